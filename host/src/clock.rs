@@ -1,0 +1,179 @@
+//! Time and randomness, injected: nothing else in the host asks the system for either, so tests can choose both.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use uuid::Uuid;
+
+/// A moment: microseconds since 1970-01-01T00:00:00Z. Stored as an integer, shown as RFC 3339 in UTC with `Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+const WITH_FRACTION: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+const WHOLE_SECONDS: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+
+impl Timestamp {
+    /// Whole seconds since 1970, rounded down, as JWT claims have them.
+    pub fn as_secs(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// The moment `duration` later; stays at the end of time rather than wrapping.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// The moment `duration` earlier.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// `2026-11-23T14:35:13.768681Z`; the fraction is left out only when it is zero, as in the reference.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.0).saturating_mul(1_000);
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| fmt::Error)?;
+        let format = if self.0.rem_euclid(1_000_000) == 0 { WHOLE_SECONDS } else { WITH_FRACTION };
+        f.write_str(&moment.format(format).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = time::error::Parse;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moment = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)?;
+        Ok(Self(i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
+    }
+}
+
+impl serde::Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for Timestamp {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "date-time" })
+    }
+}
+
+/// Where the time comes from.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    /// The machine's.
+    #[default]
+    System,
+    /// A test's: stands still until it is moved.
+    Manual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    /// A clock that stands at `start` until [`Clock::advance`].
+    pub fn manual(start: Timestamp) -> Self {
+        Self::Manual(Arc::new(AtomicI64::new(start.0)))
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => {
+                let micros = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
+                Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
+            }
+            Self::Manual(now) => Timestamp(now.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Moves a manual clock on; the system's is not ours to move.
+    pub fn advance(&self, duration: Duration) {
+        if let Self::Manual(now) = self {
+            now.fetch_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        }
+    }
+}
+
+/// Where randomness comes from: identifiers, tokens, salts and keys.
+#[derive(Debug, Clone, Default)]
+pub enum Random {
+    /// The operating system's generator.
+    #[default]
+    System,
+    /// A test's counter: unique, repeatable, and worthless as a secret.
+    Sequence(Arc<AtomicI64>),
+}
+
+impl Random {
+    /// `N` random bytes.
+    ///
+    /// # Errors
+    /// The operating system's generator failed; nothing that needs a secret may go on then.
+    pub fn bytes<const N: usize>(&self) -> crate::error::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        match self {
+            Self::System => getrandom::fill(&mut bytes).map_err(|error| {
+                crate::error::Error::internal("the operating system's random generator failed").with_source(error)
+            })?,
+            Self::Sequence(next) => {
+                let count = next.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+                for (to, from) in bytes.iter_mut().rev().zip(count.iter().rev()) {
+                    *to = *from;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// A random (version 4) UUID.
+    ///
+    /// # Errors
+    /// As [`Random::bytes`].
+    pub fn uuid(&self) -> crate::error::Result<Uuid> {
+        Ok(uuid::Builder::from_random_bytes(self.bytes()?).into_uuid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_as_in_the_reference() {
+        assert_eq!(Timestamp(1_763_908_513_768_681).to_string(), "2025-11-23T14:35:13.768681Z");
+        assert_eq!(Timestamp(1_763_908_513_000_000).to_string(), "2025-11-23T14:35:13Z");
+        assert_eq!("2025-11-23T14:35:13.768681Z".parse(), Ok(Timestamp(1_763_908_513_768_681)));
+    }
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let clock = Clock::manual(Timestamp(0));
+        assert_eq!(clock.now(), clock.now());
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(clock.now(), Timestamp(2_000_000));
+    }
+}

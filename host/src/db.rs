@@ -1,0 +1,154 @@
+//! The host's own database: SQLite in the data directory, or a schema of PostgreSQL.
+//!
+//! Owns the pools, the migrations and all SQL on the host's tables (`db::user`, `db::session`, … one file per table
+//! family), and the databases of the plugins (`db::plugin_data`), which share nothing with it. Each statement is written
+//! once, with `$1` parameters, and runs on both; the `on!` macro picks the pool. Timestamps are microseconds in integers,
+//! identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). Nothing above this module names sqlx.
+
+mod value;
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, SqlitePool};
+
+use crate::config;
+use crate::error::{Error, Kind, Result, code};
+
+/// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once for each database, so
+/// queries in it must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second
+/// form also binds the statement that begins a writing transaction, for `pool.begin_with(…)`: SQLite must take its write
+/// lock first, or a transaction that reads before it writes can fail on a concurrent writer.
+macro_rules! on {
+    ($db:expr, $pool:ident => $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite($pool) => $body,
+            $crate::db::Db::Postgres($pool) => $body,
+        }
+    };
+    ($db:expr, $pool:ident, $begin:ident => $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite($pool) => {
+                let $begin = "BEGIN IMMEDIATE";
+                $body
+            }
+            $crate::db::Db::Postgres($pool) => {
+                let $begin = "BEGIN";
+                $body
+            }
+        }
+    };
+}
+#[allow(unused_imports, reason = "used by every table family")]
+pub(crate) use on;
+
+/// The schema of the host's tables on PostgreSQL. Plugins' roles have no right to it.
+pub(crate) const HOST_SCHEMA: &str = "wharf";
+
+/// A pool of connections to the host's database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Db {
+    /// The embedded default.
+    Sqlite(SqlitePool),
+    /// When `database.url` is set.
+    Postgres(PgPool),
+}
+
+impl Db {
+    /// Connects and brings the schema up to date, under a lock so that several nodes may start at once.
+    ///
+    /// # Errors
+    /// The database cannot be reached within `database.timeout`, or its schema is newer than this binary.
+    pub async fn open(config: &config::Database, data_dir: &Path) -> Result<Self> {
+        match &config.url {
+            None => Self::open_sqlite(config, &data_dir.join("wharf.sqlite")).await,
+            Some(url) => Self::open_postgres(config, url.expose()).await,
+        }
+    }
+
+    async fn open_sqlite(config: &config::Database, file: &Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(true)
+            .busy_timeout(config.timeout)
+            .disable_statement_logging();
+        let pool = SqlitePoolOptions::new()
+            .max_connections(config.connections)
+            .acquire_timeout(config.timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(|error| Error::from(error).with_internal(format!("cannot open {}", file.display())))?;
+        sqlx::migrate!("../migrations/sqlite").run(&pool).await.map_err(migration_failed)?;
+        Ok(Self::Sqlite(pool))
+    }
+
+    async fn open_postgres(config: &config::Database, url: &str) -> Result<Self> {
+        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections)
+            .acquire_timeout(config.timeout)
+            .connect_with(options)
+            .await?;
+        // CREATE SCHEMA IF NOT EXISTS races with itself; sqlx takes its own advisory lock only for what follows.
+        let mut connection = pool.acquire().await?;
+        sqlx::query("SELECT pg_advisory_lock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
+        let created = sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {HOST_SCHEMA}")))
+            .execute(&mut *connection)
+            .await;
+        sqlx::query("SELECT pg_advisory_unlock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
+        created?;
+        drop(connection);
+        sqlx::migrate!("../migrations/postgres").run(&pool).await.map_err(migration_failed)?;
+        Ok(Self::Postgres(pool))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not, within the pool's timeout.
+    pub async fn ping(&self) -> Result<()> {
+        on!(self, pool => sqlx::query("SELECT 1").execute(pool).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Closes every connection, writing what SQLite still has in its log.
+    pub async fn close(&self) {
+        on!(self, pool => pool.close().await);
+    }
+}
+
+/// Connection options of a `postgres://` URL; the URL may hold a password, so it is never part of the error.
+pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
+    PgConnectOptions::from_str(url)
+        .map(ConnectOptions::disable_statement_logging)
+        .map_err(|error| Error::internal("database.url is not a PostgreSQL URL").with_source(error))
+}
+
+fn migration_failed(error: sqlx::migrate::MigrateError) -> Error {
+    Error::internal("the host's schema could not be brought up to date").with_source(error)
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+                let kind = Kind::Unavailable(Duration::from_secs(1));
+                Self::new(kind, code::DATABASE_UNAVAILABLE, "The database cannot be reached now").with_source(error)
+            }
+            other => Self::internal("a statement on the host's database failed").with_source(other),
+        }
+    }
+}
+
+/// Whether the statement failed because a unique constraint refused it.
+pub(crate) fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+}

@@ -1,0 +1,241 @@
+//! A route of the host's own: declared like a plugin's, answered by a function.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::call::Call;
+use super::reply::Reply;
+use crate::error::Result;
+use crate::route::Access;
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+
+/// A route of the host: where it is, who may call it, what it takes, what answers it. `S` is what handlers work with.
+pub struct HostRoute<S> {
+    /// Upper-case HTTP method.
+    pub method: &'static str,
+    /// Absolute path template.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// Whether it stands in the OpenAPI document.
+    pub documented: bool,
+    /// Largest raw body; other bodies have the server's limit.
+    pub body_limit: Option<usize>,
+    /// Answers the request.
+    pub handler: Arc<dyn Fn(Arc<S>, Call) -> Answer + Send + Sync>,
+    declare: Vec<Declaration>,
+    operation: Map<String, Value>,
+}
+
+type Declaration = Box<dyn Fn(&mut SchemaGenerator, &mut Map<String, Value>) + Send + Sync>;
+
+impl<S: Send + Sync + 'static> HostRoute<S> {
+    /// A route, open to signed-in callers unless said otherwise.
+    pub fn new<F, A>(method: &'static str, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self {
+            method,
+            path,
+            access: Access::Authenticated,
+            documented: true,
+            body_limit: None,
+            handler: Arc::new(move |host, call| Box::pin(handler(host, call))),
+            declare: Vec::new(),
+            operation: Map::new(),
+        }
+    }
+
+    /// `GET`.
+    pub fn get<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self::new("GET", path, handler)
+    }
+
+    /// `POST`.
+    pub fn post<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self::new("POST", path, handler)
+    }
+
+    /// `PATCH`.
+    pub fn patch<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self::new("PATCH", path, handler)
+    }
+
+    /// `PUT`.
+    pub fn put<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self::new("PUT", path, handler)
+    }
+
+    /// `DELETE`.
+    pub fn delete<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self::new("DELETE", path, handler)
+    }
+
+    /// Open to everybody.
+    #[must_use]
+    pub fn public(mut self) -> Self {
+        self.access = Access::Public;
+        self
+    }
+
+    /// For superusers.
+    #[must_use]
+    pub fn superuser(mut self) -> Self {
+        self.access = Access::Superuser;
+        self
+    }
+
+    /// Leaves the route out of the OpenAPI document.
+    #[must_use]
+    pub fn undocumented(mut self) -> Self {
+        self.documented = false;
+        self
+    }
+
+    /// Tag, function name and summary: the operation id is `<tag>-<function>`.
+    #[must_use]
+    pub fn named(mut self, tag: &str, function: &str, summary: &str) -> Self {
+        self.operation.insert("tags".into(), json!([tag]));
+        self.operation.insert("summary".into(), json!(summary));
+        self.operation.insert("operationId".into(), json!(format!("{tag}-{function}")));
+        self
+    }
+
+    /// A longer text for the OpenAPI document.
+    #[must_use]
+    pub fn described(mut self, description: &str) -> Self {
+        self.operation.insert("description".into(), json!(description));
+        self
+    }
+
+    /// A path parameter of type `T`.
+    #[must_use]
+    pub fn path<T: JsonSchema>(self, name: &'static str) -> Self {
+        self.declaring(move |generator, operation| {
+            let schema = generator.subschema_for::<T>();
+            push_parameter(operation, json!({ "name": name, "in": "path", "required": true, "schema": schema }));
+        })
+    }
+
+    /// The members of `T` as query parameters.
+    #[must_use]
+    pub fn query<T: JsonSchema>(self) -> Self {
+        self.declaring(|generator, operation| {
+            let schema = T::json_schema(generator);
+            let required: Vec<&str> = schema
+                .get("required")
+                .and_then(Value::as_array)
+                .map(|names| names.iter().filter_map(Value::as_str).collect())
+                .unwrap_or_default();
+            for (name, member) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                let required = required.contains(&name.as_str());
+                push_parameter(
+                    operation,
+                    json!({ "name": name, "in": "query", "required": required, "schema": member }),
+                );
+            }
+        })
+    }
+
+    /// A required JSON body of type `T`.
+    #[must_use]
+    pub fn json<T: JsonSchema>(self) -> Self {
+        self.body::<T>("application/json")
+    }
+
+    /// A required form body of type `T`, URL-encoded or multipart.
+    #[must_use]
+    pub fn form<T: JsonSchema>(self) -> Self {
+        self.body::<T>("application/x-www-form-urlencoded")
+    }
+
+    fn body<T: JsonSchema>(self, content_type: &'static str) -> Self {
+        self.declaring(move |generator, operation| {
+            let schema = generator.subschema_for::<T>();
+            operation.insert(
+                "requestBody".into(),
+                json!({ "required": true, "content": { content_type: { "schema": schema } } }),
+            );
+        })
+    }
+
+    /// A raw body of at most `limit` bytes, read only after the access check.
+    #[must_use]
+    pub fn raw(mut self, content_type: &'static str, limit: usize) -> Self {
+        self.body_limit = Some(limit);
+        self.operation.insert("requestBody".into(), json!({ "required": true, "content": { content_type: {} } }));
+        self
+    }
+
+    /// What a successful answer holds; the status is 200.
+    #[must_use]
+    pub fn replies<T: JsonSchema>(self) -> Self {
+        self.replies_with::<T>(200)
+    }
+
+    /// What a successful answer with this status holds.
+    #[must_use]
+    pub fn replies_with<T: JsonSchema>(self, status: u16) -> Self {
+        self.declaring(move |generator, operation| {
+            let schema = generator.subschema_for::<T>();
+            operation.insert(
+                "responses".into(),
+                json!({ status.to_string(): {
+                    "description": "Successful Response",
+                    "content": { "application/json": { "schema": schema } },
+                } }),
+            );
+        })
+    }
+
+    /// The operation object; the schemas that it refers to are left in `generator`.
+    pub fn operation(&self, generator: &mut SchemaGenerator) -> Value {
+        let mut operation = self.operation.clone();
+        for declare in &self.declare {
+            declare(generator, &mut operation);
+        }
+        Value::Object(operation)
+    }
+
+    fn declaring(
+        mut self,
+        declare: impl Fn(&mut SchemaGenerator, &mut Map<String, Value>) + Send + Sync + 'static,
+    ) -> Self {
+        self.declare.push(Box::new(declare));
+        self
+    }
+}
+
+fn push_parameter(operation: &mut Map<String, Value>, parameter: Value) {
+    let parameters = operation.entry("parameters").or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(list) = parameters {
+        list.push(parameter);
+    }
+}

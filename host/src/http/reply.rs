@@ -1,0 +1,82 @@
+//! What a handler answers.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// A complete answer: status, headers, body.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, without those the server adds.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// 200 with compact JSON.
+    ///
+    /// # Errors
+    /// The value cannot be written as JSON, which is a defect of the host.
+    pub fn json(value: &impl Serialize) -> Result<Self> {
+        let body = serde_json::to_vec(value).map_err(|error| Error::internal("answer to JSON").with_source(error))?;
+        Ok(Self::new(StatusCode::OK, "application/json", body))
+    }
+
+    /// 200 with `{"message": …}`.
+    ///
+    /// # Errors
+    /// As [`Reply::json`].
+    pub fn message(message: &str) -> Result<Self> {
+        Self::json(&Message { message: message.to_owned() })
+    }
+
+    /// 200 with HTML.
+    pub fn html(body: impl Into<Bytes>) -> Self {
+        Self::new(StatusCode::OK, "text/html; charset=utf-8", body)
+    }
+
+    /// Any status, content type and body.
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self { status, headers, body: body.into() }
+    }
+
+    /// The same answer with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+impl From<Reply> for Response {
+    fn from(reply: Reply) -> Self {
+        let mut response = Self::new(Body::from(reply.body));
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        response
+    }
+}
+
+/// `{"message": "…"}`
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Message {
+    /// What happened.
+    pub message: String,
+}

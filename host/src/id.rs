@@ -1,0 +1,119 @@
+//! Identifiers, each a type of its own so that one is never taken for another.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+macro_rules! uuid_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+            schemars::JsonSchema,
+        )]
+        #[serde(transparent)]
+        #[schemars(inline)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+pub(crate) use uuid_ids;
+
+/// Calls a macro with every UUID newtype, so that `db::value` can teach the databases each of them.
+macro_rules! for_each_uuid_id {
+    ($macro:ident) => {
+        $macro!(UserId, SessionId);
+    };
+}
+pub(crate) use for_each_uuid_id;
+
+uuid_ids! {
+    /// An account.
+    UserId;
+    /// One login of one account, with everything refreshed from it.
+    SessionId;
+}
+
+/// A plugin's name as the operator deployed it: `[a-z][a-z0-9-]{0,39}`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PluginName(Arc<str>);
+
+impl PluginName {
+    /// The longest name; leaves room for prefixes within PostgreSQL's 63 bytes of a role or schema name.
+    pub const MAX_LEN: usize = 40;
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PluginName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is not a [`PluginName`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a plugin's name is 1 to 40 characters of a-z, 0-9 and '-', and begins with a letter")]
+pub struct InvalidPluginName;
+
+impl FromStr for PluginName {
+    type Err = InvalidPluginName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = text.bytes();
+        let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
+        let rest = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if first && rest && text.len() <= Self::MAX_LEN { Ok(Self(text.into())) } else { Err(InvalidPluginName) }
+    }
+}
+
+impl serde::Serialize for PluginName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PluginName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for PluginName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PluginName".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugin_names_are_checked() {
+        for good in ["a", "items", "a-1", &"a".repeat(40)] {
+            assert!(good.parse::<PluginName>().is_ok(), "{good}");
+        }
+        for bad in ["", "1a", "-a", "Items", "a_b", "a/b", "..", &"a".repeat(41)] {
+            assert!(bad.parse::<PluginName>().is_err(), "{bad}");
+        }
+    }
+}

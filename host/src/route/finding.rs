@@ -1,0 +1,152 @@
+//! Words what a JSON Schema refuses as the reference words it (section 1.15): one finding a place, in the order the
+//! schema declares its members, never with the input itself.
+
+use std::collections::HashSet;
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::paths::LocationSegment;
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
+
+use crate::address::Address;
+use crate::error::{FieldError, Loc};
+
+/// Everything `validator` refuses in `value`, found below `place`. `members` is the declared order of the top members.
+pub(super) fn findings(validator: &Validator, value: &Value, place: &[&str], members: &[String]) -> Vec<FieldError> {
+    let mut found: Vec<(usize, FieldError)> = Vec::new();
+    for error in validator.iter_errors(value) {
+        let mut loc: Vec<Loc> = place.iter().map(|part| Loc::from(*part)).collect();
+        loc.extend(error.instance_path().iter().map(|segment| match segment {
+            LocationSegment::Property(name) => Loc::Name(name.to_string()),
+            LocationSegment::Index(index) => Loc::Index(index as u64),
+        }));
+        if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
+            loc.push(Loc::Name(name.clone()));
+        }
+        if let ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } = error.kind()
+            && let Some(name) = unexpected.first()
+        {
+            loc.push(Loc::Name(name.clone()));
+        }
+        let (kind, msg) = word(&error, place.len() == loc.len());
+        let order = match loc.get(place.len()) {
+            Some(Loc::Name(name)) => members.iter().position(|member| member == name).unwrap_or(members.len()),
+            _ => 0,
+        };
+        found.push((order, FieldError { kind: kind.into(), loc, msg }));
+    }
+    found.sort_by_key(|(order, finding)| (*order, rank(&finding.kind)));
+    let mut places = HashSet::new();
+    found
+        .into_iter()
+        .map(|(_, finding)| finding)
+        .filter(|finding| places.insert(format!("{:?}", finding.loc)))
+        .collect()
+}
+
+/// What is wrong with the sort of value is told before what is wrong with its content.
+fn rank(kind: &str) -> u8 {
+    u8::from(!(kind.ends_with("_type") || kind == "missing"))
+}
+
+fn word(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
+    match error.kind() {
+        ValidationErrorKind::Required { .. } => ("missing", "Field required".to_owned()),
+        ValidationErrorKind::Type { kind } => word_type(kind, error.instance(), top),
+        ValidationErrorKind::MinLength { limit } => {
+            ("string_too_short", format!("String should have at least {limit} character{}", plural(*limit)))
+        }
+        ValidationErrorKind::MaxLength { limit } => {
+            ("string_too_long", format!("String should have at most {limit} character{}", plural(*limit)))
+        }
+        ValidationErrorKind::Minimum { limit } => {
+            ("greater_than_equal", format!("Input should be greater than or equal to {limit}"))
+        }
+        ValidationErrorKind::Maximum { limit } => {
+            ("less_than_equal", format!("Input should be less than or equal to {limit}"))
+        }
+        ValidationErrorKind::ExclusiveMinimum { limit } => {
+            ("greater_than", format!("Input should be greater than {limit}"))
+        }
+        ValidationErrorKind::ExclusiveMaximum { limit } => ("less_than", format!("Input should be less than {limit}")),
+        ValidationErrorKind::MultipleOf { multiple_of } => {
+            ("multiple_of", format!("Input should be a multiple of {multiple_of}"))
+        }
+        ValidationErrorKind::Pattern { pattern } => {
+            ("string_pattern_mismatch", format!("String should match pattern '{pattern}'"))
+        }
+        ValidationErrorKind::Format { format } => word_format(format, error.instance()),
+        ValidationErrorKind::Enum { options } => {
+            let options = options.as_array().map(Vec::as_slice).unwrap_or_default();
+            let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
+            ("enum", format!("Input should be {}", shown.join(" or ")))
+        }
+        ValidationErrorKind::Constant { expected_value } => {
+            ("literal_error", format!("Input should be {expected_value}"))
+        }
+        ValidationErrorKind::MinItems { limit } => {
+            ("too_short", format!("List should have at least {limit} item{}", plural(*limit)))
+        }
+        ValidationErrorKind::MaxItems { limit } => {
+            ("too_long", format!("List should have at most {limit} item{}", plural(*limit)))
+        }
+        ValidationErrorKind::AdditionalProperties { .. } | ValidationErrorKind::UnevaluatedProperties { .. } => {
+            ("extra_forbidden", "Extra inputs are not permitted".to_owned())
+        }
+        other => ("value_error", format!("Input does not fit the schema's '{}'", other.keyword())),
+    }
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn word_type(kind: &TypeKind, instance: &Value, top: bool) -> (&'static str, String) {
+    // A nullable type is told by what else it may be.
+    let expected = match kind {
+        TypeKind::Single(only) => only.to_string(),
+        TypeKind::Multiple(any) => {
+            any.iter().map(|one| one.to_string()).find(|name| name != "null").unwrap_or_else(|| "null".to_owned())
+        }
+    };
+    let text = |kind, msg: &str| (kind, msg.to_owned());
+    match (expected.as_str(), instance) {
+        ("string", _) => text("string_type", "Input should be a valid string"),
+        ("boolean", Value::String(_) | Value::Number(_)) => {
+            text("bool_parsing", "Input should be a valid boolean, unable to interpret input")
+        }
+        ("boolean", _) => text("bool_type", "Input should be a valid boolean"),
+        ("integer", Value::String(_)) => {
+            text("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+        }
+        ("integer", Value::Number(_)) => {
+            text("int_from_float", "Input should be a valid integer, got a number with a fractional part")
+        }
+        ("integer", _) => text("int_type", "Input should be a valid integer"),
+        ("number", _) => text("float_type", "Input should be a valid number"),
+        ("array", _) => text("list_type", "Input should be a valid list"),
+        ("object", _) if top => {
+            text("model_attributes_type", "Input should be a valid dictionary or object to extract fields from")
+        }
+        ("object", _) => text("dict_type", "Input should be a valid dictionary"),
+        _ => text("none_required", "Input should be None"),
+    }
+}
+
+fn word_format(format: &str, instance: &Value) -> (&'static str, String) {
+    let text = instance.as_str().unwrap_or_default();
+    match format {
+        "email" => {
+            let reason = text.parse::<Address>().err().map(|reason| reason.to_string()).unwrap_or_default();
+            ("value_error", format!("value is not a valid email address: {reason}"))
+        }
+        "uuid" => {
+            let reason = uuid::Uuid::try_parse(text).err().map(|reason| reason.to_string()).unwrap_or_default();
+            ("uuid_parsing", format!("Input should be a valid UUID, {reason}"))
+        }
+        "date-time" => ("datetime_parsing", "Input should be a valid datetime".to_owned()),
+        "date" => ("date_parsing", "Input should be a valid date".to_owned()),
+        other => ("value_error", format!("Input should be a valid {other}")),
+    }
+}

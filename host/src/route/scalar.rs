@@ -1,0 +1,80 @@
+//! Text to typed value: query and path parameters arrive as text and are validated as JSON. The lenient forms are the
+//! reference's (section 1.16): signs and surrounding blanks of integers, the usual words for booleans.
+
+use serde_json::Value;
+
+use crate::error::FieldError;
+
+/// What a parameter's schema says its text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar {
+    /// Kept as it is.
+    Text,
+    /// A whole number within 64 bits.
+    Integer,
+    /// Any finite number.
+    Number,
+    /// A truth value.
+    Boolean,
+}
+
+impl Scalar {
+    /// Reads the `type` of a parameter's schema; what is not a known scalar stays text.
+    pub fn of(schema: &Value) -> Self {
+        let is = |name: &str| match schema.get("type") {
+            Some(Value::String(only)) => only == name,
+            Some(Value::Array(any)) => any.iter().any(|one| one == name),
+            _ => false,
+        };
+        if is("string") {
+            Self::Text
+        } else if is("integer") {
+            Self::Integer
+        } else if is("number") {
+            Self::Number
+        } else if is("boolean") {
+            Self::Boolean
+        } else {
+            Self::Text
+        }
+    }
+
+    /// The typed value of a text, or what is wrong with it at `[place, name]`.
+    pub fn read(self, text: &str, place: &str, name: &str) -> Result<Value, FieldError> {
+        let refuse = |kind: &'static str, msg: &str| Err(FieldError::new(kind, [place, name], msg));
+        match self {
+            Self::Text => Ok(Value::String(text.to_owned())),
+            Self::Integer => match text.trim().parse::<i64>() {
+                Ok(number) => Ok(number.into()),
+                Err(_) => {
+                    refuse("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+                }
+            },
+            Self::Number => match text.trim().parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
+                Some(number) => Ok(Value::Number(number)),
+                None => refuse("float_parsing", "Input should be a valid number, unable to parse string as a number"),
+            },
+            Self::Boolean => match text.to_ascii_lowercase().as_str() {
+                "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true.into()),
+                "false" | "f" | "no" | "n" | "off" | "0" => Ok(false.into()),
+                _ => refuse("bool_parsing", "Input should be a valid boolean, unable to interpret input"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_read_as_in_the_reference() {
+        for (text, number) in [("1", 1), ("+1", 1), (" 1 ", 1), ("-3", -3)] {
+            assert_eq!(Scalar::Integer.read(text, "query", "n"), Ok(number.into()), "{text:?}");
+        }
+        for text in ["", "1.5", "0x1", "1e1", "9223372036854775808", "1 2"] {
+            let kind = Scalar::Integer.read(text, "query", "n").map_err(|finding| finding.kind);
+            assert_eq!(kind, Err("int_parsing".into()), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Finds the route of a request: method and path in, target and raw path parameters out. Immutable once built.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::template::Template;
+
+/// Routes of any kind of target, found by method and path.
+#[derive(Debug, Clone)]
+pub struct RouteTable<T> {
+    router: matchit::Router<Vec<Entry<T>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry<T> {
+    method: String,
+    params: Vec<Arc<str>>,
+    target: T,
+}
+
+/// What a look-up found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Match<'t, 'p, T> {
+    /// The route, and its path parameters in order, still percent-encoded.
+    Route(&'t T, Vec<(&'t Arc<str>, &'p str)>),
+    /// The path exists with other methods.
+    Methods(Vec<&'t str>),
+    /// No route at this path.
+    Nothing,
+}
+
+/// Two routes that no request could tell apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{method} {path} is already served")]
+pub struct Conflict {
+    /// Method of both.
+    pub method: String,
+    /// Template of the one that came later.
+    pub path: String,
+}
+
+impl<T> RouteTable<T> {
+    /// Builds the table; the order of the routes makes no difference.
+    ///
+    /// # Errors
+    /// Two routes have the same method and shape.
+    pub fn build(routes: impl IntoIterator<Item = (String, Template, T)>) -> Result<Self, Conflict> {
+        let mut shapes: BTreeMap<String, Vec<Entry<T>>> = BTreeMap::new();
+        for (method, template, target) in routes {
+            let entries = shapes.entry(template.key()).or_default();
+            if entries.iter().any(|entry| entry.method == method) {
+                return Err(Conflict { method, path: template.to_string() });
+            }
+            entries.push(Entry { method, params: template.params().map(Arc::from).collect(), target });
+        }
+        let mut router = matchit::Router::new();
+        for (key, entries) in shapes {
+            // Whole-segment parameters named by position cannot clash in matchit once shapes are unique.
+            let method = entries.first().map_or_else(String::new, |entry| entry.method.clone());
+            router.insert(&key, entries).map_err(|_| Conflict { method, path: key })?;
+        }
+        Ok(Self { router })
+    }
+
+    /// The route of a request. `path` is percent-encoded; one trailing slash makes no difference.
+    pub fn find<'t, 'p>(&'t self, method: &str, path: &'p str) -> Match<'t, 'p, T> {
+        let path = match path.strip_suffix('/') {
+            Some("") | None => path,
+            Some(stripped) => stripped,
+        };
+        let Ok(found) = self.router.at(path) else { return Match::Nothing };
+        let entries = found.value;
+        match entries.iter().find(|entry| entry.method == method) {
+            Some(entry) => {
+                let values = found.params.iter().map(|(_, value)| value);
+                Match::Route(&entry.target, entry.params.iter().zip(values).collect())
+            }
+            None => Match::Methods(entries.iter().map(|entry| entry.method.as_str()).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn table(routes: &[(&str, &str)]) -> Result<RouteTable<usize>, Conflict> {
+        RouteTable::build(
+            routes
+                .iter()
+                .enumerate()
+                .map(|(index, (method, path))| ((*method).to_owned(), Template::parse(path).unwrap(), index)),
+        )
+    }
+
+    #[test]
+    fn finds_with_and_without_the_slash_and_prefers_literals() {
+        let table = table(&[("GET", "/users/{id}"), ("GET", "/users/me"), ("PATCH", "/users/{user_id}")]).unwrap();
+        let id: Arc<str> = "id".into();
+        let user_id: Arc<str> = "user_id".into();
+        assert_eq!(table.find("GET", "/users/me/"), Match::Route(&1, vec![]));
+        assert_eq!(table.find("GET", "/users/7"), Match::Route(&0, vec![(&id, "7")]));
+        assert_eq!(table.find("PATCH", "/users/7/"), Match::Route(&2, vec![(&user_id, "7")]));
+        assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "PATCH"]));
+        assert_eq!(table.find("GET", "/users"), Match::Nothing);
+        assert_eq!(table.find("GET", "/users/7//"), Match::Nothing);
+    }
+
+    #[test]
+    fn routes_of_one_shape_conflict_whatever_their_parameters_are_called() {
+        let conflict = table(&[("GET", "/a/{x}"), ("GET", "/a/{y}")]).unwrap_err();
+        assert_eq!(conflict.to_string(), "GET /a/{y} is already served");
+    }
+}
