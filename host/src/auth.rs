@@ -40,3 +40,11 @@ impl Caller {
 
 #[allow(unused)]
 fn _unused(_: Address) {}
+/// stub
+pub struct Auth;
+impl Auth {
+    /// stub
+    pub async fn authenticate(&self, _token: &str) -> crate::error::Result<std::sync::Arc<Caller>> {
+        Err(crate::error::Error::invalid_token())
+    }
+}

@@ -3,10 +3,13 @@
 
 pub mod address;
 pub mod auth;
+pub mod cache;
+pub mod capability;
 pub mod clock;
 pub mod config;
 pub mod db;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod plugin;
 pub mod route;

@@ -1,0 +1,17 @@
+//! stub
+#![allow(missing_docs)]
+use crate::id::PluginName;
+pub struct PluginData;
+#[derive(Debug)]
+pub struct Migration {
+    pub name: String,
+    pub sql: String,
+}
+impl PluginData {
+    pub async fn migrate(&self, _: &PluginName, _: &[Migration]) -> crate::error::Result<Vec<String>> {
+        Ok(vec![])
+    }
+    pub async fn delete(&self, _: &PluginName) -> crate::error::Result<()> {
+        Ok(())
+    }
+}
