@@ -20,7 +20,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         let ident = &field.ident;
         let name = ident.as_ref().map(|ident| ident.to_string().trim_start_matches("r#").to_owned());
         let ty = &field.ty;
-        quote_spanned!(ty.span() => #ident: row.take_near::<#ty>(#name, #position)?)
+        quote_spanned!(ty.span() => #ident: row.take_near::<#ty>(#position, #name)?)
     });
     let ident = &input.ident;
     let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
