@@ -19,11 +19,8 @@
 //! asked for. It never decides about access and never validates inputs: the host does both before a handler runs, from
 //! what the attributes and types declare.
 
-#[cfg(target_arch = "wasm32")]
-mod arena;
-#[cfg(all(test, not(target_arch = "wasm32")))]
-#[path = "arena.rs"]
-#[allow(dead_code, reason = "only WebAssembly links it")]
+#[cfg(any(target_arch = "wasm32", test))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, unreachable_pub, reason = "only components allocate with it"))]
 mod arena;
 mod bindings;
 mod field;

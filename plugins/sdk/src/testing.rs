@@ -37,7 +37,7 @@ mod host;
 pub(crate) mod sql;
 mod validation;
 
-pub use check::{check, check_migrations};
+pub use check::{check, check_migrations, describe};
 pub use client::{Answer, TestRequest};
 pub use host::{AuditEntry, LogEntry};
 pub(crate) use host::{audit, auth, config, log};

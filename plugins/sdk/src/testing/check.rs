@@ -4,6 +4,7 @@
 use super::sql;
 use crate::bindings::http_role::exports::wharf::plugin::http::Api;
 use crate::plugin::Plugin;
+use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -14,6 +15,37 @@ use std::path::Path;
 /// See above.
 pub fn check(plugin: &Plugin) {
     api(plugin);
+}
+
+/// What the plugin declares, as JSON: `routes` (method, path, operation) and `schemas` by name. For tests on the
+/// documents that clients are generated from.
+///
+/// ```
+/// use wharf_sdk::prelude::*;
+///
+/// plugin! { name: "hello", summary: "Says hello", routes: [hello] }
+///
+/// #[get("/{name}", access = public)]
+/// fn hello(Path(name): Path<String>) -> Text {
+///     Text(name)
+/// }
+///
+/// # fn main() {
+/// let api = wharf_sdk::testing::describe(&PLUGIN);
+/// assert_eq!(api["routes"][0]["operation"]["operationId"], "hello-hello");
+/// # }
+/// ```
+///
+/// # Panics
+/// As [`check`].
+pub fn describe(plugin: &Plugin) -> Value {
+    let Api { routes, schemas } = api(plugin);
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
+    let schemas: Map<String, Value> = schemas.iter().map(|(name, schema)| (name.clone(), parsed(schema))).collect();
+    let routes = routes.iter().map(|route| {
+        json!({ "method": route.method, "path": route.path, "operation": parsed(&route.operation) })
+    });
+    json!({ "routes": routes.collect::<Vec<_>>(), "schemas": schemas })
 }
 
 pub(super) fn api(plugin: &Plugin) -> Api {
