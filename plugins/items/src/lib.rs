@@ -83,10 +83,7 @@ fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPubl
         ORDER BY created_at DESC, id LIMIT $1 OFFSET $2";
 
     let [data, count] = if caller.superuser {
-        sql::batch([
-            statement(ALL, params![page.limit, page.skip]),
-            statement("SELECT COUNT(*) FROM item", params![]),
-        ])?
+        sql::batch([statement(ALL, params![page.limit, page.skip]), statement("SELECT COUNT(*) FROM item", params![])])?
     } else {
         sql::batch([
             statement(OWN, params![page.limit, page.skip, caller.id]),

@@ -133,10 +133,10 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
 
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs, unreachable_pub, clippy::all)]
-        mod __wharf_component {
+        const _: () = {
             struct Component;
             impl ::wharf_sdk::__private::Component for Component {
-                const PLUGIN: &'static ::wharf_sdk::Plugin = &super::PLUGIN;
+                const PLUGIN: &'static ::wharf_sdk::Plugin = &PLUGIN;
             }
             type Exports = ::wharf_sdk::__private::Exports<Component>;
             ::wharf_sdk::__private::export_http!(Exports with_types_in ::wharf_sdk::__private::http_role);
@@ -145,15 +145,13 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             #[global_allocator]
             static ARENA: ::wharf_sdk::__private::Arena = ::wharf_sdk::__private::Arena::new();
             ::wharf_sdk::__private::export_cabi_realloc!();
-        }
+        };
 
         #[cfg(all(test, not(target_arch = "wasm32")))]
-        mod __wharf_check {
-            #[test]
-            fn plugin_is_consistent() {
-                ::wharf_sdk::testing::check(&super::PLUGIN);
-                ::wharf_sdk::testing::check_migrations(&super::PLUGIN, ::core::env!("CARGO_MANIFEST_DIR"), #directory);
-            }
+        #[test]
+        fn plugin_is_consistent() {
+            ::wharf_sdk::testing::check(&PLUGIN);
+            ::wharf_sdk::testing::check_migrations(&PLUGIN, ::core::env!("CARGO_MANIFEST_DIR"), #directory);
         }
     })
 }

@@ -58,7 +58,10 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
             }
             FnArg::Typed(typed) => match &*typed.ty {
                 Type::ImplTrait(ty) => {
-                    return Err(Error::new(ty.span(), "name the type: `impl Trait` cannot be extracted from a request"));
+                    return Err(Error::new(
+                        ty.span(),
+                        "name the type: `impl Trait` cannot be extracted from a request",
+                    ));
                 }
                 Type::Reference(ty) => {
                     return Err(Error::new(ty.span(), "handler arguments are owned: take the type without `&`"));
@@ -90,10 +93,8 @@ fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&
     let mut check = |span: Span, condition: TokenStream, message: String| {
         checks.extend(quote_spanned!(span => const _: () = ::core::assert!(#condition, "{}", #message);));
     };
-    let needs: Vec<TokenStream> = arguments
-        .iter()
-        .map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::NEEDS))
-        .collect();
+    let needs: Vec<TokenStream> =
+        arguments.iter().map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::NEEDS)).collect();
 
     let path_span = attribute.path.span();
     if attribute.parameters.is_empty() {
@@ -111,7 +112,8 @@ fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&
             check(ty.span(), quote!(!#need.body), format!("a {method} request has no body to read"));
         }
         if attribute.is_public() {
-            let message = "a public route may have no caller: take `Option<Caller>`, or set another `access`".to_owned();
+            let message =
+                "a public route may have no caller: take `Option<Caller>`, or set another `access`".to_owned();
             check(ty.span(), quote!(!#need.caller), message);
         }
     }
@@ -142,16 +144,14 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
         ReturnType::Default => &unit,
         ReturnType::Type(_, ty) => ty,
     };
-    let describe = arguments
-        .iter()
-        .map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::describe(operation);));
+    let describe =
+        arguments.iter().map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::describe(operation);));
     let extract = arguments.iter().enumerate().map(|(position, ty)| {
         let binding = quote::format_ident!("argument_{position}");
         quote_spanned!(ty.span() => let #binding = <#ty as ::wharf_sdk::FromRequest>::from_request(request)?;)
     });
     let bindings = (0..arguments.len()).map(|position| quote::format_ident!("argument_{position}"));
-    let describe_output =
-        quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::describe(operation););
+    let describe_output = quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::describe(operation););
     let respond = quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::into_response);
     quote! {
         #[allow(unused_variables)]

@@ -150,3 +150,54 @@ pub unsafe fn reallocate(old: *mut u8, old_size: usize, align: usize, new_size: 
     }
     block
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).unwrap_or(Layout::new::<u8>())
+    }
+
+    #[test]
+    fn the_last_block_grows_shrinks_and_is_given_back() {
+        let arena = Box::new(Arena::new());
+        // SAFETY: blocks are used within their sizes and freed with the layouts they have.
+        unsafe {
+            let first = arena.alloc(layout(3, 1));
+            let last = arena.alloc(layout(8, 8));
+            assert_eq!(last.addr() % 8, 0);
+            last.write_bytes(7, 8);
+            assert_eq!(arena.realloc(last, layout(8, 8), 1000), last);
+            assert_eq!(arena.realloc(last, layout(1000, 8), 8), last);
+            arena.dealloc(last, layout(8, 8));
+            let zeroed = arena.alloc_zeroed(layout(8, 8));
+            assert_eq!((zeroed, zeroed.cast::<u64>().read()), (last, 0));
+            let moved = arena.realloc(first, layout(3, 1), 9);
+            assert!(moved > zeroed, "a block with another behind it is copied");
+            assert_eq!(arena.realloc(first, layout(3, 1), 2), first, "and shrinks where it is");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_comes_from_the_system() {
+        let arena = Box::new(Arena::new());
+        // SAFETY: as above.
+        unsafe {
+            let large = arena.alloc(layout(SIZE + 1, 1));
+            assert_eq!(arena.offset(large), None);
+            let large = arena.realloc(large, layout(SIZE + 1, 1), SIZE + 2);
+            arena.dealloc(large, layout(SIZE + 2, 1));
+            let whole = arena.alloc(layout(SIZE, 1));
+            assert_eq!(arena.offset(whole), Some(0));
+            let more = arena.alloc(layout(1, 1));
+            assert_eq!(arena.offset(more), None, "the arena is full");
+            arena.dealloc(more, layout(1, 1));
+            whole.write_bytes(1, SIZE);
+            let moved = arena.realloc(whole, layout(SIZE, 1), SIZE + 1);
+            assert_eq!((arena.offset(moved), moved.add(SIZE - 1).read()), (None, 1));
+            arena.dealloc(moved, layout(SIZE + 1, 1));
+            assert_eq!(arena.offset(arena.alloc(layout(16, 16))), Some(0), "the arena is empty again");
+        }
+    }
+}

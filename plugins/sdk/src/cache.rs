@@ -69,12 +69,7 @@ pub fn invalidate(tag: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// What `make` returns.
-pub fn remember<T, E>(
-    key: &str,
-    ttl: Duration,
-    tags: &[&str],
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T, E>
+pub fn remember<T, E>(key: &str, ttl: Duration, tags: &[&str], make: impl FnOnce() -> Result<T, E>) -> Result<T, E>
 where
     T: Serialize + DeserializeOwned,
 {
@@ -98,7 +93,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Limit(limit) => Self::internal(format_args!("cache limit: {limit}")),
-            Error::Unavailable => Self::new(503, "cache_unavailable", "The service cannot do this now, try again later"),
+            Error::Unavailable => {
+                Self::new(503, "cache_unavailable", "The service cannot do this now, try again later")
+            }
         }
     }
 }

@@ -60,8 +60,8 @@ pub type Result<T, E = Problem> = std::result::Result<T, E>;
 pub mod prelude {
     pub use crate::schemars::{self, JsonSchema};
     pub use crate::{
-        Bytes, Caller, Field, FieldError, IntoResponse, Json, Path, Problem, Query, Request, Response, Result, Settings,
-        Status, Text, Timestamp, Uuid,
+        Bytes, Caller, Field, FieldError, IntoResponse, Json, Path, Problem, Query, Request, Response, Result,
+        Settings, Status, Text, Timestamp, Uuid,
     };
     pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
 }

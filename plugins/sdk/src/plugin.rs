@@ -75,10 +75,10 @@ pub struct CachePolicy {
 
 impl Plugin {
     pub(crate) fn descriptor(&self) -> descriptor::PluginDescriptor {
-        let permissions = self.permissions.iter().map(|(name, summary)| descriptor::Permission {
-            name: (*name).to_owned(),
-            summary: (*summary).to_owned(),
-        });
+        let permissions = self
+            .permissions
+            .iter()
+            .map(|(name, summary)| descriptor::Permission { name: (*name).to_owned(), summary: (*summary).to_owned() });
         descriptor::PluginDescriptor {
             name: self.name.to_owned(),
             version: self.version.to_owned(),
@@ -93,7 +93,10 @@ impl Plugin {
         let mut schemas = Schemas::new();
         let routes = self.routes.iter().map(|route| self.route(route, &mut schemas)).collect();
         let schemas = schemas.finish()?;
-        Ok(http::Api { routes, schemas: schemas.into_iter().map(|(name, schema)| (name, schema.to_string())).collect() })
+        Ok(http::Api {
+            routes,
+            schemas: schemas.into_iter().map(|(name, schema)| (name, schema.to_string())).collect(),
+        })
     }
 
     fn route(&self, route: &Route, schemas: &mut Schemas) -> http::Route {
@@ -121,7 +124,8 @@ impl Plugin {
     pub(crate) fn handle(&self, request: http::Request) -> Result<http::Response, Problem> {
         let mut request = Request::new(request);
         let index = usize::try_from(request.route()).unwrap_or(usize::MAX);
-        let route = self.routes.get(index).ok_or_else(|| Problem::internal("the host named a route that is not here"))?;
+        let route =
+            self.routes.get(index).ok_or_else(|| Problem::internal("the host named a route that is not here"))?;
         Ok((route.call)(&mut request)?.into_wit(route.status))
     }
 }

@@ -141,7 +141,9 @@ impl From<Error> for Problem {
                 crate::log::diagnostic(format_args!("sql: beyond the limit of {limit}"));
                 Self::new(503, "database_limit", "The request needs more of the database than it may use")
             }
-            Error::Unavailable => Self::new(503, "database_unavailable", "The database cannot be reached, try again later"),
+            Error::Unavailable => {
+                Self::new(503, "database_unavailable", "The database cannot be reached, try again later")
+            }
         }
     }
 }

@@ -142,7 +142,8 @@ fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     if !(1..=9).contains(&length) {
         return None;
     }
-    let micro = digits.iter().chain(std::iter::repeat(&b'0')).take(6).fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    let micro =
+        digits.iter().chain(std::iter::repeat(&b'0')).take(6).fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     Some((micro, rest))
 }
 
@@ -174,5 +175,41 @@ impl JsonSchema for Timestamp {
 
     fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "date-time" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_in_every_form_and_written_in_one() {
+        for (text, expected) in [
+            ("2026-11-23T14:35:13.768681Z", Some("2026-11-23T14:35:13.768681Z")),
+            ("2026-11-23T14:35:13Z", Some("2026-11-23T14:35:13.000000Z")),
+            ("2026-11-23t14:35:13.1234567z", Some("2026-11-23T14:35:13.123456Z")),
+            ("2026-11-23 14:35:13.5+00", Some("2026-11-23T14:35:13.500000Z")),
+            ("2026-01-01T00:30:00+01:00", Some("2025-12-31T23:30:00.000000Z")),
+            ("2024-02-29T00:00:00-0530", Some("2024-02-29T05:30:00.000000Z")),
+            ("2025-02-29T00:00:00Z", None),
+            ("2026-11-23T14:35:13", None),
+            ("2026-11-23T14:35:13.Z", None),
+            ("2026-11-23T24:00:00Z", None),
+            ("2026-11-23T14:35:13.768681Zx", None),
+            ("9999-12-31T23:59:59-01:00", None),
+            ("", None),
+        ] {
+            let found = text.parse::<Timestamp>().ok().map(|moment| moment.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn microseconds_go_both_ways() {
+        for micros in [0, 1, 1_795_444_513_768_681, -1, -62_167_219_200_000_000] {
+            assert_eq!(Timestamp::from_unix_micros(micros).unix_micros(), micros);
+        }
+        assert_eq!(Timestamp::from_unix_micros(-1).to_string(), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(Timestamp::from_unix_micros(i64::MAX).unix_micros(), 0);
     }
 }

@@ -11,7 +11,7 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
     let path = root.join(directory.value());
     let refuse = |message: String| Error::new(directory.span(), message);
     let entries = std::fs::read_dir(&path)
-        .map_err(|error| refuse(format!("cannot read the migrations in `{}`: {error}", path.display())))?;
+        .map_err(|error| refuse(format!("cannot read this directory beside the crate's Cargo.toml: {error}")))?;
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.map_err(|error| refuse(error.to_string()))?.path();
@@ -20,7 +20,7 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
         }
     }
     if files.is_empty() {
-        return Err(refuse(format!("`{}` has no `.sql` file: add one such as `0001_first.sql`", path.display())));
+        return Err(refuse("this directory has no `.sql` file: add one such as `0001_first.sql`".to_owned()));
     }
     files.sort();
     files

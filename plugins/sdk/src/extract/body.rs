@@ -34,9 +34,10 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest for Json<T> {
 
     fn from_request(request: &mut Request) -> Result<Self, Problem> {
         let body = request.take_body();
-        serde_json::from_slice(&body).or_else(|first| last_member_counts(&body).ok_or(first)).map(Self).map_err(|error| {
-            Problem::unprocessable([FieldError::new(["body"], "value_error", error.to_string())])
-        })
+        serde_json::from_slice(&body)
+            .or_else(|first| last_member_counts(&body).ok_or(first))
+            .map(Self)
+            .map_err(|error| Problem::unprocessable([FieldError::new(["body"], "value_error", error.to_string())]))
     }
 
     fn describe(operation: &mut Operation<'_>) {

@@ -30,7 +30,8 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest for Path<T> {
     const NEEDS: Needs = Needs::PATH;
 
     fn from_request(request: &mut Request) -> Result<Self, Problem> {
-        let pairs = request.params().iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+        let pairs =
+            request.params().iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
         T::deserialize(Pairs::new(pairs)).map(Self).map_err(|error| error.into_problem("path"))
     }
 

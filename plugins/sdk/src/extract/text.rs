@@ -245,11 +245,7 @@ impl<'de> VariantAccess<'de> for Value<'de> {
         Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _fields: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], _visitor: V) -> Result<V::Value, Fault> {
         Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
     }
 }

@@ -42,9 +42,9 @@ pub fn describe(plugin: &Plugin) -> Value {
     let Api { routes, schemas } = api(plugin);
     let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
     let schemas: Map<String, Value> = schemas.iter().map(|(name, schema)| (name.clone(), parsed(schema))).collect();
-    let routes = routes.iter().map(|route| {
-        json!({ "method": route.method, "path": route.path, "operation": parsed(&route.operation) })
-    });
+    let routes = routes
+        .iter()
+        .map(|route| json!({ "method": route.method, "path": route.path, "operation": parsed(&route.operation) }));
     json!({ "routes": routes.collect::<Vec<_>>(), "schemas": schemas })
 }
 
@@ -55,7 +55,8 @@ pub(super) fn api(plugin: &Plugin) -> Api {
     for route in plugin.routes {
         let tag = route.tag.unwrap_or(plugin.name);
         if !names.insert((tag, route.name)) {
-            faults.push(format!("two handlers are `{}`, which makes two operations `{tag}-{}`", route.name, route.name));
+            faults
+                .push(format!("two handlers are `{}`, which makes two operations `{tag}-{}`", route.name, route.name));
         }
         let segments = route.path.split('/');
         let shape: Vec<&str> = segments.map(|segment| if segment.starts_with('{') { "{}" } else { segment }).collect();

@@ -121,7 +121,10 @@ fn matched(pattern: &str, path: &str) -> Option<(Vec<(String, String)>, Vec<bool
 /// Percent-decoding; `+` is itself in a path.
 fn decoded(segment: &str) -> String {
     let segment = segment.replace('+', "%2B");
-    form_urlencoded::parse(format!("p={segment}").as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    form_urlencoded::parse(format!("p={segment}").as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }
 
 fn admit(route: &Route, plugin: &TestPlugin, caller: Option<&Caller>) -> Result<(), Problem> {
