@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! The smallest plugin: two public routes and no capability at all.
 
 use serde::Serialize;
@@ -28,4 +25,3 @@ fn hello() -> Json<Greeting> {
 fn hello_name(Path(name): Path<String>) -> Json<Greeting> {
     Json(Greeting { message: format!("Hello {name}") })
 }
->>>>>>> sdk

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Items: every user keeps a list of his own; superusers see and change everybody's.
 //!
 //! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
@@ -167,4 +164,3 @@ fn find(id: Uuid, caller: &Caller) -> Result<ItemPublic> {
 fn not_found() -> Problem {
     Problem::not_found("item_not_found", "Item not found")
 }
->>>>>>> sdk

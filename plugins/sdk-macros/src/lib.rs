@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! The macros of the Wharf plugin SDK. Authors use them through `wharf_sdk`, which re-exports and documents them.
 //!
 //! This crate turns attributes into values of `wharf_sdk`'s own types (`Route`, `Plugin`) and reports an author's
@@ -43,4 +40,3 @@ pub fn derive_from_row(input: TokenStream) -> TokenStream {
 fn expand(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
     result.unwrap_or_else(|error| error.to_compile_error()).into()
 }
->>>>>>> sdk
