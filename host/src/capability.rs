@@ -202,6 +202,12 @@ impl Grants {
         Ok(grants)
     }
 
+    /// Every capability there is, with its default parameters.
+    pub fn all() -> Self {
+        let none = || Value::Object(serde_json::Map::new());
+        Self(Capabilities::OFFERED.iter().map(|(name, _)| ((*name).to_owned(), none())).collect())
+    }
+
     /// Whether a capability is among them.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
