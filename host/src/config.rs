@@ -2,13 +2,20 @@
 //! `wharf.toml`, `WHARF_*` and flags. Nothing else reads the environment. Data passes one way: sources → [`Config`] → the
 //! services, which get their own section only.
 
+mod kind;
+pub mod load;
+mod reader;
 pub mod secret;
+pub mod source;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use load::{Loaded, Refused, load};
+pub use reader::{Finding, Setting};
 pub use secret::Secret;
+pub use source::{Flag, Origin, Sources};
 
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
