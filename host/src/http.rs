@@ -5,10 +5,13 @@
 //! everything before the handler.
 
 pub mod call;
+pub mod cors;
 pub mod host_route;
 pub mod problem;
 pub mod reply;
 pub mod resource;
+pub mod server;
+pub mod static_files;
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 //! this crate is the map.
 
 pub mod address;
+pub mod app;
 pub mod auth;
 pub mod clock;
 pub mod config;
@@ -10,3 +11,5 @@ pub mod error;
 pub mod http;
 pub mod id;
 pub mod route;
+pub mod shutdown;
+pub mod telemetry;
