@@ -94,7 +94,10 @@ impl App {
         let static_files = config.server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
 
         *stage = "opening the database";
-        let db = Db::open(&config.database, data_dir.path()).await?;
+        let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
+            // The report may name a file or a cause, never the URL.
+            Error::internal(format!("{}: {}", config.database.place(), error.report()))
+        })?;
 
         *stage = "opening the listener";
         // Last: whoever can connect finds everything in place.
@@ -176,4 +179,41 @@ async fn answer(request: Request<Incoming>, db: Db, files: Option<Arc<StaticFile
         _ => Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found")),
     };
     answer.unwrap_or_else(|error| crate::http::problem::reply(&error, path, "")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(directory: &tempfile::TempDir) -> Config {
+        let mut config = Config::default();
+        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.data_dir = directory.path().join("data");
+        config
+    }
+
+    #[tokio::test]
+    async fn it_starts_serves_and_leaves_the_directory_free() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let app = App::start(config(&directory), Ambient::default()).await.unwrap();
+            assert_ne!(app.addr().port(), 0);
+            let second = App::start(config(&directory), Ambient::default()).await.err().unwrap();
+            assert!(second.report().contains("in use by another wharf"), "{}", second.report());
+            app.stop().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_hangs_is_given_up_with_a_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(&directory);
+        let url = format!("postgres://u:hunter2@{}/x?sslmode=disable", silent.local_addr().unwrap());
+        config.database = crate::config::Database { url: Some(Secret::new(url)), ..config.database };
+        config.server.start_timeout = Duration::from_millis(300);
+        let error = App::start(config, Ambient::default()).await.err().unwrap();
+        let text = "opening the database took longer than server.start_timeout (300ms)";
+        assert!(error.report().contains(text) && !error.report().contains("hunter2"), "{}", error.report());
+    }
 }

@@ -13,12 +13,14 @@ use super::source::Sort;
 use super::{LogFormat, Secret};
 use crate::address::Address;
 
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
+
 /// A kind of value.
 pub(super) struct Kind<T> {
     /// For people, after `accepted: `.
     pub(super) accepted: String,
     /// Reads it, or says what is wrong with it.
-    pub(super) parse: Box<dyn Fn(&str) -> Result<T, String>>,
+    pub(super) parse: Parse<T>,
     /// Writes it for `config show`.
     pub(super) show: fn(&T) -> String,
     /// Never shown, not even when it is wrong.
@@ -146,7 +148,10 @@ fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
 
 /// A duration with units. Without a unit it is refused: seconds here and minutes there are how a setting goes wrong.
 pub(super) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
-    let show = |value: &Duration| humantime::format_duration(*value).to_string().replace(' ', "");
+    let show = |value: &Duration| {
+        let text = humantime::format_duration(*value).to_string();
+        text.replace(' ', "").replace("days", "d").replace("day", "d")
+    };
     let accepted =
         format!("a duration from {} to {}, such as 30s, 15m or 8d", show(bounds.start()), show(bounds.end()));
     Kind::new(accepted, show, move |text| {
@@ -245,7 +250,7 @@ fn parse_size(text: &str) -> Option<u64> {
 
 fn show_size(bytes: u64) -> String {
     for (name, unit) in [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-        if bytes >= unit && bytes % unit == 0 {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
             return format!("{}{name}", bytes / unit);
         }
     }

@@ -272,6 +272,8 @@ mod tests {
             ("WHARF_SUPERUSER_PASSWORD", "hunter2"),
             ("WHARF_SUPERUSER_EMAIL", "nobody"),
             ("WHARF_LISTN", "x"),
+            ("WHARF_BANANA", "x"),
+            ("WHARF_FRONTEND_URL", "ftp://me:hunter2@x.org"),
             ("WHARF_PORT", "tcp://10.0.0.1:80"),
         ];
         let text = with(file, &environment, Vec::new()).unwrap_err();
@@ -288,11 +290,13 @@ mod tests {
             "WHARF_SUPERUSER_PASSWORD: auth.superuser_password has 7 characters",
             "WHARF_SUPERUSER_EMAIL: auth.superuser_email = \"nobody\": is not an email address",
             "WHARF_LISTN: is no setting of Wharf's; did you mean \"WHARF_LISTEN\"?",
+            "WHARF_BANANA: is no setting of Wharf's\n",
+            "WHARF_FRONTEND_URL: server.frontend_url has the scheme \"ftp\"",
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }
         assert!(!text.contains("hunter2") && !text.contains("WHARF_PORT"), "{text}");
-        assert_eq!(text.lines().count(), 12, "{text}");
+        assert_eq!(text.lines().count(), 14, "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::kind::Kind;
-use super::source::{Origin, Raw, Sort, Sources};
+use super::source::{Origin, PREFIX, Raw, Sort, Sources};
 
 /// A setting that cannot be used, or a key that is none.
 #[derive(Debug, Clone)]
@@ -84,8 +84,7 @@ impl<'a> Reader<'a> {
         let parsed = match raw.sort {
             Sort::Other(sort) => Err(format!("is a TOML {sort}")),
             sort if !kind.takes(sort) => Err("must be written as text, in quotes".to_owned()),
-            _ => (kind.parse)(&raw.text).map_err(|reason| match kind.secret {
-                // The value may be most of a password.
+            _ => (kind.parse)(&raw.text).map_err(|reason| match kind.secret || may_hold_a_password(&raw.text) {
                 true => reason,
                 false => format!("= {:?}: {reason}", shorten(&raw.text)),
             }),
@@ -150,7 +149,10 @@ impl<'a> Reader<'a> {
     fn refuse_unknown_variables(&mut self) {
         for (name, raw) in &self.sources.environment {
             if self.settings.iter().all(|setting| setting.env != name) {
-                let hint = nearest(name, self.settings.iter().map(|setting| setting.env));
+                // Compared without the prefix, which would make all of them alike.
+                let bare = name.trim_start_matches(PREFIX);
+                let known = self.settings.iter().map(|setting| setting.env.trim_start_matches(PREFIX));
+                let hint = closest(bare, known).map_or_else(String::new, |env| did_you_mean(&format!("{PREFIX}{env}")));
                 let text = format!("is no setting of Wharf's{hint}");
                 self.findings.push(Finding { origin: raw.origin.clone(), key: None, text });
             }
@@ -171,15 +173,28 @@ fn shorten(text: &str) -> String {
     if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(59).chain(['…']).collect() }
 }
 
+/// A URL of the wrong scheme or for the wrong setting is still one with a password in it.
+fn may_hold_a_password(text: &str) -> bool {
+    text.contains("://") && text.contains('@')
+}
+
 /// A key without its section, or in the wrong one, is the likelier mistake than a misspelt letter.
 fn nearest_key<'k>(key: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
     let last = key.rsplit_once('.').map_or(key, |(_, last)| last);
     let same_name = known.clone().find(|known| known.rsplit_once('.').is_some_and(|(_, name)| name == last));
-    same_name.map_or_else(|| nearest(key, known), |known| format!("; did you mean {known:?}?"))
+    same_name.or_else(|| closest(key, known)).map_or_else(String::new, did_you_mean)
 }
 
 fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> String {
+    closest(word, known).map_or_else(String::new, did_you_mean)
+}
+
+fn closest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let scored = known.map(|known| (strsim::jaro_winkler(word, known), known));
     let best = scored.filter(|(score, _)| *score > 0.8).max_by(|(left, _), (right, _)| left.total_cmp(right));
-    best.map_or_else(String::new, |(_, known)| format!("; did you mean {known:?}?"))
+    best.map(|(_, known)| known)
+}
+
+fn did_you_mean(known: &str) -> String {
+    format!("; did you mean {known:?}?")
 }

@@ -16,7 +16,7 @@ use super::Finding;
 pub const DEFAULT_FILE: &str = "wharf.toml";
 
 /// What every variable of Wharf's begins with.
-const PREFIX: &str = "WHARF_";
+pub(super) const PREFIX: &str = "WHARF_";
 
 /// No configuration is larger; more is the wrong file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;

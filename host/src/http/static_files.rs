@@ -65,10 +65,11 @@ impl StaticFiles {
             }
             return Ok(send(&file, method, headers).await);
         }
-        if reads && accepts_html(headers) {
-            if let Some(index) = self.find(Path::new(INDEX), false).await {
-                return Ok(send(&index, method, headers).await);
-            }
+        if reads
+            && accepts_html(headers)
+            && let Some(index) = self.find(Path::new(INDEX), false).await
+        {
+            return Ok(send(&index, method, headers).await);
         }
         Ok(None)
     }
