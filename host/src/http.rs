@@ -15,6 +15,8 @@ mod plugin_call;
 pub mod problem;
 pub mod reply;
 pub mod resource;
+pub mod server;
+pub mod static_files;
 
 use std::sync::Arc;
 

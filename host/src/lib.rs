@@ -2,9 +2,11 @@
 //! this crate is the map.
 
 pub mod address;
+pub mod app;
 pub mod auth;
 pub mod cache;
 pub mod capability;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
@@ -13,3 +15,5 @@ pub mod http;
 pub mod id;
 pub mod plugin;
 pub mod route;
+pub mod shutdown;
+pub mod telemetry;
