@@ -178,4 +178,4 @@ impl Auth {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
