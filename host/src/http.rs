@@ -12,9 +12,11 @@ pub mod resource;
 
 use std::sync::Arc;
 
+use crate::auth::Auth;
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
+use crate::email::Mailer;
 
 /// What the host's own handlers work with.
 pub struct Host {
@@ -26,4 +28,8 @@ pub struct Host {
     pub random: Random,
     /// The host's tables.
     pub db: Db,
+    /// Identity.
+    pub auth: Auth,
+    /// Outgoing mail.
+    pub mail: Mailer,
 }
