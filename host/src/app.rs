@@ -8,22 +8,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Request;
-use axum::response::Response;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
+use crate::auth::{Auth, NewSuperuser};
+use crate::cache::Caches;
+use crate::capability::{Boot, Grants};
 use crate::clock::{Clock, Random};
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::db::Db;
+use crate::db::plugin_data::PluginData;
+use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
-use crate::http::static_files::StaticFiles;
-use crate::http::{reply::Reply, server};
+use crate::http::{Dispatcher, Host, dispatch, resource, server};
+use crate::plugin::Registry;
+use crate::plugin::deploy::{Deployed, Upload};
 
 /// What the host takes from the machine, so that tests can choose it.
 #[derive(Debug, Clone, Default)]
@@ -37,32 +39,10 @@ pub struct Ambient {
 /// A component to deploy as soon as the host runs, unless it is live already.
 #[derive(Debug, Clone)]
 pub struct Deployment {
-    /// The component; its file name without `.wasm` is the plugin's name.
+    /// The component; its name is the one it declares.
     pub file: PathBuf,
     /// The capabilities to grant.
     pub grants: Vec<String>,
-}
-
-/// What came of a [`Deployment`].
-#[derive(Debug, Clone)]
-pub struct Deployed {
-    /// The plugin.
-    pub name: String,
-    /// Where its routes begin.
-    pub mount: String,
-    /// The number of its live release.
-    pub release: u64,
-    /// It was live already.
-    pub unchanged: bool,
-}
-
-/// The account that a first start made.
-#[derive(Debug, Clone)]
-pub struct FirstSuperuser {
-    /// How to sign in.
-    pub email: String,
-    /// The password, if it was generated; it is shown once and kept nowhere.
-    pub password: Option<Secret>,
 }
 
 /// A host that serves. Dropped without [`App::stop`], it ends without grace.
@@ -70,8 +50,10 @@ pub struct App {
     addr: SocketAddr,
     shutdown: CancellationToken,
     served: JoinHandle<Result<()>>,
-    first_superuser: Option<FirstSuperuser>,
-    db: Db,
+    mailing: JoinHandle<()>,
+    first_superuser: Option<NewSuperuser>,
+    host: Arc<Host>,
+    data: Arc<PluginData>,
     // Last, so that the directory is free only when nothing uses it any more.
     _data_dir: DataDir,
 }
@@ -89,15 +71,44 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock: _, random: _ } = ambient;
+        let Ambient { clock, random } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
-        let static_files = config.server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
 
         *stage = "opening the database";
         let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
             // The report may name a file or a cause, never the URL.
             Error::internal(format!("{}: {}", config.database.place(), error.report()))
         })?;
+        let data = Arc::new(PluginData::open(&db, &config, random.clone()).await?);
+
+        *stage = "opening identity and mail";
+        let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone()).await?;
+        let first_superuser = auth.ensure_superuser(&config.auth).await?;
+        let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
+
+        *stage = "loading the plugins";
+        let boot = Boot {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            data: Arc::clone(&data),
+            cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
+        };
+        let routes = resource::routes(&config);
+        let plugins = Registry::open(&boot, dispatch::templates(&routes)?).await?;
+        let shutdown = CancellationToken::new();
+        let host = Arc::new(Host {
+            config: Arc::clone(&config),
+            clock,
+            random,
+            db: db.clone(),
+            auth,
+            mail: mail.clone(),
+            plugins,
+            openapi: Default::default(),
+            stopping: shutdown.clone(),
+        });
+        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&host), routes)?);
 
         *stage = "opening the listener";
         // Last: whoever can connect finds everything in place.
@@ -106,14 +117,11 @@ impl App {
         })?;
         let addr = listener.local_addr().map_err(|error| Error::internal("no local address").with_source(error))?;
 
-        let shutdown = CancellationToken::new();
-        let service = {
-            let (db, static_files) = (db.clone(), static_files.map(Arc::new));
-            move |request, _peer| answer(request, db.clone(), static_files.clone())
-        };
+        let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
         let server = Arc::new(config.server.clone());
         let served = tokio::spawn(server::serve(listener, server, service, shutdown.clone()));
-        Ok(Self { addr, shutdown, served, first_superuser: None, db, _data_dir: data_dir })
+        let mailing = tokio::spawn(mail.run(shutdown.clone()));
+        Ok(Self { addr, shutdown, served, mailing, first_superuser, host, data, _data_dir: data_dir })
     }
 
     /// Where it listens; with port 0 in the configuration, the port that was found.
@@ -122,7 +130,7 @@ impl App {
     }
 
     /// The account that this start made, if it was the first.
-    pub fn first_superuser(&self) -> Option<&FirstSuperuser> {
+    pub fn first_superuser(&self) -> Option<&NewSuperuser> {
         self.first_superuser.as_ref()
     }
 
@@ -135,9 +143,21 @@ impl App {
     ///
     /// # Errors
     /// The component is refused; whatever was live stays so.
-    #[allow(clippy::unused_async, reason = "the plugin engine, wired at integration, is asynchronous")]
     pub async fn deploy(&self, deployment: &Deployment) -> Result<Deployed> {
-        Err(Error::internal(format!("{}: the plugin engine is not wired yet", deployment.file.display())))
+        let component = tokio::fs::read(&deployment.file).await.map_err(|error| {
+            Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
+        })?;
+        let grants = Grants::new(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
+        let upload = Upload {
+            component: component.into(),
+            name: None,
+            mount: None,
+            grants,
+            settings: None,
+            actor: None,
+            request_id: "start".into(),
+        };
+        self.host.plugins.deploy(upload).await
     }
 
     /// Stops, with grace for the requests in flight.
@@ -155,7 +175,10 @@ impl App {
     /// The server ended for another reason.
     pub async fn wait(self) -> Result<()> {
         let served = self.served.await;
-        self.db.close().await;
+        // Ends by itself with the same token; what it has not sent waits in the queue.
+        let _ = self.mailing.await;
+        self.data.close().await;
+        self.host.db.close().await;
         served.map_err(|error| Error::internal("the server's task failed").with_source(error))?
     }
 }
@@ -163,22 +186,6 @@ impl App {
 fn too_slow(stage: &str, limit: Duration) -> Error {
     let text = format!("{stage} took longer than server.start_timeout ({})", humantime::format_duration(limit));
     Error::new(Kind::Timeout, code::INTERNAL, "The start was given up").with_internal(text)
-}
-
-/// Stands in for the dispatcher until it is wired.
-async fn answer(request: Request<Incoming>, db: Db, files: Option<Arc<StaticFiles>>) -> Response<Body> {
-    let path = request.uri().path();
-    let answer = match (path, files) {
-        ("/healthz", _) => Reply::json(&serde_json::json!({ "status": "ok" })),
-        ("/readyz", _) => db.ping().await.and_then(|()| Reply::json(&serde_json::json!({ "status": "ready" }))),
-        (_, Some(files)) => match files.serve(request.method(), path, request.headers()).await {
-            Ok(Some(response)) => return response,
-            Ok(None) => Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found")),
-            Err(error) => Err(error),
-        },
-        _ => Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found")),
-    };
-    answer.unwrap_or_else(|error| crate::http::problem::reply(&error, path, "")).into()
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::terminal::Terminal;
-use crate::app::{App, Deployed};
+use crate::app::App;
 use crate::config::Config;
+use crate::plugin::deploy::Deployed;
 
 /// Everything the banner is made of.
 pub(super) struct Banner<'a> {
@@ -22,10 +23,10 @@ impl Banner<'_> {
         }
         if let Some(first) = self.app.first_superuser() {
             let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
-            if people || first.password.is_some() {
+            if people || first.generated_password.is_some() {
                 row("First superuser", &first.email);
             }
-            match &first.password {
+            match &first.generated_password {
                 Some(password) => row("His password", &format!("{}  (shown only now)", password.expose())),
                 None if people => row("His password", "as configured"),
                 None => {}
@@ -61,9 +62,10 @@ impl Banner<'_> {
                 _ => "off: nobody can reset a password until email.smtp_url and email.from are set",
             },
         );
-        for Deployed { name, mount, release, unchanged } in self.deployed {
-            let news = if *unchanged { "live already" } else { "deployed" };
-            row("Plugin", &format!("{name} at {mount}, release {release} ({news})"));
+        for deployed in self.deployed {
+            let record = &deployed.release.record;
+            let news = if deployed.unchanged { "live already" } else { "deployed" };
+            row("Plugin", &format!("{} at {}, release {} ({news})", record.plugin, record.mount, record.number));
         }
         if server.development {
             let text = "DEVELOPMENT MODE: /api/v1/private makes accounts for anybody. Never reachable from outside.";

@@ -8,6 +8,15 @@ pub struct Migration {
     pub sql: String,
 }
 impl PluginData {
+    pub async fn open(
+        _: &crate::db::Db,
+        _: &crate::config::Config,
+        _: crate::clock::Random,
+    ) -> crate::error::Result<Self> {
+        Ok(Self)
+    }
+    pub async fn close(&self) {}
+
     pub async fn migrate(&self, _: &PluginName, _: &[Migration]) -> crate::error::Result<Vec<String>> {
         Ok(vec![])
     }
