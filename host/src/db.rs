@@ -5,6 +5,7 @@
 //! once, with `$1` parameters, and runs on both; the `on!` macro picks the pool. Timestamps are microseconds in integers,
 //! identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). Nothing above this module names sqlx.
 
+pub mod plugin_data;
 mod value;
 
 use std::path::Path;
