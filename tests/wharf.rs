@@ -1,1 +1,14 @@
+//! The integration tests: one binary whose modules mirror `host/src`. They see only Wharf's public interface.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    clippy::large_futures,
+    reason = "a test says what it finds by failing"
+)]
+
+mod support;

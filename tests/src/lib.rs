@@ -1,1 +1,1 @@
-
+//! Empty: the tests are `wharf.rs`.

@@ -1,0 +1,183 @@
+//! A throwaway PostgreSQL: one private cluster for the whole test process, a fresh database for each test.
+//!
+//! The cluster is made from the installed binaries in a temporary directory on a free loopback port. A watchdog shell
+//! owns the server and reads a pipe from this process: when the pipe closes, however this process ended, it stops the
+//! server and removes the directory. Where no PostgreSQL is installed, [`database`] is `None` and tests report
+//! themselves skipped; with `CI=true` that is a failure.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, postgres::PgConnectOptions};
+
+/// The role Wharf logs in with: it may make roles and databases, as an operator would allow, and is no superuser.
+const HOST_ROLE: &str = "wharf_host";
+const PASSWORD: &str = "wharf";
+
+/// A database of one test's own; dropped with this value.
+pub(crate) struct TestDatabase {
+    /// `postgres://…` for `database.url`.
+    pub(crate) url: String,
+    /// The same database as a superuser, to look behind the host's back.
+    pub(crate) superuser_url: String,
+    name: String,
+}
+
+/// A fresh database owned by the host's role; `None` where PostgreSQL is not installed.
+pub(crate) async fn database() -> Option<TestDatabase> {
+    let cluster = tokio::task::spawn_blocking(cluster).await.unwrap()?;
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    cluster.administer(&format!("CREATE DATABASE {name} OWNER {HOST_ROLE}")).await;
+    Some(TestDatabase {
+        url: format!("postgres://{HOST_ROLE}:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port),
+        superuser_url: format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port),
+        name,
+    })
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        // Drop runs inside the test's runtime, where nothing may block on a future of that runtime.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            if let Some(cluster) = cluster() {
+                runtime.block_on(cluster.administer(&format!("DROP DATABASE {name} WITH (FORCE)")));
+            }
+        });
+        if dropped.join().is_err() && !std::thread::panicking() {
+            panic!("the test's database could not be dropped");
+        }
+    }
+}
+
+struct Cluster {
+    port: u16,
+    /// Holds the pipe whose end tells the watchdog that this process has gone.
+    _watchdog: Child,
+}
+
+impl Cluster {
+    async fn administer(&self, sql: &str) {
+        let options = PgConnectOptions::new()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username("postgres")
+            .password(PASSWORD)
+            .database("postgres")
+            .disable_statement_logging();
+        let mut connection = options.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}
+
+fn cluster() -> Option<&'static Cluster> {
+    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+    let cluster = CLUSTER.get_or_init(|| binaries().map(|binaries| start(&binaries)));
+    if cluster.is_none() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed, and CI must test it");
+        eprintln!("skipped: PostgreSQL is not installed");
+    }
+    cluster.as_ref()
+}
+
+/// The directory of the programs: that of PATH, or else the newest of Debian's. Links are followed, because PATH may hold
+/// one to `initdb` alone.
+fn binaries() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut installed: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+        .unwrap_or_default();
+    installed.sort();
+    std::env::split_paths(&path)
+        .chain(installed.into_iter().rev())
+        .filter_map(|directory| Some(directory.join("initdb").canonicalize().ok()?.parent()?.to_owned()))
+        .find(|directory| ["postgres", "pg_isready", "psql"].iter().all(|name| directory.join(name).is_file()))
+}
+
+/// Everything runs in one shell: the server must end before its directory is removed. `$1` binaries, `$2` directory,
+/// `$3` port, the rest is the prefix that drops root's rights, which PostgreSQL refuses to run with.
+const WATCHDOG: &str = r#"
+bin=$1 dir=$2 port=$3; shift 3
+printf %s "$PGPASSWORD" >"$dir/password"
+"$@" "$bin/initdb" -D "$dir/data" -U postgres -E UTF8 --locale=C --auth-host=scram-sha-256 --auth-local=trust \
+    --pwfile="$dir/password" -N >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log" >&2; rm -rf "$dir"; exit 1; }
+"$@" "$bin/postgres" -D "$dir/data" -p "$port" -k "$dir" -h 127.0.0.1 -F \
+    -c full_page_writes=off -c synchronous_commit=off -c max_connections=300 -c shared_buffers=32MB \
+    >"$dir/server.log" 2>&1 </dev/null &
+server=$!
+for _ in $(seq 200); do
+    "$bin/pg_isready" -q -h "$dir" -p "$port" && break
+    kill -0 $server 2>/dev/null || { cat "$dir/server.log" >&2; rm -rf "$dir"; exit 1; }
+    sleep 0.05
+done
+"$bin/psql" -q -h "$dir" -p "$port" -U postgres -d postgres -c \
+    "CREATE ROLE wharf_host LOGIN CREATEDB CREATEROLE PASSWORD '$PGPASSWORD'" >&2 && echo ready
+exec >/dev/null 2>&1
+cat >/dev/null
+kill -INT $server
+wait $server
+rm -rf "$dir"
+"#;
+
+fn start(binaries: &Path) -> Cluster {
+    // Another process may take a port between our finding it free and the server's taking it.
+    for _ in 0..3 {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        if let Some(watchdog) = try_start(binaries, port) {
+            return Cluster { port, _watchdog: watchdog };
+        }
+    }
+    panic!("PostgreSQL in {} does not start; see above", binaries.display());
+}
+
+fn try_start(binaries: &Path, port: u16) -> Option<Child> {
+    let directory = tempfile::Builder::new().prefix("wharf-pg-").tempdir().unwrap().keep();
+    let mut watchdog = Command::new("sh");
+    watchdog.arg("-c").arg(WATCHDOG).arg("wharf-pg").arg(binaries).arg(&directory).arg(port.to_string());
+    if is_root() {
+        let owned = Command::new("chown").arg("postgres").arg(&directory).status().unwrap();
+        assert!(owned.success(), "root cannot run PostgreSQL, and there is no user `postgres` to run it");
+        watchdog.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
+    } else {
+        watchdog.arg("env");
+    }
+    let mut watchdog = watchdog
+        .current_dir(&directory)
+        .env("PGPASSWORD", PASSWORD)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // A Ctrl-C is for the tests; the watchdog ends after them.
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (line == "ready\n").then_some(watchdog)
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout.trim_ascii() == b"0"
+}
+
+#[tokio::test]
+async fn every_test_has_a_database_of_its_own() {
+    let (Some(one), Some(two)) = (database().await, database().await) else { return };
+    assert_ne!(one.url, two.url);
+    let mut connection = sqlx::PgConnection::connect(&one.url).await.unwrap();
+    let superuser: String = sqlx::query_scalar("SHOW is_superuser").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(superuser, "off");
+    let mut connection = sqlx::PgConnection::connect(&two.superuser_url).await.unwrap();
+    let superuser: String = sqlx::query_scalar("SHOW is_superuser").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(superuser, "on");
+}
