@@ -1,5 +1,5 @@
 //! What an operator can set. Owns the typed settings, their defaults and their limits; `config::load` fills them from
-//! `wharf.toml`, `WHARF_*` and flags. Nothing else reads the environment. Data passes one way: sources → [`Config`] → the
+//! `wharf.toml`, `WHARF_*` and flags. Nothing else reads settings from the environment. Data passes one way: sources → [`Config`] → the
 //! services, which get their own section only.
 
 mod kind;

@@ -191,3 +191,67 @@ fn describe(finding: &Value) -> String {
     let msg = finding.get("msg").and_then(Value::as_str).unwrap_or("refused");
     format!("{}: {msg}", place.join("."))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A host that gives one answer, and what it was asked.
+    fn answering(status: &'static str, body: &'static str) -> (Api, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut api = Api::without_login(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        api.token = Some(Secret::new("secret"));
+        let asked = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut bytes = [0; 1024];
+                let read = stream.read(&mut bytes).unwrap();
+                asked.extend_from_slice(&bytes[..read]);
+            }
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\nretry-after: 3\r\ncontent-length: {length}\r\nconnection: close");
+            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        (api, asked)
+    }
+
+    #[test]
+    fn an_answer_is_read_and_the_caller_is_named() {
+        let (api, asked) = answering("200 OK", r#"{"count":1,"new":{}}"#);
+        assert_eq!(api.get("/api/v1/plugins/").unwrap()["count"], 1);
+        let asked = asked.join().unwrap();
+        assert!(asked.starts_with("GET /api/v1/plugins/ HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("authorization: Bearer secret"), "{asked}");
+    }
+
+    #[test]
+    fn a_refusal_says_what_why_and_what_next() {
+        let problem = r#"{"detail":"Bad mount","code":"validation_error","request_id":"r1",
+            "errors":[{"loc":["query","mount",0],"type":"x","msg":"must begin with /"}]}"#;
+        let (api, _) = answering("422 Unprocessable Entity", problem);
+        let failure = api.get("/").unwrap_err();
+        assert_eq!(failure.text, "Bad mount (422 Unprocessable Entity)");
+        let details = ["query.mount.0: must begin with /", "code: validation_error", "request id: r1"];
+        assert_eq!(failure.details, details);
+        assert_eq!(failure.to_json()["error"]["code"], "validation_error");
+
+        let next = |status, body| answering(status, body).0.get("/").unwrap_err().next.unwrap();
+        assert_eq!(next("401 Unauthorized", r#"{"detail":"x"}"#), "Run `wharf login` (or renew WHARF_TOKEN).");
+        assert_eq!(next("503 Service Unavailable", r#"{"detail":"x"}"#), "Try again in 3 seconds.");
+        assert!(next("403 Forbidden", r#"{"detail":"x","code":"grant_missing"}"#).contains("--grant"));
+        assert!(next("502 Bad Gateway", "<html>").contains("Is another server"));
+    }
+
+    #[test]
+    fn an_upload_states_its_length_and_waits_to_be_let_in() {
+        let (api, asked) = answering("401 Unauthorized", r#"{"detail":"x"}"#);
+        assert!(api.upload("/", std::io::repeat(0).take(1 << 20), 1 << 20).is_err());
+        let asked = asked.join().unwrap();
+        assert!(asked.contains("content-length: 1048576") && asked.contains("expect: 100-continue"), "{asked}");
+    }
+}

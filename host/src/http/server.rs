@@ -49,8 +49,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long nothing is accepted after the system refused a connection for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What serves requests: called once for each, with the address of the peer. It need not be infallible in spirit, but it
-/// answers always; should it panic, the client gets a plain 500.
+/// What serves requests: called once for each, with the address of the peer. It always answers; should it panic, the
+/// client gets a plain 500.
 pub trait Service<F>: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
 
 impl<S, F> Service<F> for S where S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
