@@ -45,7 +45,6 @@ use crate::{Problem, Request};
 /// fn desk(Staff(caller): Staff) -> Text {
 ///     Text(caller.email)
 /// }
-/// # fn main() {}
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",

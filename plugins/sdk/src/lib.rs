@@ -10,7 +10,6 @@
 //! fn hello(Path(name): Path<String>) -> Text {
 //!     Text(format!("Hello {name}"))
 //! }
-//! # fn main() {}
 //! ```
 //!
 //! The crate turns the interfaces of `wit/` into ordinary Rust: [`extract`] reads requests, [`IntoResponse`] and
@@ -18,6 +17,10 @@
 //! stands in for the host in native tests. A component imports only what its code calls, and that is what its operator is
 //! asked for. It never decides about access and never validates inputs: the host does both before a handler runs, from
 //! what the attributes and types declare.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Guide;
 
 #[cfg(any(target_arch = "wasm32", test))]
 #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, unreachable_pub, reason = "only components allocate with it"))]

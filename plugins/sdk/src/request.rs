@@ -16,7 +16,6 @@ use crate::extract::{FromRequest, Needs};
 /// fn echo(request: Request) -> Text {
 ///     Text(request.header("user-agent").unwrap_or("nobody").to_owned())
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Debug)]
 pub struct Request {

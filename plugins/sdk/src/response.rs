@@ -18,7 +18,6 @@ use serde::Serialize;
 ///         .header("content-disposition", "attachment; filename=report.csv")
 ///         .body("name,count\n")
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Response {
@@ -129,7 +128,6 @@ impl IntoResponse for () {
 /// fn subscribe(Json(address): Json<String>) -> Status<Json<String>> {
 ///     Status(202, Json(address))
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Status<R>(pub u16, pub R);

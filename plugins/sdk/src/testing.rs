@@ -15,12 +15,10 @@
 //!     Text(format!("Hello {}", caller.email))
 //! }
 //!
-//! # fn main() {
 //! let plugin = TestPlugin::new(&PLUGIN);
 //! let alice = user("alice@example.com");
 //! assert_eq!(plugin.get("/").by(&alice).send().text(), "Hello alice@example.com");
 //! assert_eq!(plugin.get("/").send().status(), 401);
-//! # }
 //! ```
 
 #![allow(

@@ -98,7 +98,7 @@ fn list(Query(filter): Query<Filter>) -> Json<Vec<OrderPublic>> {
 
 #[post("/", status = 201)]
 fn order(_caller: Caller, Json(new): Json<OrderCreate>) -> Result<Json<OrderPublic>> {
-    let _ = new.lines.iter().map(|line| (line.item, line.amount)).count();
+    let _: Vec<_> = new.lines.into_iter().map(|line| (line.item, line.amount)).collect();
     Ok(Json(OrderPublic {
         id: Uuid::nil(),
         comment: new.comment,

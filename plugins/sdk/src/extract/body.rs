@@ -24,7 +24,6 @@ use serde::de::DeserializeOwned;
 /// fn create(Json(note): Json<Note>) -> Json<Note> {
 ///     Json(note)
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);

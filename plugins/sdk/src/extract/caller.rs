@@ -18,7 +18,6 @@ use crate::testing::auth as host;
 /// fn me(caller: Caller) -> Text {
 ///     Text(caller.email)
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {

@@ -21,7 +21,6 @@ use serde::de::DeserializeOwned;
 /// fn month(Path((year, month)): Path<(u16, u8)>) -> Text {
 ///     Text(format!("{month}/{year}"))
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);

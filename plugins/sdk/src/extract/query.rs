@@ -32,7 +32,6 @@ use serde::de::DeserializeOwned;
 /// fn list(Query(page): Query<Page>) -> Text {
 ///     Text(format!("{} from {}", page.limit, page.skip))
 /// }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Query<T>(pub T);

@@ -26,7 +26,6 @@ use crate::testing::config as host;
 /// }
 ///
 /// plugin! { name: "greeter", summary: "Greets", settings: Greeting, routes: [greet] }
-/// # fn main() {}
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings<T>(pub T);

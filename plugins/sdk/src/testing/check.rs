@@ -30,10 +30,8 @@ pub fn check(plugin: &Plugin) {
 ///     Text(name)
 /// }
 ///
-/// # fn main() {
 /// let api = wharf_sdk::testing::describe(&PLUGIN);
 /// assert_eq!(api["routes"][0]["operation"]["operationId"], "hello-hello");
-/// # }
 /// ```
 ///
 /// # Panics

@@ -79,7 +79,8 @@ impl<'a> TestRequest<'a> {
     }
 }
 
-type Found = (u32, &'static Route, Vec<(String, String)>);
+type Params = Vec<(String, String)>;
+type Found = (u32, &'static Route, Params);
 
 /// Literal segments win over parameters, as in the host's table.
 fn find(routes: &'static [Route], request: &wit::Request) -> Result<Found, Problem> {
@@ -100,7 +101,7 @@ fn find(routes: &'static [Route], request: &wit::Request) -> Result<Found, Probl
     }
 }
 
-fn matched(pattern: &str, path: &str) -> Option<(Vec<(String, String)>, Vec<bool>)> {
+fn matched(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
     let (pattern, path) = (pattern.trim_matches('/').split('/'), path.trim_matches('/').split('/'));
     if pattern.clone().count() != path.clone().count() {
         return None;
