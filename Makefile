@@ -13,7 +13,7 @@ WHARF := target/release/wharf
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
 
 # What the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
-GRANTS := auth,sql,log
+GRANTS := auth,sql
 ARGS ?=
 
 .PHONY: help

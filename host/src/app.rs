@@ -79,7 +79,7 @@ impl App {
             // The report may name a file or a cause, never the URL.
             Error::internal(format!("{}: {}", config.database.place(), error.report()))
         })?;
-        let data = Arc::new(PluginData::open(&db, &config, random.clone()).await?);
+        let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
 
         *stage = "opening identity and mail";
         let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone()).await?;

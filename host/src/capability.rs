@@ -14,6 +14,7 @@ pub mod cache;
 pub mod guest;
 pub mod log;
 pub mod settings;
+pub mod sql;
 pub mod wasi;
 
 use std::future::Future;
@@ -179,6 +180,7 @@ capabilities! {
     cache: cache::Cache,
     config: settings::Settings,
     log: log::Log,
+    sql: sql::Sql,
 }
 
 /// What an operator permits one plugin: capability names with parameters.
