@@ -14,6 +14,7 @@ pub mod cache;
 pub mod guest;
 pub mod log;
 pub mod settings;
+pub mod sql;
 pub mod wasi;
 
 use std::future::Future;
@@ -179,6 +180,7 @@ capabilities! {
     cache: cache::Cache,
     config: settings::Settings,
     log: log::Log,
+    sql: sql::Sql,
 }
 
 /// What an operator permits one plugin: capability names with parameters.
@@ -200,6 +202,12 @@ impl Grants {
             grants.0.insert(name.to_owned(), Value::Object(serde_json::Map::new()));
         }
         Ok(grants)
+    }
+
+    /// Every capability there is, with its default parameters.
+    pub fn all() -> Self {
+        let none = || Value::Object(serde_json::Map::new());
+        Self(Capabilities::OFFERED.iter().map(|(name, _)| ((*name).to_owned(), none())).collect())
     }
 
     /// Whether a capability is among them.

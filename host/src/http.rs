@@ -15,6 +15,8 @@ mod plugin_call;
 pub mod problem;
 pub mod reply;
 pub mod resource;
+pub mod server;
+pub mod static_files;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ use crate::auth::Auth;
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
+use crate::email::Mailer;
 use crate::plugin::Registry;
 
 pub use dispatch::Dispatcher;
@@ -40,6 +43,8 @@ pub struct Host {
     pub db: Db,
     /// Identity.
     pub auth: Auth,
+    /// Outgoing mail.
+    pub mail: Mailer,
     /// The plugins.
     pub plugins: Registry,
     /// The OpenAPI document.

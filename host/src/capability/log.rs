@@ -77,6 +77,7 @@ impl Capability for Log {
 impl log_wit::Host for Guest {
     fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         self.charge()?;
+        self.entered.log()?;
         self.output.write(&self.context, level, &message, &fields);
         Ok(())
     }

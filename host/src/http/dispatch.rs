@@ -21,10 +21,12 @@ use serde_json::{Map, Value};
 use super::access;
 use super::body::{self, Read};
 use super::call::{Call, Payload};
+use super::cors::Cors;
 use super::host_route::HostRoute;
 use super::plugin_call::{self, PluginCall};
 use super::problem;
-use super::{Host, cors, openapi};
+use super::static_files::StaticFiles;
+use super::{Host, openapi};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::generation::{Absence, Generation, Target};
 use crate::route::{BodyKind, Match, Operation, Template};
@@ -34,6 +36,8 @@ pub struct Dispatcher {
     host: Arc<Host>,
     routes: Vec<HostRoute<Host>>,
     operations: Vec<Operation>,
+    cors: Cors,
+    files: Option<StaticFiles>,
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,11 +52,14 @@ pub fn templates(routes: &[HostRoute<Host>]) -> Result<Vec<(String, Template)>> 
 }
 
 impl Dispatcher {
-    /// Compiles the host's own operations.
+    /// Compiles the host's own operations and opens the directory of static files.
     ///
     /// # Errors
-    /// One of them does not compile, which is a defect of the host.
+    /// The directory cannot be served, or an operation does not compile, which is a defect of the host.
     pub fn new(host: Arc<Host>, routes: Vec<HostRoute<Host>>) -> Result<Self> {
+        let server = &host.config.server;
+        let cors = Cors::new(&server.frontend_url)?;
+        let files = server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
         // JSON Schema 2020-12, as OpenAPI 3.1 has it, with the definitions where OpenAPI keeps them.
         let mut settings = SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();
@@ -75,7 +82,7 @@ impl Dispatcher {
             schemas,
             documented.map(|(route, operation)| (route.method, route.path, &route.access, operation)),
         ));
-        Ok(Self { host, routes, operations })
+        Ok(Self { host, routes, operations, cors, files })
     }
 
     /// Answers one request. Never fails: what goes wrong is a problem response.
@@ -101,7 +108,7 @@ impl Dispatcher {
             headers.insert(X_REQUEST_ID, value);
         }
         headers.entry(NOSNIFF).or_insert(HeaderValue::from_static("nosniff"));
-        cors::decorate(&self.host.config.server.frontend_url, &parts.headers, headers);
+        self.cors.decorate(&parts.headers, headers);
         tracing::info!(
             target: "wharf::http::request",
             request_id = &*request_id,
@@ -120,7 +127,7 @@ impl Dispatcher {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if let Some(reply) = cors::preflight(&self.host.config.server.frontend_url, &parts.method, &parts.headers) {
+        if let Some(reply) = self.cors.preflight(&parts.method, &parts.headers) {
             return Ok(reply.into());
         }
         let path = parts.uri.path();
@@ -216,6 +223,11 @@ impl Dispatcher {
                 return Err(Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available"));
             }
             None => {}
+        }
+        if let Some(files) = &self.files
+            && let Some(response) = files.serve(&parts.method, path, &parts.headers).await?
+        {
+            return Ok(response);
         }
         Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))
     }

@@ -1,6 +1,6 @@
 //! What a component says of itself, asked for once at deploy, checked, and kept with its release.
 //!
-//! The component runs for this in an instance with no capability linked: what it declares cannot depend on data, on a
+//! The component runs for this in an instance that has entered no capability: what it declares cannot depend on data, on a
 //! caller or on the day.
 
 use serde_json::{Map, Value};

@@ -4,6 +4,7 @@
 //! swap. Nothing is changed before the migrations, and the release that was live stays live until the swap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -15,7 +16,7 @@ use super::release::{Linked, Parts, Record, Release, compile_routes};
 use crate::capability::{Candidate, Grants};
 use crate::db::audit::{self, Outcome};
 use crate::db::plugin as table;
-use crate::db::plugin_data::Migration;
+use crate::db::plugin_data::{Migration, MigrationError};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::Template;
@@ -50,6 +51,18 @@ pub struct Deployed {
     pub replaced: Option<i64>,
     /// The same file with the same grants, mount and settings was live already; nothing was done.
     pub unchanged: bool,
+}
+
+fn migration_refused(error: MigrationError) -> Error {
+    match error {
+        MigrationError::Host(error) => error,
+        MigrationError::Database(error) => {
+            let kind = Kind::Unavailable(Duration::from_secs(5));
+            Error::new(kind, code::DATABASE_UNAVAILABLE, "The plugin's database cannot be reached now")
+                .with_source(error)
+        }
+        error => Error::new(Kind::Invalid(Vec::new()), code::MIGRATION_FAILED, told(&error.to_string())),
+    }
 }
 
 impl Registry {
@@ -144,9 +157,7 @@ impl Registry {
         let admitted = self.capabilities.admit(&candidate, &grants).await?;
         let migrations: Vec<Migration> = migrations.into_iter().map(|(name, sql)| Migration { name, sql }).collect();
         if !migrations.is_empty() {
-            self.data.migrate(&plugin, &migrations).await.map_err(|error| {
-                Error::new(Kind::Invalid(Vec::new()), code::MIGRATION_FAILED, told(&error.to_string()))
-            })?;
+            self.data.migrate(&plugin, &migrations).await.map_err(migration_refused)?;
         }
         let record = Record {
             plugin,

@@ -20,7 +20,7 @@ use super::release::Release;
 use crate::auth::Caller;
 use crate::capability::guest::{Limit, Limits};
 use crate::capability::log::{PluginLog, PluginLogs};
-use crate::capability::{CallContext, Entered, Guest};
+use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest};
 use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
@@ -150,7 +150,7 @@ impl Sandbox {
         }
     }
 
-    /// Asks a component what it is, in an instance with no capability linked.
+    /// Asks a component what it is, in an instance that has entered no capability.
     ///
     /// # Errors
     /// It traps, breaks a limit, takes too long, or declares what cannot be.
@@ -161,8 +161,9 @@ impl Sandbox {
         request_id: &Arc<str>,
     ) -> Result<(Declaration, Vec<(String, String)>)> {
         let refuse = |error: wasmtime::Error| invalid(format!("it does not link: {}", told(&format!("{error:#}"))));
+        // Everything is linked and nothing is entered: each function of a capability traps when it is called.
         let mut linker: Linker<Guest> = self.engine.linker()?;
-        linker.define_unknown_imports_as_traps(&artifact.component).map_err(refuse)?;
+        Capabilities::link(&mut linker, &Grants::all()).map_err(refuse)?;
         let instance = linker.instantiate_pre(&artifact.component).map_err(refuse)?;
         let role = describe::RolePre::new(instance.clone()).map_err(refuse)?;
         let owner =
@@ -250,7 +251,8 @@ impl Stop {
             }
             None => (Kind::Plugin, code::PLUGIN_TRAP, "The plugin failed"),
         };
-        Error::new(kind, code, public).with_internal(told(&format!("{error:?}")))
+        // The cause first: the guest's backtrace may be long.
+        Error::new(kind, code, public).with_internal(told(&format!("{}; {error}", error.root_cause())))
     }
 }
 

@@ -1,0 +1,54 @@
+//! What a plugin's statement can fail with: the cases of `wharf:sql`, which a guest can act on. Owns their texts; never
+//! carries what only an operator may read (that goes to the log where it is found).
+
+use std::time::Duration;
+
+use super::value::Limits;
+
+/// Mirrors `wharf:sql/database.error`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// The statement is wrong: its author corrects it.
+    #[error("{0}")]
+    Invalid(String),
+    /// A constraint refused it: its name as declared, `table.column` where it has none, or `foreign key` on SQLite, which
+    /// does not say which.
+    #[error("constraint {0}")]
+    Constraint(String),
+    /// Lost against a concurrent transaction: the whole transaction may be tried again.
+    #[error("a concurrent transaction came first")]
+    Conflict,
+    /// A limit was reached, with its name and value: `rows: 10000`.
+    #[error("limit reached: {0}")]
+    Limit(String),
+    /// The database cannot be reached now.
+    #[error("the database cannot be reached now")]
+    Unavailable,
+}
+
+impl DataError {
+    pub(super) fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+
+    pub(super) fn rows(limits: &Limits) -> Self {
+        Self::Limit(format!("rows: {}", limits.rows))
+    }
+
+    pub(super) fn bytes(limits: &Limits) -> Self {
+        Self::Limit(format!("bytes: {}", limits.bytes))
+    }
+
+    pub(super) fn time(limit: Duration) -> Self {
+        Self::Limit(format!("statement time: {} ms", limit.as_millis()))
+    }
+
+    pub(super) fn connections(limits: &Limits) -> Self {
+        Self::Limit(format!("connections: {}", limits.connections))
+    }
+
+    /// A transaction after its first error, on both databases alike.
+    pub(super) fn failed_transaction() -> Self {
+        Self::invalid("an earlier statement of this transaction failed; it can only be rolled back")
+    }
+}

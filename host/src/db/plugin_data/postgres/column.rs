@@ -1,0 +1,114 @@
+//! Values out of the columns of a PostgreSQL answer, by the types of the columns.
+
+use sqlx::TypeInfo;
+use sqlx::postgres::{PgTypeInfo, PgTypeKind};
+use uuid::Uuid;
+
+use super::{moment, numeric};
+use crate::db::plugin_data::{DataError, Value};
+
+/// How the binary form of a column is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Float4,
+    Float8,
+    Numeric,
+    Text,
+    Jsonb,
+    Uuid,
+    Timestamptz,
+    Timestamp,
+    Date,
+    Time,
+    Bytea,
+    /// Answers of functions that give nothing.
+    Void,
+}
+
+impl Form {
+    pub(super) fn of(name: &str, declared: &PgTypeInfo) -> Result<Self, DataError> {
+        if matches!(declared.kind(), PgTypeKind::Enum(_)) {
+            return Ok(Self::Text);
+        }
+        Ok(match declared.name() {
+            "BOOL" => Self::Bool,
+            "INT2" => Self::Int2,
+            "INT4" => Self::Int4,
+            "INT8" => Self::Int8,
+            "FLOAT4" => Self::Float4,
+            "FLOAT8" => Self::Float8,
+            "NUMERIC" => Self::Numeric,
+            "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" | "JSON" | "citext" => Self::Text,
+            "JSONB" => Self::Jsonb,
+            "UUID" => Self::Uuid,
+            "TIMESTAMPTZ" => Self::Timestamptz,
+            "TIMESTAMP" => Self::Timestamp,
+            "DATE" => Self::Date,
+            "TIME" => Self::Time,
+            "BYTEA" => Self::Bytea,
+            "VOID" => Self::Void,
+            other => {
+                let other = other.to_lowercase();
+                return Err(DataError::invalid(format!(
+                    "column {name} is of type {other}; cast column {name} to text"
+                )));
+            }
+        })
+    }
+
+    /// None where the bytes are not of this form, or its text cannot be written.
+    pub(super) fn read(self, bytes: &[u8]) -> Option<Value> {
+        Some(match self {
+            Self::Bool => Value::Boolean(u8::from_be_bytes(bytes.try_into().ok()?) != 0),
+            Self::Int2 => Value::Integer(i64::from(i16::from_be_bytes(bytes.try_into().ok()?))),
+            Self::Int4 => Value::Integer(i64::from(i32::from_be_bytes(bytes.try_into().ok()?))),
+            Self::Int8 => Value::Integer(i64::from_be_bytes(bytes.try_into().ok()?)),
+            Self::Float4 => Value::Real(f64::from(f32::from_be_bytes(bytes.try_into().ok()?))),
+            Self::Float8 => Value::Real(f64::from_be_bytes(bytes.try_into().ok()?)),
+            Self::Numeric => Value::Text(numeric::decode(bytes)?),
+            Self::Text => Value::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
+            // After the version of the binary form.
+            Self::Jsonb => Value::Text(compact(std::str::from_utf8(bytes.get(1..)?).ok()?)),
+            Self::Uuid => Value::Text(Uuid::from_slice(bytes).ok()?.hyphenated().to_string()),
+            Self::Timestamptz => Value::Text(moment::write_timestamptz(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Timestamp => Value::Text(moment::write_timestamp(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Date => Value::Text(moment::write_date(i32::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Time => Value::Text(moment::write_time(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Bytea => Value::Blob(bytes.to_vec()),
+            Self::Void => Value::Null,
+        })
+    }
+}
+
+/// Without the spaces that PostgreSQL writes between the tokens of a jsonb.
+fn compact(json: &str) -> String {
+    let mut compact = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for character in json.chars() {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+        } else if character == ' ' {
+            continue;
+        } else {
+            in_string = character == '"';
+        }
+        compact.push(character);
+    }
+    compact
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_spaces_between_tokens_go() {
+        let json = r#"{"a b": [1, 2.50, "c: \"d, e\\"], "f": null}"#;
+        assert_eq!(compact(json), r#"{"a b":[1,2.50,"c: \"d, e\\"],"f":null}"#);
+    }
+}

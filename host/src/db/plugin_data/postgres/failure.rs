@@ -1,0 +1,70 @@
+//! PostgreSQL's errors in the terms of `wharf:sql`.
+
+use sqlx::postgres::PgDatabaseError;
+
+use crate::db::plugin_data::DataError;
+use crate::db::plugin_data::value::Limits;
+
+/// Whether the error says nothing about the connection: it can be used on.
+pub(super) fn leaves_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            !matches!(class(&error.code().unwrap_or_default()), "08" | "57" | "XX")
+                || error.code().as_deref() == Some("57014")
+        }
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether a cached plan no longer fits because a table was altered meanwhile.
+pub(super) fn is_stale_plan(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| {
+        error.code().as_deref() == Some("0A000") && error.message().contains("cached plan must not change")
+    })
+}
+
+fn class(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
+}
+
+pub(super) fn of(error: sqlx::Error, limits: &Limits) -> DataError {
+    if is_stale_plan(&error) {
+        return DataError::Conflict;
+    }
+    let sqlx::Error::Database(error) = error else {
+        return match error {
+            sqlx::Error::Encode(error) => DataError::Invalid(error.to_string()),
+            error => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's database cannot be reached");
+                DataError::Unavailable
+            }
+        };
+    };
+    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return DataError::Unavailable };
+    match error.code() {
+        "40001" | "40P01" | "55P03" => DataError::Conflict,
+        // The statement was cancelled, which only its timeout does.
+        "57014" => DataError::time(limits.time),
+        "54000" => DataError::bytes(limits),
+        code if class(code) == "23" => DataError::Constraint(constraint_name(error)),
+        code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") => {
+            tracing::warn!(code, message = error.message(), "a plugin's database failed");
+            DataError::Unavailable
+        }
+        "28000" | "28P01" | "3D000" => {
+            tracing::error!(message = error.message(), "a plugin's role cannot log in");
+            DataError::Unavailable
+        }
+        _ => DataError::Invalid(error.message().to_owned()),
+    }
+}
+
+fn constraint_name(error: &PgDatabaseError) -> String {
+    match (error.constraint(), error.table(), error.column()) {
+        (Some(name), _, _) => name.to_owned(),
+        (None, Some(table), Some(column)) => format!("{table}.{column}"),
+        (None, Some(table), None) => table.to_owned(),
+        _ => error.message().to_owned(),
+    }
+}

@@ -1,0 +1,144 @@
+//! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the making and dropping
+//! of roles, and the texts that name them. Runs on the host's connections; nothing here runs a plugin's SQL.
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use crate::clock::Random;
+use crate::config::Secret;
+use crate::error::{Error, Result};
+use crate::id::PluginName;
+
+/// What a node needs to log in as a plugin.
+pub(super) struct Role {
+    pub(super) name: String,
+    pub(super) password: Secret,
+}
+
+/// The schema of a plugin. Names of plugins have no character that needs more than the quotes around `-`.
+pub(super) fn schema(plugin: &PluginName) -> String {
+    format!("\"plugin_{plugin}\"")
+}
+
+/// Makes what is missing of a plugin's row, role and schema. Several nodes may do so at once: the row is the lock, and
+/// PostgreSQL undoes half-made roles and schemas with the transaction.
+pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName, connections: u32) -> Result<Role> {
+    if let Some(role) = existing(pool, plugin).await? {
+        return Ok(role);
+    }
+    let mut transaction = pool.begin().await?;
+    let instance = instance(&mut transaction, random).await?;
+    let name = format!("wharf_{instance}_{plugin}");
+    let password = hex(&random.bytes::<32>()?);
+    sqlx::query(
+        "INSERT INTO plugin_database (plugin, role, password) VALUES ($1, $2, $3) ON CONFLICT (plugin) DO NOTHING",
+    )
+    .bind(plugin)
+    .bind(&name)
+    .bind(&password)
+    .execute(&mut *transaction)
+    .await?;
+    let (name, password): (String, String) =
+        sqlx::query_as("SELECT role, password FROM plugin_database WHERE plugin = $1 FOR UPDATE")
+            .bind(plugin)
+            .fetch_one(&mut *transaction)
+            .await?;
+    let made: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+        .bind(&name)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let schema = schema(plugin);
+    // A margin for several nodes; within one, the pool is the bound.
+    let limit = connections.saturating_mul(16);
+    let mut statements = Vec::new();
+    if !made {
+        statements.push(format!(
+            "CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}' NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT \
+             NOREPLICATION NOBYPASSRLS CONNECTION LIMIT {limit}"
+        ));
+        // Without membership the host could neither make a schema of this role nor drop or stop what it owns.
+        statements.push(format!("GRANT \"{name}\" TO CURRENT_USER"));
+    }
+    statements.push(format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION \"{name}\""));
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(not_allowed)?;
+    }
+    transaction.commit().await?;
+    Ok(Role { name, password: Secret::new(password) })
+}
+
+async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {
+    const SQL: &str = "SELECT role, password FROM plugin_database WHERE plugin = $1 \
+                       AND EXISTS (SELECT FROM pg_roles WHERE rolname = role) \
+                       AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'plugin_' || plugin)";
+    let row: Option<(String, String)> = sqlx::query_as(SQL).bind(plugin).fetch_optional(pool).await?;
+    Ok(row.map(|(name, password)| Role { name, password: Secret::new(password) }))
+}
+
+/// Tells this Wharf's roles from those of others in the same cluster.
+async fn instance(connection: &mut PgConnection, random: &Random) -> Result<String> {
+    sqlx::query("INSERT INTO plugin_database_instance (id) VALUES ($1) ON CONFLICT (one) DO NOTHING")
+        .bind(hex(&random.bytes::<4>()?))
+        .execute(&mut *connection)
+        .await?;
+    Ok(sqlx::query_scalar("SELECT id FROM plugin_database_instance").fetch_one(connection).await?)
+}
+
+/// Keeps other nodes from migrating this plugin for as long as the transaction lives: a lock that no plugin can reach.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    plugin: &PluginName,
+    wait: std::time::Duration,
+) -> sqlx::Result<()> {
+    let wait = format!("SET LOCAL lock_timeout = {}", wait.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(wait)).execute(&mut *connection).await?;
+    sqlx::query("SELECT 1 FROM plugin_database WHERE plugin = $1 FOR UPDATE").bind(plugin).execute(connection).await?;
+    Ok(())
+}
+
+/// Drops all the plugin has, with whatever its role keeps outside its schema.
+pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    let role: Option<String> = sqlx::query_scalar("DELETE FROM plugin_database WHERE plugin = $1 RETURNING role")
+        .bind(plugin)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let Some(role) = role else { return Ok(()) };
+    let made: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+        .bind(&role)
+        .fetch_one(&mut *transaction)
+        .await?;
+    sqlx::raw_sql(AssertSqlSafe("SET LOCAL lock_timeout = '10s'".to_owned())).execute(&mut *transaction).await?;
+    if made {
+        // Other nodes' idle connections; a statement that still runs would hold the schema's locks.
+        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1")
+            .bind(&role)
+            .execute(&mut *transaction)
+            .await
+            .map_err(not_allowed)?;
+    }
+    let mut statements = vec![format!("DROP SCHEMA IF EXISTS {} CASCADE", schema(plugin))];
+    if made {
+        statements.push(format!("DROP OWNED BY \"{role}\""));
+        statements.push(format!("DROP ROLE \"{role}\""));
+    }
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(not_allowed)?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn not_allowed(error: sqlx::Error) -> Error {
+    if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501") {
+        return Error::internal(
+            "the role of database.url may not make plugins' roles and schemas: it needs CREATEROLE and CREATE on the \
+             database (ALTER ROLE … CREATEROLE; GRANT CREATE ON DATABASE … TO …)",
+        )
+        .with_source(error);
+    }
+    error.into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

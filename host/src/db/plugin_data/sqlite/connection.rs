@@ -1,0 +1,270 @@
+//! One connection to a plugin's file: opening it locked down, running statements on it. Blocks; whoever calls it is on a
+//! thread that may. Never waits for another connection of this process: the pool sees to it that one connection writes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{OpenFlags, ToSql};
+
+use super::authorizer::authorizer;
+use super::control::{Control, Mode};
+use super::failure;
+use crate::db::plugin_data::slots::Reuse;
+use crate::db::plugin_data::value::{Budget, Limits};
+use crate::db::plugin_data::{DataError, Rows, Value};
+
+/// Statements kept compiled, and descriptions kept of them.
+const CACHED_STATEMENTS: usize = 128;
+
+/// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
+const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
+
+/// What came of a statement.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) rows: Rows,
+    pub(super) affected: u64,
+}
+
+/// Why a statement did not run.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Failed(DataError),
+    /// It writes, and this connection only reads.
+    Writes,
+}
+
+impl From<DataError> for Refusal {
+    fn from(error: DataError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What is worth knowing of a compiled statement beyond its text.
+#[derive(Debug)]
+struct Plan {
+    /// The number of `$n` at each place SQLite counts: it numbers names by first appearance.
+    parameters: Vec<usize>,
+    columns: Vec<String>,
+    /// Columns declared BOOLEAN.
+    booleans: Vec<bool>,
+    reads: bool,
+}
+
+pub(super) struct Connection {
+    pub(super) raw: rusqlite::Connection,
+    pub(super) control: Arc<Control>,
+    plans: HashMap<Box<str>, Arc<Plan>>,
+    writable: bool,
+    /// Of the schema when the plans were made; see `Sqlite::migrate`.
+    pub(super) epoch: u64,
+}
+
+struct Parameter<'a>(&'a Value);
+
+impl ToSql for Parameter<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Boolean(value) => ValueRef::Integer(i64::from(*value)),
+            Value::Integer(value) => ValueRef::Integer(*value),
+            Value::Real(value) => ValueRef::Real(*value),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl Connection {
+    pub(super) fn open(file: &Path, limits: &Limits, writable: bool, epoch: u64) -> Result<Self, DataError> {
+        Self::try_open(file, limits, writable, epoch).map_err(|error| {
+            tracing::error!(file = %file.display(), error = &error as &dyn std::error::Error, "a plugin's database does not open");
+            DataError::Unavailable
+        })
+    }
+
+    fn try_open(file: &Path, limits: &Limits, writable: bool, epoch: u64) -> rusqlite::Result<Self> {
+        // The connection is used by one thread at a time; a path is a path and never a URI.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let raw = rusqlite::Connection::open_with_flags(file, flags)?;
+        // Only another process can hold a lock: a backup, or a host that is just going.
+        raw.busy_timeout(limits.time)?;
+        raw.pragma_update(None, "journal_mode", "WAL")?;
+        raw.pragma_update(None, "synchronous", "NORMAL")?;
+        raw.pragma_update(None, "foreign_keys", true)?;
+        raw.pragma_update(None, "query_only", !writable)?;
+        for (setting, on) in [
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+            (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+        ] {
+            raw.set_db_config(setting, on)?;
+        }
+        let longest = i32::try_from(limits.bytes.max(1024 * 1024)).unwrap_or(i32::MAX);
+        for (limit, value) in [
+            (Limit::SQLITE_LIMIT_LENGTH, longest),
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, 1024 * 1024 + 1),
+            (Limit::SQLITE_LIMIT_COLUMN, 1_000),
+            (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
+            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 200),
+            (Limit::SQLITE_LIMIT_VDBE_OP, 1_000_000),
+            (Limit::SQLITE_LIMIT_ATTACHED, 0),
+            // LIKE takes pattern × text steps that no deadline interrupts.
+            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+            (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 50),
+            (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+        ] {
+            raw.set_limit(limit, value)?;
+        }
+        raw.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        let control = Arc::new(Control::new());
+        raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
+        let stop = Arc::clone(&control);
+        raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
+        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch })
+    }
+
+    /// Forgets what was compiled against an older schema.
+    pub(super) fn renew(&mut self, epoch: u64) {
+        if self.epoch != epoch {
+            self.plans.clear();
+            self.raw.flush_prepared_statement_cache();
+            self.epoch = epoch;
+        }
+    }
+
+    pub(super) fn in_transaction(&self) -> bool {
+        !self.raw.is_autocommit()
+    }
+
+    /// A statement of the host's own: BEGIN, COMMIT, ROLLBACK.
+    pub(super) fn host(&mut self, sql: &'static str) -> Result<(), DataError> {
+        self.control.set_mode(Mode::Host);
+        let done = self.raw.prepare_cached(sql).and_then(|mut statement| statement.raw_execute());
+        done.map(drop).map_err(|error| failure::of(&self.raw, error, None))
+    }
+
+    /// Ends a transaction that failed; SQLite may have done so already.
+    pub(super) fn rollback(&mut self) -> bool {
+        self.control.unlimit();
+        !self.in_transaction() || self.host("ROLLBACK").is_ok() || !self.in_transaction()
+    }
+
+    /// A plugin's statement. One that writes and answers, outside a transaction, gets one around it: what it answers may
+    /// be beyond a limit, and then it must not have happened.
+    pub(super) fn statement(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        limits: &Limits,
+        budget: &mut Budget<'_>,
+    ) -> Result<Outcome, Refusal> {
+        self.control.limit(limits.time);
+        self.control.set_mode(Mode::Statement);
+        let plan = self.plan(sql, limits)?;
+        if !plan.reads && !self.writable {
+            return Err(Refusal::Writes);
+        }
+        if plan.reads || plan.columns.is_empty() || self.in_transaction() {
+            return Ok(self.run(sql, &plan, params, limits, budget)?);
+        }
+        self.host("BEGIN IMMEDIATE")?;
+        self.control.set_mode(Mode::Statement);
+        let outcome = self.run(sql, &plan, params, limits, budget).and_then(|outcome| {
+            self.host("COMMIT")?;
+            Ok(outcome)
+        });
+        if outcome.is_err() {
+            self.rollback();
+        }
+        Ok(outcome?)
+    }
+
+    fn plan(&mut self, sql: &str, limits: &Limits) -> Result<Arc<Plan>, DataError> {
+        if let Some(plan) = self.plans.get(sql) {
+            return Ok(Arc::clone(plan));
+        }
+        let statement = self.raw.prepare_cached(sql).map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+        let mut parameters = Vec::with_capacity(statement.parameter_count());
+        for place in 1..=statement.parameter_count() {
+            let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());
+            parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
+        }
+        let columns = statement.columns();
+        let plan = Arc::new(Plan {
+            parameters,
+            booleans: columns.iter().map(|column| is_boolean(column.decl_type())).collect(),
+            columns: columns.iter().map(|column| column.name().to_owned()).collect(),
+            reads: statement.readonly(),
+        });
+        drop(columns);
+        drop(statement);
+        if self.plans.len() >= CACHED_STATEMENTS.saturating_mul(2) {
+            self.plans.clear();
+        }
+        self.plans.insert(sql.into(), Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    fn run(
+        &mut self,
+        sql: &str,
+        plan: &Plan,
+        params: &[Value],
+        limits: &Limits,
+        budget: &mut Budget<'_>,
+    ) -> Result<Outcome, DataError> {
+        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        let mut statement = self.raw.prepare_cached(sql).map_err(failed)?;
+        for (place, number) in (1_usize..).zip(&plan.parameters) {
+            let value = number.checked_sub(1).and_then(|index| params.get(index)).unwrap_or(&Value::Null);
+            statement.raw_bind_parameter(place, Parameter(value)).map_err(failed)?;
+        }
+        let mut values = Vec::new();
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(failed)? {
+            budget.row()?;
+            let mut cells = Vec::with_capacity(plan.columns.len());
+            for (index, boolean) in plan.booleans.iter().enumerate() {
+                let cell = value(row.get_ref(index).map_err(failed)?, *boolean).ok_or_else(|| {
+                    let name = plan.columns.get(index).map_or("", String::as_str);
+                    DataError::invalid(format!("column {name} holds text that is not UTF-8; select it as a blob"))
+                })?;
+                budget.bytes(cell.weight())?;
+                cells.push(cell);
+            }
+            values.push(cells);
+        }
+        drop(rows);
+        let affected = if plan.reads { 0 } else { self.raw.changes() };
+        Ok(Outcome { rows: Rows { columns: plan.columns.clone(), values }, affected })
+    }
+}
+
+impl Reuse for Connection {
+    fn reset(&mut self) -> bool {
+        self.rollback()
+    }
+}
+
+fn is_boolean(declared: Option<&str>) -> bool {
+    declared.is_some_and(|declared| declared.eq_ignore_ascii_case("boolean") || declared.eq_ignore_ascii_case("bool"))
+}
+
+fn value(cell: ValueRef<'_>, boolean: bool) -> Option<Value> {
+    Some(match cell {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(integer @ (0 | 1)) if boolean => Value::Boolean(integer == 1),
+        ValueRef::Integer(integer) => Value::Integer(integer),
+        ValueRef::Real(real) => Value::Real(real),
+        ValueRef::Text(bytes) => Value::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    })
+}

@@ -1,0 +1,97 @@
+//! What reaches into a running statement from outside: its deadline, its cancellation, and whose statement it is. Shared
+//! by the connection, its callbacks and whoever waits for the statement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whose statement is being compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The host's own: everything is allowed.
+    Host,
+    /// A plugin's at run time.
+    Statement,
+    /// A plugin's migration.
+    Migration,
+}
+
+#[derive(Debug)]
+pub(super) struct Control {
+    origin: Instant,
+    /// Nanoseconds after `origin`.
+    deadline: AtomicU64,
+    cancelled: AtomicBool,
+    mode: AtomicU8,
+}
+
+impl Control {
+    pub(super) fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            deadline: AtomicU64::new(u64::MAX),
+            cancelled: AtomicBool::new(false),
+            mode: AtomicU8::new(0),
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            0 => Mode::Host,
+            1 => Mode::Statement,
+            _ => Mode::Migration,
+        }
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        let number = match mode {
+            Mode::Host => 0,
+            Mode::Statement => 1,
+            Mode::Migration => 2,
+        };
+        self.mode.store(number, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What runs from now on may take `limit`.
+    pub(super) fn limit(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.deadline.store(self.now().saturating_add(limit), Ordering::Relaxed);
+    }
+
+    /// What the host does to clean up is not interrupted.
+    pub(super) fn unlimit(&self) {
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.cancelled.store(false, Ordering::Relaxed);
+    }
+
+    /// Asked by SQLite every few thousand instructions.
+    pub(super) fn must_stop(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) || self.now() >= self.deadline.load(Ordering::Relaxed)
+    }
+
+    /// Interrupts the running statement when the guard is dropped before it was disarmed.
+    pub(super) fn guard(self: &Arc<Self>) -> CancelGuard {
+        self.cancelled.store(false, Ordering::Relaxed);
+        CancelGuard(Some(Arc::clone(self)))
+    }
+}
+
+pub(super) struct CancelGuard(Option<Arc<Control>>);
+
+impl CancelGuard {
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        if let Some(control) = &self.0 {
+            control.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}

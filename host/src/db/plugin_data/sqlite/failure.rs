@@ -1,0 +1,213 @@
+//! SQLite's errors in the terms of `wharf:sql`. Owns the search for the declared name of a constraint, which SQLite does
+//! not always tell: for PRIMARY KEY and UNIQUE it names the columns.
+
+use rusqlite::ffi::{self, ErrorCode};
+
+use crate::db::plugin_data::DataError;
+use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
+use crate::db::plugin_data::value::Limits;
+
+/// `limits` is none for statements of the host's own.
+pub(super) fn of(connection: &rusqlite::Connection, error: rusqlite::Error, limits: Option<&Limits>) -> DataError {
+    let (code, message) = match error {
+        rusqlite::Error::SqliteFailure(code, message) => (code, message.unwrap_or_else(|| code.to_string())),
+        rusqlite::Error::SqlInputError { error, msg, .. } => (error, msg),
+        rusqlite::Error::MultipleStatement => return DataError::invalid("more than one statement; use a batch"),
+        other => return DataError::Invalid(other.to_string()),
+    };
+    match code.code {
+        ErrorCode::ConstraintViolation => match code.extended_code {
+            ffi::SQLITE_CONSTRAINT_DATATYPE => DataError::Invalid(message),
+            _ => DataError::Constraint(constraint_name(connection, &message)),
+        },
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DataError::Conflict,
+        ErrorCode::OperationInterrupted => limits.map_or(DataError::Unavailable, |limits| DataError::time(limits.time)),
+        ErrorCode::TooBig => limits.map_or(DataError::Unavailable, DataError::bytes),
+        ErrorCode::Unknown
+        | ErrorCode::TypeMismatch
+        | ErrorCode::ParameterOutOfRange
+        | ErrorCode::AuthorizationForStatementDenied
+        | ErrorCode::SchemaChanged
+        | ErrorCode::ApiMisuse => DataError::Invalid(message),
+        _ => {
+            tracing::error!(code = code.extended_code, message, "a plugin's database failed");
+            DataError::Unavailable
+        }
+    }
+}
+
+fn constraint_name(connection: &rusqlite::Connection, message: &str) -> String {
+    let Some((kind, what)) = message.split_once(" constraint failed") else { return message.to_owned() };
+    let what = what.trim_start_matches(':').trim();
+    match kind {
+        "FOREIGN KEY" => "foreign key".to_owned(),
+        "UNIQUE" => {
+            if let Some(index) = what.strip_prefix("index '").and_then(|rest| rest.strip_suffix('\'')) {
+                return index.to_owned();
+            }
+            let mut table = "";
+            let columns: Vec<&str> = what
+                .split(", ")
+                .filter_map(|column| {
+                    let (of, name) = column.split_once('.')?;
+                    table = of;
+                    Some(name)
+                })
+                .collect();
+            declared_name(connection, table, &columns).unwrap_or_else(|| what.to_owned())
+        }
+        _ => what.to_owned(),
+    }
+}
+
+/// The name of the unique index or constraint of `table` on exactly `columns`. Compiling these look-ups is the host's
+/// business; the caller's mode allows reading the schema, which is all they do.
+fn declared_name(connection: &rusqlite::Connection, table: &str, columns: &[&str]) -> Option<String> {
+    const SQL: &str = "SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = $1 AND type IN ('index', 'table') \
+                       AND sql IS NOT NULL ORDER BY type, name";
+    let mut statement = connection.prepare_cached(SQL).ok()?;
+    let mut rows = statement.query([table]).ok()?;
+    while let Ok(Some(row)) = rows.next() {
+        let kind: String = row.get(0).ok()?;
+        let sql: String = row.get(2).ok()?;
+        if kind == "index" {
+            if unique_index_columns(&sql).is_some_and(|of| same(&of, columns)) {
+                return row.get(1).ok();
+            }
+        } else if let Some(name) = named_constraints(&sql).into_iter().find(|(_, of)| same(of, columns)) {
+            return Some(name.0);
+        }
+    }
+    None
+}
+
+fn same(one: &[String], other: &[&str]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
+fn name(token: Token<'_>) -> Option<String> {
+    match token {
+        Token::Word(word) => Some(word.to_owned()),
+        Token::Name(quoted) => {
+            let quote = quoted.get(..1)?;
+            Some(quoted.get(1..quoted.len().saturating_sub(1))?.replace(&quote.repeat(2), quote))
+        }
+        _ => None,
+    }
+}
+
+fn is(token: Token<'_>, keyword: &str) -> bool {
+    matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(keyword))
+}
+
+type Tokens<'a> = std::iter::Peekable<Box<dyn Iterator<Item = Token<'a>> + 'a>>;
+
+fn tokens(sql: &str) -> Tokens<'_> {
+    let tokens: Box<dyn Iterator<Item = Token<'_>>> =
+        Box::new(Lexer::new(Dialect::Sqlite, sql).map(|(token, _)| token));
+    tokens.peekable()
+}
+
+/// The first word of each member of a list in parentheses, of which `(` is the next token.
+fn list(tokens: &mut Tokens<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0_u32;
+    let mut first = true;
+    for token in tokens {
+        match token {
+            Token::Symbol(b'(') => depth = depth.saturating_add(1),
+            Token::Symbol(b')') if depth <= 1 => break,
+            Token::Symbol(b')') => depth = depth.saturating_sub(1),
+            Token::Symbol(b',') if depth == 1 => first = true,
+            token if first => {
+                names.extend(name(token));
+                first = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn unique_index_columns(sql: &str) -> Option<Vec<String>> {
+    let mut tokens = tokens(sql);
+    tokens.next();
+    if !is(tokens.next()?, "unique") {
+        return None;
+    }
+    while *tokens.peek()? != Token::Symbol(b'(') {
+        tokens.next();
+    }
+    Some(list(&mut tokens))
+}
+
+/// The named UNIQUE and PRIMARY KEY constraints of a CREATE TABLE, with their columns.
+fn named_constraints(sql: &str) -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    let mut tokens = tokens(sql);
+    let mut depth = 0_u32;
+    let mut column = None;
+    let mut at_start = false;
+    let mut pending = None;
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Symbol(b'(') => {
+                depth = depth.saturating_add(1);
+                at_start |= depth == 1;
+            }
+            Token::Symbol(b')') => depth = depth.saturating_sub(1),
+            Token::Symbol(b',') if depth == 1 => at_start = true,
+            _ if depth != 1 => {}
+            token if is(token, "constraint") => {
+                at_start = false;
+                pending = tokens.next().and_then(name);
+            }
+            token if is(token, "unique") || is(token, "primary") => {
+                at_start = false;
+                if is(token, "primary") {
+                    tokens.next_if(|next| is(*next, "key"));
+                }
+                let columns = if tokens.peek() == Some(&Token::Symbol(b'(')) {
+                    list(&mut tokens)
+                } else {
+                    column.clone().into_iter().collect()
+                };
+                found.extend(pending.take().map(|name| (name, columns)));
+            }
+            token if at_start => {
+                column = name(token);
+                at_start = false;
+                pending = None;
+            }
+            token if is(token, "check") || is(token, "references") || is(token, "foreign") || is(token, "not") => {
+                pending = None;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_constraints_are_found() {
+        let sql = "CREATE TABLE items (id TEXT CONSTRAINT items_pk PRIMARY KEY, price NUMERIC(10, 2) CONSTRAINT positive \
+                   CHECK (price > 0), \"e mail\" TEXT CONSTRAINT items_email_key UNIQUE, owner TEXT UNIQUE, title TEXT, \
+                   CONSTRAINT \"items_owner_title_key\" UNIQUE (owner, title COLLATE NOCASE), CHECK (title <> ''))";
+        let found = named_constraints(sql);
+        let expected = [
+            ("items_pk", vec!["id"]),
+            ("items_email_key", vec!["e mail"]),
+            ("items_owner_title_key", vec!["owner", "title"]),
+        ];
+        let found: Vec<(&str, Vec<&str>)> =
+            found.iter().map(|(name, columns)| (name.as_str(), columns.iter().map(String::as_str).collect())).collect();
+        assert_eq!(found, expected);
+        let index = "CREATE UNIQUE INDEX \"i\" ON t (a, lower(b))";
+        assert_eq!(unique_index_columns(index), Some(vec!["a".to_owned(), "lower".to_owned()]));
+        assert_eq!(unique_index_columns("CREATE INDEX i ON t (a)"), None);
+    }
+}

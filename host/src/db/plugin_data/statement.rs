@@ -1,0 +1,495 @@
+//! What a plugin may say to its database. Owns the rules: at run time one SELECT, VALUES, WITH, INSERT, UPDATE or DELETE;
+//! in migrations also CREATE, ALTER and DROP of tables and the like, never anything that touches a session, a
+//! transaction, a role or code. The rules are the same on both databases; the databases' own rights (the authorizer of
+//! SQLite, the role on PostgreSQL) are the border, and this keeps plugins portable and out of what every role may do.
+
+use super::lexer::{Dialect, Lexer, Token};
+use super::value::Limits;
+use super::{DataError, Statement};
+
+/// The longest text of one statement, and of one migration.
+const MAX_TEXT: usize = 1024 * 1024;
+
+/// Names with this beginning are the host's, in every plugin's database.
+pub(super) const RESERVED: &str = "_wharf";
+
+/// The first word of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Select,
+    Values,
+    With,
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Verb {
+    /// What the text alone says: SELECT and VALUES read, WITH may do either.
+    pub(super) fn reads(self) -> bool {
+        matches!(self, Self::Select | Self::Values)
+    }
+
+    pub(super) fn surely_writes(self) -> bool {
+        matches!(self, Self::Insert | Self::Update | Self::Delete)
+    }
+}
+
+/// Checks a run-time statement and its values, and leaves exactly one statement without a semicolon in it.
+pub(super) fn admit(dialect: Dialect, statement: &mut Statement, limits: &Limits) -> Result<Verb, DataError> {
+    let (verb, text) = check(dialect, &statement.sql, statement.params.len())?;
+    if text.len() != statement.sql.len() {
+        statement.sql = text.to_owned();
+    }
+    statement.check_values(limits)?;
+    Ok(verb)
+}
+
+fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), DataError> {
+    check_text(sql)?;
+    let mut scan = Scan::new(dialect);
+    let mut start = None;
+    let mut end = 0;
+    let mut verb = None;
+    let mut parameters = Parameters::default();
+    let mut tokens = Lexer::new(dialect, sql);
+    while let Some((token, range)) = tokens.next() {
+        if token == Token::Symbol(b';') {
+            match tokens.next() {
+                None => break,
+                Some(_) => return Err(DataError::invalid("more than one statement; use a batch")),
+            }
+        }
+        start.get_or_insert(range.start);
+        end = range.end;
+        if verb.is_none() {
+            match token {
+                Token::Symbol(b'(') => {}
+                Token::Word(word) => verb = Some(verb_of(word)?),
+                _ => return Err(not_allowed()),
+            }
+        }
+        if let Token::Parameter(number) = token {
+            parameters.note(number);
+        }
+        scan.token(token)?;
+    }
+    let (Some(verb), Some(start)) = (verb, start) else { return Err(not_allowed()) };
+    parameters.check(values)?;
+    Ok((verb, sql.get(start..end).unwrap_or_default()))
+}
+
+/// Splits a migration into its statements, each checked.
+pub(super) fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
+    check_text(sql)?;
+    let statements = split(dialect, sql);
+    for statement in &statements {
+        let mut scan = Scan::new(dialect);
+        for (token, _) in Lexer::new(dialect, statement) {
+            if matches!(token, Token::Parameter(_)) {
+                return Err(DataError::invalid("a migration has no parameters"));
+            }
+            scan.token(token)?;
+        }
+        check_definition(dialect, statement)?;
+    }
+    Ok(statements)
+}
+
+/// The statements of a text, without their semicolons; empty ones are left out. A trigger of SQLite holds statements of
+/// its own between BEGIN and END.
+pub(super) fn split(dialect: Dialect, sql: &str) -> Vec<&str> {
+    let mut statements = Vec::new();
+    let mut start = None;
+    let mut end = 0;
+    let mut body = TriggerBody::default();
+    for (token, range) in Lexer::new(dialect, sql) {
+        if token == Token::Symbol(b';') && !body.is_open() {
+            if let Some(start) = start.take() {
+                statements.extend(sql.get(start..end));
+            }
+            body = TriggerBody::default();
+            continue;
+        }
+        start.get_or_insert(range.start);
+        end = range.end;
+        if dialect == Dialect::Sqlite
+            && let Token::Word(word) = token
+        {
+            body.word(word);
+        }
+    }
+    if let Some(start) = start {
+        statements.extend(sql.get(start..end));
+    }
+    statements
+}
+
+/// Where a statement of SQLite stands in `CREATE [TEMP] TRIGGER … BEGIN …; …; END`.
+#[derive(Debug, Default)]
+struct TriggerBody {
+    words: u8,
+    trigger: bool,
+    /// BEGIN and each CASE within it.
+    depth: u32,
+}
+
+impl TriggerBody {
+    fn is_open(&self) -> bool {
+        self.depth > 0
+    }
+
+    fn word(&mut self, word: &str) {
+        self.words = self.words.saturating_add(1);
+        if self.words <= 3 && word.eq_ignore_ascii_case("trigger") {
+            self.trigger = true;
+        } else if !self.trigger {
+            // Only triggers have a body.
+        } else if word.eq_ignore_ascii_case("begin") && self.depth == 0 {
+            self.depth = 1;
+        } else if word.eq_ignore_ascii_case("case") && self.depth > 0 {
+            self.depth = self.depth.saturating_add(1);
+        } else if word.eq_ignore_ascii_case("end") {
+            self.depth = self.depth.saturating_sub(1);
+        }
+    }
+}
+
+fn check_text(sql: &str) -> Result<(), DataError> {
+    if sql.len() > MAX_TEXT {
+        return Err(DataError::Limit(format!("statement bytes: {MAX_TEXT}")));
+    }
+    if sql.as_bytes().contains(&0) {
+        return Err(DataError::invalid("the statement contains the character NUL"));
+    }
+    Ok(())
+}
+
+fn not_allowed() -> DataError {
+    DataError::invalid("only SELECT, VALUES, WITH, INSERT, UPDATE and DELETE are statements here")
+}
+
+fn verb_of(word: &str) -> Result<Verb, DataError> {
+    const VERBS: [(&str, Verb); 6] = [
+        ("select", Verb::Select),
+        ("values", Verb::Values),
+        ("with", Verb::With),
+        ("insert", Verb::Insert),
+        ("update", Verb::Update),
+        ("delete", Verb::Delete),
+    ];
+    let found = VERBS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name));
+    found.map(|(_, verb)| *verb).ok_or_else(not_allowed)
+}
+
+/// The parameters that a statement uses.
+#[derive(Default)]
+struct Parameters {
+    used: Vec<u16>,
+}
+
+impl Parameters {
+    fn note(&mut self, number: u16) {
+        if !self.used.contains(&number) {
+            self.used.push(number);
+        }
+    }
+
+    fn check(mut self, values: usize) -> Result<(), DataError> {
+        self.used.sort_unstable();
+        if let Some((expected, _)) = (1..).zip(&self.used).find(|(expected, used)| expected != *used) {
+            return Err(DataError::invalid(format!("the statement does not use ${expected}, but a later parameter")));
+        }
+        if self.used.len() != values {
+            let count = self.used.len();
+            return Err(DataError::invalid(format!("the statement has {count} parameters, and {values} values came")));
+        }
+        Ok(())
+    }
+}
+
+/// Rules on tokens that hold anywhere in a statement.
+struct Scan<'a> {
+    dialect: Dialect,
+    previous: Option<Token<'a>>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(dialect: Dialect) -> Self {
+        Self { dialect, previous: None }
+    }
+
+    fn token(&mut self, token: Token<'a>) -> Result<(), DataError> {
+        if let Token::Refused(reason) = token {
+            return Err(DataError::invalid(reason));
+        }
+        if let Some(name) = name_of(token)
+            && begins_with(name, RESERVED)
+        {
+            return Err(DataError::invalid(format!("names that begin with {RESERVED} are the host's")));
+        }
+        if self.dialect == Dialect::Postgres {
+            self.postgres(token)?;
+        }
+        self.previous = Some(token);
+        Ok(())
+    }
+
+    fn postgres(&self, token: Token<'a>) -> Result<(), DataError> {
+        // SELECT … INTO makes a table.
+        if let Token::Word(word) = token
+            && word.eq_ignore_ascii_case("into")
+            && !matches!(self.previous, Some(Token::Word(before)) if before.eq_ignore_ascii_case("insert"))
+        {
+            return Err(DataError::invalid("SELECT INTO is not supported; a migration makes tables"));
+        }
+        if token == Token::Symbol(b'(')
+            && let Some(name) = self.previous.and_then(name_of)
+            && is_session_function(name)
+        {
+            return Err(DataError::invalid(format!("{name} is not allowed")));
+        }
+        Ok(())
+    }
+}
+
+/// Functions that every role may call and that reach beyond its data: they change the session other statements will use,
+/// lock or notify the whole database, keep data outside the schema, or run SQL given as a string past this check.
+fn is_session_function(name: &str) -> bool {
+    const BEGINNINGS: [&str; 12] = [
+        "set_config",
+        "pg_notify",
+        "pg_advisory",
+        "pg_try_advisory",
+        "pg_logical_emit",
+        "pg_terminate_backend",
+        "pg_cancel_backend",
+        "lo_",
+        "query_to_xml",
+        "cursor_to_xml",
+        "ts_stat",
+        "ts_rewrite",
+    ];
+    BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))
+}
+
+fn name_of(token: Token<'_>) -> Option<&str> {
+    match token {
+        Token::Word(word) => Some(word),
+        Token::Name(quoted) => quoted.get(1..quoted.len().saturating_sub(1)),
+        _ => None,
+    }
+}
+
+fn begins_with(name: &str, beginning: &str) -> bool {
+    name.get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning))
+}
+
+/// What a migration may contain.
+fn check_definition(dialect: Dialect, statement: &str) -> Result<(), DataError> {
+    let mut words = Lexer::new(dialect, statement).map(|(token, _)| match token {
+        Token::Word(word) => word,
+        _ => "",
+    });
+    let first = words.next().unwrap_or_default();
+    let is = |word: &str, names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name));
+    if is(first, &["create", "alter", "drop"]) {
+        let object = words.find(|word| !is(word, &["or", "replace", "unique", "materialized"])).unwrap_or_default();
+        if is(object, &["table", "index", "view", "trigger", "sequence", "type", "domain", "virtual"]) {
+            return Ok(());
+        }
+        return Err(DataError::invalid(format!("a migration may not {first} {object}")));
+    }
+    if is(first, &["comment"]) || verb_of(first).is_ok() {
+        return Ok(());
+    }
+    Err(DataError::invalid(format!(
+        "a migration may not contain {first}: only CREATE, ALTER and DROP of tables, indexes, views, triggers, sequences, \
+         types and domains, and SELECT, INSERT, UPDATE and DELETE"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOTH: [Dialect; 2] = [Dialect::Sqlite, Dialect::Postgres];
+
+    #[test]
+    fn one_statement_of_the_known_kinds_passes() {
+        for dialect in BOTH {
+            for (sql, verb, values) in [
+                ("SELECT 1", Verb::Select, 0),
+                ("  -- why\n /* what */ select $1, $2, $1 ; -- end", Verb::Select, 2),
+                ("VALUES ($1);\n-- end", Verb::Values, 1),
+                ("WITH x AS (SELECT ';') SELECT * FROM x", Verb::With, 0),
+                ("INSERT INTO \"a;b\" VALUES ('it''s; $9')", Verb::Insert, 0),
+                ("(SELECT 1)", Verb::Select, 0),
+            ] {
+                assert_eq!(check(dialect, sql, values).map(|(verb, _)| verb), Ok(verb), "{sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for dialect in BOTH {
+            for sql in [
+                "",
+                " ",
+                ";",
+                "-- nothing",
+                "BEGIN",
+                "COMMIT",
+                "ROLLBACK",
+                "SAVEPOINT a",
+                "PRAGMA user_version",
+                "ATTACH 'x' AS y",
+                "VACUUM INTO 'x'",
+                "CREATE TABLE t (a int)",
+                "DROP TABLE t",
+                "SET ROLE x",
+                "RESET ROLE",
+                "COPY t TO PROGRAM 'id'",
+                "DO $$ BEGIN END $$",
+                "LISTEN x",
+                "EXPLAIN SELECT 1",
+                "CALL x()",
+                "REPLACE INTO t VALUES (1)",
+                "SELECT 1; SELECT 2",
+                "SELECT 1;;SELECT 2",
+                "/* x */ BEGIN; SELECT 1",
+                "SELECT * FROM _wharf_migration",
+                "SELECT * FROM \"_WHARF_migration\"",
+                "SELECT 1\0",
+                "SELECT $01",
+                "SELECT $0",
+                "SELECT $99999",
+            ] {
+                assert!(matches!(check(dialect, sql, 0), Err(DataError::Invalid(_))), "{dialect:?} {sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted() {
+        for dialect in BOTH {
+            for (sql, values) in
+                [("SELECT $1", 0), ("SELECT $1", 2), ("SELECT $2", 2), ("SELECT $1, $3", 3), ("SELECT 1", 1)]
+            {
+                assert!(matches!(check(dialect, sql, values), Err(DataError::Invalid(_))), "{sql}");
+            }
+        }
+        for sql in [
+            "SELECT ?",
+            "SELECT ?1",
+            "SELECT :a",
+            "SELECT @a",
+            "SELECT #a",
+            "SELECT $a",
+            "SELECT $1::text",
+            "SELECT $1(;)",
+        ] {
+            assert!(matches!(check(Dialect::Sqlite, sql, 1), Err(DataError::Invalid(_))), "{sql}");
+        }
+        assert!(check(Dialect::Postgres, "SELECT $1::text, '{}'::jsonb ? 'a', a[1:2]", 1).is_ok());
+    }
+
+    #[test]
+    fn what_a_string_hides_on_one_database_is_seen_on_the_other() {
+        assert!(check(Dialect::Postgres, "SELECT $x$;$x$", 0).is_ok());
+        assert!(check(Dialect::Postgres, r"SELECT E'\'; SELECT '", 0).is_ok());
+        assert!(check(Dialect::Sqlite, r"SELECT '\'; SELECT ''", 0).is_err());
+        assert!(check(Dialect::Postgres, "SELECT 1 /* /* */ ; SELECT 2 */", 0).is_ok());
+        assert!(check(Dialect::Sqlite, "SELECT 1 /* /* */ ; SELECT 2", 0).is_err());
+        assert!(check(Dialect::Sqlite, "SELECT [;], `;` FROM t", 0).is_ok());
+    }
+
+    #[test]
+    fn functions_beyond_the_plugin_s_data_are_refused() {
+        for sql in [
+            "SELECT set_config('role', 'x', false)",
+            "SELECT \"set_config\"('role', 'x', false)",
+            "SELECT pg_catalog . set_config /* */ ('a', 'b', true)",
+            "SELECT pg_advisory_lock(1)",
+            "SELECT PG_NOTIFY('a', 'b')",
+            "SELECT lo_import('/etc/passwd')",
+            "SELECT query_to_xml('SELECT 1', true, true, '')",
+            "SELECT * INTO t FROM x",
+            "SELECT U&\"set\\005fconfig\"('a', 'b', true)",
+            "SELECT E'a'\n'\\'', set_config('a', 'b', true), ''",
+        ] {
+            assert!(matches!(check(Dialect::Postgres, sql, 0), Err(DataError::Invalid(_))), "{sql}");
+        }
+        assert!(check(Dialect::Postgres, "SELECT lo_water FROM set_config", 0).is_ok());
+    }
+
+    #[test]
+    fn a_migration_is_split_where_statements_end() {
+        let trigger =
+            "CREATE TRIGGER t AFTER INSERT ON a BEGIN UPDATE a SET b = CASE WHEN 1 THEN 2 END; DELETE FROM c; END";
+        let sql = format!("CREATE TABLE a (b text DEFAULT ';'); -- c; d\n\n{trigger}; INSERT INTO a VALUES ('x'); ;");
+        assert_eq!(
+            split(Dialect::Sqlite, &sql),
+            ["CREATE TABLE a (b text DEFAULT ';')", trigger, "INSERT INTO a VALUES ('x')"]
+        );
+        assert_eq!(split(Dialect::Postgres, "SELECT $$;$$; SELECT 1 ; "), ["SELECT $$;$$", "SELECT 1"]);
+    }
+
+    #[test]
+    fn a_migration_defines_data_and_nothing_else() {
+        for dialect in BOTH {
+            for sql in [
+                "CREATE UNIQUE INDEX i ON t (a)",
+                "ALTER TABLE t ADD COLUMN b int",
+                "DROP TABLE t",
+                "INSERT INTO t VALUES (1)",
+            ] {
+                assert!(check_migration(dialect, sql).is_ok(), "{sql}");
+            }
+            for sql in [
+                "BEGIN",
+                "COMMIT",
+                "SET search_path = x",
+                "GRANT ALL ON t TO x",
+                "CREATE ROLE x",
+                "CREATE EXTENSION x",
+                "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+                "CREATE TEMP TABLE t (a int)",
+                "CREATE SCHEMA x",
+                "PRAGMA foreign_keys = off",
+                "ATTACH 'x' AS y",
+                "VACUUM",
+                "DO $$ $$",
+                "SELECT $1",
+                "CREATE TABLE _wharf_migration (a int)",
+                "SELECT 1; COMMIT",
+            ] {
+                assert!(matches!(check_migration(dialect, sql), Err(DataError::Invalid(_))), "{dialect:?} {sql}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(sql in r#"([a-zA-Z$0-9'"`\[\];:?(){}\\/*\- \n\u{0}-\u{10ffff}]|begin|end|case|select|create trigger|\$1|e'|/\*|--|\$\$){0,60}"#) {
+            for dialect in BOTH {
+                let _ = check(dialect, &sql, 0);
+                let _ = check_migration(dialect, &sql);
+                for statement in split(dialect, &sql) {
+                    prop_assert!(sql.contains(statement));
+                }
+            }
+        }
+
+        #[test]
+        fn splitting_what_was_joined_gives_it_back(count in 0_usize..8, filler in "[a-z ]{0,10}") {
+            let statements: Vec<String> = (0..count).map(|n| format!("SELECT '{filler};' AS \"c{n};\"")).collect();
+            for dialect in BOTH {
+                prop_assert_eq!(split(dialect, &statements.join(" ;\n")), statements.clone());
+            }
+        }
+    }
+}

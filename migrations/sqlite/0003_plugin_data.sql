@@ -1,0 +1,1 @@
+-- Each plugin has a file of its own, which needs no record here. This file keeps the numbers as on PostgreSQL.
