@@ -217,7 +217,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(&directory);
         let url = format!("postgres://u:hunter2@{}/x?sslmode=disable", silent.local_addr().unwrap());
-        config.database = crate::config::Database { url: Some(Secret::new(url)), ..config.database };
+        config.database = crate::config::Database { url: Some(crate::config::Secret::new(url)), ..config.database };
         config.server.start_timeout = Duration::from_millis(300);
         let error = App::start(config, Ambient::default()).await.err().unwrap();
         let text = "opening the database took longer than server.start_timeout (300ms)";
