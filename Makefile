@@ -76,7 +76,7 @@ deny: cargo ## Check licences, bans and advisories of the dependencies
 		$(CARGO) install --locked cargo-deny; \
 	}
 	@echo '== Checking dependencies'
-	@$(CARGO) deny check --config .cargo/deny.toml
+	@$(CARGO) deny --config .cargo/deny.toml check
 
 .PHONY: clean
 clean: cargo ## Remove everything that was built; wharf-data stays

@@ -175,6 +175,8 @@ impl App {
     /// The server ended for another reason.
     pub async fn wait(self) -> Result<()> {
         let served = self.served.await;
+        // A server that failed has cancelled nothing, and the rest must end with it rather than be waited for for ever.
+        self.shutdown.cancel();
         // Ends by itself with the same token; what it has not sent waits in the queue.
         let _ = self.mailing.await;
         self.data.close().await;
