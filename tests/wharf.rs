@@ -11,4 +11,6 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod http;
+mod plugin;
 mod support;

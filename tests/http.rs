@@ -1,0 +1,6 @@
+//! The HTTP contract, as a client sees it.
+
+mod body;
+mod items;
+mod login;
+mod users;
