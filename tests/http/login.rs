@@ -79,7 +79,12 @@ async fn a_sign_in_form_is_checked_whatever_it_is_sent_as(host: &TestHost) {
     form(&[("username", "a\0"), ("password", "b")]).await.refuses(&["body.username value_error: …"]);
     client.post(PATH, &json!({ "username": "a", "password": "b" })).await.refuses(&[USERNAME, PASSWORD]);
     client.request(Method::POST, PATH).send().await.refuses(&[USERNAME, PASSWORD]);
-    client.request(Method::POST, PATH).multipart(Form::new().text("x", "y")).send().await.refuses(&[USERNAME, PASSWORD]);
+    client
+        .request(Method::POST, PATH)
+        .multipart(Form::new().text("x", "y"))
+        .send()
+        .await
+        .refuses(&[USERNAME, PASSWORD]);
 }
 
 async fn a_token_tells_whose_it_is(host: &TestHost) {

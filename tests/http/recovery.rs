@@ -122,10 +122,10 @@ async fn a_reset_is_checked(host: &TestHost) {
         is_dead(&reset(host, token, NEW).await);
     }
     let client = host.anonymous();
-    client.post("/reset-password", &json!({})).await.refuses(&[
-        "body.token missing: Field required",
-        "body.new_password missing: Field required",
-    ]);
+    client
+        .post("/reset-password", &json!({}))
+        .await
+        .refuses(&["body.token missing: Field required", "body.new_password missing: Field required"]);
     reset(host, "x", "short")
         .await
         .refuses(&["body.new_password string_too_short: String should have at least 8 characters"]);

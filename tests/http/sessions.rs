@@ -66,6 +66,9 @@ async fn a_session_is_ended_by_its_owner_only(host: &TestHost) {
     not_authenticated(&host.anonymous().delete(&path).await);
     // The own one is the same as signing out.
     let own = second.get("/users/me/sessions").await.ok();
-    second.delete(&format!("/users/me/sessions/{}", text(&own["data"][0], "id"))).await.says("Session deleted successfully");
+    second
+        .delete(&format!("/users/me/sessions/{}", text(&own["data"][0], "id")))
+        .await
+        .says("Session deleted successfully");
     invalid_token(&second.get("/users/me").await);
 }

@@ -60,8 +60,13 @@ async fn a_token_that_the_host_did_not_sign_is_401(host: &TestHost) {
     later["exp"] = json!(later["exp"].as_i64().unwrap() + 1);
     let mut somebody = claims.clone();
     somebody["sub"] = json!(uuid::Uuid::new_v4().to_string());
-    let without_exp: Value =
-        claims.as_object().unwrap().iter().filter(|(name, _)| *name != "exp").map(|(n, v)| (n.clone(), v.clone())).collect();
+    let without_exp: Value = claims
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "exp")
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
 
     for (what, token) in [
         ("empty", String::new()),
