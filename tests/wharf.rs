@@ -12,4 +12,5 @@
 )]
 
 mod plugin;
+mod http;
 mod support;
