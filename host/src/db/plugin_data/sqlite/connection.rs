@@ -62,6 +62,8 @@ pub(super) struct Connection {
     writable: bool,
     /// Of the schema when the plans were made; see `Sqlite::migrate`.
     pub(super) epoch: u64,
+    /// SQLite compiles against the schema it knows, and looks whether that changed only when a statement runs.
+    outdated: bool,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -128,7 +130,7 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch })
+        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch, outdated: false })
     }
 
     /// Forgets what was compiled against an older schema.
@@ -137,6 +139,7 @@ impl Connection {
             self.plans.clear();
             self.raw.flush_prepared_statement_cache();
             self.epoch = epoch;
+            self.outdated = true;
         }
     }
 
@@ -191,7 +194,12 @@ impl Connection {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
-        let statement = self.raw.prepare_cached(sql).map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        if self.outdated {
+            self.raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+            self.outdated = false;
+        }
+        let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
         for place in 1..=statement.parameter_count() {
             let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());
