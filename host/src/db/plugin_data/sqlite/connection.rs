@@ -20,6 +20,10 @@ use crate::db::plugin_data::{DataError, Rows, Value};
 /// Statements kept compiled, and descriptions kept of them.
 const CACHED_STATEMENTS: usize = 128;
 
+/// What SQLite may take of this process's memory, the host's own database included: a row is made whole before its bytes
+/// can be counted, and a thousand columns of the longest values are gigabytes.
+const HEAP_BYTES: i64 = 512 * 1024 * 1024;
+
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
 
@@ -99,6 +103,7 @@ impl Connection {
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
+        raw.pragma_update(None, "hard_heap_limit", HEAP_BYTES)?;
         for (setting, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
