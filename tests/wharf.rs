@@ -11,6 +11,7 @@
     reason = "a test says what it finds by failing"
 )]
 
-mod plugin;
+mod db;
 mod http;
+mod plugin;
 mod support;
