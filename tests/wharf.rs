@@ -13,5 +13,4 @@
 
 mod db;
 mod http;
-mod plugin;
 mod support;
