@@ -11,4 +11,6 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod capability;
+mod plugin;
 mod support;

@@ -179,13 +179,7 @@ impl Answer {
     /// A problem (RFC 9457), of whatever sort: content type, members in order, the request's id in the header too.
     #[track_caller]
     pub(crate) fn problem(&self) -> Value {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json"),
-            "{} {}",
-            self.status,
-            self.text()
-        );
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {}", self.status, self.text());
         let problem = self.json();
         let members: Vec<&str> = problem.as_object().unwrap().keys().map(String::as_str).collect();
         let (common, errors) = members.split_at(PROBLEM.len().min(members.len()));

@@ -136,8 +136,7 @@ impl TestHost {
         let app = start(&config, &clock).await;
         let addr = app.addr();
         let superuser = Client::new(addr).signed_in(SUPERUSER, PASSWORD).await;
-        let host =
-            Self { app: Some(app), addr, config, clock, superuser, mails, database, _directory: directory };
+        let host = Self { app: Some(app), addr, config, clock, superuser, mails, database, _directory: directory };
         if items {
             host.deploy_items().await;
         }

@@ -106,7 +106,8 @@ async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
         let word = command.get(..4).unwrap_or_default().to_ascii_uppercase();
         let reply: &[u8] = match word.as_str() {
             "RCPT" => {
-                receiver = command.split_once('<').map(|(_, rest)| rest.trim_end_matches('>')).unwrap_or_default().into();
+                receiver =
+                    command.split_once('<').map(|(_, rest)| rest.trim_end_matches('>')).unwrap_or_default().into();
                 b"250 ok\r\n"
             }
             "DATA" => {
