@@ -11,6 +11,7 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod architecture;
 mod capability;
 mod plugin;
 mod support;

@@ -85,7 +85,7 @@ async fn what_is_no_number_is_not_counted_up() {
 #[tokio::test]
 async fn a_value_beyond_the_limit_is_refused_to_the_plugin() {
     let host = chameleon(Setup::default()).await;
-    assert_eq!(keep(&host, "big", &"x".repeat((1 << 20) + 1)).await, r#"Limit("value size: 1048576 bytes")"#);
+    assert_eq!(keep(&host, "big", &"x".repeat((1 << 20) + 1)).await, r#"Error::Limit("value size: 1048576 bytes")"#);
     assert_eq!(kept(&host, "big").await, Value::Null);
 }
 

@@ -12,7 +12,7 @@ async fn an_audit_entry_says_who_did_what_and_where(host: &TestHost) {
     let user = host.user("someone@example.com").await;
     let answer = user.request(Method::POST, "/chameleon/audited").send().await;
     assert_eq!(answer.status, 204);
-    let sql = "SELECT plugin, action, object, outcome, CAST(detail AS TEXT) AS detail, request_id FROM audit_log \
+    let sql = "SELECT plugin, action, object, outcome, CAST(detail AS TEXT) AS detail, request_id FROM audit \
                WHERE action = 'chameleon.change'";
     let texts: Vec<String> = match host.database() {
         Some(database) => {
@@ -23,7 +23,7 @@ async fn an_audit_entry_says_who_did_what_and_where(host: &TestHost) {
         }
         None => {
             use sqlx::Connection as _;
-            let file = host.config().server.data_dir.join("wharf.db");
+            let file = host.config().server.data_dir.join("wharf.sqlite");
             let mut connection =
                 sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
             let row = sqlx::query(sql).fetch_one(&mut connection).await.unwrap();

@@ -49,14 +49,17 @@ async fn a_constraint_is_a_typed_error_and_not_a_trap(host: &TestHost) {
     host.deploy_chameleon().await;
     add(host, "chameleon", "a").await;
     let outcome = statement(host, "chameleon", "INSERT INTO note (id, text) VALUES ('x', 'a')").await;
-    assert_eq!(outcome["error"], r#"Constraint("note_text_key")"#);
+    assert_eq!(outcome["error"], r#"Error::Constraint("note_text_key")"#);
 }
 
 async fn a_wrong_statement_is_a_typed_error_and_not_a_trap(host: &TestHost) {
     host.deploy_chameleon().await;
     for sql in ["", "SELECT", "SELECT * FROM nowhere", "ATTACH 'x' AS y", "SET ROLE postgres", "SELECT 1; SELECT 2"] {
         let outcome = statement(host, "chameleon", sql).await;
-        assert!(outcome["error"].as_str().is_some_and(|error| error.starts_with("Invalid(")), "{sql}: {outcome}");
+        assert!(
+            outcome["error"].as_str().is_some_and(|error| error.starts_with("Error::Invalid(")),
+            "{sql}: {outcome}"
+        );
     }
     assert_eq!(add(host, "chameleon", "still-there").await, 204);
 }
