@@ -1,118 +1,180 @@
-//! Bodies: what is read as JSON, what is refused, and how much is taken.
+//! What of a body is accepted, and the order in which a request is checked.
 
 use futures_util::stream;
-use reqwest::Method;
+use reqwest::{Body, Method};
 use serde_json::json;
 
+use super::{not_authenticated, text};
 use crate::support::host::PASSWORD;
-use crate::support::{Answer, TestHost, both};
+use crate::support::{TestHost, both};
 
-both!(
-    malformed_json_is_told_before_missing_credentials,
-    bytes_that_are_no_text_are_refused,
-    json_is_read_only_where_it_is_said_to_be_json,
-    a_body_is_an_object,
-    of_a_repeated_member_the_last_value_counts,
-    bodies_have_a_limit => Setup::default().with(|config| config.server.max_body_bytes = 64 * 1024).with_items(),
-    bodies_where_none_is_expected_are_ignored => Setup::default().with_items(),
-    deep_nesting_is_refused,
-);
-
-async fn send(host: &TestHost, kind: Option<&str>, body: impl Into<reqwest::Body>) -> Answer {
-    let request = host.superuser().request(Method::POST, "/users/");
-    let request = match kind {
-        Some(kind) => request.header("content-type", kind),
-        None => request,
-    };
-    request.body(body).send().await
-}
-
-const JSON: Option<&str> = Some("application/json");
+const JSON_ERROR: &str = "json_invalid: JSON decode error";
 const NO_OBJECT: &str =
     "body model_attributes_type: Input should be a valid dictionary or object to extract fields from";
+const MISSING: &str = "body missing: Field required";
+/// The routes with a JSON body: the host's and the plugin's, open and closed ones.
+const ROUTES: [(&str, &str); 5] = [
+    ("POST", "/users/signup"),
+    ("POST", "/reset-password/"),
+    ("POST", "/users/"),
+    ("PATCH", "/users/me"),
+    ("POST", "/items/"),
+];
+
+both! {
+    malformed_json_is_told_before_missing_credentials => Setup::default().with_items(),
+    missing_credentials_are_told_before_wrong_values => Setup::default().with_items(),
+    path_query_and_body_are_told_together_and_before_existence => Setup::default().with_items(),
+    only_json_is_read_as_json => Setup::default().with_items(),
+    a_body_that_is_no_object_is_422 => Setup::default().with_items(),
+    text_that_no_database_can_hold_is_422 => Setup::default().with_items(),
+    of_a_member_given_twice_the_last_counts,
+    a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| config.server.max_body_bytes = 1000),
+    without_a_setting_two_mebibytes_are_the_limit,
+}
+
+fn method(name: &str) -> Method {
+    name.parse().unwrap()
+}
 
 async fn malformed_json_is_told_before_missing_credentials(host: &TestHost) {
-    for (text, offset) in [("{", 1), ("nope", 1), ("{\"a\": 1,}", 8), ("[1, 2", 5)] {
-        let answer = host.anonymous().request(Method::POST, "/users/").json_text(text).send().await;
-        let problem = answer.problem();
-        let finding = &problem["errors"][0];
-        assert_eq!(
-            (answer.status, &finding["type"], &finding["msg"]),
-            (422, &json!("json_invalid"), &json!("JSON decode error"))
-        );
-        let place = finding["loc"][1].as_i64().unwrap();
-        assert!((place - offset).abs() <= 1, "{text}: {place}");
-    }
-    let answer = host.anonymous().request(Method::POST, "/users/").json_text("{}").send().await;
-    answer.has_code(401, "not_authenticated");
-}
-
-async fn bytes_that_are_no_text_are_refused(host: &TestHost) {
-    for kind in [JSON, Some("text/plain"), None] {
-        let answer = send(host, kind, vec![b'{', 0xff, b'}']).await;
-        answer.is_problem(400, "malformed_body", "There was an error parsing the body");
+    for (name, path) in ROUTES {
+        eprintln!("{name} {path}");
+        let send = async |text: &'static str| host.anonymous().request(method(name), path).json_text(text).send().await;
+        send("{").await.refuses(&[&format!("body.1 {JSON_ERROR}")]);
+        send("{\"a\": x}").await.refuses(&[&format!("body.6 {JSON_ERROR}")]);
+        for text in ["nonsense", "{}{}", "{'a': 1}", "{\"a\": 1,}", "[1", "\"a", "NaN", " ", "{\"a\": \"\u{1}\"}"] {
+            let answer = send(text).await;
+            assert_eq!(answer.problem()["errors"][0]["type"], "json_invalid", "{text}");
+            assert!(answer.json()["errors"][0]["loc"][1].is_u64(), "{text}");
+        }
+        let bytes = host.anonymous().request(method(name), path).json_text(b"{\"a\": \"\xff\"}".to_vec()).send().await;
+        bytes.is_problem(400, "malformed_body", "There was an error parsing the body");
+        // Deeper than anybody nests.
+        let deep = host.anonymous().request(method(name), path).json_text("[".repeat(100_000)).send().await;
+        assert_eq!(deep.status, 422);
     }
 }
 
-async fn json_is_read_only_where_it_is_said_to_be_json(host: &TestHost) {
-    for (index, kind) in
-        ["application/json; charset=utf-8", "application/vnd.api+json", "Application/JSON"].into_iter().enumerate()
-    {
-        let body = json!({ "email": format!("x{index}@example.com"), "password": PASSWORD }).to_string();
-        send(host, Some(kind), body).await.ok();
+async fn missing_credentials_are_told_before_wrong_values(host: &TestHost) {
+    for (name, path) in &ROUTES[2..] {
+        let send = async |client: crate::support::Client, text: &'static str| {
+            client.request(method(name), path).json_text(text).send().await
+        };
+        for text in ["[]", "null", "", "{\"email\": 1, \"title\": 1}"] {
+            not_authenticated(&send(host.anonymous(), text).await);
+            super::invalid_token(&send(host.anonymous().with_token("garbage"), text).await);
+        }
     }
-    let body = json!({ "email": "y@example.com", "password": PASSWORD }).to_string();
-    for kind in [None, Some("text/plain"), Some("text/json"), Some("application/x-www-form-urlencoded"), Some("x")] {
-        send(host, kind, body.clone()).await.refuses(&[NO_OBJECT]);
+    not_authenticated(&host.anonymous().put("/items/x", &json!({ "title": 1 })).await);
+    not_authenticated(&host.anonymous().delete("/items/x").await);
+    not_authenticated(&host.anonymous().get("/items/?skip=x").await);
+}
+
+async fn path_query_and_body_are_told_together_and_before_existence(host: &TestHost) {
+    const ID: &str = "path.id uuid_parsing: Input should be a valid UUID, …";
+    host.superuser().put("/items/x?skip=x", &json!({ "title": "", "description": 1 })).await.refuses(&[
+        ID,
+        "body.title string_too_short: String should have at least 1 character",
+        "body.description string_type: Input should be a valid string",
+    ]);
+    let unknown = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+    host.superuser().put(unknown, &json!({ "title": 1 })).await.refuses(&["body.title string_type: …"]);
+    host.superuser().put("/items/x", &json!([])).await.refuses(&[ID, NO_OBJECT]);
+    host.superuser().put(unknown, &json!({ "title": "x" })).await.is_problem(404, "item_not_found", "Item not found");
+}
+
+async fn only_json_is_read_as_json(host: &TestHost) {
+    let post = |path: &str| host.superuser().request(Method::POST, path);
+    for (path, body) in [("/items/", r#"{"title":"x"}"#), ("/users/me", r#"{"full_name":"x"}"#)] {
+        let name = if path == "/items/" { "POST" } else { "PATCH" };
+        let send = async |kind: Option<&str>| {
+            let request = host.superuser().request(method(name), path).body(body);
+            match kind {
+                Some(kind) => request.header("content-type", kind).send().await,
+                None => request.send().await,
+            }
+        };
+        for kind in
+            ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json"]
+        {
+            send(Some(kind)).await.ok();
+        }
+        for kind in
+            [None, Some("text/plain"), Some("text/json"), Some("application/x-www-form-urlencoded"), Some("nonsense")]
+        {
+            send(kind).await.refuses(&[NO_OBJECT]);
+        }
+    }
+    // No body at all.
+    post("/items/").send().await.refuses(&[MISSING]);
+    post("/items/").header("content-type", "text/plain").send().await.refuses(&[MISSING]);
+}
+
+async fn a_body_that_is_no_object_is_422(host: &TestHost) {
+    for (name, path) in ROUTES {
+        let send = async |text: &'static str| host.superuser().request(method(name), path).json_text(text).send().await;
+        for text in ["[]", "\"x\"", "1", "true", "[{}]"] {
+            send(text).await.refuses(&[NO_OBJECT]);
+        }
+        for text in ["null", "", " null "] {
+            send(text).await.refuses(&[MISSING]);
+        }
     }
 }
 
-async fn a_body_is_an_object(host: &TestHost) {
-    for body in ["", "null", " null "] {
-        send(host, JSON, body).await.refuses(&["body missing: Field required"]);
-    }
-    for body in ["[]", "1", "\"text\"", "true", "[{}]"] {
-        send(host, JSON, body).await.refuses(&[NO_OBJECT]);
-    }
-    send(host, None, "").await.refuses(&["body missing: Field required"]);
+async fn text_that_no_database_can_hold_is_422(host: &TestHost) {
+    let send =
+        async |text: &'static str| host.superuser().request(Method::POST, "/items/").json_text(text).send().await;
+    send(r#"{"title": "a\u0000b"}"#).await.refuses(&["body.title value_error: …"]);
+    send(r#"{"title": "a", "description": "\u0000"}"#).await.refuses(&["body.description value_error: …"]);
+    let lone = send(r#"{"title": "\ud800"}"#).await;
+    assert_eq!(lone.problem()["errors"][0]["type"], "value_error");
+    let me = host.superuser().request(Method::PATCH, "/users/me").json_text(r#"{"full_name": "\udc00x"}"#).send().await;
+    assert_eq!(me.problem()["errors"][0]["type"], "value_error");
+    // A pair is a character, and what is ignored may hold anything.
+    assert_eq!(send(r#"{"title": "\ud83d\udc4b", "x": "\u0000"}"#).await.ok()["title"], "👋");
 }
 
-async fn of_a_repeated_member_the_last_value_counts(host: &TestHost) {
-    let body = format!(r#"{{"email":"first@example.com","password":"{PASSWORD}","email":"last@example.com"}}"#);
-    assert_eq!(send(host, JSON, body).await.ok()["email"], "last@example.com");
+async fn of_a_member_given_twice_the_last_counts(host: &TestHost) {
+    let text = r#"{"full_name": 1, "full_name": "first", "x": 1, "full_name": "last", "x": 2}"#;
+    let me = host.superuser().request(Method::PATCH, "/users/me").json_text(text).send().await.ok();
+    assert_eq!(me["full_name"], "last");
 }
 
-async fn bodies_have_a_limit(host: &TestHost) {
-    let too_large = |answer: Answer| answer.is_problem(413, "body_too_large", "Request body too large");
-    let fits = |size: usize| {
-        let frame = r#"{"title":"x","pad":""}"#.len();
-        format!(r#"{{"title":"x","pad":"{}"}}"#, "y".repeat(size - frame))
+async fn a_body_above_the_limit_is_413(host: &TestHost) {
+    let admin = host.superuser();
+    let padded = |length: usize| {
+        let begin = r#"{"title":"x","ignored":""#;
+        format!("{begin}{}\"}}", "x".repeat(length - begin.len() - 2))
     };
-    let limit = 64 * 1024;
-    for client in [host.superuser(), &host.anonymous()] {
-        too_large(client.request(Method::POST, "/items/").json_text(fits(limit + 1)).send().await);
-    }
-    host.superuser().request(Method::POST, "/items/").json_text(fits(limit)).send().await.ok();
-    // One that does not say how long it is.
-    let chunks = stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024])));
-    let request = host.superuser().request(Method::POST, "/users/").json_text(reqwest::Body::wrap_stream(chunks));
-    too_large(request.send().await);
-    let form = [("username", "x".repeat(limit)), ("password", String::new())];
-    let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    too_large(host.anonymous().request(Method::POST, "/login/access-token").form(&form).send().await);
+    let post = |length: usize| admin.request(Method::POST, "/items/").json_text(padded(length));
+    post(1000).send().await.ok();
+    let too_large = |answer: crate::support::Answer| {
+        answer.is_problem(413, "body_too_large", "Request body too large");
+        assert!(answer.bytes.len() < 1000);
+    };
+    too_large(post(1001).send().await);
+    // Without a length that tells beforehand.
+    let chunks = move |length: usize| {
+        let pieces: Vec<std::io::Result<Vec<u8>>> =
+            padded(length).as_bytes().chunks(100).map(|piece| Ok(piece.to_vec())).collect();
+        Body::wrap_stream(stream::iter(pieces))
+    };
+    admin.request(Method::POST, "/items/").json_text(chunks(1000)).send().await.ok();
+    too_large(admin.request(Method::POST, "/items/").json_text(chunks(1001)).send().await);
+    let form = format!("username=a&password={}", "x".repeat(1000));
+    let form = host.anonymous().request(Method::POST, "/login/access-token").body(form);
+    too_large(form.header("content-type", "application/x-www-form-urlencoded").send().await);
+    let sign_up = json!({ "email": "a@example.com", "password": PASSWORD, "x": "x".repeat(1000) });
+    too_large(host.anonymous().post("/users/signup", &sign_up).await);
 }
 
-async fn bodies_where_none_is_expected_are_ignored(host: &TestHost) {
-    for path in ["/users/me", "/items/"] {
-        host.superuser().request(Method::GET, path).json_text("{nonsense").send().await.ok();
-    }
-}
-
-async fn deep_nesting_is_refused(host: &TestHost) {
-    for depth in [200, 100_000] {
-        let body = format!(r#"{{"full_name":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
-        let answer = send(host, JSON, body).await;
-        assert_eq!(answer.status, 422);
-        answer.problem();
-    }
+async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
+    let limit = 2 * 1024 * 1024;
+    let frame = r#"{"full_name":"x","ignored":""}"#;
+    let body = |length: usize| json!({ "full_name": "x", "ignored": "x".repeat(length - frame.len()) });
+    assert_eq!(text(&host.superuser().patch("/users/me", &body(limit)).await.ok(), "full_name"), "x");
+    let answer = host.superuser().patch("/users/me", &body(limit + 1)).await;
+    answer.is_problem(413, "body_too_large", "Request body too large");
 }

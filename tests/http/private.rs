@@ -1,51 +1,50 @@
-//! `POST /private/users/`: there in development only.
+//! The routes that exist in development only.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Answer, TestHost, both};
+use super::{USER, is_stamped, members};
+use crate::support::host::SUPERUSER;
+use crate::support::{TestHost, both};
 
-both!(
-    outside_development_it_does_not_exist,
-    in_development_accounts_are_made_without_asking => Setup::default().in_development(),
-    what_it_makes_is_checked_all_the_same => Setup::default().in_development(),
-);
-
-async fn make(host: &TestHost, body: Value) -> Answer {
-    host.anonymous().post("/private/users/", &body).await
+both! {
+    in_development_anybody_makes_accounts => Setup::default().in_development(),
+    otherwise_there_is_no_such_route,
 }
 
-async fn outside_development_it_does_not_exist(host: &TestHost) {
-    let body = json!({ "email": "a@example.com", "password": "x", "full_name": "A" });
-    make(host, body.clone()).await.is_problem(404, "route_not_found", "Not Found");
-    host.superuser().post("/private/users/", &body).await.is_problem(404, "route_not_found", "Not Found");
-    let document = host.anonymous().get("/openapi.json").await.ok();
-    assert!(document["paths"].as_object().unwrap().keys().all(|path| !path.contains("private")));
-}
-
-async fn in_development_accounts_are_made_without_asking(host: &TestHost) {
-    let account = make(
-        host,
-        json!({ "email": "a@Example.com", "password": "x", "full_name": "A", "is_verified": true,
-        "is_superuser": true }),
-    )
-    .await
-    .ok();
-    assert_eq!(account["email"], "a@example.com");
-    assert_eq!(
-        (&account["is_active"], &account["is_superuser"], &account["full_name"]),
-        (&json!(true), &json!(false), &json!("A"))
-    );
-    host.anonymous().sign_in("a@example.com", "x").await.ok();
-}
-
-async fn what_it_makes_is_checked_all_the_same(host: &TestHost) {
-    let account = json!({ "email": "a@example.com", "password": "", "full_name": "" });
-    make(host, account.clone()).await.ok();
-    make(host, account).await.is_problem(409, "email_taken", "User with this email already exists");
-    make(host, json!({ "email": "poison", "password": 1 })).await.refuses(&[
+async fn in_development_anybody_makes_accounts(host: &TestHost) {
+    let post = async |body: serde_json::Value| host.anonymous().post("/private/users/", &body).await;
+    let body = json!({ "email": "Dev@EXAMPLE.com", "password": "x", "full_name": "Dev", "is_verified": true });
+    let user = post(body.clone()).await.ok();
+    assert_eq!(members(&user), USER);
+    is_stamped(&user);
+    assert_eq!((&user["email"], &user["full_name"]), (&json!("Dev@example.com"), &json!("Dev")));
+    assert_eq!((&user["is_active"], &user["is_superuser"]), (&json!(true), &json!(false)));
+    // A password of any length.
+    host.anonymous().sign_in("dev@example.com", "x").await.ok();
+    post(body).await.is_problem(409, "email_taken", "User with this email already exists");
+    post(json!({ "email": "not-an-address", "password": "x", "full_name": null })).await.refuses(&[
         "body.email value_error: value is not a valid email address: …",
-        "body.password string_type: Input should be a valid string",
+        "body.full_name string_type: Input should be a valid string",
+    ]);
+    post(json!({})).await.refuses(&[
+        "body.email missing: Field required",
+        "body.password missing: Field required",
         "body.full_name missing: Field required",
     ]);
+    // The list is not poisoned.
     assert_eq!(host.superuser().get("/users/").await.ok()["count"], 2);
+    let document = host.anonymous().get("/openapi.json").await.ok();
+    let operation = &document["paths"]["/api/v1/private/users/"]["post"];
+    assert_eq!((&operation["operationId"], &operation["tags"]), (&json!("private-create_user"), &json!(["private"])));
+}
+
+async fn otherwise_there_is_no_such_route(host: &TestHost) {
+    let body = json!({ "email": "a@example.com", "password": "x", "full_name": "A" });
+    let answer = host.anonymous().post("/private/users/", &body).await;
+    answer.is_problem(404, "route_not_found", "Not Found");
+    let answer = host.superuser().post("/private/users/", &body).await;
+    answer.is_problem(404, "route_not_found", "Not Found");
+    let document = host.anonymous().get("/openapi.json").await.text();
+    assert!(!document.contains("private"));
+    assert_eq!(host.superuser().get("/users/").await.ok()["data"][0]["email"], SUPERUSER);
 }

@@ -1,105 +1,95 @@
-//! The built frontend, where the operator has one served.
+//! A frontend that is served; the database makes no difference.
 
 use reqwest::Method;
+use tempfile::TempDir;
 
-use crate::support::host::Setup;
-use crate::support::{Answer, TestHost};
+use crate::support::{Answer, Setup, TestHost};
 
-const INDEX: &str = "<!doctype html><title>Frontend</title>";
-const HTML: &str = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
+const HTML: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
-async fn host() -> (TestHost, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir(directory.path().join("dist")).unwrap();
-    std::fs::create_dir(directory.path().join("dist/assets")).unwrap();
-    std::fs::write(directory.path().join("dist/index.html"), INDEX).unwrap();
-    std::fs::write(directory.path().join("dist/assets/app.js"), "let x;").unwrap();
-    std::fs::write(directory.path().join("dist/.env"), "SECRET").unwrap();
-    std::fs::write(directory.path().join("secret.txt"), "SECRET").unwrap();
-    std::os::unix::fs::symlink("../secret.txt", directory.path().join("dist/link.txt")).unwrap();
-    let dist = directory.path().join("dist");
-    (TestHost::sqlite(Setup::default().with(|config| config.server.static_dir = Some(dist))).await, directory)
+struct Site {
+    host: TestHost,
+    _directory: TempDir,
 }
 
-async fn get(host: &TestHost, path: &str, accept: &str) -> Answer {
-    host.anonymous().plain(Method::GET, path).header("accept", accept).send().await
-}
+impl Site {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("dist");
+        std::fs::create_dir_all(root.join("assets")).unwrap();
+        std::fs::create_dir_all(root.join("api/v1/users")).unwrap();
+        std::fs::write(root.join("index.html"), "<!doctype html>the page").unwrap();
+        std::fs::write(root.join("assets/app.js"), "script()").unwrap();
+        std::fs::write(root.join(".env"), "key").unwrap();
+        std::fs::write(root.join("api/v1/users/me"), "not the API").unwrap();
+        std::fs::write(directory.path().join("secret.txt"), "secret").unwrap();
+        let setup = Setup::default().with_items().with(|config| config.server.static_dir = Some(root));
+        Self { host: TestHost::sqlite(setup).await, _directory: directory }
+    }
 
-#[tokio::test]
-async fn files_are_served_as_they_are() {
-    let (host, _directory) = host().await;
-    let script = get(&host, "/assets/app.js", "*/*").await;
-    assert_eq!((script.status, script.text().as_str()), (200, "let x;"));
-    assert!(script.header("content-type").unwrap().contains("javascript"));
-    assert_eq!(script.header("x-content-type-options"), Some("nosniff"));
-    let head = host.anonymous().plain(Method::HEAD, "/assets/app.js").send().await;
-    assert_eq!((head.status, head.bytes.len()), (200, 0));
-    let page = get(&host, "/", "*/*").await;
-    assert_eq!((page.status, page.text().as_str()), (200, INDEX));
-    host.stop().await;
+    async fn ask(&self, method: Method, path: &str, accept: &str) -> Answer {
+        self.host.anonymous().plain(method, path).header("accept", accept).send().await
+    }
 }
 
 #[tokio::test]
-async fn pages_of_the_frontend_fall_back_to_its_index() {
-    let (host, _directory) = host().await;
-    for path in
-        ["/login", "/signup", "/recover-password", "/reset-password?token=x", "/items", "/admin", "/settings", "/a/b/"]
+async fn files_are_served_and_pages_of_the_frontend_are_its_index() {
+    let site = Site::start().await;
+    let file = site.ask(Method::GET, "/assets/app.js", "*/*").await;
+    assert_eq!((file.status, file.text().as_str()), (200, "script()"));
+    assert!(file.header("content-type").unwrap().contains("javascript"));
+    assert_eq!(file.header("x-content-type-options"), Some("nosniff"));
+    let head = site.ask(Method::HEAD, "/assets/app.js", "*/*").await;
+    assert_eq!((head.status, head.header("content-length"), head.bytes.len()), (200, Some("8"), 0));
+    let root = site.ask(Method::GET, "/", "*/*").await;
+    assert_eq!((root.status, root.text().as_str()), (200, "<!doctype html>the page"));
+
+    for page in
+        ["/", "/login", "/signup", "/recover-password", "/reset-password?token=x", "/items", "/admin", "/settings"]
     {
-        let page = get(&host, path, HTML).await;
-        assert_eq!((page.status, page.text().as_str()), (200, INDEX), "{path}");
-        get(&host, path, "*/*").await.is_problem(404, "route_not_found", "Not Found");
-        get(&host, path, "text/html;q=0, */*").await.is_problem(404, "route_not_found", "Not Found");
+        for accept in [HTML, "application/xhtml+xml", "text/html;q=0.1"] {
+            let answer = site.ask(Method::GET, page, accept).await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "<!doctype html>the page"), "{page} {accept}");
+            assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+        }
+        assert_eq!(site.ask(Method::HEAD, page, HTML).await.status, 200, "{page}");
     }
-    host.stop().await;
 }
 
 #[tokio::test]
-async fn the_api_is_never_a_page() {
-    let (host, _directory) = host().await;
-    for path in ["/api/v1/nothing", "/api/nothing", "/api/v1/items/"] {
-        get(&host, path, HTML).await.is_problem(404, "route_not_found", "Not Found");
+async fn what_is_neither_a_file_nor_asked_for_as_a_page_is_404() {
+    let site = Site::start().await;
+    for accept in ["*/*", "application/json", "text/html;q=0", "text/html; q=0.0"] {
+        site.ask(Method::GET, "/login", accept).await.is_problem(404, "route_not_found", "Not Found");
     }
-    get(&host, "/api/v1/users/me", HTML).await.has_code(401, "not_authenticated");
-    host.stop().await;
-}
-
-#[tokio::test]
-async fn files_are_only_read() {
-    let (host, _directory) = host().await;
-    host.anonymous().plain(Method::POST, "/assets/app.js").send().await.has_code(405, "method_not_allowed");
-    host.anonymous().plain(Method::POST, "/nothing").send().await.has_code(404, "route_not_found");
-    host.stop().await;
-}
-
-#[tokio::test]
-async fn nothing_outside_the_directory_and_nothing_hidden_is_served() {
-    let (host, _directory) = host().await;
-    for path in [
-        "/.env",
-        "/%2eenv",
-        "/link.txt",
-        "/..%2fsecret.txt",
-        "/%2e%2e/secret.txt",
-        "/assets/..%2f..%2fsecret.txt",
-        "/assets%2f..%2f..%2fsecret.txt",
-        "//etc/passwd",
-        "/%00",
-        "/assets/",
-    ] {
-        let answer = get(&host, path, "*/*").await;
-        assert_eq!(answer.status, 404, "{path}");
-        assert!(!answer.text().contains("SECRET"));
+    site.ask(Method::POST, "/login", HTML).await.is_problem(404, "route_not_found", "Not Found");
+    let post = site.ask(Method::POST, "/assets/app.js", HTML).await;
+    post.is_problem(405, "method_not_allowed", "Method Not Allowed");
+    assert_eq!(post.header("allow"), Some("GET, HEAD"));
+    for path in ["/.env", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/assets/..%2f..%2fsecret.txt", "/assets%00"] {
+        site.ask(Method::GET, path, "*/*").await.is_problem(404, "route_not_found", "Not Found");
     }
-    host.stop().await;
 }
 
 #[tokio::test]
-async fn a_directory_that_is_missing_refuses_the_start() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut config = wharf::config::Config::default();
-    config.server.listen = ([127, 0, 0, 1], 0).into();
-    config.server.data_dir = directory.path().join("data");
-    config.server.static_dir = Some(directory.path().join("missing"));
-    let error = wharf::app::App::start(config, wharf::app::Ambient::default()).await.err().unwrap();
-    assert!(error.report().contains("missing"), "{}", error.report());
+async fn no_path_of_the_api_is_ever_a_page_or_a_file() {
+    let site = Site::start().await;
+    for path in ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/users/", "/docs/nothing", "/healthz/x"] {
+        for method in [Method::GET, Method::POST] {
+            site.ask(method, path, HTML).await.is_problem(404, "route_not_found", "Not Found");
+        }
+    }
+    super::not_authenticated(&site.ask(Method::GET, "/api/v1/users/me", HTML).await);
+    site.host.superuser().delete("/plugins/items").await.ok();
+    site.ask(Method::GET, "/api/v1/items/", HTML).await.is_problem(404, "plugin_removed", "Not Found");
+    assert_eq!(site.ask(Method::GET, "/healthz", HTML).await.text(), "ok");
+}
+
+#[tokio::test]
+async fn without_a_directory_nothing_is_served() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    for path in ["/", "/index.html", "/login"] {
+        let answer = host.anonymous().plain(Method::GET, path).header("accept", HTML).send().await;
+        answer.is_problem(404, "route_not_found", "Not Found");
+    }
 }

@@ -75,7 +75,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
     // A lone surrogate is well-formed JSON that no text can hold; serde_json has no error kind of its own for it.
-    if error.to_string().contains("surrogate") {
+    let reason = error.to_string();
+    if reason.contains("surrogate") || reason.contains("unexpected end of hex escape") {
         return FieldError::new("value_error", ["body"], "String should not contain a lone surrogate");
     }
     let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();

@@ -20,6 +20,10 @@ use crate::db::plugin_data::{DataError, Rows, Value};
 /// Statements kept compiled, and descriptions kept of them.
 const CACHED_STATEMENTS: usize = 128;
 
+/// What SQLite may take of this process's memory, the host's own database included: a row is made whole before its bytes
+/// can be counted, and a thousand columns of the longest values are gigabytes.
+const HEAP_BYTES: i64 = 512 * 1024 * 1024;
+
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
 
@@ -62,6 +66,8 @@ pub(super) struct Connection {
     writable: bool,
     /// Of the schema when the plans were made; see `Sqlite::migrate`.
     pub(super) epoch: u64,
+    /// SQLite compiles against the schema it knows, and looks whether that changed only when a statement runs.
+    outdated: bool,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -97,6 +103,7 @@ impl Connection {
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
+        raw.pragma_update(None, "hard_heap_limit", HEAP_BYTES)?;
         for (setting, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -128,7 +135,7 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch })
+        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch, outdated: false })
     }
 
     /// Forgets what was compiled against an older schema.
@@ -137,6 +144,7 @@ impl Connection {
             self.plans.clear();
             self.raw.flush_prepared_statement_cache();
             self.epoch = epoch;
+            self.outdated = true;
         }
     }
 
@@ -191,7 +199,12 @@ impl Connection {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
-        let statement = self.raw.prepare_cached(sql).map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        if self.outdated {
+            self.raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+            self.outdated = false;
+        }
+        let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
         for place in 1..=statement.parameter_count() {
             let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());
