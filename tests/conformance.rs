@@ -1,0 +1,66 @@
+//! The OpenAPI document is true: schemathesis derives requests from it, good ones and bad ones, and holds the answers
+//! against it. Needs Python 3 with `venv` and `pip`; without them it is skipped and says so, except in CI.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::support::component::{target, workspace};
+use crate::support::{Setup, TestHost};
+
+fn directory() -> PathBuf {
+    workspace().join("tests/conformance")
+}
+
+fn run(program: &Path, arguments: &[&str]) -> Result<Output, String> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(output) } else { Err(told(&output)) }
+}
+
+fn told(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The program, installed into the target directory once for each version.
+fn schemathesis() -> Result<PathBuf, String> {
+    let requirements = directory().join("requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements).unwrap();
+    let environment = target().join("schemathesis");
+    let program = environment.join("bin/schemathesis");
+    let installed = environment.join("installed.txt");
+    if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+        return Ok(program);
+    }
+    run(Path::new("python3"), &["-m", "venv", "--clear", environment.to_str().unwrap()])?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements.to_str().unwrap()];
+    run(&environment.join("bin/python"), &pip)?;
+    // Last, so that an installation that broke off is begun again.
+    std::fs::write(&installed, wanted).unwrap();
+    Ok(program)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_does_what_its_document_says() {
+    let program = match tokio::task::spawn_blocking(schemathesis).await.unwrap() {
+        Ok(program) => program,
+        Err(reason) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "schemathesis cannot be installed: {reason}");
+            eprintln!("skipped: schemathesis cannot be installed: {reason}");
+            return;
+        }
+    };
+    let host = TestHost::sqlite(Setup::default().in_development().with_items()).await;
+    let document = host.anonymous().url("/api/v1/openapi.json");
+    let authorization = format!("Authorization: Bearer {}", host.superuser().token());
+    let output = tokio::process::Command::new(program)
+        .args(["--config-file", directory().join("schemathesis.toml").to_str().unwrap()])
+        .args(["run", &document, "--header", &authorization, "--no-color"])
+        // It writes what it keeps where it runs.
+        .current_dir(target())
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    // The run had its credentials to the end, so nothing passed for want of them.
+    host.superuser().get("/users/me").await.ok();
+    host.stop().await;
+}
