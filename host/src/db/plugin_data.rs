@@ -97,7 +97,7 @@ impl PluginData {
                 Ok(Kind::Sqlite(Arc::new(sqlite)))
             }
             Place::Roles { host, options, random } => {
-                Ok(Kind::Postgres(Postgres::open(host, options, random, name, &self.limits).await?))
+                Ok(Kind::Postgres(Box::new(Postgres::open(host, options, random, name, &self.limits).await?)))
             }
         }
     }
@@ -182,7 +182,7 @@ pub struct PluginDatabase(Kind);
 
 enum Kind {
     Sqlite(Arc<Sqlite>),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl PluginDatabase {
@@ -226,7 +226,7 @@ impl PluginDatabase {
     /// [`DataError::Conflict`] when others hold it too long, [`DataError::Limit`] when all connections are in use.
     pub async fn begin(&self) -> Result<Transaction, DataError> {
         Ok(Transaction(match &self.0 {
-            Kind::Sqlite(sqlite) => Begun::Sqlite(sqlite.begin().await?),
+            Kind::Sqlite(sqlite) => Begun::Sqlite(Box::new(sqlite.begin().await?)),
             Kind::Postgres(postgres) => Begun::Postgres(Box::new(postgres.begin().await?)),
         }))
     }
@@ -244,7 +244,7 @@ impl PluginDatabase {
 pub struct Transaction(Begun);
 
 enum Begun {
-    Sqlite(sqlite::Transaction),
+    Sqlite(Box<sqlite::Transaction>),
     Postgres(Box<postgres::Transaction>),
 }
 
