@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{not_authenticated, text};
 use crate::support::host::PASSWORD;
-use crate::support::{Setup, TestHost, both};
+use crate::support::{TestHost, both};
 
 const JSON_ERROR: &str = "json_invalid: JSON decode error";
 const NO_OBJECT: &str =

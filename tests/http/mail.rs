@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::host::{PASSWORD, SUPERUSER};
-use crate::support::{Setup, TestHost, both};
+use crate::support::{TestHost, both};
 
 const FROM: &str = "<noreply@shop.example>";
 

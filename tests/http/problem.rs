@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Setup, TestHost, both};
+use crate::support::{TestHost, both};
 
 const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
