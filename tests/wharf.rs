@@ -11,6 +11,8 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod architecture;
+mod capability;
 mod db;
 mod http;
 mod plugin;

@@ -97,8 +97,7 @@ impl PluginData {
                 Ok(Kind::Sqlite(Arc::new(sqlite)))
             }
             Place::Roles { host, options, random } => {
-                let postgres = Postgres::open(host, options, random, name, &self.limits).await?;
-                Ok(Kind::Postgres(Box::new(postgres)))
+                Ok(Kind::Postgres(Box::new(Postgres::open(host, options, random, name, &self.limits).await?)))
             }
         }
     }

@@ -492,9 +492,9 @@ mod tests {
         #[test]
         fn splitting_what_was_joined_gives_it_back(count in 0_usize..8, filler in "[a-z ]{0,10}") {
             let statements: Vec<String> = (0..count).map(|n| format!("SELECT '{filler};' AS \"c{n};\"")).collect();
+            let joined = statements.join(" ;\n");
             for dialect in BOTH {
-                let text = statements.join(" ;\n");
-                prop_assert_eq!(split(dialect, &text), statements.clone());
+                prop_assert_eq!(split(dialect, &joined), statements.clone());
             }
         }
     }
