@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::{column, invalid_token, is_stamped, members, not_authenticated, text};
 use crate::support::host::ITEMS;
-use crate::support::patience::until;
 use crate::support::{Answer, Backend, Client, Component, Setup, TestHost, both};
 
 const ITEM: [&str; 5] = ["title", "description", "id", "owner_id", "created_at"];
@@ -19,7 +18,6 @@ both! {
     an_item_is_changed_member_by_member => Setup::default().with_items(),
     an_item_is_deleted_once => Setup::default().with_items(),
     an_item_is_checked => Setup::default().with_items(),
-    items_of_a_deleted_user_disappear => Setup::default().with_items(),
     a_removed_plugin_leaves_404_and_its_data => Setup::default().with_items(),
     a_plugin_that_was_never_there_is_an_unknown_path,
 }
@@ -171,27 +169,6 @@ async fn an_item_is_checked(host: &TestHost) {
     ]);
     assert!(!answer.text().contains("xxx"));
     assert_eq!(post(json!({ "title": "👋".repeat(255) })).await.ok()["title"], "👋".repeat(255));
-}
-
-async fn items_of_a_deleted_user_disappear(host: &TestHost) {
-    let admin = host.superuser();
-    made(admin, "kept").await;
-    for own in [true, false] {
-        let jane = host.user("jane@example.com").await;
-        let id = text(&jane.get("/users/me").await.ok(), "id").to_owned();
-        made(&jane, "gone").await;
-        made(&jane, "gone too").await;
-        if own {
-            jane.delete("/users/me").await.says("User deleted successfully");
-        } else {
-            admin.delete(&format!("/users/{id}")).await.says("User deleted successfully");
-        }
-        until("her items to disappear", async || {
-            let list = admin.get("/items/").await.ok();
-            (column(&list, "title") == ["kept"] && list["count"] == 1).then_some(())
-        })
-        .await;
-    }
 }
 
 async fn a_removed_plugin_leaves_404_and_its_data(host: &TestHost) {

@@ -16,7 +16,9 @@ both! {
     signing_in_answers_a_token_pair,
     a_sign_in_that_fails_is_400,
     a_sign_in_form_is_checked_whatever_it_is_sent_as,
+    a_multipart_form_that_cannot_be_read_is_400,
     a_token_tells_whose_it_is,
+    of_refreshes_at_once_all_get_the_same_successor => Setup::default().with_manual_clock(),
     signing_out_ends_the_session_at_once,
     a_refresh_replaces_both_tokens => Setup::default().with_manual_clock(),
     a_refresh_token_that_comes_back_ends_its_session => Setup::default().with_manual_clock(),
@@ -85,6 +87,32 @@ async fn a_sign_in_form_is_checked_whatever_it_is_sent_as(host: &TestHost) {
         .send()
         .await
         .refuses(&[USERNAME, PASSWORD]);
+}
+
+async fn a_multipart_form_that_cannot_be_read_is_400(host: &TestHost) {
+    let send = async |body: &'static str| {
+        let request = host.anonymous().request(Method::POST, PATH);
+        request.header("content-type", "multipart/form-data; boundary=X").body(body).send().await
+    };
+    let unreadable = "There was an error parsing the body";
+    for body in ["--X\r\ncontent-disposition: form-data; name=\"username\"\r\n\r\na", "--X\r\nno header\r\n\r\n"] {
+        send(body).await.is_problem(400, "malformed_body", unreadable);
+    }
+}
+
+async fn of_refreshes_at_once_all_get_the_same_successor(host: &TestHost) {
+    let client = host.anonymous();
+    let tokens = client.sign_in(SUPERUSER, PASSWORD).await.ok();
+    let body = json!({ "refresh_token": tokens["refresh_token"] });
+    let (one, two, three) = tokio::join!(
+        client.post("/login/refresh-token", &body),
+        client.post("/login/refresh-token", &body),
+        client.post("/login/refresh-token", &body),
+    );
+    let one = one.ok();
+    assert_eq!(one["refresh_token"], two.ok()["refresh_token"]);
+    assert_eq!(one["refresh_token"], three.ok()["refresh_token"]);
+    client.with_token(text(&one, "access_token")).get("/users/me").await.ok();
 }
 
 async fn a_token_tells_whose_it_is(host: &TestHost) {

@@ -360,9 +360,12 @@ async fn too_many_routes_are_refused() {
 }
 
 #[tokio::test]
-async fn migrations_without_sql_are_refused() {
-    let reason = lies(json!({ "migrations": [["0001_x.sql", "CREATE TABLE x (id TEXT)"]] })).await;
-    assert_eq!(reason, "it has migrations but does not import 'wharf:sql'");
+async fn owning_tables_asks_for_sql() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let owner = liar(json!({ "migrations": [["0001_x.sql", "CREATE TABLE x (id TEXT)"]] }));
+    let reason = host.superuser().deploy(&owner.0, "").await.has_code(403, "grant_missing");
+    assert!(reason.contains("--grant sql"), "{reason}");
+    host.superuser().deploy(&owner.0, "grant=sql").await.ok();
 }
 
 #[tokio::test]

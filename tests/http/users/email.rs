@@ -8,6 +8,7 @@ use crate::support::{TestHost, both};
 
 both! {
     an_address_is_kept_as_given_and_compared_without_case,
+    of_two_who_sign_up_at_once_with_one_address_one_is_made,
     what_is_no_address_is_422,
 }
 
@@ -26,6 +27,13 @@ async fn an_address_is_kept_as_given_and_compared_without_case(host: &TestHost) 
     let made = host.sign_up("Jörg@MÜNCHEN.example").await.ok();
     assert_eq!(text(&made, "email"), "Jörg@münchen.example");
     assert_eq!(host.sign_up("JÖRG@münchen.example").await.status, 400);
+}
+
+async fn of_two_who_sign_up_at_once_with_one_address_one_is_made(host: &TestHost) {
+    let (one, two) = tokio::join!(host.sign_up("jane@example.com"), host.sign_up("JANE@example.com"));
+    let loser = if one.status == 200 { &two } else { &one };
+    loser.is_problem(400, "email_taken", "The user with this email already exists in the system");
+    assert_eq!(host.superuser().get("/users/").await.ok()["count"], 2);
 }
 
 async fn what_is_no_address_is_422(host: &TestHost) {

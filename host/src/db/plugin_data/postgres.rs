@@ -57,7 +57,7 @@ struct Held {
 
 impl Held {
     fn backend(&mut self) -> Result<&mut Backend, DataError> {
-        self.lease.as_mut().and_then(|lease| lease.connection.as_mut()).ok_or(DataError::Unavailable)
+        self.lease.as_mut().and_then(|lease| lease.connection.as_deref_mut()).ok_or(DataError::Unavailable)
     }
 }
 
@@ -144,7 +144,7 @@ impl Postgres {
             error => error,
         })?;
         if let Some(lease) = &mut held.lease {
-            lease.connection = Some(backend);
+            lease.connection = Some(Box::new(backend));
         }
         Ok(held)
     }
