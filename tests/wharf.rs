@@ -11,8 +11,10 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod app;
 mod architecture;
 mod capability;
+mod conformance;
 mod db;
 mod http;
 mod plugin;

@@ -89,3 +89,17 @@ async fn a_path_in_the_frontends_address_is_no_part_of_its_origin() {
     let answer = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
 }
+
+#[tokio::test]
+async fn a_kept_answer_is_readable_for_its_own_reader_only() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    host.deploy_chameleon().await;
+    let ask = async |origin: &str| {
+        host.anonymous().request(Method::GET, "/chameleon/cached").header("origin", origin).send().await
+    };
+    let (own, other, again) = (ask(ORIGIN).await, ask("https://evil.example").await, ask(ORIGIN).await);
+    assert!(own.text() == other.text() && own.text() == again.text());
+    let allowed = [&own, &other, &again].map(|answer| answer.header("access-control-allow-origin"));
+    assert_eq!(allowed, [Some(ORIGIN), None, Some(ORIGIN)]);
+    host.stop().await;
+}

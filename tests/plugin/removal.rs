@@ -6,7 +6,11 @@ use serde_json::json;
 use super::plugins;
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
-both!(data_outlives_a_removal, deleted_data_is_gone_and_other_plugins_keep_theirs);
+both!(
+    data_outlives_a_removal,
+    deleted_data_is_gone_and_other_plugins_keep_theirs,
+    data_of_a_removed_plugin_can_be_deleted_later,
+);
 
 async fn add_note(host: &TestHost, plugin: &str) {
     let path = format!("/{plugin}/notes/kept");
@@ -33,6 +37,27 @@ async fn deleted_data_is_gone_and_other_plugins_keep_theirs(host: &TestHost) {
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
     assert_eq!(host.anonymous().get("/twin/notes").await.ok(), json!(["kept"]));
+}
+
+async fn data_of_a_removed_plugin_can_be_deleted_later(host: &TestHost) {
+    host.deploy_chameleon().await;
+    add_note(host, "chameleon").await;
+    host.superuser().delete("/plugins/chameleon").await.ok();
+    host.superuser().delete("/plugins/chameleon").await.has_code(404, "plugin_not_found");
+    host.superuser().delete("/plugins/chameleon?delete_data=true").await.ok();
+    host.deploy_chameleon().await;
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
+}
+
+#[tokio::test]
+async fn grants_end_with_a_removal() {
+    let host = TestHost::sqlite(Setup::default().with_items()).await;
+    host.superuser().delete("/plugins/items").await.ok();
+    let answer = host.superuser().deploy(&Component::items().0, "grant=auth").await;
+    let reason = answer.has_code(403, "grant_missing");
+    assert!(reason.contains("was not granted: sql."), "{reason}");
+    host.superuser().get("/items/").await.has_code(404, "plugin_removed");
+    host.stop().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,40 @@
+//! Hosts beside one another.
+
+use wharf::app::{Ambient, App};
+
+use crate::support::host::PASSWORD;
+use crate::support::patience::until;
+use crate::support::{Backend, Client, Setup, TestHost};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_on_one_postgres_agree_on_accounts_and_sessions() {
+    let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = host.config().clone();
+    config.server.data_dir = directory.path().join("data");
+    let second = App::start(config, Ambient::default()).await.unwrap();
+    assert!(second.first_superuser().is_none());
+    let client = Client::new(second.addr());
+    client.with_token(host.superuser().token()).get("/users/me").await.ok();
+
+    host.sign_up("jane@example.com").await.ok();
+    let jane = client.signed_in("jane@example.com", PASSWORD).await;
+    let here = host.anonymous().with_token(jane.token());
+    here.request(reqwest::Method::POST, "/login/logout").send().await.ok();
+    here.get("/users/me").await.has_code(401, "invalid_token");
+    until("the session to end on the other host", async || (jane.get("/users/me").await.status == 401).then_some(()))
+        .await;
+    second.stop().await.unwrap();
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_of_static_files_that_is_missing_refuses_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = wharf::config::Config::default();
+    config.server.listen = ([127, 0, 0, 1], 0).into();
+    config.server.data_dir = directory.path().join("data");
+    config.server.static_dir = Some(directory.path().join("missing"));
+    let error = App::start(config, Ambient::default()).await.err().unwrap();
+    assert!(error.report().contains("static_dir"), "{}", error.report());
+}
