@@ -29,7 +29,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
-    (&["moka"], &["cache", "auth"]),
+    (&["moka"], &["cache", "auth", "plugin"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 
