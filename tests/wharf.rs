@@ -11,4 +11,5 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod db;
 mod support;

@@ -487,8 +487,9 @@ mod tests {
         #[test]
         fn splitting_what_was_joined_gives_it_back(count in 0_usize..8, filler in "[a-z ]{0,10}") {
             let statements: Vec<String> = (0..count).map(|n| format!("SELECT '{filler};' AS \"c{n};\"")).collect();
+            let joined = statements.join(" ;\n");
             for dialect in BOTH {
-                prop_assert_eq!(split(dialect, &statements.join(" ;\n")), statements.clone());
+                prop_assert_eq!(split(dialect, &joined), statements.clone());
             }
         }
     }

@@ -1,0 +1,3 @@
+//! Tests of `wharf::db`.
+
+mod plugin_data;
