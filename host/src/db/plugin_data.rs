@@ -41,6 +41,9 @@ const MIGRATION_TIME: Duration = Duration::from_secs(60);
 /// A connection that nobody used for this long is closed.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
+/// Statements of one batch.
+const MAX_BATCH: usize = 1_000;
+
 /// How often idle connections are looked for.
 const IDLE_LOOK: Duration = Duration::from_secs(20);
 
@@ -60,7 +63,8 @@ enum Place {
 }
 
 impl PluginData {
-    /// Keeps plugins' data where the host keeps its own. Opens nothing yet.
+    /// Keeps plugins' data where the host keeps its own. Opens nothing yet; must be called within the runtime, which
+    /// closes idle connections from then on.
     ///
     /// # Errors
     /// `database.url` cannot be read.
@@ -96,7 +100,8 @@ impl PluginData {
                 Ok(Kind::Sqlite(Arc::new(sqlite)))
             }
             Place::Roles { host, options, random } => {
-                Ok(Kind::Postgres(Postgres::open(host, options, random, name, &self.limits).await?))
+                let postgres = Postgres::open(host, options, random, name, &self.limits).await?;
+                Ok(Kind::Postgres(Box::new(postgres)))
             }
         }
     }
@@ -173,7 +178,7 @@ pub struct PluginDatabase(Kind);
 
 enum Kind {
     Sqlite(Arc<Sqlite>),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl PluginDatabase {
@@ -205,6 +210,9 @@ impl PluginDatabase {
     /// # Errors
     /// As the cases of [`DataError`] say; nothing was changed then.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
+        if statements.len() > MAX_BATCH {
+            return Err(DataError::Limit(format!("statements of a batch: {MAX_BATCH}")));
+        }
         match &self.0 {
             Kind::Sqlite(sqlite) => sqlite.batch(statements).await,
             Kind::Postgres(postgres) => postgres.batch(statements).await,

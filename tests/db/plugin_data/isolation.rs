@@ -163,6 +163,9 @@ async fn sqlite_trigger_named_begin_hides_no_statements() {
 #[tokio::test]
 async fn postgres_roles_reach_only_their_schema() {
     let Some(fixture) = Fixture::postgres().await else { return };
+    // As in a database that an older PostgreSQL made.
+    let Db::Postgres(pool) = &fixture.db else { unreachable!() };
+    sqlx::query("GRANT CREATE ON SCHEMA public TO PUBLIC").execute(pool).await.unwrap();
     let database = fixture.plugin("CREATE TABLE a (id bigint)").await;
     fixture.data.migrate(&name("other"), &[migration("1", "CREATE TABLE s (t text)")]).await.unwrap();
     for text in [
@@ -205,7 +208,6 @@ async fn postgres_roles_reach_only_their_schema() {
         let all = [migration("0001", "CREATE TABLE a (id bigint)"), migration("2", text)];
         assert!(fixture.data.migrate(&name("items"), &all).await.is_err(), "{text}");
     }
-    let Db::Postgres(pool) = &fixture.db else { unreachable!() };
     let weak: Vec<bool> = sqlx::query_scalar(
         "SELECT NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolinherit OR rolreplication OR rolbypassrls) AND rolcanlogin \
          AND rolconnlimit > 0 FROM pg_roles JOIN plugin_database ON role = rolname",

@@ -66,7 +66,7 @@ async fn two_at_once(fixture: &Fixture) {
         tokio::join!(nodes[0].migrate(&items, &all), nodes[1].migrate(&items, &all), nodes[2].migrate(&items, &all));
     let applied = [applied.0.unwrap(), applied.1.unwrap(), applied.2.unwrap()];
     assert_eq!(applied.iter().map(Vec::len).sum::<usize>(), 2, "{applied:?}");
-    assert_eq!(count(&*nodes[0].plugin(&items).await.unwrap(), "a").await, 1);
+    assert_eq!(count(&nodes[0].plugin(&items).await.unwrap(), "a").await, 1);
 }
 
 async fn tables_are_rebuilt(fixture: &Fixture) {

@@ -218,6 +218,7 @@ async fn batches_are_one_transaction(fixture: &Fixture) {
     assert!(matches!(database.batch(failing).await, Err(DataError::Constraint(_))));
     assert_eq!(count(&database, "v").await, 1);
     assert_eq!(database.batch(vec![]).await, Ok(vec![]));
+    assert!(matches!(database.batch(vec![sql("SELECT 1"); 1_001]).await, Err(DataError::Limit(_))));
     let reads = database.batch(vec![sql("SELECT 1 AS a"), sql("SELECT t FROM v")]).await.unwrap();
     assert_eq!(reads.len(), 2);
 }

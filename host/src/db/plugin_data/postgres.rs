@@ -57,7 +57,7 @@ struct Held {
 
 impl Held {
     fn backend(&mut self) -> Result<&mut Backend, DataError> {
-        self.lease.as_mut().and_then(|lease| lease.connection.as_mut()).ok_or(DataError::Unavailable)
+        self.lease.as_mut().and_then(|lease| lease.connection.as_deref_mut()).ok_or(DataError::Unavailable)
     }
 }
 
@@ -99,6 +99,8 @@ impl Postgres {
     ) -> Result<Self> {
         let role = role::ensure(host, random, plugin, limits.connections).await?;
         let time = limits.time.as_millis();
+        // The wait for another transaction's row ends before the statement's time does: it is a conflict, not a limit.
+        let lock_time = limits.time.saturating_mul(3).as_millis() / 4;
         let options = options
             .clone()
             .username(&role.name)
@@ -108,7 +110,7 @@ impl Postgres {
             .options([
                 ("search_path", role::schema(plugin)),
                 ("statement_timeout", time.to_string()),
-                ("lock_timeout", time.to_string()),
+                ("lock_timeout", lock_time.max(1).to_string()),
                 ("idle_in_transaction_session_timeout", "120s".to_owned()),
                 // What the lexer takes for granted.
                 ("standard_conforming_strings", "on".to_owned()),
@@ -142,7 +144,7 @@ impl Postgres {
             error => error,
         })?;
         if let Some(lease) = &mut held.lease {
-            lease.connection = Some(backend);
+            lease.connection = Some(Box::new(backend));
         }
         Ok(held)
     }

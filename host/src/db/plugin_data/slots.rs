@@ -26,7 +26,7 @@ pub(super) struct Slots<C> {
 #[derive(Debug)]
 struct Idle<C> {
     since: Instant,
-    connection: C,
+    connection: Box<C>,
 }
 
 impl<C: Reuse> Slots<C> {
@@ -59,14 +59,14 @@ impl<C: Reuse> Slots<C> {
     }
 
     /// Takes out the connections that nobody used for `age`; the caller drops them where that may block.
-    pub(super) fn stale(&self, age: Duration) -> Vec<C> {
+    pub(super) fn stale(&self, age: Duration) -> Vec<Box<C>> {
         let mut idle = self.idle();
         let stale = idle.iter().take_while(|idle| idle.since.elapsed() >= age).count();
         idle.drain(..stale).map(|idle| idle.connection).collect()
     }
 
     /// Gives out no more slots and waits until all are back, at most `patience`.
-    pub(super) async fn close(&self, patience: Duration) -> Vec<C> {
+    pub(super) async fn close(&self, patience: Duration) -> Vec<Box<C>> {
         let all = self.permits.acquire_many(self.size);
         drop(tokio::time::timeout(patience, all).await);
         self.permits.close();
@@ -81,7 +81,7 @@ impl<C: Reuse> Slots<C> {
 /// A slot, with a connection once there is one.
 #[derive(Debug)]
 pub(super) struct Lease<C: Reuse> {
-    pub(super) connection: Option<C>,
+    pub(super) connection: Option<Box<C>>,
     /// How long the connection had been idle.
     pub(super) idle_for: Duration,
     slots: Arc<Slots<C>>,

@@ -98,7 +98,7 @@ impl Sqlite {
                     answers.push(answer(outcome)?.rows);
                     Ok(())
                 });
-                match done.and_then(|()| connection.host("COMMIT")) {
+                match done.and_then(|()| connection.commit()) {
                     Ok(()) => Ok(answers),
                     Err(error) => {
                         connection.rollback();
@@ -178,7 +178,7 @@ impl Sqlite {
         let writable = Arc::ptr_eq(slots, &self.writer);
         let limits = self.limits.clone();
         tokio::task::spawn_blocking(move || {
-            held.connection = Some(Connection::open(&file, &limits, writable)?);
+            held.connection = Some(Box::new(Connection::open(&file, &limits, writable)?));
             Ok(held)
         })
         .await
@@ -212,7 +212,7 @@ impl Sqlite {
         let Some(connection) = &held.connection else { return Err(DataError::Unavailable) };
         let guard = connection.control.guard();
         let thread = tokio::task::spawn_blocking(move || {
-            let result = held.connection.as_mut().map(work);
+            let result = held.connection.as_deref_mut().map(work);
             (held, result)
         });
         match tokio::time::timeout(limit.saturating_add(GRACE), thread).await {
@@ -258,7 +258,7 @@ impl Transaction {
         statement::admit(Dialect::Sqlite, &mut statement, &self.database.limits)?;
         let held = self.held.take().ok_or_else(DataError::failed_transaction)?;
         let (held, result, _) = self.database.one(held, statement).await?;
-        let alive = held.connection.as_ref().is_some_and(Connection::in_transaction);
+        let alive = held.connection.as_deref().is_some_and(Connection::in_transaction);
         self.held = Some(held);
         let outcome = answer(result)?;
         self.failed = !alive;
@@ -268,14 +268,8 @@ impl Transaction {
     pub(super) async fn commit(mut self) -> Result<(), DataError> {
         match self.held.take() {
             Some(held) if !self.failed => {
-                let time = self.database.limits.time;
-                let (held, result) = self
-                    .database
-                    .on_thread(held, time, move |connection| {
-                        connection.control.limit(time);
-                        connection.host("COMMIT")
-                    })
-                    .await?;
+                let (held, result) =
+                    self.database.on_thread(held, self.database.limits.time, Connection::commit).await?;
                 drop(held);
                 result
             }

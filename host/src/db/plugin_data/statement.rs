@@ -3,6 +3,9 @@
 //! transaction, a role or code. The rules are the same on both databases; the databases' own rights (the authorizer of
 //! SQLite, the role on PostgreSQL) are the border, and this keeps plugins portable and out of what every role may do.
 
+mod definition;
+
+pub(super) use self::definition::check_migration;
 use super::lexer::{Dialect, Lexer, Token};
 use super::value::Limits;
 use super::{DataError, Statement};
@@ -79,82 +82,6 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), Dat
     Ok((verb, sql.get(start..end).unwrap_or_default()))
 }
 
-/// Splits a migration into its statements, each checked.
-pub(super) fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
-    check_text(sql)?;
-    let statements = split(dialect, sql);
-    for statement in &statements {
-        let mut scan = Scan::new(dialect);
-        for (token, _) in Lexer::new(dialect, statement) {
-            if matches!(token, Token::Parameter(_)) {
-                return Err(DataError::invalid("a migration has no parameters"));
-            }
-            scan.token(token)?;
-        }
-        check_definition(dialect, statement)?;
-    }
-    Ok(statements)
-}
-
-/// The statements of a text, without their semicolons; empty ones are left out. A trigger of SQLite holds statements of
-/// its own between BEGIN and END.
-pub(super) fn split(dialect: Dialect, sql: &str) -> Vec<&str> {
-    let mut statements = Vec::new();
-    let mut start = None;
-    let mut end = 0;
-    let mut body = TriggerBody::default();
-    for (token, range) in Lexer::new(dialect, sql) {
-        if token == Token::Symbol(b';') && !body.is_open() {
-            if let Some(start) = start.take() {
-                statements.extend(sql.get(start..end));
-            }
-            body = TriggerBody::default();
-            continue;
-        }
-        start.get_or_insert(range.start);
-        end = range.end;
-        if dialect == Dialect::Sqlite
-            && let Token::Word(word) = token
-        {
-            body.word(word);
-        }
-    }
-    if let Some(start) = start {
-        statements.extend(sql.get(start..end));
-    }
-    statements
-}
-
-/// Where a statement of SQLite stands in `CREATE [TEMP] TRIGGER … BEGIN …; …; END`.
-#[derive(Debug, Default)]
-struct TriggerBody {
-    words: u8,
-    trigger: bool,
-    /// BEGIN and each CASE within it.
-    depth: u32,
-}
-
-impl TriggerBody {
-    fn is_open(&self) -> bool {
-        self.depth > 0
-    }
-
-    fn word(&mut self, word: &str) {
-        self.words = self.words.saturating_add(1);
-        if self.words <= 3 && word.eq_ignore_ascii_case("trigger") {
-            self.trigger = true;
-        } else if !self.trigger {
-            // Only triggers have a body.
-        } else if word.eq_ignore_ascii_case("begin") && self.depth == 0 {
-            self.depth = 1;
-        } else if word.eq_ignore_ascii_case("case") && self.depth > 0 {
-            self.depth = self.depth.saturating_add(1);
-        } else if word.eq_ignore_ascii_case("end") {
-            self.depth = self.depth.saturating_sub(1);
-        }
-    }
-}
-
 fn check_text(sql: &str) -> Result<(), DataError> {
     if sql.len() > MAX_TEXT {
         return Err(DataError::Limit(format!("statement bytes: {MAX_TEXT}")));
@@ -190,13 +117,12 @@ struct Parameters {
 
 impl Parameters {
     fn note(&mut self, number: u16) {
-        if !self.used.contains(&number) {
-            self.used.push(number);
-        }
+        self.used.push(number);
     }
 
     fn check(mut self, values: usize) -> Result<(), DataError> {
         self.used.sort_unstable();
+        self.used.dedup();
         if let Some((expected, _)) = (1..).zip(&self.used).find(|(expected, used)| expected != *used) {
             return Err(DataError::invalid(format!("the statement does not use ${expected}, but a later parameter")));
         }
@@ -283,30 +209,6 @@ fn name_of(token: Token<'_>) -> Option<&str> {
 
 fn begins_with(name: &str, beginning: &str) -> bool {
     name.get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning))
-}
-
-/// What a migration may contain.
-fn check_definition(dialect: Dialect, statement: &str) -> Result<(), DataError> {
-    let mut words = Lexer::new(dialect, statement).map(|(token, _)| match token {
-        Token::Word(word) => word,
-        _ => "",
-    });
-    let first = words.next().unwrap_or_default();
-    let is = |word: &str, names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name));
-    if is(first, &["create", "alter", "drop"]) {
-        let object = words.find(|word| !is(word, &["or", "replace", "unique", "materialized"])).unwrap_or_default();
-        if is(object, &["table", "index", "view", "trigger", "sequence", "type", "domain", "virtual"]) {
-            return Ok(());
-        }
-        return Err(DataError::invalid(format!("a migration may not {first} {object}")));
-    }
-    if is(first, &["comment"]) || verb_of(first).is_ok() {
-        return Ok(());
-    }
-    Err(DataError::invalid(format!(
-        "a migration may not contain {first}: only CREATE, ALTER and DROP of tables, indexes, views, triggers, sequences, \
-         types and domains, and SELECT, INSERT, UPDATE and DELETE"
-    )))
 }
 
 #[cfg(test)]
@@ -426,70 +328,11 @@ mod tests {
         assert!(check(Dialect::Postgres, "SELECT lo_water FROM set_config", 0).is_ok());
     }
 
-    #[test]
-    fn a_migration_is_split_where_statements_end() {
-        let trigger =
-            "CREATE TRIGGER t AFTER INSERT ON a BEGIN UPDATE a SET b = CASE WHEN 1 THEN 2 END; DELETE FROM c; END";
-        let sql = format!("CREATE TABLE a (b text DEFAULT ';'); -- c; d\n\n{trigger}; INSERT INTO a VALUES ('x'); ;");
-        assert_eq!(
-            split(Dialect::Sqlite, &sql),
-            ["CREATE TABLE a (b text DEFAULT ';')", trigger, "INSERT INTO a VALUES ('x')"]
-        );
-        assert_eq!(split(Dialect::Postgres, "SELECT $$;$$; SELECT 1 ; "), ["SELECT $$;$$", "SELECT 1"]);
-    }
-
-    #[test]
-    fn a_migration_defines_data_and_nothing_else() {
-        for dialect in BOTH {
-            for sql in [
-                "CREATE UNIQUE INDEX i ON t (a)",
-                "ALTER TABLE t ADD COLUMN b int",
-                "DROP TABLE t",
-                "INSERT INTO t VALUES (1)",
-            ] {
-                assert!(check_migration(dialect, sql).is_ok(), "{sql}");
-            }
-            for sql in [
-                "BEGIN",
-                "COMMIT",
-                "SET search_path = x",
-                "GRANT ALL ON t TO x",
-                "CREATE ROLE x",
-                "CREATE EXTENSION x",
-                "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-                "CREATE TEMP TABLE t (a int)",
-                "CREATE SCHEMA x",
-                "PRAGMA foreign_keys = off",
-                "ATTACH 'x' AS y",
-                "VACUUM",
-                "DO $$ $$",
-                "SELECT $1",
-                "CREATE TABLE _wharf_migration (a int)",
-                "SELECT 1; COMMIT",
-            ] {
-                assert!(matches!(check_migration(dialect, sql), Err(DataError::Invalid(_))), "{dialect:?} {sql}");
-            }
-        }
-    }
-
     proptest! {
         #[test]
         fn no_text_panics(sql in r#"([a-zA-Z$0-9'"`\[\];:?(){}\\/*\- \n\u{0}-\u{10ffff}]|begin|end|case|select|create trigger|\$1|e'|/\*|--|\$\$){0,60}"#) {
             for dialect in BOTH {
                 let _ = check(dialect, &sql, 0);
-                let _ = check_migration(dialect, &sql);
-                for statement in split(dialect, &sql) {
-                    prop_assert!(sql.contains(statement));
-                }
-            }
-        }
-
-        #[test]
-        fn splitting_what_was_joined_gives_it_back(count in 0_usize..8, filler in "[a-z ]{0,10}") {
-            let statements: Vec<String> = (0..count).map(|n| format!("SELECT '{filler};' AS \"c{n};\"")).collect();
-            let joined = statements.join(" ;\n");
-            for dialect in BOTH {
-                prop_assert_eq!(split(dialect, &joined), statements.clone());
             }
         }
     }

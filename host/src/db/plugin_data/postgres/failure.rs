@@ -1,6 +1,6 @@
 //! PostgreSQL's errors in the terms of `wharf:sql`.
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::db::plugin_data::DataError;
 use crate::db::plugin_data::value::Limits;
@@ -8,10 +8,9 @@ use crate::db::plugin_data::value::Limits;
 /// Whether the error says nothing about the connection: it can be used on.
 pub(super) fn leaves_connection(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            !matches!(class(&error.code().unwrap_or_default()), "08" | "57" | "XX")
-                || error.code().as_deref() == Some("57014")
-        }
+        sqlx::Error::Database(error) => error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|error| error.severity() == PgSeverity::Error && class(error.code()) != "XX"),
         sqlx::Error::Encode(_) => true,
         _ => false,
     }
@@ -48,7 +47,7 @@ pub(super) fn of(error: sqlx::Error, limits: &Limits) -> DataError {
         "57014" => DataError::time(limits.time),
         "54000" => DataError::bytes(limits),
         code if class(code) == "23" => DataError::Constraint(constraint_name(error)),
-        code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") => {
+        code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") || code == "25P03" => {
             tracing::warn!(code, message = error.message(), "a plugin's database failed");
             DataError::Unavailable
         }

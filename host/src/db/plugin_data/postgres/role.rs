@@ -63,7 +63,25 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName, 
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await.map_err(not_allowed)?;
     }
     transaction.commit().await?;
+    close_public(pool, &name).await?;
     Ok(Role { name, password: Secret::new(password) })
+}
+
+/// Databases made by PostgreSQL before 15 let every role make tables in `public`.
+async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
+    let open: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public' AND has_schema_privilege($1, oid, 'CREATE'))",
+    )
+    .bind(role)
+    .fetch_one(pool)
+    .await?;
+    if open && let Err(error) = sqlx::raw_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC").execute(pool).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "plugins can make tables in the schema public; its owner should REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        );
+    }
+    Ok(())
 }
 
 async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {

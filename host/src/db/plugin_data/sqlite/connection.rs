@@ -155,6 +155,12 @@ impl Connection {
         done.map(drop).map_err(|error| failure::of(&self.raw, error, None))
     }
 
+    /// Not interrupted any more: it lasts or it fails.
+    pub(super) fn commit(&mut self) -> Result<(), DataError> {
+        self.control.unlimit();
+        self.host("COMMIT")
+    }
+
     /// Ends a transaction that failed; SQLite may have done so already.
     pub(super) fn rollback(&mut self) -> bool {
         self.control.unlimit();
@@ -182,7 +188,7 @@ impl Connection {
         self.host("BEGIN IMMEDIATE")?;
         self.control.set_mode(Mode::Statement);
         let outcome = self.run(sql, &plan, params, limits, budget).and_then(|outcome| {
-            self.host("COMMIT")?;
+            self.commit()?;
             Ok(outcome)
         });
         if outcome.is_err() {
