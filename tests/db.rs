@@ -1,3 +1,4 @@
-//! Tests of `wharf::db`.
+//! The databases: the host's own and the plugins'. The same cases run on SQLite and on PostgreSQL.
 
+mod open;
 mod plugin_data;

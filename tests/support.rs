@@ -1,3 +1,14 @@
-//! What tests stand on: throwaway servers and hosts. Knows nothing of any one test.
+//! What tests stand on: throwaway servers and hosts, clients and components. Knows nothing of any one test.
 
+pub(crate) mod backend;
+pub(crate) mod client;
+pub(crate) mod component;
+pub(crate) mod host;
+pub(crate) mod mail;
+pub(crate) mod patience;
 pub(crate) mod postgres;
+
+pub(crate) use backend::{Backend, both};
+pub(crate) use client::{Answer, Client};
+pub(crate) use component::Component;
+pub(crate) use host::{Setup, TestHost};

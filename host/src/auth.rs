@@ -1,7 +1,34 @@
 //! Identity: who is calling, proven by an access token that is tied to a session.
+//!
+//! Owns accounts and their passwords, sessions and their tokens, and links to set a password. Never knows HTTP or mail: it
+//! hands out tokens and answers with [`Error`]s whose texts are the contract's. Way of a credential: password or refresh
+//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`Grant`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change
+//! of an account or a session goes through here, because here what is known of verified tokens is forgotten with it.
 
+mod account;
+mod password;
+mod reset;
+mod session;
+mod superuser;
+mod token;
+mod verified;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use account::{AccountChange, NewAccount};
+pub use password::{MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
+pub use session::{Grant, Session};
+pub use superuser::NewSuperuser;
+
+use self::password::{Passwords, Verdict};
+use self::token::Keys;
+use self::verified::Verified;
 use crate::address::Address;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Random, Timestamp};
+use crate::config;
+use crate::db::{self, Db};
+use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
 
 /// An account as the rest of the host sees it; the password hash never leaves `auth`.
@@ -21,6 +48,19 @@ pub struct User {
     pub created_at: Timestamp,
 }
 
+impl From<db::user::UserRow> for User {
+    fn from(row: db::user::UserRow) -> Self {
+        Self {
+            id: row.id,
+            email: row.email,
+            is_active: row.is_active,
+            is_superuser: row.is_superuser,
+            full_name: row.full_name,
+            created_at: row.created_at,
+        }
+    }
+}
+
 /// A verified caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -38,5 +78,104 @@ impl Caller {
     }
 }
 
-#[allow(unused)]
-fn _unused(_: Address) {}
+/// Identity as a service. Cheap to clone.
+#[derive(Clone)]
+pub struct Auth(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    random: Random,
+    settings: config::Auth,
+    passwords: Passwords,
+    keys: Keys,
+    verified: Verified,
+}
+
+impl Auth {
+    /// Opens identity on a migrated database; makes the signing key at the first start.
+    ///
+    /// # Errors
+    /// The database, or a signing key in it that cannot be read.
+    pub async fn open(db: Db, settings: &config::Auth, clock: Clock, random: Random) -> Result<Self> {
+        let passwords = Passwords::new(random.clone())?;
+        Self::open_with(db, settings, clock, random, passwords).await
+    }
+
+    async fn open_with(
+        db: Db,
+        settings: &config::Auth,
+        clock: Clock,
+        random: Random,
+        passwords: Passwords,
+    ) -> Result<Self> {
+        let keys = Keys::open(&db, &random, clock.now()).await?;
+        let verified = Verified::new(&db);
+        Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, verified })))
+    }
+
+    /// Begins a session. The email is looked up by its lower-cased whole; an unknown one takes as long as a known one.
+    ///
+    /// # Errors
+    /// `incorrect_credentials`; `inactive_user`, only after the right password; too many at once.
+    pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<Grant> {
+        let incorrect = || Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password");
+        let Inner { db, passwords, .. } = &*self.0;
+        let user = self.find_by_email(email).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.as_str());
+        let verdict = passwords.verify(password, hash).await?;
+        let Some(mut user) = user.filter(|_| verdict != Verdict::Wrong) else { return Err(incorrect()) };
+        if !user.is_active {
+            return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
+        }
+        if verdict == Verdict::Outdated {
+            let better = passwords.hash(password).await?;
+            db::user::rehash(db, user.id, &user.password_hash, &better).await?;
+            user.password_hash = better;
+        }
+        // None: the password was changed or the account deactivated while this one was being checked.
+        self.begin_session(user.id, &user.password_hash, user_agent).await?.ok_or_else(incorrect)
+    }
+
+    /// The caller that an access token stands for. Called for every request: a token seen lately costs no query and no
+    /// signature check, yet every change made through this process counts at once, one made by another node within a
+    /// second.
+    ///
+    /// # Errors
+    /// `invalid_token` for whatever is malformed, forged, expired, revoked or of nobody; 403 `inactive_user`.
+    pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>> {
+        let Inner { db, clock, keys, verified, .. } = &*self.0;
+        let now = clock.now();
+        let key = verified::key(token);
+        if let Some(caller) = verified.get(&key, now) {
+            return Ok(caller);
+        }
+        let claims = keys.verify(token, now)?;
+        // Taken before the look-up: what changes from here on makes the answer void for the cache.
+        let generation = verified.generation(claims.sub);
+        let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;
+        if !found.user.is_active {
+            return Err(Error::forbidden(code::INACTIVE_USER, "Inactive user"));
+        }
+        let session_ends = found.session_expires_at.filter(|end| *end > now).ok_or_else(Error::invalid_token)?;
+        let caller = Arc::new(Caller { user: found.user.into(), session: claims.sid });
+        let token_ends = Timestamp(claims.exp.saturating_mul(1_000_000));
+        verified.insert(key, Arc::clone(&caller), generation, now, token_ends.min(session_ends));
+        Ok(caller)
+    }
+
+    async fn find_by_email(&self, email: &str) -> Result<Option<db::user::UserRow>> {
+        // PostgreSQL has no text with a NUL in it, so there is nobody of that name.
+        if email.contains('\0') {
+            return Ok(None);
+        }
+        db::user::find_by_key(&self.0.db, &Address::key_of(email)).await
+    }
+
+    fn access_ttl(&self) -> Duration {
+        self.0.settings.access_token_ttl.min(self.0.settings.refresh_token_ttl)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,14 +1,21 @@
 //! What an operator can set. Owns the typed settings, their defaults and their limits; `config::load` fills them from
-//! `wharf.toml`, `WHARF_*` and flags. Nothing else reads the environment. Data passes one way: sources → [`Config`] → the
+//! `wharf.toml`, `WHARF_*` and flags. Nothing else reads settings from the environment. Data passes one way: sources → [`Config`] → the
 //! services, which get their own section only.
 
+mod kind;
+pub mod load;
+mod reader;
 pub mod secret;
+pub mod source;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use load::{Loaded, Refused, load};
+pub use reader::{Finding, Setting};
 pub use secret::Secret;
+pub use source::{Flag, Origin, Sources};
 
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +96,17 @@ pub struct Database {
 impl Default for Database {
     fn default() -> Self {
         Self { url: None, connections: 8, timeout: Duration::from_secs(5) }
+    }
+}
+
+impl Database {
+    /// Which database it is, for people: never a user or a password.
+    pub fn place(&self) -> String {
+        let Some(url) = &self.url else { return "SQLite in the data directory".to_owned() };
+        let Ok(url) = url::Url::parse(url.expose()) else { return "PostgreSQL".to_owned() };
+        let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("a local socket");
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("PostgreSQL at {host}{port}, database {}", url.path().trim_start_matches('/'))
     }
 }
 
@@ -204,4 +222,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_is_named_without_its_password() {
+        let url = Secret::new("postgres://user:hunter2@db.example.com:5433/app?sslmode=require");
+        let database = Database { url: Some(url), ..Database::default() };
+        assert_eq!(database.place(), "PostgreSQL at db.example.com:5433, database app");
+    }
 }

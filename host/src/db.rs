@@ -5,7 +5,14 @@
 //! once, with `$1` parameters, and runs on both; the `on!` macro picks the pool. Timestamps are microseconds in integers,
 //! identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). Nothing above this module names sqlx.
 
+pub mod audit;
+pub(crate) mod email;
+pub mod plugin;
 pub mod plugin_data;
+pub(crate) mod reset_token;
+pub(crate) mod session;
+pub(crate) mod signing_key;
+pub(crate) mod user;
 mod value;
 
 use std::path::Path;
@@ -43,7 +50,6 @@ macro_rules! on {
         }
     };
 }
-#[allow(unused_imports, reason = "used by every table family")]
 pub(crate) use on;
 
 /// The schema of the host's tables on PostgreSQL. Plugins' roles have no right to it.
@@ -111,6 +117,15 @@ impl Db {
         Ok(Self::Postgres(pool))
     }
 
+    /// The statement for the database in use, for the few that cannot be written once: row locks, which SQLite neither has
+    /// nor needs (it has one writer).
+    pub(crate) fn dialect(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        match self {
+            Self::Sqlite(_) => sqlite,
+            Self::Postgres(_) => postgres,
+        }
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -152,4 +167,16 @@ impl From<sqlx::Error> for Error {
 /// Whether the statement failed because a unique constraint refused it.
 pub(crate) fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.is_unique_violation())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A database of its own in a directory that goes with the first value.
+    pub(crate) async fn sqlite() -> (tempfile::TempDir, Db) {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&config::Database::default(), dir.path()).await.unwrap();
+        (dir, db)
+    }
 }

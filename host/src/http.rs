@@ -4,17 +4,32 @@
 //! the host (`http::resource`) or a plugin call → `reply`/`problem` → the wire. Host routes and plugin routes share
 //! everything before the handler.
 
+mod access;
+mod body;
 pub mod call;
+pub mod cors;
+pub mod dispatch;
 pub mod host_route;
+mod openapi;
+mod plugin_call;
 pub mod problem;
 pub mod reply;
 pub mod resource;
+pub mod server;
+pub mod static_files;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Auth;
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
+use crate::email::Mailer;
+use crate::plugin::Registry;
+
+pub use dispatch::Dispatcher;
 
 /// What the host's own handlers work with.
 pub struct Host {
@@ -26,4 +41,14 @@ pub struct Host {
     pub random: Random,
     /// The host's tables.
     pub db: Db,
+    /// Identity.
+    pub auth: Auth,
+    /// Outgoing mail.
+    pub mail: Mailer,
+    /// The plugins.
+    pub plugins: Registry,
+    /// The OpenAPI document.
+    pub openapi: openapi::Publisher,
+    /// Cancelled when the host begins to stop.
+    pub stopping: CancellationToken,
 }

@@ -24,7 +24,6 @@ macro_rules! uuid_ids {
         }
     )*};
 }
-pub(crate) use uuid_ids;
 
 /// Calls a macro with every UUID newtype, so that `db::value` can teach the databases each of them.
 macro_rules! for_each_uuid_id {

@@ -2,11 +2,19 @@
 //! this crate is the map.
 
 pub mod address;
+pub mod app;
 pub mod auth;
+pub mod cache;
+pub mod capability;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
+pub mod email;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod plugin;
 pub mod route;
+pub mod shutdown;
+pub mod telemetry;

@@ -52,6 +52,7 @@ pub struct PluginData {
     place: Place,
     limits: Limits,
     open: Arc<Mutex<Open>>,
+    deleting: Arc<tokio::sync::Mutex<()>>,
     idle: tokio::task::JoinHandle<()>,
 }
 
@@ -78,7 +79,7 @@ impl PluginData {
         };
         let open = Arc::new(Mutex::new(Open::new()));
         let idle = tokio::spawn(close_idle(Arc::downgrade(&open)));
-        Ok(Self { place, limits: Limits::from(&config.plugins), open, idle })
+        Ok(Self { place, limits: Limits::from(&config.plugins), open, deleting: Arc::default(), idle })
     }
 
     /// The database of a plugin, made when it is missing; cheap when it is open already.
@@ -123,14 +124,22 @@ impl PluginData {
     /// # Errors
     /// It could not be removed; then it is still there, and may be tried again.
     pub async fn delete(&self, name: &PluginName) -> Result<()> {
+        // One at a time: a second one would remove what was opened anew after the first.
+        let turn = Arc::clone(&self.deleting).lock_owned().await;
         let database = self.plugin(name).await?;
-        let deleted = match &database.0 {
-            Kind::Sqlite(sqlite) => sqlite.delete().await,
-            Kind::Postgres(postgres) => postgres.delete().await,
-        };
-        // Whatever came of it, its connections are closed: the next use opens anew.
-        self.lock().remove(name);
-        deleted
+        let (open, name) = (Arc::clone(&self.open), name.clone());
+        // It comes to its end though its caller may leave: half deleted, the plugin could never be used again.
+        let deletion = tokio::spawn(async move {
+            let deleted = match &database.0 {
+                Kind::Sqlite(sqlite) => sqlite.delete().await,
+                Kind::Postgres(postgres) => postgres.delete().await,
+            };
+            // Whatever came of it, its connections are closed: the next use opens anew.
+            open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            drop(turn);
+            deleted
+        });
+        deletion.await.map_err(|error| Error::internal("deleting a plugin's data failed").with_source(error))?
     }
 
     /// Closes every connection, waiting a while for running statements.

@@ -103,12 +103,16 @@ codes! {
     PLUGIN_TRAP = "plugin_trap";
     /// 502: the plugin asked for more memory than it may have.
     PLUGIN_MEMORY_LIMIT = "plugin_memory_limit";
+    /// 502: the plugin called into the host more often than it may in one call.
+    PLUGIN_HOST_CALL_LIMIT = "plugin_host_call_limit";
     /// 502: the plugin's answer is not valid (status, header, size).
     PLUGIN_INVALID_RESPONSE = "plugin_invalid_response";
     /// 504: the plugin used up its CPU time.
     PLUGIN_CPU_LIMIT = "plugin_cpu_limit";
     /// 504: the plugin did not answer in time.
     PLUGIN_DEADLINE = "plugin_deadline";
+    /// 503: the plugin's release could not be loaded; the operator's log says why.
+    PLUGIN_UNAVAILABLE = "plugin_unavailable";
     /// 503: as many calls as the plugin or the host may run are running; see `Retry-After`.
     PLUGIN_BUSY = "plugin_busy";
 }

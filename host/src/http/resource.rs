@@ -1,9 +1,36 @@
 //! The host's own routes, a file per resource. Each file declares its routes beside the handlers that answer them.
 
+mod change;
+mod docs;
+mod health;
+mod login;
+mod plugins;
+mod private;
+mod sessions;
+mod users;
+mod utils;
+
 use super::Host;
 use super::host_route::HostRoute;
+use crate::config::Config;
 
 /// Every route of the host, below `/api/v1` and beside it.
-pub fn routes() -> Vec<HostRoute<Host>> {
-    Vec::new()
+pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
+    let mut routes = Vec::new();
+    routes.extend(login::routes());
+    routes.extend(users::routes());
+    routes.extend(sessions::routes());
+    routes.extend(utils::routes());
+    routes.extend(plugins::routes(config.plugins.upload_bytes));
+    routes.extend(health::routes());
+    if config.server.docs {
+        routes.extend(docs::routes());
+    }
+    if config.server.development {
+        routes.extend(private::routes());
+    }
+    routes
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,20 @@ impl Template {
         self.segments.len() >= other.segments.len() && self.segments.iter().zip(&other.segments).all(|(a, b)| a == b)
     }
 
+    /// The number of segments.
+    pub fn depth(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The part of the path space a host route claims: `/api/v1/users/{id}` claims `/api/v1/users`, `/docs/x` claims
+    /// `/docs`.
+    #[must_use]
+    pub fn root(&self) -> Self {
+        let api = self.segments.first() == Some(&Segment::Literal("api".to_owned()));
+        let literal = |segment: &&Segment| matches!(segment, Segment::Literal(_));
+        Self { segments: self.segments.iter().take_while(literal).take(if api { 3 } else { 1 }).cloned().collect() }
+    }
+
     /// Names of the parameters in order.
     pub fn params(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {

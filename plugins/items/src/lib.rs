@@ -1,1 +1,166 @@
+//! Items: every user keeps a list of his own; superusers see and change everybody's.
+//!
+//! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
+//! below. What is left here is who owns what.
 
+use serde::{Deserialize, Serialize};
+use wharf_sdk::prelude::*;
+use wharf_sdk::sql::{self, FromRow, params, statement};
+
+#[cfg(test)]
+mod tests;
+
+plugin! {
+    name: "items",
+    summary: "Items that belong to users",
+    migrations: "migrations",
+    routes: [read_items, create_item, read_item, update_item, delete_item],
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+struct Page {
+    /// How many of the newest to leave out.
+    #[schemars(range(min = 0))]
+    skip: i64,
+    #[schemars(range(min = 0, max = 1000))]
+    limit: i64,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { skip: 0, limit: 100 }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct ItemCreate {
+    #[schemars(length(min = 1, max = 255))]
+    title: String,
+    #[serde(default)]
+    #[schemars(length(max = 255))]
+    description: Option<String>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct ItemUpdate {
+    #[schemars(length(min = 1, max = 255))]
+    title: Field<String>,
+    #[schemars(length(max = 255))]
+    description: Field<Option<String>>,
+}
+
+#[derive(Serialize, JsonSchema, FromRow)]
+struct ItemPublic {
+    title: String,
+    description: Option<String>,
+    id: Uuid,
+    owner_id: Uuid,
+    created_at: Timestamp,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ItemsPublic {
+    data: Vec<ItemPublic>,
+    /// How many there are without paging.
+    count: i64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Message {
+    message: &'static str,
+}
+
+/// Read Items
+///
+/// The caller's own items, or everybody's for a superuser; newest first.
+#[get("/")]
+fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPublic>> {
+    const ALL: &str = "SELECT title, description, id, owner_id, created_at FROM item
+        ORDER BY created_at DESC, id LIMIT $1 OFFSET $2";
+    const OWN: &str = "SELECT title, description, id, owner_id, created_at FROM item WHERE owner_id = $3
+        ORDER BY created_at DESC, id LIMIT $1 OFFSET $2";
+
+    let [data, count] = if caller.superuser {
+        sql::batch([statement(ALL, params![page.limit, page.skip]), statement("SELECT COUNT(*) FROM item", params![])])?
+    } else {
+        sql::batch([
+            statement(OWN, params![page.limit, page.skip, caller.id]),
+            statement("SELECT COUNT(*) FROM item WHERE owner_id = $1", params![caller.id]),
+        ])?
+    };
+    Ok(Json(ItemsPublic { data: data.all()?, count: count.value()? }))
+}
+
+/// Create Item
+#[post("/")]
+fn create_item(caller: Caller, Json(new): Json<ItemCreate>) -> Result<Json<ItemPublic>> {
+    let item = ItemPublic {
+        title: new.title,
+        description: new.description,
+        id: Uuid::new_v4(),
+        owner_id: caller.id,
+        created_at: Timestamp::now(),
+    };
+    sql::execute(
+        "INSERT INTO item (id, title, description, owner_id, created_at) VALUES ($1, $2, $3, $4, $5)",
+        params![item.id, &item.title, item.description.as_deref(), item.owner_id, item.created_at],
+    )?;
+    Ok(Json(item))
+}
+
+/// Read Item
+#[get("/{id}")]
+fn read_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<ItemPublic>> {
+    Ok(Json(find(id, &caller)?))
+}
+
+/// Update Item
+///
+/// Only the members sent are changed.
+#[put("/{id}")]
+fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpdate>) -> Result<Json<ItemPublic>> {
+    let item = find(id, &caller)?;
+    if !change.title.is_set() && !change.description.is_set() {
+        return Ok(Json(item));
+    }
+    // Written member by member, so that two callers who change different members both succeed.
+    let updated = sql::query_optional(
+        "UPDATE item SET
+            title = COALESCE($2, title),
+            description = CASE WHEN $3 THEN $4 ELSE description END
+        WHERE id = $1 RETURNING title, description, id, owner_id, created_at",
+        params![
+            id,
+            change.title.into_option(),
+            change.description.is_set(),
+            change.description.into_option().flatten()
+        ],
+    )?;
+    updated.map(Json).ok_or_else(not_found)
+}
+
+/// Delete Item
+#[delete("/{id}")]
+fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
+    find(id, &caller)?;
+    match sql::execute("DELETE FROM item WHERE id = $1", params![id])? {
+        0 => Err(not_found()),
+        _ => Ok(Json(Message { message: "Item deleted successfully" })),
+    }
+}
+
+/// An item that exists (404) and is the caller's (403), in this order.
+fn find(id: Uuid, caller: &Caller) -> Result<ItemPublic> {
+    const ONE: &str = "SELECT title, description, id, owner_id, created_at FROM item WHERE id = $1";
+    let item: ItemPublic = sql::query_optional(ONE, params![id])?.ok_or_else(not_found)?;
+    if item.owner_id != caller.id && !caller.superuser {
+        return Err(Problem::forbidden("not_enough_permissions", "Not enough permissions"));
+    }
+    Ok(item)
+}
+
+fn not_found() -> Problem {
+    Problem::not_found("item_not_found", "Item not found")
+}

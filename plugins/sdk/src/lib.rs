@@ -1,1 +1,84 @@
+//! What a Wharf plugin written in Rust depends on. The author's guide is this crate's `README.md`.
+//!
+//! ```
+//! use wharf_sdk::prelude::*;
+//!
+//! plugin! { name: "hello", summary: "Says hello", routes: [hello] }
+//!
+//! /// Greet somebody
+//! #[get("/{name}", access = public)]
+//! fn hello(Path(name): Path<String>) -> Text {
+//!     Text(format!("Hello {name}"))
+//! }
+//! ```
+//!
+//! The crate turns the interfaces of `wit/` into ordinary Rust: [`extract`] reads requests, [`IntoResponse`] and
+//! [`Problem`] answer them, [`sql`], [`cache`], [`log`] and [`audit`] are what the host can do for a plugin, [`testing`]
+//! stands in for the host in native tests. A component imports only what its code calls, and that is what its operator is
+//! asked for. It never decides about access and never validates inputs: the host does both before a handler runs, from
+//! what the attributes and types declare.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Guide;
+
+#[cfg(any(target_arch = "wasm32", test))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, unreachable_pub, reason = "only components allocate with it"))]
+mod arena;
+mod bindings;
+mod field;
+mod plugin;
+mod problem;
+mod request;
+mod response;
+mod timestamp;
+
+pub mod audit;
+pub mod cache;
+pub mod extract;
+pub mod log;
+pub mod openapi;
+pub mod sql;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+
+pub use extract::{Bytes, Caller, FromRequest, Json, Needs, Path, Query, Settings, Text};
+pub use field::Field;
+pub use plugin::Plugin;
+pub use problem::{FieldError, Problem};
+pub use request::Request;
+pub use response::{IntoResponse, Response, Status};
+pub use timestamp::{NotATimestamp, Timestamp};
+pub use uuid::Uuid;
+pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
+
+/// Derives `JsonSchema`, by which a type documents itself and has its inputs validated.
+pub use schemars;
+pub use serde_json;
+
+/// What handlers return where they may refuse: the error becomes a problem response.
+pub type Result<T, E = Problem> = std::result::Result<T, E>;
+
+/// What nearly every plugin names. `use wharf_sdk::prelude::*;`
+pub mod prelude {
+    pub use crate::schemars::{self, JsonSchema};
+    pub use crate::{
+        Bytes, Caller, Field, FieldError, IntoResponse, Json, Path, Problem, Query, Request, Response, Result,
+        Settings, Status, Text, Timestamp, Uuid,
+    };
+    pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
+}
+
+/// For the code that the macros write.
+#[doc(hidden)]
+pub mod __private {
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::__export_cabi_realloc as export_cabi_realloc;
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::arena::{Arena, reallocate};
+    pub use crate::bindings::http_role::{self, export_http};
+    pub use crate::bindings::migrations_role::{self, export_migrations};
+    pub use crate::plugin::{
+        Access, CachePolicy, Component, Exports, Migration, Route, permission_is_declared, settings_schema,
+    };
+}

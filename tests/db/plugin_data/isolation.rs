@@ -1,249 +1,361 @@
-//! What a hostile plugin tries.
+//! What a plugin must not reach, tried as an attacker would.
 
-use std::os::unix::fs::PermissionsExt;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Proptest, TestRunner};
+use wharf::db::plugin_data::{DataError, PluginDatabase, Value};
 
-use super::*;
+use super::world::{World, add, count, execute, on_both, query, scalar, sql, text};
+use crate::support::Backend;
 
-on_both!(what_no_database_allows, the_record_is_out_of_reach, plugins_do_not_see_each_other);
-
-async fn refused(database: &PluginDatabase, text: &str) {
-    assert!(database.query(sql(text)).await.is_err(), "{text}");
-    assert!(database.execute(sql(text)).await.is_err(), "{text}");
-    let mut transaction = database.begin().await.unwrap();
-    assert!(transaction.execute(sql(text)).await.is_err(), "{text}");
+on_both! {
+    only_a_plugin_s_kinds_of_statements_run,
+    another_plugin_s_data_is_out_of_reach,
+    the_record_of_the_migrations_is_out_of_reach,
+    no_text_breaks_out_of_a_transaction,
+    no_text_panics_or_changes_what_it_may_not,
 }
 
-async fn what_no_database_allows(fixture: &Fixture) {
-    let database = fixture.plugin("CREATE TABLE a (id bigint)").await;
-    for text in [
-        "ATTACH 'other' AS other",
-        "ATTACH DATABASE '../other/data.sqlite' AS other",
-        "DETACH main",
-        "PRAGMA writable_schema = 1",
-        "PRAGMA user_version",
-        "VACUUM",
-        "VACUUM INTO '/tmp/stolen.sqlite'",
-        "SELECT load_extension('/tmp/x.so')",
-        "BEGIN",
-        "BEGIN; SELECT 1",
-        "COMMIT",
-        "ROLLBACK",
-        "SAVEPOINT s",
-        "RELEASE s",
-        "END",
-        "CREATE TABLE b (id int)",
-        "CREATE TEMP TABLE b (id int)",
-        "DROP TABLE a",
-        "ALTER TABLE a ADD COLUMN b int",
-        "REINDEX",
-        "ANALYZE",
-        "EXPLAIN SELECT 1",
-        "SET ROLE wharf_host",
-        "RESET ROLE",
-        "SET search_path = wharf",
-        "SHOW search_path",
-        "COPY a TO PROGRAM 'id'",
-        "COPY a TO '/tmp/x'",
-        "CREATE EXTENSION dblink",
-        "DO $$ BEGIN END $$",
-        "LISTEN x",
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "NOTIFY x",
-        "PREPARE p AS SELECT 1",
-        "CALL x()",
-        "GRANT ALL ON a TO PUBLIC",
-        "LOCK TABLE a",
-        "TRUNCATE a",
-        "/* SELECT */ PRAGMA user_version",
-        "(PRAGMA user_version)",
+/// Refused, whatever the reason; the database goes on.
+async fn refused(database: &PluginDatabase, attack: &str) {
+    match query(database, attack, &[]).await {
+        Err(DataError::Invalid(_)) => {}
+        other => panic!("{attack:?}: {other:?}"),
+    }
+    match database.batch(vec![sql("SELECT 1"), sql(attack)]).await {
+        Err(DataError::Invalid(_)) => {}
+        other => panic!("{attack:?} in a batch: {other:?}"),
+    }
+}
+
+/// Spellings that hide the first word of a statement.
+fn spellings(attack: &str) -> Vec<String> {
+    let (first, rest) = attack.split_once(' ').unwrap_or((attack, ""));
+    let swapped: String = first
+        .chars()
+        .enumerate()
+        .map(|(index, c)| if index % 2 == 0 { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() })
+        .collect();
+    vec![
+        attack.to_owned(),
+        attack.to_lowercase(),
+        format!("{swapped}\t{rest}"),
+        format!(" \n\u{c};{attack}"),
+        format!("/* SELECT */ {attack}"),
+        format!("/* /* */ {attack} -- */"),
+        format!("-- SELECT\n{attack}"),
+        format!("-- SELECT\r{attack}"),
+        format!("({attack})"),
+        format!("SELECT 1; {attack}"),
+        format!("SELECT ';'; {attack}"),
+        format!("SELECT '\\'; {attack} --'"),
+        format!("{first}/**/{rest}\0"),
+        format!("SELECT 1\0; {attack}"),
+        format!("\u{feff}{attack}"),
+        format!("\u{a0}{attack}"),
+        format!("EXPLAIN {attack}"),
+        format!("WITH x AS (SELECT 1) {attack}"),
+    ]
+}
+
+async fn only_a_plugin_s_kinds_of_statements_run(world: &World) {
+    let database = world.tables("shop").await;
+    let outside = world.dir.path().join("stolen.sqlite");
+    let attacks = [
+        format!("ATTACH '{}' AS stolen", outside.display()),
+        format!("ATTACH DATABASE 'file:{}?mode=rwc' AS stolen", outside.display()),
+        "DETACH main".to_owned(),
+        "PRAGMA writable_schema = ON".to_owned(),
+        "PRAGMA journal_mode = OFF".to_owned(),
+        "PRAGMA database_list".to_owned(),
+        "PRAGMA query_only = OFF".to_owned(),
+        format!("VACUUM INTO '{}'", outside.display()),
+        "VACUUM".to_owned(),
+        "REINDEX item".to_owned(),
+        "ANALYZE".to_owned(),
+        "CREATE TABLE evil (a INT)".to_owned(),
+        "CREATE TEMP TABLE evil (a INT)".to_owned(),
+        "CREATE TRIGGER evil AFTER INSERT ON item BEGIN SELECT 1; END".to_owned(),
+        "CREATE VIRTUAL TABLE evil USING fts5(a)".to_owned(),
+        "CREATE EXTENSION dblink".to_owned(),
+        "CREATE FUNCTION evil() RETURNS INT LANGUAGE sql AS 'SELECT 1'".to_owned(),
+        "CREATE ROLE evil SUPERUSER".to_owned(),
+        "ALTER TABLE item RENAME TO evil".to_owned(),
+        "ALTER ROLE CURRENT_USER SUPERUSER".to_owned(),
+        "DROP TABLE item".to_owned(),
+        "TRUNCATE item".to_owned(),
+        "BEGIN".to_owned(),
+        "COMMIT".to_owned(),
+        "END".to_owned(),
+        "ROLLBACK".to_owned(),
+        "SAVEPOINT a".to_owned(),
+        "RELEASE a".to_owned(),
+        "PREPARE TRANSACTION 'a'".to_owned(),
+        "PREPARE evil AS SELECT 1".to_owned(),
+        "EXECUTE evil".to_owned(),
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1".to_owned(),
+        "SET ROLE postgres".to_owned(),
+        "SET SESSION AUTHORIZATION postgres".to_owned(),
+        "RESET ROLE".to_owned(),
+        "RESET ALL".to_owned(),
+        "DISCARD ALL".to_owned(),
+        "SET search_path = wharf".to_owned(),
+        "SET statement_timeout = 0".to_owned(),
+        "COPY item TO PROGRAM 'id'".to_owned(),
+        "COPY item TO '/tmp/stolen'".to_owned(),
+        "COPY item FROM '/etc/passwd'".to_owned(),
+        "DO $$ BEGIN END $$".to_owned(),
+        "CALL evil()".to_owned(),
+        "LISTEN evil".to_owned(),
+        "NOTIFY evil".to_owned(),
+        "LOCK TABLE item".to_owned(),
+        "GRANT ALL ON item TO PUBLIC".to_owned(),
+        "LOAD 'evil'".to_owned(),
+        "REASSIGN OWNED BY CURRENT_USER TO postgres".to_owned(),
+        "SECURITY LABEL ON TABLE item IS 'x'".to_owned(),
+    ];
+    for attack in &attacks {
+        for spelling in spellings(attack) {
+            refused(&database, &spelling).await;
+        }
+    }
+    assert!(!outside.exists());
+    assert_eq!(count(&database).await, Value::Integer(0));
+}
+
+async fn another_plugin_s_data_is_out_of_reach(world: &World) {
+    let secrets = world.tables("secrets").await;
+    execute(&secrets, "INSERT INTO item (id, owner, title) VALUES (1, 'x', 'secret')", &[]).await.unwrap();
+    let database = world.tables("shop").await;
+    assert_eq!(count(&database).await, Value::Integer(0));
+    for attack in [
+        "SELECT * FROM \"plugin_secrets\".item",
+        "SELECT * FROM plugin_secrets.item",
+        "INSERT INTO \"plugin_secrets\".item (id, owner, title) VALUES (2, 'a', 'b')",
+        "DELETE FROM \"plugin_secrets\".item",
+        "SELECT * FROM wharf.users",
+        "SELECT * FROM \"wharf\".\"plugin_database\"",
+        "UPDATE wharf.users SET id = id",
+        "SELECT * FROM users",
+        "SELECT * FROM secrets.item",
     ] {
-        refused(&database, text).await;
+        refused(&database, attack).await;
     }
-    assert_eq!(count(&database, "a").await, 0);
+    assert_eq!(count(&secrets).await, Value::Integer(1));
 }
 
-async fn the_record_is_out_of_reach(fixture: &Fixture) {
-    let database = fixture.plugin("CREATE TABLE a (id bigint)").await;
-    for text in [
-        "SELECT * FROM _wharf_migration",
-        "SELECT * FROM \"_wharf_migration\"",
-        "DELETE FROM _WHARF_migration",
-        "DELETE FROM '_wharf_migration'",
-        "SELECT * FROM '_wharf_migration'",
-    ] {
-        refused(&database, text).await;
+async fn the_record_of_the_migrations_is_out_of_reach(world: &World) {
+    let database = world.tables("shop").await;
+    for name in ["_wharf_migration", "\"_wharf_migration\"", "_WHARF_MIGRATION", "\"_Wharf_Migration\""] {
+        refused(&database, &format!("SELECT * FROM {name}")).await;
+        refused(&database, &format!("DELETE FROM {name}")).await;
+        refused(&database, &format!("WITH x AS (SELECT name FROM {name}) SELECT * FROM x")).await;
     }
-    assert!(
-        fixture
-            .node()
-            .migrate(&name("items"), &[migration("0001", "CREATE TABLE a (id bigint)")])
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    if world.backend == Backend::Sqlite {
+        for name in ["'_wharf_migration'", "[_wharf_migration]", "`_wharf_migration`", "main.'_wharf_migration'"] {
+            refused(&database, &format!("SELECT * FROM {name}")).await;
+            refused(&database, &format!("DELETE FROM {name}")).await;
+        }
+    }
 }
 
-async fn plugins_do_not_see_each_other(fixture: &Fixture) {
-    let (one_name, two_name) = (name("a-b"), name("a"));
-    fixture
-        .data
-        .migrate(&one_name, &[migration("1", "CREATE TABLE s (t text); INSERT INTO s VALUES ('one')")])
-        .await
-        .unwrap();
-    fixture
-        .data
-        .migrate(&two_name, &[migration("1", "CREATE TABLE s (t text); INSERT INTO s VALUES ('two')")])
-        .await
-        .unwrap();
-    let (first, second) =
-        (fixture.data.plugin(&one_name).await.unwrap(), fixture.data.plugin(&two_name).await.unwrap());
-    assert_eq!(one(&first.query(sql("SELECT t FROM s")).await.unwrap()), &text("one"));
-    assert_eq!(one(&second.query(sql("SELECT t FROM s")).await.unwrap()), &text("two"));
-    fixture.data.delete(&one_name).await.unwrap();
-    assert_eq!(one(&second.query(sql("SELECT t FROM s")).await.unwrap()), &text("two"));
+async fn no_text_breaks_out_of_a_transaction(world: &World) {
+    let database = world.tables("shop").await;
+    for attack in ["COMMIT", "SELECT 1; COMMIT", "/* */ END", "(COMMIT)", "ROLLBACK TO a", "RELEASE SAVEPOINT a"] {
+        let mut transaction = database.begin().await.unwrap();
+        add(&mut transaction, 1).await.unwrap();
+        let error = transaction.execute(sql(attack)).await.unwrap_err();
+        assert!(matches!(error, DataError::Invalid(_)), "{attack}: {error:?}");
+        drop(transaction);
+        assert_eq!(count(&database).await, Value::Integer(0), "{attack}");
+    }
 }
 
-#[tokio::test]
-async fn sqlite_files_are_private_and_the_schema_is_only_read() {
-    let fixture = Fixture::sqlite().await;
-    let database = fixture.plugin("CREATE TABLE a (id integer PRIMARY KEY AUTOINCREMENT)").await;
-    database.execute(sql("INSERT INTO a DEFAULT VALUES")).await.unwrap();
-    let directory = fixture.directory.path().join("plugins/items");
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&directory), mode(directory.parent().unwrap())), (0o700, 0o700));
-    for file in std::fs::read_dir(&directory).unwrap() {
-        assert_eq!(mode(&file.unwrap().path()), 0o600);
-    }
-    for text in [
-        "UPDATE sqlite_master SET sql = ''",
-        "INSERT INTO sqlite_schema VALUES ('table', 'x', 'x', 0, '')",
-        "DELETE FROM sqlite_sequence",
-        "SELECT * FROM pragma_table_info('a')",
-        "SELECT * FROM pragma_database_list",
-        "SELECT fts3_tokenizer('simple')",
+fn words(words: &[&str]) -> impl Strategy<Value = String> + use<> {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    prop::sample::select(words)
+}
+
+/// Soups of what statements are made of, among them much that must not run.
+fn soup() -> impl Strategy<Value = String> {
+    let token = prop_oneof![
+        4 => words(&[
+            "SELECT", "VALUES", "WITH", "INSERT INTO", "UPDATE", "DELETE FROM", "BEGIN", "COMMIT", "ROLLBACK", "PRAGMA",
+            "ATTACH", "VACUUM INTO", "CREATE TABLE", "DROP TABLE", "ALTER TABLE", "SET", "RESET ROLE", "COPY", "DO",
+            "LISTEN", "EXPLAIN", "TRUNCATE", "RETURNING", "FROM", "WHERE", "AS", "INTO", "SAVEPOINT",
+        ]),
+        4 => words(&[
+            "canary", "item", "counter", "n", "id", "1", "'x'", "\"n\"", "*", "(", ")", ",", ";", "=", "$1", "$2",
+            "_wharf_migration", "sqlite_schema", "pg_settings", "set_config('role','postgres',false)",
+        ]),
+        2 => words(&[
+            "'", "\"", "`", "[", "]", "--", "\n", "\r", "/*", "*/", "$$", "$a$", "E'\\'", "U&'", "\\", "\0", "?", ":a",
+            "@", "#", "::", "é", "\u{2028}", "\u{feff}",
+        ]),
+        1 => "\\PC{0,8}",
+        1 => any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec((token, prop::bool::ANY), 0..14).prop_map(|tokens| {
+        tokens.into_iter().map(|(token, space)| if space { format!("{token} ") } else { token }).collect()
+    })
+}
+
+async fn no_text_panics_or_changes_what_it_may_not(world: &World) {
+    let database = world.tables("shop").await;
+    let tables = "CREATE TABLE canary (id BIGINT PRIMARY KEY)";
+    let other = world.data.plugin(&super::world::name("canary")).await.unwrap();
+    let list = [super::world::migration("1", tables)];
+    world.data.migrate(&super::world::name("canary"), &list).await.unwrap();
+    let schema = match world.backend {
+        Backend::Sqlite => "SELECT group_concat(sql, ';') FROM sqlite_schema",
+        Backend::Postgres => {
+            "SELECT string_agg(table_schema || table_name || column_name, ';' ORDER BY table_name, column_name) \
+             FROM information_schema.columns WHERE table_schema LIKE 'plugin%'"
+        }
+    };
+    let before = scalar(&database, schema).await;
+    let runtime = tokio::runtime::Handle::current();
+    let cases = if world.backend == Backend::Sqlite { 2_000 } else { 500 };
+    tokio::task::block_in_place(|| {
+        let mut runner = TestRunner::new(Proptest { cases, failure_persistence: None, ..Proptest::default() });
+        let run = |text: String| {
+            runtime.block_on(async {
+                let params =
+                    vec![Value::Integer(1); usize::from(text.contains("$1")) + usize::from(text.contains("$2"))];
+                let answer = query(&database, &text, &params).await;
+                prop_assert!(!matches!(answer, Err(DataError::Unavailable)), "{answer:?}");
+                let wanted =
+                    super::world::migration(&format!("soup {}", text.len()), &format!("CREATE {text}; nonsense"));
+                prop_assert!(world.data.migrate(&super::world::name("soup"), &[wanted]).await.is_err());
+                Ok(())
+            })
+        };
+        runner.run(&soup(), run).unwrap();
+    });
+    assert_eq!(scalar(&database, schema).await, before);
+    assert_eq!(scalar(&other, "SELECT count(*) FROM canary").await, Value::Integer(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_compiles_nothing_that_reaches_beyond_the_file() {
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = world.tables("shop").await;
+    for attack in [
+        "SELECT load_extension('evil')",
+        "SELECT LOAD_EXTENSION('evil', 'entry')",
+        "SELECT \"load_extension\"('evil')",
+        "SELECT [load_extension] ('evil')",
+        "SELECT `Load_Extension`/**/('evil')",
+        "WITH x AS (SELECT load_extension('evil')) SELECT * FROM x",
         "SELECT readfile('/etc/passwd')",
-        "SELECT writefile('/tmp/x', 'x')",
-        "SELECT \"no such column\"",
+        "SELECT writefile('/tmp/evil', 'x')",
+        "SELECT fts3_tokenizer('simple')",
+        "SELECT * FROM pragma_database_list",
+        "SELECT * FROM pragma_journal_mode('off')",
+        "SELECT * FROM pragma_table_info('_wharf_migration')",
+        "SELECT * FROM fsdir('/')",
+        "UPDATE sqlite_schema SET sql = 'x'",
+        "DELETE FROM sqlite_master",
+        "INSERT INTO 'sqlite_schema' VALUES ('table', 'x', 'x', 1, 'x')",
+        "UPDATE sqlite_dbpage SET data = zeroblob(4096)",
+        "SELECT * FROM temp.x",
+        "INSERT INTO item SELECT * FROM main._wharf_migration",
     ] {
-        refused(&database, text).await;
+        refused(&database, attack).await;
     }
-    for text in [
-        "CREATE VIRTUAL TABLE f USING fts3(a)",
-        "CREATE VIRTUAL TABLE d USING dbstat",
-        "CREATE TEMP TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END",
-        "CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; PRAGMA user_version = 1",
-        "DROP TABLE '_wharf_migration'",
-        "INSERT INTO '_wharf_migration' VALUES (9, 'x', 'y')",
-        "DROP TABLE sqlite_sequence",
-    ] {
-        let all = [migration("0001", "CREATE TABLE a (id integer PRIMARY KEY AUTOINCREMENT)"), migration("2", text)];
-        assert!(fixture.data.migrate(&name("items"), &all).await.is_err(), "{text}");
+    for harmless in ["SELECT 'load_extension(1)'", "SELECT name FROM sqlite_schema", "SELECT json_array(1, 2)"] {
+        query(&database, harmless, &[]).await.unwrap();
     }
-    let search = "CREATE VIRTUAL TABLE search USING fts5(body);
-        CREATE TRIGGER found AFTER INSERT ON a BEGIN INSERT INTO search VALUES ('row ' || new.id); SELECT 1; END";
-    let all = [migration("0001", "CREATE TABLE a (id integer PRIMARY KEY AUTOINCREMENT)"), migration("2", search)];
-    fixture.data.migrate(&name("items"), &all).await.unwrap();
-    database.execute(sql("INSERT INTO a DEFAULT VALUES")).await.unwrap();
-    let found = database.query(with("SELECT body FROM search WHERE search MATCH $1", [text("row")])).await.unwrap();
-    assert_eq!(one(&found), &text("row 2"));
+    world.stop().await;
 }
 
-#[tokio::test]
-async fn sqlite_trigger_named_begin_hides_no_statements() {
-    let fixture = Fixture::sqlite().await;
-    let many = "SELECT 1; ".repeat(60_000);
-    let all = [migration(
-        "1",
-        &format!("CREATE TABLE a (id int); CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; {many}"),
-    )];
-    // Whatever it is taken for, it does not exhaust the stack.
-    let _ = fixture.data.migrate(&name("items"), &all).await;
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_files_are_nobody_else_s_to_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = world.tables("shop").await;
+    execute(&database, "UPDATE counter SET n = 1", &[]).await.unwrap();
+    let directory = world.dir.path().join("plugins/shop");
+    assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o077, 0);
+    for file in std::fs::read_dir(&directory).unwrap() {
+        assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o077, 0);
+    }
+    world.stop().await;
 }
 
-#[tokio::test]
-async fn postgres_roles_reach_only_their_schema() {
-    let Some(fixture) = Fixture::postgres().await else { return };
-    // As in a database that an older PostgreSQL made.
-    let Db::Postgres(pool) = &fixture.db else { unreachable!() };
-    sqlx::query("GRANT CREATE ON SCHEMA public TO PUBLIC").execute(pool).await.unwrap();
-    let database = fixture.plugin("CREATE TABLE a (id bigint)").await;
-    fixture.data.migrate(&name("other"), &[migration("1", "CREATE TABLE s (t text)")]).await.unwrap();
-    for text in [
-        "SELECT * FROM wharf.plugin_database",
-        "SELECT password FROM wharf.plugin_database",
-        "SELECT * FROM plugin_other.s",
-        "SELECT * FROM \"plugin_other\".s",
-        "INSERT INTO plugin_other.s VALUES ('x')",
-        "SELECT set_config('role', 'wharf_host', false)",
-        "SELECT set_config('search_path', 'wharf', false)",
-        "SELECT pg_catalog.\"set_config\"('statement_timeout', '0', false)",
-        "SELECT lo_import('/etc/passwd')",
-        "SELECT pg_read_file('/etc/passwd')",
-        "SELECT pg_ls_dir('/')",
-        "SELECT lo_create(1)",
+/// What a plugin's statements would see of its session.
+const SESSION: &str = "SELECT current_user || ' ' || session_user || ' ' || current_setting('search_path') || ' ' || \
+    current_setting('statement_timeout') || ' ' || current_setting('standard_conforming_strings') || ' ' || \
+    current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_role_reaches_nothing_but_its_schema() {
+    let one_connection = |config: &mut wharf::config::Config| config.plugins.sql_connections = 1;
+    let Some(world) = World::new(Backend::Postgres, one_connection).await else { return };
+    let database = world.tables("shop").await;
+    let session = scalar(&database, SESSION).await;
+    for attack in [
         "SELECT rolpassword FROM pg_authid",
-        "SELECT * INTO b FROM a",
-        "SELECT pg_advisory_lock(1)",
+        "SELECT passwd FROM pg_shadow",
+        "SELECT * FROM pg_catalog.pg_user_mapping",
+        "SELECT * FROM pg_largeobject",
+        "SELECT * FROM pg_hba_file_rules",
+        "SELECT set_config('role', 'postgres', false)",
+        "SELECT pg_catalog.set_config('search_path', 'wharf', false)",
+        "SELECT \"set_config\"('search_path', 'wharf', false)",
+        "SELECT U&\"set\\005fconfig\"('search_path', 'wharf', false)",
+        "SELECT set_config /* */ -- \n ('search_path', 'wharf', false)",
+        "SELECT E'\\'', set_config('search_path', 'wharf', false), ''",
+        "UPDATE pg_settings SET setting = 'off' WHERE name = 'standard_conforming_strings'",
+        "UPDATE pg_catalog.pg_settings SET setting = '0' WHERE name = 'statement_timeout'",
+        "UPDATE \"pg_settings\" SET setting = 'wharf' WHERE name = 'search_path' RETURNING name",
+        "WITH x AS (UPDATE pg_settings SET setting = 'x' WHERE name = 'application_name' RETURNING 1) SELECT * FROM x",
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_read_binary_file('/etc/passwd')",
+        "SELECT pg_ls_dir('/')",
+        "SELECT pg_stat_file('/etc/passwd')",
+        "SELECT lo_import('/etc/passwd')",
+        "SELECT lo_export(1, '/tmp/evil')",
+        "SELECT lo_create(1)",
+        "SELECT lo_from_bytea(0, 'x')",
         "SELECT pg_notify('a', 'b')",
-        "SELECT query_to_xml('SELECT set_config(''role'', ''x'', false)', true, true, '')",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT pg_try_advisory_xact_lock(1)",
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        "SELECT pg_cancel_backend(1)",
         "SELECT pg_reload_conf()",
-        "SELECT * FROM ts_stat('SELECT to_tsvector(''a'')')",
-        "SELECT pg_terminate_backend(1)",
-        "SELECT dblink('', 'SELECT 1')",
-        "WITH x AS (INSERT INTO plugin_other.s VALUES ('x') RETURNING t) SELECT * FROM x",
+        "SELECT pg_rotate_logfile()",
+        "SELECT pg_switch_wal()",
+        "SELECT pg_create_restore_point('x')",
+        "SELECT query_to_xml('SET search_path = wharf', true, true, '')",
+        "SELECT * FROM ts_stat('SELECT 1')",
+        "SELECT * INTO evil FROM item",
+        "SELECT 1 AS a INTO TEMP evil",
+        "SELECT * FROM dblink('dbname=postgres', 'SELECT 1') AS t (a INT)",
     ] {
-        refused(&database, text).await;
+        refused(&database, attack).await;
+        assert_eq!(scalar(&database, SESSION).await, session, "{attack}");
     }
-    for text in [
-        "CREATE TABLE public.b (id int)",
-        "CREATE TABLE wharf.b (id int)",
-        "CREATE TABLE plugin_other.b (id int)",
-        "DROP TABLE wharf.plugin_database",
-        "ALTER TABLE a OWNER TO wharf_host",
-        "DROP TABLE plugin_other.s",
-        "CREATE TABLE c (id int DEFAULT set_config('role', 'x', false)::int)",
-        "CREATE VIEW v AS SELECT * FROM wharf.plugin_database",
-        "CREATE TRIGGER t AFTER INSERT ON a EXECUTE FUNCTION f()",
-    ] {
-        let all = [migration("0001", "CREATE TABLE a (id bigint)"), migration("2", text)];
-        assert!(fixture.data.migrate(&name("items"), &all).await.is_err(), "{text}");
-    }
-    let weak: Vec<bool> = sqlx::query_scalar(
-        "SELECT NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolinherit OR rolreplication OR rolbypassrls) AND rolcanlogin \
-         AND rolconnlimit > 0 FROM pg_roles JOIN plugin_database ON role = rolname",
+    let role = query(&database, "SELECT current_user", &[]).await.unwrap().values[0][0].clone();
+    let Value::Text(role) = role else { panic!("{role:?}") };
+    world.tables("other").await;
+    let mut superuser = world.superuser().await;
+    let may: Vec<String> = sqlx::query_scalar(
+        "SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname NOT IN ('pg_catalog', 'information_schema', \
+         'plugin_shop') AND nspname NOT LIKE 'pg\\_%' AND (has_schema_privilege($1, oid, 'CREATE') \
+         OR (nspname <> 'public' AND has_schema_privilege($1, oid, 'USAGE'))) \
+         UNION ALL SELECT 'create' WHERE has_database_privilege($1, current_database(), 'CREATE') \
+         UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname <> $1 AND pg_has_role($1, oid, 'MEMBER') \
+         UNION ALL SELECT 'attribute' FROM pg_roles WHERE rolname = $1 \
+         AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR rolinherit)",
     )
-    .fetch_all(pool)
+    .bind(&role)
+    .fetch_all(&mut superuser)
     .await
     .unwrap();
-    assert_eq!(weak, [true, true]);
-}
-
-#[tokio::test]
-async fn postgres_says_which_right_is_missing() {
-    let Some(fixture) = Fixture::postgres().await else { return };
-    use sqlx::Connection;
-    let postgres = fixture.postgres.as_ref().unwrap();
-    let mut superuser = sqlx::PgConnection::connect(&postgres.superuser_url).await.unwrap();
-    let poor = format!(
-        "poor_{}",
-        fixture.directory.path().file_name().unwrap().to_string_lossy().replace('.', "").to_lowercase()
-    );
-    let sql = format!(
-        "CREATE ROLE {poor} LOGIN PASSWORD 'poor'; CREATE SCHEMA poor AUTHORIZATION {poor}; \
-                       GRANT ALL ON SCHEMA wharf TO {poor}; GRANT ALL ON ALL TABLES IN SCHEMA wharf TO {poor}"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
-    let mut config = fixture.config.clone();
-    let url = postgres.url.replace("wharf_host:wharf", &format!("{poor}:poor"));
-    config.database.url = Some(Secret::new(&url));
-    let pool = sqlx::postgres::PgPoolOptions::new()
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::query("SET search_path = wharf").execute(connection).await.map(drop) })
-        })
-        .connect(&url)
-        .await
-        .unwrap();
-    let data = PluginData::open(&Db::Postgres(pool), &config, Random::System).unwrap();
-    let error = data.plugin(&name("items")).await.err().unwrap();
-    assert!(error.report().contains("needs CREATEROLE and CREATE on the database"), "{}", error.report());
+    assert_eq!(may, [""; 0]);
+    for harmless in ["SELECT $1 AS text", "SELECT count(*) FROM item WHERE title = $1"] {
+        query(&database, harmless, &[text("set_config('role')")]).await.unwrap();
+    }
+    world.stop().await;
 }

@@ -99,8 +99,8 @@ impl Postgres {
     ) -> Result<Self> {
         let role = role::ensure(host, random, plugin, limits.connections).await?;
         let time = limits.time.as_millis();
-        // The wait for another transaction's row ends before the statement's time does: it is a conflict, not a limit.
-        let lock_time = limits.time.saturating_mul(3).as_millis() / 4;
+        // Shorter than the statement's, which else ends first and hides that it only waited for others.
+        let lock_time = (time.saturating_mul(4) / 5).max(1);
         let options = options
             .clone()
             .username(&role.name)
@@ -110,7 +110,7 @@ impl Postgres {
             .options([
                 ("search_path", role::schema(plugin)),
                 ("statement_timeout", time.to_string()),
-                ("lock_timeout", lock_time.max(1).to_string()),
+                ("lock_timeout", lock_time.to_string()),
                 ("idle_in_transaction_session_timeout", "120s".to_owned()),
                 // What the lexer takes for granted.
                 ("standard_conforming_strings", "on".to_owned()),

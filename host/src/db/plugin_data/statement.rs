@@ -169,6 +169,10 @@ impl<'a> Scan<'a> {
         {
             return Err(DataError::invalid("SELECT INTO is not supported; a migration makes tables"));
         }
+        // Every role may update this view, and with it the session.
+        if name_of(token).is_some_and(|name| name.eq_ignore_ascii_case("pg_settings")) {
+            return Err(DataError::invalid("pg_settings is not allowed"));
+        }
         if token == Token::Symbol(b'(')
             && let Some(name) = self.previous.and_then(name_of)
             && is_session_function(name)
@@ -321,6 +325,7 @@ mod tests {
             "SELECT query_to_xml('SELECT 1', true, true, '')",
             "SELECT * INTO t FROM x",
             "SELECT U&\"set\\005fconfig\"('a', 'b', true)",
+            "UPDATE pg_catalog.\"pg_settings\" SET setting = 'off' WHERE name = 'standard_conforming_strings'",
             "SELECT E'a'\n'\\'', set_config('a', 'b', true), ''",
         ] {
             assert!(matches!(check(Dialect::Postgres, sql, 0), Err(DataError::Invalid(_))), "{sql}");

@@ -24,11 +24,11 @@ pub enum Value {
 }
 
 impl Value {
-    /// What it weighs against the limit on bytes.
+    /// What it weighs against the limit on bytes; an empty one too has its place in memory.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Text(text) => text.len(),
-            Self::Blob(bytes) => bytes.len(),
+            Self::Text(text) => text.len().max(8),
+            Self::Blob(bytes) => bytes.len().max(8),
             Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Real(_) => 8,
         }
     }

@@ -23,6 +23,10 @@ const CACHED_STATEMENTS: usize = 128;
 /// What a row may take beyond the bytes of its values.
 const ROW_OVERHEAD: usize = 64 * 1024;
 
+/// What SQLite may take of this process's memory, the host's own database included: a row is made whole before its bytes
+/// can be counted, and a thousand columns of the longest values are gigabytes.
+const HEAP_BYTES: i64 = 512 * 1024 * 1024;
+
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
 
@@ -110,6 +114,7 @@ impl Connection {
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
+        raw.pragma_update(None, "hard_heap_limit", HEAP_BYTES)?;
         for (setting, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -201,7 +206,8 @@ impl Connection {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
-        let statement = self.raw.prepare_cached(sql).map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
         for place in 1..=statement.parameter_count() {
             let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());

@@ -2,7 +2,7 @@
 //! by the connection, its callbacks and whoever waits for the statement.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whose statement is being compiled.
@@ -21,7 +21,10 @@ pub(super) struct Control {
     origin: Instant,
     /// Nanoseconds after `origin`.
     deadline: AtomicU64,
-    cancelled: AtomicBool,
+    /// Counts what ran; a guard cancels its own turn only, not what the connection does for the next caller.
+    turn: AtomicU64,
+    /// The newest turn that was cancelled.
+    cancelled: AtomicU64,
     mode: AtomicU8,
 }
 
@@ -30,7 +33,8 @@ impl Control {
         Self {
             origin: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
-            cancelled: AtomicBool::new(false),
+            turn: AtomicU64::new(1),
+            cancelled: AtomicU64::new(0),
             mode: AtomicU8::new(0),
         }
     }
@@ -65,22 +69,23 @@ impl Control {
     /// What the host does to clean up is not interrupted.
     pub(super) fn unlimit(&self) {
         self.deadline.store(u64::MAX, Ordering::Relaxed);
-        self.cancelled.store(false, Ordering::Relaxed);
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Asked by SQLite every few thousand instructions.
     pub(super) fn must_stop(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.now() >= self.deadline.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed) == self.turn.load(Ordering::Relaxed)
+            || self.now() >= self.deadline.load(Ordering::Relaxed)
     }
 
     /// Interrupts the running statement when the guard is dropped before it was disarmed.
     pub(super) fn guard(self: &Arc<Self>) -> CancelGuard {
-        self.cancelled.store(false, Ordering::Relaxed);
-        CancelGuard(Some(Arc::clone(self)))
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        CancelGuard(Some((Arc::clone(self), turn)))
     }
 }
 
-pub(super) struct CancelGuard(Option<Arc<Control>>);
+pub(super) struct CancelGuard(Option<(Arc<Control>, u64)>);
 
 impl CancelGuard {
     pub(super) fn disarm(mut self) {
@@ -90,8 +95,8 @@ impl CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        if let Some(control) = &self.0 {
-            control.cancelled.store(true, Ordering::Relaxed);
+        if let Some((control, turn)) = &self.0 {
+            control.cancelled.fetch_max(*turn, Ordering::Relaxed);
         }
     }
 }

@@ -1,0 +1,94 @@
+# One command for each task. Every target does its own set-up, says what it does, and is quick when there is nothing to do.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+WASM := wasm32-wasip2
+WHARF := target/release/wharf
+
+# Every crate below plugins/ that builds a component; its directory has its name.
+PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
+
+# What the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
+GRANTS := auth,sql
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Build everything and serve it on http://127.0.0.1:8000 with the items plugin
+	@exec $(WHARF) serve --deploy target/plugins/items.wasm --grant $(GRANTS) $(ARGS)
+
+.PHONY: build
+build: host plugins ## Build target/release/wharf and target/plugins/*.wasm
+
+.PHONY: host
+host: cargo
+	@echo '== Building $(WHARF)'
+	@$(CARGO) build --release -p wharf
+
+.PHONY: plugins
+plugins: wasm ## Build target/plugins/*.wasm only
+	@echo '== Building plugins: $(PLUGINS)'
+	@$(CARGO) build --lib --profile plugin --target $(WASM) $(PLUGINS:%=-p %)
+	@mkdir -p target/plugins
+	@# Only what changed is copied, so that a test or a deploy can tell by time.
+	@for name in $(PLUGINS); do \
+		built="target/$(WASM)/plugin/$${name//-/_}.wasm"; \
+		cmp -s "$$built" "target/plugins/$$name.wasm" || cp "$$built" "target/plugins/$$name.wasm"; \
+		echo "   target/plugins/$$name.wasm"; \
+	done
+
+.PHONY: test
+test: plugins ## Run every test; those of PostgreSQL need its server programs (initdb)
+	@echo '== Running the tests'
+	@$(CARGO) test --workspace
+
+.PHONY: lint
+lint: cargo ## Check format and lints, as CI does
+	@echo '== Checking format and lints'
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: cargo ## Format the code
+	@$(CARGO) fmt --all
+
+.PHONY: deny
+deny: cargo ## Check licences, bans and advisories of the dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || { \
+		echo '== cargo-deny is missing; installing it with cargo, which takes some minutes'; \
+		$(CARGO) install --locked cargo-deny; \
+	}
+	@echo '== Checking dependencies'
+	@$(CARGO) deny check --config .cargo/deny.toml
+
+.PHONY: clean
+clean: cargo ## Remove everything that was built; wharf-data stays
+	@$(CARGO) clean
+
+.PHONY: cargo
+cargo:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "cargo is missing. Wharf is built with Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer:" \
+			"see https://rustup.rs" >&2; \
+		exit 1; \
+	}
+	@# sqlite and ring compile C.
+	@command -v cc >/dev/null || { echo 'A C compiler (cc) is missing; on Debian: apt install build-essential' >&2; exit 1; }
+
+.PHONY: wasm
+wasm: cargo
+	@[ -d "$$(rustc --print target-libdir --target $(WASM))" ] || { \
+		command -v rustup >/dev/null || { \
+			echo "Rust's standard library for $(WASM) is missing, and so is rustup, which would add it." >&2; \
+			exit 1; \
+		}; \
+		echo '== Adding the Rust target $(WASM)'; \
+		rustup target add $(WASM); \
+	}

@@ -1,0 +1,226 @@
+//! The running host: opens everything in order, from the data directory up to the listener, and closes it in the opposite
+//! order. Owns the lifetimes and nothing else; it is the one place that knows all parts.
+
+mod data_dir;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::data_dir::DataDir;
+use crate::auth::{Auth, NewSuperuser};
+use crate::cache::Caches;
+use crate::capability::{Boot, Grants};
+use crate::clock::{Clock, Random};
+use crate::config::Config;
+use crate::db::Db;
+use crate::db::plugin_data::PluginData;
+use crate::email::Mailer;
+use crate::error::{Error, Kind, Result, code};
+use crate::http::{Dispatcher, Host, dispatch, resource, server};
+use crate::plugin::Registry;
+use crate::plugin::deploy::{Deployed, Upload};
+
+/// What the host takes from the machine, so that tests can choose it.
+#[derive(Debug, Clone, Default)]
+pub struct Ambient {
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub random: Random,
+}
+
+/// A component to deploy as soon as the host runs, unless it is live already.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The component; its name is the one it declares.
+    pub file: PathBuf,
+    /// The capabilities to grant.
+    pub grants: Vec<String>,
+}
+
+/// A host that serves. Dropped without [`App::stop`], it ends without grace.
+pub struct App {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    served: JoinHandle<Result<()>>,
+    mailing: JoinHandle<()>,
+    first_superuser: Option<NewSuperuser>,
+    host: Arc<Host>,
+    data: Arc<PluginData>,
+    // Last, so that the directory is free only when nothing uses it any more.
+    _data_dir: DataDir,
+}
+
+impl App {
+    /// Opens everything and starts to serve.
+    ///
+    /// # Errors
+    /// The first part that cannot start, with the reason; or the part that did not within `server.start_timeout`.
+    pub async fn start(config: Config, ambient: Ambient) -> Result<Self> {
+        let limit = config.server.start_timeout;
+        let mut stage = "opening the data directory";
+        let started = timeout(limit, Self::open(Arc::new(config), ambient, &mut stage)).await;
+        started.unwrap_or_else(|_| Err(too_slow(stage, limit)))
+    }
+
+    async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
+        let Ambient { clock, random } = ambient;
+        let data_dir = DataDir::open(&config.server.data_dir)?;
+
+        *stage = "opening the database";
+        let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
+            // The report may name a file or a cause, never the URL.
+            Error::internal(format!("{}: {}", config.database.place(), error.report()))
+        })?;
+        let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
+
+        *stage = "opening identity and mail";
+        let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone()).await?;
+        let first_superuser = auth.ensure_superuser(&config.auth).await?;
+        let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
+
+        *stage = "loading the plugins";
+        let boot = Boot {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            data: Arc::clone(&data),
+            cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
+        };
+        let routes = resource::routes(&config);
+        let plugins = Registry::open(&boot, dispatch::templates(&routes)?).await?;
+        let shutdown = CancellationToken::new();
+        let host = Arc::new(Host {
+            config: Arc::clone(&config),
+            clock,
+            random,
+            db: db.clone(),
+            auth,
+            mail: mail.clone(),
+            plugins,
+            openapi: Default::default(),
+            stopping: shutdown.clone(),
+        });
+        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&host), routes)?);
+
+        *stage = "opening the listener";
+        // Last: whoever can connect finds everything in place.
+        let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
+            Error::internal(format!("cannot listen on {}", config.server.listen)).with_source(error)
+        })?;
+        let addr = listener.local_addr().map_err(|error| Error::internal("no local address").with_source(error))?;
+
+        let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
+        let server = Arc::new(config.server.clone());
+        let served = tokio::spawn(server::serve(listener, server, service, shutdown.clone()));
+        let mailing = tokio::spawn(mail.run(shutdown.clone()));
+        Ok(Self { addr, shutdown, served, mailing, first_superuser, host, data, _data_dir: data_dir })
+    }
+
+    /// Where it listens; with port 0 in the configuration, the port that was found.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The account that this start made, if it was the first.
+    pub fn first_superuser(&self) -> Option<&NewSuperuser> {
+        self.first_superuser.as_ref()
+    }
+
+    /// Cancelled when the host is to stop; cancelling it makes it stop.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// Deploys a component unless its digest is live already.
+    ///
+    /// # Errors
+    /// The component is refused; whatever was live stays so.
+    pub async fn deploy(&self, deployment: &Deployment) -> Result<Deployed> {
+        let component = tokio::fs::read(&deployment.file).await.map_err(|error| {
+            Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
+        })?;
+        let grants = Grants::new(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
+        let upload = Upload {
+            component: component.into(),
+            name: None,
+            mount: None,
+            grants,
+            settings: None,
+            actor: None,
+            request_id: "start".into(),
+        };
+        self.host.plugins.deploy(upload).await
+    }
+
+    /// Stops, with grace for the requests in flight.
+    ///
+    /// # Errors
+    /// As [`App::wait`].
+    pub async fn stop(self) -> Result<()> {
+        self.shutdown.cancel();
+        self.wait().await
+    }
+
+    /// Waits until somebody cancels [`App::shutdown`] and everything has ended.
+    ///
+    /// # Errors
+    /// The server ended for another reason.
+    pub async fn wait(self) -> Result<()> {
+        let served = self.served.await;
+        // Ends by itself with the same token; what it has not sent waits in the queue.
+        let _ = self.mailing.await;
+        self.data.close().await;
+        self.host.db.close().await;
+        served.map_err(|error| Error::internal("the server's task failed").with_source(error))?
+    }
+}
+
+fn too_slow(stage: &str, limit: Duration) -> Error {
+    let text = format!("{stage} took longer than server.start_timeout ({})", humantime::format_duration(limit));
+    Error::new(Kind::Timeout, code::INTERNAL, "The start was given up").with_internal(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(directory: &tempfile::TempDir) -> Config {
+        let mut config = Config::default();
+        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.data_dir = directory.path().join("data");
+        config
+    }
+
+    #[tokio::test]
+    async fn it_starts_serves_and_leaves_the_directory_free() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let app = App::start(config(&directory), Ambient::default()).await.unwrap();
+            assert_ne!(app.addr().port(), 0);
+            let second = App::start(config(&directory), Ambient::default()).await.err().unwrap();
+            assert!(second.report().contains("in use by another wharf"), "{}", second.report());
+            app.stop().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_hangs_is_given_up_with_a_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(&directory);
+        let url = format!("postgres://u:hunter2@{}/x?sslmode=disable", silent.local_addr().unwrap());
+        config.database = crate::config::Database { url: Some(Secret::new(url)), ..config.database };
+        config.server.start_timeout = Duration::from_millis(300);
+        let error = App::start(config, Ambient::default()).await.err().unwrap();
+        let text = "opening the database took longer than server.start_timeout (300ms)";
+        assert!(error.report().contains(text) && !error.report().contains("hunter2"), "{}", error.report());
+    }
+}

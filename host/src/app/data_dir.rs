@@ -1,0 +1,85 @@
+//! The data directory: made for its owner only, and used by one host at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+const LOCK: &str = "wharf.lock";
+
+/// The directory, locked until it is dropped. The operating system frees the lock of a process that dies, so the file may
+/// stay behind without harm.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if it is missing and takes its lock.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let failed = |what: &str, error: std::io::Error| {
+            Error::internal(format!("data directory {}: {what}", path.display())).with_source(error)
+        };
+        let create = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        create.map_err(|error| failed("cannot be made", error))?;
+        let mode = path.metadata().map_err(|error| failed("cannot be read", error))?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others may enter the data directory");
+        }
+
+        let file = path.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&file)
+            .map_err(|error| failed("cannot be written", error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only to help find it; a holder that has not written its number yet is still a holder.
+                let _ = lock.read_to_string(&mut holder);
+                return Err(Error::internal(format!(
+                    "data directory {} is in use by another wharf (process {}); stop it, or choose another with \
+                     --data-dir or WHARF_DATA_DIR",
+                    path.display(),
+                    holder.trim()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
+        }
+        let note = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| write!(lock, "{}", std::process::id()))
+            .map_err(|error| failed("cannot be written", error));
+        note.map(|()| Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_at_a_time_and_nobody_else_may_look() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = outer.path().join("a/data");
+        let first = DataDir::open(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let second = DataDir::open(&path).unwrap_err();
+        assert!(second.report().contains(&format!("in use by another wharf (process {})", std::process::id())));
+        drop(first);
+        assert!(DataDir::open(&path).is_ok());
+    }
+}

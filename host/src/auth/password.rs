@@ -1,0 +1,166 @@
+//! Passwords. Owns how they are hashed and checked, and how many at a time: each hash takes 64 MiB and a core, so a flood of
+//! logins waits in line instead of exhausting the machine. Never decides who may sign in, and keeps nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::sync::Semaphore;
+
+use crate::clock::Random;
+use crate::error::{Error, Kind, Result, code};
+
+/// The fewest code points of a password that is set.
+pub const MIN_CHARS: u32 = 8;
+/// The most code points of a password that is set.
+pub const MAX_CHARS: u32 = 128;
+
+/// How long a request waits for its turn to hash.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A hash of no password, with the parameters of real ones: checking against it costs what checking a real one costs.
+const NOBODY: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
+                      Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The password is right.
+    Right,
+    /// It is right, and its hash is weaker than new ones are.
+    Outdated,
+    /// It is wrong, or nobody's.
+    Wrong,
+}
+
+/// Hashes and checks passwords on as many threads as there are cores. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Passwords {
+    params: Params,
+    permits: Arc<Semaphore>,
+    random: Random,
+}
+
+impl Passwords {
+    /// Argon2id with m = 64 MiB, t = 3, p = 4, as in the reference.
+    pub(super) fn new(random: Random) -> Result<Self> {
+        let params = Params::new(65_536, 3, 4, None).map_err(unusable)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { params, permits: Arc::new(Semaphore::new(cores)), random })
+    }
+
+    /// The same with hashes that take no time, for tests of everything else.
+    #[cfg(test)]
+    pub(super) fn quick(random: Random) -> Result<Self> {
+        Ok(Self { params: Params::new(64, 1, 1, None).map_err(unusable)?, ..Self::new(random)? })
+    }
+
+    /// The PHC string of a password under a fresh salt.
+    ///
+    /// # Errors
+    /// No turn came in time (429).
+    pub(super) async fn hash(&self, password: &str) -> Result<String> {
+        let salt: [u8; 16] = self.random.bytes()?;
+        let password = password.to_owned();
+        let params = self.params.clone();
+        self.run(move || {
+            let hash = argon2(params).hash_password_with_salt(password.as_bytes(), &salt).map_err(unusable)?;
+            Ok(hash.to_string())
+        })
+        .await
+    }
+
+    /// Checks a password; `hash` is none where there is no account, which costs the same and is always wrong.
+    ///
+    /// # Errors
+    /// No turn came in time (429).
+    pub(super) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<Verdict> {
+        let password = password.to_owned();
+        let hash = hash.unwrap_or(NOBODY).to_owned();
+        let params = self.params.clone();
+        self.run(move || Ok(check(params, &password, &hash))).await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = turn else {
+            let kind = Kind::TooManyRequests(PATIENCE);
+            return Err(Error::new(kind, code::THROTTLED, "Too many passwords are being checked now"));
+        };
+        let work = move || {
+            // The permit goes with the work: a client that hangs up does not let another one in before it is done.
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::internal("hashing a password failed").with_source(error))?
+    }
+}
+
+fn argon2(params: Params) -> Argon2<'static> {
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+fn check(params: Params, password: &str, hash: &str) -> Verdict {
+    if hash.starts_with("$2") {
+        return match bcrypt::verify(password, hash) {
+            Ok(true) => Verdict::Outdated,
+            Ok(false) | Err(_) => Verdict::Wrong,
+        };
+    }
+    let Ok(parsed) = PasswordHash::new(hash) else { return Verdict::Wrong };
+    // The parameters are the hash's own; outputs are compared in constant time (`phc::Output`).
+    if argon2(params.clone()).verify_password(password.as_bytes(), &parsed).is_err() {
+        return Verdict::Wrong;
+    }
+    let current = parsed.algorithm.as_str() == "argon2id"
+        && Params::try_from(&parsed).is_ok_and(|own| {
+            own.m_cost() == params.m_cost() && own.t_cost() == params.t_cost() && own.p_cost() == params.p_cost()
+        });
+    if current { Verdict::Right } else { Verdict::Outdated }
+}
+
+fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::internal("the password hash cannot be computed").with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hash_is_the_references_and_checks() {
+        let passwords = Passwords::new(Random::System).unwrap();
+        let hash = passwords.hash("correct horse").await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=65536,t=3,p=4$"), "{hash}");
+        assert_eq!(passwords.verify("correct horse", Some(&hash)).await.unwrap(), Verdict::Right);
+        assert_eq!(passwords.verify("correct horsf", Some(&hash)).await.unwrap(), Verdict::Wrong);
+        assert_ne!(hash, passwords.hash("correct horse").await.unwrap(), "a fresh salt each time");
+    }
+
+    #[tokio::test]
+    async fn older_hashes_are_right_but_outdated() {
+        let quick = Passwords::quick(Random::System).unwrap();
+        let bcrypt = bcrypt::hash("changethis", 4).unwrap();
+        assert_eq!(quick.verify("changethis", Some(&bcrypt)).await.unwrap(), Verdict::Outdated);
+        assert_eq!(quick.verify("changethat", Some(&bcrypt)).await.unwrap(), Verdict::Wrong);
+        let strong = Passwords::new(Random::System).unwrap();
+        let weak = quick.hash("changethis").await.unwrap();
+        assert_eq!(strong.verify("changethis", Some(&weak)).await.unwrap(), Verdict::Outdated);
+    }
+
+    #[tokio::test]
+    async fn nobodys_password_costs_as_much_and_is_wrong() {
+        let parsed = PasswordHash::new(NOBODY).unwrap();
+        let params = Params::try_from(&parsed).unwrap();
+        assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));
+        let passwords = Passwords::quick(Random::System).unwrap();
+        assert_eq!(passwords.verify("", None).await.unwrap(), Verdict::Wrong);
+        assert_eq!(passwords.verify("x", Some("nonsense")).await.unwrap(), Verdict::Wrong);
+        assert_eq!(passwords.verify("x", Some("$2b$nonsense")).await.unwrap(), Verdict::Wrong);
+        assert_eq!(passwords.verify("x", Some("$argon2id$v=19$m=8,t=1,p=1$")).await.unwrap(), Verdict::Wrong);
+    }
+}

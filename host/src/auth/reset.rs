@@ -1,0 +1,51 @@
+//! Links to set a password: 256-bit tokens that work once, kept only as SHA-256, and that end with the password they were
+//! made under.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use super::Auth;
+use crate::config::Secret;
+use crate::db::reset_token::{self, Used};
+use crate::error::{Error, Result, code};
+use crate::id::UserId;
+
+const LEN: usize = 32;
+
+impl Auth {
+    /// A token to set the user's password with; URL-safe.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn issue_reset_token(&self, user: UserId) -> Result<Secret> {
+        let token: [u8; LEN] = self.0.random.bytes()?;
+        let now = self.0.clock.now();
+        let ends = now.plus(self.0.settings.reset_token_ttl);
+        reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, ends).await?;
+        Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
+    }
+
+    /// Sets the password of the account that the token was made for, and ends all its sessions and tokens.
+    ///
+    /// # Errors
+    /// `invalid_reset_token`: unknown, used, expired or outlived by another change; `inactive_user`.
+    pub async fn reset_password(&self, token: &str, password: &str) -> Result<()> {
+        let invalid = || Error::bad_request(code::INVALID_RESET_TOKEN, "Invalid token");
+        let inactive = || Error::bad_request(code::INACTIVE_USER, "Inactive user");
+        let token = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == LEN).ok_or_else(invalid)?;
+        let token_hash = Sha256::digest(token);
+        // Asked before the password is hashed, so that a guessed token costs no hash.
+        let holder = reset_token::holder(&self.0.db, &token_hash, self.0.clock.now()).await?.ok_or_else(invalid)?;
+        if !holder.is_active {
+            return Err(inactive());
+        }
+        let password_hash = self.0.passwords.hash(password).await?;
+        let _forget = self.0.verified.changing(holder.id);
+        match reset_token::consume(&self.0.db, &token_hash, holder.id, self.0.clock.now(), &password_hash).await? {
+            Used::Reset => Ok(()),
+            Used::Inactive => Err(inactive()),
+            Used::Unknown => Err(invalid()),
+        }
+    }
+}

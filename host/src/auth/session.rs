@@ -1,0 +1,221 @@
+//! Sessions and their refresh tokens.
+//!
+//! A refresh token is 16 bytes that all tokens of its session share and 32 bytes that change with every refresh, kept only
+//! as SHA-256. The shared part finds the session from any token it ever had: one that is neither the token in use nor the
+//! one before it within [`GRACE`] was stolen, or its successor was, and ends the session. A successor is derived from the
+//! token and a stored nonce, so refreshes that cross on the way get the same answer instead of shutting each other out; the
+//! database alone yields no token.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::token::Claims;
+use super::{Auth, Caller};
+use crate::clock::Timestamp;
+use crate::config::Secret;
+use crate::db::session::{self, NewSession, Rotation, SessionRow};
+use crate::error::{Error, Result, code};
+use crate::id::{SessionId, UserId};
+
+/// How long after a refresh the token before it still works: tabs and retries refresh at the same time.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The most characters of a client's name that are kept.
+const USER_AGENT_CHARS: usize = 255;
+
+const FAMILY_LEN: usize = 16;
+const SECRET_LEN: usize = 32;
+
+/// What a caller gets to prove who he is with.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// For every request, as a bearer token.
+    pub access_token: Secret,
+    /// How long the access token is good for.
+    pub expires_in: Duration,
+    /// For [`Auth::refresh`], once.
+    pub refresh_token: Secret,
+}
+
+/// A session as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Identity.
+    pub id: SessionId,
+    /// When it was signed in.
+    pub created_at: Timestamp,
+    /// When it was last refreshed.
+    pub last_used_at: Timestamp,
+    /// When it ends unless it is refreshed.
+    pub expires_at: Timestamp,
+    /// How the client called itself.
+    pub user_agent: Option<String>,
+}
+
+struct RefreshToken {
+    family: [u8; FAMILY_LEN],
+    secret: [u8; SECRET_LEN],
+}
+
+impl RefreshToken {
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (family, secret) = bytes.split_first_chunk()?;
+        Some(Self { family: *family, secret: secret.try_into().ok()? })
+    }
+
+    fn text(&self) -> Secret {
+        Secret::new(URL_SAFE_NO_PAD.encode([self.family.as_slice(), &self.secret].concat()))
+    }
+
+    fn family_hash(&self) -> [u8; 32] {
+        Sha256::digest(self.family).into()
+    }
+
+    fn secret_hash(&self) -> [u8; 32] {
+        Sha256::digest(self.secret).into()
+    }
+
+    fn is(&self, hash: &[u8]) -> bool {
+        self.secret_hash().as_slice().ct_eq(hash).into()
+    }
+
+    fn successor(&self, nonce: &[u8]) -> Self {
+        let secret = Sha256::new().chain_update(b"wharf refresh").chain_update(self.secret).chain_update(nonce);
+        Self { family: self.family, secret: secret.finalize().into() }
+    }
+}
+
+impl Auth {
+    /// Adds a session; none: the account is no longer active or has another password by now.
+    pub(super) async fn begin_session(
+        &self,
+        user: UserId,
+        password_hash: &str,
+        user_agent: Option<&str>,
+    ) -> Result<Option<Grant>> {
+        let now = self.0.clock.now();
+        let token = RefreshToken { family: self.0.random.bytes()?, secret: self.0.random.bytes()? };
+        let id = SessionId(self.0.random.uuid()?);
+        let user_agent: Option<String> =
+            user_agent.map(|name| name.chars().filter(|c| !c.is_control()).take(USER_AGENT_CHARS).collect());
+        let row = NewSession {
+            id,
+            user_id: user,
+            family_hash: &token.family_hash(),
+            secret_hash: &token.secret_hash(),
+            created_at: now,
+            expires_at: now.plus(self.0.settings.refresh_token_ttl),
+            user_agent: user_agent.as_deref(),
+        };
+        if !session::insert(&self.0.db, &row, password_hash).await? {
+            return Ok(None);
+        }
+        // Signing in is rare and slow already, so it also clears away what has expired.
+        session::delete_expired(&self.0.db, now).await?;
+        self.grant(user, id, &token, now).map(Some)
+    }
+
+    /// Replaces a refresh token by a new one and hands out an access token.
+    ///
+    /// # Errors
+    /// `invalid_token`: unknown, expired, revoked, or used before, which ends its session.
+    pub async fn refresh(&self, token: &str) -> Result<Grant> {
+        let db = &self.0.db;
+        let token = RefreshToken::parse(token).ok_or_else(Error::invalid_token)?;
+        let now = self.0.clock.now();
+        let find = async || {
+            let found = session::find_by_family(db, &token.family_hash()).await?;
+            found.filter(|row| row.expires_at > now).ok_or_else(Error::invalid_token)
+        };
+        let mut row = find().await?;
+        if token.is(&row.secret_hash) {
+            let nonce: [u8; 32] = self.0.random.bytes()?;
+            let next = token.successor(&nonce);
+            let rotation = Rotation {
+                old_hash: &row.secret_hash,
+                new_hash: &next.secret_hash(),
+                nonce: &nonce,
+                at: now,
+                expires_at: now.plus(self.0.settings.refresh_token_ttl),
+            };
+            if session::rotate(db, row.id, &rotation).await? {
+                return self.grant(row.user_id, row.id, &next, now);
+            }
+            // Another refresh with the same token was faster.
+            row = find().await?;
+        }
+        match successor_in_grace(&token, &row, now) {
+            Some(next) => self.grant(row.user_id, row.id, &next, now),
+            None => {
+                tracing::warn!(user = %row.user_id, session = %row.id, "a used refresh token came back; session ended");
+                self.revoke_session(row.user_id, row.id).await?;
+                Err(Error::invalid_token().with_internal("a refresh token was reused"))
+            }
+        }
+    }
+
+    /// Ends the caller's session.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn sign_out(&self, caller: &Caller) -> Result<()> {
+        self.revoke_session(caller.user.id, caller.session).await.map(drop)
+    }
+
+    /// The living sessions of a user, newest first.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn sessions(&self, user: UserId) -> Result<Vec<Session>> {
+        let rows = session::list(&self.0.db, user, self.0.clock.now()).await?;
+        Ok(rows.into_iter().map(Session::from).collect())
+    }
+
+    /// Ends one session of a user.
+    ///
+    /// # Errors
+    /// `session_not_found`: he has no such session.
+    pub async fn end_session(&self, user: UserId, session: SessionId) -> Result<()> {
+        if self.revoke_session(user, session).await? {
+            Ok(())
+        } else {
+            Err(Error::not_found(code::SESSION_NOT_FOUND, "Session not found"))
+        }
+    }
+
+    async fn revoke_session(&self, user: UserId, session: SessionId) -> Result<bool> {
+        let _forget = self.0.verified.changing(user);
+        session::delete(&self.0.db, user, session).await
+    }
+
+    fn grant(&self, user: UserId, session: SessionId, refresh: &RefreshToken, now: Timestamp) -> Result<Grant> {
+        let expires_in = self.access_ttl();
+        let access_token = self.0.keys.sign(&Claims::new(user, session, now, expires_in))?;
+        Ok(Grant { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
+    }
+}
+
+/// The token in use, if `token` is the one right before it and that was replaced just now.
+fn successor_in_grace(token: &RefreshToken, row: &SessionRow, now: Timestamp) -> Option<RefreshToken> {
+    let (previous, nonce, rotated_at) =
+        (row.previous_hash.as_deref()?, row.rotation_nonce.as_deref()?, row.rotated_at?);
+    let next = token.successor(nonce);
+    (token.is(previous) && now < rotated_at.plus(GRACE) && next.is(&row.secret_hash)).then_some(next)
+}
+
+impl From<SessionRow> for Session {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            id: row.id,
+            created_at: row.created_at,
+            last_used_at: row.last_used_at,
+            expires_at: row.expires_at,
+            user_agent: row.user_agent,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The first superuser, made at the first start.
+
+use super::password::{MAX_CHARS, MIN_CHARS};
+use super::{Auth, NewAccount};
+use crate::address::{Address, InvalidAddress};
+use crate::config::{self, Secret};
+use crate::db;
+use crate::error::{Error, Result};
+
+const DEFAULT_EMAIL: &str = "admin@example.com";
+
+/// 32 letters and digits that are not mistaken for one another (Crockford's base 32): five bits each.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// The superuser that was made just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSuperuser {
+    /// To sign in with.
+    pub email: String,
+    /// To be shown once; none: the configured one is set.
+    pub generated_password: Option<Secret>,
+}
+
+impl Auth {
+    /// Makes the first superuser if there is none at all. Never changes an account: where there is no superuser but the
+    /// address is taken, it says so in the log and makes none. Several nodes may start at once.
+    ///
+    /// # Errors
+    /// A configured address or password that cannot be one.
+    pub async fn ensure_superuser(&self, settings: &config::Auth) -> Result<Option<NewSuperuser>> {
+        let email = settings.superuser_email.as_deref().unwrap_or(DEFAULT_EMAIL);
+        let email: Address = email.parse().map_err(|error: InvalidAddress| {
+            Error::internal("auth.superuser_email is not an email address").with_source(error)
+        })?;
+        if let Some(password) = &settings.superuser_password {
+            let chars = password.expose().chars().count();
+            if !(MIN_CHARS as usize..=MAX_CHARS as usize).contains(&chars) {
+                let range = format!("auth.superuser_password must have {MIN_CHARS} to {MAX_CHARS} characters");
+                return Err(Error::internal(range));
+            }
+        }
+        if db::user::has_superuser(&self.0.db).await? {
+            return Ok(None);
+        }
+        let (password, generated_password) = match &settings.superuser_password {
+            Some(password) => (password.clone(), None),
+            None => {
+                let password = self.generate_password()?;
+                (password.clone(), Some(password))
+            }
+        };
+        let account = NewAccount { email, password, full_name: None, is_active: true, is_superuser: true };
+        let row = self.new_row(account).await?;
+        if db::user::insert_first_superuser(&self.0.db, &row).await? {
+            return Ok(Some(NewSuperuser { email: row.email.to_string(), generated_password }));
+        }
+        if !db::user::has_superuser(&self.0.db).await? {
+            tracing::warn!(email = %row.email, "there is no superuser, and auth.superuser_email is an ordinary account");
+        }
+        Ok(None)
+    }
+
+    /// 160 random bits in four groups of eight.
+    fn generate_password(&self) -> Result<Secret> {
+        let bytes: [u8; 32] = self.0.random.bytes()?;
+        let mut text = String::with_capacity(35);
+        for (index, byte) in bytes.iter().enumerate() {
+            if index > 0 && index % 8 == 0 {
+                text.push('-');
+            }
+            text.extend(ALPHABET.get(usize::from(byte % 32)).map(|letter| char::from(*letter)));
+        }
+        Ok(Secret::new(text))
+    }
+}

@@ -1,0 +1,406 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::Secret;
+use crate::error::Kind;
+
+const START: Timestamp = Timestamp(1_800_000_000_000_000);
+
+/// Identity on an empty database, with a clock that stands still and hashes that take no time.
+pub(crate) struct World {
+    pub(crate) auth: Auth,
+    pub(crate) clock: Clock,
+    pub(crate) db: Db,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let (dir, db) = crate::db::tests::sqlite().await;
+        let clock = Clock::manual(START);
+        let passwords = Passwords::quick(Random::System).unwrap();
+        let settings = config::Auth::default();
+        let auth = Auth::open_with(db.clone(), &settings, clock.clone(), Random::System, passwords).await.unwrap();
+        Self { auth, clock, db, _dir: dir }
+    }
+
+    pub(crate) async fn user(&self, email: &str) -> User {
+        self.make(email, false).await
+    }
+
+    async fn superuser(&self, email: &str) -> User {
+        self.make(email, true).await
+    }
+
+    async fn make(&self, email: &str, is_superuser: bool) -> User {
+        let account = NewAccount {
+            email: email.parse().unwrap(),
+            password: Secret::new("changethis"),
+            full_name: None,
+            is_active: true,
+            is_superuser,
+        };
+        self.auth.create_user(account).await.unwrap()
+    }
+
+    async fn sign_in(&self, email: &str) -> Grant {
+        self.auth.sign_in(email, "changethis", Some("curl")).await.unwrap()
+    }
+
+    async fn caller(&self, grant: &Grant) -> Result<Arc<Caller>> {
+        self.auth.authenticate(grant.access_token.expose()).await
+    }
+}
+
+fn code_of<T: std::fmt::Debug>(result: Result<T>) -> String {
+    result.expect_err("refused").code().to_string()
+}
+
+fn deactivation() -> AccountChange {
+    AccountChange { is_active: Some(false), ..AccountChange::default() }
+}
+
+fn demotion() -> AccountChange {
+    AccountChange { is_superuser: Some(false), ..AccountChange::default() }
+}
+
+#[tokio::test]
+async fn a_password_becomes_a_caller() {
+    let world = World::new().await;
+    let user = world.user("Jane@Example.com").await;
+    assert_eq!(user.email, "Jane@example.com");
+    let grant = world.sign_in("jane@EXAMPLE.com").await;
+    assert_eq!(grant.expires_in, Duration::from_secs(8 * 24 * 3600));
+    let caller = world.caller(&grant).await.unwrap();
+    assert_eq!(caller.user, user);
+    let sessions = world.auth.sessions(user.id).await.unwrap();
+    assert_eq!(sessions.len(), 1);
+    assert_eq!((sessions[0].id, sessions[0].user_agent.as_deref()), (caller.session, Some("curl")));
+}
+
+#[tokio::test]
+async fn a_login_is_refused_with_one_text_until_the_password_is_right() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    for (email, password) in [("a@example.com", "wrong"), ("b@example.com", "changethis"), ("a\0", ""), ("", "")] {
+        let error = world.auth.sign_in(email, password, None).await.unwrap_err();
+        assert_eq!((error.kind(), error.public()), (&Kind::BadRequest, "Incorrect email or password"));
+    }
+    world.auth.update_user(user.id, deactivation()).await.unwrap();
+    assert_eq!(code_of(world.auth.sign_in("a@example.com", "wrong", None).await), "incorrect_credentials");
+    let error = world.auth.sign_in("a@example.com", "changethis", None).await.unwrap_err();
+    assert_eq!((error.kind(), error.public()), (&Kind::BadRequest, "Inactive user"));
+}
+
+#[tokio::test]
+async fn an_old_hash_is_replaced_at_the_next_login() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let stored = async || db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
+    let current = stored().await;
+    world.sign_in("a@example.com").await;
+    assert_eq!(stored().await, current, "a good hash stays");
+    db::user::rehash(&world.db, user.id, &current, &bcrypt::hash("changethis", 4).unwrap()).await.unwrap();
+    world.sign_in("a@example.com").await;
+    assert!(stored().await.starts_with("$argon2id$"));
+    world.sign_in("a@example.com").await;
+}
+
+#[tokio::test]
+async fn an_access_token_ends_with_its_time_even_when_remembered() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    world.clock.advance(grant.expires_in - Duration::from_secs(1));
+    assert!(world.caller(&grant).await.is_ok());
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+}
+
+#[tokio::test]
+async fn every_change_counts_at_once() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    assert_eq!(world.caller(&grant).await.unwrap().user.full_name, None);
+    let rename = AccountChange { full_name: Some(Some("A".into())), ..AccountChange::default() };
+    world.auth.update_user(user.id, rename).await.unwrap();
+    assert_eq!(world.caller(&grant).await.unwrap().user.full_name.as_deref(), Some("A"));
+    let promotion = AccountChange { is_superuser: Some(true), ..AccountChange::default() };
+    world.auth.update_user(user.id, promotion).await.unwrap();
+    assert!(world.caller(&grant).await.unwrap().user.is_superuser);
+    world.auth.sign_out(&world.caller(&grant).await.unwrap().clone()).await.unwrap();
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+}
+
+#[tokio::test]
+async fn an_inactive_users_token_is_forbidden_and_a_deleted_users_invalid() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    world.caller(&grant).await.unwrap();
+    world.auth.update_user(user.id, deactivation()).await.unwrap();
+    let error = world.caller(&grant).await.unwrap_err();
+    assert_eq!((error.kind(), error.public()), (&Kind::Forbidden, "Inactive user"));
+    assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
+    let activation = AccountChange { is_active: Some(true), ..AccountChange::default() };
+    world.auth.update_user(user.id, activation).await.unwrap();
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token", "its session stays ended");
+    world.auth.delete_user(user.id).await.unwrap();
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+    assert_eq!(code_of(world.auth.delete_user(user.id).await), "user_not_found");
+}
+
+#[tokio::test]
+async fn a_look_up_that_was_overtaken_by_a_change_is_not_remembered() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    let caller = world.caller(&grant).await.unwrap();
+    let verified = &world.auth.0.verified;
+    let key = verified::key(grant.access_token.expose());
+    let before = verified.generation(user.id);
+    drop(verified.changing(user.id));
+    verified.insert(key, caller, before, START, START.plus(Duration::from_secs(60)));
+    assert!(verified.get(&key, START).is_none());
+}
+
+#[tokio::test]
+async fn a_refresh_rotates_and_reuse_ends_the_session() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let first = world.sign_in("a@example.com").await;
+    world.clock.advance(Duration::from_secs(60));
+    let second = world.auth.refresh(first.refresh_token.expose()).await.unwrap();
+    assert_ne!(first.refresh_token, second.refresh_token);
+    assert!(world.caller(&first).await.is_ok(), "the session goes on");
+    world.clock.advance(Duration::from_secs(11));
+    assert_eq!(code_of(world.auth.refresh(first.refresh_token.expose()).await), "invalid_token");
+    assert_eq!(code_of(world.auth.refresh(second.refresh_token.expose()).await), "invalid_token");
+    assert_eq!(code_of(world.caller(&second).await), "invalid_token");
+}
+
+#[tokio::test]
+async fn the_reuse_of_a_much_older_token_is_noticed_too() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let first = world.sign_in("a@example.com").await;
+    let second = world.auth.refresh(first.refresh_token.expose()).await.unwrap();
+    let third = world.auth.refresh(second.refresh_token.expose()).await.unwrap();
+    assert!(world.auth.refresh(first.refresh_token.expose()).await.is_err());
+    assert!(world.auth.refresh(third.refresh_token.expose()).await.is_err());
+}
+
+#[tokio::test]
+async fn crossing_refreshes_get_the_same_answer() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let first = world.sign_in("a@example.com").await;
+    let old = first.refresh_token.expose();
+    let (one, two, three) = tokio::join!(world.auth.refresh(old), world.auth.refresh(old), world.auth.refresh(old));
+    let next = one.unwrap().refresh_token;
+    assert_eq!((&two.unwrap().refresh_token, &three.unwrap().refresh_token), (&next, &next));
+    world.clock.advance(Duration::from_secs(9));
+    assert_eq!(world.auth.refresh(old).await.unwrap().refresh_token, next);
+    assert!(world.auth.refresh(next.expose()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_refresh_needs_a_living_session_and_a_token() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    for token in ["", "x", grant.access_token.expose(), &"A".repeat(64)] {
+        assert_eq!(code_of(world.auth.refresh(token).await), "invalid_token", "{token}");
+    }
+    world.clock.advance(Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
+    assert!(world.auth.sessions(world.user("b@example.com").await.id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn one_session_is_ended_and_only_by_its_owner() {
+    let world = World::new().await;
+    let (a, b) = (world.user("a@example.com").await, world.user("b@example.com").await);
+    let grant = world.sign_in("a@example.com").await;
+    let session = world.caller(&grant).await.unwrap().session;
+    assert_eq!(code_of(world.auth.end_session(b.id, session).await), "session_not_found");
+    assert!(world.caller(&grant).await.is_ok());
+    world.auth.end_session(a.id, session).await.unwrap();
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+    assert_eq!(code_of(world.auth.end_session(a.id, session).await), "session_not_found");
+}
+
+#[tokio::test]
+async fn changing_the_own_password_keeps_this_session_only() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let (here, there) = (world.sign_in("a@example.com").await, world.sign_in("a@example.com").await);
+    let link = world.auth.issue_reset_token(user.id).await.unwrap();
+    let caller = world.caller(&here).await.unwrap();
+    assert!(world.caller(&there).await.is_ok());
+    let change = async |current: &str, new: &str| world.auth.change_password(&caller, current, new).await;
+    assert_eq!(code_of(change("wrongwrong", "wrongwrong").await), "incorrect_password");
+    assert_eq!(code_of(change("changethis", "changethis").await), "same_password");
+    change("changethis", "changethat").await.unwrap();
+    assert!(world.caller(&here).await.is_ok());
+    assert_eq!(code_of(world.caller(&there).await), "invalid_token");
+    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changeagain").await), "invalid_reset_token");
+    assert!(world.auth.sign_in("a@example.com", "changethis", None).await.is_err());
+    assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_password_set_by_an_admin_ends_every_session() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    world.caller(&grant).await.unwrap();
+    let change = AccountChange { password: Some(Secret::new("changethat")), ..AccountChange::default() };
+    world.auth.update_user(user.id, change).await.unwrap();
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+    assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
+}
+
+#[tokio::test]
+async fn a_reset_token_works_once_for_its_time() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let grant = world.sign_in("a@example.com").await;
+    let (link, other) =
+        (world.auth.issue_reset_token(user.id).await.unwrap(), world.auth.issue_reset_token(user.id).await.unwrap());
+    let reset = async |token: &str| world.auth.reset_password(token, "changethat").await;
+    for token in ["", "x", grant.access_token.expose(), grant.refresh_token.expose(), &"A".repeat(43)] {
+        assert_eq!(code_of(reset(token).await), "invalid_reset_token", "{token}");
+    }
+    let results = tokio::join!(reset(link.expose()), reset(link.expose()), reset(link.expose()));
+    let done = [results.0, results.1, results.2].iter().filter(|result| result.is_ok()).count();
+    assert_eq!(done, 1, "single use, also at once");
+    assert_eq!(code_of(reset(other.expose()).await), "invalid_reset_token", "it ends with the old password");
+    assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
+    let late = world.auth.issue_reset_token(user.id).await.unwrap();
+    world.clock.advance(Duration::from_secs(48 * 3600));
+    assert_eq!(code_of(reset(late.expose()).await), "invalid_reset_token");
+    assert_eq!(code_of(world.auth.authenticate(late.expose()).await), "invalid_token", "no bearer token");
+}
+
+#[tokio::test]
+async fn a_reset_token_waits_for_an_inactive_account_and_ends_with_the_address() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let link = world.auth.issue_reset_token(user.id).await.unwrap();
+    world.auth.update_user(user.id, deactivation()).await.unwrap();
+    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat").await), "inactive_user");
+    let moved = AccountChange { email: Some("b@example.com".parse().unwrap()), ..AccountChange::default() };
+    world.auth.update_user(user.id, moved).await.unwrap();
+    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat").await), "invalid_reset_token");
+}
+
+#[tokio::test]
+async fn an_address_belongs_to_one_account_in_any_case() {
+    let world = World::new().await;
+    let a = world.user("a@example.com").await;
+    world.user("b@example.com").await;
+    let again = NewAccount {
+        email: "A@example.com".parse().unwrap(),
+        password: Secret::new("changethis"),
+        full_name: None,
+        is_active: true,
+        is_superuser: false,
+    };
+    let (one, two) = tokio::join!(world.auth.create_user(again.clone()), async {
+        let other = NewAccount { email: "C@example.com".parse().unwrap(), ..again.clone() };
+        let third = NewAccount { email: "c@example.com".parse().unwrap(), ..again.clone() };
+        tokio::join!(world.auth.create_user(other), world.auth.create_user(third))
+    });
+    assert_eq!(code_of(one), "email_taken");
+    assert_eq!([two.0.is_ok(), two.1.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    let to = |email: &str| AccountChange { email: Some(email.parse().unwrap()), ..AccountChange::default() };
+    assert_eq!(code_of(world.auth.update_user(a.id, to("B@example.com")).await), "email_taken");
+    assert_eq!(world.auth.update_user(a.id, to("A@example.com")).await.unwrap().email, "A@example.com");
+    assert_eq!(world.auth.user_by_email("a@EXAMPLE.com").await.unwrap().map(|user| user.id), Some(a.id));
+}
+
+#[tokio::test]
+async fn accounts_are_listed_newest_first() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    world.clock.advance(Duration::from_secs(1));
+    world.user("b@example.com").await;
+    world.user("c@example.com").await;
+    let (users, count) = world.auth.users(0, 2).await.unwrap();
+    assert_eq!((users.len(), count), (2, 3));
+    assert!(users[0].id < users[1].id, "equal times by id");
+    assert_eq!(world.auth.users(2, 100).await.unwrap().0[0].email, "a@example.com");
+    assert!(world.auth.users(i64::MAX, 1000).await.unwrap().0.is_empty());
+    assert_eq!(world.auth.users(0, 0).await.unwrap(), (vec![], 3));
+}
+
+#[tokio::test]
+async fn one_active_superuser_always_remains() {
+    let world = World::new().await;
+    let (a, b) = (world.superuser("a@example.com").await, world.superuser("b@example.com").await);
+    let (one, two) = tokio::join!(world.auth.update_user(a.id, demotion()), world.auth.update_user(b.id, demotion()));
+    assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    let last = if one.is_err() { &a } else { &b };
+    let error = world.auth.update_user(last.id, deactivation()).await.unwrap_err();
+    assert_eq!((error.kind(), error.public()), (&Kind::Conflict, "The last superuser cannot be removed"));
+    assert_eq!(code_of(world.auth.delete_user(last.id).await), "last_superuser");
+    let other = if one.is_err() { &b } else { &a };
+    world.auth.delete_user(other.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn superusers_deleted_at_once_leave_one() {
+    let world = World::new().await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        ids.push(world.superuser(&format!("{name}@example.com")).await.id);
+    }
+    let tasks: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let auth = world.auth.clone();
+            tokio::spawn(async move { auth.delete_user(id).await.is_ok() })
+        })
+        .collect();
+    let mut deleted = 0;
+    for task in tasks {
+        deleted += usize::from(task.await.unwrap());
+    }
+    assert_eq!(deleted, 3);
+}
+
+#[tokio::test]
+async fn the_first_superuser_is_made_once() {
+    let world = World::new().await;
+    let settings = config::Auth::default();
+    let made = tokio::join!(world.auth.ensure_superuser(&settings), world.auth.ensure_superuser(&settings));
+    let made: Vec<NewSuperuser> = [made.0.unwrap(), made.1.unwrap()].into_iter().flatten().collect();
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0].email, "admin@example.com");
+    let password = made[0].generated_password.clone().unwrap();
+    assert_eq!(password.expose().len(), 35);
+    let grant = world.auth.sign_in("admin@example.com", password.expose(), None).await.unwrap();
+    assert!(world.caller(&grant).await.unwrap().user.is_superuser);
+    let other = config::Auth { superuser_email: Some("b@example.com".into()), ..settings };
+    assert_eq!(world.auth.ensure_superuser(&other).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_first_superuser_is_the_configured_one_or_none() {
+    let world = World::new().await;
+    let settings = |email: &str, password: &str| config::Auth {
+        superuser_email: Some(email.into()),
+        superuser_password: Some(Secret::new(password)),
+        ..config::Auth::default()
+    };
+    assert!(world.auth.ensure_superuser(&settings("nobody", "changethis")).await.is_err());
+    assert!(world.auth.ensure_superuser(&settings("a@example.com", "short")).await.is_err());
+    let user = world.user("taken@example.com").await;
+    assert_eq!(world.auth.ensure_superuser(&settings("Taken@example.com", "changethat")).await.unwrap(), None);
+    assert_eq!(world.auth.user(user.id).await.unwrap(), user, "an account is never changed");
+    let made = world.auth.ensure_superuser(&settings("a@example.com", "changethat")).await.unwrap();
+    assert_eq!(made, Some(NewSuperuser { email: "a@example.com".into(), generated_password: None }));
+    assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
+}

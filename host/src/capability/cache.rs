@@ -1,0 +1,85 @@
+//! `wharf:cache`: the plugin's own cache, see `crate::cache`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use crate::cache::{Caches, PluginCache, Refusal};
+use crate::error::Result;
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-cache; world imports { import wharf:cache/store@0.1.0; }",
+        path: "../wit",
+        imports: { default: trappable },
+    });
+}
+use bindings::wharf::cache::store;
+
+/// The capability.
+pub struct Cache(Caches);
+
+impl Capability for Cache {
+    const NAME: &'static str = "cache";
+    const INTERFACES: &'static [&'static str] = &["wharf:cache/store@0.1.0"];
+    type Grant = NoParameters;
+    type Release = Arc<PluginCache>;
+    type Call = Arc<PluginCache>;
+
+    async fn open(boot: &Boot) -> Result<Self> {
+        Ok(Self(boot.cache.clone()))
+    }
+
+    fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+        store::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+    }
+
+    async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<PluginCache>> {
+        Ok(self.0.plugin(candidate.plugin))
+    }
+
+    fn enter(release: &Arc<PluginCache>, _: &Arc<CallContext>) -> Self::Call {
+        Arc::clone(release)
+    }
+}
+
+impl From<Refusal> for store::Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Limit(refusal.to_string())
+    }
+}
+
+type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
+
+impl store::Host for Guest {
+    fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+        self.charge()?;
+        Ok(Ok(self.entered.cache()?.get(&key).map(Vec::from)))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>, tags: Vec<String>) -> Answer<()> {
+        self.charge()?;
+        let ttl = ttl_ms.map(Duration::from_millis);
+        Ok(self.entered.cache()?.set(&key, value.into(), ttl, &tags).map_err(Into::into))
+    }
+
+    fn delete(&mut self, key: String) -> Answer<()> {
+        self.charge()?;
+        self.entered.cache()?.delete(&key);
+        Ok(Ok(()))
+    }
+
+    fn increment(&mut self, key: String, delta: i64, ttl_ms: Option<u64>) -> Answer<i64> {
+        self.charge()?;
+        let ttl = ttl_ms.map(Duration::from_millis);
+        Ok(self.entered.cache()?.increment(&key, delta, ttl).map_err(Into::into))
+    }
+
+    fn invalidate(&mut self, tag: String) -> Answer<()> {
+        self.charge()?;
+        Ok(self.entered.cache()?.invalidate(&tag).map_err(Into::into))
+    }
+}

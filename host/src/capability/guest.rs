@@ -1,0 +1,178 @@
+//! What an instance's store holds: the call's context, the capabilities it entered, and the limits it lives in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::WasiCtx;
+
+use super::Entered;
+use super::log::PluginLog;
+use crate::auth::Caller;
+use crate::clock::Clock;
+use crate::id::PluginName;
+
+/// Who and what a call is for; the same for all its capabilities.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The plugin.
+    pub plugin: PluginName,
+    /// The release.
+    pub release: i64,
+    /// The request's id.
+    pub request_id: Arc<str>,
+    /// The verified caller.
+    pub caller: Option<Arc<Caller>>,
+}
+
+/// The data of an instance's store.
+pub struct Guest {
+    /// Who and what for.
+    pub context: Arc<CallContext>,
+    /// The capabilities.
+    pub entered: Entered,
+    /// Handles the guest holds: transactions, WASI streams.
+    pub table: ResourceTable,
+    /// Limits and what was hit.
+    pub limits: Limits,
+    /// Where the guest's output goes.
+    pub output: Arc<PluginLog>,
+    clock: Clock,
+    wasi: Option<WasiCtx>,
+}
+
+/// Handles one call may hold at once.
+const MAX_HANDLES: usize = 1_000;
+
+impl Guest {
+    /// A store's data for one call.
+    pub fn new(
+        context: Arc<CallContext>,
+        entered: Entered,
+        limits: Limits,
+        output: Arc<PluginLog>,
+        clock: Clock,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self { context, entered, table, limits, output, clock, wasi: None }
+    }
+
+    /// Counts one call into the host.
+    ///
+    /// # Errors
+    /// A trap: the call has used up its budget.
+    pub fn charge(&mut self) -> wasmtime::Result<()> {
+        match self.limits.host_calls.checked_sub(1) {
+            Some(rest) => {
+                self.limits.host_calls = rest;
+                Ok(())
+            }
+            None => {
+                self.limits.hit = Some(Limit::HostCalls);
+                Err(wasmtime::Error::msg("the call used up its budget of host calls"))
+            }
+        }
+    }
+
+    pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
+        // Most calls never touch WASI, and building its context costs more than the call of a small guest.
+        let wasi = self.wasi.get_or_insert_with(|| super::wasi::context(&self.context, &self.output, &self.clock));
+        (wasi, &mut self.table)
+    }
+}
+
+/// A limit that ended a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Memories and tables together.
+    Memory,
+    /// CPU time.
+    Cpu,
+    /// Calls into the host.
+    HostCalls,
+}
+
+/// The limits of one call. Counts memory over all memories and tables of the store, which wasmtime's own does not.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    memory_left: usize,
+    host_calls: u64,
+    /// Epoch ticks of CPU time left.
+    pub cpu_ticks: u64,
+    /// The limit that was hit, if one was.
+    pub hit: Option<Limit>,
+}
+
+/// One tick of the epoch: how often a running guest is looked at.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// What one table element takes in the host.
+const TABLE_ELEMENT_BYTES: usize = 16;
+/// Core instances, memories and tables of one store.
+const MAX_CORE_PARTS: usize = 64;
+
+impl Limits {
+    /// Limits of a call.
+    pub fn new(memory_bytes: usize, cpu_time: Duration, host_calls: u64) -> Self {
+        let ticks = cpu_time.as_millis().div_ceil(TICK.as_millis()).max(1);
+        Self { memory_left: memory_bytes, host_calls, cpu_ticks: u64::try_from(ticks).unwrap_or(u64::MAX), hit: None }
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        match self.memory_left.checked_sub(bytes) {
+            Some(left) => {
+                self.memory_left = left;
+                true
+            }
+            None => {
+                self.hit = Some(Limit::Memory);
+                false
+            }
+        }
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.take(desired.saturating_sub(current)))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn instances(&self) -> usize {
+        MAX_CORE_PARTS
+    }
+
+    fn tables(&self) -> usize {
+        MAX_CORE_PARTS
+    }
+
+    fn memories(&self) -> usize {
+        MAX_CORE_PARTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_summed_over_memories_and_tables() {
+        let mut limits = Limits::new(100, Duration::from_secs(1), 1);
+        assert!(limits.memory_growing(0, 60, None).unwrap());
+        assert!(!limits.memory_growing(0, 60, None).unwrap());
+        assert!(limits.table_growing(0, 2, None).unwrap());
+        assert!(!limits.table_growing(2, 4, None).unwrap());
+        assert_eq!(limits.hit, Some(Limit::Memory));
+    }
+}

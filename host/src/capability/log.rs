@@ -1,0 +1,240 @@
+//! `wharf:log`: structured log lines and audit entries of a plugin.
+//!
+//! The host adds plugin, release, request id and caller, so a plugin cannot speak in another's name. Log lines are rated
+//! for each plugin: beyond its rate they are counted, and the count is logged once the second is over. Audit entries go
+//! to the host's database before the call goes on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use crate::clock::{Clock, Timestamp};
+use crate::db::Db;
+use crate::db::audit::{self, Outcome};
+use crate::error::Result;
+use crate::id::PluginName;
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-log; world imports { import wharf:log/log@0.1.0; import wharf:log/audit@0.1.0; }",
+        path: "../wit",
+        imports: {
+            "wharf:log/audit": async | trappable,
+            default: trappable,
+        },
+    });
+}
+use bindings::wharf::log::{audit as audit_wit, log as log_wit};
+
+pub use log_wit::Level;
+
+/// The longest message, field name or field value kept, in bytes.
+const MAX_TEXT: usize = 8 * 1024;
+/// The most fields kept of one entry.
+const MAX_FIELDS: usize = 32;
+
+/// The capability.
+pub struct Log {
+    db: Db,
+    clock: Clock,
+}
+
+/// What a call logs with.
+pub struct LogCall {
+    context: Arc<CallContext>,
+    db: Db,
+    clock: Clock,
+}
+
+impl Capability for Log {
+    const NAME: &'static str = "log";
+    const INTERFACES: &'static [&'static str] = &["wharf:log/log@0.1.0", "wharf:log/audit@0.1.0"];
+    type Grant = NoParameters;
+    type Release = (Db, Clock);
+    type Call = LogCall;
+
+    async fn open(boot: &Boot) -> Result<Self> {
+        Ok(Self { db: boot.db.clone(), clock: boot.clock.clone() })
+    }
+
+    fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+        log_wit::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)?;
+        audit_wit::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+    }
+
+    async fn admit(&self, _: &Candidate<'_>, _: NoParameters) -> Result<Self::Release> {
+        Ok((self.db.clone(), self.clock.clone()))
+    }
+
+    fn enter((db, clock): &Self::Release, context: &Arc<CallContext>) -> LogCall {
+        LogCall { context: Arc::clone(context), db: db.clone(), clock: clock.clone() }
+    }
+}
+
+impl log_wit::Host for Guest {
+    fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+        self.charge()?;
+        self.entered.log()?;
+        self.output.write(&self.context, level, &message, &fields);
+        Ok(())
+    }
+}
+
+impl audit_wit::Host for Guest {
+    async fn record_entry(
+        &mut self,
+        action: String,
+        object: String,
+        outcome: audit_wit::Outcome,
+        detail: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        self.charge()?;
+        let call = self.entered.log()?;
+        let detail: serde_json::Map<_, _> = detail
+            .iter()
+            .take(MAX_FIELDS)
+            .map(|(name, value)| (shorten(name).to_owned(), shorten(value).into()))
+            .collect();
+        let entry = audit::Entry {
+            at: call.clock.now(),
+            actor: call.context.caller.as_ref().map(|caller| caller.user.id),
+            plugin: Some(call.context.plugin.clone()),
+            action: shorten(&action).to_owned(),
+            object: shorten(&object).to_owned(),
+            outcome: match outcome {
+                audit_wit::Outcome::Success => Outcome::Success,
+                audit_wit::Outcome::Denied => Outcome::Denied,
+                audit_wit::Outcome::Failure => Outcome::Failure,
+            },
+            detail: detail.into(),
+            request_id: Some(call.context.request_id.to_string()),
+        };
+        // The interface has no error to give back: an entry that cannot be kept must not pass unseen.
+        audit::insert(&call.db, &entry).await.map_err(|error| {
+            tracing::error!(plugin = %call.context.plugin, error = error.report(), "an audit entry was not kept");
+            wasmtime::Error::msg("the audit entry could not be kept")
+        })
+    }
+}
+
+/// The log of one plugin: writes to the host's log within the plugin's rate.
+pub struct PluginLog {
+    clock: Clock,
+    rate: u32,
+    window: Mutex<Window>,
+}
+
+#[derive(Default)]
+struct Window {
+    second: i64,
+    written: u32,
+    dropped: u64,
+}
+
+impl PluginLog {
+    /// A log of at most `rate` lines a second.
+    pub fn new(clock: Clock, rate: u32) -> Self {
+        Self { clock, rate, window: Mutex::default() }
+    }
+
+    /// Writes one entry, or counts it.
+    pub fn write(&self, call: &CallContext, level: Level, message: &str, fields: &[(String, String)]) {
+        let (admitted, dropped) = self.admit(self.clock.now());
+        if dropped > 0 {
+            tracing::warn!(target: "wharf::plugin::log", plugin = %call.plugin, dropped, "log entries were dropped: over the plugin's rate");
+        }
+        if !admitted {
+            return;
+        }
+        let plugin = call.plugin.as_str();
+        let release = call.release;
+        let request_id = &*call.request_id;
+        let caller = call.caller.as_ref().map(|caller| tracing::field::display(caller.user.id));
+        let fields: HashMap<&str, &str> =
+            fields.iter().take(MAX_FIELDS).map(|(name, value)| (shorten(name), shorten(value))).collect();
+        let fields = (!fields.is_empty()).then(|| serde_json::to_string(&fields).unwrap_or_default());
+        let message = shorten(message);
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(target: "wharf::plugin::log", plugin, release, request_id, caller, fields, "{message}")
+            };
+        }
+        match level {
+            Level::Trace => event!(trace),
+            Level::Debug => event!(debug),
+            Level::Info => event!(info),
+            Level::Warn => event!(warn),
+            Level::Error => event!(error),
+        }
+    }
+
+    /// Whether an entry may be written now, and how many were dropped in the second that is over.
+    fn admit(&self, now: Timestamp) -> (bool, u64) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dropped = 0;
+        if window.second != now.as_secs() {
+            dropped = window.dropped;
+            *window = Window { second: now.as_secs(), ..Window::default() };
+        }
+        if window.written < self.rate {
+            window.written += 1;
+            (true, dropped)
+        } else {
+            window.dropped += 1;
+            (false, dropped)
+        }
+    }
+}
+
+/// One [`PluginLog`] for each plugin, so that a rate outlives a release.
+#[derive(Clone)]
+pub struct PluginLogs {
+    clock: Clock,
+    rate: u32,
+    plugins: Arc<Mutex<HashMap<PluginName, Arc<PluginLog>>>>,
+}
+
+impl PluginLogs {
+    /// None yet.
+    pub fn new(clock: Clock, rate: u32) -> Self {
+        Self { clock, rate, plugins: Arc::default() }
+    }
+
+    /// The log of a plugin.
+    pub fn plugin(&self, name: &PluginName) -> Arc<PluginLog> {
+        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        let log =
+            plugins.entry(name.clone()).or_insert_with(|| Arc::new(PluginLog::new(self.clock.clone(), self.rate)));
+        Arc::clone(log)
+    }
+}
+
+fn shorten(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_rate_entries_are_counted_and_told_once() {
+        let log = PluginLog::new(Clock::manual(Timestamp(0)), 2);
+        let second = |second: i64| Timestamp(second * 1_000_000);
+        assert_eq!(log.admit(second(1)), (true, 0));
+        assert_eq!(log.admit(second(1)), (true, 0));
+        assert_eq!(log.admit(second(1)), (false, 0));
+        assert_eq!(log.admit(second(1)), (false, 0));
+        assert_eq!(log.admit(second(2)), (true, 2));
+        assert_eq!(log.admit(second(2)), (true, 0));
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shorten(&"ä".repeat(MAX_TEXT)).len(), MAX_TEXT);
+        assert_eq!(shorten(&format!("x{}", "ä".repeat(MAX_TEXT))).len(), MAX_TEXT - 1);
+    }
+}

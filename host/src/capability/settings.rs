@@ -1,0 +1,58 @@
+//! `wharf:config`: what the operator set for the plugin, validated against its schema at deploy.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use wasmtime::component::{HasSelf, Linker};
+
+use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use crate::error::Result;
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-config; world imports { import wharf:config/settings@0.1.0; }",
+        path: "../wit",
+        imports: { default: trappable },
+    });
+}
+use bindings::wharf::config::settings;
+
+/// The capability.
+pub struct Settings;
+
+impl Capability for Settings {
+    const NAME: &'static str = "config";
+    const INTERFACES: &'static [&'static str] = &["wharf:config/settings@0.1.0"];
+    type Grant = NoParameters;
+    type Release = Arc<Value>;
+    type Call = Arc<Value>;
+
+    async fn open(_: &Boot) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+        settings::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+    }
+
+    async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<Value>> {
+        Ok(Arc::new(candidate.settings.clone()))
+    }
+
+    fn enter(release: &Arc<Value>, _: &Arc<CallContext>) -> Self::Call {
+        Arc::clone(release)
+    }
+}
+
+impl settings::Host for Guest {
+    fn all(&mut self) -> wasmtime::Result<String> {
+        self.charge()?;
+        Ok(self.entered.config()?.to_string())
+    }
+
+    fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
+        self.charge()?;
+        Ok(self.entered.config()?.get(&name).map(Value::to_string))
+    }
+}

@@ -1,0 +1,165 @@
+//! `wharf:sql`: the plugin's own database, see `db::plugin_data`.
+//!
+//! A transaction is a handle in the call's table: whatever ends the call (an answer, a trap, the deadline, a client that
+//! went away) drops the table, and with it rolls back what was not committed.
+
+use std::sync::Arc;
+
+use wasmtime::component::{HasSelf, Linker, Resource};
+
+use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use crate::db::plugin_data::{DataError, PluginData, PluginDatabase, Rows, Statement, Transaction, Value};
+use crate::error::Result;
+
+mod bindings {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-sql; world imports { import wharf:sql/database@0.1.0; }",
+        path: "../wit",
+        imports: { default: async | trappable },
+        with: { "wharf:sql/database.transaction": crate::db::plugin_data::Transaction },
+    });
+}
+use bindings::wharf::sql::database;
+
+/// The capability.
+pub struct Sql(Arc<PluginData>);
+
+impl Capability for Sql {
+    const NAME: &'static str = "sql";
+    const INTERFACES: &'static [&'static str] = &["wharf:sql/database@0.1.0"];
+    type Grant = NoParameters;
+    type Release = Arc<PluginDatabase>;
+    type Call = Arc<PluginDatabase>;
+
+    async fn open(boot: &Boot) -> Result<Self> {
+        Ok(Self(Arc::clone(&boot.data)))
+    }
+
+    fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+        database::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+    }
+
+    async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<PluginDatabase>> {
+        self.0.plugin(candidate.plugin).await
+    }
+
+    fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {
+        Arc::clone(release)
+    }
+}
+
+type Answer<T> = wasmtime::Result<Result<T, database::Error>>;
+
+impl Guest {
+    fn database(&mut self) -> wasmtime::Result<Arc<PluginDatabase>> {
+        self.charge()?;
+        Ok(Arc::clone(self.entered.sql()?))
+    }
+
+    fn transaction(&mut self, handle: &Resource<Transaction>) -> wasmtime::Result<&mut Transaction> {
+        self.charge()?;
+        Ok(self.table.get_mut(handle)?)
+    }
+}
+
+impl database::Host for Guest {
+    async fn query(&mut self, statement: database::Statement) -> Answer<database::Rows> {
+        Ok(self.database()?.query(statement.into()).await.map(Into::into).map_err(Into::into))
+    }
+
+    async fn execute(&mut self, statement: database::Statement) -> Answer<u64> {
+        Ok(self.database()?.execute(statement.into()).await.map_err(Into::into))
+    }
+
+    async fn batch(&mut self, statements: Vec<database::Statement>) -> Answer<Vec<database::Rows>> {
+        let statements = statements.into_iter().map(Into::into).collect();
+        let answers = self.database()?.batch(statements).await;
+        Ok(answers.map(|answers| answers.into_iter().map(Into::into).collect()).map_err(Into::into))
+    }
+}
+
+impl database::HostTransaction for Guest {
+    async fn begin(&mut self) -> Answer<Resource<Transaction>> {
+        Ok(match self.database()?.begin().await {
+            Ok(transaction) => Ok(self.table.push(transaction)?),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    async fn query(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<database::Rows> {
+        let transaction = self.transaction(&handle)?;
+        Ok(transaction.query(statement.into()).await.map(Into::into).map_err(Into::into))
+    }
+
+    async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<u64> {
+        let transaction = self.transaction(&handle)?;
+        Ok(transaction.execute(statement.into()).await.map_err(Into::into))
+    }
+
+    async fn commit(&mut self, handle: Resource<Transaction>) -> Answer<()> {
+        self.charge()?;
+        Ok(self.table.delete(handle)?.commit().await.map_err(Into::into))
+    }
+
+    async fn rollback(&mut self, handle: Resource<Transaction>) -> Answer<()> {
+        self.charge()?;
+        Ok(self.table.delete(handle)?.rollback().await.map_err(Into::into))
+    }
+
+    async fn drop(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<()> {
+        self.table.delete(handle)?;
+        Ok(())
+    }
+}
+
+impl From<database::Statement> for Statement {
+    fn from(statement: database::Statement) -> Self {
+        Self { sql: statement.sql, params: statement.params.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl From<database::Value> for Value {
+    fn from(value: database::Value) -> Self {
+        match value {
+            database::Value::Null => Self::Null,
+            database::Value::Boolean(value) => Self::Boolean(value),
+            database::Value::Integer(value) => Self::Integer(value),
+            database::Value::Real(value) => Self::Real(value),
+            database::Value::Text(value) => Self::Text(value),
+            database::Value::Blob(value) => Self::Blob(value),
+        }
+    }
+}
+
+impl From<Value> for database::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Boolean(value) => Self::Boolean(value),
+            Value::Integer(value) => Self::Integer(value),
+            Value::Real(value) => Self::Real(value),
+            Value::Text(value) => Self::Text(value),
+            Value::Blob(value) => Self::Blob(value),
+        }
+    }
+}
+
+impl From<Rows> for database::Rows {
+    fn from(rows: Rows) -> Self {
+        let values = rows.values.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect();
+        Self { columns: rows.columns, values }
+    }
+}
+
+impl From<DataError> for database::Error {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Invalid(reason) => Self::Invalid(reason),
+            DataError::Constraint(name) => Self::Constraint(name),
+            DataError::Conflict => Self::Conflict,
+            DataError::Limit(limit) => Self::Limit(limit),
+            DataError::Unavailable => Self::Unavailable,
+        }
+    }
+}

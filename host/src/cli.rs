@@ -1,0 +1,99 @@
+//! The command line: what an operator types, and what comes back. Owns arguments, texts and exit codes; the work is done
+//! by `app` (`wharf serve`) or, through the operator API, by a running host. Only this module prints.
+
+#![allow(clippy::result_large_err, reason = "a failure ends the process, so its size costs nothing")]
+
+mod account;
+mod api;
+mod banner;
+mod config;
+mod credentials;
+mod failure;
+mod plugin;
+mod serve;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::terminal::Terminal;
+
+/// Variables that the command line itself uses; every other `WHARF_*` is a setting of the host.
+const NOT_SETTINGS: &[&str] = &["WHARF_CONFIG", "WHARF_URL", "WHARF_TOKEN"];
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed
+  2  wrong usage or configuration
+
+WHARF_URL and WHARF_TOKEN name the host that commands talk to and who they are, instead of --url and `wharf login`.
+Settings of the host come from wharf.toml, WHARF_* and flags; `wharf config show` lists them.";
+
+/// A backend in one binary whose business routes are sandboxed WebAssembly components
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    /// Write answers and errors as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host
+    Serve(serve::Serve),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Sign in to a host and remember it
+    Login(account::Login),
+    /// Forget the login of a host
+    Logout(account::Logout),
+    /// Build, deploy and look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+}
+
+/// Which host to talk to.
+#[derive(Debug, Args)]
+struct Remote {
+    /// The host to talk to
+    #[arg(long, env = "WHARF_URL", default_value = "http://127.0.0.1:8000")]
+    url: String,
+}
+
+/// Runs what was asked for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::new(cli.json);
+    let done = match cli.command {
+        Command::Serve(serve) => serve.run(&terminal),
+        Command::Config(config) => config.run(&terminal),
+        Command::Login(login) => login.run(&terminal),
+        Command::Logout(logout) => logout.run(&terminal),
+        Command::Plugin(plugin) => plugin.run(&terminal),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.fail(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,74 @@
+//! `wharf login` and `wharf logout`.
+
+use std::io::BufRead as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Remote;
+use super::api::Api;
+use super::credentials::{Credentials, Login as Kept};
+use super::failure::Failure;
+use super::terminal::Terminal;
+use crate::config::Secret;
+
+/// Sign in to a host and remember it.
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// The account; asked for if not given
+    #[arg(long)]
+    email: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "email")]
+    password_stdin: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Login {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let api = Api::without_login(&self.remote.url)?;
+        let credentials = Credentials::of_person()?;
+        let email = match self.email {
+            Some(email) => email,
+            None => terminal.ask("Email")?,
+        };
+        let unreadable = |error| Failure::new(format!("cannot read the password: {error}"));
+        let password = match self.password_stdin {
+            true => {
+                let mut line = String::new();
+                std::io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
+                line.trim_end_matches(['\r', '\n']).to_owned()
+            }
+            false => rpassword::prompt_password(format!("Password of {email}: "))
+                .map_err(|error| unreadable(error).next("Without a terminal, use --password-stdin."))?,
+        };
+        let token = api.sign_in(&email, &Secret::new(password))?;
+        credentials.keep(api.url(), Kept { email: email.clone(), access_token: token.expose().to_owned() })?;
+        match terminal.is_json() {
+            true => terminal.json(&json!({ "url": api.url(), "email": email })),
+            false => terminal.line(format!("Signed in to {} as {email}", api.url())),
+        }
+        Ok(())
+    }
+}
+
+/// Forget the login of a host.
+#[derive(Debug, Args)]
+pub(super) struct Logout {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Logout {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let api = Api::without_login(&self.remote.url)?;
+        let forgotten = Credentials::of_person()?.forget(api.url())?;
+        match terminal.is_json() {
+            true => terminal.json(&json!({ "url": api.url(), "forgotten": forgotten })),
+            false if forgotten => terminal.line(format!("Forgot the login of {}", api.url())),
+            false => terminal.line(format!("There was no login of {}", api.url())),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! What `wharf serve` says when it is ready: how to reach it, what it runs on, what an operator must know now.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::terminal::Terminal;
+use crate::app::App;
+use crate::config::Config;
+use crate::plugin::deploy::Deployed;
+
+/// Everything the banner is made of.
+pub(super) struct Banner<'a> {
+    pub(super) config: &'a Config,
+    pub(super) file: Option<&'a str>,
+    pub(super) app: &'a App,
+    pub(super) deployed: &'a [Deployed],
+}
+
+impl Banner<'_> {
+    /// Shows the banner to `people`; to programs, which have the log, only a generated password, since it is kept nowhere.
+    pub(super) fn show(&self, terminal: &Terminal, people: bool) {
+        if people {
+            self.greet(terminal);
+        }
+        if let Some(first) = self.app.first_superuser() {
+            let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
+            if people || first.generated_password.is_some() {
+                row("First superuser", &first.email);
+            }
+            match &first.generated_password {
+                Some(password) => row("His password", &format!("{}  (shown only now)", password.expose())),
+                None if people => row("His password", "as configured"),
+                None => {}
+            }
+        }
+        if people {
+            terminal.line(format!("\n  Try  curl {}/healthz\n", base_url(self.app.addr())));
+        }
+    }
+
+    fn greet(&self, terminal: &Terminal) {
+        let Config { server, database, email, .. } = self.config;
+        let base = base_url(self.app.addr());
+        let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
+        terminal.line(format!("\n  {}\n", terminal.bold(&format!("Wharf {}", env!("CARGO_PKG_VERSION")))));
+        row("API", &format!("{base}/api/v1"));
+        if server.docs {
+            row("Documentation", &format!("{base}/docs"));
+        }
+        row("Frontend", &server.frontend_url);
+        if let Some(directory) = &server.static_dir {
+            row("Static files", &format!("{} at {base}/", directory.display()));
+        }
+        let directory = std::path::absolute(&server.data_dir).unwrap_or_else(|_| server.data_dir.clone());
+        row("Data", &directory.display().to_string());
+        row("Database", &database.place());
+        row("Configuration", self.file.unwrap_or("defaults, WHARF_* and flags"));
+        row(
+            "Mail",
+            match (&email.smtp_url, &email.from) {
+                _ if server.development => "logged, not sent (development)",
+                (Some(_), Some(_)) => "sent by SMTP",
+                _ => "off: nobody can reset a password until email.smtp_url and email.from are set",
+            },
+        );
+        for deployed in self.deployed {
+            let record = &deployed.release.record;
+            let news = if deployed.unchanged { "live already" } else { "deployed" };
+            row("Plugin", &format!("{} at {}, release {} ({news})", record.plugin, record.mount, record.number));
+        }
+        if server.development {
+            let text = "DEVELOPMENT MODE: /api/v1/private makes accounts for anybody. Never reachable from outside.";
+            terminal.line(format!("\n  {}", terminal.warning(text)));
+        }
+    }
+}
+
+/// The URL that works on this machine.
+fn base_url(mut addr: SocketAddr) -> String {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    format!("http://{addr}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_works_on_this_machine() {
+        assert_eq!(base_url("0.0.0.0:8000".parse().unwrap()), "http://127.0.0.1:8000");
+    }
+}

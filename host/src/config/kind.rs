@@ -1,0 +1,288 @@
+//! The kinds of values that settings have: how each is read, what it accepts, how it is shown. Bounds belong to the kind,
+//! so that no setting takes a value that cannot work.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::source::Sort;
+use super::{LogFormat, Secret};
+use crate::address::Address;
+
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
+
+/// A kind of value.
+pub(super) struct Kind<T> {
+    /// For people, after `accepted: `.
+    pub(super) accepted: String,
+    /// Reads it, or says what is wrong with it.
+    pub(super) parse: Parse<T>,
+    /// Writes it for `config show`.
+    pub(super) show: fn(&T) -> String,
+    /// Never shown, not even when it is wrong.
+    pub(super) secret: bool,
+    /// What TOML may write it as, beside text.
+    bare: Option<Sort>,
+}
+
+impl<T: 'static> Kind<T> {
+    fn new(
+        accepted: impl Into<String>,
+        show: fn(&T) -> String,
+        parse: impl Fn(&str) -> Result<T, String> + 'static,
+    ) -> Self {
+        Self { accepted: accepted.into(), parse: Box::new(parse), show, secret: false, bare: None }
+    }
+
+    fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    fn or_bare(mut self, sort: Sort) -> Self {
+        self.bare = Some(sort);
+        self
+    }
+}
+
+impl<T> Kind<T> {
+    pub(super) fn takes(&self, sort: Sort) -> bool {
+        sort == Sort::Text || self.bare == Some(sort)
+    }
+}
+
+pub(super) fn boolean() -> Kind<bool> {
+    let parse = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is neither true nor false".to_owned()),
+    };
+    Kind::new("true or false", bool::to_string, parse).or_bare(Sort::Boolean)
+}
+
+pub(super) fn socket_address() -> Kind<SocketAddr> {
+    Kind::new("an IP address with a port, such as 127.0.0.1:8000 or [::]:8000", SocketAddr::to_string, |text| {
+        // What people write for the loopback; a look-up could give several addresses, so no other name is taken.
+        let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+        text.parse().map_err(|_| "is not an address with a port".to_owned())
+    })
+}
+
+pub(super) fn directory() -> Kind<PathBuf> {
+    Kind::new(
+        "the path of a directory",
+        |path| path.display().to_string(),
+        |text| {
+            let path = filled(text)?;
+            if path.contains('\0') { Err("contains a NUL character".to_owned()) } else { Ok(PathBuf::from(path)) }
+        },
+    )
+}
+
+/// A line of text of at most `max` characters.
+pub(super) fn line(max: usize) -> Kind<String> {
+    Kind::new(format!("a line of 1 to {max} characters"), String::clone, move |text| {
+        let text = filled(text)?;
+        match text.chars().count() {
+            _ if text.chars().any(char::is_control) => Err("contains a control character".to_owned()),
+            count if count > max => Err(format!("has {count} characters")),
+            _ => Ok(text.to_owned()),
+        }
+    })
+}
+
+/// A new account's password, within the bounds of the API's own rule.
+pub(super) fn password() -> Kind<Secret> {
+    let accepted = "a password of 8 to 128 characters";
+    Kind::new(accepted, Secret::to_string, |text| match text.chars().count() {
+        count @ (..8 | 129..) => Err(format!("has {count} characters")),
+        _ if text.contains('\0') => Err("contains a NUL character".to_owned()),
+        _ => Ok(Secret::new(text)),
+    })
+    .secret()
+}
+
+pub(super) fn email_address() -> Kind<String> {
+    Kind::new("an email address, such as admin@example.com", String::clone, |text| {
+        text.parse::<Address>().map(|address| address.to_string()).map_err(|error| {
+            let reason = error.to_string();
+            format!("is not an email address ({})", reason.trim_end_matches('.'))
+        })
+    })
+}
+
+/// A URL that may hold a password.
+pub(super) fn secret_url(accepted: &str, schemes: &'static [&'static str]) -> Kind<Secret> {
+    Kind::new(accepted, Secret::to_string, |text| {
+        let url = parse_url(text, schemes)?;
+        if url.host_str().unwrap_or_default().is_empty() && !url.query_pairs().any(|(name, _)| name == "host") {
+            return Err("names no host".to_owned());
+        }
+        Ok(Secret::new(text))
+    })
+    .secret()
+}
+
+/// The base of links: no query, no fragment, no user; kept without a trailing slash.
+pub(super) fn web_url() -> Kind<String> {
+    Kind::new("an http:// or https:// URL, such as https://app.example.com", String::clone, |text| {
+        let url = parse_url(text, &["http", "https"])?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("holds a user name or password".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("holds a query or fragment".to_owned());
+        }
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    })
+}
+
+fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
+    let url = Url::parse(filled(text)?).map_err(|error| format!("is not a URL ({error})"))?;
+    if schemes.contains(&url.scheme()) { Ok(url) } else { Err(format!("has the scheme {:?}", url.scheme())) }
+}
+
+/// A duration with units. Without a unit it is refused: seconds here and minutes there are how a setting goes wrong.
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
+    let show = |value: &Duration| {
+        let text = humantime::format_duration(*value).to_string();
+        text.replace(' ', "").replace("days", "d").replace("day", "d")
+    };
+    let accepted =
+        format!("a duration from {} to {}, such as 30s, 15m or 8d", show(bounds.start()), show(bounds.end()));
+    Kind::new(accepted, show, move |text| {
+        let value = humantime::parse_duration(text).map_err(|error| match text.trim().parse::<u64>() {
+            Ok(number) if number > 0 => "has no unit".to_owned(),
+            _ => format!("is not a duration ({error})"),
+        })?;
+        within(value, &bounds)
+    })
+}
+
+/// A number of bytes.
+pub(super) fn bytes<T>(bounds: RangeInclusive<u64>) -> Kind<T>
+where
+    T: TryFrom<u64> + TryInto<u64> + Copy + 'static,
+{
+    let accepted = format!(
+        "a size from {} to {}, such as 65536, 512KiB or 64MiB",
+        show_size(*bounds.start()),
+        show_size(*bounds.end())
+    );
+    let show = |value: &T| (*value).try_into().map_or_else(|_| String::new(), show_size);
+    Kind::new(accepted, show, move |text| {
+        let size = parse_size(text).ok_or_else(|| "is not a size".to_owned())?;
+        T::try_from(within(size, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
+    })
+    .or_bare(Sort::Integer)
+}
+
+/// A number of things.
+pub(super) fn count<T>(bounds: RangeInclusive<u64>) -> Kind<T>
+where
+    T: TryFrom<u64> + Display + 'static,
+{
+    Kind::new(format!("a number from {} to {}", bounds.start(), bounds.end()), T::to_string, move |text| {
+        let number = text.trim().parse::<u64>().map_err(|_| "is not a number".to_owned())?;
+        T::try_from(within(number, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
+    })
+    .or_bare(Sort::Integer)
+}
+
+pub(super) fn log_format() -> Kind<LogFormat> {
+    let show = |format: &LogFormat| match format {
+        LogFormat::Auto => "auto".to_owned(),
+        LogFormat::Text => "text".to_owned(),
+        LogFormat::Json => "json".to_owned(),
+    };
+    Kind::new("auto, text or json", show, |text| match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is no format".to_owned()),
+    })
+}
+
+pub(super) fn log_filter() -> Kind<String> {
+    Kind::new("a filter such as info or info,wharf::plugin=debug", String::clone, |text| {
+        let filter = tracing_subscriber::EnvFilter::builder().parse(filled(text)?);
+        filter.map(|_| text.to_owned()).map_err(|error| format!("is not a filter ({error})"))
+    })
+}
+
+fn filled(text: &str) -> Result<&str, String> {
+    let text = text.trim();
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text) }
+}
+
+fn within<T: PartialOrd>(value: T, bounds: &RangeInclusive<T>) -> Result<T, String> {
+    if value < *bounds.start() {
+        Err("is too small".to_owned())
+    } else if value > *bounds.end() {
+        Err("is too large".to_owned())
+    } else {
+        Ok(value)
+    }
+}
+
+const UNITS: &[(&str, u64)] = &[
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1_000),
+    ("b", 1),
+];
+
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number, *unit)))
+        .unwrap_or((text.as_str(), 1));
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+fn show_size(bytes: u64) -> String {
+    for (name, unit) in [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
+            return format!("{}{name}", bytes / unit);
+        }
+    }
+    bytes.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_both_systems() {
+        for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), (" 5 kb ", 5000), ("2GiB", 2 << 30), ("7B", 7)] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5MiB", "99999999999GiB", "1TiB"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+        assert_eq!(show_size(64 << 20), "64MiB");
+        assert_eq!(show_size(1500), "1500");
+    }
+
+    #[test]
+    fn a_base_url_loses_its_slash_and_nothing_else() {
+        let read = |text: &str| (web_url().parse)(text);
+        assert_eq!(read("https://App.example.com/").unwrap(), "https://app.example.com");
+        assert_eq!(read("http://localhost:5173").unwrap(), "http://localhost:5173");
+        assert_eq!(read("https://example.com/app/").unwrap(), "https://example.com/app");
+        for bad in
+            ["", "example.com", "ftp://example.com", "https://u:p@example.com", "https://example.com/?a", "http://"]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Where settings come from: a TOML file, the environment and flags. Owns reading the three into one shape, text with a
+//! place; never knows which keys exist. `config::load` layers them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Finding;
+
+/// The name that is read when neither `--config` nor `WHARF_CONFIG` names a file.
+pub const DEFAULT_FILE: &str = "wharf.toml";
+
+/// What every variable of Wharf's begins with.
+pub(super) const PREFIX: &str = "WHARF_";
+
+/// No configuration is larger; more is the wrong file.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the file; none: the file as a whole.
+    File(PathBuf, Option<usize>),
+    /// A variable.
+    Environment(String),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, Some(line)) => write!(f, "{}:{line}", path.display()),
+            Self::File(path, None) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What sort of value was written. The environment and flags only have text, so text is always acceptable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// A TOML string, a variable or a flag.
+    Text,
+    /// A TOML integer.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// Anything that no setting takes; its name in TOML.
+    Other(&'static str),
+}
+
+/// A value as written.
+#[derive(Debug, Clone)]
+pub(super) struct Raw {
+    pub(super) text: String,
+    pub(super) sort: Sort,
+    pub(super) origin: Origin,
+}
+
+/// A setting given on the command line.
+#[derive(Debug, Clone)]
+pub struct Flag {
+    /// The setting, `server.listen`.
+    pub key: &'static str,
+    /// As typed, `--listen`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+/// Everything that was set, not yet understood.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file that was read.
+    pub(super) path: Option<PathBuf>,
+    /// Dotted key → value, of the file; tables too, so that a misspelt section is found.
+    pub(super) file: BTreeMap<String, Raw>,
+    /// Variable → value.
+    pub(super) environment: BTreeMap<String, Raw>,
+    /// Key → value.
+    pub(super) flags: BTreeMap<&'static str, Raw>,
+    /// What could not be read at all.
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Sources {
+    /// Reads `file` (or `./wharf.toml` if there is one) and the process's environment. `not_settings` are the variables
+    /// that the command line itself uses.
+    pub fn of_process(file: Option<&Path>, not_settings: &[&str], flags: Vec<Flag>) -> Self {
+        let mut sources = Self::default();
+        match file {
+            Some(path) => sources.read_file(path),
+            None if Path::new(DEFAULT_FILE).exists() => sources.read_file(Path::new(DEFAULT_FILE)),
+            None => {}
+        }
+        sources.add_environment(std::env::vars_os(), not_settings);
+        sources.add_flags(flags);
+        sources
+    }
+
+    /// The file that was read, if any.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    fn read_file(&mut self, path: &Path) {
+        let read = || {
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+            Ok::<_, std::io::Error>(text)
+        };
+        match read() {
+            Ok(text) if text.len() as u64 > MAX_FILE_BYTES => {
+                self.findings.push(Finding::of_file(path, None, "is larger than 1 MiB; is it the right file?"));
+            }
+            Ok(text) => self.add_file(path, &text),
+            Err(error) => self.findings.push(Finding::of_file(path, None, format!("cannot be read: {error}"))),
+        }
+    }
+
+    /// Adds the settings of a file's text.
+    pub fn add_file(&mut self, path: &Path, text: &str) {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let line = error.span().map(|span| line_of(text, span.start));
+            self.findings.push(Finding::of_file(path, line, format!("is not valid TOML: {}", error.message())));
+        }
+        self.flatten(path, text, "", table.get_ref());
+        self.path = Some(path.to_owned());
+    }
+
+    fn flatten(&mut self, path: &Path, text: &str, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key =
+                if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+            let origin = Origin::File(path.to_owned(), Some(line_of(text, name.span().start)));
+            if let Some(inner) = value.get_ref().as_table() {
+                self.flatten(path, text, &key, inner);
+            }
+            self.file.insert(key, raw(value, origin));
+        }
+    }
+
+    /// Adds the variables that begin with `WHARF_`, without `not_settings`. An empty one counts as unset.
+    pub fn add_environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        not_settings: &[&str],
+    ) {
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)).map(str::to_owned) else { continue };
+            if value.is_empty() || not_settings.contains(&name.as_str()) || is_service_link(&name) {
+                continue;
+            }
+            let origin = Origin::Environment(name.clone());
+            match value.into_string() {
+                Ok(text) => drop(self.environment.insert(name, Raw { text, sort: Sort::Text, origin })),
+                Err(_) => self.findings.push(Finding { origin, key: None, text: "is not text in UTF-8".into() }),
+            }
+        }
+    }
+
+    /// Adds settings given on the command line.
+    pub fn add_flags(&mut self, flags: Vec<Flag>) {
+        for Flag { key, name, value } in flags {
+            self.flags.insert(key, Raw { text: value, sort: Sort::Text, origin: Origin::Flag(name) });
+        }
+    }
+}
+
+/// Kubernetes and Docker describe a service called `wharf` to its neighbours, and to itself, with such variables.
+fn is_service_link(name: &str) -> bool {
+    name == "WHARF_PORT" || name.starts_with("WHARF_PORT_") || name.starts_with("WHARF_SERVICE_")
+}
+
+fn raw(value: &Spanned<DeValue<'_>>, origin: Origin) -> Raw {
+    let (text, sort) = match value.get_ref() {
+        DeValue::String(text) => (text.to_string(), Sort::Text),
+        DeValue::Boolean(value) => (value.to_string(), Sort::Boolean),
+        DeValue::Integer(value) => {
+            // In decimal, whatever radix the file has; one beyond 128 bits stays as written and is refused later.
+            let decimal = i128::from_str_radix(value.as_str(), value.radix());
+            (decimal.map_or_else(|_| value.as_str().to_owned(), |value| value.to_string()), Sort::Integer)
+        }
+        other => (String::new(), Sort::Other(other.type_str())),
+    };
+    Raw { text, sort, origin }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count().saturating_add(1)
+}

@@ -1,0 +1,59 @@
+//! The queue of outgoing mail. Owns the SQL on `mail_queue`; what a payload means is `email`'s.
+
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+
+/// A mail to be sent, claimed until its lease ends.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct MailRow {
+    pub(crate) id: i64,
+    pub(crate) kind: String,
+    pub(crate) payload: String,
+    /// This attempt included.
+    pub(crate) attempts: i64,
+}
+
+pub(crate) async fn insert(db: &Db, kind: &str, payload: &str, now: Timestamp) -> Result<()> {
+    const SQL: &str = "INSERT INTO mail_queue (kind, payload, next_at, created_at) VALUES ($1, $2, $3, $3)";
+    on!(db, pool => sqlx::query(SQL).bind(kind).bind(payload).bind(now).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// Claims the mail that is due longest until `lease_until`: a node that dies with it leaves it to the others then.
+pub(crate) async fn claim(db: &Db, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
+    macro_rules! claim {
+        ($lock:literal) => {
+            concat!(
+                "UPDATE mail_queue SET attempts = attempts + 1, next_at = $2 WHERE id = \
+                 (SELECT id FROM mail_queue WHERE next_at <= $1 ORDER BY next_at, id LIMIT 1",
+                $lock,
+                ") RETURNING id, kind, payload, attempts"
+            )
+        };
+    }
+    let sql = db.dialect(claim!(""), claim!(" FOR UPDATE SKIP LOCKED"));
+    let row = on!(db, pool => {
+        sqlx::query_as::<_, MailRow>(sql).bind(now).bind(lease_until).fetch_optional(pool).await
+    })?;
+    Ok(row)
+}
+
+/// Puts a claimed mail back until `next_at`.
+pub(crate) async fn postpone(db: &Db, id: i64, next_at: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE mail_queue SET next_at = $2 WHERE id = $1";
+    on!(db, pool => sqlx::query(SQL).bind(id).bind(next_at).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// Takes a mail off the queue.
+pub(crate) async fn delete(db: &Db, id: i64) -> Result<()> {
+    on!(db, pool => sqlx::query("DELETE FROM mail_queue WHERE id = $1").bind(id).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// How many mails wait or are being sent.
+#[cfg(test)]
+pub(crate) async fn count(db: &Db) -> Result<i64> {
+    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM mail_queue").fetch_one(pool).await)?)
+}

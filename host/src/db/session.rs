@@ -1,0 +1,153 @@
+//! Sessions. Owns the SQL on `sessions`; what the parts of a refresh token mean is `auth::session`'s.
+
+use super::user::{UserRow, columns, locking};
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{SessionId, UserId};
+
+/// One session.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(crate) struct SessionRow {
+    pub(crate) id: SessionId,
+    pub(crate) user_id: UserId,
+    pub(crate) secret_hash: Vec<u8>,
+    pub(crate) previous_hash: Option<Vec<u8>>,
+    pub(crate) rotation_nonce: Option<Vec<u8>>,
+    pub(crate) rotated_at: Option<Timestamp>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) last_used_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) user_agent: Option<String>,
+}
+
+/// What a session begins with.
+#[derive(Debug)]
+pub(crate) struct NewSession<'a> {
+    pub(crate) id: SessionId,
+    pub(crate) user_id: UserId,
+    pub(crate) family_hash: &'a [u8],
+    pub(crate) secret_hash: &'a [u8],
+    pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) user_agent: Option<&'a str>,
+}
+
+/// What a refresh replaces.
+#[derive(Debug)]
+pub(crate) struct Rotation<'a> {
+    pub(crate) old_hash: &'a [u8],
+    pub(crate) new_hash: &'a [u8],
+    pub(crate) nonce: &'a [u8],
+    pub(crate) at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// An account, and until when one session of it lives.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct SignedIn {
+    #[sqlx(flatten)]
+    pub(crate) user: UserRow,
+    /// None: the account has no such session (any more).
+    pub(crate) session_expires_at: Option<Timestamp>,
+}
+
+macro_rules! session_columns {
+    () => {
+        "id, user_id, secret_hash, previous_hash, rotation_nonce, rotated_at, created_at, last_used_at, expires_at, \
+         user_agent"
+    };
+}
+
+const SIGNED_IN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", sessions.expires_at AS session_expires_at FROM users \
+     LEFT JOIN sessions ON sessions.id = $2 AND sessions.user_id = users.id WHERE users.id = $1"
+);
+const BY_FAMILY: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE family_hash = $1");
+const OF_USER: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id"
+);
+const INSERT: &str = "INSERT INTO sessions \
+    (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent) \
+    VALUES ($1, $2, $3, $4, $5, $5, $6, $7)";
+
+/// The account and one of its sessions in a single look-up.
+pub(crate) async fn signed_in(db: &Db, user: UserId, session: SessionId) -> Result<Option<SignedIn>> {
+    let row = on!(db, pool => {
+        sqlx::query_as::<_, SignedIn>(SIGNED_IN).bind(user).bind(session).fetch_optional(pool).await
+    })?;
+    Ok(row)
+}
+
+/// The session that all refresh tokens with this family hash belong to.
+pub(crate) async fn find_by_family(db: &Db, family_hash: &[u8]) -> Result<Option<SessionRow>> {
+    let row = on!(db, pool => {
+        sqlx::query_as::<_, SessionRow>(BY_FAMILY).bind(family_hash).fetch_optional(pool).await
+    })?;
+    Ok(row)
+}
+
+/// The living sessions of an account, newest first.
+pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<SessionRow>> {
+    Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
+}
+
+/// Adds a session, provided that the account is still active and its password still the one whose hash was checked. The
+/// account is locked meanwhile, so a change of the password either sees this session or prevents it.
+pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str) -> Result<bool> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(session.user_id).fetch_optional(&mut *tx).await?;
+        if user.is_none_or(|user| !user.is_active || user.password_hash != password_hash) {
+            return Ok(false);
+        }
+        sqlx::query(INSERT)
+            .bind(session.id)
+            .bind(session.user_id)
+            .bind(session.family_hash)
+            .bind(session.secret_hash)
+            .bind(session.created_at)
+            .bind(session.expires_at)
+            .bind(session.user_agent)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+    });
+    Ok(true)
+}
+
+/// Replaces the secret if it is still `old_hash`; of concurrent refreshes with one token, one gets true.
+pub(crate) async fn rotate(db: &Db, id: SessionId, rotation: &Rotation<'_>) -> Result<bool> {
+    const SQL: &str = "UPDATE sessions SET previous_hash = secret_hash, secret_hash = $3, rotation_nonce = $4, \
+        rotated_at = $5, last_used_at = $5, expires_at = $6 WHERE id = $1 AND secret_hash = $2";
+    let done = on!(db, pool => {
+        sqlx::query(SQL)
+            .bind(id)
+            .bind(rotation.old_hash)
+            .bind(rotation.new_hash)
+            .bind(rotation.nonce)
+            .bind(rotation.at)
+            .bind(rotation.expires_at)
+            .execute(pool)
+            .await?
+            .rows_affected()
+    });
+    Ok(done > 0)
+}
+
+/// Ends one session of an account; says whether it had it.
+pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId) -> Result<bool> {
+    const SQL: &str = "DELETE FROM sessions WHERE id = $1 AND user_id = $2";
+    let done = on!(db, pool => sqlx::query(SQL).bind(session).bind(user).execute(pool).await?.rows_affected());
+    Ok(done > 0)
+}
+
+/// Removes what nobody can use any more.
+pub(crate) async fn delete_expired(db: &Db, now: Timestamp) -> Result<u64> {
+    const SQL: &str = "DELETE FROM sessions WHERE expires_at <= $1";
+    Ok(on!(db, pool => sqlx::query(SQL).bind(now).execute(pool).await?.rows_affected()))
+}

@@ -1,0 +1,255 @@
+//! Accounts. Owns the SQL on `users` and what must happen to an account's sessions and links in the same transaction.
+//!
+//! Locks are taken in one order everywhere: first all active superusers by id (only by what could remove one), then the
+//! account itself. A session is only ever added under the account's lock (`db::session`), so none slips in beside a
+//! change that ends them all.
+
+use super::{Db, is_duplicate, on};
+use crate::address::Address;
+use crate::clock::Timestamp;
+use crate::error::{Error, Result, code};
+use crate::id::{SessionId, UserId};
+
+/// One account.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(crate) struct UserRow {
+    pub(crate) id: UserId,
+    pub(crate) email: String,
+    pub(crate) is_active: bool,
+    pub(crate) is_superuser: bool,
+    pub(crate) full_name: Option<String>,
+    pub(crate) password_hash: String,
+    pub(crate) created_at: Timestamp,
+}
+
+/// What an account is made of.
+#[derive(Debug)]
+pub(crate) struct NewUser {
+    pub(crate) id: UserId,
+    pub(crate) email: Address,
+    pub(crate) is_active: bool,
+    pub(crate) is_superuser: bool,
+    pub(crate) full_name: Option<String>,
+    pub(crate) password_hash: String,
+    pub(crate) created_at: Timestamp,
+}
+
+/// What is to change; none leaves a member as it is.
+#[derive(Debug, Default)]
+pub(crate) struct UserUpdate {
+    pub(crate) email: Option<Address>,
+    pub(crate) is_active: Option<bool>,
+    pub(crate) is_superuser: Option<bool>,
+    pub(crate) full_name: Option<Option<String>>,
+    pub(crate) password_hash: Option<String>,
+}
+
+/// The members of a [`UserRow`], in a text that `concat!` takes.
+macro_rules! columns {
+    () => {
+        "users.id, users.email, users.is_active, users.is_superuser, users.full_name, users.password_hash, \
+         users.created_at"
+    };
+}
+pub(super) use columns;
+
+const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
+const BY_ID_LOCKED: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1 FOR UPDATE");
+const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM users WHERE email_key = $1");
+const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY created_at DESC, id LIMIT $1 OFFSET $2");
+const INSERT: &str = "INSERT INTO users \
+    (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const UPDATE: &str = "UPDATE users SET email = $2, email_key = $3, full_name = $4, is_active = $5, is_superuser = $6, \
+    password_hash = $7 WHERE id = $1";
+const SUPERUSERS: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id";
+const SUPERUSERS_LOCKED: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id FOR UPDATE";
+pub(super) const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
+pub(super) const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
+pub(super) const END_RESET_TOKENS: &str = "DELETE FROM reset_tokens WHERE user_id = $1";
+
+/// The statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
+pub(super) fn locking(db: &Db) -> &'static str {
+    db.dialect(BY_ID, BY_ID_LOCKED)
+}
+
+fn refused(error: sqlx::Error) -> Error {
+    if is_duplicate(&error) {
+        Error::conflict(code::EMAIL_TAKEN, "User with this email already exists").with_source(error)
+    } else {
+        error.into()
+    }
+}
+
+fn last_superuser() -> Error {
+    Error::conflict(code::LAST_SUPERUSER, "The last superuser cannot be removed")
+}
+
+pub(crate) async fn find(db: &Db, id: UserId) -> Result<Option<UserRow>> {
+    Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_ID).bind(id).fetch_optional(pool).await)?)
+}
+
+/// The account with this identity (`Address::key`).
+pub(crate) async fn find_by_key(db: &Db, key: &str) -> Result<Option<UserRow>> {
+    Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_KEY).bind(key).fetch_optional(pool).await)?)
+}
+
+/// Newest first, equal times by id.
+pub(crate) async fn list(db: &Db, skip: i64, limit: i64) -> Result<Vec<UserRow>> {
+    Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(LIST).bind(limit).bind(skip).fetch_all(pool).await)?)
+}
+
+pub(crate) async fn count(db: &Db) -> Result<i64> {
+    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM users").fetch_one(pool).await)?)
+}
+
+/// Whether there is a superuser at all, active or not.
+pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
+    const SQL: &str = "SELECT id FROM users WHERE is_superuser LIMIT 1";
+    Ok(on!(db, pool => sqlx::query_scalar::<_, UserId>(SQL).fetch_optional(pool).await)?.is_some())
+}
+
+/// Adds an account.
+///
+/// # Errors
+/// The address is taken: a conflict with the code `email_taken`.
+pub(crate) async fn insert(db: &Db, user: &NewUser) -> Result<()> {
+    on!(db, pool => insert_with(user).execute(pool).await.map(drop)).map_err(refused)
+}
+
+/// Adds an account unless a superuser or an account of that address exists by now; says whether it did.
+pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser) -> Result<bool> {
+    // Several nodes may start at once; SQLite has one writer anyway.
+    let lock = db.dialect("SELECT 1", "SELECT 1 FROM pg_advisory_xact_lock(hashtext('wharf:superuser'))");
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query(lock).execute(&mut *tx).await?;
+        let taken = sqlx::query_scalar::<_, UserId>("SELECT id FROM users WHERE is_superuser OR email_key = $1 LIMIT 1")
+            .bind(user.email.key())
+            .fetch_optional(&mut *tx)
+            .await?;
+        if taken.is_some() {
+            return Ok(false);
+        }
+        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        tx.commit().await?;
+    });
+    Ok(true)
+}
+
+fn insert_with<'q, D>(user: &'q NewUser) -> sqlx::query::Query<'q, D, D::Arguments>
+where
+    D: sqlx::Database,
+    UserId: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    Timestamp: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    String: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    &'q str: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    Option<&'q str>: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    bool: sqlx::Encode<'q, D> + sqlx::Type<D>,
+{
+    sqlx::query(INSERT)
+        .bind(user.id)
+        .bind(user.email.as_str())
+        .bind(user.email.key())
+        .bind(user.full_name.as_deref())
+        .bind(user.is_active)
+        .bind(user.is_superuser)
+        .bind(user.password_hash.as_str())
+        .bind(user.created_at)
+}
+
+/// Changes an account; none: there is no such account. A new password or a deactivation ends its sessions, a new password
+/// or address ends its reset tokens.
+///
+/// # Errors
+/// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`).
+pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate) -> Result<Option<UserRow>> {
+    let demotes = change.is_superuser == Some(false) || change.is_active == Some(false);
+    let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if demotes && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
+            return Err(last_superuser());
+        }
+        let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
+            return Ok(None);
+        };
+        let new = changed(&old, change);
+        sqlx::query(UPDATE)
+            .bind(id)
+            .bind(new.email.as_str())
+            .bind(Address::key_of(&new.email))
+            .bind(new.full_name.as_deref())
+            .bind(new.is_active)
+            .bind(new.is_superuser)
+            .bind(new.password_hash.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(refused)?;
+        if new.password_hash != old.password_hash || !new.is_active {
+            sqlx::query(END_SESSIONS).bind(id).execute(&mut *tx).await?;
+        }
+        if new.password_hash != old.password_hash || new.email != old.email {
+            sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(Some(new))
+    })
+}
+
+fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
+    UserRow {
+        id: old.id,
+        email: change.email.as_ref().map_or_else(|| old.email.clone(), |email| email.as_str().to_owned()),
+        is_active: change.is_active.unwrap_or(old.is_active),
+        is_superuser: change.is_superuser.unwrap_or(old.is_superuser),
+        full_name: change.full_name.clone().unwrap_or_else(|| old.full_name.clone()),
+        password_hash: change.password_hash.clone().unwrap_or_else(|| old.password_hash.clone()),
+        created_at: old.created_at,
+    }
+}
+
+/// Removes an account with its sessions and links; says whether there was one.
+///
+/// # Errors
+/// It is the last active superuser (`last_superuser`).
+pub(crate) async fn delete(db: &Db, id: UserId) -> Result<bool> {
+    let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
+            return Err(last_superuser());
+        }
+        let deleted = sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(deleted.rows_affected() > 0)
+    })
+}
+
+/// Replaces a hash by a better one of the same password; a password changed meanwhile stays.
+pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<()> {
+    const SQL: &str = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
+    on!(db, pool => sqlx::query(SQL).bind(id).bind(old).bind(new).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// Replaces the password whose hash is `old`, ending every session but `kept` and all reset tokens. False: the password was
+/// changed meanwhile, and stays as it is.
+pub(crate) async fn change_password(db: &Db, id: UserId, old: &str, new: &str, kept: SessionId) -> Result<bool> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await?;
+        if user.is_none_or(|user| user.password_hash != old) {
+            return Ok(false);
+        }
+        sqlx::query(SET_PASSWORD).bind(id).bind(new).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND id <> $2")
+            .bind(id)
+            .bind(kept)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(true)
+}

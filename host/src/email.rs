@@ -1,0 +1,253 @@
+//! Outgoing mail: a durable queue in the host's database, and the worker that empties it.
+//!
+//! A request only ever puts an order on the queue, which costs the same whether the address is known or not; the worker
+//! looks the account up, makes the link and sends the mail, and tries again later when that fails. An order names whom a
+//! mail is for; tokens are made at the last moment and are in no table but their own, as hashes. Way of a mail:
+//! [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`. Never knows HTTP.
+
+mod message;
+mod smtp;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+pub use message::Message;
+
+use self::message::Templates;
+use self::smtp::Smtp;
+use crate::auth::{Auth, User};
+use crate::clock::{Clock, Random};
+use crate::config::Config;
+use crate::db::{self, Db};
+use crate::error::{Error, Result};
+use crate::id::UserId;
+
+/// A mail is given up after this many attempts, about two hours.
+const MAX_ATTEMPTS: i64 = 10;
+/// The wait after the first failure; it doubles with each.
+const FIRST_BACKOFF: Duration = Duration::from_secs(15);
+/// The longest wait between two attempts.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+/// How long a claimed mail is left alone by other nodes; longer than an attempt can take.
+const LEASE: Duration = Duration::from_secs(120);
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// How often the queue is looked at for retries and for what other nodes left.
+const POLL: Duration = Duration::from_secs(2);
+/// The wait after the queue could not be read.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// An order for a mail, as it waits in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Mail {
+    /// A link to set a new password, if there is an account with this address. Any text will do.
+    Recovery {
+        /// As it was asked for.
+        email: String,
+    },
+    /// A link to set the first password.
+    NewAccount {
+        /// Whose.
+        user_id: UserId,
+    },
+    /// To see whether mail arrives.
+    Test {
+        /// Where to.
+        email: String,
+    },
+}
+
+impl Mail {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Recovery { .. } => "recovery",
+            Self::NewAccount { .. } => "new_account",
+            Self::Test { .. } => "test",
+        }
+    }
+}
+
+/// What becomes of mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is sent.
+    Smtp,
+    /// It is written to the log with its links: development without a server.
+    Log,
+    /// It is dropped with a warning.
+    Off,
+}
+
+/// Mail as a service. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailer(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    auth: Auth,
+    clock: Clock,
+    random: Random,
+    templates: Templates,
+    delivery: Delivery,
+    smtp: Option<Smtp>,
+    wake: Notify,
+}
+
+impl Mailer {
+    /// Opens the queue; must be called within a Tokio runtime. Says in the log when mail will not be sent.
+    ///
+    /// # Errors
+    /// `email.smtp_url` or `email.from` is not what it should be; the text never holds the URL.
+    pub fn open(config: &Config, db: Db, auth: Auth, clock: Clock, random: Random) -> Result<Self> {
+        let smtp = match (&config.email.smtp_url, &config.email.from) {
+            (Some(url), Some(from)) => Some(Smtp::open(url, &config.server.project_name, from)?),
+            (None, None) => None,
+            _ => {
+                tracing::warn!("mail needs both email.smtp_url and email.from; only one of them is set");
+                None
+            }
+        };
+        let delivery = match (&smtp, config.server.development) {
+            (Some(_), _) => Delivery::Smtp,
+            (None, true) => Delivery::Log,
+            (None, false) => Delivery::Off,
+        };
+        match delivery {
+            Delivery::Smtp => {}
+            Delivery::Log => tracing::info!("no mail server is configured: mail is written to the log"),
+            Delivery::Off => tracing::warn!("no mail server is configured: nobody can recover a password by mail"),
+        }
+        let templates = Templates::new(config)?;
+        Ok(Self(Arc::new(Inner { db, auth, clock, random, templates, delivery, smtp, wake: Notify::new() })))
+    }
+
+    /// What becomes of mail.
+    pub fn delivery(&self) -> Delivery {
+        self.0.delivery
+    }
+
+    /// Puts an order on the queue.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn enqueue(&self, mail: &Mail) -> Result<()> {
+        let payload =
+            serde_json::to_string(mail).map_err(|error| Error::internal("a mail's payload").with_source(error))?;
+        db::email::insert(&self.0.db, mail.kind(), &payload, self.0.clock.now()).await?;
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// The recovery mail of an account with a link that works, for a superuser to look at; it is not sent.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn preview_recovery(&self, user: &User) -> Result<Message> {
+        let token = self.0.auth.issue_reset_token(user.id).await?;
+        self.0.templates.recovery(&user.email, &token)
+    }
+
+    /// Sends what is on the queue until `stop`; a mail being sent then is finished first. Any number of nodes may run it.
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let wait = match self.step().await {
+                Ok(true) => continue,
+                Ok(false) => POLL,
+                Err(error) => {
+                    tracing::error!(error = error.report(), "the mail queue cannot be read");
+                    TROUBLE
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.0.wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Handles one mail that is due; false: there is none.
+    async fn step(&self) -> Result<bool> {
+        let Inner { db, clock, .. } = &*self.0;
+        let now = clock.now();
+        let Some(row) = db::email::claim(db, now, now.plus(LEASE)).await? else { return Ok(false) };
+        let (id, kind, attempts) = (row.id, row.kind.as_str(), row.attempts);
+        // A mail that takes the process down with it never reports a failure, but its attempts are counted.
+        let result = if attempts > MAX_ATTEMPTS {
+            Err(Error::internal("its attempts never came to an end"))
+        } else {
+            self.attempt(&row.payload).await
+        };
+        match result {
+            Ok(()) => db::email::delete(db, id).await?,
+            Err(error) if attempts >= MAX_ATTEMPTS => {
+                tracing::error!(mail = id, kind, attempts, error = error.report(), "mail given up");
+                db::email::delete(db, id).await?;
+            }
+            Err(error) => {
+                let wait = backoff(attempts);
+                tracing::warn!(mail = id, kind, attempts, error = error.report(), "mail not sent; trying again later");
+                db::email::postpone(db, id, clock.now().plus(wait)).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn attempt(&self, payload: &str) -> Result<()> {
+        let mail: Mail = serde_json::from_str(payload)
+            .map_err(|error| Error::internal("a mail of another version of Wharf").with_source(error))?;
+        if self.0.delivery == Delivery::Off {
+            tracing::warn!(kind = mail.kind(), "mail dropped: no mail server is configured");
+            return Ok(());
+        }
+        // Nobody there, or nobody any more.
+        let Some(message) = self.compose(&mail).await? else { return Ok(()) };
+        match &self.0.smtp {
+            Some(smtp) => {
+                let send = smtp.send(&message, self.0.clock.now(), self.0.random.uuid()?);
+                tokio::time::timeout(ATTEMPT, send)
+                    .await
+                    .map_err(|_| Error::internal("the mail server did not answer in time"))?
+            }
+            None => {
+                tracing::info!("mail to {} - {}\n{}", message.to, message.subject, message.text);
+                Ok(())
+            }
+        }
+    }
+
+    async fn compose(&self, mail: &Mail) -> Result<Option<Message>> {
+        let Inner { auth, templates, .. } = &*self.0;
+        match mail {
+            Mail::Recovery { email } => {
+                let Some(user) = auth.user_by_email(email).await? else { return Ok(None) };
+                let token = auth.issue_reset_token(user.id).await?;
+                templates.recovery(&user.email, &token).map(Some)
+            }
+            Mail::NewAccount { user_id } => {
+                let user = match auth.user(*user_id).await {
+                    Ok(user) => user,
+                    Err(error) if *error.code() == crate::error::code::USER_NOT_FOUND => return Ok(None),
+                    Err(error) => return Err(error),
+                };
+                let token = auth.issue_reset_token(user.id).await?;
+                templates.new_account(&user.email, &token).map(Some)
+            }
+            Mail::Test { email } => templates.test(email).map(Some),
+        }
+    }
+}
+
+/// The wait after this many attempts.
+fn backoff(attempts: i64) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(16);
+    FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::auth::tests::World;
+use crate::config::Secret;
+
+/// A mail server that keeps what it gets.
+#[derive(Default)]
+struct Sink {
+    mails: Mutex<Vec<String>>,
+    connections: AtomicUsize,
+    /// How many recipients it turns away before it takes one.
+    refuses: AtomicUsize,
+}
+
+impl Sink {
+    async fn start() -> (Arc<Self>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sink = Arc::new(Self::default());
+        let served = Arc::clone(&sink);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                served.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(Arc::clone(&served).serve(stream));
+            }
+        });
+        (sink, format!("smtp://{address}?tls=none"))
+    }
+
+    async fn serve(self: Arc<Self>, mut stream: TcpStream) -> Option<()> {
+        let (reader, mut writer) = stream.split();
+        let mut lines = BufReader::new(reader).lines();
+        writer.write_all(b"220 sink\r\n").await.ok()?;
+        while let Some(line) = lines.next_line().await.ok()? {
+            let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            let refuse = |left: usize| left.checked_sub(1);
+            let answer = match verb.as_str() {
+                "RCPT" if self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() => "451 later",
+                "DATA" => {
+                    writer.write_all(b"354 go on\r\n").await.ok()?;
+                    let mut mail = String::new();
+                    while let Some(line) = lines.next_line().await.ok()?.filter(|line| line != ".") {
+                        mail.push_str(&line);
+                        mail.push('\n');
+                    }
+                    self.mails.lock().unwrap().push(mail);
+                    "250 taken"
+                }
+                "QUIT" => "221 bye",
+                _ => "250 fine",
+            };
+            writer.write_all(format!("{answer}\r\n").as_bytes()).await.ok()?;
+        }
+        Some(())
+    }
+
+    fn mails(&self) -> Vec<String> {
+        self.mails.lock().unwrap().clone()
+    }
+}
+
+fn mailer(world: &World, change: impl FnOnce(&mut Config)) -> Result<Mailer> {
+    let mut config = Config::default();
+    change(&mut config);
+    Mailer::open(&config, world.db.clone(), world.auth.clone(), world.clock.clone(), Random::System)
+}
+
+fn with_server(url: &str) -> impl FnOnce(&mut Config) {
+    let url = Secret::new(url);
+    |config| {
+        config.email.smtp_url = Some(url);
+        config.email.from = Some("wharf@example.com".to_owned());
+    }
+}
+
+fn recovery(email: &str) -> Mail {
+    Mail::Recovery { email: email.to_owned() }
+}
+
+/// Undoes the soft line breaks and escapes of quoted-printable, as far as links need it.
+fn readable(mail: &str) -> String {
+    mail.replace("=\n", "").replace("=3D", "=")
+}
+
+#[tokio::test]
+async fn a_recovery_reaches_who_is_known_and_its_link_works_once() {
+    let world = World::new().await;
+    world.user("Jane@example.com").await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    assert_eq!(mailer.delivery(), Delivery::Smtp);
+    for email in ["jane@example.com", "nobody@example.com", "no address", "nul\0"] {
+        mailer.enqueue(&recovery(email)).await.unwrap();
+    }
+    while mailer.step().await.unwrap() {}
+    assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
+    let mails = sink.mails();
+    assert_eq!(mails.len(), 1);
+    let mail = readable(&mails[0]);
+    for part in ["To: Jane@example.com", "From: Wharf <wharf@example.com>", "text/plain", "text/html", "Message-ID: <"]
+    {
+        assert!(mail.contains(part), "{part} in {mail}");
+    }
+    let token = mail.split("href=\"http://localhost:5173/reset-password?token=").nth(1).unwrap();
+    let token = token.split('"').next().unwrap();
+    world.auth.reset_password(token, "changethat").await.unwrap();
+    assert!(world.auth.reset_password(token, "changeagain").await.is_err());
+}
+
+#[tokio::test]
+async fn connections_are_reused() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
+    mailer.enqueue(&Mail::NewAccount { user_id: user.id }).await.unwrap();
+    mailer.enqueue(&recovery("a@example.com")).await.unwrap();
+    while mailer.step().await.unwrap() {
+        // A connection goes back to its pool in a task of its own.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((sink.mails().len(), sink.connections.load(Ordering::SeqCst)), (3, 1));
+}
+
+#[tokio::test]
+async fn a_failed_mail_is_tried_again_later_and_later() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refuses.store(2, Ordering::SeqCst);
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert!(!mailer.step().await.unwrap(), "not before its time");
+    world.clock.advance(Duration::from_secs(15));
+    assert!(mailer.step().await.unwrap());
+    world.clock.advance(Duration::from_secs(15));
+    assert!(!mailer.step().await.unwrap());
+    world.clock.advance(Duration::from_secs(15));
+    assert!(mailer.step().await.unwrap());
+    assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_mail_is_given_up_in_the_end() {
+    let world = World::new().await;
+    // Nobody listens there any more.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mailer = mailer(&world, with_server(&format!("smtp://{address}?tls=none"))).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    let mut attempts = 0;
+    while db::email::count(&world.db).await.unwrap() > 0 {
+        attempts += i64::from(mailer.step().await.unwrap());
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert_eq!(attempts, MAX_ATTEMPTS);
+}
+
+#[tokio::test]
+async fn several_workers_send_a_mail_once() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let workers = [mailer(&world, with_server(&url)).unwrap(), mailer(&world, with_server(&url)).unwrap()];
+    for number in 0..10 {
+        workers[0].enqueue(&Mail::Test { email: format!("a{number}@example.com") }).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let tasks: Vec<_> = workers.iter().map(|worker| tokio::spawn(worker.clone().run(stop.clone()))).collect();
+    while sink.mails().len() < 10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    for task in tasks {
+        tokio::time::timeout(Duration::from_secs(5), task).await.expect("stops at once").unwrap();
+    }
+    assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (10, 0));
+}
+
+#[tokio::test]
+async fn a_claimed_mail_is_another_nodes_after_its_lease() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    let now = world.clock.now();
+    assert!(db::email::claim(&world.db, now, now.plus(LEASE)).await.unwrap().is_some());
+    assert!(!mailer.step().await.unwrap());
+    world.clock.advance(LEASE);
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(sink.mails().len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_server_mail_is_logged_in_development_and_dropped_otherwise() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    for (development, delivery) in [(true, Delivery::Log), (false, Delivery::Off)] {
+        let mailer = mailer(&world, |config| config.server.development = development).unwrap();
+        assert_eq!(mailer.delivery(), delivery);
+        mailer.enqueue(&recovery("a@example.com")).await.unwrap();
+        assert!(mailer.step().await.unwrap());
+        assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_url_is_refused_without_being_quoted() {
+    let world = World::new().await;
+    for url in
+        ["hunter2", "http://u:hunter2@mail", "smtp://u:hunter2@mail?tls=maybe", "smtp:///hunter2", "smtp://u:hunter2@"]
+    {
+        let error = mailer(&world, with_server(url)).err().expect(url);
+        assert!(error.report().contains("email.smtp_url") && !error.report().contains("hunter2"), "{}", error.report());
+    }
+    for url in ["smtp://user:p%40ss@mail.example.com", "smtps://mail.example.com", "smtp://[::1]:1025?tls=none"] {
+        assert!(mailer(&world, with_server(url)).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn waits_double_up_to_an_hour() {
+    let waits: Vec<u64> = (1..=10).map(|attempts| backoff(attempts).as_secs()).collect();
+    assert_eq!(waits, [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+}

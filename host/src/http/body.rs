@@ -1,0 +1,178 @@
+//! Reads a request's body as its route declares: bounded in size and time, JSON and forms parsed.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, FieldError, Kind, Loc, Result, code};
+
+/// A body that was read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    /// As received.
+    pub(super) bytes: Bytes,
+    /// Parsed; none where there is no body, or it is JSON's `null`.
+    pub(super) value: Option<Value>,
+    /// Whether a text in it may hold U+0000.
+    pub(super) suspicious: bool,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The whole body, at most `limit` bytes within `time`.
+pub(super) async fn read_raw<B>(headers: &HeaderMap, body: B, limit: usize, time: Duration) -> Result<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let announced =
+        headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(time, std::pin::pin!(Limited::new(body, limit)).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(unreadable().with_internal(error)),
+        Err(_) => Err(Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")),
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, "Request body too large")
+}
+
+fn unreadable() -> Error {
+    Error::bad_request(code::MALFORMED_BODY, "There was an error parsing the body")
+}
+
+/// Parses a body as JSON, if it says that it is; any other text is a text (and so no object).
+pub(super) fn parse_json(headers: &HeaderMap, bytes: Bytes) -> Result<Read> {
+    if bytes.is_empty() {
+        return Ok(Read::default());
+    }
+    let Ok(text) = std::str::from_utf8(&bytes) else { return Err(unreadable()) };
+    if !is_json(headers) {
+        let value = Some(Value::String(text.to_owned()));
+        return Ok(Read { value, suspicious: false, bytes });
+    }
+    let value: Value = serde_json::from_str(text).map_err(|error| Error::invalid(vec![json_finding(text, &error)]))?;
+    let suspicious = text.contains("\\u0000");
+    Ok(Read { value: (!value.is_null()).then_some(value), suspicious, bytes })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Ok(kind) = kind.parse::<mime::Mime>() else { return false };
+    kind.type_() == mime::APPLICATION && (kind.subtype() == mime::JSON || kind.suffix() == Some(mime::JSON))
+}
+
+fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
+    // A lone surrogate is well-formed JSON that no text can hold; serde_json has no error kind of its own for it.
+    if error.to_string().contains("surrogate") {
+        return FieldError::new("value_error", ["body"], "String should not contain a lone surrogate");
+    }
+    let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let offset = before + error.column().saturating_sub(1);
+    FieldError::new("json_invalid", [Loc::from("body"), Loc::Index(offset as u64)], "JSON decode error")
+}
+
+/// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
+/// sent has no members.
+pub(super) async fn parse_form(headers: &HeaderMap, bytes: Bytes) -> Result<Read> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut object = Map::new();
+    let mut insert = |name: String, text: String| {
+        if text.is_empty() {
+            object.remove(&name);
+        } else {
+            object.insert(name, Value::String(text));
+        }
+    };
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        for (name, text) in form_urlencoded::parse(&bytes) {
+            insert(name.into_owned(), text.into_owned());
+        }
+    } else if let Ok(boundary) = multer::parse_boundary(kind) {
+        let whole = stream::iter([Ok::<_, std::convert::Infallible>(bytes.clone())]);
+        let mut parts = multer::Multipart::new(whole, boundary);
+        while let Some(field) = parts.next_field().await.map_err(|error| unreadable().with_source(error))? {
+            let Some(name) = field.name().map(ToOwned::to_owned) else { continue };
+            insert(name, field.text().await.map_err(|error| unreadable().with_source(error))?);
+        }
+    }
+    let suspicious = object.values().any(|value| value.as_str().is_some_and(|text| text.contains('\0')));
+    Ok(Read { value: Some(Value::Object(object)), suspicious, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn headers(kind: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(kind) {
+            headers.insert(CONTENT_TYPE, value);
+        }
+        headers
+    }
+
+    fn parse(kind: &str, body: &'static [u8]) -> Result<Read> {
+        parse_json(&headers(kind), Bytes::from_static(body))
+    }
+
+    fn finding(kind: &str, body: &'static [u8]) -> FieldError {
+        match parse(kind, body).unwrap_err().kind() {
+            Kind::Invalid(findings) => findings[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn json_is_parsed_where_it_says_so() {
+        assert_eq!(parse("application/json; charset=utf-8", b"{}").unwrap().value, Some(serde_json::json!({})));
+        assert_eq!(parse("application/merge-patch+json", b"1").unwrap().value, Some(1.into()));
+        assert_eq!(parse("text/plain", b"{}").unwrap().value, Some("{}".into()));
+        assert_eq!(parse("", b"{}").unwrap().value, Some("{}".into()));
+        assert_eq!(parse("application/json", b"null").unwrap().value, None);
+        assert_eq!(parse("application/json", b"").unwrap().value, None);
+    }
+
+    #[test]
+    fn what_is_not_json_is_placed() {
+        let bad = finding("application/json", b"{\n\"a\": x}");
+        assert_eq!((bad.kind.as_ref(), bad.loc), ("json_invalid", vec![Loc::from("body"), Loc::Index(7)]));
+        assert_eq!(finding("application/json", br#"{"a": "\ud800"}"#).kind, "value_error");
+        assert_eq!(parse("application/json", b"\"\xff\"").unwrap_err().code(), &code::MALFORMED_BODY);
+    }
+
+    #[tokio::test]
+    async fn forms_become_objects_and_empty_is_absent() {
+        let read = parse_form(&headers("application/x-www-form-urlencoded"), "a=1&b=&c=%C3%A4&a=2".into()).await;
+        assert_eq!(read.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
+        let multipart = "--X\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
+        let read = parse_form(&headers("multipart/form-data; boundary=X"), multipart.into()).await;
+        assert_eq!(read.unwrap().value, Some(serde_json::json!({ "a": "1" })));
+        let read = parse_form(&headers("application/json"), r#"{"a":1}"#.into()).await;
+        assert_eq!(read.unwrap().value, Some(serde_json::json!({})));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(kind in "(application/json|multipart/form-data; boundary=x|[ -~]{0,40})", body: Vec<u8>) {
+            let headers = headers(&kind);
+            let _ = parse_json(&headers, body.clone().into());
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(parse_form(&headers, body.into()));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Every request's way: route → body → access → validation → handler or plugin → answer.
+//!
+//! Everything before the handler is the same for the host's routes and the plugins', and none of it needs guest code, so
+//! a bad request costs no instance. The order of the checks is the contract's (reference section 1.13): malformed JSON
+//! is told before missing credentials, missing credentials before wrong values.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::Body;
+use percent_encoding::percent_decode_str;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+
+use super::access;
+use super::body::{self, Read};
+use super::call::{Call, Payload};
+use super::cors::Cors;
+use super::host_route::HostRoute;
+use super::plugin_call::{self, PluginCall};
+use super::problem;
+use super::static_files::StaticFiles;
+use super::{Host, openapi};
+use crate::error::{Error, Kind, Result, code};
+use crate::plugin::generation::{Absence, Generation, Target};
+use crate::route::{BodyKind, Match, Operation, Template};
+
+/// Answers requests.
+pub struct Dispatcher {
+    host: Arc<Host>,
+    routes: Vec<HostRoute<Host>>,
+    operations: Vec<Operation>,
+    cors: Cors,
+    files: Option<StaticFiles>,
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// What the registry must know of the host's routes.
+///
+/// # Errors
+/// A path is not a template, which is a defect of the host.
+pub fn templates(routes: &[HostRoute<Host>]) -> Result<Vec<(String, Template)>> {
+    routes.iter().map(|route| Ok((route.method.to_owned(), route.path.parse().map_err(Error::internal)?))).collect()
+}
+
+impl Dispatcher {
+    /// Compiles the host's own operations and opens the directory of static files.
+    ///
+    /// # Errors
+    /// The directory cannot be served, or an operation does not compile, which is a defect of the host.
+    pub fn new(host: Arc<Host>, routes: Vec<HostRoute<Host>>) -> Result<Self> {
+        let server = &host.config.server;
+        let cors = Cors::new(&server.frontend_url)?;
+        let files = server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
+        // JSON Schema 2020-12, as OpenAPI 3.1 has it, with the definitions where OpenAPI keeps them.
+        let mut settings = SchemaSettings::draft2020_12();
+        settings.definitions_path = "/components/schemas".into();
+        let mut generator = settings.into_generator();
+        problem::schema(&mut generator);
+        let declared: Vec<Value> = routes.iter().map(|route| route.operation(&mut generator)).collect();
+        let schemas: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
+        let operations = routes
+            .iter()
+            .zip(declared)
+            .map(|(route, operation)| {
+                let template = route.path.parse().map_err(Error::internal)?;
+                Operation::compile(operation, &schemas, &template)
+                    .map_err(|error| Error::internal(format!("{} {}: {error}", route.method, route.path)))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let documented = routes.iter().zip(&operations).filter(|(route, _)| route.documented);
+        host.openapi.describe_host(openapi::HostDocument::new(
+            &host.config.server.project_name,
+            schemas,
+            documented.map(|(route, operation)| (route.method, route.path, &route.access, operation)),
+        ));
+        Ok(Self { host, routes, operations, cors, files })
+    }
+
+    /// Answers one request. Never fails: what goes wrong is a problem response.
+    pub async fn dispatch<B>(self: Arc<Self>, request: hyper::Request<B>, peer: SocketAddr) -> Response
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let request_id: Arc<str> = match self.host.random.uuid() {
+            Ok(id) => id.simple().to_string().into(),
+            Err(error) => {
+                return problem::reply(&error, parts.uri.path(), "none").into();
+            }
+        };
+        let mut response = match self.answer(&parts, body, &request_id).await {
+            Ok(response) => response,
+            Err(error) => problem::reply(&error, parts.uri.path(), &request_id).into(),
+        };
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            headers.insert(X_REQUEST_ID, value);
+        }
+        headers.entry(NOSNIFF).or_insert(HeaderValue::from_static("nosniff"));
+        self.cors.decorate(&parts.headers, headers);
+        tracing::info!(
+            target: "wharf::http::request",
+            request_id = &*request_id,
+            method = parts.method.as_str(),
+            path = parts.uri.path(),
+            status = response.status().as_u16(),
+            micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            %peer,
+            "request"
+        );
+        response
+    }
+
+    async fn answer<B>(self: &Arc<Self>, parts: &Parts, body: B, request_id: &Arc<str>) -> Result<Response>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if let Some(reply) = self.cors.preflight(&parts.method, &parts.headers) {
+            return Ok(reply.into());
+        }
+        let path = parts.uri.path();
+        let generation = self.host.plugins.generation();
+        let (target, raw_params) = match generation.table.find(parts.method.as_str(), path) {
+            Match::Route(target, params) => (target, params),
+            Match::Methods(methods) => {
+                let methods = methods.into_iter().map(ToOwned::to_owned).collect();
+                let kind = Kind::MethodNotAllowed(methods);
+                return Err(Error::new(kind, code::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+            }
+            Match::Nothing => return self.answer_elsewhere(parts, &generation).await,
+        };
+        let params: Vec<(&str, Cow<'_, str>)> =
+            raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
+        let (operation, access, plugin) = match target {
+            Target::Host(index) => {
+                let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
+                let operation = self.operations.get(*index).ok_or_else(|| Error::internal("no such operation"))?;
+                (operation, &route.access, None)
+            }
+            Target::Plugin(release, index) => {
+                let route = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
+                (&route.operation, &route.access, Some(&release.record.plugin))
+            }
+        };
+        let server = &self.host.config.server;
+        let (read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
+            // Raw bodies may be large: nobody sends one before he may.
+            let caller = access::check(&self.host.auth, &parts.headers, access, plugin).await?;
+            let limit = self.body_limit(target);
+            let bytes = body::read_raw(&parts.headers, body, limit, server.body_timeout).await?;
+            (Read { bytes, ..Read::default() }, caller)
+        } else {
+            let read = self.read(operation, parts, body).await?;
+            (read, access::check(&self.host.auth, &parts.headers, access, plugin).await?)
+        };
+        let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+            form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
+        let inputs = operation.check(&params, &query, read.value.as_ref(), read.suspicious).map_err(Error::invalid)?;
+        let reply = match target {
+            Target::Host(index) => {
+                let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
+                let body = match (operation.body_kind(), read.value) {
+                    (Some(BodyKind::Raw), _) => Payload::Raw(read.bytes),
+                    (Some(_), Some(value)) => Payload::Json(value),
+                    _ => Payload::None,
+                };
+                let call =
+                    Call { request_id: Arc::clone(request_id), caller, inputs, body, headers: parts.headers.clone() };
+                (route.handler)(Arc::clone(&self.host), call).await?
+            }
+            Target::Plugin(release, index) => {
+                let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
+                let call =
+                    PluginCall { release, route: *index, parts, request_id, params: &params, caller, body: read.bytes };
+                plugin_call::answer(&self.host.plugins, contract, call).await?
+            }
+        };
+        Ok(reply.into())
+    }
+
+    async fn read<B>(&self, operation: &Operation, parts: &Parts, body: B) -> Result<Read>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let server = &self.host.config.server;
+        let Some(kind) = operation.body_kind() else { return Ok(Read::default()) };
+        let bytes = body::read_raw(&parts.headers, body, server.max_body_bytes, server.body_timeout).await?;
+        match kind {
+            BodyKind::Json => body::parse_json(&parts.headers, bytes),
+            BodyKind::Form => body::parse_form(&parts.headers, bytes).await,
+            BodyKind::Raw => Ok(Read { bytes, ..Read::default() }),
+        }
+    }
+
+    fn body_limit(&self, target: &Target) -> usize {
+        let own = match target {
+            Target::Host(index) => self.routes.get(*index).and_then(|route| route.body_limit),
+            Target::Plugin(..) => None,
+        };
+        own.unwrap_or(self.host.config.server.max_body_bytes)
+    }
+
+    /// Paths that no route has: the document and the static files, or a 404 that says what it can.
+    async fn answer_elsewhere(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
+        let path = parts.uri.path();
+        match generation.absence(path) {
+            Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
+            Some(Absence::Broken) => {
+                let kind = Kind::Unavailable(std::time::Duration::from_secs(30));
+                return Err(Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available"));
+            }
+            None => {}
+        }
+        if let Some(files) = &self.files
+            && let Some(response) = files.serve(&parts.method, path, &parts.headers).await?
+        {
+            return Ok(response);
+        }
+        Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))
+    }
+}

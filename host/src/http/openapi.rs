@@ -1,0 +1,153 @@
+//! The OpenAPI 3.1 document: the host's operations and the live plugins' in one.
+//!
+//! A plugin's schema keeps its name unless another one has it with other content; then it is prefixed with the plugin's
+//! name, and the plugin's references follow.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::plugin::generation::Generation;
+use crate::route::{Access, Operation};
+
+/// Gives out the document of the current generation, made once for each.
+#[derive(Default)]
+pub struct Publisher {
+    host: OnceLock<HostDocument>,
+    published: Mutex<Option<(u64, Bytes)>>,
+}
+
+impl Publisher {
+    /// Sets the host's part, once.
+    pub(super) fn describe_host(&self, document: HostDocument) {
+        let _ = self.host.set(document);
+    }
+
+    /// The document as JSON.
+    pub(super) fn document(&self, generation: &Generation) -> Result<Bytes> {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, document)) = &*published
+            && *number == generation.number
+        {
+            return Ok(document.clone());
+        }
+        let host = self.host.get().ok_or_else(|| Error::internal("the host has not described itself"))?;
+        let document: Bytes = serde_json::to_vec(&host.with(generation)).map_err(Error::internal)?.into();
+        *published = Some((generation.number, document.clone()));
+        Ok(document)
+    }
+}
+
+/// The part of the document that does not change while the host runs.
+pub(super) struct HostDocument {
+    title: String,
+    schemas: Map<String, Value>,
+    paths: BTreeMap<String, Map<String, Value>>,
+}
+
+impl HostDocument {
+    /// The host's part.
+    pub(super) fn new<'a>(
+        title: &str,
+        schemas: Map<String, Value>,
+        operations: impl Iterator<Item = (&'static str, &'static str, &'a Access, &'a Operation)>,
+    ) -> Self {
+        let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
+        for (method, path, access, operation) in operations {
+            let operation = complete(operation.json().clone(), access);
+            paths.entry(path.to_owned()).or_default().insert(method.to_ascii_lowercase(), operation);
+        }
+        Self { title: title.to_owned(), schemas, paths }
+    }
+
+    /// The whole document of a generation.
+    pub(super) fn with(&self, generation: &Generation) -> Value {
+        let mut schemas = self.schemas.clone();
+        let mut paths = self.paths.clone();
+        for (name, release) in &generation.releases {
+            let own = &release.record.declaration.schemas;
+            let renamed: BTreeMap<&str, String> = own
+                .iter()
+                .filter(|(schema, content)| schemas.get(*schema).is_some_and(|taken| taken != *content))
+                .map(|(schema, _)| (schema.as_str(), format!("{name}-{schema}")))
+                .collect();
+            for (schema, content) in own {
+                let mut content = content.clone();
+                rename(&mut content, &renamed);
+                schemas.insert(renamed.get(schema.as_str()).unwrap_or(schema).clone(), content);
+            }
+            for route in &release.routes {
+                let mut operation = complete(route.operation.json().clone(), &route.access);
+                rename(&mut operation, &renamed);
+                // A mount's own path is shown with a slash, as the reference shows its collections.
+                let root = route.template == release.record.mount;
+                let path = if root { format!("{}/", route.template) } else { route.template.to_string() };
+                paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);
+            }
+        }
+        json!({
+            "openapi": "3.1.0",
+            "info": { "title": self.title, "version": env!("CARGO_PKG_VERSION") },
+            "paths": paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": { "OAuth2PasswordBearer": {
+                    "type": "oauth2",
+                    "flows": { "password": { "scopes": {}, "tokenUrl": "/api/v1/login/access-token" } },
+                } },
+            },
+        })
+    }
+}
+
+/// Adds what the host knows of every operation: the security requirement and the problem responses.
+fn complete(mut operation: Value, access: &Access) -> Value {
+    let Value::Object(object) = &mut operation else { return operation };
+    let takes_input = object.contains_key("parameters") || object.contains_key("requestBody");
+    let mut problems = vec![("default", "A problem")];
+    if takes_input {
+        problems.push(("422", "Validation Error"));
+    }
+    if *access != Access::Public {
+        problems.push(("401", "Not authenticated"));
+        object.insert("security".to_owned(), json!([{ "OAuth2PasswordBearer": [] }]));
+    }
+    let responses =
+        object.entry("responses").or_insert_with(|| json!({ "200": { "description": "Successful Response" } }));
+    if let Value::Object(responses) = responses {
+        for (status, description) in problems {
+            responses.entry(status).or_insert_with(|| {
+                json!({ "description": description, "content": { "application/problem+json": {
+                    "schema": { "$ref": "#/components/schemas/Problem" } } } })
+            });
+        }
+    }
+    operation
+}
+
+fn rename(value: &mut Value, renamed: &BTreeMap<&str, String>) {
+    if renamed.is_empty() {
+        return;
+    }
+    match value {
+        Value::Object(object) => {
+            for (name, member) in object.iter_mut() {
+                let target = match (name.as_str(), &*member) {
+                    ("$ref", Value::String(text)) => {
+                        text.strip_prefix("#/components/schemas/").and_then(|name| renamed.get(name))
+                    }
+                    _ => None,
+                };
+                match target {
+                    Some(target) => *member = Value::String(format!("#/components/schemas/{target}")),
+                    None => rename(member, renamed),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|item| rename(item, renamed)),
+        _ => {}
+    }
+}

@@ -1,0 +1,131 @@
+//! A plugin's route: the request as the plugin gets it, the kept answers, and the plugin's answer as the client gets it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+
+use super::problem;
+use super::reply::Reply;
+use crate::auth::Caller;
+use crate::cache;
+use crate::error::{Error, Result};
+use crate::plugin::release::ReleaseRoute;
+use crate::plugin::{Answer, Registry, Release, Request};
+
+/// Headers of a request that a plugin never gets: credentials, framing, and what only the host may claim.
+const WITHHELD: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// A request that passed access and validation, on its way to a plugin.
+pub(super) struct PluginCall<'a> {
+    pub(super) release: &'a Release,
+    pub(super) route: usize,
+    pub(super) parts: &'a Parts,
+    pub(super) request_id: &'a Arc<str>,
+    pub(super) params: &'a [(&'a str, Cow<'a, str>)],
+    pub(super) caller: Option<Arc<Caller>>,
+    pub(super) body: Bytes,
+}
+
+/// Answers a request by its plugin, or by an answer kept earlier.
+pub(super) async fn answer(registry: &Registry, contract: &ReleaseRoute, call: PluginCall<'_>) -> Result<Reply> {
+    let Some(policy) = &contract.cache else { return run(registry, call).await.map(|(reply, _)| reply) };
+    let key = cache_key(&call, policy.per_caller);
+    let release = call.release;
+    if let Some(kept) = release.cache.answer(&key) {
+        return response(kept.status, &kept.headers, kept.body.clone());
+    }
+    let ticket = release.cache.ticket();
+    let (reply, answer) = run(registry, call).await?;
+    if let Some(answer) = answer
+        && answer.status == 200
+    {
+        let ttl = Duration::from_millis(policy.ttl_ms.into());
+        // The tags were checked at deploy.
+        let _ = release.cache.keep(key, answer, ttl, &policy.tags, ticket);
+    }
+    Ok(reply)
+}
+
+fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
+    // Another release may answer otherwise, so its number is part of the key.
+    let caller = call.caller.as_ref().filter(|_| per_caller).map(|caller| caller.user.id.to_string());
+    format!(
+        "{}\n{}\n{}\n{}\n{}",
+        call.release.record.number,
+        call.route,
+        caller.unwrap_or_default(),
+        call.parts.uri.path(),
+        call.parts.uri.query().unwrap_or_default()
+    )
+}
+
+async fn run(registry: &Registry, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
+    let path = call.parts.uri.path();
+    let mount = call.release.record.mount.to_string();
+    let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
+    let headers = passed_on(&call.parts.headers);
+    let params: Vec<(&str, &str)> = call.params.iter().map(|(name, text)| (*name, text.as_ref())).collect();
+    let request = Request {
+        id: call.request_id,
+        route: u32::try_from(call.route).unwrap_or(u32::MAX),
+        method: call.parts.method.as_str(),
+        path: below,
+        params: &params,
+        query: call.parts.uri.query().unwrap_or_default(),
+        headers: &headers,
+        body: &call.body,
+    };
+    match registry.call(call.release, request, call.caller).await? {
+        Answer::Response { status, headers, body } => {
+            let reply = response(status, &headers, body.clone())?;
+            Ok((reply, Some(cache::Answer { status, headers, body })))
+        }
+        Answer::Problem { status, code, detail, errors } => {
+            let status = StatusCode::from_u16(status).map_err(Error::internal)?;
+            Ok((problem::plugin_reply(status, &detail, &code, &errors, path, call.request_id), None))
+        }
+    }
+}
+
+fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
+    headers
+        .iter()
+        .filter(|(name, _)| !WITHHELD.contains(&name.as_str()))
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+        .collect()
+}
+
+fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        // Checked in plugin::answer; http's own rules are the same.
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?;
+        map.append(name, HeaderValue::from_str(value).map_err(Error::internal)?);
+    }
+    Ok(Reply { status: StatusCode::from_u16(status).map_err(Error::internal)?, headers: map, body })
+}

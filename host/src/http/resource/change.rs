@@ -1,0 +1,50 @@
+//! A member of a partial update, where being absent, being `null` and having a value are three things.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer};
+
+/// What a partial update says of one member; to be declared with `#[serde(default)]`. `null` is a value only for a `T`
+/// that has it, such as an option.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Change<T> {
+    /// Nothing: it stays as it is.
+    #[default]
+    Keep,
+    /// It becomes this.
+    To(T),
+}
+
+impl<T> Change<T> {
+    pub(super) fn into_option(self) -> Option<T> {
+        match self {
+            Self::Keep => None,
+            Self::To(value) => Some(value),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Self::To)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Change<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}

@@ -1,0 +1,167 @@
+//! Signing in and out, and recovering a password.
+
+use std::sync::Arc;
+
+use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, USER_AGENT};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::users::UserPublic;
+use crate::auth::Grant;
+use crate::email::Mail;
+use crate::error::{Error, Result, code};
+use crate::http::Host;
+use crate::http::call::Call;
+use crate::http::host_route::HostRoute;
+use crate::http::reply::{Message, Reply};
+
+const TAG: &str = "login";
+
+/// Routes of this resource.
+pub(super) fn routes() -> Vec<HostRoute<Host>> {
+    vec![
+        HostRoute::post("/api/v1/login/access-token", create_access_token)
+            .public()
+            .named(TAG, "login_access_token", "Login Access Token")
+            .described("Begins a session. OAuth2 password flow: the username is the email address.")
+            .form::<LoginForm>()
+            .replies::<Token>(),
+        HostRoute::post("/api/v1/login/refresh-token", refresh_token)
+            .public()
+            .named(TAG, "refresh_token", "Refresh Token")
+            .described("Replaces a refresh token by a new one and hands out an access token. Using one twice ends its session.")
+            .json::<RefreshRequest>()
+            .replies::<Token>(),
+        HostRoute::post("/api/v1/login/logout", delete_session)
+            .named(TAG, "logout", "Logout")
+            .described("Ends the session of the access token.")
+            .replies::<Message>(),
+        HostRoute::post("/api/v1/login/test-token", read_token)
+            .named(TAG, "test_token", "Test Token")
+            .described("Tells whose the access token is.")
+            .replies::<UserPublic>(),
+        HostRoute::post("/api/v1/password-recovery/{email}", recover_password)
+            .public()
+            .named(TAG, "recover_password", "Recover Password")
+            .described("Sends a link to set a new password, if the address is known; the answer is always the same.")
+            .path::<String>("email")
+            .replies::<Message>(),
+        HostRoute::post("/api/v1/reset-password/", reset_password)
+            .public()
+            .named(TAG, "reset_password", "Reset Password")
+            .described("Sets a new password with the token of a link, and ends every session of the account.")
+            .json::<NewPassword>()
+            .replies::<Message>(),
+        HostRoute::post("/api/v1/password-recovery-html-content/{email}", read_recovery_mail)
+            .superuser()
+            .named(TAG, "recover_password_html_content", "Recover Password Html Content")
+            .described("The recovery mail as HTML, its subject in the header `subject`; nothing is sent.")
+            .path::<String>("email"),
+    ]
+}
+
+/// What the password flow sends.
+#[derive(Deserialize, JsonSchema)]
+struct LoginForm {
+    #[serde(default, rename = "grant_type")]
+    #[schemars(regex(pattern = r"^password$"))]
+    _grant_type: Option<String>,
+    /// The email address.
+    username: String,
+    password: String,
+    /// Ignored.
+    #[serde(default, rename = "scope")]
+    _scope: String,
+    /// Ignored.
+    #[serde(default, rename = "client_id")]
+    _client_id: Option<String>,
+    /// Ignored.
+    #[serde(default, rename = "client_secret")]
+    _client_secret: Option<String>,
+}
+
+/// What proves a caller.
+#[derive(Serialize, JsonSchema)]
+struct Token {
+    /// For every request, as `Authorization: Bearer …`.
+    access_token: String,
+    /// Always `bearer`.
+    token_type: &'static str,
+    /// Seconds that the access token is good for.
+    expires_in: u64,
+    /// For `POST /login/refresh-token`, once.
+    refresh_token: String,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct RefreshRequest {
+    refresh_token: String,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct NewPassword {
+    /// From the link.
+    token: String,
+    #[schemars(length(min = 8, max = 128))]
+    new_password: String,
+}
+
+fn token(grant: &Grant) -> Result<Reply> {
+    let reply = Reply::json(&Token {
+        access_token: grant.access_token.expose().to_owned(),
+        token_type: "bearer",
+        expires_in: grant.expires_in.as_secs(),
+        refresh_token: grant.refresh_token.expose().to_owned(),
+    })?;
+    Ok(secret(reply))
+}
+
+/// Keeps an answer that works as a key out of every cache (RFC 6749, 5.1).
+fn secret(reply: Reply) -> Reply {
+    reply.with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}
+
+async fn create_access_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let form: LoginForm = call.json()?;
+    let user_agent = call.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+    token(&host.auth.sign_in(&form.username, &form.password, user_agent).await?)
+}
+
+async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let request: RefreshRequest = call.json()?;
+    token(&host.auth.refresh(&request.refresh_token).await?)
+}
+
+async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
+    host.auth.sign_out(call.caller()?).await?;
+    Reply::message("Logged out successfully")
+}
+
+async fn read_token(_: Arc<Host>, call: Call) -> Result<Reply> {
+    Reply::json(&UserPublic::from(call.caller()?.user.clone()))
+}
+
+async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
+    host.mail.enqueue(&Mail::Recovery { email: call.path("email")? }).await?;
+    Reply::message("If that email is registered, we sent a password recovery link")
+}
+
+async fn reset_password(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let request: NewPassword = call.json()?;
+    host.auth.reset_password(&request.token, &request.new_password).await?;
+    Reply::message("Password updated successfully")
+}
+
+async fn read_recovery_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let unknown =
+        || Error::not_found(code::USER_NOT_FOUND, "The user with this username does not exist in the system.");
+    let user = host.auth.user_by_email(&call.path::<String>("email")?).await?.ok_or_else(unknown)?;
+    let message = host.mail.preview_recovery(&user).await?;
+    let reply = secret(Reply::html(message.html));
+    // Beyond ASCII it is sent as the UTF-8 it is; without control characters it always fits.
+    let subject: String = message.subject.chars().filter(|c| !c.is_control()).collect();
+    Ok(match HeaderValue::from_bytes(subject.as_bytes()) {
+        Ok(subject) => reply.with_header(HeaderName::from_static("subject"), subject),
+        Err(_) => reply,
+    })
+}

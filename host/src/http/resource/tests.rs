@@ -1,0 +1,141 @@
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::route::{Operation, Template};
+
+fn generator() -> SchemaGenerator {
+    SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()).into()
+}
+
+/// The compiled operation of a route, found by its operation id.
+fn operation(id: &str) -> Operation {
+    let mut config = Config::default();
+    config.server.development = true;
+    for route in routes(&config) {
+        let mut generator = generator();
+        let operation = route.operation(&mut generator);
+        if operation["operationId"] == id {
+            let components: Map<String, Value> = generator.take_definitions(true);
+            return Operation::compile(operation, &components, &Template::parse(route.path).unwrap()).unwrap();
+        }
+    }
+    panic!("no operation {id}");
+}
+
+/// `loc type` of everything refused in a body.
+fn refused(id: &str, path: &[(&str, &str)], query: &[(&str, &str)], body: Option<Value>) -> Vec<String> {
+    let path: Vec<_> = path.iter().map(|(name, text)| (*name, Cow::from(*text))).collect();
+    let query: Vec<_> = query.iter().map(|(name, text)| (Cow::from(*name), Cow::from(*text))).collect();
+    let found = operation(id).check(&path, &query, body.as_ref(), false).err().unwrap_or_default();
+    let place = |finding: &crate::error::FieldError| serde_json::to_value(&finding.loc).unwrap().to_string();
+    found.iter().map(|finding| format!("{} {}", place(finding), finding.kind)).collect()
+}
+
+const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+
+#[test]
+fn operations_are_named_as_in_the_contract() {
+    let ids = |development: bool| -> BTreeSet<String> {
+        let mut config = Config::default();
+        config.server.development = development;
+        let id = |route: HostRoute<Host>| route.operation(&mut generator())["operationId"].as_str().unwrap().to_owned();
+        routes(&config).into_iter().map(id).collect()
+    };
+    let contract = "login-login_access_token login-test_token login-recover_password login-reset_password \
+        login-recover_password_html_content users-read_users users-create_user users-read_user_me users-delete_user_me \
+        users-update_user_me users-update_password_me users-register_user users-read_user_by_id users-update_user \
+        users-delete_user utils-test_email utils-health_check";
+    let ours = "login-refresh_token login-logout users-read_sessions_me users-delete_session_me";
+    let expected: BTreeSet<String> = contract.split_whitespace().chain(ours.split(' ')).map(str::to_owned).collect();
+    assert_eq!(ids(false), expected);
+    let private: Vec<String> = ids(true).difference(&expected).cloned().collect();
+    assert_eq!(private, ["private-create_user"], "only in development");
+}
+
+#[test]
+fn every_operation_compiles_and_says_what_it_answers() {
+    let mut config = Config::default();
+    config.server.development = true;
+    for route in routes(&config) {
+        let json = route.operation(&mut generator());
+        let operation = operation(json["operationId"].as_str().unwrap());
+        let html = json["operationId"] == "login-recover_password_html_content";
+        assert!(html || operation.json()["responses"].is_object(), "{}", json["operationId"]);
+    }
+}
+
+#[test]
+fn a_login_form_is_checked() {
+    let id = "login-login_access_token";
+    let both = [r#"["body","username"] missing"#, r#"["body","password"] missing"#];
+    assert_eq!(refused(id, &[], &[], Some(json!({}))), both);
+    let form = |grant: &str| Some(json!({ "grant_type": grant, "username": "a", "password": "b", "client_id": "c" }));
+    assert!(refused(id, &[], &[], form("password")).is_empty());
+    assert_eq!(refused(id, &[], &[], form("passwords")), [r#"["body","grant_type"] string_pattern_mismatch"#]);
+    assert!(refused(id, &[], &[], Some(json!({ "username": "a", "password": "b" }))).is_empty());
+}
+
+#[test]
+fn a_new_user_is_checked_member_by_member() {
+    let id = "users-create_user";
+    let body = json!({ "email": "x", "is_active": null, "is_superuser": [], "full_name": 1, "password": "1234567" });
+    let found = [
+        r#"["body","email"] value_error"#,
+        r#"["body","is_active"] bool_type"#,
+        r#"["body","is_superuser"] bool_type"#,
+        r#"["body","full_name"] string_type"#,
+        r#"["body","password"] string_too_short"#,
+    ];
+    assert_eq!(refused(id, &[], &[], Some(body)), found);
+    let good = json!({ "email": "a@example.com", "password": "12345678", "full_name": null, "confirm_password": 1 });
+    assert!(refused(id, &[], &[], Some(good)).is_empty());
+    let long = json!({ "email": "a@example.com", "password": "x".repeat(129), "full_name": "x".repeat(256) });
+    let found = [r#"["body","full_name"] string_too_long"#, r#"["body","password"] string_too_long"#];
+    assert_eq!(refused(id, &[], &[], Some(long)), found);
+}
+
+#[test]
+fn a_partial_update_knows_absent_null_and_value() {
+    let id = [("user_id", ID)];
+    assert!(refused("users-update_user", &id, &[], Some(json!({}))).is_empty());
+    assert!(refused("users-update_user", &id, &[], Some(json!({ "full_name": null }))).is_empty());
+    let nulls = json!({ "email": null, "is_active": null, "is_superuser": null, "password": null });
+    let found = [
+        r#"["body","email"] string_type"#,
+        r#"["body","is_active"] bool_type"#,
+        r#"["body","is_superuser"] bool_type"#,
+        r#"["body","password"] string_type"#,
+    ];
+    assert_eq!(refused("users-update_user", &id, &[], Some(nulls)), found);
+    assert_eq!(
+        refused("users-update_user_me", &[], &[], Some(json!({ "email": null, "full_name": "x".repeat(256) }))),
+        [r#"["body","full_name"] string_too_long"#, r#"["body","email"] string_type"#]
+    );
+    assert_eq!(refused("users-update_user_me", &[], &[], None), [r#"["body"] missing"#]);
+    let change = |json: Value| serde_json::from_value::<change::Change<Option<String>>>(json).unwrap().into_option();
+    assert_eq!(change(Value::Null), Some(None));
+    assert_eq!(change(json!("x")), Some(Some("x".to_owned())));
+    assert_eq!(change::Change::<String>::default().into_option(), None);
+}
+
+#[test]
+fn pages_and_identifiers_are_checked() {
+    let id = "users-read_users";
+    assert!(refused(id, &[], &[("skip", "0"), ("limit", "1000")], None).is_empty());
+    assert_eq!(
+        refused(id, &[], &[("skip", "-1"), ("limit", "1001")], None),
+        [r#"["query","skip"] greater_than_equal"#, r#"["query","limit"] less_than_equal"#]
+    );
+    assert_eq!(refused(id, &[], &[("skip", "9223372036854775808")], None), [r#"["query","skip"] int_parsing"#]);
+    assert_eq!(
+        refused("users-read_user_by_id", &[("user_id", "signup")], &[], None),
+        [r#"["path","user_id"] uuid_parsing"#]
+    );
+    assert_eq!(refused("utils-test_email", &[], &[], None), [r#"["query","email_to"] missing"#]);
+    assert_eq!(refused("utils-test_email", &[], &[("email_to", "x")], None), [r#"["query","email_to"] value_error"#]);
+}

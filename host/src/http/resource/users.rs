@@ -1,0 +1,309 @@
+//! Accounts: the caller's own, and everybody's for superusers.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::change::Change;
+use crate::address::Address;
+use crate::auth::{AccountChange, NewAccount, User};
+use crate::clock::Timestamp;
+use crate::config::Secret;
+use crate::email::{Delivery, Mail};
+use crate::error::{Error, Result, code};
+use crate::http::Host;
+use crate::http::call::Call;
+use crate::http::host_route::HostRoute;
+use crate::http::reply::{Message, Reply};
+use crate::id::UserId;
+
+const TAG: &str = "users";
+
+/// Routes of this resource.
+pub(super) fn routes() -> Vec<HostRoute<Host>> {
+    vec![
+        HostRoute::get("/api/v1/users/", read_users)
+            .superuser()
+            .named(TAG, "read_users", "Read Users")
+            .described("All accounts, newest first.")
+            .query::<Page>()
+            .replies::<UsersPublic>(),
+        HostRoute::post("/api/v1/users/", create_user)
+            .superuser()
+            .named(TAG, "create_user", "Create User")
+            .described("Makes an account, and sends a link to set its password.")
+            .json::<UserCreate>()
+            .replies::<UserPublic>(),
+        HostRoute::get("/api/v1/users/me", read_user_me)
+            .named(TAG, "read_user_me", "Read User Me")
+            .described("The caller's own account.")
+            .replies::<UserPublic>(),
+        HostRoute::patch("/api/v1/users/me", update_user_me)
+            .named(TAG, "update_user_me", "Update User Me")
+            .described("Changes the caller's own account; absent members stay as they are.")
+            .json::<UserUpdateMe>()
+            .replies::<UserPublic>(),
+        HostRoute::delete("/api/v1/users/me", delete_user_me)
+            .named(TAG, "delete_user_me", "Delete User Me")
+            .described("Removes the caller's own account.")
+            .replies::<Message>(),
+        HostRoute::patch("/api/v1/users/me/password", update_password_me)
+            .named(TAG, "update_password_me", "Update Password Me")
+            .described("Changes the caller's own password, and ends every other session of his.")
+            .json::<UpdatePassword>()
+            .replies::<Message>(),
+        HostRoute::post("/api/v1/users/signup", register_user)
+            .public()
+            .named(TAG, "register_user", "Register User")
+            .described("Makes an account for oneself.")
+            .json::<UserRegister>()
+            .replies::<UserPublic>(),
+        HostRoute::get("/api/v1/users/{user_id}", read_user_by_id)
+            .named(TAG, "read_user_by_id", "Read User By Id")
+            .described("An account: the caller's own, or anybody's for superusers.")
+            .path::<UserId>("user_id")
+            .replies::<UserPublic>(),
+        HostRoute::patch("/api/v1/users/{user_id}", update_user)
+            .superuser()
+            .named(TAG, "update_user", "Update User")
+            .described("Changes an account; absent members stay as they are. A new password ends its sessions.")
+            .path::<UserId>("user_id")
+            .json::<UserUpdate>()
+            .replies::<UserPublic>(),
+        HostRoute::delete("/api/v1/users/{user_id}", delete_user)
+            .superuser()
+            .named(TAG, "delete_user", "Delete User")
+            .described("Removes an account.")
+            .path::<UserId>("user_id")
+            .replies::<Message>(),
+    ]
+}
+
+/// An account as clients see it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct UserPublic {
+    #[schemars(email)]
+    email: String,
+    is_active: bool,
+    is_superuser: bool,
+    full_name: Option<String>,
+    id: UserId,
+    created_at: Timestamp,
+}
+
+impl From<User> for UserPublic {
+    fn from(user: User) -> Self {
+        Self {
+            email: user.email,
+            is_active: user.is_active,
+            is_superuser: user.is_superuser,
+            full_name: user.full_name,
+            id: user.id,
+            created_at: user.created_at,
+        }
+    }
+}
+
+/// A page of accounts.
+#[derive(Serialize, JsonSchema)]
+struct UsersPublic {
+    data: Vec<UserPublic>,
+    /// How many there are before paging.
+    count: i64,
+}
+
+/// Which part of a list.
+#[derive(Deserialize, JsonSchema)]
+struct Page {
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    skip: i64,
+    #[serde(default = "default_limit")]
+    #[schemars(range(min = 0, max = 1000))]
+    limit: i64,
+}
+
+fn default_limit() -> i64 {
+    100
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct UserCreate {
+    email: Address,
+    #[serde(default = "yes")]
+    is_active: bool,
+    #[serde(default)]
+    is_superuser: bool,
+    #[serde(default)]
+    #[schemars(length(max = 255))]
+    full_name: Option<String>,
+    #[schemars(length(min = 8, max = 128))]
+    password: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct UserRegister {
+    email: Address,
+    #[schemars(length(min = 8, max = 128))]
+    password: String,
+    #[serde(default)]
+    #[schemars(length(max = 255))]
+    full_name: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct UserUpdateMe {
+    #[serde(default)]
+    #[schemars(length(max = 255))]
+    full_name: Change<Option<String>>,
+    #[serde(default)]
+    email: Change<Address>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct UserUpdate {
+    #[serde(default)]
+    email: Change<Address>,
+    #[serde(default)]
+    is_active: Change<bool>,
+    #[serde(default)]
+    is_superuser: Change<bool>,
+    #[serde(default)]
+    #[schemars(length(max = 255))]
+    full_name: Change<Option<String>>,
+    #[serde(default)]
+    #[schemars(length(min = 8, max = 128))]
+    password: Change<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct UpdatePassword {
+    #[schemars(length(min = 8, max = 128))]
+    current_password: String,
+    #[schemars(length(min = 8, max = 128))]
+    new_password: String,
+}
+
+/// Where the contract answers a taken address with 400 and a text of its own.
+fn taken_as(text: &'static str) -> impl FnOnce(Error) -> Error {
+    move |error| if *error.code() == code::EMAIL_TAKEN { Error::bad_request(code::EMAIL_TAKEN, text) } else { error }
+}
+
+fn self_deletion() -> Error {
+    Error::forbidden(code::SUPERUSER_SELF_DELETION, "Super users are not allowed to delete themselves")
+}
+
+fn one(user: User) -> Result<Reply> {
+    Reply::json(&UserPublic::from(user))
+}
+
+async fn read_users(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let page: Page = call.query()?;
+    let (users, count) = host.auth.users(page.skip, page.limit).await?;
+    Reply::json(&UsersPublic { data: users.into_iter().map(UserPublic::from).collect(), count })
+}
+
+async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let body: UserCreate = call.json()?;
+    let account = NewAccount {
+        email: body.email,
+        password: Secret::new(body.password),
+        full_name: body.full_name,
+        is_active: body.is_active,
+        is_superuser: body.is_superuser,
+    };
+    let taken = "The user with this email already exists in the system.";
+    let user = host.auth.create_user(account).await.map_err(taken_as(taken))?;
+    if host.mail.delivery() != Delivery::Off {
+        host.mail.enqueue(&Mail::NewAccount { user_id: user.id }).await?;
+    }
+    one(user)
+}
+
+async fn read_user_me(_: Arc<Host>, call: Call) -> Result<Reply> {
+    one(call.caller()?.user.clone())
+}
+
+async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let body: UserUpdateMe = call.json()?;
+    let change = AccountChange {
+        email: body.email.into_option(),
+        full_name: body.full_name.into_option(),
+        ..AccountChange::default()
+    };
+    one(host.auth.update_user(call.caller()?.user.id, change).await?)
+}
+
+async fn delete_user_me(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let user = &call.caller()?.user;
+    if user.is_superuser {
+        return Err(self_deletion());
+    }
+    host.auth.delete_user(user.id).await?;
+    Reply::message("User deleted successfully")
+}
+
+async fn update_password_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let body: UpdatePassword = call.json()?;
+    host.auth.change_password(call.caller()?, &body.current_password, &body.new_password).await?;
+    Reply::message("Password updated successfully")
+}
+
+async fn register_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let body: UserRegister = call.json()?;
+    let account = NewAccount {
+        email: body.email,
+        password: Secret::new(body.password),
+        full_name: body.full_name,
+        is_active: true,
+        is_superuser: false,
+    };
+    let taken = "The user with this email already exists in the system";
+    one(host.auth.create_user(account).await.map_err(taken_as(taken))?)
+}
+
+async fn read_user_by_id(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let id: UserId = call.path("user_id")?;
+    let caller = &call.caller()?.user;
+    if id == caller.id {
+        return one(caller.clone());
+    }
+    // Asked before existence, so that nobody learns which identifiers exist.
+    if !caller.is_superuser {
+        return Err(Error::forbidden(code::FORBIDDEN, "The user doesn't have enough privileges"));
+    }
+    one(host.auth.user(id).await?)
+}
+
+async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let body: UserUpdate = call.json()?;
+    let change = AccountChange {
+        email: body.email.into_option(),
+        password: body.password.into_option().map(Secret::new),
+        full_name: body.full_name.into_option(),
+        is_active: body.is_active.into_option(),
+        is_superuser: body.is_superuser.into_option(),
+    };
+    let unknown = |error: Error| {
+        if *error.code() == code::USER_NOT_FOUND {
+            Error::not_found(code::USER_NOT_FOUND, "The user with this id does not exist in the system")
+        } else {
+            error
+        }
+    };
+    one(host.auth.update_user(call.path("user_id")?, change).await.map_err(unknown)?)
+}
+
+async fn delete_user(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let id: UserId = call.path("user_id")?;
+    if id == call.caller()?.user.id {
+        return Err(self_deletion());
+    }
+    host.auth.delete_user(id).await?;
+    Reply::message("User deleted successfully")
+}

@@ -1,0 +1,186 @@
+//! What a plugin may answer: checked before anything of it reaches a client.
+
+use bytes::Bytes;
+
+use super::interface::handle::exports::wharf::plugin::http;
+use crate::error::{Code, Error, FieldError, Kind, Result, code};
+
+/// A checked answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A response.
+    Response {
+        /// 200 to 599.
+        status: u16,
+        /// Lower-case names, none that belongs to the host.
+        headers: Vec<(String, String)>,
+        /// The body.
+        body: Bytes,
+    },
+    /// A problem; the host adds what it knows.
+    Problem {
+        /// 400 to 599.
+        status: u16,
+        /// The plugin's word.
+        code: Code,
+        /// For people.
+        detail: String,
+        /// Refused inputs.
+        errors: Vec<FieldError>,
+    },
+}
+
+/// Headers that are the host's to set: framing, connection, identity, cookies, CORS.
+const FORBIDDEN: &[&str] = &[
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 64;
+/// Bytes of all headers together.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// The longest code and detail of a problem.
+const MAX_CODE: usize = 64;
+const MAX_DETAIL: usize = 4 * 1024;
+/// The most refused inputs of a problem.
+const MAX_ERRORS: usize = 256;
+
+impl Answer {
+    /// Checks what a guest returned.
+    ///
+    /// # Errors
+    /// 502 `plugin_invalid_response`; the internal text says what was wrong, for the plugin's author.
+    pub(super) fn check(answer: Result<http::Response, http::Problem>, body_limit: usize) -> Result<Self> {
+        match answer {
+            Ok(response) => {
+                if !(200..=599).contains(&response.status) {
+                    return Err(refused(format!("status {} is not within 200..=599", response.status)));
+                }
+                if response.body.len() > body_limit {
+                    return Err(refused(format!("the body is larger than {body_limit} bytes")));
+                }
+                check_headers(&response.headers)?;
+                Ok(Self::Response { status: response.status, headers: response.headers, body: response.body.into() })
+            }
+            Err(problem) => {
+                if !(400..=599).contains(&problem.status) {
+                    return Err(refused(format!("problem status {} is not within 400..=599", problem.status)));
+                }
+                let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+                if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(word) {
+                    return Err(refused("a problem's code is 1 to 64 of a-z, 0-9 and _"));
+                }
+                if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
+                    return Err(refused("a problem's detail or list of errors is too long"));
+                }
+                let errors = problem
+                    .errors
+                    .into_iter()
+                    .map(|error| FieldError::new(error.kind, error.loc, error.message))
+                    .collect();
+                Ok(Self::Problem {
+                    status: problem.status,
+                    code: Code::from_plugin(problem.code),
+                    detail: problem.detail,
+                    errors,
+                })
+            }
+        }
+    }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Result<()> {
+    if headers.len() > MAX_HEADERS {
+        return Err(refused(format!("more than {MAX_HEADERS} headers")));
+    }
+    let mut bytes = 0;
+    for (name, value) in headers {
+        bytes += name.len() + value.len();
+        // RFC 9110: a name is a token, here in lower case; a value is visible text, blanks and tabs.
+        let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(refused("a header's name is not a lower-case token"));
+        }
+        if FORBIDDEN.contains(&name.as_str()) || name.starts_with("access-control-") {
+            return Err(refused(format!("header '{name}' is the host's to set")));
+        }
+        if !value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+            return Err(refused(format!("the value of header '{name}' has a control character")));
+        }
+    }
+    if bytes > MAX_HEADER_BYTES {
+        return Err(refused(format!("the headers are larger than {MAX_HEADER_BYTES} bytes together")));
+    }
+    Ok(())
+}
+
+fn refused(reason: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Plugin, code::PLUGIN_INVALID_RESPONSE, "The plugin gave an invalid answer").with_internal(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, headers: &[(&str, &str)]) -> Result<Answer> {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Answer::check(Ok(http::Response { status, headers, body: b"12345".to_vec() }), 5)
+    }
+
+    #[test]
+    fn ordinary_answers_pass() {
+        assert!(response(200, &[("content-type", "text/plain"), ("etag", "\"ü\"")]).is_ok());
+        assert!(response(599, &[]).is_ok());
+    }
+
+    #[test]
+    fn what_would_confuse_a_client_or_speak_for_the_host_is_refused() {
+        for status in [0, 100, 101, 199, 600, 65535] {
+            assert!(response(status, &[]).is_err(), "{status}");
+        }
+        for name in [
+            "set-cookie",
+            "Content-Type",
+            "content-length",
+            "transfer-encoding",
+            "access-control-allow-origin",
+            "a b",
+            "",
+            "a\r\n",
+            "x-request-id",
+        ] {
+            assert!(response(200, &[(name, "x")]).is_err(), "{name:?}");
+        }
+        for value in ["a\r\nset-cookie: x", "a\0", "\x7f"] {
+            assert!(response(200, &[("x", value)]).is_err(), "{value:?}");
+        }
+        let many: Vec<(String, String)> = (0..65).map(|i| (format!("x-{i}"), String::new())).collect();
+        assert!(check_headers(&many).is_err());
+        assert!(check_headers(&[("x".into(), "y".repeat(MAX_HEADER_BYTES))]).is_err());
+        assert!(Answer::check(Ok(http::Response { status: 200, headers: vec![], body: vec![0; 6] }), 5).is_err());
+    }
+
+    #[test]
+    fn problems_are_checked_too() {
+        let problem = |status, code: &str| {
+            Answer::check(Err(http::Problem { status, code: code.into(), detail: "x".into(), errors: vec![] }), 5)
+        };
+        assert!(problem(404, "item_not_found").is_ok());
+        assert!(problem(200, "x").is_err());
+        assert!(problem(404, "Not Found").is_err());
+        assert!(problem(404, "").is_err());
+    }
+}

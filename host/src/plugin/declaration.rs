@@ -1,0 +1,225 @@
+//! What a component says of itself, asked for once at deploy, checked, and kept with its release.
+//!
+//! The component runs for this in an instance that has entered no capability: what it declares cannot depend on data, on a
+//! caller or on the day.
+
+use serde_json::{Map, Value};
+
+use super::artifact::{invalid, told};
+use super::interface::describe::exports::wharf::plugin::{descriptor, http};
+use crate::error::Result;
+use crate::route::{Access, Operation, Template};
+
+/// The most routes of one plugin.
+const MAX_ROUTES: usize = 256;
+/// The most schemas of one plugin.
+const MAX_SCHEMAS: usize = 1024;
+/// The most permissions of one plugin.
+const MAX_PERMISSIONS: usize = 128;
+/// The longest summary.
+const MAX_SUMMARY: usize = 1024;
+/// Methods a plugin may serve; the others are the host's.
+const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// Everything a component declares, checked.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Declaration {
+    /// The name it would like.
+    pub name: String,
+    /// Semantic version.
+    pub version: String,
+    /// What it is for.
+    pub summary: String,
+    /// Permissions it checks.
+    pub permissions: Vec<Permission>,
+    /// JSON Schema of its settings.
+    pub settings_schema: Option<Value>,
+    /// Routes below the mount.
+    pub routes: Vec<DeclaredRoute>,
+    /// Schemas that routes refer to.
+    pub schemas: Map<String, Value>,
+}
+
+/// A permission a plugin defines.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct Permission {
+    /// Without the plugin's name.
+    pub name: String,
+    /// What it permits.
+    pub summary: String,
+}
+
+/// A route as declared.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeclaredRoute {
+    /// Upper-case HTTP method.
+    pub method: String,
+    /// Below the mount.
+    pub path: Template,
+    /// Who may call it.
+    pub access: Access,
+    /// OpenAPI operation object.
+    pub operation: Value,
+    /// Whether the host keeps answers.
+    pub cache: Option<CachePolicy>,
+}
+
+/// How the host keeps a route's answers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CachePolicy {
+    /// How long.
+    pub ttl_ms: u32,
+    /// Whether answers differ by caller.
+    pub per_caller: bool,
+    /// What makes them stale.
+    pub tags: Vec<String>,
+}
+
+impl Declaration {
+    /// Checks what a component answered.
+    ///
+    /// # Errors
+    /// What it declares that cannot be.
+    pub(super) fn check(descriptor: descriptor::PluginDescriptor, api: http::Api) -> Result<Self> {
+        semver::Version::parse(&descriptor.version).map_err(|error| {
+            invalid(format!("its version '{}' is not a semantic version: {error}", told(&descriptor.version)))
+        })?;
+        if descriptor.summary.len() > MAX_SUMMARY {
+            return Err(invalid(format!("its summary is longer than {MAX_SUMMARY} bytes")));
+        }
+        if descriptor.permissions.len() > MAX_PERMISSIONS {
+            return Err(invalid(format!("it declares more than {MAX_PERMISSIONS} permissions")));
+        }
+        let permissions: Vec<Permission> = descriptor
+            .permissions
+            .into_iter()
+            .map(|permission| Permission { name: permission.name, summary: told(&permission.summary) })
+            .collect();
+        for (index, permission) in permissions.iter().enumerate() {
+            // The same shape as a plugin's name.
+            if permission.name.parse::<crate::id::PluginName>().is_err() {
+                return Err(invalid(format!("'{}' is not a permission's name", told(&permission.name))));
+            }
+            if permissions.iter().take(index).any(|earlier| earlier.name == permission.name) {
+                return Err(invalid(format!("it declares the permission '{}' twice", permission.name)));
+            }
+        }
+        let settings_schema = descriptor.settings_schema.map(|text| parse(&text, "its settings schema")).transpose()?;
+        if let Some(schema) = &settings_schema {
+            settings_validator(schema)?;
+        }
+        if api.routes.is_empty() {
+            return Err(invalid("it declares no route"));
+        }
+        if api.routes.len() > MAX_ROUTES || api.schemas.len() > MAX_SCHEMAS {
+            return Err(invalid(format!("it declares more than {MAX_ROUTES} routes or {MAX_SCHEMAS} schemas")));
+        }
+        let mut schemas = Map::new();
+        for (name, text) in api.schemas {
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+                return Err(invalid(format!("'{}' is not a schema's name", told(&name))));
+            }
+            let schema = parse(&text, &format!("schema '{name}'"))?;
+            if schemas.insert(name.clone(), schema).is_some() {
+                return Err(invalid(format!("it declares the schema '{name}' twice")));
+            }
+        }
+        let routes = api
+            .routes
+            .into_iter()
+            .map(|route| DeclaredRoute::check(route, &permissions))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            name: descriptor.name,
+            version: descriptor.version,
+            summary: told(&descriptor.summary),
+            permissions,
+            settings_schema,
+            routes,
+            schemas,
+        })
+    }
+
+    /// Checks the operator's settings against the declared schema.
+    ///
+    /// # Errors
+    /// They do not fit, or are given to a plugin that takes none.
+    pub(super) fn check_settings(&self, settings: &Value) -> Result<()> {
+        match &self.settings_schema {
+            None if settings.as_object().is_some_and(Map::is_empty) => Ok(()),
+            None => Err(invalid("it takes no settings, but some were given")),
+            Some(schema) => {
+                let validator = settings_validator(schema)?;
+                let errors: Vec<String> = validator
+                    .iter_errors(settings)
+                    .take(8)
+                    .map(|error| format!("{}: {}", error.instance_path(), told(&error.to_string())))
+                    .collect();
+                if errors.is_empty() {
+                    Ok(())
+                } else {
+                    Err(invalid(format!("the settings do not fit its schema: {}", errors.join("; "))))
+                }
+            }
+        }
+    }
+}
+
+fn settings_validator(schema: &Value) -> Result<jsonschema::Validator> {
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .offline()
+        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .build(schema)
+        .map_err(|error| invalid(format!("its settings schema is not a JSON Schema: {}", told(&error.to_string()))))
+}
+
+impl DeclaredRoute {
+    fn check(route: http::Route, permissions: &[Permission]) -> Result<Self> {
+        let here = format!("route {} {}", told(&route.method), told(&route.path));
+        if !METHODS.contains(&route.method.as_str()) {
+            return Err(invalid(format!("{here}: the method is not one of {}", METHODS.join(", "))));
+        }
+        let path: Template = route.path.parse().map_err(|error| invalid(format!("{here}: {error}")))?;
+        let access = match route.access {
+            http::Access::Public => Access::Public,
+            http::Access::Authenticated => Access::Authenticated,
+            http::Access::Superuser => Access::Superuser,
+            http::Access::Permission(name) => {
+                if !permissions.iter().any(|permission| permission.name == name) {
+                    return Err(invalid(format!("{here}: permission '{}' is not declared", told(&name))));
+                }
+                Access::Permission(name)
+            }
+        };
+        let cache = route.cache.map(|policy| CachePolicy {
+            ttl_ms: policy.ttl_ms,
+            per_caller: policy.per_caller,
+            tags: policy.tags,
+        });
+        if cache.is_some() && route.method != "GET" {
+            return Err(invalid(format!("{here}: only answers to GET can be kept")));
+        }
+        if let Some(policy) = &cache
+            && (policy.tags.len() > crate::cache::MAX_TAGS
+                || policy.tags.iter().any(|tag| tag.len() > crate::cache::MAX_TAG))
+        {
+            return Err(invalid(format!("{here}: too many or too long cache tags")));
+        }
+        let operation = parse(&route.operation, &format!("{here}: its operation"))?;
+        Ok(Self { method: route.method, path, access, operation, cache })
+    }
+
+    /// Compiles the operation's schemas.
+    ///
+    /// # Errors
+    /// One of them is not a schema.
+    pub(super) fn compile(&self, schemas: &Map<String, Value>) -> Result<Operation> {
+        Operation::compile(self.operation.clone(), schemas, &self.path)
+            .map_err(|error| invalid(format!("route {} {}: {}", self.method, self.path, told(&error.to_string()))))
+    }
+}
+
+fn parse(text: &str, what: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))
+}

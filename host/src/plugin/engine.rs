@@ -1,0 +1,136 @@
+//! The one wasmtime engine of the process, with the settings that ENGINE.md measured, and the clock that bounds guests.
+//!
+//! A fresh instance for every call comes out of a pool whose size follows the concurrency limit. The epoch moves every
+//! [`TICK`]; at each tick a running guest yields to the executor, and ends when its CPU time is used up.
+
+use std::time::Duration;
+
+use wasmtime::component::Linker;
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Store, UpdateDeadline,
+};
+
+use crate::capability::guest::{Limit, TICK};
+use crate::capability::{Guest, wasi};
+use crate::config;
+use crate::error::{Error, Result};
+
+/// Memory of a slot that stays resident between calls, so that the next call faults no pages in.
+const MEMORY_KEEP_RESIDENT: usize = 1024 * 1024;
+/// The same for a table.
+const TABLE_KEEP_RESIDENT: usize = 64 * 1024;
+/// The stack of a guest, inside the stack of its fiber.
+const WASM_STACK: usize = 512 * 1024;
+/// The stack of a fiber: the guest's and what host functions need above it.
+const FIBER_STACK: usize = 1024 * 1024;
+/// What one component may consist of; more would let one upload drain the pool.
+const MAX_CORE_INSTANCES: u32 = 16;
+const MAX_MEMORIES: u32 = 4;
+const MAX_TABLES: u32 = 8;
+
+/// Compiles components and makes stores to run them in. Cheap to clone.
+#[derive(Clone)]
+pub struct PluginEngine {
+    engine: Engine,
+    response_bytes: usize,
+}
+
+impl PluginEngine {
+    /// The engine; its clock ticks until the last clone is dropped.
+    ///
+    /// # Errors
+    /// The settings do not fit this machine.
+    pub fn new(limits: &config::Plugins) -> Result<Self> {
+        let engine = Engine::new(&settings(limits))
+            .map_err(|error| Error::internal("the WebAssembly engine does not start").with_source(error))?;
+        start_clock(&engine)?;
+        Ok(Self { engine, response_bytes: limits.response_bytes })
+    }
+
+    /// The wasmtime engine.
+    pub(super) fn wasmtime(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A linker with what everybody may use.
+    pub(super) fn linker(&self) -> Result<Linker<Guest>> {
+        let mut linker = Linker::new(&self.engine);
+        wasi::link(&mut linker).map_err(|error| Error::internal("WASI cannot be linked").with_source(error))?;
+        Ok(linker)
+    }
+
+    /// A store in which a guest runs within its limits.
+    pub(super) fn store(&self, guest: Guest) -> Store<Guest> {
+        let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| &mut guest.limits);
+        // The deadline starts at 0, which would interrupt at once.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store| {
+            let limits = &mut store.data_mut().limits;
+            match limits.cpu_ticks.checked_sub(1) {
+                Some(left) => {
+                    limits.cpu_ticks = left;
+                    Ok(UpdateDeadline::Yield(1))
+                }
+                None => {
+                    limits.hit = Some(Limit::Cpu);
+                    Ok(UpdateDeadline::Interrupt)
+                }
+            }
+        });
+        // What the host copies out of the guest in one go: an answer, and some room for its headers.
+        store.set_hostcall_fuel(self.response_bytes.saturating_add(1024 * 1024));
+        store
+    }
+}
+
+fn settings(limits: &config::Plugins) -> Config {
+    let calls = u32::try_from(limits.total_concurrency).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(calls)
+        .total_core_instances(calls.saturating_mul(4))
+        .total_memories(calls.saturating_mul(2))
+        .total_tables(calls.saturating_mul(2))
+        .total_stacks(calls)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_memory_size(limits.memory_bytes)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
+        .table_keep_resident(TABLE_KEEP_RESIDENT)
+        .max_unused_warm_slots(calls)
+        // wasmtime#14357: with it on, swapped dirty pages have reached the next instance.
+        .pagemap_scan(Enabled::No);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_init_cow(true)
+        .table_lazy_init(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(FIBER_STACK)
+        .wasm_memory64(false);
+    config
+}
+
+fn start_clock(engine: &Engine) -> Result<()> {
+    let weak = engine.weak();
+    std::thread::Builder::new()
+        .name("wharf-epoch".to_owned())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(TICK);
+                match weak.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => break,
+                }
+            }
+        })
+        .map(drop)
+        .map_err(|error| Error::internal("the epoch thread does not start").with_source(error))
+}
+
+/// How long a declaration (`describe`, `routes`, `migrations`) may take; it has no reason to take any time at all.
+pub(super) const DECLARATION_TIME: Duration = Duration::from_secs(2);

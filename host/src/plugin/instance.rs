@@ -1,0 +1,262 @@
+//! One call in a fresh instance: admitted by the bulkhead, bounded from inside (memory, CPU, host calls) and from outside
+//! (a deadline around the whole call, host calls included), and gone afterwards with everything it held.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Linker;
+use wasmtime::{PoolConcurrencyLimitError, Store};
+
+use super::answer::Answer;
+use super::artifact::{Artifact, MIGRATIONS, invalid, told};
+use super::declaration::Declaration;
+use super::engine::{DECLARATION_TIME, PluginEngine};
+use super::interface::handle::exports::wharf::plugin::http;
+use super::interface::{describe, migrate};
+use super::release::Release;
+use crate::auth::Caller;
+use crate::capability::guest::{Limit, Limits};
+use crate::capability::log::{PluginLog, PluginLogs};
+use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest};
+use crate::clock::Clock;
+use crate::config;
+use crate::error::{Error, Kind, Result, code};
+use crate::id::PluginName;
+
+/// A request as a plugin gets it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Unique id.
+    pub id: &'a Arc<str>,
+    /// Index of the route in the plugin's declaration.
+    pub route: u32,
+    /// Upper-case method.
+    pub method: &'a str,
+    /// Below the mount, as received.
+    pub path: &'a str,
+    /// Decoded path parameters in order.
+    pub params: &'a [(&'a str, &'a str)],
+    /// As received, without `?`.
+    pub query: &'a str,
+    /// Lower-case names; no credentials.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// How many calls may run at once, with a short bounded queue.
+#[derive(Debug)]
+pub struct Bulkhead {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    most_waiting: usize,
+    queue_time: Duration,
+}
+
+impl Bulkhead {
+    /// At most `calls` at once; as many again may wait, for `queue_time` at the most.
+    pub fn new(calls: usize, queue_time: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(calls)), waiting: AtomicUsize::new(0), most_waiting: calls, queue_time }
+    }
+
+    async fn enter(&self) -> Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or_else(busy)?;
+        match tokio::time::timeout(self.queue_time, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::SeqCst) < most).then_some(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn busy() -> Error {
+    Error::new(Kind::Unavailable(Duration::from_secs(1)), code::PLUGIN_BUSY, "The plugin is busy, try again")
+}
+
+/// Runs guests.
+pub struct Sandbox {
+    engine: PluginEngine,
+    clock: Clock,
+    limits: config::Plugins,
+    all: Bulkhead,
+    logs: PluginLogs,
+}
+
+impl Sandbox {
+    /// A sandbox with these limits.
+    pub fn new(engine: PluginEngine, clock: Clock, limits: config::Plugins, logs: PluginLogs) -> Self {
+        let all = Bulkhead::new(limits.total_concurrency, limits.queue_time);
+        Self { engine, clock, limits, all, logs }
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// The plugin is busy (503), trapped, broke a limit or answered nonsense (502), or ran out of time (504).
+    pub async fn call(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
+        let _own = release.bulkhead.enter().await?;
+        let _all = self.all.enter().await?;
+        let context = Arc::new(CallContext {
+            plugin: release.record.plugin.clone(),
+            release: release.record.number,
+            request_id: Arc::clone(request.id),
+            caller,
+        });
+        let entered = release.admitted.enter(&context);
+        let mut store = self.store(context, entered, Arc::clone(&release.log), self.limits.cpu_time);
+        let request = http::Request {
+            id: request.id,
+            route: request.route,
+            method: request.method,
+            path: request.path,
+            params: request.params,
+            query: request.query,
+            headers: request.headers,
+            body: request.body,
+        };
+        let work = async {
+            let role = release.handle.instantiate_async(&mut store).await?;
+            role.wharf_plugin_http().call_handle(&mut store, request).await
+        };
+        let outcome = bounded(self.limits.deadline, work).await;
+        match outcome {
+            Ok(answer) => Answer::check(answer, self.limits.response_bytes),
+            Err(stop) => {
+                let error = stop.into_error(store.data().limits.hit);
+                let record = &release.record;
+                Err(error_of(record.plugin.as_str(), record.number, error))
+            }
+        }
+    }
+
+    /// Asks a component what it is, in an instance that has entered no capability.
+    ///
+    /// # Errors
+    /// It traps, breaks a limit, takes too long, or declares what cannot be.
+    pub(super) async fn declare(
+        &self,
+        artifact: &Artifact,
+        plugin: &PluginName,
+        request_id: &Arc<str>,
+    ) -> Result<(Declaration, Vec<(String, String)>)> {
+        let refuse = |error: wasmtime::Error| invalid(format!("it does not link: {}", told(&format!("{error:#}"))));
+        // Everything is linked and nothing is entered: each function of a capability traps when it is called.
+        let mut linker: Linker<Guest> = self.engine.linker()?;
+        Capabilities::link(&mut linker, &Grants::all()).map_err(refuse)?;
+        let instance = linker.instantiate_pre(&artifact.component).map_err(refuse)?;
+        let role = describe::RolePre::new(instance.clone()).map_err(refuse)?;
+        let owner =
+            if artifact.plays(MIGRATIONS) { Some(migrate::RolePre::new(instance).map_err(refuse)?) } else { None };
+        let context = Arc::new(CallContext {
+            plugin: plugin.clone(),
+            release: 0,
+            request_id: Arc::clone(request_id),
+            caller: None,
+        });
+        let store = || self.store(Arc::clone(&context), Entered::default(), self.logs.plugin(plugin), DECLARATION_TIME);
+        let stopped = |stop: Stop, store: &Store<Guest>| {
+            let error = stop.into_error(store.data().limits.hit);
+            invalid(format!("it fails when it is asked what it is: {error}")).with_internal(error.report())
+        };
+
+        let mut describing = store();
+        let work = async {
+            let role = role.instantiate_async(&mut describing).await?;
+            let descriptor = role.wharf_plugin_descriptor().call_describe(&mut describing).await?;
+            let api = role.wharf_plugin_http().call_routes(&mut describing).await?;
+            Ok((descriptor, api))
+        };
+        let outcome = bounded(DECLARATION_TIME, work).await;
+        let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
+        let declaration = Declaration::check(descriptor, api)?;
+
+        let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
+        let mut migrating = store();
+        let work = async {
+            let role = owner.instantiate_async(&mut migrating).await?;
+            role.wharf_sql_migrations().call_migrations(&mut migrating).await
+        };
+        let outcome = bounded(DECLARATION_TIME, work).await;
+        let migrations = outcome.map_err(|stop| stopped(stop, &migrating))?;
+        Ok((declaration, migrations.into_iter().map(|migration| (migration.name, migration.sql)).collect()))
+    }
+
+    fn store(
+        &self,
+        context: Arc<CallContext>,
+        entered: Entered,
+        log: Arc<PluginLog>,
+        cpu_time: Duration,
+    ) -> Store<Guest> {
+        let limits = Limits::new(self.limits.memory_bytes, cpu_time, self.limits.host_calls);
+        self.engine.store(Guest::new(context, entered, limits, log, self.clock.clone()))
+    }
+}
+
+/// Why a call did not come to its end.
+enum Stop {
+    Deadline,
+    Failed(wasmtime::Error),
+}
+
+/// Epochs do not see time inside host calls, so the deadline is around everything; when it passes, dropping the work
+/// cancels the host call it waits in.
+async fn bounded<T>(deadline: Duration, work: impl Future<Output = wasmtime::Result<T>>) -> Result<T, Stop> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Stop::Failed(error)),
+        Err(_) => Err(Stop::Deadline),
+    }
+}
+
+impl Stop {
+    fn into_error(self, hit: Option<Limit>) -> Error {
+        let error = match self {
+            Self::Deadline => {
+                return Error::new(Kind::Timeout, code::PLUGIN_DEADLINE, "The plugin did not answer in time");
+            }
+            Self::Failed(error) => error,
+        };
+        if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+            return busy().with_internal("the instance pool is full");
+        }
+        let (kind, code, public) = match hit {
+            Some(Limit::Memory) => {
+                (Kind::Plugin, code::PLUGIN_MEMORY_LIMIT, "The plugin needs more memory than it may have")
+            }
+            Some(Limit::Cpu) => (Kind::Timeout, code::PLUGIN_CPU_LIMIT, "The plugin used up its CPU time"),
+            Some(Limit::HostCalls) => {
+                (Kind::Plugin, code::PLUGIN_HOST_CALL_LIMIT, "The plugin used up its calls into the host")
+            }
+            None => (Kind::Plugin, code::PLUGIN_TRAP, "The plugin failed"),
+        };
+        // The cause first: the guest's backtrace may be long.
+        Error::new(kind, code, public).with_internal(told(&format!("{}; {error}", error.root_cause())))
+    }
+}
+
+fn error_of(plugin: &str, release: i64, error: Error) -> Error {
+    let internal = format!("plugin {plugin} release {release}: {}", error.report());
+    error.with_internal(internal)
+}

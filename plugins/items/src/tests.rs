@@ -1,0 +1,192 @@
+//! The contract of `/items`, rule by rule, against the SDK's stand-in for the host.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use crate::PLUGIN;
+use wharf_sdk::Caller;
+use wharf_sdk::serde_json::{Value, json};
+use wharf_sdk::testing::{Answer, TestPlugin, superuser, user};
+
+fn create(plugin: &TestPlugin, caller: &Caller, title: &str) -> Value {
+    let answer = plugin.post("/").by(caller).json(json!({ "title": title })).send();
+    assert_eq!(answer.status(), 200);
+    answer.json()
+}
+
+fn path(item: &Value) -> String {
+    format!("/{}", item["id"].as_str().unwrap())
+}
+
+fn titles(list: &Value) -> Vec<&str> {
+    list["data"].as_array().unwrap().iter().map(|item| item["title"].as_str().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_problem(answer: &Answer, status: u16, code: &str, detail: &str) {
+    let problem = answer.problem();
+    assert_eq!((problem.status(), problem.code(), problem.detail()), (status, code, detail));
+}
+
+#[test]
+fn a_created_item_belongs_to_its_creator_and_has_the_contracts_shape() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    let body = json!({ "title": "Tea", "id": "x", "owner_id": "y", "created_at": "z", "other": 1 });
+    let answer = plugin.post("/").by(&alice).json(body).send();
+
+    assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")));
+    let item = answer.json();
+    let members: Vec<&String> = item.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["title", "description", "id", "owner_id", "created_at"]);
+    assert_eq!((&item["title"], &item["description"]), (&json!("Tea"), &Value::Null));
+    assert_eq!(item["owner_id"], json!(alice.id));
+    let created_at = item["created_at"].as_str().unwrap();
+    assert_eq!((created_at.len(), created_at.ends_with('Z')), (27, true));
+    assert!(!answer.text().contains(": "), "compact");
+    assert_eq!(plugin.get(&path(&item)).by(&alice).send().json(), item);
+}
+
+#[test]
+fn titles_have_1_to_255_characters_and_descriptions_up_to_255() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    let status = |body: Value| plugin.post("/").by(&alice).json(body).send().status();
+
+    assert_eq!(status(json!({ "title": "🦀".repeat(255), "description": "é".repeat(255) })), 200);
+    assert_eq!(status(json!({ "title": "a", "description": null })), 200);
+    assert_eq!(status(json!({ "title": "" })), 422);
+    assert_eq!(status(json!({ "title": "a".repeat(256) })), 422);
+    assert_eq!(status(json!({ "title": "a", "description": "a".repeat(256) })), 422);
+    assert_eq!(status(json!({ "title": 1 })), 422);
+    assert_eq!(status(json!({ "title": null })), 422);
+    assert_eq!(status(json!({})), 422);
+    assert_eq!(status(json!(null)), 422);
+    assert_eq!(status(json!([])), 422);
+}
+
+#[test]
+fn of_a_repeated_member_the_last_counts() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    let item = plugin.post("/").by(&alice).body(r#"{"title":"first","title":"last"}"#).send().json();
+    assert_eq!(item["title"], "last");
+}
+
+#[test]
+fn lists_are_the_callers_own_newest_first() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, bob) = (user("alice@example.com"), user("bob@example.com"));
+    for title in ["one", "two", "three"] {
+        create(&plugin, &alice, title);
+        create(&plugin, &bob, "other");
+        // The order of equal times is by id: let them differ.
+        std::thread::sleep(std::time::Duration::from_micros(10));
+    }
+    let list = plugin.get("/").by(&alice).send().json();
+    assert_eq!((titles(&list), &list["count"]), (vec!["three", "two", "one"], &json!(3)));
+    let all = plugin.get("/").by(&superuser("root@example.com")).send().json();
+    assert_eq!((titles(&all).len(), &all["count"]), (6, &json!(6)));
+}
+
+#[test]
+fn items_of_one_moment_are_listed_by_id() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    plugin.run(|| {
+        use wharf_sdk::sql::{execute, params};
+        for id in ["00000000-0000-4000-8000-000000000002", "00000000-0000-4000-8000-000000000001"] {
+            let time = "2026-11-23T14:35:13.768681Z";
+            execute("INSERT INTO item VALUES ($1, $1, NULL, $2, $3)", params![id, alice.id, time]).unwrap();
+        }
+    });
+    let list = plugin.get("").by(&alice).send().json();
+    assert!(list["data"][0]["id"].as_str().unwrap().ends_with('1'));
+    assert_eq!(list["data"][0]["created_at"], "2026-11-23T14:35:13.768681Z");
+}
+
+#[test]
+fn pages_are_cut_out_of_the_list_and_count_stays_the_total() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    for title in ["one", "two", "three"] {
+        create(&plugin, &alice, title);
+        std::thread::sleep(std::time::Duration::from_micros(10));
+    }
+    let page = |query: &str| plugin.get(&format!("/?{query}")).by(&alice).send();
+    let list = |query: &str| page(query).json();
+
+    assert_eq!(titles(&list("skip=1&limit=1")), ["two"]);
+    assert_eq!(titles(&list("limit=3&limit=1")), ["three"], "the last of a repeated parameter counts");
+    let empty = list("limit=0&unknown=1");
+    assert_eq!((titles(&empty).len(), &empty["count"]), (0, &json!(3)));
+    assert_eq!(list("skip=9223372036854775807")["count"], 3);
+    for refused in ["skip=-1", "limit=-1", "limit=1001", "limit=x", "skip=9223372036854775808", "skip="] {
+        assert_eq!(page(refused).status(), 422, "{refused}");
+    }
+    assert_eq!(page("limit=1001").problem().errors()[0].loc, ["query", "limit"]);
+}
+
+#[test]
+fn everything_needs_a_caller() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    for (method, path) in [("GET", "/"), ("POST", "/"), ("GET", "/1"), ("PUT", "/1"), ("DELETE", "/1")] {
+        assert_eq!(plugin.request(method, path).send().status(), 401, "{method} {path}");
+    }
+}
+
+#[test]
+fn existence_comes_before_ownership() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, bob, root) = (user("alice@example.com"), user("bob@example.com"), superuser("root@example.com"));
+    let item = path(&create(&plugin, &alice, "Tea"));
+    let unknown = "/00000000-0000-4000-8000-000000000000";
+    let change = json!({ "title": "Coffee" });
+    let answers = |caller: &Caller, path: &str| {
+        [
+            plugin.get(path).by(caller).send(),
+            plugin.put(path).by(caller).json(change.clone()).send(),
+            plugin.delete(path).by(caller).send(),
+        ]
+    };
+    for answer in answers(&bob, unknown) {
+        assert_problem(&answer, 404, "item_not_found", "Item not found");
+    }
+    for answer in answers(&bob, &item) {
+        assert_problem(&answer, 403, "not_enough_permissions", "Not enough permissions");
+    }
+    for answer in answers(&root, &item) {
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(plugin.get("/tea").by(&alice).send().problem().errors()[0].loc, ["path", "id"]);
+}
+
+#[test]
+fn an_update_writes_the_members_sent_and_no_others() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    let created = create(&plugin, &alice, "Tea");
+    let update = |body: Value| plugin.put(&path(&created)).by(&alice).json(body).send();
+
+    assert_eq!(update(json!({})).json(), created);
+    let described = update(json!({ "description": "green", "owner_id": "me" })).json();
+    assert_eq!((&described["title"], &described["description"]), (&json!("Tea"), &json!("green")));
+    let renamed = update(json!({ "title": "Coffee" })).json();
+    assert_eq!((&renamed["title"], &renamed["description"]), (&json!("Coffee"), &json!("green")));
+    let cleared = update(json!({ "description": null })).json();
+    assert_eq!((&cleared["title"], &cleared["description"]), (&json!("Coffee"), &Value::Null));
+    assert_eq!(cleared["created_at"], created["created_at"]);
+
+    for refused in [json!({ "title": null }), json!({ "title": "" }), json!({ "description": 1 })] {
+        assert_eq!(update(refused).status(), 422);
+    }
+}
+
+#[test]
+fn a_deleted_item_is_gone() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    let item = path(&create(&plugin, &alice, "Tea"));
+    let answer = plugin.delete(&item).by(&alice).send();
+    assert_eq!((answer.status(), answer.text()), (200, r#"{"message":"Item deleted successfully"}"#));
+    assert_problem(&plugin.delete(&item).by(&alice).send(), 404, "item_not_found", "Item not found");
+}

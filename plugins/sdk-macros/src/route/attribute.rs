@@ -1,0 +1,168 @@
+//! What stands in a route's attribute and above the function: path, access, cache policy, status, documentation.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Error, Expr, Ident, ItemFn, Lit, LitInt, LitStr, Meta, Result, Token, bracketed, parenthesized};
+
+const KEYS: &str = "a route takes `access`, `tag`, `status` and `cache(…)`";
+const LEVELS: &str = "access is `public`, `authenticated`, `superuser` or `permission(\"…\")`";
+
+pub(crate) struct Attribute {
+    pub(crate) path: LitStr,
+    /// The names in braces, in order.
+    pub(crate) parameters: Vec<String>,
+    pub(crate) access: TokenStream,
+    pub(crate) tag: Option<LitStr>,
+    pub(crate) status: Option<LitInt>,
+    pub(crate) cache: Option<TokenStream>,
+    public: bool,
+}
+
+impl Attribute {
+    pub(crate) fn is_public(&self) -> bool {
+        self.public
+    }
+}
+
+impl Parse for Attribute {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        if !input.peek(LitStr) {
+            return Err(input.error("the path comes first, in quotes: `\"/\"` or `\"/{id}\"`"));
+        }
+        let path: LitStr = input.parse()?;
+        let parameters = super::path::parameters(&path)?;
+        let (mut access, mut tag, mut status, mut cache, mut public) = (None, None, None, None, false);
+        while !input.is_empty() {
+            input.parse::<Token![,]>()?;
+            if input.is_empty() {
+                break;
+            }
+            let key: Ident = input.parse().map_err(|error| Error::new(error.span(), KEYS))?;
+            let seen = match key.to_string().as_str() {
+                "access" => {
+                    input.parse::<Token![=]>()?;
+                    let (tokens, is_public) = access_level(input)?;
+                    public = is_public;
+                    access.replace(tokens).is_some()
+                }
+                "tag" => {
+                    input.parse::<Token![=]>()?;
+                    tag.replace(input.parse()?).is_some()
+                }
+                "status" => {
+                    input.parse::<Token![=]>()?;
+                    status.replace(success(input.parse()?)?).is_some()
+                }
+                "cache" => cache.replace(cache_policy(&key, input)?).is_some(),
+                other => return Err(Error::new(key.span(), format!("unknown key `{other}`: {KEYS}"))),
+            };
+            if seen {
+                return Err(Error::new(key.span(), format!("`{key}` is given twice")));
+            }
+        }
+        let access = access.unwrap_or_else(|| quote!(::wharf_sdk::__private::Access::Authenticated));
+        Ok(Self { path, parameters, access, tag, status, cache, public })
+    }
+}
+
+fn access_level(input: ParseStream<'_>) -> Result<(TokenStream, bool)> {
+    let level: Ident = input.parse().map_err(|error| Error::new(error.span(), LEVELS))?;
+    let tokens = match level.to_string().as_str() {
+        "public" => quote!(::wharf_sdk::__private::Access::Public),
+        "authenticated" => quote!(::wharf_sdk::__private::Access::Authenticated),
+        "superuser" => quote!(::wharf_sdk::__private::Access::Superuser),
+        "permission" => {
+            if !input.peek(syn::token::Paren) {
+                return Err(Error::new(level.span(), "name the permission: `permission(\"read-all\")`"));
+            }
+            let content;
+            parenthesized!(content in input);
+            let name: LitStr = content.parse()?;
+            quote!(::wharf_sdk::__private::Access::Permission(#name))
+        }
+        other => return Err(Error::new(level.span(), format!("unknown access `{other}`: {LEVELS}"))),
+    };
+    Ok((tokens, level == "public"))
+}
+
+fn success(status: LitInt) -> Result<LitInt> {
+    match status.base10_parse::<u16>() {
+        Ok(200..=299) => Ok(status),
+        _ => Err(Error::new(status.span(), "`status` is that of success, 200 to 299; other answers are `Problem`s")),
+    }
+}
+
+fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<TokenStream> {
+    const FORM: &str = "write `cache(ttl = \"10s\", per_caller, tags = [\"…\"])`";
+    if !input.peek(syn::token::Paren) {
+        return Err(Error::new(key.span(), FORM));
+    }
+    let content;
+    parenthesized!(content in input);
+    let (mut ttl, mut per_caller, mut tags) = (None, false, Vec::new());
+    while !content.is_empty() {
+        let key: Ident = content.parse().map_err(|error| Error::new(error.span(), FORM))?;
+        match key.to_string().as_str() {
+            "ttl" => {
+                content.parse::<Token![=]>()?;
+                ttl = Some(milliseconds(&content.parse()?)?);
+            }
+            "per_caller" => per_caller = true,
+            "tags" => {
+                content.parse::<Token![=]>()?;
+                let list;
+                bracketed!(list in content);
+                tags = Punctuated::<LitStr, Token![,]>::parse_terminated(&list)?.into_iter().collect();
+            }
+            other => return Err(Error::new(key.span(), format!("unknown key `{other}`: {FORM}"))),
+        }
+        if !content.is_empty() {
+            content.parse::<Token![,]>()?;
+        }
+    }
+    let ttl = ttl.ok_or_else(|| Error::new(key.span(), "a cached answer needs an end: `ttl = \"10s\"`"))?;
+    Ok(quote!(::wharf_sdk::__private::CachePolicy { ttl_ms: #ttl, per_caller: #per_caller, tags: &[#(#tags),*] }))
+}
+
+fn milliseconds(text: &LitStr) -> Result<u32> {
+    let value = text.value();
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at_checked(digits).unwrap_or_default();
+    let factor: u32 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match number.parse::<u32>().ok().and_then(|number| number.checked_mul(factor)) {
+        Some(milliseconds @ 1..) => Ok(milliseconds),
+        _ => Err(Error::new(text.span(), "a time such as `\"500ms\"`, `\"10s\"`, `\"5m\"` or `\"1h\"`, up to 49 days")),
+    }
+}
+
+/// The first line of the documentation is the summary, the rest the description; without any, `read_items` is
+/// summarised as `Read Items`.
+pub(crate) fn documentation(function: &ItemFn) -> (String, String) {
+    let mut lines = Vec::new();
+    for attribute in &function.attrs {
+        let Meta::NameValue(pair) = &attribute.meta else { continue };
+        let Expr::Lit(literal) = &pair.value else { continue };
+        if let (true, Lit::Str(text)) = (pair.path.is_ident("doc"), &literal.lit) {
+            lines.push(text.value().trim().to_owned());
+        }
+    }
+    let mut lines = lines.into_iter().skip_while(String::is_empty);
+    let summary = lines.next().unwrap_or_else(|| title(&function.sig.ident.to_string()));
+    (summary, lines.collect::<Vec<_>>().join("\n").trim().to_owned())
+}
+
+fn title(name: &str) -> String {
+    let capitalise = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+    };
+    name.split('_').map(capitalise).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,46 @@
+//! The Rust side of `wit/`, generated: what a plugin may import, and the roles it can export.
+//!
+//! Each role is a world of its own, so that a component exports exactly the roles it plays, and the imports are a third,
+//! of which the linker keeps what is used. Nothing here is written by hand, and nothing outside this crate names it: the
+//! modules above wrap it. On other targets than WebAssembly the types are the same and calls go to `crate::testing`.
+
+#![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, clippy::all, clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+
+/// `wharf:sql`, `wharf:cache`, `wharf:log`, `wharf:auth`, `wharf:config`.
+pub mod imports {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "wharf:plugin/capabilities",
+        generate_all,
+        additional_derives: [PartialEq],
+    });
+}
+
+/// `wharf:plugin/descriptor` and `wharf:plugin/http`: every plugin of this SDK.
+pub mod http_role {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package wharf:sdk-http; world http-role {
+            export wharf:plugin/descriptor@0.1.0;
+            export wharf:plugin/http@0.1.0;
+        }",
+        generate_all,
+        additional_derives: [PartialEq],
+        pub_export_macro: true,
+        export_macro_name: "export_http",
+        default_bindings_module: "wharf_sdk::__private::http_role",
+    });
+}
+
+/// `wharf:sql/migrations`: plugins that own tables.
+pub mod migrations_role {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package wharf:sdk-migrations; world migrations-role { export wharf:sql/migrations@0.1.0; }",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_migrations",
+        default_bindings_module: "wharf_sdk::__private::migrations_role",
+    });
+}

@@ -1,0 +1,56 @@
+//! The query string.
+
+use super::text::Pairs;
+use super::{FromRequest, Needs};
+use crate::openapi::Operation;
+use crate::{Problem, Request};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+/// The query's parameters, each a member of a struct; of a repeated parameter the last value counts.
+///
+/// Members that may be left out have a `#[serde(default)]` or are an `Option`.
+///
+/// ```
+/// use wharf_sdk::prelude::*;
+///
+/// #[derive(serde::Deserialize, JsonSchema)]
+/// #[serde(default)]
+/// struct Page {
+///     skip: u32,
+///     #[schemars(range(max = 1000))]
+///     limit: u32,
+/// }
+///
+/// impl Default for Page {
+///     fn default() -> Self {
+///         Self { skip: 0, limit: 100 }
+///     }
+/// }
+///
+/// #[get("/", access = public)]
+/// fn list(Query(page): Query<Page>) -> Text {
+///     Text(format!("{} from {}", page.limit, page.skip))
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned + JsonSchema> FromRequest for Query<T> {
+    const NEEDS: Needs = Needs::NOTHING;
+
+    fn from_request(request: &mut Request) -> Result<Self, Problem> {
+        let mut pairs: Vec<(_, _)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(request.query().as_bytes()) {
+            match pairs.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, earlier)) => *earlier = value,
+                None => pairs.push((name, value)),
+            }
+        }
+        T::deserialize(Pairs::new(pairs)).map(Self).map_err(|error| error.into_problem("query"))
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        operation.query::<T>();
+    }
+}

@@ -1,0 +1,251 @@
+//! Named texts (path parameters, query parameters) read into typed values with serde.
+//!
+//! One value reads the first text, a tuple reads in order, a struct by name. Texts are parsed by the type that asks, so
+//! `#[serde(flatten)]`, which asks for no type, sees strings.
+
+use crate::{FieldError, Problem};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor};
+use serde::forward_to_deserialize_any;
+use std::borrow::Cow;
+use std::fmt::Display;
+
+/// The parameters in order, each name once.
+pub(super) struct Pairs<'de>(Vec<(Cow<'de, str>, Cow<'de, str>)>);
+
+impl<'de> Pairs<'de> {
+    pub(super) fn new(pairs: Vec<(Cow<'de, str>, Cow<'de, str>)>) -> Self {
+        Self(pairs)
+    }
+
+    fn single(self) -> Result<Value<'de>, Fault> {
+        match self.0.into_iter().next() {
+            Some((name, text)) => Ok(Value { name, text }),
+            None => Err(Fault { name: String::new(), kind: "missing", message: "Field required".to_owned() }),
+        }
+    }
+}
+
+/// One parameter. The name comes along so that a fault can say where it is.
+struct Value<'de> {
+    name: Cow<'de, str>,
+    text: Cow<'de, str>,
+}
+
+#[derive(Debug)]
+pub(super) struct Fault {
+    name: String,
+    kind: &'static str,
+    message: String,
+}
+
+impl Fault {
+    pub(super) fn into_problem(self, place: &str) -> Problem {
+        Problem::unprocessable([FieldError::new([place, self.name.as_str()], self.kind, self.message)])
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl serde::de::Error for Fault {
+    fn custom<T: Display>(message: T) -> Self {
+        Self { name: String::new(), kind: "value_error", message: message.to_string() }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { name: field.to_owned(), kind: "missing", message: "Field required".to_owned() }
+    }
+}
+
+/// Scalars: all go to the single value.
+macro_rules! single {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.single()?.$method(visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Pairs<'de> {
+    type Error = Fault;
+
+    single! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128 deserialize_u8
+        deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64
+        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_option
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let pairs = self.0.into_iter().map(|(name, text)| (name.clone(), Value { name, text }));
+        visitor.visit_map(MapDeserializer::new(pairs))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_seq(SeqDeserializer::new(self.0.into_iter().map(|(name, text)| Value { name, text })))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.single()?.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! { map struct identifier ignored_any }
+}
+
+impl<'de> IntoDeserializer<'de, Fault> for Value<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl Value<'_> {
+    fn fault(&self, kind: &'static str, message: String) -> Fault {
+        Fault { name: self.name.to_string(), kind, message }
+    }
+
+    fn bool(&self) -> Result<bool, Fault> {
+        let text = self.text.trim();
+        let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+        if is(&["true", "1", "yes", "on", "t", "y"]) {
+            Ok(true)
+        } else if is(&["false", "0", "no", "off", "f", "n"]) {
+            Ok(false)
+        } else {
+            let message = "Input should be a valid boolean, unable to interpret input";
+            Err(self.fault("bool_parsing", message.to_owned()))
+        }
+    }
+}
+
+/// Parsed scalars. A visitor's own refusal (a UUID that is none) is given the parameter's name.
+macro_rules! parsed {
+    ($($method:ident $visit:ident $type:ty, $kind:literal $what:literal;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            let Ok(value) = self.text.trim().parse::<$type>() else {
+                return Err(self.fault($kind, concat!("Input should be a valid ", $what).to_owned()));
+            };
+            visitor.$visit(value).map_err(|fault: Fault| Fault { name: self.name.into_owned(), ..fault })
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Value<'de> {
+    type Error = Fault;
+
+    parsed! {
+        deserialize_i8 visit_i8 i8, "int_parsing" "integer";
+        deserialize_i16 visit_i16 i16, "int_parsing" "integer";
+        deserialize_i32 visit_i32 i32, "int_parsing" "integer";
+        deserialize_i64 visit_i64 i64, "int_parsing" "integer";
+        deserialize_i128 visit_i128 i128, "int_parsing" "integer";
+        deserialize_u8 visit_u8 u8, "int_parsing" "integer";
+        deserialize_u16 visit_u16 u16, "int_parsing" "integer";
+        deserialize_u32 visit_u32 u32, "int_parsing" "integer";
+        deserialize_u64 visit_u64 u64, "int_parsing" "integer";
+        deserialize_u128 visit_u128 u128, "int_parsing" "integer";
+        deserialize_f32 visit_f32 f32, "float_parsing" "number";
+        deserialize_f64 visit_f64 f64, "float_parsing" "number";
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_bool(self.bool()?)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let result: Result<V::Value, Fault> = match self.text {
+            Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
+            Cow::Owned(text) => visitor.visit_string(text),
+        };
+        result.map_err(|fault| Fault { name: self.name.into_owned(), ..fault })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let name = self.name.to_string();
+        visitor.visit_enum(self).map_err(|fault| Fault { name, ..fault })
+    }
+
+    forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// The variants of an enumeration without data, by name.
+impl<'de> EnumAccess<'de> for Value<'de> {
+    type Error = Fault;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
+        let name: serde::de::value::StrDeserializer<'_, Fault> = self.text.as_ref().into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Value<'de> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, _seed: S) -> Result<S::Value, Fault> {
+        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, _visitor: V) -> Result<V::Value, Fault> {
+        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], _visitor: V) -> Result<V::Value, Fault> {
+        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    }
+}

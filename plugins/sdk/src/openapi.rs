@@ -1,0 +1,142 @@
+//! OpenAPI operations and JSON Schemas, derived from the types of handlers.
+//!
+//! Runs at deploy and in tests, never for a request. The host validates requests against what is written here and adds
+//! what is the same for all routes (security, shared error answers). A mistake that only the schemas show is collected as
+//! a text for the author; it never becomes a half-right document.
+
+mod schemas;
+
+pub(crate) use schemas::{FIELD_MARK, Schemas};
+
+use crate::plugin::Route;
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+
+/// One route's operation while it is being written. Extractors and answers add themselves to it.
+#[derive(Debug)]
+pub struct Operation<'a> {
+    route: &'a Route,
+    schemas: &'a mut Schemas,
+    parameters: Vec<Value>,
+    body: Option<Value>,
+    answer: (u16, Value),
+}
+
+impl<'a> Operation<'a> {
+    pub(crate) fn new(route: &'a Route, schemas: &'a mut Schemas) -> Self {
+        let mut operation = Self { route, schemas, parameters: Vec::new(), body: None, answer: (200, Value::Null) };
+        operation.set_answer(200, None);
+        operation
+    }
+
+    /// The finished OpenAPI operation object.
+    pub(crate) fn finish(self, tag: &str) -> Value {
+        let Self { route, parameters, body, answer: (status, answer), .. } = self;
+        let mut operation = Map::new();
+        operation.insert("tags".to_owned(), json!([tag]));
+        operation.insert("summary".to_owned(), json!(route.summary));
+        if !route.description.is_empty() {
+            operation.insert("description".to_owned(), json!(route.description));
+        }
+        operation.insert("operationId".to_owned(), json!(format!("{tag}-{}", route.name)));
+        if !parameters.is_empty() {
+            operation.insert("parameters".to_owned(), Value::Array(parameters));
+        }
+        if let Some(body) = body {
+            operation.insert("requestBody".to_owned(), body);
+        }
+        operation.insert("responses".to_owned(), json!({ status.to_string(): answer }));
+        Value::Object(operation)
+    }
+
+    /// Documents the path's parameters: one value, a tuple, or a struct with a member for each.
+    pub fn path<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.input::<T>();
+        let names = self.route.parameters;
+        if let Some(members) = schema.get("properties").and_then(Value::as_object) {
+            if members.len() != names.len() || names.iter().any(|name| !members.contains_key(*name)) {
+                let known = members.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let type_name = T::schema_name();
+                self.fault(format!("its `Path<{type_name}>` has the members {known}: not the path's parameters"));
+            }
+            for name in names {
+                self.parameter("path", name, true, members.get(*name).cloned().unwrap_or_default());
+            }
+            return;
+        }
+        let elements = match schema.get("prefixItems").and_then(Value::as_array) {
+            Some(elements) => elements.clone(),
+            None => vec![schema],
+        };
+        if elements.len() != names.len() {
+            self.fault(format!("its path has {} parameters, its `Path` takes {}", names.len(), elements.len()));
+        }
+        for (name, element) in names.iter().zip(elements) {
+            self.parameter("path", name, true, element);
+        }
+    }
+
+    /// Documents the query: a parameter for each member of a struct.
+    pub fn query<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.input::<T>();
+        let Some(members) = schema.get("properties").and_then(Value::as_object) else {
+            let type_name = T::schema_name();
+            self.fault(format!("its `Query<{type_name}>` is not a struct with named members"));
+            return;
+        };
+        let required = schema.get("required").and_then(Value::as_array);
+        for (name, member) in members {
+            let required = required.is_some_and(|required| required.iter().any(|known| known == name));
+            self.parameter("query", name, required, member.clone());
+        }
+    }
+
+    /// Documents a JSON body that must be there.
+    pub fn body_json<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.input_reference::<T>();
+        self.body = Some(json!({ "required": true, "content": { "application/json": { "schema": schema } } }));
+    }
+
+    /// Documents a body of another content type, handed on as received.
+    pub fn body(&mut self, content_type: &str) {
+        self.body = Some(json!({ "required": true, "content": { content_type: {} } }));
+    }
+
+    /// Documents a JSON answer.
+    pub fn answer_json<T: JsonSchema>(&mut self) {
+        let schema = self.schemas.output_reference::<T>();
+        self.set_answer(200, Some(json!({ "application/json": { "schema": schema } })));
+    }
+
+    /// Documents an answer of another content type.
+    pub fn answer(&mut self, content_type: &str) {
+        self.set_answer(200, Some(json!({ content_type: {} })));
+    }
+
+    /// Documents an answer without a body.
+    pub fn answer_nothing(&mut self) {
+        self.set_answer(204, None);
+    }
+
+    fn set_answer(&mut self, default: u16, content: Option<Value>) {
+        let status = self.route.status.unwrap_or(default);
+        let answer = match content {
+            Some(content) => json!({ "description": "Successful Response", "content": content }),
+            None => json!({ "description": "Successful Response" }),
+        };
+        self.answer = (status, answer);
+    }
+
+    fn parameter(&mut self, place: &str, name: &str, required: bool, mut schema: Value) {
+        let description = schema.as_object_mut().and_then(|schema| schema.shift_remove("description"));
+        let mut parameter = json!({ "name": name, "in": place, "required": required, "schema": schema });
+        if let (Some(parameter), Some(description)) = (parameter.as_object_mut(), description) {
+            parameter.insert("description".to_owned(), description);
+        }
+        self.parameters.push(parameter);
+    }
+
+    fn fault(&mut self, message: String) {
+        self.schemas.fault(format!("`{}`: {message}", self.route.name));
+    }
+}

@@ -1,0 +1,146 @@
+//! The component schemas of one plugin: every named type that a route refers to, each name once.
+//!
+//! Inputs are described as they are read (a member with a default may be left out), answers as they are written (it is
+//! always there). A type that is both has the schema of an input.
+
+use schemars::generate::{Contract, SchemaSettings};
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Map, Value};
+
+/// Marks the schema of a [`Field`](crate::Field) until it has been checked that it may be left out.
+pub(crate) const FIELD_MARK: &str = "x-wharf-field";
+
+#[derive(Debug)]
+pub(crate) struct Schemas {
+    inputs: SchemaGenerator,
+    outputs: SchemaGenerator,
+    /// Knows every type, only to see two of one name.
+    all: SchemaGenerator,
+    faults: Vec<String>,
+}
+
+impl Schemas {
+    pub(crate) fn new() -> Self {
+        let generator = |contract| {
+            SchemaSettings::draft2020_12()
+                .with(|settings| {
+                    settings.definitions_path = "/components/schemas".into();
+                    settings.contract = contract;
+                    settings.meta_schema = None;
+                })
+                .into_generator()
+        };
+        Self {
+            inputs: generator(Contract::Deserialize),
+            outputs: generator(Contract::Serialize),
+            all: generator(Contract::Deserialize),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The schema itself; only what it refers to becomes a component.
+    pub(crate) fn input<T: JsonSchema>(&mut self) -> Value {
+        T::json_schema(&mut self.all);
+        clean(T::json_schema(&mut self.inputs))
+    }
+
+    /// A reference to the type's component, or the schema of a type that has no name.
+    pub(crate) fn input_reference<T: JsonSchema>(&mut self) -> Value {
+        self.all.subschema_for::<T>();
+        clean(self.inputs.subschema_for::<T>())
+    }
+
+    /// The same for an answer.
+    pub(crate) fn output_reference<T: JsonSchema>(&mut self) -> Value {
+        self.all.subschema_for::<T>();
+        clean(self.outputs.subschema_for::<T>())
+    }
+
+    pub(crate) fn fault(&mut self, message: String) {
+        self.faults.push(message);
+    }
+
+    /// All components by name, or what the author has to correct.
+    pub(crate) fn finish(mut self) -> Result<Vec<(String, Value)>, Vec<String>> {
+        for name in self.all.definitions().keys() {
+            // The generator tells two types of one name apart by a number after the second.
+            let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
+            if stem.len() < name.len() && self.all.definitions().contains_key(stem) {
+                self.faults.push(format!(
+                    "two types have the schema name `{stem}` (or one is called `{name}`): rename one of them with \
+                     `#[schemars(rename = \"…\")]`"
+                ));
+            }
+        }
+        let inputs = self.inputs.take_definitions(false);
+        let outputs = self.outputs.take_definitions(false);
+        let mut components: Vec<(String, Value)> = inputs.into_iter().collect();
+        for (name, schema) in outputs {
+            if !components.iter().any(|(known, _)| *known == name) {
+                components.push((name, schema));
+            }
+        }
+        components.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (name, schema) in &mut components {
+            let Ok(typed) = Schema::try_from(std::mem::take(schema)) else { continue };
+            *schema = clean(typed);
+            check_fields(name, schema, &mut self.faults);
+            remove_marks(schema);
+        }
+        if self.faults.is_empty() { Ok(components) } else { Err(self.faults) }
+    }
+}
+
+/// A member of the type `Field` that must not be left out lacks its `#[serde(default)]`.
+fn check_fields(name: &str, schema: &Value, faults: &mut Vec<String>) {
+    let Some(members) = schema.get("properties").and_then(Value::as_object) else { return };
+    let required: &[Value] = schema.get("required").and_then(Value::as_array).map_or(&[], Vec::as_slice);
+    for (member, schema) in members {
+        if schema.get(FIELD_MARK).is_some() && required.iter().any(|known| known == member) {
+            faults.push(format!("`{name}` needs `#[serde(default)]` above it, so that `{member}` may be left out"));
+        }
+    }
+}
+
+fn remove_marks(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            members.shift_remove(FIELD_MARK);
+            members.values_mut().for_each(remove_marks);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(remove_marks),
+        _ => {}
+    }
+}
+
+/// Without what says nothing to a client: Rust's integer widths that OpenAPI does not name.
+fn clean(mut schema: Schema) -> Value {
+    Clean.transform(&mut schema);
+    schema.to_value()
+}
+
+struct Clean;
+
+impl Transform for Clean {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(members) = schema.as_object_mut() {
+            clean_integer(members);
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// `uint32` is no registered format; its range is what a client can use.
+fn clean_integer(members: &mut Map<String, Value>) {
+    let width = match members.get("format").and_then(Value::as_str) {
+        Some("uint16") => Some(u64::from(u16::MAX)),
+        Some("uint32") => Some(u64::from(u32::MAX)),
+        Some("uint8" | "uint64" | "uint" | "int" | "int8" | "int16" | "uint128" | "int128") => None,
+        _ => return,
+    };
+    members.shift_remove("format");
+    if let (Some(maximum), false) = (width, members.contains_key("maximum")) {
+        members.insert("maximum".to_owned(), maximum.into());
+    }
+}

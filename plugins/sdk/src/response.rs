@@ -1,0 +1,153 @@
+//! What handlers answer with, and how it becomes bytes, status and headers. Refusals are `Problem`s, not responses.
+
+use crate::bindings::http_role::exports::wharf::plugin::http as wit;
+use crate::openapi::Operation;
+use crate::{Json, Problem, Text};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// An answer with a status, headers and a body of the plugin's choice.
+///
+/// ```
+/// use wharf_sdk::prelude::*;
+///
+/// #[get("/report", access = public)]
+/// fn report() -> Response {
+///     Response::new(200)
+///         .header("content-type", "text/csv")
+///         .header("content-disposition", "attachment; filename=report.csv")
+///         .body("name,count\n")
+/// }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Response {
+    status: Option<u16>,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// An empty answer with a status from 200 to 599.
+    pub fn new(status: u16) -> Self {
+        Self { status: Some(status), ..Self::default() }
+    }
+
+    /// With the status that the route declares: 200, or `status = …` of its attribute.
+    fn with_type(content_type: &str, body: Vec<u8>) -> Self {
+        Self { status: None, headers: vec![("content-type".to_owned(), content_type.to_owned())], body }
+    }
+
+    /// Adds a header; the name is lower-cased. Fields of the host (`content-length`, `set-cookie`, `date`, …) make the
+    /// answer invalid.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) fn into_wit(self, declared: Option<u16>) -> wit::Response {
+        let status = self.status.or(declared).unwrap_or(200);
+        wit::Response { status, headers: self.headers, body: self.body }
+    }
+}
+
+/// What a handler may return. Implemented for [`Json`], [`Text`], [`Response`], `()` (204), [`Status`] around one of
+/// these, and [`Result`](crate::Result).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a handler's answer",
+    label = "not a response",
+    note = "answer with `Json<T>`, `Text`, `Response`, `Status(code, …)`, `()`, or a `Result` of one of them",
+    note = "for `Json<T>`, `T` derives `Serialize` and `JsonSchema`"
+)]
+pub trait IntoResponse {
+    /// Turns the answer into status, headers and body.
+    ///
+    /// # Errors
+    /// The problem that the handler returned, or one for a value that has no JSON form.
+    fn into_response(self) -> Result<Response, Problem>;
+
+    /// Adds the answer of success to the route's OpenAPI operation.
+    fn describe(operation: &mut Operation<'_>);
+}
+
+impl<T: Serialize + JsonSchema> IntoResponse for Json<T> {
+    fn into_response(self) -> Result<Response, Problem> {
+        let body = serde_json::to_vec(&self.0).map_err(Problem::internal)?;
+        Ok(Response::with_type("application/json", body))
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answer_json::<T>();
+    }
+}
+
+impl IntoResponse for Text {
+    fn into_response(self) -> Result<Response, Problem> {
+        Ok(Response::with_type("text/plain; charset=utf-8", self.0.into_bytes()))
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answer("text/plain");
+    }
+}
+
+impl IntoResponse for Response {
+    fn into_response(self) -> Result<Response, Problem> {
+        Ok(self)
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answer("*/*");
+    }
+}
+
+impl IntoResponse for () {
+    fn into_response(self) -> Result<Response, Problem> {
+        Ok(Response::new(204))
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answer_nothing();
+    }
+}
+
+/// An answer with another status than the route declares. A status that is always the same belongs into the attribute
+/// (`status = 201`), where it is documented too.
+///
+/// ```
+/// use wharf_sdk::prelude::*;
+///
+/// #[post("/", access = public)]
+/// fn subscribe(Json(address): Json<String>) -> Status<Json<String>> {
+///     Status(202, Json(address))
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Status<R>(pub u16, pub R);
+
+impl<R: IntoResponse> IntoResponse for Status<R> {
+    fn into_response(self) -> Result<Response, Problem> {
+        Ok(Response { status: Some(self.0), ..self.1.into_response()? })
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        R::describe(operation);
+    }
+}
+
+impl<R: IntoResponse, E: Into<Problem>> IntoResponse for Result<R, E> {
+    fn into_response(self) -> Result<Response, Problem> {
+        self.map_err(Into::into)?.into_response()
+    }
+
+    fn describe(operation: &mut Operation<'_>) {
+        R::describe(operation);
+    }
+}

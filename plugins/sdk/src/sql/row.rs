@@ -1,0 +1,133 @@
+//! Rows as the host gives them, read by column name or position into typed values. Values are moved out, never copied.
+
+use super::{Error, FromValue, Value};
+use crate::bindings::imports::wharf::sql::database as wit;
+
+/// The rows of one statement.
+#[derive(Debug, PartialEq)]
+pub struct Rows(wit::Rows);
+
+impl Rows {
+    pub(crate) fn new(rows: wit::Rows) -> Self {
+        Self(rows)
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.0.values.is_empty()
+    }
+
+    /// All rows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a column is missing or has another type.
+    pub fn all<T: FromRow>(self) -> Result<Vec<T>, Error> {
+        let mut row = Row { columns: self.0.columns, values: Vec::new() };
+        let mut all = Vec::with_capacity(self.0.values.len());
+        for values in self.0.values {
+            row.values = values;
+            all.push(T::from_row(&mut row)?);
+        }
+        Ok(all)
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    /// As [`Rows::all`].
+    pub fn optional<T: FromRow>(self) -> Result<Option<T>, Error> {
+        let Some(values) = self.0.values.into_iter().next() else { return Ok(None) };
+        T::from_row(&mut Row { columns: self.0.columns, values }).map(Some)
+    }
+
+    /// The first row of a statement that always has one.
+    ///
+    /// # Errors
+    /// As [`Rows::all`], and without a row.
+    pub fn one<T: FromRow>(self) -> Result<T, Error> {
+        self.optional()?.ok_or_else(|| Error::Invalid("the statement gave no row".to_owned()))
+    }
+
+    /// The first column of the first row.
+    ///
+    /// # Errors
+    /// As [`Rows::one`].
+    pub fn value<T: FromValue>(self) -> Result<T, Error> {
+        self.one::<super::Scalar<T>>().map(|super::Scalar(value)| value)
+    }
+}
+
+/// One row.
+#[derive(Debug, PartialEq)]
+pub struct Row {
+    columns: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Row {
+    /// Takes the value of a column by its name; a second time it is null.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a column that is missing or has another type.
+    pub fn take<T: FromValue>(&mut self, name: &str) -> Result<T, Error> {
+        self.take_near(0, name)
+    }
+
+    /// As [`Row::take`], looking first where the column probably is.
+    #[doc(hidden)]
+    pub fn take_near<T: FromValue>(&mut self, position: usize, name: &str) -> Result<T, Error> {
+        let is_named = |column: &String| column == name;
+        let position = match self.columns.get(position).is_some_and(is_named) {
+            true => Some(position),
+            false => self.columns.iter().position(is_named),
+        };
+        match position {
+            Some(position) => self.take_at(position),
+            None => Err(Error::Invalid(format!("the row has no column `{name}`"))),
+        }
+    }
+
+    /// Takes the value of a column by its position, from 0.
+    ///
+    /// # Errors
+    /// As [`Row::take`].
+    pub fn take_at<T: FromValue>(&mut self, position: usize) -> Result<T, Error> {
+        let Some(value) = self.values.get_mut(position) else {
+            return Err(Error::Invalid(format!("the row has no column {position}")));
+        };
+        let found = T::from_value(std::mem::replace(value, Value::Null));
+        found.map_err(|mismatch| {
+            let column = self.columns.get(position).map(String::as_str).unwrap_or_default();
+            Error::Invalid(format!("column `{column}`: {mismatch}"))
+        })
+    }
+}
+
+/// A type that is read from a row: structs with `#[derive(FromRow)]` by column name, tuples by position.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from a row",
+    note = "derive `FromRow` for a struct, take a tuple such as `(String, i64)`, or `query_value` for a single value"
+)]
+pub trait FromRow: Sized {
+    /// Takes the values out of the row.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the row is not of this shape.
+    fn from_row(row: &mut Row) -> Result<Self, Error>;
+}
+
+macro_rules! tuple {
+    ($($name:ident $position:literal),*) => {
+        impl<$($name: FromValue),*> FromRow for ($($name,)*) {
+            fn from_row(row: &mut Row) -> Result<Self, Error> {
+                Ok(($(row.take_at::<$name>($position)?,)*))
+            }
+        }
+    };
+}
+tuple!(A 0);
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, D 3);
+tuple!(A 0, B 1, C 2, D 3, E 4);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5);

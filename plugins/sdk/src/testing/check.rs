@@ -1,0 +1,103 @@
+//! What only shows when the whole plugin is looked at: declarations that contradict each other. `plugin!` runs this as
+//! a test of every plugin.
+
+use super::sql;
+use crate::bindings::http_role::exports::wharf::plugin::http::Api;
+use crate::plugin::Plugin;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Panics with what the author has to correct: schema names used twice, operations or paths declared twice, path
+/// parameters that do not fit.
+///
+/// # Panics
+/// See above.
+pub fn check(plugin: &Plugin) {
+    api(plugin);
+}
+
+/// What the plugin declares, as JSON: `routes` (method, path, operation) and `schemas` by name. For tests on the
+/// documents that clients are generated from.
+///
+/// ```
+/// use wharf_sdk::prelude::*;
+///
+/// plugin! { name: "hello", summary: "Says hello", routes: [hello] }
+///
+/// #[get("/{name}", access = public)]
+/// fn hello(Path(name): Path<String>) -> Text {
+///     Text(name)
+/// }
+///
+/// let api = wharf_sdk::testing::describe(&PLUGIN);
+/// assert_eq!(api["routes"][0]["operation"]["operationId"], "hello-hello");
+/// ```
+///
+/// # Panics
+/// As [`check`].
+pub fn describe(plugin: &Plugin) -> Value {
+    let Api { routes, schemas } = api(plugin);
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
+    let schemas: Map<String, Value> = schemas.iter().map(|(name, schema)| (name.clone(), parsed(schema))).collect();
+    let routes = routes
+        .iter()
+        .map(|route| json!({ "method": route.method, "path": route.path, "operation": parsed(&route.operation) }));
+    json!({ "routes": routes.collect::<Vec<_>>(), "schemas": schemas })
+}
+
+pub(super) fn api(plugin: &Plugin) -> Api {
+    let mut faults = Vec::new();
+    let mut names = HashSet::new();
+    let mut paths = HashSet::new();
+    for route in plugin.routes {
+        let tag = route.tag.unwrap_or(plugin.name);
+        if !names.insert((tag, route.name)) {
+            faults
+                .push(format!("two handlers are `{}`, which makes two operations `{tag}-{}`", route.name, route.name));
+        }
+        let segments = route.path.split('/');
+        let shape: Vec<&str> = segments.map(|segment| if segment.starts_with('{') { "{}" } else { segment }).collect();
+        if !paths.insert((route.method, shape)) {
+            faults.push(format!("`{}`: another handler answers `{} {}`", route.name, route.method, route.path));
+        }
+    }
+    let mut permissions = HashSet::new();
+    for (name, _) in plugin.permissions {
+        if !permissions.insert(name) {
+            faults.push(format!("the permission `{name}` is declared twice"));
+        }
+    }
+    match (plugin.api(), faults.is_empty()) {
+        (Ok(api), true) => api,
+        (api, _) => {
+            faults.extend(api.err().unwrap_or_default());
+            panic!("the plugin `{}` is not consistent:\n- {}", plugin.name, faults.join("\n- "));
+        }
+    }
+}
+
+/// Panics if a file of the migrations directory is not in this build (Cargo does not see new files: touch `lib.rs`), or
+/// if the migrations do not run one after the other on an empty SQLite.
+///
+/// # Panics
+/// See above.
+pub fn check_migrations(plugin: &Plugin, root: &str, directory: Option<&str>) {
+    let Some(directory) = directory else { return };
+    let path = Path::new(root).join(directory);
+    let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let files = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut names: Vec<String> = files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "sql"))
+        .filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    let embedded: Vec<&str> = plugin.migrations.iter().map(|migration| migration.name).collect();
+    assert_eq!(embedded, names, "the migrations in this build are not those in {}: touch lib.rs", path.display());
+
+    let connection = sql::open();
+    for migration in plugin.migrations {
+        let result = connection.execute_batch(migration.sql);
+        result.unwrap_or_else(|error| panic!("migration `{}` fails on SQLite: {error}", migration.name));
+    }
+}

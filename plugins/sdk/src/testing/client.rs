@@ -1,0 +1,198 @@
+//! Requests to a plugin under test, in the order of the host: route, access, validation, handler.
+
+use super::TestPlugin;
+use super::host;
+use crate::bindings::http_role::exports::wharf::plugin::http as wit;
+use crate::plugin::{Access, Route};
+use crate::{Caller, Problem};
+use serde_json::Value;
+
+/// A request that is being written; `send` gives the answer.
+#[derive(Debug)]
+#[must_use]
+pub struct TestRequest<'a> {
+    plugin: &'a TestPlugin,
+    caller: Option<Caller>,
+    raw: wit::Request,
+}
+
+impl<'a> TestRequest<'a> {
+    pub(super) fn new(plugin: &'a TestPlugin, method: &str, path: &str) -> Self {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let raw = wit::Request {
+            id: crate::Uuid::new_v4().to_string(),
+            route: 0,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            params: Vec::new(),
+            query: query.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        Self { plugin, caller: None, raw }
+    }
+
+    /// Signs the request in.
+    pub fn by(mut self, caller: &Caller) -> Self {
+        self.caller = Some(caller.clone());
+        self
+    }
+
+    /// Adds a header; the name is lower-cased.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.raw.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        self
+    }
+
+    /// Sets a JSON body.
+    #[allow(clippy::needless_pass_by_value, reason = "reads well with `json!`")]
+    pub fn json(self, body: Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.raw.body = body.into();
+        self
+    }
+
+    /// Sends the request to the plugin.
+    pub fn send(self) -> Answer {
+        match self.dispatch() {
+            Ok(response) => Answer { response, problem: None },
+            Err(problem) => {
+                let response = wit::Response { status: problem.status(), headers: Vec::new(), body: Vec::new() };
+                Answer { response, problem: Some(problem) }
+            }
+        }
+    }
+
+    fn dispatch(self) -> Result<wit::Response, Problem> {
+        let Self { plugin, caller, mut raw } = self;
+        let (index, route, params) = find(plugin.plugin.routes, &raw)?;
+        raw.route = index;
+        raw.params = params;
+        admit(route, plugin, caller.as_ref())?;
+        plugin.validators.check(route, index, &raw)?;
+        plugin.host.borrow_mut().caller = caller;
+        host::enter(&plugin.host, || plugin.plugin.handle(raw))
+    }
+}
+
+type Params = Vec<(String, String)>;
+type Found = (u32, &'static Route, Params);
+
+/// Literal segments win over parameters, as in the host's table.
+fn find(routes: &'static [Route], request: &wit::Request) -> Result<Found, Problem> {
+    let mut best: Option<(Found, Vec<bool>)> = None;
+    let mut known = false;
+    for (index, route) in (0..).zip(routes) {
+        let Some((params, literals)) = matched(route.path, &request.path) else { continue };
+        known = true;
+        let better = best.as_ref().is_none_or(|(_, others)| literals > *others);
+        if route.method == request.method && better {
+            best = Some(((index, route, params), literals));
+        }
+    }
+    match best {
+        Some((found, _)) => Ok(found),
+        None if known => Err(Problem::new(405, "method_not_allowed", "Method Not Allowed")),
+        None => Err(Problem::not_found("not_found", "Not Found")),
+    }
+}
+
+fn matched(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
+    let (pattern, path) = (pattern.trim_matches('/').split('/'), path.trim_matches('/').split('/'));
+    if pattern.clone().count() != path.clone().count() {
+        return None;
+    }
+    let (mut params, mut literals) = (Vec::new(), Vec::new());
+    for (wanted, segment) in pattern.zip(path) {
+        let name = wanted.strip_prefix('{').and_then(|wanted| wanted.strip_suffix('}'));
+        literals.push(name.is_none());
+        match name {
+            Some(name) if !segment.is_empty() => params.push((name.to_owned(), decoded(segment))),
+            None if wanted == segment => {}
+            _ => return None,
+        }
+    }
+    Some((params, literals))
+}
+
+/// Percent-decoding; `+` is itself in a path.
+fn decoded(segment: &str) -> String {
+    let segment = segment.replace('+', "%2B");
+    form_urlencoded::parse(format!("p={segment}").as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
+}
+
+fn admit(route: &Route, plugin: &TestPlugin, caller: Option<&Caller>) -> Result<(), Problem> {
+    if route.access == Access::Public {
+        return Ok(());
+    }
+    let caller = caller.ok_or_else(|| Problem::new(401, "not_authenticated", "Not authenticated"))?;
+    let admitted = match route.access {
+        Access::Public | Access::Authenticated => true,
+        Access::Superuser => caller.superuser,
+        Access::Permission(name) => {
+            caller.superuser || plugin.host.borrow().permissions.contains(&(caller.id, name.to_owned()))
+        }
+    };
+    match admitted {
+        true => Ok(()),
+        false => Err(Problem::forbidden("forbidden", "The user doesn't have enough privileges")),
+    }
+}
+
+/// What the plugin answered.
+#[derive(Debug)]
+pub struct Answer {
+    response: wit::Response,
+    problem: Option<Problem>,
+}
+
+impl Answer {
+    /// The status, of a problem too.
+    pub fn status(&self) -> u16 {
+        self.response.status
+    }
+
+    /// The first header of a name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.response.body
+    }
+
+    /// The body of success as text.
+    ///
+    /// # Panics
+    /// For a problem.
+    pub fn text(&self) -> &str {
+        if let Some(problem) = &self.problem {
+            panic!("the plugin refused: {problem}");
+        }
+        std::str::from_utf8(&self.response.body).expect("the answer is UTF-8")
+    }
+
+    /// The body of success as JSON.
+    ///
+    /// # Panics
+    /// For a problem, and for a body that is not JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.text()).expect("the answer is JSON")
+    }
+
+    /// The refusal.
+    ///
+    /// # Panics
+    /// For an answer of success.
+    pub fn problem(&self) -> &Problem {
+        self.problem.as_ref().expect("the plugin did not refuse")
+    }
+}

@@ -1,0 +1,148 @@
+//! The database of a test: SQLite in memory, with the statements that the host lets through and no others.
+
+use super::host::with;
+use crate::bindings::imports::wharf::sql::database::{Rows, Statement};
+use crate::sql::{Error, Value};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode};
+
+/// An empty database.
+pub(super) fn open() -> Connection {
+    Connection::open_in_memory().expect("SQLite can open a database in memory")
+}
+
+pub(crate) fn query(statement: &Statement) -> Result<Rows, Error> {
+    connected(|connection| run(connection, statement))
+}
+
+pub(crate) fn execute(statement: &Statement) -> Result<u64, Error> {
+    connected(|connection| {
+        let before = connection.total_changes();
+        run(connection, statement)?;
+        Ok(connection.total_changes() - before)
+    })
+}
+
+pub(crate) fn batch(statements: &[Statement]) -> Result<Vec<Rows>, Error> {
+    let transaction = Transaction::begin()?;
+    let rows = statements.iter().map(|statement| transaction.query(statement)).collect::<Result<_, _>>()?;
+    Transaction::commit(transaction)?;
+    Ok(rows)
+}
+
+/// Rolled back unless committed, as the host's.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    open: bool,
+}
+
+impl Transaction {
+    pub(crate) fn begin() -> Result<Self, Error> {
+        control("BEGIN IMMEDIATE").map(|()| Self { open: true })
+    }
+
+    pub(crate) fn query(&self, statement: &Statement) -> Result<Rows, Error> {
+        query(statement)
+    }
+
+    pub(crate) fn execute(&self, statement: &Statement) -> Result<u64, Error> {
+        execute(statement)
+    }
+
+    pub(crate) fn commit(mut this: Self) -> Result<(), Error> {
+        control("COMMIT")?;
+        this.open = false;
+        Ok(())
+    }
+
+    pub(crate) fn rollback(mut this: Self) -> Result<(), Error> {
+        this.open = false;
+        control("ROLLBACK")
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            let _ = control("ROLLBACK");
+        }
+    }
+}
+
+fn connected<T>(work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    with(|host| work(host.connection.as_ref().ok_or(Error::Unavailable)?))
+}
+
+fn control(sql: &str) -> Result<(), Error> {
+    connected(|connection| connection.execute_batch(sql).map_err(refusal))
+}
+
+fn run(connection: &Connection, Statement { sql, params }: &Statement) -> Result<Rows, Error> {
+    const ALLOWED: [&str; 6] = ["SELECT", "VALUES", "WITH", "INSERT", "UPDATE", "DELETE"];
+    let first = sql.split_whitespace().next().unwrap_or_default();
+    if !ALLOWED.iter().any(|word| word.eq_ignore_ascii_case(first)) {
+        return Err(Error::Invalid(format!("`{first}` is not a statement that a plugin may run")));
+    }
+    let mut prepared = connection.prepare(sql).map_err(refusal)?;
+    let mut highest = 0;
+    for index in 1..=prepared.parameter_count() {
+        // SQLite numbers `$2` by its place in the text; its name says which parameter is meant.
+        let number = prepared.parameter_name(index).and_then(|name| name.get(1..)?.parse::<usize>().ok());
+        let number = number.ok_or_else(|| Error::Invalid("parameters are written `$1`, `$2`, …".to_owned()))?;
+        let value = params.get(number.wrapping_sub(1));
+        let value = value.ok_or_else(|| Error::Invalid(format!("`${number}` has no parameter")))?;
+        prepared.raw_bind_parameter(index, output(value)).map_err(refusal)?;
+        highest = highest.max(number);
+    }
+    if highest != params.len() {
+        return Err(Error::Invalid(format!("{} parameters are given, {highest} used", params.len())));
+    }
+    let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let width = columns.len();
+    let mut values = Vec::new();
+    let mut rows = prepared.raw_query();
+    while let Some(row) = rows.next().map_err(refusal)? {
+        let read = |column| row.get_ref(column).map_err(refusal).and_then(input);
+        values.push((0..width).map(read).collect::<Result<_, _>>()?);
+    }
+    Ok(Rows { columns, values })
+}
+
+fn output(value: &Value) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(match value {
+        Value::Null => ValueRef::Null,
+        Value::Boolean(value) => ValueRef::Integer(i64::from(*value)),
+        Value::Integer(value) => ValueRef::Integer(*value),
+        Value::Real(value) => ValueRef::Real(*value),
+        Value::Text(value) => ValueRef::Text(value.as_bytes()),
+        Value::Blob(value) => ValueRef::Blob(value),
+    })
+}
+
+fn input(value: ValueRef<'_>) -> Result<Value, Error> {
+    Ok(match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(value) => Value::Integer(value),
+        ValueRef::Real(value) => Value::Real(value),
+        ValueRef::Text(bytes) => Value::Text(std::str::from_utf8(bytes).map_err(|_| not_utf8())?.to_owned()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    })
+}
+
+fn not_utf8() -> Error {
+    Error::Invalid("a text is not UTF-8".to_owned())
+}
+
+/// SQLite's error as the host would word it.
+#[allow(clippy::needless_pass_by_value, reason = "goes into `map_err`")]
+fn refusal(error: rusqlite::Error) -> Error {
+    let message = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => {
+            let name = message.split_once("failed: ").map_or(message.as_str(), |(_, name)| name);
+            Error::Constraint(name.to_owned())
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Conflict,
+        _ => Error::Invalid(message),
+    }
+}

@@ -1,0 +1,122 @@
+//! Checks requests against the schemas that the plugin declares, as the host does before a plugin runs.
+
+use crate::bindings::http_role::exports::wharf::plugin::http as wit;
+use crate::plugin::Route;
+use crate::{FieldError, Problem};
+use jsonschema::Validator;
+use serde_json::{Map, Value, json};
+
+/// For each route, in order.
+#[derive(Debug)]
+pub(super) struct Validators(Vec<Operation>);
+
+#[derive(Debug)]
+struct Operation {
+    parameters: Vec<Parameter>,
+    body: Option<Validator>,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    place: String,
+    name: String,
+    required: bool,
+    schema: Value,
+    validator: Validator,
+}
+
+impl Validators {
+    pub(super) fn new(api: &wit::Api) -> Self {
+        let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
+        let schemas: Map<String, Value> = api.schemas.iter().map(|(name, text)| (name.clone(), parsed(text))).collect();
+        let components = json!({ "schemas": schemas });
+        Self(api.routes.iter().map(|route| Operation::new(&parsed(&route.operation), &components)).collect())
+    }
+
+    pub(super) fn check(&self, route: &Route, index: u32, request: &wit::Request) -> Result<(), Problem> {
+        let operation = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        let operation = operation.unwrap_or_else(|| panic!("`{}` has no operation", route.name));
+        let mut errors = Vec::new();
+        for parameter in &operation.parameters {
+            parameter.check(request, &mut errors);
+        }
+        if let Some(validator) = &operation.body {
+            match serde_json::from_slice::<Value>(&request.body) {
+                Ok(body) => collect(validator, &body, &["body"], &mut errors),
+                Err(error) => errors.push(FieldError::new(["body"], "json_invalid", error.to_string())),
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::unprocessable(errors)) }
+    }
+}
+
+impl Operation {
+    fn new(operation: &Value, components: &Value) -> Self {
+        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let parameters = operation.get("parameters").and_then(Value::as_array).cloned().unwrap_or_default();
+        let parameters = parameters.into_iter().map(|parameter| {
+            let schema = parameter.get("schema").cloned().unwrap_or_default();
+            Parameter {
+                place: text(&parameter, "in"),
+                name: text(&parameter, "name"),
+                required: parameter.get("required") == Some(&Value::Bool(true)),
+                validator: compile(&schema, components),
+                schema,
+            }
+        });
+        let body = operation.pointer("/requestBody/content/application~1json/schema");
+        Self { parameters: parameters.collect(), body: body.map(|schema| compile(schema, components)) }
+    }
+}
+
+/// References go to `#/components/schemas/…`, so the components are put beside each schema.
+fn compile(schema: &Value, components: &Value) -> Validator {
+    let document = json!({ "allOf": [schema], "components": components });
+    let options = jsonschema::options().should_validate_formats(true);
+    options.build(&document).unwrap_or_else(|error| panic!("not a JSON Schema: {error}\n{schema}"))
+}
+
+impl Parameter {
+    fn check(&self, request: &wit::Request, errors: &mut Vec<FieldError>) {
+        let text = match self.place.as_str() {
+            "path" => request.params.iter().find(|(name, _)| *name == self.name).map(|(_, value)| value.clone()),
+            _ => form_urlencoded::parse(request.query.as_bytes())
+                .filter(|(name, _)| *name == self.name)
+                .last()
+                .map(|(_, value)| value.into_owned()),
+        };
+        match text {
+            Some(text) => collect(&self.validator, &self.typed(text), &[&self.place, &self.name], errors),
+            None if self.required => {
+                errors.push(FieldError::new([self.place.as_str(), &self.name], "missing", "Field required"));
+            }
+            None => {}
+        }
+    }
+
+    /// A text stands for a number or a boolean where the schema asks for one.
+    fn typed(&self, text: String) -> Value {
+        let asks = |wanted: &str| match self.schema.get("type") {
+            Some(Value::String(name)) => name == wanted,
+            Some(Value::Array(names)) => names.iter().any(|name| name == wanted),
+            _ => false,
+        };
+        let parsed = match () {
+            () if asks("integer") => text.trim().parse::<i64>().ok().map(Value::from),
+            () if asks("number") => text.trim().parse::<f64>().ok().map(Value::from),
+            () if asks("boolean") => text.trim().to_lowercase().parse::<bool>().ok().map(Value::from),
+            () => None,
+        };
+        parsed.unwrap_or(Value::String(text))
+    }
+}
+
+fn collect(validator: &Validator, value: &Value, place: &[&str], errors: &mut Vec<FieldError>) {
+    for error in validator.iter_errors(value) {
+        let path = error.instance_path().to_string();
+        let loc = place.iter().copied().chain(path.split('/').skip(1));
+        let keyword = error.schema_path().to_string();
+        let keyword = keyword.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or_default();
+        errors.push(FieldError::new(loc, keyword, error.to_string()));
+    }
+}

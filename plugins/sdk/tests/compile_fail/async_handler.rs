@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[get("/")]
+async fn list() {}
+
+fn main() {}

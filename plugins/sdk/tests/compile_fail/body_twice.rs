@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[post("/")]
+fn create(Json(_first): Json<String>, _second: Bytes) {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[get("/")]
+fn read(Path(_id): Path<Uuid>) {}
+
+fn main() {}

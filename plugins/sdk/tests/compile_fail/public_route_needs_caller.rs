@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[get("/", access = public)]
+fn list(_caller: Caller) {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use wharf_sdk::sql::FromRow;
+
+#[derive(FromRow)]
+enum State {
+    Open,
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[get("/", access = everybody)]
+fn list() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use wharf_sdk::prelude::*;
+
+#[get("/", acess = public)]
+fn list() {}
+
+fn main() {}

@@ -1,0 +1,98 @@
+//! Opening the host's own database.
+
+use std::time::Duration;
+
+use sqlx::Executor;
+use wharf::config::{Database, Secret};
+use wharf::db::Db;
+
+use crate::support::postgres::{self, TestDatabase};
+
+fn settings(database: Option<&TestDatabase>) -> Database {
+    let url = database.map(|database| Secret::new(database.url.clone()));
+    Database { url, connections: 2, timeout: Duration::from_secs(30) }
+}
+
+/// How many migrations are recorded as done.
+async fn applied(db: &Db) -> i64 {
+    const SQL: &str = "SELECT count(*) FROM _sqlx_migrations WHERE success";
+    match db {
+        Db::Sqlite(pool) => sqlx::query_scalar(SQL).fetch_one(pool).await.unwrap(),
+        Db::Postgres(pool) => sqlx::query_scalar(SQL).fetch_one(pool).await.unwrap(),
+    }
+}
+
+/// What a newer binary would have left behind.
+async fn pretend_newer(db: &Db) {
+    const SQL: &str = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                       SELECT 9999, 'of a newer binary', true, checksum, 0 FROM _sqlx_migrations WHERE version = 1";
+    match db {
+        Db::Sqlite(pool) => drop(pool.execute(SQL).await.unwrap()),
+        Db::Postgres(pool) => drop(pool.execute(SQL).await.unwrap()),
+    }
+}
+
+async fn opening_brings_the_schema_up_to_date_once(settings: &Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(settings, dir.path()).await.unwrap();
+    db.ping().await.unwrap();
+    let first = applied(&db).await;
+    assert!(first > 0);
+    db.close().await;
+    let db = Db::open(settings, dir.path()).await.unwrap();
+    assert_eq!(applied(&db).await, first);
+    db.close().await;
+}
+
+async fn a_newer_schema_is_refused(settings: &Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(settings, dir.path()).await.unwrap();
+    pretend_newer(&db).await;
+    db.close().await;
+    let error = Db::open(settings, dir.path()).await.unwrap_err();
+    assert!(format!("{error:?}").contains("9999"), "{error:?}");
+}
+
+#[tokio::test]
+async fn opening_brings_the_schema_up_to_date_once_on_sqlite() {
+    opening_brings_the_schema_up_to_date_once(&settings(None)).await;
+}
+
+#[tokio::test]
+async fn opening_brings_the_schema_up_to_date_once_on_postgres() {
+    let Some(database) = postgres::database().await else { return };
+    opening_brings_the_schema_up_to_date_once(&settings(Some(&database))).await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_on_sqlite() {
+    a_newer_schema_is_refused(&settings(None)).await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_on_postgres() {
+    let Some(database) = postgres::database().await else { return };
+    a_newer_schema_is_refused(&settings(Some(&database))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_start_at_once_all_open_the_same_schema() {
+    let Some(database) = postgres::database().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(Some(&database));
+    let opened = futures_util::future::join_all((0..4).map(|_| Db::open(&settings, dir.path()))).await;
+    for db in opened {
+        let db = db.unwrap();
+        db.ping().await.unwrap();
+        db.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_database_is_an_error_without_its_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = Some(Secret::new("postgres://someone:very-secret@127.0.0.1:1/none"));
+    let settings = Database { url, connections: 1, timeout: Duration::from_secs(1) };
+    let error = Db::open(&settings, dir.path()).await.unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");
+}

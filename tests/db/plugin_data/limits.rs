@@ -1,0 +1,170 @@
+//! Rows, bytes, time and connections; calls that nobody waits for any more.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use wharf::config::Config;
+use wharf::db::plugin_data::{DataError, Statement, Value};
+
+use super::world::{ENDLESS, World, add, count, execute, on_both, query, scalar, sql, text};
+use crate::support::Backend;
+
+on_both! {
+    an_answer_beyond_the_cap_names_the_rows => small,
+    an_answer_beyond_the_cap_names_the_bytes => small,
+    empty_values_weigh_something_too => small,
+    a_write_whose_answer_is_beyond_a_cap_has_not_happened => small,
+    a_statement_beyond_its_time_ends_and_leaves_a_clean_connection => hasty,
+    a_statement_beyond_its_time_fails_its_transaction => hasty,
+    a_dropped_call_is_interrupted_and_gives_its_connection_back => single,
+    a_dropped_call_undoes_its_transaction => single,
+    calls_dropped_at_any_moment_lose_no_connection,
+    transactions_beyond_the_connections_are_refused => hasty,
+}
+
+fn small(config: &mut Config) {
+    config.plugins.sql_rows = 10;
+    config.plugins.sql_bytes = 1_000;
+}
+
+fn hasty(config: &mut Config) {
+    config.plugins.sql_time = Duration::from_millis(500);
+    config.plugins.sql_connections = 2;
+}
+
+fn single(config: &mut Config) {
+    config.plugins.sql_connections = 1;
+}
+
+fn numbers(count: u32) -> String {
+    format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) SELECT n FROM n")
+}
+
+async fn an_answer_beyond_the_cap_names_the_rows(world: &World) {
+    let database = world.open("shop").await;
+    assert_eq!(query(&database, &numbers(10), &[]).await.unwrap().values.len(), 10);
+    let error = query(&database, &numbers(11), &[]).await.unwrap_err();
+    assert_eq!(error, DataError::Limit("rows: 10".to_owned()));
+    let error = database.batch(vec![sql(&numbers(6)), sql(&numbers(6))]).await.unwrap_err();
+    assert_eq!(error, DataError::Limit("rows: 10".to_owned()));
+    assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+}
+
+async fn an_answer_beyond_the_cap_names_the_bytes(world: &World) {
+    let database = world.open("shop").await;
+    let long = |length: usize| [text(&"x".repeat(length))];
+    assert!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_000)).await.is_ok());
+    let limit = Err(DataError::Limit("bytes: 1000".to_owned()));
+    assert_eq!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_001)).await, limit);
+    assert_eq!(query(&database, "SELECT CAST($1 AS TEXT), CAST($1 AS TEXT)", &long(501)).await, limit);
+    assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+}
+
+async fn empty_values_weigh_something_too(world: &World) {
+    let database = world.open("shop").await;
+    let many = format!("SELECT {}", vec!["''"; 500].join(", "));
+    assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit("bytes: 1000".to_owned())));
+}
+
+async fn a_write_whose_answer_is_beyond_a_cap_has_not_happened(world: &World) {
+    let database = world.tables("shop").await;
+    let sql = format!("INSERT INTO owner (id) SELECT n FROM ({}) AS source RETURNING id", numbers(11));
+    assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit("rows: 10".to_owned())));
+    assert_eq!(scalar(&database, "SELECT count(*) FROM owner").await, Value::Integer(0));
+}
+
+async fn a_statement_beyond_its_time_ends_and_leaves_a_clean_connection(world: &World) {
+    let database = world.tables("shop").await;
+    let limit = DataError::Limit("statement time: 500 ms".to_owned());
+    for _ in 0..3 {
+        assert_eq!(query(&database, ENDLESS, &[]).await, Err(limit.clone()));
+        assert_eq!(count(&database).await, Value::Integer(0));
+    }
+    if world.backend == Backend::Postgres {
+        assert_eq!(query(&database, "SELECT pg_sleep(600)", &[]).await, Err(limit));
+        world.until_running("pg_sleep", false).await;
+    }
+}
+
+async fn a_statement_beyond_its_time_fails_its_transaction(world: &World) {
+    let database = world.tables("shop").await;
+    let mut transaction = database.begin().await.unwrap();
+    add(&mut transaction, 1).await.unwrap();
+    let error = transaction.query(sql(ENDLESS)).await.unwrap_err();
+    assert!(matches!(error, DataError::Limit(_)), "{error:?}");
+    assert!(matches!(add(&mut transaction, 2).await, Err(DataError::Invalid(_))));
+    assert!(transaction.commit().await.is_err());
+    assert_eq!(count(&database).await, Value::Integer(0));
+    let mut transaction = database.begin().await.unwrap();
+    add(&mut transaction, 3).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(count(&database).await, Value::Integer(1));
+}
+
+/// With the only connection and a deadline far away, the next call works only when the endless one was interrupted.
+async fn a_dropped_call_is_interrupted_and_gives_its_connection_back(world: &World) {
+    let database = world.tables("shop").await;
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            ended = query(&database, ENDLESS, &[]) => panic!("the endless ended: {ended:?}"),
+            () = world.until_running("endless", true) => {}
+        }
+        assert_eq!(count(&database).await, Value::Integer(0));
+        world.until_running("endless", false).await;
+    }
+}
+
+async fn a_dropped_call_undoes_its_transaction(world: &World) {
+    let database = world.tables("shop").await;
+    let mut transaction = database.begin().await.unwrap();
+    add(&mut transaction, 1).await.unwrap();
+    tokio::select! {
+        biased;
+        ended = transaction.query(sql(ENDLESS)) => panic!("the endless ended: {ended:?}"),
+        () = world.until_running("endless", true) => {}
+    }
+    assert!(transaction.commit().await.is_err(), "a statement of it did not come to its end");
+    assert_eq!(count(&database).await, Value::Integer(0));
+}
+
+/// Whatever step a call is dropped at, all connections work afterwards and nothing half done stays.
+async fn calls_dropped_at_any_moment_lose_no_connection(world: &World) {
+    let database = world.tables("shop").await;
+    for steps in 0..40 {
+        let batch = vec![
+            sql("UPDATE counter SET n = n + 1 WHERE id = 'a'"),
+            Statement::new("UPDATE counter SET n = n + $1 WHERE id = 'b'", [Value::Integer(1)]),
+        ];
+        let mut call = pin!(database.batch(batch));
+        for _ in 0..steps {
+            if futures_util::poll!(&mut call).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let busy = (0..16).map(|_| async { execute(&database, "UPDATE counter SET n = n + 1 WHERE id = 'a'", &[]).await });
+    for done in futures_util::future::join_all(busy).await {
+        assert_eq!(done, Ok(1));
+    }
+    let sums = query(&database, "SELECT n FROM counter ORDER BY id", &[]).await.unwrap().values;
+    let [Value::Integer(a), Value::Integer(b)] = [sums[0][0].clone(), sums[1][0].clone()] else { panic!("{sums:?}") };
+    assert_eq!(a, b + 16);
+}
+
+async fn transactions_beyond_the_connections_are_refused(world: &World) {
+    let database = world.tables("shop").await;
+    let (expected, held) = match world.backend {
+        // SQLite has one writer.
+        Backend::Sqlite => (DataError::Conflict, 1),
+        Backend::Postgres => (DataError::Limit("connections: 2".to_owned()), 2),
+    };
+    let mut transactions = Vec::new();
+    for _ in 0..held {
+        transactions.push(database.begin().await.unwrap());
+    }
+    assert_eq!(database.begin().await.err(), Some(expected));
+    drop(transactions);
+    database.begin().await.unwrap().rollback().await.unwrap();
+}

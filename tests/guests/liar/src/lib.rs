@@ -1,0 +1,146 @@
+//! Declares whatever a test wants: name, routes, schemas, migrations, or nothing because it traps, loops or grows instead.
+//!
+//! The declaration is a text of fixed length inside the component, so a test writes another one over it and needs no
+//! compiler. The host must take none of it on trust.
+
+#![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
+
+use wharf_sdk::__private::http_role;
+use wharf_sdk::__private::migrations_role::exports::wharf::sql::migrations;
+use wharf_sdk::serde_json::{self, Value};
+
+use http_role::exports::wharf::plugin::{descriptor, http};
+
+/// Bytes of the text; a shorter one is filled up with blanks.
+const LENGTH: usize = 65_536;
+
+/// Begins with what tests look for; `tests/support/component.rs` knows it too.
+#[used]
+static DECLARATION: [u8; LENGTH] = filled(br#"{"declaration":"liar"}"#);
+
+const fn filled(text: &[u8]) -> [u8; LENGTH] {
+    let mut bytes = [b' '; LENGTH];
+    let mut at = 0;
+    while at < text.len() {
+        bytes[at] = text[at];
+        at += 1;
+    }
+    bytes
+}
+
+struct Liar;
+
+fn declaration() -> Value {
+    serde_json::from_slice(std::hint::black_box(&DECLARATION)).unwrap()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn pairs(value: &Value) -> Vec<(String, String)> {
+    list(value).map(|pair| (text(&pair[0]), text(&pair[1]))).collect()
+}
+
+fn act(value: &Value) {
+    match value.as_str() {
+        Some("trap") => std::process::abort(),
+        Some("panic") => panic!("the guest panics"),
+        Some("loop") => loop {
+            std::hint::black_box(0);
+        },
+        Some("sleep") => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        Some("grow") => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+            }
+        }
+        _ => {}
+    }
+}
+
+impl descriptor::Guest for Liar {
+    fn describe() -> descriptor::PluginDescriptor {
+        let declaration = declaration();
+        act(&declaration["describe"]);
+        descriptor::PluginDescriptor {
+            name: text(&declaration["name"]),
+            version: text(&declaration["version"]),
+            summary: match declaration["summary_bytes"].as_u64() {
+                Some(length) => "x".repeat(usize::try_from(length).unwrap()),
+                None => text(&declaration["summary"]),
+            },
+            permissions: pairs(&declaration["permissions"])
+                .into_iter()
+                .map(|(name, summary)| descriptor::Permission { name, summary })
+                .collect(),
+            settings_schema: declaration["settings_schema"].as_str().map(str::to_owned),
+        }
+    }
+}
+
+impl http::Guest for Liar {
+    fn routes() -> http::Api {
+        let declaration = declaration();
+        act(&declaration["list"]);
+        let mut routes: Vec<http::Route> = list(&declaration["routes"])
+            .map(|route| http::Route {
+                method: text(&route["method"]),
+                path: text(&route["path"]),
+                access: match route["access"].as_str() {
+                    Some("public") => http::Access::Public,
+                    Some("superuser") => http::Access::Superuser,
+                    Some("authenticated") | None => http::Access::Authenticated,
+                    Some(permission) => http::Access::Permission(permission.to_owned()),
+                },
+                operation: match &route["operation"] {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                },
+                cache: route["ttl_ms"].as_u64().map(|ttl| http::CachePolicy {
+                    ttl_ms: u32::try_from(ttl).unwrap(),
+                    per_caller: false,
+                    tags: Vec::new(),
+                }),
+            })
+            .collect();
+        if let Some(count) = declaration["route_count"].as_u64() {
+            routes = (0..count)
+                .map(|index| http::Route {
+                    method: "GET".to_owned(),
+                    path: format!("/{index}"),
+                    access: http::Access::Public,
+                    operation: "{}".to_owned(),
+                    cache: None,
+                })
+                .collect();
+        }
+        http::Api { routes, schemas: pairs(&declaration["schemas"]) }
+    }
+
+    /// What the declaration says, so that a test sees which release answered.
+    fn handle(_: http::Request) -> Result<http::Response, http::Problem> {
+        let declaration = declaration();
+        act(&declaration["handle"]);
+        Ok(http::Response { status: 200, headers: Vec::new(), body: text(&declaration["answer"]).into_bytes() })
+    }
+}
+
+impl migrations::Guest for Liar {
+    fn migrations() -> Vec<migrations::Migration> {
+        let declaration = declaration();
+        act(&declaration["migrate"]);
+        pairs(&declaration["migrations"]).into_iter().map(|(name, sql)| migrations::Migration { name, sql }).collect()
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+const _: () = {
+    wharf_sdk::__private::export_http!(Liar with_types_in wharf_sdk::__private::http_role);
+    wharf_sdk::__private::export_migrations!(Liar with_types_in wharf_sdk::__private::migrations_role);
+};

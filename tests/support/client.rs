@@ -1,0 +1,245 @@
+//! A client of a host, as frontends and operators have one; nothing of Wharf's own code is in it.
+
+use std::net::SocketAddr;
+
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use serde_json::Value;
+
+/// Sends requests, with a token or without.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+/// A request that is being put together.
+pub(crate) struct Request(reqwest::RequestBuilder);
+
+/// What came back, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Client {
+    /// A client without credentials.
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { http, base: format!("http://{addr}"), token: None }
+    }
+
+    /// The same client with a token.
+    pub(crate) fn with_token(&self, token: impl Into<String>) -> Self {
+        Self { token: Some(token.into()), ..self.clone() }
+    }
+
+    /// The same client, signed in.
+    pub(crate) async fn signed_in(&self, email: &str, password: &str) -> Self {
+        let tokens = self.sign_in(email, password).await.ok();
+        self.with_token(tokens["access_token"].as_str().unwrap())
+    }
+
+    /// The answer to a sign-in.
+    pub(crate) async fn sign_in(&self, email: &str, password: &str) -> Answer {
+        let form = [("username", email), ("password", password)];
+        self.request(Method::POST, "/login/access-token").form(&form).send().await
+    }
+
+    /// The token it has.
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().unwrap()
+    }
+
+    /// Where a path is.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// A request to a path below `/api/v1`.
+    pub(crate) fn request(&self, method: Method, path: &str) -> Request {
+        self.plain(method, &format!("/api/v1{path}"))
+    }
+
+    /// A request to any path.
+    pub(crate) fn plain(&self, method: Method, path: &str) -> Request {
+        let request = self.http.request(method, self.url(path));
+        Request(match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path).send().await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.request(Method::POST, path).json(body).send().await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.request(Method::PUT, path).json(body).send().await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.request(Method::PATCH, path).json(body).send().await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.request(Method::DELETE, path).send().await
+    }
+
+    /// Deploys a component, as the operator API has it: `query` such as `grant=sql&grant=auth`.
+    pub(crate) async fn deploy(&self, component: &[u8], query: &str) -> Answer {
+        let request = self.request(Method::POST, &format!("/plugins/?{query}"));
+        request.header("content-type", "application/wasm").body(component.to_vec()).send().await
+    }
+}
+
+impl Request {
+    pub(crate) fn header(self, name: &str, value: &str) -> Self {
+        Self(self.0.header(name, value))
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        Self(self.0.json(body))
+    }
+
+    pub(crate) fn form(self, fields: &[(&str, &str)]) -> Self {
+        Self(self.0.form(fields))
+    }
+
+    pub(crate) fn multipart(self, form: reqwest::multipart::Form) -> Self {
+        Self(self.0.multipart(form))
+    }
+
+    pub(crate) fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        Self(self.0.body(body))
+    }
+
+    /// A body that says it is JSON, whatever it is.
+    pub(crate) fn json_text(self, text: impl Into<reqwest::Body>) -> Self {
+        self.header(CONTENT_TYPE.as_str(), "application/json").body(text)
+    }
+
+    /// The answer.
+    pub(crate) async fn send(self) -> Answer {
+        self.try_send().await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+    }
+
+    /// The answer, if the connection brought one.
+    pub(crate) async fn try_send(self) -> reqwest::Result<Answer> {
+        let response = self.0.send().await?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        Ok(Answer { status, headers, bytes: response.bytes().await?.to_vec() })
+    }
+}
+
+/// The members of a problem, in order.
+const PROBLEM: [&str; 7] = ["type", "title", "status", "detail", "instance", "code", "request_id"];
+
+impl Answer {
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The body as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|error| panic!("{} is not JSON ({error}): {}", self.status, self.text()))
+    }
+
+    /// A header, if it is there.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The JSON of a 200.
+    #[track_caller]
+    pub(crate) fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        self.json()
+    }
+
+    /// A 200 that says something.
+    #[track_caller]
+    pub(crate) fn says(&self, message: &str) {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.text(), serde_json::json!({ "message": message }).to_string());
+    }
+
+    /// A problem (RFC 9457), of whatever sort: content type, members in order, the request's id in the header too.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {}", self.status, self.text());
+        let problem = self.json();
+        let members: Vec<&str> = problem.as_object().unwrap().keys().map(String::as_str).collect();
+        let (common, errors) = members.split_at(PROBLEM.len().min(members.len()));
+        assert_eq!(common, PROBLEM, "{problem}");
+        assert!(errors.is_empty() || (errors == ["errors"] && problem["errors"].is_array()), "{problem}");
+        assert_eq!(problem["status"], self.status);
+        assert!(problem["detail"].is_string() && problem["title"].is_string(), "{problem}");
+        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"), "{problem}");
+        problem
+    }
+
+    /// Exactly this problem.
+    #[track_caller]
+    pub(crate) fn is_problem(&self, status: u16, code: &str, detail: &str) {
+        let problem = self.problem();
+        assert_eq!(
+            (self.status, problem["code"].as_str(), problem["detail"].as_str()),
+            (status, Some(code), Some(detail)),
+            "{problem}"
+        );
+    }
+
+    /// A problem with this status and code, whatever its text; the text.
+    #[track_caller]
+    pub(crate) fn has_code(&self, status: u16, code: &str) -> String {
+        let problem = self.problem();
+        assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+
+    /// A 422 with exactly these findings, each `loc type: msg` with `loc` joined by dots. A text that ends in `…` only
+    /// has to begin so.
+    #[track_caller]
+    pub(crate) fn refuses(&self, expected: &[&str]) {
+        let problem = self.problem();
+        assert_eq!((self.status, problem["code"].as_str()), (422, Some("validation_error")), "{problem}");
+        let found: Vec<String> = problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|finding| {
+                let members: Vec<&str> = finding.as_object().unwrap().keys().map(String::as_str).collect();
+                assert_eq!(members, ["type", "loc", "msg"]);
+                let loc: Vec<String> = finding["loc"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+                    .collect();
+                format!("{} {}: {}", loc.join("."), finding["type"].as_str().unwrap(), finding["msg"].as_str().unwrap())
+            })
+            .collect();
+        let fits = |found: &String, expected: &&str| match expected.strip_suffix('…') {
+            Some(beginning) => found.starts_with(beginning),
+            None => found == expected,
+        };
+        assert!(
+            found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| fits(found, expected)),
+            "expected {expected:#?}\nfound {found:#?}"
+        );
+        assert_eq!(problem["detail"], problem["errors"][0]["msg"]);
+    }
+}

@@ -1,0 +1,139 @@
+//! A mail server that keeps what it is sent.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use mailparse::{MailHeaderMap as _, ParsedMail};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::patience::until;
+
+/// A mail as its receiver reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Mail {
+    /// The envelope's receiver.
+    pub(crate) receiver: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) subject: String,
+    pub(crate) html: String,
+}
+
+/// The server; gone when dropped.
+pub(crate) struct MailServer {
+    addr: SocketAddr,
+    mails: Arc<Mutex<Vec<Mail>>>,
+    task: JoinHandle<()>,
+}
+
+impl MailServer {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();
+        let received = Arc::clone(&mails);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(receive(stream, Arc::clone(&received)));
+            }
+        });
+        Self { addr, mails, task }
+    }
+
+    /// For `email.smtp_url`.
+    pub(crate) fn url(&self) -> String {
+        format!("smtp://{}?tls=none", self.addr)
+    }
+
+    /// What came so far.
+    pub(crate) fn received(&self) -> Vec<Mail> {
+        self.mails.lock().unwrap().clone()
+    }
+
+    /// The first mail for somebody, once it is there; it is taken away.
+    pub(crate) async fn take(&self, receiver: &str) -> Mail {
+        until(&format!("a mail for {receiver}"), async || {
+            let mut mails = self.mails.lock().unwrap();
+            let position = mails.iter().position(|mail| mail.receiver == receiver)?;
+            Some(mails.remove(position))
+        })
+        .await
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Mail {
+    /// The token of the link, found as the reference's own browser tests find it.
+    pub(crate) fn reset_token(&self) -> String {
+        let link = "/reset-password?token=";
+        let (_, rest) = self.html.split_once(link).unwrap_or_else(|| panic!("no link in {}", self.html));
+        rest.split('"').next().unwrap().to_owned()
+    }
+
+    fn parse(receiver: String, raw: &[u8]) -> Self {
+        let parsed = mailparse::parse_mail(raw).unwrap();
+        let header = |name: &str| parsed.headers.get_first_value(name).unwrap_or_default();
+        Self {
+            receiver,
+            from: header("From"),
+            to: header("To"),
+            subject: header("Subject"),
+            html: part(&parsed, "text/html"),
+        }
+    }
+}
+
+fn part(mail: &ParsedMail<'_>, kind: &str) -> String {
+    mail.parts().find(|part| part.ctype.mimetype == kind).map(|part| part.get_body().unwrap()).unwrap_or_default()
+}
+
+/// Enough of RFC 5321 for one client.
+async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"220 test\r\n").await.ok();
+    let mut receiver = String::new();
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|length| length > 0) {
+        let command = line.trim_end().to_owned();
+        line.clear();
+        let word = command.get(..4).unwrap_or_default().to_ascii_uppercase();
+        let reply: &[u8] = match word.as_str() {
+            "RCPT" => {
+                receiver =
+                    command.split_once('<').map(|(_, rest)| rest.trim_end_matches('>')).unwrap_or_default().into();
+                b"250 ok\r\n"
+            }
+            "DATA" => {
+                stream.write_all(b"354 go on\r\n").await.ok();
+                let mut raw = Vec::new();
+                loop {
+                    let begun = raw.len();
+                    if stream.read_until(b'\n', &mut raw).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    if &raw[begun..] == b".\r\n" {
+                        raw.truncate(begun);
+                        break;
+                    }
+                    if raw[begun..].starts_with(b"..") {
+                        raw.remove(begun);
+                    }
+                }
+                mails.lock().unwrap().push(Mail::parse(receiver.clone(), &raw));
+                b"250 kept\r\n"
+            }
+            "QUIT" => b"221 bye\r\n",
+            _ => b"250 ok\r\n",
+        };
+        if stream.write_all(reply).await.is_err() {
+            return;
+        }
+    }
+}
