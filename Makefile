@@ -59,6 +59,16 @@ lint: cargo ## Check format and lints, as CI does
 fmt: cargo ## Format the code
 	@$(CARGO) fmt --all
 
+.PHONY: bench
+bench: build ## Measure against plain axum and sqlx, as ratios
+	@command -v wrk >/dev/null || { \
+		echo '== wrk is missing; installing it with apt'; \
+		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
+	}
+	@echo '== Building the other side'
+	@$(CARGO) build --release -p wharf-bench
+	@target/release/wharf-bench $(WHARF)
+
 .PHONY: deny
 deny: cargo ## Check licences, bans and advisories of the dependencies
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
@@ -66,7 +76,7 @@ deny: cargo ## Check licences, bans and advisories of the dependencies
 		$(CARGO) install --locked cargo-deny; \
 	}
 	@echo '== Checking dependencies'
-	@$(CARGO) deny check --config .cargo/deny.toml
+	@$(CARGO) deny --config .cargo/deny.toml check
 
 .PHONY: clean
 clean: cargo ## Remove everything that was built; wharf-data stays

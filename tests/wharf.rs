@@ -11,5 +11,9 @@
     reason = "a test says what it finds by failing"
 )]
 
+mod architecture;
+mod capability;
 mod db;
+mod http;
+mod plugin;
 mod support;

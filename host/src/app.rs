@@ -175,6 +175,8 @@ impl App {
     /// The server ended for another reason.
     pub async fn wait(self) -> Result<()> {
         let served = self.served.await;
+        // A server that failed has cancelled nothing, and the rest must end with it rather than be waited for for ever.
+        self.shutdown.cancel();
         // Ends by itself with the same token; what it has not sent waits in the queue.
         let _ = self.mailing.await;
         self.data.close().await;
@@ -217,7 +219,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(&directory);
         let url = format!("postgres://u:hunter2@{}/x?sslmode=disable", silent.local_addr().unwrap());
-        config.database = crate::config::Database { url: Some(Secret::new(url)), ..config.database };
+        config.database = crate::config::Database { url: Some(crate::config::Secret::new(url)), ..config.database };
         config.server.start_timeout = Duration::from_millis(300);
         let error = App::start(config, Ambient::default()).await.err().unwrap();
         let text = "opening the database took longer than server.start_timeout (300ms)";

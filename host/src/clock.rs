@@ -100,6 +100,7 @@ impl Clock {
     }
 
     /// The present moment.
+    #[allow(clippy::disallowed_methods, reason = "this is where time comes in")]
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => {
@@ -133,6 +134,7 @@ impl Random {
     ///
     /// # Errors
     /// The operating system's generator failed; nothing that needs a secret may go on then.
+    #[allow(clippy::disallowed_methods, reason = "this is where randomness comes in")]
     pub fn bytes<const N: usize>(&self) -> crate::error::Result<[u8; N]> {
         let mut bytes = [0; N];
         match self {

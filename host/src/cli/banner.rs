@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::terminal::Terminal;
 use crate::app::App;
+use crate::auth::NewSuperuser;
 use crate::config::Config;
 use crate::plugin::deploy::Deployed;
 
@@ -33,7 +34,19 @@ impl Banner<'_> {
             }
         }
         if people {
-            terminal.line(format!("\n  Try  curl {}/healthz\n", base_url(self.app.addr())));
+            terminal.line(format!("\n  Try  {}\n", self.example()));
+        }
+    }
+
+    /// One command to try: signing in where the credentials are known, else a look whether it lives.
+    fn example(&self) -> String {
+        let base = base_url(self.app.addr());
+        match self.app.first_superuser() {
+            Some(NewSuperuser { email, generated_password: Some(password) }) => {
+                let password = password.expose();
+                format!("curl {base}/api/v1/login/access-token -d username={email} -d password={password}")
+            }
+            _ => format!("curl {base}/api/v1/utils/health-check/"),
         }
     }
 

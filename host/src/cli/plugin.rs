@@ -49,10 +49,10 @@ pub(super) enum Plugin {
 pub(super) struct Deploy {
     /// The component
     file: PathBuf,
-    /// The plugin's name [default: the file's name]
+    /// The plugin's name here [default: the name that the component declares]
     #[arg(long)]
-    name: Option<String>,
-    /// Where its routes begin [default: /api/v1/NAME]
+    name: Option<PluginName>,
+    /// Where its routes begin [default: where they were, else /api/v1/NAME]
     #[arg(long, value_name = "PATH")]
     mount: Option<String>,
     /// Capabilities it may use
@@ -96,15 +96,10 @@ impl Deploy {
     fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let path = self.file.as_path();
         let (file, length) = open_component(path)?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-"),
-        };
-        let name: PluginName = name
-            .parse()
-            .map_err(|error| Failure::usage(format!("{name:?}: {error}")).next("Choose a name with --name."))?;
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("name", name.as_str());
+        if let Some(name) = &self.name {
+            query.append_pair("name", name.as_str());
+        }
         if let Some(mount) = &self.mount {
             query.append_pair("mount", mount);
         }

@@ -101,8 +101,7 @@ impl PluginData {
                 Ok(Kind::Sqlite(Arc::new(sqlite)))
             }
             Place::Roles { host, options, random } => {
-                let postgres = Postgres::open(host, options, random, name, &self.limits).await?;
-                Ok(Kind::Postgres(Box::new(postgres)))
+                Ok(Kind::Postgres(Box::new(Postgres::open(host, options, random, name, &self.limits).await?)))
             }
         }
     }
@@ -234,7 +233,7 @@ impl PluginDatabase {
     /// [`DataError::Conflict`] when others hold it too long, [`DataError::Limit`] when all connections are in use.
     pub async fn begin(&self) -> Result<Transaction, DataError> {
         Ok(Transaction(match &self.0 {
-            Kind::Sqlite(sqlite) => Begun::Sqlite(sqlite.begin().await?),
+            Kind::Sqlite(sqlite) => Begun::Sqlite(Box::new(sqlite.begin().await?)),
             Kind::Postgres(postgres) => Begun::Postgres(Box::new(postgres.begin().await?)),
         }))
     }
@@ -252,7 +251,7 @@ impl PluginDatabase {
 pub struct Transaction(Begun);
 
 enum Begun {
-    Sqlite(sqlite::Transaction),
+    Sqlite(Box<sqlite::Transaction>),
     Postgres(Box<postgres::Transaction>),
 }
 

@@ -40,8 +40,6 @@ codes! {
     VALIDATION_ERROR = "validation_error";
     /// 400: the body is not text in UTF-8, or not readable at all.
     MALFORMED_BODY = "malformed_body";
-    /// 400: the request is not acceptable HTTP (a bad Host, an unreadable target).
-    MALFORMED_REQUEST = "malformed_request";
     /// 401: the route needs a caller and no credentials came.
     NOT_AUTHENTICATED = "not_authenticated";
     /// 401: the token is malformed, expired, forged, revoked or of a deleted user.
@@ -96,8 +94,6 @@ codes! {
     ROUTE_CONFLICT = "route_conflict";
     /// 422: a migration failed or an applied one was changed.
     MIGRATION_FAILED = "migration_failed";
-    /// 409: another deploy or removal of this plugin is running.
-    DEPLOY_IN_PROGRESS = "deploy_in_progress";
 
     /// 502: the plugin trapped (a panic, an unreachable instruction, a stack overflow).
     PLUGIN_TRAP = "plugin_trap";

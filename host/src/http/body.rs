@@ -75,11 +75,13 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
     // A lone surrogate is well-formed JSON that no text can hold; serde_json has no error kind of its own for it.
-    if error.to_string().contains("surrogate") {
+    let reason = error.to_string();
+    if reason.contains("surrogate") || reason.contains("unexpected end of hex escape") {
         return FieldError::new("value_error", ["body"], "String should not contain a lone surrogate");
     }
     let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    let offset = before + error.column().saturating_sub(1);
+    // The column is that of the last byte read, which at the end is not the one that is wrong.
+    let offset = if error.is_eof() { text.len() } else { before + error.column().saturating_sub(1) };
     FieldError::new("json_invalid", [Loc::from("body"), Loc::Index(offset as u64)], "JSON decode error")
 }
 
@@ -151,6 +153,7 @@ mod tests {
     fn what_is_not_json_is_placed() {
         let bad = finding("application/json", b"{\n\"a\": x}");
         assert_eq!((bad.kind.as_ref(), bad.loc), ("json_invalid", vec![Loc::from("body"), Loc::Index(7)]));
+        assert_eq!(finding("application/json", b"{").loc, [Loc::from("body"), Loc::Index(1)]);
         assert_eq!(finding("application/json", br#"{"a": "\ud800"}"#).kind, "value_error");
         assert_eq!(parse("application/json", b"\"\xff\"").unwrap_err().code(), &code::MALFORMED_BODY);
     }

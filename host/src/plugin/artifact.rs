@@ -116,30 +116,6 @@ impl Artifact {
         Ok(needs)
     }
 
-    /// Checks the imports against the grants. Notes name grants that nothing needs.
-    ///
-    /// # Errors
-    /// A needed capability is not granted: all of them are named.
-    pub fn check_grants(&self, grants: &Grants) -> Result<Vec<String>> {
-        let needs = self.needs()?;
-        let missing: Vec<&str> = needs.iter().copied().filter(|name| !grants.contains(name)).collect();
-        if !missing.is_empty() {
-            return Err(Error::forbidden(
-                code::GRANT_MISSING,
-                format!(
-                    "The component needs what it was not granted: {}. Deploy it with --grant {}",
-                    missing.join(", "),
-                    needs.iter().copied().collect::<Vec<_>>().join(",")
-                ),
-            ));
-        }
-        Ok(grants
-            .names()
-            .filter(|name| !needs.contains(name))
-            .map(|name| format!("grant '{name}' is not needed: the component does not import it"))
-            .collect())
-    }
-
     /// Checks that it plays the roles of an HTTP plugin.
     ///
     /// # Errors
@@ -161,6 +137,29 @@ impl Artifact {
     pub(super) fn plays(&self, role: &str) -> bool {
         self.exports.iter().any(|export| export == role)
     }
+}
+
+/// Checks what a component needs against the grants. Notes name grants that nothing needs.
+///
+/// # Errors
+/// A needed capability is not granted: all of them are named.
+pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Vec<String>> {
+    let missing: Vec<&str> = needs.iter().copied().filter(|name| !grants.contains(name)).collect();
+    if !missing.is_empty() {
+        return Err(Error::forbidden(
+            code::GRANT_MISSING,
+            format!(
+                "The component needs what it was not granted: {}. Deploy it with --grant {}",
+                missing.join(", "),
+                needs.iter().copied().collect::<Vec<_>>().join(",")
+            ),
+        ));
+    }
+    Ok(grants
+        .names()
+        .filter(|name| !needs.contains(name))
+        .map(|name| format!("grant '{name}' is not needed: the component does not import it"))
+        .collect())
 }
 
 fn check_header(bytes: &[u8]) -> Result<()> {

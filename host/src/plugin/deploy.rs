@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::artifact::{Artifact, invalid, told};
+use super::artifact::{check_grants, invalid, told};
 use super::generation::{Generation, Served};
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
-use crate::capability::{Candidate, Grants};
+use crate::capability::sql::Sql;
+use crate::capability::{Candidate, Capability as _, Grants};
 use crate::db::audit::{self, Outcome};
 use crate::db::plugin as table;
 use crate::db::plugin_data::{Migration, MigrationError};
@@ -99,14 +100,18 @@ impl Registry {
                 format!("The file is larger than {limit} bytes"),
             ));
         }
-        let artifact = Artifact::compile(&self.engine, upload.component.clone()).await?;
+        let artifact = self.compile(upload.component.clone()).await?;
         artifact.check_roles()?;
-        let needs = artifact.needs()?;
+        let mut needs = artifact.needs()?;
         let provisional = match &upload.name {
             Some(name) => name.clone(),
             None => "undeclared".parse().map_err(Error::internal)?,
         };
         let (declaration, migrations) = self.sandbox.declare(&artifact, &provisional, &upload.request_id).await?;
+        if !migrations.is_empty() {
+            // Tables are made in a database, whether the code asks for it or not.
+            needs.insert(Sql::NAME);
+        }
         let plugin = match upload.name {
             Some(name) => name,
             None => declaration
@@ -118,7 +123,7 @@ impl Registry {
         let generation = self.generation();
         let live = generation.releases.get(&plugin);
         let granted = live.map(|release| release.record.grants.clone()).unwrap_or_default().merged(upload.grants);
-        let notes = artifact.check_grants(&granted)?;
+        let notes = check_grants(&needs, &granted)?;
         let grants = granted.retaining(|name| needs.contains(name));
         let settings = match (upload.settings, live) {
             (Some(settings), _) => settings,
@@ -140,10 +145,6 @@ impl Registry {
         {
             return Ok(Deployed { release: Arc::clone(live), notes, replaced: None, unchanged: true });
         }
-        if !migrations.is_empty() && !grants.contains("sql") {
-            return Err(invalid("it has migrations but does not import 'wharf:sql'"));
-        }
-
         let linked = Linked::new(&self.engine, &artifact, &grants)?;
         let routes = compile_routes(&declaration, &mount)?;
         let neighbours = generation.releases.iter().filter(|(name, _)| **name != plugin);

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use serde_json::json;
 
 use super::answer::Answer;
-use super::artifact::{Artifact, Digest};
+use super::artifact::{Artifact, Digest, check_grants};
 use super::engine::PluginEngine;
 use super::generation::{Absence, Absent, Generation};
 use super::instance::{Bulkhead, Request, Sandbox};
@@ -29,6 +30,9 @@ use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::Template;
 
+/// How much is kept compiled beyond what is live, in bytes of the files; machine code takes about three times as much.
+const COMPILED_BYTES: u64 = 32 * 1024 * 1024;
+
 /// Every plugin of this host.
 pub struct Registry {
     pub(super) engine: PluginEngine,
@@ -41,6 +45,8 @@ pub struct Registry {
     pub(super) caches: Caches,
     pub(super) logs: PluginLogs,
     pub(super) host_routes: Vec<(String, Template)>,
+    /// Lately compiled components, so that going back to an earlier file compiles nothing.
+    compiled: moka::sync::Cache<Digest, Artifact>,
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
@@ -69,6 +75,10 @@ impl Registry {
             caches: boot.cache.clone(),
             logs,
             host_routes,
+            compiled: moka::sync::Cache::builder()
+                .max_capacity(COMPILED_BYTES)
+                .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
+                .build(),
             changing: tokio::sync::Mutex::default(),
             generation: ArcSwap::from_pointee(empty),
             bulkheads: Mutex::default(),
@@ -122,6 +132,17 @@ impl Registry {
         let detail = json!({ "delete_data": delete_data });
         self.audit("plugin.remove", Some(plugin.clone()), actor, request_id, Outcome::Success, detail).await;
         Ok(())
+    }
+
+    /// The compiled component of a file.
+    pub(super) async fn compile(&self, component: Bytes) -> Result<Artifact> {
+        let digest = Digest::of(&component);
+        if let Some(artifact) = self.compiled.get(&digest) {
+            return Ok(artifact);
+        }
+        let artifact = Artifact::compile(&self.engine, component).await?;
+        self.compiled.insert(digest, artifact.clone());
+        Ok(artifact)
     }
 
     /// Makes a release the live one of its plugin.
@@ -179,8 +200,8 @@ impl Registry {
         if Digest::of(&component) != record.digest {
             return Err(Error::internal("its component does not have its digest any more"));
         }
-        let artifact = Artifact::compile(&self.engine, component.into()).await?;
-        artifact.check_grants(&record.grants)?;
+        let artifact = self.compile(component.into()).await?;
+        check_grants(&artifact.needs()?, &record.grants)?;
         let linked = Linked::new(&self.engine, &artifact, &record.grants)?;
         let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
         let admitted = self.capabilities.admit(&candidate, &record.grants).await?;

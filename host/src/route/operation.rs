@@ -102,12 +102,12 @@ impl Operation {
                 _ => return Err(invalid("a parameter's 'in' is not path, query, header or cookie")),
             }
         }
-        for name in template.params() {
+        for (_, name) in template.params() {
             if !path.iter().any(|parameter| parameter.name == name) {
                 return Err(invalid(format!("path parameter '{name}' is not declared in 'parameters'")));
             }
         }
-        if let Some(extra) = path.iter().find(|parameter| !template.params().any(|name| name == parameter.name)) {
+        if let Some(extra) = path.iter().find(|parameter| !template.params().any(|(_, name)| name == parameter.name)) {
             return Err(invalid(format!("parameter '{}' is not part of the path {template}", extra.name)));
         }
         let body = object.get("requestBody").map(|body| Body::compile(body, components)).transpose()?;

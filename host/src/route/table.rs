@@ -14,7 +14,8 @@ pub struct RouteTable<T> {
 #[derive(Debug, Clone)]
 struct Entry<T> {
     method: String,
-    params: Vec<Arc<str>>,
+    /// Names of the parameters, with the segments they fill.
+    params: Vec<(usize, Arc<str>)>,
     target: T,
 }
 
@@ -39,25 +40,27 @@ pub struct Conflict {
     pub path: String,
 }
 
-impl<T> RouteTable<T> {
+impl<T: Clone> RouteTable<T> {
     /// Builds the table; the order of the routes makes no difference.
     ///
     /// # Errors
     /// Two routes have the same method and shape.
     pub fn build(routes: impl IntoIterator<Item = (String, Template, T)>) -> Result<Self, Conflict> {
-        let mut shapes: BTreeMap<String, Vec<Entry<T>>> = BTreeMap::new();
+        let mut shapes: BTreeMap<String, (Template, Vec<Entry<T>>)> = BTreeMap::new();
         for (method, template, target) in routes {
-            let entries = shapes.entry(template.key()).or_default();
+            let (_, entries) = shapes.entry(template.key()).or_insert_with(|| (template.clone(), Vec::new()));
             if entries.iter().any(|entry| entry.method == method) {
                 return Err(Conflict { method, path: template.to_string() });
             }
-            entries.push(Entry { method, params: template.params().map(Arc::from).collect(), target });
+            let params = template.params().map(|(segment, name)| (segment, Arc::from(name))).collect();
+            entries.push(Entry { method, params, target });
         }
         let mut router = matchit::Router::new();
-        for (key, entries) in shapes {
+        for (key, (template, entries)) in &shapes {
             // Whole-segment parameters named by position cannot clash in matchit once shapes are unique.
             let method = entries.first().map_or_else(String::new, |entry| entry.method.clone());
-            router.insert(&key, entries).map_err(|_| Conflict { method, path: key })?;
+            let entries = with_wider(template, entries, &shapes);
+            router.insert(key, entries).map_err(|_| Conflict { method, path: template.to_string() })?;
         }
         Ok(Self { router })
     }
@@ -72,12 +75,31 @@ impl<T> RouteTable<T> {
         let entries = found.value;
         match entries.iter().find(|entry| entry.method == method) {
             Some(entry) => {
-                let values = found.params.iter().map(|(_, value)| value);
-                Match::Route(&entry.target, entry.params.iter().zip(values).collect())
+                let value = |segment: usize| path.split('/').nth(segment + 1).unwrap_or_default();
+                let params = entry.params.iter().map(|(segment, name)| (name, value(*segment))).collect();
+                Match::Route(&entry.target, params)
             }
             None => Match::Methods(entries.iter().map(|entry| entry.method.as_str()).collect()),
         }
     }
+}
+
+/// The entries of a shape, and those of wider shapes for the methods it lacks: `GET /users/signup` is answered by
+/// `GET /users/{user_id}` where only `POST /users/signup` is declared. The narrowest wider shape wins.
+fn with_wider<T: Clone>(
+    template: &Template,
+    entries: &[Entry<T>],
+    shapes: &BTreeMap<String, (Template, Vec<Entry<T>>)>,
+) -> Vec<Entry<T>> {
+    let mut all = entries.to_vec();
+    let mut wider: Vec<_> = shapes.values().filter(|(other, _)| other != template && other.covers(template)).collect();
+    wider.sort_by_key(|(other, _)| other.params().count());
+    for entry in wider.into_iter().flat_map(|(_, entries)| entries) {
+        if !all.iter().any(|known| known.method == entry.method) {
+            all.push(entry.clone());
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -103,6 +125,7 @@ mod tests {
         assert_eq!(table.find("GET", "/users/7"), Match::Route(&0, vec![(&id, "7")]));
         assert_eq!(table.find("PATCH", "/users/7/"), Match::Route(&2, vec![(&user_id, "7")]));
         assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "PATCH"]));
+        assert_eq!(table.find("PATCH", "/users/me"), Match::Route(&2, vec![(&user_id, "me")]), "a wider one answers");
         assert_eq!(table.find("GET", "/users"), Match::Nothing);
         assert_eq!(table.find("GET", "/users/7//"), Match::Nothing);
     }

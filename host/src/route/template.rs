@@ -101,10 +101,20 @@ impl Template {
         Self { segments: self.segments.iter().take_while(literal).take(if api { 3 } else { 1 }).cloned().collect() }
     }
 
-    /// Names of the parameters in order.
-    pub fn params(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(|segment| match segment {
-            Segment::Param(name) => Some(name.as_str()),
+    /// Whether every path that `other` matches is matched by `self` too.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.segments.len() == other.segments.len()
+            && self.segments.iter().zip(&other.segments).all(|pair| match pair {
+                (Segment::Param(_), _) => true,
+                (Segment::Literal(own), Segment::Literal(theirs)) => own == theirs,
+                (Segment::Literal(_), Segment::Param(_)) => false,
+            })
+    }
+
+    /// The parameters in order: which segment, counted from 0, and its name.
+    pub fn params(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.segments.iter().enumerate().filter_map(|(index, segment)| match segment {
+            Segment::Param(name) => Some((index, name.as_str())),
             Segment::Literal(_) => None,
         })
     }

@@ -43,7 +43,8 @@ async fn numbers_fill_what_they_fit() {
         ("n", text("1e999999999")),
         ("a", text("{a}")),
     ] {
-        let error = query(&database, &format!("UPDATE t SET {column} = $1"), &[value.clone()]).await.unwrap_err();
+        let error =
+            query(&database, &format!("UPDATE t SET {column} = $1"), std::slice::from_ref(&value)).await.unwrap_err();
         assert!(matches!(&error, DataError::Invalid(text) if text.contains("$1")), "{column} {value:?}: {error:?}");
     }
     let error = query(&database, "SELECT a FROM t", &[]).await.unwrap_err();

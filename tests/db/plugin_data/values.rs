@@ -44,7 +44,7 @@ async fn every_kind_of_value_comes_back_as_it_went(world: &World) {
         params.extend_from_slice(values);
         let sql = "INSERT INTO kinds (id, flag, whole, part, words, bytes) VALUES ($1, $2, $3, $4, $5, $6) \
                    RETURNING flag, whole, part, words, bytes";
-        assert_eq!(query(&database, sql, &params).await.unwrap().values, [values.clone()]);
+        assert_eq!(query(&database, sql, &params).await.unwrap().values, std::slice::from_ref(values));
     }
     let rows = query(&database, "SELECT flag, whole, part, words, bytes FROM kinds ORDER BY id", &[]).await.unwrap();
     assert_eq!(rows.columns, ["flag", "whole", "part", "words", "bytes"]);
@@ -205,7 +205,9 @@ async fn text_fills_the_richer_types_of_postgres_and_comes_back_as_text() {
         ("whole", text("7")),
         ("data", Value::Blob(vec![1])),
     ] {
-        let error = execute(&database, &format!("UPDATE rich SET {column} = $1"), &[value.clone()]).await.unwrap_err();
+        let error = execute(&database, &format!("UPDATE rich SET {column} = $1"), std::slice::from_ref(&value))
+            .await
+            .unwrap_err();
         assert!(matches!(&error, DataError::Invalid(text) if text.contains("$1")), "{column} {value:?}: {error:?}");
     }
     for (column, value) in [("data", "{"), ("mood", "angry"), ("code", "abcdefg")] {

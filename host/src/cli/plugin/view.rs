@@ -27,6 +27,17 @@ fn words(value: &Value, name: &str) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
+/// What the plugin asked for. WASI is linked into every plugin and harmless, so it is only counted.
+fn imports(plugin: &Value) -> String {
+    let (wasi, asked): (Vec<_>, Vec<_>) =
+        members(plugin, "imports").filter_map(Value::as_str).map(printable).partition(|name| name.starts_with("wasi:"));
+    let mut names = asked;
+    if !wasi.is_empty() {
+        names.push(format!("{} of WASI", wasi.len()));
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
 fn release(plugin: &Value) -> &Value {
     plugin.get("release").unwrap_or(&Value::Null)
 }
@@ -99,7 +110,7 @@ pub(super) fn plugin(plugin: &Value, terminal: &Terminal) {
     row("digest", text(release, "digest"));
     row("size", release.get("size").and_then(Value::as_u64).map(|size| format!("{size} bytes")).unwrap_or_default());
     row("grants", words(plugin, "grants"));
-    row("imports", words(plugin, "imports"));
+    row("imports", imports(plugin));
     let permissions: Vec<_> = members(plugin, "permissions").map(|p| [text(p, "name"), text(p, "summary")]).collect();
     if !permissions.is_empty() {
         terminal.line("");
@@ -125,5 +136,12 @@ mod tests {
         assert_eq!(text(&json!({ "summary": "a\u{1b}[2Jb\nc" }), "summary"), "a [2Jb c");
         assert_eq!(text(&json!({ "n": 3, "x": null }), "n"), "3");
         assert_eq!(text(&json!({}), "x"), "");
+    }
+
+    #[test]
+    fn imports_of_wasi_do_not_hide_the_others() {
+        let plugin = json!({ "imports": ["wasi:io/poll@0.2.6", "wharf:sql/database@0.1.0", "wasi:cli/exit@0.2.6"] });
+        assert_eq!(imports(&plugin), "wharf:sql/database@0.1.0, 2 of WASI");
+        assert_eq!(imports(&json!({})), "none");
     }
 }

@@ -1,6 +1,6 @@
 //! Does whatever a test asks for: well-behaved, clumsy or hostile, one route for each. The host must stay unmoved.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
+#![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
 
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
@@ -19,7 +19,7 @@ plugin! {
         trap, panic, exit, endless, grow, sleep, recurse,
         status, header, body, problem, print,
         flood, count_host_calls, audited,
-        cached, cached_per_caller, cached_problem, invalidate, keep, kept, increment,
+        cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
     ],
 }
@@ -222,9 +222,24 @@ fn invalidate(Path(tag): Path<String>) -> Result<()> {
     Ok(cache::invalidate(&tag)?)
 }
 
+#[derive(Deserialize, JsonSchema)]
+struct Keeping {
+    #[serde(default)]
+    ttl_ms: Option<u64>,
+    #[serde(default)]
+    tag: Option<String>,
+}
+
 #[put("/kept/{key}", access = public)]
-fn keep(Path(key): Path<String>, value: Bytes) -> Json<Option<String>> {
-    Json(cache::set(&key, &value.0, None, &[]).err().map(|error| format!("{error:?}")))
+fn keep(Path(key): Path<String>, Query(keeping): Query<Keeping>, value: Bytes) -> Json<Option<String>> {
+    let ttl = keeping.ttl_ms.map(std::time::Duration::from_millis);
+    let tags: Vec<&str> = keeping.tag.iter().map(String::as_str).collect();
+    Json(cache::set(&key, &value.0, ttl, &tags).err().map(|error| format!("{error:?}")))
+}
+
+#[delete("/kept/{key}", access = public)]
+fn forget(Path(key): Path<String>) -> Result<()> {
+    Ok(cache::delete(&key)?)
 }
 
 #[get("/kept/{key}", access = public)]
@@ -235,6 +250,13 @@ fn kept(Path(key): Path<String>) -> Result<Json<Option<String>>> {
 #[post("/increment/{key}", access = public)]
 fn increment(Path(key): Path<String>) -> Result<Json<i64>> {
     Ok(Json(cache::increment(&key, 1, None)?))
+}
+
+/// How often this instance was called, if it had a memory.
+#[get("/remembered", access = public)]
+fn remembered() -> Json<u32> {
+    static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    Json(CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1)
 }
 
 #[get("/notes", access = public)]

@@ -3,7 +3,16 @@
 //! The declaration is a text of fixed length inside the component, so a test writes another one over it and needs no
 //! compiler. The host must take none of it on trust.
 
-#![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
+// It has no use outside the sandbox, and no stand-in for the host to run against.
+#![cfg(target_arch = "wasm32")]
+#![allow(
+    clippy::indexing_slicing,
+    unsafe_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a guest of the tests"
+)]
 
 use wharf_sdk::__private::http_role;
 use wharf_sdk::__private::migrations_role::exports::wharf::sql::migrations;

@@ -1,0 +1,125 @@
+//! `make bench`: Wharf's routes against the same work in plain axum and sqlx, as ratios.
+//!
+//! Both servers run at once and are measured in turns, round by round, so that what else the machine does falls on both.
+//! Throughput is wrk's; CPU time per request is the servers' own, read from /proc, and is the steadier figure. Nothing
+//! here asserts a number: machines differ.
+
+mod baseline;
+mod wharf;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Rounds of each measurement.
+const ROUNDS: usize = 5;
+/// One measurement.
+const TIME: Duration = Duration::from_secs(3);
+/// Connections that ask at once.
+const CONNECTIONS: usize = 32;
+/// Items in the list that is asked for.
+const ITEMS: usize = 20;
+
+fn main() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("baseline") => baseline::serve(&PathBuf::from(arguments.next().ok_or("baseline needs a database file")?)),
+        Some(binary) => compare(&PathBuf::from(binary)),
+        None => Err("usage: wharf-bench target/release/wharf".into()),
+    }
+}
+
+/// What is measured: a name, and the URLs of the two sides.
+struct Pair<'a> {
+    name: &'a str,
+    wharf: String,
+    plain: String,
+}
+
+#[allow(clippy::print_stdout, reason = "the report")]
+fn compare(binary: &std::path::Path) -> Result<(), Failure> {
+    let directory = tempfile::tempdir()?;
+    println!("Starting both servers …");
+    let wharf = wharf::Wharf::start(binary, directory.path())?;
+    let plain = baseline::Baseline::start(&directory.path().join("plain.sqlite"))?;
+    wharf.fill(ITEMS)?;
+    let pairs = [
+        Pair { name: "hello", wharf: wharf.url("/api/v1/hello/"), plain: plain.url("/hello") },
+        Pair { name: "items list", wharf: wharf.url("/api/v1/items/"), plain: plain.url("/items") },
+    ];
+    println!("{ROUNDS} rounds of {}s each side, {CONNECTIONS} connections\n", TIME.as_secs());
+    println!(
+        "{:<12}{:>14}{:>14}{:>10}{:>14}{:>14}",
+        "", "wharf req/s", "axum req/s", "ratio", "wharf µs CPU", "axum µs CPU"
+    );
+    for pair in &pairs {
+        // Once unmeasured: pools fill, caches warm.
+        measure(&pair.wharf, Some(wharf.token()), wharf.pid())?;
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let ours = measure(&pair.wharf, Some(wharf.token()), wharf.pid())?;
+            let theirs = measure(&pair.plain, None, plain.pid())?;
+            rounds.push((ours, theirs));
+        }
+        let median = |of: &dyn Fn(&(Load, Load)) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        println!(
+            "{:<12}{:>14.0}{:>14.0}{:>10.2}{:>14.1}{:>14.1}",
+            pair.name,
+            median(&|(ours, _)| ours.rate),
+            median(&|(_, theirs)| theirs.rate),
+            median(&|(ours, theirs)| ours.rate / theirs.rate),
+            median(&|(ours, _)| ours.cpu_micros),
+            median(&|(_, theirs)| theirs.cpu_micros),
+        );
+    }
+    Ok(())
+}
+
+/// What one measurement found.
+struct Load {
+    /// Answers a second.
+    rate: f64,
+    /// CPU time of the server for one answer.
+    cpu_micros: f64,
+}
+
+fn measure(url: &str, token: Option<&str>, pid: u32) -> Result<Load, Failure> {
+    let before = cpu_seconds(pid)?;
+    let mut wrk = Command::new("wrk");
+    wrk.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", TIME.as_secs())]);
+    if let Some(token) = token {
+        wrk.args(["-H", &format!("Authorization: Bearer {token}")]);
+    }
+    let output =
+        wrk.arg(url).output().map_err(|error| format!("wrk does not start ({error}); on Debian: apt install wrk"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if text.contains("Non-2xx") || !output.status.success() {
+        return Err(format!("{url} gave errors:\n{text}{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let number = |before: &str| -> Result<f64, Failure> {
+        let line = text.lines().find(|line| line.contains(before)).ok_or("wrk said nothing")?;
+        let word =
+            if before.starts_with("Req") { line.split_whitespace().last() } else { line.split_whitespace().next() };
+        Ok(word.ok_or("wrk said nothing")?.parse()?)
+    };
+    let requests = number("requests in")?;
+    Ok(Load { rate: number("Requests/sec")?, cpu_micros: (cpu_seconds(pid)? - before) * 1e6 / requests })
+}
+
+/// User and system time of a process, from /proc/PID/stat (proc(5): fields 14 and 15, in ticks of 10 ms).
+fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+    #[allow(clippy::cast_precision_loss, reason = "a count of 10 ms ticks")]
+    Ok(ticks as f64 / 100.0)
+}

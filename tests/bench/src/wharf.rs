@@ -1,0 +1,94 @@
+//! Wharf with the hello and items plugins, as `make run` has it.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Failure;
+
+const PASSWORD: &str = "bench password";
+
+/// The host as a process of its own.
+pub(crate) struct Wharf {
+    process: Child,
+    address: String,
+    token: String,
+}
+
+impl Wharf {
+    /// Starts it and signs in.
+    pub(crate) fn start(binary: &Path, directory: &Path) -> Result<Self, Failure> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let process = Command::new(binary)
+            .args(["serve", "--deploy", "target/plugins/hello.wasm", "target/plugins/items.wasm"])
+            .args(["--grant", "auth,sql"])
+            .env("WHARF_LISTEN", &address)
+            .env("WHARF_DATA_DIR", directory.join("wharf"))
+            .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
+            .env("WHARF_LOG", "warn")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut wharf = Self { process, address, token: String::new() };
+        let until = Instant::now() + Duration::from_secs(60);
+        while ureq::get(wharf.url("/api/v1/items/")).call().status() != Some(401) {
+            if Instant::now() > until {
+                return Err("wharf does not serve the items plugin within a minute".into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let answer: Value = ureq::post(wharf.url("/api/v1/login/access-token"))
+            .send_form([("username", "admin@example.com"), ("password", PASSWORD)])?
+            .body_mut()
+            .read_json()?;
+        wharf.token = answer.get("access_token").and_then(Value::as_str).ok_or("no token")?.to_owned();
+        Ok(wharf)
+    }
+
+    /// Makes items.
+    pub(crate) fn fill(&self, items: usize) -> Result<(), Failure> {
+        for index in 0..items {
+            ureq::post(self.url("/api/v1/items/"))
+                .header("Authorization", format!("Bearer {}", self.token))
+                .send_json(json!({ "title": format!("Item {index}") }))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Wharf {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The status of an answer, whether ureq calls it an error or not.
+trait Status {
+    fn status(&self) -> Option<u16>;
+}
+
+impl<B> Status for Result<ureq::http::Response<B>, ureq::Error> {
+    fn status(&self) -> Option<u16> {
+        match self {
+            Ok(response) => Some(response.status().as_u16()),
+            Err(ureq::Error::StatusCode(status)) => Some(*status),
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `wharf:config`.
+
+use serde_json::{Value, json};
+
+use crate::plugin::deploy_with_settings;
+use crate::support::{Component, Setup, TestHost};
+
+const GRANTS: &str = "auth,cache,config,log,sql";
+
+#[tokio::test]
+async fn without_settings_a_plugin_has_its_defaults() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    host.deploy_chameleon().await;
+    assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), Value::Null);
+}
+
+#[tokio::test]
+async fn new_settings_are_a_new_release_and_are_read_at_once() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    for (number, word) in [(1, "blue"), (2, "grün \u{1f308}")] {
+        let settings = json!({ "word": word });
+        let deployed = deploy_with_settings(host.superuser(), &Component::chameleon(), GRANTS, &settings).await.ok();
+        assert_eq!(deployed["plugin"]["release"]["number"], number);
+        assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), word);
+    }
+}

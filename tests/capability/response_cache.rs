@@ -1,0 +1,93 @@
+//! Answers that the host keeps for a plugin.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::deploy_twin;
+use crate::support::{Client, Component, Setup, TestHost};
+
+async fn chameleon(setup: Setup) -> TestHost {
+    let host = TestHost::sqlite(setup).await;
+    host.deploy_chameleon().await;
+    host
+}
+
+async fn text(client: &Client, path: &str) -> String {
+    let answer = client.get(path).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.text()
+}
+
+#[tokio::test]
+async fn an_answer_is_given_again() {
+    let host = chameleon(Setup::default()).await;
+    let first = host.anonymous().get("/chameleon/cached").await;
+    let second = host.superuser().get("/chameleon/cached").await;
+    assert_eq!((second.status, second.text()), (200, first.text()));
+    assert_eq!(second.header("content-type"), first.header("content-type"));
+    assert_ne!(second.header("x-request-id"), first.header("x-request-id"));
+}
+
+#[tokio::test]
+async fn another_query_is_another_answer() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.anonymous();
+    assert_ne!(text(&client, "/chameleon/cached?a=1").await, text(&client, "/chameleon/cached?a=2").await);
+}
+
+#[tokio::test]
+async fn an_answer_expires() {
+    let host = chameleon(Setup::default().with_manual_clock()).await;
+    let client = host.anonymous();
+    let first = text(&client, "/chameleon/cached").await;
+    host.clock().advance(Duration::from_secs(3599));
+    assert_eq!(text(&client, "/chameleon/cached").await, first);
+    host.clock().advance(Duration::from_secs(1));
+    assert_ne!(text(&client, "/chameleon/cached").await, first);
+}
+
+#[tokio::test]
+async fn an_answer_of_one_caller_is_not_given_to_another() {
+    let host = chameleon(Setup::default()).await;
+    let (one, two) = (host.user("one@example.com").await, host.user("two@example.com").await);
+    let first = text(&one, "/chameleon/cached-per-caller").await;
+    assert_ne!(text(&two, "/chameleon/cached-per-caller").await, first);
+    assert_eq!(text(&one, "/chameleon/cached-per-caller").await, first);
+    host.anonymous().get("/chameleon/cached-per-caller").await.has_code(401, "not_authenticated");
+}
+
+#[tokio::test]
+async fn a_problem_is_not_kept() {
+    let host = chameleon(Setup::default()).await;
+    let first = host.anonymous().get("/chameleon/cached-problem").await.has_code(409, "never_kept");
+    assert_ne!(host.anonymous().get("/chameleon/cached-problem").await.has_code(409, "never_kept"), first);
+}
+
+#[tokio::test]
+async fn an_invalidated_tag_takes_its_answers_with_it() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.anonymous();
+    let first = text(&client, "/chameleon/cached").await;
+    client.request(Method::POST, "/chameleon/invalidate/other").send().await;
+    assert_eq!(text(&client, "/chameleon/cached").await, first);
+    client.request(Method::POST, "/chameleon/invalidate/leaf").send().await;
+    assert_ne!(text(&client, "/chameleon/cached").await, first);
+}
+
+#[tokio::test]
+async fn a_new_release_gives_answers_of_its_own() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.anonymous();
+    let first = text(&client, "/chameleon/cached").await;
+    host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
+    assert_ne!(text(&client, "/chameleon/cached").await, first);
+}
+
+#[tokio::test]
+async fn another_plugin_gives_answers_of_its_own() {
+    let host = chameleon(Setup::default()).await;
+    deploy_twin(&host).await;
+    let client = host.anonymous();
+    assert_ne!(text(&client, "/chameleon/cached").await, text(&client, "/twin/cached").await);
+}

@@ -1,0 +1,180 @@
+//! What of a body is accepted, and the order in which a request is checked.
+
+use futures_util::stream;
+use reqwest::{Body, Method};
+use serde_json::json;
+
+use super::{not_authenticated, text};
+use crate::support::host::PASSWORD;
+use crate::support::{TestHost, both};
+
+const JSON_ERROR: &str = "json_invalid: JSON decode error";
+const NO_OBJECT: &str =
+    "body model_attributes_type: Input should be a valid dictionary or object to extract fields from";
+const MISSING: &str = "body missing: Field required";
+/// The routes with a JSON body: the host's and the plugin's, open and closed ones.
+const ROUTES: [(&str, &str); 5] = [
+    ("POST", "/users/signup"),
+    ("POST", "/reset-password/"),
+    ("POST", "/users/"),
+    ("PATCH", "/users/me"),
+    ("POST", "/items/"),
+];
+
+both! {
+    malformed_json_is_told_before_missing_credentials => Setup::default().with_items(),
+    missing_credentials_are_told_before_wrong_values => Setup::default().with_items(),
+    path_query_and_body_are_told_together_and_before_existence => Setup::default().with_items(),
+    only_json_is_read_as_json => Setup::default().with_items(),
+    a_body_that_is_no_object_is_422 => Setup::default().with_items(),
+    text_that_no_database_can_hold_is_422 => Setup::default().with_items(),
+    of_a_member_given_twice_the_last_counts,
+    a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| config.server.max_body_bytes = 1000),
+    without_a_setting_two_mebibytes_are_the_limit,
+}
+
+fn method(name: &str) -> Method {
+    name.parse().unwrap()
+}
+
+async fn malformed_json_is_told_before_missing_credentials(host: &TestHost) {
+    for (name, path) in ROUTES {
+        eprintln!("{name} {path}");
+        let send = async |text: &'static str| host.anonymous().request(method(name), path).json_text(text).send().await;
+        send("{").await.refuses(&[&format!("body.1 {JSON_ERROR}")]);
+        send("{\"a\": x}").await.refuses(&[&format!("body.6 {JSON_ERROR}")]);
+        for text in ["nonsense", "{}{}", "{'a': 1}", "{\"a\": 1,}", "[1", "\"a", "NaN", " ", "{\"a\": \"\u{1}\"}"] {
+            let answer = send(text).await;
+            assert_eq!(answer.problem()["errors"][0]["type"], "json_invalid", "{text}");
+            assert!(answer.json()["errors"][0]["loc"][1].is_u64(), "{text}");
+        }
+        let bytes = host.anonymous().request(method(name), path).json_text(b"{\"a\": \"\xff\"}".to_vec()).send().await;
+        bytes.is_problem(400, "malformed_body", "There was an error parsing the body");
+        // Deeper than anybody nests.
+        let deep = host.anonymous().request(method(name), path).json_text("[".repeat(100_000)).send().await;
+        assert_eq!(deep.status, 422);
+    }
+}
+
+async fn missing_credentials_are_told_before_wrong_values(host: &TestHost) {
+    for (name, path) in &ROUTES[2..] {
+        let send = async |client: crate::support::Client, text: &'static str| {
+            client.request(method(name), path).json_text(text).send().await
+        };
+        for text in ["[]", "null", "", "{\"email\": 1, \"title\": 1}"] {
+            not_authenticated(&send(host.anonymous(), text).await);
+            super::invalid_token(&send(host.anonymous().with_token("garbage"), text).await);
+        }
+    }
+    not_authenticated(&host.anonymous().put("/items/x", &json!({ "title": 1 })).await);
+    not_authenticated(&host.anonymous().delete("/items/x").await);
+    not_authenticated(&host.anonymous().get("/items/?skip=x").await);
+}
+
+async fn path_query_and_body_are_told_together_and_before_existence(host: &TestHost) {
+    const ID: &str = "path.id uuid_parsing: Input should be a valid UUID, …";
+    host.superuser().put("/items/x?skip=x", &json!({ "title": "", "description": 1 })).await.refuses(&[
+        ID,
+        "body.title string_too_short: String should have at least 1 character",
+        "body.description string_type: Input should be a valid string",
+    ]);
+    let unknown = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+    host.superuser().put(unknown, &json!({ "title": 1 })).await.refuses(&["body.title string_type: …"]);
+    host.superuser().put("/items/x", &json!([])).await.refuses(&[ID, NO_OBJECT]);
+    host.superuser().put(unknown, &json!({ "title": "x" })).await.is_problem(404, "item_not_found", "Item not found");
+}
+
+async fn only_json_is_read_as_json(host: &TestHost) {
+    let post = |path: &str| host.superuser().request(Method::POST, path);
+    for (path, body) in [("/items/", r#"{"title":"x"}"#), ("/users/me", r#"{"full_name":"x"}"#)] {
+        let name = if path == "/items/" { "POST" } else { "PATCH" };
+        let send = async |kind: Option<&str>| {
+            let request = host.superuser().request(method(name), path).body(body);
+            match kind {
+                Some(kind) => request.header("content-type", kind).send().await,
+                None => request.send().await,
+            }
+        };
+        for kind in
+            ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json"]
+        {
+            send(Some(kind)).await.ok();
+        }
+        for kind in
+            [None, Some("text/plain"), Some("text/json"), Some("application/x-www-form-urlencoded"), Some("nonsense")]
+        {
+            send(kind).await.refuses(&[NO_OBJECT]);
+        }
+    }
+    // No body at all.
+    post("/items/").send().await.refuses(&[MISSING]);
+    post("/items/").header("content-type", "text/plain").send().await.refuses(&[MISSING]);
+}
+
+async fn a_body_that_is_no_object_is_422(host: &TestHost) {
+    for (name, path) in ROUTES {
+        let send = async |text: &'static str| host.superuser().request(method(name), path).json_text(text).send().await;
+        for text in ["[]", "\"x\"", "1", "true", "[{}]"] {
+            send(text).await.refuses(&[NO_OBJECT]);
+        }
+        for text in ["null", "", " null "] {
+            send(text).await.refuses(&[MISSING]);
+        }
+    }
+}
+
+async fn text_that_no_database_can_hold_is_422(host: &TestHost) {
+    let send =
+        async |text: &'static str| host.superuser().request(Method::POST, "/items/").json_text(text).send().await;
+    send(r#"{"title": "a\u0000b"}"#).await.refuses(&["body.title value_error: …"]);
+    send(r#"{"title": "a", "description": "\u0000"}"#).await.refuses(&["body.description value_error: …"]);
+    let lone = send(r#"{"title": "\ud800"}"#).await;
+    assert_eq!(lone.problem()["errors"][0]["type"], "value_error");
+    let me = host.superuser().request(Method::PATCH, "/users/me").json_text(r#"{"full_name": "\udc00x"}"#).send().await;
+    assert_eq!(me.problem()["errors"][0]["type"], "value_error");
+    // A pair is a character, and what is ignored may hold anything.
+    assert_eq!(send(r#"{"title": "\ud83d\udc4b", "x": "\u0000"}"#).await.ok()["title"], "👋");
+}
+
+async fn of_a_member_given_twice_the_last_counts(host: &TestHost) {
+    let text = r#"{"full_name": 1, "full_name": "first", "x": 1, "full_name": "last", "x": 2}"#;
+    let me = host.superuser().request(Method::PATCH, "/users/me").json_text(text).send().await.ok();
+    assert_eq!(me["full_name"], "last");
+}
+
+async fn a_body_above_the_limit_is_413(host: &TestHost) {
+    let admin = host.superuser();
+    let padded = |length: usize| {
+        let begin = r#"{"title":"x","ignored":""#;
+        format!("{begin}{}\"}}", "x".repeat(length - begin.len() - 2))
+    };
+    let post = |length: usize| admin.request(Method::POST, "/items/").json_text(padded(length));
+    post(1000).send().await.ok();
+    let too_large = |answer: crate::support::Answer| {
+        answer.is_problem(413, "body_too_large", "Request body too large");
+        assert!(answer.bytes.len() < 1000);
+    };
+    too_large(post(1001).send().await);
+    // Without a length that tells beforehand.
+    let chunks = move |length: usize| {
+        let pieces: Vec<std::io::Result<Vec<u8>>> =
+            padded(length).as_bytes().chunks(100).map(|piece| Ok(piece.to_vec())).collect();
+        Body::wrap_stream(stream::iter(pieces))
+    };
+    admin.request(Method::POST, "/items/").json_text(chunks(1000)).send().await.ok();
+    too_large(admin.request(Method::POST, "/items/").json_text(chunks(1001)).send().await);
+    let form = format!("username=a&password={}", "x".repeat(1000));
+    let form = host.anonymous().request(Method::POST, "/login/access-token").body(form);
+    too_large(form.header("content-type", "application/x-www-form-urlencoded").send().await);
+    let sign_up = json!({ "email": "a@example.com", "password": PASSWORD, "x": "x".repeat(1000) });
+    too_large(host.anonymous().post("/users/signup", &sign_up).await);
+}
+
+async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
+    let limit = 2 * 1024 * 1024;
+    let frame = r#"{"full_name":"x","ignored":""}"#;
+    let body = |length: usize| json!({ "full_name": "x", "ignored": "x".repeat(length - frame.len()) });
+    assert_eq!(text(&host.superuser().patch("/users/me", &body(limit)).await.ok(), "full_name"), "x");
+    let answer = host.superuser().patch("/users/me", &body(limit + 1)).await;
+    answer.is_problem(413, "body_too_large", "Request body too large");
+}

@@ -1,0 +1,91 @@
+//! Cross-origin requests; the database makes no difference.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{Answer, Setup, TestHost};
+
+const ORIGIN: &str = "https://shop.example";
+const METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+
+async fn preflight(host: &TestHost, path: &str, origin: &str, method: &str, headers: Option<&str>) -> Answer {
+    let request = host.anonymous().plain(Method::OPTIONS, path);
+    let request = request.header("origin", origin).header("access-control-request-method", method);
+    match headers {
+        Some(headers) => request.header("access-control-request-headers", headers).send().await,
+        None => request.send().await,
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_of_the_frontend_is_ok_on_every_path() {
+    let host = TestHost::sqlite(Setup::default().with_items()).await;
+    for path in ["/api/v1/users/me", "/api/v1/items/", "/api/v1/nothing", "/"] {
+        let answer = preflight(&host, path, ORIGIN, "PATCH", Some("authorization,x-own")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "OK"), "{path}");
+        for (name, value) in [
+            ("content-type", "text/plain; charset=utf-8"),
+            ("access-control-allow-origin", ORIGIN),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-methods", METHODS),
+            ("access-control-allow-headers", "authorization,x-own"),
+            ("access-control-max-age", "600"),
+            ("vary", "Origin"),
+        ] {
+            let found: Vec<_> = answer.headers.get_all(name).iter().collect();
+            assert_eq!(found, [value], "{path} {name}");
+        }
+    }
+    let answer = preflight(&host, "/api/v1/users/me", ORIGIN, "GET", None).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-headers")), (200, None));
+}
+
+#[tokio::test]
+async fn a_preflight_of_another_origin_or_method_is_refused() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    for origin in
+        ["https://evil.example", "http://shop.example", "https://shop.example:444", "https://shop.example.evil", "null"]
+    {
+        let answer = preflight(&host, "/api/v1/users/me", origin, "GET", None).await;
+        assert_eq!((answer.status, answer.text().as_str()), (400, "Disallowed CORS origin"), "{origin}");
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{origin}");
+    }
+    let answer = preflight(&host, "/api/v1/users/me", ORIGIN, "TRACE", None).await;
+    assert_eq!((answer.status, answer.text().as_str()), (400, "Disallowed CORS method"));
+}
+
+#[tokio::test]
+async fn the_frontend_may_read_every_answer_and_others_none() {
+    let host = TestHost::sqlite(Setup::default().with_items()).await;
+    let ask = async |origin: &str, path: &str| {
+        host.superuser().request(Method::GET, path).header("origin", origin).send().await
+    };
+    // Answers and problems, the host's and a plugin's.
+    for (path, status) in
+        [("/users/me", 200), ("/items/", 200), ("/items/x", 422), ("/nothing", 404), ("/login/logout", 405)]
+    {
+        let own = ask(ORIGIN, path).await;
+        assert_eq!(own.status, status);
+        assert_eq!(own.header("access-control-allow-origin"), Some(ORIGIN), "{path}");
+        assert_eq!(own.header("access-control-allow-credentials"), Some("true"), "{path}");
+        assert_eq!(own.header("vary"), Some("Origin"), "{path}");
+        let other = ask("https://evil.example", path).await;
+        assert_eq!(other.status, status);
+        assert_eq!(other.header("access-control-allow-origin"), None, "{path}");
+        assert_eq!(other.header("access-control-allow-credentials"), Some("true"), "{path}");
+    }
+    let large = json!({ "x": "x".repeat(3 * 1024 * 1024) });
+    let large =
+        host.anonymous().request(Method::POST, "/users/signup").header("origin", ORIGIN).json(&large).send().await;
+    assert_eq!((large.status, large.header("access-control-allow-origin")), (413, Some(ORIGIN)));
+    let plain = host.superuser().get("/users/me").await;
+    assert_eq!(plain.header("access-control-allow-credentials"), None);
+}
+
+#[tokio::test]
+async fn a_path_in_the_frontends_address_is_no_part_of_its_origin() {
+    let setup = Setup::default().with(|config| config.server.frontend_url = "http://localhost:5173/app".to_owned());
+    let host = TestHost::sqlite(setup).await;
+    let answer = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
+}

@@ -1,0 +1,194 @@
+//! Signing in and out, and refreshing.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::multipart::Form;
+use serde_json::json;
+
+use super::{USER, invalid_token, members, not_authenticated, text};
+use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::{TestHost, both};
+
+const PATH: &str = "/login/access-token";
+
+both! {
+    signing_in_answers_a_token_pair,
+    a_sign_in_that_fails_is_400,
+    a_sign_in_form_is_checked_whatever_it_is_sent_as,
+    a_multipart_form_that_cannot_be_read_is_400,
+    a_token_tells_whose_it_is,
+    of_refreshes_at_once_all_get_the_same_successor => Setup::default().with_manual_clock(),
+    signing_out_ends_the_session_at_once,
+    a_refresh_replaces_both_tokens => Setup::default().with_manual_clock(),
+    a_refresh_token_that_comes_back_ends_its_session => Setup::default().with_manual_clock(),
+    a_session_that_is_not_refreshed_ends => Setup::default().with_manual_clock(),
+}
+
+async fn signing_in_answers_a_token_pair(host: &TestHost) {
+    let client = host.anonymous();
+    let answer = client.sign_in(SUPERUSER, PASSWORD).await;
+    let tokens = answer.ok();
+    assert_eq!(members(&tokens), ["access_token", "token_type", "expires_in", "refresh_token"]);
+    assert_eq!((text(&tokens, "token_type"), tokens["expires_in"].as_u64()), ("bearer", Some(8 * 24 * 3600)));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+
+    // The address in any case, every field of the password flow, the other slash form.
+    let fields = [
+        ("grant_type", "password"),
+        ("username", "ADMIN@Example.COM"),
+        ("password", PASSWORD),
+        ("scope", "a b"),
+        ("client_id", "c"),
+        ("client_secret", ""),
+    ];
+    client.request(Method::POST, "/login/access-token/").form(&fields).send().await.ok();
+    let form = Form::new().text("username", SUPERUSER).text("password", PASSWORD).text("grant_type", "");
+    client.request(Method::POST, PATH).multipart(form).send().await.ok();
+}
+
+async fn a_sign_in_that_fails_is_400(host: &TestHost) {
+    let refused = |answer: crate::support::Answer| {
+        answer.is_problem(400, "incorrect_credentials", "Incorrect email or password");
+        assert_eq!(answer.header("www-authenticate"), None);
+    };
+    let client = host.anonymous();
+    refused(client.sign_in(SUPERUSER, "wrong").await);
+    refused(client.sign_in("nobody@example.com", PASSWORD).await);
+    refused(client.sign_in("no address", PASSWORD).await);
+    refused(client.sign_in("a@b.example", &"x".repeat(1000)).await);
+
+    let user = host.sign_up("sleepy@example.com").await.ok();
+    let path = format!("/users/{}", text(&user, "id"));
+    host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
+    let inactive = client.sign_in("sleepy@example.com", PASSWORD).await;
+    inactive.is_problem(400, "inactive_user", "Inactive user");
+    // Told only to whoever knows the password.
+    refused(client.sign_in("sleepy@example.com", "wrong").await);
+}
+
+async fn a_sign_in_form_is_checked_whatever_it_is_sent_as(host: &TestHost) {
+    const USERNAME: &str = "body.username missing: Field required";
+    const PASSWORD: &str = "body.password missing: Field required";
+    let client = host.anonymous();
+    let form = async |fields: &[(&str, &str)]| client.request(Method::POST, PATH).form(fields).send().await;
+    form(&[]).await.refuses(&[USERNAME, PASSWORD]);
+    form(&[("username", "a"), ("password", "")]).await.refuses(&[PASSWORD]);
+    form(&[("username", ""), ("password", "a")]).await.refuses(&[USERNAME]);
+    form(&[("username", "a"), ("password", "b"), ("grant_type", "client_credentials")])
+        .await
+        .refuses(&["body.grant_type string_pattern_mismatch: String should match pattern '^password$'"]);
+    form(&[("username", "a\0"), ("password", "b")]).await.refuses(&["body.username value_error: …"]);
+    client.post(PATH, &json!({ "username": "a", "password": "b" })).await.refuses(&[USERNAME, PASSWORD]);
+    client.request(Method::POST, PATH).send().await.refuses(&[USERNAME, PASSWORD]);
+    client
+        .request(Method::POST, PATH)
+        .multipart(Form::new().text("x", "y"))
+        .send()
+        .await
+        .refuses(&[USERNAME, PASSWORD]);
+}
+
+async fn a_multipart_form_that_cannot_be_read_is_400(host: &TestHost) {
+    let send = async |body: &'static str| {
+        let request = host.anonymous().request(Method::POST, PATH);
+        request.header("content-type", "multipart/form-data; boundary=X").body(body).send().await
+    };
+    let unreadable = "There was an error parsing the body";
+    for body in ["--X\r\ncontent-disposition: form-data; name=\"username\"\r\n\r\na", "--X\r\nno header\r\n\r\n"] {
+        send(body).await.is_problem(400, "malformed_body", unreadable);
+    }
+}
+
+async fn of_refreshes_at_once_all_get_the_same_successor(host: &TestHost) {
+    let client = host.anonymous();
+    let tokens = client.sign_in(SUPERUSER, PASSWORD).await.ok();
+    let body = json!({ "refresh_token": tokens["refresh_token"] });
+    let (one, two, three) = tokio::join!(
+        client.post("/login/refresh-token", &body),
+        client.post("/login/refresh-token", &body),
+        client.post("/login/refresh-token", &body),
+    );
+    let one = one.ok();
+    assert_eq!(one["refresh_token"], two.ok()["refresh_token"]);
+    assert_eq!(one["refresh_token"], three.ok()["refresh_token"]);
+    client.with_token(text(&one, "access_token")).get("/users/me").await.ok();
+}
+
+async fn a_token_tells_whose_it_is(host: &TestHost) {
+    let me = host.superuser().request(Method::POST, "/login/test-token").send().await.ok();
+    assert_eq!(members(&me), USER);
+    assert_eq!(text(&me, "email"), SUPERUSER);
+    not_authenticated(&host.anonymous().request(Method::POST, "/login/test-token").send().await);
+}
+
+async fn signing_out_ends_the_session_at_once(host: &TestHost) {
+    let tokens = host.anonymous().sign_in(SUPERUSER, PASSWORD).await.ok();
+    let client = host.anonymous().with_token(text(&tokens, "access_token"));
+    client.get("/users/me").await.ok();
+    let logout = || client.request(Method::POST, "/login/logout");
+    logout().send().await.says("Logged out successfully");
+    invalid_token(&client.get("/users/me").await);
+    invalid_token(&logout().send().await);
+    let refresh = json!({ "refresh_token": tokens["refresh_token"] });
+    invalid_token(&host.anonymous().post("/login/refresh-token", &refresh).await);
+    // Only that session.
+    host.superuser().get("/users/me").await.ok();
+    not_authenticated(&host.anonymous().request(Method::POST, "/login/logout").send().await);
+}
+
+async fn a_refresh_replaces_both_tokens(host: &TestHost) {
+    let client = host.anonymous();
+    let refresh = async |token: &str| client.post("/login/refresh-token", &json!({ "refresh_token": token })).await;
+    let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();
+    host.clock().advance(Duration::from_secs(60));
+    let answer = refresh(text(&first, "refresh_token")).await;
+    let second = answer.ok();
+    assert_eq!(members(&second), ["access_token", "token_type", "expires_in", "refresh_token"]);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_ne!(first["refresh_token"], second["refresh_token"]);
+    assert_ne!(first["access_token"], second["access_token"]);
+    client.with_token(text(&second, "access_token")).get("/users/me").await.ok();
+
+    // Refreshes that cross on the way get the same successor.
+    let crossed = refresh(text(&first, "refresh_token")).await.ok();
+    assert_eq!(crossed["refresh_token"], second["refresh_token"]);
+    refresh(text(&second, "refresh_token")).await.ok();
+
+    for token in ["", "garbage", text(&first, "access_token")] {
+        invalid_token(&refresh(token).await);
+    }
+    client.post("/login/refresh-token", &json!({})).await.refuses(&["body.refresh_token missing: Field required"]);
+    client
+        .post("/login/refresh-token", &json!({ "refresh_token": 1 }))
+        .await
+        .refuses(&["body.refresh_token string_type: Input should be a valid string"]);
+}
+
+async fn a_refresh_token_that_comes_back_ends_its_session(host: &TestHost) {
+    let client = host.anonymous();
+    let refresh = async |token: &str| client.post("/login/refresh-token", &json!({ "refresh_token": token })).await;
+    let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();
+    let second = refresh(text(&first, "refresh_token")).await.ok();
+    host.clock().advance(Duration::from_secs(60));
+    invalid_token(&refresh(text(&first, "refresh_token")).await);
+    invalid_token(&refresh(text(&second, "refresh_token")).await);
+    invalid_token(&client.with_token(text(&second, "access_token")).get("/users/me").await);
+    host.superuser().get("/users/me").await.ok();
+}
+
+async fn a_session_that_is_not_refreshed_ends(host: &TestHost) {
+    let client = host.anonymous();
+    let refresh = async |token: &str| client.post("/login/refresh-token", &json!({ "refresh_token": token })).await;
+    let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();
+    let day = Duration::from_secs(24 * 3600);
+    host.clock().advance(day * 29);
+    // The access token ended long ago; the refresh token did not.
+    invalid_token(&client.with_token(text(&first, "access_token")).get("/users/me").await);
+    let second = refresh(text(&first, "refresh_token")).await.ok();
+    host.clock().advance(day * 29);
+    let third = refresh(text(&second, "refresh_token")).await.ok();
+    client.with_token(text(&third, "access_token")).get("/users/me").await.ok();
+    host.clock().advance(day * 30);
+    invalid_token(&refresh(text(&third, "refresh_token")).await);
+}

@@ -1,0 +1,60 @@
+//! What the API's mails say to those who get them.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::{TestHost, both};
+
+const FROM: &str = "<noreply@shop.example>";
+
+both! {
+    a_new_account_gets_a_link_and_never_its_password,
+    a_recovery_mail_has_its_link_twice_and_once_as_text,
+    a_test_mail_says_who_sends_it_without_a_link,
+    what_people_chose_is_escaped => Setup::default().with(|config| config.server.project_name = "<b>Shop</b>".to_owned()),
+}
+
+async fn a_new_account_gets_a_link_and_never_its_password(host: &TestHost) {
+    let body = json!({ "email": "New@EXAMPLE.com", "password": "a first password" });
+    host.superuser().post("/users/", &body).await.ok();
+    let mail = host.mails().take("New@example.com").await;
+    assert_eq!(mail.subject, "Test & Co - New account for user New@example.com");
+    assert!(mail.from.contains("Test & Co") && mail.from.contains(FROM), "{}", mail.from);
+    assert!(mail.to.contains("New@example.com"));
+    assert!(!mail.html.contains("a first password"));
+    assert!(mail.html.contains(r#"href="https://shop.example/reset-password?token="#), "{}", mail.html);
+
+    let body = json!({ "token": mail.reset_token(), "new_password": PASSWORD });
+    host.anonymous().post("/reset-password/", &body).await.says("Password updated successfully");
+    host.anonymous().sign_in("new@example.com", PASSWORD).await.ok();
+    assert_eq!(host.anonymous().sign_in("new@example.com", "a first password").await.status, 400);
+}
+
+async fn a_recovery_mail_has_its_link_twice_and_once_as_text(host: &TestHost) {
+    host.anonymous().request(Method::POST, &format!("/password-recovery/{SUPERUSER}")).send().await.ok();
+    let mail = host.mails().take(SUPERUSER).await;
+    assert!(mail.from.contains("Test & Co") && mail.from.contains(FROM), "{}", mail.from);
+    let link = format!("https://shop.example/reset-password?token={}", mail.reset_token());
+    assert_eq!(mail.html.matches(&format!(r#"href="{link}""#)).count(), 2);
+    assert_eq!(mail.html.matches(&format!(">{link}<")).count(), 1);
+    assert!(mail.html.contains("48 hours") && mail.html.contains(SUPERUSER) && mail.html.contains("Test &amp; Co"));
+}
+
+async fn a_test_mail_says_who_sends_it_without_a_link(host: &TestHost) {
+    let path = "/utils/test-email/?email_to=Somebody@EXAMPLE.com";
+    assert_eq!(host.superuser().request(Method::POST, path).send().await.status, 201);
+    let mail = host.mails().take("Somebody@example.com").await;
+    assert_eq!(mail.subject, "Test & Co - Test email");
+    assert!(mail.from.contains("Test & Co") && mail.from.contains(FROM), "{}", mail.from);
+    assert!(mail.html.contains("Test &amp; Co") && !mail.html.contains("href"), "{}", mail.html);
+}
+
+async fn what_people_chose_is_escaped(host: &TestHost) {
+    let email = "o'neil&co@example.com";
+    host.sign_up(email).await.ok();
+    host.anonymous().request(Method::POST, "/password-recovery/o'neil%26co@example.com").send().await.ok();
+    let mail = host.mails().take(email).await;
+    assert!(!mail.html.contains("<b>") && !mail.html.contains("neil&co"), "{}", mail.html);
+    assert_eq!(mail.subject, format!("<b>Shop</b> - Password recovery for user {email}"));
+}

@@ -1,0 +1,50 @@
+//! The routes that exist in development only.
+
+use serde_json::json;
+
+use super::{USER, is_stamped, members};
+use crate::support::host::SUPERUSER;
+use crate::support::{TestHost, both};
+
+both! {
+    in_development_anybody_makes_accounts => Setup::default().in_development(),
+    otherwise_there_is_no_such_route,
+}
+
+async fn in_development_anybody_makes_accounts(host: &TestHost) {
+    let post = async |body: serde_json::Value| host.anonymous().post("/private/users/", &body).await;
+    let body = json!({ "email": "Dev@EXAMPLE.com", "password": "x", "full_name": "Dev", "is_verified": true });
+    let user = post(body.clone()).await.ok();
+    assert_eq!(members(&user), USER);
+    is_stamped(&user);
+    assert_eq!((&user["email"], &user["full_name"]), (&json!("Dev@example.com"), &json!("Dev")));
+    assert_eq!((&user["is_active"], &user["is_superuser"]), (&json!(true), &json!(false)));
+    // A password of any length.
+    host.anonymous().sign_in("dev@example.com", "x").await.ok();
+    post(body).await.is_problem(409, "email_taken", "User with this email already exists");
+    post(json!({ "email": "not-an-address", "password": "x", "full_name": null })).await.refuses(&[
+        "body.email value_error: value is not a valid email address: …",
+        "body.full_name string_type: Input should be a valid string",
+    ]);
+    post(json!({})).await.refuses(&[
+        "body.email missing: Field required",
+        "body.password missing: Field required",
+        "body.full_name missing: Field required",
+    ]);
+    // The list is not poisoned.
+    assert_eq!(host.superuser().get("/users/").await.ok()["count"], 2);
+    let document = host.anonymous().get("/openapi.json").await.ok();
+    let operation = &document["paths"]["/api/v1/private/users/"]["post"];
+    assert_eq!((&operation["operationId"], &operation["tags"]), (&json!("private-create_user"), &json!(["private"])));
+}
+
+async fn otherwise_there_is_no_such_route(host: &TestHost) {
+    let body = json!({ "email": "a@example.com", "password": "x", "full_name": "A" });
+    let answer = host.anonymous().post("/private/users/", &body).await;
+    answer.is_problem(404, "route_not_found", "Not Found");
+    let answer = host.superuser().post("/private/users/", &body).await;
+    answer.is_problem(404, "route_not_found", "Not Found");
+    let document = host.anonymous().get("/openapi.json").await.text();
+    assert!(!document.contains("private"));
+    assert_eq!(host.superuser().get("/users/").await.ok()["data"][0]["email"], SUPERUSER);
+}

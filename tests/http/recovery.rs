@@ -1,0 +1,187 @@
+//! Recovering a password by mail.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::{invalid_token, not_authenticated, text};
+use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::{Answer, TestHost, both};
+
+const SENT: &str = "If that email is registered, we sent a password recovery link";
+const NEW: &str = "battery staple";
+
+both! {
+    known_and_unknown_addresses_get_the_same_answer,
+    a_link_sets_a_password_once_and_ends_every_session,
+    a_link_ends_with_the_password_it_was_made_under,
+    of_two_resets_with_one_link_at_once_one_wins,
+    a_link_expires => Setup::default().with_manual_clock(),
+    a_link_of_an_inactive_account_is_of_no_use,
+    a_reset_is_checked,
+    recovery_without_mail_answers_the_same => Setup::default().without_mail(),
+    recovery_with_a_dead_mail_server_answers_the_same => Setup::default().with_dead_mail_server(),
+    a_superuser_reads_the_recovery_mail,
+}
+
+async fn recover(host: &TestHost, email: &str) -> Answer {
+    host.anonymous().request(Method::POST, &format!("/password-recovery/{email}")).send().await
+}
+
+async fn reset(host: &TestHost, token: &str, password: &str) -> Answer {
+    host.anonymous().post("/reset-password/", &json!({ "token": token, "new_password": password })).await
+}
+
+#[track_caller]
+fn is_dead(answer: &Answer) {
+    answer.is_problem(400, "invalid_reset_token", "Invalid token");
+}
+
+async fn known_and_unknown_addresses_get_the_same_answer(host: &TestHost) {
+    for email in ["nobody@example.com", "no-address", "a%20b", "%FF", "ä", "x%2Fy@example.com"] {
+        recover(host, email).await.says(SENT);
+        recover(host, &format!("{email}/")).await.says(SENT);
+    }
+    recover(host, &"x".repeat(1000)).await.says(SENT);
+    recover(host, "a%00b").await.refuses(&["path.email value_error: …"]);
+    // In any case and encoding; it goes to the address on record.
+    recover(host, "ADMIN%40Example.com").await.says(SENT);
+    let mail = host.mails().take(SUPERUSER).await;
+    assert_eq!(mail.subject, format!("Test & Co - Password recovery for user {SUPERUSER}"));
+    // Those before it in the queue had nobody to go to.
+    assert!(host.mails().received().is_empty());
+    let anonymous = host.anonymous();
+    assert_eq!(anonymous.get("/password-recovery/a@example.com").await.status, 405);
+    assert_eq!(anonymous.request(Method::POST, "/password-recovery/").send().await.status, 404);
+}
+
+async fn a_link_sets_a_password_once_and_ends_every_session(host: &TestHost) {
+    let client = host.user("jane@example.com").await;
+    recover(host, "jane@example.com").await.says(SENT);
+    let token = host.mails().take("jane@example.com").await.reset_token();
+    client.get("/users/me").await.ok();
+    reset(host, &token, NEW).await.says("Password updated successfully");
+    invalid_token(&client.get("/users/me").await);
+    assert_eq!(host.anonymous().sign_in("jane@example.com", PASSWORD).await.status, 400);
+    let client = host.anonymous().signed_in("jane@example.com", NEW).await;
+    is_dead(&reset(host, &token, "another password").await);
+    client.get("/users/me").await.ok();
+    // A link is no access token.
+    invalid_token(&host.anonymous().with_token(token).get("/users/me").await);
+}
+
+async fn a_link_ends_with_the_password_it_was_made_under(host: &TestHost) {
+    let client = host.user("jane@example.com").await;
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        recover(host, "jane@example.com").await.says(SENT);
+        tokens.push(host.mails().take("jane@example.com").await.reset_token());
+    }
+    let body = json!({ "current_password": PASSWORD, "new_password": NEW });
+    client.patch("/users/me/password", &body).await.ok();
+    is_dead(&reset(host, &tokens[0], "another password").await);
+    is_dead(&reset(host, &tokens[1], "another password").await);
+
+    // A reset ends the other links too.
+    tokens.clear();
+    for _ in 0..2 {
+        recover(host, "jane@example.com").await.says(SENT);
+        tokens.push(host.mails().take("jane@example.com").await.reset_token());
+    }
+    assert_ne!(tokens[0], tokens[1]);
+    reset(host, &tokens[0], PASSWORD).await.ok();
+    is_dead(&reset(host, &tokens[1], "another password").await);
+}
+
+async fn of_two_resets_with_one_link_at_once_one_wins(host: &TestHost) {
+    recover(host, SUPERUSER).await.says(SENT);
+    let token = host.mails().take(SUPERUSER).await.reset_token();
+    let passwords = ["one password", "two password"];
+    let (one, two) = tokio::join!(reset(host, &token, passwords[0]), reset(host, &token, passwords[1]));
+    let (winner, loser) = if one.status == 200 { (0, &two) } else { (1, &one) };
+    is_dead(loser);
+    host.anonymous().sign_in(SUPERUSER, passwords[winner]).await.ok();
+    assert_eq!(host.anonymous().sign_in(SUPERUSER, passwords[1 - winner]).await.status, 400);
+}
+
+async fn a_link_expires(host: &TestHost) {
+    let ttl = host.config().auth.reset_token_ttl;
+    assert_eq!(ttl, Duration::from_secs(48 * 3600));
+    recover(host, SUPERUSER).await.says(SENT);
+    let early = host.mails().take(SUPERUSER).await.reset_token();
+    host.clock().advance(Duration::from_secs(10));
+    recover(host, SUPERUSER).await.says(SENT);
+    let late = host.mails().take(SUPERUSER).await.reset_token();
+    host.clock().advance(ttl - Duration::from_secs(10));
+    is_dead(&reset(host, &early, NEW).await);
+    reset(host, &late, NEW).await.ok();
+}
+
+async fn a_link_of_an_inactive_account_is_of_no_use(host: &TestHost) {
+    let user = host.sign_up("jane@example.com").await.ok();
+    let path = format!("/users/{}", text(&user, "id"));
+    host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
+    // It gets a mail all the same.
+    recover(host, "jane@example.com").await.says(SENT);
+    let token = host.mails().take("jane@example.com").await.reset_token();
+    reset(host, &token, NEW).await.is_problem(400, "inactive_user", "Inactive user");
+    host.superuser().delete(&path).await.ok();
+    is_dead(&reset(host, &token, NEW).await);
+}
+
+async fn a_reset_is_checked(host: &TestHost) {
+    for token in ["", "garbage", "a.b.c", host.superuser().token(), &"A".repeat(43)] {
+        is_dead(&reset(host, token, NEW).await);
+    }
+    let client = host.anonymous();
+    client
+        .post("/reset-password", &json!({}))
+        .await
+        .refuses(&["body.token missing: Field required", "body.new_password missing: Field required"]);
+    reset(host, "x", "short")
+        .await
+        .refuses(&["body.new_password string_too_short: String should have at least 8 characters"]);
+    client.post("/reset-password/", &json!({ "token": null, "new_password": "x".repeat(129) })).await.refuses(&[
+        "body.token string_type: Input should be a valid string",
+        "body.new_password string_too_long: String should have at most 128 characters",
+    ]);
+}
+
+async fn recovery_without_mail_answers_the_same(host: &TestHost) {
+    recover(host, SUPERUSER).await.says(SENT);
+    recover(host, "nobody@example.com").await.says(SENT);
+    let body = json!({ "email": "new@example.com", "password": PASSWORD });
+    host.superuser().post("/users/", &body).await.ok();
+    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=a@example.com").send().await;
+    assert_eq!((test.status, test.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
+}
+
+async fn recovery_with_a_dead_mail_server_answers_the_same(host: &TestHost) {
+    recovery_without_mail_answers_the_same(host).await;
+}
+
+async fn a_superuser_reads_the_recovery_mail(host: &TestHost) {
+    let path = "/password-recovery-html-content/ADMIN@example.com";
+    let answer = host.superuser().request(Method::POST, path).send().await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let subject = format!("Test & Co - Password recovery for user {SUPERUSER}");
+    assert_eq!(answer.header("subject"), Some(subject.as_str()));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert!(answer.text().contains(r#"href="https://shop.example/reset-password?token="#), "{}", answer.text());
+
+    let unknown = host.superuser().request(Method::POST, "/password-recovery-html-content/x").send().await;
+    unknown.is_problem(404, "user_not_found", "The user with this username does not exist in the system.");
+    not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
+    // Nothing was sent: what is asked for later comes first.
+    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=last@example.com").send().await;
+    assert_eq!(test.status, 201);
+    host.mails().take("last@example.com").await;
+    assert!(host.mails().received().is_empty());
+    // A subject beyond ASCII is sent as it is.
+    host.sign_up("jörg@example.com").await.ok();
+    let path = "/password-recovery-html-content/j%C3%B6rg@example.com";
+    let answer = host.superuser().request(Method::POST, path).send().await;
+    let subject = "Test & Co - Password recovery for user jörg@example.com".as_bytes();
+    assert_eq!((answer.status, answer.headers["subject"].as_bytes()), (200, subject));
+}

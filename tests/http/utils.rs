@@ -1,0 +1,39 @@
+//! The utilities: a test mail and the health check.
+
+use reqwest::Method;
+
+use super::not_authenticated;
+use crate::support::{TestHost, both};
+
+both! {
+    a_test_mail_is_201_for_superusers,
+    the_health_check_is_public_and_literally_true,
+}
+
+async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
+    let post = async |path: &str| host.superuser().request(Method::POST, path).send().await;
+    for path in ["/utils/test-email/?email_to=a@example.com", "/utils/test-email?email_to=x&email_to=a%40example.com"] {
+        let answer = post(path).await;
+        assert_eq!((answer.status, answer.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        host.mails().take("a@example.com").await;
+    }
+    post("/utils/test-email/").await.refuses(&["query.email_to missing: Field required"]);
+    post("/utils/test-email/?email_to=nobody")
+        .await
+        .refuses(&["query.email_to value_error: value is not a valid email address: …"]);
+    // It is no member of a body.
+    let body = serde_json::json!({ "email_to": "a@example.com" });
+    host.superuser().post("/utils/test-email/", &body).await.refuses(&["query.email_to missing: Field required"]);
+    let path = "/utils/test-email/?email_to=a@example.com";
+    not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
+}
+
+async fn the_health_check_is_public_and_literally_true(host: &TestHost) {
+    for path in ["/utils/health-check/", "/utils/health-check"] {
+        let answer = host.anonymous().get(path).await;
+        answer.ok();
+        assert_eq!(answer.text(), "true");
+        assert_eq!(host.anonymous().with_token("garbage").get(path).await.text(), "true");
+    }
+}

@@ -1,0 +1,45 @@
+//! Deploys, limits and removals, through the operator API and the plugins' own routes.
+
+mod deploy;
+mod limits;
+mod load;
+mod removal;
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Client, Component, TestHost};
+
+/// What a liar declares unless a test says otherwise: one public route at its mount that answers with `answer`.
+pub(crate) fn declaration() -> Value {
+    json!({
+        "name": "liar",
+        "version": "1.0.0",
+        "routes": [{ "method": "GET", "path": "/", "access": "public", "operation": {} }],
+        "answer": "one",
+    })
+}
+
+/// A liar with some members declared otherwise.
+pub(crate) fn liar(changes: Value) -> Component {
+    let mut declaration = declaration();
+    for (name, value) in changes.as_object().unwrap() {
+        declaration[name] = value.clone();
+    }
+    Component::liar(&declaration)
+}
+
+/// Deploys with settings, which stand in the query as JSON.
+pub(crate) async fn deploy_with_settings(
+    client: &Client,
+    component: &Component,
+    grant: &str,
+    settings: &Value,
+) -> Answer {
+    let settings: String = settings.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    client.deploy(&component.0, &format!("grant={grant}&settings={settings}")).await
+}
+
+/// Everything that the operator API tells of the plugins.
+pub(crate) async fn plugins(host: &TestHost) -> Value {
+    host.superuser().get("/plugins/").await.ok()
+}

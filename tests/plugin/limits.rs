@@ -1,0 +1,353 @@
+//! What a plugin may not do to its host, its neighbours and its callers: every limit ends one call with its own code, and
+//! the next call is answered.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::liar;
+use crate::support::patience::until;
+use crate::support::{Client, Component, Setup, TestHost, both};
+
+/// Far beyond what a test takes.
+const NEVER: Duration = Duration::from_secs(600);
+
+async fn chameleon(setup: Setup) -> TestHost {
+    let host = TestHost::sqlite(setup).await;
+    host.deploy_chameleon().await;
+    host
+}
+
+/// A call that breaks something; the plugin answers the next one.
+async fn breaks(setup: Setup, path: &str, status: u16, code: &str, detail: &str) {
+    let host = chameleon(setup).await;
+    host.anonymous().get(&format!("/chameleon{path}")).await.is_problem(status, code, detail);
+    assert_eq!(host.anonymous().get("/chameleon/echo/alive").await.ok()["word"], "alive");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_trap_is_a_bad_gateway() {
+    breaks(Setup::default(), "/trap", 502, "plugin_trap", "The plugin failed").await;
+}
+
+#[tokio::test]
+async fn a_panic_is_a_bad_gateway_and_its_text_stays_inside() {
+    breaks(Setup::default(), "/panic", 502, "plugin_trap", "The plugin failed").await;
+}
+
+#[tokio::test]
+async fn an_exit_is_a_bad_gateway() {
+    breaks(Setup::default(), "/exit/0", 502, "plugin_trap", "The plugin failed").await;
+}
+
+#[tokio::test]
+async fn endless_recursion_is_a_bad_gateway() {
+    breaks(Setup::default(), "/recurse", 502, "plugin_trap", "The plugin failed").await;
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_with_the_cpu_time() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.cpu_time = Duration::from_millis(200);
+        config.plugins.deadline = NEVER;
+    });
+    breaks(setup, "/endless", 504, "plugin_cpu_limit", "The plugin used up its CPU time").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_loop_leaves_room_for_others() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.cpu_time = NEVER;
+        config.plugins.deadline = NEVER;
+    });
+    let host = chameleon(setup).await;
+    let looping = tokio::spawn({
+        let client = host.anonymous();
+        async move { client.request(Method::GET, "/chameleon/endless").try_send().await }
+    });
+    for _ in 0..10 {
+        host.anonymous().get("/chameleon/echo/alive").await.ok();
+    }
+    assert!(!looping.is_finished());
+    looping.abort();
+}
+
+#[tokio::test]
+async fn sleep_ends_with_the_deadline() {
+    let setup = Setup::default().with(|config| config.plugins.deadline = Duration::from_secs(2));
+    breaks(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not answer in time").await;
+}
+
+#[tokio::test]
+async fn memory_is_limited() {
+    let setup = Setup::default().with(|config| config.plugins.memory_bytes = 16 << 20);
+    let text = "The plugin needs more memory than it may have";
+    breaks(setup, "/grow/32", 502, "plugin_memory_limit", text).await;
+}
+
+#[tokio::test]
+async fn memory_within_the_limit_is_given() {
+    let host = chameleon(Setup::default().with(|config| config.plugins.memory_bytes = 64 << 20)).await;
+    assert_eq!(host.anonymous().get("/chameleon/grow/32").await.text(), "32");
+}
+
+#[tokio::test]
+async fn calls_into_the_host_are_limited() {
+    let setup = Setup::default().with(|config| config.plugins.host_calls = 100);
+    breaks(setup, "/host-calls/101", 502, "plugin_host_call_limit", "The plugin used up its calls into the host").await;
+}
+
+#[tokio::test]
+async fn calls_into_the_host_up_to_the_limit_are_fine() {
+    let host = chameleon(Setup::default().with(|config| config.plugins.host_calls = 100)).await;
+    for _ in 0..3 {
+        assert_eq!(host.anonymous().get("/chameleon/host-calls/100").await.text(), "100");
+    }
+}
+
+const INVALID: &str = "The plugin gave an invalid answer";
+
+#[tokio::test]
+async fn a_status_that_is_none_is_refused() {
+    for status in ["0", "100", "101", "199", "600", "65535"] {
+        breaks(Setup::default(), &format!("/status/{status}"), 502, "plugin_invalid_response", INVALID).await;
+    }
+}
+
+#[tokio::test]
+async fn headers_that_are_not_the_plugins_are_refused() {
+    let host = chameleon(Setup::default()).await;
+    for header in [
+        "name=set-cookie&value=a%3Db",
+        "name=x-request-id&value=forged",
+        "name=content-length&value=1",
+        "name=transfer-encoding&value=chunked",
+        "name=connection&value=close",
+        "name=access-control-allow-origin&value=*",
+        "name=x-split&value=a%0D%0Aset-cookie:%20b",
+        "name=x-split%0D%0Aset-cookie&value=b",
+        "name=x-control&value=%01",
+        "name=&value=x",
+        "name=not%20a%20token&value=x",
+        "name=x-many&value=x&times=65",
+    ] {
+        let answer = host.anonymous().get(&format!("/chameleon/header?{header}")).await;
+        answer.is_problem(502, "plugin_invalid_response", INVALID);
+        assert!(answer.header("set-cookie").is_none() && answer.header("x-split").is_none());
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_ordinary_header_reaches_the_client() {
+    let host = chameleon(Setup::default()).await;
+    let answer = host.anonymous().get("/chameleon/header?name=x-colour&value=green").await;
+    assert_eq!((answer.status, answer.header("x-colour")), (200, Some("green")));
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
+    breaks(setup, "/body/50001", 502, "plugin_invalid_response", INVALID).await;
+}
+
+#[tokio::test]
+async fn a_body_up_to_the_limit_is_passed_on() {
+    let host = chameleon(Setup::default().with(|config| config.plugins.response_bytes = 50_000)).await;
+    assert_eq!(host.anonymous().get("/chameleon/body/50000").await.bytes.len(), 50_000);
+}
+
+#[tokio::test]
+async fn a_body_far_beyond_the_limit_is_not_even_copied() {
+    let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
+    let host = chameleon(setup).await;
+    let answer = host.anonymous().get("/chameleon/body/20000000").await;
+    assert_eq!(answer.problem()["status"], 502);
+    assert_eq!(host.anonymous().get("/chameleon/body/5").await.text(), "xxxxx");
+}
+
+#[tokio::test]
+async fn a_problem_of_the_plugins_own_is_passed_on() {
+    let host = chameleon(Setup::default()).await;
+    let answer = host.anonymous().get("/chameleon/problem?status=418&code=teapot&detail=Short%20and%20stout").await;
+    answer.is_problem(418, "teapot", "Short and stout");
+}
+
+#[tokio::test]
+async fn a_problem_that_is_none_is_refused() {
+    for problem in ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x"] {
+        let path = format!("/problem?{problem}");
+        breaks(Setup::default(), &path, 502, "plugin_invalid_response", INVALID).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_plugin_is_busy_while_others_answer() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.concurrency = 1;
+        config.plugins.queue_time = Duration::from_millis(1);
+        config.plugins.deadline = NEVER;
+    });
+    let host = chameleon(setup).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let holding = tokio::spawn({
+        let client = host.anonymous();
+        async move { client.request(Method::GET, "/chameleon/sleep/3600000").try_send().await }
+    });
+    let client = host.anonymous();
+    let busy = until("a busy plugin", async || {
+        let answer = client.get("/chameleon/echo/x").await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    busy.is_problem(503, "plugin_busy", "The plugin is busy, try again");
+    assert_eq!(busy.header("retry-after"), Some("1"));
+    host.anonymous().get("/hello/").await.ok();
+    // A client that goes away takes its call with it.
+    holding.abort();
+    until("a free plugin", async || (client.get("/chameleon/echo/x").await.status == 200).then_some(())).await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn more_calls_than_may_run_wait_for_their_turn() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.concurrency = 4;
+        config.plugins.queue_time = NEVER;
+    });
+    let host = chameleon(setup).await;
+    // Four run and as many wait; none more, so that all of them are answered.
+    let calls = (0..8).map(|_| {
+        let client = host.anonymous();
+        async move { client.get("/chameleon/sleep/50").await.status }
+    });
+    let statuses = futures_util::future::join_all(calls).await;
+    assert_eq!(statuses, [204; 8]);
+}
+
+async fn seen(client: &Client, headers: &[(&str, &str)]) -> Value {
+    let request = client.request(Method::GET, "/chameleon/echo/x?a=1&b=%20");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+    request.send().await.ok()
+}
+
+#[tokio::test]
+async fn credentials_and_forgeries_never_reach_a_plugin() {
+    let host = chameleon(Setup::default()).await;
+    let seen = seen(
+        host.superuser(),
+        &[
+            ("cookie", "session=secret"),
+            ("proxy-authorization", "Basic secret"),
+            ("x-api-key", "secret"),
+            ("x-request-id", "forged"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "evil.example"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-colour", "green"),
+            ("accept", "*/*"),
+        ],
+    )
+    .await;
+    let names: Vec<&str> = seen["headers"].as_array().unwrap().iter().map(|pair| pair[0].as_str().unwrap()).collect();
+    for name in &names {
+        assert!(["accept", "host", "x-colour"].contains(name), "{names:?}");
+    }
+    assert!(names.contains(&"x-colour"));
+    assert!(!seen.to_string().contains("secret") && !seen.to_string().contains(host.superuser().token()));
+    assert_ne!(seen["id"], "forged");
+}
+
+#[tokio::test]
+async fn the_request_id_is_the_hosts_and_the_same_inside_and_outside() {
+    let host = chameleon(Setup::default()).await;
+    let request = host.anonymous().request(Method::GET, "/chameleon/echo/x").header("x-request-id", "forged");
+    let answer = request.send().await;
+    assert_eq!(answer.ok()["id"].as_str(), answer.header("x-request-id"));
+    assert_ne!(answer.header("x-request-id"), Some("forged"));
+}
+
+#[tokio::test]
+async fn a_plugin_sees_its_own_path_and_nothing_of_the_machine() {
+    let host = chameleon(Setup::default()).await;
+    let seen = seen(&host.anonymous(), &[]).await;
+    assert_eq!(
+        (&seen["method"], &seen["path"], &seen["query"]),
+        (&json!("GET"), &json!("/echo/x"), &json!("a=1&b=%20"))
+    );
+    assert_eq!(seen["environment"], json!([]));
+    assert_eq!(seen["arguments"], json!([]));
+    assert_eq!(seen["files"], json!(null));
+}
+
+#[tokio::test]
+async fn nothing_in_memory_survives_a_call() {
+    let host = chameleon(Setup::default()).await;
+    for _ in 0..20 {
+        assert_eq!(host.anonymous().get("/chameleon/remembered").await.ok(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_does_not_stop_the_call() {
+    let host = chameleon(Setup::default().with(|config| config.plugins.log_rate = 1)).await;
+    assert_eq!(host.anonymous().get("/chameleon/flood/5000").await.text(), "5000");
+    assert_eq!(host.anonymous().get("/chameleon/print/100000").await.text(), "printed");
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_every_call_leaves_its_neighbours_alone() {
+    let host = chameleon(Setup::default()).await;
+    host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();
+    for _ in 0..50 {
+        host.anonymous().get("/liar/").await.has_code(502, "plugin_trap");
+    }
+    host.anonymous().get("/chameleon/echo/x").await.ok();
+    assert_eq!(host.anonymous().plain(Method::GET, "/healthz").send().await.status, 200);
+}
+
+both!(
+    a_transaction_left_by_an_error_is_rolled_back,
+    a_transaction_left_by_a_trap_is_rolled_back,
+    a_transaction_left_by_an_exit_is_rolled_back,
+    a_transaction_left_at_the_deadline_is_rolled_back => Setup::default().with(|config| {
+        config.plugins.deadline = Duration::from_secs(3);
+    }),
+    a_transaction_left_with_the_cpu_time_is_rolled_back => Setup::default().with(|config| {
+        config.plugins.cpu_time = Duration::from_millis(300);
+        config.plugins.deadline = NEVER;
+    }),
+);
+
+/// Leaves a transaction open, and then writes what it wrote.
+async fn leaves(host: &TestHost, end: &str, status: u16, code: &str) {
+    host.deploy_chameleon().await;
+    let path = format!("/chameleon/transaction?end={end}&text=left");
+    host.anonymous().request(Method::POST, &path).send().await.has_code(status, code);
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
+    assert_eq!(host.anonymous().request(Method::POST, "/chameleon/notes/left").send().await.status, 204);
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["left"]));
+}
+
+async fn a_transaction_left_by_an_error_is_rolled_back(host: &TestHost) {
+    leaves(host, "fail", 409, "left").await;
+}
+
+async fn a_transaction_left_by_a_trap_is_rolled_back(host: &TestHost) {
+    leaves(host, "trap", 502, "plugin_trap").await;
+}
+
+async fn a_transaction_left_by_an_exit_is_rolled_back(host: &TestHost) {
+    leaves(host, "return", 502, "plugin_trap").await;
+}
+
+async fn a_transaction_left_at_the_deadline_is_rolled_back(host: &TestHost) {
+    leaves(host, "sleep", 504, "plugin_deadline").await;
+}
+
+async fn a_transaction_left_with_the_cpu_time_is_rolled_back(host: &TestHost) {
+    leaves(host, "loop", 504, "plugin_cpu_limit").await;
+}

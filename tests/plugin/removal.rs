@@ -1,0 +1,66 @@
+//! Taking plugins down, with their data or without.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::plugins;
+use crate::support::{Backend, Component, Setup, TestHost, both};
+
+both!(data_outlives_a_removal, deleted_data_is_gone_and_other_plugins_keep_theirs);
+
+async fn add_note(host: &TestHost, plugin: &str) {
+    let path = format!("/{plugin}/notes/kept");
+    assert_eq!(host.anonymous().request(Method::POST, &path).send().await.status, 204);
+}
+
+async fn data_outlives_a_removal(host: &TestHost) {
+    host.deploy_chameleon().await;
+    add_note(host, "chameleon").await;
+    host.superuser().delete("/plugins/chameleon").await.says("Plugin 'chameleon' removed");
+    assert_eq!(plugins(host).await["count"], 0);
+    host.anonymous().get("/chameleon/notes").await.is_problem(404, "plugin_removed", "Not Found");
+    host.deploy_chameleon().await;
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["kept"]));
+}
+
+async fn deleted_data_is_gone_and_other_plugins_keep_theirs(host: &TestHost) {
+    host.deploy_chameleon().await;
+    let query = format!("{}&name=twin", crate::support::host::CHAMELEON);
+    host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+    add_note(host, "chameleon").await;
+    add_note(host, "twin").await;
+    host.superuser().delete("/plugins/chameleon?delete_data=true").await.says("Plugin 'chameleon' removed");
+    host.deploy_chameleon().await;
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
+    assert_eq!(host.anonymous().get("/twin/notes").await.ok(), json!(["kept"]));
+}
+
+#[tokio::test]
+async fn a_removed_plugin_stays_removed_after_a_restart() {
+    let Some(mut host) = TestHost::start(Backend::Sqlite, Setup::default()).await else { return };
+    host.superuser().deploy(&Component::hello().0, "mount=/greetings").await.ok();
+    host.superuser().delete("/plugins/hello").await.says("Plugin 'hello' removed");
+    host.restart().await;
+    host.anonymous().plain(Method::GET, "/greetings/you").send().await.has_code(404, "plugin_removed");
+    host.superuser().get("/plugins/hello").await.is_problem(404, "plugin_not_found", "There is no plugin 'hello'");
+    // Where it was is where it comes back.
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    host.anonymous().plain(Method::GET, "/greetings/you").send().await.ok();
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_there_cannot_be_removed() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let answer = host.superuser().delete("/plugins/nothing").await;
+    answer.is_problem(404, "plugin_not_found", "There is no plugin 'nothing'");
+}
+
+#[tokio::test]
+async fn what_a_plugin_cached_is_gone_with_it() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    host.deploy_chameleon().await;
+    host.anonymous().request(Method::PUT, "/chameleon/kept/k").body("v").send().await.ok();
+    host.superuser().delete("/plugins/chameleon").await.says("Plugin 'chameleon' removed");
+    host.deploy_chameleon().await;
+    assert_eq!(host.anonymous().get("/chameleon/kept/k").await.ok(), json!(null));
+}
