@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +39,6 @@ pub(super) struct Sqlite {
     readers: Option<Arc<Slots<Connection>>>,
     /// Texts that begin with WITH and write, so that a reader need not compile them first.
     writing: Mutex<HashSet<Box<str>>>,
-    /// Counts the migrations; a connection of an older count forgets what it compiled.
-    epoch: AtomicU64,
 }
 
 type Held = Lease<Connection>;
@@ -58,7 +55,6 @@ impl Sqlite {
             writer: Slots::new(1),
             readers: limits.connections.checked_sub(1).filter(|count| *count > 0).map(Slots::new),
             writing: Mutex::default(),
-            epoch: AtomicU64::new(0),
         })
     }
 
@@ -175,16 +171,14 @@ impl Sqlite {
         let busy =
             if Arc::ptr_eq(slots, &self.writer) { DataError::Conflict } else { DataError::connections(&self.limits) };
         let mut held = slots.lease(&self.limits, busy).await?;
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if let Some(connection) = &mut held.connection {
-            connection.renew(epoch);
+        if held.connection.is_some() {
             return Ok(held);
         }
         let file = self.directory.join(FILE);
         let writable = Arc::ptr_eq(slots, &self.writer);
         let limits = self.limits.clone();
         tokio::task::spawn_blocking(move || {
-            held.connection = Some(Box::new(Connection::open(&file, &limits, writable, epoch)?));
+            held.connection = Some(Box::new(Connection::open(&file, &limits, writable)?));
             Ok(held)
         })
         .await

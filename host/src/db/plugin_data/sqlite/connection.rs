@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{OpenFlags, ToSql};
+use rusqlite::{OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
@@ -19,6 +19,9 @@ use crate::db::plugin_data::{DataError, Rows, Value};
 
 /// Statements kept compiled, and descriptions kept of them.
 const CACHED_STATEMENTS: usize = 128;
+
+/// What a row may take beyond the bytes of its values.
+const ROW_OVERHEAD: usize = 64 * 1024;
 
 /// What SQLite may take of this process's memory, the host's own database included: a row is made whole before its bytes
 /// can be counted, and a thousand columns of the longest values are gigabytes.
@@ -59,15 +62,23 @@ struct Plan {
     reads: bool,
 }
 
+impl Plan {
+    fn of(statement: &rusqlite::Statement<'_>, parameters: Vec<usize>) -> Self {
+        let columns = statement.columns();
+        Self {
+            parameters,
+            booleans: columns.iter().map(|column| is_boolean(column.decl_type())).collect(),
+            columns: columns.iter().map(|column| column.name().to_owned()).collect(),
+            reads: statement.readonly(),
+        }
+    }
+}
+
 pub(super) struct Connection {
     pub(super) raw: rusqlite::Connection,
     pub(super) control: Arc<Control>,
     plans: HashMap<Box<str>, Arc<Plan>>,
     writable: bool,
-    /// Of the schema when the plans were made; see `Sqlite::migrate`.
-    pub(super) epoch: u64,
-    /// SQLite compiles against the schema it knows, and looks whether that changed only when a statement runs.
-    outdated: bool,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -86,14 +97,14 @@ impl ToSql for Parameter<'_> {
 }
 
 impl Connection {
-    pub(super) fn open(file: &Path, limits: &Limits, writable: bool, epoch: u64) -> Result<Self, DataError> {
-        Self::try_open(file, limits, writable, epoch).map_err(|error| {
+    pub(super) fn open(file: &Path, limits: &Limits, writable: bool) -> Result<Self, DataError> {
+        Self::try_open(file, limits, writable).map_err(|error| {
             tracing::error!(file = %file.display(), error = &error as &dyn std::error::Error, "a plugin's database does not open");
             DataError::Unavailable
         })
     }
 
-    fn try_open(file: &Path, limits: &Limits, writable: bool, epoch: u64) -> rusqlite::Result<Self> {
+    fn try_open(file: &Path, limits: &Limits, writable: bool) -> rusqlite::Result<Self> {
         // The connection is used by one thread at a time; a path is a path and never a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let raw = rusqlite::Connection::open_with_flags(file, flags)?;
@@ -114,7 +125,7 @@ impl Connection {
         ] {
             raw.set_db_config(setting, on)?;
         }
-        let longest = i32::try_from(limits.bytes.max(1024 * 1024)).unwrap_or(i32::MAX);
+        let longest = i32::try_from(limits.bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX);
         for (limit, value) in [
             (Limit::SQLITE_LIMIT_LENGTH, longest),
             (Limit::SQLITE_LIMIT_SQL_LENGTH, 1024 * 1024 + 1),
@@ -135,17 +146,7 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable, epoch, outdated: false })
-    }
-
-    /// Forgets what was compiled against an older schema.
-    pub(super) fn renew(&mut self, epoch: u64) {
-        if self.epoch != epoch {
-            self.plans.clear();
-            self.raw.flush_prepared_statement_cache();
-            self.epoch = epoch;
-            self.outdated = true;
-        }
+        Ok(Self { raw, control, plans: HashMap::new(), writable })
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -206,24 +207,13 @@ impl Connection {
             return Ok(Arc::clone(plan));
         }
         let failed = |error| failure::of(&self.raw, error, Some(limits));
-        if self.outdated {
-            self.raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
-            self.outdated = false;
-        }
         let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
         for place in 1..=statement.parameter_count() {
             let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());
             parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
         }
-        let columns = statement.columns();
-        let plan = Arc::new(Plan {
-            parameters,
-            booleans: columns.iter().map(|column| is_boolean(column.decl_type())).collect(),
-            columns: columns.iter().map(|column| column.name().to_owned()).collect(),
-            reads: statement.readonly(),
-        });
-        drop(columns);
+        let plan = Arc::new(Plan::of(&statement, parameters));
         drop(statement);
         if self.plans.len() >= CACHED_STATEMENTS.saturating_mul(2) {
             self.plans.clear();
@@ -247,24 +237,48 @@ impl Connection {
             statement.raw_bind_parameter(place, Parameter(value)).map_err(failed)?;
         }
         let mut values = Vec::new();
+        let mut renewed = None;
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next().map_err(failed)? {
-            budget.row()?;
-            let mut cells = Vec::with_capacity(plan.columns.len());
-            for (index, boolean) in plan.booleans.iter().enumerate() {
-                let cell = value(row.get_ref(index).map_err(failed)?, *boolean).ok_or_else(|| {
-                    let name = plan.columns.get(index).map_or("", String::as_str);
-                    DataError::invalid(format!("column {name} holds text that is not UTF-8; select it as a blob"))
-                })?;
-                budget.bytes(cell.weight())?;
-                cells.push(cell);
+            if values.is_empty() {
+                renewed = renew(row.as_ref(), plan);
             }
-            values.push(cells);
+            budget.row()?;
+            values.push(cells(row, renewed.as_ref().unwrap_or(plan), budget, failed)?);
         }
         drop(rows);
         let affected = if plan.reads { 0 } else { self.raw.changes() };
+        if let Some(plan) = renewed.or_else(|| renew(&statement, plan)) {
+            statement.reset_status(StatementStatus::RePrepare);
+            let columns = plan.columns.clone();
+            self.plans.insert(sql.into(), Arc::new(plan));
+            return Ok(Outcome { rows: Rows { columns, values }, affected });
+        }
         Ok(Outcome { rows: Rows { columns: plan.columns.clone(), values }, affected })
     }
+}
+
+/// A new description when SQLite compiled the statement anew because the schema had changed.
+fn renew(statement: &rusqlite::Statement<'_>, plan: &Plan) -> Option<Plan> {
+    (statement.get_status(StatementStatus::RePrepare) > 0).then(|| Plan::of(statement, plan.parameters.clone()))
+}
+
+fn cells(
+    row: &rusqlite::Row<'_>,
+    plan: &Plan,
+    budget: &mut Budget<'_>,
+    failed: impl Fn(rusqlite::Error) -> DataError,
+) -> Result<Vec<Value>, DataError> {
+    let mut cells = Vec::with_capacity(plan.columns.len());
+    for (index, boolean) in plan.booleans.iter().enumerate() {
+        let cell = value(row.get_ref(index).map_err(&failed)?, *boolean).ok_or_else(|| {
+            let name = plan.columns.get(index).map_or("", String::as_str);
+            DataError::invalid(format!("column {name} holds text that is not UTF-8; select it as a blob"))
+        })?;
+        budget.bytes(cell.weight())?;
+        cells.push(cell);
+    }
+    Ok(cells)
 }
 
 impl Reuse for Connection {

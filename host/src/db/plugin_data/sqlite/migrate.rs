@@ -1,8 +1,6 @@
 //! Migrations of a plugin's file: one transaction on the writing connection, which also keeps other migrators and
 //! writers out.
 
-use std::sync::atomic::Ordering;
-
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, params};
 
@@ -23,7 +21,7 @@ impl Sqlite {
     ) -> Result<Vec<String>, MigrationError> {
         let held = self.lease(&self.writer).await?;
         let limits = Limits { time: MIGRATION_TIME, ..self.limits.clone() };
-        let (mut held, result) = self
+        let (held, result) = self
             .on_thread(held, MIGRATION_TIME, move |connection| {
                 let result = apply(connection, &migrations, &limits);
                 if result.is_err() {
@@ -32,10 +30,7 @@ impl Sqlite {
                 result
             })
             .await?;
-        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        if let Some(connection) = &mut held.connection {
-            connection.renew(epoch);
-        }
+        drop(held);
         result
     }
 }

@@ -1,0 +1,59 @@
+//! What only SQLite has.
+
+use wharf::db::plugin_data::{DataError, Value};
+
+use super::world::{World, execute, migration, name, query, text};
+use crate::support::Backend;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_text_search_and_triggers_work_from_migrations() {
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let tables = "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT);
+        CREATE VIRTUAL TABLE search USING fts5(body);
+        CREATE TRIGGER found AFTER INSERT ON a BEGIN
+            INSERT INTO search VALUES (CASE WHEN new.id > 1 THEN 'row ' || new.id END); SELECT 1;
+        END";
+    world.data.migrate(&name("a"), &[migration("1", tables)]).await.unwrap();
+    let database = world.open("a").await;
+    for _ in 0..2 {
+        execute(&database, "INSERT INTO a DEFAULT VALUES", &[]).await.unwrap();
+    }
+    let found = query(&database, "SELECT body FROM search WHERE search MATCH $1", &[text("row")]).await.unwrap();
+    assert_eq!(found.values, [[text("row 2")]]);
+    for refused in ["DELETE FROM sqlite_sequence", "SELECT \"no such column\" FROM a"] {
+        assert!(matches!(execute(&database, refused, &[]).await, Err(DataError::Invalid(_))), "{refused}");
+    }
+    for refused in [
+        "CREATE VIRTUAL TABLE f USING fts3(a)",
+        "CREATE VIRTUAL TABLE d USING dbstat",
+        "CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; PRAGMA user_version = 1",
+    ] {
+        let list = [migration("1", tables), migration("2", refused)];
+        assert!(world.data.migrate(&name("a"), &list).await.is_err(), "{refused}");
+    }
+    world.stop().await;
+}
+
+/// The splitter takes the name for the beginning of a body, and then gives SQLite all of it as one statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_named_begin_does_not_exhaust_the_stack() {
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let many = "SELECT 1; ".repeat(60_000);
+    let text = format!("CREATE TABLE a (id INT); CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; {many}");
+    let _ = world.data.migrate(&name("a"), &[migration("1", &text)]).await;
+    let database = world.open("a").await;
+    assert_eq!(query(&database, "SELECT 1", &[]).await.unwrap().values, [[Value::Integer(1)]]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_in_the_file_when_the_host_has_gone() {
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = world.tables("shop").await;
+    execute(&database, "UPDATE counter SET n = 1", &[]).await.unwrap();
+    world.data.close().await;
+    assert!(!world.dir.path().join("plugins/shop/data.sqlite-wal").exists());
+    assert_eq!(query(&database, "SELECT 1", &[]).await, Err(DataError::Unavailable));
+    assert!(matches!(database.begin().await, Err(DataError::Unavailable)));
+    world.stop().await;
+}
