@@ -29,7 +29,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
-    (&["moka"], &["cache"]),
+    (&["moka"], &["cache", "auth"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 
@@ -121,7 +121,9 @@ fn lower_parts_never_know_upper_ones() {
     let mut used = BTreeSet::new();
     for source in host() {
         let from = layer(&source.part).unwrap_or_else(|| panic!("{} belongs to no layer", source.file.display()));
-        for part in words_after(&source.code, "crate::").into_iter().chain(words_after(&source.code, "wharf::")) {
+        // The program is another crate than its library.
+        let root = if source.part == "main" { "wharf::" } else { "crate::" };
+        for part in words_after(&source.code, root) {
             let Some(to) = layer(&part) else { continue };
             if to >= from || part == source.part {
                 continue;

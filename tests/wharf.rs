@@ -13,5 +13,7 @@
 
 mod architecture;
 mod capability;
+mod cli;
 mod plugin;
+mod robustness;
 mod support;
