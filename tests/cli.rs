@@ -18,7 +18,9 @@ use crate::support::{Client, Component};
 fn program() -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        assert!(cargo().args(["build", "--quiet", "-p", "wharf"]).status().unwrap().success());
+        // With the tests' own packages, so that Cargo unifies the same features and builds no dependency twice.
+        let packages = ["build", "--quiet", "-p", "wharf", "-p", "wharf-tests", "--bin", "wharf", "--test", "wharf"];
+        assert!(cargo().args(packages).status().unwrap().success());
     });
     target().join("debug/wharf")
 }

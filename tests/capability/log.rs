@@ -18,6 +18,7 @@ async fn an_audit_entry_says_who_did_what_and_where(host: &TestHost) {
         Some(database) => {
             use sqlx::Connection as _;
             let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+            sqlx::query("SET search_path TO wharf").execute(&mut connection).await.unwrap();
             let row = sqlx::query(sql).fetch_one(&mut connection).await.unwrap();
             (0..6).map(|column| row.get(column)).collect()
         }

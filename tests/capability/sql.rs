@@ -54,7 +54,9 @@ async fn a_constraint_is_a_typed_error_and_not_a_trap(host: &TestHost) {
 
 async fn a_wrong_statement_is_a_typed_error_and_not_a_trap(host: &TestHost) {
     host.deploy_chameleon().await;
-    for sql in ["", "SELECT FROM WHERE", "SELECT * FROM nowhere", "ATTACH 'x' AS y", "SET ROLE postgres", "SELECT 1; SELECT 2"] {
+    for sql in
+        ["", "SELECT FROM WHERE", "SELECT * FROM nowhere", "ATTACH 'x' AS y", "SET ROLE postgres", "SELECT 1; SELECT 2"]
+    {
         let outcome = statement(host, "chameleon", sql).await;
         assert!(
             outcome["error"].as_str().is_some_and(|error| error.starts_with("Error::Invalid(")),
