@@ -2,7 +2,6 @@
 
 mod deploy;
 mod limits;
-mod load;
 mod removal;
 
 use serde_json::{Value, json};
