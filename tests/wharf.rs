@@ -14,8 +14,10 @@
 mod app;
 mod architecture;
 mod capability;
+mod cli;
 mod conformance;
 mod db;
 mod http;
 mod plugin;
+mod robustness;
 mod support;

@@ -1,0 +1,282 @@
+//! The real program, from end to end: started, spoken to, signalled, killed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::component::{cargo, target};
+use crate::support::host::{CHAMELEON, PASSWORD, SUPERUSER};
+use crate::support::patience::until;
+use crate::support::{Client, Component};
+
+/// The program, built once for each run.
+fn program() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // With the tests' own packages, so that Cargo unifies the same features and builds no dependency twice.
+        let packages = ["build", "--quiet", "-p", "wharf", "-p", "wharf-tests", "--bin", "wharf", "--test", "wharf"];
+        assert!(cargo().args(packages).status().unwrap().success());
+    });
+    target().join("debug/wharf")
+}
+
+/// The program with nothing of this machine's in its environment.
+fn wharf(home: &Path) -> Command {
+    let mut command = Command::new(program());
+    command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
+    command
+}
+
+/// A host in a process of its own; killed when dropped.
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+    home: TempDir,
+}
+
+impl Process {
+    async fn start(home: TempDir) -> Self {
+        Self::start_with(home, &[]).await
+    }
+
+    async fn start_with(home: TempDir, settings: &[(&str, &str)]) -> Self {
+        let log = std::fs::File::create(home.path().join("log")).unwrap();
+        let child = wharf(home.path())
+            .arg("serve")
+            .env("WHARF_LISTEN", "127.0.0.1:0")
+            .env("WHARF_DATA_DIR", home.path().join("data"))
+            .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
+            .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
+            .env("WHARF_LOG_FORMAT", "json")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut process = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), home };
+        process.addr = until("the address in the log", async || {
+            let ended = process.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", process.log());
+            let line = process.entries().into_iter().find(|entry| entry["message"] == "listening")?;
+            Some(line["address"].as_str().unwrap().parse().unwrap())
+        })
+        .await;
+        process
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap()
+    }
+
+    fn entries(&self) -> Vec<Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    async fn superuser(&self) -> Client {
+        self.client().signed_in(SUPERUSER, PASSWORD).await
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn ended(&mut self) -> std::process::ExitStatus {
+        until("the end of the process", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Kills it at once, and gives back where its data are.
+    fn kill(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
+    }
+
+    /// A command against this host.
+    fn command(&self, token: &str, arguments: &[&str]) -> Output {
+        let mut command = wharf(self.home.path());
+        command.env("WHARF_URL", format!("http://{}", self.addr)).env("WHARF_TOKEN", token).args(arguments);
+        command.output().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn home() -> TempDir {
+    tempfile::Builder::new().prefix("wharf-cli-").tempdir().unwrap()
+}
+
+#[track_caller]
+fn json_of(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
+    let process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    let token = superuser.token();
+    let file = Component::file("hello");
+    let file = file.to_str().unwrap();
+
+    let deployed = json_of(&process.command(token, &["plugin", "deploy", file, "--json"]));
+    assert_eq!((&deployed["plugin"]["name"], &deployed["unchanged"]), (&json!("hello"), &json!(false)));
+    process.client().get("/hello/").await.ok();
+
+    let list = json_of(&process.command(token, &["plugin", "list", "--json"]));
+    assert_eq!((&list["count"], &list["data"][0]["name"]), (&json!(1), &json!("hello")));
+    let shown = json_of(&process.command(token, &["plugin", "show", "hello", "--json"]));
+    assert_eq!(shown, list["data"][0]);
+
+    let asked = process.command(token, &["plugin", "remove", "hello"]);
+    assert!(!asked.status.success(), "nobody was there to be asked");
+    process.client().get("/hello/").await.ok();
+    let removed = json_of(&process.command(token, &["plugin", "remove", "hello", "--yes", "--json"]));
+    assert_eq!(removed, json!({ "message": "Plugin 'hello' removed" }));
+    process.client().get("/hello/").await.has_code(404, "plugin_removed");
+    let gone = process.command(token, &["plugin", "show", "hello"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("There is no plugin 'hello'"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_grant_is_told_with_what_to_type() {
+    let process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    let file = Component::file("items");
+    let refused = process.command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("The component needs what it was not granted: auth, sql"), "{text}");
+    assert!(text.contains("--grant auth,sql"), "{text}");
+    let granted = process
+        .command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap(), "--grant", "auth,sql", "--json"]);
+    assert_eq!(json_of(&granted)["plugin"]["grants"], json!(["auth", "sql"]));
+}
+
+#[tokio::test]
+async fn a_command_without_a_login_says_how_to_get_one() {
+    let home = home();
+    let output = wharf(home.path()).args(["plugin", "list"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wharf login"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_plugin_says_reaches_the_log() {
+    let process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
+    let answer = process.client().get("/chameleon/panic").await;
+    answer.is_problem(502, "plugin_trap", "The plugin failed");
+    let said = until("the panic's text", async || {
+        process.entries().into_iter().find(|entry| {
+            entry["target"] == "wharf::plugin::log" && entry.to_string().contains("the guest panics with a secret")
+        })
+    })
+    .await;
+    assert_eq!(said["plugin"], "chameleon");
+    assert_eq!(said["request_id"].as_str(), answer.header("x-request-id"));
+
+    process.client().get("/chameleon/flood/1000").await;
+    process.client().get("/chameleon/echo/x").await.ok();
+    let lines = process.entries().iter().filter(|entry| entry["message"] == "flood").count();
+    assert!((1..1000).contains(&lines), "{lines} lines");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_in_flight_is_finished_before_the_end() {
+    let mut process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
+    let slow = tokio::spawn({
+        let client = process.client();
+        // Long enough to still run when the signal comes; where it does not, the test sees less and stays right.
+        async move { client.get("/chameleon/sleep/2000").await.status }
+    });
+    let client = process.client();
+    client.get("/chameleon/echo/x").await.ok();
+    process.signal("TERM");
+    assert_eq!(slow.await.unwrap(), 204);
+    assert!(process.ended().await.success());
+    assert!(process.entries().iter().any(|entry| entry["message"] == "stopped"));
+    assert!(client.request(Method::GET, "/chameleon/echo/x").try_send().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_host_keeps_its_data() {
+    let process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
+    let token = superuser.token().to_owned();
+    for text in ["one", "two"] {
+        let path = format!("/chameleon/notes/{text}");
+        assert_eq!(process.client().request(Method::POST, &path).send().await.status, 204);
+    }
+    let process = Process::start(process.kill()).await;
+    assert_eq!(process.client().get("/chameleon/notes").await.ok(), json!(["one", "two"]));
+    // Sessions are data too.
+    assert_eq!(process.client().with_token(token).get("/users/me").await.ok()["email"], SUPERUSER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_has_one_host() {
+    let process = Process::start(home()).await;
+    let second = wharf(process.home.path())
+        .arg("serve")
+        .env("WHARF_LISTEN", "127.0.0.1:0")
+        .env("WHARF_DATA_DIR", process.home.path().join("data"))
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert!(text.contains("is in use by another wharf") && text.contains(&process.child.id().to_string()), "{text}");
+    process.client().plain(Method::GET, "/healthz").send().await;
+}
+
+#[test]
+fn all_mistakes_of_a_configuration_are_told_at_once() {
+    let home = home();
+    let output = wharf(home.path())
+        .args(["serve", "--listen", "nowhere"])
+        .env("WHARF_SHUTDOWN_GRACE", "soon")
+        .env("WHARF_PLUGIN_CONCURRENCY", "many")
+        .env("WHARF_NOT_A_SETTING", "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    for name in ["--listen", "WHARF_SHUTDOWN_GRACE", "WHARF_PLUGIN_CONCURRENCY", "WHARF_NOT_A_SETTING"] {
+        assert!(text.contains(name), "{name} is not in: {text}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let home = home();
+    let output = wharf(home.path())
+        .args(["config", "show"])
+        .env("WHARF_DATABASE_URL", "postgres://user:hunter2@db.example.com/app")
+        .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
+        .env("WHARF_SUPERUSER_PASSWORD", "hunter2hunter2")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(SUPERUSER) && !text.contains("hunter2"), "{text}");
+}

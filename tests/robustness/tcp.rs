@@ -1,0 +1,86 @@
+//! What is no HTTP at all, or breaks off in the middle of it.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::healthy;
+use crate::support::{Setup, TestHost};
+
+/// Sends bytes, ends its half and reads what comes until the other half ends.
+async fn exchange(addr: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    // The host may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn host() -> TestHost {
+    TestHost::sqlite(Setup::default().with_items()).await
+}
+
+#[tokio::test]
+async fn rubbish_is_refused_or_dropped() {
+    let host = host().await;
+    for rubbish in [
+        &b"\0\0\0\0"[..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+        b"POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
+        b"POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        b"POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrubbish that is no frame",
+    ] {
+        let answer = exchange(host.addr(), rubbish).await;
+        let refused = answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 505");
+        assert!(refused || !answer.starts_with("HTTP/1.1"), "{}: {answer}", String::from_utf8_lossy(rubbish));
+    }
+    healthy(&host).await;
+}
+
+#[tokio::test]
+async fn headers_without_end_are_refused() {
+    let host = host().await;
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(1 << 20));
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-many: x\r\n".repeat(10_000));
+    let line = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 20));
+    for request in [long, many, line] {
+        let answer = exchange(host.addr(), request.as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    healthy(&host).await;
+}
+
+#[tokio::test]
+async fn smuggled_requests_are_not_answered() {
+    let host = host().await;
+    let both = "POST /api/v1/login/access-token HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\
+                \r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answer = exchange(host.addr(), both.as_bytes()).await;
+    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+    healthy(&host).await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_leaves_nothing_behind() {
+    let host = host().await;
+    let whole =
+        "POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"ti";
+    for length in 0..whole.len() {
+        let mut stream = TcpStream::connect(host.addr()).await.unwrap();
+        stream.write_all(&whole.as_bytes()[..length]).await.unwrap();
+        drop(stream);
+    }
+    healthy(&host).await;
+    host.stop().await;
+}
