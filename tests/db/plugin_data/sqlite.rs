@@ -1,5 +1,6 @@
 //! What only SQLite has.
 
+use futures_util::future::join_all;
 use wharf::db::plugin_data::{DataError, Value};
 
 use super::world::{World, execute, migration, name, query, text};
@@ -55,5 +56,23 @@ async fn the_log_is_in_the_file_when_the_host_has_gone() {
     assert!(!world.dir.path().join("plugins/shop/data.sqlite-wal").exists());
     assert_eq!(query(&database, "SELECT 1", &[]).await, Err(DataError::Unavailable));
     assert!(matches!(database.begin().await, Err(DataError::Unavailable)));
+    world.stop().await;
+}
+
+/// Making the log is the one moment at which SQLite does not wait for another process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_at_once_open_a_new_file() {
+    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let nodes: Vec<_> = (0..8).map(|_| world.another_node()).collect();
+    for round in 0..20 {
+        let plugin = name(&format!("p{round}"));
+        let list = [migration("1", "CREATE TABLE a (id INT)")];
+        let applied = join_all(nodes.iter().map(|node| node.migrate(&plugin, &list))).await;
+        let applied: Vec<_> = applied.into_iter().map(Result::unwrap).filter(|applied| !applied.is_empty()).collect();
+        assert_eq!(applied, [["1"]]);
+    }
+    for node in nodes {
+        node.close().await;
+    }
     world.stop().await;
 }

@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{OpenFlags, StatementStatus, ToSql};
+use rusqlite::{ErrorCode, OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
@@ -29,6 +30,9 @@ const HEAP_BYTES: i64 = 512 * 1024 * 1024;
 
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
+
+/// Between two tries to open a file that another process is opening or closing.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What came of a statement.
 #[derive(Debug, Default)]
@@ -110,7 +114,7 @@ impl Connection {
         let raw = rusqlite::Connection::open_with_flags(file, flags)?;
         // Only another process can hold a lock: a backup, or a host that is just going.
         raw.busy_timeout(limits.time)?;
-        raw.pragma_update(None, "journal_mode", "WAL")?;
+        write_ahead(&raw, limits.time)?;
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
@@ -255,6 +259,20 @@ impl Connection {
             return Ok(Outcome { rows: Rows { columns, values }, affected });
         }
         Ok(Outcome { rows: Rows { columns: plan.columns.clone(), values }, affected })
+    }
+}
+
+/// Making the log of a new file, or cleaning it up with the last connection, SQLite asks for the file at once or not at
+/// all, whatever its busy timeout is (<https://sqlite.org/wal.html>, section 8).
+fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match raw.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begun.elapsed() < limit => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
