@@ -68,7 +68,7 @@ async fn the_host_does_what_its_document_says() {
         let told = told(&output);
         assert!(output.status.success() && !told.contains("No test cases"), "{told}");
     }
-    // The run had its credentials to the end, so nothing passed for want of them.
-    host.superuser().get("/users/me").await.ok();
+    // The run had its credentials and its plugin to the end, so nothing passed for want of them.
+    host.superuser().get("/items/").await.ok();
     host.stop().await;
 }

@@ -246,7 +246,7 @@ fn any_form_is_answered() {
 fn any_uploaded_file_is_refused_or_deployed() {
     let components = [Component::hello().0, Component::liar(&crate::plugin::declaration()).0];
     let damage = prop_oneof![
-        (0.0..1.0_f64).prop_map(|share| Damage::Cut(share)),
+        (0.0..1.0_f64).prop_map(Damage::Cut),
         prop::collection::vec((0.0..1.0_f64, any::<u8>()), 1..8).prop_map(Damage::Flip),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(Damage::Random),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(Damage::RandomAfterHeader),
