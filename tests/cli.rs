@@ -209,8 +209,11 @@ async fn a_request_in_flight_is_finished_before_the_end() {
         // Long enough to still run when the signal comes; where it does not, the test sees less and stays right.
         async move { client.get("/chameleon/sleep/2000").await.status }
     });
+    until("the request to have begun", async || {
+        process.entries().iter().any(|entry| entry["message"] == "asleep").then_some(())
+    })
+    .await;
     let client = process.client();
-    client.get("/chameleon/echo/x").await.ok();
     process.signal("TERM");
     assert_eq!(slow.await.unwrap(), 204);
     assert!(process.ended().await.success());

@@ -177,7 +177,9 @@ async fn a_problem_of_the_plugins_own_is_passed_on() {
 
 #[tokio::test]
 async fn a_problem_that_is_none_is_refused() {
-    for problem in ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x"] {
+    for problem in
+        ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x", "status=200&code=x&detail=x"]
+    {
         let path = format!("/problem?{problem}");
         breaks(Setup::default(), &path, 502, "plugin_invalid_response", INVALID).await;
     }

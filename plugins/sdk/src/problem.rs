@@ -52,7 +52,7 @@ impl FieldError {
 }
 
 impl Problem {
-    /// Any status from 400 to 599; others become 500, since they would not be refusals.
+    /// Any status from 400 to 599. Others would not be refusals: the host answers 502 `plugin_invalid_response` for them.
     ///
     /// ```
     /// # use wharf_sdk::Problem;
@@ -60,7 +60,6 @@ impl Problem {
     /// assert_eq!(problem.status(), 410);
     /// ```
     pub fn new(status: u16, code: impl Into<String>, detail: impl Into<String>) -> Self {
-        let status = if (400..600).contains(&status) { status } else { 500 };
         Self { status, code: code.into(), detail: detail.into(), errors: Vec::new() }
     }
 

@@ -120,6 +120,7 @@ fn grow(Path(mebibytes): Path<usize>) -> Text {
 
 #[get("/sleep/{millis}", access = public)]
 fn sleep(Path(millis): Path<u64>) {
+    log::info("asleep", &[]);
     std::thread::sleep(std::time::Duration::from_millis(millis));
 }
 
