@@ -25,6 +25,7 @@ use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::plugin::Registry;
+use crate::plugin::deploy::job::AtStage;
 use crate::plugin::deploy::{Deployed, Upload};
 
 /// What the host takes from the machine, so that tests can choose it.
@@ -34,6 +35,8 @@ pub struct Ambient {
     pub clock: Clock,
     /// Randomness.
     pub random: Random,
+    /// Called when a stage of a deploy begins, so that a test can end the process there.
+    pub at_stage: Option<AtStage>,
 }
 
 /// A component to deploy as soon as the host runs, unless it is live already.
@@ -51,6 +54,7 @@ pub struct App {
     shutdown: CancellationToken,
     served: JoinHandle<Result<()>>,
     mailing: JoinHandle<()>,
+    supervising: JoinHandle<()>,
     first_superuser: Option<NewSuperuser>,
     host: Arc<Host>,
     data: Arc<PluginData>,
@@ -71,7 +75,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random } = ambient;
+        let Ambient { clock, random, at_stage } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -93,9 +97,10 @@ impl App {
             db: db.clone(),
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
+            node: data_dir.node(&random)?,
         };
         let routes = resource::routes(&config);
-        let plugins = Registry::open(&boot, dispatch::templates(&routes)?).await?;
+        let plugins = Registry::open(&boot, dispatch::templates(&routes)?, at_stage).await?;
         let shutdown = CancellationToken::new();
         let host = Arc::new(Host {
             config: Arc::clone(&config),
@@ -121,7 +126,11 @@ impl App {
         let server = Arc::new(config.server.clone());
         let served = tokio::spawn(server::serve(listener, server, service, shutdown.clone()));
         let mailing = tokio::spawn(mail.run(shutdown.clone()));
-        Ok(Self { addr, shutdown, served, mailing, first_superuser, host, data, _data_dir: data_dir })
+        let supervising = tokio::spawn({
+            let (host, stopping) = (Arc::clone(&host), shutdown.clone());
+            async move { host.plugins.supervise(stopping).await }
+        });
+        Ok(Self { addr, shutdown, served, mailing, supervising, first_superuser, host, data, _data_dir: data_dir })
     }
 
     /// Where it listens; with port 0 in the configuration, the port that was found.
@@ -156,6 +165,8 @@ impl App {
             settings: None,
             actor: None,
             request_id: "start".into(),
+            id: None,
+            canary: None,
         };
         self.host.plugins.deploy(upload).await
     }
@@ -179,6 +190,7 @@ impl App {
         self.shutdown.cancel();
         // Ends by itself with the same token; what it has not sent waits in the queue.
         let _ = self.mailing.await;
+        let _ = self.supervising.await;
         self.data.close().await;
         self.host.db.close().await;
         served.map_err(|error| Error::internal("the server's task failed").with_source(error))?

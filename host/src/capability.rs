@@ -85,6 +85,8 @@ pub struct Boot {
     pub data: Arc<crate::db::plugin_data::PluginData>,
     /// The plugins' caches, shared with the response cache.
     pub cache: crate::cache::Caches,
+    /// This node, by a name that outlives its process.
+    pub node: Arc<str>,
 }
 
 /// A release that asks to be admitted.

@@ -179,6 +179,18 @@ pub struct Plugins {
     pub cache_bytes: u64,
     /// Log lines of one plugin a second; more are counted and summarised. `WHARF_PLUGIN_LOG_RATE`
     pub log_rate: u32,
+    /// How long the calls in flight may go on on a release that was replaced. `WHARF_PLUGIN_DRAIN_TIME`
+    pub drain_time: Duration,
+    /// Faults among the latest 20 calls that quarantine a release. `WHARF_PLUGIN_BREAKER_FAULTS`
+    pub breaker_faults: u32,
+    /// How long a quarantine lasts at first. `WHARF_PLUGIN_QUARANTINE`
+    pub quarantine: Duration,
+    /// How long after a deploy a quarantine brings back the release before it. `WHARF_PLUGIN_PROBATION`
+    pub probation: Duration,
+    /// Releases of a plugin that are kept whatever their age. `WHARF_PLUGIN_KEEP_RELEASES`
+    pub keep_releases: usize,
+    /// How long releases beyond those are kept. `WHARF_PLUGIN_KEEP_RELEASES_FOR`
+    pub keep_releases_for: Duration,
 }
 
 impl Default for Plugins {
@@ -199,6 +211,12 @@ impl Default for Plugins {
             sql_connections: 4,
             cache_bytes: 16 * 1024 * 1024,
             log_rate: 200,
+            drain_time: Duration::from_secs(30),
+            breaker_faults: 10,
+            quarantine: Duration::from_secs(5),
+            probation: Duration::from_secs(5 * 60),
+            keep_releases: 10,
+            keep_releases_for: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

@@ -6,15 +6,19 @@
 //! identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). Nothing above this module names sqlx.
 
 pub mod audit;
+pub mod deploy;
 pub(crate) mod email;
 pub mod plugin;
 pub mod plugin_data;
+pub mod release;
 pub(crate) mod reset_token;
 pub(crate) mod session;
 pub(crate) mod signing_key;
 pub(crate) mod user;
 mod value;
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -77,9 +81,11 @@ impl Db {
     }
 
     async fn open_sqlite(config: &config::Database, file: &Path) -> Result<Self> {
+        // It holds the signing key; SQLite gives its log the rights of the file.
+        private_file(file)
+            .map_err(|error| Error::internal(format!("cannot make {}", file.display())).with_source(error))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
@@ -139,6 +145,12 @@ impl Db {
     pub async fn close(&self) {
         on!(self, pool => pool.close().await);
     }
+}
+
+/// Makes a file that nobody else may read, if it is missing.
+fn private_file(file: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)?;
+    std::fs::set_permissions(file, Permissions::from_mode(0o600))
 }
 
 /// Connection options of a `postgres://` URL; the URL may hold a password, so it is never part of the error.

@@ -6,15 +6,23 @@
 //! only way in. Never knows HTTP: what a status is on the wire is `http`'s business.
 
 pub mod answer;
+mod archive;
 pub mod artifact;
+pub mod breaker;
+pub mod canary;
 pub mod declaration;
 pub mod deploy;
+mod drain;
 pub mod engine;
 pub mod generation;
 pub mod instance;
 mod interface;
 pub mod registry;
 pub mod release;
+mod supervisor;
+pub mod switch;
+pub mod tally;
+pub mod trial;
 
 pub use answer::Answer;
 pub use generation::{Generation, Target};

@@ -4,10 +4,13 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::clock::Random;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "wharf.lock";
+const NODE: &str = "node";
 
 /// The directory, locked until it is dropped. The operating system frees the lock of a process that dies, so the file may
 /// stay behind without harm.
@@ -64,6 +67,22 @@ impl DataDir {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The name of this node: made with the directory, and the same as long as the directory is.
+    pub(super) fn node(&self, random: &Random) -> Result<Arc<str>> {
+        let file = self.path.join(NODE);
+        let failed = |error| Error::internal(format!("{} cannot be kept", file.display())).with_source(error);
+        match std::fs::read_to_string(&file) {
+            Ok(name) if !name.trim().is_empty() => return Ok(name.trim().into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let name = random.uuid()?.to_string();
+        let mut made =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).map_err(failed)?;
+        made.write_all(name.as_bytes()).and_then(|()| made.sync_all()).map_err(failed)?;
+        Ok(name.into())
     }
 }
 

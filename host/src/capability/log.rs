@@ -83,6 +83,9 @@ impl log_wit::Host for Guest {
     }
 }
 
+/// What the host itself does with plugins; no plugin may write its own history.
+const HOST_ACTIONS: &str = "plugin.";
+
 impl audit_wit::Host for Guest {
     async fn record_entry(
         &mut self,
@@ -93,6 +96,9 @@ impl audit_wit::Host for Guest {
     ) -> wasmtime::Result<()> {
         self.charge()?;
         let call = self.entered.log()?;
+        if action.starts_with(HOST_ACTIONS) {
+            return Err(wasmtime::Error::msg(format!("audit actions that begin with '{HOST_ACTIONS}' are the host's")));
+        }
         let detail: serde_json::Map<_, _> = detail
             .iter()
             .take(MAX_FIELDS)

@@ -189,6 +189,32 @@ impl Plugins {
                 d.cache_bytes,
             ),
             log_rate: r.read("plugins.log_rate", "WHARF_PLUGIN_LOG_RATE", &kind::count(1..=1_000_000), d.log_rate),
+            drain_time: r.read("plugins.drain_time", "WHARF_PLUGIN_DRAIN_TIME", &time, d.drain_time),
+            breaker_faults: r.read(
+                "plugins.breaker_faults",
+                "WHARF_PLUGIN_BREAKER_FAULTS",
+                &kind::count(1..=20),
+                d.breaker_faults,
+            ),
+            quarantine: r.read("plugins.quarantine", "WHARF_PLUGIN_QUARANTINE", &time, d.quarantine),
+            probation: r.read(
+                "plugins.probation",
+                "WHARF_PLUGIN_PROBATION",
+                &duration(Duration::ZERO..=DAY),
+                d.probation,
+            ),
+            keep_releases: r.read(
+                "plugins.keep_releases",
+                "WHARF_PLUGIN_KEEP_RELEASES",
+                &kind::count(1..=1_000),
+                d.keep_releases,
+            ),
+            keep_releases_for: r.read(
+                "plugins.keep_releases_for",
+                "WHARF_PLUGIN_KEEP_RELEASES_FOR",
+                &duration(Duration::ZERO..=3_650 * DAY),
+                d.keep_releases_for,
+            ),
         }
     }
 }

@@ -71,3 +71,44 @@ pub async fn insert(db: &Db, entry: &Entry) -> Result<()> {
     });
     Ok(())
 }
+
+/// An entry, as stored.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct StoredEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Option<UserId>,
+    /// The address of who it was, while the account is there.
+    pub actor_email: Option<String>,
+    /// What.
+    pub action: String,
+    /// How it went.
+    pub outcome: String,
+    /// JSON.
+    pub detail: String,
+    /// The request that did it.
+    pub request_id: Option<String>,
+}
+
+/// What operators and the host did with a plugin, newest first, and how many entries there are. What the plugin recorded
+/// itself is not among them.
+///
+/// # Errors
+/// The database fails.
+pub async fn history(db: &Db, plugin: &PluginName, skip: i64, limit: i64) -> Result<(Vec<StoredEntry>, i64)> {
+    const COUNT: &str = "SELECT COUNT(*) FROM audit WHERE plugin = $1 AND object = $1 AND action LIKE 'plugin.%'";
+    const LIST: &str = "SELECT a.at, a.actor, u.email AS actor_email, a.action, a.outcome, a.detail, a.request_id
+        FROM audit a LEFT JOIN users u ON u.id = a.actor
+        WHERE a.plugin = $1 AND a.object = $1 AND a.action LIKE 'plugin.%' ORDER BY a.id DESC LIMIT $2 OFFSET $3";
+    on!(db, pool => {
+        let count: i64 = sqlx::query_scalar(COUNT).bind(plugin.as_str()).fetch_one(pool).await?;
+        let entries = sqlx::query_as::<_, StoredEntry>(LIST)
+            .bind(plugin.as_str())
+            .bind(limit)
+            .bind(skip)
+            .fetch_all(pool)
+            .await?;
+        Ok((entries, count))
+    })
+}

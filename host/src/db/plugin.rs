@@ -1,96 +1,102 @@
-//! Plugins, releases and component files in the host's database.
+//! Plugins and their state in the host's database: which release is live, which is on trial, what is paused or removed.
 
 use super::{Db, on};
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::id::{PluginName, UserId};
+use crate::error::{Error, Result};
+use crate::id::PluginName;
 
-/// A plugin and its live release, as stored.
+/// A plugin, as stored.
 #[derive(Debug, Clone, sqlx::FromRow)]
-pub struct StoredRelease {
+pub struct StoredPlugin {
     /// The plugin.
-    pub plugin: PluginName,
+    pub name: PluginName,
+    /// Where its live release is or was.
+    pub mount: String,
     /// `live` or `removed`.
     pub state: String,
-    /// Counts up from 1.
-    pub number: i64,
-    /// SHA-256 in hexadecimal.
-    pub digest: String,
-    /// Path.
-    pub mount: String,
-    /// JSON.
-    pub declaration: String,
-    /// JSON.
-    pub grants: String,
-    /// JSON.
-    pub settings: String,
-    /// When.
-    pub created_at: Timestamp,
-    /// By whom.
-    pub created_by: Option<UserId>,
+    /// Answers 503 until it is resumed.
+    pub paused: bool,
+    /// The number of its live release.
+    pub live_release: i64,
+    /// The release on trial and how, as JSON.
+    pub canary: Option<String>,
+    /// Capabilities that were taken back, a JSON list.
+    pub revoked: String,
 }
 
-const SELECT: &str = "SELECT p.name AS plugin, p.state, r.number, r.digest, r.mount, r.declaration, r.grants,
-    r.settings, r.created_at, r.created_by
-    FROM plugins p JOIN releases r ON r.plugin = p.name AND r.number = p.live_release ORDER BY p.name";
+impl StoredPlugin {
+    /// The capabilities that were taken back.
+    ///
+    /// # Errors
+    /// The column is not readable, which only another program can have done.
+    pub fn revoked(&self) -> Result<Vec<String>> {
+        serde_json::from_str(&self.revoked)
+            .map_err(|error| Error::internal("a list of revoked grants is not readable").with_source(error))
+    }
+}
 
-/// Every plugin with its newest live release, removed ones included.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!("SELECT name, mount, state, paused, live_release, canary, revoked FROM plugins ", $rest)
+    };
+}
+
+/// One plugin, removed or not.
 ///
 /// # Errors
 /// The database fails.
-pub async fn list(db: &Db) -> Result<Vec<StoredRelease>> {
-    Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SELECT).fetch_all(pool).await)?)
+pub async fn find(db: &Db, plugin: &PluginName) -> Result<Option<StoredPlugin>> {
+    const SQL: &str = select!("WHERE name = $1");
+    Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).bind(plugin.clone()).fetch_optional(pool).await)?)
 }
 
-/// The number the next release of a plugin will have.
+/// Keeps which capabilities were taken back.
 ///
 /// # Errors
 /// The database fails.
-pub async fn next_number(db: &Db, plugin: &PluginName) -> Result<i64> {
-    let newest: Option<i64> = on!(db, pool => {
-        sqlx::query_scalar("SELECT MAX(number) FROM releases WHERE plugin = $1").bind(plugin.clone()).fetch_one(pool).await
-    })?;
-    Ok(newest.unwrap_or(0) + 1)
+pub async fn set_revoked(db: &Db, plugin: &PluginName, revoked: &[String]) -> Result<()> {
+    const SQL: &str = "UPDATE plugins SET revoked = $2 WHERE name = $1";
+    let revoked = serde_json::Value::from(revoked).to_string();
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(&revoked).execute(pool).await?; });
+    Ok(())
 }
 
-/// Records a release and makes it the live one.
+/// Every plugin, removed ones included.
 ///
 /// # Errors
-/// The database fails, or another node took the number.
-pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8]) -> Result<()> {
-    on!(db, pool, begin => {
-        let mut transaction = pool.begin_with(begin).await?;
-        sqlx::query("INSERT INTO artifacts (digest, component) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING")
-            .bind(&release.digest)
-            .bind(component)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(
-            "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
-             ON CONFLICT (name) DO UPDATE SET mount = $2, state = 'live', live_release = $3",
-        )
-        .bind(release.plugin.clone())
-        .bind(&release.mount)
-        .bind(release.number)
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query(
-            "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, created_at, created_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(release.plugin.clone())
-        .bind(release.number)
-        .bind(&release.digest)
-        .bind(&release.mount)
-        .bind(&release.declaration)
-        .bind(&release.grants)
-        .bind(&release.settings)
-        .bind(release.created_at)
-        .bind(release.created_by)
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-    });
+/// The database fails.
+pub async fn list(db: &Db) -> Result<Vec<StoredPlugin>> {
+    const SQL: &str = select!("ORDER BY name");
+    Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).fetch_all(pool).await)?)
+}
+
+/// Makes a recorded release the live one, and ends a trial.
+///
+/// # Errors
+/// The database fails.
+pub async fn set_live(db: &Db, plugin: &PluginName, release: i64) -> Result<()> {
+    const SQL: &str = "UPDATE plugins SET live_release = $2, state = 'live', canary = NULL,
+        mount = (SELECT mount FROM releases WHERE plugin = $1 AND number = $2) WHERE name = $1";
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(release).execute(pool).await?; });
+    Ok(())
+}
+
+/// Pauses or resumes.
+///
+/// # Errors
+/// The database fails.
+pub async fn set_paused(db: &Db, plugin: &PluginName, paused: bool) -> Result<()> {
+    const SQL: &str = "UPDATE plugins SET paused = $2 WHERE name = $1";
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(paused).execute(pool).await?; });
+    Ok(())
+}
+
+/// Begins, changes or ends a trial.
+///
+/// # Errors
+/// The database fails.
+pub async fn set_canary(db: &Db, plugin: &PluginName, canary: Option<&str>) -> Result<()> {
+    const SQL: &str = "UPDATE plugins SET canary = $2 WHERE name = $1";
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(canary).execute(pool).await?; });
     Ok(())
 }
 
@@ -99,18 +105,8 @@ pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8]) -> Resul
 /// # Errors
 /// The database fails.
 pub async fn mark_removed(db: &Db, plugin: &PluginName) -> Result<()> {
-    on!(db, pool => {
-        sqlx::query("UPDATE plugins SET state = 'removed' WHERE name = $1").bind(plugin.clone()).execute(pool).await?;
-    });
+    const SQL: &str =
+        "UPDATE plugins SET state = 'removed', paused = FALSE, canary = NULL, revoked = '[]' WHERE name = $1";
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).execute(pool).await?; });
     Ok(())
-}
-
-/// The component file of a digest.
-///
-/// # Errors
-/// The database fails.
-pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
-    Ok(on!(db, pool => {
-        sqlx::query_scalar("SELECT component FROM artifacts WHERE digest = $1").bind(digest).fetch_optional(pool).await
-    })?)
 }

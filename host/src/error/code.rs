@@ -86,6 +86,20 @@ codes! {
 
     /// 404: no plugin of that name.
     PLUGIN_NOT_FOUND = "plugin_not_found";
+    /// 422: the release trapped, failed or did not answer when it was tried before its first request.
+    SMOKE_FAILED = "smoke_failed";
+    /// 409: a deploy of this id runs, or was of another file.
+    DEPLOY_CONFLICT = "deploy_conflict";
+    /// 404: no deploy of this id.
+    DEPLOY_NOT_FOUND = "deploy_not_found";
+    /// 404: the plugin has no such release, or it was collected.
+    RELEASE_NOT_FOUND = "release_not_found";
+    /// 409: the release is the live one already.
+    RELEASE_LIVE = "release_live";
+    /// 409: the database has moved on to where the release cannot follow; the text names the migration.
+    SCHEMA_TOO_NEW = "schema_too_new";
+    /// 409: the plugin's state does not allow it: nothing is on trial, or it is paused.
+    PLUGIN_STATE = "plugin_state";
     /// 422: the upload is not a component that Wharf can run; the text says why.
     INVALID_COMPONENT = "invalid_component";
     /// 403: the component imports a capability that was not granted; the text names it.
@@ -109,6 +123,14 @@ codes! {
     PLUGIN_DEADLINE = "plugin_deadline";
     /// 503: the plugin's release could not be loaded; the operator's log says why.
     PLUGIN_UNAVAILABLE = "plugin_unavailable";
+    /// 503: an operator paused the plugin.
+    PLUGIN_PAUSED = "plugin_paused";
+    /// 503: an operator took back a grant that the plugin's release needs.
+    PLUGIN_REVOKED = "plugin_revoked";
+    /// 503: the plugin failed too often and is left alone for a while; see `Retry-After`.
+    PLUGIN_QUARANTINED = "plugin_quarantined";
+    /// 503: the release was replaced and the call did not end within the drain time.
+    PLUGIN_REPLACED = "plugin_replaced";
     /// 503: as many calls as the plugin or the host may run are running; see `Retry-After`.
     PLUGIN_BUSY = "plugin_busy";
 }

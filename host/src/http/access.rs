@@ -21,11 +21,8 @@ pub(super) async fn check(
     plugin: Option<&PluginName>,
 ) -> Result<Option<Arc<Caller>>> {
     if *access == Access::Public {
-        return match (plugin, bearer(headers)) {
-            // A plugin may greet whom it knows; credentials that are no good make nobody of the caller.
-            (Some(_), Some(token)) => Ok(auth.authenticate(token).await.ok()),
-            _ => Ok(None),
-        };
+        // A plugin may greet whom it knows; credentials that are no good make nobody of the caller.
+        return Ok(if plugin.is_some() { identify(auth, headers).await } else { None });
     }
     let Some(token) = bearer(headers) else {
         let kind = Kind::Unauthenticated(Challenge::Missing);
@@ -42,6 +39,11 @@ pub(super) async fn check(
     } else {
         Err(Error::forbidden(code::FORBIDDEN, "The user doesn't have enough privileges"))
     }
+}
+
+/// Who a request says it is from, if its credentials are good.
+pub(super) async fn identify(auth: &Auth, headers: &HeaderMap) -> Option<Arc<Caller>> {
+    auth.authenticate(bearer(headers)?).await.ok()
 }
 
 /// The token of an `Authorization: Bearer` header; the scheme is case-insensitive. A header that is there with the

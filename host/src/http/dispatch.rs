@@ -28,6 +28,7 @@ use super::problem;
 use super::static_files::StaticFiles;
 use super::{Host, openapi};
 use crate::error::{Error, Kind, Result, code};
+use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Generation, Target};
 use crate::route::{BodyKind, Match, Operation, Template};
 
@@ -41,6 +42,8 @@ pub struct Dispatcher {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `always` or `never`: takes part in a trial whoever the caller is.
+const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// What the registry must know of the host's routes.
@@ -99,7 +102,7 @@ impl Dispatcher {
                 return problem::reply(&error, parts.uri.path(), "none").into();
             }
         };
-        let mut response = match self.answer(&parts, body, &request_id).await {
+        let mut response = match self.answer(&parts, body, &request_id, peer).await {
             Ok(response) => response,
             Err(error) => problem::reply(&error, parts.uri.path(), &request_id).into(),
         };
@@ -122,7 +125,13 @@ impl Dispatcher {
         response
     }
 
-    async fn answer<B>(self: &Arc<Self>, parts: &Parts, body: B, request_id: &Arc<str>) -> Result<Response>
+    async fn answer<B>(
+        self: &Arc<Self>,
+        parts: &Parts,
+        body: B,
+        request_id: &Arc<str>,
+        peer: SocketAddr,
+    ) -> Result<Response>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -132,7 +141,11 @@ impl Dispatcher {
         }
         let path = parts.uri.path();
         let generation = self.host.plugins.generation();
-        let (target, raw_params) = match generation.table.find(parts.method.as_str(), path) {
+        let table = match generation.trial(path) {
+            Some((canary, table)) if self.takes_part(canary, parts, peer).await => table,
+            _ => generation.table(),
+        };
+        let (target, raw_params) = match table.find(parts.method.as_str(), path) {
             Match::Route(target, params) => (target, params),
             Match::Methods(methods) => {
                 let methods = methods.into_iter().map(ToOwned::to_owned).collect();
@@ -190,6 +203,19 @@ impl Dispatcher {
         Ok(reply.into())
     }
 
+    /// Whether a request goes to the release on trial: as its header asks, else as its caller was chosen. Who he is
+    /// matters before his credentials are checked, so bad ones count as none.
+    async fn takes_part(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
+        match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
+            Some(b"always") => return true,
+            Some(b"never") => return false,
+            _ => {}
+        }
+        let caller = access::identify(&self.host.auth, &parts.headers).await;
+        let caller = caller.map_or_else(|| peer.ip().to_string(), |caller| caller.user.id.to_string());
+        canary.chooses(&caller)
+    }
+
     async fn read<B>(&self, operation: &Operation, parts: &Parts, body: B) -> Result<Read>
     where
         B: Body<Data = Bytes> + Send,
@@ -218,9 +244,14 @@ impl Dispatcher {
         let path = parts.uri.path();
         match generation.absence(path) {
             Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
-            Some(Absence::Broken) => {
+            Some(reason) => {
+                let code = match reason {
+                    Absence::Paused => code::PLUGIN_PAUSED,
+                    Absence::Revoked => code::PLUGIN_REVOKED,
+                    Absence::Broken | Absence::Removed => code::PLUGIN_UNAVAILABLE,
+                };
                 let kind = Kind::Unavailable(std::time::Duration::from_secs(30));
-                return Err(Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available"));
+                return Err(Error::new(kind, code, "The plugin is not available"));
             }
             None => {}
         }

@@ -67,7 +67,7 @@ impl HostDocument {
     pub(super) fn with(&self, generation: &Generation) -> Value {
         let mut schemas = self.schemas.clone();
         let mut paths = self.paths.clone();
-        for (name, release) in &generation.releases {
+        for (name, release) in &generation.plugins.live {
             let own = &release.record.declaration.schemas;
             let renamed: BTreeMap<&str, String> = own
                 .iter()

@@ -1,7 +1,10 @@
 //! The only way in: from an uploaded file to the release that is served, or to the reason why not.
 //!
-//! compile → roles and imports → declaration → grants → link → routes and conflicts → admission → migrations → record →
-//! swap. Nothing is changed before the migrations, and the release that was live stays live until the swap.
+//! check → compile → describe (roles, imports, grants) → conflicts (routes, link, admission) → migrate → smoke → swap, each
+//! a recorded stage of a [`job`]. Nothing is changed before the migrations, and the release that was live stays live until
+//! the swap.
+
+pub mod job;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +12,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::artifact::{check_grants, invalid, told};
+use self::job::{Job, Order, Passed, Stage};
+use super::artifact::{Digest, check_grants, invalid, told};
+use super::breaker::Breaker;
+use super::canary::{Canary, Plan};
 use super::generation::{Generation, Served};
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
+use super::trial::check_trial;
 use crate::capability::sql::Sql;
 use crate::capability::{Candidate, Capability as _, Grants};
 use crate::db::audit::{self, Outcome};
-use crate::db::plugin as table;
+use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::{Migration, MigrationError};
+use crate::db::release::{self as releases, Place};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::Template;
@@ -39,6 +47,26 @@ pub struct Upload {
     pub actor: Option<UserId>,
     /// The request that deploys.
     pub request_id: Arc<str>,
+    /// Names this deploy, so that it can be asked for and repeated; none: the request's id.
+    pub id: Option<String>,
+    /// Try it beside the live release rather than in its place.
+    pub canary: Option<Plan>,
+}
+
+/// Who changes something, and by which request.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// The account; none: the host itself.
+    pub actor: Option<UserId>,
+    /// The request.
+    pub request_id: Arc<str>,
+}
+
+impl By {
+    /// The host itself, for a reason that its history names.
+    pub fn host() -> Self {
+        Self { actor: None, request_id: "host".into() }
+    }
 }
 
 /// What a deploy came to.
@@ -52,6 +80,10 @@ pub struct Deployed {
     pub replaced: Option<i64>,
     /// The same file with the same grants, mount and settings was live already; nothing was done.
     pub unchanged: bool,
+    /// It is on trial beside the live release.
+    pub on_trial: bool,
+    /// What was done and how long it took.
+    pub stages: Vec<Passed>,
 }
 
 fn migration_refused(error: MigrationError) -> Error {
@@ -75,23 +107,47 @@ impl Registry {
         let _turn = self.changing.lock().await;
         let (actor, request_id) = (upload.actor, Arc::clone(&upload.request_id));
         let asked = upload.name.clone();
-        let outcome = self.try_deploy(upload).await;
+        let digest = Digest::of(&upload.component);
+        let id = upload.id.clone().unwrap_or_else(|| request_id.to_string());
+        let order = Order { id: &id, digest: &digest, actor, request_id: &request_id, node: &self.node };
+        let mut job = Job::begin(&self.db, &self.clock, order, self.at_stage).await?;
+        // Boxed: its state is larger than anything else that the caller's own task holds.
+        let outcome = Box::pin(self.try_deploy(upload, &mut job)).await;
+        let stage = job.stage();
+        let outcome = match outcome {
+            Ok(mut deployed) => {
+                deployed.stages = job.succeed(deployed.release.record.number).await?;
+                Ok(deployed)
+            }
+            Err(error) => {
+                job.fail(&error).await;
+                Err(error)
+            }
+        };
         let (plugin, how, detail) = match &outcome {
             Ok(deployed) if deployed.unchanged => return outcome,
             Ok(deployed) => {
                 let record = &deployed.release.record;
                 let grants: Vec<&str> = record.grants.names().collect();
-                let detail = json!({ "release": record.number, "digest": record.digest, "grants": grants,
-                    "replaced": deployed.replaced });
+                let detail = json!({ "deploy": id, "before": deployed.replaced, "after": record.number,
+                    "digest": record.digest, "grants": grants, "canary": deployed.on_trial });
                 (Some(record.plugin.clone()), Outcome::Success, detail)
             }
-            Err(error) => (asked, Outcome::Failure, json!({ "code": error.code(), "reason": error.public() })),
+            Err(error) => {
+                let detail = json!({ "deploy": id, "digest": digest, "stage": stage, "code": error.code(),
+                    "reason": error.public() });
+                (asked, Outcome::Failure, detail)
+            }
         };
-        self.audit("plugin.deploy", plugin, actor, &request_id, how, detail).await;
+        let by = By { actor, request_id };
+        self.audit("plugin.deploy", plugin, &by, how, detail).await;
+        if let Ok(deployed) = &outcome {
+            self.collect_releases(&deployed.release.record.plugin).await;
+        }
         outcome
     }
 
-    async fn try_deploy(&self, upload: Upload) -> Result<Deployed> {
+    async fn try_deploy(&self, upload: Upload, job: &mut Job) -> Result<Deployed> {
         let limit = self.limits.upload_bytes;
         if upload.component.len() > limit {
             return Err(Error::new(
@@ -100,7 +156,11 @@ impl Registry {
                 format!("The file is larger than {limit} bytes"),
             ));
         }
+
+        job.enter(Stage::Compile).await?;
         let artifact = self.compile(upload.component.clone()).await?;
+
+        job.enter(Stage::Describe).await?;
         artifact.check_roles()?;
         let mut needs = artifact.needs()?;
         let provisional = match &upload.name {
@@ -119,10 +179,19 @@ impl Registry {
                 .parse()
                 .map_err(|error| invalid(format!("its name '{}' cannot be: {error}", told(&declaration.name))))?,
         };
+        job.of(&plugin);
 
         let generation = self.generation();
-        let live = generation.releases.get(&plugin);
-        let granted = live.map(|release| release.record.grants.clone()).unwrap_or_default().merged(upload.grants);
+        let plugins = &generation.plugins;
+        let live = plugins.current(&plugin);
+        let stored = table::find(&self.db, &plugin).await?;
+        let revoked = stored.as_ref().map(StoredPlugin::revoked).transpose()?.unwrap_or_default();
+        let revoked: Vec<String> = revoked.into_iter().filter(|name| !upload.grants.contains(name)).collect();
+        let granted = live
+            .map(|release| release.record.grants.clone())
+            .unwrap_or_default()
+            .retaining(|name| !revoked.iter().any(|gone| gone == name))
+            .merged(upload.grants);
         let notes = check_grants(&needs, &granted)?;
         let grants = granted.retaining(|name| needs.contains(name));
         let settings = match (upload.settings, live) {
@@ -131,35 +200,58 @@ impl Registry {
             (None, None) => Value::Object(Map::new()),
         };
         declaration.check_settings(&settings)?;
-        let mount = match (upload.mount, live, generation.absent.get(&plugin)) {
+        let mount = match (upload.mount, live, plugins.absent.get(&plugin)) {
             (Some(mount), _, _) => mount,
             (None, Some(release), _) => release.record.mount.clone(),
             (None, None, Some(absent)) => absent.mount.clone(),
             (None, None, None) => format!("/api/v1/{plugin}").parse().map_err(Error::internal)?,
         };
-        if let Some(live) = live
-            && live.record.digest == artifact.digest
-            && live.record.mount == mount
-            && live.record.grants == grants
-            && live.record.settings == settings
-        {
-            return Ok(Deployed { release: Arc::clone(live), notes, replaced: None, unchanged: true });
+        let same = |release: &Release| {
+            let record = &release.record;
+            record.digest == artifact.digest
+                && record.mount == mount
+                && record.grants == grants
+                && record.settings == settings
+        };
+        if let Some(live) = live.filter(|live| same(live)) {
+            let release = Arc::clone(live);
+            return Ok(Deployed {
+                release,
+                notes,
+                replaced: None,
+                unchanged: true,
+                on_trial: false,
+                stages: Vec::new(),
+            });
         }
+        if upload.canary.is_some() {
+            check_trial(&plugin, plugins.live.get(&plugin), &mount)?;
+        }
+
+        job.enter(Stage::Conflicts).await?;
         let linked = Linked::new(&self.engine, &artifact, &grants)?;
         let routes = compile_routes(&declaration, &mount)?;
-        let neighbours = generation.releases.iter().filter(|(name, _)| **name != plugin);
+        let neighbours = plugins.loaded().map(|(release, _)| release).filter(|release| release.record.plugin != plugin);
         let served = neighbours
-            .map(|(name, release)| Served { plugin: name, mount: &release.record.mount, routes: &release.routes })
+            .map(|release| Served {
+                plugin: &release.record.plugin,
+                mount: &release.record.mount,
+                routes: &release.routes,
+            })
             .chain([Served { plugin: &plugin, mount: &mount, routes: &routes }]);
         Generation::check(&self.host_routes, &served.collect::<Vec<_>>())?;
-
-        let number = table::next_number(&self.db, &plugin).await?;
+        let number = releases::next_number(&self.db, &plugin).await?;
         let candidate = Candidate { plugin: &plugin, release: number, settings: &settings };
         let admitted = self.capabilities.admit(&candidate, &grants).await?;
+
+        job.enter(Stage::Migrate).await?;
+        let names = migrations.iter().map(|(name, _)| name.clone()).collect();
         let migrations: Vec<Migration> = migrations.into_iter().map(|(name, sql)| Migration { name, sql }).collect();
         if !migrations.is_empty() {
             self.data.migrate(&plugin, &migrations).await.map_err(migration_refused)?;
         }
+
+        job.enter(Stage::Smoke).await?;
         let record = Record {
             plugin,
             number,
@@ -168,24 +260,49 @@ impl Registry {
             declaration,
             grants,
             settings,
+            migrations: names,
             created_at: self.clock.now(),
             created_by: upload.actor,
         };
-        table::insert(&self.db, &record.to_stored()?, &upload.component).await?;
         let parts = self.parts(&record.plugin);
         let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, parts));
+        self.sandbox.smoke(&release, &upload.request_id).await?;
+
+        job.enter(Stage::Swap).await?;
+        let record = &release.record;
+        let stored = record.to_stored(release.size)?;
         let replaced = live.map(|release| release.record.number);
-        self.serve(Arc::clone(&release))?;
+        let on_trial = upload.canary.is_some();
+        match (upload.canary, live) {
+            (Some(plan), Some(live)) => {
+                let canary = Canary::new(Arc::clone(&release), plan, live, self.clock.now());
+                let text = canary.to_json()?;
+                releases::insert(&self.db, &stored, &upload.component, Place::Canary(&text)).await?;
+                self.swap(|plugins| {
+                    plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
+                })?;
+            }
+            _ => {
+                releases::insert(&self.db, &stored, &upload.component, Place::Live).await?;
+                self.serve(Arc::clone(&release))?;
+                self.watch(record, replaced);
+            }
+        }
+        table::set_revoked(&self.db, &record.plugin, &revoked).await?;
         tracing::info!(
-            plugin = %release.record.plugin, release = release.record.number, replaced, digest = %release.record.digest,
-            "deployed"
+            plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial, "deployed"
         );
-        Ok(Deployed { release, notes, replaced, unchanged: false })
+        Ok(Deployed { release, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
     }
 
-    /// What all releases of a plugin share.
+    /// What a release of a plugin gets beside its code.
     pub(super) fn parts(&self, plugin: &PluginName) -> Parts {
-        Parts { cache: self.caches.plugin(plugin), log: self.logs.plugin(plugin), bulkhead: self.bulkhead(plugin) }
+        Parts {
+            cache: self.caches.plugin(plugin),
+            log: self.logs.plugin(plugin),
+            bulkhead: self.bulkhead(plugin),
+            breaker: Breaker::new(self.clock.clone(), self.limits.breaker_faults, self.limits.quarantine),
+        }
     }
 
     /// Keeps an audit entry; a failure to keep it is logged, and does not undo what was done.
@@ -193,21 +310,20 @@ impl Registry {
         &self,
         action: &str,
         plugin: Option<PluginName>,
-        actor: Option<UserId>,
-        request_id: &str,
+        by: &By,
         outcome: Outcome,
         detail: Value,
     ) {
         let object = plugin.as_ref().map_or_else(String::new, ToString::to_string);
         let entry = audit::Entry {
             at: self.clock.now(),
-            actor,
+            actor: by.actor,
             plugin,
             action: action.to_owned(),
             object,
             outcome,
             detail,
-            request_id: Some(request_id.to_owned()),
+            request_id: Some(by.request_id.to_string()),
         };
         if let Err(error) = audit::insert(&self.db, &entry).await {
             tracing::error!(action, error = error.report(), "an audit entry was not kept");

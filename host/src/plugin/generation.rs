@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::canary::Canary;
 use super::release::{Release, ReleaseRoute};
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
@@ -23,21 +24,40 @@ pub enum Target {
 pub struct Generation {
     /// Counts up with every swap.
     pub number: u64,
-    /// Live releases by plugin.
-    pub releases: BTreeMap<PluginName, Arc<Release>>,
-    /// Plugins that are known and not served.
-    pub absent: BTreeMap<PluginName, Absent>,
+    /// The plugins.
+    pub plugins: Plugins,
     /// Finds the target of a request.
-    pub table: RouteTable<Target>,
+    table: RouteTable<Target>,
+    /// The same with the release on trial in place of the live one; one for each trial.
+    trials: Vec<Trial>,
 }
 
-/// A plugin that is known and not served.
+/// The plugins of a generation, each in one of these states.
+#[derive(Clone, Default)]
+pub struct Plugins {
+    /// Live releases.
+    pub live: BTreeMap<PluginName, Arc<Release>>,
+    /// Releases on trial beside a live one.
+    pub canaries: BTreeMap<PluginName, Arc<Canary>>,
+    /// Releases that are loaded and answer 503 until they are resumed.
+    pub paused: BTreeMap<PluginName, Arc<Release>>,
+    /// Plugins that are known and not loaded.
+    pub absent: BTreeMap<PluginName, Absent>,
+}
+
+/// A plugin that is known and not loaded.
 #[derive(Debug, Clone)]
 pub struct Absent {
     /// Where it was.
     pub mount: Template,
     /// Why it is not served.
     pub reason: Absence,
+}
+
+struct Trial {
+    mount: String,
+    canary: Arc<Canary>,
+    table: RouteTable<Target>,
 }
 
 /// What one plugin would serve.
@@ -54,6 +74,42 @@ pub enum Absence {
     Removed,
     /// Its release could not be loaded at start.
     Broken,
+    /// An operator paused it.
+    Paused,
+    /// An operator took back a grant that its release needs.
+    Revoked,
+}
+
+impl Plugins {
+    /// The release of a plugin that is served, or would be if it were not paused.
+    pub fn current(&self, plugin: &PluginName) -> Option<&Arc<Release>> {
+        self.live.get(plugin).or_else(|| self.paused.get(plugin))
+    }
+
+    /// Names of all of them, in order.
+    pub fn names(&self) -> std::collections::BTreeSet<&PluginName> {
+        self.live.keys().chain(self.paused.keys()).chain(self.absent.keys()).collect()
+    }
+
+    /// Every release that is loaded.
+    pub(super) fn releases(&self) -> impl Iterator<Item = &Arc<Release>> {
+        let canaries = self.canaries.values().map(|canary| &canary.release);
+        self.live.values().chain(self.paused.values()).chain(canaries)
+    }
+
+    /// Takes a plugin out of every state.
+    pub(super) fn forget(&mut self, plugin: &PluginName) {
+        self.live.remove(plugin);
+        self.canaries.remove(plugin);
+        self.paused.remove(plugin);
+        self.absent.remove(plugin);
+    }
+
+    /// Every plugin that is loaded, with whether it is paused.
+    pub fn loaded(&self) -> impl Iterator<Item = (&Arc<Release>, bool)> {
+        let live = self.live.values().map(|release| (release, false));
+        live.chain(self.paused.values().map(|release| (release, true)))
+    }
 }
 
 impl Generation {
@@ -79,39 +135,63 @@ impl Generation {
         RouteTable::build(host.chain(plugins)).map(drop).map_err(clash)
     }
 
-    /// Builds the table of the host's routes and these releases, which [`Generation::check`] found to fit together.
+    /// Builds the tables of the host's routes and these plugins, which [`Generation::check`] found to fit together.
     ///
     /// # Errors
     /// As there.
-    pub(super) fn build(
-        number: u64,
-        host_routes: &[(String, Template)],
-        releases: BTreeMap<PluginName, Arc<Release>>,
-        absent: BTreeMap<PluginName, Absent>,
-    ) -> Result<Self> {
-        let host = host_routes
+    pub(super) fn build(number: u64, host_routes: &[(String, Template)], plugins: Plugins) -> Result<Self> {
+        let table = build_table(host_routes, plugins.live.values())?;
+        let trials = plugins
+            .canaries
             .iter()
-            .enumerate()
-            .map(|(index, (method, template))| (method.clone(), template.clone(), Target::Host(index)));
-        let plugins = releases.values().flat_map(|release| {
-            release.routes.iter().enumerate().map(|(index, route)| {
-                (route.method.clone(), route.template.clone(), Target::Plugin(Arc::clone(release), index))
+            .map(|(plugin, canary)| {
+                let others = plugins.live.iter().filter(|(name, _)| *name != plugin).map(|(_, release)| release);
+                let table = build_table(host_routes, others.chain([&canary.release]))?;
+                Ok(Trial { mount: canary.release.record.mount.to_string(), canary: Arc::clone(canary), table })
             })
-        });
-        let table = RouteTable::build(host.chain(plugins)).map_err(clash)?;
-        Ok(Self { number, releases, absent, table })
+            .collect::<Result<_>>()?;
+        Ok(Self { number, plugins, table, trials })
+    }
+
+    /// The routes for whoever is not part of a trial.
+    pub fn table(&self) -> &RouteTable<Target> {
+        &self.table
+    }
+
+    /// The trial that a path takes part in, with the routes for whoever it chooses.
+    pub fn trial(&self, path: &str) -> Option<(&Canary, &RouteTable<Target>)> {
+        let trial = self.trials.iter().find(|trial| is_below(path, &trial.mount))?;
+        Some((&trial.canary, &trial.table))
     }
 
     /// The plugin whose mount a path lies below, when it is known and not served.
     pub fn absence(&self, path: &str) -> Option<Absence> {
-        self.absent
-            .values()
-            .find(|absent| {
-                let mount = absent.mount.to_string();
-                path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-            .map(|absent| absent.reason)
+        let plugins = &self.plugins;
+        if plugins.paused.values().any(|release| is_below(path, &release.record.mount.to_string())) {
+            return Some(Absence::Paused);
+        }
+        plugins.absent.values().find(|absent| is_below(path, &absent.mount.to_string())).map(|absent| absent.reason)
     }
+}
+
+fn is_below(path: &str, mount: &str) -> bool {
+    path.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn build_table<'a>(
+    host_routes: &[(String, Template)],
+    releases: impl Iterator<Item = &'a Arc<Release>>,
+) -> Result<RouteTable<Target>> {
+    let host = host_routes
+        .iter()
+        .enumerate()
+        .map(|(index, (method, template))| (method.clone(), template.clone(), Target::Host(index)));
+    let plugins = releases.flat_map(|release| {
+        release.routes.iter().enumerate().map(|(index, route)| {
+            (route.method.clone(), route.template.clone(), Target::Plugin(Arc::clone(release), index))
+        })
+    });
+    RouteTable::build(host.chain(plugins)).map_err(clash)
 }
 
 /// A mount is a fixed path that neither holds nor lies below a path of the host's.

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
@@ -110,21 +110,33 @@ impl Sandbox {
         Self { engine, clock, limits, all, logs }
     }
 
-    /// Answers a request.
+    /// Answers a request; what came of it, and how long it took beyond the queue.
     ///
     /// # Errors
-    /// The plugin is busy (503), trapped, broke a limit or answered nonsense (502), or ran out of time (504).
-    pub async fn call(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
+    /// The plugin is busy (503). Within the outcome: it trapped, broke a limit or answered nonsense (502), or ran out of
+    /// time (504).
+    pub async fn call(
+        &self,
+        release: &Release,
+        request: Request<'_>,
+        caller: Option<Arc<Caller>>,
+    ) -> Result<(Result<Answer>, Duration)> {
         let _own = release.bulkhead.enter().await?;
         let _all = self.all.enter().await?;
-        let context = Arc::new(CallContext {
-            plugin: release.record.plugin.clone(),
-            release: release.record.number,
-            request_id: Arc::clone(request.id),
-            caller,
-        });
-        let entered = release.admitted.enter(&context);
-        let mut store = self.store(context, entered, Arc::clone(&release.log), self.limits.cpu_time);
+        let started = Instant::now();
+        let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
+            Some(outcome) => outcome,
+            None => Err(Error::new(
+                Kind::Unavailable(Duration::from_secs(1)),
+                code::PLUGIN_REPLACED,
+                "The plugin was replaced before it answered, try again",
+            )),
+        };
+        Ok((outcome, started.elapsed()))
+    }
+
+    async fn run(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
+        let mut store = self.fresh(release, request.id, caller);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -148,6 +160,62 @@ impl Sandbox {
                 Err(error_of(record.plugin.as_str(), record.number, error))
             }
         }
+    }
+
+    /// Tries a release before anybody else does: an instance is made with everything it was granted, and the routes that
+    /// it marked with `x-wharf-smoke` are called, without a caller.
+    ///
+    /// # Errors
+    /// It traps, breaks a limit, does not answer in time, or answers 500 and above.
+    pub(super) async fn smoke(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
+        let refuse = |route: &str, why: String| {
+            Error::new(
+                Kind::Invalid(Vec::new()),
+                code::SMOKE_FAILED,
+                format!("The release does not pass its first call{route}: {why}. What was live still is"),
+            )
+        };
+        let mut store = self.fresh(release, request_id, None);
+        if let Err(stop) = bounded(self.limits.deadline, release.handle.instantiate_async(&mut store)).await {
+            let error = stop.into_error(store.data().limits.hit);
+            return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
+        }
+        drop(store);
+        for (index, route) in release.routes.iter().enumerate().filter(|(_, route)| route.smoke) {
+            let path = route.template.to_string();
+            let mount = release.record.mount.to_string();
+            let request = Request {
+                id: request_id,
+                route: u32::try_from(index).unwrap_or(u32::MAX),
+                method: &route.method,
+                path: path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/"),
+                params: &[],
+                query: "",
+                headers: &[],
+                body: &[],
+            };
+            let at = format!(" ({} {path})", route.method);
+            match self.run(release, request, None).await {
+                Ok(Answer::Response { status, .. } | Answer::Problem { status, .. }) if status >= 500 => {
+                    return Err(refuse(&at, format!("it answers {status}")));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(refuse(&at, error.public().to_owned()).with_internal(error.report())),
+            }
+        }
+        Ok(())
+    }
+
+    /// A store for one call of a release.
+    fn fresh(&self, release: &Release, request_id: &Arc<str>, caller: Option<Arc<Caller>>) -> Store<Guest> {
+        let context = Arc::new(CallContext {
+            plugin: release.record.plugin.clone(),
+            release: release.record.number,
+            request_id: Arc::clone(request_id),
+            caller,
+        });
+        let entered = release.admitted.enter(&context);
+        self.store(context, entered, Arc::clone(&release.log), self.limits.cpu_time)
     }
 
     /// Asks a component what it is, in an instance that has entered no capability.

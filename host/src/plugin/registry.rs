@@ -3,31 +3,36 @@
 //! Readers take the current [`Generation`] without a lock and keep it as long as they need; writers build the next one
 //! beside it and swap. What is in flight on an old release ends there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::answer::Answer;
 use super::artifact::{Artifact, Digest, check_grants};
+use super::deploy::By;
+use super::deploy::job::{self, AtStage};
+use super::drain;
 use super::engine::PluginEngine;
-use super::generation::{Absence, Absent, Generation};
+use super::generation::{Absence, Absent, Generation, Plugins};
 use super::instance::{Bulkhead, Request, Sandbox};
 use super::release::{Linked, Record, Release, compile_routes};
 use crate::auth::Caller;
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
 use crate::capability::{Boot, Candidate, Capabilities};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::db::Db;
 use crate::db::audit::Outcome;
-use crate::db::plugin::{self as table, StoredRelease};
+use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::PluginData;
-use crate::error::{Error, Result, code};
-use crate::id::{PluginName, UserId};
+use crate::db::release::{self as releases, StoredRelease};
+use crate::error::{Error, Kind, Result, code};
+use crate::id::PluginName;
 use crate::route::Template;
 
 /// How much is kept compiled beyond what is live, in bytes of the files; machine code takes about three times as much.
@@ -45,11 +50,19 @@ pub struct Registry {
     pub(super) caches: Caches,
     pub(super) logs: PluginLogs,
     pub(super) host_routes: Vec<(String, Template)>,
+    /// This node, by a name that outlives its process.
+    pub(super) node: Arc<str>,
+    pub(super) at_stage: Option<AtStage>,
     /// Lately compiled components, so that going back to an earlier file compiles nothing.
     compiled: moka::sync::Cache<Digest, Artifact>,
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
+    /// Deploys that may still be taken back by the host itself.
+    pub(super) probation: Mutex<HashMap<PluginName, Probation>>,
+    /// Tells the supervisor of a release whose breaker opened.
+    pub(super) tripped: mpsc::UnboundedSender<Tripped>,
+    pub(super) trips: Mutex<Option<mpsc::UnboundedReceiver<Tripped>>>,
     bulkheads: Mutex<HashMap<PluginName, Arc<Bulkhead>>>,
 }
 
@@ -59,11 +72,12 @@ impl Registry {
     ///
     /// # Errors
     /// The engine, a capability or the database cannot be had.
-    pub async fn open(boot: &Boot, host_routes: Vec<(String, Template)>) -> Result<Self> {
+    pub async fn open(boot: &Boot, host_routes: Vec<(String, Template)>, at_stage: Option<AtStage>) -> Result<Self> {
         let limits = boot.config.plugins.clone();
         let engine = PluginEngine::new(&limits)?;
         let logs = PluginLogs::new(boot.clock.clone(), limits.log_rate);
-        let empty = Generation::build(0, &host_routes, BTreeMap::new(), BTreeMap::new())?;
+        let empty = Generation::build(0, &host_routes, Plugins::default())?;
+        let (tripped, trips) = mpsc::unbounded_channel();
         let registry = Self {
             sandbox: Sandbox::new(engine.clone(), boot.clock.clone(), limits.clone(), logs.clone()),
             engine,
@@ -75,14 +89,20 @@ impl Registry {
             caches: boot.cache.clone(),
             logs,
             host_routes,
+            node: Arc::clone(&boot.node),
+            at_stage,
             compiled: moka::sync::Cache::builder()
                 .max_capacity(COMPILED_BYTES)
                 .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
                 .build(),
             changing: tokio::sync::Mutex::default(),
             generation: ArcSwap::from_pointee(empty),
+            probation: Mutex::default(),
+            tripped,
+            trips: Mutex::new(Some(trips)),
             bulkheads: Mutex::default(),
         };
+        registry.tell_interrupted().await?;
         registry.restore().await?;
         Ok(registry)
     }
@@ -97,40 +117,49 @@ impl Registry {
     /// # Errors
     /// See [`Sandbox::call`].
     pub async fn call(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
-        self.sandbox.call(release, request, caller).await
+        let pass = release.breaker.admit()?;
+        let (outcome, took) = self.sandbox.call(release, request, caller).await?;
+        let fault = match &outcome {
+            Ok(Answer::Response { status, .. } | Answer::Problem { status, .. }) => *status >= 500,
+            // Too many calls, or a release at its end: nothing that the plugin did.
+            Err(error) => !matches!(error.kind(), Kind::Unavailable(_)),
+        };
+        release.tally.record(took, fault);
+        if pass.done(fault) {
+            let record = &release.record;
+            tracing::warn!(plugin = %record.plugin, release = record.number, "quarantined: it failed too often");
+            // Nobody listens when the host stops.
+            let _ = self.tripped.send(Tripped { plugin: record.plugin.clone(), release: record.number });
+        }
+        outcome
     }
 
     /// Stops serving a plugin. Its data stays unless `delete_data`; its releases stay recorded.
     ///
     /// # Errors
     /// There is no such plugin (404), or its data cannot be deleted.
-    pub async fn remove(
-        &self,
-        plugin: &PluginName,
-        delete_data: bool,
-        actor: Option<UserId>,
-        request_id: &str,
-    ) -> Result<()> {
+    pub async fn remove(&self, plugin: &PluginName, delete_data: bool, by: &By) -> Result<()> {
         let _turn = self.changing.lock().await;
         let current = self.generation();
-        let mount = match (current.releases.get(plugin), current.absent.get(plugin)) {
+        let mount = match (current.plugins.current(plugin), current.plugins.absent.get(plugin)) {
             (Some(release), _) => release.record.mount.clone(),
-            (None, Some(absent)) if delete_data || absent.reason == Absence::Broken => absent.mount.clone(),
+            (None, Some(absent)) if delete_data || absent.reason != Absence::Removed => absent.mount.clone(),
             _ => return Err(not_found(plugin)),
         };
+        let before = current.plugins.current(plugin).map(|release| release.record.number);
         table::mark_removed(&self.db, plugin).await?;
-        let mut releases = current.releases.clone();
-        releases.remove(plugin);
-        let mut absent = current.absent.clone();
-        absent.insert(plugin.clone(), Absent { mount, reason: Absence::Removed });
-        self.swap(releases, absent)?;
+        let absent = Absent { mount, reason: Absence::Removed };
+        self.swap(|plugins| {
+            plugins.forget(plugin);
+            plugins.absent.insert(plugin.clone(), absent);
+        })?;
         self.caches.remove(plugin);
         if delete_data {
             self.data.delete(plugin).await?;
         }
         tracing::info!(%plugin, delete_data, "removed");
-        let detail = json!({ "delete_data": delete_data });
-        self.audit("plugin.remove", Some(plugin.clone()), actor, request_id, Outcome::Success, detail).await;
+        let detail = json!({ "before": before, "delete_data": delete_data });
+        self.audit("plugin.remove", Some(plugin.clone()), by, Outcome::Success, detail).await;
         Ok(())
     }
 
@@ -145,14 +174,15 @@ impl Registry {
         Ok(artifact)
     }
 
-    /// Makes a release the live one of its plugin.
+    /// Makes a release the one that its plugin serves, or would serve if it were not paused. A trial ends.
     pub(super) fn serve(&self, release: Arc<Release>) -> Result<()> {
-        let current = self.generation();
-        let mut releases = current.releases.clone();
-        let mut absent = current.absent.clone();
-        absent.remove(&release.record.plugin);
-        releases.insert(release.record.plugin.clone(), release);
-        self.swap(releases, absent)
+        let plugin = release.record.plugin.clone();
+        self.swap(|plugins| {
+            let paused = plugins.paused.contains_key(&plugin);
+            plugins.forget(&plugin);
+            let place = if paused { &mut plugins.paused } else { &mut plugins.live };
+            place.insert(plugin, release);
+        })
     }
 
     pub(super) fn bulkhead(&self, plugin: &PluginName) -> Arc<Bulkhead> {
@@ -163,38 +193,89 @@ impl Registry {
         Arc::clone(bulkhead)
     }
 
-    fn swap(&self, releases: BTreeMap<PluginName, Arc<Release>>, absent: BTreeMap<PluginName, Absent>) -> Result<()> {
-        let number = self.generation().number + 1;
-        let next = Generation::build(number, &self.host_routes, releases, absent)?;
-        self.generation.store(Arc::new(next));
+    /// Builds the next generation beside the current one and swaps. What is gone with it may finish its calls.
+    pub(super) fn swap(&self, change: impl FnOnce(&mut Plugins)) -> Result<()> {
+        let current = self.generation();
+        let mut plugins = current.plugins.clone();
+        change(&mut plugins);
+        let next = Arc::new(Generation::build(current.number + 1, &self.host_routes, plugins)?);
+        self.generation.store(Arc::clone(&next));
+        for release in current.plugins.releases() {
+            if !next.plugins.releases().any(|kept| Arc::ptr_eq(kept, release)) {
+                drain::begin(release, self.limits.drain_time);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the deploys that the last end of this node cut off.
+    async fn tell_interrupted(&self) -> Result<()> {
+        for deploy in job::find_interrupted(&self.db, &self.node, self.clock.now()).await? {
+            let by = By { actor: deploy.actor, request_id: deploy.request_id.into() };
+            let detail = json!({ "deploy": deploy.id, "digest": deploy.digest, "stage": deploy.stage,
+                "code": "interrupted", "reason": "The host ended while it ran; it can be repeated" });
+            self.audit("plugin.deploy", deploy.plugin, &by, Outcome::Failure, detail).await;
+        }
         Ok(())
     }
 
     async fn restore(&self) -> Result<()> {
         for stored in table::list(&self.db).await? {
-            let plugin = stored.plugin.clone();
-            let reason = if stored.state == "removed" {
-                Absence::Removed
-            } else {
-                match self.load(&stored).await.and_then(|release| self.serve(Arc::new(release))) {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        tracing::error!(%plugin, release = stored.number, error = error.report(), "a release cannot be loaded; its routes answer 503");
-                        Absence::Broken
-                    }
+            let plugin = stored.name.clone();
+            let reason = match self.restore_plugin(&stored).await {
+                Ok(None) => continue,
+                Ok(Some(reason)) => reason,
+                Err(error) => {
+                    tracing::error!(
+                        %plugin, release = stored.live_release, error = error.report(),
+                        "a release cannot be loaded; its routes answer 503"
+                    );
+                    Absence::Broken
                 }
             };
-            let current = self.generation();
-            let mut absent = current.absent.clone();
-            absent.insert(plugin, Absent { mount: stored.mount.parse().map_err(Error::internal)?, reason });
-            self.swap(current.releases.clone(), absent)?;
+            let absent = Absent { mount: stored.mount.parse().map_err(Error::internal)?, reason };
+            self.swap(|plugins| {
+                plugins.absent.insert(plugin, absent);
+            })?;
         }
         Ok(())
     }
 
-    async fn load(&self, stored: &StoredRelease) -> Result<Release> {
+    /// Brings back what a plugin served; else why it does not.
+    async fn restore_plugin(&self, stored: &StoredPlugin) -> Result<Option<Absence>> {
+        if stored.state == "removed" {
+            return Ok(Some(Absence::Removed));
+        }
+        let live = self.stored_release(&stored.name, stored.live_release).await?;
+        if !revoked_needs(&Record::from_stored(&live)?, &stored.revoked()?).is_empty() {
+            return Ok(Some(Absence::Revoked));
+        }
+        let release = Arc::new(self.load(&live).await?);
+        if stored.paused {
+            self.swap(|plugins| {
+                plugins.paused.insert(stored.name.clone(), release);
+            })?;
+            return Ok(None);
+        }
+        self.serve(release)?;
+        if let Some(text) = &stored.canary
+            && let Err(error) = self.restore_canary(&stored.name, text).await
+        {
+            tracing::error!(plugin = %stored.name, error = error.report(), "a trial cannot be resumed; it ended");
+            table::set_canary(&self.db, &stored.name, None).await?;
+        }
+        Ok(None)
+    }
+
+    /// A recorded release.
+    pub(super) async fn stored_release(&self, plugin: &PluginName, number: i64) -> Result<StoredRelease> {
+        releases::find(&self.db, plugin, number).await?.ok_or_else(|| release_not_found(plugin, number))
+    }
+
+    /// Loads a recorded release from its kept component.
+    pub(super) async fn load(&self, stored: &StoredRelease) -> Result<Release> {
         let record = Record::from_stored(stored)?;
-        let component = table::component(&self.db, record.digest.as_str())
+        let component = releases::component(&self.db, record.digest.as_str())
             .await?
             .ok_or_else(|| Error::internal("its component is not in the database"))?;
         if Digest::of(&component) != record.digest {
@@ -211,42 +292,32 @@ impl Registry {
     }
 }
 
-impl Record {
-    pub(super) fn to_stored(&self) -> Result<StoredRelease> {
-        let json = |value: serde_json::Result<String>| {
-            value.map_err(|error| Error::internal("a release does not become JSON").with_source(error))
-        };
-        Ok(StoredRelease {
-            plugin: self.plugin.clone(),
-            state: "live".to_owned(),
-            number: self.number,
-            digest: self.digest.to_string(),
-            mount: self.mount.to_string(),
-            declaration: json(serde_json::to_string(&self.declaration))?,
-            grants: json(serde_json::to_string(&self.grants))?,
-            settings: self.settings.to_string(),
-            created_at: self.created_at,
-            created_by: self.created_by,
-        })
-    }
-
-    fn from_stored(stored: &StoredRelease) -> Result<Self> {
-        let broken = |error: serde_json::Error| Error::internal("its record is not readable").with_source(error);
-        Ok(Self {
-            plugin: stored.plugin.clone(),
-            number: stored.number,
-            digest: Digest::stored(stored.digest.clone()),
-            mount: stored.mount.parse().map_err(Error::internal)?,
-            declaration: serde_json::from_str(&stored.declaration).map_err(broken)?,
-            grants: serde_json::from_str(&stored.grants).map_err(broken)?,
-            settings: serde_json::from_str(&stored.settings).map_err(broken)?,
-            created_at: stored.created_at,
-            created_by: stored.created_by,
-        })
-    }
-}
-
 /// 404: no such plugin.
 pub fn not_found(plugin: &PluginName) -> Error {
     Error::not_found(code::PLUGIN_NOT_FOUND, format!("There is no plugin '{plugin}'"))
+}
+
+/// 404: no such release.
+pub fn release_not_found(plugin: &PluginName, number: i64) -> Error {
+    Error::not_found(code::RELEASE_NOT_FOUND, format!("'{plugin}' has no release {number}, or it was collected"))
+}
+
+/// Grants of a release that were taken back.
+pub(super) fn revoked_needs(record: &Record, revoked: &[String]) -> Vec<String> {
+    revoked.iter().filter(|name| record.grants.contains(name)).cloned().collect()
+}
+
+/// A deploy that the host takes back by itself when it turns out bad soon.
+#[derive(Debug)]
+pub(super) struct Probation {
+    pub(super) release: i64,
+    pub(super) previous: i64,
+    pub(super) until: Timestamp,
+}
+
+/// A release whose breaker opened.
+#[derive(Debug)]
+pub(super) struct Tripped {
+    pub(super) plugin: PluginName,
+    pub(super) release: i64,
 }

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Artifact, Digest};
+use super::breaker::Breaker;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
 use super::instance::Bulkhead;
 use super::interface::handle;
+use super::tally::Tally;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
 use crate::capability::{Admitted, Capabilities, Grants, Guest};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::db::release::StoredRelease;
+use crate::error::{Error, Result};
 use crate::id::{PluginName, UserId};
 use crate::plugin::artifact::{invalid, told};
 use crate::route::{Access, Operation, Template};
@@ -34,6 +38,12 @@ pub struct Release {
     pub(super) admitted: Admitted,
     pub(super) log: Arc<PluginLog>,
     pub(super) bulkhead: Arc<Bulkhead>,
+    /// What it did.
+    pub tally: Tally,
+    /// Whether it may be called.
+    pub breaker: Breaker,
+    /// Cancelled when it was replaced and its last calls had their time.
+    pub(super) ended: CancellationToken,
 }
 
 /// What is recorded of a release.
@@ -53,10 +63,53 @@ pub struct Record {
     pub grants: Grants,
     /// What the operator set for it.
     pub settings: Value,
+    /// Names of its migrations, in order.
+    pub migrations: Vec<String>,
     /// When it was deployed.
     pub created_at: Timestamp,
     /// By whom; none: by the host at start.
     pub created_by: Option<UserId>,
+}
+
+impl Record {
+    pub(super) fn to_stored(&self, size: usize) -> Result<StoredRelease> {
+        let json = |value: serde_json::Result<String>| {
+            value.map_err(|error| Error::internal("a release does not become JSON").with_source(error))
+        };
+        Ok(StoredRelease {
+            plugin: self.plugin.clone(),
+            number: self.number,
+            digest: self.digest.to_string(),
+            mount: self.mount.to_string(),
+            declaration: json(serde_json::to_string(&self.declaration))?,
+            grants: json(serde_json::to_string(&self.grants))?,
+            settings: self.settings.to_string(),
+            migrations: json(serde_json::to_string(&self.migrations))?,
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            created_at: self.created_at,
+            created_by: self.created_by,
+        })
+    }
+
+    /// What was stored.
+    ///
+    /// # Errors
+    /// The row is not readable, which only another program can have done.
+    pub fn from_stored(stored: &StoredRelease) -> Result<Self> {
+        let broken = |error: serde_json::Error| Error::internal("its record is not readable").with_source(error);
+        Ok(Self {
+            plugin: stored.plugin.clone(),
+            number: stored.number,
+            digest: Digest::stored(stored.digest.clone()),
+            mount: stored.mount.parse().map_err(Error::internal)?,
+            declaration: serde_json::from_str(&stored.declaration).map_err(broken)?,
+            grants: serde_json::from_str(&stored.grants).map_err(broken)?,
+            settings: serde_json::from_str(&stored.settings).map_err(broken)?,
+            migrations: serde_json::from_str(&stored.migrations).map_err(broken)?,
+            created_at: stored.created_at,
+            created_by: stored.created_by,
+        })
+    }
 }
 
 /// One route of a release.
@@ -72,6 +125,8 @@ pub struct ReleaseRoute {
     pub operation: Operation,
     /// Whether the host keeps its answers.
     pub cache: Option<CachePolicy>,
+    /// Called once before the release is served: a GET without parameters that its operation marks with `x-wharf-smoke`.
+    pub smoke: bool,
 }
 
 /// A component type-checked against what it was granted; the expensive half of a release.
@@ -110,15 +165,19 @@ impl Release {
             admitted,
             log: parts.log,
             bulkhead: parts.bulkhead,
+            tally: Tally::default(),
+            breaker: parts.breaker,
+            ended: CancellationToken::new(),
         }
     }
 }
 
-/// What all releases of one plugin share.
+/// What a release gets beside its code: the first three are its plugin's, the last is its own.
 pub(super) struct Parts {
     pub(super) cache: Arc<PluginCache>,
     pub(super) log: Arc<PluginLog>,
     pub(super) bulkhead: Arc<Bulkhead>,
+    pub(super) breaker: Breaker,
 }
 
 /// The routes of a declaration below a mount.
@@ -133,6 +192,9 @@ pub(super) fn compile_routes(declaration: &Declaration, mount: &Template) -> Res
                 access: route.access.clone(),
                 operation: route.compile(&declaration.schemas)?,
                 cache: route.cache.clone(),
+                smoke: route.method == "GET"
+                    && route.path.is_literal()
+                    && route.operation.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
             })
         })
         .collect()

@@ -1,27 +1,31 @@
-//! The operator API: deploy, list, show and remove plugins.
+//! The operator API: deploy, list, show and remove plugins. What is done with one that is there is in `operate`.
+
+mod operate;
+mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use self::view::PluginPublic;
 use crate::capability::Grants;
-use crate::clock::Timestamp;
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
-use crate::id::{PluginName, UserId};
-use crate::plugin::Release;
-use crate::plugin::declaration::Permission;
-use crate::plugin::deploy::Upload;
+use crate::id::PluginName;
+use crate::plugin::canary::{Plan, Share};
+use crate::plugin::deploy::job::Passed;
+use crate::plugin::deploy::{By, Upload};
+use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::registry::not_found;
 
 /// Routes of the operator API.
 pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
-    vec![
+    let mut routes = vec![
         HostRoute::get("/api/v1/plugins/", read_plugins)
             .superuser()
             .named("plugins", "read_plugins", "Read Plugins")
@@ -45,7 +49,14 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .path::<PluginName>("name")
             .query::<DeleteQuery>()
             .replies::<Message>(),
-    ]
+    ];
+    routes.extend(operate::routes());
+    routes
+}
+
+/// Who asks.
+fn by(call: &Call) -> Result<By> {
+    Ok(By { actor: Some(call.caller()?.user.id), request_id: Arc::clone(&call.request_id) })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -61,10 +72,55 @@ struct DeployQuery {
     /// Capabilities it may use; once for each.
     #[serde(default)]
     grant: Vec<String>,
+    /// Names this deploy, so that it can be followed at `/api/v1/deploys/<id>` and sent again without being done twice.
+    #[serde(default)]
+    #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
+    id: Option<String>,
+    /// Try it beside the live release: the share of callers it gets, such as `10%`, or the shares it goes through, such
+    /// as `5%,25%,100%`; `header`: only those who ask for it with `X-Wharf-Canary: always`.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    canary: Option<String>,
+    /// How long each of several steps lasts at least, such as `10m`.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    hold: Option<String>,
+    /// Calls of the candidate before it is judged.
+    #[serde(default)]
+    #[schemars(with = "u64", range(min = 1))]
+    minimum: Option<u64>,
     /// Its settings as a JSON text; without: those it had.
     #[serde(default)]
     #[schemars(with = "String")]
     settings: Option<String>,
+}
+
+/// Calls of a candidate before it is judged, unless said otherwise.
+const MINIMUM: u64 = 100;
+/// How long each of several steps of a trial lasts, unless said otherwise.
+const HOLD: Duration = Duration::from_secs(10 * 60);
+/// The most steps of a trial.
+const MAX_STEPS: usize = 20;
+
+fn plan(
+    steps: &str,
+    hold: Option<&str>,
+    minimum: Option<u64>,
+    refuse: &impl Fn(&str, String) -> Error,
+) -> Result<Plan> {
+    let steps: Vec<Share> = steps
+        .split(',')
+        .map(|step| step.trim().parse())
+        .collect::<Result<_, String>>()
+        .map_err(|reason| refuse("canary", reason))?;
+    if steps.len() > MAX_STEPS {
+        return Err(refuse("canary", format!("more than {MAX_STEPS} steps")));
+    }
+    if steps.iter().zip(steps.iter().skip(1)).any(|(one, next)| next <= one) {
+        return Err(refuse("canary", "each step must be larger than the one before it".to_owned()));
+    }
+    let hold = hold.map(humantime::parse_duration).transpose().map_err(|error| refuse("hold", error.to_string()))?;
+    Ok(Plan { steps, hold: hold.unwrap_or(HOLD), minimum: minimum.unwrap_or(MINIMUM).max(1) })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -72,38 +128,6 @@ struct DeleteQuery {
     /// Delete the plugin's database too.
     #[serde(default)]
     delete_data: bool,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct PluginPublic {
-    name: PluginName,
-    mount: String,
-    summary: String,
-    state: &'static str,
-    release: ReleasePublic,
-    grants: Vec<String>,
-    imports: Vec<String>,
-    permissions: Vec<Permission>,
-    routes: Vec<RoutePublic>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct ReleasePublic {
-    number: i64,
-    version: String,
-    digest: String,
-    /// Bytes of the component.
-    size: usize,
-    created_at: Timestamp,
-    created_by: Option<UserId>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct RoutePublic {
-    method: String,
-    path: String,
-    access: String,
-    operation_id: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -121,57 +145,39 @@ struct DeployedPublic {
     replaced: Option<i64>,
     /// The same file with the same grants, mount and settings was live already.
     unchanged: bool,
-}
-
-impl PluginPublic {
-    fn of(release: &Release) -> Self {
-        let record = &release.record;
-        Self {
-            name: record.plugin.clone(),
-            mount: record.mount.to_string(),
-            summary: record.declaration.summary.clone(),
-            state: "live",
-            release: ReleasePublic {
-                number: record.number,
-                version: record.declaration.version.clone(),
-                digest: record.digest.to_string(),
-                size: release.size,
-                created_at: record.created_at,
-                created_by: record.created_by,
-            },
-            grants: record.grants.names().map(ToOwned::to_owned).collect(),
-            imports: release.imports.clone(),
-            permissions: record.declaration.permissions.clone(),
-            routes: release
-                .routes
-                .iter()
-                .map(|route| RoutePublic {
-                    method: route.method.clone(),
-                    path: route.template.to_string(),
-                    access: route.access.to_string(),
-                    operation_id: route
-                        .operation
-                        .json()
-                        .get("operationId")
-                        .and_then(Value::as_str)
-                        .map(ToOwned::to_owned),
-                })
-                .collect(),
-        }
-    }
+    /// It is on trial beside the live release, which `replaced` names.
+    on_trial: bool,
+    /// What was done and how long it took.
+    stages: Vec<Passed>,
 }
 
 async fn read_plugins(host: Arc<Host>, _: Call) -> Result<Reply> {
     let generation = host.plugins.generation();
-    let data: Vec<PluginPublic> = generation.releases.values().map(|release| PluginPublic::of(release)).collect();
+    let plugins = &generation.plugins;
+    let mut data = Vec::new();
+    for name in plugins.names() {
+        data.extend(find(&host, plugins, name).await?);
+    }
     Reply::json(&PluginsPublic { count: data.len(), data })
 }
 
 async fn read_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let generation = host.plugins.generation();
-    let release = generation.releases.get(&name).ok_or_else(|| not_found(&name))?;
-    Reply::json(&PluginPublic::of(release))
+    let plugin = find(&host, &generation.plugins, &name).await?.ok_or_else(|| not_found(&name))?;
+    Reply::json(&plugin)
+}
+
+/// A plugin that was not removed.
+async fn find(host: &Host, plugins: &Plugins, name: &PluginName) -> Result<Option<PluginPublic>> {
+    if let Some(release) = plugins.current(name) {
+        return Ok(Some(PluginPublic::of(release, plugins)));
+    }
+    let Some(absent) = plugins.absent.get(name).filter(|absent| absent.reason != Absence::Removed) else {
+        return Ok(None);
+    };
+    let (record, size) = host.plugins.live_record(name).await?;
+    PluginPublic::absent(&record, size, absent.reason)
 }
 
 async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
@@ -190,6 +196,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map(|text| serde_json::from_str(&text))
         .transpose()
         .map_err(|error| refuse("settings", format!("not JSON: {error}")))?;
+    let canary = query.canary.map(|text| plan(&text, query.hold.as_deref(), query.minimum, &refuse)).transpose()?;
     let upload = Upload {
         component: call.raw(),
         name: query.name,
@@ -198,13 +205,18 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         settings,
         actor: Some(call.caller()?.user.id),
         request_id: Arc::clone(&call.request_id),
+        id: query.id,
+        canary,
     };
     // A client that goes away must not leave a deploy half done: it runs to its end in a task of its own.
-    let deployed = tokio::spawn(async move { host.plugins.deploy(upload).await })
+    let worker = Arc::clone(&host);
+    let deployed = tokio::spawn(async move { worker.plugins.deploy(upload).await })
         .await
         .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))??;
     Reply::json(&DeployedPublic {
-        plugin: PluginPublic::of(&deployed.release),
+        plugin: PluginPublic::of(&deployed.release, &host.plugins.generation().plugins),
+        on_trial: deployed.on_trial,
+        stages: deployed.stages,
         notes: deployed.notes,
         replaced: deployed.replaced,
         unchanged: deployed.unchanged,
@@ -214,7 +226,6 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 async fn delete_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let query: DeleteQuery = call.query()?;
-    let actor = call.caller()?.user.id;
-    host.plugins.remove(&name, query.delete_data, Some(actor), &call.request_id).await?;
+    host.plugins.remove(&name, query.delete_data, &by(&call)?).await?;
     Reply::message(&format!("Plugin '{name}' removed"))
 }

@@ -1,0 +1,125 @@
+//! What became of each deploy: one row from its first stage on, so that one that a crash cut off is found and told.
+
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{PluginName, UserId};
+
+/// A deploy, as stored.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct StoredDeploy {
+    /// Chosen by whoever deploys, or by the host.
+    pub id: String,
+    /// The plugin, once it is known.
+    pub plugin: Option<PluginName>,
+    /// SHA-256 of the file in hexadecimal.
+    pub digest: String,
+    /// `running`, `succeeded`, `failed` or `interrupted`.
+    pub state: String,
+    /// The stage it is in, or ended in.
+    pub stage: String,
+    /// The stages it has passed, JSON.
+    pub stages: String,
+    /// The release it made.
+    pub release: Option<i64>,
+    /// Why it failed: the stable code.
+    pub code: Option<String>,
+    /// Why it failed, for people.
+    pub reason: Option<String>,
+    /// Who deploys.
+    pub actor: Option<UserId>,
+    /// The request that deploys.
+    pub request_id: String,
+    /// The node that runs it.
+    pub node: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it was last heard of.
+    pub changed_at: Timestamp,
+}
+
+/// Records a new deploy.
+///
+/// # Errors
+/// The database fails, or there is one of this id.
+pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
+    on!(db, pool => {
+        sqlx::query(
+            "INSERT INTO deploys (id, plugin, digest, state, stage, stages, release, code, reason, actor, request_id,
+             node, started_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        )
+        .bind(&deploy.id)
+        .bind(deploy.plugin.clone())
+        .bind(&deploy.digest)
+        .bind(&deploy.state)
+        .bind(&deploy.stage)
+        .bind(&deploy.stages)
+        .bind(deploy.release)
+        .bind(&deploy.code)
+        .bind(&deploy.reason)
+        .bind(deploy.actor)
+        .bind(&deploy.request_id)
+        .bind(&deploy.node)
+        .bind(deploy.started_at)
+        .bind(deploy.changed_at)
+        .execute(pool)
+        .await?;
+    });
+    Ok(())
+}
+
+/// Records how far a deploy has come.
+///
+/// # Errors
+/// The database fails.
+pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
+    const SQL: &str = "UPDATE deploys SET plugin = $2, state = $3, stage = $4, stages = $5, release = $6, code = $7,
+        reason = $8, changed_at = $9 WHERE id = $1";
+    on!(db, pool => {
+        sqlx::query(SQL)
+            .bind(&deploy.id)
+            .bind(deploy.plugin.clone())
+            .bind(&deploy.state)
+            .bind(&deploy.stage)
+            .bind(&deploy.stages)
+            .bind(deploy.release)
+            .bind(&deploy.code)
+            .bind(&deploy.reason)
+            .bind(deploy.changed_at)
+            .execute(pool)
+            .await?;
+    });
+    Ok(())
+}
+
+/// One deploy.
+///
+/// # Errors
+/// The database fails.
+pub async fn find(db: &Db, id: &str) -> Result<Option<StoredDeploy>> {
+    const SQL: &str = "SELECT * FROM deploys WHERE id = $1";
+    Ok(on!(db, pool => sqlx::query_as::<_, StoredDeploy>(SQL).bind(id).fetch_optional(pool).await)?)
+}
+
+/// Deploys that this node was running when it ended, and those of nodes that were not heard of since `silent`: marks
+/// them as interrupted and answers them.
+///
+/// # Errors
+/// The database fails.
+pub async fn interrupt(db: &Db, node: &str, silent: Timestamp, now: Timestamp) -> Result<Vec<StoredDeploy>> {
+    const SQL: &str = "UPDATE deploys SET state = 'interrupted', changed_at = $3
+        WHERE state = 'running' AND (node = $1 OR changed_at < $2) RETURNING *";
+    Ok(on!(db, pool => {
+        sqlx::query_as::<_, StoredDeploy>(SQL).bind(node).bind(silent).bind(now).fetch_all(pool).await
+    })?)
+}
+
+/// Forgets deploys that ended before `since`.
+///
+/// # Errors
+/// The database fails.
+pub async fn forget(db: &Db, since: Timestamp) -> Result<()> {
+    const SQL: &str = "DELETE FROM deploys WHERE state <> 'running' AND changed_at < $1";
+    on!(db, pool => { sqlx::query(SQL).bind(since).execute(pool).await?; });
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What an operator does with a plugin that is there: its releases and history, rollback, pause, trial, grants.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::by;
+use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::http::Host;
+use crate::http::call::Call;
+use crate::http::host_route::HostRoute;
+use crate::http::reply::{Message, Reply};
+use crate::id::{PluginName, UserId};
+use crate::plugin::deploy::job::Passed;
+
+const TAG: &str = "plugins";
+
+/// Routes of one plugin.
+pub(super) fn routes() -> Vec<HostRoute<Host>> {
+    let of = |route: HostRoute<Host>, function: &str, summary: &str| {
+        route.superuser().named(TAG, function, summary).path::<PluginName>("name")
+    };
+    vec![
+        of(HostRoute::get("/api/v1/plugins/{name}/releases", read_releases), "read_releases", "Read Releases")
+            .described("Every release that is kept, newest first.")
+            .replies::<ReleasesPublic>(),
+        of(HostRoute::get("/api/v1/plugins/{name}/releases/{number}", read_release), "read_release", "Read Release")
+            .path::<i64>("number")
+            .replies::<ReleaseDetail>(),
+        of(HostRoute::get("/api/v1/plugins/{name}/history", read_history), "read_history", "Read History")
+            .described("What operators and the host did with the plugin, newest first.")
+            .query::<Page>()
+            .replies::<HistoryPublic>(),
+        of(HostRoute::post("/api/v1/plugins/{name}/rollback", roll_back), "roll_back", "Roll Back")
+            .described("Serves an earlier release again; its tables stay as they are now.")
+            .query::<RollbackQuery>()
+            .replies::<PluginPublic>(),
+        of(HostRoute::post("/api/v1/plugins/{name}/pause", pause_plugin), "pause_plugin", "Pause Plugin")
+            .described("Its routes answer 503 until it is resumed.")
+            .replies::<PluginPublic>(),
+        of(HostRoute::post("/api/v1/plugins/{name}/resume", resume_plugin), "resume_plugin", "Resume Plugin")
+            .replies::<PluginPublic>(),
+        of(HostRoute::get("/api/v1/plugins/{name}/canary", read_canary), "read_canary", "Read Canary")
+            .described("The release on trial beside the live one, and how the two compare.")
+            .replies::<TrialPublic>(),
+        of(HostRoute::post("/api/v1/plugins/{name}/promote", promote_canary), "promote_canary", "Promote Canary")
+            .described("Makes the release on trial the live one.")
+            .replies::<PluginPublic>(),
+        of(HostRoute::post("/api/v1/plugins/{name}/abort", abort_canary), "abort_canary", "Abort Canary")
+            .described("Ends the trial; the live release gets everybody again.")
+            .replies::<Message>(),
+        of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
+            .described("Gives a grant again that was taken back.")
+            .path::<String>("capability")
+            .replies::<Message>(),
+        of(
+            HostRoute::delete("/api/v1/plugins/{name}/grants/{capability}", revoke_grant),
+            "revoke_grant",
+            "Revoke Grant",
+        )
+        .described("Takes a grant back, at once: a release that needs it is not served any more.")
+        .path::<String>("capability")
+        .replies::<Message>(),
+        HostRoute::get("/api/v1/deploys/{id}", read_deploy)
+            .superuser()
+            .named(TAG, "read_deploy", "Read Deploy")
+            .described("How far a deploy has come, or what became of it.")
+            .path::<String>("id")
+            .replies::<DeployPublic>(),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ReleasesPublic {
+    data: Vec<ReleasePublic>,
+    count: usize,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct RollbackQuery {
+    /// The number of the release; without: the one before the live one.
+    #[serde(default)]
+    #[schemars(with = "i64", range(min = 1))]
+    release: Option<i64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Page {
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    skip: i64,
+    #[serde(default = "default_limit")]
+    #[schemars(range(min = 0, max = 1000))]
+    limit: i64,
+}
+
+fn default_limit() -> i64 {
+    100
+}
+
+#[derive(Serialize, JsonSchema)]
+struct HistoryPublic {
+    data: Vec<HistoryEntry>,
+    /// How many there are before paging.
+    count: i64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct HistoryEntry {
+    at: Timestamp,
+    /// Without the leading `plugin.`.
+    action: String,
+    /// `success` or `failure`.
+    outcome: String,
+    /// None: the host itself.
+    actor: Option<UserId>,
+    actor_email: Option<String>,
+    request_id: Option<String>,
+    /// Before and after, reasons and evidence.
+    detail: Value,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct DeployPublic {
+    id: String,
+    plugin: Option<PluginName>,
+    digest: String,
+    /// `running`, `succeeded`, `failed` or `interrupted`.
+    state: String,
+    /// The stage it is at, or ended at.
+    stage: String,
+    /// The stages it passed.
+    stages: Vec<Passed>,
+    release: Option<i64>,
+    code: Option<String>,
+    reason: Option<String>,
+    started_at: Timestamp,
+    changed_at: Timestamp,
+}
+
+async fn read_releases(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let releases = host.plugins.releases(&call.path("name")?).await?;
+    let data: Vec<_> = releases.iter().map(|(record, size)| ReleasePublic::of(record, *size)).collect();
+    Reply::json(&ReleasesPublic { count: data.len(), data })
+}
+
+async fn read_release(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let (record, size) = host.plugins.release(&call.path("name")?, call.path("number")?).await?;
+    Reply::json(&ReleaseDetail::of(&record, size))
+}
+
+async fn read_history(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let page: Page = call.query()?;
+    let (entries, count) = host.plugins.history(&call.path("name")?, page.skip, page.limit).await?;
+    let data = entries
+        .into_iter()
+        .map(|entry| HistoryEntry {
+            at: entry.at,
+            action: entry.action.strip_prefix("plugin.").unwrap_or(&entry.action).to_owned(),
+            outcome: entry.outcome,
+            actor: entry.actor,
+            actor_email: entry.actor_email,
+            request_id: entry.request_id,
+            detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
+        })
+        .collect();
+    Reply::json(&HistoryPublic { data, count })
+}
+
+async fn roll_back(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let query: RollbackQuery = call.query()?;
+    let release = host.plugins.roll_back(&call.path("name")?, query.release, &by(&call)?).await?;
+    Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
+}
+
+async fn pause_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let release = host.plugins.pause(&call.path("name")?, &by(&call)?).await?;
+    Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
+}
+
+async fn resume_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let release = host.plugins.resume(&call.path("name")?, &by(&call)?).await?;
+    Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
+}
+
+async fn read_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let (canary, comparison) = host.plugins.compare(&call.path("name")?)?;
+    Reply::json(&TrialPublic::of(&canary, comparison))
+}
+
+async fn promote_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let release = host.plugins.promote(&call.path("name")?, &by(&call)?).await?;
+    Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
+}
+
+async fn abort_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let name: PluginName = call.path("name")?;
+    host.plugins.abort(&name, &by(&call)?).await?;
+    Reply::message(&format!("The trial of '{name}' has ended"))
+}
+
+async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
+    host.plugins.grant(&name, &capability, &by(&call)?).await?;
+    Reply::message(&format!("'{name}' has the grant '{capability}' again"))
+}
+
+async fn revoke_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
+    host.plugins.revoke(&name, &capability, &by(&call)?).await?;
+    Reply::message(&format!("The grant '{capability}' was taken back from '{name}'"))
+}
+
+async fn read_deploy(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let id: String = call.path("id")?;
+    let deploy = host.plugins.deploy_of(&id).await?;
+    Reply::json(&DeployPublic {
+        id: deploy.id,
+        plugin: deploy.plugin,
+        digest: deploy.digest,
+        state: deploy.state,
+        stage: deploy.stage,
+        stages: serde_json::from_str(&deploy.stages).map_err(Error::internal)?,
+        release: deploy.release,
+        code: deploy.code,
+        reason: deploy.reason,
+        started_at: deploy.started_at,
+        changed_at: deploy.changed_at,
+    })
+}

@@ -1,0 +1,210 @@
+//! Plugins and releases as operators see them.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{PluginName, UserId};
+use crate::plugin::Release;
+use crate::plugin::canary::{Canary, Comparison};
+use crate::plugin::declaration::Permission;
+use crate::plugin::generation::{Absence, Plugins};
+use crate::plugin::release::Record;
+
+/// What a plugin is doing.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    /// Serves.
+    Live,
+    /// Failed too often; calls are refused or only tried.
+    Quarantined,
+    /// Answers 503 until it is resumed.
+    Paused,
+    /// A grant it needs was taken back.
+    Revoked,
+    /// Its release could not be loaded at start.
+    Broken,
+}
+
+/// A plugin with the release it serves, or would serve.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PluginPublic {
+    name: PluginName,
+    mount: String,
+    summary: String,
+    state: State,
+    release: ReleasePublic,
+    /// The release on trial.
+    canary: Option<CanaryPublic>,
+    grants: Vec<String>,
+    imports: Vec<String>,
+    permissions: Vec<Permission>,
+    routes: Vec<RoutePublic>,
+}
+
+/// A release.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ReleasePublic {
+    number: i64,
+    version: String,
+    digest: String,
+    /// Bytes of the component.
+    size: usize,
+    created_at: Timestamp,
+    created_by: Option<UserId>,
+}
+
+/// A trial.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CanaryPublic {
+    release: i64,
+    /// The share of callers it has now.
+    percent: f64,
+    /// The shares it goes through; 0 is nobody but who asks for it with `X-Wharf-Canary: always`.
+    steps: Vec<f64>,
+    /// Which of them it is at, from 0.
+    step: usize,
+    /// When that step began.
+    since: Timestamp,
+    /// How long each of several steps lasts at least, in milliseconds.
+    hold_ms: u64,
+    /// Calls before it is judged.
+    minimum: u64,
+}
+
+/// A trial with how its two releases compare.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct TrialPublic {
+    #[serde(flatten)]
+    canary: CanaryPublic,
+    comparison: Comparison,
+}
+
+/// A route of a plugin.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RoutePublic {
+    method: String,
+    path: String,
+    access: String,
+    operation_id: Option<String>,
+}
+
+/// A release in full.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ReleaseDetail {
+    plugin: PluginName,
+    #[serde(flatten)]
+    release: ReleasePublic,
+    mount: String,
+    summary: String,
+    grants: Vec<String>,
+    permissions: Vec<Permission>,
+    migrations: Vec<String>,
+    settings: Value,
+    routes: Vec<RoutePublic>,
+}
+
+impl ReleasePublic {
+    pub(super) fn of(record: &Record, size: usize) -> Self {
+        Self {
+            number: record.number,
+            version: record.declaration.version.clone(),
+            digest: record.digest.to_string(),
+            size,
+            created_at: record.created_at,
+            created_by: record.created_by,
+        }
+    }
+}
+
+impl CanaryPublic {
+    fn of(canary: &Canary) -> Self {
+        Self {
+            release: canary.release.record.number,
+            percent: canary.share().percent(),
+            steps: canary.plan.steps.iter().map(|share| share.percent()).collect(),
+            step: canary.step,
+            since: canary.since,
+            hold_ms: u64::try_from(canary.plan.hold.as_millis()).unwrap_or(u64::MAX),
+            minimum: canary.plan.minimum,
+        }
+    }
+}
+
+impl TrialPublic {
+    pub(super) fn of(canary: &Canary, comparison: Comparison) -> Self {
+        Self { canary: CanaryPublic::of(canary), comparison }
+    }
+}
+
+fn routes(record: &Record) -> Vec<RoutePublic> {
+    let routes = record.declaration.routes.iter();
+    routes
+        .map(|route| RoutePublic {
+            method: route.method.clone(),
+            path: route.path.below(&record.mount).to_string(),
+            access: route.access.to_string(),
+            operation_id: route.operation.get("operationId").and_then(Value::as_str).map(ToOwned::to_owned),
+        })
+        .collect()
+}
+
+impl ReleaseDetail {
+    pub(super) fn of(record: &Record, size: usize) -> Self {
+        Self {
+            plugin: record.plugin.clone(),
+            release: ReleasePublic::of(record, size),
+            mount: record.mount.to_string(),
+            summary: record.declaration.summary.clone(),
+            grants: record.grants.names().map(ToOwned::to_owned).collect(),
+            permissions: record.declaration.permissions.clone(),
+            migrations: record.migrations.clone(),
+            settings: record.settings.clone(),
+            routes: routes(record),
+        }
+    }
+}
+
+impl PluginPublic {
+    fn new(record: &Record, size: usize, imports: &[String], state: State, canary: Option<&Canary>) -> Self {
+        Self {
+            name: record.plugin.clone(),
+            mount: record.mount.to_string(),
+            summary: record.declaration.summary.clone(),
+            state,
+            release: ReleasePublic::of(record, size),
+            canary: canary.map(CanaryPublic::of),
+            grants: record.grants.names().map(ToOwned::to_owned).collect(),
+            imports: imports.to_vec(),
+            permissions: record.declaration.permissions.clone(),
+            routes: routes(record),
+        }
+    }
+
+    /// A release that is loaded.
+    pub(super) fn of(release: &Release, plugins: &Plugins) -> Self {
+        let name = &release.record.plugin;
+        let state = if plugins.paused.contains_key(name) {
+            State::Paused
+        } else if release.breaker.is_open() {
+            State::Quarantined
+        } else {
+            State::Live
+        };
+        let canary = plugins.canaries.get(name).map(AsRef::as_ref);
+        Self::new(&release.record, release.size, &release.imports, state, canary)
+    }
+
+    /// A plugin that is known and not loaded; none if it was removed.
+    pub(super) fn absent(record: &Record, size: usize, reason: Absence) -> Result<Option<Self>> {
+        let state = match reason {
+            Absence::Removed => return Ok(None),
+            Absence::Revoked => State::Revoked,
+            Absence::Broken | Absence::Paused => State::Broken,
+        };
+        Ok(Some(Self::new(record, size, &[], state, None)))
+    }
+}
