@@ -1,8 +1,13 @@
 //! Deploys, limits and removals, through the operator API and the plugins' own routes.
 
+mod breaker;
+mod canary;
 mod deploy;
+mod grants;
+mod job;
 mod limits;
 mod load;
+mod releases;
 mod removal;
 
 use serde_json::{Value, json};

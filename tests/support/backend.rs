@@ -12,13 +12,13 @@ pub(crate) enum Backend {
 }
 
 /// Runs a test on a fresh host. Where there is no PostgreSQL, its half is skipped and says so (see `postgres`).
-pub(crate) async fn run(backend: Backend, setup: Setup, test: impl AsyncFnOnce(&TestHost)) {
-    let Some(host) = TestHost::start(backend, setup).await else { return };
-    test(&host).await;
+pub(crate) async fn run(backend: Backend, setup: Setup, test: impl AsyncFnOnce(&mut TestHost)) {
+    let Some(mut host) = TestHost::start(backend, setup).await else { return };
+    test(&mut host).await;
     host.stop().await;
 }
 
-/// Turns functions that take a `&TestHost` into tests: `name::sqlite` and `name::postgres`. After `=>` stands the set-up
+/// Turns functions that take a `&TestHost`, or a `&mut` one, into tests: `name::sqlite` and `name::postgres`. After `=>` stands the set-up
 /// of the host, where it is not the usual one.
 macro_rules! both {
     ($($name:ident $(=> $setup:expr)?),* $(,)?) => {
@@ -36,12 +36,12 @@ macro_rules! both {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                run(Backend::Sqlite, set_up(), async |host: &TestHost| super::$name(host).await).await;
+                run(Backend::Sqlite, set_up(), async |host: &mut TestHost| super::$name(host).await).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                run(Backend::Postgres, set_up(), async |host: &TestHost| super::$name(host).await).await;
+                run(Backend::Postgres, set_up(), async |host: &mut TestHost| super::$name(host).await).await;
             }
         })*
     };

@@ -150,7 +150,13 @@ impl TestHost {
 
     /// Ends it with grace and begins it again with the same data; clients have to be made anew.
     pub(crate) async fn restart(&mut self) {
+        self.restart_after(async |_| ()).await;
+    }
+
+    /// The same, with something done to the data in between.
+    pub(crate) async fn restart_after(&mut self, work: impl AsyncFnOnce(&Config)) {
         self.app.take().unwrap().stop().await.unwrap();
+        work(&self.config).await;
         let app = start(&self.config, &self.clock).await;
         self.addr = app.addr();
         self.app = Some(app);

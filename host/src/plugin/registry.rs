@@ -28,6 +28,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::db::Db;
 use crate::db::audit::Outcome;
+use crate::db::deploy::{self as deploys, StoredDeploy};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::PluginData;
 use crate::db::release::{self as releases, StoredRelease};
@@ -211,12 +212,28 @@ impl Registry {
     /// Records the deploys that the last end of this node cut off.
     async fn tell_interrupted(&self) -> Result<()> {
         for deploy in job::find_interrupted(&self.db, &self.node, self.clock.now()).await? {
+            if self.was_recorded(&deploy).await? {
+                continue;
+            }
             let by = By { actor: deploy.actor, request_id: deploy.request_id.into() };
             let detail = json!({ "deploy": deploy.id, "digest": deploy.digest, "stage": deploy.stage,
                 "code": "interrupted", "reason": "The host ended while it ran; it can be repeated" });
             self.audit("plugin.deploy", deploy.plugin, &by, Outcome::Failure, detail).await;
         }
         Ok(())
+    }
+
+    /// Whether a deploy had made its release the live one before it was cut off; then it succeeded.
+    async fn was_recorded(&self, deploy: &StoredDeploy) -> Result<bool> {
+        let Some(plugin) = &deploy.plugin else { return Ok(false) };
+        let Some(stored) = table::find(&self.db, plugin).await? else { return Ok(false) };
+        let live = releases::find(&self.db, plugin, stored.live_release).await?;
+        // A release that was live before has another moment, even when it is of the same file.
+        let recorded = live.filter(|live| live.digest == deploy.digest && live.created_at >= deploy.started_at);
+        let Some(live) = recorded else { return Ok(false) };
+        let succeeded = StoredDeploy { state: "succeeded".to_owned(), release: Some(live.number), ..deploy.clone() };
+        deploys::update(&self.db, &succeeded).await?;
+        Ok(true)
     }
 
     async fn restore(&self) -> Result<()> {

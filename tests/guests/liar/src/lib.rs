@@ -136,6 +136,9 @@ impl http::Guest for Liar {
     fn handle(_: http::Request) -> Result<http::Response, http::Problem> {
         let declaration = declaration();
         act(&declaration["handle"]);
+        if let Some(millis) = declaration["millis"].as_u64() {
+            std::thread::sleep(std::time::Duration::from_millis(millis));
+        }
         Ok(http::Response { status: 200, headers: Vec::new(), body: text(&declaration["answer"]).into_bytes() })
     }
 }

@@ -1,0 +1,251 @@
+//! Releases: kept, shown, gone back to, paused, collected.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::liar;
+use crate::support::patience::until;
+use crate::support::{Answer, Backend, Component, Setup, TestHost, both};
+
+both!(
+    a_rollback_serves_the_earlier_release_and_lasts,
+    a_rollback_that_cannot_be_is_refused_and_changes_nothing,
+    releases_and_history_tell_what_was_done,
+    a_paused_plugin_answers_503_until_it_is_resumed,
+    a_paused_plugin_takes_a_deploy_and_stays_paused,
+    a_rollback_keeps_the_data,
+);
+
+pub(super) fn says(word: &str) -> Component {
+    liar(json!({ "answer": word, "version": format!("1.0.0-{word}") }))
+}
+
+async fn deploy(host: &TestHost, word: &str) {
+    host.superuser().deploy(&says(word).0, "").await.ok();
+}
+
+async fn answer(host: &TestHost) -> String {
+    host.anonymous().get("/liar").await.text()
+}
+
+pub(super) async fn operate(host: &TestHost, action: &str) -> Answer {
+    host.superuser().request(Method::POST, &format!("/plugins/{action}")).send().await
+}
+
+async fn a_rollback_serves_the_earlier_release_and_lasts(host: &mut TestHost) {
+    for word in ["one", "two", "three"] {
+        deploy(host, word).await;
+    }
+    assert_eq!(operate(host, "liar/rollback").await.ok()["release"]["number"], 2);
+    assert_eq!(answer(host).await, "two");
+    assert_eq!(operate(host, "liar/rollback?release=3").await.ok()["release"]["number"], 3);
+    assert_eq!(answer(host).await, "three");
+    operate(host, "liar/rollback?release=1").await.ok();
+    host.restart().await;
+    assert_eq!(answer(host).await, "one");
+    // The next release has a number of its own.
+    assert_eq!(host.superuser().deploy(&says("four").0, "").await.ok()["plugin"]["release"]["number"], 4);
+}
+
+async fn a_rollback_that_cannot_be_is_refused_and_changes_nothing(host: &mut TestHost) {
+    operate(host, "liar/rollback").await.has_code(404, "plugin_not_found");
+    deploy(host, "one").await;
+    operate(host, "liar/rollback").await.has_code(404, "release_not_found");
+    operate(host, "liar/rollback?release=9").await.has_code(404, "release_not_found");
+    operate(host, "liar/rollback?release=1").await.has_code(409, "release_live");
+    operate(host, "liar/rollback?release=x").await.has_code(422, "validation_error");
+    // Where it would go is somebody else's by now.
+    host.superuser().deploy(&says("two").0, "mount=/elsewhere").await.ok();
+    let neighbour = liar(json!({ "name": "neighbour" }));
+    host.superuser().deploy(&neighbour.0, "mount=/api/v1/liar").await.ok();
+    operate(host, "liar/rollback").await.has_code(409, "route_conflict");
+    assert_eq!(host.anonymous().plain(Method::GET, "/elsewhere").send().await.text(), "two");
+    assert_eq!(answer(host).await, "one", "the neighbour's");
+}
+
+async fn releases_and_history_tell_what_was_done(host: &mut TestHost) {
+    deploy(host, "one").await;
+    deploy(host, "two").await;
+    operate(host, "liar/rollback").await.ok();
+    operate(host, "liar/pause").await.ok();
+    operate(host, "liar/resume").await.ok();
+    host.superuser().deploy(b"rubbish", "name=liar").await.has_code(422, "invalid_component");
+    let releases = host.superuser().get("/plugins/liar/releases").await.ok();
+    let numbers: Vec<_> = releases["data"].as_array().unwrap().iter().map(|release| &release["number"]).collect();
+    assert_eq!(numbers, [&json!(2), &json!(1)]);
+    let second = host.superuser().get("/plugins/liar/releases/2").await.ok();
+    assert_eq!((&second["version"], &second["routes"][0]["path"]), (&json!("1.0.0-two"), &json!("/api/v1/liar")));
+    host.superuser().get("/plugins/liar/releases/3").await.has_code(404, "release_not_found");
+    host.superuser().get("/plugins/nobody/releases").await.has_code(404, "plugin_not_found");
+
+    let history = host.superuser().get("/plugins/liar/history").await.ok();
+    let told: Vec<(&str, &str)> = history["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["action"].as_str().unwrap(), entry["outcome"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("deploy", "failure"),
+        ("resume", "success"),
+        ("pause", "success"),
+        ("rollback", "success"),
+        ("deploy", "success"),
+        ("deploy", "success"),
+    ];
+    assert_eq!(told, expected);
+    let back = &history["data"][3];
+    assert_eq!((&back["detail"]["before"], &back["detail"]["after"]), (&json!(2), &json!(1)));
+    assert_eq!(back["actor_email"], crate::support::host::SUPERUSER);
+    assert!(back["request_id"].is_string());
+    assert_eq!(history["data"][0]["detail"]["stage"], "compile");
+    let page = host.superuser().get("/plugins/liar/history?skip=3&limit=1").await.ok();
+    assert_eq!((&page["data"], &page["count"]), (&json!([back]), &json!(6)));
+    host.superuser().get("/plugins/nobody/history").await.has_code(404, "plugin_not_found");
+}
+
+async fn a_paused_plugin_answers_503_until_it_is_resumed(host: &mut TestHost) {
+    deploy(host, "one").await;
+    operate(host, "liar/resume").await.has_code(409, "plugin_state");
+    assert_eq!(operate(host, "liar/pause").await.ok()["state"], "paused");
+    operate(host, "liar/pause").await.has_code(409, "plugin_state");
+    let refused = host.anonymous().get("/liar").await;
+    refused.has_code(503, "plugin_paused");
+    assert!(refused.header("retry-after").is_some());
+    host.restart().await;
+    host.anonymous().get("/liar").await.has_code(503, "plugin_paused");
+    // Nobody else gets its place meanwhile.
+    let neighbour = liar(json!({ "name": "neighbour" }));
+    host.superuser().deploy(&neighbour.0, "mount=/api/v1/liar").await.has_code(409, "route_conflict");
+    assert_eq!(operate(host, "liar/resume").await.ok()["state"], "live");
+    assert_eq!(answer(host).await, "one");
+    operate(host, "nobody/pause").await.has_code(404, "plugin_not_found");
+    operate(host, "nobody/resume").await.has_code(404, "plugin_not_found");
+}
+
+async fn a_paused_plugin_takes_a_deploy_and_stays_paused(host: &mut TestHost) {
+    deploy(host, "one").await;
+    operate(host, "liar/pause").await.ok();
+    deploy(host, "two").await;
+    host.anonymous().get("/liar").await.has_code(503, "plugin_paused");
+    operate(host, "liar/resume").await.ok();
+    assert_eq!(answer(host).await, "two");
+    operate(host, "liar/pause").await.ok();
+    host.superuser().delete("/plugins/liar").await.ok();
+    deploy(host, "three").await;
+    assert_eq!(answer(host).await, "three");
+}
+
+async fn a_rollback_keeps_the_data(host: &mut TestHost) {
+    host.deploy_chameleon().await;
+    let rebuilt = Component::chameleon().rebuilt("again");
+    host.superuser().deploy(&rebuilt.0, crate::support::host::CHAMELEON).await.ok();
+    assert_eq!(host.anonymous().request(Method::POST, "/chameleon/notes/kept").send().await.status, 204);
+    operate(host, "chameleon/rollback").await.ok();
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["kept"]));
+}
+
+#[tokio::test]
+async fn what_only_operators_may_do_is_refused_to_others() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "one").await;
+    let user = host.user("someone@example.com").await;
+    for path in ["rollback", "pause", "resume", "promote", "abort"] {
+        let path = format!("/plugins/liar/{path}");
+        user.request(Method::POST, &path).send().await.has_code(403, "forbidden");
+        host.anonymous().request(Method::POST, &path).send().await.has_code(401, "not_authenticated");
+    }
+    for path in ["/plugins/liar/releases", "/plugins/liar/history", "/plugins/liar/canary", "/deploys/x"] {
+        user.get(path).await.has_code(403, "forbidden");
+    }
+    user.delete("/plugins/liar/grants/sql").await.has_code(403, "forbidden");
+    assert_eq!(answer(&host).await, "one");
+}
+
+#[tokio::test]
+async fn old_releases_are_collected_by_count_and_age() {
+    let setup = Setup::default().with_manual_clock().with(|config| {
+        config.plugins.keep_releases = 2;
+        config.plugins.keep_releases_for = Duration::from_secs(3600);
+        config.plugins.probation = Duration::ZERO;
+    });
+    let host = TestHost::sqlite(setup).await;
+    let numbers = async || {
+        let releases = host.superuser().get("/plugins/liar/releases").await.ok();
+        let releases = releases["data"].as_array().unwrap().clone();
+        releases.iter().map(|release| release["number"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    for word in ["a", "b", "c", "d"] {
+        deploy(&host, word).await;
+    }
+    assert_eq!(numbers().await, [4, 3, 2, 1], "all are young");
+    host.clock().advance(Duration::from_secs(1800));
+    operate(&host, "liar/rollback?release=1").await.ok();
+    host.clock().advance(Duration::from_secs(1801));
+    deploy(&host, "e").await;
+    // Two are kept by count, and the one that may be needed at once by the deploy that replaced it.
+    let kept = numbers().await;
+    assert!(kept.starts_with(&[5, 4]) && !kept.contains(&2) && !kept.contains(&3), "{kept:?}");
+    host.superuser().get("/plugins/liar/releases/2").await.has_code(404, "release_not_found");
+    operate(&host, "liar/rollback?release=2").await.has_code(404, "release_not_found");
+    assert_eq!(answer(&host).await, "e");
+}
+
+#[tokio::test]
+async fn calls_in_flight_end_on_the_release_they_began_on() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 1_500 })).0, "").await.ok();
+    let slow = tokio::spawn({
+        let client = host.anonymous();
+        async move { client.get("/liar").await.text() }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    deploy(&host, "new").await;
+    assert_eq!(answer(&host).await, "new");
+    assert_eq!(slow.await.unwrap(), "old");
+}
+
+#[tokio::test]
+async fn calls_that_outlast_the_drain_time_are_cancelled() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.drain_time = Duration::from_millis(100);
+        config.plugins.deadline = Duration::from_secs(300);
+    });
+    let host = TestHost::sqlite(setup).await;
+    host.superuser().deploy(&liar(json!({ "millis": 240_000 })).0, "").await.ok();
+    let slow = tokio::spawn({
+        let client = host.anonymous();
+        async move { client.get("/liar").await }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    deploy(&host, "new").await;
+    slow.await.unwrap().has_code(503, "plugin_replaced");
+    assert_eq!(answer(&host).await, "new");
+}
+
+/// What `/plugins/{name}` says of its state.
+pub(super) async fn state(host: &TestHost, plugin: &str) -> Value {
+    host.superuser().get(&format!("/plugins/{plugin}")).await.ok()["state"].clone()
+}
+
+/// Waits for an entry of the history.
+pub(super) async fn told(host: &TestHost, plugin: &str, action: &str) -> Value {
+    until(action, async || {
+        let history = host.superuser().get(&format!("/plugins/{plugin}/history")).await.ok();
+        history["data"].as_array().unwrap().iter().find(|entry| entry["action"] == action).cloned()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_plugin_cannot_write_its_own_history() {
+    let Some(host) = TestHost::start(Backend::Sqlite, Setup::default()).await else { return };
+    host.deploy_chameleon().await;
+    let forged = Component::chameleon().with_text("chameleon.change", "plugin.promotion");
+    host.superuser().deploy(&forged.0, crate::support::host::CHAMELEON).await.ok();
+    host.superuser().request(Method::POST, "/chameleon/audited").send().await.has_code(502, "plugin_trap");
+    let history = host.superuser().get("/plugins/chameleon/history").await.ok();
+    assert_eq!(history["count"], 2);
+}
