@@ -19,6 +19,7 @@ pub mod instance;
 mod interface;
 pub mod registry;
 pub mod release;
+pub mod schema;
 mod supervisor;
 pub mod switch;
 pub mod tally;

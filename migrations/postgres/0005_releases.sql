@@ -4,10 +4,12 @@ ALTER TABLE plugins ADD COLUMN paused BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE plugins ADD COLUMN canary TEXT;
 -- Capabilities that an operator took back, a JSON list; no release that needs one of them is served.
 ALTER TABLE plugins ADD COLUMN revoked TEXT NOT NULL DEFAULT '[]';
+-- The migrations that its database has seen, as JSON: names, and the oldest one whose releases can run after each.
+ALTER TABLE plugins ADD COLUMN schema TEXT NOT NULL DEFAULT '[]';
 -- Bytes of the component, so that a list of releases need not read it.
 ALTER TABLE releases ADD COLUMN size BIGINT NOT NULL DEFAULT 0;
 UPDATE releases SET size = (SELECT length(component) FROM artifacts WHERE artifacts.digest = releases.digest);
--- Names of its migrations, a JSON list in order.
+-- Its migrations, as JSON like `plugins.schema`.
 ALTER TABLE releases ADD COLUMN migrations TEXT NOT NULL DEFAULT '[]';
 
 -- One row for each deploy, from its first stage on. `stages` is JSON: what was done and how long it took.

@@ -136,6 +136,10 @@ async fn headers_that_are_not_the_plugins_are_refused() {
         let answer = host.anonymous().get(&format!("/chameleon/header?{header}")).await;
         answer.is_problem(502, "plugin_invalid_response", INVALID);
         assert!(answer.header("set-cookie").is_none() && answer.header("x-split").is_none());
+        // Good calls in between, so that nobody takes it for broken.
+        for _ in 0..2 {
+            host.anonymous().get("/chameleon/echo/x").await.ok();
+        }
     }
     host.stop().await;
 }
@@ -304,8 +308,9 @@ async fn a_flood_of_log_lines_does_not_stop_the_call() {
 async fn a_plugin_that_fails_every_call_leaves_its_neighbours_alone() {
     let host = chameleon(Setup::default()).await;
     host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();
-    for _ in 0..50 {
-        host.anonymous().get("/liar/").await.has_code(502, "plugin_trap");
+    for call in 0..50 {
+        let (status, code) = if call < 10 { (502, "plugin_trap") } else { (503, "plugin_quarantined") };
+        host.anonymous().get("/liar/").await.has_code(status, code);
     }
     host.anonymous().get("/chameleon/echo/x").await.ok();
     assert_eq!(host.anonymous().plain(Method::GET, "/healthz").send().await.status, 200);

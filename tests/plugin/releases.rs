@@ -249,3 +249,37 @@ async fn a_plugin_cannot_write_its_own_history() {
     let history = host.superuser().get("/plugins/chameleon/history").await.ok();
     assert_eq!(history["count"], 2);
 }
+
+fn with_steps(word: &str, steps: &Value) -> Component {
+    liar(json!({ "answer": word, "migrations": steps }))
+}
+
+#[tokio::test]
+async fn a_contraction_waits_for_a_live_release_that_allows_it_and_bars_the_way_back() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let first = json!(["1_old", "CREATE TABLE old (a BIGINT)"]);
+    let second = json!(["2_new", "CREATE TABLE new (a BIGINT)"]);
+    let third = json!(["3_drop", "DROP TABLE old", "2_new"]);
+    let deploy =
+        async |word: &str, steps: Value| host.superuser().deploy(&with_steps(word, &steps).0, "grant=sql").await;
+    let wrong = deploy("wrong", json!([["1_old", "CREATE TABLE old (a BIGINT)", "2_new"]])).await;
+    wrong.has_code(422, "invalid_component");
+    deploy("one", json!([first])).await.ok();
+    // The live release reads the table that would go.
+    let reason = deploy("three", json!([first, second, third])).await.has_code(409, "schema_too_new");
+    assert!(reason.contains("'3_drop'") && reason.contains("'2_new'"), "{reason}");
+    assert_eq!(answer(&host).await, "one");
+    deploy("two", json!([first, second])).await.ok();
+    operate(&host, "liar/rollback").await.ok();
+    operate(&host, "liar/rollback?release=2").await.ok();
+    deploy("three", json!([first, second, third])).await.ok();
+    operate(&host, "liar/rollback?release=1").await.has_code(409, "schema_too_new");
+    // Nor by its file.
+    deploy("one", json!([first])).await.has_code(409, "schema_too_new");
+    assert_eq!(answer(&host).await, "three");
+    operate(&host, "liar/rollback?release=2").await.ok();
+    assert_eq!(answer(&host).await, "two");
+    // With other data it is another matter.
+    host.superuser().delete("/plugins/liar?delete_data=true").await.ok();
+    deploy("one", json!([first])).await.ok();
+}

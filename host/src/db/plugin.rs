@@ -21,6 +21,8 @@ pub struct StoredPlugin {
     pub canary: Option<String>,
     /// Capabilities that were taken back, a JSON list.
     pub revoked: String,
+    /// The migrations that its database has seen, a JSON list.
+    pub schema: String,
 }
 
 impl StoredPlugin {
@@ -36,7 +38,7 @@ impl StoredPlugin {
 
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT name, mount, state, paused, live_release, canary, revoked FROM plugins ", $rest)
+        concat!("SELECT name, mount, state, paused, live_release, canary, revoked, schema FROM plugins ", $rest)
     };
 }
 
@@ -47,6 +49,16 @@ macro_rules! select {
 pub async fn find(db: &Db, plugin: &PluginName) -> Result<Option<StoredPlugin>> {
     const SQL: &str = select!("WHERE name = $1");
     Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).bind(plugin.clone()).fetch_optional(pool).await)?)
+}
+
+/// Keeps which migrations the plugin's database has seen.
+///
+/// # Errors
+/// The database fails.
+pub async fn set_schema(db: &Db, plugin: &PluginName, schema: &str) -> Result<()> {
+    const SQL: &str = "UPDATE plugins SET schema = $2 WHERE name = $1";
+    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(schema).execute(pool).await?; });
+    Ok(())
 }
 
 /// Keeps which capabilities were taken back.

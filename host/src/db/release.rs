@@ -22,7 +22,7 @@ pub struct StoredRelease {
     pub grants: String,
     /// JSON.
     pub settings: String,
-    /// Names of its migrations, a JSON list.
+    /// Its migrations, a JSON list.
     pub migrations: String,
     /// Bytes of its component.
     pub size: i64,

@@ -19,6 +19,7 @@ use super::canary::{Canary, Plan};
 use super::generation::{Generation, Served};
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
+use super::schema::{self, Step};
 use super::trial::check_trial;
 use crate::capability::sql::Sql;
 use crate::capability::{Candidate, Capability as _, Grants};
@@ -240,16 +241,28 @@ impl Registry {
             })
             .chain([Served { plugin: &plugin, mount: &mount, routes: &routes }]);
         Generation::check(&self.host_routes, &served.collect::<Vec<_>>())?;
+        let steps: Vec<Step> = migrations.iter().map(|migration| migration.step.clone()).collect();
+        schema::check_declared(&steps)?;
+        let applied = stored.as_ref().map(StoredPlugin::steps).transpose()?.unwrap_or_default();
+        schema::check_back(&steps, &applied)?;
+        if let Some(live) = live {
+            schema::check_forward(&steps, &applied, &live.record.migrations)?;
+        }
         let number = releases::next_number(&self.db, &plugin).await?;
         let candidate = Candidate { plugin: &plugin, release: number, settings: &settings };
         let admitted = self.capabilities.admit(&candidate, &grants).await?;
 
         job.enter(Stage::Migrate).await?;
-        let names = migrations.iter().map(|(name, _)| name.clone()).collect();
-        let migrations: Vec<Migration> = migrations.into_iter().map(|(name, sql)| Migration { name, sql }).collect();
+        let migrations: Vec<Migration> = migrations
+            .into_iter()
+            .map(|migration| Migration { name: migration.step.name, sql: migration.sql })
+            .collect();
         if !migrations.is_empty() {
             self.data.migrate(&plugin, &migrations).await.map_err(migration_refused)?;
         }
+        let schema = if steps.len() > applied.len() { &steps } else { &applied };
+        let schema = serde_json::to_string(schema).map_err(Error::internal)?;
+        table::set_schema(&self.db, &plugin, &schema).await?;
 
         job.enter(Stage::Smoke).await?;
         let record = Record {
@@ -260,7 +273,7 @@ impl Registry {
             declaration,
             grants,
             settings,
-            migrations: names,
+            migrations: steps,
             created_at: self.clock.now(),
             created_by: upload.actor,
         };
@@ -289,6 +302,8 @@ impl Registry {
             }
         }
         table::set_revoked(&self.db, &record.plugin, &revoked).await?;
+        // The first release's row has only been there since then.
+        table::set_schema(&self.db, &record.plugin, &schema).await?;
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial, "deployed"
         );

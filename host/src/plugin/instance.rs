@@ -17,6 +17,7 @@ use super::engine::{DECLARATION_TIME, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::interface::{describe, migrate};
 use super::release::Release;
+use super::schema::Step;
 use crate::auth::Caller;
 use crate::capability::guest::{Limit, Limits};
 use crate::capability::log::{PluginLog, PluginLogs};
@@ -45,6 +46,12 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// The body.
     pub body: &'a [u8],
+}
+
+/// A migration as a component declares it.
+pub(super) struct DeclaredMigration {
+    pub(super) step: Step,
+    pub(super) sql: String,
 }
 
 /// How many calls may run at once, with a short bounded queue.
@@ -227,7 +234,7 @@ impl Sandbox {
         artifact: &Artifact,
         plugin: &PluginName,
         request_id: &Arc<str>,
-    ) -> Result<(Declaration, Vec<(String, String)>)> {
+    ) -> Result<(Declaration, Vec<DeclaredMigration>)> {
         let refuse = |error: wasmtime::Error| invalid(format!("it does not link: {}", told(&format!("{error:#}"))));
         // Everything is linked and nothing is entered: each function of a capability traps when it is called.
         let mut linker: Linker<Guest> = self.engine.linker()?;
@@ -267,7 +274,11 @@ impl Sandbox {
         };
         let outcome = bounded(DECLARATION_TIME, work).await;
         let migrations = outcome.map_err(|stop| stopped(stop, &migrating))?;
-        Ok((declaration, migrations.into_iter().map(|migration| (migration.name, migration.sql)).collect()))
+        let migrations = migrations.into_iter().map(|migration| DeclaredMigration {
+            step: Step { name: migration.name, oldest: migration.oldest },
+            sql: migration.sql,
+        });
+        Ok((declaration, migrations.collect()))
     }
 
     fn store(

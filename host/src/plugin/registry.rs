@@ -157,6 +157,7 @@ impl Registry {
         self.caches.remove(plugin);
         if delete_data {
             self.data.delete(plugin).await?;
+            table::set_schema(&self.db, plugin, "[]").await?;
         }
         tracing::info!(%plugin, delete_data, "removed");
         let detail = json!({ "before": before, "delete_data": delete_data });

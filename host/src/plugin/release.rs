@@ -11,6 +11,7 @@ use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
 use super::instance::Bulkhead;
 use super::interface::handle;
+use super::schema::Step;
 use super::tally::Tally;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
@@ -63,8 +64,8 @@ pub struct Record {
     pub grants: Grants,
     /// What the operator set for it.
     pub settings: Value,
-    /// Names of its migrations, in order.
-    pub migrations: Vec<String>,
+    /// Its migrations, in order.
+    pub migrations: Vec<Step>,
     /// When it was deployed.
     pub created_at: Timestamp,
     /// By whom; none: by the host at start.

@@ -9,8 +9,10 @@ use super::deploy::By;
 use super::generation::{Absence, Absent, Generation, Served};
 use super::registry::{Probation, Registry, not_found, revoked_needs};
 use super::release::{Record, Release};
+use super::schema;
 use crate::capability::Grants;
 use crate::db::audit::Outcome;
+use crate::db::deploy as deploys;
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release as releases;
 use crate::error::{Error, Result, code};
@@ -57,6 +59,7 @@ impl Registry {
         let target = self.stored_release(plugin, number).await?;
         let record = Record::from_stored(&target)?;
         self.check_revoked(&stored, &record)?;
+        schema::check_back(&record.migrations, &stored.steps()?)?;
         let release = Arc::new(self.load(&target).await?);
         let neighbours = generation.plugins.loaded().map(|(release, _)| release);
         let beside = neighbours.filter(|other| other.record.plugin != *plugin).chain([&release]).map(|release| {
@@ -237,6 +240,9 @@ impl Registry {
             }
         }
         let since = self.clock.now().minus(self.limits.keep_releases_for);
+        if let Err(error) = deploys::forget(&self.db, since).await {
+            tracing::error!(error = error.report(), "records of old deploys were not collected");
+        }
         match releases::collect(&self.db, plugin, self.limits.keep_releases, since, &spared).await {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(%plugin, releases = ?gone, "old releases were collected"),

@@ -17,6 +17,9 @@ pub(crate) fn expand(method: &'static str, attribute: TokenStream, item: TokenSt
     let function: ItemFn = parse2(item)
         .map_err(|error| Error::new(error.span(), format!("`#[{}]` goes on a function", method.to_lowercase())))?;
     let arguments = arguments(&function)?;
+    if attribute.smoke && method != "GET" {
+        return Err(Error::new(attribute.path.span(), "only a `#[get]` can be `smoke`: it is called at every deploy"));
+    }
     for argument in &arguments {
         check_tuple(argument, &attribute.parameters)?;
     }
@@ -136,6 +139,7 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
         None => quote!(::core::option::Option::None),
     };
     let tag = option(attribute.tag.as_ref().map(|tag| quote!(#tag)));
+    let smoke = attribute.smoke;
     let status = option(attribute.status.as_ref().map(|status| quote!(#status)));
     let cache = option(attribute.cache.clone());
 
@@ -175,6 +179,7 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
             summary: #summary,
             description: #description,
             tag: #tag,
+            smoke: #smoke,
             status: #status,
             cache: #cache,
             describe,

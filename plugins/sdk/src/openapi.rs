@@ -39,6 +39,9 @@ impl<'a> Operation<'a> {
             operation.insert("description".to_owned(), json!(route.description));
         }
         operation.insert("operationId".to_owned(), json!(format!("{tag}-{}", route.name)));
+        if route.smoke {
+            operation.insert("x-wharf-smoke".to_owned(), Value::Bool(true));
+        }
         if !parameters.is_empty() {
             operation.insert("parameters".to_owned(), Value::Array(parameters));
         }

@@ -31,6 +31,8 @@ pub struct Plugin {
 pub struct Migration {
     pub name: &'static str,
     pub sql: &'static str,
+    /// The earliest migration whose release can run after this one.
+    pub oldest: Option<&'static str>,
 }
 
 /// One handler with all its attribute says.
@@ -46,6 +48,8 @@ pub struct Route {
     pub summary: &'static str,
     pub description: &'static str,
     pub tag: Option<&'static str>,
+    /// Called once before the release is served.
+    pub smoke: bool,
     pub status: Option<u16>,
     pub cache: Option<CachePolicy>,
     pub describe: fn(&mut Operation<'_>),
@@ -164,7 +168,11 @@ impl<C: Component> http::Guest for Exports<C> {
 
 impl<C: Component> migrations::Guest for Exports<C> {
     fn migrations() -> Vec<migrations::Migration> {
-        let own = |file: &Migration| migrations::Migration { name: file.name.to_owned(), sql: file.sql.to_owned() };
+        let own = |file: &Migration| migrations::Migration {
+            name: file.name.to_owned(),
+            sql: file.sql.to_owned(),
+            oldest: file.oldest.map(str::to_owned),
+        };
         C::PLUGIN.migrations.iter().map(own).collect()
     }
 }

@@ -23,13 +23,51 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
         return Err(refuse("this directory has no `.sql` file: add one such as `0001_first.sql`".to_owned()));
     }
     files.sort();
-    files
-        .into_iter()
-        .map(|file| match (file.file_stem().and_then(|stem| stem.to_str()), file.to_str()) {
-            (Some(name), Some(path)) => {
-                Ok(quote!(::wharf_sdk::__private::Migration { name: #name, sql: ::core::include_str!(#path) }))
+    let mut earlier: Vec<String> = Vec::new();
+    let mut embedded = Vec::new();
+    for file in files {
+        let (Some(name), Some(path)) = (file.file_stem().and_then(|stem| stem.to_str()), file.to_str()) else {
+            return Err(refuse(format!("the name of `{}` is not Unicode", file.display())));
+        };
+        let sql = std::fs::read_to_string(&file).map_err(|error| refuse(format!("`{path}`: {error}")))?;
+        let oldest = match oldest(&sql) {
+            None => quote!(::core::option::Option::None),
+            Some(oldest) if earlier.iter().any(|name| name == oldest) => {
+                quote!(::core::option::Option::Some(#oldest))
             }
-            _ => Err(refuse(format!("the name of `{}` is not Unicode", file.display()))),
-        })
-        .collect()
+            Some(oldest) => {
+                return Err(refuse(format!("`{name}.sql` says `{OLDEST} {oldest}`, which is no earlier migration")));
+            }
+        };
+        embedded.push(quote!(::wharf_sdk::__private::Migration {
+            name: #name,
+            sql: ::core::include_str!(#path),
+            oldest: #oldest,
+        }));
+        earlier.push(name.to_owned());
+    }
+    Ok(embedded)
+}
+
+/// How a file says which releases can run after it, in a comment in front of its first statement.
+const OLDEST: &str = "-- wharf:oldest";
+
+fn oldest(sql: &str) -> Option<&str> {
+    let comments = sql.lines().map(str::trim).take_while(|line| line.is_empty() || line.starts_with("--"));
+    comments.filter_map(|line| line.strip_prefix(OLDEST)).map(str::trim).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_comments_in_front_count() {
+        assert_eq!(
+            oldest("-- Drops what 0002 replaced.\n-- wharf:oldest 0002_split\nDROP TABLE a;"),
+            Some("0002_split")
+        );
+        assert_eq!(oldest("DROP TABLE a;\n-- wharf:oldest 0002_split"), None);
+        assert_eq!(oldest(""), None);
+    }
 }

@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Error, Expr, Ident, ItemFn, Lit, LitInt, LitStr, Meta, Result, Token, bracketed, parenthesized};
 
-const KEYS: &str = "a route takes `access`, `tag`, `status` and `cache(…)`";
+const KEYS: &str = "a route takes `access`, `tag`, `status`, `cache(…)` and `smoke`";
 const LEVELS: &str = "access is `public`, `authenticated`, `superuser` or `permission(\"…\")`";
 
 pub(crate) struct Attribute {
@@ -17,6 +17,7 @@ pub(crate) struct Attribute {
     pub(crate) tag: Option<LitStr>,
     pub(crate) status: Option<LitInt>,
     pub(crate) cache: Option<TokenStream>,
+    pub(crate) smoke: bool,
     public: bool,
 }
 
@@ -33,7 +34,8 @@ impl Parse for Attribute {
         }
         let path: LitStr = input.parse()?;
         let parameters = super::path::parameters(&path)?;
-        let (mut access, mut tag, mut status, mut cache, mut public) = (None, None, None, None, false);
+        let (mut access, mut tag, mut status, mut cache, mut smoke, mut public) =
+            (None, None, None, None, false, false);
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -56,6 +58,10 @@ impl Parse for Attribute {
                     status.replace(success(input.parse()?)?).is_some()
                 }
                 "cache" => cache.replace(cache_policy(&key, input)?).is_some(),
+                "smoke" if !parameters.is_empty() => {
+                    return Err(Error::new(key.span(), "a smoke call has no values for the path's parameters"));
+                }
+                "smoke" => std::mem::replace(&mut smoke, true),
                 other => return Err(Error::new(key.span(), format!("unknown key `{other}`: {KEYS}"))),
             };
             if seen {
@@ -63,7 +69,7 @@ impl Parse for Attribute {
             }
         }
         let access = access.unwrap_or_else(|| quote!(::wharf_sdk::__private::Access::Authenticated));
-        Ok(Self { path, parameters, access, tag, status, cache, public })
+        Ok(Self { path, parameters, access, tag, status, cache, smoke, public })
     }
 }
 

@@ -147,7 +147,13 @@ impl migrations::Guest for Liar {
     fn migrations() -> Vec<migrations::Migration> {
         let declaration = declaration();
         act(&declaration["migrate"]);
-        pairs(&declaration["migrations"]).into_iter().map(|(name, sql)| migrations::Migration { name, sql }).collect()
+        list(&declaration["migrations"])
+            .map(|migration| migrations::Migration {
+                name: text(&migration[0]),
+                sql: text(&migration[1]),
+                oldest: migration[2].as_str().map(str::to_owned),
+            })
+            .collect()
     }
 }
 

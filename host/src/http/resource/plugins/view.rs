@@ -12,6 +12,7 @@ use crate::plugin::canary::{Canary, Comparison};
 use crate::plugin::declaration::Permission;
 use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::release::Record;
+use crate::plugin::schema::Step;
 
 /// What a plugin is doing.
 #[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub(super) struct ReleaseDetail {
     summary: String,
     grants: Vec<String>,
     permissions: Vec<Permission>,
-    migrations: Vec<String>,
+    migrations: Vec<Step>,
     settings: Value,
     routes: Vec<RoutePublic>,
 }
