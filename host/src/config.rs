@@ -17,6 +17,8 @@ pub use reader::{Finding, Setting};
 pub use secret::Secret;
 pub use source::{Flag, Origin, Sources};
 
+use crate::public_key::TrustedKey;
+
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -179,6 +181,12 @@ pub struct Plugins {
     pub cache_bytes: u64,
     /// Log lines of one plugin a second; more are counted and summarised. `WHARF_PLUGIN_LOG_RATE`
     pub log_rate: u32,
+    /// Whose signatures count, `wharf-ed25519:…` or `name=wharf-ed25519:…`. `WHARF_PLUGIN_TRUSTED_KEYS`
+    pub trusted_keys: Vec<TrustedKey>,
+    /// Deploy only what a trusted key signed. `WHARF_PLUGIN_REQUIRE_SIGNED`
+    pub require_signed: bool,
+    /// How old a signature may be at a deploy; none: of any age. `WHARF_PLUGIN_SIGNATURE_MAX_AGE`
+    pub signature_max_age: Option<Duration>,
 }
 
 impl Default for Plugins {
@@ -199,6 +207,9 @@ impl Default for Plugins {
             sql_connections: 4,
             cache_bytes: 16 * 1024 * 1024,
             log_rate: 200,
+            trusted_keys: Vec::new(),
+            require_signed: false,
+            signature_max_age: None,
         }
     }
 }

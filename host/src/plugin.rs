@@ -3,7 +3,7 @@
 //! One way through: `artifact` (is it a component, what does it import) → `declaration` (what it says of itself) →
 //! `release` (compiled, linked, admitted) → `generation` (the table requests are dispatched through) → `instance` (one
 //! call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
-//! only way in. Never knows HTTP: what a status is on the wire is `http`'s business.
+//! only way in, past `signature` (who vouches for the file). Never knows HTTP: what a status is on the wire is `http`'s business.
 
 pub mod answer;
 pub mod artifact;
@@ -15,6 +15,7 @@ pub mod instance;
 mod interface;
 pub mod registry;
 pub mod release;
+pub mod signature;
 
 pub use answer::Answer;
 pub use generation::{Generation, Target};

@@ -1,6 +1,6 @@
 //! The only way in: from an uploaded file to the release that is served, or to the reason why not.
 //!
-//! compile → roles and imports → declaration → grants → link → routes and conflicts → admission → migrations → record →
+//! digest and signatures → compile → roles and imports → declaration → grants → link → routes and conflicts → admission → migrations → record →
 //! swap. Nothing is changed before the migrations, and the release that was live stays live until the swap.
 
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::artifact::{check_grants, invalid, told};
+use super::artifact::{Digest, check_grants, invalid, told};
 use super::generation::{Generation, Served};
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
+use super::signature::{Signature, Vouched};
 use crate::capability::sql::Sql;
 use crate::capability::{Candidate, Capability as _, Grants};
 use crate::db::audit::{self, Outcome};
@@ -33,6 +34,10 @@ pub struct Upload {
     pub mount: Option<Template>,
     /// What it may use beside what its live release may.
     pub grants: Grants,
+    /// Signatures of it beside those inside.
+    pub signatures: Vec<Signature>,
+    /// The digest it must have; none: any.
+    pub digest: Option<Digest>,
     /// Its settings; none: those of its live release.
     pub settings: Option<Value>,
     /// Who deploys; none: the host itself, at start.
@@ -46,6 +51,8 @@ pub struct Upload {
 pub struct Deployed {
     /// The live release.
     pub release: Arc<Release>,
+    /// The trusted keys that vouch for the file.
+    pub signed_by: Vec<String>,
     /// What the operator may want to know.
     pub notes: Vec<String>,
     /// The release that was live before.
@@ -82,7 +89,7 @@ impl Registry {
                 let record = &deployed.release.record;
                 let grants: Vec<&str> = record.grants.names().collect();
                 let detail = json!({ "release": record.number, "digest": record.digest, "grants": grants,
-                    "replaced": deployed.replaced });
+                    "replaced": deployed.replaced, "signed_by": deployed.signed_by });
                 (Some(record.plugin.clone()), Outcome::Success, detail)
             }
             Err(error) => (asked, Outcome::Failure, json!({ "code": error.code(), "reason": error.public() })),
@@ -100,6 +107,8 @@ impl Registry {
                 format!("The file is larger than {limit} bytes"),
             ));
         }
+        let live = self.generation().releases.values().map(|release| release.record.digest.clone()).collect();
+        let vouched = Vouched::check(&self.limits, &upload, live, self.clock.now()).await?;
         let artifact = self.compile(upload.component.clone()).await?;
         artifact.check_roles()?;
         let mut needs = artifact.needs()?;
@@ -123,7 +132,9 @@ impl Registry {
         let generation = self.generation();
         let live = generation.releases.get(&plugin);
         let granted = live.map(|release| release.record.grants.clone()).unwrap_or_default().merged(upload.grants);
-        let notes = check_grants(&needs, &granted)?;
+        let mut notes = vouched.notes;
+        notes.extend(check_grants(&needs, &granted)?);
+        let signed_by = vouched.signed_by;
         let grants = granted.retaining(|name| needs.contains(name));
         let settings = match (upload.settings, live) {
             (Some(settings), _) => settings,
@@ -143,7 +154,7 @@ impl Registry {
             && live.record.grants == grants
             && live.record.settings == settings
         {
-            return Ok(Deployed { release: Arc::clone(live), notes, replaced: None, unchanged: true });
+            return Ok(Deployed { release: Arc::clone(live), signed_by, notes, replaced: None, unchanged: true });
         }
         let linked = Linked::new(&self.engine, &artifact, &grants)?;
         let routes = compile_routes(&declaration, &mount)?;
@@ -178,9 +189,9 @@ impl Registry {
         self.serve(Arc::clone(&release))?;
         tracing::info!(
             plugin = %release.record.plugin, release = release.record.number, replaced, digest = %release.record.digest,
-            "deployed"
+            ?signed_by, "deployed"
         );
-        Ok(Deployed { release, notes, replaced, unchanged: false })
+        Ok(Deployed { release, signed_by, notes, replaced, unchanged: false })
     }
 
     /// What all releases of a plugin share.
