@@ -4,6 +4,7 @@ mod deploy;
 mod limits;
 mod load;
 mod removal;
+mod signature;
 
 use serde_json::{Value, json};
 

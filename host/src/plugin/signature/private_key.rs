@@ -1,10 +1,10 @@
-//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them too. Only people who sign have one; a
+//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them. Only people who sign have one; a
 //! host never reads it.
 
 use std::fmt;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use crate::clock::Random;
@@ -42,7 +42,9 @@ impl PrivateKey {
     /// # Errors
     /// None that can be had: every key has this form.
     pub fn to_pem(&self) -> Result<Secret> {
-        let pem = self.0.to_pkcs8_pem(LineEnding::LF);
+        // Without the public half, which OpenSSL does not read.
+        let key = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+        let pem = key.to_pkcs8_pem(LineEnding::LF);
         let pem = pem.map_err(|error| Error::internal("a private key does not become PEM").with_source(error))?;
         Ok(Secret::new(pem.as_str()))
     }

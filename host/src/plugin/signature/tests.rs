@@ -64,6 +64,7 @@ fn a_key_is_kept_as_pem_and_openssl_keys_are_read() {
     // RFC 8410, section 10.3: the form without the public key, as OpenSSL writes it.
     let openssl = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END \
                    PRIVATE KEY-----\n";
+    assert_eq!(PrivateKey::from_pem(openssl).unwrap().to_pem().unwrap().expose(), openssl);
     let public = PrivateKey::from_pem(openssl).unwrap().public_key();
     assert_eq!(public.to_string(), "wharf-ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE");
     assert!(!format!("{:?}", PrivateKey::from_pem(openssl)).contains("1O5y"));
