@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["auth", "cache", "email", "route"],
     &["db"],
     &["config"],
-    &["error", "clock", "id", "address"],
+    &["error", "clock", "id", "address", "public_key"],
 ];
 
 /// Edges that the order does not allow, each with its reason.
@@ -29,6 +29,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
+    (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
     (&["clap", "ureq"], &["cli"]),
 ];

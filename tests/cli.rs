@@ -1,5 +1,7 @@
 //! The real program, from end to end: started, spoken to, signalled, killed.
 
+mod signature;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -9,6 +9,7 @@ mod limits;
 mod load;
 mod releases;
 mod removal;
+mod signature;
 
 use serde_json::{Value, json};
 

@@ -162,6 +162,8 @@ impl App {
             name: None,
             mount: None,
             grants,
+            signatures: Vec::new(),
+            digest: None,
             settings: None,
             actor: None,
             request_id: "start".into(),

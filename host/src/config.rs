@@ -17,6 +17,8 @@ pub use reader::{Finding, Setting};
 pub use secret::Secret;
 pub use source::{Flag, Origin, Sources};
 
+use crate::public_key::TrustedKey;
+
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -191,6 +193,12 @@ pub struct Plugins {
     pub keep_releases: usize,
     /// How long releases beyond those are kept. `WHARF_PLUGIN_KEEP_RELEASES_FOR`
     pub keep_releases_for: Duration,
+    /// Whose signatures count, `wharf-ed25519:…` or `name=wharf-ed25519:…`. `WHARF_PLUGIN_TRUSTED_KEYS`
+    pub trusted_keys: Vec<TrustedKey>,
+    /// Deploy only what a trusted key signed. `WHARF_PLUGIN_REQUIRE_SIGNED`
+    pub require_signed: bool,
+    /// How old a signature may be at a deploy; none: of any age. `WHARF_PLUGIN_SIGNATURE_MAX_AGE`
+    pub signature_max_age: Option<Duration>,
 }
 
 impl Default for Plugins {
@@ -217,6 +225,9 @@ impl Default for Plugins {
             probation: Duration::from_secs(5 * 60),
             keep_releases: 10,
             keep_releases_for: Duration::from_secs(30 * 24 * 3600),
+            trusted_keys: Vec::new(),
+            require_signed: false,
+            signature_max_age: None,
         }
     }
 }

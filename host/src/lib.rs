@@ -15,6 +15,7 @@ pub mod error;
 pub mod http;
 pub mod id;
 pub mod plugin;
+pub mod public_key;
 pub mod route;
 pub mod shutdown;
 pub mod telemetry;

@@ -3,7 +3,8 @@
 //! One way through: `artifact` (is it a component, what does it import) → `declaration` (what it says of itself) →
 //! `release` (compiled, linked, admitted) → `generation` (the table requests are dispatched through) → `instance` (one
 //! call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
-//! only way in. Never knows HTTP: what a status is on the wire is `http`'s business.
+//! only way in, past `signature` (who vouches for the file). Never knows HTTP: what a status is on the wire is `http`'s
+//! business.
 
 pub mod answer;
 mod archive;
@@ -20,6 +21,7 @@ mod interface;
 pub mod registry;
 pub mod release;
 pub mod schema;
+pub mod signature;
 mod supervisor;
 pub mod switch;
 pub mod tally;

@@ -1,6 +1,9 @@
-//! `wharf plugin`: build a component, and deploy, look at and remove plugins through the operator API.
+//! `wharf plugin`: build and sign a component, and deploy, look at and remove plugins through the operator API.
 
 mod build;
+mod keygen;
+mod sign;
+mod verify;
 mod view;
 
 use std::fs::File;
@@ -11,12 +14,16 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use self::build::Build;
+use self::keygen::Keygen;
+use self::sign::Sign;
+use self::verify::Verify;
 use self::view::text;
 use super::Remote;
 use super::api::Api;
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::id::PluginName;
+use crate::plugin::artifact::Digest;
 
 /// Where the operator API keeps plugins.
 const PLUGINS: &str = "/api/v1/plugins/";
@@ -26,6 +33,12 @@ const PLUGINS: &str = "/api/v1/plugins/";
 pub(super) enum Plugin {
     /// Build a Rust plugin into target/plugins/NAME.wasm
     Build(Build),
+    /// Make a pair of keys to sign with
+    Keygen(Keygen),
+    /// Sign a component
+    Sign(Sign),
+    /// Check who signed a component, without a host
+    Verify(Verify),
     /// Deploy a component; the release before it serves until the new one is ready
     Deploy(Deploy),
     /// List what is deployed
@@ -61,6 +74,12 @@ pub(super) struct Deploy {
     /// Its settings, a JSON file
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
+    /// A signature of `wharf plugin sign --detached`
+    #[arg(long, value_name = "FILE.sig")]
+    signature: Option<PathBuf>,
+    /// The digest that the file must have; any other file is refused
+    #[arg(long, value_name = "SHA256")]
+    digest: Option<Digest>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -84,6 +103,9 @@ impl Plugin {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         match self {
             Self::Build(build) => build.run(terminal),
+            Self::Keygen(keygen) => keygen.run(terminal),
+            Self::Sign(sign) => sign.run(terminal),
+            Self::Verify(verify) => verify.run(terminal),
             Self::Deploy(deploy) => deploy.run(terminal),
             Self::List { remote } => list(&Api::open(&remote)?, terminal),
             Self::Show { name, remote } => show(&Api::open(&remote)?, &name, terminal),
@@ -108,6 +130,14 @@ impl Deploy {
         }
         if let Some(file) = &self.settings {
             query.append_pair("settings", &read_settings(file)?);
+        }
+        if let Some(file) = &self.signature {
+            for signature in sign::read_signatures(file)? {
+                query.append_pair("signature", &signature.to_string());
+            }
+        }
+        if let Some(digest) = &self.digest {
+            query.append_pair("digest", digest.as_str());
         }
 
         let api = Api::open(&self.remote)?;
@@ -146,6 +176,16 @@ fn open_component(path: &Path) -> Result<(File, u64), Failure> {
     }
     let file = File::open(path).map_err(unreadable)?;
     Ok((file, metadata.len()))
+}
+
+/// The whole of a component.
+fn read_component(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    open_component(path)?
+        .0
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    Ok(bytes)
 }
 
 fn read_settings(path: &Path) -> Result<String, Failure> {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::source::Sort;
+use super::source::{SEPARATOR, Sort};
 use super::{LogFormat, Secret};
 use crate::address::Address;
+use crate::public_key::TrustedKey;
 
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 
@@ -191,6 +192,33 @@ where
         T::try_from(within(number, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
     })
     .or_bare(Sort::Integer)
+}
+
+/// Public keys, each with a name or without. Everything that is wrong with any of them is told at once.
+pub(super) fn trusted_keys() -> Kind<Vec<TrustedKey>> {
+    let show = |keys: &Vec<TrustedKey>| {
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(&format!("{SEPARATOR} "))
+    };
+    let accepted = "public keys of `wharf plugin keygen`, such as release=wharf-ed25519:…, with commas between them";
+    Kind::new(accepted, show, |text| {
+        let mut keys: Vec<TrustedKey> = Vec::new();
+        let mut wrong = Vec::new();
+        let texts = text.split(SEPARATOR).map(str::trim).filter(|text| !text.is_empty());
+        for (text, number) in texts.zip(1..) {
+            match text.parse::<TrustedKey>() {
+                Err(error) => wrong.push(format!("key {number} {error}")),
+                Ok(key) if keys.iter().any(|other| other.key == key.key) => {
+                    wrong.push(format!("key {number} stands twice"));
+                }
+                Ok(key) if key.name.is_some() && keys.iter().any(|other| other.name == key.name) => {
+                    wrong.push(format!("key {number} has the name of another key"));
+                }
+                Ok(key) => keys.push(key),
+            }
+        }
+        if wrong.is_empty() { Ok(keys) } else { Err(wrong.join("; ")) }
+    })
+    .or_bare(Sort::List)
 }
 
 pub(super) fn log_format() -> Kind<LogFormat> {

@@ -215,6 +215,20 @@ impl Plugins {
                 &duration(Duration::ZERO..=3_650 * DAY),
                 d.keep_releases_for,
             ),
+            trusted_keys: r
+                .find("plugins.trusted_keys", "WHARF_PLUGIN_TRUSTED_KEYS", &kind::trusted_keys())
+                .unwrap_or(d.trusted_keys),
+            require_signed: r.read(
+                "plugins.require_signed",
+                "WHARF_PLUGIN_REQUIRE_SIGNED",
+                &kind::boolean(),
+                d.require_signed,
+            ),
+            signature_max_age: r.find(
+                "plugins.signature_max_age",
+                "WHARF_PLUGIN_SIGNATURE_MAX_AGE",
+                &duration(MINUTE..=10 * YEAR),
+            ),
         }
     }
 }
@@ -238,6 +252,13 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
     if config.email.smtp_url.is_some() && config.email.from.is_none() {
         let text = "is set and email.from (WHARF_EMAIL_FROM) is not; mail needs a sender";
         r.refuse("email.smtp_url", r.origin("email.smtp_url"), text);
+    }
+    let plugins = &config.plugins;
+    // Keys that cannot be read are a finding already.
+    if plugins.require_signed && plugins.trusted_keys.is_empty() && !r.is_refused("plugins.trusted_keys") {
+        let text =
+            "is true and plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS) names no key; nothing could be deployed";
+        r.refuse("plugins.require_signed", r.origin("plugins.require_signed"), text);
     }
     if !config.server.development {
         let text = "is the well-known \"changethis\"; choose another outside development";
@@ -337,6 +358,56 @@ mod tests {
         assert_eq!(text.lines().count(), 4, "{text}");
         let development = [("WHARF_DEVELOPMENT", "true"), ("WHARF_SUPERUSER_PASSWORD", "changethis")];
         assert!(with("", &development, Vec::new()).is_ok());
+    }
+
+    const KEY: &str = "wharf-ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    const OTHER: &str = "wharf-ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
+
+    #[test]
+    fn trusted_keys_are_a_list_in_the_file_and_a_line_elsewhere() {
+        let file =
+            format!("[plugins]\ntrusted_keys = [\n  \"release={KEY}\",\n  \"{OTHER}\",\n]\nrequire_signed = true\n");
+        let loaded = with(&file, &[], Vec::new()).unwrap();
+        let keys: Vec<_> = loaded.config.plugins.trusted_keys.iter().map(ToString::to_string).collect();
+        assert_eq!(keys, [format!("release={KEY}"), OTHER.to_owned()]);
+        let shown = loaded.settings.iter().find(|s| s.key == "plugins.trusted_keys").unwrap().value.clone().unwrap();
+        let environment = [("WHARF_PLUGIN_TRUSTED_KEYS", shown.as_str()), ("WHARF_PLUGIN_SIGNATURE_MAX_AGE", "30d")];
+        let again = with("", &environment, Vec::new()).unwrap().config.plugins;
+        assert_eq!(again.trusted_keys, loaded.config.plugins.trusted_keys);
+        assert_eq!((again.require_signed, again.signature_max_age), (false, Some(30 * DAY)));
+        assert_eq!(with("[plugins]\ntrusted_keys = []", &[], Vec::new()).unwrap().config.plugins.trusted_keys, []);
+    }
+
+    #[test]
+    fn every_key_that_is_none_is_told() {
+        let file = format!(
+            "[plugins]\ntrusted_keys = [\"wharf-ed25519:short\", \"a={KEY}\", \"a={OTHER}\", \"b={KEY}\", \"two words={OTHER}\", \"hello\"]\nrequire_signed = true\n"
+        );
+        let text = with(&file, &[], Vec::new()).unwrap_err();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in [
+            "wharf.toml:2: plugins.trusted_keys",
+            "key 1 has not the length of a key; was all of it copied?",
+            "key 3 has the name of another key",
+            "key 4 stands twice",
+            "key 5 has a name that is not 1 to 64 letters",
+            "key 6 does not begin with wharf-ed25519:",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+        let text = with("[plugins]\ntrusted_keys = [1]\n", &[], Vec::new()).unwrap_err();
+        assert!(text.contains("plugins.trusted_keys is a TOML array; accepted: "), "{text}");
+    }
+
+    #[test]
+    fn signatures_cannot_be_required_of_nobody() {
+        for file in ["", "[plugins]\ntrusted_keys = []"] {
+            let text = with(file, &[("WHARF_PLUGIN_REQUIRE_SIGNED", "true")], Vec::new()).unwrap_err();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let part = "WHARF_PLUGIN_REQUIRE_SIGNED: plugins.require_signed is true and plugins.trusted_keys \
+                        (WHARF_PLUGIN_TRUSTED_KEYS) names no key";
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

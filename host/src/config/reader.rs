@@ -83,6 +83,7 @@ impl<'a> Reader<'a> {
         let raw = self.raw(key, env)?;
         let parsed = match raw.sort {
             Sort::Other(sort) => Err(format!("is a TOML {sort}")),
+            Sort::List if !kind.takes(Sort::List) => Err("is a TOML array".to_owned()),
             sort if !kind.takes(sort) => Err("must be written as text, in quotes".to_owned()),
             _ => (kind.parse)(&raw.text).map_err(|reason| match kind.secret || may_hold_a_password(&raw.text) {
                 true => reason,
@@ -108,6 +109,11 @@ impl<'a> Reader<'a> {
     pub(super) fn origin(&self, key: &str) -> Origin {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(Origin::Default, |setting| setting.origin.clone())
+    }
+
+    /// Whether there is a finding about a key.
+    pub(super) fn is_refused(&self, key: &str) -> bool {
+        self.findings.iter().any(|finding| finding.key.as_deref() == Some(key))
     }
 
     /// Adds a finding about a key.

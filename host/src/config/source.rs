@@ -18,6 +18,9 @@ pub const DEFAULT_FILE: &str = "wharf.toml";
 /// What every variable of Wharf's begins with.
 pub(super) const PREFIX: &str = "WHARF_";
 
+/// Between the members of a list where there is only text.
+pub(super) const SEPARATOR: char = ',';
+
 /// No configuration is larger; more is the wrong file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -55,6 +58,8 @@ pub(super) enum Sort {
     Integer,
     /// `true` or `false`.
     Boolean,
+    /// A list of texts, which stand in one text with [`SEPARATOR`] between them.
+    List,
     /// Anything that no setting takes; its name in TOML.
     Other(&'static str),
 }
@@ -191,6 +196,13 @@ fn raw(value: &Spanned<DeValue<'_>>, origin: Origin) -> Raw {
             // In decimal, whatever radix the file has; one beyond 128 bits stays as written and is refused later.
             let decimal = i128::from_str_radix(value.as_str(), value.radix());
             (decimal.map_or_else(|_| value.as_str().to_owned(), |value| value.to_string()), Sort::Integer)
+        }
+        DeValue::Array(members) => {
+            let texts: Option<Vec<&str>> = members.iter().map(|member| member.get_ref().as_str()).collect();
+            match texts {
+                Some(texts) => (texts.join(&SEPARATOR.to_string()), Sort::List),
+                None => (String::new(), Sort::Other("array")),
+            }
         }
         other => (String::new(), Sort::Other(other.type_str())),
     };

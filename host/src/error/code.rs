@@ -104,6 +104,16 @@ codes! {
     INVALID_COMPONENT = "invalid_component";
     /// 403: the component imports a capability that was not granted; the text names it.
     GRANT_MISSING = "grant_missing";
+    /// 403: the file is not signed, and this host takes only signed ones.
+    SIGNATURE_MISSING = "signature_missing";
+    /// 422: a signature is malformed or does not fit the file: one of the two was altered.
+    SIGNATURE_INVALID = "signature_invalid";
+    /// 403: the file is signed, and by nobody whom this host trusts.
+    SIGNATURE_UNTRUSTED = "signature_untrusted";
+    /// 403: the signature is older than this host allows, or says it was made in the future.
+    SIGNATURE_EXPIRED = "signature_expired";
+    /// 422: the file is another one than was pinned.
+    DIGEST_MISMATCH = "digest_mismatch";
     /// 409: a mount path or route belongs to somebody else already.
     ROUTE_CONFLICT = "route_conflict";
     /// 422: a migration failed or an applied one was changed.

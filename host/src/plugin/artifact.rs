@@ -33,6 +33,24 @@ impl Digest {
     }
 }
 
+impl std::str::FromStr for Digest {
+    type Err = InvalidDigest;
+
+    /// One that somebody typed, as `sha256sum` or `wharf plugin show` tells it.
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            true => Ok(Self(digits.to_ascii_lowercase())),
+            false => Err(InvalidDigest),
+        }
+    }
+}
+
+/// A text is not a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is SHA-256 in 64 hexadecimal digits")]
+pub struct InvalidDigest;
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -162,7 +180,7 @@ pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Ve
         .collect())
 }
 
-fn check_header(bytes: &[u8]) -> Result<()> {
+pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     // The preamble of the binary format: magic, version, layer (0: a core module, 1: a component).
     match bytes {
         [] => Err(invalid("it is empty")),

@@ -1,8 +1,8 @@
 //! The only way in: from an uploaded file to the release that is served, or to the reason why not.
 //!
-//! check → compile → describe (roles, imports, grants) → conflicts (routes, link, admission) → migrate → smoke → swap, each
-//! a recorded stage of a [`job`]. Nothing is changed before the migrations, and the release that was live stays live until
-//! the swap.
+//! check (size, pinned digest, signatures) → compile → describe (roles, imports, grants) → conflicts (routes, link,
+//! admission) → migrate → smoke → swap, each a recorded stage of a [`job`]. Nothing is changed before the migrations, and
+//! the release that was live stays live until the swap.
 
 pub mod job;
 
@@ -20,6 +20,7 @@ use super::generation::{Generation, Served};
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
 use super::schema::{self, Step};
+use super::signature::{Signature, Vouched};
 use super::trial::check_trial;
 use crate::capability::sql::Sql;
 use crate::capability::{Candidate, Capability as _, Grants};
@@ -42,6 +43,10 @@ pub struct Upload {
     pub mount: Option<Template>,
     /// What it may use beside what its live release may.
     pub grants: Grants,
+    /// Signatures of it beside those inside.
+    pub signatures: Vec<Signature>,
+    /// The digest it must have; none: any.
+    pub digest: Option<Digest>,
     /// Its settings; none: those of its live release.
     pub settings: Option<Value>,
     /// Who deploys; none: the host itself, at start.
@@ -75,6 +80,8 @@ impl By {
 pub struct Deployed {
     /// The live release.
     pub release: Arc<Release>,
+    /// The trusted keys that vouch for the file.
+    pub signed_by: Vec<String>,
     /// What the operator may want to know.
     pub notes: Vec<String>,
     /// The release that was live before.
@@ -131,7 +138,8 @@ impl Registry {
                 let record = &deployed.release.record;
                 let grants: Vec<&str> = record.grants.names().collect();
                 let detail = json!({ "deploy": id, "before": deployed.replaced, "after": record.number,
-                    "digest": record.digest, "grants": grants, "canary": deployed.on_trial });
+                    "digest": record.digest, "grants": grants, "canary": deployed.on_trial,
+                    "signed_by": deployed.signed_by });
                 (Some(record.plugin.clone()), Outcome::Success, detail)
             }
             Err(error) => {
@@ -157,6 +165,8 @@ impl Registry {
                 format!("The file is larger than {limit} bytes"),
             ));
         }
+        let live = self.generation().plugins.loaded().map(|(release, _)| release.record.digest.clone()).collect();
+        let vouched = Vouched::check(&self.limits, &upload, live, self.clock.now()).await?;
 
         job.enter(Stage::Compile).await?;
         let artifact = self.compile(upload.component.clone()).await?;
@@ -193,7 +203,9 @@ impl Registry {
             .unwrap_or_default()
             .retaining(|name| !revoked.iter().any(|gone| gone == name))
             .merged(upload.grants);
-        let notes = check_grants(&needs, &granted)?;
+        let mut notes = vouched.notes;
+        notes.extend(check_grants(&needs, &granted)?);
+        let signed_by = vouched.signed_by;
         let grants = granted.retaining(|name| needs.contains(name));
         let settings = match (upload.settings, live) {
             (Some(settings), _) => settings,
@@ -218,6 +230,7 @@ impl Registry {
             let release = Arc::clone(live);
             return Ok(Deployed {
                 release,
+                signed_by,
                 notes,
                 replaced: None,
                 unchanged: true,
@@ -305,9 +318,10 @@ impl Registry {
         // The first release's row has only been there since then.
         table::set_schema(&self.db, &record.plugin, &schema).await?;
         tracing::info!(
-            plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial, "deployed"
+            plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,
+            ?signed_by, "deployed"
         );
-        Ok(Deployed { release, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
+        Ok(Deployed { release, signed_by, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
     }
 
     /// What a release of a plugin gets beside its code.

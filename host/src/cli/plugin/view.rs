@@ -64,6 +64,9 @@ pub(super) fn deployed(answer: &Value, url: &str, terminal: &Terminal) {
     row("at", format!("{url}{}", text(plugin, "mount")));
     row("grants", words(plugin, "grants"));
     row("routes", members(plugin, "routes").count().to_string());
+    for key in members(answer, "signed_by").filter_map(Value::as_str) {
+        row("signed", format!("by {}", printable(key)));
+    }
     for note in members(answer, "notes").filter_map(Value::as_str) {
         terminal.line(format!("  {} {}", terminal.warning("note:"), printable(note)));
     }

@@ -22,6 +22,7 @@ use crate::plugin::deploy::job::Passed;
 use crate::plugin::deploy::{By, Upload};
 use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::registry::not_found;
+use crate::plugin::signature::MAX_SIGNATURES;
 
 /// Routes of the operator API.
 pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
@@ -89,6 +90,13 @@ struct DeployQuery {
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1))]
     minimum: Option<u64>,
+    /// A signature beside those inside: a line of a `.sig` file of `wharf plugin sign --detached`; once for each.
+    #[serde(default)]
+    signature: Vec<String>,
+    /// The SHA-256 that the file must have, in hexadecimal; any other file is refused.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    digest: Option<String>,
     /// Its settings as a JSON text; without: those it had.
     #[serde(default)]
     #[schemars(with = "String")]
@@ -139,7 +147,9 @@ struct PluginsPublic {
 #[derive(Serialize, JsonSchema)]
 struct DeployedPublic {
     plugin: PluginPublic,
-    /// What the operator may want to know: grants that nothing needs.
+    /// The trusted keys that signed the file.
+    signed_by: Vec<String>,
+    /// What the operator may want to know: grants that nothing needs, signatures of nobody who is trusted.
     notes: Vec<String>,
     /// The release that was live before.
     replaced: Option<i64>,
@@ -191,6 +201,20 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map_err(|error: crate::route::template::InvalidTemplate| refuse("mount", error.to_string()))?;
     let grants = Grants::new(query.grant.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()))
         .map_err(|error| refuse("grant", error.to_string()))?;
+    if query.signature.len() > MAX_SIGNATURES {
+        return Err(refuse("signature", format!("more than {MAX_SIGNATURES} signatures")));
+    }
+    let signatures = query
+        .signature
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, crate::plugin::signature::Malformed>>()
+        .map_err(|error| refuse("signature", format!("not a signature: {error}")))?;
+    let digest = query
+        .digest
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|error: crate::plugin::artifact::InvalidDigest| refuse("digest", error.to_string()))?;
     let settings = query
         .settings
         .map(|text| serde_json::from_str(&text))
@@ -202,6 +226,8 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         name: query.name,
         mount,
         grants,
+        signatures,
+        digest,
         settings,
         actor: Some(call.caller()?.user.id),
         request_id: Arc::clone(&call.request_id),
@@ -217,6 +243,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         plugin: PluginPublic::of(&deployed.release, &host.plugins.generation().plugins),
         on_trial: deployed.on_trial,
         stages: deployed.stages,
+        signed_by: deployed.signed_by,
         notes: deployed.notes,
         replaced: deployed.replaced,
         unchanged: deployed.unchanged,

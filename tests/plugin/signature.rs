@@ -1,0 +1,229 @@
+//! Who may bring a file in: signatures, their age and pinned digests. A refusal changes nothing, and comes before the file
+//! is compiled.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wharf::clock::{Random, Timestamp};
+use wharf::plugin::artifact::Digest;
+use wharf::plugin::signature::{ComponentDigest, PrivateKey, Signature, Signed};
+
+use super::plugins;
+use crate::support::{Component, Setup, TestHost};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Somebody who signs.
+struct Signer(PrivateKey);
+
+impl Signer {
+    fn new() -> Self {
+        Self(PrivateKey::generate(&Random::System).unwrap())
+    }
+
+    fn signature(&self, component: &Component, at: Timestamp) -> Signature {
+        Signature::sign(&self.0, ComponentDigest::of(&component.0), at)
+    }
+
+    /// The component with a signature inside.
+    fn sign(&self, component: &Component, at: Timestamp) -> Component {
+        let signatures = vec![self.signature(component, at)];
+        Component(Signed { component: &component.0, signatures }.write())
+    }
+
+    fn trusted(&self, setup: Setup) -> Setup {
+        let key = format!("release={}", self.0.public_key()).parse().unwrap();
+        setup.with(|config| config.plugins.trusted_keys.push(key))
+    }
+
+    /// A host that takes only what this one signed, and not longer ago than a day.
+    async fn host(&self) -> TestHost {
+        let setup = Setup::default().with_manual_clock().with(|config| {
+            config.plugins.require_signed = true;
+            config.plugins.signature_max_age = Some(DAY);
+        });
+        TestHost::sqlite(self.trusted(setup)).await
+    }
+}
+
+fn now(host: &TestHost) -> Timestamp {
+    host.clock().now()
+}
+
+/// 403 or 422 with this code: the text. Nothing is deployed by it.
+async fn refused(host: &TestHost, component: &Component, query: &str, status: u16, code: &str) -> String {
+    let before = plugins(host).await;
+    let detail = host.superuser().deploy(&component.0, query).await.has_code(status, code);
+    assert_eq!(plugins(host).await, before);
+    detail
+}
+
+#[tokio::test]
+async fn a_signed_file_is_deployed_and_served_and_its_signer_is_told_and_recorded() {
+    let signer = Signer::new();
+    let mut host = signer.host().await;
+    let component = signer.sign(&Component::hello(), now(&host));
+    let deployed = host.superuser().deploy(&component.0, "").await.ok();
+    let release = format!("release={}", signer.0.public_key());
+    assert_eq!((&deployed["signed_by"], &deployed["notes"]), (&json!([release]), &json!([])));
+    let digest = Digest::of(&component.0);
+    assert_eq!(deployed["plugin"]["release"]["digest"], digest.as_str(), "the digest is that of the whole file");
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    assert_eq!(audited(&host).await["signed_by"], json!([release]));
+
+    // Too old to be uploaded by now, it still comes back at a start.
+    host.clock().advance(2 * DAY);
+    host.restart().await;
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    host.stop().await;
+}
+
+/// The detail of the last deploy in the audit log.
+async fn audited(host: &TestHost) -> Value {
+    use sqlx::{Connection as _, Row as _};
+    let file = host.config().server.data_dir.join("wharf.sqlite");
+    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    let sql = "SELECT CAST(detail AS TEXT) FROM audit WHERE action = 'plugin.deploy' ORDER BY at DESC LIMIT 1";
+    let row = sqlx::query(sql).fetch_one(&mut connection).await.unwrap();
+    serde_json::from_str(row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn an_unsigned_file_is_refused_with_what_to_do_and_never_compiled() {
+    let signer = Signer::new();
+    let host = signer.host().await;
+    let detail = refused(&host, &Component::hello(), "", 403, "signature_missing").await;
+    assert_eq!(
+        detail,
+        "The file is not signed, and this host takes only what a trusted key signed. Sign it with `wharf plugin sign \
+         FILE --key KEYFILE`, or give its signature with --signature FILE.sig"
+    );
+    assert_eq!(audited(&host).await["code"], "signature_missing");
+    // A core module of two bytes inside: the compiler would say that it does not compile, and was not asked.
+    let nonsense = Component(b"\0asm\x0d\0\x01\0\x01\x02xy".to_vec());
+    refused(&host, &nonsense, "", 403, "signature_missing").await;
+    let mut truncated = Component::hello();
+    truncated.0.truncate(truncated.0.len() / 2);
+    let detail = refused(&host, &truncated, "", 422, "invalid_component").await;
+    assert!(detail.ends_with("is cut short"), "{detail}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_trusted_is_refused_and_named() {
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let host = signer.host().await;
+    let component = stranger.sign(&Component::hello(), now(&host));
+    let detail = refused(&host, &component, "", 403, "signature_untrusted").await;
+    assert!(detail.contains(&stranger.0.public_key().to_string()), "{detail}");
+    assert!(detail.contains("plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS)"), "{detail}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_altered_component_and_an_altered_signature_are_refused() {
+    let signer = Signer::new();
+    let host = signer.host().await;
+    let signed = signer.sign(&Component::hello(), now(&host));
+    let length = Component::hello().0.len();
+
+    let altered = signed.with_text("Hello", "Hullo");
+    let detail = refused(&host, &altered, "", 422, "signature_invalid").await;
+    assert!(detail.contains("does not hold: the component is not the one that was signed"), "{detail}");
+
+    let mut altered = signed.clone();
+    *altered.0.last_mut().unwrap() ^= 1;
+    let detail = refused(&host, &altered, "", 422, "signature_invalid").await;
+    assert!(detail.contains("the signature is not its key's"), "{detail}");
+
+    let detail = refused(&host, &signed.rebuilt("more"), "", 422, "signature_invalid").await;
+    assert!(detail.contains("something was added to it after it was signed"), "{detail}");
+
+    let unsigned = Component(signed.0[..length].to_vec());
+    refused(&host, &unsigned, "", 403, "signature_missing").await;
+    let other = Component::chameleon();
+    let moved = Component([&other.0[..], &signed.0[length..]].concat());
+    refused(&host, &moved, "", 422, "signature_invalid").await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_signature_has_its_time() {
+    let signer = Signer::new();
+    let host = signer.host().await;
+    let component = signer.sign(&Component::hello(), now(&host));
+    let early = signer.sign(&Component::hello(), now(&host).plus(Duration::from_secs(6 * 60)));
+    let detail = refused(&host, &early, "", 403, "signature_expired").await;
+    assert!(detail.contains("in the future"), "{detail}");
+
+    host.clock().advance(DAY + Duration::from_secs(1));
+    let detail = refused(&host, &component, "", 403, "signature_expired").await;
+    assert!(detail.contains("longer ago than the 1day that plugins.signature_max_age allows"), "{detail}");
+
+    let fresh = signer.sign(&Component::hello(), now(&host));
+    host.superuser().deploy(&fresh.0, "").await.ok();
+    // What is live may be deployed again, with other grants or at the next start of `serve --deploy`.
+    host.clock().advance(2 * DAY);
+    assert_eq!(host.superuser().deploy(&fresh.0, "").await.ok()["unchanged"], true);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_signature_beside_the_file_is_as_good_and_has_to_be_of_this_file() {
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let host = signer.host().await;
+    let component = Component::hello();
+    let query = |signature: &Signature| format!("signature={signature}");
+
+    let wrong = signer.signature(&component.rebuilt("another"), now(&host));
+    refused(&host, &component, &query(&wrong), 422, "signature_invalid").await;
+    let strange = stranger.signature(&component, now(&host));
+    refused(&host, &component, &query(&strange), 403, "signature_untrusted").await;
+    let answer = host.superuser().deploy(&component.0, "signature=wharf-signature:AAAA").await;
+    answer
+        .refuses(&["query.signature value_error: not a signature: it has the version 0, and this Wharf knows only 1"]);
+    let many: String = (0..17).map(|_| query(&strange) + "&").collect();
+    host.superuser().deploy(&component.0, &many).await.refuses(&["query.signature value_error: more than 16…"]);
+
+    let right = signer.signature(&component, now(&host));
+    let both = format!("{}&{}", query(&strange), query(&right));
+    let deployed = host.superuser().deploy(&component.0, &both).await.ok();
+    assert_eq!(deployed["signed_by"], json!([format!("release={}", signer.0.public_key())]));
+    host.anonymous().get("/hello/").await.ok();
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_pinned_digest_is_that_of_the_file_or_the_file_is_refused() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let component = Component::hello();
+    let digest = Digest::of(&component.0);
+    let other = Digest::of(&component.rebuilt("another").0);
+    let detail = refused(&host, &component, &format!("digest={other}"), 422, "digest_mismatch").await;
+    assert!(detail.contains(digest.as_str()) && detail.contains(other.as_str()), "{detail}");
+    let answer = host.superuser().deploy(&component.0, "digest=abc").await;
+    answer.refuses(&["query.digest value_error: a digest is SHA-256 in 64 hexadecimal digits"]);
+    let deployed = host.superuser().deploy(&component.0, &format!("digest=sha256:{digest}")).await.ok();
+    assert_eq!(deployed["signed_by"], json!([]));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn where_signatures_are_not_required_only_what_was_altered_is_refused() {
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let host = TestHost::sqlite(signer.trusted(Setup::default())).await;
+    let at = now(&host);
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+
+    let strange = stranger.sign(&Component::hello(), at);
+    let deployed = host.superuser().deploy(&strange.0, "").await.ok();
+    let note =
+        format!("signed by {}, which is not trusted here; the signature was not checked", stranger.0.public_key());
+    assert_eq!((&deployed["signed_by"], &deployed["notes"]), (&json!([]), &json!([note])));
+
+    let altered = signer.sign(&Component::hello(), at).with_text("Hello", "Hullo");
+    refused(&host, &altered, "", 422, "signature_invalid").await;
+    let signed = signer.sign(&Component::hello(), at);
+    assert_eq!(host.superuser().deploy(&signed.0, "").await.ok()["signed_by"].as_array().unwrap().len(), 1);
+    host.stop().await;
+}
