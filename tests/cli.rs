@@ -1,6 +1,7 @@
 //! The real program, from end to end: started, spoken to, signalled, killed.
 
 mod signature;
+mod swaps;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
