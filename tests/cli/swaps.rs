@@ -91,6 +91,9 @@ async fn a_thousand_changes_lose_no_request_and_nothing_grows() {
     assert!(answered.load(Ordering::Relaxed) > 0);
     // Room for what allocators and pools keep; 800 releases that stayed would be far beyond it.
     assert!(after.resident_kib < before.resident_kib + 24 * 1024, "{before:?} → {after:?}");
-    assert!(after.threads <= before.threads + 4 && after.descriptors <= before.descriptors + 8, "{before:?} → {after:?}");
+    assert!(
+        after.threads <= before.threads + 4 && after.descriptors <= before.descriptors + 8,
+        "{before:?} → {after:?}"
+    );
     assert!(after.files <= before.files, "{before:?} → {after:?}");
 }
