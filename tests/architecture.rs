@@ -30,6 +30,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
     (&["moka"], &["cache", "auth", "plugin"]),
+    (&["rustix"], &["plugin"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 

@@ -1,5 +1,6 @@
 //! Deploys, limits and removals, through the operator API and the plugins' own routes.
 
+mod compile;
 mod deploy;
 mod limits;
 mod load;

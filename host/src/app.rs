@@ -24,8 +24,8 @@ use crate::db::plugin_data::PluginData;
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
-use crate::plugin::Registry;
 use crate::plugin::deploy::{Deployed, Upload};
+use crate::plugin::{Compile, Registry};
 
 /// What the host takes from the machine, so that tests can choose it.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,8 @@ pub struct Ambient {
     pub clock: Clock,
     /// Randomness.
     pub random: Random,
+    /// Where components are compiled.
+    pub compile: Compile,
 }
 
 /// A component to deploy as soon as the host runs, unless it is live already.
@@ -71,7 +73,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random } = ambient;
+        let Ambient { clock, random, compile } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -90,12 +92,13 @@ impl App {
         let boot = Boot {
             config: Arc::clone(&config),
             clock: clock.clone(),
+            random: random.clone(),
             db: db.clone(),
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
         };
         let routes = resource::routes(&config);
-        let plugins = Registry::open(&boot, dispatch::templates(&routes)?).await?;
+        let plugins = Registry::open(&boot, compile, dispatch::templates(&routes)?).await?;
         let shutdown = CancellationToken::new();
         let host = Arc::new(Host {
             config: Arc::clone(&config),

@@ -1,12 +1,13 @@
 //! Plugins: uploads become releases, releases answer calls.
 //!
-//! One way through: `artifact` (is it a component, what does it import) → `declaration` (what it says of itself) →
-//! `release` (compiled, linked, admitted) → `generation` (the table requests are dispatched through) → `instance` (one
+//! One way through: `compile` (machine code, made outside this process and kept on disk) → `artifact` (what does it
+//! import) → `declaration` (what it says of itself) → `release` (compiled, linked, admitted) → `generation` (the table requests are dispatched through) → `instance` (one
 //! call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
 //! only way in. Never knows HTTP: what a status is on the wire is `http`'s business.
 
 pub mod answer;
 pub mod artifact;
+pub mod compile;
 pub mod declaration;
 pub mod deploy;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod registry;
 pub mod release;
 
 pub use answer::Answer;
+pub use compile::Compile;
 pub use generation::{Generation, Target};
 pub use instance::Request;
 pub use registry::Registry;

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::answer::Answer;
 use super::artifact::{Artifact, Digest, check_grants};
+use super::compile::{Compile, Compiler};
 use super::engine::PluginEngine;
 use super::generation::{Absence, Absent, Generation};
 use super::instance::{Bulkhead, Request, Sandbox};
@@ -30,9 +31,6 @@ use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::Template;
 
-/// How much is kept compiled beyond what is live, in bytes of the files; machine code takes about three times as much.
-const COMPILED_BYTES: u64 = 32 * 1024 * 1024;
-
 /// Every plugin of this host.
 pub struct Registry {
     pub(super) engine: PluginEngine,
@@ -45,8 +43,7 @@ pub struct Registry {
     pub(super) caches: Caches,
     pub(super) logs: PluginLogs,
     pub(super) host_routes: Vec<(String, Template)>,
-    /// Lately compiled components, so that going back to an earlier file compiles nothing.
-    compiled: moka::sync::Cache<Digest, Artifact>,
+    compiler: Compiler,
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
@@ -59,9 +56,10 @@ impl Registry {
     ///
     /// # Errors
     /// The engine, a capability or the database cannot be had.
-    pub async fn open(boot: &Boot, host_routes: Vec<(String, Template)>) -> Result<Self> {
+    pub async fn open(boot: &Boot, compile: Compile, host_routes: Vec<(String, Template)>) -> Result<Self> {
         let limits = boot.config.plugins.clone();
         let engine = PluginEngine::new(&limits)?;
+        let compiler = Compiler::open(&engine, boot, compile)?;
         let logs = PluginLogs::new(boot.clock.clone(), limits.log_rate);
         let empty = Generation::build(0, &host_routes, BTreeMap::new(), BTreeMap::new())?;
         let registry = Self {
@@ -75,10 +73,7 @@ impl Registry {
             caches: boot.cache.clone(),
             logs,
             host_routes,
-            compiled: moka::sync::Cache::builder()
-                .max_capacity(COMPILED_BYTES)
-                .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
-                .build(),
+            compiler,
             changing: tokio::sync::Mutex::default(),
             generation: ArcSwap::from_pointee(empty),
             bulkheads: Mutex::default(),
@@ -136,13 +131,7 @@ impl Registry {
 
     /// The compiled component of a file.
     pub(super) async fn compile(&self, component: Bytes) -> Result<Artifact> {
-        let digest = Digest::of(&component);
-        if let Some(artifact) = self.compiled.get(&digest) {
-            return Ok(artifact);
-        }
-        let artifact = Artifact::compile(&self.engine, component).await?;
-        self.compiled.insert(digest, artifact.clone());
-        Ok(artifact)
+        self.compiler.artifact(component).await
     }
 
     /// Makes a release the live one of its plugin.
