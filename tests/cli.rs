@@ -4,29 +4,17 @@ mod signature;
 mod swaps;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::component::{cargo, target};
 use crate::support::host::{CHAMELEON, PASSWORD, SUPERUSER};
 use crate::support::patience::until;
+use crate::support::program::program;
 use crate::support::{Client, Component};
-
-/// The program, built once for each run.
-fn program() -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        // With the tests' own packages, so that Cargo unifies the same features and builds no dependency twice.
-        let packages = ["build", "--quiet", "-p", "wharf", "-p", "wharf-tests", "--bin", "wharf", "--test", "wharf"];
-        assert!(cargo().args(packages).status().unwrap().success());
-    });
-    target().join("debug/wharf")
-}
 
 /// The program with nothing of this machine's in its environment.
 fn wharf(home: &Path) -> Command {

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod canary;
+mod compile;
 mod deploy;
 mod grants;
 mod job;

@@ -7,6 +7,7 @@ pub(crate) mod host;
 pub(crate) mod mail;
 pub(crate) mod patience;
 pub(crate) mod postgres;
+pub(crate) mod program;
 
 pub(crate) use backend::{Backend, both};
 pub(crate) use client::{Answer, Client};

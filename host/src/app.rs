@@ -24,9 +24,9 @@ use crate::db::plugin_data::PluginData;
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
-use crate::plugin::Registry;
 use crate::plugin::deploy::job::AtStage;
 use crate::plugin::deploy::{Deployed, Upload};
+use crate::plugin::{Compile, Registry};
 
 /// What the host takes from the machine, so that tests can choose it.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,8 @@ pub struct Ambient {
     pub random: Random,
     /// Called when a stage of a deploy begins, so that a test can end the process there.
     pub at_stage: Option<AtStage>,
+    /// Where components are compiled.
+    pub compile: Compile,
 }
 
 /// A component to deploy as soon as the host runs, unless it is live already.
@@ -75,7 +77,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random, at_stage } = ambient;
+        let Ambient { clock, random, compile, at_stage } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -94,13 +96,14 @@ impl App {
         let boot = Boot {
             config: Arc::clone(&config),
             clock: clock.clone(),
+            random: random.clone(),
             db: db.clone(),
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
             node: data_dir.node(&random)?,
         };
         let routes = resource::routes(&config);
-        let plugins = Registry::open(&boot, dispatch::templates(&routes)?, at_stage).await?;
+        let plugins = Registry::open(&boot, compile, dispatch::templates(&routes)?, at_stage).await?;
         let shutdown = CancellationToken::new();
         let host = Arc::new(Host {
             config: Arc::clone(&config),

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wasmtime::component::Linker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Random};
 use crate::config;
 use crate::db::Db;
 use crate::error::{Error, Result};
@@ -79,6 +79,8 @@ pub struct Boot {
     pub config: Arc<config::Config>,
     /// Time.
     pub clock: Clock,
+    /// Randomness.
+    pub random: Random,
     /// The host's tables.
     pub db: Db,
     /// The plugins' databases.

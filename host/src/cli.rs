@@ -6,6 +6,7 @@
 mod account;
 mod api;
 mod banner;
+mod compile;
 mod config;
 mod credentials;
 mod failure;
@@ -56,6 +57,9 @@ enum Command {
     /// Build, deploy and look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    /// Compile a component within limits, for the host
+    #[command(name = crate::plugin::compile::program::COMMAND, hide = true)]
+    Compile(compile::Compile),
 }
 
 /// Which host to talk to.
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Login(login) => login.run(&terminal),
         Command::Logout(logout) => logout.run(&terminal),
         Command::Plugin(plugin) => plugin.run(&terminal),
+        Command::Compile(compile) => return compile.run(&terminal),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

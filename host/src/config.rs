@@ -167,6 +167,12 @@ pub struct Plugins {
     pub response_bytes: usize,
     /// Largest component file in bytes. `WHARF_PLUGIN_UPLOAD_BYTES`
     pub upload_bytes: usize,
+    /// Memory of the process that compiles a component. `WHARF_PLUGIN_COMPILE_MEMORY_BYTES`
+    pub compile_memory_bytes: u64,
+    /// CPU time of compiling a component, of all its threads together. `WHARF_PLUGIN_COMPILE_CPU_TIME`
+    pub compile_cpu_time: Duration,
+    /// Wall time of compiling a component. `WHARF_PLUGIN_COMPILE_TIME`
+    pub compile_time: Duration,
     /// Calls from one plugin call into the host. `WHARF_PLUGIN_HOST_CALLS`
     pub host_calls: u64,
     /// Rows of one SQL answer. `WHARF_PLUGIN_SQL_ROWS`
@@ -212,6 +218,9 @@ impl Default for Plugins {
             queue_time: Duration::from_secs(1),
             response_bytes: 8 * 1024 * 1024,
             upload_bytes: 64 * 1024 * 1024,
+            compile_memory_bytes: 2 * 1024 * 1024 * 1024,
+            compile_cpu_time: Duration::from_secs(60),
+            compile_time: Duration::from_secs(60),
             host_calls: 10_000,
             sql_rows: 10_000,
             sql_bytes: 8 * 1024 * 1024,

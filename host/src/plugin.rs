@@ -1,8 +1,8 @@
 //! Plugins: uploads become releases, releases answer calls.
 //!
-//! One way through: `artifact` (is it a component, what does it import) → `declaration` (what it says of itself) →
-//! `release` (compiled, linked, admitted) → `generation` (the table requests are dispatched through) → `instance` (one
-//! call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
+//! One way through: `compile` (machine code, made outside this process and kept on disk) → `artifact` (what does it
+//! import) → `declaration` (what it says of itself) → `release` (compiled, linked, admitted) → `generation` (the table
+//! requests are dispatched through) → `instance` (one call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
 //! only way in, past `signature` (who vouches for the file). Never knows HTTP: what a status is on the wire is `http`'s
 //! business.
 
@@ -11,6 +11,7 @@ mod archive;
 pub mod artifact;
 pub mod breaker;
 pub mod canary;
+pub mod compile;
 pub mod declaration;
 pub mod deploy;
 mod drain;
@@ -28,6 +29,7 @@ pub mod tally;
 pub mod trial;
 
 pub use answer::Answer;
+pub use compile::Compile;
 pub use generation::{Generation, Target};
 pub use instance::Request;
 pub use registry::Registry;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 use wharf::app::{Ambient, App};
 use wharf::config::{Config, Secret};
+use wharf::plugin::Compile;
 use wharf::plugin::deploy::job::Stage;
 
 use super::liar;
@@ -158,7 +159,9 @@ async fn dying_host() {
     config.database.url = std::env::var(DATABASE).ok().map(Secret::new);
     config.plugins.concurrency = 4;
     config.plugins.total_concurrency = 4;
-    let app = App::start(config, Ambient { at_stage: Some(die), ..Ambient::default() }).await.unwrap();
+    let app = App::start(config, Ambient { at_stage: Some(die), compile: Compile::InProcess, ..Ambient::default() })
+        .await
+        .unwrap();
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
     superuser.deploy(&with_table("two").0, &format!("grant=sql&id={stage}")).await;

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use wharf::app::{Ambient, App};
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret};
+use wharf::plugin::Compile;
 
 use super::backend::Backend;
 use super::client::{Answer, Client};
@@ -28,6 +29,7 @@ pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,log,sql";
 pub(crate) struct Setup {
     config: Config,
     clock: Clock,
+    compile: Compile,
     mail: Mailing,
     items: bool,
 }
@@ -60,7 +62,9 @@ impl Default for Setup {
         config.plugins.queue_time = Duration::from_secs(20);
         // A busy machine is not what is tested.
         config.database.timeout = Duration::from_secs(30);
-        Self { config, clock: Clock::System, mail: Mailing::Kept, items: false }
+        // The program that runs is the tests', which cannot be asked to compile.
+        let compile = Compile::InProcess;
+        Self { config, clock: Clock::System, compile, mail: Mailing::Kept, items: false }
     }
 }
 
@@ -81,6 +85,12 @@ impl Setup {
     pub(crate) fn with_manual_clock(mut self) -> Self {
         // 2027-01-15T08:00:00.123456Z
         self.clock = Clock::manual(Timestamp(1_800_000_000_123_456));
+        self
+    }
+
+    /// Components are compiled elsewhere than in this process.
+    pub(crate) fn compiling(mut self, compile: Compile) -> Self {
+        self.compile = compile;
         self
     }
 
@@ -106,6 +116,7 @@ pub(crate) struct TestHost {
     addr: SocketAddr,
     config: Config,
     clock: Clock,
+    compile: Compile,
     superuser: Client,
     mails: Option<MailServer>,
     // Dropped after the host that uses them.
@@ -116,7 +127,7 @@ pub(crate) struct TestHost {
 impl TestHost {
     /// A fresh host; none where its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
-        let Setup { mut config, clock, mail, items } = setup;
+        let Setup { mut config, clock, compile, mail, items } = setup;
         let database = match backend {
             Backend::Sqlite => None,
             Backend::Postgres => Some(postgres::database().await?),
@@ -133,10 +144,11 @@ impl TestHost {
             Mailing::Refused => Some(Secret::new("smtp://127.0.0.1:1?tls=none")),
             Mailing::Off => None,
         };
-        let app = start(&config, &clock).await;
+        let app = start(&config, &clock, &compile).await;
         let addr = app.addr();
         let superuser = Client::new(addr).signed_in(SUPERUSER, PASSWORD).await;
-        let host = Self { app: Some(app), addr, config, clock, superuser, mails, database, _directory: directory };
+        let app = Some(app);
+        let host = Self { app, addr, config, clock, compile, superuser, mails, database, _directory: directory };
         if items {
             host.deploy_items().await;
         }
@@ -157,10 +169,22 @@ impl TestHost {
     pub(crate) async fn restart_after(&mut self, work: impl AsyncFnOnce(&Config)) {
         self.app.take().unwrap().stop().await.unwrap();
         work(&self.config).await;
-        let app = start(&self.config, &self.clock).await;
+        let app = start(&self.config, &self.clock, &self.compile).await;
         self.addr = app.addr();
         self.app = Some(app);
         self.superuser = Client::new(self.addr).with_token(self.superuser.token());
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.restart().await;
+    }
+
+    /// The same, and from then on components are compiled by another.
+    pub(crate) async fn restart_compiling(&mut self, compile: Compile) {
+        self.compile = compile;
+        self.restart().await;
     }
 
     /// Ends it with grace.
@@ -220,7 +244,7 @@ impl TestHost {
     }
 }
 
-async fn start(config: &Config, clock: &Clock) -> App {
-    let ambient = Ambient { clock: clock.clone(), ..Ambient::default() };
+async fn start(config: &Config, clock: &Clock, compile: &Compile) -> App {
+    let ambient = Ambient { clock: clock.clone(), compile: compile.clone(), ..Ambient::default() };
     App::start(config.clone(), ambient).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

@@ -55,6 +55,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
@@ -148,6 +149,7 @@ impl Plugins {
         let time = duration(Duration::from_millis(10)..=10 * MINUTE);
         let size = kind::bytes(64 * KIB..=4 * GIB);
         let calls = kind::count(1..=10_000);
+        let compile = duration(SECOND..=HOUR);
         Self {
             memory_bytes: r.read("plugins.memory_bytes", "WHARF_PLUGIN_MEMORY_BYTES", &size, d.memory_bytes),
             cpu_time: r.read("plugins.cpu_time", "WHARF_PLUGIN_CPU_TIME", &time, d.cpu_time),
@@ -167,6 +169,19 @@ impl Plugins {
             ),
             response_bytes: r.read("plugins.response_bytes", "WHARF_PLUGIN_RESPONSE_BYTES", &size, d.response_bytes),
             upload_bytes: r.read("plugins.upload_bytes", "WHARF_PLUGIN_UPLOAD_BYTES", &size, d.upload_bytes),
+            compile_memory_bytes: r.read(
+                "plugins.compile_memory_bytes",
+                "WHARF_PLUGIN_COMPILE_MEMORY_BYTES",
+                &kind::bytes(256 * MIB..=64 * GIB),
+                d.compile_memory_bytes,
+            ),
+            compile_cpu_time: r.read(
+                "plugins.compile_cpu_time",
+                "WHARF_PLUGIN_COMPILE_CPU_TIME",
+                &compile,
+                d.compile_cpu_time,
+            ),
+            compile_time: r.read("plugins.compile_time", "WHARF_PLUGIN_COMPILE_TIME", &compile, d.compile_time),
             host_calls: r.read(
                 "plugins.host_calls",
                 "WHARF_PLUGIN_HOST_CALLS",

@@ -102,6 +102,8 @@ codes! {
     PLUGIN_STATE = "plugin_state";
     /// 422: the upload is not a component that Wharf can run; the text says why.
     INVALID_COMPONENT = "invalid_component";
+    /// 422: compiling the component takes more memory or time than it may; the text names the setting.
+    COMPILE_LIMIT = "compile_limit";
     /// 403: the component imports a capability that was not granted; the text names it.
     GRANT_MISSING = "grant_missing";
     /// 403: the file is not signed, and this host takes only signed ones.

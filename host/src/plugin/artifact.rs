@@ -1,4 +1,5 @@
-//! An uploaded file: is it a component, what is its digest, what does it import and export.
+//! An uploaded file: is it a component, what is its digest, what does it import and export. `compile` makes the machine
+//! code; what is told of it here is read from that.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +8,6 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use super::engine::PluginEngine;
 use crate::capability::{Capabilities, Grants, wasi};
 use crate::error::{Error, Kind, Result, code};
 
@@ -80,29 +80,23 @@ pub(super) const MIGRATIONS: &str = "wharf:sql/migrations@0.1.0";
 const MAX_TOLD: usize = 300;
 
 impl Artifact {
-    /// Checks and compiles a file. Takes as long as compiling takes: 30 ms for 65 KiB, 2.6 s for 5 MiB (ENGINE.md).
+    /// What a compiled component of this digest and size tells of itself.
     ///
     /// # Errors
     /// It is not a component that this host can run, and why.
-    pub async fn compile(engine: &PluginEngine, bytes: bytes::Bytes) -> Result<Self> {
-        check_header(&bytes)?;
-        let engine = engine.wasmtime().clone();
-        let compiled = tokio::task::spawn_blocking(move || {
-            let component = Component::new(&engine, &bytes)
-                .map_err(|error| invalid(format!("it does not compile: {}", told(&format!("{error:#}")))))?;
-            let kind = component.component_type();
-            let name = |(name, item): (&str, _)| match item {
-                ComponentItem::ComponentInstance(_) => Ok(name.to_owned()),
-                _ => Err(invalid(format!("'{}' is not an interface; Wharf's worlds have only interfaces", told(name)))),
-            };
-            let imports = kind.imports(&engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
-            let exports = kind.exports(&engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
-            if component.resources_required().is_none() {
-                return Err(invalid("it imports whole modules or components, so its size cannot be bounded"));
-            }
-            Ok(Self { digest: Digest::of(&bytes), size: bytes.len(), imports, exports, component })
-        });
-        compiled.await.map_err(|error| Error::internal("the compiler panicked").with_source(error))?
+    pub(super) fn new(component: Component, digest: Digest, size: usize) -> Result<Self> {
+        let kind = component.component_type();
+        let engine = component.engine();
+        let name = |(name, item): (&str, _)| match item {
+            ComponentItem::ComponentInstance(_) => Ok(name.to_owned()),
+            _ => Err(invalid(format!("'{}' is not an interface; Wharf's worlds have only interfaces", told(name)))),
+        };
+        let imports = kind.imports(engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
+        let exports = kind.exports(engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
+        if component.resources_required().is_none() {
+            return Err(invalid("it imports whole modules or components, so its size cannot be bounded"));
+        }
+        Ok(Self { digest, size, imports, exports, component })
     }
 
     /// Capabilities that the imports ask for.
@@ -180,6 +174,10 @@ pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Ve
         .collect())
 }
 
+/// Checks that a file begins as a component does, which costs nothing.
+///
+/// # Errors
+/// What it is instead.
 pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     // The preamble of the binary format: magic, version, layer (0: a core module, 1: a component).
     match bytes {

@@ -41,8 +41,9 @@ impl PluginEngine {
     /// # Errors
     /// The settings do not fit this machine.
     pub fn new(limits: &config::Plugins) -> Result<Self> {
-        let engine = Engine::new(&settings(limits))
-            .map_err(|error| Error::internal("the WebAssembly engine does not start").with_source(error))?;
+        let mut settings = settings();
+        settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
+        let engine = start(&settings)?;
         start_clock(&engine)?;
         Ok(Self { engine, response_bytes: limits.response_bytes })
     }
@@ -84,7 +85,17 @@ impl PluginEngine {
     }
 }
 
-fn settings(limits: &config::Plugins) -> Config {
+/// An engine that compiles for a [`PluginEngine`] in another process. It runs nothing, so it has no pool: that would
+/// reserve far more addresses than a process with a limit has.
+pub(super) fn compiling() -> Result<Engine> {
+    start(&settings())
+}
+
+fn start(settings: &Config) -> Result<Engine> {
+    Engine::new(settings).map_err(|error| Error::internal("the WebAssembly engine does not start").with_source(error))
+}
+
+fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
     let calls = u32::try_from(limits.total_concurrency).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
@@ -101,9 +112,13 @@ fn settings(limits: &config::Plugins) -> Config {
         .max_unused_warm_slots(calls)
         // wasmtime#14357: with it on, swapped dirty pages have reached the next instance.
         .pagemap_scan(Enabled::No);
+    pool
+}
+
+/// What machine code depends on, and so the same for whoever compiles and whoever runs it.
+fn settings() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .concurrency_support(false)
         .epoch_interruption(true)
         .cranelift_opt_level(OptLevel::Speed)

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::answer::Answer;
 use super::artifact::{Artifact, Digest, check_grants};
+use super::compile::{Compile, Compiler};
 use super::deploy::By;
 use super::deploy::job::{self, AtStage};
 use super::drain;
@@ -36,9 +37,6 @@ use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 use crate::route::Template;
 
-/// How much is kept compiled beyond what is live, in bytes of the files; machine code takes about three times as much.
-const COMPILED_BYTES: u64 = 32 * 1024 * 1024;
-
 /// Every plugin of this host.
 pub struct Registry {
     pub(super) engine: PluginEngine,
@@ -54,8 +52,7 @@ pub struct Registry {
     /// This node, by a name that outlives its process.
     pub(super) node: Arc<str>,
     pub(super) at_stage: Option<AtStage>,
-    /// Lately compiled components, so that going back to an earlier file compiles nothing.
-    compiled: moka::sync::Cache<Digest, Artifact>,
+    compiler: Compiler,
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
@@ -73,9 +70,15 @@ impl Registry {
     ///
     /// # Errors
     /// The engine, a capability or the database cannot be had.
-    pub async fn open(boot: &Boot, host_routes: Vec<(String, Template)>, at_stage: Option<AtStage>) -> Result<Self> {
+    pub async fn open(
+        boot: &Boot,
+        compile: Compile,
+        host_routes: Vec<(String, Template)>,
+        at_stage: Option<AtStage>,
+    ) -> Result<Self> {
         let limits = boot.config.plugins.clone();
         let engine = PluginEngine::new(&limits)?;
+        let compiler = Compiler::open(&engine, boot, compile)?;
         let logs = PluginLogs::new(boot.clock.clone(), limits.log_rate);
         let empty = Generation::build(0, &host_routes, Plugins::default())?;
         let (tripped, trips) = mpsc::unbounded_channel();
@@ -92,10 +95,7 @@ impl Registry {
             host_routes,
             node: Arc::clone(&boot.node),
             at_stage,
-            compiled: moka::sync::Cache::builder()
-                .max_capacity(COMPILED_BYTES)
-                .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
-                .build(),
+            compiler,
             changing: tokio::sync::Mutex::default(),
             generation: ArcSwap::from_pointee(empty),
             probation: Mutex::default(),
@@ -167,13 +167,7 @@ impl Registry {
 
     /// The compiled component of a file.
     pub(super) async fn compile(&self, component: Bytes) -> Result<Artifact> {
-        let digest = Digest::of(&component);
-        if let Some(artifact) = self.compiled.get(&digest) {
-            return Ok(artifact);
-        }
-        let artifact = Artifact::compile(&self.engine, component).await?;
-        self.compiled.insert(digest, artifact.clone());
-        Ok(artifact)
+        self.compiler.artifact(component).await
     }
 
     /// Makes a release the one that its plugin serves, or would serve if it were not paused. A trial ends.

@@ -1,0 +1,174 @@
+//! From a component to machine code, without the risk that either brings to this process.
+//!
+//! Compiling what somebody uploaded can take any memory and time, so a child process does it, within limits
+//! ([`child`], [`program`]). Machine code is believed to the letter when it is loaded, so nothing is loaded but what came
+//! from that child or bears this host's own mark ([`shelf`]). One way through: memory → shelf → child; the outcome goes
+//! back into both. Never decides whether a component may be deployed: that is `deploy`'s business.
+
+mod child;
+mod fingerprint;
+pub mod program;
+mod shelf;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use self::child::Child;
+use self::fingerprint::Fingerprint;
+use self::shelf::Shelf;
+use super::artifact::{Artifact, Digest, check_header, invalid, told};
+use super::engine::PluginEngine;
+use crate::capability::Boot;
+use crate::error::{Error, Result};
+
+/// How much is kept in memory beyond what is live, in bytes of the files; machine code takes about three times as much.
+const KEPT_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The machine code of one component may be this part of the memory in which it was compiled. What the child writes is
+/// held by this process, which has no other limit.
+const MACHINE_CODE_PART: u64 = 4;
+
+/// Where components are compiled.
+#[derive(Debug, Clone)]
+pub enum Compile {
+    /// In a process of this program, which is `wharf`.
+    Child(PathBuf),
+    /// In this process: without limits, for tests whose program is another.
+    InProcess,
+}
+
+impl Default for Compile {
+    /// In a process of the program that runs.
+    fn default() -> Self {
+        // On Linux, what runs rather than what an upgrade has meanwhile put into its place.
+        let running = "/proc/self/exe";
+        let elsewhere = || std::env::current_exe().unwrap_or_else(|_| running.into());
+        Self::Child(if cfg!(target_os = "linux") { running.into() } else { elsewhere() })
+    }
+}
+
+/// Machine code that this host may load: it came from the compiler, or from the shelf with this host's mark.
+pub(super) struct MachineCode(Vec<u8>);
+
+impl MachineCode {
+    #[allow(unsafe_code, reason = "wasmtime believes machine code to the letter; this type is the proof that it may")]
+    fn load(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes are unmodified output of `Engine::precompile_component`. They come either from a child that
+        // is this same program, through a pipe that nobody else holds, or from a file whose HMAC was checked over these
+        // very bytes, so that whoever writes to the file afterwards changes nothing.
+        unsafe { Component::deserialize(engine, &self.0) }
+    }
+}
+
+/// Compiles components, and remembers what it compiled.
+pub(super) struct Compiler {
+    engine: Engine,
+    /// None: in this process.
+    child: Option<Child>,
+    shelf: Arc<Shelf>,
+    /// Lately used ones, so that going back to an earlier file loads nothing.
+    kept: moka::sync::Cache<Digest, Artifact>,
+    /// One at a time: the limits are for all that is compiled.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Compiler {
+    /// Opens the shelf in the data directory.
+    ///
+    /// # Errors
+    /// The shelf cannot be had.
+    pub(super) fn open(engine: &PluginEngine, boot: &Boot, compile: Compile) -> Result<Self> {
+        let engine = engine.wasmtime().clone();
+        let limits = &boot.config.plugins;
+        let machine_code = limits.compile_memory_bytes / MACHINE_CODE_PART;
+        let compatibility = Fingerprint::of(&engine.precompile_compatibility_hash());
+        let shelf = Shelf::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
+        let child = match compile {
+            Compile::Child(program) => Some(Child::new(program, limits, machine_code)),
+            Compile::InProcess => None,
+        };
+        Ok(Self {
+            engine,
+            child,
+            shelf: Arc::new(shelf),
+            kept: moka::sync::Cache::builder()
+                .max_capacity(KEPT_BYTES)
+                .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
+                .build(),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The compiled component of a file.
+    ///
+    /// # Errors
+    /// It is not a component that this host can run, or takes more than it may to compile.
+    pub(super) async fn artifact(&self, component: Bytes) -> Result<Artifact> {
+        check_header(&component)?;
+        let digest = Digest::of(&component);
+        if let Some(artifact) = self.kept.get(&digest) {
+            return Ok(artifact);
+        }
+        let _turn = self.turn.lock().await;
+        if let Some(artifact) = self.kept.get(&digest) {
+            return Ok(artifact);
+        }
+        let size = component.len();
+        let loaded = match self.shelved(&digest).await? {
+            Some(loaded) => loaded,
+            None => self.compiled(&digest, component).await?,
+        };
+        let artifact = Artifact::new(loaded, digest.clone(), size)?;
+        self.kept.insert(digest, artifact.clone());
+        Ok(artifact)
+    }
+
+    async fn shelved(&self, digest: &Digest) -> Result<Option<Component>> {
+        let (engine, shelf, digest) = (self.engine.clone(), Arc::clone(&self.shelf), digest.clone());
+        aside(move || {
+            let machine_code = shelf.take(&digest)?;
+            match machine_code.load(&engine) {
+                Ok(component) => Some(component),
+                Err(error) => {
+                    // Its mark is right, so this is no attack: a pool that was made smaller, for one.
+                    let reason = format!("it does not load: {error:#}");
+                    shelf.discard(&digest, &reason);
+                    None
+                }
+            }
+        })
+        .await
+    }
+
+    async fn compiled(&self, digest: &Digest, component: Bytes) -> Result<Component> {
+        let (engine, shelf, kept_as) = (self.engine.clone(), Arc::clone(&self.shelf), digest.clone());
+        let machine_code = match &self.child {
+            Some(child) => child.compile(digest, component).await?,
+            None => {
+                let engine = engine.clone();
+                aside(move || engine.precompile_component(&component).map(MachineCode).map_err(refusal)).await??
+            }
+        };
+        aside(move || {
+            let loaded = machine_code.load(&engine).map_err(refusal)?;
+            shelf.put(&kept_as, &machine_code);
+            Ok(loaded)
+        })
+        .await?
+    }
+}
+
+/// A component that the compiler does not take.
+fn refusal(error: wasmtime::Error) -> Error {
+    invalid(format!("it does not compile: {}", told(&format!("{error:#}"))))
+}
+
+/// Files and machine code keep a thread busy for a while; not one that answers requests.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::internal("the compiler panicked").with_source(error))
+}

@@ -1,0 +1,219 @@
+//! Compiled components on disk, in `compiled/` of the data directory, so that a restart compiles nothing.
+//!
+//! A file is loaded only if this host wrote it, for this digest and this engine: its mark is an HMAC over all three, with
+//! a key that stands beside the directory. Whatever else is found under a name of ours is reported, removed and compiled
+//! again. Nothing here is worth more than the time to compile it, so no failure of the disk is one of the deploy.
+
+mod key;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::MachineCode;
+use super::fingerprint::Fingerprint;
+use crate::clock::Random;
+use crate::error::{Error, Result};
+use crate::plugin::artifact::Digest;
+
+const DIRECTORY: &str = "compiled";
+const EXTENSION: &str = "cwasm";
+/// Of a file that is not whole yet.
+const UNFINISHED: &str = "tmp";
+
+/// A file is magic, fingerprint, length of the machine code, mark, machine code.
+const MAGIC: &[u8; 8] = b"wharfc\x00\x01";
+const HEADER: usize = 8 + 32 + 8 + 32;
+
+/// How much is kept; the files that were written first go first.
+const SHELF_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// The directory.
+pub(super) struct Shelf {
+    directory: PathBuf,
+    fingerprint: Fingerprint,
+    /// Knows the key, and nothing else yet.
+    mark: Hmac<Sha256>,
+    /// More than the compiler gives is not read.
+    largest: u64,
+    /// Tells temporary names apart.
+    written: AtomicU64,
+}
+
+/// Why a file is not loaded.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("there is none")]
+    Missing,
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("it is not one of Wharf's")]
+    Foreign,
+    #[error("it was compiled for another engine")]
+    OtherEngine,
+    #[error("it has not the length that it had")]
+    OtherLength,
+    #[error("it is larger than compiling gives")]
+    TooLarge,
+    #[error("its mark is wrong: somebody or something changed it")]
+    WrongMark,
+}
+
+impl Shelf {
+    /// Opens or makes the directory and the key; removes what no run of this host can use any more.
+    pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, largest: u64, random: &Random) -> Result<Self> {
+        let directory = data_dir.join(DIRECTORY);
+        let failed =
+            |error: io::Error| Error::internal(format!("{} cannot be made", directory.display())).with_source(error);
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        let mark = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;
+        let shelf = Self { directory, fingerprint, mark, largest, written: AtomicU64::new(0) };
+        if let Err(error) = shelf.remove_stale() {
+            tracing::warn!(directory = %shelf.directory.display(), %error, "old compiled components were not removed");
+        }
+        Ok(shelf)
+    }
+
+    /// The machine code of a component, if it is here and as it was written.
+    pub(super) fn take(&self, digest: &Digest) -> Option<MachineCode> {
+        match self.read(digest) {
+            Ok(bytes) => Some(MachineCode(bytes)),
+            Err(Refusal::Missing) => None,
+            Err(refusal) => {
+                self.discard(digest, &refusal.to_string());
+                None
+            }
+        }
+    }
+
+    /// Keeps machine code.
+    pub(super) fn put(&self, digest: &Digest, machine_code: &MachineCode) {
+        if let Err(error) = self.write(digest, &machine_code.0).and_then(|()| self.make_room()) {
+            tracing::warn!(%digest, %error, "a compiled component was not kept; the next start compiles it again");
+        }
+    }
+
+    /// Removes a file and says why.
+    pub(super) fn discard(&self, digest: &Digest, reason: &str) {
+        let path = self.path(digest);
+        tracing::warn!(%digest, file = %path.display(), reason, "a compiled component is not loaded but compiled again");
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(file = %path.display(), %error, "it was not removed");
+        }
+    }
+
+    fn read(&self, digest: &Digest) -> Result<Vec<u8>, Refusal> {
+        let mut file = match File::open(self.path(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::Missing),
+            opened => opened?,
+        };
+        let whole = file.metadata()?.len();
+        let mut magic = [0; 8];
+        let mut fingerprint = [0; 32];
+        let mut length = [0; 8];
+        let mut mark = [0; 32];
+        for part in [magic.as_mut_slice(), &mut fingerprint, &mut length, &mut mark] {
+            file.read_exact(part).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Refusal::OtherLength,
+                _ => Refusal::Unreadable(error),
+            })?;
+        }
+        let length = u64::from_le_bytes(length);
+        if magic != *MAGIC {
+            return Err(Refusal::Foreign);
+        }
+        if fingerprint != self.fingerprint.0 {
+            return Err(Refusal::OtherEngine);
+        }
+        if length.checked_add(HEADER as u64) != Some(whole) {
+            return Err(Refusal::OtherLength);
+        }
+        if length > self.largest {
+            return Err(Refusal::TooLarge);
+        }
+        let mut bytes = Vec::new();
+        file.take(length).read_to_end(&mut bytes)?;
+        self.mark(digest, &bytes).verify_slice(&mark).map_err(|_| Refusal::WrongMark)?;
+        Ok(bytes)
+    }
+
+    /// Whole or not at all: under its name stands only what was written to the end.
+    fn write(&self, digest: &Digest, machine_code: &[u8]) -> io::Result<()> {
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let unfinished = self.directory.join(format!("{digest}.{number}.{UNFINISHED}"));
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(MAGIC)?;
+            file.write_all(&self.fingerprint.0)?;
+            file.write_all(&(machine_code.len() as u64).to_le_bytes())?;
+            file.write_all(&self.mark(digest, machine_code).finalize().into_bytes())?;
+            file.write_all(machine_code)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, self.path(digest))
+        })();
+        written.inspect_err(|_| {
+            // What is left is removed at the next start at the latest.
+            let _ = fs::remove_file(&unfinished);
+        })
+    }
+
+    fn mark(&self, digest: &Digest, machine_code: &[u8]) -> Hmac<Sha256> {
+        let mut mark = self.mark.clone();
+        // The first three have a fixed length, so no two different triples are the same bytes.
+        mark.update(MAGIC);
+        mark.update(digest.as_str().as_bytes());
+        mark.update(&self.fingerprint.0);
+        mark.update(machine_code);
+        mark
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(format!("{digest}{}", self.ending()))
+    }
+
+    fn ending(&self) -> String {
+        format!("-{}.{EXTENSION}", self.fingerprint.short())
+    }
+
+    fn remove_stale(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let ours = [EXTENSION, UNFINISHED].iter().any(|ending| name.ends_with(&format!(".{ending}")));
+            if ours && !name.ends_with(&self.ending()) {
+                tracing::info!(file = %name, "a compiled component of another engine or an unfinished one is removed");
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            files.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+        files.sort();
+        let mut whole: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in files {
+            if whole <= SHELF_BYTES {
+                break;
+            }
+            fs::remove_file(path)?;
+            whole = whole.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Compiling: in a child that a bomb ends alone, and never twice what is on the shelf as it was left there.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use wharf::config::Config;
+use wharf::plugin::Compile;
+
+use crate::support::patience::until;
+use crate::support::program::program;
+use crate::support::{Answer, Component, Setup, TestHost};
+
+/// Far beyond what a test takes.
+const NEVER: Duration = Duration::from_secs(600);
+
+/// A component with one function of so many steps, which take the compiler long and much memory.
+fn bomb(steps: u32) -> Component {
+    let mut text =
+        String::from("(component (core module (memory 1) (func (export \"f\") (param i32) (local i32 i32)\n");
+    for step in 0..steps {
+        let at = step % 1000 * 4;
+        writeln!(text, "local.get {} local.get 1 i32.xor local.tee 2", step % 3).unwrap();
+        writeln!(
+            text,
+            "if local.get 2 i32.load offset={at} local.set 1 else local.get 0 local.get 1 i32.store offset={at} end"
+        )
+        .unwrap();
+    }
+    text.push_str(")))");
+    Component::text(&text)
+}
+
+/// The children that this process has for compiling within so much memory, which no other test allows.
+fn children(memory_bytes: u64) -> Vec<PathBuf> {
+    let limit = format!("--memory-bytes\0{memory_bytes}\0");
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let command = |process: &PathBuf| std::fs::read(process.join("cmdline")).unwrap_or_default();
+    processes.filter(|process| String::from_utf8_lossy(&command(process)).contains(&limit)).collect()
+}
+
+/// The compiled components of a host.
+fn shelf(host: &TestHost) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap();
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn child() -> Compile {
+    Compile::Child(program())
+}
+
+/// Nobody who could compile.
+fn nobody() -> Compile {
+    Compile::Child("/bin/false".into())
+}
+
+/// The refusal of a bomb, during which and after which the host and a plugin of it answer.
+async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
+    let setup = Setup::default().compiling(child()).with(|config| {
+        config.plugins.compile_memory_bytes = memory_bytes;
+        config.plugins.compile_cpu_time = NEVER;
+        config.plugins.compile_time = NEVER;
+    });
+    let mut host = TestHost::sqlite(setup).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    // The limits of the test are the bomb's, not the neighbour's.
+    host.restart_with(change).await;
+    let deploy = {
+        let superuser = host.superuser().clone();
+        tokio::spawn(async move { superuser.deploy(&component.0, "").await })
+    };
+    let child = until("the compile to begin", async || children(memory_bytes).pop()).await;
+    let environment = std::fs::read(child.join("environ")).unwrap_or_default();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    while !deploy.is_finished() {
+        assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    }
+    for variable in environment.split('\0').filter(|variable| !variable.is_empty()) {
+        assert!(["RAYON_", "MIMALLOC_"].iter().any(|known| variable.starts_with(known)), "{variable}");
+    }
+    let answer = deploy.await.unwrap();
+    assert_eq!(children(memory_bytes), Vec::<PathBuf>::new());
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    host.stop().await;
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compile_that_takes_too_much_memory_ends_alone() {
+    let memory_bytes = (200 << 20) + 4096;
+    let answer = explodes(bomb(40_000), memory_bytes, |_| {}).await;
+    answer.is_problem(
+        422,
+        "compile_limit",
+        "The file cannot be deployed: compiling it takes more memory than plugins.compile_memory_bytes allows \
+         (209719296 bytes)",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compile_that_takes_too_much_cpu_time_ends_alone() {
+    let change = |config: &mut Config| config.plugins.compile_cpu_time = Duration::from_secs(1);
+    let answer = explodes(bomb(100_000), (4 << 30) + 4096, change).await;
+    answer.is_problem(
+        422,
+        "compile_limit",
+        "The file cannot be deployed: compiling it takes more CPU time than plugins.compile_cpu_time allows (1s)",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compile_that_takes_too_long_ends_alone() {
+    let change = |config: &mut Config| config.plugins.compile_time = Duration::from_millis(500);
+    let answer = explodes(bomb(100_000), (4 << 30) + 8192, change).await;
+    answer.is_problem(
+        422,
+        "compile_limit",
+        "The file cannot be deployed: compiling it takes more time than plugins.compile_time allows (500ms)",
+    );
+}
+
+#[test]
+fn a_child_ends_with_the_host_that_started_it() {
+    let component = bomb(100_000).0;
+    let bytes = component.len().to_string();
+    let mut child = Command::new(program())
+        .args([
+            "compile-component",
+            "--memory-bytes",
+            "4294967296",
+            "--cpu-seconds",
+            "600",
+            "--component-bytes",
+            &bytes,
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&component).unwrap();
+    assert_eq!(child.try_wait().unwrap(), None);
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_compiles_and_refuses_as_this_process_does() {
+    let child = TestHost::sqlite(Setup::default().compiling(child())).await;
+    let within = TestHost::sqlite(Setup::default()).await;
+    let mut truncated = Component::hello();
+    truncated.0.truncate(truncated.0.len() / 2);
+    let mut garbage = Component::hello();
+    garbage.0.truncate(8);
+    garbage.0.extend([0xff; 64]);
+    let invalid = Component::text("(component)").rebuilt("x");
+    for component in [truncated, garbage, invalid] {
+        let answers = [&child, &within].map(|host| host.superuser().deploy(&component.0, ""));
+        let [child, within] = answers;
+        let (child, within) = (child.await, within.await);
+        let reason = within.has_code(422, "invalid_component");
+        assert_eq!(child.has_code(422, "invalid_component"), reason);
+    }
+    child.deploy_items().await;
+    assert_eq!(shelf(&child).len(), 2, "items, and the component that is no plugin");
+    child.stop().await;
+    within.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_compiles_nothing() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    host.deploy_items().await;
+    host.restart_compiling(nobody()).await;
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    host.superuser().get("/items/").await.ok();
+    host.superuser().deploy(&Component::chameleon().0, crate::support::host::CHAMELEON).await.has_code(500, "internal");
+
+    // Or rather: a restart that finds nothing compiled would have to.
+    shelf(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    host.restart().await;
+    host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
+    host.restart_compiling(Compile::InProcess).await;
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    assert_eq!(shelf(&host).len(), 2);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tampered_file_is_compiled_again_and_never_loaded() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let [file] = &shelf(&host)[..] else { panic!("one component is one file") };
+    let whole = std::fs::read(file).unwrap();
+    for at in [0, 20, 60, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        std::fs::write(file, &bytes).unwrap();
+        host.restart().await;
+        assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+        assert_ne!(std::fs::read(file).unwrap(), bytes);
+    }
+    // Where it cannot be compiled again, the plugin does not answer: nothing else is a way round.
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(file, bytes).unwrap();
+    host.restart_compiling(nobody()).await;
+    host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
+    assert!(!file.exists());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_another_host_are_not_loaded() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    let other = TestHost::sqlite(Setup::default()).await;
+    for host in [&host, &other] {
+        host.superuser().deploy(&Component::hello().0, "").await.ok();
+    }
+    std::fs::copy(&shelf(&other)[0], &shelf(&host)[0]).unwrap();
+    host.restart_compiling(nobody()).await;
+    host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
+    host.stop().await;
+    other.stop().await;
+}

@@ -1,0 +1,17 @@
+//! The real program.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use super::component::{cargo, target};
+
+/// The program, built once for each run.
+pub(crate) fn program() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // With the tests' own packages, so that Cargo unifies the same features and builds no dependency twice.
+        let packages = ["build", "--quiet", "-p", "wharf", "-p", "wharf-tests", "--bin", "wharf", "--test", "wharf"];
+        assert!(cargo().args(packages).status().unwrap().success());
+    });
+    target().join("debug/wharf")
+}
