@@ -102,7 +102,7 @@ codes! {
     PLUGIN_STATE = "plugin_state";
     /// 422: the upload is not a component that Wharf can run; the text says why.
     INVALID_COMPONENT = "invalid_component";
-    /// 403: the component imports a capability that was not granted; the text names it.
+    /// 403: the component imports a capability that was not granted; see `errors`.
     GRANT_MISSING = "grant_missing";
     /// 409: a mount path or route belongs to somebody else already.
     ROUTE_CONFLICT = "route_conflict";
