@@ -7,7 +7,7 @@ use super::super::terminal::Terminal;
 
 /// In the words of who has to answer for it.
 const MEANINGS: &[(&str, &str)] = &[
-    ("auth", "may read who is calling: account, name and email address, never a password or token"),
+    ("auth", "may read who is calling: account, email address and roles, never a password or token"),
     ("cache", "may keep values for a while in a cache of its own"),
     ("config", "may read the settings that you give it"),
     ("log", "may write lines to the host's log and entries to its audit log"),
@@ -34,12 +34,26 @@ pub(super) fn missing(refusal: &Failure) -> Vec<String> {
         .collect()
 }
 
+/// Says of each missing grant what it allows, in place of what is written for programs.
+pub(super) fn explain(mut refusal: Failure) -> Failure {
+    let missing = missing(&refusal);
+    if !missing.is_empty() {
+        refusal.details.retain(|detail| !detail.starts_with("query.grant."));
+        refusal.details.splice(0..0, lines(&missing));
+    }
+    refusal
+}
+
+fn lines(missing: &[String]) -> impl Iterator<Item = String> {
+    let width = missing.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+    missing.iter().map(move |capability| format!("{capability:width$}  {}", meaning(capability)))
+}
+
 /// Shows what is asked for, and asks whether to grant it.
 pub(super) fn ask(missing: &[String], terminal: &Terminal) -> Result<bool, Failure> {
     terminal.note("The component asks for more than it was granted:");
-    let width = missing.iter().map(|name| name.chars().count()).max().unwrap_or_default();
-    for capability in missing {
-        terminal.note(format!("  {capability:width$}  {}", meaning(capability)));
+    for line in lines(missing) {
+        terminal.note(format!("  {line}"));
     }
     let answer = terminal.ask("Grant it and deploy? [y/N]")?;
     Ok(matches!(answer.to_lowercase().as_str(), "y" | "yes"))
@@ -70,6 +84,14 @@ mod tests {
         assert!(missing(&refusal).is_empty());
         refusal.members.insert("code".to_owned(), json!("grant_missing"));
         assert_eq!(missing(&refusal), ["sql", "a b"]);
+        refusal.details =
+            ["query.grant.sql: 'sql' is needed and not granted", "code: grant_missing"].map(str::to_owned).into();
+        let explained = explain(refusal);
+        let [first, .., last] = explained.details.as_slice() else { panic!("{explained:?}") };
+        assert_eq!((explained.details.len(), last.as_str()), (3, "code: grant_missing"));
+        assert!(first.starts_with("sql  may keep data"), "{first}");
+
+        let mut refusal = explained;
         refusal.members.remove("errors");
         assert!(missing(&refusal).is_empty(), "an older host names them in its text only");
     }

@@ -85,7 +85,7 @@ impl Deploy {
         let body = bar.wrap_read(file);
         let outcome = stages::follow(api, &id, &bar, terminal, || api.upload(&path, body, length));
         bar.finish_and_clear();
-        outcome.map_err(|refusal| stages::locate(refusal, api, &id))
+        outcome.map_err(|refusal| stages::locate(capabilities::explain(refusal), api, &id))
     }
 
     fn query(&self, id: &str, settings: Option<&str>) -> String {

@@ -10,7 +10,7 @@ use super::super::api::Api;
 use super::super::failure::Failure;
 use super::super::terminal::Terminal;
 use super::PLUGINS;
-use super::view::{members, printable, text};
+use super::view::{SHORT, members, printable, text};
 use crate::id::PluginName;
 
 /// Tell what differs between two releases.
@@ -49,12 +49,22 @@ pub(super) fn release_path(name: &PluginName, number: i64) -> String {
     format!("{PLUGINS}{name}/releases/{number}")
 }
 
-/// One difference. Without `before` it was added, without `after` removed.
+/// One difference.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Change {
     name: String,
-    before: Option<Value>,
-    after: Option<Value>,
+    change: Kind,
+    /// Null where there is nothing beside the name.
+    before: Value,
+    after: Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Added,
+    Removed,
+    Changed,
 }
 
 /// Every difference, by what it is about.
@@ -116,42 +126,39 @@ impl Diff {
         for (title, changes) in sections.into_iter().filter(|(_, changes)| !changes.is_empty()) {
             terminal.line(format!("  {}", terminal.bold(title)));
             for change in changes {
-                terminal.line(format!("    {}", change.coloured(terminal)));
+                terminal.line(format!("    {}", change.coloured(title, terminal)));
             }
         }
     }
 }
 
 impl Change {
-    /// As a line without colours.
-    fn line(&self) -> String {
-        let Self { name, before, after } = self;
+    /// As a line without colours, in its section.
+    fn line(&self, section: &str) -> String {
+        let Self { name, change, before, after } = self;
+        let short = section == "component" && name == "digest";
+        let shown = |value: &Value| match value {
+            Value::Null => String::new(),
+            Value::String(digest) if short => digest.chars().take(SHORT).collect(),
+            Value::String(text) => printable(text),
+            other => printable(&other.to_string()),
+        };
         let name = printable(name);
-        let with = |sign: char, value: &Value| format!("{sign} {name}  {}", shown(value)).trim_end().to_owned();
-        match (before, after) {
-            (Some(before), Some(after)) => format!("~ {name}  {} → {}", shown(before), shown(after)),
-            (Some(before), None) => with('-', before),
-            (None, Some(after)) => with('+', after),
-            (None, None) => name,
-        }
+        let line = match change {
+            Kind::Added => format!("+ {name}  {}", shown(after)),
+            Kind::Removed => format!("- {name}  {}", shown(before)),
+            Kind::Changed => format!("~ {name}  {} → {}", shown(before), shown(after)),
+        };
+        line.trim_end().to_owned()
     }
 
-    fn coloured(&self, terminal: &Terminal) -> String {
-        let line = self.line();
-        match (&self.before, &self.after) {
-            (Some(_), None) => terminal.bad(&line),
-            (None, Some(_)) => terminal.good(&line),
-            _ => line,
+    fn coloured(&self, section: &str, terminal: &Terminal) -> String {
+        let line = self.line(section);
+        match self.change {
+            Kind::Added => terminal.good(&line),
+            Kind::Removed => terminal.bad(&line),
+            Kind::Changed => line,
         }
-    }
-}
-
-/// A value for people; nothing for null.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => printable(text),
-        other => printable(&other.to_string()),
     }
 }
 
@@ -188,12 +195,13 @@ fn flatten(value: &Value, at: &str, found: &mut Vec<(String, Value)>) {
 fn changes(before: Vec<(String, Value)>, after: &[(String, Value)]) -> Vec<Change> {
     let earlier: Map<String, Value> = before.iter().cloned().collect();
     let later: Map<String, Value> = after.iter().cloned().collect();
-    let gone_or_changed = before.into_iter().filter_map(|(name, before)| match later.get(&name) {
-        Some(after) if *after == before => None,
-        after => Some(Change { after: after.cloned(), before: Some(before), name }),
+    let gone_or_changed = before.into_iter().filter_map(|(name, before)| match later.get(&name).cloned() {
+        Some(after) if after == before => None,
+        Some(after) => Some(Change { name, change: Kind::Changed, before, after }),
+        None => Some(Change { name, change: Kind::Removed, before, after: Value::Null }),
     });
-    let new = after.iter().filter(|(name, _)| !earlier.contains_key(name));
-    let new = new.map(|(name, after)| Change { name: name.clone(), before: None, after: Some(after.clone()) });
+    let new = after.iter().filter(|(name, _)| !earlier.contains_key(name)).cloned();
+    let new = new.map(|(name, after)| Change { name, change: Kind::Added, before: Value::Null, after });
     gone_or_changed.chain(new).collect()
 }
 
@@ -206,13 +214,14 @@ mod tests {
     fn lines(before: &Value, after: &Value) -> Vec<(String, Vec<String>)> {
         let diff = Diff::of(before, after);
         let told = diff.sections().into_iter().filter(|(_, changes)| !changes.is_empty());
-        told.map(|(title, changes)| (title.to_owned(), changes.iter().map(Change::line).collect())).collect()
+        told.map(|(title, changes)| (title.to_owned(), changes.iter().map(|change| change.line(title)).collect()))
+            .collect()
     }
 
     #[test]
     fn every_member_that_matters_is_compared() {
         let before = json!({
-            "number": 1, "version": "1.0.0", "digest": "aa", "size": 10, "mount": "/a", "summary": "x",
+            "number": 1, "version": "1.0.0", "digest": "aaaaaaaaaaaaaa", "size": 10, "mount": "/a", "summary": "x",
             "routes": [{ "method": "GET", "path": "/a", "access": "public" },
                 { "method": "PUT", "path": "/a", "access": "superuser" }],
             "permissions": [{ "name": "edit", "summary": "Edits" }],
@@ -231,7 +240,7 @@ mod tests {
         assert_eq!(
             lines(&before, &after),
             [
-                section("component", &["~ version  1.0.0 → 1.1.0", "~ digest  aa → bb"]),
+                section("component", &["~ version  1.0.0 → 1.1.0", "~ digest  aaaaaaaaaaaa → bb"]),
                 section("routes", &["~ GET /a  public → authenticated", "- PUT /a  superuser", "+ POST /a  public"]),
                 section("permissions", &["~ edit  Edits → Edits all", "+ read"]),
                 section("grants", &["- log", "+ auth"]),

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::super::terminal::Terminal;
 
+/// Digits of a digest that tell releases apart.
+pub(super) const SHORT: usize = 12;
+
 /// A member as text; empty if it is missing.
 pub(super) fn text(value: &Value, name: &str) -> String {
     match value.get(name) {

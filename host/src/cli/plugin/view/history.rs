@@ -2,14 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{bytes, members, moment, printable, text};
+use super::{SHORT, bytes, members, moment, printable, text};
 use crate::cli::terminal::Terminal;
 
 /// What nobody did.
 const HOST: &str = "the host";
-
-/// Digits of a digest that tell releases apart.
-const SHORT: usize = 12;
 
 /// Kept releases, newest first; `people` are the addresses by account.
 pub(in crate::cli::plugin) fn releases(answer: &Value, people: &Map<String, Value>, terminal: &Terminal) {

@@ -11,13 +11,16 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
     let declared = inspection.get("declared").filter(|declared| !declared.is_null());
     let title = declared.map(|declared| [text(declared, "name"), text(declared, "version")].join(" "));
     let summary = declared.map(|declared| text(declared, "summary")).unwrap_or_default();
-    let title = title.unwrap_or_else(|| "not known".to_owned());
+    let title = title.unwrap_or_else(|| "Not a plugin".to_owned());
     terminal.line(format!("{} {}", terminal.bold(&title), terminal.faint(&summary)).trim_end());
     let row = |name: &str, value: &str| terminal.line(format!("  {name:<12}{value}"));
     row("digest", &text(inspection, "digest"));
     row("size", &bytes(inspection.get("size")));
-    row("imports", &imports(inspection));
-    row("exports", &words(inspection, "exports"));
+    let known = ["imports", "exports"].into_iter().any(|list| members(inspection, list).next().is_some());
+    if known {
+        row("imports", &imports(inspection));
+        row("exports", &words(inspection, "exports"));
+    }
     let needs: Vec<&str> = members(inspection, "needs").filter_map(Value::as_str).collect();
     let width = needs.iter().map(|need| need.chars().count()).max().unwrap_or_default();
     for (index, need) in needs.iter().enumerate() {
