@@ -113,12 +113,13 @@ impl Terminal {
     /// From now on, a bar says what is waited for.
     #[allow(clippy::unused_self, reason = "all output goes through the terminal")]
     pub(super) fn spin(&self, bar: &ProgressBar, text: String) {
-        if bar.message().is_empty() {
+        let first = bar.message().is_empty();
+        bar.set_message(text);
+        if first {
             let style = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar.enable_steady_tick(TICK);
         }
-        bar.set_message(text);
     }
 
     /// Why a command failed.

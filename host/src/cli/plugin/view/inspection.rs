@@ -11,7 +11,7 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
     let declared = inspection.get("declared").filter(|declared| !declared.is_null());
     let title = declared.map(|declared| [text(declared, "name"), text(declared, "version")].join(" "));
     let summary = declared.map(|declared| text(declared, "summary")).unwrap_or_default();
-    let title = title.unwrap_or_else(|| "Not a plugin".to_owned());
+    let title = title.unwrap_or_else(|| "Not a plugin that can be deployed".to_owned());
     terminal.line(format!("{} {}", terminal.bold(&title), terminal.faint(&summary)).trim_end());
     let row = |name: &str, value: &str| terminal.line(format!("  {name:<12}{value}"));
     row("digest", &text(inspection, "digest"));
