@@ -97,7 +97,7 @@ impl Diff {
                 members(release, "permissions").map(of).collect()
             }),
             grants: compare(|release| names(release, "grants")),
-            migrations: compare(|release| names(release, "migrations")),
+            migrations: compare(migrations),
             settings: compare(|release| {
                 let mut found = Vec::new();
                 flatten(&member(release, "settings"), "", &mut found);
@@ -140,6 +140,7 @@ impl Change {
         let shown = |value: &Value| match value {
             Value::Null => String::new(),
             Value::String(digest) if short => digest.chars().take(SHORT).collect(),
+            Value::String(oldest) if section == "migrations" => format!("(needs {})", printable(oldest)),
             Value::String(text) => printable(text),
             other => printable(&other.to_string()),
         };
@@ -174,6 +175,13 @@ fn component(release: &Value) -> Vec<(String, Value)> {
 
 fn names(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(|name| (name.to_owned(), Value::Null)).collect()
+}
+
+/// Names, or names with the oldest migration whose releases can run after it.
+fn migrations(release: &Value) -> Vec<(String, Value)> {
+    let described = members(release, "migrations").filter(|migration| migration.is_object());
+    let described = described.map(|migration| (text(migration, "name"), member(migration, "oldest")));
+    names(release, "migrations").into_iter().chain(described).collect()
 }
 
 /// Everything that is no object, by its JSON pointer.
@@ -249,6 +257,13 @@ mod tests {
             ]
         );
         assert_eq!(Diff::of(&before, &before), Diff::default());
+    }
+
+    #[test]
+    fn migrations_may_name_the_oldest_whose_releases_run_after_them() {
+        let before = json!({ "migrations": [{ "name": "1", "oldest": null }] });
+        let after = json!({ "migrations": [{ "name": "1", "oldest": null }, { "name": "2", "oldest": "1" }] });
+        assert_eq!(lines(&before, &after), [("migrations".to_owned(), vec!["+ 2  (needs 1)".to_owned()])]);
     }
 
     #[test]

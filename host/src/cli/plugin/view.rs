@@ -29,8 +29,10 @@ pub(super) fn members<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = 
     value.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
+/// A list of texts, or of things with a name.
 fn words(value: &Value, name: &str) -> String {
-    let words: Vec<_> = members(value, name).filter_map(Value::as_str).map(printable).collect();
+    let word = |item: &Value| item.as_str().or_else(|| item.get("name")?.as_str()).map(printable);
+    let words: Vec<_> = members(value, name).filter_map(word).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
