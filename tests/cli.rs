@@ -1,5 +1,8 @@
 //! The real program, from end to end: started, spoken to, signalled, killed.
 
+mod check;
+mod questions;
+mod releases;
 mod signature;
 mod swaps;
 
@@ -117,6 +120,27 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+/// What a command says that was refused or failed.
+#[track_caller]
+fn failure(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a command says that makes no sense.
+#[track_caller]
+fn usage(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A file with a component.
+fn written(directory: &Path, name: &str, component: &Component) -> String {
+    let file = directory.join(name);
+    std::fs::write(&file, &component.0).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
     let process = Process::start(home()).await;
@@ -134,10 +158,14 @@ async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
     let shown = json_of(&process.command(token, &["plugin", "show", "hello", "--json"]));
     assert_eq!(shown, list["data"][0]);
 
-    let asked = process.command(token, &["plugin", "remove", "hello"]);
-    assert!(!asked.status.success(), "nobody was there to be asked");
+    let fate = usage(&process.command(token, &["plugin", "remove", "hello", "--yes"]));
+    assert!(fate.contains("--keep-data") && fate.contains("--delete-data"), "{fate}");
+    let asked = usage(&process.command(token, &["plugin", "remove", "hello", "--keep-data"]));
+    assert!(asked.contains("--yes"), "nobody was there to be asked: {asked}");
+    usage(&process.command(token, &["plugin", "remove", "hello", "--keep-data", "--delete-data", "--yes"]));
     process.client().get("/hello/").await.ok();
-    let removed = json_of(&process.command(token, &["plugin", "remove", "hello", "--yes", "--json"]));
+    let remove = ["plugin", "remove", "hello", "--keep-data", "--yes", "--json"];
+    let removed = json_of(&process.command(token, &remove));
     assert_eq!(removed, json!({ "message": "Plugin 'hello' removed" }));
     process.client().get("/hello/").await.has_code(404, "plugin_removed");
     let gone = process.command(token, &["plugin", "show", "hello"]);
@@ -155,6 +183,8 @@ async fn a_missing_grant_is_told_with_what_to_type() {
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(text.contains("The component needs what it was not granted: auth, sql"), "{text}");
     assert!(text.contains("--grant auth,sql"), "{text}");
+    assert!(text.contains("sql   may keep data in a database of its own"), "{text}");
+    assert!(text.contains("stage: describe"), "{text}");
     let granted = process
         .command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap(), "--grant", "auth,sql", "--json"]);
     assert_eq!(json_of(&granted)["plugin"]["grants"], json!(["auth", "sql"]));

@@ -115,6 +115,7 @@ struct Inner {
     kind: Kind,
     code: Code,
     public: Cow<'static, str>,
+    findings: Vec<FieldError>,
     internal: Option<String>,
     source: Option<Source>,
 }
@@ -122,7 +123,7 @@ struct Inner {
 impl Error {
     /// A failure with its public text. Nothing of the host's inside belongs in `public`.
     pub fn new(kind: Kind, code: Code, public: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, code, public: public.into(), internal: None, source: None }))
+        Self(Box::new(Inner { kind, code, public: public.into(), findings: Vec::new(), internal: None, source: None }))
     }
 
     /// 400.
@@ -163,6 +164,13 @@ impl Error {
         error
     }
 
+    /// Adds findings to an error that is not about malformed input, so that programs need not read its text.
+    #[must_use]
+    pub fn with_findings(mut self, findings: Vec<FieldError>) -> Self {
+        self.0.findings = findings;
+        self
+    }
+
     /// Adds what only an operator may read.
     #[must_use]
     pub fn with_internal(mut self, internal: impl fmt::Display) -> Self {
@@ -185,6 +193,14 @@ impl Error {
     /// The stable word for programs.
     pub fn code(&self) -> &Code {
         &self.0.code
+    }
+
+    /// Every finding, each with its place; none: the error has no list of them.
+    pub fn findings(&self) -> Option<&[FieldError]> {
+        match &self.0.kind {
+            Kind::Invalid(findings) => Some(findings),
+            _ => Some(self.0.findings.as_slice()).filter(|findings| !findings.is_empty()),
+        }
     }
 
     /// The text for clients.

@@ -17,6 +17,7 @@ pub mod deploy;
 mod drain;
 pub mod engine;
 pub mod generation;
+pub mod inspection;
 pub mod instance;
 mod interface;
 pub mod registry;

@@ -9,6 +9,9 @@ ALTER TABLE plugins ADD COLUMN schema TEXT NOT NULL DEFAULT '[]';
 -- Bytes of the component, so that a list of releases need not read it.
 ALTER TABLE releases ADD COLUMN size BIGINT NOT NULL DEFAULT 0;
 UPDATE releases SET size = (SELECT length(component) FROM artifacts WHERE artifacts.digest = releases.digest);
+-- When it was last made the live one; NULL: never, as one that was only tried.
+ALTER TABLE releases ADD COLUMN live_at BIGINT;
+UPDATE releases SET live_at = created_at;
 -- Its migrations, as JSON like `plugins.schema`.
 ALTER TABLE releases ADD COLUMN migrations TEXT NOT NULL DEFAULT '[]';
 

@@ -52,7 +52,8 @@ async fn an_aborted_trial_leaves_the_live_release(host: &mut TestHost) {
     assert_eq!(asked(&host.anonymous(), "always").await, "live");
     operate(host, "liar/abort").await.has_code(409, "plugin_state");
     operate(host, "nobody/abort").await.has_code(404, "plugin_not_found");
-    // What was tried is kept, and may be gone to.
+    // What was tried is kept and may be gone to, by its number only: it never was what one goes back to.
+    operate(host, "liar/rollback").await.has_code(404, "release_not_found");
     operate(host, "liar/rollback?release=2").await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
 }

@@ -97,6 +97,22 @@ impl Api {
         self.send(self.request(Method::GET, path)?.body(()).map_err(malformed)?)
     }
 
+    /// `GET` of something that is worth no waiting.
+    pub(super) fn get_quickly(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.request(Method::GET, path)?.body(()).map_err(malformed)?;
+        self.send(self.agent.configure_request(request).timeout_global(Some(QUICK)).build())
+    }
+
+    /// `POST` without a body.
+    pub(super) fn post(&self, path: &str) -> Result<Value, Failure> {
+        self.send(self.request(Method::POST, path)?.body(()).map_err(malformed)?)
+    }
+
+    /// `PUT` without a body.
+    pub(super) fn put(&self, path: &str) -> Result<Value, Failure> {
+        self.send(self.request(Method::PUT, path)?.body(()).map_err(malformed)?)
+    }
+
     /// `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::DELETE, path)?.body(()).map_err(malformed)?)
@@ -164,8 +180,12 @@ impl Api {
         let retry = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         failure.next = match (status.as_u16(), text("code").as_deref()) {
             (401, _) if self.token.is_some() => Some("Run `wharf login` (or renew WHARF_TOKEN).".to_owned()),
-            (_, Some("grant_missing")) => Some("Read what it asks for, then add it with --grant.".to_owned()),
+            (403, Some("grant_missing")) => Some(
+                "Read what it asks for, then add it with --grant (or `wharf plugin grant`, if it was taken back)."
+                    .to_owned(),
+            ),
             (_, Some("forbidden")) => Some("Sign in as a superuser with `wharf login`.".to_owned()),
+            (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` shows what is kept.".to_owned()),
             (_, Some("plugin_not_found")) => Some("`wharf plugin list` shows what there is.".to_owned()),
             (429 | 503, _) => retry.map(|seconds| format!("Try again in {seconds} seconds.")),
             _ => None,

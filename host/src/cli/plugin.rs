@@ -1,29 +1,38 @@
-//! `wharf plugin`: build and sign a component, and deploy, look at and remove plugins through the operator API.
+//! `wharf plugin`: build, check and sign a component, and deploy, look at, operate and remove plugins through the operator
+//! API.
 
 mod build;
+mod capabilities;
+mod check;
+mod deploy;
+mod diff;
 mod keygen;
+mod operate;
+mod remove;
 mod sign;
 mod verify;
 mod view;
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use self::build::Build;
+use self::check::Check;
+use self::deploy::Deploy;
 use self::keygen::Keygen;
+use self::operate::{Grant, History, Rollback};
+use self::remove::Remove;
 use self::sign::Sign;
 use self::verify::Verify;
-use self::view::text;
 use super::Remote;
 use super::api::Api;
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::id::PluginName;
-use crate::plugin::artifact::Digest;
 
 /// Where the operator API keeps plugins.
 const PLUGINS: &str = "/api/v1/plugins/";
@@ -33,6 +42,8 @@ const PLUGINS: &str = "/api/v1/plugins/";
 pub(super) enum Plugin {
     /// Build a Rust plugin into target/plugins/NAME.wasm
     Build(Build),
+    /// Say what a file is and whether it can be deployed, without a host
+    Check(Check),
     /// Make a pair of keys to sign with
     Keygen(Keygen),
     /// Sign a component
@@ -47,54 +58,38 @@ pub(super) enum Plugin {
         remote: Remote,
     },
     /// Show one plugin: release, grants, permissions, routes
-    Show {
-        /// The plugin
-        name: PluginName,
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// Take a plugin down; its data stays unless said otherwise
+    Show(Named),
+    /// List the releases of a plugin that are kept
+    Releases(Named),
+    /// Tell what differs between two releases
+    Diff(diff::Between),
+    /// Tell what operators and the host did with a plugin
+    History(History),
+    /// Serve an earlier release again; its tables stay as they are now
+    Rollback(Rollback),
+    /// Compare the release on trial with the live one
+    Canary(Named),
+    /// Make the release on trial the live one
+    Promote(Named),
+    /// End the trial; the live release gets everybody again
+    Abort(Named),
+    /// Answer 503 on the plugin's routes until it is resumed
+    Pause(Named),
+    /// Serve a paused plugin again
+    Resume(Named),
+    /// Take a capability back, at once; a release that needs it is not served any more
+    Revoke(Grant),
+    /// Give a capability again that was taken back
+    Grant(Grant),
+    /// Take a plugin down, and keep its data or delete them
     Remove(Remove),
 }
 
-/// Deploy a component.
+/// One plugin of a host.
 #[derive(Debug, Args)]
-pub(super) struct Deploy {
-    /// The component
-    file: PathBuf,
-    /// The plugin's name here [default: the name that the component declares]
-    #[arg(long)]
-    name: Option<PluginName>,
-    /// Where its routes begin [default: where they were, else /api/v1/NAME]
-    #[arg(long, value_name = "PATH")]
-    mount: Option<String>,
-    /// Capabilities it may use
-    #[arg(long, value_name = "CAPABILITY,…", value_delimiter = ',')]
-    grant: Vec<String>,
-    /// Its settings, a JSON file
-    #[arg(long, value_name = "FILE")]
-    settings: Option<PathBuf>,
-    /// A signature of `wharf plugin sign --detached`
-    #[arg(long, value_name = "FILE.sig")]
-    signature: Option<PathBuf>,
-    /// The digest that the file must have; any other file is refused
-    #[arg(long, value_name = "SHA256")]
-    digest: Option<Digest>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
-/// Take a plugin down.
-#[derive(Debug, Args)]
-pub(super) struct Remove {
+pub(super) struct Named {
     /// The plugin
     name: PluginName,
-    /// Delete its data too; this cannot be undone
-    #[arg(long)]
-    delete_data: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -103,54 +98,26 @@ impl Plugin {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         match self {
             Self::Build(build) => build.run(terminal),
+            Self::Check(check) => check.run(terminal),
             Self::Keygen(keygen) => keygen.run(terminal),
             Self::Sign(sign) => sign.run(terminal),
             Self::Verify(verify) => verify.run(terminal),
             Self::Deploy(deploy) => deploy.run(terminal),
             Self::List { remote } => list(&Api::open(&remote)?, terminal),
-            Self::Show { name, remote } => show(&Api::open(&remote)?, &name, terminal),
+            Self::Show(named) => show(&named, terminal),
+            Self::Releases(named) => operate::releases(&named, terminal),
+            Self::Diff(between) => between.run(terminal),
+            Self::History(history) => history.run(terminal),
+            Self::Rollback(rollback) => rollback.run(terminal),
+            Self::Canary(named) => operate::canary(&named, terminal),
+            Self::Promote(named) => operate::promote(&named, terminal),
+            Self::Abort(named) => operate::abort(&named, terminal),
+            Self::Pause(named) => operate::pause(&named, terminal),
+            Self::Resume(named) => operate::resume(&named, terminal),
+            Self::Revoke(grant) => grant.revoke(terminal),
+            Self::Grant(grant) => grant.give(terminal),
             Self::Remove(remove) => remove.run(terminal),
         }
-    }
-}
-
-impl Deploy {
-    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
-        let path = self.file.as_path();
-        let (file, length) = open_component(path)?;
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        if let Some(name) = &self.name {
-            query.append_pair("name", name.as_str());
-        }
-        if let Some(mount) = &self.mount {
-            query.append_pair("mount", mount);
-        }
-        for grant in self.grant.iter().map(|grant| grant.trim()).filter(|grant| !grant.is_empty()) {
-            query.append_pair("grant", grant);
-        }
-        if let Some(file) = &self.settings {
-            query.append_pair("settings", &read_settings(file)?);
-        }
-        if let Some(file) = &self.signature {
-            for signature in sign::read_signatures(file)? {
-                query.append_pair("signature", &signature.to_string());
-            }
-        }
-        if let Some(digest) = &self.digest {
-            query.append_pair("digest", digest.as_str());
-        }
-
-        let api = Api::open(&self.remote)?;
-        let bar = terminal.progress(length);
-        let answer = api.upload(&format!("{PLUGINS}?{}", query.finish()), bar.wrap_read(file), length);
-        bar.finish_and_clear();
-        let answer = answer?;
-        if terminal.is_json() {
-            terminal.json(&answer);
-        } else {
-            view::deployed(&answer, api.url(), terminal);
-        }
-        Ok(())
     }
 }
 
@@ -188,53 +155,22 @@ fn read_component(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn read_settings(path: &Path) -> Result<String, Failure> {
-    let failure = |reason: String| Failure::usage(format!("settings {}: {reason}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| failure(error.to_string()))?;
-    // Written compactly: it travels in the URL.
-    let value: Value = serde_json::from_str(&text).map_err(|error| failure(format!("not JSON: {error}")))?;
-    Ok(value.to_string())
+/// An answer for programs as it came, for people as `view` shows it.
+fn tell(answer: &Value, terminal: &Terminal, view: impl FnOnce(&Value, &Terminal)) {
+    if terminal.is_json() {
+        terminal.json(answer);
+    } else {
+        view(answer, terminal);
+    }
 }
 
 fn list(api: &Api, terminal: &Terminal) -> Result<(), Failure> {
-    let answer = api.get(PLUGINS)?;
-    if terminal.is_json() {
-        terminal.json(&answer);
-    } else {
-        view::list(&answer, terminal);
-    }
+    tell(&api.get(PLUGINS)?, terminal, view::list);
     Ok(())
 }
 
-fn show(api: &Api, name: &PluginName, terminal: &Terminal) -> Result<(), Failure> {
-    let plugin = api.get(&format!("{PLUGINS}{name}"))?;
-    if terminal.is_json() {
-        terminal.json(&plugin);
-    } else {
-        view::plugin(&plugin, terminal);
-    }
+fn show(named: &Named, terminal: &Terminal) -> Result<(), Failure> {
+    let plugin = Api::open(&named.remote)?.get(&format!("{PLUGINS}{}", named.name))?;
+    tell(&plugin, terminal, view::plugin);
     Ok(())
-}
-
-impl Remove {
-    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
-        let Self { name, delete_data, yes, remote } = self;
-        let api = Api::open(&remote)?;
-        if !yes {
-            let what = if delete_data { "and ALL ITS DATA" } else { "(its data stays)" };
-            let question = format!("This removes {name} {what} from {}. Type its name to go on", api.url());
-            let typed =
-                terminal.ask(&question).map_err(|failure| failure.next("Add --yes to go on without a question."))?;
-            if typed != name.as_str() {
-                return Err(Failure::new("nothing was removed"));
-            }
-        }
-        let answer = api.delete(&format!("{PLUGINS}{name}?delete_data={delete_data}"))?;
-        if terminal.is_json() {
-            terminal.json(&answer);
-        } else {
-            terminal.line(text(&answer, "message"));
-        }
-        Ok(())
-    }
 }

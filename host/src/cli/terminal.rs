@@ -2,12 +2,16 @@
 //! script gets nothing but the answer. A reader that has gone (`| head`) is not an error.
 
 use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::{OwoColorize as _, Style};
 use serde::Serialize;
 
 use super::failure::Failure;
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The two ends of the output.
 pub(super) struct Terminal {
@@ -71,6 +75,10 @@ impl Terminal {
         self.styled(text, Style::new().green())
     }
 
+    pub(super) fn bad(&self, text: &str) -> String {
+        self.styled(text, Style::new().red())
+    }
+
     fn styled(&self, text: &str, style: Style) -> String {
         if self.colours { text.style(style).to_string() } else { text.to_owned() }
     }
@@ -102,6 +110,18 @@ impl Terminal {
         ProgressBar::new(length).with_style(style)
     }
 
+    /// From now on, a bar says what is waited for.
+    #[allow(clippy::unused_self, reason = "all output goes through the terminal")]
+    pub(super) fn spin(&self, bar: &ProgressBar, text: String) {
+        let first = bar.message().is_empty();
+        bar.set_message(text);
+        if first {
+            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(TICK);
+        }
+    }
+
     /// Why a command failed.
     pub(super) fn fail(&self, failure: &Failure) {
         let mut out = std::io::stderr().lock();
@@ -117,6 +137,11 @@ impl Terminal {
         if let Some(next) = &failure.next {
             let _ = writeln!(out, "{next}");
         }
+    }
+
+    /// Whether a person is there to be asked and to read why.
+    pub(super) fn can_ask(&self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
     }
 
     /// Asks for a line; the question is not part of the answer.

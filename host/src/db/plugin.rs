@@ -1,6 +1,7 @@
 //! Plugins and their state in the host's database: which release is live, which is on trial, what is paused or removed.
 
 use super::{Db, on};
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
@@ -85,10 +86,16 @@ pub async fn list(db: &Db) -> Result<Vec<StoredPlugin>> {
 ///
 /// # Errors
 /// The database fails.
-pub async fn set_live(db: &Db, plugin: &PluginName, release: i64) -> Result<()> {
+pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, now: Timestamp) -> Result<()> {
     const SQL: &str = "UPDATE plugins SET live_release = $2, state = 'live', canary = NULL,
         mount = (SELECT mount FROM releases WHERE plugin = $1 AND number = $2) WHERE name = $1";
-    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(release).execute(pool).await?; });
+    const AT: &str = "UPDATE releases SET live_at = $3 WHERE plugin = $1 AND number = $2";
+    on!(db, pool, begin => {
+        let mut transaction = pool.begin_with(begin).await?;
+        sqlx::query(SQL).bind(plugin.clone()).bind(release).execute(&mut *transaction).await?;
+        sqlx::query(AT).bind(plugin.clone()).bind(release).bind(now).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+    });
     Ok(())
 }
 

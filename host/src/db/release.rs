@@ -71,6 +71,15 @@ pub async fn list(db: &Db, plugin: &PluginName) -> Result<Vec<StoredRelease>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
 }
 
+/// The newest release before `number` that once was the live one.
+///
+/// # Errors
+/// The database fails.
+pub async fn live_before(db: &Db, plugin: &PluginName, number: i64) -> Result<Option<i64>> {
+    const SQL: &str = "SELECT MAX(number) FROM releases WHERE plugin = $1 AND number < $2 AND live_at IS NOT NULL";
+    Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_one(pool).await)?)
+}
+
 /// The number the next release of a plugin will have. Numbers of collected releases do not come back: the newest release
 /// is never collected.
 ///
@@ -115,7 +124,7 @@ pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8], place: P
         };
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
-             created_at, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             created_at, created_by, live_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(release.plugin.clone())
         .bind(release.number)
@@ -128,6 +137,7 @@ pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8], place: P
         .bind(release.size)
         .bind(release.created_at)
         .bind(release.created_by)
+        .bind(matches!(place, Place::Live).then_some(release.created_at))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

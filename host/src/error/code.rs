@@ -104,7 +104,7 @@ codes! {
     INVALID_COMPONENT = "invalid_component";
     /// 422: compiling the component takes more memory or time than it may; the text names the setting.
     COMPILE_LIMIT = "compile_limit";
-    /// 403: the component imports a capability that was not granted; the text names it.
+    /// 403: the component imports a capability that was not granted; see `errors`.
     GRANT_MISSING = "grant_missing";
     /// 403: the file is not signed, and this host takes only signed ones.
     SIGNATURE_MISSING = "signature_missing";

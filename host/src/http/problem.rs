@@ -28,7 +28,7 @@ struct Problem<'a> {
     code: &'a Code,
     /// Finds the request in the log.
     request_id: &'a str,
-    /// Every refused input of a 422.
+    /// Every refused input of a 422; every missing grant of a `grant_missing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Finding>>")]
     errors: Option<&'a [FieldError]>,
@@ -84,11 +84,7 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     } else {
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
     }
-    let errors = match error.kind() {
-        Kind::Invalid(findings) => Some(findings.as_slice()),
-        _ => None,
-    };
-    let mut reply = write(status, error.public(), error.code(), errors, instance, request_id);
+    let mut reply = write(status, error.public(), error.code(), error.findings(), instance, request_id);
     add_headers(&mut reply.headers, error.kind());
     reply
 }

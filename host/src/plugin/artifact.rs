@@ -9,7 +9,7 @@ use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use crate::capability::{Capabilities, Grants, wasi};
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, FieldError, Kind, Result, code};
 
 /// SHA-256 of a component's bytes, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -165,13 +165,32 @@ pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Ve
                 missing.join(", "),
                 needs.iter().copied().collect::<Vec<_>>().join(",")
             ),
-        ));
+        )
+        .with_findings(missing.into_iter().map(missing_grant).collect()));
     }
     Ok(grants
         .names()
         .filter(|name| !needs.contains(name))
         .map(|name| format!("grant '{name}' is not needed: the component does not import it"))
         .collect())
+}
+
+/// The capability is the last step of the place, for programs that ask whether to grant it.
+fn missing_grant(capability: &str) -> FieldError {
+    let text = format!("'{capability}' is needed and not granted");
+    FieldError::new(code::GRANT_MISSING.as_str().to_owned(), ["query", "grant", capability], text)
+}
+
+/// Checks the length of a file.
+///
+/// # Errors
+/// 413: it is beyond the limit.
+pub(super) fn check_size(bytes: usize, limit: usize) -> Result<()> {
+    if bytes > limit {
+        let text = format!("The file is larger than {limit} bytes");
+        return Err(Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, text));
+    }
+    Ok(())
 }
 
 /// Checks that a file begins as a component does, which costs nothing.

@@ -23,6 +23,7 @@ use self::shelf::Shelf;
 use super::artifact::{Artifact, Digest, check_header, invalid, told};
 use super::engine::PluginEngine;
 use crate::capability::Boot;
+use crate::config;
 use crate::error::{Error, Result};
 
 /// How much is kept in memory beyond what is live, in bytes of the files; machine code takes about three times as much.
@@ -62,6 +63,21 @@ impl MachineCode {
         // very bytes, so that whoever writes to the file afterwards changes nothing.
         unsafe { Component::deserialize(engine, &self.0) }
     }
+}
+
+/// A compiled component that nobody keeps, for a look at a file without a host: compiled in a child all the same.
+///
+/// # Errors
+/// As [`Compiler::artifact`].
+pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, component: Bytes) -> Result<Artifact> {
+    check_header(&component)?;
+    let (digest, size) = (Digest::of(&component), component.len());
+    let Compile::Child(program) = Compile::default() else { return Err(Error::internal("no compiler")) };
+    let child = Child::new(program, limits, limits.compile_memory_bytes / MACHINE_CODE_PART);
+    let machine_code = child.compile(&digest, component).await?;
+    let engine = engine.wasmtime().clone();
+    let loaded = aside(move || machine_code.load(&engine).map_err(refusal)).await??;
+    Artifact::new(loaded, digest, size)
 }
 
 /// Compiles components, and remembers what it compiled.

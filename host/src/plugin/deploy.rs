@@ -13,17 +13,17 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::job::{Job, Order, Passed, Stage};
-use super::artifact::{Digest, check_grants, invalid, told};
+use super::artifact::{Digest, check_grants, check_size, told};
 use super::breaker::Breaker;
 use super::canary::{Canary, Plan};
 use super::generation::{Generation, Served};
+use super::inspection::Examined;
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
-use super::schema::{self, Step};
+use super::schema;
 use super::signature::{Signature, Vouched};
 use super::trial::check_trial;
-use crate::capability::sql::Sql;
-use crate::capability::{Candidate, Capability as _, Grants};
+use crate::capability::{Candidate, Grants};
 use crate::db::audit::{self, Outcome};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::{Migration, MigrationError};
@@ -157,14 +157,7 @@ impl Registry {
     }
 
     async fn try_deploy(&self, upload: Upload, job: &mut Job) -> Result<Deployed> {
-        let limit = self.limits.upload_bytes;
-        if upload.component.len() > limit {
-            return Err(Error::new(
-                Kind::TooLarge,
-                code::BODY_TOO_LARGE,
-                format!("The file is larger than {limit} bytes"),
-            ));
-        }
+        check_size(upload.component.len(), self.limits.upload_bytes)?;
         let live = self.generation().plugins.loaded().map(|(release, _)| release.record.digest.clone()).collect();
         let vouched = Vouched::check(&self.limits, &upload, live, self.clock.now()).await?;
 
@@ -172,24 +165,8 @@ impl Registry {
         let artifact = self.compile(upload.component.clone()).await?;
 
         job.enter(Stage::Describe).await?;
-        artifact.check_roles()?;
-        let mut needs = artifact.needs()?;
-        let provisional = match &upload.name {
-            Some(name) => name.clone(),
-            None => "undeclared".parse().map_err(Error::internal)?,
-        };
-        let (declaration, migrations) = self.sandbox.declare(&artifact, &provisional, &upload.request_id).await?;
-        if !migrations.is_empty() {
-            // Tables are made in a database, whether the code asks for it or not.
-            needs.insert(Sql::NAME);
-        }
-        let plugin = match upload.name {
-            Some(name) => name,
-            None => declaration
-                .name
-                .parse()
-                .map_err(|error| invalid(format!("its name '{}' cannot be: {error}", told(&declaration.name))))?,
-        };
+        let asked = Examined::of(&self.sandbox, &artifact, upload.name, &upload.request_id).await?;
+        let Examined { plugin, declaration, migrations, steps, needs } = asked;
         job.of(&plugin);
 
         let generation = self.generation();
@@ -254,8 +231,6 @@ impl Registry {
             })
             .chain([Served { plugin: &plugin, mount: &mount, routes: &routes }]);
         Generation::check(&self.host_routes, &served.collect::<Vec<_>>())?;
-        let steps: Vec<Step> = migrations.iter().map(|migration| migration.step.clone()).collect();
-        schema::check_declared(&steps)?;
         let applied = stored.as_ref().map(StoredPlugin::steps).transpose()?.unwrap_or_default();
         schema::check_back(&steps, &applied)?;
         if let Some(live) = live {

@@ -42,8 +42,7 @@ impl Registry {
         let number = match to {
             Some(number) => number,
             None => {
-                let kept = releases::list(&self.db, plugin).await?;
-                let earlier = kept.into_iter().map(|release| release.number).find(|number| *number < before);
+                let earlier = releases::live_before(&self.db, plugin, before).await?;
                 earlier.ok_or_else(|| {
                     let text = format!("'{plugin}' has no release before {before} to go back to");
                     Error::not_found(code::RELEASE_NOT_FOUND, text)
@@ -66,7 +65,7 @@ impl Registry {
             Served { plugin: &release.record.plugin, mount: &release.record.mount, routes: &release.routes }
         });
         Generation::check(&self.host_routes, &beside.collect::<Vec<_>>())?;
-        table::set_live(&self.db, plugin, number).await?;
+        table::set_live(&self.db, plugin, number, self.clock.now()).await?;
         self.serve(Arc::clone(&release))?;
         self.probation.lock().unwrap_or_else(PoisonError::into_inner).remove(plugin);
         tracing::info!(%plugin, before, after = number, "rolled back");

@@ -82,7 +82,7 @@ impl Registry {
         let (live, canary) = self.trial(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
-        table::set_live(&self.db, plugin, after).await?;
+        table::set_live(&self.db, plugin, after, self.clock.now()).await?;
         self.serve(Arc::clone(&canary.release))?;
         self.watch(&canary.release.record, Some(before));
         tracing::info!(%plugin, before, after, "promoted");

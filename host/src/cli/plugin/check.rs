@@ -1,0 +1,146 @@
+//! `wharf plugin check`: what a deploy would find out about a file, found out here. With `--against` also how it differs
+//! from what a host serves.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::Remote;
+use super::super::api::Api;
+use super::super::failure::Failure;
+use super::super::terminal::Terminal;
+use super::diff::{Diff, release_path};
+use super::view::inspection;
+use super::{PLUGINS, capabilities};
+use crate::config;
+use crate::id::PluginName;
+use crate::plugin::inspection::{Declared, Inspection};
+use crate::route::Template;
+
+/// Say what a file is and whether it can be deployed.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The file
+    file: PathBuf,
+    /// Also compare it with the live release of a plugin
+    #[arg(long, value_name = "NAME")]
+    against: Option<PluginName>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// A file beside the release that is live.
+struct Comparison {
+    live: i64,
+    diff: Diff,
+    missing: Vec<String>,
+    /// Why the live release's settings, which a deploy takes over, do not fit.
+    settings: Option<String>,
+}
+
+impl Check {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let path = self.file.display().to_string();
+        let bytes = std::fs::read(&self.file).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
+        let limits = config::Plugins::default();
+        let inspection = runtime.block_on(Inspection::of(bytes.into(), &limits));
+        let inspection = inspection.map_err(|error| Failure::host(&error))?;
+        let comparison = match (&self.against, &inspection.declared) {
+            (Some(name), Some(declared)) => {
+                Some((name, Comparison::of(&inspection, declared, name, &Api::open(&self.remote)?)?))
+            }
+            _ => None,
+        };
+
+        let mut answer = serde_json::to_value(&inspection).unwrap_or_default();
+        if let (Some((name, comparison)), Some(answer)) = (&comparison, answer.as_object_mut()) {
+            answer.insert("against".to_owned(), comparison.to_json(name));
+        }
+        if terminal.is_json() {
+            terminal.json(&answer);
+        } else {
+            inspection::inspection(&answer, terminal);
+            if let Some((name, comparison)) = &comparison {
+                comparison.show(name, terminal);
+            }
+        }
+        match &inspection.refused {
+            Some(refusal) => {
+                let mut failure = Failure::new(&refusal.reason);
+                failure.details.push(format!("stage: {}", refusal.stage.as_str()));
+                failure.members.insert("code".to_owned(), json!(refusal.code));
+                failure.members.insert("stage".to_owned(), json!(refusal.stage));
+                Err(failure)
+            }
+            None => {
+                let needs: Vec<&str> = match &comparison {
+                    None => inspection.needs.iter().copied().collect(),
+                    Some((_, comparison)) => comparison.missing.iter().map(String::as_str).collect(),
+                };
+                let grant = if needs.is_empty() { String::new() } else { format!(" --grant {}", needs.join(",")) };
+                terminal.hint(format!("`wharf plugin deploy {path}{grant}` deploys it"));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Comparison {
+    fn of(inspection: &Inspection, declared: &Declared, name: &PluginName, api: &Api) -> Result<Self, Failure> {
+        let plugin = api.get(&format!("{PLUGINS}{name}"))?;
+        let number = plugin.pointer("/release/number").and_then(Value::as_i64);
+        let live = number.ok_or_else(|| Failure::new(format!("{} did not say what is live", api.url())))?;
+        let release = api.get(&release_path(name, live))?;
+        let granted: Vec<&str> = super::view::members(&release, "grants").filter_map(Value::as_str).collect();
+        let missing = inspection.needs.iter().filter(|need| !granted.contains(*need));
+        let settings = release.get("settings").map(|settings| declared.check_settings(settings));
+        Ok(Self {
+            live,
+            diff: Diff::of(&release, &deployed(inspection, declared, &release)),
+            missing: missing.map(ToString::to_string).collect(),
+            settings: settings.and_then(Result::err).map(|error| error.public().to_owned()),
+        })
+    }
+
+    fn to_json(&self, name: &PluginName) -> Value {
+        json!({
+            "plugin": name.as_str(), "release": self.live, "diff": self.diff, "missing_grants": self.missing,
+            "settings": self.settings,
+        })
+    }
+
+    fn show(&self, name: &PluginName, terminal: &Terminal) {
+        terminal.line("");
+        terminal.line(format!("{} release {} → this file", terminal.bold(name.as_str()), self.live));
+        self.diff.show(terminal);
+        for capability in &self.missing {
+            let label = terminal.warning("not granted:");
+            terminal.line(format!("  {label} {capability}  {}", capabilities::meaning(capability)));
+        }
+        if let Some(reason) = &self.settings {
+            let reason = super::view::printable(reason);
+            terminal.line(format!("  {} {reason}; give others with --settings", terminal.warning("settings:")));
+        }
+    }
+}
+
+/// The release that the file would become in place of the live one, as the operator API would describe it.
+fn deployed(inspection: &Inspection, declared: &Declared, live: &Value) -> Value {
+    let of_live = |name: &str| live.get(name).cloned().unwrap_or_default();
+    let mount: Option<Template> = live.get("mount").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    let path = |path: &Template| mount.as_ref().map_or_else(|| path.clone(), |mount| path.below(mount)).to_string();
+    let routes = declared.routes.iter();
+    let routes: Vec<Value> = routes
+        .map(|route| json!({ "method": route.method, "path": path(&route.path), "access": route.access }))
+        .collect();
+    json!({
+        "version": declared.version, "digest": inspection.digest, "size": inspection.size, "mount": of_live("mount"),
+        "summary": declared.summary, "routes": routes, "permissions": declared.permissions,
+        "grants": inspection.needs, "migrations": declared.migrations, "settings": of_live("settings"),
+    })
+}

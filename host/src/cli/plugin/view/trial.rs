@@ -1,0 +1,175 @@
+//! A trial: two releases beside each other, as numbers with bars, because people would rather look than read.
+
+use serde_json::Value;
+
+use super::{members, moment, printable, text};
+use crate::cli::terminal::Terminal;
+use crate::id::PluginName;
+
+/// Characters of a whole bar.
+const WIDTH: usize = 20;
+
+/// The trial and how its two releases compare.
+pub(in crate::cli::plugin) fn trial(name: &PluginName, trial: &Value, terminal: &Terminal) {
+    let null = Value::Null;
+    let of = |release: &str| trial.pointer(&format!("/comparison/{release}")).unwrap_or(&null);
+    let (live, candidate) = (of("live"), of("candidate"));
+    let (live_number, number) = (text(live, "release"), text(trial, "release"));
+    terminal.line(format!("{} release {number} on trial beside release {live_number}", terminal.bold(name.as_str())));
+    let percent = trial.get("percent").and_then(Value::as_f64).unwrap_or_default();
+    terminal.line(format!("  share   {} {}", gauge(percent / 100.0), share(percent)));
+    for (title, value) in [("step", step(trial)), ("since", moment(&text(trial, "since")))] {
+        if !value.is_empty() {
+            terminal.line(format!("  {title:<8}{value}"));
+        }
+    }
+    terminal.line("");
+    let [live_title, title] = [format!("LIVE {live_number}"), format!("TRIAL {number}")];
+    terminal.table(["", live_title.as_str(), "", title.as_str(), ""], &rows(live, candidate));
+    match trial.pointer("/comparison/worse").and_then(Value::as_str) {
+        Some(reason) => terminal.line(format!("{} {}", terminal.warning("worse:"), printable(reason))),
+        None => terminal.line(verdict(trial, candidate)),
+    }
+    terminal.hint(format!("`wharf plugin promote {name}` makes it the live one, `wharf plugin abort {name}` ends it"));
+}
+
+fn number(value: &Value, name: &str) -> Option<f64> {
+    value.get(name).and_then(Value::as_f64)
+}
+
+/// Calls, failures and times; each with a bar that is whole for the larger of the two.
+fn rows(live: &Value, candidate: &Value) -> Vec<[String; 5]> {
+    let failed = |release: &Value| {
+        let calls = number(release, "calls").filter(|calls| *calls > 0.0)?;
+        Some(number(release, "faults").unwrap_or_default() / calls * 100.0)
+    };
+    let row = |name: &str, values: [Option<f64>; 2], write: fn(f64) -> String| {
+        let largest = values.iter().flatten().copied().fold(0.0, f64::max);
+        let [live, candidate] = values.map(|value| {
+            let bar = value.map(|value| bar(if largest > 0.0 { value / largest } else { 0.0 }));
+            (value.map_or_else(|| "-".to_owned(), write), bar.unwrap_or_default())
+        });
+        [name.to_owned(), live.0, live.1, candidate.0, candidate.1]
+    };
+    let both = |name: &str| [number(live, name), number(candidate, name)];
+    vec![
+        row("calls", both("calls"), |calls| format!("{calls:.0}")),
+        row("failed", [failed(live), failed(candidate)], |percent| format!("{percent:.2}%")),
+        row("p50", both("p50_micros"), time),
+        row("p95", both("p95_micros"), time),
+        row("p99", both("p99_micros"), time),
+    ]
+}
+
+/// Microseconds for people.
+pub(super) fn time(micros: f64) -> String {
+    match micros {
+        micros if micros < 1_000.0 => format!("{micros:.0} µs"),
+        micros if micros < 10_000.0 => format!("{:.1} ms", micros / 1_000.0),
+        micros if micros < 1_000_000.0 => format!("{:.0} ms", micros / 1_000.0),
+        micros => format!("{:.1} s", micros / 1_000_000.0),
+    }
+}
+
+/// A share of callers; 0 is those who ask for it.
+pub(super) fn share(percent: f64) -> String {
+    if percent == 0.0 {
+        return "only who asks with X-Wharf-Canary: always".to_owned();
+    }
+    format!("{percent}% of callers")
+}
+
+/// `5% → [25%] → 100%, each for at least 10m`; nothing for a single step.
+fn step(trial: &Value) -> String {
+    let steps: Vec<f64> = members(trial, "steps").filter_map(Value::as_f64).collect();
+    if steps.len() < 2 {
+        return String::new();
+    }
+    let at = trial.get("step").and_then(Value::as_u64);
+    let step = |(index, percent): (usize, &f64)| {
+        if at == u64::try_from(index).ok() { format!("[{percent}%]") } else { format!("{percent}%") }
+    };
+    let steps = steps.iter().enumerate().map(step).collect::<Vec<_>>().join(" → ");
+    let hold = trial.get("hold_ms").and_then(Value::as_u64).unwrap_or_default();
+    let hold = humantime::format_duration(std::time::Duration::from_millis(hold));
+    format!("{steps}, each for at least {hold}")
+}
+
+fn verdict(trial: &Value, candidate: &Value) -> String {
+    let [calls, minimum] = [(candidate, "calls"), (trial, "minimum")].map(|(value, name)| number(value, name));
+    match (calls, minimum) {
+        (Some(calls), Some(minimum)) if calls < minimum => {
+            format!("It is judged after {minimum} calls; {calls} so far")
+        }
+        _ => "It is not worse for certain".to_owned(),
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a small number of characters"
+)]
+fn filled(share: f64) -> usize {
+    // What is there is seen, however little it is.
+    let least = if share > 0.0 { 1 } else { 0 };
+    ((share.clamp(0.0, 1.0) * WIDTH as f64).round() as usize).max(least)
+}
+
+fn bar(share: f64) -> String {
+    "█".repeat(filled(share))
+}
+
+/// A bar with the rest of the whole behind it.
+fn gauge(share: f64) -> String {
+    let filled = filled(share);
+    format!("{}{}", "█".repeat(filled), "░".repeat(WIDTH.saturating_sub(filled)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_larger_of_two_has_the_whole_bar() {
+        let live = json!({ "release": 3, "calls": 1000, "faults": 0, "p50_micros": 640, "p95_micros": 2048,
+            "p99_micros": 15_000 });
+        let candidate = json!({ "release": 4, "calls": 100, "faults": 5, "p50_micros": 1280, "p95_micros": 1024,
+            "p99_micros": null });
+        let cells = |values: [&str; 5]| values.map(str::to_owned);
+        let [whole, half, tenth] = ["█".repeat(20), "█".repeat(10), "█".repeat(2)];
+        assert_eq!(
+            rows(&live, &candidate),
+            [
+                cells(["calls", "1000", &whole, "100", &tenth]),
+                cells(["failed", "0.00%", "", "5.00%", &whole]),
+                cells(["p50", "640 µs", &half, "1.3 ms", &whole]),
+                cells(["p95", "2.0 ms", &whole, "1.0 ms", &half]),
+                cells(["p99", "15 ms", &whole, "-", ""]),
+            ]
+        );
+        let nothing = rows(&json!({ "calls": 0 }), &Value::Null);
+        assert_eq!(nothing.first(), Some(&cells(["calls", "0", "", "-", ""])));
+        assert_eq!(nothing.get(1), Some(&cells(["failed", "-", "", "-", ""])));
+    }
+
+    #[test]
+    fn steps_show_where_the_trial_is() {
+        let trial = json!({ "steps": [5.0, 25.0, 100.0], "step": 1, "hold_ms": 600_000 });
+        assert_eq!(step(&trial), "5% → [25%] → 100%, each for at least 10m");
+        assert_eq!(step(&json!({ "steps": [10.0], "step": 0 })), "");
+        assert_eq!(share(0.5), "0.5% of callers");
+        assert_eq!(gauge(0.001), format!("█{}", "░".repeat(19)));
+        assert_eq!(gauge(0.0), "░".repeat(20));
+    }
+
+    #[test]
+    fn too_few_calls_are_no_verdict() {
+        let trial = json!({ "minimum": 100 });
+        assert_eq!(verdict(&trial, &json!({ "calls": 12 })), "It is judged after 100 calls; 12 so far");
+        assert_eq!(verdict(&trial, &json!({ "calls": 120 })), "It is not worse for certain");
+    }
+}
