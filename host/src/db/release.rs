@@ -41,6 +41,15 @@ pub enum Place<'a> {
     Canary(&'a str),
 }
 
+/// What is recorded of the plugin with a new release, both JSON lists.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// Capabilities that stay taken back.
+    pub revoked: &'a str,
+    /// The migrations that its database has seen.
+    pub schema: &'a str,
+}
+
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -95,7 +104,13 @@ pub async fn next_number(db: &Db, plugin: &PluginName) -> Result<i64> {
 ///
 /// # Errors
 /// The database fails, or another node took the number.
-pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8], place: Place<'_>) -> Result<()> {
+pub async fn insert(
+    db: &Db,
+    release: &StoredRelease,
+    component: &[u8],
+    place: Place<'_>,
+    around: &Around<'_>,
+) -> Result<()> {
     const LIVE: &str = "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
         ON CONFLICT (name) DO UPDATE SET mount = $2, state = 'live', live_release = $3, canary = NULL";
     on!(db, pool, begin => {
@@ -122,6 +137,12 @@ pub async fn insert(db: &Db, release: &StoredRelease, component: &[u8], place: P
                     .await?
             }
         };
+        sqlx::query("UPDATE plugins SET revoked = $2, schema = $3 WHERE name = $1")
+            .bind(release.plugin.clone())
+            .bind(around.revoked)
+            .bind(around.schema)
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
              created_at, created_by, live_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",

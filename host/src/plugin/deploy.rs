@@ -27,7 +27,7 @@ use crate::capability::{Candidate, Grants};
 use crate::db::audit::{self, Outcome};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::{Migration, MigrationError};
-use crate::db::release::{self as releases, Place};
+use crate::db::release::{self as releases, Around, Place};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::Template;
@@ -273,25 +273,24 @@ impl Registry {
         let record = &release.record;
         let stored = record.to_stored(release.size)?;
         let replaced = live.map(|release| release.record.number);
+        let revoked = Value::from(revoked).to_string();
+        let around = Around { revoked: &revoked, schema: &schema };
         let on_trial = upload.canary.is_some();
         match (upload.canary, live) {
             (Some(plan), Some(live)) => {
                 let canary = Canary::new(Arc::clone(&release), plan, live, self.clock.now());
                 let text = canary.to_json()?;
-                releases::insert(&self.db, &stored, &upload.component, Place::Canary(&text)).await?;
+                releases::insert(&self.db, &stored, &upload.component, Place::Canary(&text), &around).await?;
                 self.swap(|plugins| {
                     plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
                 })?;
             }
             _ => {
-                releases::insert(&self.db, &stored, &upload.component, Place::Live).await?;
+                releases::insert(&self.db, &stored, &upload.component, Place::Live, &around).await?;
                 self.serve(Arc::clone(&release))?;
                 self.watch(record, replaced);
             }
         }
-        table::set_revoked(&self.db, &record.plugin, &revoked).await?;
-        // The first release's row has only been there since then.
-        table::set_schema(&self.db, &record.plugin, &schema).await?;
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,
             ?signed_by, "deployed"

@@ -50,8 +50,10 @@ fn operations_are_named_as_in_the_contract() {
         login-recover_password_html_content users-read_users users-create_user users-read_user_me users-delete_user_me \
         users-update_user_me users-update_password_me users-register_user users-read_user_by_id users-update_user \
         users-delete_user utils-test_email utils-health_check";
-    let ours = "login-refresh_token login-logout users-read_sessions_me users-delete_session_me plugins-read_plugins plugins-deploy_plugin \
-        plugins-read_plugin plugins-delete_plugin";
+    let ours = "login-refresh_token login-logout users-read_sessions_me users-delete_session_me plugins-read_plugins \
+        plugins-deploy_plugin plugins-read_plugin plugins-delete_plugin plugins-read_releases plugins-read_release \
+        plugins-read_history plugins-roll_back plugins-pause_plugin plugins-resume_plugin plugins-read_canary \
+        plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();
     assert_eq!(ids(false), expected);
