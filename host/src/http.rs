@@ -10,6 +10,7 @@ pub mod call;
 pub mod cors;
 pub mod dispatch;
 pub mod host_route;
+mod linger;
 mod openapi;
 mod plugin_call;
 pub mod problem;

@@ -100,7 +100,7 @@ async fn releases_and_history_tell_what_was_done(host: &mut TestHost) {
     assert_eq!((&back["detail"]["before"], &back["detail"]["after"]), (&json!(2), &json!(1)));
     assert_eq!(back["actor_email"], crate::support::host::SUPERUSER);
     assert!(back["request_id"].is_string());
-    assert_eq!(history["data"][0]["detail"]["stage"], "compile");
+    assert_eq!(history["data"][0]["detail"]["stage"], "check");
     let page = host.superuser().get("/plugins/liar/history?skip=3&limit=1").await.ok();
     assert_eq!((&page["data"], &page["count"]), (&json!([back]), &json!(6)));
     host.superuser().get("/plugins/nobody/history").await.has_code(404, "plugin_not_found");

@@ -84,3 +84,28 @@ async fn a_client_that_breaks_off_leaves_nothing_behind() {
     healthy(&host).await;
     host.stop().await;
 }
+
+/// A connection that is closed under a client that still sends is reset, and with it goes the answer.
+#[tokio::test]
+async fn a_client_that_sends_too_much_hears_why() {
+    let host = host().await;
+    const LENGTH: usize = 6 * 1024 * 1024;
+    let announced = format!("content-length: {LENGTH}");
+    for (path, framing) in [("/api/v1/items/", &*announced), ("/nowhere", &announced)] {
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(host.addr()).await.unwrap();
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n{framing}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..LENGTH / 65_536 {
+                stream.write_all(&[b' '; 65_536]).await.unwrap();
+            }
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 413") || answer.starts_with("HTTP/1.1 404"), "{answer}");
+        }
+    }
+    healthy(&host).await;
+}

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::header::{EXPECT, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::response::Response;
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use super::body::{self, Read};
 use super::call::{Call, Payload};
 use super::cors::Cors;
 use super::host_route::HostRoute;
+use super::linger::Lingering;
 use super::plugin_call::{self, PluginCall};
 use super::problem;
 use super::static_files::StaticFiles;
@@ -91,11 +92,12 @@ impl Dispatcher {
     /// Answers one request. Never fails: what goes wrong is a problem response.
     pub async fn dispatch<B>(self: Arc<Self>, request: hyper::Request<B>, peer: SocketAddr) -> Response
     where
-        B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
+        let body = Lingering::new(body, !parts.headers.contains_key(EXPECT));
         let request_id: Arc<str> = match self.host.random.uuid() {
             Ok(id) => id.simple().to_string().into(),
             Err(error) => {
