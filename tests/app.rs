@@ -1,10 +1,11 @@
 //! Hosts beside one another.
 
-use wharf::app::{Ambient, App};
+use wharf::app::{Ambient, App, Deployment};
+use wharf::plugin::Compile;
 
 use crate::support::host::PASSWORD;
 use crate::support::patience::until;
-use crate::support::{Backend, Client, Setup, TestHost};
+use crate::support::{Backend, Client, Component, Setup, TestHost};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_on_one_postgres_agree_on_accounts_and_sessions() {
@@ -37,4 +38,25 @@ async fn a_directory_of_static_files_that_is_missing_refuses_the_start() {
     config.server.static_dir = Some(directory.path().join("missing"));
     let error = App::start(config, Ambient::default()).await.err().unwrap();
     assert!(error.report().contains("static_dir"), "{}", error.report());
+}
+
+/// What `wharf serve --deploy` does, at every start anew.
+#[tokio::test]
+async fn components_given_at_the_start_are_deployed_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = wharf::config::Config::default();
+    config.server.listen = ([127, 0, 0, 1], 0).into();
+    config.server.data_dir = directory.path().join("data");
+    config.plugins.total_concurrency = 4;
+    for unchanged in [false, true] {
+        let ambient = Ambient { compile: Compile::InProcess, ..Ambient::default() };
+        let app = App::start(config.clone(), ambient).await.unwrap();
+        for name in ["hello", "items"] {
+            let grants = vec!["auth".to_owned(), "sql".to_owned()];
+            let deployed = app.deploy(&Deployment { file: Component::file(name), grants }).await;
+            let deployed = deployed.unwrap_or_else(|error| panic!("{name}: {}", error.report()));
+            assert_eq!(deployed.unchanged, unchanged, "{name}");
+        }
+        app.stop().await.unwrap();
+    }
 }

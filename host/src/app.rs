@@ -170,7 +170,7 @@ impl App {
             settings: None,
             actor: None,
             request_id: "start".into(),
-            id: None,
+            id: Some(self.host.random.uuid()?.to_string()),
             canary: None,
         };
         self.host.plugins.deploy(upload).await
