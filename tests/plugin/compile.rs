@@ -228,3 +228,38 @@ async fn files_of_another_host_are_not_loaded() {
     host.stop().await;
     other.stop().await;
 }
+
+/// A compiler that takes its time.
+fn slow(directory: &std::path::Path) -> Compile {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = directory.join("slow");
+    let program = program();
+    std::fs::write(&file, format!("#!/bin/sh\n/bin/sleep 5\nexec {} \"$@\"\n", program.display())).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Compile::Child(file)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    for word in ["one", "two"] {
+        host.superuser().deploy(&super::liar(serde_json::json!({ "answer": word })).0, "").await.ok();
+    }
+    host.restart_compiling(slow(directory.path())).await;
+    let deploying = tokio::spawn({
+        let client = host.superuser().clone();
+        async move { client.deploy(&Component::hello().rebuilt("slowly").0, "id=slow").await }
+    });
+    until("the compile to begin", async || {
+        let answer = host.superuser().get("/deploys/slow").await;
+        (answer.status == 200 && answer.json()["stage"] == "compile").then_some(())
+    })
+    .await;
+    host.superuser().request(reqwest::Method::POST, "/plugins/liar/rollback").send().await.ok();
+    assert_eq!(host.anonymous().get("/liar").await.text(), "one");
+    host.superuser().request(reqwest::Method::POST, "/plugins/liar/pause").send().await.ok();
+    assert!(!deploying.is_finished(), "it waited");
+    deploying.await.unwrap().ok();
+    host.stop().await;
+}

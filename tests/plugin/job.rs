@@ -94,6 +94,18 @@ async fn a_refused_deploy_is_recorded_with_its_stage_and_changes_nothing(host: &
     assert_eq!(host.anonymous().get("/liar").await.text(), "mended");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_deploys_of_one_id_at_once_one_is_done() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let component = with_table("one");
+    let answers = futures_util::future::join_all((0..6).map(|_| deploy(&host, &component, "same"))).await;
+    for answer in &answers {
+        assert!(answer.status == 200 || answer.has_code(409, "deploy_conflict").contains("id"), "{answer:?}");
+    }
+    assert!(answers.iter().any(|answer| answer.status == 200));
+    assert_eq!(host.superuser().get("/plugins/liar/releases").await.ok()["count"], 1);
+}
+
 #[tokio::test]
 async fn a_release_that_passes_its_smoke_call_is_served() {
     let host = TestHost::sqlite(Setup::default()).await;

@@ -1,8 +1,8 @@
 //! What became of each deploy: one row from its first stage on, so that one that a crash cut off is found and told.
 
-use super::{Db, on};
+use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 
 /// A deploy, as stored.
@@ -41,7 +41,7 @@ pub struct StoredDeploy {
 /// Records a new deploy.
 ///
 /// # Errors
-/// The database fails, or there is one of this id.
+/// The database fails; or there is one of this id (409 `deploy_conflict`).
 pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     on!(db, pool => {
         sqlx::query(
@@ -63,9 +63,18 @@ pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
         .bind(deploy.started_at)
         .bind(deploy.changed_at)
         .execute(pool)
-        .await?;
+        .await
+        .map_err(refused)?;
     });
     Ok(())
+}
+
+fn refused(error: sqlx::Error) -> Error {
+    if is_duplicate(&error) {
+        Error::conflict(code::DEPLOY_CONFLICT, "The deploy of this id is running").with_source(error)
+    } else {
+        error.into()
+    }
 }
 
 /// Records how far a deploy has come.

@@ -129,14 +129,17 @@ impl Compiler {
         if let Some(artifact) = self.kept.get(&digest) {
             return Ok(artifact);
         }
-        let _turn = self.turn.lock().await;
-        if let Some(artifact) = self.kept.get(&digest) {
-            return Ok(artifact);
-        }
         let size = component.len();
+        // Going back to what was compiled once waits for nobody who compiles.
         let loaded = match self.shelved(&digest).await? {
             Some(loaded) => loaded,
-            None => self.compiled(&digest, component).await?,
+            None => {
+                let _turn = self.turn.lock().await;
+                if let Some(artifact) = self.kept.get(&digest) {
+                    return Ok(artifact);
+                }
+                self.compiled(&digest, component).await?
+            }
         };
         let artifact = Artifact::new(loaded, digest.clone(), size)?;
         self.kept.insert(digest, artifact.clone());

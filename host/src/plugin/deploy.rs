@@ -107,12 +107,12 @@ fn migration_refused(error: MigrationError) -> Error {
 }
 
 impl Registry {
-    /// Deploys a file. One deploy runs at a time; others wait.
+    /// Deploys a file. What only looks at the file runs beside everything else, however long it takes; from then on
+    /// one change of what is served is made at a time.
     ///
     /// # Errors
     /// Why the file is refused. Whatever was live still is.
     pub async fn deploy(&self, upload: Upload) -> Result<Deployed> {
-        let _turn = self.changing.lock().await;
         let (actor, request_id) = (upload.actor, Arc::clone(&upload.request_id));
         let asked = upload.name.clone();
         let digest = Digest::of(&upload.component);
@@ -151,6 +151,7 @@ impl Registry {
         let by = By { actor, request_id };
         self.audit("plugin.deploy", plugin, &by, how, detail).await;
         if let Ok(deployed) = &outcome {
+            let _turn = self.changing.lock().await;
             self.collect_releases(&deployed.release.record.plugin).await;
         }
         outcome
@@ -169,6 +170,7 @@ impl Registry {
         let Examined { plugin, declaration, migrations, steps, needs } = asked;
         job.of(&plugin);
 
+        let _turn = self.changing.lock().await;
         let generation = self.generation();
         let plugins = &generation.plugins;
         let live = plugins.current(&plugin);
