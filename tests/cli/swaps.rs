@@ -1,14 +1,11 @@
 //! A thousand changes of what is served, in the real program, under load: no request fails and nothing grows.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Process, home};
 use crate::plugin::liar;
-use crate::support::Client;
+use crate::support::{Client, Load};
 
 /// Cycles of deploy, canary, promotion and rollback: four changes each.
 const WARM_UP: usize = 50;
@@ -61,19 +58,7 @@ async fn a_thousand_changes_lose_no_request_and_nothing_grows() {
     let superuser = process.superuser().await;
     let builds = ["even", "odd"].map(|word| liar(json!({ "answer": word })).0);
     superuser.deploy(&builds[1], "").await.ok();
-    let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| {
-            let (client, done, answered) = (process.client(), Arc::clone(&done), Arc::clone(&answered));
-            tokio::spawn(async move {
-                while !done.load(Ordering::Relaxed) {
-                    let answer = client.get("/liar").await;
-                    assert!(answer.status == 200 && matches!(&*answer.text(), "even" | "odd"), "{answer:?}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = Load::begin(&process.client(), CLIENTS, "/liar", ["even", "odd"]);
     for _ in 0..WARM_UP {
         change(&superuser, &builds).await;
     }
@@ -82,13 +67,9 @@ async fn a_thousand_changes_lose_no_request_and_nothing_grows() {
         change(&superuser, &builds).await;
     }
     let after = Holdings::of(&process);
-    done.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap();
-    }
+    load.end().await;
     let history = superuser.get("/plugins/liar/history?limit=0").await.ok();
     assert!(history["count"].as_u64() >= Some(1_000), "{history}");
-    assert!(answered.load(Ordering::Relaxed) > 0);
     // Room for what allocators and pools keep; 800 releases that stayed would be far beyond it.
     assert!(after.resident_kib < before.resident_kib + 24 * 1024, "{before:?} → {after:?}");
     assert!(

@@ -4,6 +4,7 @@ mod change;
 mod docs;
 mod health;
 mod login;
+mod page;
 mod plugins;
 mod private;
 mod sessions;

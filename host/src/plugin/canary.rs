@@ -67,14 +67,14 @@ pub struct Plan {
     /// Shares, one after the other; the last of several is followed by the promotion, a single one stays.
     pub steps: Vec<Share>,
     /// How long each of several steps lasts at least.
-    #[serde(with = "humantime_serde_millis")]
+    #[serde(with = "millis")]
     pub hold: Duration,
     /// Calls of the candidate before it is judged, and before a step ends.
     pub minimum: u64,
 }
 
 /// Durations as whole milliseconds.
-mod humantime_serde_millis {
+mod millis {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};

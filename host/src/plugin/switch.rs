@@ -57,7 +57,7 @@ impl Registry {
         }
         let target = self.stored_release(plugin, number).await?;
         let record = Record::from_stored(&target)?;
-        self.check_revoked(&stored, &record)?;
+        check_revoked(&stored, &record)?;
         schema::check_back(&record.migrations, &stored.steps()?)?;
         let release = Arc::new(self.load(&target).await?);
         let neighbours = generation.plugins.loaded().map(|(release, _)| release);
@@ -199,15 +199,6 @@ impl Registry {
         stored.filter(|stored| stored.state == "live").ok_or_else(|| not_found(plugin))
     }
 
-    pub(super) fn check_revoked(&self, stored: &StoredPlugin, record: &Record) -> Result<()> {
-        let missing = revoked_needs(record, &stored.revoked()?);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let text = format!("Release {} needs what was taken back: {}", record.number, missing.join(", "));
-        Err(Error::forbidden(code::GRANT_MISSING, text))
-    }
-
     /// Remembers for a while which release to go back to if this one turns out bad.
     pub(super) fn watch(&self, record: &Record, previous: Option<i64>) {
         let mut probation = self.probation.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,4 +244,14 @@ impl Registry {
 /// 409: the plugin's state does not allow it.
 pub(super) fn state(text: String) -> Error {
     Error::conflict(code::PLUGIN_STATE, text)
+}
+
+/// Whether a release needs nothing that was taken back.
+pub(super) fn check_revoked(stored: &StoredPlugin, record: &Record) -> Result<()> {
+    let missing = revoked_needs(record, &stored.revoked()?);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let text = format!("Release {} needs what was taken back: {}", record.number, missing.join(", "));
+    Err(Error::forbidden(code::GRANT_MISSING, text))
 }

@@ -9,7 +9,7 @@ use super::canary::{Canary, Comparison, Plan, StoredCanary};
 use super::deploy::By;
 use super::registry::{Registry, not_found};
 use super::release::{Record, Release};
-use super::switch::state;
+use super::switch::{check_revoked, state};
 use crate::clock::Timestamp;
 use crate::db::audit::Outcome;
 use crate::db::plugin as table;
@@ -166,7 +166,7 @@ impl Registry {
         let stored: StoredCanary = serde_json::from_str(text).map_err(Error::internal)?;
         let release = self.stored_release(plugin, stored.release).await?;
         let record = Record::from_stored(&release)?;
-        self.check_revoked(&self.present(plugin).await?, &record)?;
+        check_revoked(&self.present(plugin).await?, &record)?;
         let release = Arc::new(self.load(&release).await?);
         let generation = self.generation();
         let live = generation.plugins.live.get(plugin).ok_or_else(|| not_found(plugin))?;

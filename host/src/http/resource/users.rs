@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::change::Change;
+use super::page::Page;
 use crate::address::Address;
 use crate::auth::{AccountChange, NewAccount, User};
 use crate::clock::Timestamp;
@@ -111,21 +112,6 @@ struct UsersPublic {
     data: Vec<UserPublic>,
     /// How many there are before paging.
     count: i64,
-}
-
-/// Which part of a list.
-#[derive(Deserialize, JsonSchema)]
-struct Page {
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    skip: i64,
-    #[serde(default = "default_limit")]
-    #[schemars(range(min = 0, max = 1000))]
-    limit: i64,
-}
-
-fn default_limit() -> i64 {
-    100
 }
 
 #[derive(Deserialize, JsonSchema)]

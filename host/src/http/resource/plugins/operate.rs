@@ -14,6 +14,7 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
+use crate::http::resource::page::Page;
 use crate::id::{PluginName, UserId};
 use crate::plugin::deploy::job::Passed;
 
@@ -86,20 +87,6 @@ struct RollbackQuery {
     #[serde(default)]
     #[schemars(with = "i64", range(min = 1))]
     release: Option<i64>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct Page {
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    skip: i64,
-    #[serde(default = "default_limit")]
-    #[schemars(range(min = 0, max = 1000))]
-    limit: i64,
-}
-
-fn default_limit() -> i64 {
-    100
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -1,0 +1,19 @@
+//! Which part of a list, the same for every list of the host.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// `skip` and `limit` of the contract.
+#[derive(Deserialize, JsonSchema)]
+pub(in crate::http::resource) struct Page {
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub(in crate::http::resource) skip: i64,
+    #[serde(default = "default_limit")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub(in crate::http::resource) limit: i64,
+}
+
+fn default_limit() -> i64 {
+    100
+}

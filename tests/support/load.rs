@@ -1,0 +1,44 @@
+//! Clients that ask without pause while a test changes what answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::task::JoinHandle;
+
+use super::Client;
+
+/// Clients at work. Each answer must be a 200 with one of the given texts.
+pub(crate) struct Load {
+    done: Arc<AtomicBool>,
+    answered: Arc<AtomicU32>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Begins to ask a path below `/api/v1`.
+    pub(crate) fn begin(client: &Client, clients: usize, path: &'static str, texts: [&'static str; 2]) -> Self {
+        let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let clients = (0..clients)
+            .map(|_| {
+                let (client, done, answered) = (client.clone(), Arc::clone(&done), Arc::clone(&answered));
+                tokio::spawn(async move {
+                    while !done.load(Ordering::Relaxed) {
+                        let answer = client.get(path).await;
+                        assert!(answer.status == 200 && texts.contains(&&*answer.text()), "{answer:?}");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        Self { done, answered, clients }
+    }
+
+    /// Stops asking. Panics if one answer was not as it must be, or none came.
+    pub(crate) async fn end(self) {
+        self.done.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        assert!(self.answered.load(Ordering::Relaxed) > 0);
+    }
+}
