@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection};
 use wharf::app::{Ambient, App};
 use wharf::config::{Config, Secret};
 use wharf::plugin::Compile;
@@ -135,6 +136,25 @@ async fn a_crash_at_any_stage_leaves_the_live_release(host: &mut TestHost) {
     assert_eq!(repeated["plugin"]["release"]["number"], 2);
     assert_eq!(recorded(host, "swap").await["state"], "succeeded");
     assert_eq!(host.anonymous().get("/liar").await.text(), "two");
+}
+
+/// What a crash leaves between the release's record and the deploy's end: the release is live, so the deploy succeeded.
+#[tokio::test]
+async fn a_crash_after_the_record_is_a_success() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, &with_table("one"), "recorded").await.ok();
+    host.restart_after(async |config| {
+        let file = config.server.data_dir.join("wharf.sqlite");
+        let mut connection = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+        let changed = sqlx::query("UPDATE deploys SET state = 'running', release = NULL WHERE id = 'recorded'");
+        assert_eq!(changed.execute(&mut connection).await.unwrap().rows_affected(), 1);
+        connection.close().await.unwrap();
+    })
+    .await;
+    let job = recorded(&host, "recorded").await;
+    assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &json!(1)), "{job}");
+    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 1, "nothing is told as a failure");
+    host.stop().await;
 }
 
 /// Runs a host in a process that ends, without a word to anybody, as a deploy reaches a stage.
