@@ -8,6 +8,7 @@ mod grants;
 mod job;
 mod limits;
 mod load;
+mod quotas;
 mod refusal;
 mod releases;
 mod removal;

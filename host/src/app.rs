@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::data_dir::DataDir;
 use crate::auth::{Auth, NewSuperuser};
 use crate::cache::Caches;
+use crate::capability::log::PluginLogs;
 use crate::capability::{Boot, Grants};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
@@ -46,7 +47,7 @@ pub struct Ambient {
 pub struct Deployment {
     /// The component; its name is the one it declares.
     pub file: PathBuf,
-    /// The capabilities to grant.
+    /// What to grant, as [`Grants::read`] takes it.
     pub grants: Vec<String>,
 }
 
@@ -100,6 +101,7 @@ impl App {
             db: db.clone(),
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
+            logs: PluginLogs::new(clock.clone(), config.plugins.log_rate),
             node: data_dir.node(&random)?,
         };
         let routes = resource::routes(&config);
@@ -159,7 +161,7 @@ impl App {
         let component = tokio::fs::read(&deployment.file).await.map_err(|error| {
             Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
         })?;
-        let grants = Grants::new(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
+        let grants = Grants::read(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
         let upload = Upload {
             component: component.into(),
             name: None,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use moka::Expiry;
 use moka::ops::compute::Op;
@@ -37,9 +38,9 @@ pub enum Refusal {
     /// The key.
     #[error("key length: {MAX_KEY} bytes")]
     Key,
-    /// The value.
-    #[error("value size: {MAX_VALUE} bytes")]
-    Value,
+    /// The value: larger than any may be, or with its key and tags than the whole cache.
+    #[error("value size: {0} bytes")]
+    Value(u64),
     /// The tags.
     #[error("tags: {MAX_TAGS} of {MAX_TAG} bytes")]
     Tags,
@@ -57,7 +58,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// No cache yet; each plugin's will hold at most `bytes`.
+    /// No cache yet; each plugin's will hold at most `bytes`, unless it is [resized](PluginCache::resize).
     pub fn new(clock: Clock, bytes: u64) -> Self {
         Self { clock, bytes, plugins: Arc::default() }
     }
@@ -79,7 +80,9 @@ impl Caches {
 #[derive(Debug)]
 pub struct PluginCache {
     clock: Clock,
-    entries: Cache<Key, Entry>,
+    /// What it holds where nobody says otherwise.
+    default_bytes: u64,
+    entries: ArcSwap<Cache<Key, Entry>>,
     marks: Mutex<HashMap<Box<str>, u64>>,
     counter: AtomicU64,
 }
@@ -134,12 +137,17 @@ impl Expiry<Key, Entry> for PerEntry {
 
 impl PluginCache {
     fn new(clock: &Clock, bytes: u64) -> Self {
-        let entries = Cache::builder()
-            .max_capacity(bytes)
-            .weigher(|key: &Key, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
-            .expire_after(PerEntry)
-            .build();
-        Self { clock: clock.clone(), entries, marks: Mutex::default(), counter: AtomicU64::new(0) }
+        let entries = ArcSwap::from_pointee(entries(bytes));
+        let (marks, counter) = (Mutex::default(), AtomicU64::new(0));
+        Self { clock: clock.clone(), default_bytes: bytes, entries, marks, counter }
+    }
+
+    /// Holds so many bytes from now on; none: as many as every plugin's. A change forgets what is held.
+    pub fn resize(&self, bytes: Option<u64>) {
+        let bytes = bytes.unwrap_or(self.default_bytes);
+        if self.entries.load().policy().max_capacity() != Some(bytes) {
+            self.entries.store(Arc::new(entries(bytes)));
+        }
     }
 
     /// A ticket for an answer that is about to be made.
@@ -164,16 +172,26 @@ impl PluginCache {
             return Err(Refusal::Key);
         }
         if value.len() > MAX_VALUE {
-            return Err(Refusal::Value);
+            return Err(Refusal::Value(MAX_VALUE as u64));
         }
         let entry = self.entry(Held::Value(value), ttl, tags, self.ticket())?;
-        self.entries.insert(Key::Value(key.into()), entry);
+        self.insert(Key::Value(key.into()), entry)
+    }
+
+    /// What could never stay is not taken in: it would push out everything else first.
+    fn insert(&self, key: Key, entry: Entry) -> Result<(), Refusal> {
+        let entries = self.entries.load();
+        let bytes = entries.policy().max_capacity().unwrap_or(u64::MAX);
+        if weight(&key, &entry) as u64 > bytes {
+            return Err(Refusal::Value(bytes));
+        }
+        entries.insert(key, entry);
         Ok(())
     }
 
     /// Forgets a value.
     pub fn delete(&self, key: &str) {
-        self.entries.invalidate(&Key::Value(key.into()));
+        self.entries.load().invalidate(&Key::Value(key.into()));
     }
 
     /// Adds to a counter, atomically; a missing one counts from 0. `ttl` is for a counter that is made; one that is
@@ -186,7 +204,7 @@ impl PluginCache {
             return Err(Refusal::Key);
         }
         let mut sum = Err(Refusal::Counter);
-        self.entries.entry(Key::Value(key.into())).and_compute_with(|present| {
+        self.entries.load().entry(Key::Value(key.into())).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value).filter(|entry| self.is_fresh(entry));
             let count = match &present {
                 None => Some(0),
@@ -228,7 +246,7 @@ impl PluginCache {
     /// Keeps an answer whose ticket was drawn before it was made.
     ///
     /// # Errors
-    /// The tags are beyond their limit.
+    /// The tags are beyond their limit, or the answer is larger than the cache.
     pub fn keep(
         &self,
         key: String,
@@ -238,8 +256,7 @@ impl PluginCache {
         ticket: Ticket,
     ) -> Result<(), Refusal> {
         let entry = self.entry(Held::Answer(Arc::new(answer)), Some(ttl), tags, ticket)?;
-        self.entries.insert(Key::Answer(key.into()), entry);
-        Ok(())
+        self.insert(Key::Answer(key.into()), entry)
     }
 
     /// Makes every value and answer with this tag stale.
@@ -253,7 +270,7 @@ impl PluginCache {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
         if marks.len() >= MAX_MARKS && !marks.contains_key(tag) {
-            self.entries.invalidate_all();
+            self.entries.load().invalidate_all();
             marks.clear();
         }
         marks.insert(tag.into(), mark);
@@ -269,7 +286,7 @@ impl PluginCache {
     }
 
     fn fresh(&self, key: &Key) -> Option<Entry> {
-        self.entries.get(key).filter(|entry| self.is_fresh(entry))
+        self.entries.load().get(key).filter(|entry| self.is_fresh(entry))
     }
 
     fn is_fresh(&self, entry: &Entry) -> bool {
@@ -283,6 +300,14 @@ impl PluginCache {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         entry.tags.iter().all(|tag| marks.get(tag).is_none_or(|mark| *mark <= entry.ticket))
     }
+}
+
+fn entries(bytes: u64) -> Cache<Key, Entry> {
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(|key: &Key, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
+        .expire_after(PerEntry)
+        .build()
 }
 
 fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
@@ -362,13 +387,31 @@ mod tests {
     fn limits_are_named_and_the_whole_stays_bounded() {
         let (_, cache) = cache(100_000);
         assert_eq!(cache.set(&"k".repeat(513), Bytes::new(), None, &[]), Err(Refusal::Key));
-        assert_eq!(cache.set("k", vec![0; MAX_VALUE + 1].into(), None, &[]), Err(Refusal::Value));
+        assert_eq!(cache.set("k", vec![0; MAX_VALUE + 1].into(), None, &[]), Err(Refusal::Value(1 << 20)));
+        assert_eq!(cache.set("k", vec![0; 100_000].into(), None, &[]), Err(Refusal::Value(100_000)));
         assert_eq!(cache.set("k", Bytes::new(), None, &vec![String::new(); 17]), Err(Refusal::Tags));
         for index in 0..1_000 {
             cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.weighted_size() <= 100_000);
+        cache.entries.load().run_pending_tasks();
+        assert!(cache.entries.load().weighted_size() <= 100_000);
+    }
+
+    #[test]
+    fn another_size_forgets_and_holds_and_the_same_keeps() {
+        let (_, cache) = cache(100_000);
+        cache.set("k", Bytes::from_static(b"1"), None, &[]).unwrap();
+        cache.resize(None);
+        cache.resize(Some(100_000));
+        assert!(cache.get("k").is_some());
+        cache.resize(Some(10_000));
+        assert_eq!(cache.get("k"), None);
+        for index in 0..100 {
+            cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
+        }
+        let entries = cache.entries.load();
+        entries.run_pending_tasks();
+        assert!((1..=10_000).contains(&entries.weighted_size()), "{}", entries.weighted_size());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Capabilities: what a plugin may import. Each is one WIT package, one file here and one line in [`capabilities!`].
 //!
-//! A capability has four moments, and state that belongs to exactly one of them:
+//! A capability has five moments, and state that belongs to exactly one of them:
 //! - `open`, once at boot: the services it is made of;
 //! - `link`, once per linker: its functions, for releases that were granted it;
 //! - `admit`, once per release: the grant's parameters checked, the plugin's own resources found;
+//! - `serve`, whenever a release becomes the live one: its quotas take effect on what all releases of a plugin share;
 //! - `enter`, once per call: what the call's functions work with.
 //!
 //! Data passes from boot to release to call and never back. A capability answers the guest in typed WIT errors; only a
@@ -11,6 +12,7 @@
 
 pub mod auth;
 pub mod cache;
+pub mod grant;
 pub mod guest;
 pub mod log;
 pub mod settings;
@@ -20,17 +22,16 @@ pub mod wasi;
 use std::future::Future;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wasmtime::component::Linker;
 
 use crate::clock::{Clock, Random};
 use crate::config;
 use crate::db::Db;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::PluginName;
 
+pub use grant::{Grants, InvalidGrant, NoParameters, Parameters};
 pub use guest::{CallContext, Guest};
 
 /// One WIT package that the host implements for plugins.
@@ -40,7 +41,7 @@ pub trait Capability: Sized + Send + Sync + 'static {
     /// The interfaces it offers, with their version: `wharf:sql/database@0.1.0`.
     const INTERFACES: &'static [&'static str];
     /// Parameters of a grant; the default is what a grant without parameters means.
-    type Grant: Serialize + DeserializeOwned + Default + Send;
+    type Grant: Parameters;
     /// State of one release.
     type Release: Send + Sync + 'static;
     /// State of one call.
@@ -68,6 +69,10 @@ pub trait Capability: Sized + Send + Sync + 'static {
         grant: Self::Grant,
     ) -> impl Future<Output = Result<Self::Release>> + Send;
 
+    /// Whenever a release becomes the one that is served: what all releases of its plugin share (a cache, a rate) is
+    /// set to what this one was granted.
+    fn serve(_: &Self::Release) {}
+
     /// Once per call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
 }
@@ -87,8 +92,21 @@ pub struct Boot {
     pub data: Arc<crate::db::plugin_data::PluginData>,
     /// The plugins' caches, shared with the response cache.
     pub cache: crate::cache::Caches,
+    /// The plugins' logs, shared with what they write to their standard output.
+    pub logs: log::PluginLogs,
     /// This node, by a name that outlives its process.
     pub node: Arc<str>,
+}
+
+/// A capability as it is offered to plugins and operators.
+#[derive(Debug)]
+pub struct Offer {
+    /// What operators grant.
+    pub name: &'static str,
+    /// What plugins import.
+    pub interfaces: &'static [&'static str],
+    /// What a grant may bound.
+    pub parameters: &'static [grant::Parameter],
 }
 
 /// A release that asks to be admitted.
@@ -130,9 +148,12 @@ macro_rules! capabilities {
                 Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* })
             }
 
-            /// Names, with the interfaces that each offers.
-            pub const OFFERED: &'static [(&'static str, &'static [&'static str])] =
-                &[$((<$capability as Capability>::NAME, <$capability as Capability>::INTERFACES)),*];
+            /// What there is to grant.
+            pub const OFFERED: &'static [Offer] = &[$(Offer {
+                name: <$capability as Capability>::NAME,
+                interfaces: <$capability as Capability>::INTERFACES,
+                parameters: <<$capability as Capability>::Grant as Parameters>::OFFERED,
+            }),*];
 
             /// Defines the functions of the granted capabilities.
             ///
@@ -159,6 +180,13 @@ macro_rules! capabilities {
         }
 
         impl Admitted {
+            /// Its release is the one that is served from now on.
+            pub fn serve(&self) {
+                $(if let Some(release) = &self.$field {
+                    <$capability>::serve(release);
+                })*
+            }
+
             /// What one call works with.
             pub fn enter(&self, context: &Arc<CallContext>) -> Entered {
                 Entered { $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)* }
@@ -186,83 +214,3 @@ capabilities! {
     log: log::Log,
     sql: sql::Sql,
 }
-
-/// What an operator permits one plugin: capability names with parameters.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Grants(std::collections::BTreeMap<String, Value>);
-
-impl Grants {
-    /// Grants of these capabilities with their default parameters.
-    ///
-    /// # Errors
-    /// A name that no capability has; the text lists those there are.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownCapability> {
-        let mut grants = Self::default();
-        for name in names {
-            if !Capabilities::OFFERED.iter().any(|(offered, _)| *offered == name) {
-                return Err(UnknownCapability(name.to_owned()));
-            }
-            grants.0.insert(name.to_owned(), Value::Object(serde_json::Map::new()));
-        }
-        Ok(grants)
-    }
-
-    /// Every capability there is, with its default parameters.
-    pub fn all() -> Self {
-        let none = || Value::Object(serde_json::Map::new());
-        Self(Capabilities::OFFERED.iter().map(|(name, _)| ((*name).to_owned(), none())).collect())
-    }
-
-    /// Whether a capability is among them.
-    pub fn contains(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    /// Names in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    /// These and those of `other`; where both have one, `other` wins.
-    #[must_use]
-    pub fn merged(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
-    }
-
-    /// Only what `keep` says.
-    #[must_use]
-    pub fn retaining(mut self, keep: impl Fn(&str) -> bool) -> Self {
-        self.0.retain(|name, _| keep(name));
-        self
-    }
-
-    fn parameters<C: Capability>(&self) -> Result<Option<C::Grant>> {
-        let Some(parameters) = self.0.get(C::NAME) else { return Ok(None) };
-        if parameters.as_object().is_some_and(serde_json::Map::is_empty) {
-            return Ok(Some(C::Grant::default()));
-        }
-        serde_json::from_value(parameters.clone()).map(Some).map_err(|error| {
-            Error::bad_request(
-                crate::error::code::VALIDATION_ERROR,
-                format!("the grant of '{}' has parameters that make no sense: {error}", C::NAME),
-            )
-        })
-    }
-}
-
-/// A capability that does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no capability '{name}'; there are: {offered}", name = .0, offered = offered_names())]
-pub struct UnknownCapability(pub String);
-
-fn offered_names() -> String {
-    let names: Vec<&str> = Capabilities::OFFERED.iter().map(|(name, _)| *name).collect();
-    names.join(", ")
-}
-
-/// Parameters of a grant that has none.
-#[derive(Debug, Default, Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoParameters {}

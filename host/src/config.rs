@@ -2,7 +2,7 @@
 //! `wharf.toml`, `WHARF_*` and flags. Nothing else reads settings from the environment. Data passes one way: sources → [`Config`] → the
 //! services, which get their own section only.
 
-mod kind;
+pub(crate) mod kind;
 pub mod load;
 mod reader;
 pub mod secret;

@@ -65,7 +65,7 @@ async fn a_signed_file_is_deployed_and_served_and_its_signer_is_told_and_recorde
     let component = signer.sign(&Component::hello(), now(&host));
     let deployed = host.superuser().deploy(&component.0, "").await.ok();
     let release = format!("release={}", signer.0.public_key());
-    assert_eq!((&deployed["signed_by"], &deployed["notes"]), (&json!([release]), &json!([])));
+    assert_eq!((&deployed["plugin"]["release"]["signed_by"], &deployed["notes"]), (&json!([release]), &json!([])));
     let digest = Digest::of(&component.0);
     assert_eq!(deployed["plugin"]["release"]["digest"], digest.as_str(), "the digest is that of the whole file");
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
@@ -188,7 +188,7 @@ async fn a_signature_beside_the_file_is_as_good_and_has_to_be_of_this_file() {
     let right = signer.signature(&component, now(&host));
     let both = format!("{}&{}", query(&strange), query(&right));
     let deployed = host.superuser().deploy(&component.0, &both).await.ok();
-    assert_eq!(deployed["signed_by"], json!([format!("release={}", signer.0.public_key())]));
+    assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([format!("release={}", signer.0.public_key())]));
     host.anonymous().get("/hello/").await.ok();
     host.stop().await;
 }
@@ -204,7 +204,7 @@ async fn a_pinned_digest_is_that_of_the_file_or_the_file_is_refused() {
     let answer = host.superuser().deploy(&component.0, "digest=abc").await;
     answer.refuses(&["query.digest value_error: a digest is SHA-256 in 64 hexadecimal digits"]);
     let deployed = host.superuser().deploy(&component.0, &format!("digest=sha256:{digest}")).await.ok();
-    assert_eq!(deployed["signed_by"], json!([]));
+    assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([]));
     host.stop().await;
 }
 
@@ -219,11 +219,13 @@ async fn where_signatures_are_not_required_only_what_was_altered_is_refused() {
     let deployed = host.superuser().deploy(&strange.0, "").await.ok();
     let note =
         format!("signed by {}, which is not trusted here; the signature was not checked", stranger.0.public_key());
-    assert_eq!((&deployed["signed_by"], &deployed["notes"]), (&json!([]), &json!([note])));
+    assert_eq!((&deployed["plugin"]["release"]["signed_by"], &deployed["notes"]), (&json!([]), &json!([note])));
 
     let altered = signer.sign(&Component::hello(), at).with_text("Hello", "Hullo");
     refused(&host, &altered, "", 422, "signature_invalid").await;
     let signed = signer.sign(&Component::hello(), at);
-    assert_eq!(host.superuser().deploy(&signed.0, "").await.ok()["signed_by"].as_array().unwrap().len(), 1);
+    host.superuser().deploy(&signed.0, "").await.ok();
+    let live = host.superuser().get("/plugins/hello").await.ok();
+    assert_eq!(live["release"]["signed_by"].as_array().unwrap().len(), 1, "{live}");
     host.stop().await;
 }

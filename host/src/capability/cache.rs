@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use super::grant::parameters;
+use super::{Boot, CallContext, Candidate, Capability, Guest};
 use crate::cache::{Caches, PluginCache, Refusal};
+use crate::config::kind;
 use crate::error::Result;
 
 mod bindings {
@@ -19,14 +21,22 @@ mod bindings {
 }
 use bindings::wharf::cache::store;
 
+parameters! {
+    /// What a grant may bound.
+    Quota {
+        /// Bytes of the plugin's cache, of its answers that the host keeps too.
+        bytes: u64 = kind::bytes(64 << 10..=64 << 30),
+    }
+}
+
 /// The capability.
 pub struct Cache(Caches);
 
 impl Capability for Cache {
     const NAME: &'static str = "cache";
     const INTERFACES: &'static [&'static str] = &["wharf:cache/store@0.1.0"];
-    type Grant = NoParameters;
-    type Release = Arc<PluginCache>;
+    type Grant = Quota;
+    type Release = (Arc<PluginCache>, Quota);
     type Call = Arc<PluginCache>;
 
     async fn open(boot: &Boot) -> Result<Self> {
@@ -37,12 +47,16 @@ impl Capability for Cache {
         store::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
     }
 
-    async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<PluginCache>> {
-        Ok(self.0.plugin(candidate.plugin))
+    async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Self::Release> {
+        Ok((self.0.plugin(candidate.plugin), quota))
     }
 
-    fn enter(release: &Arc<PluginCache>, _: &Arc<CallContext>) -> Self::Call {
-        Arc::clone(release)
+    fn serve((cache, quota): &Self::Release) {
+        cache.resize(quota.bytes);
+    }
+
+    fn enter((cache, _): &Self::Release, _: &Arc<CallContext>) -> Self::Call {
+        Arc::clone(cache)
     }
 }
 

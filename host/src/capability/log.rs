@@ -5,12 +5,15 @@
 //! to the host's database before the call goes on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use super::grant::parameters;
+use super::{Boot, CallContext, Candidate, Capability, Guest};
 use crate::clock::{Clock, Timestamp};
+use crate::config::kind;
 use crate::db::Db;
 use crate::db::audit::{self, Outcome};
 use crate::error::Result;
@@ -36,10 +39,27 @@ const MAX_TEXT: usize = 8 * 1024;
 /// The most fields kept of one entry.
 const MAX_FIELDS: usize = 32;
 
+parameters! {
+    /// What a grant may bound.
+    Quota {
+        /// Lines a second; more are counted and summarised.
+        rate: u32 = kind::count(1..=1_000_000),
+    }
+}
+
 /// The capability.
 pub struct Log {
     db: Db,
     clock: Clock,
+    logs: PluginLogs,
+}
+
+/// What a release logs with.
+pub struct LogRelease {
+    db: Db,
+    clock: Clock,
+    log: Arc<PluginLog>,
+    quota: Quota,
 }
 
 /// What a call logs with.
@@ -52,12 +72,12 @@ pub struct LogCall {
 impl Capability for Log {
     const NAME: &'static str = "log";
     const INTERFACES: &'static [&'static str] = &["wharf:log/log@0.1.0", "wharf:log/audit@0.1.0"];
-    type Grant = NoParameters;
-    type Release = (Db, Clock);
+    type Grant = Quota;
+    type Release = LogRelease;
     type Call = LogCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        Ok(Self { db: boot.db.clone(), clock: boot.clock.clone() })
+        Ok(Self { db: boot.db.clone(), clock: boot.clock.clone(), logs: boot.logs.clone() })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -65,12 +85,17 @@ impl Capability for Log {
         audit_wit::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
     }
 
-    async fn admit(&self, _: &Candidate<'_>, _: NoParameters) -> Result<Self::Release> {
-        Ok((self.db.clone(), self.clock.clone()))
+    async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<LogRelease> {
+        let log = self.logs.plugin(candidate.plugin);
+        Ok(LogRelease { db: self.db.clone(), clock: self.clock.clone(), log, quota })
     }
 
-    fn enter((db, clock): &Self::Release, context: &Arc<CallContext>) -> LogCall {
-        LogCall { context: Arc::clone(context), db: db.clone(), clock: clock.clone() }
+    fn serve(release: &LogRelease) {
+        release.log.set_rate(release.quota.rate);
+    }
+
+    fn enter(release: &LogRelease, context: &Arc<CallContext>) -> LogCall {
+        LogCall { context: Arc::clone(context), db: release.db.clone(), clock: release.clock.clone() }
     }
 }
 
@@ -129,7 +154,9 @@ impl audit_wit::Host for Guest {
 /// The log of one plugin: writes to the host's log within the plugin's rate.
 pub struct PluginLog {
     clock: Clock,
-    rate: u32,
+    /// The rate where nobody says otherwise.
+    default_rate: u32,
+    rate: AtomicU32,
     window: Mutex<Window>,
 }
 
@@ -143,7 +170,12 @@ struct Window {
 impl PluginLog {
     /// A log of at most `rate` lines a second.
     pub fn new(clock: Clock, rate: u32) -> Self {
-        Self { clock, rate, window: Mutex::default() }
+        Self { clock, default_rate: rate, rate: rate.into(), window: Mutex::default() }
+    }
+
+    /// At most so many lines a second from now on; none: as many as every plugin.
+    pub fn set_rate(&self, rate: Option<u32>) {
+        self.rate.store(rate.unwrap_or(self.default_rate), Ordering::Relaxed);
     }
 
     /// Writes one entry, or counts it.
@@ -185,7 +217,7 @@ impl PluginLog {
             dropped = window.dropped;
             *window = Window { second: now.as_secs(), ..Window::default() };
         }
-        if window.written < self.rate {
+        if window.written < self.rate.load(Ordering::Relaxed) {
             window.written += 1;
             (true, dropped)
         } else {
@@ -236,6 +268,11 @@ mod tests {
         assert_eq!(log.admit(second(1)), (false, 0));
         assert_eq!(log.admit(second(2)), (true, 2));
         assert_eq!(log.admit(second(2)), (true, 0));
+        log.set_rate(Some(1));
+        assert_eq!(log.admit(second(3)), (true, 0));
+        assert_eq!(log.admit(second(3)), (false, 0));
+        log.set_rate(None);
+        assert_eq!(log.admit(second(3)), (true, 0));
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! went away) drops the table, and with it rolls back what was not committed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
-use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
-use crate::db::plugin_data::{DataError, PluginData, PluginDatabase, Rows, Statement, Transaction, Value};
+use super::grant::parameters;
+use super::{Boot, CallContext, Candidate, Capability, Guest};
+use crate::config::kind;
+use crate::db::plugin_data::{DataError, Limits, PluginData, PluginDatabase, Rows, Statement, Transaction, Value};
 use crate::error::Result;
 
 mod bindings {
@@ -22,13 +25,39 @@ mod bindings {
 }
 use bindings::wharf::sql::database;
 
+parameters! {
+    /// What a grant may bound.
+    Quota {
+        /// Rows of one answer.
+        rows: usize = kind::count(1..=10_000_000),
+        /// Bytes of one answer, and of one statement's parameters.
+        bytes: usize = kind::bytes(64 << 10..=4 << 30),
+        /// Time of one statement.
+        time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)),
+        /// Database connections of the plugin.
+        connections: u32 = kind::count(1..=1_000),
+    }
+}
+
+impl Quota {
+    /// What is not bounded is as the host is configured.
+    fn limits(&self, configured: &Limits) -> Limits {
+        Limits {
+            rows: self.rows.unwrap_or(configured.rows),
+            bytes: self.bytes.unwrap_or(configured.bytes),
+            time: self.time.unwrap_or(configured.time),
+            connections: self.connections.unwrap_or(configured.connections),
+        }
+    }
+}
+
 /// The capability.
 pub struct Sql(Arc<PluginData>);
 
 impl Capability for Sql {
     const NAME: &'static str = "sql";
     const INTERFACES: &'static [&'static str] = &["wharf:sql/database@0.1.0"];
-    type Grant = NoParameters;
+    type Grant = Quota;
     type Release = Arc<PluginDatabase>;
     type Call = Arc<PluginDatabase>;
 
@@ -40,8 +69,13 @@ impl Capability for Sql {
         database::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
     }
 
-    async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<PluginDatabase>> {
-        self.0.plugin(candidate.plugin).await
+    async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<PluginDatabase>> {
+        let database = self.0.plugin(candidate.plugin).await?;
+        Ok(Arc::new(database.within(quota.limits(database.limits()))))
+    }
+
+    fn serve(release: &Arc<PluginDatabase>) {
+        release.apply_connections();
     }
 
     fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {

@@ -24,7 +24,7 @@ use self::build::Build;
 use self::check::Check;
 use self::deploy::Deploy;
 use self::keygen::Keygen;
-use self::operate::{Grant, History, Rollback};
+use self::operate::{Grant, History, Revoke, Rollback};
 use self::remove::Remove;
 use self::sign::Sign;
 use self::verify::Verify;
@@ -78,8 +78,8 @@ pub(super) enum Plugin {
     /// Serve a paused plugin again
     Resume(Named),
     /// Take a capability back, at once; a release that needs it is not served any more
-    Revoke(Grant),
-    /// Give a capability again that was taken back
+    Revoke(Revoke),
+    /// Give a capability again that was taken back, or change what bounds one
     Grant(Grant),
     /// Take a plugin down, and keep its data or delete them
     Remove(Remove),
@@ -114,8 +114,8 @@ impl Plugin {
             Self::Abort(named) => operate::abort(&named, terminal),
             Self::Pause(named) => operate::pause(&named, terminal),
             Self::Resume(named) => operate::resume(&named, terminal),
-            Self::Revoke(grant) => grant.revoke(terminal),
-            Self::Grant(grant) => grant.give(terminal),
+            Self::Revoke(revoke) => revoke.run(terminal),
+            Self::Grant(grant) => grant.run(terminal),
             Self::Remove(remove) => remove.run(terminal),
         }
     }
@@ -170,7 +170,9 @@ fn list(api: &Api, terminal: &Terminal) -> Result<(), Failure> {
 }
 
 fn show(named: &Named, terminal: &Terminal) -> Result<(), Failure> {
-    let plugin = Api::open(&named.remote)?.get(&format!("{PLUGINS}{}", named.name))?;
-    tell(&plugin, terminal, view::plugin);
+    let api = Api::open(&named.remote)?;
+    let plugin = api.get(&format!("{PLUGINS}{}", named.name))?;
+    let people = operate::people(plugin.get("release"), &api);
+    tell(&plugin, terminal, |plugin, terminal| view::plugin(plugin, &people, terminal));
     Ok(())
 }

@@ -17,13 +17,13 @@ use crate::public_key::TrustedKey;
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 
 /// A kind of value.
-pub(super) struct Kind<T> {
+pub(crate) struct Kind<T> {
     /// For people, after `accepted: `.
     pub(super) accepted: String,
     /// Reads it, or says what is wrong with it.
     pub(super) parse: Parse<T>,
     /// Writes it for `config show`.
-    pub(super) show: fn(&T) -> String,
+    pub(crate) show: fn(&T) -> String,
     /// Never shown, not even when it is wrong.
     pub(super) secret: bool,
     /// What TOML may write it as, beside text.
@@ -51,6 +51,11 @@ impl<T: 'static> Kind<T> {
 }
 
 impl<T> Kind<T> {
+    /// Reads it, or says what is wrong with it and what is accepted.
+    pub(crate) fn read(&self, text: &str) -> Result<T, String> {
+        (self.parse)(text).map_err(|reason| format!("{reason}; accepted: {}", self.accepted))
+    }
+
     pub(super) fn takes(&self, sort: Sort) -> bool {
         sort == Sort::Text || self.bare == Some(sort)
     }
@@ -148,7 +153,7 @@ fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
 }
 
 /// A duration with units. Without a unit it is refused: seconds here and minutes there are how a setting goes wrong.
-pub(super) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
+pub(crate) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
     let show = |value: &Duration| {
         let text = humantime::format_duration(*value).to_string();
         text.replace(' ', "").replace("days", "d").replace("day", "d")
@@ -165,7 +170,7 @@ pub(super) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
 }
 
 /// A number of bytes.
-pub(super) fn bytes<T>(bounds: RangeInclusive<u64>) -> Kind<T>
+pub(crate) fn bytes<T>(bounds: RangeInclusive<u64>) -> Kind<T>
 where
     T: TryFrom<u64> + TryInto<u64> + Copy + 'static,
 {
@@ -183,7 +188,7 @@ where
 }
 
 /// A number of things.
-pub(super) fn count<T>(bounds: RangeInclusive<u64>) -> Kind<T>
+pub(crate) fn count<T>(bounds: RangeInclusive<u64>) -> Kind<T>
 where
     T: TryFrom<u64> + Display + 'static,
 {

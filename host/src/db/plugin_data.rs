@@ -88,7 +88,11 @@ impl PluginData {
     /// It cannot be made: no room or no right to write files, or a PostgreSQL role that may not make roles and schemas.
     pub async fn plugin(&self, name: &PluginName) -> Result<Arc<PluginDatabase>> {
         let cell = Arc::clone(self.lock().entry(name.clone()).or_default());
-        cell.get_or_try_init(|| async { Ok(Arc::new(PluginDatabase(self.make(name).await?))) }).await.cloned()
+        cell.get_or_try_init(|| async {
+            Ok(Arc::new(PluginDatabase { kind: self.make(name).await?, limits: self.limits.clone() }))
+        })
+        .await
+        .cloned()
     }
 
     async fn make(&self, name: &PluginName) -> Result<Kind> {
@@ -101,7 +105,7 @@ impl PluginData {
                 Ok(Kind::Sqlite(Arc::new(sqlite)))
             }
             Place::Roles { host, options, random } => {
-                Ok(Kind::Postgres(Box::new(Postgres::open(host, options, random, name, &self.limits).await?)))
+                Ok(Kind::Postgres(Arc::new(Postgres::open(host, options, random, name, &self.limits).await?)))
             }
         }
     }
@@ -112,7 +116,7 @@ impl PluginData {
     /// # Errors
     /// The list does not continue what was applied, or a migration failed; it names the migration and the reason.
     pub async fn migrate(&self, name: &PluginName, migrations: &[Migration]) -> Result<Vec<String>, MigrationError> {
-        match &self.plugin(name).await?.0 {
+        match &self.plugin(name).await?.kind {
             Kind::Sqlite(sqlite) => sqlite.migrate(migrations.to_vec()).await,
             Kind::Postgres(postgres) => postgres.migrate(migrations).await,
         }
@@ -129,7 +133,7 @@ impl PluginData {
         let (open, name) = (Arc::clone(&self.open), name.clone());
         // It comes to its end though its caller may leave: half deleted, the plugin could never be used again.
         let deletion = tokio::spawn(async move {
-            let deleted = match &database.0 {
+            let deleted = match &database.kind {
                 Kind::Sqlite(sqlite) => sqlite.delete().await,
                 Kind::Postgres(postgres) => postgres.delete().await,
             };
@@ -172,7 +176,7 @@ async fn close_idle(open: Weak<Mutex<Open>>) {
             .filter_map(|cell| cell.get().cloned())
             .collect();
         for database in databases {
-            match &database.0 {
+            match &database.kind {
                 Kind::Sqlite(sqlite) => sqlite.close_idle(IDLE_TIME).await,
                 Kind::Postgres(postgres) => postgres.close_idle(IDLE_TIME),
             }
@@ -182,14 +186,38 @@ async fn close_idle(open: Weak<Mutex<Open>>) {
 
 /// One plugin's database. Every call may be dropped at any moment: the statement is interrupted, and its connection
 /// comes back clean.
-pub struct PluginDatabase(Kind);
+pub struct PluginDatabase {
+    kind: Kind,
+    limits: Limits,
+}
 
+#[derive(Clone)]
 enum Kind {
     Sqlite(Arc<Sqlite>),
-    Postgres(Box<Postgres>),
+    Postgres(Arc<Postgres>),
 }
 
 impl PluginDatabase {
+    /// What its statements are held to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The same database for somebody who is held to other limits. Its connections are the plugin's, whoever uses them;
+    /// how many there are is changed by [`PluginDatabase::apply_connections`].
+    #[must_use]
+    pub fn within(&self, limits: Limits) -> Self {
+        Self { kind: self.kind.clone(), limits }
+    }
+
+    /// Gives the plugin as many connections as these limits say.
+    pub fn apply_connections(&self) {
+        match &self.kind {
+            Kind::Sqlite(sqlite) => sqlite.resize(self.limits.connections),
+            Kind::Postgres(postgres) => postgres.resize(self.limits.connections),
+        }
+    }
+
     /// One statement with its answer.
     ///
     /// # Errors
@@ -207,9 +235,9 @@ impl PluginDatabase {
     }
 
     async fn run(&self, statement: Statement) -> Result<(Rows, u64), DataError> {
-        match &self.0 {
-            Kind::Sqlite(sqlite) => sqlite.run(statement).await,
-            Kind::Postgres(postgres) => postgres.run(statement).await,
+        match &self.kind {
+            Kind::Sqlite(sqlite) => sqlite.run(&self.limits, statement).await,
+            Kind::Postgres(postgres) => postgres.run(&self.limits, statement).await,
         }
     }
 
@@ -221,9 +249,9 @@ impl PluginDatabase {
         if statements.len() > MAX_BATCH {
             return Err(DataError::Limit(format!("statements of a batch: {MAX_BATCH}")));
         }
-        match &self.0 {
-            Kind::Sqlite(sqlite) => sqlite.batch(statements).await,
-            Kind::Postgres(postgres) => postgres.batch(statements).await,
+        match &self.kind {
+            Kind::Sqlite(sqlite) => sqlite.batch(&self.limits, statements).await,
+            Kind::Postgres(postgres) => postgres.batch(&self.limits, statements).await,
         }
     }
 
@@ -232,14 +260,14 @@ impl PluginDatabase {
     /// # Errors
     /// [`DataError::Conflict`] when others hold it too long, [`DataError::Limit`] when all connections are in use.
     pub async fn begin(&self) -> Result<Transaction, DataError> {
-        Ok(Transaction(match &self.0 {
-            Kind::Sqlite(sqlite) => Begun::Sqlite(Box::new(sqlite.begin().await?)),
-            Kind::Postgres(postgres) => Begun::Postgres(Box::new(postgres.begin().await?)),
+        Ok(Transaction(match &self.kind {
+            Kind::Sqlite(sqlite) => Begun::Sqlite(Box::new(sqlite.begin(&self.limits).await?)),
+            Kind::Postgres(postgres) => Begun::Postgres(Box::new(postgres.begin(&self.limits).await?)),
         }))
     }
 
     async fn close(&self) {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(sqlite) => sqlite.close().await,
             Kind::Postgres(postgres) => postgres.close().await,
         }

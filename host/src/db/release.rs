@@ -30,6 +30,8 @@ pub struct StoredRelease {
     pub created_at: Timestamp,
     /// By whom.
     pub created_by: Option<UserId>,
+    /// The trusted keys that signed its component then, a JSON list.
+    pub signed_by: String,
 }
 
 /// What a new release becomes.
@@ -53,8 +55,8 @@ pub struct Around<'a> {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT plugin, number, digest, mount, declaration, grants, settings, migrations, size, created_at, created_by
-             FROM releases WHERE plugin = $1 ",
+            "SELECT plugin, number, digest, mount, declaration, grants, settings, migrations, size, created_at, created_by,
+             signed_by FROM releases WHERE plugin = $1 ",
             $rest
         )
     };
@@ -145,7 +147,8 @@ pub async fn insert(
             .await?;
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
-             created_at, created_by, live_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             created_at, created_by, live_at, signed_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(release.plugin.clone())
         .bind(release.number)
@@ -159,6 +162,7 @@ pub async fn insert(
         .bind(release.created_at)
         .bind(release.created_by)
         .bind(matches!(place, Place::Live).then_some(release.created_at))
+        .bind(&release.signed_by)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

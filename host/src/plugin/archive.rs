@@ -43,6 +43,14 @@ impl Registry {
         self.release(plugin, stored.live_release).await
     }
 
+    /// The capabilities that were taken back from a plugin.
+    ///
+    /// # Errors
+    /// It was removed or never there.
+    pub async fn revoked(&self, plugin: &PluginName) -> Result<Vec<String>> {
+        self.present(plugin).await?.revoked()
+    }
+
     /// What was done with a plugin, newest first, and how many entries there are.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -20,6 +21,15 @@ impl Digest {
     /// The digest of a file.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The same on a thread that may take its time over a large file.
+    ///
+    /// # Errors
+    /// A defect of the host.
+    pub(super) async fn aside(bytes: Bytes) -> Result<Self> {
+        let hashing = tokio::task::spawn_blocking(move || Self::of(&bytes));
+        hashing.await.map_err(|error| Error::internal("hashing a file panicked").with_source(error))
     }
 
     /// One that was stored.
@@ -111,15 +121,15 @@ impl Artifact {
                 continue;
             }
             let of_package = |interfaces: &[&str]| interfaces.iter().any(|one| one.split('/').next() == Some(package));
-            match Capabilities::OFFERED.iter().find(|(_, interfaces)| of_package(interfaces)) {
-                Some((name, interfaces)) if interfaces.contains(&import.as_str()) => {
-                    needs.insert(*name);
+            match Capabilities::OFFERED.iter().find(|offer| of_package(offer.interfaces)) {
+                Some(offer) if offer.interfaces.contains(&import.as_str()) => {
+                    needs.insert(offer.name);
                 }
-                Some((_, interfaces)) => {
+                Some(offer) => {
                     return Err(invalid(format!(
                         "it imports '{}', of which this Wharf offers only {}",
                         told(import),
-                        interfaces.join(", ")
+                        offer.interfaces.join(", ")
                     )));
                 }
                 None => return Err(invalid(format!("it imports '{}', which this Wharf does not offer", told(import)))),

@@ -119,30 +119,29 @@ impl Compiler {
         })
     }
 
-    /// The compiled component of a file.
+    /// The compiled component of a file, which has this digest.
     ///
     /// # Errors
     /// It is not a component that this host can run, or takes more than it may to compile.
-    pub(super) async fn artifact(&self, component: Bytes) -> Result<Artifact> {
+    pub(super) async fn artifact(&self, digest: &Digest, component: Bytes) -> Result<Artifact> {
         check_header(&component)?;
-        let digest = Digest::of(&component);
-        if let Some(artifact) = self.kept.get(&digest) {
+        if let Some(artifact) = self.kept.get(digest) {
             return Ok(artifact);
         }
         let size = component.len();
         // Going back to what was compiled once waits for nobody who compiles.
-        let loaded = match self.shelved(&digest).await? {
+        let loaded = match self.shelved(digest).await? {
             Some(loaded) => loaded,
             None => {
                 let _turn = self.turn.lock().await;
-                if let Some(artifact) = self.kept.get(&digest) {
+                if let Some(artifact) = self.kept.get(digest) {
                     return Ok(artifact);
                 }
-                self.compiled(&digest, component).await?
+                self.compiled(digest, component).await?
             }
         };
         let artifact = Artifact::new(loaded, digest.clone(), size)?;
-        self.kept.insert(digest, artifact.clone());
+        self.kept.insert(digest.clone(), artifact.clone());
         Ok(artifact)
     }
 

@@ -80,8 +80,6 @@ impl By {
 pub struct Deployed {
     /// The live release.
     pub release: Arc<Release>,
-    /// The trusted keys that vouch for the file.
-    pub signed_by: Vec<String>,
     /// What the operator may want to know.
     pub notes: Vec<String>,
     /// The release that was live before.
@@ -115,12 +113,12 @@ impl Registry {
     pub async fn deploy(&self, upload: Upload) -> Result<Deployed> {
         let (actor, request_id) = (upload.actor, Arc::clone(&upload.request_id));
         let asked = upload.name.clone();
-        let digest = Digest::of(&upload.component);
+        let digest = Digest::aside(upload.component.clone()).await?;
         let id = upload.id.clone().unwrap_or_else(|| request_id.to_string());
         let order = Order { id: &id, digest: &digest, actor, request_id: &request_id, node: &self.node };
         let mut job = Job::begin(&self.db, &self.clock, order, self.at_stage).await?;
         // Boxed: its state is larger than anything else that the caller's own task holds.
-        let outcome = Box::pin(self.try_deploy(upload, &mut job)).await;
+        let outcome = Box::pin(self.try_deploy(upload, &digest, &mut job)).await;
         let stage = job.stage();
         let outcome = match outcome {
             Ok(mut deployed) => {
@@ -136,10 +134,10 @@ impl Registry {
             Ok(deployed) if deployed.unchanged => return outcome,
             Ok(deployed) => {
                 let record = &deployed.release.record;
-                let grants: Vec<&str> = record.grants.names().collect();
+                let grants = record.grants.to_texts();
                 let detail = json!({ "deploy": id, "before": deployed.replaced, "after": record.number,
                     "digest": record.digest, "grants": grants, "canary": deployed.on_trial,
-                    "signed_by": deployed.signed_by });
+                    "signed_by": record.signed_by });
                 (Some(record.plugin.clone()), Outcome::Success, detail)
             }
             Err(error) => {
@@ -157,13 +155,14 @@ impl Registry {
         outcome
     }
 
-    async fn try_deploy(&self, upload: Upload, job: &mut Job) -> Result<Deployed> {
+    async fn try_deploy(&self, upload: Upload, digest: &Digest, job: &mut Job) -> Result<Deployed> {
         check_size(upload.component.len(), self.limits.upload_bytes)?;
-        let live = self.generation().plugins.loaded().map(|(release, _)| release.record.digest.clone()).collect();
-        let vouched = Vouched::check(&self.limits, &upload, live, self.clock.now()).await?;
+        let live =
+            self.generation().plugins.loaded().map(|(release, _)| release.record.digest.clone()).collect::<Vec<_>>();
+        let vouched = Vouched::check(&self.limits, &upload, digest, &live, self.clock.now()).await?;
 
         job.enter(Stage::Compile).await?;
-        let artifact = self.compile(upload.component.clone()).await?;
+        let artifact = self.compiler.artifact(digest, upload.component.clone()).await?;
 
         job.enter(Stage::Describe).await?;
         let asked = Examined::of(&self.sandbox, &artifact, upload.name, &upload.request_id).await?;
@@ -177,18 +176,31 @@ impl Registry {
         let stored = table::find(&self.db, &plugin).await?;
         let revoked = stored.as_ref().map(StoredPlugin::revoked).transpose()?.unwrap_or_default();
         let revoked: Vec<String> = revoked.into_iter().filter(|name| !upload.grants.contains(name)).collect();
-        let granted = live
-            .map(|release| release.record.grants.clone())
+        let before = match (live, &stored) {
+            (Some(release), _) => Some(release.record.clone()),
+            // Not served for want of a grant or because it could not be loaded: a deploy goes on from it all the same.
+            (None, Some(stored)) if stored.state == "live" => self.record_before(stored).await,
+            _ => None,
+        };
+        let granted = before
+            .as_ref()
+            .map(|record| record.grants.clone())
             .unwrap_or_default()
             .retaining(|name| !revoked.iter().any(|gone| gone == name))
             .merged(upload.grants);
         let mut notes = vouched.notes;
         notes.extend(check_grants(&needs, &granted)?);
-        let signed_by = vouched.signed_by;
         let grants = granted.retaining(|name| needs.contains(name));
-        let settings = match (upload.settings, live) {
+        // The live file again, as with other grants: whoever vouched for it beside the file still does.
+        let signed_by = match &before {
+            Some(before) if vouched.signed_by.is_empty() && before.digest == artifact.digest => {
+                before.signed_by.clone()
+            }
+            _ => vouched.signed_by,
+        };
+        let settings = match (upload.settings, &before) {
             (Some(settings), _) => settings,
-            (None, Some(release)) => release.record.settings.clone(),
+            (None, Some(before)) => before.settings.clone(),
             (None, None) => Value::Object(Map::new()),
         };
         declaration.check_settings(&settings)?;
@@ -209,7 +221,6 @@ impl Registry {
             let release = Arc::clone(live);
             return Ok(Deployed {
                 release,
-                signed_by,
                 notes,
                 replaced: None,
                 unchanged: true,
@@ -266,6 +277,7 @@ impl Registry {
             migrations: steps,
             created_at: self.clock.now(),
             created_by: upload.actor,
+            signed_by,
         };
         let parts = self.parts(&record.plugin);
         let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, parts));
@@ -295,9 +307,21 @@ impl Registry {
         }
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,
-            ?signed_by, "deployed"
+            signed_by = record.signed_by.join(", "), "deployed"
         );
-        Ok(Deployed { release, signed_by, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
+        Ok(Deployed { release, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
+    }
+
+    /// The record of a release that was live and is not served.
+    async fn record_before(&self, stored: &StoredPlugin) -> Option<Record> {
+        let release = self.stored_release(&stored.name, stored.live_release).await;
+        match release.and_then(|release| Record::from_stored(&release)) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::warn!(plugin = %stored.name, error = error.report(), "the release before cannot be gone on from");
+                None
+            }
+        }
     }
 
     /// What a release of a plugin gets beside its code.

@@ -189,7 +189,7 @@ impl Inspection {
         let declared = self.declared.insert(Declared::new(declaration, steps));
 
         *stage = Stage::Conflicts;
-        let grants = Grants::new(self.needs.iter().copied()).map_err(Error::internal)?;
+        let grants = Grants::read(self.needs.iter().copied()).map_err(Error::internal)?;
         Linked::new(&engine, &artifact, &grants)?;
         let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
         let routes = compile_routes(&declared.declaration, &mount)?;

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::answer::Answer;
-use super::artifact::{Artifact, Digest, check_grants};
+use super::artifact::{Digest, check_grants};
 use super::compile::{Compile, Compiler};
 use super::deploy::By;
 use super::deploy::job::{self, AtStage};
@@ -52,7 +52,7 @@ pub struct Registry {
     /// This node, by a name that outlives its process.
     pub(super) node: Arc<str>,
     pub(super) at_stage: Option<AtStage>,
-    compiler: Compiler,
+    pub(super) compiler: Compiler,
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
@@ -79,11 +79,10 @@ impl Registry {
         let limits = boot.config.plugins.clone();
         let engine = PluginEngine::new(&limits)?;
         let compiler = Compiler::open(&engine, boot, compile)?;
-        let logs = PluginLogs::new(boot.clock.clone(), limits.log_rate);
         let empty = Generation::build(0, &host_routes, Plugins::default())?;
         let (tripped, trips) = mpsc::unbounded_channel();
         let registry = Self {
-            sandbox: Sandbox::new(engine.clone(), boot.clock.clone(), limits.clone(), logs.clone()),
+            sandbox: Sandbox::new(engine.clone(), boot.clock.clone(), limits.clone(), boot.logs.clone()),
             engine,
             capabilities: Capabilities::open(boot).await?,
             limits,
@@ -91,7 +90,7 @@ impl Registry {
             db: boot.db.clone(),
             data: Arc::clone(&boot.data),
             caches: boot.cache.clone(),
-            logs,
+            logs: boot.logs.clone(),
             host_routes,
             node: Arc::clone(&boot.node),
             at_stage,
@@ -165,11 +164,6 @@ impl Registry {
         Ok(())
     }
 
-    /// The compiled component of a file.
-    pub(super) async fn compile(&self, component: Bytes) -> Result<Artifact> {
-        self.compiler.artifact(component).await
-    }
-
     /// Makes a release the one that its plugin serves, or would serve if it were not paused. A trial ends.
     pub(super) fn serve(&self, release: Arc<Release>) -> Result<()> {
         let plugin = release.record.plugin.clone();
@@ -195,6 +189,12 @@ impl Registry {
         let mut plugins = current.plugins.clone();
         change(&mut plugins);
         let next = Arc::new(Generation::build(current.number + 1, &self.host_routes, plugins)?);
+        for release in next.plugins.live.values() {
+            let plugin = &release.record.plugin;
+            if !current.plugins.live.get(plugin).is_some_and(|served| Arc::ptr_eq(served, release)) {
+                release.admitted.serve();
+            }
+        }
         self.generation.store(Arc::clone(&next));
         for release in current.plugins.releases() {
             if !next.plugins.releases().any(|kept| Arc::ptr_eq(kept, release)) {
@@ -290,10 +290,11 @@ impl Registry {
         let component = releases::component(&self.db, record.digest.as_str())
             .await?
             .ok_or_else(|| Error::internal("its component is not in the database"))?;
-        if Digest::of(&component) != record.digest {
+        let component = Bytes::from(component);
+        if Digest::aside(component.clone()).await? != record.digest {
             return Err(Error::internal("its component does not have its digest any more"));
         }
-        let artifact = self.compile(component.into()).await?;
+        let artifact = self.compiler.artifact(&record.digest, component).await?;
         check_grants(&artifact.needs()?, &record.grants)?;
         let linked = Linked::new(&self.engine, &artifact, &record.grants)?;
         let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };

@@ -70,6 +70,8 @@ pub struct Record {
     pub created_at: Timestamp,
     /// By whom; none: by the host at start.
     pub created_by: Option<UserId>,
+    /// The trusted keys that signed its component then, as they were configured.
+    pub signed_by: Vec<String>,
 }
 
 impl Record {
@@ -89,6 +91,7 @@ impl Record {
             size: i64::try_from(size).unwrap_or(i64::MAX),
             created_at: self.created_at,
             created_by: self.created_by,
+            signed_by: json(serde_json::to_string(&self.signed_by))?,
         })
     }
 
@@ -109,6 +112,7 @@ impl Record {
             migrations: serde_json::from_str(&stored.migrations).map_err(broken)?,
             created_at: stored.created_at,
             created_by: stored.created_by,
+            signed_by: serde_json::from_str(&stored.signed_by).map_err(broken)?,
         })
     }
 }

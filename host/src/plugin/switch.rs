@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use serde_json::json;
 
-use super::deploy::By;
+use super::deploy::{By, Deployed, Upload};
 use super::generation::{Absence, Absent, Generation, Served};
 use super::registry::{Probation, Registry, not_found, revoked_needs};
 use super::release::{Record, Release};
@@ -159,6 +159,37 @@ impl Registry {
         Ok(())
     }
 
+    /// Changes what bounds the grants of the live release. A release is what it is, so this makes another one of the same
+    /// file, which can be rolled back like any.
+    ///
+    /// # Errors
+    /// There is no such plugin, its live release does not have the grant, or as [`Registry::deploy`].
+    pub async fn bound(&self, plugin: &PluginName, grants: Grants, by: &By) -> Result<Deployed> {
+        let stored = self.present(plugin).await?;
+        let live = Record::from_stored(&self.stored_release(plugin, stored.live_release).await?)?;
+        if let Some(missing) = grants.names().find(|name| !live.grants.contains(name)) {
+            let text = format!("'{plugin}' does not have the grant '{missing}'; it comes with a deploy that needs it");
+            return Err(Error::not_found(code::GRANT_MISSING, text));
+        }
+        let component = releases::component(&self.db, live.digest.as_str())
+            .await?
+            .ok_or_else(|| Error::internal("its component is not in the database"))?;
+        self.deploy(Upload {
+            component: component.into(),
+            name: Some(plugin.clone()),
+            mount: None,
+            grants,
+            signatures: Vec::new(),
+            digest: Some(live.digest),
+            settings: None,
+            actor: by.actor,
+            request_id: Arc::clone(&by.request_id),
+            id: None,
+            canary: None,
+        })
+        .await
+    }
+
     /// Gives a grant again that was taken back, and serves the live release again if nothing else is missing.
     ///
     /// # Errors
@@ -166,7 +197,6 @@ impl Registry {
     pub async fn grant(&self, plugin: &PluginName, capability: &str, by: &By) -> Result<()> {
         let _turn = self.changing.lock().await;
         let stored = self.present(plugin).await?;
-        Grants::new([capability]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
         let revoked = stored.revoked()?;
         if !revoked.iter().any(|name| name == capability) {
             return Err(state(format!(

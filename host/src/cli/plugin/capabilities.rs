@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_capability_is_explained() {
-        let offered: Vec<&str> = Capabilities::OFFERED.iter().map(|(name, _)| *name).collect();
+        let offered: Vec<&str> = Capabilities::OFFERED.iter().map(|offer| offer.name).collect();
         let explained: Vec<&str> = MEANINGS.iter().map(|(name, _)| *name).collect();
         assert_eq!(offered, explained);
     }

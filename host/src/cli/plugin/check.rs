@@ -96,8 +96,10 @@ impl Comparison {
         let number = plugin.pointer("/release/number").and_then(Value::as_i64);
         let live = number.ok_or_else(|| Failure::new(format!("{} did not say what is live", api.url())))?;
         let release = api.get(&release_path(name, live))?;
-        let granted: Vec<&str> = super::view::members(&release, "grants").filter_map(Value::as_str).collect();
-        let missing = inspection.needs.iter().filter(|need| !granted.contains(*need));
+        let names = |value, list| super::view::members(value, list).filter_map(Value::as_str).collect::<Vec<_>>();
+        let (granted, revoked) = (names(&release, "grants"), names(&plugin, "revoked"));
+        let has = |need: &&&str| granted.contains(*need) && !revoked.contains(*need);
+        let missing = inspection.needs.iter().filter(|need| !has(need));
         let settings = release.get("settings").map(|settings| declared.check_settings(settings));
         Ok(Self {
             live,
@@ -132,6 +134,11 @@ impl Comparison {
 /// The release that the file would become in place of the live one, as the operator API would describe it.
 fn deployed(inspection: &Inspection, declared: &Declared, live: &Value) -> Value {
     let of_live = |name: &str| live.get(name).cloned().unwrap_or_default();
+    // What bounds a grant stays with it.
+    let bounds = super::view::members(live, "grants").filter_map(Value::as_str).filter(|grant| {
+        grant.split_once('.').is_some_and(|(capability, _)| inspection.needs.iter().any(|need| *need == capability))
+    });
+    let grants: Vec<&str> = inspection.needs.iter().copied().chain(bounds).collect();
     let mount: Option<Template> = live.get("mount").and_then(Value::as_str).and_then(|text| text.parse().ok());
     let path = |path: &Template| mount.as_ref().map_or_else(|| path.clone(), |mount| path.below(mount)).to_string();
     let routes = declared.routes.iter();
@@ -141,6 +148,6 @@ fn deployed(inspection: &Inspection, declared: &Declared, live: &Value) -> Value
     json!({
         "version": declared.version, "digest": inspection.digest, "size": inspection.size, "mount": of_live("mount"),
         "summary": declared.summary, "routes": routes, "permissions": declared.permissions,
-        "grants": inspection.needs, "migrations": declared.migrations, "settings": of_live("settings"),
+        "grants": grants, "migrations": declared.migrations, "settings": of_live("settings"),
     })
 }

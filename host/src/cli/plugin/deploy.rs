@@ -27,8 +27,8 @@ pub(crate) struct Deploy {
     /// Where its routes begin [default: where they were, else /api/v1/NAME]
     #[arg(long, value_name = "PATH")]
     mount: Option<String>,
-    /// Capabilities it may use
-    #[arg(long, value_name = "CAPABILITY,…", value_delimiter = ',')]
+    /// Capabilities it may use, and what bounds them: sql,sql.rows=500
+    #[arg(long, value_name = "CAPABILITY[.PARAMETER=VALUE],…", value_delimiter = ',')]
     grant: Vec<String>,
     /// Its settings, a JSON file
     #[arg(long, value_name = "FILE")]

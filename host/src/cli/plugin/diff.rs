@@ -76,6 +76,7 @@ pub(super) struct Diff {
     routes: Vec<Change>,
     /// By name: what they permit.
     permissions: Vec<Change>,
+    /// By capability, or capability and parameter.
     grants: Vec<Change>,
     migrations: Vec<Change>,
     /// By JSON pointer.
@@ -96,7 +97,7 @@ impl Diff {
                 let of = |permission: &Value| (text(permission, "name"), member(permission, "summary"));
                 members(release, "permissions").map(of).collect()
             }),
-            grants: compare(|release| names(release, "grants")),
+            grants: compare(grants),
             migrations: compare(migrations),
             settings: compare(|release| {
                 let mut found = Vec::new();
@@ -177,6 +178,15 @@ fn names(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(|name| (name.to_owned(), Value::Null)).collect()
 }
 
+/// Capabilities, and the values of what bounds them.
+fn grants(release: &Value) -> Vec<(String, Value)> {
+    let apart = |grant: &str| match grant.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Value::from(value)),
+        None => (grant.to_owned(), Value::Null),
+    };
+    members(release, "grants").filter_map(Value::as_str).map(apart).collect()
+}
+
 /// Names, or names with the oldest migration whose releases can run after it.
 fn migrations(release: &Value) -> Vec<(String, Value)> {
     let described = members(release, "migrations").filter(|migration| migration.is_object());
@@ -233,7 +243,7 @@ mod tests {
             "routes": [{ "method": "GET", "path": "/a", "access": "public" },
                 { "method": "PUT", "path": "/a", "access": "superuser" }],
             "permissions": [{ "name": "edit", "summary": "Edits" }],
-            "grants": ["log", "sql"], "migrations": ["1"],
+            "grants": ["log", "sql", "sql.bytes=1MiB", "sql.rows=5"], "migrations": ["1"],
             "settings": { "a": { "b/c": 1, "gone": [1] }, "same": true },
         });
         let after = json!({
@@ -241,7 +251,7 @@ mod tests {
             "routes": [{ "method": "GET", "path": "/a", "access": "authenticated" },
                 { "method": "POST", "path": "/a", "access": "public" }],
             "permissions": [{ "name": "edit", "summary": "Edits all" }, { "name": "read", "summary": "" }],
-            "grants": ["auth", "sql"], "migrations": ["1", "2"],
+            "grants": ["auth", "auth.x=a=b", "sql", "sql.rows=6"], "migrations": ["1", "2"],
             "settings": { "a": { "b/c": 2 }, "same": true },
         });
         let section = |title: &str, lines: &[&str]| (title.to_owned(), lines.iter().map(ToString::to_string).collect());
@@ -251,7 +261,7 @@ mod tests {
                 section("component", &["~ version  1.0.0 → 1.1.0", "~ digest  aaaaaaaaaaaa → bb"]),
                 section("routes", &["~ GET /a  public → authenticated", "- PUT /a  superuser", "+ POST /a  public"]),
                 section("permissions", &["~ edit  Edits → Edits all", "+ read"]),
-                section("grants", &["- log", "+ auth"]),
+                section("grants", &["- log", "- sql.bytes  1MiB", "~ sql.rows  5 → 6", "+ auth", "+ auth.x  a=b"]),
                 section("migrations", &["+ 2"]),
                 section("settings", &["~ /a/b~1c  1 → 2", "- /a/gone  [1]"]),
             ]

@@ -37,12 +37,24 @@ pub(crate) struct Rollback {
     remote: Remote,
 }
 
-/// A capability of a plugin.
+/// Give a grant again that was taken back, or change what bounds one.
 #[derive(Debug, Args)]
 pub(crate) struct Grant {
     /// The plugin
     name: PluginName,
-    /// What it may use, such as sql
+    /// What to give again (sql), or what bounds it from now on (sql.rows=500; sql.rows=default)
+    #[arg(required = true, value_name = "CAPABILITY[.PARAMETER=VALUE]")]
+    grants: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Take a grant back.
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// The plugin
+    name: PluginName,
+    /// What it may not use any more, such as sql
     capability: String,
     #[command(flatten)]
     remote: Remote,
@@ -62,16 +74,16 @@ pub(super) fn releases(named: &Named, terminal: &Terminal) -> Result<(), Failure
     if terminal.is_json() {
         terminal.json(&answer);
     } else {
-        let people = people(&answer, &api);
+        let people = people(view::members(&answer, "data"), &api);
         view::history::releases(&answer, &people, terminal);
     }
     Ok(())
 }
 
 /// The addresses of who deployed the releases; whoever is gone has none.
-fn people(releases: &Value, api: &Api) -> Map<String, Value> {
+pub(super) fn people<'v>(releases: impl IntoIterator<Item = &'v Value>, api: &Api) -> Map<String, Value> {
     let mut people = Map::new();
-    for release in releases.get("data").and_then(Value::as_array).into_iter().flatten() {
+    for release in releases {
         let id = text(release, "created_by");
         if id.is_empty() || people.contains_key(&id) {
             continue;
@@ -135,20 +147,32 @@ pub(super) fn abort(named: &Named, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Grant {
-    fn path(&self) -> String {
-        let capability = utf8_percent_encode(&self.capability, NON_ALPHANUMERIC);
-        format!("{PLUGINS}{}/grants/{capability}", self.name)
-    }
+/// Where the host has a grant.
+fn grant_path(name: &PluginName, capability: &str) -> String {
+    format!("{PLUGINS}{name}/grants/{}", utf8_percent_encode(capability, NON_ALPHANUMERIC))
+}
 
-    pub(super) fn give(self, terminal: &Terminal) -> Result<(), Failure> {
-        let answer = Api::open(&self.remote)?.put(&self.path())?;
+impl Grant {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let Self { name, grants, remote } = self;
+        let mut capabilities = grants.iter().map(|grant| grant.split(['.', '=']).next().unwrap_or_default());
+        let capability = capabilities.next().unwrap_or_default();
+        if capabilities.any(|other| other != capability) {
+            return Err(Failure::usage("one capability at a time: each change is a release of its own"));
+        }
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for parameter in grants.iter().filter_map(|grant| grant.split_once('.')).map(|(_, parameter)| parameter) {
+            query.append_pair("parameter", parameter);
+        }
+        let answer = Api::open(&remote)?.put(&format!("{}?{}", grant_path(&name, capability), query.finish()))?;
         tell(&answer, terminal, |answer, terminal| terminal.line(text(answer, "message")));
         Ok(())
     }
+}
 
-    pub(super) fn revoke(self, terminal: &Terminal) -> Result<(), Failure> {
-        let answer = Api::open(&self.remote)?.delete(&self.path())?;
+impl Revoke {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let answer = Api::open(&self.remote)?.delete(&grant_path(&self.name, &self.capability))?;
         tell(&answer, terminal, |answer, terminal| terminal.line(text(answer, "message")));
         terminal.hint(format!("`wharf plugin grant {} {}` gives it again", self.name, self.capability));
         Ok(())

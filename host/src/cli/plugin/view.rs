@@ -4,7 +4,7 @@ pub(super) mod history;
 pub(super) mod inspection;
 pub(super) mod trial;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::terminal::Terminal;
 
@@ -39,6 +39,15 @@ fn words(value: &Value, name: &str) -> String {
 /// A size.
 fn bytes(size: Option<&Value>) -> String {
     size.and_then(Value::as_u64).map(|size| format!("{size} bytes")).unwrap_or_default()
+}
+
+/// What nobody did.
+const HOST: &str = "the host";
+
+/// An account by its address, where that is known.
+fn who(account: &str, people: &Map<String, Value>) -> String {
+    let email = people.get(account).and_then(Value::as_str).filter(|email| !email.is_empty()).map(printable);
+    email.unwrap_or_else(|| if account.is_empty() { HOST.to_owned() } else { account.to_owned() })
 }
 
 /// A moment to the second.
@@ -96,7 +105,7 @@ pub(super) fn deployed(answer: &Value, url: &str, terminal: &Terminal) {
     row("at", format!("{url}{}", text(plugin, "mount")));
     row("grants", words(plugin, "grants"));
     row("routes", members(plugin, "routes").count().to_string());
-    for key in members(answer, "signed_by").filter_map(Value::as_str) {
+    for key in members(release(plugin), "signed_by").filter_map(Value::as_str) {
         row("signed", format!("by {}", printable(key)));
     }
     let share = canary(plugin);
@@ -157,7 +166,7 @@ pub(super) fn list(answer: &Value, terminal: &Terminal) {
 }
 
 /// One plugin, in full.
-pub(super) fn plugin(plugin: &Value, terminal: &Terminal) {
+pub(super) fn plugin(plugin: &Value, people: &Map<String, Value>, terminal: &Terminal) {
     let release = release(plugin);
     let row = |name: &str, value: String| {
         if !value.is_empty() {
@@ -171,10 +180,19 @@ pub(super) fn plugin(plugin: &Value, terminal: &Terminal) {
     row("release", text(release, "number"));
     let on_trial = plugin.pointer("/canary/release").map(|number| format!("release {number}, {}", canary(plugin)));
     row("on trial", on_trial.unwrap_or_default());
-    row("deployed", [text(release, "created_at"), text(release, "created_by")].join(" ").trim().to_owned());
+    row(
+        "deployed",
+        format!("{} by {}", moment(&text(release, "created_at")), who(&text(release, "created_by"), people)),
+    );
     row("digest", text(release, "digest"));
     row("size", bytes(release.get("size")));
+    for key in members(release, "signed_by").filter_map(Value::as_str) {
+        row("signed by", printable(key));
+    }
     row("grants", words(plugin, "grants"));
+    if members(plugin, "revoked").next().is_some() {
+        row("revoked", words(plugin, "revoked"));
+    }
     row("imports", imports(plugin));
     permissions(plugin, terminal);
     routes(plugin, terminal);

@@ -43,6 +43,7 @@ pub(super) struct Postgres {
     plugin: PluginName,
     host: PgPool,
     options: PgConnectOptions,
+    /// What the host's own work is held to, and connections before a statement asks for other deadlines.
     limits: Limits,
     slots: Arc<Slots<Backend>>,
 }
@@ -97,10 +98,7 @@ impl Postgres {
         plugin: &PluginName,
         limits: &Limits,
     ) -> Result<Self> {
-        let role = role::ensure(host, random, plugin, limits.connections).await?;
-        let time = limits.time.as_millis();
-        // Shorter than the statement's, which else ends first and hides that it only waited for others.
-        let lock_time = (time.saturating_mul(4) / 5).max(1);
+        let role = role::ensure(host, random, plugin).await?;
         let options = options
             .clone()
             .username(&role.name)
@@ -109,8 +107,8 @@ impl Postgres {
             .statement_cache_capacity(backend::CACHED_STATEMENTS)
             .options([
                 ("search_path", role::schema(plugin)),
-                ("statement_timeout", time.to_string()),
-                ("lock_timeout", lock_time.to_string()),
+                ("statement_timeout", limits.time.as_millis().to_string()),
+                ("lock_timeout", backend::lock_time(limits.time).to_string()),
                 ("idle_in_transaction_session_timeout", "120s".to_owned()),
                 // What the lexer takes for granted.
                 ("standard_conforming_strings", "on".to_owned()),
@@ -124,20 +122,35 @@ impl Postgres {
         })
     }
 
-    async fn lease(&self) -> Result<Held, DataError> {
-        let lease = self.slots.lease(&self.limits, DataError::connections(&self.limits)).await?;
+    /// Has so many connections from now on.
+    pub(super) fn resize(&self, connections: u32) {
+        self.slots.resize(connections);
+    }
+
+    async fn lease(&self, limits: &Limits) -> Result<Held, DataError> {
+        let mut held = self.lease_any(limits).await?;
+        let backend = held.backend()?;
+        if backend.time() != limits.time {
+            within(limits, backend.set_time(limits)).await?;
+        }
+        Ok(held)
+    }
+
+    async fn lease_any(&self, limits: &Limits) -> Result<Held, DataError> {
+        let lease = self.slots.lease(limits, DataError::connections(limits)).await?;
         let idle_for = lease.idle_for;
-        let mut held = Held { lease: Some(lease), host: self.host.clone(), limits: self.limits.clone() };
+        let mut held = Held { lease: Some(lease), host: self.host.clone(), limits: limits.clone() };
         if let Ok(backend) = held.backend() {
-            if idle_for < TRUSTED || within(&self.limits, async { Ok(backend.answers().await) }).await? {
+            if idle_for < TRUSTED || within(limits, async { Ok(backend.answers().await) }).await? {
                 return Ok(held);
             }
             if let Some(lease) = &mut held.lease {
                 lease.connection = None;
             }
         }
-        let connected = within(&self.limits, async {
-            Backend::connect(&self.options).await.map_err(|error| failure::of(error, &self.limits))
+        let connected = within(limits, async {
+            let connected = Backend::connect(&self.options, self.limits.time).await;
+            connected.map_err(|error| failure::of(error, limits))
         });
         let backend = connected.await.map_err(|error| match error {
             DataError::Limit(_) => DataError::Unavailable,
@@ -149,27 +162,27 @@ impl Postgres {
         Ok(held)
     }
 
-    pub(super) async fn run(&self, mut statement: Statement) -> Result<(Rows, u64), DataError> {
-        let verb = statement::admit(Dialect::Postgres, &mut statement, &self.limits)?;
+    pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
+        let verb = statement::admit(Dialect::Postgres, &mut statement, limits)?;
         let mut tries = 0_u32;
         loop {
-            let mut held = self.lease().await?;
+            let mut held = self.lease(limits).await?;
             let backend = held.backend()?;
-            match within(&self.limits, alone(backend, &statement, verb, &self.limits)).await {
+            match within(limits, alone(backend, &statement, verb, limits)).await {
                 // Each connection may hold a plan from before a migration; a new one does not.
-                Err(Failure::StalePlan) if tries < self.limits.connections => tries = tries.saturating_add(1),
+                Err(Failure::StalePlan) if tries < self.slots.size() => tries = tries.saturating_add(1),
                 result => return data(result),
             }
         }
     }
 
-    pub(super) async fn batch(&self, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
+    pub(super) async fn batch(&self, limits: &Limits, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
         for statement in &mut statements {
-            statement::admit(Dialect::Postgres, statement, &self.limits)?;
+            statement::admit(Dialect::Postgres, statement, limits)?;
         }
         let mut tries = 0_u32;
         loop {
-            let result = self.try_batch(&statements).await;
+            let result = self.try_batch(limits, &statements).await;
             tries = tries.saturating_add(1);
             if tries >= BATCH_TRIES || !matches!(result, Err(DataError::Conflict)) {
                 return result;
@@ -177,25 +190,25 @@ impl Postgres {
         }
     }
 
-    async fn try_batch(&self, statements: &[Statement]) -> Result<Vec<Rows>, DataError> {
-        let mut held = self.lease().await?;
+    async fn try_batch(&self, limits: &Limits, statements: &[Statement]) -> Result<Vec<Rows>, DataError> {
+        let mut held = self.lease(limits).await?;
         let backend = held.backend()?;
-        let mut budget = Budget::new(&self.limits);
+        let mut budget = Budget::new(limits);
         let mut answers = Vec::with_capacity(statements.len());
-        within(&self.limits, backend.begin(BEGIN, &self.limits)).await?;
+        within(limits, backend.begin(BEGIN, limits)).await?;
         for statement in statements {
-            let run = backend.statement(&statement.sql, &statement.params, &self.limits, &mut budget);
+            let run = backend.statement(&statement.sql, &statement.params, limits, &mut budget);
             // On an error, the guard of the connection rolls back.
-            answers.push(data(within(&self.limits, run).await)?.0);
+            answers.push(data(within(limits, run).await)?.0);
         }
-        within(&self.limits, backend.end("COMMIT", &self.limits)).await?;
+        within(limits, backend.end("COMMIT", limits)).await?;
         Ok(answers)
     }
 
-    pub(super) async fn begin(&self) -> Result<Transaction, DataError> {
-        let mut held = self.lease().await?;
+    pub(super) async fn begin(&self, limits: &Limits) -> Result<Transaction, DataError> {
+        let mut held = self.lease(limits).await?;
         let backend = held.backend()?;
-        within(&self.limits, backend.begin(BEGIN, &self.limits)).await?;
+        within(limits, backend.begin(BEGIN, limits)).await?;
         Ok(Transaction { held, failed: false })
     }
 

@@ -33,10 +33,11 @@ const FILE: &str = "data.sqlite";
 
 pub(super) struct Sqlite {
     directory: PathBuf,
+    /// What the host's own work is held to: migrations, and how long an end is waited for.
     limits: Limits,
     writer: Arc<Slots<Connection>>,
-    /// None: with a single connection, the writer reads too.
-    readers: Option<Arc<Slots<Connection>>>,
+    /// Without any, the writer reads too.
+    readers: Arc<Slots<Connection>>,
     /// Texts that begin with WITH and write, so that a reader need not compile them first.
     writing: Mutex<HashSet<Box<str>>>,
 }
@@ -53,16 +54,21 @@ impl Sqlite {
             directory,
             limits: limits.clone(),
             writer: Slots::new(1),
-            readers: limits.connections.checked_sub(1).filter(|count| *count > 0).map(Slots::new),
+            readers: Slots::new(limits.connections.saturating_sub(1)),
             writing: Mutex::default(),
         })
     }
 
-    pub(super) async fn run(&self, mut statement: Statement) -> Result<(Rows, u64), DataError> {
-        let verb = statement::admit(Dialect::Sqlite, &mut statement, &self.limits)?;
+    /// Has so many connections from now on, the writing one included.
+    pub(super) fn resize(&self, connections: u32) {
+        self.readers.resize(connections.saturating_sub(1));
+    }
+
+    pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
+        let verb = statement::admit(Dialect::Sqlite, &mut statement, limits)?;
         if let Some(readers) = self.readers_for(verb, &statement.sql) {
-            let held = self.lease(readers).await?;
-            let (held, result, returned) = self.one(held, statement).await?;
+            let held = self.lease(readers, limits).await?;
+            let (held, result, returned) = self.one(held, limits, statement).await?;
             drop(held);
             match result {
                 Err(Refusal::Writes) => {
@@ -72,24 +78,24 @@ impl Sqlite {
                 result => return answer(result).map(|outcome| (outcome.rows, outcome.affected)),
             }
         }
-        let held = self.lease(&self.writer).await?;
-        let (held, result, _) = self.one(held, statement).await?;
+        let held = self.lease(&self.writer, limits).await?;
+        let (held, result, _) = self.one(held, limits, statement).await?;
         drop(held);
         answer(result).map(|outcome| (outcome.rows, outcome.affected))
     }
 
-    pub(super) async fn batch(&self, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
+    pub(super) async fn batch(&self, limits: &Limits, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
         let mut reads = true;
         for statement in &mut statements {
-            reads &= statement::admit(Dialect::Sqlite, statement, &self.limits)?.reads();
+            reads &= statement::admit(Dialect::Sqlite, statement, limits)?.reads();
         }
-        let slots = self.readers.as_ref().filter(|_| reads).unwrap_or(&self.writer);
-        let held = self.lease(slots).await?;
+        let slots = if reads && self.readers.size() > 0 { &self.readers } else { &self.writer };
+        let held = self.lease(slots, limits).await?;
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
-        let limits = self.limits.clone();
+        let (time, limits) = (limits.time, limits.clone());
         let count = u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1);
         let (held, result) = self
-            .on_thread(held, self.limits.time.saturating_mul(count), move |connection| {
+            .on_thread(held, time.saturating_mul(count), move |connection| {
                 let mut budget = Budget::new(&limits);
                 let mut answers = Vec::with_capacity(statements.len());
                 connection.host(begin)?;
@@ -111,12 +117,11 @@ impl Sqlite {
         result
     }
 
-    pub(super) async fn begin(self: &Arc<Self>) -> Result<Transaction, DataError> {
-        let held = self.lease(&self.writer).await?;
-        let (held, begun) =
-            self.on_thread(held, self.limits.time, |connection| connection.host("BEGIN IMMEDIATE")).await?;
+    pub(super) async fn begin(self: &Arc<Self>, limits: &Limits) -> Result<Transaction, DataError> {
+        let held = self.lease(&self.writer, limits).await?;
+        let (held, begun) = self.on_thread(held, limits.time, |connection| connection.host("BEGIN IMMEDIATE")).await?;
         begun?;
-        Ok(Transaction { database: Arc::clone(self), held: Some(held), failed: false })
+        Ok(Transaction { database: Arc::clone(self), limits: limits.clone(), held: Some(held), failed: false })
     }
 
     /// Removes the file and everything beside it, once nobody uses it or after a while.
@@ -134,9 +139,7 @@ impl Sqlite {
 
     pub(super) async fn close(&self) {
         let mut connections = self.writer.close(self.limits.time).await;
-        if let Some(readers) = &self.readers {
-            connections.extend(readers.close(self.limits.time).await);
-        }
+        connections.extend(self.readers.close(self.limits.time).await);
         // The last one to go writes the log into the file.
         drop(tokio::task::spawn_blocking(move || drop(connections)).await);
     }
@@ -144,7 +147,7 @@ impl Sqlite {
     /// Closes the connections that nobody used for `age`.
     pub(super) async fn close_idle(&self, age: Duration) {
         let mut stale = self.writer.stale(age);
-        stale.extend(self.readers.iter().flat_map(|readers| readers.stale(age)));
+        stale.extend(self.readers.stale(age));
         if !stale.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(stale)).await);
         }
@@ -152,7 +155,7 @@ impl Sqlite {
 
     fn readers_for(&self, verb: Verb, sql: &str) -> Option<&Arc<Slots<Connection>>> {
         let writes = verb.surely_writes() || (!verb.reads() && self.remembers(sql));
-        self.readers.as_ref().filter(|_| !writes)
+        Some(&self.readers).filter(|readers| !writes && readers.size() > 0)
     }
 
     fn remembers(&self, text: &str) -> bool {
@@ -167,10 +170,9 @@ impl Sqlite {
         writing.insert(text.into());
     }
 
-    async fn lease(&self, slots: &Arc<Slots<Connection>>) -> Result<Held, DataError> {
-        let busy =
-            if Arc::ptr_eq(slots, &self.writer) { DataError::Conflict } else { DataError::connections(&self.limits) };
-        let mut held = slots.lease(&self.limits, busy).await?;
+    async fn lease(&self, slots: &Arc<Slots<Connection>>, limits: &Limits) -> Result<Held, DataError> {
+        let busy = if Arc::ptr_eq(slots, &self.writer) { DataError::Conflict } else { DataError::connections(limits) };
+        let mut held = slots.lease(limits, busy).await?;
         if held.connection.is_some() {
             return Ok(held);
         }
@@ -189,11 +191,12 @@ impl Sqlite {
     async fn one(
         &self,
         held: Held,
+        limits: &Limits,
         statement: Statement,
     ) -> Result<(Held, Result<Outcome, Refusal>, Statement), DataError> {
-        let limits = self.limits.clone();
+        let (time, limits) = (limits.time, limits.clone());
         let (held, (result, statement)) = self
-            .on_thread(held, self.limits.time, move |connection| {
+            .on_thread(held, time, move |connection| {
                 let mut budget = Budget::new(&limits);
                 (connection.statement(&statement.sql, &statement.params, &limits, &mut budget), statement)
             })
@@ -244,6 +247,7 @@ fn make(directory: &Path) -> std::io::Result<()> {
 /// Holds the writing connection; dropping it rolls back.
 pub(super) struct Transaction {
     database: Arc<Sqlite>,
+    limits: Limits,
     held: Option<Held>,
     failed: bool,
 }
@@ -255,9 +259,9 @@ impl Transaction {
         }
         // Whatever ends this early, be it the caller going away, the transaction is over with it.
         self.failed = true;
-        statement::admit(Dialect::Sqlite, &mut statement, &self.database.limits)?;
+        statement::admit(Dialect::Sqlite, &mut statement, &self.limits)?;
         let held = self.held.take().ok_or_else(DataError::failed_transaction)?;
-        let (held, result, _) = self.database.one(held, statement).await?;
+        let (held, result, _) = self.database.one(held, &self.limits, statement).await?;
         let alive = held.connection.as_deref().is_some_and(Connection::in_transaction);
         self.held = Some(held);
         let outcome = answer(result)?;
@@ -268,8 +272,7 @@ impl Transaction {
     pub(super) async fn commit(mut self) -> Result<(), DataError> {
         match self.held.take() {
             Some(held) if !self.failed => {
-                let (held, result) =
-                    self.database.on_thread(held, self.database.limits.time, Connection::commit).await?;
+                let (held, result) = self.database.on_thread(held, self.limits.time, Connection::commit).await?;
                 drop(held);
                 result
             }
@@ -279,7 +282,7 @@ impl Transaction {
 
     pub(super) async fn rollback(mut self) -> Result<(), DataError> {
         if let Some(held) = self.held.take() {
-            let (held, _) = self.database.on_thread(held, self.database.limits.time, Connection::rollback).await?;
+            let (held, _) = self.database.on_thread(held, self.limits.time, Connection::rollback).await?;
             drop(held);
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::view::PluginPublic;
+use self::view::{PluginDetail, PluginPublic};
 use crate::capability::Grants;
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
@@ -42,7 +42,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .superuser()
             .named("plugins", "read_plugin", "Read Plugin")
             .path::<PluginName>("name")
-            .replies::<PluginPublic>(),
+            .replies::<PluginDetail>(),
         HostRoute::delete("/api/v1/plugins/{name}", delete_plugin)
             .superuser()
             .named("plugins", "delete_plugin", "Remove Plugin")
@@ -70,7 +70,7 @@ struct DeployQuery {
     #[serde(default)]
     #[schemars(with = "String")]
     mount: Option<String>,
-    /// Capabilities it may use; once for each.
+    /// Capabilities it may use (`sql`) and what bounds them (`sql.rows=500`, `sql.rows=default`); once for each.
     #[serde(default)]
     grant: Vec<String>,
     /// Names this deploy, so that it can be followed at `/api/v1/deploys/<id>` and sent again without being done twice.
@@ -147,8 +147,6 @@ struct PluginsPublic {
 #[derive(Serialize, JsonSchema)]
 struct DeployedPublic {
     plugin: PluginPublic,
-    /// The trusted keys that signed the file.
-    signed_by: Vec<String>,
     /// What the operator may want to know: grants that nothing needs, signatures of nobody who is trusted.
     notes: Vec<String>,
     /// The release that was live before.
@@ -175,7 +173,8 @@ async fn read_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let generation = host.plugins.generation();
     let plugin = find(&host, &generation.plugins, &name).await?.ok_or_else(|| not_found(&name))?;
-    Reply::json(&plugin)
+    let revoked = host.plugins.revoked(&name).await?;
+    Reply::json(&PluginDetail { plugin, revoked })
 }
 
 /// A plugin that was not removed.
@@ -199,7 +198,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map(|text| text.parse())
         .transpose()
         .map_err(|error: crate::route::template::InvalidTemplate| refuse("mount", error.to_string()))?;
-    let grants = Grants::new(query.grant.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()))
+    let grants = Grants::read(query.grant.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()))
         .map_err(|error| refuse("grant", error.to_string()))?;
     if query.signature.len() > MAX_SIGNATURES {
         return Err(refuse("signature", format!("more than {MAX_SIGNATURES} signatures")));
@@ -243,7 +242,6 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         plugin: PluginPublic::of(&deployed.release, &host.plugins.generation().plugins),
         on_trial: deployed.on_trial,
         stages: deployed.stages,
-        signed_by: deployed.signed_by,
         notes: deployed.notes,
         replaced: deployed.replaced,
         unchanged: deployed.unchanged,

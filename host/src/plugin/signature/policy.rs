@@ -31,7 +31,7 @@ struct Policy {
 }
 
 impl Vouched {
-    /// Checks the digest that was pinned and the signatures, in the file and beside it. `live` are the files that are
+    /// Checks the digest of the file against the one that was pinned, and the signatures, in the file and beside it. `live` are the files that are
     /// served now: what is live is not too old to be deployed again, for the age is there to keep old files from coming
     /// back.
     ///
@@ -40,7 +40,8 @@ impl Vouched {
     pub(in crate::plugin) async fn check(
         config: &config::Plugins,
         upload: &Upload,
-        live: Vec<Digest>,
+        digest: &Digest,
+        live: &[Digest],
         now: Timestamp,
     ) -> Result<Self> {
         let policy = Policy {
@@ -48,19 +49,16 @@ impl Vouched {
             required: config.require_signed,
             max_age: config.signature_max_age,
         };
-        let (file, beside, pinned) = (upload.component.clone(), upload.signatures.clone(), upload.digest.clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            let digest = Digest::of(&file);
-            if let Some(pinned) = pinned.filter(|pinned| *pinned != digest) {
-                let text = format!(
-                    "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin \
-                     this one once you know where it is from"
-                );
-                return Err(Error::new(Kind::Invalid(Vec::new()), code::DIGEST_MISMATCH, text));
-            }
-            let policy = if live.contains(&digest) { Policy { max_age: None, ..policy } } else { policy };
-            policy.check(&file, &beside, now)
-        });
+        if let Some(pinned) = upload.digest.as_ref().filter(|pinned| *pinned != digest) {
+            let text = format!(
+                "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin this \
+                 one once you know where it is from"
+            );
+            return Err(Error::new(Kind::Invalid(Vec::new()), code::DIGEST_MISMATCH, text));
+        }
+        let policy = if live.contains(digest) { Policy { max_age: None, ..policy } } else { policy };
+        let (file, beside) = (upload.component.clone(), upload.signatures.clone());
+        let checked = tokio::task::spawn_blocking(move || policy.check(&file, &beside, now));
         checked.await.map_err(|error| Error::internal("the check of signatures panicked").with_source(error))?
     }
 }

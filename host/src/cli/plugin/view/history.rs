@@ -2,11 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{SHORT, bytes, members, moment, printable, text};
+use super::{HOST, SHORT, bytes, members, moment, text, who};
 use crate::cli::terminal::Terminal;
-
-/// What nobody did.
-const HOST: &str = "the host";
 
 /// Kept releases, newest first; `people` are the addresses by account.
 pub(in crate::cli::plugin) fn releases(answer: &Value, people: &Map<String, Value>, terminal: &Terminal) {
@@ -22,8 +19,6 @@ pub(in crate::cli::plugin) fn releases(answer: &Value, people: &Map<String, Valu
     };
     let rows: Vec<_> = members(answer, "data")
         .map(|release| {
-            let by = text(release, "created_by");
-            let email = people.get(&by).and_then(Value::as_str).filter(|email| !email.is_empty()).map(printable);
             [
                 text(release, "number"),
                 mark(release).to_owned(),
@@ -31,7 +26,7 @@ pub(in crate::cli::plugin) fn releases(answer: &Value, people: &Map<String, Valu
                 text(release, "digest").chars().take(SHORT).collect(),
                 bytes(release.get("size")),
                 moment(&text(release, "created_at")),
-                email.unwrap_or_else(|| if by.is_empty() { HOST.to_owned() } else { by.clone() }),
+                who(&text(release, "created_by"), people),
             ]
         })
         .collect();

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgStatement};
@@ -48,6 +49,14 @@ pub(super) struct Backend {
     /// A message was sent whose answer has not been read to its end.
     unclean: bool,
     in_transaction: bool,
+    /// The deadline of statements that the server was told.
+    time: Duration,
+}
+
+/// How long a statement waits for others, in milliseconds: shorter than its deadline, which else ends first and hides that
+/// it only waited.
+pub(super) fn lock_time(time: Duration) -> u128 {
+    (time.as_millis().saturating_mul(4) / 5).max(1)
 }
 
 impl Reuse for Backend {
@@ -57,11 +66,27 @@ impl Reuse for Backend {
 }
 
 impl Backend {
-    pub(super) async fn connect(options: &PgConnectOptions) -> sqlx::Result<Self> {
+    /// `time` is the deadline of statements that `options` tell the server.
+    pub(super) async fn connect(options: &PgConnectOptions, time: Duration) -> sqlx::Result<Self> {
         let mut connection = options.connect().await?;
         let process =
             sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await?;
-        Ok(Self { connection, process, plans: HashMap::new(), unclean: false, in_transaction: false })
+        Ok(Self { connection, process, plans: HashMap::new(), unclean: false, in_transaction: false, time })
+    }
+
+    pub(super) fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// Tells the server another deadline of statements.
+    pub(super) async fn set_time(&mut self, limits: &Limits) -> Result<(), DataError> {
+        let (time, lock_time) = (limits.time.as_millis(), lock_time(limits.time));
+        self.unclean = true;
+        let sql = format!("SET statement_timeout = {time}; SET lock_timeout = {lock_time}");
+        let done = self.connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await;
+        self.settle(done, limits)?;
+        self.time = limits.time;
+        Ok(())
     }
 
     /// Whether the server still answers.

@@ -8,6 +8,9 @@ use crate::config::Secret;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
+/// The most connections of a plugin's role from all nodes together; within one node, its slots are the bound.
+const MAX_CONNECTIONS: u32 = 1_000;
+
 /// What a node needs to log in as a plugin.
 pub(super) struct Role {
     pub(super) name: String,
@@ -21,7 +24,7 @@ pub(super) fn schema(plugin: &PluginName) -> String {
 
 /// Makes what is missing of a plugin's row, role and schema. Several nodes may do so at once: the row is the lock, and
 /// PostgreSQL undoes half-made roles and schemas with the transaction.
-pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName, connections: u32) -> Result<Role> {
+pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) -> Result<Role> {
     if let Some(role) = existing(pool, plugin).await? {
         return Ok(role);
     }
@@ -47,13 +50,11 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName, 
         .fetch_one(&mut *transaction)
         .await?;
     let schema = schema(plugin);
-    // A margin for several nodes; within one, the pool is the bound.
-    let limit = connections.saturating_mul(16);
     let mut statements = Vec::new();
     if !made {
         statements.push(format!(
             "CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}' NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT \
-             NOREPLICATION NOBYPASSRLS CONNECTION LIMIT {limit}"
+             NOREPLICATION NOBYPASSRLS CONNECTION LIMIT {MAX_CONNECTIONS}"
         ));
         // Without membership the host could neither make a schema of this role nor drop or stop what it owns.
         statements.push(format!("GRANT \"{name}\" TO CURRENT_USER"));

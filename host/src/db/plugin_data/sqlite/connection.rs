@@ -83,6 +83,8 @@ pub(super) struct Connection {
     pub(super) control: Arc<Control>,
     plans: HashMap<Box<str>, Arc<Plan>>,
     writable: bool,
+    /// The bytes of an answer that SQLite's own limit on a value was set for.
+    bytes: usize,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -129,9 +131,8 @@ impl Connection {
         ] {
             raw.set_db_config(setting, on)?;
         }
-        let longest = i32::try_from(limits.bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX);
         for (limit, value) in [
-            (Limit::SQLITE_LIMIT_LENGTH, longest),
+            (Limit::SQLITE_LIMIT_LENGTH, longest(limits.bytes)),
             (Limit::SQLITE_LIMIT_SQL_LENGTH, 1024 * 1024 + 1),
             (Limit::SQLITE_LIMIT_COLUMN, 1_000),
             (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
@@ -150,7 +151,7 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable })
+        Ok(Self { raw, control, plans: HashMap::new(), writable, bytes: limits.bytes })
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -186,6 +187,12 @@ impl Connection {
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, Refusal> {
         self.control.limit(limits.time);
+        if self.bytes != limits.bytes {
+            self.raw
+                .set_limit(Limit::SQLITE_LIMIT_LENGTH, longest(limits.bytes))
+                .map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+            self.bytes = limits.bytes;
+        }
         self.control.set_mode(Mode::Statement);
         let plan = self.plan(sql, limits)?;
         if !plan.reads && !self.writable {
@@ -303,6 +310,11 @@ impl Reuse for Connection {
     fn reset(&mut self) -> bool {
         self.rollback()
     }
+}
+
+/// The longest value that SQLite may make for an answer of so many bytes.
+fn longest(bytes: usize) -> i32 {
+    i32::try_from(bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX)
 }
 
 fn is_boolean(declared: Option<&str>) -> bool {

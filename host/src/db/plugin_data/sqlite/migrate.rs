@@ -19,7 +19,7 @@ impl Sqlite {
         &self,
         migrations: Vec<Migration>,
     ) -> Result<Vec<String>, MigrationError> {
-        let held = self.lease(&self.writer).await?;
+        let held = self.lease(&self.writer, &self.limits).await?;
         let limits = Limits { time: MIGRATION_TIME, ..self.limits.clone() };
         let (held, result) = self
             .on_thread(held, MIGRATION_TIME, move |connection| {

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::by;
 use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
+use crate::capability::Grants;
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{Error, FieldError, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
@@ -55,8 +56,12 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Ends the trial; the live release gets everybody again.")
             .replies::<Message>(),
         of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
-            .described("Gives a grant again that was taken back.")
+            .described(
+                "Gives a grant again that was taken back. With parameters, changes what bounds it, by a new release of \
+                 the same file.",
+            )
             .path::<String>("capability")
+            .query::<BoundQuery>()
             .replies::<Message>(),
         of(
             HostRoute::delete("/api/v1/plugins/{name}/grants/{capability}", revoke_grant),
@@ -87,6 +92,13 @@ struct RollbackQuery {
     #[serde(default)]
     #[schemars(with = "i64", range(min = 1))]
     release: Option<i64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct BoundQuery {
+    /// What bounds the grant: `rows=500`, or `rows=default` for what the host is configured to; once for each.
+    #[serde(default)]
+    parameter: Vec<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -192,8 +204,28 @@ async fn abort_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
-    host.plugins.grant(&name, &capability, &by(&call)?).await?;
-    Reply::message(&format!("'{name}' has the grant '{capability}' again"))
+    let query: BoundQuery = call.query()?;
+    Grants::read([capability.as_str()]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
+    if query.parameter.is_empty() {
+        host.plugins.grant(&name, &capability, &by(&call)?).await?;
+        return Reply::message(&format!("'{name}' has the grant '{capability}' again"));
+    }
+    let parameters: Vec<String> = query.parameter.iter().map(|text| format!("{capability}.{text}")).collect();
+    let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
+        Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
+    })?;
+    let by = by(&call)?;
+    // As any deploy, it comes to its end though its client may leave.
+    let worker = Arc::clone(&host);
+    let of = name.clone();
+    let deployed = tokio::spawn(async move { worker.plugins.bound(&of, grants, &by).await })
+        .await
+        .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))??;
+    let number = deployed.release.record.number;
+    Reply::message(&match deployed.unchanged {
+        true => format!("'{name}' has these bounds already, release {number}"),
+        false => format!("'{name}' has the grant '{capability}' with these bounds from release {number} on"),
+    })
 }
 
 async fn revoke_grant(host: Arc<Host>, call: Call) -> Result<Reply> {

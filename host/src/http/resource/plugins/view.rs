@@ -40,10 +40,20 @@ pub(super) struct PluginPublic {
     release: ReleasePublic,
     /// The release on trial.
     canary: Option<CanaryPublic>,
+    /// As a deploy takes them: capabilities, and what bounds them.
     grants: Vec<String>,
     imports: Vec<String>,
     permissions: Vec<Permission>,
     routes: Vec<RoutePublic>,
+}
+
+/// A plugin in full.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PluginDetail {
+    #[serde(flatten)]
+    pub(super) plugin: PluginPublic,
+    /// Capabilities that were taken back: no release that needs one of them is served.
+    pub(super) revoked: Vec<String>,
 }
 
 /// A release.
@@ -56,6 +66,8 @@ pub(super) struct ReleasePublic {
     size: usize,
     created_at: Timestamp,
     created_by: Option<UserId>,
+    /// The trusted keys that signed it when it was deployed.
+    signed_by: Vec<String>,
 }
 
 /// A trial.
@@ -101,6 +113,7 @@ pub(super) struct ReleaseDetail {
     release: ReleasePublic,
     mount: String,
     summary: String,
+    /// As a deploy takes them: capabilities, and what bounds them.
     grants: Vec<String>,
     permissions: Vec<Permission>,
     migrations: Vec<Step>,
@@ -117,6 +130,7 @@ impl ReleasePublic {
             size,
             created_at: record.created_at,
             created_by: record.created_by,
+            signed_by: record.signed_by.clone(),
         }
     }
 }
@@ -160,7 +174,7 @@ impl ReleaseDetail {
             release: ReleasePublic::of(record, size),
             mount: record.mount.to_string(),
             summary: record.declaration.summary.clone(),
-            grants: record.grants.names().map(ToOwned::to_owned).collect(),
+            grants: record.grants.to_texts(),
             permissions: record.declaration.permissions.clone(),
             migrations: record.migrations.clone(),
             settings: record.settings.clone(),
@@ -178,7 +192,7 @@ impl PluginPublic {
             state,
             release: ReleasePublic::of(record, size),
             canary: canary.map(CanaryPublic::of),
-            grants: record.grants.names().map(ToOwned::to_owned).collect(),
+            grants: record.grants.to_texts(),
             imports: imports.to_vec(),
             permissions: record.declaration.permissions.clone(),
             routes: routes(record),

@@ -1,0 +1,306 @@
+//! What an operator permits one plugin: capabilities, each with the parameters that bound it.
+//!
+//! One notation everywhere (command line, API, answers, history): `sql` is a capability, `sql.rows=500` is that capability
+//! with a parameter. Parameters are texts as in the configuration file, kept in their canonical form, so that two grants
+//! are equal when they mean the same. Knows which parameters there are through [`Capabilities::OFFERED`]; never what they
+//! do.
+
+use std::collections::BTreeMap;
+
+use super::{Capabilities, Capability};
+use crate::config::kind::Kind;
+use crate::error::{Error, Result};
+
+/// Gives a parameter back to what the host is configured to.
+const DEFAULT: &str = "default";
+
+/// Parameters by name.
+type Given = BTreeMap<String, String>;
+
+/// Capability names with their parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Grants(BTreeMap<String, Given>);
+
+/// A parameter that grants of a capability may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameter {
+    /// After the capability and a dot.
+    pub name: &'static str,
+    /// The canonical form of a value, or what is accepted in its place.
+    pub check: fn(&str) -> Result<String, String>,
+}
+
+/// The parameters of a capability's grants, as a type: each a member that is none where the grant says nothing.
+pub trait Parameters: Default + Send {
+    /// All of them.
+    const OFFERED: &'static [Parameter];
+
+    /// Reads what a grant gives.
+    ///
+    /// # Errors
+    /// Its first parameter that makes no sense.
+    fn read(given: &BTreeMap<String, String>) -> Result<Self, InvalidGrant>;
+}
+
+/// Why a grant makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidGrant {
+    /// No capability has the name.
+    #[error("there is no capability '{0}'; there are: {names}", names = offered_names())]
+    Capability(String),
+    /// The capability has no such parameter.
+    #[error("'{capability}' has no parameter '{parameter}'; it has {}", parameter_names(.capability))]
+    Parameter {
+        /// The capability.
+        capability: String,
+        /// What it does not have.
+        parameter: String,
+    },
+    /// A parameter without a value.
+    #[error("'{0}' has no value; write {0}=VALUE")]
+    NoValue(String),
+    /// A value that the parameter does not take.
+    #[error("'{parameter}' {reason}")]
+    Value {
+        /// With its capability.
+        parameter: String,
+        /// What is wrong and what is accepted.
+        reason: String,
+    },
+}
+
+/// Names of capabilities.
+fn offered_names() -> String {
+    let names: Vec<&str> = Capabilities::OFFERED.iter().map(|offer| offer.name).collect();
+    names.join(", ")
+}
+
+fn parameters_of(capability: &str) -> Option<&'static [Parameter]> {
+    Capabilities::OFFERED.iter().find(|offer| offer.name == capability).map(|offer| offer.parameters)
+}
+
+fn parameter_names(capability: &str) -> String {
+    let names: Vec<&str> =
+        parameters_of(capability).unwrap_or_default().iter().map(|parameter| parameter.name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+impl Grants {
+    /// Reads grants such as `sql` and `sql.rows=500`; a parameter grants its capability too. `sql.rows=default` takes a
+    /// parameter back when it is [merged](Self::merged).
+    ///
+    /// # Errors
+    /// The first one that makes no sense; the text says what would.
+    pub fn read<'a>(grants: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidGrant> {
+        let mut read = Self::default();
+        for grant in grants {
+            let (name, value) = match grant.split_once('=') {
+                Some((name, value)) => (name.trim(), Some(value.trim())),
+                None => (grant.trim(), None),
+            };
+            let (capability, parameter) = match name.split_once('.') {
+                Some((capability, parameter)) => (capability, Some(parameter)),
+                None => (name, None),
+            };
+            let offered = parameters_of(capability).ok_or_else(|| InvalidGrant::Capability(printable(capability)))?;
+            let given = read.0.entry(capability.to_owned()).or_default();
+            let Some(parameter) = parameter else {
+                match value {
+                    None => continue,
+                    Some(_) => {
+                        let (capability, parameter) = (capability.to_owned(), String::new());
+                        return Err(InvalidGrant::Parameter { capability, parameter });
+                    }
+                }
+            };
+            let found = offered.iter().find(|offered| offered.name == parameter);
+            let found = found.ok_or_else(|| InvalidGrant::Parameter {
+                capability: capability.to_owned(),
+                parameter: printable(parameter),
+            })?;
+            let value = value.ok_or_else(|| InvalidGrant::NoValue(name.to_owned()))?;
+            let value = match value {
+                DEFAULT => DEFAULT.to_owned(),
+                value => {
+                    (found.check)(value).map_err(|reason| InvalidGrant::Value { parameter: name.to_owned(), reason })?
+                }
+            };
+            given.insert(parameter.to_owned(), value);
+        }
+        Ok(read)
+    }
+
+    /// Every capability there is, without parameters.
+    pub fn all() -> Self {
+        Self(Capabilities::OFFERED.iter().map(|offer| (offer.name.to_owned(), Given::new())).collect())
+    }
+
+    /// Whether a capability is among them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether one of them has a parameter.
+    pub fn bounds_anything(&self) -> bool {
+        self.0.values().any(|given| !given.is_empty())
+    }
+
+    /// Names of the capabilities in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Each as [`Grants::read`] takes it: every capability, followed by its parameters.
+    pub fn to_texts(&self) -> Vec<String> {
+        let texts = |(name, given): (&String, &Given)| {
+            let parameters = given.iter().map(|(parameter, value)| format!("{name}.{parameter}={value}"));
+            std::iter::once(name.clone()).chain(parameters).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(texts).collect()
+    }
+
+    /// These and those of `other`. Where both give a parameter, `other` wins; one that it gives as `default` is gone.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        for (name, given) in other.0 {
+            let merged = self.0.entry(name).or_default();
+            merged.extend(given);
+            merged.retain(|_, value| value != DEFAULT);
+        }
+        self
+    }
+
+    /// Only what `keep` says.
+    #[must_use]
+    pub fn retaining(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.0.retain(|name, _| keep(name));
+        self
+    }
+
+    pub(super) fn parameters<C: Capability>(&self) -> Result<Option<C::Grant>> {
+        let given = self.0.get(C::NAME).map(C::Grant::read).transpose();
+        // They were checked when they were read; what was stored may be of another version of Wharf.
+        given.map_err(|error| Error::internal(format!("the grant of '{}' makes no sense: {error}", C::NAME)))
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The canonical form of a value of some kind.
+pub(super) fn canonical<T: 'static>(kind: &Kind<T>, text: &str) -> Result<String, String> {
+    kind.read(text).map(|value| (kind.show)(&value))
+}
+
+/// Parameters of a grant that has none.
+#[derive(Debug, Default)]
+pub struct NoParameters;
+
+impl Parameters for NoParameters {
+    const OFFERED: &'static [Parameter] = &[];
+
+    fn read(_: &BTreeMap<String, String>) -> Result<Self, InvalidGrant> {
+        Ok(Self)
+    }
+}
+
+/// Declares a capability's parameters: members of a type, each with the kind of its values.
+macro_rules! parameters {
+    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$meaning])* pub $member: Option<$type>,)*
+        }
+
+        impl $crate::capability::grant::Parameters for $name {
+            const OFFERED: &'static [$crate::capability::grant::Parameter] = &[$(
+                $crate::capability::grant::Parameter {
+                    name: stringify!($member),
+                    check: |text| $crate::capability::grant::canonical::<$type>(&$kind, text),
+                },
+            )*];
+
+            fn read(
+                given: &std::collections::BTreeMap<String, String>,
+            ) -> Result<Self, $crate::capability::grant::InvalidGrant> {
+                let mut read = Self::default();
+                for (name, text) in given {
+                    let parameter = || name.clone();
+                    match name.as_str() {
+                        $(stringify!($member) => {
+                            let value = $kind.read(text).map_err(|reason| {
+                                $crate::capability::grant::InvalidGrant::Value { parameter: parameter(), reason }
+                            })?;
+                            read.$member = Some(value);
+                        })*
+                        _ => {
+                            return Err($crate::capability::grant::InvalidGrant::Value {
+                                parameter: parameter(),
+                                reason: "is no parameter of this version".to_owned(),
+                            });
+                        }
+                    }
+                }
+                Ok(read)
+            }
+        }
+    };
+}
+pub(super) use parameters;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(grants: &[&str]) -> Result<Vec<String>, String> {
+        Grants::read(grants.iter().copied()).map(|grants| grants.to_texts()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_parameter_grants_its_capability_and_is_kept_in_its_canonical_form() {
+        let texts = read(&["cache.bytes=1024KiB", "sql", " sql.time = 1500ms", "sql.rows=0500"]).unwrap();
+        assert_eq!(texts, ["cache", "cache.bytes=1MiB", "sql", "sql.rows=500", "sql.time=1s500ms"]);
+        assert_eq!(read(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), texts);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_with_what_would() {
+        let told = |grant| read(&[grant]).unwrap_err();
+        assert_eq!(told("sq"), "there is no capability 'sq'; there are: auth, cache, config, log, sql");
+        assert_eq!(told("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections");
+        assert_eq!(told("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
+        assert_eq!(told("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections");
+        assert_eq!(told("sql.rows"), "'sql.rows' has no value; write sql.rows=VALUE");
+        assert_eq!(told("sql.rows=many"), "'sql.rows' is not a number; accepted: a number from 1 to 10000000");
+        assert!(
+            told("sql.time=5").starts_with("'sql.time' has no unit; accepted: a duration from "),
+            "{}",
+            told("sql.time=5")
+        );
+        assert!(told("s\nl").contains("'s l'"));
+    }
+
+    #[test]
+    fn a_later_grant_changes_what_it_names_and_nothing_else() {
+        let grants = |texts: &[&str]| Grants::read(texts.iter().copied()).unwrap();
+        let merged = |before: &[&str], after: &[&str]| grants(before).merged(grants(after)).to_texts();
+        let before = ["sql.rows=5", "sql.time=1s"];
+        assert_eq!(merged(&before, &["sql"]), ["sql", "sql.rows=5", "sql.time=1s"]);
+        assert_eq!(merged(&before, &["sql.rows=6"]), ["sql", "sql.rows=6", "sql.time=1s"]);
+        assert_eq!(merged(&before, &["sql.rows=default", "auth"]), ["auth", "sql", "sql.time=1s"]);
+        assert_eq!(merged(&[], &["sql.rows=default"]), ["sql"]);
+    }
+
+    #[test]
+    fn every_parameter_reads_what_it_shows() {
+        for offer in Capabilities::OFFERED {
+            for parameter in offer.parameters {
+                let refusal = (parameter.check)("nonsense").unwrap_err();
+                assert!(refusal.contains("accepted: "), "{}.{}: {refusal}", offer.name, parameter.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Grants with parameters: they bound one plugin, belong to a release, and stay until somebody changes them.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::plugins;
+use super::releases::operate;
+use crate::support::host::CHAMELEON;
+use crate::support::{Answer, Component, Setup, TestHost, both};
+
+both!(
+    a_quota_bounds_one_plugin_and_may_raise_what_the_host_is_configured_to,
+    a_quota_belongs_to_a_release,
+    what_makes_no_sense_changes_nothing,
+);
+
+const THREE_ROWS: &str = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3";
+const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n";
+
+async fn deploy(host: &TestHost, name: &str, quotas: &str) -> Answer {
+    let component = Component::chameleon();
+    host.superuser().deploy(&component.0, &format!("name={name}&{CHAMELEON}&grant={quotas}")).await
+}
+
+/// What the guest hears of a statement.
+async fn statement(host: &TestHost, name: &str, sql: &str) -> Value {
+    let request = host.anonymous().request(Method::POST, &format!("/{name}/statement"));
+    request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok()["error"].clone()
+}
+
+async fn bound(host: &TestHost, capability: &str, parameters: &[&str]) -> Answer {
+    let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
+    let path = format!("/plugins/chameleon/grants/{capability}?{}", query.join("&"));
+    host.superuser().request(Method::PUT, &path).send().await
+}
+
+async fn grants(host: &TestHost) -> Value {
+    host.superuser().get("/plugins/chameleon").await.ok()["grants"].clone()
+}
+
+/// What the guest hears.
+async fn keep(host: &TestHost, name: &str, bytes: usize) -> Value {
+    let request = host.anonymous().request(Method::PUT, &format!("/{name}/kept/key"));
+    request.header("content-type", "application/octet-stream").body("x".repeat(bytes)).send().await.ok()
+}
+
+async fn is_kept(host: &TestHost, name: &str) -> bool {
+    host.anonymous().get(&format!("/{name}/kept/key")).await.ok().is_string()
+}
+
+async fn a_quota_bounds_one_plugin_and_may_raise_what_the_host_is_configured_to(host: &mut TestHost) {
+    host.restart_with(|config| {
+        config.plugins.sql_rows = 2;
+        config.plugins.sql_bytes = 1 << 20;
+    })
+    .await;
+    deploy(host, "twin", "").await.ok();
+    deploy(host, "chameleon", "sql.rows=3,sql.time=50ms,sql.bytes=3MiB,cache.bytes=64KiB").await.ok();
+    assert_eq!(statement(host, "twin", THREE_ROWS).await, json!("Error::Limit(\"rows: 2\")"));
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    let four_rows = format!("{THREE_ROWS} UNION ALL SELECT 4");
+    assert_eq!(statement(host, "chameleon", &four_rows).await, json!("Error::Limit(\"rows: 3\")"));
+    assert_eq!(statement(host, "chameleon", ENDLESS).await, json!("Error::Limit(\"statement time: 50 ms\")"));
+    let two_mebibytes = match host.database() {
+        Some(_) => "SELECT repeat('x', 2097152)",
+        None => "SELECT hex(zeroblob(1048576))",
+    };
+    assert_eq!(statement(host, "chameleon", two_mebibytes).await, json!(null));
+    assert_eq!(statement(host, "twin", two_mebibytes).await, json!("Error::Limit(\"bytes: 1048576\")"));
+    // 100 KB are more than the quota, and less than what the twin has.
+    assert_eq!(keep(host, "chameleon", 100_000).await, json!("Error::Limit(\"value size: 65536 bytes\")"));
+    assert_eq!(keep(host, "twin", 100_000).await, json!(null));
+    assert!(is_kept(host, "twin").await && !is_kept(host, "chameleon").await);
+}
+
+async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
+    deploy(host, "chameleon", "sql.rows=2,cache.bytes=1MiB").await.ok();
+    let refused = json!("Error::Limit(\"rows: 2\")");
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+    assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=1MiB", "config", "log", "sql", "sql.rows=2"]));
+
+    // Another bound is another release of the same file, made in one request and undone in one.
+    let answer = bound(host, "sql", &["rows=3", "connections=1"]).await.ok();
+    assert!(answer["message"].as_str().unwrap().contains("release 2"), "{answer}");
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    operate(host, "chameleon/rollback").await.ok();
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+
+    // It stays: with the next file, over a restart, and when the capability is named again.
+    let rebuilt = Component::chameleon().rebuilt("next");
+    host.superuser().deploy(&rebuilt.0, CHAMELEON).await.ok();
+    host.restart().await;
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+
+    // What all releases share follows the live one, not one on trial.
+    keep(host, "chameleon", 100).await;
+    let trial = format!("{CHAMELEON}&grant=cache.bytes=2MiB&canary=header");
+    host.superuser().deploy(&Component::chameleon().0, &trial).await.ok();
+    assert!(is_kept(host, "chameleon").await);
+    operate(host, "chameleon/promote").await.ok();
+    assert!(!is_kept(host, "chameleon").await, "another size forgets");
+
+    bound(host, "sql", &["rows=default"]).await.ok();
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=2MiB", "config", "log", "sql"]));
+    // A grant that was taken back comes back with its bound, whatever else the plugin has.
+    host.superuser().delete("/plugins/chameleon/grants/sql").await.ok();
+    bound(host, "sql", &["rows=2"]).await.ok();
+    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+}
+
+async fn what_makes_no_sense_changes_nothing(host: &mut TestHost) {
+    deploy(host, "chameleon", "").await.ok();
+    let before = plugins(host).await;
+    for (quota, told) in [
+        ("sql.rows=0", "'sql.rows' is too small; accepted: a number from 1 to 10000000"),
+        ("sql.rows", "'sql.rows' has no value; write sql.rows=VALUE"),
+        ("sql.row=5", "'sql' has no parameter 'row'; it has rows, bytes, time, connections"),
+        ("http.hosts=x", "there is no capability 'http'; there are: auth, cache, config, log, sql"),
+    ] {
+        let answer = deploy(host, "chameleon", quota).await;
+        answer.has_code(422, "validation_error");
+        assert_eq!(answer.problem()["errors"][0]["msg"], told, "{quota}");
+    }
+    let answer = bound(host, "sql", &["rows=many"]).await;
+    answer.has_code(422, "validation_error");
+    assert_eq!(answer.problem()["errors"][0]["loc"], json!(["query", "parameter"]));
+    assert_eq!(
+        bound(host, "sql", &["rows=default"]).await.ok()["message"],
+        "'chameleon' has these bounds already, release 1"
+    );
+    assert_eq!(plugins(host).await, before);
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let path = "/plugins/hello/grants/sql?parameter=rows=5";
+    host.superuser().request(Method::PUT, path).send().await.has_code(404, "grant_missing");
+    host.anonymous().request(Method::PUT, path).send().await.has_code(401, "not_authenticated");
+}
+
+#[tokio::test]
+async fn a_change_of_bounds_is_in_the_history() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "chameleon", "").await.ok();
+    bound(&host, "log", &["rate=5"]).await.ok();
+    let history = host.superuser().get("/plugins/chameleon/history").await.ok();
+    let detail = &history["data"][0]["detail"];
+    assert_eq!((&detail["before"], &detail["after"]), (&json!(1), &json!(2)), "{history}");
+    assert!(detail["grants"].as_array().unwrap().contains(&json!("log.rate=5")), "{history}");
+}
