@@ -155,8 +155,12 @@ async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
 
     let list = json_of(&process.command(token, &["plugin", "list", "--json"]));
     assert_eq!((&list["count"], &list["data"][0]["name"]), (&json!(1), &json!("hello")));
-    let shown = json_of(&process.command(token, &["plugin", "show", "hello", "--json"]));
+    let mut shown = json_of(&process.command(token, &["plugin", "show", "hello", "--json"]));
+    assert_eq!(shown.as_object_mut().unwrap().shift_remove("revoked"), Some(json!([])));
     assert_eq!(shown, list["data"][0]);
+    // For people, who deployed it is somebody with an address.
+    let shown = process.command(token, &["plugin", "show", "hello"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(&format!("by {SUPERUSER}")), "{shown:?}");
 
     let fate = usage(&process.command(token, &["plugin", "remove", "hello", "--yes"]));
     assert!(fate.contains("--keep-data") && fate.contains("--delete-data"), "{fate}");

@@ -206,3 +206,25 @@ async fn what_becomes_of_the_data_is_said_with_every_removal() {
     assert_eq!(releases.json(&["remove", "liar", "--delete-data", "--yes"]), removed);
     assert!(releases.said(&["history", "liar"]).contains("data deleted"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_of_a_grant_are_changed_shown_and_compared() {
+    let releases = Releases::start().await;
+    let said = releases.said(&["grant", "liar", "sql.rows=5", "sql.time=2s"]);
+    assert!(said.contains("'liar' has the grant 'sql' with these bounds from release 3 on"), "{said}");
+    assert!(releases.said(&["show", "liar"]).contains("sql, sql.rows=5, sql.time=2s"));
+    releases.said(&["grant", "liar", "sql.rows=6", "sql.time=default"]);
+    let said = releases.said(&["diff", "liar", "3", "4"]);
+    assert!(said.contains("~ sql.rows  5 → 6") && said.contains("- sql.time  2s"), "{said}");
+    let file = written(releases.process.home.path(), "same.wasm", &liar(second()));
+    assert!(releases.said(&["check", &file, "--against", "liar"]).contains("nothing differs"));
+
+    let refused = failure(&releases.run(&["grant", "liar", "sql.row=5"]));
+    assert!(refused.contains("'sql' has no parameter 'row'; it has rows, bytes, time, connections"), "{refused}");
+    assert!(usage(&releases.run(&["grant", "liar", "sql.rows=5", "cache"])).contains("one capability at a time"));
+    releases.said(&["revoke", "liar", "sql"]);
+    assert!(releases.said(&["show", "liar"]).contains("revoked   sql"));
+    assert!(releases.said(&["check", &file, "--against", "liar"]).contains("not granted: sql"));
+    releases.said(&["grant", "liar", "sql"]);
+    assert_eq!(releases.answer().await, "two");
+}

@@ -135,7 +135,7 @@ async fn a_host_that_requires_signatures_takes_what_was_signed() {
     let digest = embedded["digest"].as_str().unwrap();
     assert!(failure(&deploy(&[unsigned, "--digest", digest])).contains("was pinned"));
     let deployed = json_of(&deploy(&[signed, "--digest", digest, "--json"]));
-    assert_eq!(deployed["signed_by"], json!([keys]));
+    assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([keys]));
     let beside = format!("{unsigned}.sig");
     let text = deploy(&[unsigned, "--signature", &beside]);
     assert!(String::from_utf8_lossy(&text.stdout).contains(&format!("signed  by {keys}")), "{text:?}");
