@@ -91,6 +91,21 @@ async fn a_role_of_another_version_is_refused() {
 }
 
 #[tokio::test]
+async fn roles_of_other_types_are_refused_and_the_types_are_told() {
+    let text = r#"(component
+        (core module $m (func (export "f")))
+        (core instance $i (instantiate $m))
+        (func $f (canon lift (core func $i "f")))
+        (instance $descriptor (export "describe" (func $f)))
+        (instance $http (export "routes" (func $f)) (export "handle" (func $f)))
+        (export "wharf:plugin/descriptor@0.1.0" (instance $descriptor))
+        (export "wharf:plugin/http@0.1.0" (instance $http)))"#;
+    let reason = invalid(Component::text(text)).await;
+    assert!(reason.starts_with("it was made for another version of Wharf's interfaces: "), "{reason}");
+    assert!(reason.contains("type mismatch"), "{reason}");
+}
+
+#[tokio::test]
 async fn an_unknown_import_is_refused_and_named() {
     let component = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:crime/store@0.1.0");
     assert_eq!(invalid(component).await, "it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer");

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
-use wasmtime::{PoolConcurrencyLimitError, Store};
+use wasmtime::error::Context as _;
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
@@ -251,13 +252,16 @@ impl Sandbox {
         });
         let store = || self.store(Arc::clone(&context), Entered::default(), self.logs.plugin(plugin), DECLARATION_TIME);
         let stopped = |stop: Stop, store: &Store<Guest>| {
+            if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.hit.is_none()) {
+                return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
+            }
             let error = stop.into_error(store.data().limits.hit);
             invalid(format!("it fails when it is asked what it is: {error}")).with_internal(error.report())
         };
 
         let mut describing = store();
         let work = async {
-            let role = role.instantiate_async(&mut describing).await?;
+            let role = role.instantiate_async(&mut describing).await.context(Instantiating)?;
             let descriptor = role.wharf_plugin_descriptor().call_describe(&mut describing).await?;
             let api = role.wharf_plugin_http().call_routes(&mut describing).await?;
             Ok((descriptor, api))
@@ -269,7 +273,7 @@ impl Sandbox {
         let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
         let mut migrating = store();
         let work = async {
-            let role = owner.instantiate_async(&mut migrating).await?;
+            let role = owner.instantiate_async(&mut migrating).await.context(Instantiating)?;
             role.wharf_sql_migrations().call_migrations(&mut migrating).await
         };
         let outcome = bounded(DECLARATION_TIME, work).await;
@@ -293,6 +297,11 @@ impl Sandbox {
     }
 }
 
+/// Says of an error that it came while an instance was made.
+#[derive(Debug, thiserror::Error)]
+#[error("making an instance")]
+struct Instantiating;
+
 /// Why a call did not come to its end.
 enum Stop {
     Deadline,
@@ -310,6 +319,16 @@ async fn bounded<T>(deadline: Duration, work: impl Future<Output = wasmtime::Res
 }
 
 impl Stop {
+    /// What is wrong with the types of an export: found when an instance is made, and neither a trap nor with a backtrace,
+    /// as what a start function does is.
+    fn mismatch(&self) -> Option<String> {
+        let Self::Failed(error) = self else { return None };
+        let ran = error.is::<Trap>() || error.is::<WasmBacktrace>() || error.is::<PoolConcurrencyLimitError>();
+        // Without the first of the chain, which is that mark.
+        let causes = || error.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        (error.is::<Instantiating>() && !ran).then(|| told(&causes()))
+    }
+
     fn into_error(self, hit: Option<Limit>) -> Error {
         let error = match self {
             Self::Deadline => {
