@@ -9,6 +9,7 @@ mod job;
 mod limits;
 mod load;
 mod refusal;
+mod refused_under_load;
 mod releases;
 mod removal;
 mod signature;

@@ -15,11 +15,7 @@ use super::releases::says;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, Component, Setup, TestHost, both};
 
-both!(
-    every_deploy_is_recorded_with_its_stages,
-    a_refused_deploy_is_recorded_with_its_stage_and_changes_nothing,
-    a_crash_at_any_stage_leaves_the_live_release,
-);
+both!(every_deploy_is_recorded_with_its_stages, a_crash_at_any_stage_leaves_the_live_release,);
 
 /// A release with a table.
 fn with_table(word: &str) -> Component {
@@ -52,47 +48,6 @@ async fn every_deploy_is_recorded_with_its_stages(host: &mut TestHost) {
     deploy(host, &with_table("two"), "first").await.has_code(409, "deploy_conflict");
     deploy(host, &with_table("two"), "no%20word").await.has_code(422, "validation_error");
     host.superuser().get("/deploys/unknown").await.has_code(404, "deploy_not_found");
-}
-
-async fn a_refused_deploy_is_recorded_with_its_stage_and_changes_nothing(host: &mut TestHost) {
-    deploy(host, &with_table("one"), "first").await.ok();
-    let smoke = json!([{ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } }]);
-    let broken = |changes: Value| liar(changes);
-    let one = json!(["0001", "CREATE TABLE t (a BIGINT)"]);
-    let cases = [
-        ("compile", "invalid_component", Component(b"\0asm\x0d\0\x01\0rubbish".to_vec())),
-        ("describe", "invalid_component", broken(json!({ "describe": "loop" }))),
-        ("describe", "invalid_component", broken(json!({ "describe": "grow" }))),
-        ("describe", "invalid_component", broken(json!({ "version": "new" }))),
-        (
-            "conflicts",
-            "invalid_component",
-            broken(json!({ "routes": [{ "method": "GET", "path": "/", "operation": "{" }] })),
-        ),
-        (
-            "migrate",
-            "migration_failed",
-            broken(json!({ "migrations": [one, ["0002", "CREATE TABLE u (a BIGINT); nonsense"]] })),
-        ),
-        ("smoke", "smoke_failed", broken(json!({ "handle": "trap", "routes": smoke, "migrations": [one] }))),
-        ("smoke", "smoke_failed", broken(json!({ "handle": "loop", "routes": smoke, "migrations": [one] }))),
-    ];
-    for (number, (stage, code, component)) in cases.iter().enumerate() {
-        let id = format!("case-{number}");
-        let answer = deploy(host, component, &id).await;
-        let problem = answer.problem();
-        assert_eq!(problem["code"], *code, "{stage}: {problem}");
-        let job = recorded(host, &id).await;
-        assert_eq!((&job["state"], &job["code"]), (&json!("failed"), &json!(code)), "{job}");
-        // A route's operation is read when the declaration is.
-        assert!(job["stage"] == *stage || (*stage == "conflicts" && job["stage"] == "describe"), "{stage}: {job}");
-        assert_eq!(job["reason"], problem["detail"]);
-        assert_eq!(host.anonymous().get("/liar").await.text(), "one", "{stage}");
-    }
-    // Half of the failed migration was rolled back: another of its name goes through.
-    let mended = broken(json!({ "answer": "mended", "migrations": [one, ["0002", "CREATE TABLE u (a BIGINT)"]] }));
-    deploy(host, &mended, "mended").await.ok();
-    assert_eq!(host.anonymous().get("/liar").await.text(), "mended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
