@@ -2,7 +2,7 @@
 
 mod breaker;
 mod canary;
-mod compile;
+pub(crate) mod compile;
 mod deploy;
 mod grants;
 mod job;

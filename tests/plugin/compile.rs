@@ -34,7 +34,7 @@ pub(super) fn bomb(steps: u32) -> Component {
 }
 
 /// The children that this process has for compiling within so much memory, which no other test allows.
-pub(super) fn children(memory_bytes: u64) -> Vec<PathBuf> {
+pub(crate) fn children(memory_bytes: u64) -> Vec<PathBuf> {
     let limit = format!("--memory-bytes\0{memory_bytes}\0");
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let command = |process: &PathBuf| std::fs::read(process.join("cmdline")).unwrap_or_default();
