@@ -18,7 +18,12 @@ use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, Component, Setup, TestHost, both};
 
-both!(every_deploy_is_recorded_with_its_stages, a_host_killed_at_any_stage_leaves_the_live_release,);
+both!(
+    every_deploy_is_recorded_with_its_stages,
+    a_host_killed_at_any_stage_leaves_the_live_release,
+    a_first_deploy_that_comes_to_nothing_leaves_nothing,
+    a_deploy_that_is_repeated_twice_at_once_is_done_once,
+);
 
 /// A release with a table.
 fn with_table(word: &str) -> Component {
@@ -135,6 +140,53 @@ async fn a_host_killed_at_any_stage_leaves_the_live_release(host: &mut TestHost)
         assert_eq!(tables(host).await, expected(&applied), "{id}");
         live = id;
     }
+}
+
+/// Whether it was refused or cut off: a plugin that never had a release has no database that would be in its way.
+async fn a_first_deploy_that_comes_to_nothing_leaves_nothing(host: &mut TestHost) {
+    let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
+    let steps = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
+    let before = files(&host.config().server.data_dir);
+    let broken = liar(json!({ "handle": "trap", "routes": [route], "migrations": steps }));
+    deploy(host, &broken, "refused").await.has_code(422, "smoke_failed");
+    let without_code = |host: &TestHost| {
+        let mut files = files(&host.config().server.data_dir);
+        files.retain(|file| !file.starts_with("compiled/"));
+        files
+    };
+    assert_eq!(tables(host).await, expected(&[]));
+    assert_eq!(without_code(host), before);
+    // Nor is it the first one that has it any more.
+    host.restart_after(async |config| killed_at(config, Stage::Smoke).await).await;
+    assert_eq!(recorded(host, "smoke").await["state"], "interrupted");
+    assert_eq!(tables(host).await, expected(&[]));
+    assert_eq!(without_code(host), before);
+    // What was never released may be written anew.
+    let steps = json!([["0001", "CREATE TABLE t (b TEXT)"]]);
+    deploy(host, &liar(json!({ "migrations": steps })), "mended").await.ok();
+    // From now on it has one, which no refusal takes.
+    let broken = liar(json!({ "handle": "trap", "routes": [route], "migrations": steps }));
+    deploy(host, &broken, "broken").await.has_code(422, "smoke_failed");
+    host.superuser().delete("/plugins/liar?delete_data=false").await.ok();
+    deploy(host, &broken, "broken").await.has_code(422, "smoke_failed");
+    assert_eq!(tables(host).await, (vec!["t".to_owned()], vec!["0001".to_owned()]));
+}
+
+async fn a_deploy_that_is_repeated_twice_at_once_is_done_once(host: &mut TestHost) {
+    let component = with_table("one");
+    host.superuser().deploy(&component.0, "id=again").await.has_code(403, "grant_missing");
+    let before = recorded(host, "again").await;
+    let answers = futures_util::future::join_all((0..4).map(|_| deploy(host, &component, "again"))).await;
+    let (done, others): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == 200 && answer.ok()["unchanged"] == false);
+    assert_eq!(done.len(), 1);
+    for answer in others {
+        // Late, it finds it done.
+        assert!(answer.status == 200 || answer.has_code(409, "deploy_conflict").contains("is running"), "{answer:?}");
+    }
+    let job = recorded(host, "again").await;
+    assert_eq!((&job["state"], &job["release"], &job["code"]), (&json!("succeeded"), &json!(1), &Value::Null), "{job}");
+    assert!(job["started_at"].as_str() > before["started_at"].as_str(), "{job}");
 }
 
 fn expected(applied: &[Stage]) -> (Vec<String>, Vec<String>) {

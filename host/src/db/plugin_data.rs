@@ -91,6 +91,22 @@ impl PluginData {
         cell.get_or_try_init(|| async { Ok(Arc::new(PluginDatabase(self.make(name).await?))) }).await.cloned()
     }
 
+    /// Whether a plugin has a database.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    pub async fn exists(&self, name: &PluginName) -> Result<bool> {
+        match &self.place {
+            Place::Files { directory } => {
+                let directory = directory.join(name.as_str());
+                directory.try_exists().map_err(|error| {
+                    Error::internal(format!("cannot look for {}", directory.display())).with_source(error)
+                })
+            }
+            Place::Roles { host, .. } => Postgres::exists(host, name).await,
+        }
+    }
+
     async fn make(&self, name: &PluginName) -> Result<Kind> {
         match &self.place {
             Place::Files { directory } => {

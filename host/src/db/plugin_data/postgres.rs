@@ -124,6 +124,11 @@ impl Postgres {
         })
     }
 
+    /// Whether a plugin has a role and a schema.
+    pub(super) async fn exists(host: &PgPool, plugin: &PluginName) -> Result<bool> {
+        Ok(role::existing(host, plugin).await?.is_some())
+    }
+
     async fn lease(&self) -> Result<Held, DataError> {
         let lease = self.slots.lease(&self.limits, DataError::connections(&self.limits)).await?;
         let idle_for = lease.idle_for;
