@@ -2,7 +2,7 @@
 
 mod breaker;
 mod canary;
-mod compile;
+pub(crate) mod compile;
 mod deploy;
 mod grants;
 mod job;
@@ -10,6 +10,7 @@ mod limits;
 mod load;
 mod quotas;
 mod refusal;
+mod refused_under_load;
 mod releases;
 mod removal;
 mod signature;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{Process, home};
 use crate::plugin::liar;
+use crate::support::files::files;
 use crate::support::{Client, Load};
 
 /// Cycles of deploy, canary, promotion and rollback: four changes each.
@@ -32,14 +33,9 @@ impl Holdings {
             resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
             threads: count(format!("{proc}/task")),
             descriptors: count(format!("{proc}/fd")),
-            files: files_below(&data),
+            files: files(&data).len(),
         }
     }
-}
-
-fn files_below(directory: &std::path::Path) -> usize {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
 }
 
 async fn change(superuser: &Client, builds: &[Vec<u8>; 2]) {

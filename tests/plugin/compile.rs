@@ -17,7 +17,7 @@ use crate::support::{Answer, Component, Setup, TestHost};
 const NEVER: Duration = Duration::from_secs(600);
 
 /// A component with one function of so many steps, which take the compiler long and much memory.
-fn bomb(steps: u32) -> Component {
+pub(super) fn bomb(steps: u32) -> Component {
     let mut text =
         String::from("(component (core module (memory 1) (func (export \"f\") (param i32) (local i32 i32)\n");
     for step in 0..steps {
@@ -34,7 +34,7 @@ fn bomb(steps: u32) -> Component {
 }
 
 /// The children that this process has for compiling within so much memory, which no other test allows.
-fn children(memory_bytes: u64) -> Vec<PathBuf> {
+pub(crate) fn children(memory_bytes: u64) -> Vec<PathBuf> {
     let limit = format!("--memory-bytes\0{memory_bytes}\0");
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let command = |process: &PathBuf| std::fs::read(process.join("cmdline")).unwrap_or_default();
@@ -49,7 +49,7 @@ fn shelf(host: &TestHost) -> Vec<PathBuf> {
     files
 }
 
-fn child() -> Compile {
+pub(super) fn child() -> Compile {
     Compile::Child(program())
 }
 

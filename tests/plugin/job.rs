@@ -1,10 +1,12 @@
 //! A deploy as a recorded job: its stages, its end, and what a crash at any moment leaves behind.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use wharf::app::{Ambient, App};
 use wharf::config::{Config, Secret};
 use wharf::plugin::Compile;
@@ -12,13 +14,15 @@ use wharf::plugin::deploy::job::Stage;
 
 use super::liar;
 use super::releases::says;
+use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, Component, Setup, TestHost, both};
 
 both!(
     every_deploy_is_recorded_with_its_stages,
-    a_refused_deploy_is_recorded_with_its_stage_and_changes_nothing,
-    a_crash_at_any_stage_leaves_the_live_release,
+    a_host_killed_at_any_stage_leaves_the_live_release,
+    a_first_deploy_that_comes_to_nothing_leaves_nothing,
+    a_deploy_that_is_repeated_twice_at_once_is_done_once,
 );
 
 /// A release with a table.
@@ -54,47 +58,6 @@ async fn every_deploy_is_recorded_with_its_stages(host: &mut TestHost) {
     host.superuser().get("/deploys/unknown").await.has_code(404, "deploy_not_found");
 }
 
-async fn a_refused_deploy_is_recorded_with_its_stage_and_changes_nothing(host: &mut TestHost) {
-    deploy(host, &with_table("one"), "first").await.ok();
-    let smoke = json!([{ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } }]);
-    let broken = |changes: Value| liar(changes);
-    let one = json!(["0001", "CREATE TABLE t (a BIGINT)"]);
-    let cases = [
-        ("compile", "invalid_component", Component(b"\0asm\x0d\0\x01\0rubbish".to_vec())),
-        ("describe", "invalid_component", broken(json!({ "describe": "loop" }))),
-        ("describe", "invalid_component", broken(json!({ "describe": "grow" }))),
-        ("describe", "invalid_component", broken(json!({ "version": "new" }))),
-        (
-            "conflicts",
-            "invalid_component",
-            broken(json!({ "routes": [{ "method": "GET", "path": "/", "operation": "{" }] })),
-        ),
-        (
-            "migrate",
-            "migration_failed",
-            broken(json!({ "migrations": [one, ["0002", "CREATE TABLE u (a BIGINT); nonsense"]] })),
-        ),
-        ("smoke", "smoke_failed", broken(json!({ "handle": "trap", "routes": smoke, "migrations": [one] }))),
-        ("smoke", "smoke_failed", broken(json!({ "handle": "loop", "routes": smoke, "migrations": [one] }))),
-    ];
-    for (number, (stage, code, component)) in cases.iter().enumerate() {
-        let id = format!("case-{number}");
-        let answer = deploy(host, component, &id).await;
-        let problem = answer.problem();
-        assert_eq!(problem["code"], *code, "{stage}: {problem}");
-        let job = recorded(host, &id).await;
-        assert_eq!((&job["state"], &job["code"]), (&json!("failed"), &json!(code)), "{job}");
-        // A route's operation is read when the declaration is.
-        assert!(job["stage"] == *stage || (*stage == "conflicts" && job["stage"] == "describe"), "{stage}: {job}");
-        assert_eq!(job["reason"], problem["detail"]);
-        assert_eq!(host.anonymous().get("/liar").await.text(), "one", "{stage}");
-    }
-    // Half of the failed migration was rolled back: another of its name goes through.
-    let mended = broken(json!({ "answer": "mended", "migrations": [one, ["0002", "CREATE TABLE u (a BIGINT)"]] }));
-    deploy(host, &mended, "mended").await.ok();
-    assert_eq!(host.anonymous().get("/liar").await.text(), "mended");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_deploys_of_one_id_at_once_one_is_done() {
     let host = TestHost::sqlite(Setup::default()).await;
@@ -115,27 +78,156 @@ async fn a_release_that_passes_its_smoke_call_is_served() {
     assert_eq!(host.anonymous().get("/liar").await.text(), "one");
 }
 
-const DIE_AT: &str = "WHARF_TEST_DIE_AT";
+const PARK_AT: &str = "WHARF_TEST_PARK_AT";
+/// What the other process says when it is there.
+const PARKED: &str = "the deploy has reached the stage\n";
 const DATA_DIR: &str = "WHARF_TEST_DATA_DIR";
 const DATABASE: &str = "WHARF_TEST_DATABASE";
 
-async fn a_crash_at_any_stage_leaves_the_live_release(host: &mut TestHost) {
-    host.superuser().deploy(&says("one").0, "grant=sql").await.ok();
-    for stage in Stage::ALL.map(Stage::as_str) {
-        host.restart_after(async |config| die_at(config, stage).await).await;
-        assert_eq!(host.anonymous().get("/liar").await.text(), "one", "{stage}");
-        let job = recorded(host, stage).await;
-        assert_eq!((&job["state"], &job["stage"]), (&json!("interrupted"), &json!(stage)), "{job}");
-        let releases = host.superuser().get("/plugins/liar/releases").await.ok();
-        assert_eq!(releases["count"], 1, "{stage}: no release was left behind");
+/// The release of a stage brings a table of its own, after those of the stages before.
+fn release_of(stage: Stage) -> Component {
+    let until = Stage::ALL.iter().position(|one| *one == stage).unwrap();
+    let steps: Vec<_> = Stage::ALL[..=until].iter().map(|stage| [step(*stage), creation(*stage)]).collect();
+    liar(json!({ "answer": stage.as_str(), "migrations": steps }))
+}
+
+fn step(stage: Stage) -> String {
+    format!("{}_{}", stage as usize, stage.as_str())
+}
+
+fn creation(stage: Stage) -> String {
+    format!("CREATE TABLE of_{0} (a BIGINT); INSERT INTO of_{0} VALUES (1)", stage.as_str())
+}
+
+async fn a_host_killed_at_any_stage_leaves_the_live_release(host: &mut TestHost) {
+    host.superuser().deploy(&says("first").0, "").await.ok();
+    let mut live = "first";
+    let mut applied: Vec<Stage> = Vec::new();
+    for (number, stage) in (1_usize..).zip(Stage::ALL) {
+        let id = stage.as_str();
+        let before = files(&host.config().server.data_dir);
+        host.restart_after(async |config| killed_at(config, stage).await).await;
+        assert_eq!(host.anonymous().get("/liar").await.text(), live, "{id}");
+        let job = recorded(host, id).await;
+        assert_eq!((&job["state"], job["stage"].as_str()), (&json!("interrupted"), Some(id)), "{job}");
+        assert_eq!(host.superuser().get("/plugins/liar/releases").await.ok()["count"], number, "{id}");
+        let told = host.superuser().get("/plugins/liar/history").await.ok();
+        // Before it was asked, nobody knew whose it is.
+        let known = told["data"][0]["detail"]["code"] == "interrupted" && told["data"][0]["detail"]["deploy"] == id;
+        assert_eq!(known, stage as usize > Stage::Describe as usize, "{id}: {told}");
+
+        // The migration is there with its record, or neither is.
+        if stage as usize > Stage::Migrate as usize {
+            applied.push(stage);
+        }
+        assert_eq!(tables(host).await, expected(&applied), "{id}");
+
+        // What was compiled is worth keeping. Nothing else was left.
+        let digest = job["digest"].as_str().unwrap();
+        let kept = |file: &&String| file.starts_with(&format!("compiled/{digest}-"));
+        let after = files(&host.config().server.data_dir);
+        let left: Vec<_> = after.difference(&before).filter(|file| !kept(file)).collect();
+        assert!(left.is_empty() && after.is_superset(&before), "{id}: {left:?}");
+
+        // It can be repeated under its own id.
+        let repeated = deploy(host, &release_of(stage), id).await.ok();
+        assert_eq!(repeated["plugin"]["release"]["number"], number + 1, "{id}");
+        assert_eq!(recorded(host, id).await["state"], "succeeded");
+        assert_eq!(host.anonymous().get("/liar").await.text(), id);
+        if stage as usize <= Stage::Migrate as usize {
+            applied.push(stage);
+        }
+        assert_eq!(tables(host).await, expected(&applied), "{id}");
+        live = id;
     }
-    let history = host.superuser().get("/plugins/liar/history").await.ok();
-    assert!(history["data"][0]["detail"]["code"] == "interrupted", "{history}");
-    // It can be repeated, under its id too.
-    let repeated = deploy(host, &with_table("two"), "swap").await.ok();
-    assert_eq!(repeated["plugin"]["release"]["number"], 2);
-    assert_eq!(recorded(host, "swap").await["state"], "succeeded");
-    assert_eq!(host.anonymous().get("/liar").await.text(), "two");
+}
+
+/// Whether it was refused or cut off: a plugin that never had a release has no database that would be in its way.
+async fn a_first_deploy_that_comes_to_nothing_leaves_nothing(host: &mut TestHost) {
+    let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
+    let steps = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
+    let before = files(&host.config().server.data_dir);
+    let broken = liar(json!({ "handle": "trap", "routes": [route], "migrations": steps }));
+    deploy(host, &broken, "refused").await.has_code(422, "smoke_failed");
+    let without_code = |host: &TestHost| {
+        let mut files = files(&host.config().server.data_dir);
+        files.retain(|file| !file.starts_with("compiled/"));
+        files
+    };
+    assert_eq!(tables(host).await, expected(&[]));
+    assert_eq!(without_code(host), before);
+    // Nor is it the first one that has it any more.
+    host.restart_after(async |config| killed_at(config, Stage::Smoke).await).await;
+    assert_eq!(recorded(host, "smoke").await["state"], "interrupted");
+    assert_eq!(tables(host).await, expected(&[]));
+    assert_eq!(without_code(host), before);
+    // What was never released may be written anew.
+    let steps = json!([["0001", "CREATE TABLE t (b TEXT)"]]);
+    deploy(host, &liar(json!({ "migrations": steps })), "mended").await.ok();
+    // From now on it has one, which no refusal takes.
+    let broken = liar(json!({ "handle": "trap", "routes": [route], "migrations": steps }));
+    deploy(host, &broken, "broken").await.has_code(422, "smoke_failed");
+    host.superuser().delete("/plugins/liar?delete_data=false").await.ok();
+    deploy(host, &broken, "broken").await.has_code(422, "smoke_failed");
+    assert_eq!(tables(host).await, (vec!["t".to_owned()], vec!["0001".to_owned()]));
+}
+
+async fn a_deploy_that_is_repeated_twice_at_once_is_done_once(host: &mut TestHost) {
+    let component = with_table("one");
+    host.superuser().deploy(&component.0, "id=again").await.has_code(403, "grant_missing");
+    let before = recorded(host, "again").await;
+    let answers = futures_util::future::join_all((0..4).map(|_| deploy(host, &component, "again"))).await;
+    let (done, others): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == 200 && answer.ok()["unchanged"] == false);
+    assert_eq!(done.len(), 1);
+    for answer in others {
+        // Late, it finds it done.
+        assert!(answer.status == 200 || answer.has_code(409, "deploy_conflict").contains("is running"), "{answer:?}");
+    }
+    let job = recorded(host, "again").await;
+    assert_eq!((&job["state"], &job["release"], &job["code"]), (&json!("succeeded"), &json!(1), &Value::Null), "{job}");
+    assert!(job["started_at"].as_str() > before["started_at"].as_str(), "{job}");
+}
+
+fn expected(applied: &[Stage]) -> (Vec<String>, Vec<String>) {
+    let mut tables: Vec<String> = applied.iter().map(|stage| format!("of_{}", stage.as_str())).collect();
+    tables.sort();
+    (tables, applied.iter().map(|stage| step(*stage)).collect())
+}
+
+/// The liar's tables and the migrations that are recorded as applied, seen behind the host's back.
+async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
+    const RECORDED: &str = "SELECT name FROM _wharf_migration ORDER BY position";
+    let (mut tables, recorded): (Vec<String>, Vec<String>) = match host.database() {
+        Some(database) => {
+            let mut connection = PgConnection::connect(&database.superuser_url).await.unwrap();
+            sqlx::raw_sql("SET search_path TO plugin_liar").execute(&mut connection).await.unwrap();
+            let tables = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = 'plugin_liar'";
+            let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await.unwrap();
+            let none = tables.is_empty();
+            (
+                tables,
+                if none { Vec::new() } else { sqlx::query_scalar(RECORDED).fetch_all(&mut connection).await.unwrap() },
+            )
+        }
+        None => {
+            let file = host.config().server.data_dir.join("plugins/liar/data.sqlite");
+            if !file.exists() {
+                return (Vec::new(), Vec::new());
+            }
+            let mut connection = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+            let tables = "SELECT name FROM sqlite_master WHERE type = 'table'";
+            let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await.unwrap();
+            let none = tables.is_empty();
+            (
+                tables,
+                if none { Vec::new() } else { sqlx::query_scalar(RECORDED).fetch_all(&mut connection).await.unwrap() },
+            )
+        }
+    };
+    tables.retain(|table| table != "_wharf_migration");
+    tables.sort();
+    (tables, recorded)
 }
 
 /// What a crash leaves between the release's record and the deploy's end: the release is live, so the deploy succeeded.
@@ -157,45 +249,64 @@ async fn a_crash_after_the_record_is_a_success() {
     host.stop().await;
 }
 
-/// Runs a host in a process that ends, without a word to anybody, as a deploy reaches a stage.
-async fn die_at(config: &Config, stage: &str) {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child
-        .args(["plugin::job::dying_host", "--exact", "--nocapture"])
-        .env(DIE_AT, stage)
+/// Runs a host in another process, and kills it when its deploy has reached a stage.
+async fn killed_at(config: &Config, stage: Stage) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["plugin::job::parking_host", "--exact", "--nocapture"])
+        .env(PARK_AT, stage.as_str())
         .env(DATA_DIR, &config.server.data_dir)
+        // It ends when this pipe does, should the test fail meanwhile.
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     if let Some(url) = &config.database.url {
-        child.env(DATABASE, url.expose());
+        command.env(DATABASE, url.expose());
     }
-    let status = tokio::task::spawn_blocking(move || child.status()).await.unwrap().unwrap();
-    assert_eq!(status.code(), None, "a signal ended it");
+    let killing = tokio::task::spawn_blocking(move || {
+        let mut host = command.spawn().unwrap();
+        let mut said = String::new();
+        let mut lines = BufReader::new(host.stderr.take().unwrap());
+        while !said.ends_with(PARKED) {
+            assert_ne!(lines.read_line(&mut said).unwrap(), 0, "it never reached {stage:?}: {said}");
+        }
+        host.kill().unwrap();
+        host.wait().unwrap()
+    });
+    assert_eq!(killing.await.unwrap().signal(), Some(9));
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 
-fn die(stage: Stage) {
-    if ARMED.load(Ordering::SeqCst) && std::env::var(DIE_AT).is_ok_and(|at| at == stage.as_str()) {
-        std::process::abort();
+fn park(stage: Stage) {
+    if ARMED.load(Ordering::SeqCst) && std::env::var(PARK_AT).is_ok_and(|at| at == stage.as_str()) {
+        eprint!("{PARKED}");
+        loop {
+            std::thread::park();
+        }
     }
 }
 
-/// No test of its own: what [`die_at`] runs in another process.
-#[tokio::test]
-async fn dying_host() {
-    let Ok(stage) = std::env::var(DIE_AT) else { return };
+/// No test of its own: what [`killed_at`] runs in another process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parking_host() {
+    let Ok(at) = std::env::var(PARK_AT) else { return };
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    let stage = *Stage::ALL.iter().find(|stage| stage.as_str() == at).unwrap();
     let mut config = Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.data_dir = std::env::var_os(DATA_DIR).unwrap().into();
     config.database.url = std::env::var(DATABASE).ok().map(Secret::new);
     config.plugins.concurrency = 4;
     config.plugins.total_concurrency = 4;
-    let app = App::start(config, Ambient { at_stage: Some(die), compile: Compile::InProcess, ..Ambient::default() })
+    let app = App::start(config, Ambient { at_stage: Some(park), compile: Compile::InProcess, ..Ambient::default() })
         .await
         .unwrap();
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
-    superuser.deploy(&with_table("two").0, &format!("grant=sql&id={stage}")).await;
+    superuser.deploy(&release_of(stage).0, &format!("grant=sql&id={at}")).await;
     panic!("it outlived the deploy");
 }

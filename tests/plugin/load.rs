@@ -1,6 +1,9 @@
 //! Deploys under load.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::liar;
 use crate::support::{Load, Setup, TestHost};
@@ -21,5 +24,37 @@ async fn two_hundred_deploys_lose_no_request() {
         assert_eq!(host.anonymous().get("/liar").await.text(), word);
     }
     load.end().await;
+    host.stop().await;
+}
+
+/// A deploy asks the new release what it is, and tries it, in instances beside those of all calls that there may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_goes_through_while_every_place_is_taken() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.concurrency = 2;
+        config.plugins.total_concurrency = 2;
+        config.plugins.queue_time = Duration::ZERO;
+        config.plugins.drain_time = Duration::from_secs(60);
+    });
+    let host = TestHost::sqlite(setup).await;
+    let migrations = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
+    let release =
+        |answer: &str, millis: u32| liar(json!({ "answer": answer, "millis": millis, "migrations": migrations }));
+    host.superuser().deploy(&release("old", 5_000).0, "grant=sql").await.ok();
+    let mut calls = JoinSet::new();
+    for _ in 0..6 {
+        let client = host.anonymous();
+        calls.spawn(async move { client.get("/liar").await });
+    }
+    // The others go on when these four have heard that they may not.
+    for _ in 0..4 {
+        calls.join_next().await.unwrap().unwrap().has_code(503, "plugin_busy");
+    }
+    host.superuser().deploy(&release("new", 0).0, "").await.ok();
+    assert!(calls.try_join_next().is_none(), "the calls have ended before the deploy");
+    for answer in calls.join_all().await {
+        assert_eq!((answer.status, &*answer.text()), (200, "old"));
+    }
+    assert_eq!(host.anonymous().get("/liar").await.text(), "new");
     host.stop().await;
 }

@@ -102,6 +102,11 @@ impl Component {
         Self(wat::parse_str(text).unwrap())
     }
 
+    /// A plugin of this core module, in text: see `tests/guests/raw.wat`.
+    pub(crate) fn raw(core: &str) -> Self {
+        Self::text(&include_str!("../guests/raw.wat").replace("CORE)\n", &format!("{core})\n")))
+    }
+
     /// A file with it, for whoever wants one.
     pub(crate) fn file(name: &str) -> PathBuf {
         built();

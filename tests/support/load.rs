@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::task::JoinHandle;
 
 use super::Client;
+use super::patience::until;
 
 /// Clients at work. Each answer must be a 200 with one of the given texts.
 pub(crate) struct Load {
@@ -16,7 +17,12 @@ pub(crate) struct Load {
 
 impl Load {
     /// Begins to ask a path below `/api/v1`.
-    pub(crate) fn begin(client: &Client, clients: usize, path: &'static str, texts: [&'static str; 2]) -> Self {
+    pub(crate) fn begin<const N: usize>(
+        client: &Client,
+        clients: usize,
+        path: &'static str,
+        texts: [&'static str; N],
+    ) -> Self {
         let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let clients = (0..clients)
             .map(|_| {
@@ -31,6 +37,20 @@ impl Load {
             })
             .collect();
         Self { done, answered, clients }
+    }
+
+    /// Waits until each client had the time for an answer from now on.
+    pub(crate) async fn goes_on(&self) {
+        let seen = self.answered.load(Ordering::Relaxed);
+        // Each may have had one under way.
+        let enough = u32::try_from(2 * self.clients.len()).unwrap();
+        until("more answers", async || {
+            let more = self.answered.load(Ordering::Relaxed) - seen;
+            let broken = self.clients.iter().any(JoinHandle::is_finished);
+            assert!(!broken, "a client got an answer that must not be; see above");
+            (more >= enough).then_some(())
+        })
+        .await;
     }
 
     /// Stops asking. Panics if one answer was not as it must be, or none came.

@@ -26,6 +26,8 @@ pub struct StoredDeploy {
     pub code: Option<String>,
     /// Why it failed, for people.
     pub reason: Option<String>,
+    /// It made the plugin's database, or is about to: nobody had one before.
+    pub made_data: bool,
     /// Who deploys.
     pub actor: Option<UserId>,
     /// The request that deploys.
@@ -45,8 +47,9 @@ pub struct StoredDeploy {
 pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     on!(db, pool => {
         sqlx::query(
-            "INSERT INTO deploys (id, plugin, digest, state, stage, stages, release, code, reason, actor, request_id,
-             node, started_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            "INSERT INTO deploys (id, plugin, digest, state, stage, stages, release, code, reason, made_data, actor,
+             request_id, node, started_at, changed_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(&deploy.id)
         .bind(deploy.plugin.clone())
@@ -57,6 +60,7 @@ pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
         .bind(deploy.release)
         .bind(&deploy.code)
         .bind(&deploy.reason)
+        .bind(deploy.made_data)
         .bind(deploy.actor)
         .bind(&deploy.request_id)
         .bind(&deploy.node)
@@ -67,6 +71,30 @@ pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
         .map_err(refused)?;
     });
     Ok(())
+}
+
+/// Records that a deploy begins again which came to no good end: by whom, where and when. False: it runs already.
+///
+/// # Errors
+/// The database fails.
+pub async fn begin_again(db: &Db, deploy: &StoredDeploy) -> Result<bool> {
+    const SQL: &str = "UPDATE deploys SET plugin = NULL, state = 'running', stage = $2, stages = $3, release = NULL,
+        code = NULL, reason = NULL, made_data = FALSE, actor = $4, request_id = $5, node = $6, started_at = $7,
+        changed_at = $7 WHERE id = $1 AND state <> 'running'";
+    let begun = on!(db, pool => {
+        sqlx::query(SQL)
+            .bind(&deploy.id)
+            .bind(&deploy.stage)
+            .bind(&deploy.stages)
+            .bind(deploy.actor)
+            .bind(&deploy.request_id)
+            .bind(&deploy.node)
+            .bind(deploy.started_at)
+            .execute(pool)
+            .await?
+            .rows_affected()
+    });
+    Ok(begun > 0)
 }
 
 fn refused(error: sqlx::Error) -> Error {
@@ -83,7 +111,7 @@ fn refused(error: sqlx::Error) -> Error {
 /// The database fails.
 pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     const SQL: &str = "UPDATE deploys SET plugin = $2, state = $3, stage = $4, stages = $5, release = $6, code = $7,
-        reason = $8, changed_at = $9 WHERE id = $1";
+        reason = $8, made_data = $9, changed_at = $10 WHERE id = $1";
     on!(db, pool => {
         sqlx::query(SQL)
             .bind(&deploy.id)
@@ -94,6 +122,7 @@ pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
             .bind(deploy.release)
             .bind(&deploy.code)
             .bind(&deploy.reason)
+            .bind(deploy.made_data)
             .bind(deploy.changed_at)
             .execute(pool)
             .await?;

@@ -95,6 +95,22 @@ impl PluginData {
         .cloned()
     }
 
+    /// Whether a plugin has a database.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    pub async fn exists(&self, name: &PluginName) -> Result<bool> {
+        match &self.place {
+            Place::Files { directory } => {
+                let directory = directory.join(name.as_str());
+                directory.try_exists().map_err(|error| {
+                    Error::internal(format!("cannot look for {}", directory.display())).with_source(error)
+                })
+            }
+            Place::Roles { host, .. } => Postgres::exists(host, name).await,
+        }
+    }
+
     async fn make(&self, name: &PluginName) -> Result<Kind> {
         match &self.place {
             Place::Files { directory } => {

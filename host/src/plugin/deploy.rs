@@ -23,7 +23,8 @@ use super::release::{Linked, Parts, Record, Release, compile_routes};
 use super::schema;
 use super::signature::{Signature, Vouched};
 use super::trial::check_trial;
-use crate::capability::{Candidate, Grants};
+use crate::capability::sql::Sql;
+use crate::capability::{Candidate, Capability as _, Grants};
 use crate::db::audit::{self, Outcome};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::{Migration, MigrationError};
@@ -126,6 +127,10 @@ impl Registry {
                 Ok(deployed)
             }
             Err(error) => {
+                if let Some(plugin) = job.made_data() {
+                    let _turn = self.changing.lock().await;
+                    self.forget_data(&plugin).await;
+                }
                 job.fail(&error).await;
                 Err(error)
             }
@@ -232,6 +237,9 @@ impl Registry {
             check_trial(&plugin, plugins.live.get(&plugin), &mount)?;
         }
 
+        if stored.is_none() && grants.contains(Sql::NAME) && !self.data.exists(&plugin).await? {
+            job.makes_data();
+        }
         job.enter(Stage::Conflicts).await?;
         let linked = Linked::new(&self.engine, &artifact, &grants)?;
         let routes = compile_routes(&declaration, &mount)?;
@@ -321,6 +329,20 @@ impl Registry {
                 tracing::warn!(plugin = %stored.name, error = error.report(), "the release before cannot be gone on from");
                 None
             }
+        }
+    }
+
+    /// Removes the database that the deploy of a plugin made which has no release for all that. Else nobody could remove
+    /// it, and what was never released would have to be kept in its migrations.
+    pub(super) async fn forget_data(&self, plugin: &PluginName) {
+        let forgotten = match table::find(&self.db, plugin).await {
+            Ok(None) => self.data.delete(plugin).await,
+            // Another deploy came to a good end with it.
+            Ok(Some(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::error!(%plugin, error = error.report(), "the database of a plugin without a release was not removed");
         }
     }
 

@@ -27,6 +27,8 @@ const FIBER_STACK: usize = 1024 * 1024;
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
+/// Instances that deploys ask or try at once, beside those of all calls.
+pub(super) const DEPLOYING: usize = 2;
 
 /// Compiles components and makes stores to run them in. Cheap to clone.
 #[derive(Clone)]
@@ -96,7 +98,7 @@ fn start(settings: &Config) -> Result<Engine> {
 }
 
 fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
-    let calls = u32::try_from(limits.total_concurrency).unwrap_or(u32::MAX);
+    let calls = u32::try_from(limits.total_concurrency.saturating_add(DEPLOYING)).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
         .total_core_instances(calls.saturating_mul(4))

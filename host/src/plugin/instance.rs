@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use wasmtime::component::Linker;
 use wasmtime::error::Context as _;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
@@ -14,7 +14,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
 use super::declaration::Declaration;
-use super::engine::{DECLARATION_TIME, PluginEngine};
+use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::interface::{describe, migrate};
 use super::release::Release;
@@ -108,6 +108,8 @@ pub struct Sandbox {
     clock: Clock,
     limits: config::Plugins,
     all: Bulkhead,
+    /// Instances of deploys have places of their own: neither is busy because of the other.
+    deploying: Semaphore,
     logs: PluginLogs,
 }
 
@@ -115,7 +117,12 @@ impl Sandbox {
     /// A sandbox with these limits.
     pub fn new(engine: PluginEngine, clock: Clock, limits: config::Plugins, logs: PluginLogs) -> Self {
         let all = Bulkhead::new(limits.total_concurrency, limits.queue_time);
-        Self { engine, clock, limits, all, logs }
+        Self { engine, clock, limits, all, deploying: Semaphore::new(DEPLOYING), logs }
+    }
+
+    /// A place for one instance of a deploy; each ends soon.
+    async fn place(&self) -> Result<SemaphorePermit<'_>> {
+        self.deploying.acquire().await.map_err(Error::internal)
     }
 
     /// Answers a request; what came of it, and how long it took beyond the queue.
@@ -183,6 +190,7 @@ impl Sandbox {
                 format!("The release does not pass its first call{route}: {why}. What was live still is"),
             )
         };
+        let _place = self.place().await?;
         let mut store = self.fresh(release, request_id, None);
         if let Err(stop) = bounded(self.limits.deadline, release.handle.instantiate_async(&mut store)).await {
             let error = stop.into_error(store.data().limits.hit);
@@ -259,6 +267,7 @@ impl Sandbox {
             invalid(format!("it fails when it is asked what it is: {error}")).with_internal(error.report())
         };
 
+        let _place = self.place().await?;
         let mut describing = store();
         let work = async {
             let role = role.instantiate_async(&mut describing).await.context(Instantiating)?;
@@ -269,6 +278,7 @@ impl Sandbox {
         let outcome = bounded(DECLARATION_TIME, work).await;
         let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
         let declaration = Declaration::check(descriptor, api)?;
+        drop(describing);
 
         let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
         let mut migrating = store();

@@ -210,6 +210,9 @@ impl Registry {
             if self.was_recorded(&deploy).await? {
                 continue;
             }
+            if let Some(plugin) = deploy.plugin.as_ref().filter(|_| deploy.made_data) {
+                self.forget_data(plugin).await;
+            }
             let by = By { actor: deploy.actor, request_id: deploy.request_id.into() };
             let detail = json!({ "deploy": deploy.id, "digest": deploy.digest, "stage": deploy.stage,
                 "code": "interrupted", "reason": "The host ended while it ran; it can be repeated" });

@@ -122,6 +122,11 @@ impl Postgres {
         })
     }
 
+    /// Whether a plugin has a role and a schema.
+    pub(super) async fn exists(host: &PgPool, plugin: &PluginName) -> Result<bool> {
+        Ok(role::existing(host, plugin).await?.is_some())
+    }
+
     /// Has so many connections from now on.
     pub(super) fn resize(&self, connections: u32) {
         self.slots.resize(connections);

@@ -99,6 +99,7 @@ impl Job {
             release: None,
             code: None,
             reason: None,
+            made_data: false,
             actor: order.actor,
             request_id: order.request_id.to_string(),
             node: order.node.to_owned(),
@@ -110,10 +111,11 @@ impl Job {
             Some(earlier) if earlier.digest != row.digest => {
                 return Err(conflict("A deploy of another file has this id already"));
             }
-            Some(earlier) if earlier.state == "running" => {
+            // Of several that repeat it at once, one does.
+            Some(_) if !table::begin_again(db, &row).await? => {
                 return Err(conflict("The deploy of this id is running"));
             }
-            Some(_) => table::update(db, &row).await?,
+            Some(_) => {}
         }
         let job = Self {
             db: db.clone(),
@@ -141,6 +143,16 @@ impl Job {
     /// Says whose deploy it is, once that is known.
     pub(super) fn of(&mut self, plugin: &PluginName) {
         self.row.plugin = Some(plugin.clone());
+    }
+
+    /// Says that the next stage makes the plugin's database, which nobody had before.
+    pub(super) fn makes_data(&mut self) {
+        self.row.made_data = true;
+    }
+
+    /// The plugin whose database it made.
+    pub(super) fn made_data(&self) -> Option<PluginName> {
+        self.row.plugin.clone().filter(|_| self.row.made_data)
     }
 
     /// The stage it is at.

@@ -17,6 +17,11 @@ use crate::error::Error;
 /// How long a change of a table waits for the statements on it, while everybody else waits behind it.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 
+/// A host that is killed cannot cancel its statement, which would go on and keep its locks: the server is to look once a
+/// second whether anybody waits for it. Nothing on a server that is too old to (before PostgreSQL 14).
+const END_WITH_THE_HOST: &str = "SELECT set_config(name, '1s', FALSE) FROM pg_settings \
+     WHERE name = 'client_connection_check_interval'";
+
 impl Postgres {
     pub(in crate::db::plugin_data) async fn migrate(
         &self,
@@ -38,6 +43,8 @@ impl Postgres {
             ("lock_timeout", LOCK_TIME.as_millis().to_string()),
         ]);
         let mut connection = options.connect().await.map_err(failed)?;
+        // Where the server's system cannot do it either, the migrations are applied all the same.
+        let _ = sqlx::query(END_WITH_THE_HOST).execute(&mut connection).await;
         // Dropped on an error, the connection closes, which undoes all of it.
         let applied = apply(&mut connection, migrations, &limits).await?;
         connection.close().await.map_err(failed)?;

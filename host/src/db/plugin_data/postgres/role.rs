@@ -85,7 +85,8 @@ async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
     Ok(())
 }
 
-async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {
+/// The role of a plugin, if it has all that belongs to it.
+pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {
     const SQL: &str = "SELECT role, password FROM plugin_database WHERE plugin = $1 \
                        AND EXISTS (SELECT FROM pg_roles WHERE rolname = role) \
                        AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'plugin_' || plugin)";

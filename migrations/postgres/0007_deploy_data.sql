@@ -1,0 +1,2 @@
+-- Whether a deploy made the plugin's database, so that one that comes to nothing takes it away again.
+ALTER TABLE deploys ADD COLUMN made_data BOOLEAN NOT NULL DEFAULT FALSE;

@@ -1,0 +1,179 @@
+//! The real program, killed at any moment of a deploy: while a component compiles in a child, while a long migration runs, in
+//! between and afterwards. What was live is live, and the deploy can be repeated.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+use tempfile::TempDir;
+
+use super::{Process, home};
+use crate::plugin::compile::children;
+use crate::plugin::liar;
+use crate::support::files::files;
+use crate::support::patience::until;
+use crate::support::postgres::{self, TestDatabase};
+use crate::support::{Client, Component};
+
+/// The compilers of these tests, by the memory that no other test allows.
+const MEMORY_BYTES: [u64; 2] = [(1 << 30) + 20_480, (1 << 30) + 24_576];
+
+/// When the host is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So long after the deploy was sent.
+    After(Duration),
+    /// While a child compiles.
+    Compiling,
+    /// While the migration runs.
+    Migrating,
+}
+
+/// Of this a migration makes so many rows that they are on disk before it ends, and then it takes minutes.
+const MANY: u32 = 1_000_000;
+const FEW: u32 = 3;
+
+fn migration(count: u32) -> String {
+    let counted = "WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n <";
+    format!(
+        "CREATE TABLE numbers (n BIGINT); \
+         {counted} {count}) INSERT INTO numbers SELECT n FROM counted; \
+         {counted} {count}) INSERT INTO numbers SELECT a.n FROM counted AS a CROSS JOIN counted AS b WHERE a.n + b.n = 3"
+    )
+}
+
+/// Different bytes for each word.
+fn release(word: &str, steps: &Value) -> Component {
+    liar(json!({ "answer": word, "migrations": steps }))
+}
+
+struct Host {
+    process: Process,
+    superuser: Client,
+    database: Option<TestDatabase>,
+    memory_bytes: u64,
+}
+
+impl Host {
+    async fn start(home: TempDir, database: Option<TestDatabase>, memory_bytes: u64) -> Self {
+        let memory = memory_bytes.to_string();
+        let mut settings = vec![("WHARF_PLUGIN_COMPILE_MEMORY_BYTES", memory.as_str())];
+        settings.extend(database.as_ref().map(|database| ("WHARF_DATABASE_URL", database.url.as_str())));
+        let process = Process::start_with(home, &settings).await;
+        let superuser = process.superuser().await;
+        Self { process, superuser, database, memory_bytes }
+    }
+
+    fn files(&self) -> BTreeSet<String> {
+        files(&self.process.home.path().join("data"))
+    }
+
+    async fn job(&self, id: &str) -> Option<Value> {
+        let answer = self.superuser.get(&format!("/deploys/{id}")).await;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    async fn answer(&self) -> String {
+        self.process.client().get("/liar").await.text()
+    }
+
+    /// Begins a deploy and kills the host at a moment of it; the host after its restart.
+    async fn killed(self, component: &Component, id: &str, moment: Moment) -> Self {
+        let deploy = tokio::spawn({
+            let (client, bytes, id) = (self.superuser.clone(), component.0.clone(), id.to_owned());
+            let request = client.request(reqwest::Method::POST, &format!("/plugins/?grant=sql&id={id}"));
+            // Nobody answers it.
+            async move { drop(request.header("content-type", "application/wasm").body(bytes).try_send().await) }
+        });
+        match moment {
+            Moment::After(time) => tokio::time::sleep(time).await,
+            Moment::Compiling => {
+                until("a child", async || children(self.memory_bytes).pop()).await;
+            }
+            Moment::Migrating => until("the migration", async || self.migrates().await.then_some(())).await,
+        }
+        let home = self.process.kill();
+        deploy.await.unwrap();
+        until("the end of the child", async || children(self.memory_bytes).is_empty().then_some(())).await;
+        Self::start(home, self.database, self.memory_bytes).await
+    }
+
+    /// Whether the plugin's migration has written, and runs on.
+    async fn migrates(&self) -> bool {
+        let Some(database) = &self.database else {
+            let log = self.process.home.path().join("data/plugins/liar/data.sqlite-wal");
+            return std::fs::metadata(log).is_ok_and(|log| log.len() > 4 << 20);
+        };
+        let mut superuser = PgConnection::connect(&database.superuser_url).await.unwrap();
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND datname = current_database() \
+                   AND application_name = 'wharf-plugin' AND query LIKE '%counted AS b%'";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut superuser).await.unwrap() > 0
+    }
+}
+
+async fn killed_at_any_moment(database: Option<TestDatabase>, memory_bytes: u64) {
+    let mut host = Host::start(home(), database, memory_bytes).await;
+    let first = json!(["0001", "CREATE TABLE t (a BIGINT)"]);
+    host.superuser.deploy(&release("old", &json!([first])).0, "grant=sql").await.ok();
+    let mut live = "old";
+    let mut known = host.files();
+    let moments = [
+        ("compiling", Moment::Compiling),
+        ("sent", Moment::After(Duration::from_millis(3))),
+        ("soon", Moment::After(Duration::from_millis(150))),
+        ("later", Moment::After(Duration::from_millis(700))),
+        ("late", Moment::After(Duration::from_millis(1_500))),
+    ];
+    for (word, moment) in moments {
+        let component = release(word, &json!([first]));
+        host = host.killed(&component, word, moment).await;
+        let job = host.job(word).await;
+        let state = job.as_ref().map(|job| job["state"].as_str().unwrap().to_owned());
+        let answers = host.answer().await;
+        match state.as_deref() {
+            // It was not heard of, or what it was at is told.
+            None | Some("interrupted") => assert_eq!(answers, live, "{moment:?}: {job:?}"),
+            Some("succeeded") => assert_eq!(answers, word, "{moment:?}: {job:?}"),
+            Some(other) => panic!("{moment:?}: {other}"),
+        }
+        let repeated = host.superuser.deploy(&component.0, &format!("grant=sql&id={word}")).await.ok();
+        assert_eq!(host.answer().await, word, "{moment:?}");
+        let job = host.job(word).await.unwrap();
+        assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &repeated["plugin"]["release"]["number"]));
+        // Of each deploy that is, the machine code; nothing else, and nothing before.
+        let digest = job["digest"].as_str().unwrap().to_owned();
+        let after = host.files();
+        let added: Vec<&String> = after.difference(&known).collect();
+        let [added] = &added[..] else { panic!("{moment:?}: {added:?}") };
+        assert!(added.starts_with(&format!("compiled/{digest}-")) && after.is_superset(&known), "{moment:?}: {added}");
+        known = after;
+        live = word;
+    }
+
+    // What is under way in the database is undone: the same tables can be made by another migration of the same name.
+    let long = release("long", &json!([first, ["0002", migration(MANY)]]));
+    host = host.killed(&long, "long", Moment::Migrating).await;
+    let job = host.job("long").await.unwrap();
+    assert_eq!((&job["state"], &job["stage"]), (&json!("interrupted"), &json!("migrate")), "{job}");
+    assert_eq!(host.answer().await, live);
+    let left: Vec<_> = host.files().difference(&known).cloned().collect();
+    assert!(
+        matches!(&left[..], [file] if file.starts_with(&format!("compiled/{}-", job["digest"].as_str().unwrap()))),
+        "{left:?}"
+    );
+    let short = release("short", &json!([first, ["0002", migration(FEW)]]));
+    host.superuser.deploy(&short.0, "grant=sql").await.ok();
+    assert_eq!(host.answer().await, "short");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_killed_at_any_moment_of_a_deploy_serves_what_it_did_on_sqlite() {
+    killed_at_any_moment(None, MEMORY_BYTES[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_killed_at_any_moment_of_a_deploy_serves_what_it_did_on_postgres() {
+    let Some(database) = postgres::database().await else { return };
+    killed_at_any_moment(Some(database), MEMORY_BYTES[1]).await;
+}
