@@ -6,6 +6,7 @@ mod health;
 mod items;
 mod login;
 mod mail;
+pub(crate) mod metrics;
 mod openapi;
 mod private;
 mod problem;

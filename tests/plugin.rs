@@ -8,6 +8,7 @@ mod grants;
 mod job;
 mod limits;
 mod load;
+mod own_limits;
 mod quotas;
 mod refusal;
 mod refused_under_load;

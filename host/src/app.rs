@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::plugin::deploy::job::AtStage;
 use crate::plugin::deploy::{Deployed, Upload};
+use crate::plugin::limits::Limits;
 use crate::plugin::{Compile, Registry};
 
 /// What the host takes from the machine, so that tests can choose it.
@@ -115,6 +116,7 @@ impl App {
             auth,
             mail: mail.clone(),
             plugins,
+            traffic: Default::default(),
             openapi: Default::default(),
             stopping: shutdown.clone(),
         });
@@ -167,6 +169,7 @@ impl App {
             name: None,
             mount: None,
             grants,
+            limits: Limits::default(),
             signatures: Vec::new(),
             digest: None,
             settings: None,

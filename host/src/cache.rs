@@ -150,6 +150,12 @@ impl PluginCache {
         }
     }
 
+    /// Entries and bytes that it holds, about.
+    pub fn held(&self) -> (u64, u64) {
+        let entries = self.entries.load();
+        (entries.entry_count(), entries.weighted_size())
+    }
+
     /// A ticket for an answer that is about to be made.
     pub fn ticket(&self) -> Ticket {
         Ticket(self.counter.load(Ordering::SeqCst))

@@ -17,10 +17,13 @@ pub mod guest;
 pub mod log;
 pub mod settings;
 pub mod sql;
+pub mod turn;
+pub mod usage;
 pub mod wasi;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use wasmtime::component::Linker;
@@ -33,6 +36,8 @@ use crate::id::PluginName;
 
 pub use grant::{Grants, InvalidGrant, NoParameters, Parameters};
 pub use guest::{CallContext, Guest};
+pub use turn::{Turn, Turns};
+pub use usage::{Limit, Usage};
 
 /// One WIT package that the host implements for plugins.
 pub trait Capability: Sized + Send + Sync + 'static {
@@ -139,6 +144,26 @@ macro_rules! capabilities {
             $($field: Option<<$capability as Capability>::Call>,)*
         }
 
+        /// How often each capability was called.
+        #[derive(Debug, Default)]
+        pub struct HostCalls {
+            $($field: AtomicU64,)*
+        }
+
+        impl HostCalls {
+            $(
+                /// Of this capability.
+                pub fn $field(&self) -> &AtomicU64 {
+                    &self.$field
+                }
+            )*
+
+            /// The count of each capability.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((<$capability as Capability>::NAME, self.$field.load(Ordering::Relaxed))),*].into_iter()
+            }
+        }
+
         impl Capabilities {
             /// Opens every capability.
             ///
@@ -164,6 +189,19 @@ macro_rules! capabilities {
                     <$capability as Capability>::link(linker)?;
                 })*
                 Ok(())
+            }
+
+            /// What bounds each granted capability: `sql.rows` with its value, as granted or as the host is configured.
+            ///
+            /// # Errors
+            /// A grant's parameters do not make sense.
+            pub fn bounds(grants: &Grants, host: &config::Plugins) -> Result<Vec<(String, String)>> {
+                let mut bounds = Vec::new();
+                $(if let Some(grant) = grants.parameters::<$capability>()? {
+                    let named = |(name, value)| (format!("{}.{name}", <$capability as Capability>::NAME), value);
+                    bounds.extend(grant.filled(host).texts().into_iter().map(named));
+                })*
+                Ok(bounds)
             }
 
             /// Admits a release to what it was granted.

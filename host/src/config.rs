@@ -63,6 +63,8 @@ pub struct Server {
     pub header_timeout: Duration,
     /// How long a client may take to send a body. `WHARF_BODY_TIMEOUT`
     pub body_timeout: Duration,
+    /// Who may read `/metrics` beside superusers: whoever sends it as a bearer token. `WHARF_METRICS_TOKEN`
+    pub metrics_token: Option<Secret>,
 }
 
 impl Default for Server {
@@ -80,6 +82,7 @@ impl Default for Server {
             start_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            metrics_token: None,
         }
     }
 }

@@ -132,6 +132,15 @@ impl Db {
         }
     }
 
+    /// Connections that are open, and those of them that nobody uses now.
+    pub fn connections(&self) -> (usize, usize) {
+        let (open, idle) = match self {
+            Self::Sqlite(pool) => (pool.size(), pool.num_idle()),
+            Self::Postgres(pool) => (pool.size(), pool.num_idle()),
+        };
+        (usize::try_from(open).unwrap_or(usize::MAX), idle)
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod reply;
 pub mod resource;
 pub mod server;
 pub mod static_files;
+pub mod traffic;
 
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub struct Host {
     pub mail: Mailer,
     /// The plugins.
     pub plugins: Registry,
+    /// Requests that were answered.
+    pub traffic: traffic::Traffic,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the host begins to stop.

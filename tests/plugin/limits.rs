@@ -154,7 +154,8 @@ async fn an_ordinary_header_reaches_the_client() {
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_refused() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
-    breaks(setup, "/body/50001", 502, "plugin_invalid_response", INVALID).await;
+    let detail = "The plugin's answer is larger than it may be";
+    breaks(setup, "/body/50001", 502, "plugin_response_limit", detail).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, NoParameters};
 use crate::error::Result;
 
 mod bindings {
@@ -46,7 +46,7 @@ impl Capability for Auth {
 
 impl caller::Host for Guest {
     fn current(&mut self) -> wasmtime::Result<Option<caller::Principal>> {
-        self.charge()?;
+        self.charge(HostCalls::auth)?;
         let context = self.entered.auth()?;
         Ok(context.caller.as_ref().map(|caller| caller::Principal {
             id: caller.user.id.to_string(),
@@ -57,7 +57,7 @@ impl caller::Host for Guest {
     }
 
     fn has_permission(&mut self, name: String) -> wasmtime::Result<bool> {
-        self.charge()?;
+        self.charge(HostCalls::auth)?;
         let context = self.entered.auth()?;
         Ok(context.caller.as_ref().is_some_and(|caller| caller.has_permission(&context.plugin, &name)))
     }

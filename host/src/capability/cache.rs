@@ -6,7 +6,7 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::grant::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::cache::{Caches, PluginCache, Refusal};
 use crate::config::kind;
 use crate::error::Result;
@@ -25,7 +25,7 @@ parameters! {
     /// What a grant may bound.
     Quota {
         /// Bytes of the plugin's cache, of its answers that the host keeps too.
-        bytes: u64 = kind::bytes(64 << 10..=64 << 30),
+        bytes: u64 = kind::bytes(64 << 10..=64 << 30), else cache_bytes;
     }
 }
 
@@ -60,9 +60,13 @@ impl Capability for Cache {
     }
 }
 
-impl From<Refusal> for store::Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::Limit(refusal.to_string())
+impl Guest {
+    /// The guest's error; a limit that was met is counted.
+    fn refused(&self, refusal: &Refusal) -> store::Error {
+        if !matches!(refusal, Refusal::Counter) {
+            self.usage.hit(Limit::CacheBytes);
+        }
+        store::Error::Limit(refusal.to_string())
     }
 }
 
@@ -70,30 +74,33 @@ type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
 
 impl store::Host for Guest {
     fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
-        self.charge()?;
+        self.charge(HostCalls::cache)?;
         Ok(Ok(self.entered.cache()?.get(&key).map(Vec::from)))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>, tags: Vec<String>) -> Answer<()> {
-        self.charge()?;
+        self.charge(HostCalls::cache)?;
         let ttl = ttl_ms.map(Duration::from_millis);
-        Ok(self.entered.cache()?.set(&key, value.into(), ttl, &tags).map_err(Into::into))
+        let done = self.entered.cache()?.set(&key, value.into(), ttl, &tags);
+        Ok(done.map_err(|refusal| self.refused(&refusal)))
     }
 
     fn delete(&mut self, key: String) -> Answer<()> {
-        self.charge()?;
+        self.charge(HostCalls::cache)?;
         self.entered.cache()?.delete(&key);
         Ok(Ok(()))
     }
 
     fn increment(&mut self, key: String, delta: i64, ttl_ms: Option<u64>) -> Answer<i64> {
-        self.charge()?;
+        self.charge(HostCalls::cache)?;
         let ttl = ttl_ms.map(Duration::from_millis);
-        Ok(self.entered.cache()?.increment(&key, delta, ttl).map_err(Into::into))
+        let done = self.entered.cache()?.increment(&key, delta, ttl);
+        Ok(done.map_err(|refusal| self.refused(&refusal)))
     }
 
     fn invalidate(&mut self, tag: String) -> Answer<()> {
-        self.charge()?;
-        Ok(self.entered.cache()?.invalidate(&tag).map_err(Into::into))
+        self.charge(HostCalls::cache)?;
+        let done = self.entered.cache()?.invalidate(&tag);
+        Ok(done.map_err(|refusal| self.refused(&refusal)))
     }
 }

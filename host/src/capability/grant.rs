@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{Capabilities, Capability};
+use crate::config;
 use crate::config::kind::Kind;
 use crate::error::{Error, Result};
 
@@ -41,6 +42,13 @@ pub trait Parameters: Default + Send {
     /// # Errors
     /// Its first parameter that makes no sense.
     fn read(given: &BTreeMap<String, String>) -> Result<Self, InvalidGrant>;
+
+    /// What is missing is as the host is configured.
+    #[must_use]
+    fn filled(self, host: &config::Plugins) -> Self;
+
+    /// Every member that is there, as [`read`](Parameters::read) takes it.
+    fn texts(&self) -> Vec<(&'static str, String)>;
 }
 
 /// Why a grant makes no sense.
@@ -141,9 +149,10 @@ impl Grants {
         self.0.contains_key(name)
     }
 
-    /// Whether one of them has a parameter.
-    pub fn bounds_anything(&self) -> bool {
-        self.0.values().any(|given| !given.is_empty())
+    /// The value that was given for `sql.rows`, say.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let (capability, parameter) = name.split_once('.')?;
+        self.0.get(capability)?.get(parameter).map(String::as_str)
     }
 
     /// Names of the capabilities in order.
@@ -190,7 +199,7 @@ fn printable(text: &str) -> String {
 }
 
 /// The canonical form of a value of some kind.
-pub(super) fn canonical<T: 'static>(kind: &Kind<T>, text: &str) -> Result<String, String> {
+pub(crate) fn canonical<T: 'static>(kind: &Kind<T>, text: &str) -> Result<String, String> {
     kind.read(text).map(|value| (kind.show)(&value))
 }
 
@@ -204,11 +213,20 @@ impl Parameters for NoParameters {
     fn read(_: &BTreeMap<String, String>) -> Result<Self, InvalidGrant> {
         Ok(Self)
     }
+
+    fn filled(self, _: &config::Plugins) -> Self {
+        Self
+    }
+
+    fn texts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
-/// Declares a capability's parameters: members of a type, each with the kind of its values.
+/// Declares a capability's parameters: members of a type, each with the kind of its values and the setting of the host that
+/// holds where a grant says nothing.
 macro_rules! parameters {
-    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr,)* }) => {
+    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct $name {
@@ -246,10 +264,22 @@ macro_rules! parameters {
                 }
                 Ok(read)
             }
+
+            fn filled(self, host: &$crate::config::Plugins) -> Self {
+                Self { $($member: Some(self.$member.unwrap_or(host.$setting)),)* }
+            }
+
+            fn texts(&self) -> Vec<(&'static str, String)> {
+                let mut texts = Vec::new();
+                $(if let Some(value) = &self.$member {
+                    texts.push((stringify!($member), ($kind.show)(value)));
+                })*
+                texts
+            }
         }
     };
 }
-pub(super) use parameters;
+pub(crate) use parameters;
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,15 @@
 //! What an instance's store holds: the call's context, the capabilities it entered, and the limits it lives in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
-use super::Entered;
 use super::log::PluginLog;
+use super::{Entered, HostCalls, Limit, Turn, Usage};
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::id::PluginName;
@@ -38,6 +39,10 @@ pub struct Guest {
     pub limits: Limits,
     /// Where the guest's output goes.
     pub output: Arc<PluginLog>,
+    /// What the release used.
+    pub usage: Arc<Usage>,
+    /// Its turn among those that compute for long.
+    pub turn: Turn,
     clock: Clock,
     wasi: Option<WasiCtx>,
 }
@@ -52,18 +57,21 @@ impl Guest {
         entered: Entered,
         limits: Limits,
         output: Arc<PluginLog>,
+        usage: Arc<Usage>,
+        turn: Turn,
         clock: Clock,
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Self { context, entered, table, limits, output, clock, wasi: None }
+        Self { context, entered, table, limits, output, usage, turn, clock, wasi: None }
     }
 
-    /// Counts one call into the host.
+    /// Counts one call into a capability.
     ///
     /// # Errors
     /// A trap: the call has used up its budget.
-    pub fn charge(&mut self) -> wasmtime::Result<()> {
+    pub fn charge(&mut self, capability: fn(&HostCalls) -> &AtomicU64) -> wasmtime::Result<()> {
+        capability(&self.usage.host_calls).fetch_add(1, Ordering::Relaxed);
         match self.limits.host_calls.checked_sub(1) {
             Some(rest) => {
                 self.limits.host_calls = rest;
@@ -83,24 +91,16 @@ impl Guest {
     }
 }
 
-/// A limit that ended a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// Memories and tables together.
-    Memory,
-    /// CPU time.
-    Cpu,
-    /// Calls into the host.
-    HostCalls,
-}
-
 /// The limits of one call. Counts memory over all memories and tables of the store, which wasmtime's own does not.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    memory: usize,
     memory_left: usize,
     host_calls: u64,
     /// Epoch ticks of CPU time left.
     pub cpu_ticks: u64,
+    /// Epoch ticks that it ran.
+    pub cpu_ticks_used: u64,
     /// The limit that was hit, if one was.
     pub hit: Option<Limit>,
 }
@@ -117,7 +117,20 @@ impl Limits {
     /// Limits of a call.
     pub fn new(memory_bytes: usize, cpu_time: Duration, host_calls: u64) -> Self {
         let ticks = cpu_time.as_millis().div_ceil(TICK.as_millis()).max(1);
-        Self { memory_left: memory_bytes, host_calls, cpu_ticks: u64::try_from(ticks).unwrap_or(u64::MAX), hit: None }
+        let (memory, memory_left) = (memory_bytes, memory_bytes);
+        Self {
+            memory,
+            memory_left,
+            host_calls,
+            cpu_ticks: u64::try_from(ticks).unwrap_or(u64::MAX),
+            cpu_ticks_used: 0,
+            hit: None,
+        }
+    }
+
+    /// Bytes of memories and tables that the call took.
+    pub fn memory_taken(&self) -> usize {
+        self.memory.saturating_sub(self.memory_left)
     }
 
     fn take(&mut self, bytes: usize) -> bool {

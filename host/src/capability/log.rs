@@ -1,17 +1,17 @@
 //! `wharf:log`: structured log lines and audit entries of a plugin.
 //!
 //! The host adds plugin, release, request id and caller, so a plugin cannot speak in another's name. Log lines are rated
-//! for each plugin: beyond its rate they are counted, and the count is logged once the second is over. Audit entries go
+//! for each plugin, by their number and their bytes: beyond its rate they are counted, and the count is logged once the second is over. Audit entries go
 //! to the host's database before the call goes on.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{HasSelf, Linker};
 
 use super::grant::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::clock::{Clock, Timestamp};
 use crate::config::kind;
 use crate::db::Db;
@@ -36,6 +36,8 @@ pub use log_wit::Level;
 
 /// The longest message, field name or field value kept, in bytes.
 const MAX_TEXT: usize = 8 * 1024;
+/// What a line may take on average: so many bytes for each of the lines a second that a plugin may write.
+const MEAN_LINE: usize = 1024;
 /// The most fields kept of one entry.
 const MAX_FIELDS: usize = 32;
 
@@ -43,7 +45,7 @@ parameters! {
     /// What a grant may bound.
     Quota {
         /// Lines a second; more are counted and summarised.
-        rate: u32 = kind::count(1..=1_000_000),
+        rate: u32 = kind::count(1..=1_000_000), else log_rate;
     }
 }
 
@@ -101,9 +103,11 @@ impl Capability for Log {
 
 impl log_wit::Host for Guest {
     fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
-        self.charge()?;
+        self.charge(HostCalls::log)?;
         self.entered.log()?;
-        self.output.write(&self.context, level, &message, &fields);
+        if !self.output.write(&self.context, level, &message, &fields) {
+            self.usage.hit(Limit::LogRate);
+        }
         Ok(())
     }
 }
@@ -119,7 +123,7 @@ impl audit_wit::Host for Guest {
         outcome: audit_wit::Outcome,
         detail: Vec<(String, String)>,
     ) -> wasmtime::Result<()> {
-        self.charge()?;
+        self.charge(HostCalls::log)?;
         let call = self.entered.log()?;
         if action.starts_with(HOST_ACTIONS) {
             return Err(wasmtime::Error::msg(format!("audit actions that begin with '{HOST_ACTIONS}' are the host's")));
@@ -157,6 +161,7 @@ pub struct PluginLog {
     /// The rate where nobody says otherwise.
     default_rate: u32,
     rate: AtomicU32,
+    dropped: AtomicU64,
     window: Mutex<Window>,
 }
 
@@ -164,13 +169,14 @@ pub struct PluginLog {
 struct Window {
     second: i64,
     written: u32,
+    bytes: usize,
     dropped: u64,
 }
 
 impl PluginLog {
     /// A log of at most `rate` lines a second.
     pub fn new(clock: Clock, rate: u32) -> Self {
-        Self { clock, default_rate: rate, rate: rate.into(), window: Mutex::default() }
+        Self { clock, default_rate: rate, rate: rate.into(), dropped: AtomicU64::new(0), window: Mutex::default() }
     }
 
     /// At most so many lines a second from now on; none: as many as every plugin.
@@ -178,14 +184,16 @@ impl PluginLog {
         self.rate.store(rate.unwrap_or(self.default_rate), Ordering::Relaxed);
     }
 
-    /// Writes one entry, or counts it.
-    pub fn write(&self, call: &CallContext, level: Level, message: &str, fields: &[(String, String)]) {
-        let (admitted, dropped) = self.admit(self.clock.now());
+    /// Writes one entry, or counts it; whether it was written.
+    pub fn write(&self, call: &CallContext, level: Level, message: &str, fields: &[(String, String)]) -> bool {
+        let texts = fields.iter().take(MAX_FIELDS).map(|(name, value)| shorten(name).len() + shorten(value).len());
+        let bytes = shorten(message).len() + texts.sum::<usize>();
+        let (admitted, dropped) = self.admit(self.clock.now(), bytes);
         if dropped > 0 {
             tracing::warn!(target: "wharf::plugin::log", plugin = %call.plugin, dropped, "log entries were dropped: over the plugin's rate");
         }
         if !admitted {
-            return;
+            return false;
         }
         let plugin = call.plugin.as_str();
         let release = call.release;
@@ -207,21 +215,31 @@ impl PluginLog {
             Level::Warn => event!(warn),
             Level::Error => event!(error),
         }
+        true
+    }
+
+    /// Entries that were dropped since it was opened.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Whether an entry may be written now, and how many were dropped in the second that is over.
-    fn admit(&self, now: Timestamp) -> (bool, u64) {
+    fn admit(&self, now: Timestamp, bytes: usize) -> (bool, u64) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let mut dropped = 0;
         if window.second != now.as_secs() {
             dropped = window.dropped;
             *window = Window { second: now.as_secs(), ..Window::default() };
         }
-        if window.written < self.rate.load(Ordering::Relaxed) {
+        let rate = self.rate.load(Ordering::Relaxed);
+        let room = usize::try_from(rate).unwrap_or(usize::MAX).saturating_mul(MEAN_LINE);
+        if window.written < rate && window.bytes.saturating_add(bytes) <= room.max(MAX_TEXT) {
             window.written += 1;
+            window.bytes += bytes;
             (true, dropped)
         } else {
             window.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             (false, dropped)
         }
     }
@@ -262,17 +280,18 @@ mod tests {
     fn beyond_the_rate_entries_are_counted_and_told_once() {
         let log = PluginLog::new(Clock::manual(Timestamp(0)), 2);
         let second = |second: i64| Timestamp(second * 1_000_000);
-        assert_eq!(log.admit(second(1)), (true, 0));
-        assert_eq!(log.admit(second(1)), (true, 0));
-        assert_eq!(log.admit(second(1)), (false, 0));
-        assert_eq!(log.admit(second(1)), (false, 0));
-        assert_eq!(log.admit(second(2)), (true, 2));
-        assert_eq!(log.admit(second(2)), (true, 0));
+        assert_eq!(log.admit(second(0), 9_000), (false, 0), "more than the lines of a second may take together");
+        assert_eq!(log.admit(second(1), 10), (true, 1));
+        assert_eq!(log.admit(second(1), 10), (true, 0));
+        assert_eq!(log.admit(second(1), 10), (false, 0));
+        assert_eq!(log.admit(second(1), 10), (false, 0));
+        assert_eq!(log.admit(second(2), 10), (true, 2));
+        assert_eq!(log.admit(second(2), 10), (true, 0));
         log.set_rate(Some(1));
-        assert_eq!(log.admit(second(3)), (true, 0));
-        assert_eq!(log.admit(second(3)), (false, 0));
+        assert_eq!(log.admit(second(3), 10), (true, 0));
+        assert_eq!(log.admit(second(3), 10), (false, 0));
         log.set_rate(None);
-        assert_eq!(log.admit(second(3)), (true, 0));
+        assert_eq!(log.admit(second(3), 10), (true, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use wasmtime::component::{HasSelf, Linker};
 
-use super::{Boot, CallContext, Candidate, Capability, Guest, NoParameters};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, NoParameters};
 use crate::error::Result;
 
 mod bindings {
@@ -47,12 +47,12 @@ impl Capability for Settings {
 
 impl settings::Host for Guest {
     fn all(&mut self) -> wasmtime::Result<String> {
-        self.charge()?;
+        self.charge(HostCalls::config)?;
         Ok(self.entered.config()?.to_string())
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
-        self.charge()?;
+        self.charge(HostCalls::config)?;
         Ok(self.entered.config()?.get(&name).map(Value::to_string))
     }
 }

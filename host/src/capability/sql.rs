@@ -9,9 +9,11 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, Resource};
 
 use super::grant::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::config::kind;
-use crate::db::plugin_data::{DataError, Limits, PluginData, PluginDatabase, Rows, Statement, Transaction, Value};
+use crate::db::plugin_data::{
+    Bound, DataError, Limits, PluginData, PluginDatabase, Rows, Statement, Transaction, Value,
+};
 use crate::error::Result;
 
 mod bindings {
@@ -29,13 +31,13 @@ parameters! {
     /// What a grant may bound.
     Quota {
         /// Rows of one answer.
-        rows: usize = kind::count(1..=10_000_000),
+        rows: usize = kind::count(1..=10_000_000), else sql_rows;
         /// Bytes of one answer, and of one statement's parameters.
-        bytes: usize = kind::bytes(64 << 10..=4 << 30),
+        bytes: usize = kind::bytes(64 << 10..=4 << 30), else sql_bytes;
         /// Time of one statement.
-        time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)),
+        time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else sql_time;
         /// Database connections of the plugin.
-        connections: u32 = kind::count(1..=1_000),
+        connections: u32 = kind::count(1..=1_000), else sql_connections;
     }
 }
 
@@ -87,58 +89,78 @@ type Answer<T> = wasmtime::Result<Result<T, database::Error>>;
 
 impl Guest {
     fn database(&mut self) -> wasmtime::Result<Arc<PluginDatabase>> {
-        self.charge()?;
+        self.charge(HostCalls::sql)?;
         Ok(Arc::clone(self.entered.sql()?))
     }
 
     fn transaction(&mut self, handle: &Resource<Transaction>) -> wasmtime::Result<&mut Transaction> {
-        self.charge()?;
+        self.charge(HostCalls::sql)?;
         Ok(self.table.get_mut(handle)?)
+    }
+
+    /// The guest's error; a limit that was met is counted.
+    fn told<T>(&self, result: Result<T, DataError>) -> Answer<T> {
+        let limit = result.as_ref().err().and_then(DataError::bound).map(|bound| match bound {
+            Bound::Rows => Limit::SqlRows,
+            Bound::Bytes => Limit::SqlBytes,
+            Bound::Time => Limit::SqlTime,
+            Bound::Connections => Limit::SqlConnections,
+        });
+        if let Some(limit) = limit {
+            self.usage.hit(limit);
+        }
+        Ok(result.map_err(Into::into))
     }
 }
 
 impl database::Host for Guest {
     async fn query(&mut self, statement: database::Statement) -> Answer<database::Rows> {
-        Ok(self.database()?.query(statement.into()).await.map(Into::into).map_err(Into::into))
+        let rows = self.database()?.query(statement.into()).await;
+        self.told(rows.map(Into::into))
     }
 
     async fn execute(&mut self, statement: database::Statement) -> Answer<u64> {
-        Ok(self.database()?.execute(statement.into()).await.map_err(Into::into))
+        let affected = self.database()?.execute(statement.into()).await;
+        self.told(affected)
     }
 
     async fn batch(&mut self, statements: Vec<database::Statement>) -> Answer<Vec<database::Rows>> {
         let statements = statements.into_iter().map(Into::into).collect();
         let answers = self.database()?.batch(statements).await;
-        Ok(answers.map(|answers| answers.into_iter().map(Into::into).collect()).map_err(Into::into))
+        self.told(answers.map(|answers| answers.into_iter().map(Into::into).collect()))
     }
 }
 
 impl database::HostTransaction for Guest {
     async fn begin(&mut self) -> Answer<Resource<Transaction>> {
-        Ok(match self.database()?.begin().await {
-            Ok(transaction) => Ok(self.table.push(transaction)?),
-            Err(error) => Err(error.into()),
-        })
+        match self.database()?.begin().await {
+            Ok(transaction) => Ok(Ok(self.table.push(transaction)?)),
+            Err(error) => self.told(Err(error)),
+        }
     }
 
     async fn query(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<database::Rows> {
         let transaction = self.transaction(&handle)?;
-        Ok(transaction.query(statement.into()).await.map(Into::into).map_err(Into::into))
+        let rows = transaction.query(statement.into()).await;
+        self.told(rows.map(Into::into))
     }
 
     async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<u64> {
         let transaction = self.transaction(&handle)?;
-        Ok(transaction.execute(statement.into()).await.map_err(Into::into))
+        let affected = transaction.execute(statement.into()).await;
+        self.told(affected)
     }
 
     async fn commit(&mut self, handle: Resource<Transaction>) -> Answer<()> {
-        self.charge()?;
-        Ok(self.table.delete(handle)?.commit().await.map_err(Into::into))
+        self.charge(HostCalls::sql)?;
+        let committed = self.table.delete(handle)?.commit().await;
+        self.told(committed)
     }
 
     async fn rollback(&mut self, handle: Resource<Transaction>) -> Answer<()> {
-        self.charge()?;
-        Ok(self.table.delete(handle)?.rollback().await.map_err(Into::into))
+        self.charge(HostCalls::sql)?;
+        let rolled_back = self.table.delete(handle)?.rollback().await;
+        self.told(rolled_back)
     }
 
     async fn drop(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<()> {

@@ -7,6 +7,7 @@ mod check;
 mod deploy;
 mod diff;
 mod keygen;
+mod limits;
 mod operate;
 mod remove;
 mod sign;
@@ -24,6 +25,7 @@ use self::build::Build;
 use self::check::Check;
 use self::deploy::Deploy;
 use self::keygen::Keygen;
+use self::limits::Limits;
 use self::operate::{Grant, History, Revoke, Rollback};
 use self::remove::Remove;
 use self::sign::Sign;
@@ -77,6 +79,8 @@ pub(super) enum Plugin {
     Pause(Named),
     /// Serve a paused plugin again
     Resume(Named),
+    /// Show what bounds a plugin and how near it is, or change what bounds its calls
+    Limits(Limits),
     /// Take a capability back, at once; a release that needs it is not served any more
     Revoke(Revoke),
     /// Give a capability again that was taken back, or change what bounds one
@@ -114,6 +118,7 @@ impl Plugin {
             Self::Abort(named) => operate::abort(&named, terminal),
             Self::Pause(named) => operate::pause(&named, terminal),
             Self::Resume(named) => operate::resume(&named, terminal),
+            Self::Limits(limits) => limits.run(terminal),
             Self::Revoke(revoke) => revoke.run(terminal),
             Self::Grant(grant) => grant.run(terminal),
             Self::Remove(remove) => remove.run(terminal),

@@ -112,6 +112,19 @@ pub(super) fn password() -> Kind<Secret> {
     .secret()
 }
 
+/// What programs show for themselves: long enough that nobody guesses it, and fit for a header.
+pub(super) fn token() -> Kind<Secret> {
+    let accepted = "a token of 16 to 256 letters, digits and -._~+/=";
+    Kind::new(accepted, Secret::to_string, |text| match text.len() {
+        count @ (..16 | 257..) => Err(format!("has {count} characters")),
+        _ if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)) => {
+            Err("contains another character".to_owned())
+        }
+        _ => Ok(Secret::new(text)),
+    })
+    .secret()
+}
+
 pub(super) fn email_address() -> Kind<String> {
     Kind::new("an email address, such as admin@example.com", String::clone, |text| {
         text.parse::<Address>().map(|address| address.to_string()).map_err(|error| {

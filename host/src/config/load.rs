@@ -84,6 +84,7 @@ impl Server {
             start_timeout: r.read("server.start_timeout", "WHARF_START_TIMEOUT", &wait, d.start_timeout),
             header_timeout: r.read("server.header_timeout", "WHARF_HEADER_TIMEOUT", &wait, d.header_timeout),
             body_timeout: r.read("server.body_timeout", "WHARF_BODY_TIMEOUT", &wait, d.body_timeout),
+            metrics_token: r.find("server.metrics_token", "WHARF_METRICS_TOKEN", &kind::token()),
         }
     }
 }

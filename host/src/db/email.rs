@@ -53,7 +53,9 @@ pub(crate) async fn delete(db: &Db, id: i64) -> Result<()> {
 }
 
 /// How many mails wait or are being sent.
-#[cfg(test)]
+///
+/// # Errors
+/// The database fails.
 pub(crate) async fn count(db: &Db) -> Result<i64> {
     Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM mail_queue").fetch_one(pool).await)?)
 }

@@ -24,7 +24,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
 
-pub use self::error::DataError;
+pub use self::error::{Bound, DataError};
 pub use self::migration::{Migration, MigrationError};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
@@ -93,6 +93,15 @@ impl PluginData {
         })
         .await
         .cloned()
+    }
+
+    /// Database connections of a plugin that are in use now.
+    pub fn in_use(&self, name: &PluginName) -> usize {
+        let database = self.lock().get(name).and_then(|cell| cell.get().cloned());
+        database.map_or(0, |database| match &database.kind {
+            Kind::Sqlite(sqlite) => sqlite.in_use(),
+            Kind::Postgres(postgres) => postgres.in_use(),
+        })
     }
 
     /// Whether a plugin has a database.

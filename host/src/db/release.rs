@@ -32,6 +32,8 @@ pub struct StoredRelease {
     pub created_by: Option<UserId>,
     /// The trusted keys that signed its component then, a JSON list.
     pub signed_by: String,
+    /// What bounds its calls, JSON.
+    pub limits: String,
 }
 
 /// What a new release becomes.
@@ -56,7 +58,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT plugin, number, digest, mount, declaration, grants, settings, migrations, size, created_at, created_by,
-             signed_by FROM releases WHERE plugin = $1 ",
+             signed_by, limits FROM releases WHERE plugin = $1 ",
             $rest
         )
     };
@@ -147,8 +149,8 @@ pub async fn insert(
             .await?;
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
-             created_at, created_by, live_at, signed_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             created_at, created_by, live_at, signed_by, limits)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(release.plugin.clone())
         .bind(release.number)
@@ -163,6 +165,7 @@ pub async fn insert(
         .bind(release.created_by)
         .bind(matches!(place, Place::Live).then_some(release.created_at))
         .bind(&release.signed_by)
+        .bind(&release.limits)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

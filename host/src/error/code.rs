@@ -129,6 +129,8 @@ codes! {
     PLUGIN_HOST_CALL_LIMIT = "plugin_host_call_limit";
     /// 502: the plugin's answer is not valid (status, header, size).
     PLUGIN_INVALID_RESPONSE = "plugin_invalid_response";
+    /// 502: the plugin's answer is larger than it may be.
+    PLUGIN_RESPONSE_LIMIT = "plugin_response_limit";
     /// 504: the plugin used up its CPU time.
     PLUGIN_CPU_LIMIT = "plugin_cpu_limit";
     /// 504: the plugin did not answer in time.

@@ -48,7 +48,7 @@ pub(super) async fn identify(auth: &Auth, headers: &HeaderMap) -> Option<Arc<Cal
 
 /// The token of an `Authorization: Bearer` header; the scheme is case-insensitive. A header that is there with the
 /// scheme and no token, or that is not readable, is an empty token: given, and not valid.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(AUTHORIZATION)?.to_str().unwrap_or("bearer");
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

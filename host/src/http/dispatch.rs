@@ -96,6 +96,7 @@ impl Dispatcher {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let started = Instant::now();
+        let in_flight = self.host.traffic.begin();
         let (parts, body) = request.into_parts();
         let body = Lingering::new(body, !parts.headers.contains_key(EXPECT));
         let request_id: Arc<str> = match self.host.random.uuid() {
@@ -114,6 +115,7 @@ impl Dispatcher {
         }
         headers.entry(NOSNIFF).or_insert(HeaderValue::from_static("nosniff"));
         self.cors.decorate(&parts.headers, headers);
+        in_flight.ended(response.status());
         tracing::info!(
             target: "wharf::http::request",
             request_id = &*request_id,

@@ -4,6 +4,7 @@ mod change;
 mod docs;
 mod health;
 mod login;
+mod metrics;
 mod page;
 mod plugins;
 mod private;
@@ -24,6 +25,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(utils::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(health::routes());
+    routes.extend(metrics::routes());
     if config.server.docs {
         routes.extend(docs::routes());
     }

@@ -62,7 +62,7 @@ impl Answer {
     /// Checks what a guest returned.
     ///
     /// # Errors
-    /// 502 `plugin_invalid_response`; the internal text says what was wrong, for the plugin's author.
+    /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text says what was wrong, for the plugin's author.
     pub(super) fn check(answer: Result<http::Response, http::Problem>, body_limit: usize) -> Result<Self> {
         match answer {
             Ok(response) => {
@@ -70,7 +70,9 @@ impl Answer {
                     return Err(refused(format!("status {} is not within 200..=599", response.status)));
                 }
                 if response.body.len() > body_limit {
-                    return Err(refused(format!("the body is larger than {body_limit} bytes")));
+                    let text = "The plugin's answer is larger than it may be";
+                    let internal = format!("the body has {} bytes, and {body_limit} are allowed", response.body.len());
+                    return Err(Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, text).with_internal(internal));
                 }
                 check_headers(&response.headers)?;
                 Ok(Self::Response { status: response.status, headers: response.headers, body: response.body.into() })

@@ -250,13 +250,14 @@ fn times_differ(live: &Counts, candidate: &Counts) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::tally::Tally;
+    use crate::plugin::tally::{CallOutcome, Tally};
 
     fn counts(calls: &[(u64, u64, u64)]) -> Counts {
         let tally = Tally::default();
         for (number, micros, faults) in calls {
             for index in 0..*number {
-                tally.record(Duration::from_micros(*micros), index < *faults);
+                let outcome = if index < *faults { CallOutcome::Trap } else { CallOutcome::Success };
+                tally.record(Duration::from_micros(*micros), outcome);
             }
         }
         tally.counts()

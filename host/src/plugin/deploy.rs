@@ -18,6 +18,7 @@ use super::breaker::Breaker;
 use super::canary::{Canary, Plan};
 use super::generation::{Generation, Served};
 use super::inspection::Examined;
+use super::limits::Limits;
 use super::registry::Registry;
 use super::release::{Linked, Parts, Record, Release, compile_routes};
 use super::schema;
@@ -44,6 +45,8 @@ pub struct Upload {
     pub mount: Option<Template>,
     /// What it may use beside what its live release may.
     pub grants: Grants,
+    /// What bounds its calls beside what bounds those of its live release.
+    pub limits: Limits,
     /// Signatures of it beside those inside.
     pub signatures: Vec<Signature>,
     /// The digest it must have; none: any.
@@ -209,6 +212,7 @@ impl Registry {
             (None, None) => Value::Object(Map::new()),
         };
         declaration.check_settings(&settings)?;
+        let limits = before.as_ref().map(|before| before.limits.clone()).unwrap_or_default().merged(upload.limits);
         let mount = match (upload.mount, live, plugins.absent.get(&plugin)) {
             (Some(mount), _, _) => mount,
             (None, Some(release), _) => release.record.mount.clone(),
@@ -221,6 +225,7 @@ impl Registry {
                 && record.mount == mount
                 && record.grants == grants
                 && record.settings == settings
+                && record.limits == limits
         };
         if let Some(live) = live.filter(|live| same(live)) {
             let release = Arc::clone(live);
@@ -286,8 +291,9 @@ impl Registry {
             created_at: self.clock.now(),
             created_by: upload.actor,
             signed_by,
+            limits,
         };
-        let parts = self.parts(&record.plugin);
+        let parts = self.parts(&record)?;
         let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, parts));
         self.sandbox.smoke(&release, &upload.request_id).await?;
 
@@ -347,13 +353,19 @@ impl Registry {
     }
 
     /// What a release of a plugin gets beside its code.
-    pub(super) fn parts(&self, plugin: &PluginName) -> Parts {
-        Parts {
+    ///
+    /// # Errors
+    /// Its limits make no sense to this version.
+    pub(super) fn parts(&self, record: &Record) -> Result<Parts> {
+        let plugin = &record.plugin;
+        Ok(Parts {
             cache: self.caches.plugin(plugin),
             log: self.logs.plugin(plugin),
             bulkhead: self.bulkhead(plugin),
+            limits: record.limits.resolve(&self.limits)?,
+            usage: Arc::default(),
             breaker: Breaker::new(self.clock.clone(), self.limits.breaker_faults, self.limits.quarantine),
-        }
+        })
     }
 
     /// Keeps an audit entry; a failure to keep it is logged, and does not undo what was done.

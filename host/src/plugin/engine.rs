@@ -1,7 +1,8 @@
 //! The one wasmtime engine of the process, with the settings that ENGINE.md measured, and the clock that bounds guests.
 //!
 //! A fresh instance for every call comes out of a pool whose size follows the concurrency limit. The epoch moves every
-//! [`TICK`]; at each tick a running guest yields to the executor, and ends when its CPU time is used up.
+//! [`TICK`]; at each tick a running guest yields to the executor, waits for its turn once it ran for longer (`capability::turn`),
+//! and ends when its CPU time is used up.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Store, UpdateDeadline,
 };
 
-use crate::capability::guest::{Limit, TICK};
-use crate::capability::{Guest, wasi};
+use super::limits::MAX_MEMORY;
+use crate::capability::guest::TICK;
+use crate::capability::{Guest, Limit, wasi};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -34,7 +36,6 @@ pub(super) const DEPLOYING: usize = 2;
 #[derive(Clone)]
 pub struct PluginEngine {
     engine: Engine,
-    response_bytes: usize,
 }
 
 impl PluginEngine {
@@ -47,7 +48,7 @@ impl PluginEngine {
         settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
         let engine = start(&settings)?;
         start_clock(&engine)?;
-        Ok(Self { engine, response_bytes: limits.response_bytes })
+        Ok(Self { engine })
     }
 
     /// The wasmtime engine.
@@ -63,26 +64,32 @@ impl PluginEngine {
     }
 
     /// A store in which a guest runs within its limits.
-    pub(super) fn store(&self, guest: Guest) -> Store<Guest> {
+    pub(super) fn store(&self, guest: Guest, response_bytes: usize) -> Store<Guest> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
         // The deadline starts at 0, which would interrupt at once.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            let limits = &mut store.data_mut().limits;
+            let guest = store.data_mut();
+            let limits = &mut guest.limits;
+            limits.cpu_ticks_used += 1;
             match limits.cpu_ticks.checked_sub(1) {
                 Some(left) => {
                     limits.cpu_ticks = left;
-                    Ok(UpdateDeadline::Yield(1))
+                    // The first tick may have been anybody's: the clock is not the call's.
+                    Ok(match limits.cpu_ticks_used {
+                        1 => UpdateDeadline::Yield(1),
+                        _ => UpdateDeadline::YieldCustom(1, Box::pin(guest.turn.clone().take())),
+                    })
                 }
                 None => {
-                    limits.hit = Some(Limit::Cpu);
+                    limits.hit = Some(Limit::CpuTime);
                     Ok(UpdateDeadline::Interrupt)
                 }
             }
         });
         // What the host copies out of the guest in one go: an answer, and some room for its headers.
-        store.set_hostcall_fuel(self.response_bytes.saturating_add(1024 * 1024));
+        store.set_hostcall_fuel(response_bytes.saturating_add(1024 * 1024));
         store
     }
 }
@@ -108,7 +115,7 @@ fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
-        .max_memory_size(limits.memory_bytes)
+        .max_memory_size(MAX_MEMORY)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)
         .max_unused_warm_slots(calls)

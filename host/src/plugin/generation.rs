@@ -92,7 +92,7 @@ impl Plugins {
     }
 
     /// Every release that is loaded.
-    pub(super) fn releases(&self) -> impl Iterator<Item = &Arc<Release>> {
+    pub fn releases(&self) -> impl Iterator<Item = &Arc<Release>> {
         let canaries = self.canaries.values().map(|canary| &canary.release);
         self.live.values().chain(self.paused.values()).chain(canaries)
     }

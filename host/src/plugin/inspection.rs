@@ -182,7 +182,7 @@ impl Inspection {
 
         *stage = Stage::Describe;
         let logs = PluginLogs::new(Clock::System, limits.log_rate);
-        let sandbox = Sandbox::new(engine.clone(), Clock::System, limits, logs);
+        let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
         let examined = Examined::of(&sandbox, &artifact, None, &"inspection".into()).await?;
         let Examined { plugin, declaration, steps, needs, .. } = examined;
         self.needs = needs;

@@ -3,26 +3,28 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::Linker;
 use wasmtime::error::Context as _;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
+use super::bulkhead::{Bulkhead, busy};
 use super::declaration::Declaration;
 use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::interface::{describe, migrate};
+use super::limits::{CallLimits, Limits};
 use super::release::Release;
 use super::schema::Step;
+use super::tally::Tally;
 use crate::auth::Caller;
-use crate::capability::guest::{Limit, Limits};
+use crate::capability::guest;
 use crate::capability::log::{PluginLog, PluginLogs};
-use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest};
+use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest, Limit, Turn, Turns, Usage};
 use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
@@ -55,59 +57,14 @@ pub(super) struct DeclaredMigration {
     pub(super) sql: String,
 }
 
-/// How many calls may run at once, with a short bounded queue.
-#[derive(Debug)]
-pub struct Bulkhead {
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    most_waiting: usize,
-    queue_time: Duration,
-}
-
-impl Bulkhead {
-    /// At most `calls` at once; as many again may wait, for `queue_time` at the most.
-    pub fn new(calls: usize, queue_time: Duration) -> Self {
-        Self { permits: Arc::new(Semaphore::new(calls)), waiting: AtomicUsize::new(0), most_waiting: calls, queue_time }
-    }
-
-    async fn enter(&self) -> Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or_else(busy)?;
-        match tokio::time::timeout(self.queue_time, Arc::clone(&self.permits).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(busy()),
-        }
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::SeqCst) < most).then_some(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn busy() -> Error {
-    Error::new(Kind::Unavailable(Duration::from_secs(1)), code::PLUGIN_BUSY, "The plugin is busy, try again")
-}
-
 /// Runs guests.
 pub struct Sandbox {
     engine: PluginEngine,
     clock: Clock,
-    limits: config::Plugins,
-    all: Bulkhead,
+    /// Of what is no release yet.
+    limits: CallLimits,
+    turns: Turns,
+    all: Arc<Bulkhead>,
     /// Instances of deploys have places of their own: neither is busy because of the other.
     deploying: Semaphore,
     logs: PluginLogs,
@@ -115,9 +72,25 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A sandbox with these limits.
-    pub fn new(engine: PluginEngine, clock: Clock, limits: config::Plugins, logs: PluginLogs) -> Self {
-        let all = Bulkhead::new(limits.total_concurrency, limits.queue_time);
-        Self { engine, clock, limits, all, deploying: Semaphore::new(DEPLOYING), logs }
+    /// Must be called within the runtime that guests run on: whose turn it is depends on its threads.
+    ///
+    /// # Errors
+    /// None that a configuration leads to.
+    pub fn new(engine: PluginEngine, clock: Clock, limits: &config::Plugins, logs: PluginLogs) -> Result<Self> {
+        Ok(Self {
+            engine,
+            clock,
+            limits: Limits::default().resolve(limits)?,
+            turns: Turns::of(tokio::runtime::Handle::current().metrics().num_workers()),
+            all: Bulkhead::new(limits.total_concurrency, limits.queue_time),
+            deploying: Semaphore::new(DEPLOYING),
+            logs,
+        })
+    }
+
+    /// The places for calls of all plugins together.
+    pub fn all(&self) -> &Bulkhead {
+        &self.all
     }
 
     /// A place for one instance of a deploy; each ends soon.
@@ -136,8 +109,8 @@ impl Sandbox {
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
     ) -> Result<(Result<Answer>, Duration)> {
-        let _own = release.bulkhead.enter().await?;
-        let _all = self.all.enter().await?;
+        let places = async { Ok((release.bulkhead.enter().await?, self.all.enter().await?)) };
+        let _places = places.await.inspect_err(|_: &Error| release.usage.hit(Limit::Concurrency))?;
         let started = Instant::now();
         let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
             Some(outcome) => outcome,
@@ -162,15 +135,27 @@ impl Sandbox {
             headers: request.headers,
             body: request.body,
         };
+        let turn = store.data().turn.clone();
         let work = async {
+            let began = Instant::now();
             let role = release.handle.instantiate_async(&mut store).await?;
+            release.tally.instantiated(began.elapsed());
             role.wharf_plugin_http().call_handle(&mut store, request).await
         };
-        let outcome = bounded(self.limits.deadline, work).await;
+        let outcome = running(&turn, &release.tally, bounded(release.limits.deadline, work)).await;
+        release.usage.took_memory(store.data().limits.memory_taken());
         match outcome {
-            Ok(answer) => Answer::check(answer, self.limits.response_bytes),
+            Ok(answer) => Answer::check(answer, release.limits.response_bytes).inspect_err(|error| {
+                if *error.code() == code::PLUGIN_RESPONSE_LIMIT {
+                    release.usage.hit(Limit::ResponseBytes);
+                }
+            }),
             Err(stop) => {
-                let error = stop.into_error(store.data().limits.hit);
+                let hit = if matches!(stop, Stop::Deadline) { Some(Limit::Deadline) } else { store.data().limits.hit };
+                if let Some(limit) = hit {
+                    release.usage.hit(limit);
+                }
+                let error = stop.into_error(hit);
                 let record = &release.record;
                 Err(error_of(record.plugin.as_str(), record.number, error))
             }
@@ -192,7 +177,7 @@ impl Sandbox {
         };
         let _place = self.place().await?;
         let mut store = self.fresh(release, request_id, None);
-        if let Err(stop) = bounded(self.limits.deadline, release.handle.instantiate_async(&mut store)).await {
+        if let Err(stop) = bounded(release.limits.deadline, release.handle.instantiate_async(&mut store)).await {
             let error = stop.into_error(store.data().limits.hit);
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
@@ -231,7 +216,8 @@ impl Sandbox {
             caller,
         });
         let entered = release.admitted.enter(&context);
-        self.store(context, entered, Arc::clone(&release.log), self.limits.cpu_time)
+        let parts = (Arc::clone(&release.log), Arc::clone(&release.usage));
+        self.store(context, entered, parts, &release.limits)
     }
 
     /// Asks a component what it is, in an instance that has entered no capability.
@@ -258,7 +244,9 @@ impl Sandbox {
             request_id: Arc::clone(request_id),
             caller: None,
         });
-        let store = || self.store(Arc::clone(&context), Entered::default(), self.logs.plugin(plugin), DECLARATION_TIME);
+        let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.limits.clone() };
+        let parts = || (self.logs.plugin(plugin), Arc::default());
+        let store = || self.store(Arc::clone(&context), Entered::default(), parts(), &limits);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.hit.is_none()) {
                 return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
@@ -299,11 +287,12 @@ impl Sandbox {
         &self,
         context: Arc<CallContext>,
         entered: Entered,
-        log: Arc<PluginLog>,
-        cpu_time: Duration,
+        (log, usage): (Arc<PluginLog>, Arc<Usage>),
+        limits: &CallLimits,
     ) -> Store<Guest> {
-        let limits = Limits::new(self.limits.memory_bytes, cpu_time, self.limits.host_calls);
-        self.engine.store(Guest::new(context, entered, limits, log, self.clock.clone()))
+        let own = guest::Limits::new(limits.memory, limits.cpu_time, limits.host_calls);
+        let guest = Guest::new(context, entered, own, log, usage, self.turns.turn(), self.clock.clone());
+        self.engine.store(guest, limits.response_bytes)
     }
 }
 
@@ -326,6 +315,19 @@ async fn bounded<T>(deadline: Duration, work: impl Future<Output = wasmtime::Res
         Ok(Err(error)) => Err(Stop::Failed(error)),
         Err(_) => Err(Stop::Deadline),
     }
+}
+
+/// Runs a call, which holds its turn and costs CPU time only while it runs, not while it waits.
+async fn running<T>(turn: &Turn, tally: &Tally, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        let began = Instant::now();
+        let polled = work.as_mut().poll(context);
+        tally.computed(began.elapsed());
+        turn.end();
+        polled
+    })
+    .await
 }
 
 impl Stop {
@@ -353,11 +355,11 @@ impl Stop {
             Some(Limit::Memory) => {
                 (Kind::Plugin, code::PLUGIN_MEMORY_LIMIT, "The plugin needs more memory than it may have")
             }
-            Some(Limit::Cpu) => (Kind::Timeout, code::PLUGIN_CPU_LIMIT, "The plugin used up its CPU time"),
+            Some(Limit::CpuTime) => (Kind::Timeout, code::PLUGIN_CPU_LIMIT, "The plugin used up its CPU time"),
             Some(Limit::HostCalls) => {
                 (Kind::Plugin, code::PLUGIN_HOST_CALL_LIMIT, "The plugin used up its calls into the host")
             }
-            None => (Kind::Plugin, code::PLUGIN_TRAP, "The plugin failed"),
+            _ => (Kind::Plugin, code::PLUGIN_TRAP, "The plugin failed"),
         };
         // The cause first: the guest's backtrace may be long.
         Error::new(kind, code, public).with_internal(told(&format!("{}; {error}", error.root_cause())))

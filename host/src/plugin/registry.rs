@@ -13,14 +13,16 @@ use tokio::sync::mpsc;
 
 use super::answer::Answer;
 use super::artifact::{Digest, check_grants};
+use super::bulkhead::Bulkhead;
 use super::compile::{Compile, Compiler};
 use super::deploy::By;
 use super::deploy::job::{self, AtStage};
 use super::drain;
 use super::engine::PluginEngine;
 use super::generation::{Absence, Absent, Generation, Plugins};
-use super::instance::{Bulkhead, Request, Sandbox};
+use super::instance::{Request, Sandbox};
 use super::release::{Linked, Record, Release, compile_routes};
+use super::tally::CallOutcome;
 use crate::auth::Caller;
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
@@ -33,7 +35,7 @@ use crate::db::deploy::{self as deploys, StoredDeploy};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::PluginData;
 use crate::db::release::{self as releases, StoredRelease};
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, Result, code};
 use crate::id::PluginName;
 use crate::route::Template;
 
@@ -82,7 +84,7 @@ impl Registry {
         let empty = Generation::build(0, &host_routes, Plugins::default())?;
         let (tripped, trips) = mpsc::unbounded_channel();
         let registry = Self {
-            sandbox: Sandbox::new(engine.clone(), boot.clock.clone(), limits.clone(), boot.logs.clone()),
+            sandbox: Sandbox::new(engine.clone(), boot.clock.clone(), &limits, boot.logs.clone())?,
             engine,
             capabilities: Capabilities::open(boot).await?,
             limits,
@@ -117,21 +119,21 @@ impl Registry {
     /// # Errors
     /// See [`Sandbox::call`].
     pub async fn call(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
-        let pass = release.breaker.admit()?;
-        let (outcome, took) = self.sandbox.call(release, request, caller).await?;
-        let fault = match &outcome {
-            Ok(Answer::Response { status, .. } | Answer::Problem { status, .. }) => *status >= 500,
-            // Too many calls, or a release at its end: nothing that the plugin did.
-            Err(error) => !matches!(error.kind(), Kind::Unavailable(_)),
-        };
-        release.tally.record(took, fault);
-        if pass.done(fault) {
+        let refused = |error: &Error| release.tally.count(CallOutcome::of_error(error));
+        let pass = release.breaker.admit().inspect_err(refused)?;
+        let begun = release.tally.begin();
+        let called = self.sandbox.call(release, request, caller).await;
+        begun.ended();
+        let (answer, took) = called.inspect_err(refused)?;
+        let outcome = CallOutcome::of(&answer);
+        release.tally.record(took, outcome);
+        if pass.done(outcome.is_fault()) {
             let record = &release.record;
             tracing::warn!(plugin = %record.plugin, release = record.number, "quarantined: it failed too often");
             // Nobody listens when the host stops.
             let _ = self.tripped.send(Tripped { plugin: record.plugin.clone(), release: record.number });
         }
-        outcome
+        answer
     }
 
     /// Stops serving a plugin. Its data stays unless `delete_data`; its releases stay recorded.
@@ -179,7 +181,7 @@ impl Registry {
         let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
         let bulkhead = bulkheads
             .entry(plugin.clone())
-            .or_insert_with(|| Arc::new(Bulkhead::new(self.limits.concurrency, self.limits.queue_time)));
+            .or_insert_with(|| Bulkhead::new(self.limits.concurrency, self.limits.queue_time));
         Arc::clone(bulkhead)
     }
 
@@ -193,6 +195,7 @@ impl Registry {
             let plugin = &release.record.plugin;
             if !current.plugins.live.get(plugin).is_some_and(|served| Arc::ptr_eq(served, release)) {
                 release.admitted.serve();
+                release.bulkhead.resize(release.limits.concurrency, release.limits.queue_time);
             }
         }
         self.generation.store(Arc::clone(&next));
@@ -303,7 +306,7 @@ impl Registry {
         let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
         let admitted = self.capabilities.admit(&candidate, &record.grants).await?;
         let routes = compile_routes(&record.declaration, &record.mount)?;
-        let parts = self.parts(&record.plugin);
+        let parts = self.parts(&record)?;
         Ok(Release::new(record, &artifact, linked, admitted, routes, parts))
     }
 }

@@ -7,15 +7,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Artifact, Digest};
 use super::breaker::Breaker;
+use super::bulkhead::Bulkhead;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
-use super::instance::Bulkhead;
 use super::interface::handle;
+use super::limits::{CallLimits, Limits};
 use super::schema::Step;
 use super::tally::Tally;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
-use crate::capability::{Admitted, Capabilities, Grants, Guest};
+use crate::capability::{Admitted, Capabilities, Grants, Guest, Usage};
 use crate::clock::Timestamp;
 use crate::db::release::StoredRelease;
 use crate::error::{Error, Result};
@@ -37,10 +38,16 @@ pub struct Release {
     pub cache: Arc<PluginCache>,
     pub(super) handle: handle::RolePre<Guest>,
     pub(super) admitted: Admitted,
-    pub(super) log: Arc<PluginLog>,
-    pub(super) bulkhead: Arc<Bulkhead>,
+    /// Its plugin's log.
+    pub log: Arc<PluginLog>,
+    /// Its plugin's places for calls.
+    pub bulkhead: Arc<Bulkhead>,
+    /// What its calls are held to.
+    pub limits: CallLimits,
     /// What it did.
     pub tally: Tally,
+    /// What it used.
+    pub usage: Arc<Usage>,
     /// Whether it may be called.
     pub breaker: Breaker,
     /// Cancelled when it was replaced and its last calls had their time.
@@ -72,6 +79,8 @@ pub struct Record {
     pub created_by: Option<UserId>,
     /// The trusted keys that signed its component then, as they were configured.
     pub signed_by: Vec<String>,
+    /// What bounds its calls, where the operator said so.
+    pub limits: Limits,
 }
 
 impl Record {
@@ -92,6 +101,7 @@ impl Record {
             created_at: self.created_at,
             created_by: self.created_by,
             signed_by: json(serde_json::to_string(&self.signed_by))?,
+            limits: json(serde_json::to_string(&self.limits))?,
         })
     }
 
@@ -113,6 +123,7 @@ impl Record {
             created_at: stored.created_at,
             created_by: stored.created_by,
             signed_by: serde_json::from_str(&stored.signed_by).map_err(broken)?,
+            limits: serde_json::from_str(&stored.limits).map_err(broken)?,
         })
     }
 }
@@ -170,18 +181,22 @@ impl Release {
             admitted,
             log: parts.log,
             bulkhead: parts.bulkhead,
+            limits: parts.limits,
             tally: Tally::default(),
+            usage: parts.usage,
             breaker: parts.breaker,
             ended: CancellationToken::new(),
         }
     }
 }
 
-/// What a release gets beside its code: the first three are its plugin's, the last is its own.
+/// What a release gets beside its code: the first three are its plugin's, the others are its own.
 pub(super) struct Parts {
     pub(super) cache: Arc<PluginCache>,
     pub(super) log: Arc<PluginLog>,
     pub(super) bulkhead: Arc<Bulkhead>,
+    pub(super) limits: CallLimits,
+    pub(super) usage: Arc<Usage>,
     pub(super) breaker: Breaker,
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::deploy::{By, Deployed, Upload};
 use super::generation::{Absence, Absent, Generation, Served};
+use super::limits::Limits;
 use super::registry::{Probation, Registry, not_found, revoked_needs};
 use super::release::{Record, Release};
 use super::schema;
@@ -159,12 +160,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Changes what bounds the grants of the live release. A release is what it is, so this makes another one of the same
-    /// file, which can be rolled back like any.
+    /// Changes what bounds the calls and the grants of the live release. A release is what it is, so this makes another one
+    /// of the same file, which can be rolled back like any.
     ///
     /// # Errors
-    /// There is no such plugin, its live release does not have the grant, or as [`Registry::deploy`].
-    pub async fn bound(&self, plugin: &PluginName, grants: Grants, by: &By) -> Result<Deployed> {
+    /// There is no such plugin, its live release does not have a grant, or as [`Registry::deploy`].
+    pub async fn bound(&self, plugin: &PluginName, grants: Grants, limits: Limits, by: &By) -> Result<Deployed> {
         let stored = self.present(plugin).await?;
         let live = Record::from_stored(&self.stored_release(plugin, stored.live_release).await?)?;
         if let Some(missing) = grants.names().find(|name| !live.grants.contains(name)) {
@@ -179,6 +180,7 @@ impl Registry {
             name: Some(plugin.clone()),
             mount: None,
             grants,
+            limits,
             signatures: Vec::new(),
             digest: Some(live.digest),
             settings: None,

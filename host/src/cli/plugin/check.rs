@@ -149,5 +149,6 @@ fn deployed(inspection: &Inspection, declared: &Declared, live: &Value) -> Value
         "version": declared.version, "digest": inspection.digest, "size": inspection.size, "mount": of_live("mount"),
         "summary": declared.summary, "routes": routes, "permissions": declared.permissions,
         "grants": grants, "migrations": declared.migrations, "settings": of_live("settings"),
+        "limits": of_live("limits"),
     })
 }

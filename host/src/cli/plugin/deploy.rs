@@ -30,6 +30,9 @@ pub(crate) struct Deploy {
     /// Capabilities it may use, and what bounds them: sql,sql.rows=500
     #[arg(long, value_name = "CAPABILITY[.PARAMETER=VALUE],…", value_delimiter = ',')]
     grant: Vec<String>,
+    /// What bounds its calls, such as memory=128MiB,deadline=2s
+    #[arg(long, value_name = "LIMIT=VALUE,…", value_delimiter = ',')]
+    limit: Vec<String>,
     /// Its settings, a JSON file
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -103,6 +106,9 @@ impl Deploy {
         }
         for grant in self.grant.iter().map(|grant| grant.trim()).filter(|grant| !grant.is_empty()) {
             query.append_pair("grant", grant);
+        }
+        for limit in &self.limit {
+            query.append_pair("limit", limit);
         }
         if let Some(file) = &self.signature {
             for signature in sign::read_signatures(file)? {

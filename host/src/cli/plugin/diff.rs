@@ -78,6 +78,8 @@ pub(super) struct Diff {
     permissions: Vec<Change>,
     /// By capability, or capability and parameter.
     grants: Vec<Change>,
+    /// By name: what bounds its calls.
+    limits: Vec<Change>,
     migrations: Vec<Change>,
     /// By JSON pointer.
     settings: Vec<Change>,
@@ -97,7 +99,8 @@ impl Diff {
                 let of = |permission: &Value| (text(permission, "name"), member(permission, "summary"));
                 members(release, "permissions").map(of).collect()
             }),
-            grants: compare(grants),
+            grants: compare(|release| assignments(release, "grants")),
+            limits: compare(|release| assignments(release, "limits")),
             migrations: compare(migrations),
             settings: compare(|release| {
                 let mut found = Vec::new();
@@ -107,12 +110,13 @@ impl Diff {
         }
     }
 
-    fn sections(&self) -> [(&'static str, &[Change]); 6] {
+    fn sections(&self) -> [(&'static str, &[Change]); 7] {
         [
             ("component", &self.component),
             ("routes", &self.routes),
             ("permissions", &self.permissions),
             ("grants", &self.grants),
+            ("limits", &self.limits),
             ("migrations", &self.migrations),
             ("settings", &self.settings),
         ]
@@ -178,13 +182,13 @@ fn names(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(|name| (name.to_owned(), Value::Null)).collect()
 }
 
-/// Capabilities, and the values of what bounds them.
-fn grants(release: &Value) -> Vec<(String, Value)> {
-    let apart = |grant: &str| match grant.split_once('=') {
+/// Names, and names with a value: `sql.rows=500`.
+fn assignments(release: &Value, list: &str) -> Vec<(String, Value)> {
+    let apart = |text: &str| match text.split_once('=') {
         Some((name, value)) => (name.to_owned(), Value::from(value)),
-        None => (grant.to_owned(), Value::Null),
+        None => (text.to_owned(), Value::Null),
     };
-    members(release, "grants").filter_map(Value::as_str).map(apart).collect()
+    members(release, list).filter_map(Value::as_str).map(apart).collect()
 }
 
 /// Names, or names with the oldest migration whose releases can run after it.

@@ -26,13 +26,42 @@ pub enum DataError {
     Unavailable,
 }
 
+/// A limit that statements meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Rows of an answer.
+    Rows,
+    /// Bytes of an answer, or of statements and their parameters.
+    Bytes,
+    /// Time of a statement.
+    Time,
+    /// Connections.
+    Connections,
+}
+
+/// How the texts of limits begin.
+const ROWS: &str = "rows";
+const TIME: &str = "statement time";
+const CONNECTIONS: &str = "connections";
+
 impl DataError {
+    /// The limit that was met, if one was.
+    pub fn bound(&self) -> Option<Bound> {
+        let Self::Limit(text) = self else { return None };
+        Some(match text.split(':').next() {
+            Some(ROWS) => Bound::Rows,
+            Some(TIME) => Bound::Time,
+            Some(CONNECTIONS) => Bound::Connections,
+            _ => Bound::Bytes,
+        })
+    }
+
     pub(super) fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
     }
 
     pub(super) fn rows(limits: &Limits) -> Self {
-        Self::Limit(format!("rows: {}", limits.rows))
+        Self::Limit(format!("{ROWS}: {}", limits.rows))
     }
 
     pub(super) fn bytes(limits: &Limits) -> Self {
@@ -40,11 +69,11 @@ impl DataError {
     }
 
     pub(super) fn time(limit: Duration) -> Self {
-        Self::Limit(format!("statement time: {} ms", limit.as_millis()))
+        Self::Limit(format!("{TIME}: {} ms", limit.as_millis()))
     }
 
     pub(super) fn connections(limits: &Limits) -> Self {
-        Self::Limit(format!("connections: {}", limits.connections))
+        Self::Limit(format!("{CONNECTIONS}: {}", limits.connections))
     }
 
     /// A transaction after its first error, on both databases alike.

@@ -132,6 +132,11 @@ impl Postgres {
         self.slots.resize(connections);
     }
 
+    /// Connections in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.slots.leased()
+    }
+
     async fn lease(&self, limits: &Limits) -> Result<Held, DataError> {
         let mut held = self.lease_any(limits).await?;
         let backend = held.backend()?;

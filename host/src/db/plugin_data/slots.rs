@@ -47,6 +47,12 @@ impl<C: Reuse> Slots<C> {
         self.room().size
     }
 
+    /// How many are leased.
+    pub(super) fn leased(&self) -> usize {
+        let room = self.room();
+        permits(room.size.saturating_add(room.surplus)).saturating_sub(self.permits.available_permits())
+    }
+
     /// Gives out so many from now on. Fewer takes effect as leases end; the idle connections beyond them grow old.
     pub(super) fn resize(&self, size: u32) {
         if self.permits.is_closed() {

@@ -64,6 +64,11 @@ impl Sqlite {
         self.readers.resize(connections.saturating_sub(1));
     }
 
+    /// Connections in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.writer.leased().saturating_add(self.readers.leased())
+    }
+
     pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
         let verb = statement::admit(Dialect::Sqlite, &mut statement, limits)?;
         if let Some(readers) = self.readers_for(verb, &statement.sql) {

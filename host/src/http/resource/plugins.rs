@@ -21,6 +21,7 @@ use crate::plugin::canary::{Plan, Share};
 use crate::plugin::deploy::job::Passed;
 use crate::plugin::deploy::{By, Upload};
 use crate::plugin::generation::{Absence, Plugins};
+use crate::plugin::limits::Limits;
 use crate::plugin::registry::not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
 
@@ -73,6 +74,9 @@ struct DeployQuery {
     /// Capabilities it may use (`sql`) and what bounds them (`sql.rows=500`, `sql.rows=default`); once for each.
     #[serde(default)]
     grant: Vec<String>,
+    /// What bounds its calls (`memory=128MiB`, `memory=default`); once for each.
+    #[serde(default)]
+    limit: Vec<String>,
     /// Names this deploy, so that it can be followed at `/api/v1/deploys/<id>` and sent again without being done twice.
     #[serde(default)]
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
@@ -200,6 +204,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map_err(|error: crate::route::template::InvalidTemplate| refuse("mount", error.to_string()))?;
     let grants = Grants::read(query.grant.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()))
         .map_err(|error| refuse("grant", error.to_string()))?;
+    let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(|error| refuse("limit", error))?;
     if query.signature.len() > MAX_SIGNATURES {
         return Err(refuse("signature", format!("more than {MAX_SIGNATURES} signatures")));
     }
@@ -225,6 +230,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         name: query.name,
         mount,
         grants,
+        limits,
         signatures,
         digest,
         settings,

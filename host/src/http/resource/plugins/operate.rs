@@ -18,6 +18,9 @@ use crate::http::reply::{Message, Reply};
 use crate::http::resource::page::Page;
 use crate::id::{PluginName, UserId};
 use crate::plugin::deploy::job::Passed;
+use crate::plugin::deploy::{By, Deployed};
+use crate::plugin::limits::Limits;
+use crate::plugin::registry::not_found;
 
 const TAG: &str = "plugins";
 
@@ -71,6 +74,13 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         .described("Takes a grant back, at once: a release that needs it is not served any more.")
         .path::<String>("capability")
         .replies::<Message>(),
+        of(HostRoute::get("/api/v1/plugins/{name}/limits", read_limits), "read_limits", "Read Limits")
+            .described("Every limit of the live release, with what is in use and how often it was met.")
+            .replies::<LimitsPublic>(),
+        of(HostRoute::put("/api/v1/plugins/{name}/limits", set_limits), "set_limits", "Set Limits")
+            .described("Changes what bounds the plugin's calls, by a new release of the same file.")
+            .query::<LimitsQuery>()
+            .replies::<Message>(),
         HostRoute::get("/api/v1/deploys/{id}", read_deploy)
             .superuser()
             .named(TAG, "read_deploy", "Read Deploy")
@@ -99,6 +109,35 @@ struct BoundQuery {
     /// What bounds the grant: `rows=500`, or `rows=default` for what the host is configured to; once for each.
     #[serde(default)]
     parameter: Vec<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct LimitsQuery {
+    /// A limit (`memory=128MiB`), or `memory=default` for what the host is configured to; once for each.
+    #[serde(default)]
+    limit: Vec<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct LimitsPublic {
+    release: i64,
+    data: Vec<LimitPublic>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct LimitPublic {
+    /// `memory`, or `sql.rows` for what bounds a grant.
+    name: String,
+    /// As it is written: `64MiB`.
+    value: String,
+    /// Set for this plugin rather than for all.
+    own: bool,
+    /// What is in use now, where something is between calls.
+    current: Option<u64>,
+    /// The most that was in use since the release was loaded, where that is counted.
+    peak: Option<u64>,
+    /// How often it was met since then, where that is counted.
+    met: Option<u64>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -214,17 +253,49 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let by = by(&call)?;
-    // As any deploy, it comes to its end though its client may leave.
-    let worker = Arc::clone(&host);
-    let of = name.clone();
-    let deployed = tokio::spawn(async move { worker.plugins.bound(&of, grants, &by).await })
-        .await
-        .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))??;
+    let deployed = bound(host, name.clone(), grants, Limits::default(), by(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' has these bounds already, release {number}"),
         false => format!("'{name}' has the grant '{capability}' with these bounds from release {number} on"),
+    })
+}
+
+/// As any deploy, it comes to its end though its client may leave.
+async fn bound(host: Arc<Host>, name: PluginName, grants: Grants, limits: Limits, by: By) -> Result<Deployed> {
+    tokio::spawn(async move { host.plugins.bound(&name, grants, limits, &by).await })
+        .await
+        .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))?
+}
+
+async fn read_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let name: PluginName = call.path("name")?;
+    let generation = host.plugins.generation();
+    let release = generation.plugins.current(&name).ok_or_else(|| not_found(&name))?;
+    let data = host.plugins.bounds(release)?.into_iter().map(|bound| LimitPublic {
+        name: bound.name,
+        value: bound.value,
+        own: bound.own,
+        current: bound.current,
+        peak: bound.peak,
+        met: bound.met,
+    });
+    Reply::json(&LimitsPublic { release: release.record.number, data: data.collect() })
+}
+
+async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
+    let name: PluginName = call.path("name")?;
+    let query: LimitsQuery = call.query()?;
+    let refuse = |error| Error::invalid(vec![FieldError::new("value_error", ["query", "limit"], error)]);
+    if query.limit.is_empty() {
+        return Err(refuse("name one at least, such as memory=128MiB".to_owned()));
+    }
+    let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
+    let deployed = bound(host, name.clone(), Grants::default(), limits, by(&call)?).await?;
+    let number = deployed.release.record.number;
+    Reply::message(&match deployed.unchanged {
+        true => format!("'{name}' has these limits already, release {number}"),
+        false => format!("'{name}' has these limits from release {number} on"),
     })
 }
 

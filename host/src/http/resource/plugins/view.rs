@@ -118,6 +118,8 @@ pub(super) struct ReleaseDetail {
     permissions: Vec<Permission>,
     migrations: Vec<Step>,
     settings: Value,
+    /// What bounds its calls where that was set for this plugin, as a deploy takes it.
+    limits: Vec<String>,
     routes: Vec<RoutePublic>,
 }
 
@@ -178,6 +180,7 @@ impl ReleaseDetail {
             permissions: record.declaration.permissions.clone(),
             migrations: record.migrations.clone(),
             settings: record.settings.clone(),
+            limits: record.limits.to_texts(),
             routes: routes(record),
         }
     }

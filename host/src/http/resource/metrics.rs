@@ -1,0 +1,246 @@
+//! `GET /metrics`: what the host and its plugins do and did, for Prometheus. For superusers, and for whoever knows
+//! `server.metrics_token`.
+//!
+//! Written at each scrape from what is counted elsewhere. Labels are names of plugins, numbers of loaded releases and
+//! words of the host, never anything that a client or a guest made up, so there are only so many series.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use subtle::ConstantTimeEq as _;
+
+use crate::db::email;
+use crate::error::{Error, Result};
+use crate::http::call::Call;
+use crate::http::host_route::HostRoute;
+use crate::http::reply::Reply;
+use crate::http::{Host, access};
+use crate::plugin::Release;
+use crate::plugin::tally::Counts;
+use crate::route::Access;
+
+/// Route of the metrics.
+pub(super) fn routes() -> Vec<HostRoute<Host>> {
+    // Its handler knows more credentials than the check of access does.
+    vec![HostRoute::get("/metrics", read_metrics).public().undocumented()]
+}
+
+async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
+    if !has_token(&host, &call.headers) {
+        access::check(&host.auth, &call.headers, &Access::Superuser, None).await?;
+    }
+    let mut registry = Registry::with_prefix("wharf");
+    registry.register_collector(Box::new(Scrape::of(&host).await?));
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry).map_err(|error| Error::internal("metrics").with_source(error))?;
+    Ok(Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+fn has_token(host: &Host, headers: &HeaderMap) -> bool {
+    let Some(token) = &host.config.server.metrics_token else { return false };
+    access::bearer(headers).is_some_and(|given| given.as_bytes().ct_eq(token.expose().as_bytes()).into())
+}
+
+/// Calls that took less are in the first bucket, and those that took more in the last.
+const FASTEST: Duration = Duration::from_micros(1 << 6);
+const SLOWEST: Duration = Duration::from_micros(1 << 24);
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Debug)]
+enum Sample {
+    Counter(u64),
+    Seconds(f64),
+    Gauge(i64),
+    Histogram { sum: f64, count: u64, buckets: Vec<(f64, u64)> },
+}
+
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    samples: Vec<(Labels, Sample)>,
+}
+
+/// Everything at one moment.
+#[derive(Debug, Default)]
+struct Scrape {
+    families: Vec<Family>,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for family in &self.families {
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, family.kind)?;
+            for (labels, sample) in &family.samples {
+                sample.encode(metric.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sample {
+    fn encode(&self, mut metric: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Counter(count) => metric.encode_counter::<NoLabelSet, _, u64>(count, None),
+            Self::Seconds(seconds) => metric.encode_counter::<NoLabelSet, _, u64>(seconds, None),
+            Self::Gauge(value) => metric.encode_gauge(value),
+            Self::Histogram { sum, count, buckets } => {
+                metric.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
+            }
+        }
+    }
+}
+
+fn gauge(number: impl TryInto<i64>) -> Sample {
+    Sample::Gauge(number.try_into().unwrap_or(i64::MAX))
+}
+
+impl Scrape {
+    async fn of(host: &Host) -> Result<Self> {
+        let mut scrape = Self::default();
+        scrape.host(host).await?;
+        let generation = host.plugins.generation();
+        let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
+        scrape.calls(&releases);
+        scrape.work(&releases);
+        scrape.shared(host, &releases);
+        Ok(scrape)
+    }
+
+    fn add(&mut self, name: &'static str, help: &'static str, kind: MetricType, samples: Vec<(Labels, Sample)>) {
+        self.families.push(Family { name, help, kind, samples });
+    }
+
+    fn one(&mut self, name: &'static str, help: &'static str, value: impl TryInto<i64>) {
+        self.add(name, help, MetricType::Gauge, vec![(Labels::new(), gauge(value))]);
+    }
+
+    /// What is the host's own.
+    async fn host(&mut self, host: &Host) -> Result<()> {
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        self.add("build", "The version that runs", MetricType::Gauge, vec![(version, gauge(1))]);
+        let ended =
+            host.traffic.ended().map(|(class, count)| (vec![("status", class.to_owned())], Sample::Counter(count)));
+        self.add(
+            "http_requests",
+            "Requests that were answered, by the class of their status",
+            MetricType::Counter,
+            ended.collect(),
+        );
+        self.one("http_requests_in_flight", "Requests that have no answer yet", host.traffic.in_flight());
+        let (running, waiting) = host.plugins.calls();
+        self.one("calls_running", "Calls of plugins that run", running);
+        self.one("calls_waiting", "Calls that wait for a place among those of all plugins", waiting);
+        self.one("call_places", "Calls of plugins that may run at once", host.plugins.places());
+        self.one("generation", "Changes of what is served since the start", host.plugins.generation().number);
+        let (connections, idle) = host.db.connections();
+        let state = |state: &str, count: usize| (vec![("state", state.to_owned())], gauge(count));
+        let connections = vec![state("idle", idle), state("in_use", connections.saturating_sub(idle))];
+        self.add("database_connections", "Connections to the host's database", MetricType::Gauge, connections);
+        self.one("mail_queue", "Mails that wait to be sent", email::count(&host.db).await?);
+        Ok(())
+    }
+
+    /// The calls of each release.
+    fn calls(&mut self, releases: &[&Arc<Release>]) {
+        let mut outcomes = Vec::new();
+        let mut latency = Vec::new();
+        for release in releases {
+            for (outcome, count) in release.tally.outcomes() {
+                outcomes.push((labels(release, Some(("outcome", outcome.as_str()))), Sample::Counter(count)));
+            }
+            let counts = release.tally.counts();
+            let (count, buckets) = (counts.calls(), buckets(&counts));
+            let sum = release.tally.latency_sum().as_secs_f64();
+            latency.push((labels(release, None), Sample::Histogram { sum, count, buckets }));
+        }
+        self.add("plugin_calls", "Calls of a release by what they came to", MetricType::Counter, outcomes);
+        self.add("plugin_call_seconds", "How long calls took, waiting left out", MetricType::Histogram, latency);
+    }
+
+    /// What those calls took.
+    fn work(&mut self, releases: &[&Arc<Release>]) {
+        let seconds = |time: Duration| Sample::Seconds(time.as_secs_f64());
+        let each = |sample: &dyn Fn(&Release) -> Sample| {
+            releases.iter().map(|release| (labels(release, None), sample(release))).collect::<Vec<_>>()
+        };
+        let instances = each(&|release| Sample::Counter(release.tally.instantiations().0));
+        self.add("plugin_instances", "Instances that were made", MetricType::Counter, instances);
+        let instantiation = each(&|release| seconds(release.tally.instantiations().1));
+        self.add("plugin_instantiation_seconds", "Time of making them", MetricType::Counter, instantiation);
+        let cpu = each(&|release| seconds(release.tally.cpu_time()));
+        self.add("plugin_cpu_seconds", "Time that calls kept a thread", MetricType::Counter, cpu);
+        let memory = each(&|release| gauge(release.usage.memory_peak()));
+        let help = "The most memory that one call took, in memories and tables";
+        self.add("plugin_memory_peak_bytes", help, MetricType::Gauge, memory);
+        let mut host_calls = Vec::new();
+        let mut limits = Vec::new();
+        for release in releases {
+            for (capability, count) in release.usage.host_calls.each() {
+                host_calls.push((labels(release, Some(("capability", capability))), Sample::Counter(count)));
+            }
+            for (limit, count) in release.usage.hits() {
+                limits.push((labels(release, Some(("limit", limit.as_str()))), Sample::Counter(count)));
+            }
+        }
+        self.add("plugin_host_calls", "Calls into a capability", MetricType::Counter, host_calls);
+        self.add(
+            "plugin_limits_met",
+            "How often something was refused or ended for a limit",
+            MetricType::Counter,
+            limits,
+        );
+    }
+
+    /// What all releases of a plugin share.
+    fn shared(&mut self, host: &Host, releases: &[&Arc<Release>]) {
+        let mut plugins: Vec<&Arc<Release>> = releases.to_vec();
+        plugins.sort_by_key(|release| &release.record.plugin);
+        plugins.dedup_by_key(|release| &release.record.plugin);
+        let each = |sample: &dyn Fn(&Release) -> Sample| {
+            let labels = |release: &Release| vec![("plugin", release.record.plugin.to_string())];
+            plugins.iter().map(|release| (labels(release), sample(release))).collect::<Vec<_>>()
+        };
+        let running = each(&|release| gauge(release.bulkhead.running()));
+        self.add("plugin_calls_running", "Calls that run", MetricType::Gauge, running);
+        let waiting = each(&|release| gauge(release.bulkhead.waiting()));
+        self.add("plugin_calls_waiting", "Calls that wait for a place", MetricType::Gauge, waiting);
+        let quarantined = each(&|release| gauge(i64::from(release.breaker.is_open())));
+        self.add("plugin_quarantined", "Whether it is quarantined", MetricType::Gauge, quarantined);
+        let entries = each(&|release| gauge(release.cache.held().0));
+        self.add("plugin_cache_entries", "Entries of its cache", MetricType::Gauge, entries);
+        let bytes = each(&|release| gauge(release.cache.held().1));
+        self.add("plugin_cache_bytes", "Bytes of its cache", MetricType::Gauge, bytes);
+        let connections = each(&|release| gauge(host.plugins.connections(&release.record.plugin)));
+        self.add("plugin_sql_connections", "Database connections in use", MetricType::Gauge, connections);
+        let dropped = each(&|release| Sample::Counter(release.log.dropped()));
+        self.add("plugin_log_dropped", "Log entries beyond its rate", MetricType::Counter, dropped);
+    }
+}
+
+/// Calls by the time they took, in the few steps that somebody looks at.
+fn buckets(counts: &Counts) -> Vec<(f64, u64)> {
+    let (mut buckets, mut below) = (Vec::new(), 0);
+    for (time, calls) in counts.by_octave() {
+        below += calls;
+        if (FASTEST..=SLOWEST).contains(&time) {
+            buckets.push((time.as_secs_f64(), std::mem::take(&mut below)));
+        }
+    }
+    buckets.push((f64::INFINITY, below));
+    buckets
+}
+
+fn labels(release: &Release, more: Option<(&'static str, &'static str)>) -> Labels {
+    let record = &release.record;
+    let own = [("plugin", record.plugin.to_string()), ("release", record.number.to_string())];
+    own.into_iter().chain(more.map(|(name, value)| (name, value.to_owned()))).collect()
+}

@@ -1,0 +1,73 @@
+//! Counts the requests of this host, its own and the plugins' alike: how many are in flight, and how those ended that are
+//! over. Knows no route and no caller.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::StatusCode;
+
+/// Classes of statuses as metrics name them; the last is for clients that did not wait for their answer.
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "cancelled"];
+const CANCELLED: usize = 5;
+
+/// The counts.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    in_flight: AtomicU64,
+    ended: [AtomicU64; CLASSES.len()],
+}
+
+/// A request in flight. Dropped before its end, it was cancelled.
+pub(super) struct InFlight<'a> {
+    traffic: &'a Traffic,
+    class: usize,
+}
+
+impl Traffic {
+    pub(super) fn begin(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight { traffic: self, class: CANCELLED }
+    }
+
+    /// Requests that have no answer yet.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are over, by the class of their status.
+    pub fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        CLASSES.into_iter().zip(&self.ended).map(|(class, count)| (class, count.load(Ordering::Relaxed)))
+    }
+}
+
+impl InFlight<'_> {
+    pub(super) fn ended(mut self, status: StatusCode) {
+        self.class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.traffic.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(count) = self.traffic.ended.get(self.class) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_once_by_how_it_ended() {
+        let traffic = Traffic::default();
+        let (one, two, three) = (traffic.begin(), traffic.begin(), traffic.begin());
+        assert_eq!(traffic.in_flight(), 3);
+        one.ended(StatusCode::OK);
+        two.ended(StatusCode::BAD_GATEWAY);
+        drop(three);
+        assert_eq!(traffic.in_flight(), 0);
+        let counted: Vec<_> = traffic.ended().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("2xx", 1), ("5xx", 1), ("cancelled", 1)]);
+    }
+}

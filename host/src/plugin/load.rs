@@ -1,0 +1,77 @@
+//! What plugins take now and took until now, beside what they may take: for operators and metrics. Reads what calls
+//! count; changes nothing.
+
+use super::registry::Registry;
+use super::release::Release;
+use crate::capability::{Capabilities, Limit};
+use crate::error::Result;
+use crate::id::PluginName;
+
+/// A limit with how near its plugin is to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounded {
+    /// `memory`, `sql.rows`.
+    pub name: String,
+    /// As it is written: `64MiB`.
+    pub value: String,
+    /// Set for this plugin rather than for all.
+    pub own: bool,
+    /// What is in use now; none where nothing is between calls.
+    pub current: Option<u64>,
+    /// The most that was in use since the release was loaded, where that is counted.
+    pub peak: Option<u64>,
+    /// How often it was met since then; none where that is not counted.
+    pub met: Option<u64>,
+}
+
+impl Registry {
+    /// Every limit of a release.
+    ///
+    /// # Errors
+    /// What was stored makes no sense to this version.
+    pub fn bounds(&self, release: &Release) -> Result<Vec<Bounded>> {
+        let record = &release.record;
+        let calls = record.limits.effective(&self.limits)?.into_iter().map(|(name, value)| {
+            let own = record.limits.get(name).is_some();
+            (name.to_owned(), value, own)
+        });
+        let grants = Capabilities::bounds(&record.grants, &self.limits)?.into_iter().map(|(name, value)| {
+            let own = record.grants.parameter(&name).is_some();
+            (name, value, own)
+        });
+        let as_number = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        Ok(calls
+            .chain(grants)
+            .map(|(name, value, own)| {
+                let current = match name.as_str() {
+                    "concurrency" => Some(as_number(release.bulkhead.running())),
+                    "cache.bytes" => Some(release.cache.held().1),
+                    "sql.connections" => Some(as_number(self.data.in_use(&record.plugin))),
+                    _ => None,
+                };
+                let peak = (name == Limit::Memory.as_str()).then(|| release.usage.memory_peak());
+                let met = match name.as_str() {
+                    // Standard output counts too, which no capability writes.
+                    "log.rate" => Some(release.log.dropped()),
+                    _ => release.usage.hits().find(|(limit, _)| limit.as_str() == name).map(|(_, count)| count),
+                };
+                Bounded { name, value, own, current, peak, met }
+            })
+            .collect())
+    }
+
+    /// Calls of all plugins that run now, and that wait for one of their places.
+    pub fn calls(&self) -> (usize, usize) {
+        (self.sandbox.all().running(), self.sandbox.all().waiting())
+    }
+
+    /// Database connections of a plugin that are in use.
+    pub fn connections(&self, plugin: &PluginName) -> usize {
+        self.data.in_use(plugin)
+    }
+
+    /// Places for calls of all plugins.
+    pub fn places(&self) -> usize {
+        self.limits.total_concurrency
+    }
+}

@@ -1,0 +1,147 @@
+//! Limits that an operator sets for one plugin: they bound its calls and nobody else's, lower or higher than the host's.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::plugins;
+use super::releases::operate;
+use crate::support::host::CHAMELEON;
+use crate::support::patience::until;
+use crate::support::{Answer, Component, Setup, TestHost, both};
+
+both!(limits_bound_one_plugin_and_may_raise_what_the_host_is_configured_to, limits_belong_to_a_release);
+
+async fn deploy(host: &TestHost, name: &str, limits: &str) {
+    let query = format!("name={name}&{CHAMELEON}{limits}");
+    host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+}
+
+async fn get(host: &TestHost, plugin: &str, path: &str) -> Answer {
+    host.anonymous().get(&format!("/{plugin}/{path}")).await
+}
+
+async fn set(host: &TestHost, limits: &[&str]) -> Answer {
+    let query: Vec<String> = limits.iter().map(|limit| format!("limit={limit}")).collect();
+    let path = format!("/plugins/chameleon/limits?{}", query.join("&"));
+    host.superuser().request(Method::PUT, &path).send().await
+}
+
+async fn limit(host: &TestHost, name: &str) -> Value {
+    let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
+    limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == name).unwrap().clone()
+}
+
+async fn limits_bound_one_plugin_and_may_raise_what_the_host_is_configured_to(host: &mut TestHost) {
+    host.restart_with(|config| {
+        config.plugins.memory_bytes = 16 << 20;
+        config.plugins.host_calls = 10;
+        config.plugins.response_bytes = 100_000;
+    })
+    .await;
+    deploy(host, "twin", "").await;
+    let limits = "&limit=memory=80MiB&limit=host_calls=20&limit=response_bytes=300000&limit=deadline=300ms";
+    deploy(host, "chameleon", limits).await;
+    for (path, code) in [
+        ("grow/40", "plugin_memory_limit"),
+        ("host-calls/15", "plugin_host_call_limit"),
+        ("body/200000", "plugin_response_limit"),
+    ] {
+        assert_eq!(get(host, "chameleon", path).await.status, 200, "{path}");
+        get(host, "twin", path).await.has_code(502, code);
+    }
+    for (path, status, code) in [
+        ("grow/90", 502, "plugin_memory_limit"),
+        ("host-calls/25", 502, "plugin_host_call_limit"),
+        ("body/400000", 502, "plugin_response_limit"),
+        ("sleep/5000", 504, "plugin_deadline"),
+    ] {
+        get(host, "chameleon", path).await.has_code(status, code);
+    }
+    assert_eq!(get(host, "twin", "sleep/400").await.status, 204);
+    for name in ["memory", "host_calls", "response_bytes", "deadline"] {
+        let limit = limit(host, name).await;
+        assert_eq!((&limit["met"], &limit["own"]), (&json!(1), &json!(true)), "{limit}");
+    }
+    let memory = limit(host, "memory").await;
+    assert!(memory["value"] == "80MiB" && memory["peak"].as_u64() > Some(40 << 20), "{memory}");
+    let rows = limit(host, "sql.rows").await;
+    assert_eq!((&rows["value"], &rows["own"], &rows["met"]), (&json!("10000"), &json!(false), &json!(0)));
+}
+
+async fn limits_belong_to_a_release(host: &mut TestHost) {
+    deploy(host, "chameleon", "&limit=host_calls=5").await;
+    get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
+    let answer = set(host, &["host_calls=6", "deadline=5s"]).await.ok();
+    assert_eq!(answer["message"], "'chameleon' has these limits from release 2 on");
+    assert_eq!(get(host, "chameleon", "host-calls/6").await.status, 200);
+    operate(host, "chameleon/rollback").await.ok();
+    get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
+    host.superuser().deploy(&Component::chameleon().rebuilt("next").0, "").await.ok();
+    host.restart().await;
+    get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
+    set(host, &["host_calls=default"]).await.ok();
+    assert_eq!(get(host, "chameleon", "host-calls/6").await.status, 200);
+
+    let before = plugins(host).await;
+    for (text, told) in [
+        ("memory=1KiB", "'memory' is too small; accepted: a size from 64KiB to 4GiB, such as 65536, 512KiB or 64MiB"),
+        ("memory", "'memory' is not a size; accepted: a size from 64KiB to 4GiB, such as 65536, 512KiB or 64MiB"),
+        (
+            "sql.rows=5",
+            "there is no limit 'sql.rows'; there are: memory, cpu_time, deadline, concurrency, queue_time, host_calls, response_bytes",
+        ),
+    ] {
+        let answer = set(host, &[text]).await;
+        answer.has_code(422, "validation_error");
+        assert_eq!(answer.problem()["errors"][0]["msg"], told);
+    }
+    assert_eq!(plugins(host).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_follow_the_live_release() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "chameleon", "&limit=concurrency=1&limit=queue_time=0s").await;
+    let sleeping = tokio::spawn({
+        let client = host.anonymous();
+        async move { client.get("/chameleon/sleep/1500").await.status }
+    });
+    until("the first call to run", async || (limit(&host, "concurrency").await["current"] == 1).then_some(())).await;
+    get(&host, "chameleon", "echo/x").await.has_code(503, "plugin_busy");
+    set(&host, &["concurrency=2"]).await.ok();
+    assert_eq!(get(&host, "chameleon", "echo/x").await.status, 200);
+    assert_eq!(sleeping.await.unwrap(), 204);
+    host.stop().await;
+}
+
+/// As many guests as there are threads, and more, that compute without end: what answers soon still does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_guests_leave_a_thread_to_the_others() {
+    let host = TestHost::sqlite(Setup::default().with(|config| {
+        config.plugins.cpu_time = std::time::Duration::from_secs(20);
+        config.plugins.deadline = std::time::Duration::from_secs(3);
+        config.plugins.concurrency = 12;
+    }))
+    .await;
+    host.deploy_chameleon().await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let endless: Vec<_> = (0..10)
+        .map(|_| {
+            let client = host.anonymous();
+            tokio::spawn(async move { client.get("/chameleon/endless").await.status })
+        })
+        .collect();
+    until("all of them to run", async || (limit(&host, "concurrency").await["current"] == 10).then_some(())).await;
+    let mut answered = 0;
+    while !endless.iter().any(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(host.anonymous().get("/hello/").await.status, 200);
+        answered += 1;
+    }
+    for endless in endless {
+        assert_eq!(endless.await.unwrap(), 504);
+    }
+    // Three seconds, on a machine that does much else: far fewer than it can, and far more than if each had waited for all
+    // ten to have their tick.
+    assert!(answered > 100, "{answered}");
+    host.stop().await;
+}
