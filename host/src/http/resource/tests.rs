@@ -53,7 +53,8 @@ fn operations_are_named_as_in_the_contract() {
     let ours = "login-refresh_token login-logout users-read_sessions_me users-delete_session_me plugins-read_plugins \
         plugins-deploy_plugin plugins-read_plugin plugins-delete_plugin plugins-read_releases plugins-read_release \
         plugins-read_history plugins-roll_back plugins-pause_plugin plugins-resume_plugin plugins-read_canary \
-        plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy";
+        plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy \
+        plugins-read_limits plugins-set_limits";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();
     assert_eq!(ids(false), expected);
