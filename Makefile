@@ -49,6 +49,12 @@ test: plugins ## Run every test; those of PostgreSQL need its server programs (i
 	@echo '== Running the tests'
 	@$(CARGO) test --workspace
 
+.PHONY: attack
+attack: build ## Attack the release build, alone, and hold its neighbour against the clock
+	@echo '== Attacking $(WHARF)'
+	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(WHARF)' \
+		$(CARGO) test -p wharf-tests --test wharf -- attack:: --test-threads=1 --nocapture
+
 .PHONY: lint
 lint: cargo ## Check format and lints, as CI does
 	@echo '== Checking format and lints'

@@ -7,113 +7,17 @@ mod releases;
 mod signature;
 mod swaps;
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::support::host::{CHAMELEON, PASSWORD, SUPERUSER};
+use crate::support::Component;
+use crate::support::host::{CHAMELEON, SUPERUSER};
 use crate::support::patience::until;
+use crate::support::process::{Process, home, wharf};
 use crate::support::program::program;
-use crate::support::{Client, Component};
-
-/// The program with nothing of this machine's in its environment.
-fn wharf(home: &Path) -> Command {
-    let mut command = Command::new(program());
-    command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
-    command
-}
-
-/// A host in a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
-    home: TempDir,
-}
-
-impl Process {
-    async fn start(home: TempDir) -> Self {
-        Self::start_with(home, &[]).await
-    }
-
-    async fn start_with(home: TempDir, settings: &[(&str, &str)]) -> Self {
-        let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let child = wharf(home.path())
-            .arg("serve")
-            .env("WHARF_LISTEN", "127.0.0.1:0")
-            .env("WHARF_DATA_DIR", home.path().join("data"))
-            .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
-            .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
-            .env("WHARF_LOG_FORMAT", "json")
-            .envs(settings.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut process = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), home };
-        process.addr = until("the address in the log", async || {
-            let ended = process.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}: {}", process.log());
-            let line = process.entries().into_iter().find(|entry| entry["message"] == "listening")?;
-            Some(line["address"].as_str().unwrap().parse().unwrap())
-        })
-        .await;
-        process
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.home.path().join("log")).unwrap()
-    }
-
-    fn entries(&self) -> Vec<Value> {
-        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn client(&self) -> Client {
-        Client::new(self.addr)
-    }
-
-    async fn superuser(&self) -> Client {
-        self.client().signed_in(SUPERUSER, PASSWORD).await
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
-    }
-
-    async fn ended(&mut self) -> std::process::ExitStatus {
-        until("the end of the process", async || self.child.try_wait().unwrap()).await
-    }
-
-    /// Kills it at once, and gives back where its data are.
-    fn kill(mut self) -> TempDir {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        std::mem::replace(&mut self.home, TempDir::new().unwrap())
-    }
-
-    /// A command against this host.
-    fn command(&self, token: &str, arguments: &[&str]) -> Output {
-        let mut command = wharf(self.home.path());
-        command.env("WHARF_URL", format!("http://{}", self.addr)).env("WHARF_TOKEN", token).args(arguments);
-        command.output().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn home() -> TempDir {
-    tempfile::Builder::new().prefix("wharf-cli-").tempdir().unwrap()
-}
 
 #[track_caller]
 fn json_of(output: &Output) -> Value {

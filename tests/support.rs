@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod mail;
 pub(crate) mod patience;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod program;
 
 pub(crate) use backend::{Backend, both};

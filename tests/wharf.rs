@@ -13,6 +13,7 @@
 
 mod app;
 mod architecture;
+mod attack;
 mod capability;
 mod cli;
 mod conformance;

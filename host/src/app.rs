@@ -131,7 +131,8 @@ impl App {
 
         let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
         let server = Arc::new(config.server.clone());
-        let served = tokio::spawn(server::serve(listener, server, service, shutdown.clone()));
+        let served =
+            tokio::spawn(server::serve(listener, server, Arc::clone(&host.traffic), service, shutdown.clone()));
         let mailing = tokio::spawn(mail.run(shutdown.clone()));
         let supervising = tokio::spawn({
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());

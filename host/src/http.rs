@@ -50,7 +50,7 @@ pub struct Host {
     /// The plugins.
     pub plugins: Registry,
     /// Requests that were answered.
-    pub traffic: traffic::Traffic,
+    pub traffic: Arc<traffic::Traffic>,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the host begins to stop.

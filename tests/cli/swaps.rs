@@ -5,38 +5,12 @@ use serde_json::json;
 
 use super::{Process, home};
 use crate::plugin::liar;
-use crate::support::files::files;
 use crate::support::{Client, Load};
 
 /// Cycles of deploy, canary, promotion and rollback: four changes each.
 const WARM_UP: usize = 50;
 const CYCLES: usize = 200;
 const CLIENTS: usize = 4;
-
-/// What a process holds.
-#[derive(Debug)]
-struct Holdings {
-    resident_kib: u64,
-    threads: usize,
-    descriptors: usize,
-    files: usize,
-}
-
-impl Holdings {
-    fn of(process: &Process) -> Self {
-        let proc = format!("/proc/{}", process.child.id());
-        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let count = |directory: String| std::fs::read_dir(directory).unwrap().count();
-        let data = process.home.path().join("data");
-        Self {
-            resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
-            threads: count(format!("{proc}/task")),
-            descriptors: count(format!("{proc}/fd")),
-            files: files(&data).len(),
-        }
-    }
-}
 
 async fn change(superuser: &Client, builds: &[Vec<u8>; 2]) {
     let [even, odd] = builds;
@@ -58,11 +32,11 @@ async fn a_thousand_changes_lose_no_request_and_nothing_grows() {
     for _ in 0..WARM_UP {
         change(&superuser, &builds).await;
     }
-    let before = Holdings::of(&process);
+    let before = process.holdings();
     for _ in 0..CYCLES {
         change(&superuser, &builds).await;
     }
-    let after = Holdings::of(&process);
+    let after = process.holdings();
     load.end().await;
     let history = superuser.get("/plugins/liar/history?limit=0").await.ok();
     assert!(history["count"].as_u64() >= Some(1_000), "{history}");

@@ -1,9 +1,15 @@
 ;; A plugin whose core module a test writes: what it declares is whatever lies in its memory, proper or not. The module
-;; stands where CORE does, and exports `memory`, `realloc`, `describe`, `routes` and `handle`. Around it is what a compiler
-;; would generate: a role is an instance of a component that gives the types their names.
+;; exports `memory`, `realloc`, `describe`, `routes` and `handle`; its items stand at the second of the four places that are
+;; named in capitals. Around it is what a compiler would generate: a role is an instance of a component that gives the types
+;; their names.
 (component
-  (core module $core CORE)
-  (core instance $core (instantiate $core))
+  ;; BEFORE
+  (core module $core
+    ;; CORE
+  )
+  (core instance $core (instantiate $core
+    ;; WITH
+  ))
 
   (type $permission (record (field "name" string) (field "summary" string)))
   (type $descriptor (record
@@ -47,7 +53,9 @@
     (canon lift (core func $core "routes") (memory (core memory $core "memory"))))
   (func $handle (param "request" $request) (result (result $response (error $problem)))
     (canon lift (core func $core "handle")
-      (memory (core memory $core "memory")) (realloc (core func $core "realloc"))))
+      (memory (core memory $core "memory")) (realloc (core func $core "realloc"))
+      ;; OPTIONS
+    ))
   (component $http-role
     (import "a" (type $access' (eq $access)))
     (import "b" (type $cache' (eq $cache)))

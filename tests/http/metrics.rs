@@ -14,9 +14,13 @@ async fn scrape(client: &Client) -> Answer {
     client.plain(reqwest::Method::GET, "/metrics").send().await
 }
 
+async fn metrics(host: &TestHost) -> BTreeMap<String, f64> {
+    samples(host.superuser()).await.into_iter().collect()
+}
+
 /// Every sample by its name and labels.
-pub(crate) async fn metrics(host: &TestHost) -> BTreeMap<String, f64> {
-    let answer = scrape(host.superuser()).await;
+pub(crate) async fn samples(client: &Client) -> Vec<(String, f64)> {
+    let answer = scrape(client).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let text = answer.text();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -29,7 +33,7 @@ pub(crate) async fn metrics(host: &TestHost) -> BTreeMap<String, f64> {
 }
 
 /// A sample of the first release of a plugin.
-pub(crate) fn of(samples: &BTreeMap<String, f64>, name: &str, plugin: &str, more: &str) -> f64 {
+fn of(samples: &BTreeMap<String, f64>, name: &str, plugin: &str, more: &str) -> f64 {
     let key = format!("wharf_{name}{{plugin=\"{plugin}\",release=\"1\"{more}}}");
     *samples.get(&key).unwrap_or_else(|| panic!("no {key} in {:#?}", samples.keys()))
 }

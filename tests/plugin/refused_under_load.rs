@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::compile::{bomb, child, children};
 use super::liar;
+use crate::support::component::Raw;
 use crate::support::files::files;
 use crate::support::{Component, Load, Setup, TestHost, both};
 
@@ -70,7 +71,7 @@ fn raw(items: &str, first: &str, change: impl FnOnce(&mut [u32; 11])) -> Compone
     change(&mut descriptor);
     let bytes: String =
         descriptor.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect();
-    Component::raw(&format!(
+    let core = format!(
         r#"(memory (export "memory") 1)
         (data (i32.const 64) "raw")
         (data (i32.const 80) "1.0.0")
@@ -81,7 +82,8 @@ fn raw(items: &str, first: &str, change: impl FnOnce(&mut [u32; 11])) -> Compone
         (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
         (func (export "handle") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) unreachable)
         {items}"#
-    ))
+    );
+    Component::raw(&Raw { core: &core, ..Raw::default() })
 }
 
 const GIBIBYTE: u32 = 1 << 30;

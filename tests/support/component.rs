@@ -41,6 +41,19 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// A plugin by its parts in text.
+#[derive(Default)]
+pub(crate) struct Raw<'a> {
+    /// Items of the component in front of the core instance.
+    pub(crate) before: &'a str,
+    /// Items of the core module.
+    pub(crate) core: &'a str,
+    /// Arguments of the core instance.
+    pub(crate) with: &'a str,
+    /// More options of the lift of `handle`.
+    pub(crate) options: &'a str,
+}
+
 impl Component {
     /// The items plugin.
     pub(crate) fn items() -> Self {
@@ -102,9 +115,12 @@ impl Component {
         Self(wat::parse_str(text).unwrap())
     }
 
-    /// A plugin of this core module, in text: see `tests/guests/raw.wat`.
-    pub(crate) fn raw(core: &str) -> Self {
-        Self::text(&include_str!("../guests/raw.wat").replace("CORE)\n", &format!("{core})\n")))
+    /// A plugin that is written by hand, see `tests/guests/raw.wat`.
+    pub(crate) fn raw(raw: &Raw<'_>) -> Self {
+        let parts =
+            [(";; BEFORE", raw.before), (";; CORE", raw.core), (";; WITH", raw.with), (";; OPTIONS", raw.options)];
+        let text = include_str!("../guests/raw.wat").to_owned();
+        Self::text(&parts.into_iter().fold(text, |text, (place, part)| text.replace(place, part)))
     }
 
     /// A file with it, for whoever wants one.

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::activity::{Activity, Answer};
 use super::problem;
+use super::traffic::Traffic;
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -63,6 +64,7 @@ impl<S, F> Service<F> for S where S: Fn(Request<Incoming>, SocketAddr) -> F + Cl
 pub async fn serve<S, F>(
     listener: TcpListener,
     config: Arc<config::Server>,
+    traffic: Arc<Traffic>,
     service: S,
     shutdown: CancellationToken,
 ) -> Result<()>
@@ -91,6 +93,7 @@ where
                 let connection = Connection {
                     builder: builder.clone(),
                     config: Arc::clone(&config),
+                    traffic: Arc::clone(&traffic),
                     service: service.clone(),
                     shutdown: shutdown.clone(),
                 };
@@ -147,6 +150,7 @@ fn concerns_one_connection(kind: ErrorKind) -> bool {
 struct Connection<S> {
     builder: Builder<TokioExecutor>,
     config: Arc<config::Server>,
+    traffic: Arc<Traffic>,
     service: S,
     shutdown: CancellationToken,
 }
@@ -160,6 +164,7 @@ impl<S> Connection<S> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "no TCP_NODELAY");
         }
+        let connected = self.traffic.connect();
         let activity = Arc::new(Activity::default());
         let service = {
             let (service, activity) = (self.service, Arc::clone(&activity));
@@ -179,6 +184,7 @@ impl<S> Connection<S> {
                     if let Err(error) = ended {
                         // Peers that vanish or speak something else; nothing an operator could act on.
                         tracing::debug!(error, %peer, "connection ended early");
+                        connected.is_broken();
                     }
                     return;
                 }
@@ -190,6 +196,7 @@ impl<S> Connection<S> {
                     // The deadline may have moved while we slept: only a connection that let it pass is dropped.
                     if activity.deadline(self.config.header_timeout, self.config.body_timeout) <= Instant::now() {
                         tracing::debug!(%peer, "connection dropped: idle, or its peer sends or reads nothing");
+                        connected.is_slow();
                         return;
                     }
                 }

@@ -12,9 +12,15 @@ const CANCELLED: usize = 5;
 /// The counts.
 #[derive(Debug, Default)]
 pub struct Traffic {
+    connections: AtomicU64,
+    idle: AtomicU64,
+    broken: AtomicU64,
     in_flight: AtomicU64,
     ended: [AtomicU64; CLASSES.len()],
 }
+
+/// A connection of a client.
+pub(super) struct Connected<'a>(&'a Traffic);
 
 /// A request in flight. Dropped before its end, it was cancelled.
 pub(super) struct InFlight<'a> {
@@ -23,6 +29,21 @@ pub(super) struct InFlight<'a> {
 }
 
 impl Traffic {
+    pub(super) fn connect(&self) -> Connected<'_> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(self)
+    }
+
+    /// Connections of clients.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections that the host ended, by the reason.
+    pub fn dropped(&self) -> [(&'static str, u64); 2] {
+        [("slow", self.idle.load(Ordering::Relaxed)), ("broken", self.broken.load(Ordering::Relaxed))]
+    }
+
     pub(super) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight { traffic: self, class: CANCELLED }
@@ -36,6 +57,24 @@ impl Traffic {
     /// Requests that are over, by the class of their status.
     pub fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         CLASSES.into_iter().zip(&self.ended).map(|(class, count)| (class, count.load(Ordering::Relaxed)))
+    }
+}
+
+impl Connected<'_> {
+    /// It sends or reads nothing.
+    pub(super) fn is_slow(&self) {
+        self.0.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It sends what is no request, or went away in the middle of one.
+    pub(super) fn is_broken(&self) {
+        self.0.broken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod job;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -124,6 +125,8 @@ impl Registry {
         // Boxed: its state is larger than anything else that the caller's own task holds.
         let outcome = Box::pin(self.try_deploy(upload, &digest, &mut job)).await;
         let stage = job.stage();
+        let [succeeded, failed] = &self.deploys;
+        if outcome.is_ok() { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
         let outcome = match outcome {
             Ok(mut deployed) => {
                 deployed.stages = job.succeed(deployed.release.record.number).await?;

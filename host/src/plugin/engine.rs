@@ -25,6 +25,8 @@ const TABLE_KEEP_RESIDENT: usize = 64 * 1024;
 const WASM_STACK: usize = 512 * 1024;
 /// The stack of a fiber: the guest's and what host functions need above it.
 const FIBER_STACK: usize = 1024 * 1024;
+/// Handles of a guest's own resources, each of which takes memory of the host.
+const MAX_HANDLES: usize = 10_000;
 /// What one component may consist of; more would let one upload drain the pool.
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
@@ -67,6 +69,7 @@ impl PluginEngine {
     pub(super) fn store(&self, guest: Guest, response_bytes: usize) -> Store<Guest> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
+        store.set_max_component_handles(MAX_HANDLES);
         // The deadline starts at 0, which would interrupt at once.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {

@@ -1,6 +1,8 @@
 //! What plugins take now and took until now, beside what they may take: for operators and metrics. Reads what calls
 //! count; changes nothing.
 
+use std::sync::atomic::Ordering;
+
 use super::registry::Registry;
 use super::release::Release;
 use crate::capability::{Capabilities, Limit};
@@ -63,6 +65,11 @@ impl Registry {
     /// Calls of all plugins that run now, and that wait for one of their places.
     pub fn calls(&self) -> (usize, usize) {
         (self.sandbox.all().running(), self.sandbox.all().waiting())
+    }
+
+    /// Deploys since the start that succeeded, and that failed.
+    pub fn deploys(&self) -> [u64; 2] {
+        self.deploys.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Database connections of a plugin that are in use.

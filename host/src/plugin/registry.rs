@@ -4,6 +4,7 @@
 //! beside it and swap. What is in flight on an old release ends there.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -55,6 +56,8 @@ pub struct Registry {
     pub(super) node: Arc<str>,
     pub(super) at_stage: Option<AtStage>,
     pub(super) compiler: Compiler,
+    /// Deploys that came to an end since the start: those that succeeded, and those that failed.
+    pub(super) deploys: [AtomicU64; 2],
     /// Held by whoever changes the set.
     pub(super) changing: tokio::sync::Mutex<()>,
     generation: ArcSwap<Generation>,
@@ -97,6 +100,7 @@ impl Registry {
             node: Arc::clone(&boot.node),
             at_stage,
             compiler,
+            deploys: Default::default(),
             changing: tokio::sync::Mutex::default(),
             generation: ArcSwap::from_pointee(empty),
             probation: Mutex::default(),

@@ -141,6 +141,15 @@ impl Scrape {
         self.one("calls_waiting", "Calls that wait for a place among those of all plugins", waiting);
         self.one("call_places", "Calls of plugins that may run at once", host.plugins.places());
         self.one("generation", "Changes of what is served since the start", host.plugins.generation().number);
+        let [succeeded, failed] = host.plugins.deploys();
+        let deploys = [("succeeded", succeeded), ("failed", failed)];
+        let deploys = deploys.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], Sample::Counter(count)));
+        self.add("deploys", "Deploys that came to an end", MetricType::Counter, deploys.into());
+        self.one("http_connections", "Connections of clients", host.traffic.connections());
+        let dropped = host.traffic.dropped();
+        let dropped = dropped.map(|(why, count)| (vec![("reason", why.to_owned())], Sample::Counter(count)));
+        let help = "Connections that the host ended: their peer was too slow, or sent what is no request";
+        self.add("http_connections_dropped", help, MetricType::Counter, dropped.into());
         let (connections, idle) = host.db.connections();
         let state = |state: &str, count: usize| (vec![("state", state.to_owned())], gauge(count));
         let connections = vec![state("idle", idle), state("in_use", connections.saturating_sub(idle))];

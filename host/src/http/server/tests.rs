@@ -16,7 +16,7 @@ async fn start(header_timeout: Duration, shutdown_grace: Duration) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, Arc::new(config), answer, shutdown.clone()));
+    let served = tokio::spawn(serve(listener, Arc::new(config), Arc::default(), answer, shutdown.clone()));
     Running { addr, shutdown, served }
 }
 

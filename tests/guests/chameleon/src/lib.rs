@@ -18,7 +18,7 @@ plugin! {
         echo, echo_body, echo_json, who, me, superuser, permitted, setting,
         trap, panic, exit, endless, grow, sleep, recurse,
         status, header, body, problem, print,
-        flood, count_host_calls, audited,
+        flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
     ],
@@ -191,6 +191,48 @@ fn count_host_calls(Path(calls): Path<u32>) -> Text {
         let _ = cache::get("nothing");
     }
     Text(calls.to_string())
+}
+
+/// As many keys as it is told.
+#[get("/hoard/{keys}", access = public)]
+fn hoard(Path(keys): Path<u32>) -> Text {
+    for key in 0..keys {
+        let _ = cache::set(&Uuid::new_v4().to_string(), &[0; 100], None, &[]);
+        std::hint::black_box(key);
+    }
+    Text(keys.to_string())
+}
+
+/// What `taint` leaves behind, and `scan` looks for.
+const TAINT: u8 = 0xa5;
+
+/// Fills memory, and ends.
+#[get("/taint/{mebibytes}", access = public)]
+fn taint(Path(mebibytes): Path<usize>, Query(tainting): Query<Tainting>) {
+    let filled = std::hint::black_box(vec![TAINT; mebibytes << 20]);
+    match tainting.end {
+        End::Trap => std::process::abort(),
+        End::Loop => endless(),
+        _ => std::mem::forget(filled),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Tainting {
+    end: End,
+}
+
+/// How many bytes of memory that nobody filled are what `taint` leaves.
+#[get("/scan/{mebibytes}", access = public)]
+#[allow(unsafe_code, reason = "what lies in memory before anybody writes is what is tested")]
+fn scan(Path(mebibytes): Path<usize>) -> Text {
+    let layout = std::alloc::Layout::from_size_align(mebibytes << 20, 16).unwrap();
+    // SAFETY: the layout is not empty, and each byte that is read lies within it. WebAssembly's memory is never undefined.
+    let found = unsafe {
+        let start = std::alloc::alloc(layout);
+        (0..layout.size()).filter(|at| start.add(*at).read_volatile() == TAINT).count()
+    };
+    Text(found.to_string())
 }
 
 #[post("/audited")]

@@ -114,6 +114,7 @@ struct BoundQuery {
 #[derive(Deserialize, JsonSchema)]
 struct LimitsQuery {
     /// A limit (`memory=128MiB`), or `memory=default` for what the host is configured to; once for each.
+    #[schemars(length(min = 1))]
     #[serde(default)]
     limit: Vec<String>,
 }

@@ -1,0 +1,92 @@
+//! CPU: guests that never end, wherever their code runs.
+
+use super::raw::{Around, attacker};
+use super::{Arena, Counted};
+use crate::support::Component;
+
+const LOOP: &str = "(loop $again (br $again))";
+
+async fn arena() -> Arena {
+    Arena::open(&[], "&limit=cpu_time=300ms&limit=deadline=20s&limit=concurrency=8").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_that_never_end_are_ended() {
+    let mut arena = arena().await;
+    let cases = [("an endless loop in a handler", "endless"), ("endless loops of eight clients", "endless")];
+    for (clients, (name, path)) in [1, 8].into_iter().zip(cases) {
+        arena
+            .attack(name, Counted::Limit("cpu_time"), async |arena| {
+                for answer in arena.flood(clients, path).await {
+                    answer.has_code(504, "plugin_cpu_limit");
+                }
+            })
+            .await;
+    }
+    let deep = "endless recursion";
+    arena
+        .attack(deep, Counted::Outcome("trap"), async |arena| {
+            for answer in arena.flood(8, "recurse").await {
+                answer.has_code(502, "plugin_trap");
+            }
+        })
+        .await;
+
+    // A call that the host makes after the answer, one it makes for a handle that is dropped, and work that looks at no
+    // clock while it lasts.
+    let post_return = Around {
+        items: r#"(func (export "after") (param i32) (loop $again (br $again)))"#,
+        options: r#"(post-return (core func $core "after"))"#,
+        ..Around::default()
+    };
+    let destructor = Around {
+        before: r#"(core module $end (func (export "end") (param i32) (loop $again (br $again))))
+            (core instance $end (instantiate $end))
+            (type $thing (resource (rep i32) (dtor (core func $end "end"))))
+            (core func $new (canon resource.new $thing))
+            (core func $drop (canon resource.drop $thing))"#,
+        with: r#"(with "thing" (instance (export "new" (func $new)) (export "drop" (func $drop))))"#,
+        imports: r#"(func $new (import "thing" "new") (param i32) (result i32))
+            (func $drop (import "thing" "drop") (param i32))"#,
+        ..Around::default()
+    };
+    let copies = "(drop (memory.grow (i32.const 512)))
+        (loop $again
+            (memory.copy (i32.const 1048576) (i32.const 0) (i32.const 16777216))
+            (br $again))";
+    for (name, component) in [
+        ("an endless loop after the answer", attacker("", &post_return)),
+        ("an endless loop in a destructor", attacker("(call $drop (call $new (i32.const 7)))", &destructor)),
+        ("endless copies of memory", attacker(copies, &Around::default())),
+        ("an endless loop of a hand", attacker(LOOP, &Around::default())),
+    ] {
+        arena.becomes(&component).await;
+        arena
+            .attack(name, Counted::Limit("cpu_time"), async |arena| {
+                for answer in arena.flood(4, "").await {
+                    answer.has_code(504, "plugin_cpu_limit");
+                }
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_that_never_ends_is_refused() {
+    let mut arena = arena().await;
+    let start = Around { items: "(func $start (loop $again (br $again))) (start $start)", ..Around::default() };
+    let start = attacker("", &start);
+    let describe = crate::plugin::liar(serde_json::json!({ "describe": "loop" }));
+    for (name, component) in [("an endless start function", start), ("an endless describe", describe)] {
+        arena
+            .attack(name, Counted::Deploy, async |arena| {
+                let Component(bytes) = &component;
+                let answer = arena.superuser.deploy(bytes, "name=other").await;
+                let reason = answer.has_code(422, "invalid_component");
+                // Both ends are at the same time.
+                let ends = ["The plugin used up its CPU time", "The plugin did not answer in time"];
+                assert!(ends.iter().any(|end| reason.ends_with(end)), "{reason}");
+            })
+            .await;
+    }
+}

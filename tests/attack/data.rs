@@ -1,0 +1,130 @@
+//! Data: statements that never end or answer too much, and every way out of a plugin's own database.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{Arena, Counted};
+use crate::support::{Backend, Client};
+
+async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
+    let request = client.request(Method::POST, &format!("/{plugin}/statement"));
+    let answer = request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok();
+    answer["error"].as_str().map(ToOwned::to_owned)
+}
+
+const COUNTED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
+
+async fn attacks(backend: Backend) {
+    let quotas = "&grant=sql.time=300ms,sql.rows=1000,sql.bytes=1MiB&limit=concurrency=8";
+    let Some(mut arena) = Arena::open_on(backend, &[], quotas).await else { return };
+    let client = arena.process.client();
+    let postgres = matches!(backend, Backend::Postgres);
+    let endless = format!("{COUNTED}1000000000) SELECT COUNT(*) FROM n");
+    let product = format!("{COUNTED}100000) SELECT COUNT(*) FROM n AS a, n AS b, n AS c WHERE a.i + b.i = c.i - 7");
+    let mut slow = vec![("a recursion without end", endless), ("a product of everything with everything", product)];
+    if postgres {
+        slow.push(("a sleep", "SELECT pg_sleep(3600)".to_owned()));
+    }
+    for (name, sql) in &slow {
+        arena
+            .attack(name, Counted::Limit("sql.time"), async |arena| {
+                let calls = (0..6).map(|_| statement(&arena.client, "attacker", sql));
+                for error in futures_util::future::join_all(calls).await {
+                    let error = error.unwrap();
+                    let told =
+                        error.contains("statement time") || error.contains("connections") || error == "Error::Conflict";
+                    assert!(told, "{name}: {error}");
+                }
+            })
+            .await;
+    }
+    let rows = format!("{COUNTED}10000000) SELECT i FROM n");
+    let bytes = if postgres { "SELECT repeat('x', 5000000)" } else { "SELECT hex(zeroblob(2500000))" };
+    for (name, limit, sql) in
+        [("ten million rows", "sql.rows", rows.as_str()), ("five megabytes of a text", "sql.bytes", bytes)]
+    {
+        arena
+            .attack(name, Counted::Limit(limit), async |arena| {
+                let error = statement(&arena.client, "attacker", sql).await.unwrap();
+                assert!(error.starts_with("Error::Limit"), "{name}: {error}");
+            })
+            .await;
+    }
+    arena
+        .attack("a transaction that is open at a trap", Counted::Outcome("trap"), async |arena| {
+            for _ in 0..6 {
+                let path = "/attacker/transaction?end=trap&text=left";
+                arena.client.request(Method::POST, path).send().await.has_code(502, "plugin_trap");
+            }
+            assert_eq!(arena.client.get("/attacker/notes").await.ok(), Value::Array(Vec::new()));
+        })
+        .await;
+
+    // A neighbour with something to steal.
+    arena
+        .superuser
+        .deploy(&crate::support::Component::chameleon().0, "name=victim&grant=auth,cache,config,log,sql")
+        .await
+        .ok();
+    client.request(Method::POST, "/victim/notes/secret").send().await;
+    let ways = "RESET ROLE;SET ROLE postgres;SET SESSION AUTHORIZATION postgres;SET search_path = plugin_victim;\
+        SET statement_timeout = 0;SET session_replication_role = replica;SHOW all;DISCARD ALL;SELECT set_config('statement_timeout', '0', false);\
+        SELECT set_config('role', 'postgres', false);LISTEN x;NOTIFY x;\
+        ATTACH DATABASE '../victim/data.sqlite' AS v;DETACH DATABASE main;PRAGMA writable_schema = ON;PRAGMA query_only = OFF;\
+        VACUUM INTO '/tmp/wharf-stolen';SELECT load_extension('x');SELECT readfile('/etc/passwd');\
+        SELECT writefile('/tmp/wharf-stolen', 'x');COPY note TO '/tmp/wharf-stolen';COPY note FROM PROGRAM 'id';\
+        SELECT lo_import('/etc/passwd');SELECT lo_export(1, '/tmp/wharf-stolen');SELECT pg_read_file('/etc/passwd');\
+        SELECT pg_ls_dir('/');SELECT pg_terminate_backend(pg_backend_pid());SELECT pg_reload_conf();\
+        SELECT dblink('host=127.0.0.1', 'SELECT 1');CREATE EXTENSION dblink;CREATE ROLE thief SUPERUSER;\
+        ALTER ROLE CURRENT_USER SUPERUSER;GRANT ALL ON SCHEMA plugin_victim TO PUBLIC;\
+        CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x';DO $$ BEGIN PERFORM 1; END $$;\
+        SELECT * FROM plugin_victim.note;SELECT * FROM victim.note;SELECT * FROM wharf.users;SELECT * FROM wharf.sessions;\
+        SELECT * FROM pg_shadow;SELECT * FROM pg_authid;SELECT current_setting('wharf.key');\
+        UPDATE sqlite_master SET sql = '';SELECT 1\\; DROP TABLE note;BEGIN;COMMIT;ROLLBACK;SAVEPOINT x;\
+        PREPARE x AS SELECT 1;DECLARE c CURSOR FOR SELECT 1;LOCK TABLE note;CREATE TEMP TABLE x (a int)";
+    let ways: Vec<String> =
+        ways.replace("\\;", "\u{1}").split(';').map(|way| way.trim().replace('\u{1}', ";")).collect();
+    arena
+        .attack("every way out of its own database", Counted::Outcome("success"), async |arena| {
+            for way in &ways {
+                let error = statement(&arena.client, "attacker", way).await;
+                let error = error.unwrap_or_else(|| panic!("'{way}' was not refused"));
+                assert!(!error.contains("secret") && !error.contains("/etc"), "{way}: {error}");
+            }
+            assert!(!std::path::Path::new("/tmp/wharf-stolen").exists());
+            assert_eq!(arena.client.get("/victim/notes").await.ok(), serde_json::json!(["secret"]));
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_holds() {
+    attacks(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_holds() {
+    attacks(Backend::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_is_as_large_as_it_may_be() {
+    let mut arena = Arena::open(&[], "&grant=cache.bytes=1MiB&limit=host_calls=1000000&limit=cpu_time=5s").await;
+    arena
+        .attack("keys without end", Counted::Outcome("success"), async |arena| {
+            for answer in arena.flood(4, "hoard/20000").await {
+                assert_eq!(answer.text(), "20000");
+            }
+            let held = arena.count(Counted::Host("wharf_plugin_cache_bytes{plugin=\"attacker\"")).await;
+            assert!(held <= f64::from(2 << 20), "{held}");
+        })
+        .await;
+    arena
+        .attack("values that are too large", Counted::Limit("cache.bytes"), async |arena| {
+            let request = arena.client.request(Method::PUT, "/attacker/kept/key");
+            let answer =
+                request.header("content-type", "application/octet-stream").body("x".repeat(1_500_000)).send().await;
+            assert!(answer.ok().as_str().unwrap().starts_with("Error::Limit"), "{answer:?}");
+        })
+        .await;
+}

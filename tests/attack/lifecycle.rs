@@ -1,0 +1,59 @@
+//! Lifecycle: files that are none, and a plugin that fails as fast as it can. What explodes at each stage of a deploy is in
+//! `plugin::refused_under_load`.
+
+use super::{Arena, Counted};
+use crate::support::Component;
+
+/// A number for each number, without a pattern that anybody would see: SplitMix64.
+fn scrambled(number: u64) -> u64 {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 27)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_file_is_trouble() {
+    let mut arena = Arena::open(&[("WHARF_PLUGIN_UPLOAD_BYTES", "4MiB")], "").await;
+    let hello = Component::hello().0;
+    let truncated = [8, 100, hello.len() / 2, hello.len() - 1].map(|length| hello[..length].to_vec());
+    let nested = format!("{}{}", "(component ".repeat(80), ")".repeat(80));
+    let random = (0..6_u64).map(|seed| {
+        let mut bytes = hello.clone();
+        for flip in 0..40 {
+            let at = usize::try_from(scrambled(seed << 8 | flip) % hello.len() as u64).unwrap();
+            bytes[at] ^= 1 << (flip % 8);
+        }
+        bytes
+    });
+    let files = truncated.into_iter().map(|file| ("truncated", file));
+    let files = files.chain([("nested", Component::text(&nested).0)]).chain(random.map(|file| ("random", file)));
+    for (name, file) in files.collect::<Vec<_>>() {
+        arena
+            .attack(name, Counted::Host("wharf_deploys_total"), async |arena| {
+                let answer = arena.superuser.deploy(&file, "name=other").await;
+                // Flipped bits may lie in a name that nobody reads: then it is a plugin.
+                assert!(answer.status == 422 || (name == "random" && answer.status == 200), "{name}: {answer:?}");
+            })
+            .await;
+    }
+    arena
+        .attack("huge", Counted::Host("wharf_http_requests_total{status=\"4xx\"}"), async |arena| {
+            arena.superuser.deploy(&vec![0; 5 << 20], "name=other").await.has_code(413, "body_too_large");
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_loop_is_quarantined() {
+    let mut arena = Arena::open(&[], "").await;
+    arena.becomes(&crate::plugin::liar(serde_json::json!({ "handle": "trap" }))).await;
+    arena
+        .attack("a crash loop", Counted::Outcome("quarantined"), async |arena| {
+            for _ in 0..20 {
+                for answer in arena.flood(8, "").await {
+                    assert!([502, 503].contains(&answer.status), "{answer:?}");
+                }
+            }
+        })
+        .await;
+}

@@ -1,0 +1,71 @@
+//! Time: calls, clients and host calls that take for ever without doing anything.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{Arena, Counted};
+use crate::support::patience::until;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_ever_is_ended() {
+    let settings = [("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_HEADER_TIMEOUT", "1s")];
+    let mut arena = Arena::open(&settings, "&limit=deadline=500ms").await;
+    arena
+        .attack("sleep without end", Counted::Limit("deadline"), async |arena| {
+            for answer in arena.flood(16, "sleep/3600000").await {
+                answer.has_code(504, "plugin_deadline");
+            }
+        })
+        .await;
+    arena
+        .attack("clients gone in the middle of a call", Counted::Outcome("cancelled"), async |arena| {
+            for _ in 0..8 {
+                let client = arena.process.client();
+                let call = tokio::spawn(async move {
+                    let _ = client.request(Method::GET, "/attacker/sleep/400").try_send().await;
+                });
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                call.abort();
+            }
+            until("them to be counted", async || {
+                (arena.count(Counted::Outcome("cancelled")).await >= 4.0).then_some(())
+            })
+            .await;
+        })
+        .await;
+    arena
+        .attack("bodies that never come whole", Counted::Host("wharf_http_requests_total{status=\"4xx\"}"), async |arena| {
+            let mut slow = Vec::new();
+            for _ in 0..32 {
+                let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
+                let head = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n\
+                            content-length: 1000\r\n\r\nx";
+                stream.write_all(head.as_bytes()).await.unwrap();
+                slow.push(stream);
+            }
+            for mut stream in slow {
+                let mut answer = String::new();
+                let _ = stream.read_to_string(&mut answer).await;
+                assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+            }
+        })
+        .await;
+    arena
+        .attack("readers that never read", Counted::Host("wharf_http_connections_dropped_total"), async |arena| {
+            let mut slow = Vec::new();
+            for _ in 0..16 {
+                let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
+                // Far more than sockets hold.
+                stream.write_all(b"GET /api/v1/attacker/body/7000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                slow.push(stream);
+            }
+            until("them to be dropped", async || {
+                (arena.count(Counted::Host("wharf_http_connections")).await <= 8.0).then_some(())
+            })
+            .await;
+        })
+        .await;
+}

@@ -1,0 +1,139 @@
+//! A host in a process of its own: the real program, its log, its end, and what it holds of the machine.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::Client;
+use super::files::files;
+use super::host::{PASSWORD, SUPERUSER};
+use super::patience::until;
+use super::program::program;
+
+/// The program with nothing of this machine's in its environment.
+pub(crate) fn wharf(home: &Path) -> Command {
+    let mut command = Command::new(program());
+    command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
+    command
+}
+
+/// A host in a process of its own; killed when dropped.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) addr: SocketAddr,
+    pub(crate) home: TempDir,
+}
+
+impl Process {
+    pub(crate) async fn start(home: TempDir) -> Self {
+        Self::start_with(home, &[]).await
+    }
+
+    pub(crate) async fn start_with(home: TempDir, settings: &[(&str, &str)]) -> Self {
+        let log = std::fs::File::create(home.path().join("log")).unwrap();
+        let child = wharf(home.path())
+            .arg("serve")
+            .env("WHARF_LISTEN", "127.0.0.1:0")
+            .env("WHARF_DATA_DIR", home.path().join("data"))
+            .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
+            .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
+            .env("WHARF_LOG_FORMAT", "json")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut process = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), home };
+        process.addr = until("the address in the log", async || {
+            let ended = process.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", process.log());
+            let line = process.entries().into_iter().find(|entry| entry["message"] == "listening")?;
+            Some(line["address"].as_str().unwrap().parse().unwrap())
+        })
+        .await;
+        process
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    pub(crate) async fn superuser(&self) -> Client {
+        self.client().signed_in(SUPERUSER, PASSWORD).await
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
+        until("the end of the process", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Kills it at once, and gives back where its data are.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
+    }
+
+    /// What it holds now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        Holdings::of(self)
+    }
+
+    /// A command against this host.
+    pub(crate) fn command(&self, token: &str, arguments: &[&str]) -> Output {
+        let mut command = wharf(self.home.path());
+        command.env("WHARF_URL", format!("http://{}", self.addr)).env("WHARF_TOKEN", token).args(arguments);
+        command.output().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn home() -> TempDir {
+    tempfile::Builder::new().prefix("wharf-cli-").tempdir().unwrap()
+}
+
+/// What a process holds.
+#[derive(Debug)]
+pub(crate) struct Holdings {
+    pub(crate) resident_kib: u64,
+    pub(crate) threads: usize,
+    pub(crate) descriptors: usize,
+    pub(crate) files: usize,
+}
+
+impl Holdings {
+    fn of(process: &Process) -> Self {
+        let proc = format!("/proc/{}", process.child.id());
+        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let count = |directory: String| std::fs::read_dir(directory).unwrap().count();
+        let data = process.home.path().join("data");
+        Self {
+            resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
+            threads: count(format!("{proc}/task")),
+            descriptors: count(format!("{proc}/fd")),
+            files: files(&data).len(),
+        }
+    }
+}
