@@ -79,12 +79,28 @@ async fn memory_is_bounded_wherever_it_is() {
         imports: r#"(func $new (import "thing" "new") (param i32) (result i32))"#,
         ..Around::default()
     };
+    // Into a memory of a module in front: the core module's own is not there yet when its imports are made.
+    let randomness = Around {
+        before: r#"(import "wasi:random/random@0.2.6" (instance $random
+                (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
+            (core module $buffer
+                (memory (export "memory") 1)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
+            (core instance $buffer (instantiate $buffer))
+            (core func $get (canon lower (func $random "get-random-bytes")
+                (memory (core memory $buffer "memory")) (realloc (core func $buffer "realloc"))))"#,
+        with: r#"(with "random" (instance (export "get" (func $get))))"#,
+        imports: r#"(func $get (import "random" "get") (param i64 i32))"#,
+        ..Around::default()
+    };
+    let random = "(call $get (i64.const 1073741824) (i32.const 0))";
     let millions = "(loop $again (drop (call $new (i32.const 1))) (br $again))";
     for (name, component) in [
         // A table ends where those of the pool do, long before its memory matters.
         ("a table of eight million", attacker(tables, &table)),
         ("a text of a gibibyte", attacker(gibibyte, &Around::default())),
         ("a quarter of a billion headers", attacker(headers, &Around::default())),
+        ("a gibibyte of random numbers", attacker(random, &randomness)),
         ("handles without end", attacker(millions, &handles)),
     ] {
         arena.becomes(&component).await;
