@@ -84,7 +84,7 @@ async fn memory_is_bounded_wherever_it_is() {
         before: r#"(import "wasi:random/random@0.2.6" (instance $random
                 (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
             (core module $buffer
-                (memory (export "memory") 1)
+                (memory (export "memory") 32)
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
             (core instance $buffer (instantiate $buffer))
             (core func $get (canon lower (func $random "get-random-bytes")
@@ -93,15 +93,16 @@ async fn memory_is_bounded_wherever_it_is() {
         imports: r#"(func $get (import "random" "get") (param i64 i32))"#,
         ..Around::default()
     };
-    let random = "(call $get (i64.const 1073741824) (i32.const 0))";
-    let millions = "(loop $again (drop (call $new (i32.const 1))) (br $again))";
+    // There would be room for these, and time for those handles.
+    let random = "(call $get (i64.const 1048576) (i32.const 0))";
+    let many = "(loop $again (local.set 0 (call $new (i32.const 1))) (br_if $again (i32.lt_u (local.get 0) (i32.const 20000))))";
     for (name, component) in [
         // A table ends where those of the pool do, long before its memory matters.
         ("a table of eight million", attacker(tables, &table)),
         ("a text of a gibibyte", attacker(gibibyte, &Around::default())),
         ("a quarter of a billion headers", attacker(headers, &Around::default())),
-        ("a gibibyte of random numbers", attacker(random, &randomness)),
-        ("handles without end", attacker(millions, &handles)),
+        ("a mebibyte of random numbers", attacker(random, &randomness)),
+        ("twenty thousand handles", attacker(many, &handles)),
     ] {
         arena.becomes(&component).await;
         arena
@@ -123,16 +124,17 @@ async fn a_component_that_needs_too_much_is_not_deployed() {
     let tables: String = (0..9).map(|_| "(table 1 funcref)").collect();
     let tables = Component::text(&format!("(component (core module $m {tables}) (core instance (instantiate $m)))"));
     let huge = Component::text("(component (core module $m (memory 65536)) (core instance (instantiate $m)))");
-    for (name, component) in [
-        ("900 core instances", instances),
-        ("more memories than may be", memories),
-        ("more tables than may be", tables),
-        ("a memory that is larger than any may be from the start", huge),
+    for (name, why, component) in [
+        ("900 core instances", "core module instances", instances),
+        ("more memories than may be", "memories", memories),
+        ("more tables than may be", "tables", tables),
+        ("a memory that is larger than any may be from the start", "memory", huge),
     ] {
         arena
             .attack(name, Counted::Deploy, async |arena| {
                 let answer = arena.superuser.deploy(&component.0, "name=other").await;
-                answer.has_code(422, "invalid_component");
+                let reason = answer.has_code(422, "invalid_component");
+                assert!(reason.contains(why), "{reason}");
             })
             .await;
     }
