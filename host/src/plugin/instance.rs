@@ -25,6 +25,7 @@ use crate::capability::log::{PluginLog, PluginLogs};
 use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest};
 use crate::clock::Clock;
 use crate::config;
+use crate::egress::Trace;
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 
@@ -144,7 +145,7 @@ impl Sandbox {
     }
 
     async fn run(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
-        let mut store = self.fresh(release, request.id, caller);
+        let mut store = self.fresh(release, request.id, caller, Trace::of(request.headers));
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -183,7 +184,7 @@ impl Sandbox {
                 format!("The release does not pass its first call{route}: {why}. What was live still is"),
             )
         };
-        let mut store = self.fresh(release, request_id, None);
+        let mut store = self.fresh(release, request_id, None, None);
         if let Err(stop) = bounded(self.limits.deadline, release.handle.instantiate_async(&mut store)).await {
             let error = stop.into_error(store.data().limits.hit);
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
@@ -215,12 +216,19 @@ impl Sandbox {
     }
 
     /// A store for one call of a release.
-    fn fresh(&self, release: &Release, request_id: &Arc<str>, caller: Option<Arc<Caller>>) -> Store<Guest> {
+    fn fresh(
+        &self,
+        release: &Release,
+        request_id: &Arc<str>,
+        caller: Option<Arc<Caller>>,
+        trace: Option<Trace>,
+    ) -> Store<Guest> {
         let context = Arc::new(CallContext {
             plugin: release.record.plugin.clone(),
             release: release.record.number,
             request_id: Arc::clone(request_id),
             caller,
+            trace,
         });
         let entered = release.admitted.enter(&context);
         self.store(context, entered, Arc::clone(&release.log), self.limits.cpu_time)
@@ -249,6 +257,7 @@ impl Sandbox {
             release: 0,
             request_id: Arc::clone(request_id),
             caller: None,
+            trace: None,
         });
         let store = || self.store(Arc::clone(&context), Entered::default(), self.logs.plugin(plugin), DECLARATION_TIME);
         let stopped = |stop: Stop, store: &Store<Guest>| {
