@@ -155,7 +155,7 @@ fn read_host(url: &Url) -> Result<Host, String> {
         Some(url::Host::Domain(name)) if name.ends_with('.') => {
             Err("the host ends in a dot; write it without".to_owned())
         }
-        Some(url::Host::Domain(name)) if name.is_empty() => Err("the URL names no host".to_owned()),
+        Some(url::Host::Domain("")) => Err("the URL names no host".to_owned()),
         Some(url::Host::Domain(name)) => Ok(Host::Name(name.to_owned())),
         Some(url::Host::Ipv4(address)) => Ok(Host::Address(address.into())),
         Some(url::Host::Ipv6(address)) => Ok(Host::Address(address::canonical(address.into()))),
