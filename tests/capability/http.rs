@@ -170,7 +170,10 @@ async fn a_grant_bounds_time_bytes_and_requests() {
 #[tokio::test]
 async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
     let remote = Remote::start(|_| Reply::Hang("HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n".to_owned())).await;
-    let setup = Setup::default().with(|config| config.plugins.deadline = Duration::from_millis(500));
+    let setup = Setup::default().with(|config| {
+        config.plugins.deadline = Duration::from_millis(500);
+        config.plugins.http_time = Duration::from_secs(600);
+    });
     let mut host = allowed(setup, &remote, "http").await;
     let answer = host.anonymous().post("/chameleon/fetch", &json!({ "url": remote.url("/") })).await;
     answer.has_code(504, "plugin_deadline");

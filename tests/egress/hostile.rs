@@ -8,6 +8,8 @@ use crate::support::remote::{Remote, Reply, silent};
 use wharf::egress::{Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
 
 const SHORT: Duration = Duration::from_millis(200);
+/// Far beyond what a test takes.
+const NEVER: Duration = Duration::from_secs(600);
 
 fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
     Err(Failure::Timeout(phase))
@@ -168,7 +170,9 @@ async fn who_goes_away_takes_the_connection_along() {
     let body = "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n";
     for text in ["", "HTTP/1.1 200 X\r\n", body] {
         let remote = Remote::start(move |_| Reply::Hang(text.to_owned())).await;
-        let way = Way::to(&[&remote.origin()]);
+        // Nothing but going away ends it while anybody looks.
+        let limits = Limits { first_byte: NEVER, time: NEVER, ..patient() };
+        let way = Way::within(&[&remote.origin()], limits);
         let (release, url) = (Arc::clone(&way.release), remote.url("/"));
         let going = tokio::spawn(async move { send(&release, get(&url)).await });
         remote.until_seen(1).await;
