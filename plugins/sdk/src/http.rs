@@ -25,17 +25,17 @@
 //! # let plugin = wharf_sdk::testing::TestPlugin::new(&PLUGIN)
 //! #     .server("https://rates.example.com", |request| {
 //! #         assert_eq!(request.url, "https://rates.example.com/v1/latest?of=a%26b");
-//! #         Ok(http::Response::new(200, r#"{"euro":1.5}"#))
+//! #         Ok(http::Answer::new(200, r#"{"euro":1.5}"#))
 //! #     })
 //! #     .server("https://hooks.example.com", |request| {
 //! #         assert_eq!((request.method.as_str(), &*request.body), ("POST", &br#"{"euro":1.5}"#[..]));
-//! #         Ok(http::Response::new(202, ""))
+//! #         Ok(http::Answer::new(202, ""))
 //! #     });
 //! # plugin.run(|| announce(rate("a&b").unwrap()).unwrap());
 //! # assert!(matches!(plugin.run(|| http::get("https://evil.example/").send()), Err(http::Error::Denied(_))));
 //! ```
 //!
-//! An answer of 400 and above is an answer like any other; [`Response::successful`] makes an error of it. The host adds
+//! An answer of 400 and above is an answer like any other; [`Answer::successful`] makes an error of it. The host adds
 //! `host`, `content-length` and the trace; those and what else frames a message are refused from a plugin.
 
 use crate::Problem;
@@ -159,21 +159,21 @@ impl Request {
     ///
     /// # Errors
     /// There is no answer. One of 400 and above is one.
-    pub fn send(self) -> Result<Response, Error> {
+    pub fn send(self) -> Result<Answer, Error> {
         match self.broken {
             Some(reason) => Err(Error::Invalid(reason)),
-            None => host::send(&self.raw).map(|raw| Response { raw }),
+            None => host::send(&self.raw).map(|raw| Answer { raw }),
         }
     }
 }
 
 /// The answer of a server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Response {
+pub struct Answer {
     pub(crate) raw: wit::Response,
 }
 
-impl Response {
+impl Answer {
     /// One for a test's server to give; it comes from the URL that was asked.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { raw: wit::Response { url: String::new(), status, headers: Vec::new(), body: body.into() } }

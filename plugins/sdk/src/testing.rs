@@ -99,7 +99,7 @@ impl TestPlugin {
     /// what an operator would allow with `http.hosts`. Requests to any other are denied.
     ///
     /// ```
-    /// use wharf_sdk::http::Response;
+    /// use wharf_sdk::http::Answer;
     /// use wharf_sdk::prelude::*;
     /// use wharf_sdk::testing::TestPlugin;
     ///
@@ -112,7 +112,7 @@ impl TestPlugin {
     ///
     /// let plugin = TestPlugin::new(&PLUGIN).server("https://api.example.com", |request| {
     ///     assert_eq!(request.url, "https://api.example.com/now");
-    ///     Ok(Response::new(200, "sunny"))
+    ///     Ok(Answer::new(200, "sunny"))
     /// });
     /// assert_eq!(plugin.get("/").send().text(), "sunny");
     /// ```
@@ -120,7 +120,7 @@ impl TestPlugin {
     pub fn server(
         self,
         origin: &str,
-        answer: impl Fn(&crate::http::Sent) -> Result<crate::http::Response, crate::http::Error> + 'static,
+        answer: impl Fn(&crate::http::Sent) -> Result<crate::http::Answer, crate::http::Error> + 'static,
     ) -> Self {
         self.host.borrow_mut().servers.push(http::Server::new(origin, answer));
         self

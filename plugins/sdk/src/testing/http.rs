@@ -2,20 +2,20 @@
 
 use super::host::with;
 use crate::bindings::imports::wharf::http::client as wit;
-use crate::http::{Error, Response, Sent};
+use crate::http::{self, Error, Sent};
 use std::fmt;
 use std::rc::Rc;
 
-type Answer = dyn Fn(&Sent) -> Result<Response, Error>;
+type Answering = dyn Fn(&Sent) -> Result<http::Answer, Error>;
 
 #[derive(Clone)]
 pub(crate) struct Server {
     origin: String,
-    answer: Rc<Answer>,
+    answer: Rc<Answering>,
 }
 
 impl Server {
-    pub(super) fn new(origin: &str, answer: impl Fn(&Sent) -> Result<Response, Error> + 'static) -> Self {
+    pub(super) fn new(origin: &str, answer: impl Fn(&Sent) -> Result<http::Answer, Error> + 'static) -> Self {
         Self { origin: origin.trim_end_matches('/').to_owned(), answer: Rc::new(answer) }
     }
 
