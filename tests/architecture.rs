@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["http"],
     &["plugin"],
     &["capability"],
-    &["auth", "cache", "email", "route"],
+    &["auth", "cache", "egress", "email", "route"],
     &["db"],
     &["config"],
     &["error", "clock", "id", "address", "public_key"],
@@ -24,7 +24,10 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Dependencies, and the only parts that name them.
 const OWNERS: &[(&[&str], &[&str])] = &[
-    (&["axum", "hyper", "hyper_util", "tower_http", "http_body_util"], &["http"]),
+    (&["axum", "tower_http"], &["http"]),
+    // The server's side of the wire, and the client's.
+    (&["hyper", "hyper_util", "http_body_util"], &["http", "egress"]),
+    (&["tokio_rustls", "rustls_native_certs", "ipnet"], &["egress"]),
     (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_io"], &["plugin", "capability"]),
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),

@@ -3,6 +3,7 @@
 mod auth;
 mod cache;
 mod config;
+mod http;
 mod log;
 mod response_cache;
 mod sql;

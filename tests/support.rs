@@ -11,6 +11,7 @@ pub(crate) mod patience;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod remote;
 
 pub(crate) use backend::{Backend, both};
 pub(crate) use client::{Answer, Client};

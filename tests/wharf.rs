@@ -18,6 +18,7 @@ mod capability;
 mod cli;
 mod conformance;
 mod db;
+mod egress;
 mod http;
 mod plugin;
 mod robustness;

@@ -22,6 +22,7 @@ use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
 use crate::db::plugin_data::PluginData;
+use crate::egress::{Egress, Outside};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
@@ -41,6 +42,8 @@ pub struct Ambient {
     pub at_stage: Option<AtStage>,
     /// Where components are compiled.
     pub compile: Compile,
+    /// Names and certificates of other servers.
+    pub outside: Outside,
 }
 
 /// A component to deploy as soon as the host runs, unless it is live already.
@@ -79,7 +82,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random, compile, at_stage } = ambient;
+        let Ambient { clock, random, compile, at_stage, outside } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -95,6 +98,7 @@ impl App {
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 
         *stage = "loading the plugins";
+        let egress = Egress::new(outside, random.clone());
         let boot = Boot {
             config: Arc::clone(&config),
             clock: clock.clone(),
@@ -102,6 +106,7 @@ impl App {
             db: db.clone(),
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
+            egress: egress.clone(),
             logs: PluginLogs::new(clock.clone(), config.plugins.log_rate),
             node: data_dir.node(&random)?,
         };
@@ -128,6 +133,7 @@ impl App {
             Error::internal(format!("cannot listen on {}", config.server.listen)).with_source(error)
         })?;
         let addr = listener.local_addr().map_err(|error| Error::internal("no local address").with_source(error))?;
+        egress.keep_away_from(addr);
 
         let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
         let server = Arc::new(config.server.clone());

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod cache;
 pub mod grant;
 pub mod guest;
+pub mod http;
 pub mod log;
 pub mod settings;
 pub mod sql;
@@ -97,6 +98,8 @@ pub struct Boot {
     pub data: Arc<crate::db::plugin_data::PluginData>,
     /// The plugins' caches, shared with the response cache.
     pub cache: crate::cache::Caches,
+    /// The way to other servers.
+    pub egress: crate::egress::Egress,
     /// The plugins' logs, shared with what they write to their standard output.
     pub logs: log::PluginLogs,
     /// This node, by a name that outlives its process.
@@ -249,6 +252,7 @@ capabilities! {
     auth: auth::Auth,
     cache: cache::Cache,
     config: settings::Settings,
+    http: http::Http,
     log: log::Log,
     sql: sql::Sql,
 }

@@ -188,6 +188,12 @@ pub struct Plugins {
     pub sql_connections: u32,
     /// Cache of one plugin in bytes. `WHARF_PLUGIN_CACHE_BYTES`
     pub cache_bytes: u64,
+    /// Time of one request to another server, redirects included. `WHARF_PLUGIN_HTTP_TIME`
+    pub http_time: Duration,
+    /// Body of an answer of another server, and of a request to it. `WHARF_PLUGIN_HTTP_BYTES`
+    pub http_bytes: usize,
+    /// Requests of one plugin to other servers at once. `WHARF_PLUGIN_HTTP_REQUESTS`
+    pub http_requests: usize,
     /// Log lines of one plugin a second; more are counted and summarised. `WHARF_PLUGIN_LOG_RATE`
     pub log_rate: u32,
     /// How long the calls in flight may go on on a release that was replaced. `WHARF_PLUGIN_DRAIN_TIME`
@@ -230,6 +236,9 @@ impl Default for Plugins {
             sql_time: Duration::from_secs(5),
             sql_connections: 4,
             cache_bytes: 16 * 1024 * 1024,
+            http_time: Duration::from_secs(30),
+            http_bytes: 8 * 1024 * 1024,
+            http_requests: 16,
             log_rate: 200,
             drain_time: Duration::from_secs(30),
             breaker_faults: 10,

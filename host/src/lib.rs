@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
+pub mod egress;
 pub mod email;
 pub mod error;
 pub mod http;

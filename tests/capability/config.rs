@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::plugin::deploy_with_settings;
 use crate::support::{Component, Setup, TestHost};
 
-const GRANTS: &str = "auth,cache,config,log,sql";
+const GRANTS: &str = "auth,cache,config,http,log,sql";
 
 #[tokio::test]
 async fn without_settings_a_plugin_has_its_defaults() {

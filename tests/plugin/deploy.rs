@@ -56,7 +56,7 @@ async fn settings_and_grants_stay_with_the_next_release() {
     let grants = CHAMELEON.strip_prefix("grant=").unwrap();
     deploy_with_settings(host.superuser(), &Component::chameleon(), grants, &json!({ "word": "blue" })).await.ok();
     let deployed = host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
-    assert_eq!(deployed["plugin"]["grants"], json!(["auth", "cache", "config", "log", "sql"]));
+    assert_eq!(deployed["plugin"]["grants"], json!(["auth", "cache", "config", "http", "log", "sql"]));
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
     host.restart().await;
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");

@@ -77,7 +77,10 @@ async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
     deploy(host, "chameleon", "sql.rows=2,cache.bytes=1MiB").await.ok();
     let refused = json!("Error::Limit(\"rows: 2\")");
     assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
-    assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=1MiB", "config", "log", "sql", "sql.rows=2"]));
+    assert_eq!(
+        grants(host).await,
+        json!(["auth", "cache", "cache.bytes=1MiB", "config", "http", "log", "sql", "sql.rows=2"])
+    );
 
     // Another bound is another release of the same file, made in one request and undone in one.
     let answer = bound(host, "sql", &["rows=3", "connections=1"]).await.ok();
@@ -102,7 +105,7 @@ async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
 
     bound(host, "sql", &["rows=default"]).await.ok();
     assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
-    assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=2MiB", "config", "log", "sql"]));
+    assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=2MiB", "config", "http", "log", "sql"]));
     // A grant that was taken back comes back with its bound, whatever else the plugin has.
     host.superuser().delete("/plugins/chameleon/grants/sql").await.ok();
     bound(host, "sql", &["rows=2"]).await.ok();
@@ -116,7 +119,8 @@ async fn what_makes_no_sense_changes_nothing(host: &mut TestHost) {
         ("sql.rows=0", "'sql.rows' is too small; accepted: a number from 1 to 10000000"),
         ("sql.rows", "'sql.rows' has no value; write sql.rows=VALUE"),
         ("sql.row=5", "'sql' has no parameter 'row'; it has rows, bytes, time, connections"),
-        ("http.hosts=x", "there is no capability 'http'; there are: auth, cache, config, log, sql"),
+        ("smtp.hosts=x", "there is no capability 'smtp'; there are: auth, cache, config, http, log, sql"),
+        ("sql.rows=5,sql.rows=6", "'sql.rows' has two values"),
     ] {
         let answer = deploy(host, "chameleon", quota).await;
         answer.has_code(422, "validation_error");

@@ -133,16 +133,17 @@ async fn missing_grants_are_all_named() {
     answer.is_problem(
         403,
         "grant_missing",
-        "The component needs what it was not granted: cache, config, log, sql. Deploy it with --grant \
-         auth,cache,config,log,sql",
+        "The component needs what it was not granted: cache, config, http, log, sql. Deploy it with --grant \
+         auth,cache,config,http,log,sql",
     );
 }
 
 #[tokio::test]
 async fn a_grant_that_does_not_exist_is_refused_with_those_that_do() {
     let answer = refused(Component::chameleon(), "grant=sql,root").await;
-    answer
-        .refuses(&["query.grant value_error: there is no capability 'root'; there are: auth, cache, config, log, sql"]);
+    answer.refuses(&[
+        "query.grant value_error: there is no capability 'root'; there are: auth, cache, config, http, log, sql",
+    ]);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use wharf::app::{Ambient, App};
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret};
+use wharf::egress::{Outside, Resolver};
 use wharf::plugin::Compile;
 
 use super::backend::Backend;
@@ -23,13 +24,14 @@ pub(crate) const PASSWORD: &str = "correct horse";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
 /// The grants that the chameleon needs.
-pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,log,sql";
+pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql";
 
 /// How a test wants its host.
 pub(crate) struct Setup {
     config: Config,
     clock: Clock,
     compile: Compile,
+    outside: Outside,
     mail: Mailing,
     items: bool,
 }
@@ -64,7 +66,8 @@ impl Default for Setup {
         config.database.timeout = Duration::from_secs(30);
         // The program that runs is the tests', which cannot be asked to compile.
         let compile = Compile::InProcess;
-        Self { config, clock: Clock::System, compile, mail: Mailing::Kept, items: false }
+        let outside = Outside { resolver: nobody(), ..Outside::default() };
+        Self { config, clock: Clock::System, compile, outside, mail: Mailing::Kept, items: false }
     }
 }
 
@@ -94,6 +97,12 @@ impl Setup {
         self
     }
 
+    /// Other servers have these names and certificates.
+    pub(crate) fn with_outside(mut self, outside: Outside) -> Self {
+        self.outside = outside;
+        self
+    }
+
     pub(crate) fn without_mail(mut self) -> Self {
         self.mail = Mailing::Off;
         self.config.email.from = None;
@@ -117,6 +126,7 @@ pub(crate) struct TestHost {
     config: Config,
     clock: Clock,
     compile: Compile,
+    outside: Outside,
     superuser: Client,
     mails: Option<MailServer>,
     // Dropped after the host that uses them.
@@ -127,7 +137,7 @@ pub(crate) struct TestHost {
 impl TestHost {
     /// A fresh host; none where its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
-        let Setup { mut config, clock, compile, mail, items } = setup;
+        let Setup { mut config, clock, compile, outside, mail, items } = setup;
         let database = match backend {
             Backend::Sqlite => None,
             Backend::Postgres => Some(postgres::database().await?),
@@ -144,11 +154,12 @@ impl TestHost {
             Mailing::Refused => Some(Secret::new("smtp://127.0.0.1:1?tls=none")),
             Mailing::Off => None,
         };
-        let app = start(&config, &clock, &compile).await;
+        let app = start(&config, &clock, &compile, &outside).await;
         let addr = app.addr();
         let superuser = Client::new(addr).signed_in(SUPERUSER, PASSWORD).await;
         let app = Some(app);
-        let host = Self { app, addr, config, clock, compile, superuser, mails, database, _directory: directory };
+        let host =
+            Self { app, addr, config, clock, compile, outside, superuser, mails, database, _directory: directory };
         if items {
             host.deploy_items().await;
         }
@@ -169,7 +180,7 @@ impl TestHost {
     pub(crate) async fn restart_after(&mut self, work: impl AsyncFnOnce(&Config)) {
         self.app.take().unwrap().stop().await.unwrap();
         work(&self.config).await;
-        let app = start(&self.config, &self.clock, &self.compile).await;
+        let app = start(&self.config, &self.clock, &self.compile, &self.outside).await;
         self.addr = app.addr();
         self.app = Some(app);
         self.superuser = Client::new(self.addr).with_token(self.superuser.token());
@@ -244,7 +255,13 @@ impl TestHost {
     }
 }
 
-async fn start(config: &Config, clock: &Clock, compile: &Compile) -> App {
-    let ambient = Ambient { clock: clock.clone(), compile: compile.clone(), ..Ambient::default() };
+/// No test asks the system's resolver.
+fn nobody() -> Resolver {
+    Resolver::new(|name| async move { Err(std::io::Error::other(format!("no test gave {name} an address"))) })
+}
+
+async fn start(config: &Config, clock: &Clock, compile: &Compile, outside: &Outside) -> App {
+    let (clock, compile, outside) = (clock.clone(), compile.clone(), outside.clone());
+    let ambient = Ambient { clock, compile, outside, ..Ambient::default() };
     App::start(config.clone(), ambient).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

@@ -30,6 +30,8 @@ pub struct Parameter {
     pub name: &'static str,
     /// The canonical form of a value, or what is accepted in its place.
     pub check: fn(&str) -> Result<String, String>,
+    /// Whether it is a set of things: given again, it has more of them.
+    pub is_set: bool,
 }
 
 /// The parameters of a capability's grants, as a type: each a member that is none where the grant says nothing.
@@ -47,7 +49,7 @@ pub trait Parameters: Default + Send {
     #[must_use]
     fn filled(self, host: &config::Plugins) -> Self;
 
-    /// Every member that is there, as [`read`](Parameters::read) takes it.
+    /// Every member that is there and no set, as [`read`](Parameters::read) takes it.
     fn texts(&self) -> Vec<(&'static str, String)>;
 }
 
@@ -68,6 +70,9 @@ pub enum InvalidGrant {
     /// A parameter without a value.
     #[error("'{0}' has no value; write {0}=VALUE")]
     NoValue(String),
+    /// Two values for one thing.
+    #[error("'{0}' has two values")]
+    Repeated(String),
     /// A value that the parameter does not take.
     #[error("'{parameter}' {reason}")]
     Value {
@@ -96,7 +101,7 @@ fn parameter_names(capability: &str) -> String {
 
 impl Grants {
     /// Reads grants such as `sql` and `sql.rows=500`; a parameter grants its capability too. `sql.rows=default` takes a
-    /// parameter back when it is [merged](Self::merged).
+    /// parameter back when it is [merged](Self::merged). A parameter that is a set may be given often: it is all of them.
     ///
     /// # Errors
     /// The first one that makes no sense; the text says what would.
@@ -128,11 +133,17 @@ impl Grants {
                 parameter: printable(parameter),
             })?;
             let value = value.ok_or_else(|| InvalidGrant::NoValue(name.to_owned()))?;
-            let value = match value {
-                DEFAULT => DEFAULT.to_owned(),
-                value => {
-                    (found.check)(value).map_err(|reason| InvalidGrant::Value { parameter: name.to_owned(), reason })?
-                }
+            let check = |value: &str| {
+                (found.check)(value).map_err(|reason| InvalidGrant::Value { parameter: name.to_owned(), reason })
+            };
+            let value = match (value, given.get(parameter).map(String::as_str)) {
+                (DEFAULT, None | Some(DEFAULT)) => DEFAULT.to_owned(),
+                (value, None) => check(value)?,
+                (DEFAULT, Some(_)) | (_, Some(DEFAULT)) => return Err(InvalidGrant::Repeated(name.to_owned())),
+                // By itself first, so that an error is about what was given.
+                (value, Some(before)) if found.is_set => check(&format!("{before} {}", check(value)?))?,
+                (value, Some(before)) if check(value)? == before => continue,
+                (_, Some(_)) => return Err(InvalidGrant::Repeated(name.to_owned())),
             };
             given.insert(parameter.to_owned(), value);
         }
@@ -169,7 +180,8 @@ impl Grants {
         self.0.iter().flat_map(texts).collect()
     }
 
-    /// These and those of `other`. Where both give a parameter, `other` wins; one that it gives as `default` is gone.
+    /// These and those of `other`. Where both give a parameter, `other` wins, with all of a set; one that it gives as
+    /// `default` is gone.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         for (name, given) in other.0 {
@@ -224,22 +236,38 @@ impl Parameters for NoParameters {
 }
 
 /// Declares a capability's parameters: members of a type, each with the kind of its values and the setting of the host that
-/// holds where a grant says nothing.
+/// holds where a grant says nothing; those that are sets apart.
 macro_rules! parameters {
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }) => {
+        $crate::capability::grant::parameters! {
+            $(#[$about])* $name { $($(#[$meaning])* $member: $type = $kind, else $setting;)* } sets {}
+        }
+    };
+    (
+        $(#[$about:meta])*
+        $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }
+        sets { $($(#[$set_meaning:meta])* $set:ident: $item:ty = $set_kind:expr,)* }
+    ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct $name {
             $($(#[$meaning])* pub $member: Option<$type>,)*
+            $($(#[$set_meaning])* pub $set: Vec<$item>,)*
         }
 
         impl $crate::capability::grant::Parameters for $name {
-            const OFFERED: &'static [$crate::capability::grant::Parameter] = &[$(
-                $crate::capability::grant::Parameter {
+            const OFFERED: &'static [$crate::capability::grant::Parameter] = &[
+                $($crate::capability::grant::Parameter {
+                    name: stringify!($set),
+                    check: |text| $crate::capability::grant::canonical::<Vec<$item>>(&$set_kind, text),
+                    is_set: true,
+                },)*
+                $($crate::capability::grant::Parameter {
                     name: stringify!($member),
                     check: |text| $crate::capability::grant::canonical::<$type>(&$kind, text),
-                },
-            )*];
+                    is_set: false,
+                },)*
+            ];
 
             fn read(
                 given: &std::collections::BTreeMap<String, String>,
@@ -254,6 +282,11 @@ macro_rules! parameters {
                             })?;
                             read.$member = Some(value);
                         })*
+                        $(stringify!($set) => {
+                            read.$set = $set_kind.read(text).map_err(|reason| {
+                                $crate::capability::grant::InvalidGrant::Value { parameter: parameter(), reason }
+                            })?;
+                        })*
                         _ => {
                             return Err($crate::capability::grant::InvalidGrant::Value {
                                 parameter: parameter(),
@@ -266,7 +299,7 @@ macro_rules! parameters {
             }
 
             fn filled(self, host: &$crate::config::Plugins) -> Self {
-                Self { $($member: Some(self.$member.unwrap_or(host.$setting)),)* }
+                Self { $($member: Some(self.$member.unwrap_or(host.$setting)),)* $($set: self.$set,)* }
             }
 
             fn texts(&self) -> Vec<(&'static str, String)> {
@@ -299,7 +332,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told_with_what_would() {
         let told = |grant| read(&[grant]).unwrap_err();
-        assert_eq!(told("sq"), "there is no capability 'sq'; there are: auth, cache, config, log, sql");
+        assert_eq!(told("sq"), "there is no capability 'sq'; there are: auth, cache, config, http, log, sql");
         assert_eq!(told("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections");
         assert_eq!(told("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
         assert_eq!(told("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections");
@@ -314,6 +347,28 @@ mod tests {
     }
 
     #[test]
+    fn a_set_is_all_that_is_given_and_anything_else_is_given_once() {
+        let texts = read(&[
+            "http.hosts=https://b.example",
+            "http.hosts=HTTPS://A.example/",
+            "http.hosts=https://b.example:443",
+        ]);
+        assert_eq!(texts.unwrap(), ["http", "http.hosts=https://a.example https://b.example"]);
+        let texts = read(&["http.networks=10.1.2.3/8 127.0.0.1", "http.time=1s"]).unwrap();
+        assert_eq!(texts, ["http", "http.networks=10.0.0.0/8 127.0.0.1/32", "http.time=1s"]);
+        assert_eq!(read(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), texts);
+        assert_eq!(read(&["sql.rows=5", "sql.rows=05"]).unwrap(), ["sql", "sql.rows=5"]);
+        assert_eq!(read(&["sql.rows=5", "sql.rows=6"]).unwrap_err(), "'sql.rows' has two values");
+        assert_eq!(read(&["sql.rows=5", "sql.rows=default"]).unwrap_err(), "'sql.rows' has two values");
+        assert_eq!(read(&["http.hosts=default", "http.hosts=https://a.b"]).unwrap_err(), "'http.hosts' has two values");
+        let told = read(&["http.hosts=https://a.example", "http.hosts=a.example"]).unwrap_err();
+        assert!(told.starts_with("'http.hosts' holds 'a.example', which has no scheme; "), "{told}");
+        let many: Vec<String> = (0..101).map(|i| format!("http.hosts=https://a{i}.example")).collect();
+        let told = read(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
+        assert!(told.starts_with("'http.hosts' holds 101 of them; accepted: "), "{told}");
+    }
+
+    #[test]
     fn a_later_grant_changes_what_it_names_and_nothing_else() {
         let grants = |texts: &[&str]| Grants::read(texts.iter().copied()).unwrap();
         let merged = |before: &[&str], after: &[&str]| grants(before).merged(grants(after)).to_texts();
@@ -322,6 +377,9 @@ mod tests {
         assert_eq!(merged(&before, &["sql.rows=6"]), ["sql", "sql.rows=6", "sql.time=1s"]);
         assert_eq!(merged(&before, &["sql.rows=default", "auth"]), ["auth", "sql", "sql.time=1s"]);
         assert_eq!(merged(&[], &["sql.rows=default"]), ["sql"]);
+        let hosts = ["http.hosts=https://a.b", "http.hosts=https://c.d"];
+        assert_eq!(merged(&hosts, &["http.hosts=https://e.f"]), ["http", "http.hosts=https://e.f"]);
+        assert_eq!(merged(&hosts, &["http.hosts=default"]), ["http"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::log::PluginLog;
 use super::{Entered, HostCalls, Limit, Turn, Usage};
 use crate::auth::Caller;
 use crate::clock::Clock;
+use crate::egress::Trace;
 use crate::id::PluginName;
 
 /// Who and what a call is for; the same for all its capabilities.
@@ -25,6 +26,8 @@ pub struct CallContext {
     pub request_id: Arc<str>,
     /// The verified caller.
     pub caller: Option<Arc<Caller>>,
+    /// The trace that the request said it belongs to.
+    pub trace: Option<Trace>,
 }
 
 /// The data of an instance's store.

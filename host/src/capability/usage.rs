@@ -30,13 +30,21 @@ pub enum Limit {
     SqlConnections,
     /// Bytes of a value, key or tags for the cache.
     CacheBytes,
+    /// Servers, and their addresses, that may be spoken to.
+    HttpHosts,
+    /// Time of an exchange with another server.
+    HttpTime,
+    /// Bytes of one.
+    HttpBytes,
+    /// Requests to other servers at once.
+    HttpRequests,
     /// Log lines or bytes a second.
     LogRate,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Memory,
         Self::CpuTime,
         Self::Deadline,
@@ -48,6 +56,10 @@ impl Limit {
         Self::SqlTime,
         Self::SqlConnections,
         Self::CacheBytes,
+        Self::HttpHosts,
+        Self::HttpTime,
+        Self::HttpBytes,
+        Self::HttpRequests,
         Self::LogRate,
     ];
 
@@ -65,6 +77,10 @@ impl Limit {
             Self::SqlTime => "sql.time",
             Self::SqlConnections => "sql.connections",
             Self::CacheBytes => "cache.bytes",
+            Self::HttpHosts => "http.hosts",
+            Self::HttpTime => "http.time",
+            Self::HttpBytes => "http.bytes",
+            Self::HttpRequests => "http.requests",
             Self::LogRate => "log.rate",
         }
     }

@@ -1,10 +1,12 @@
 //! The kinds of values that settings have: how each is read, what it accepts, how it is shown. Bounds belong to the kind,
 //! so that no setting takes a value that cannot work.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use url::Url;
@@ -13,6 +15,9 @@ use super::source::{SEPARATOR, Sort};
 use super::{LogFormat, Secret};
 use crate::address::Address;
 use crate::public_key::TrustedKey;
+
+/// The most things in a [`set`].
+const MAX_SET: usize = 100;
 
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 
@@ -210,6 +215,25 @@ where
         T::try_from(within(number, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
     })
     .or_bare(Sort::Integer)
+}
+
+/// Things with spaces between them, each once and in order: commas already stand between grants.
+pub(crate) fn set<T>(accepted: &str) -> Kind<Vec<T>>
+where
+    T: FromStr<Err = String> + Display + Ord + 'static,
+{
+    let show = |values: &Vec<T>| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    Kind::new(format!("{accepted}; up to {MAX_SET} of them"), show, |text| {
+        let read = |text: &str| {
+            let shown: String = text.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
+            text.parse().map_err(|reason| format!("holds '{shown}', which {reason}"))
+        };
+        let values: BTreeSet<T> = filled(text)?.split_whitespace().map(read).collect::<Result<_, _>>()?;
+        if values.len() > MAX_SET {
+            return Err(format!("holds {} of them", values.len()));
+        }
+        Ok(values.into_iter().collect())
+    })
 }
 
 /// Public keys, each with a name or without. Everything that is wrong with any of them is told at once.

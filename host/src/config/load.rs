@@ -204,6 +204,14 @@ impl Plugins {
                 &kind::bytes(64 * KIB..=64 * GIB),
                 d.cache_bytes,
             ),
+            http_time: r.read("plugins.http_time", "WHARF_PLUGIN_HTTP_TIME", &time, d.http_time),
+            http_bytes: r.read("plugins.http_bytes", "WHARF_PLUGIN_HTTP_BYTES", &size, d.http_bytes),
+            http_requests: r.read(
+                "plugins.http_requests",
+                "WHARF_PLUGIN_HTTP_REQUESTS",
+                &kind::count(1..=1_000),
+                d.http_requests,
+            ),
             log_rate: r.read("plugins.log_rate", "WHARF_PLUGIN_LOG_RATE", &kind::count(1..=1_000_000), d.log_rate),
             drain_time: r.read("plugins.drain_time", "WHARF_PLUGIN_DRAIN_TIME", &time, d.drain_time),
             breaker_faults: r.read(

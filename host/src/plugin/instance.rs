@@ -27,6 +27,7 @@ use crate::capability::log::{PluginLog, PluginLogs};
 use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest, Limit, Turn, Turns, Usage};
 use crate::clock::Clock;
 use crate::config;
+use crate::egress::Trace;
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 
@@ -124,7 +125,7 @@ impl Sandbox {
     }
 
     async fn run(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
-        let mut store = self.fresh(release, request.id, caller);
+        let mut store = self.fresh(release, request.id, caller, Trace::of(request.headers));
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -176,7 +177,7 @@ impl Sandbox {
             )
         };
         let _place = self.place().await?;
-        let mut store = self.fresh(release, request_id, None);
+        let mut store = self.fresh(release, request_id, None, None);
         if let Err(stop) = bounded(release.limits.deadline, release.handle.instantiate_async(&mut store)).await {
             let error = stop.into_error(store.data().limits.hit);
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
@@ -208,12 +209,19 @@ impl Sandbox {
     }
 
     /// A store for one call of a release.
-    fn fresh(&self, release: &Release, request_id: &Arc<str>, caller: Option<Arc<Caller>>) -> Store<Guest> {
+    fn fresh(
+        &self,
+        release: &Release,
+        request_id: &Arc<str>,
+        caller: Option<Arc<Caller>>,
+        trace: Option<Trace>,
+    ) -> Store<Guest> {
         let context = Arc::new(CallContext {
             plugin: release.record.plugin.clone(),
             release: release.record.number,
             request_id: Arc::clone(request_id),
             caller,
+            trace,
         });
         let entered = release.admitted.enter(&context);
         let parts = (Arc::clone(&release.log), Arc::clone(&release.usage));
@@ -243,6 +251,7 @@ impl Sandbox {
             release: 0,
             request_id: Arc::clone(request_id),
             caller: None,
+            trace: None,
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.limits.clone() };
         let parts = || (self.logs.plugin(plugin), Arc::default());

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The crate turns the interfaces of `wit/` into ordinary Rust: [`extract`] reads requests, [`IntoResponse`] and
-//! [`Problem`] answer them, [`sql`], [`cache`], [`log`] and [`audit`] are what the host can do for a plugin, [`testing`]
-//! stands in for the host in native tests. A component imports only what its code calls, and that is what its operator is
+//! [`Problem`] answer them, [`sql`], [`cache`], [`http`], [`log`] and [`audit`] are what the host can do for a plugin,
+//! [`testing`] stands in for the host in native tests. A component imports only what its code calls, and that is what its operator is
 //! asked for. It never decides about access and never validates inputs: the host does both before a handler runs, from
 //! what the attributes and types declare.
 
@@ -36,6 +36,7 @@ mod timestamp;
 pub mod audit;
 pub mod cache;
 pub mod extract;
+pub mod http;
 pub mod log;
 pub mod openapi;
 pub mod sql;

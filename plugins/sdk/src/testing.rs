@@ -1,8 +1,8 @@
 //! Stands in for the host in native tests: `cargo test` runs a whole plugin without WebAssembly.
 //!
 //! Routing, access and validation follow what the plugin declares, as the host does; the capability modules reach an
-//! in-memory SQLite with the plugin's migrations, a cache in a map, and a log that is kept for the test to read. The
-//! wording of validation errors is the host's own business, so test their status and place.
+//! in-memory SQLite with the plugin's migrations, a cache in a map, a log that is kept for the test to read, and servers
+//! that are functions of the test ([`TestPlugin::server`]): nothing leaves the process. The wording of validation errors is the host's own business, so test their status and place.
 //!
 //! ```
 //! use wharf_sdk::prelude::*;
@@ -32,6 +32,7 @@ pub(crate) mod cache;
 mod check;
 mod client;
 mod host;
+pub(crate) mod http;
 pub(crate) mod sql;
 mod validation;
 
@@ -92,6 +93,37 @@ impl TestPlugin {
     /// Gives a caller a permission of the plugin.
     pub fn permit(&self, caller: &Caller, permission: &str) {
         self.host.borrow_mut().permissions.insert((caller.id, permission.to_owned()));
+    }
+
+    /// A server that the plugin may send requests to, as a function: of an origin (`https://api.example.com`), which is
+    /// what an operator would allow with `http.hosts`. Requests to any other are denied.
+    ///
+    /// ```
+    /// use wharf_sdk::http::Answer;
+    /// use wharf_sdk::prelude::*;
+    /// use wharf_sdk::testing::TestPlugin;
+    ///
+    /// plugin! { name: "weather", summary: "Knows the weather", routes: [weather] }
+    ///
+    /// #[get("/", access = public)]
+    /// fn weather() -> Result<Text> {
+    ///     Ok(Text(wharf_sdk::http::get("https://api.example.com/now").send()?.text()))
+    /// }
+    ///
+    /// let plugin = TestPlugin::new(&PLUGIN).server("https://api.example.com", |request| {
+    ///     assert_eq!(request.url, "https://api.example.com/now");
+    ///     Ok(Answer::new(200, "sunny"))
+    /// });
+    /// assert_eq!(plugin.get("/").send().text(), "sunny");
+    /// ```
+    #[must_use]
+    pub fn server(
+        self,
+        origin: &str,
+        answer: impl Fn(&crate::http::Sent) -> Result<crate::http::Answer, crate::http::Error> + 'static,
+    ) -> Self {
+        self.host.borrow_mut().servers.push(http::Server::new(origin, answer));
+        self
     }
 
     /// Runs code of the plugin that is not a handler with this plugin's host behind it.

@@ -10,6 +10,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("auth", "may read who is calling: account, email address and roles, never a password or token"),
     ("cache", "may keep values for a while in a cache of its own"),
     ("config", "may read the settings that you give it"),
+    ("http", "may send requests to the servers that you name in http.hosts, and to no others"),
     ("log", "may write lines to the host's log and entries to its audit log"),
     ("sql", "may keep data in a database of its own; it sees nobody else's"),
 ];

@@ -4,6 +4,7 @@
 //! of the two they call.
 
 use super::cache::Entry;
+use super::http::Server;
 use crate::bindings::imports::wharf::auth::caller::Principal;
 use crate::bindings::imports::wharf::log::audit::Outcome;
 use crate::bindings::imports::wharf::log::log::Level;
@@ -38,6 +39,7 @@ pub(super) struct Host {
     pub(super) settings: String,
     pub(super) connection: Option<rusqlite::Connection>,
     pub(super) cache: HashMap<String, Entry>,
+    pub(super) servers: Vec<Server>,
     pub(super) log: Vec<LogEntry>,
     pub(super) audit: Vec<AuditEntry>,
 }

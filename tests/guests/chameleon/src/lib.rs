@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::sql::{self, params};
-use wharf_sdk::{audit, cache, log};
+use wharf_sdk::{audit, cache, http, log};
 
 plugin! {
     name: "chameleon",
@@ -21,6 +21,7 @@ plugin! {
         flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
+        fetch,
     ],
 }
 
@@ -381,5 +382,54 @@ fn transactions(Path(millis): Path<u64>) -> Result<()> {
         let _: i64 = transaction.query_value("SELECT COUNT(*) FROM note", params![])?;
         std::thread::sleep(std::time::Duration::from_millis(millis));
         Ok::<_, Problem>(())
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Fetching {
+    url: String,
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    #[serde(default)]
+    body: String,
+    #[serde(default)]
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    redirects: Option<u32>,
+    /// How often, one after the other; the last answer counts.
+    #[serde(default)]
+    times: Option<u32>,
+}
+
+/// Any request to another server; the outcome as the guest sees it.
+#[post("/fetch", access = public)]
+fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
+    let send = || {
+        let request = http::request(fetching.method.as_deref().unwrap_or("GET"), &fetching.url);
+        let mut request = request.body(fetching.body.clone());
+        for (name, value) in &fetching.headers {
+            request = request.header(name, value);
+        }
+        if let Some(millis) = fetching.timeout_ms {
+            request = request.timeout(std::time::Duration::from_millis(millis));
+        }
+        if let Some(most) = fetching.redirects {
+            request = request.redirects(most);
+        }
+        request.send()
+    };
+    for _ in 1..fetching.times.unwrap_or(1) {
+        let _ = send();
+    }
+    Json(match send() {
+        Ok(answer) => json!({
+            "url": answer.url(),
+            "status": answer.status(),
+            "headers": answer.headers().collect::<Vec<_>>(),
+            "body": answer.text(),
+        }),
+        Err(error) => json!({ "error": format!("{error:?}") }),
     })
 }

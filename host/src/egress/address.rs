@@ -1,0 +1,261 @@
+//! Which IP addresses are public. A plugin connects to those and to what a grant of `http.networks` adds; everything else
+//! is somebody's inside: the machine, its network, its cloud's metadata service.
+//!
+//! Knows addresses only, never names, and connects to nothing. The lists are IANA's special-purpose registries
+//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>, `…/iana-ipv6-special-registry`, RFC 6890) read the strict
+//! way: what they do not call globally reachable is not public, and of IPv6 only 2000::/3 can be, because nothing else was
+//! ever given out (<https://www.iana.org/assignments/ipv6-address-space>).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(first: u16, second: u16, third: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(first, second, third, 0, 0, 0, 0, 0), prefix)
+}
+
+/// What is never connected to, whatever was granted: no TCP peer has such an address, and Linux takes 0.0.0.0 for loopback.
+const NOBODY_V4: &[(Ipv4Net, &str)] = &[
+    (v4(0, 0, 0, 0, 8), "of this network (RFC 791)"),
+    (v4(224, 0, 0, 0, 4), "multicast (RFC 5771)"),
+    (v4(255, 255, 255, 255, 32), "broadcast (RFC 919)"),
+];
+
+const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
+    (v4(10, 0, 0, 0, 8), "private (RFC 1918)"),
+    (v4(100, 64, 0, 0, 10), "shared by a carrier's customers (RFC 6598)"),
+    (v4(127, 0, 0, 0, 8), "loopback (RFC 1122)"),
+    // Where clouds keep their metadata service.
+    (v4(169, 254, 0, 0, 16), "link-local (RFC 3927)"),
+    (v4(172, 16, 0, 0, 12), "private (RFC 1918)"),
+    (v4(192, 0, 0, 0, 24), "for protocols (RFC 6890)"),
+    (v4(192, 0, 2, 0, 24), "for documentation (RFC 5737)"),
+    (v4(192, 88, 99, 0, 24), "a 6to4 relay (RFC 7526)"),
+    (v4(192, 168, 0, 0, 16), "private (RFC 1918)"),
+    (v4(198, 18, 0, 0, 15), "for benchmarks (RFC 2544)"),
+    (v4(198, 51, 100, 0, 24), "for documentation (RFC 5737)"),
+    (v4(203, 0, 113, 0, 24), "for documentation (RFC 5737)"),
+    (v4(240, 0, 0, 0, 4), "reserved (RFC 1112)"),
+    // Not in the registry: Microsoft's, given to no customer, and what an Azure machine asks for its secrets.
+    (v4(168, 63, 129, 16, 32), "the cloud's own (Azure's wire server)"),
+];
+
+/// Within 2000::/3.
+const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
+    // Teredo, ORCHID, benchmarks and other protocols.
+    (v6(0x2001, 0, 0, 23), "for protocols (RFC 2928)"),
+    (v6(0x2001, 0xdb8, 0, 32), "for documentation (RFC 3849)"),
+    // Holds an IPv4 address, which a relay anywhere would go on to.
+    (v6(0x2002, 0, 0, 16), "6to4 (RFC 3056)"),
+    (v6(0x3fff, 0, 0, 20), "for documentation (RFC 9637)"),
+];
+
+/// The only part of IPv6 that was given out.
+const GLOBAL_UNICAST: Ipv6Net = v6(0x2000, 0, 0, 3);
+/// IPv4 behind a translator: as public as the IPv4 address at its end. Networks without IPv4 reach all of it so.
+const TRANSLATED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+
+/// Who can be reached at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Somebody on the internet.
+    Public,
+    /// Somebody inside; the reason. Only where it was granted.
+    Inside(&'static str),
+    /// Nobody; the reason.
+    Nobody(&'static str),
+}
+
+/// The one form of an address: what the kernel connects to over IPv4 is an IPv4 address, however it was written.
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// Who can be reached at a [canonical] address.
+pub fn reach(address: IpAddr) -> Reach {
+    match canonical(address) {
+        IpAddr::V4(address) => reach_v4(address),
+        IpAddr::V6(address) => reach_v6(address),
+    }
+}
+
+fn reach_v4(address: Ipv4Addr) -> Reach {
+    let among = |list: &[(Ipv4Net, &'static str)]| list.iter().find(|(net, _)| net.contains(&address)).map(|it| it.1);
+    match (among(NOBODY_V4), among(SPECIAL_V4)) {
+        (Some(reason), _) => Reach::Nobody(reason),
+        (None, Some(reason)) => Reach::Inside(reason),
+        (None, None) => Reach::Public,
+    }
+}
+
+fn reach_v6(address: Ipv6Addr) -> Reach {
+    if address.is_unspecified() {
+        return Reach::Nobody("unspecified (RFC 4291)");
+    }
+    if address.is_multicast() {
+        return Reach::Nobody("multicast (RFC 4291)");
+    }
+    if TRANSLATED.contains(&address) {
+        let [.., a, b, c, d] = address.octets();
+        return match reach_v4(Ipv4Addr::new(a, b, c, d)) {
+            Reach::Public => Reach::Public,
+            Reach::Inside(_) | Reach::Nobody(_) => {
+                Reach::Inside("a translated IPv4 address that is not public (RFC 6052)")
+            }
+        };
+    }
+    if GLOBAL_UNICAST.contains(&address) {
+        let special = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address));
+        return special.map_or(Reach::Public, |(_, reason)| Reach::Inside(reason));
+    }
+    Reach::Inside(match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => "loopback (RFC 4291)",
+        [0, 0, 0, 0, 0, 0, ..] => "a deprecated form of an IPv4 address (RFC 4291)",
+        [first, ..] if first & 0xfe00 == 0xfc00 => "private (RFC 4193)",
+        [first, ..] if first & 0xffc0 == 0xfe80 => "link-local (RFC 4291)",
+        _ => "outside what IANA gives out",
+    })
+}
+
+/// Addresses that a grant adds to the public ones: `10.1.0.0/16`, `127.0.0.1`, `fd00:1::/32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether a [canonical] address belongs to it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&canonical(address))
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let net = match text.parse::<IpNet>() {
+            Ok(net) => net,
+            Err(_) => text.parse::<IpAddr>().map(IpNet::from).map_err(|_| "is not a network".to_owned())?,
+        };
+        if let IpNet::V6(net) = net
+            && net.addr().to_ipv4_mapped().is_some()
+        {
+            return Err("is an IPv4 network in the form of IPv6; write it as IPv4".to_owned());
+        }
+        Ok(Self(net.trunc()))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_registries_call_global_is_public() {
+        for public in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2001:200::",
+            "2400::1",
+            "::ffff:1.1.1.1",
+            "64:ff9b::1.1.1.1",
+        ] {
+            assert_eq!(reach(public.parse().unwrap()), Reach::Public, "{public}");
+        }
+        for inside in [
+            "10.0.0.0",
+            "10.255.255.255",
+            "100.64.0.0",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.255.255.255",
+            "169.254.169.254",
+            "172.16.0.0",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "240.0.0.1",
+            "255.255.255.254",
+            "168.63.129.16",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::0.0.0.0",
+            "64:ff9b:1::1.1.1.1",
+            "100::1",
+            "2001::1",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "2002:a9fe:a9fe::",
+            "2002:0101:0101::",
+            "3fff::1",
+            "3fff:fff::1",
+            "4000::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "fe80::1",
+            "fec0::1",
+        ] {
+            assert!(matches!(reach(inside.parse().unwrap()), Reach::Inside(_)), "{inside}");
+        }
+        for nobody in
+            ["0.0.0.0", "0.1.2.3", "::ffff:0.0.0.0", "224.0.0.1", "239.1.1.1", "255.255.255.255", "::", "ff02::1"]
+        {
+            assert!(matches!(reach(nobody.parse().unwrap()), Reach::Nobody(_)), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read_in_their_shortest_form() {
+        let read = |text: &str| text.parse::<Network>().map(|network| network.to_string());
+        assert_eq!(read("10.1.2.3/16").unwrap(), "10.1.0.0/16");
+        assert_eq!(read("127.0.0.1").unwrap(), "127.0.0.1/32");
+        assert_eq!(read("FD00:0::1/32").unwrap(), "fd00::/32");
+        for bad in ["", "10", "10.0.0.0/33", "localhost", "10.0.0.0/8/8", "::ffff:10.0.0.0/104", "fe80::1%lo"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let network: Network = "10.0.0.0/8".parse().unwrap();
+        assert!(network.contains("::ffff:10.1.1.1".parse().unwrap()));
+        assert!(!network.contains("64:ff9b::10.1.1.1".parse().unwrap()));
+    }
+}

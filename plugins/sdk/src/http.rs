@@ -1,0 +1,261 @@
+//! Requests to other servers: those that the operator allowed, by scheme, host and port, with `http.hosts`.
+//!
+//! ```
+//! use wharf_sdk::prelude::*;
+//! use wharf_sdk::http;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Rate {
+//!     euro: f64,
+//! }
+//!
+//! fn rate(currency: &str) -> Result<f64> {
+//!     let request = http::get("https://rates.example.com/v1/latest").query(&[("of", currency)]);
+//!     let answer = request.header("accept", "application/json").send()?.successful()?;
+//!     Ok(answer.json::<Rate>()?.euro)
+//! }
+//!
+//! fn announce(rate: f64) -> Result<(), http::Error> {
+//!     let answer = http::post("https://hooks.example.com/rates").json(&serde_json::json!({ "euro": rate })).send()?;
+//!     assert_eq!(answer.status(), 202);
+//!     Ok(())
+//! }
+//! # use wharf_sdk::serde_json;
+//! # plugin! { name: "rates", summary: "Rates", routes: [] }
+//! # let plugin = wharf_sdk::testing::TestPlugin::new(&PLUGIN)
+//! #     .server("https://rates.example.com", |request| {
+//! #         assert_eq!(request.url, "https://rates.example.com/v1/latest?of=a%26b");
+//! #         Ok(http::Answer::new(200, r#"{"euro":1.5}"#))
+//! #     })
+//! #     .server("https://hooks.example.com", |request| {
+//! #         assert_eq!((request.method.as_str(), &*request.body), ("POST", &br#"{"euro":1.5}"#[..]));
+//! #         Ok(http::Answer::new(202, ""))
+//! #     });
+//! # plugin.run(|| announce(rate("a&b").unwrap()).unwrap());
+//! # assert!(matches!(plugin.run(|| http::get("https://evil.example/").send()), Err(http::Error::Denied(_))));
+//! ```
+//!
+//! An answer of 400 and above is an answer like any other; [`Answer::successful`] makes an error of it. The host adds
+//! `host`, `content-length` and the trace; those and what else frames a message are refused from a plugin.
+
+use crate::Problem;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::time::Duration;
+
+#[cfg(target_arch = "wasm32")]
+use crate::bindings::imports::wharf::http::client as host;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::testing::http as host;
+
+use crate::bindings::imports::wharf::http::client as wit;
+
+pub use wit::Error;
+/// A request as it is sent; what a server of a test is called with.
+pub use wit::Request as Sent;
+
+/// A `GET` request.
+pub fn get(url: impl Into<String>) -> Request {
+    request("GET", url)
+}
+
+/// A `POST` request.
+pub fn post(url: impl Into<String>) -> Request {
+    request("POST", url)
+}
+
+/// A `PUT` request.
+pub fn put(url: impl Into<String>) -> Request {
+    request("PUT", url)
+}
+
+/// A `PATCH` request.
+pub fn patch(url: impl Into<String>) -> Request {
+    request("PATCH", url)
+}
+
+/// A `DELETE` request.
+pub fn delete(url: impl Into<String>) -> Request {
+    request("DELETE", url)
+}
+
+/// A request with any method, in upper case, to a whole URL.
+pub fn request(method: impl Into<String>, url: impl Into<String>) -> Request {
+    Request {
+        raw: wit::Request {
+            method: method.into(),
+            url: url.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            timeout_ms: None,
+            redirects: None,
+        },
+        broken: None,
+    }
+}
+
+/// A request that is being written; `send` gives the answer.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Request {
+    raw: wit::Request,
+    /// Why it cannot be sent.
+    broken: Option<String>,
+}
+
+impl Request {
+    /// Adds a header.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.raw.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds parameters to the URL's query, encoded.
+    pub fn query(mut self, parameters: &[(&str, &str)]) -> Self {
+        if !parameters.is_empty() {
+            // A fragment is not sent anyway.
+            let url = self.raw.url.split('#').next().unwrap_or_default();
+            let separator = if url.contains('?') { '&' } else { '?' };
+            let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+            self.raw.url = format!("{url}{separator}{query}");
+        }
+        self
+    }
+
+    /// Sets a JSON body.
+    pub fn json(self, body: &impl Serialize) -> Self {
+        match serde_json::to_vec(body) {
+            Ok(bytes) => self.header("content-type", "application/json").body(bytes),
+            Err(error) => Self { broken: Some(format!("the body is no JSON: {error}")), ..self },
+        }
+    }
+
+    /// Sets a body of form fields.
+    pub fn form(self, fields: &[(&str, &str)]) -> Self {
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.header("content-type", "application/x-www-form-urlencoded").body(body)
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.raw.body = body.into();
+        self
+    }
+
+    /// The longest that the whole exchange may take; never more than the grant allows.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.raw.timeout_ms = Some(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// How many redirects to follow, at most 5, which is also where nothing is said. With 0 a redirect is an answer.
+    pub fn redirects(mut self, most: u32) -> Self {
+        self.raw.redirects = Some(most);
+        self
+    }
+
+    /// Sends it and reads the answer whole.
+    ///
+    /// # Errors
+    /// There is no answer. One of 400 and above is one.
+    pub fn send(self) -> Result<Answer, Error> {
+        match self.broken {
+            Some(reason) => Err(Error::Invalid(reason)),
+            None => host::send(&self.raw).map(|raw| Answer { raw }),
+        }
+    }
+}
+
+/// The answer of a server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub(crate) raw: wit::Response,
+}
+
+impl Answer {
+    /// One for a test's server to give; it comes from the URL that was asked.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { raw: wit::Response { url: String::new(), status, headers: Vec::new(), body: body.into() } }
+    }
+
+    /// The same with a header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.raw.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.raw.status
+    }
+
+    /// Where it came from, after redirects.
+    pub fn url(&self) -> &str {
+        &self.raw.url
+    }
+
+    /// The first header of a name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All headers, with names in lower case.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The body.
+    pub fn bytes(&self) -> &[u8] {
+        &self.raw.body
+    }
+
+    /// The body, taken.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.raw.body
+    }
+
+    /// The body as text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.raw.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`]: it is not JSON, or of another shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        let read = serde_json::from_slice(&self.raw.body);
+        read.map_err(|error| Error::Protocol(format!("the answer is not the JSON that was expected: {error}")))
+    }
+
+    /// The same answer, if its status is 200 to 299.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] that names the status.
+    pub fn successful(self) -> Result<Self, Error> {
+        match self.raw.status {
+            200..=299 => Ok(self),
+            status => Err(Error::Protocol(format!("the server answered {status}"))),
+        }
+    }
+}
+
+/// 502 `upstream_failed` where the other server is at fault, 504 `upstream_timeout` where it is slow, 500 `plugin_error`
+/// for what the plugin's author or operator has to mend. The reason goes to the plugin's log.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let upstream = |status, code, reason: &dyn fmt::Display| {
+            crate::log::diagnostic(format_args!("{code}: {reason}"));
+            Self::new(status, code, "A service that this one needs does not answer as it should, try again later")
+        };
+        match error {
+            Error::Invalid(reason) => Self::internal(format_args!("request to another server: {reason}")),
+            Error::Denied(reason) => Self::internal(format_args!("request to another server is denied: {reason}")),
+            Error::Limit(limit) => Self::internal(format_args!("limit of requests to other servers: {limit}")),
+            Error::Unreachable(reason) | Error::Protocol(reason) => upstream(502, "upstream_failed", &reason),
+            Error::Timeout(phase) => upstream(504, "upstream_timeout", &phase),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `wharf:http`, as a plugin and its operator see it. What servers can do is in `egress`.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use wharf::egress::{Outside, Resolver};
+
+use crate::support::host::CHAMELEON;
+use crate::support::remote::{Remote, Reply};
+use crate::support::{Answer, Client, Component, Setup, TestHost};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+async fn deploy(host: &TestHost, grants: &[&str]) {
+    let grants: Vec<String> = grants.iter().map(|grant| format!("&grant={grant}")).collect();
+    let query = format!("{CHAMELEON}{}", grants.concat());
+    host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+}
+
+/// A host whose chameleon may speak to a server on loopback.
+async fn allowed(setup: Setup, remote: &Remote, grant: &str) -> TestHost {
+    let host = TestHost::sqlite(setup).await;
+    deploy(&host, &[&format!("http.hosts={}", remote.origin()), "http.networks=127.0.0.0/8", grant]).await;
+    host
+}
+
+/// What the guest hears.
+async fn fetch(client: &Client, fetching: &Value) -> Value {
+    client.post("/chameleon/fetch", fetching).await.ok()
+}
+
+async fn get(host: &TestHost, url: &str) -> Value {
+    fetch(&host.anonymous(), &json!({ "url": url })).await
+}
+
+async fn bound(host: &TestHost, parameters: &[&str]) -> Answer {
+    let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
+    let path = format!("/plugins/chameleon/grants/http?{}", query.join("&"));
+    host.superuser().request(Method::PUT, &path).send().await
+}
+
+#[tokio::test]
+async fn a_plugin_speaks_to_whom_its_grant_names_and_to_nobody_else() {
+    let remote = Remote::start(|_| Reply::with(201, "x-odd: yes\r\n", "hello")).await;
+    let host = TestHost::sqlite(Setup::default()).await;
+    let url = remote.url("/path?query");
+    deploy(&host, &[]).await;
+    let told = format!(
+        "Error::Denied(\"{0} is not among the http.hosts of this plugin's grant; `http.hosts={0}` would allow it\")",
+        remote.origin()
+    );
+    assert_eq!(get(&host, &url).await["error"], told);
+    bound(&host, &[&format!("hosts={}", remote.origin())]).await.ok();
+    let told = "127.0.0.1 is loopback (RFC 1122) and not among the http.networks of this plugin's grant";
+    assert_eq!(get(&host, &url).await["error"], format!("Error::Denied(\"{told}\")"));
+    assert_eq!(remote.accepted(), 0);
+    bound(&host, &["networks=127.0.0.1", "networks=10.1.2.3/16"]).await.ok();
+    let answer = get(&host, &url).await;
+    let headers = json!([["x-odd", "yes"], ["content-length", "5"]]);
+    assert_eq!(answer, json!({ "url": url, "status": 201, "headers": headers, "body": "hello" }));
+    let grants = host.superuser().get("/plugins/chameleon").await.ok()["grants"].clone();
+    let hosts = format!("http.hosts={}", remote.origin());
+    let expected = ["auth", "cache", "config", "http", &hosts, "http.networks=10.1.0.0/16 127.0.0.1/32", "log", "sql"];
+    assert_eq!(grants, json!(expected));
+    // What is taken back is taken back at once, and no connection that is still open helps.
+    bound(&host, &["networks=default"]).await.ok();
+    assert!(get(&host, &url).await["error"].as_str().unwrap().starts_with("Error::Denied"));
+    bound(&host, &["networks=127.0.0.1", "hosts=https://other.example"]).await.ok();
+    assert!(get(&host, &url).await["error"].as_str().unwrap().starts_with("Error::Denied"));
+    assert_eq!(remote.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_operator_api_is_never_reached() {
+    let resolver = Resolver::new(|_| std::future::ready(Ok(vec![[127, 0, 0, 1].into()])));
+    let outside = Outside { resolver, ..Outside::default() };
+    let host = TestHost::sqlite(Setup::default().with_outside(outside)).await;
+    let port = host.addr().port();
+    let names = ["127.0.0.1", "wharf.example", "2130706433", "[::ffff:7f00:1]"];
+    let spellings = names.map(|name| format!("http://{name}:{port}"));
+    let hosts: Vec<String> = spellings.iter().map(|origin| format!("http.hosts={origin}")).collect();
+    deploy(&host, &["http.networks=127.0.0.0/8", &hosts[0], &hosts[1]]).await;
+    for origin in &spellings {
+        let answer = get(&host, &format!("{origin}/healthz")).await;
+        assert_eq!(
+            answer["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")",
+            "{origin}"
+        );
+    }
+    // Nor by way of another server.
+    let back = format!("{}/healthz", spellings[0]);
+    let remote = Remote::start(move |_| Reply::to(302, &back)).await;
+    deploy(&host, &["http.networks=127.0.0.0/8", &format!("http.hosts={}", remote.origin()), &hosts[0]]).await;
+    let answer = get(&host, &remote.url("/")).await;
+    assert_eq!(answer["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")");
+}
+
+#[tokio::test]
+async fn the_trace_goes_along_and_the_callers_credentials_never() {
+    let remote = Remote::start(|_| Reply::with(200, "set-cookie: a=b\r\n", "")).await;
+    let host = allowed(Setup::default(), &remote, "http").await;
+    let body = json!({ "url": remote.url("/"), "times": 2, "headers": [["authorization", "Bearer of-the-plugin"]] });
+    let ask = |headers: &[(&str, &str)]| {
+        let request = host.superuser().request(Method::POST, "/chameleon/fetch").json(&body);
+        headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send()
+    };
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    ask(&[("traceparent", &parent), ("tracestate", "vendor=1"), ("cookie", "session=s3cret")]).await.ok();
+    let answer = ask(&[("traceparent", "00-nonsense")]).await;
+    answer.ok();
+    let header = |seen: &str, name: &str| {
+        let line = seen.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(ToOwned::to_owned));
+        line.unwrap_or_default()
+    };
+    let seen = remote.seen();
+    let parents: Vec<String> = seen.iter().map(|seen| header(seen, "traceparent")).collect();
+    for parent in &parents[..2] {
+        assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with("-01"), "{parent}");
+    }
+    assert_ne!(parents[0], parent);
+    assert_ne!(parents[0], parents[1], "each request is a span of its own");
+    assert_eq!(header(&seen[0], "tracestate"), "vendor=1");
+    // Without a sound one, the trace has the id of the request.
+    for parent in &parents[2..] {
+        assert!(parent.starts_with(&format!("00-{}-", answer.header("x-request-id").unwrap())), "{parent}");
+    }
+    for seen in &seen {
+        assert!(
+            !seen.contains(host.superuser().token()) && !seen.contains("s3cret") && !seen.contains("cookie"),
+            "{seen}"
+        );
+        assert_eq!(header(seen, "authorization"), "Bearer of-the-plugin");
+        assert_eq!(seen.matches("traceparent: ").count(), 1);
+    }
+    let forged = json!({ "url": remote.url("/"), "headers": [["traceparent", &parent]] });
+    let told = "Error::Invalid(\"the header 'traceparent' is the host's to write\")";
+    assert_eq!(fetch(&host.anonymous(), &forged).await["error"], told);
+}
+
+#[tokio::test]
+async fn a_grant_bounds_time_bytes_and_requests() {
+    let remote = Remote::start(|request| match request {
+        hang if hang.contains(" /hang ") => Reply::Hang(String::new()),
+        _ => Reply::of(200, &"x".repeat(100 << 10)),
+    })
+    .await;
+    let setup = Setup::default().with(|config| {
+        config.plugins.http_time = Duration::from_millis(200);
+        config.plugins.http_bytes = 64 << 10;
+        config.plugins.http_requests = 1;
+    });
+    let host = allowed(setup, &remote, "http").await;
+    assert_eq!(get(&host, &remote.url("/hang")).await["error"], "Error::Timeout(\"first byte\")");
+    assert_eq!(get(&host, &remote.url("/")).await["error"], "Error::Limit(\"response body: 65536 bytes\")");
+    let long = json!({ "url": remote.url("/hang"), "timeout_ms": 3_600_000 });
+    assert_eq!(fetch(&host.anonymous(), &long).await["error"], "Error::Timeout(\"first byte\")");
+    bound(&host, &["time=10m", "bytes=100KiB"]).await.ok();
+    assert_eq!(get(&host, &remote.url("/")).await["body"].as_str().unwrap().len(), 100 << 10);
+    let before = remote.seen().len();
+    let (client, url) = (host.anonymous(), remote.url("/hang"));
+    let hanging = tokio::spawn(async move { client.post("/chameleon/fetch", &json!({ "url": url })).await });
+    remote.until_seen(before + 1).await;
+    assert_eq!(get(&host, &remote.url("/")).await["error"], "Error::Limit(\"requests: 1 at once\")");
+    bound(&host, &["requests=2"]).await.ok();
+    assert_eq!(get(&host, &remote.url("/")).await["status"], 200);
+    hanging.abort();
+}
+
+#[tokio::test]
+async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
+    let remote = Remote::start(|_| Reply::Hang("HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n".to_owned())).await;
+    let setup = Setup::default().with(|config| {
+        config.plugins.deadline = Duration::from_millis(500);
+        config.plugins.http_time = Duration::from_secs(600);
+    });
+    let mut host = allowed(setup, &remote, "http").await;
+    let answer = host.anonymous().post("/chameleon/fetch", &json!({ "url": remote.url("/") })).await;
+    answer.has_code(504, "plugin_deadline");
+    remote.until_closed().await;
+
+    host.restart_with(|config| config.plugins.deadline = Duration::from_secs(600)).await;
+    let (client, url) = (host.anonymous(), remote.url("/"));
+    let waiting = tokio::spawn(async move { client.post("/chameleon/fetch", &json!({ "url": url })).await });
+    remote.until_seen(2).await;
+    waiting.abort();
+    remote.until_closed().await;
+    assert_eq!(host.anonymous().get("/chameleon/echo/alive").await.ok()["word"], "alive");
+}
+
+#[tokio::test]
+async fn requests_are_calls_into_the_host_and_an_answer_is_memory_of_the_plugin() {
+    let remote = Remote::start(|request| match request {
+        large if large.contains(" /large ") => Reply::of(200, &"x".repeat(20 << 20)),
+        _ => Reply::of(200, ""),
+    })
+    .await;
+    let setup = Setup::default().with(|config| {
+        config.plugins.host_calls = 50;
+        config.plugins.memory_bytes = 16 << 20;
+    });
+    let host = allowed(setup, &remote, "http.bytes=64MiB").await;
+    let many = json!({ "url": remote.url("/"), "times": 100 });
+    host.anonymous().post("/chameleon/fetch", &many).await.has_code(502, "plugin_host_call_limit");
+    assert!((20..100).contains(&remote.seen().len()), "{}", remote.seen().len());
+    let large = json!({ "url": remote.url("/large") });
+    host.anonymous().post("/chameleon/fetch", &large).await.has_code(502, "plugin_memory_limit");
+    assert_eq!(get(&host, &remote.url("/")).await["status"], 200);
+}

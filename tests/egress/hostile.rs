@@ -1,0 +1,227 @@
+//! Servers that hang, flood, or talk nonsense.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{LOOPBACK, Limits, Names, Way, get, patient, port, release, send};
+use crate::support::remote::{Remote, Reply, silent};
+use wharf::egress::{Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
+
+const SHORT: Duration = Duration::from_millis(200);
+/// Far beyond what a test takes.
+const NEVER: Duration = Duration::from_secs(600);
+
+fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
+    Err(Failure::Timeout(phase))
+}
+
+/// A phase ends by its own limit, by the exchange's, and by what the plugin itself says.
+fn bounds(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
+    let mut short = patient();
+    own(&mut short);
+    [(short, None), (Limits { time: SHORT, ..patient() }, None), (patient(), Some(SHORT))]
+}
+
+#[tokio::test]
+async fn a_look_up_that_hangs_is_given_up() {
+    for (limits, time) in bounds(|limits| limits.resolve = SHORT) {
+        let resolver = Resolver::new(|_| std::future::pending());
+        let egress = Egress::new(Outside { resolver, roots: Roots::default() }, wharf::clock::Random::System);
+        let release = release(&egress, &["http://api.example"], LOOPBACK, limits);
+        // More than there may be look-ups at once: they do not wait for each other longer than for the name.
+        let requests = (0..12).map(|_| send(&release, Request { time, ..get("http://api.example/") }));
+        for outcome in futures_util::future::join_all(requests).await {
+            assert_eq!(outcome, timeout("resolve"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connect_that_hangs_is_given_up() {
+    let (addr, _full) = silent().await;
+    let url = format!("http://{addr}");
+    for (limits, time) in bounds(|limits| limits.connect = SHORT) {
+        assert_eq!(Way::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("connect"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_hangs_leaves_time_for_the_next() {
+    let (addr, _full) = silent().await;
+    let names = Names::of(&[("api.example", &[&["127.0.0.1", "127.0.0.2"]])]);
+    // Somebody answers at the same port of the second address.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.2", port(addr))).await.unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 204 X\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let origin = format!("http://api.example:{}", port(addr));
+    let limits = Limits { connect: Duration::from_secs(2), ..patient() };
+    let way = Way::new(&names, Roots::default(), &[&origin], LOOPBACK, limits);
+    assert_eq!(way.get(&origin).await.unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_is_given_up() {
+    // Plain TCP that takes what comes and says nothing.
+    let remote = Remote::start(|_| Reply::Hang(String::new())).await;
+    let url = format!("https://{}", remote.addr);
+    for (limits, time) in bounds(|limits| limits.connect = SHORT) {
+        assert_eq!(Way::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("tls"));
+        remote.until_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_given_up() {
+    let interim = || Reply::Endless(String::new(), "HTTP/1.1 102 X\r\n\r\n".to_owned(), Duration::from_millis(5));
+    let half = || Reply::Hang("HTTP/1.1 200 X\r\nx-half: ".to_owned());
+    for reply in [Reply::Hang(String::new()), half(), interim()] {
+        let remote = Remote::start(move |_| reply.clone()).await;
+        for (limits, time) in bounds(|limits| limits.first_byte = SHORT) {
+            let way = Way::within(&[&remote.origin()], limits);
+            assert_eq!(way.send(Request { time, ..get(&remote.url("/")) }).await, timeout("first byte"));
+            remote.until_closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_is_given_up() {
+    let head = "HTTP/1.1 200 X\r\ncontent-length: 1000000\r\n\r\n".to_owned();
+    let slow = Reply::Endless(head.clone(), "x".to_owned(), Duration::from_millis(10));
+    for reply in [Reply::Hang(head), slow] {
+        let remote = Remote::start(move |_| reply.clone()).await;
+        for (limits, time) in [(Limits { time: SHORT, ..patient() }, None), (patient(), Some(SHORT))] {
+            let way = Way::within(&[&remote.origin()], limits);
+            assert_eq!(way.send(Request { time, ..get(&remote.url("/")) }).await, timeout("body"));
+            remote.until_closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn more_than_may_come_is_not_taken() {
+    let told = "HTTP/1.1 200 X\r\ncontent-length: 1001\r\n\r\n".to_owned();
+    let untold = "HTTP/1.1 200 X\r\n\r\n".to_owned();
+    let chunked = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    let kilobyte = "x".repeat(100);
+    let body = "response body: 1000 bytes";
+    let head = "response headers: 100, 65536 bytes";
+    let now = Duration::ZERO;
+    for (reply, limit) in [
+        (Reply::Hang(told), body),
+        (Reply::Endless(untold, kilobyte.clone(), now), body),
+        (Reply::Endless(chunked, format!("64\r\n{kilobyte}\r\n"), now), body),
+        (Reply::Hang(format!("HTTP/1.1 200 X\r\nx: {}\r\n\r\n", "y".repeat(64 << 10))), head),
+        (Reply::Hang(format!("HTTP/1.1 200 X\r\n{}\r\n", "x: y\r\n".repeat(101))), head),
+        (Reply::Endless("HTTP/1.1 200 X\r\n".to_owned(), format!("x: {kilobyte}\r\n"), now), head),
+    ] {
+        let remote = Remote::start(move |_| reply.clone()).await;
+        let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
+        assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(limit.to_owned())));
+        remote.until_closed().await;
+    }
+    let remote = Remote::start(|_| Reply::with(200, &"x: y\r\n".repeat(99), &"x".repeat(1_000))).await;
+    let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
+    let answer = way.get(&remote.url("/")).await.unwrap();
+    assert_eq!((answer.body.len(), answer.headers.len()), (1_000, 100));
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_told() {
+    for (nonsense, code) in [
+        ("nonsense\r\n\r\n", "protocol"),
+        ("HTTP/0.9 200 X\r\n\r\n", "protocol"),
+        ("HTTP/1.1 200 X\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", "protocol"),
+        ("HTTP/1.1 200 X\r\nx\0y: z\r\n\r\n", "protocol"),
+        ("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "unreachable"),
+        ("HTTP/1.1 101 X\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n", "protocol"),
+        ("HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nshort", "unreachable"),
+        ("", "unreachable"),
+    ] {
+        let remote = Remote::start(move |_| Reply::Close(nonsense.to_owned())).await;
+        let outcome = Way::to(&[&remote.origin()]).get(&remote.url("/")).await;
+        let told = outcome.map(|answer| answer.status).unwrap_err().to_string();
+        assert!(told.starts_with(code), "{nonsense:?}: {told}");
+    }
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outcome = Way::to(&[&format!("http://{unused}")]).get(&format!("http://{unused}")).await;
+    assert!(matches!(&outcome, Err(Failure::Unreachable(told)) if told.ends_with("connection refused")), "{outcome:?}");
+    let outcome = Way::to(&["http://no.example"]).get("http://no.example").await;
+    assert_eq!(outcome, Err(Failure::Unreachable("no.example cannot be resolved".to_owned())));
+}
+
+/// An answer that nobody asked for is no answer to what is asked next.
+#[tokio::test]
+async fn a_second_answer_poisons_nothing() {
+    let twice = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok".repeat(2).replace("okHTTP/1.1 200", "okHTTP/1.1 299");
+    let remote = Remote::start(move |_| Reply::Say(twice.clone())).await;
+    let way = Way::to(&[&remote.origin()]);
+    for _ in 0..10 {
+        assert_eq!(way.get(&remote.url("/")).await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_takes_the_connection_along() {
+    let body = "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n";
+    for text in ["", "HTTP/1.1 200 X\r\n", body] {
+        let remote = Remote::start(move |_| Reply::Hang(text.to_owned())).await;
+        // Nothing but going away ends it while anybody looks.
+        let limits = Limits { first_byte: NEVER, time: NEVER, ..patient() };
+        let way = Way::within(&[&remote.origin()], limits);
+        let (release, url) = (Arc::clone(&way.release), remote.url("/"));
+        let going = tokio::spawn(async move { send(&release, get(&url)).await });
+        remote.until_seen(1).await;
+        going.abort();
+        remote.until_closed().await;
+        assert!(going.await.unwrap_err().is_cancelled());
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_are_out_at_once() {
+    let remote = Remote::start(|request| match request.contains(" /hang ") {
+        true => Reply::Hang(String::new()),
+        false => Reply::of(200, ""),
+    })
+    .await;
+    let limits = Limits { requests: 2, queue: SHORT, ..patient() };
+    let way = Way::within(&[&remote.origin()], limits.clone());
+    let hang = || {
+        let (release, url) = (Arc::clone(&way.release), remote.url("/hang"));
+        tokio::spawn(async move { send(&release, get(&url)).await })
+    };
+    let (first, second) = (hang(), hang());
+    remote.until_seen(2).await;
+    // The plugin's other releases count too.
+    let other = release(&way.egress, &[&remote.origin()], LOOPBACK, Limits { requests: 3, ..limits });
+    for release in [&way.release, &other] {
+        let outcome = send(release, get(&remote.url("/"))).await;
+        assert_eq!(outcome, Err(Failure::Limit("requests: 2 at once".to_owned())));
+    }
+    assert_eq!(remote.seen().len(), 2);
+    // The release that is live says how many.
+    other.apply_requests();
+    assert_eq!(send(&other, get(&remote.url("/"))).await.unwrap().status, 200);
+    way.release.apply_requests();
+    assert!(send(&other, get(&remote.url("/"))).await.is_err());
+    first.abort();
+    assert_eq!(send(&other, get(&remote.url("/"))).await.unwrap().status, 200);
+    second.abort();
+}
+
+#[tokio::test]
+async fn a_report_says_what_happened_and_no_secret() {
+    let remote = Remote::start(|_| Reply::of(200, "hello")).await;
+    let way = Way::to(&[&remote.origin()]);
+    let mut report = Report::default();
+    let trace = Trace::begin("start", &wharf::clock::Random::System).unwrap();
+    way.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut report).await.unwrap();
+    assert_eq!((report.status, report.bytes, report.redirects), (Some(200), 5, 0));
+    assert_eq!(report.server.as_ref().unwrap().to_string(), remote.origin());
+    assert!(!format!("{report:?}").contains("s3cret"));
+}
