@@ -6,6 +6,7 @@
 
 mod cpu;
 mod data;
+mod egress;
 mod http;
 mod lifecycle;
 mod memory;

@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::{Arena, Counted};
+use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Client};
 
 async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
@@ -61,11 +62,7 @@ async fn attacks(backend: Backend) {
         .await;
 
     // A neighbour with something to steal.
-    arena
-        .superuser
-        .deploy(&crate::support::Component::chameleon().0, "name=victim&grant=auth,cache,config,log,sql")
-        .await
-        .ok();
+    arena.superuser.deploy(&crate::support::Component::chameleon().0, &format!("name=victim&{CHAMELEON}")).await.ok();
     client.request(Method::POST, "/victim/notes/secret").send().await;
     let ways = "RESET ROLE;SET ROLE postgres;SET SESSION AUTHORIZATION postgres;SET search_path = plugin_victim;\
         SET statement_timeout = 0;SET session_replication_role = replica;SHOW all;DISCARD ALL;SELECT set_config('statement_timeout', '0', false);\

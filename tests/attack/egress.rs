@@ -1,0 +1,97 @@
+//! Egress: a plugin that uses its way out against what is inside, against others, or against its own host's patience. Each
+//! step of an exchange is attacked in `egress`; here it is a host with a neighbour that must not notice.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::{Arena, Counted};
+
+/// A server that reads a request and says `answer` so often; then it keeps the connection open.
+async fn server(answer: &'static [u8], times: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                for _ in 0..times {
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+                // Until the other side has had enough.
+                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    origin
+}
+
+async fn fetch(arena: &Arena, url: &str) -> String {
+    let answer: Value = arena.process.client().post("/attacker/fetch", &json!({ "url": url })).await.ok();
+    answer["error"].as_str().unwrap_or_else(|| panic!("{url}: {answer}")).to_owned()
+}
+
+async fn each(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
+    futures_util::future::join_all((0..clients).map(|_| fetch(arena, url))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_out_leads_nowhere_else() {
+    let (silent, endless) = (server(b"", 0).await, server(&[b'x'; 4096], 10_000).await);
+    let large = server(b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n", 1).await;
+    let grant = format!(
+        "&grant=http.hosts={silent},http.hosts={endless},http.hosts={large},http.networks=127.0.0.0/8,http.time=500ms,\
+         http.bytes=64KiB,http.requests=4&limit=deadline=10s"
+    );
+    let mut arena = Arena::open(&[], &grant).await;
+    arena
+        .attack("every name of what is inside", Counted::Limit("http.hosts"), async |arena| {
+            let host = format!("http://{}/api/v1/plugins/", arena.process.addr);
+            for url in [
+                "http://169.254.169.254/latest/meta-data/",
+                "http://2852039166/",
+                "http://0251.0376.0251.0376/",
+                "http://0xa9fea9fe/",
+                "http://[::ffff:169.254.169.254]/",
+                "http://[64:ff9b::a9fe:a9fe]/",
+                "http://metadata.google.internal./",
+                "http://localhost/",
+                "file:///etc/passwd",
+                &host,
+            ] {
+                let error = fetch(arena, url).await;
+                assert!(error.starts_with("Error::Denied") || error.starts_with("Error::Invalid"), "{url}: {error}");
+            }
+        })
+        .await;
+    arena
+        .attack("a server that says nothing", Counted::Limit("http.time"), async |arena| {
+            for error in each(arena, 4, &silent).await {
+                assert!(error.starts_with("Error::Timeout"), "{error}");
+            }
+        })
+        .await;
+    arena
+        .attack("more requests than may be at once", Counted::Limit("http.requests"), async |arena| {
+            let errors = each(arena, 24, &silent).await;
+            assert!(errors.iter().any(|error| error.starts_with("Error::Limit")), "{errors:?}");
+        })
+        .await;
+    arena
+        .attack("an answer that is too large", Counted::Limit("http.bytes"), async |arena| {
+            for error in each(arena, 4, &large).await {
+                assert!(error.starts_with("Error::Limit"), "{error}");
+            }
+        })
+        .await;
+    arena
+        .attack("headers without end", Counted::Host("wharf_plugin_host_calls_total"), async |arena| {
+            for error in each(arena, 4, &endless).await {
+                assert!(error.starts_with("Error::Protocol") || error.starts_with("Error::Limit"), "{error}");
+            }
+        })
+        .await;
+}
