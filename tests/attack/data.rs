@@ -16,7 +16,7 @@ async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
 const COUNTED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
 
 async fn attacks(backend: Backend) {
-    let quotas = "&grant=sql.time=300ms,sql.rows=1000,sql.bytes=1MiB&limit=concurrency=8";
+    let quotas = "&grant=sql.time=1s,sql.rows=1000,sql.bytes=1MiB&limit=concurrency=8";
     let Some(mut arena) = Arena::open_on(backend, &[], quotas).await else { return };
     let client = arena.process.client();
     let postgres = matches!(backend, Backend::Postgres);

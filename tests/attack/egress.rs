@@ -43,7 +43,7 @@ async fn the_way_out_leads_nowhere_else() {
     let (silent, endless) = (server(b"", 0).await, server(&[b'x'; 4096], 10_000).await);
     let large = server(b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n", 1).await;
     let grant = format!(
-        "&grant=http.hosts={silent},http.hosts={endless},http.hosts={large},http.networks=127.0.0.0/8,http.time=500ms,\
+        "&grant=http.hosts={silent},http.hosts={endless},http.hosts={large},http.networks=127.0.0.0/8,http.time=2s,\
          http.bytes=64KiB,http.requests=4&limit=deadline=10s"
     );
     let mut arena = Arena::open(&[], &grant).await;

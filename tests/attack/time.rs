@@ -1,7 +1,5 @@
 //! Time: calls, clients and host calls that take for ever without doing anything.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -12,7 +10,7 @@ use crate::support::patience::until;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_ever_is_ended() {
     let settings = [("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_HEADER_TIMEOUT", "1s")];
-    let mut arena = Arena::open(&settings, "&limit=deadline=500ms").await;
+    let mut arena = Arena::open(&settings, "&limit=deadline=3s").await;
     arena
         .attack("sleep without end", Counted::Limit("deadline"), async |arena| {
             for answer in arena.flood(16, "sleep/3600000").await {
@@ -25,9 +23,10 @@ async fn what_waits_for_ever_is_ended() {
             for _ in 0..8 {
                 let client = arena.process.client();
                 let call = tokio::spawn(async move {
-                    let _ = client.request(Method::GET, "/attacker/sleep/400").try_send().await;
+                    let _ = client.request(Method::GET, "/attacker/sleep/3600000").try_send().await;
                 });
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                let running = Counted::Host("wharf_plugin_calls_running{plugin=\"attacker\"");
+                until("the call to run", async || (arena.count(running).await > 0.0).then_some(())).await;
                 call.abort();
             }
             until("them to be counted", async || {
