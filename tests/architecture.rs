@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["auth", "cache", "egress", "email", "route"],
     &["db"],
     &["config"],
-    &["error", "clock", "id", "address", "public_key"],
+    &["error", "clock", "id", "address", "permits", "public_key"],
 ];
 
 /// Edges that the order does not allow, each with its reason.

@@ -27,8 +27,7 @@ use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::plugin::deploy::job::AtStage;
-use crate::plugin::deploy::{Deployed, Upload};
-use crate::plugin::limits::Limits;
+use crate::plugin::deploy::{By, Deployed, Upload};
 use crate::plugin::{Compile, Registry};
 
 /// What the host takes from the machine, so that tests can choose it.
@@ -171,20 +170,9 @@ impl App {
             Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
         })?;
         let grants = Grants::read(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
-        let upload = Upload {
-            component: component.into(),
-            name: None,
-            mount: None,
-            grants,
-            limits: Limits::default(),
-            signatures: Vec::new(),
-            digest: None,
-            settings: None,
-            actor: None,
-            request_id: "start".into(),
-            id: Some(self.host.random.uuid()?.to_string()),
-            canary: None,
-        };
+        let by = By { actor: None, request_id: "start".into() };
+        let id = Some(self.host.random.uuid()?.to_string());
+        let upload = Upload { grants, id, ..Upload::new(component.into(), &by) };
         self.host.plugins.deploy(upload).await
     }
 

@@ -63,6 +63,11 @@ impl Caches {
         Self { clock, bytes, plugins: Arc::default() }
     }
 
+    /// What each holds unless it is resized.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The cache of a plugin, made when it is first asked for.
     pub fn plugin(&self, name: &PluginName) -> Arc<PluginCache> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,8 +85,6 @@ impl Caches {
 #[derive(Debug)]
 pub struct PluginCache {
     clock: Clock,
-    /// What it holds where nobody says otherwise.
-    default_bytes: u64,
     entries: ArcSwap<Cache<Key, Entry>>,
     marks: Mutex<HashMap<Box<str>, u64>>,
     counter: AtomicU64,
@@ -139,12 +142,11 @@ impl PluginCache {
     fn new(clock: &Clock, bytes: u64) -> Self {
         let entries = ArcSwap::from_pointee(entries(bytes));
         let (marks, counter) = (Mutex::default(), AtomicU64::new(0));
-        Self { clock: clock.clone(), default_bytes: bytes, entries, marks, counter }
+        Self { clock: clock.clone(), entries, marks, counter }
     }
 
-    /// Holds so many bytes from now on; none: as many as every plugin's. A change forgets what is held.
-    pub fn resize(&self, bytes: Option<u64>) {
-        let bytes = bytes.unwrap_or(self.default_bytes);
+    /// Holds so many bytes from now on. A change forgets what is held.
+    pub fn resize(&self, bytes: u64) {
         if self.entries.load().policy().max_capacity() != Some(bytes) {
             self.entries.store(Arc::new(entries(bytes)));
         }
@@ -407,10 +409,9 @@ mod tests {
     fn another_size_forgets_and_holds_and_the_same_keeps() {
         let (_, cache) = cache(100_000);
         cache.set("k", Bytes::from_static(b"1"), None, &[]).unwrap();
-        cache.resize(None);
-        cache.resize(Some(100_000));
+        cache.resize(100_000);
         assert!(cache.get("k").is_some());
-        cache.resize(Some(10_000));
+        cache.resize(10_000);
         assert_eq!(cache.get("k"), None);
         for index in 0..100 {
             cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();

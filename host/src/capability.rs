@@ -16,6 +16,7 @@ pub mod grant;
 pub mod guest;
 pub mod http;
 pub mod log;
+pub mod parameter;
 pub mod settings;
 pub mod sql;
 pub mod turn;
@@ -35,8 +36,9 @@ use crate::db::Db;
 use crate::error::Result;
 use crate::id::PluginName;
 
-pub use grant::{Grants, InvalidGrant, NoParameters, Parameters};
+pub use grant::{Grants, InvalidGrant};
 pub use guest::{CallContext, Guest};
+use parameter::{NoParameters, Parameter, Parameters};
 pub use turn::{Turn, Turns};
 pub use usage::{Limit, Usage};
 
@@ -79,6 +81,9 @@ pub trait Capability: Sized + Send + Sync + 'static {
     /// set to what this one was granted.
     fn serve(_: &Self::Release) {}
 
+    /// The same when a release becomes it that was not granted this: what is shared is as the host is configured.
+    fn withdraw(&self, _: &PluginName) {}
+
     /// Once per call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
 }
@@ -114,7 +119,7 @@ pub struct Offer {
     /// What plugins import.
     pub interfaces: &'static [&'static str],
     /// What a grant may bound.
-    pub parameters: &'static [grant::Parameter],
+    pub parameters: &'static [Parameter],
 }
 
 /// A release that asks to be admitted.
@@ -133,6 +138,7 @@ macro_rules! capabilities {
         /// Every capability, opened.
         pub struct Capabilities {
             $($field: $capability,)*
+            configured: Arc<config::Config>,
         }
 
         /// What a release was admitted to.
@@ -173,7 +179,8 @@ macro_rules! capabilities {
             /// # Errors
             /// A service that one of them needs cannot be had.
             pub async fn open(boot: &Boot) -> Result<Self> {
-                Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* })
+                let configured = Arc::clone(&boot.config);
+                Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* configured })
             }
 
             /// What there is to grant.
@@ -198,11 +205,12 @@ macro_rules! capabilities {
             ///
             /// # Errors
             /// A grant's parameters do not make sense.
-            pub fn bounds(grants: &Grants, host: &config::Plugins) -> Result<Vec<(String, String)>> {
+            pub fn bounds(&self, grants: &Grants) -> Result<Vec<(String, String)>> {
+                let host = &self.configured.plugins;
                 let mut bounds = Vec::new();
-                $(if let Some(grant) = grants.parameters::<$capability>()? {
+                $(if let Some(grant) = grants.parameters::<$capability>(host)? {
                     let named = |(name, value)| (format!("{}.{name}", <$capability as Capability>::NAME), value);
-                    bounds.extend(grant.filled(host).texts().into_iter().map(named));
+                    bounds.extend(grant.texts().into_iter().map(named));
                 })*
                 Ok(bounds)
             }
@@ -212,22 +220,24 @@ macro_rules! capabilities {
             /// # Errors
             /// A grant's parameters do not make sense, or a resource cannot be had.
             pub async fn admit(&self, candidate: &Candidate<'_>, grants: &Grants) -> Result<Admitted> {
+                let host = &self.configured.plugins;
                 let mut admitted = Admitted::default();
-                $(if let Some(grant) = grants.parameters::<$capability>()? {
+                $(if let Some(grant) = grants.parameters::<$capability>(host)? {
                     admitted.$field = Some(self.$field.admit(candidate, grant).await?);
                 })*
                 Ok(admitted)
             }
+
+            /// A release of the plugin is the one that is served from now on.
+            pub fn serve(&self, plugin: &PluginName, admitted: &Admitted) {
+                $(match &admitted.$field {
+                    Some(release) => <$capability>::serve(release),
+                    None => self.$field.withdraw(plugin),
+                })*
+            }
         }
 
         impl Admitted {
-            /// Its release is the one that is served from now on.
-            pub fn serve(&self) {
-                $(if let Some(release) = &self.$field {
-                    <$capability>::serve(release);
-                })*
-            }
-
             /// What one call works with.
             pub fn enter(&self, context: &Arc<CallContext>) -> Entered {
                 Entered { $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)* }

@@ -17,7 +17,6 @@ pub mod origin;
 mod pool;
 pub mod resolver;
 pub mod trace;
-mod turns;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,9 +30,9 @@ use self::address::Network;
 use self::connection::Tls;
 use self::origin::{Origin, Server};
 use self::pool::Pool;
-use self::turns::Turns;
 use crate::clock::Random;
 use crate::id::PluginName;
+use crate::permits::Permits;
 
 pub use connection::Roots;
 pub use resolver::Resolver;
@@ -217,7 +216,7 @@ struct Shared {
 /// What all releases of a plugin share.
 #[derive(Clone)]
 struct Share {
-    turns: Arc<Turns>,
+    turns: Arc<Permits>,
     lookups: Arc<Semaphore>,
 }
 
@@ -242,7 +241,7 @@ impl Egress {
     pub fn release(&self, plugin: &PluginName, allowed: Allowed, limits: Limits) -> ReleaseEgress {
         let mut plugins = self.0.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         let share = plugins.entry(plugin.clone()).or_insert_with(|| Share {
-            turns: Turns::new(limits.requests),
+            turns: Permits::new(limits.requests),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
         });
         let (share, shared) = (share.clone(), Arc::clone(&self.0));

@@ -228,3 +228,28 @@ async fn bounds_of_a_grant_are_changed_shown_and_compared() {
     releases.said(&["grant", "liar", "sql"]);
     assert_eq!(releases.answer().await, "two");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_calls_are_shown_changed_and_compared() {
+    let releases = Releases::start().await;
+    let said = releases.said(&["limits", "liar"]);
+    let row = |said: &str, name: &str| {
+        let line = said.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&said, "deadline"), ["deadline", "10s", "host", "-", "-", "0"]);
+    assert_eq!(row(&said, "sql.rows"), ["sql.rows", "10000", "host", "-", "-", "0"]);
+    let said = releases.said(&["limits", "liar", "memory=128MiB", "deadline=5s"]);
+    assert!(said.contains("'liar' has these limits from release 3 on"), "{said}");
+    let limits = releases.json(&["limits", "liar"]);
+    let memory = limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == "memory").unwrap();
+    assert_eq!((&memory["value"], &memory["own"]), (&json!("128MiB"), &json!(true)));
+    let said = releases.said(&["diff", "liar", "2", "3"]);
+    assert!(said.contains("+ deadline  5s") && said.contains("+ memory  128MiB"), "{said}");
+    let deployed = releases.deploy(first(), &["--limit", "deadline=6s,host_calls=7"]);
+    assert_eq!(deployed["plugin"]["release"]["number"], 4);
+    assert_eq!(row(&releases.said(&["limits", "liar"]), "deadline")[..3], ["deadline", "6s", "plugin"]);
+
+    assert!(failure(&releases.run(&["limits", "liar", "memry=1MiB"])).contains("there is no limit 'memry'"));
+    assert!(usage(&releases.run(&["limits", "liar", "sql.rows=5"])).contains("wharf plugin grant liar sql.rows=5"));
+}

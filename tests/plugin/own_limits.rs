@@ -85,7 +85,7 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
     let before = plugins(host).await;
     for (text, told) in [
         ("memory=1KiB", "'memory' is too small; accepted: a size from 64KiB to 4GiB, such as 65536, 512KiB or 64MiB"),
-        ("memory", "'memory' is not a size; accepted: a size from 64KiB to 4GiB, such as 65536, 512KiB or 64MiB"),
+        ("memory", "'memory' has no value; write memory=VALUE"),
         (
             "sql.rows=5",
             "there is no limit 'sql.rows'; there are: memory, cpu_time, deadline, concurrency, queue_time, host_calls, response_bytes",

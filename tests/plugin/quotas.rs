@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::plugins;
 use super::releases::operate;
+use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
 use crate::support::{Answer, Component, Setup, TestHost, both};
 
@@ -138,6 +139,19 @@ async fn what_makes_no_sense_changes_nothing(host: &mut TestHost) {
     let path = "/plugins/hello/grants/sql?parameter=rows=5";
     host.superuser().request(Method::PUT, path).send().await.has_code(404, "grant_missing");
     host.anonymous().request(Method::PUT, path).send().await.has_code(401, "not_authenticated");
+}
+
+#[tokio::test]
+async fn a_quota_ends_with_its_grant() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "chameleon", "log.rate=1").await.ok();
+    // What is printed is logged whether or not the log was granted.
+    let printing = super::liar(json!({ "name": "chameleon", "handle": "print" }));
+    host.superuser().deploy(&printing.0, "").await.ok();
+    assert_eq!(host.anonymous().get("/chameleon/").await.status, 200);
+    let samples = samples(host.superuser()).await;
+    let dropped = samples.iter().find(|(name, _)| name == r#"wharf_plugin_log_dropped_total{plugin="chameleon"}"#);
+    assert_eq!(dropped.unwrap().1, 0.0);
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::grant::parameters;
+use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::cache::{Caches, PluginCache, Refusal};
 use crate::config::kind;
 use crate::error::Result;
+use crate::id::PluginName;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]
@@ -53,6 +54,11 @@ impl Capability for Cache {
 
     fn serve((cache, quota): &Self::Release) {
         cache.resize(quota.bytes);
+    }
+
+    fn withdraw(&self, plugin: &PluginName) {
+        // The host keeps answers there, whatever the plugin may do.
+        self.0.plugin(plugin).resize(self.0.bytes());
     }
 
     fn enter((cache, _): &Self::Release, _: &Arc<CallContext>) -> Self::Call {

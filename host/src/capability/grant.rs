@@ -7,51 +7,15 @@
 
 use std::collections::BTreeMap;
 
+use super::parameter::{Given, InvalidParameter, Parameter, Parameters as _, printable};
 use super::{Capabilities, Capability};
 use crate::config;
-use crate::config::kind::Kind;
 use crate::error::{Error, Result};
-
-/// Gives a parameter back to what the host is configured to.
-const DEFAULT: &str = "default";
-
-/// Parameters by name.
-type Given = BTreeMap<String, String>;
 
 /// Capability names with their parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Grants(BTreeMap<String, Given>);
-
-/// A parameter that grants of a capability may have.
-#[derive(Debug, Clone, Copy)]
-pub struct Parameter {
-    /// After the capability and a dot.
-    pub name: &'static str,
-    /// The canonical form of a value, or what is accepted in its place.
-    pub check: fn(&str) -> Result<String, String>,
-    /// Whether it is a set of things: given again, it has more of them.
-    pub is_set: bool,
-}
-
-/// The parameters of a capability's grants, as a type: each a member that is none where the grant says nothing.
-pub trait Parameters: Default + Send {
-    /// All of them.
-    const OFFERED: &'static [Parameter];
-
-    /// Reads what a grant gives.
-    ///
-    /// # Errors
-    /// Its first parameter that makes no sense.
-    fn read(given: &BTreeMap<String, String>) -> Result<Self, InvalidGrant>;
-
-    /// What is missing is as the host is configured.
-    #[must_use]
-    fn filled(self, host: &config::Plugins) -> Self;
-
-    /// Every member that is there and no set, as [`read`](Parameters::read) takes it.
-    fn texts(&self) -> Vec<(&'static str, String)>;
-}
 
 /// Why a grant makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,20 +31,9 @@ pub enum InvalidGrant {
         /// What it does not have.
         parameter: String,
     },
-    /// A parameter without a value.
-    #[error("'{0}' has no value; write {0}=VALUE")]
-    NoValue(String),
-    /// Two values for one thing.
-    #[error("'{0}' has two values")]
-    Repeated(String),
     /// A value that the parameter does not take.
-    #[error("'{parameter}' {reason}")]
-    Value {
-        /// With its capability.
-        parameter: String,
-        /// What is wrong and what is accepted.
-        reason: String,
-    },
+    #[error(transparent)]
+    Value(#[from] InvalidParameter),
 }
 
 /// Names of capabilities.
@@ -132,27 +85,14 @@ impl Grants {
                 capability: capability.to_owned(),
                 parameter: printable(parameter),
             })?;
-            let value = value.ok_or_else(|| InvalidGrant::NoValue(name.to_owned()))?;
-            let check = |value: &str| {
-                (found.check)(value).map_err(|reason| InvalidGrant::Value { parameter: name.to_owned(), reason })
-            };
-            let value = match (value, given.get(parameter).map(String::as_str)) {
-                (DEFAULT, None | Some(DEFAULT)) => DEFAULT.to_owned(),
-                (value, None) => check(value)?,
-                (DEFAULT, Some(_)) | (_, Some(DEFAULT)) => return Err(InvalidGrant::Repeated(name.to_owned())),
-                // By itself first, so that an error is about what was given.
-                (value, Some(before)) if found.is_set => check(&format!("{before} {}", check(value)?))?,
-                (value, Some(before)) if check(value)? == before => continue,
-                (_, Some(_)) => return Err(InvalidGrant::Repeated(name.to_owned())),
-            };
-            given.insert(parameter.to_owned(), value);
+            given.add(found, name, value)?;
         }
         Ok(read)
     }
 
     /// Every capability there is, without parameters.
     pub fn all() -> Self {
-        Self(Capabilities::OFFERED.iter().map(|offer| (offer.name.to_owned(), Given::new())).collect())
+        Self(Capabilities::OFFERED.iter().map(|offer| (offer.name.to_owned(), Given::default())).collect())
     }
 
     /// Whether a capability is among them.
@@ -163,7 +103,7 @@ impl Grants {
     /// The value that was given for `sql.rows`, say.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let (capability, parameter) = name.split_once('.')?;
-        self.0.get(capability)?.get(parameter).map(String::as_str)
+        self.0.get(capability)?.get(parameter)
     }
 
     /// Names of the capabilities in order.
@@ -186,8 +126,7 @@ impl Grants {
     pub fn merged(mut self, other: Self) -> Self {
         for (name, given) in other.0 {
             let merged = self.0.entry(name).or_default();
-            merged.extend(given);
-            merged.retain(|_, value| value != DEFAULT);
+            *merged = std::mem::take(merged).merged(given);
         }
         self
     }
@@ -199,120 +138,12 @@ impl Grants {
         self
     }
 
-    pub(super) fn parameters<C: Capability>(&self) -> Result<Option<C::Grant>> {
-        let given = self.0.get(C::NAME).map(C::Grant::read).transpose();
+    pub(super) fn parameters<C: Capability>(&self, host: &config::Plugins) -> Result<Option<C::Grant>> {
+        let given = self.0.get(C::NAME).map(|given| C::Grant::read(given, host)).transpose();
         // They were checked when they were read; what was stored may be of another version of Wharf.
         given.map_err(|error| Error::internal(format!("the grant of '{}' makes no sense: {error}", C::NAME)))
     }
 }
-
-fn printable(text: &str) -> String {
-    text.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// The canonical form of a value of some kind.
-pub(crate) fn canonical<T: 'static>(kind: &Kind<T>, text: &str) -> Result<String, String> {
-    kind.read(text).map(|value| (kind.show)(&value))
-}
-
-/// Parameters of a grant that has none.
-#[derive(Debug, Default)]
-pub struct NoParameters;
-
-impl Parameters for NoParameters {
-    const OFFERED: &'static [Parameter] = &[];
-
-    fn read(_: &BTreeMap<String, String>) -> Result<Self, InvalidGrant> {
-        Ok(Self)
-    }
-
-    fn filled(self, _: &config::Plugins) -> Self {
-        Self
-    }
-
-    fn texts(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-}
-
-/// Declares a capability's parameters: members of a type, each with the kind of its values and the setting of the host that
-/// holds where a grant says nothing; those that are sets apart.
-macro_rules! parameters {
-    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }) => {
-        $crate::capability::grant::parameters! {
-            $(#[$about])* $name { $($(#[$meaning])* $member: $type = $kind, else $setting;)* } sets {}
-        }
-    };
-    (
-        $(#[$about:meta])*
-        $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }
-        sets { $($(#[$set_meaning:meta])* $set:ident: $item:ty = $set_kind:expr,)* }
-    ) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Default, PartialEq, Eq)]
-        pub struct $name {
-            $($(#[$meaning])* pub $member: Option<$type>,)*
-            $($(#[$set_meaning])* pub $set: Vec<$item>,)*
-        }
-
-        impl $crate::capability::grant::Parameters for $name {
-            const OFFERED: &'static [$crate::capability::grant::Parameter] = &[
-                $($crate::capability::grant::Parameter {
-                    name: stringify!($set),
-                    check: |text| $crate::capability::grant::canonical::<Vec<$item>>(&$set_kind, text),
-                    is_set: true,
-                },)*
-                $($crate::capability::grant::Parameter {
-                    name: stringify!($member),
-                    check: |text| $crate::capability::grant::canonical::<$type>(&$kind, text),
-                    is_set: false,
-                },)*
-            ];
-
-            fn read(
-                given: &std::collections::BTreeMap<String, String>,
-            ) -> Result<Self, $crate::capability::grant::InvalidGrant> {
-                let mut read = Self::default();
-                for (name, text) in given {
-                    let parameter = || name.clone();
-                    match name.as_str() {
-                        $(stringify!($member) => {
-                            let value = $kind.read(text).map_err(|reason| {
-                                $crate::capability::grant::InvalidGrant::Value { parameter: parameter(), reason }
-                            })?;
-                            read.$member = Some(value);
-                        })*
-                        $(stringify!($set) => {
-                            read.$set = $set_kind.read(text).map_err(|reason| {
-                                $crate::capability::grant::InvalidGrant::Value { parameter: parameter(), reason }
-                            })?;
-                        })*
-                        _ => {
-                            return Err($crate::capability::grant::InvalidGrant::Value {
-                                parameter: parameter(),
-                                reason: "is no parameter of this version".to_owned(),
-                            });
-                        }
-                    }
-                }
-                Ok(read)
-            }
-
-            fn filled(self, host: &$crate::config::Plugins) -> Self {
-                Self { $($member: Some(self.$member.unwrap_or(host.$setting)),)* $($set: self.$set,)* }
-            }
-
-            fn texts(&self) -> Vec<(&'static str, String)> {
-                let mut texts = Vec::new();
-                $(if let Some(value) = &self.$member {
-                    texts.push((stringify!($member), ($kind.show)(value)));
-                })*
-                texts
-            }
-        }
-    };
-}
-pub(crate) use parameters;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::grant::parameters;
+use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::clock::Random;
 use crate::config::kind;
@@ -46,7 +46,6 @@ parameters! {
 pub struct Http {
     egress: Egress,
     random: Random,
-    limits: Limits,
 }
 
 /// What a release sends with.
@@ -71,14 +70,7 @@ impl Capability for Http {
     type Call = HttpCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        let plugins = &boot.config.plugins;
-        let limits = Limits {
-            time: plugins.http_time,
-            bytes: plugins.http_bytes,
-            requests: plugins.http_requests,
-            ..Limits::default()
-        };
-        Ok(Self { egress: boot.egress.clone(), random: boot.random.clone(), limits })
+        Ok(Self { egress: boot.egress.clone(), random: boot.random.clone() })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -86,14 +78,9 @@ impl Capability for Http {
     }
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<HttpRelease> {
-        let configured = self.limits.clone();
-        let limits = Limits {
-            time: quota.time.unwrap_or(configured.time),
-            bytes: quota.bytes.unwrap_or(configured.bytes),
-            requests: quota.requests.unwrap_or(configured.requests),
-            ..configured
-        };
-        let allowed = Allowed { hosts: quota.hosts, networks: quota.networks };
+        let Quota { time, bytes, requests, hosts, networks } = quota;
+        let limits = Limits { time, bytes, requests, ..Limits::default() };
+        let allowed = Allowed { hosts, networks };
         let egress = Arc::new(self.egress.release(candidate.plugin, allowed, limits));
         Ok(HttpRelease { egress, random: self.random.clone() })
     }

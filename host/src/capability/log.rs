@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::grant::parameters;
+use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::clock::{Clock, Timestamp};
 use crate::config::kind;
@@ -96,6 +96,11 @@ impl Capability for Log {
         release.log.set_rate(release.quota.rate);
     }
 
+    fn withdraw(&self, plugin: &PluginName) {
+        // What a plugin prints is logged without the grant too.
+        self.logs.plugin(plugin).set_rate(self.logs.rate);
+    }
+
     fn enter(release: &LogRelease, context: &Arc<CallContext>) -> LogCall {
         LogCall { context: Arc::clone(context), db: release.db.clone(), clock: release.clock.clone() }
     }
@@ -158,8 +163,6 @@ impl audit_wit::Host for Guest {
 /// The log of one plugin: writes to the host's log within the plugin's rate.
 pub struct PluginLog {
     clock: Clock,
-    /// The rate where nobody says otherwise.
-    default_rate: u32,
     rate: AtomicU32,
     dropped: AtomicU64,
     window: Mutex<Window>,
@@ -176,12 +179,12 @@ struct Window {
 impl PluginLog {
     /// A log of at most `rate` lines a second.
     pub fn new(clock: Clock, rate: u32) -> Self {
-        Self { clock, default_rate: rate, rate: rate.into(), dropped: AtomicU64::new(0), window: Mutex::default() }
+        Self { clock, rate: rate.into(), dropped: AtomicU64::new(0), window: Mutex::default() }
     }
 
-    /// At most so many lines a second from now on; none: as many as every plugin.
-    pub fn set_rate(&self, rate: Option<u32>) {
-        self.rate.store(rate.unwrap_or(self.default_rate), Ordering::Relaxed);
+    /// At most so many lines a second from now on.
+    pub fn set_rate(&self, rate: u32) {
+        self.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Writes one entry, or counts it; whether it was written.
@@ -287,10 +290,10 @@ mod tests {
         assert_eq!(log.admit(second(1), 10), (false, 0));
         assert_eq!(log.admit(second(2), 10), (true, 2));
         assert_eq!(log.admit(second(2), 10), (true, 0));
-        log.set_rate(Some(1));
+        log.set_rate(1);
         assert_eq!(log.admit(second(3), 10), (true, 0));
         assert_eq!(log.admit(second(3), 10), (false, 0));
-        log.set_rate(None);
+        log.set_rate(2);
         assert_eq!(log.admit(second(3), 10), (true, 0));
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
-use super::grant::parameters;
+use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::config::kind;
 use crate::db::plugin_data::{
@@ -41,18 +41,6 @@ parameters! {
     }
 }
 
-impl Quota {
-    /// What is not bounded is as the host is configured.
-    fn limits(&self, configured: &Limits) -> Limits {
-        Limits {
-            rows: self.rows.unwrap_or(configured.rows),
-            bytes: self.bytes.unwrap_or(configured.bytes),
-            time: self.time.unwrap_or(configured.time),
-            connections: self.connections.unwrap_or(configured.connections),
-        }
-    }
-}
-
 /// The capability.
 pub struct Sql(Arc<PluginData>);
 
@@ -73,7 +61,8 @@ impl Capability for Sql {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<PluginDatabase>> {
         let database = self.0.plugin(candidate.plugin).await?;
-        Ok(Arc::new(database.within(quota.limits(database.limits()))))
+        let Quota { rows, bytes, time, connections } = quota;
+        Ok(Arc::new(database.within(Limits { rows, bytes, time, connections })))
     }
 
     fn serve(release: &Arc<PluginDatabase>) {

@@ -223,11 +223,6 @@ enum Kind {
 }
 
 impl PluginDatabase {
-    /// What its statements are held to.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// The same database for somebody who is held to other limits. Its connections are the plugin's, whoever uses them;
     /// how many there are is changed by [`PluginDatabase::apply_connections`].
     #[must_use]

@@ -51,8 +51,8 @@ impl ReleaseEgress {
         self.allowed.server(&message.target.server)?;
         let end = Instant::now() + time;
         let turns = &self.share.turns;
-        let turn = timeout(self.limits.queue.min(time), turns.take()).await;
-        let _turn = turn.map_err(|_| Failure::Limit(format!("{REQUESTS}: {} at once", turns.most())))?;
+        let turn = timeout(self.limits.queue.min(time), turns.acquire()).await;
+        let _turn = turn.map_err(|_| Failure::Limit(format!("{REQUESTS}: {} at once", turns.size())))?;
         loop {
             let head = self.ask(&message, trace, end, report).await?;
             let next = match follow {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::reply::Reply;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::route::Access;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
@@ -109,6 +109,20 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
     #[must_use]
     pub fn superuser(mut self) -> Self {
         self.access = Access::Superuser;
+        self
+    }
+
+    /// Runs in a task of its own: a client that goes away must not leave it half done.
+    #[must_use]
+    pub fn to_its_end(mut self) -> Self {
+        let handler = self.handler;
+        self.handler = Arc::new(move |host, call| {
+            let answer = handler(host, call);
+            Box::pin(async move {
+                let ended = tokio::spawn(answer).await;
+                ended.map_err(|error| Error::internal("a handler did not come to its end").with_source(error))?
+            })
+        });
         self
     }
 

@@ -1,60 +1,38 @@
 //! How many calls may run at once, with a short bounded queue. Owns the places and who waits for one, in the order of
 //! asking; knows nothing of what a call is.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::error::{Error, Kind, Result, code};
+use crate::permits::{Permit, Permits};
 
 /// Places for calls.
 #[derive(Debug)]
 pub struct Bulkhead {
-    places: Arc<Semaphore>,
+    places: Arc<Permits>,
     waiting: AtomicUsize,
-    size: Mutex<Size>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    calls: usize,
-    /// Places that go when their calls end, because there are fewer now.
-    surplus: usize,
-    queue_time: Duration,
-}
-
-/// A place, given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    bulkhead: Arc<Bulkhead>,
-    permit: Option<OwnedSemaphorePermit>,
+    /// How long a call may wait, in nanoseconds.
+    queue_nanos: AtomicU64,
 }
 
 impl Bulkhead {
     /// At most `calls` at once; as many again may wait, for `queue_time` at the most.
-    pub(super) fn new(calls: usize, queue_time: Duration) -> Arc<Self> {
-        let size = Mutex::new(Size { calls, surplus: 0, queue_time });
-        Arc::new(Self { places: Arc::new(Semaphore::new(calls)), waiting: AtomicUsize::new(0), size })
+    pub(super) fn new(calls: usize, queue_time: Duration) -> Self {
+        let (places, waiting) = (Permits::new(calls), AtomicUsize::new(0));
+        Self { places, waiting, queue_nanos: nanos(queue_time).into() }
     }
 
     /// Has so many places from now on. Fewer takes effect as calls end.
     pub(super) fn resize(&self, calls: usize, queue_time: Duration) {
-        let mut size = self.size();
-        let (more, fewer) = (calls.saturating_sub(size.calls), size.calls.saturating_sub(calls));
-        size.calls = calls;
-        size.queue_time = queue_time;
-        let kept = size.surplus.min(more);
-        size.surplus -= kept;
-        self.places.add_permits(more - kept);
-        size.surplus += fewer - self.places.forget_permits(fewer);
+        self.queue_nanos.store(nanos(queue_time), Ordering::Relaxed);
+        self.places.resize(calls);
     }
 
     /// Calls that run now.
     pub fn running(&self) -> usize {
-        let size = *self.size();
-        (size.calls + size.surplus).saturating_sub(self.places.available_permits())
+        self.places.out()
     }
 
     /// Calls that wait now.
@@ -62,41 +40,28 @@ impl Bulkhead {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// A place for one call.
+    /// Calls that may run at once.
+    pub fn size(&self) -> usize {
+        self.places.size()
+    }
+
+    /// A place for one call, given back when it is dropped.
     ///
     /// # Errors
     /// 503: as many as may are waiting already, or it waited as long as it may.
-    pub(super) async fn enter(self: &Arc<Self>) -> Result<Place> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(self.place(permit));
+    pub(super) async fn enter(&self) -> Result<Permit> {
+        if let Some(place) = self.places.try_acquire() {
+            return Ok(place);
         }
-        let Size { calls, queue_time, .. } = *self.size();
-        let _waiting = Waiting::begin(&self.waiting, calls).ok_or_else(busy)?;
-        match tokio::time::timeout(queue_time, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(self.place(permit)),
-            Ok(Err(_)) | Err(_) => Err(busy()),
-        }
-    }
-
-    fn place(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Place {
-        Place { bulkhead: Arc::clone(self), permit: Some(permit) }
-    }
-
-    fn size(&self) -> std::sync::MutexGuard<'_, Size> {
-        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+        let _waiting = Waiting::begin(&self.waiting, self.places.size()).ok_or_else(busy)?;
+        let queue_time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
+        let place = tokio::time::timeout(queue_time, self.places.acquire()).await;
+        place.ok().flatten().ok_or_else(busy)
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut size = self.bulkhead.size();
-        if let Some(surplus) = size.surplus.checked_sub(1)
-            && let Some(permit) = self.permit.take()
-        {
-            size.surplus = surplus;
-            permit.forget();
-        }
-    }
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A place in the queue, given back when dropped.
@@ -124,32 +89,10 @@ pub(super) fn busy() -> Error {
 mod tests {
     use super::*;
 
-    async fn enter(bulkhead: &Arc<Bulkhead>) -> Option<Place> {
-        bulkhead.enter().await.ok()
-    }
-
-    #[tokio::test]
-    async fn more_places_are_there_at_once_and_fewer_as_calls_end() {
-        let bulkhead = Bulkhead::new(1, Duration::from_millis(1));
-        let first = enter(&bulkhead).await.unwrap();
-        assert!(enter(&bulkhead).await.is_none());
-        bulkhead.resize(2, Duration::from_millis(1));
-        let second = enter(&bulkhead).await.unwrap();
-        assert_eq!(bulkhead.running(), 2);
-        bulkhead.resize(1, Duration::from_millis(1));
-        assert_eq!(bulkhead.running(), 2);
-        drop(first);
-        assert_eq!(bulkhead.running(), 1);
-        assert!(enter(&bulkhead).await.is_none());
-        drop(second);
-        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
-        assert!(enter(&bulkhead).await.is_some());
-    }
-
     #[tokio::test]
     async fn as_many_may_wait_as_may_run() {
-        let bulkhead = Bulkhead::new(1, Duration::from_secs(600));
-        let running = enter(&bulkhead).await.unwrap();
+        let bulkhead = Arc::new(Bulkhead::new(1, Duration::from_secs(600)));
+        let running = bulkhead.enter().await.unwrap();
         let waiting = tokio::spawn({
             let bulkhead = Arc::clone(&bulkhead);
             async move { bulkhead.enter().await.is_ok() }
@@ -157,8 +100,13 @@ mod tests {
         while bulkhead.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(enter(&bulkhead).await.is_none(), "one waits already");
+        assert!(bulkhead.enter().await.is_err(), "one waits already");
         drop(running);
         assert!(waiting.await.unwrap());
+        bulkhead.resize(1, Duration::ZERO);
+        let running = bulkhead.enter().await.unwrap();
+        assert!(bulkhead.enter().await.is_err(), "it may not wait any more");
+        drop(running);
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
     }
 }

@@ -64,6 +64,26 @@ pub struct Upload {
     pub canary: Option<Plan>,
 }
 
+impl Upload {
+    /// A file about which nothing is said: everything stays as its live release has it.
+    pub fn new(component: Bytes, by: &By) -> Self {
+        Self {
+            component,
+            name: None,
+            mount: None,
+            grants: Grants::default(),
+            limits: Limits::default(),
+            signatures: Vec::new(),
+            digest: None,
+            settings: None,
+            actor: by.actor,
+            request_id: Arc::clone(&by.request_id),
+            id: None,
+            canary: None,
+        }
+    }
+}
+
 /// Who changes something, and by which request.
 #[derive(Debug, Clone)]
 pub struct By {
@@ -324,7 +344,7 @@ impl Registry {
         }
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,
-            signed_by = record.signed_by.join(", "), "deployed"
+            signed_by = (!record.signed_by.is_empty()).then(|| record.signed_by.join(", ")), "deployed"
         );
         Ok(Deployed { release, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
     }

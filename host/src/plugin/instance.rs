@@ -65,7 +65,7 @@ pub struct Sandbox {
     /// Of what is no release yet.
     limits: CallLimits,
     turns: Turns,
-    all: Arc<Bulkhead>,
+    all: Bulkhead,
     /// Instances of deploys have places of their own: neither is busy because of the other.
     deploying: Semaphore,
     logs: PluginLogs,

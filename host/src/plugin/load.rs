@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::registry::Registry;
 use super::release::Release;
-use crate::capability::{Capabilities, Limit};
+use crate::capability::Limit;
+use crate::capability::parameter::Parameters as _;
 use crate::error::Result;
 use crate::id::PluginName;
 
@@ -33,11 +34,11 @@ impl Registry {
     /// What was stored makes no sense to this version.
     pub fn bounds(&self, release: &Release) -> Result<Vec<Bounded>> {
         let record = &release.record;
-        let calls = record.limits.effective(&self.limits)?.into_iter().map(|(name, value)| {
+        let calls = release.limits.texts().into_iter().map(|(name, value)| {
             let own = record.limits.get(name).is_some();
             (name.to_owned(), value, own)
         });
-        let grants = Capabilities::bounds(&record.grants, &self.limits)?.into_iter().map(|(name, value)| {
+        let grants = self.capabilities.bounds(&record.grants)?.into_iter().map(|(name, value)| {
             let own = record.grants.parameter(&name).is_some();
             (name, value, own)
         });
@@ -79,6 +80,6 @@ impl Registry {
 
     /// Places for calls of all plugins.
     pub fn places(&self) -> usize {
-        self.limits.total_concurrency
+        self.sandbox.all().size()
     }
 }

@@ -185,7 +185,7 @@ impl Registry {
         let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
         let bulkhead = bulkheads
             .entry(plugin.clone())
-            .or_insert_with(|| Bulkhead::new(self.limits.concurrency, self.limits.queue_time));
+            .or_insert_with(|| Arc::new(Bulkhead::new(self.limits.concurrency, self.limits.queue_time)));
         Arc::clone(bulkhead)
     }
 
@@ -198,7 +198,7 @@ impl Registry {
         for release in next.plugins.live.values() {
             let plugin = &release.record.plugin;
             if !current.plugins.live.get(plugin).is_some_and(|served| Arc::ptr_eq(served, release)) {
-                release.admitted.serve();
+                self.capabilities.serve(plugin, &release.admitted);
                 release.bulkhead.resize(release.limits.concurrency, release.limits.queue_time);
             }
         }

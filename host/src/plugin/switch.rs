@@ -175,21 +175,8 @@ impl Registry {
         let component = releases::component(&self.db, live.digest.as_str())
             .await?
             .ok_or_else(|| Error::internal("its component is not in the database"))?;
-        self.deploy(Upload {
-            component: component.into(),
-            name: Some(plugin.clone()),
-            mount: None,
-            grants,
-            limits,
-            signatures: Vec::new(),
-            digest: Some(live.digest),
-            settings: None,
-            actor: by.actor,
-            request_id: Arc::clone(&by.request_id),
-            id: None,
-            canary: None,
-        })
-        .await
+        let (name, digest) = (Some(plugin.clone()), Some(live.digest));
+        self.deploy(Upload { name, digest, grants, limits, ..Upload::new(component.into(), by) }).await
     }
 
     /// Gives a grant again that was taken back, and serves the live release again if nothing else is missing.

@@ -174,7 +174,7 @@ impl Postgres {
 
     pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
         let verb = statement::admit(Dialect::Postgres, &mut statement, limits)?;
-        let mut tries = 0_u32;
+        let mut tries = 0_usize;
         loop {
             let mut held = self.lease(limits).await?;
             let backend = held.backend()?;

@@ -5,10 +5,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use super::DataError;
 use super::value::Limits;
+use crate::permits::{Permit, Permits};
 
 /// A connection that can be used again.
 pub(super) trait Reuse: Send + 'static {
@@ -18,16 +17,8 @@ pub(super) trait Reuse: Send + 'static {
 
 #[derive(Debug)]
 pub(super) struct Slots<C> {
-    permits: Arc<Semaphore>,
-    room: Mutex<Room<C>>,
-}
-
-#[derive(Debug)]
-struct Room<C> {
-    size: u32,
-    /// Leases that take their slot along when they end, because there are fewer slots now.
-    surplus: u32,
-    idle: Vec<Idle<C>>,
+    permits: Arc<Permits>,
+    idle: Mutex<Vec<Idle<C>>>,
 }
 
 #[derive(Debug)]
@@ -38,81 +29,65 @@ struct Idle<C> {
 
 impl<C: Reuse> Slots<C> {
     pub(super) fn new(size: u32) -> Arc<Self> {
-        let room = Mutex::new(Room { size, surplus: 0, idle: Vec::new() });
-        Arc::new(Self { permits: Arc::new(Semaphore::new(permits(size))), room })
+        Arc::new(Self { permits: Permits::new(count(size)), idle: Mutex::default() })
     }
 
     /// How many there are.
-    pub(super) fn size(&self) -> u32 {
-        self.room().size
+    pub(super) fn size(&self) -> usize {
+        self.permits.size()
     }
 
     /// How many are leased.
     pub(super) fn leased(&self) -> usize {
-        let room = self.room();
-        permits(room.size.saturating_add(room.surplus)).saturating_sub(self.permits.available_permits())
+        self.permits.out()
     }
 
     /// Gives out so many from now on. Fewer takes effect as leases end; the idle connections beyond them grow old.
     pub(super) fn resize(&self, size: u32) {
-        if self.permits.is_closed() {
-            return;
-        }
-        let mut room = self.room();
-        let before = std::mem::replace(&mut room.size, size);
-        let (more, fewer) = (size.saturating_sub(before), before.saturating_sub(size));
-        let kept = room.surplus.min(more);
-        room.surplus -= kept;
-        self.permits.add_permits(permits(more - kept));
-        let gone = self.permits.forget_permits(permits(fewer));
-        room.surplus += fewer.saturating_sub(u32::try_from(gone).unwrap_or(fewer));
+        self.permits.resize(count(size));
     }
 
     /// Waits for a slot, at most as long as a statement may take, in the order of asking. `busy` is the error when that
     /// was not enough.
     pub(super) async fn lease(self: &Arc<Self>, limits: &Limits, busy: DataError) -> Result<Lease<C>, DataError> {
-        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(tokio::sync::TryAcquireError::Closed) => return Err(DataError::Unavailable),
-            Err(tokio::sync::TryAcquireError::NoPermits) => {
-                match tokio::time::timeout(limits.time, Arc::clone(&self.permits).acquire_owned()).await {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_closed)) => return Err(DataError::Unavailable),
-                    Err(_elapsed) => return Err(busy),
-                }
-            }
+        let permit = match self.permits.try_acquire() {
+            Some(permit) => permit,
+            None => match tokio::time::timeout(limits.time, self.permits.acquire()).await {
+                Ok(permit) => permit.ok_or(DataError::Unavailable)?,
+                Err(_elapsed) => return Err(busy),
+            },
         };
         // The one used last: its caches are warm, and those beneath grow old enough to be closed.
-        let idle = self.room().idle.pop();
+        let idle = self.idle().pop();
         let (connection, idle_for) = match idle {
             Some(idle) => (Some(idle.connection), idle.since.elapsed()),
             None => (None, Duration::ZERO),
         };
-        Ok(Lease { connection, idle_for, slots: Arc::clone(self), permit: Some(permit) })
+        Ok(Lease { connection, idle_for, slots: Arc::clone(self), permit })
     }
 
     /// Takes out the connections that nobody used for `age`; the caller drops them where that may block.
     pub(super) fn stale(&self, age: Duration) -> Vec<Box<C>> {
-        let idle = &mut self.room().idle;
+        let mut idle = self.idle();
         let stale = idle.iter().take_while(|idle| idle.since.elapsed() >= age).count();
         idle.drain(..stale).map(|idle| idle.connection).collect()
     }
 
     /// Gives out no more slots and waits until all are back, at most `patience`.
     pub(super) async fn close(&self, patience: Duration) -> Vec<Box<C>> {
-        let all = self.permits.acquire_many(self.size());
-        drop(tokio::time::timeout(patience, all).await);
+        // Whatever is out after that comes back to nobody.
+        let _ = tokio::time::timeout(patience, self.permits.all_back()).await;
         self.permits.close();
         self.stale(Duration::ZERO)
     }
 
-    fn room(&self) -> std::sync::MutexGuard<'_, Room<C>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle<C>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn permits(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS)
+fn count(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// A slot, with a connection once there is one.
@@ -122,22 +97,17 @@ pub(super) struct Lease<C: Reuse> {
     /// How long the connection had been idle.
     pub(super) idle_for: Duration,
     slots: Arc<Slots<C>>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Permit,
 }
 
 impl<C: Reuse> Drop for Lease<C> {
     fn drop(&mut self) {
-        let connection = self.connection.take().and_then(|mut connection| connection.reset().then_some(connection));
-        let mut room = self.slots.room();
-        if let Some(surplus) = room.surplus.checked_sub(1) {
-            room.surplus = surplus;
-            if let Some(permit) = self.permit.take() {
-                permit.forget();
-            }
-        } else if let Some(connection) = connection
+        if let Some(mut connection) = self.connection.take()
+            && connection.reset()
             && !self.slots.permits.is_closed()
+            && !self.permit.is_gone()
         {
-            room.idle.push(Idle { since: Instant::now(), connection });
+            self.slots.idle().push(Idle { since: Instant::now(), connection });
         }
     }
 }
@@ -166,30 +136,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_slots_are_there_at_once_and_fewer_as_leases_end() {
-        let slots = Slots::new(1);
-        let first = lease(&slots).await.unwrap();
+    async fn a_connection_goes_with_its_slot() {
+        let slots = Slots::new(2);
+        let (first, second) = (lease(&slots).await.unwrap(), lease(&slots).await.unwrap());
         assert!(lease(&slots).await.is_none());
-        slots.resize(3);
-        let (second, third) = (lease(&slots).await.unwrap(), lease(&slots).await.unwrap());
-        assert!(lease(&slots).await.is_none());
-
+        assert_eq!((slots.size(), slots.leased()), (2, 2));
         slots.resize(1);
         drop(first);
-        assert!(lease(&slots).await.is_none(), "two are out still");
-        slots.resize(2);
-        slots.resize(1);
         drop(second);
-        assert!(lease(&slots).await.is_none(), "one is out, and there is one");
-        drop(third);
-        let one = lease(&slots).await.unwrap();
-        assert!(lease(&slots).await.is_none());
-        drop(one);
-
-        slots.resize(0);
-        assert!(lease(&slots).await.is_none());
-        slots.resize(2);
-        assert!(lease(&slots).await.is_some());
-        assert_eq!(slots.close(Duration::from_secs(1)).await.len(), 1);
+        assert_eq!((slots.leased(), slots.close(Duration::from_secs(1)).await.len()), (0, 1));
+        assert!(matches!(slots.lease(&limits(), DataError::Conflict).await, Err(DataError::Unavailable)));
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .named("plugins", "read_plugins", "Read Plugins")
             .replies::<PluginsPublic>(),
         HostRoute::post("/api/v1/plugins/", deploy_plugin)
+            .to_its_end()
             .superuser()
             .named("plugins", "deploy_plugin", "Deploy Plugin")
             .described("The body is a component file. What it imports must be granted, now or by an earlier deploy.")
@@ -45,6 +46,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .path::<PluginName>("name")
             .replies::<PluginDetail>(),
         HostRoute::delete("/api/v1/plugins/{name}", delete_plugin)
+            .to_its_end()
             .superuser()
             .named("plugins", "delete_plugin", "Remove Plugin")
             .described("Its data stays, and comes back with the next deploy, unless `delete_data` is true.")
@@ -239,11 +241,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         id: query.id,
         canary,
     };
-    // A client that goes away must not leave a deploy half done: it runs to its end in a task of its own.
-    let worker = Arc::clone(&host);
-    let deployed = tokio::spawn(async move { worker.plugins.deploy(upload).await })
-        .await
-        .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))??;
+    let deployed = host.plugins.deploy(upload).await?;
     Reply::json(&DeployedPublic {
         plugin: PluginPublic::of(&deployed.release, &host.plugins.generation().plugins),
         on_trial: deployed.on_trial,

@@ -11,6 +11,7 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a guest of the tests"
 )]
 
@@ -59,6 +60,7 @@ fn act(value: &Value) {
     match value.as_str() {
         Some("trap") => std::process::abort(),
         Some("panic") => panic!("the guest panics"),
+        Some("print") => (0..50).for_each(|line| println!("line {line}")),
         Some("loop") => loop {
             std::hint::black_box(0);
         },

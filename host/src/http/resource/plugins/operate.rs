@@ -18,7 +18,6 @@ use crate::http::reply::{Message, Reply};
 use crate::http::resource::page::Page;
 use crate::id::{PluginName, UserId};
 use crate::plugin::deploy::job::Passed;
-use crate::plugin::deploy::{By, Deployed};
 use crate::plugin::limits::Limits;
 use crate::plugin::registry::not_found;
 
@@ -27,6 +26,7 @@ const TAG: &str = "plugins";
 /// Routes of one plugin.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     let of = |route: HostRoute<Host>, function: &str, summary: &str| {
+        let route = if route.method == "GET" { route } else { route.to_its_end() };
         route.superuser().named(TAG, function, summary).path::<PluginName>("name")
     };
     vec![
@@ -254,19 +254,12 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let deployed = bound(host, name.clone(), grants, Limits::default(), by(&call)?).await?;
+    let deployed = host.plugins.bound(&name, grants, Limits::default(), &by(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' has these bounds already, release {number}"),
         false => format!("'{name}' has the grant '{capability}' with these bounds from release {number} on"),
     })
-}
-
-/// As any deploy, it comes to its end though its client may leave.
-async fn bound(host: Arc<Host>, name: PluginName, grants: Grants, limits: Limits, by: By) -> Result<Deployed> {
-    tokio::spawn(async move { host.plugins.bound(&name, grants, limits, &by).await })
-        .await
-        .map_err(|error| Error::internal("a deploy did not come to its end").with_source(error))?
 }
 
 async fn read_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -292,7 +285,7 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
         return Err(refuse("name one at least, such as memory=128MiB".to_owned()));
     }
     let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
-    let deployed = bound(host, name.clone(), Grants::default(), limits, by(&call)?).await?;
+    let deployed = host.plugins.bound(&name, Grants::default(), limits, &by(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' has these limits already, release {number}"),

@@ -1,0 +1,179 @@
+//! Permits whose number may change while some are out: for connections, calls and requests that an operator may allow more
+//! or fewer of at any moment. Owns how many there are and the order of asking; knows nothing of what they are for.
+//!
+//! There are always as many as `size` and `surplus` together, be they out or not: a smaller number takes effect as permits
+//! come back.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A number of permits.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    semaphore: Arc<Semaphore>,
+    size: AtomicUsize,
+    /// Those that go when they come back.
+    surplus: AtomicUsize,
+    resizing: Mutex<()>,
+}
+
+/// One of them, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    permits: Arc<Permits>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Permits {
+    pub(crate) fn new(size: usize) -> Arc<Self> {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        let semaphore = Arc::new(Semaphore::new(size));
+        Arc::new(Self { semaphore, size: size.into(), surplus: 0.into(), resizing: Mutex::default() })
+    }
+
+    /// How many there are, without those that go when they come back.
+    pub(crate) fn size(&self) -> usize {
+        self.size.load(Ordering::SeqCst)
+    }
+
+    /// How many are out.
+    pub(crate) fn out(&self) -> usize {
+        let all = self.size().saturating_add(self.surplus.load(Ordering::SeqCst));
+        all.saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// So many from now on. Nothing once they are closed.
+    pub(crate) fn resize(&self, size: usize) {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        let _turn = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed() {
+            return;
+        }
+        let before = self.size.swap(size, Ordering::SeqCst);
+        for _ in before..size {
+            if !self.take_surplus() {
+                self.semaphore.add_permits(1);
+            }
+        }
+        let fewer = before.saturating_sub(size);
+        self.surplus.fetch_add(fewer, Ordering::SeqCst);
+        let gone = self.semaphore.forget_permits(fewer);
+        (0..gone).for_each(|_| {
+            self.take_surplus();
+        });
+    }
+
+    /// One at once; none where all are out, or they are closed.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        Arc::clone(&self.semaphore).try_acquire_owned().ok().map(|held| self.permit(held))
+    }
+
+    /// Waits for one, in the order of asking; none once they are closed.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Option<Permit> {
+        Arc::clone(&self.semaphore).acquire_owned().await.ok().map(|held| self.permit(held))
+    }
+
+    /// Waits until none is out.
+    pub(crate) async fn all_back(&self) {
+        let all = u32::try_from(self.size()).unwrap_or(u32::MAX);
+        drop(self.semaphore.acquire_many(all).await);
+    }
+
+    /// Gives out no more.
+    pub(crate) fn close(&self) {
+        self.semaphore.close();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.semaphore.is_closed()
+    }
+
+    fn permit(self: &Arc<Self>, held: OwnedSemaphorePermit) -> Permit {
+        Permit { permits: Arc::clone(self), held: Some(held) }
+    }
+
+    fn take_surplus(&self) -> bool {
+        let one_less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    }
+}
+
+impl Permit {
+    /// Whether it goes rather than comes back, because there are fewer now; then it is gone.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        if self.held.is_some() && self.permits.take_surplus() {
+            self.held.take().into_iter().for_each(OwnedSemaphorePermit::forget);
+        }
+        self.held.is_none()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.is_gone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn more_are_there_at_once_and_fewer_as_they_come_back() {
+        let permits = Permits::new(2);
+        let take = || permits.try_acquire();
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert!(take().is_none());
+        permits.resize(3);
+        let third = take().unwrap();
+        permits.resize(1);
+        assert_eq!((permits.size(), permits.out()), (1, 3));
+        drop(first);
+        assert!(take().is_none(), "two are out still");
+        permits.resize(2);
+        permits.resize(1);
+        drop(second);
+        assert!(take().is_none(), "one is out, and there is one");
+        drop(third);
+        assert_eq!(permits.out(), 0);
+        let one = take().unwrap();
+        assert!(take().is_none());
+        drop(one);
+        permits.resize(0);
+        assert!(take().is_none());
+        permits.resize(2);
+        assert!(take().is_some_and(|mut one| !one.is_gone()));
+    }
+
+    #[test]
+    fn one_that_is_too_many_says_so_before_it_goes() {
+        let permits = Permits::new(1);
+        let mut permit = permits.try_acquire().unwrap();
+        assert!(!permit.is_gone());
+        permits.resize(0);
+        assert!(permit.is_gone() && permit.is_gone());
+        drop(permit);
+        assert_eq!((permits.size(), permits.out()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_comes_back_in_the_order_of_asking() {
+        let permits = Permits::new(1);
+        let permit = permits.acquire().await.unwrap();
+        let mut first = Box::pin(permits.acquire());
+        let mut second = Box::pin(permits.acquire());
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(permit);
+        assert!((&mut second).now_or_never().is_none());
+        drop(first.await);
+        assert!(second.await.is_some());
+        permits.all_back().await;
+        permits.close();
+        permits.resize(5);
+        assert!(permits.acquire().await.is_none() && permits.try_acquire().is_none());
+    }
+}
