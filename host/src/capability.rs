@@ -84,6 +84,11 @@ pub trait Capability: Sized + Send + Sync + 'static {
     /// The same when a release becomes it that was not granted this: what is shared is as the host is configured.
     fn withdraw(&self, _: &PluginName) {}
 
+    /// The most bytes that the guest may hand over in one call into it.
+    fn brings(_: &Self::Release) -> usize {
+        0
+    }
+
     /// Once per call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
 }
@@ -238,6 +243,12 @@ macro_rules! capabilities {
         }
 
         impl Admitted {
+            /// The most bytes that the guest may hand over in one call into any of them.
+            pub fn brings(&self) -> usize {
+                let each = [$(self.$field.as_ref().map_or(0, <$capability>::brings)),*];
+                each.into_iter().max().unwrap_or_default()
+            }
+
             /// What one call works with.
             pub fn enter(&self, context: &Arc<CallContext>) -> Entered {
                 Entered { $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)* }

@@ -140,8 +140,8 @@ pub enum Failure {
     #[error("timeout: {0}")]
     Timeout(&'static str),
     /// A limit was broken.
-    #[error("limit: {0}")]
-    Limit(String),
+    #[error("limit: {1}")]
+    Limit(Bound, String),
     /// The server does not speak HTTP or TLS as it should.
     #[error("protocol: {0}")]
     Protocol(String),
@@ -150,8 +150,18 @@ pub enum Failure {
     Internal(String),
 }
 
-/// How the text begins of the limit on requests at once.
-pub const REQUESTS: &str = "requests";
+/// A limit that an exchange meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Requests at once.
+    Requests,
+    /// Bytes of a body.
+    Bytes,
+    /// Headers and their bytes: the same for everybody.
+    Headers,
+    /// Redirects: the same for everybody.
+    Redirects,
+}
 
 /// The parts of an exchange that have a time of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,12 +57,11 @@ impl Permits {
                 self.semaphore.add_permits(1);
             }
         }
+        // Those that are there go first, and only what is missing then is surplus. The other way round, one that comes back
+        // in between would go for one that goes here too.
         let fewer = before.saturating_sub(size);
-        self.surplus.fetch_add(fewer, Ordering::SeqCst);
         let gone = self.semaphore.forget_permits(fewer);
-        (0..gone).for_each(|_| {
-            self.take_surplus();
-        });
+        self.surplus.fetch_add(fewer.saturating_sub(gone), Ordering::SeqCst);
     }
 
     /// One at once; none where all are out, or they are closed.
@@ -158,6 +157,26 @@ mod tests {
         assert!(permit.is_gone() && permit.is_gone());
         drop(permit);
         assert_eq!((permits.size(), permits.out()), (0, 0));
+    }
+
+    #[test]
+    fn none_is_lost_whatever_comes_back_meanwhile() {
+        let permits = Permits::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..20_000).for_each(|_| drop(permits.try_acquire())));
+            }
+            for size in (0..20_000).map(|round| round % 5) {
+                permits.resize(size);
+            }
+        });
+        permits.resize(4);
+        // What was surplus went as it came back, or goes now.
+        while permits.out() > 0 || permits.surplus.load(Ordering::SeqCst) > 0 {
+            drop(permits.try_acquire().unwrap());
+        }
+        let all: Vec<Permit> = std::iter::from_fn(|| permits.try_acquire()).collect();
+        assert_eq!((all.len(), permits.size()), (4, 4));
     }
 
     #[tokio::test]

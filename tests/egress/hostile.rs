@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{LOOPBACK, Limits, Names, Way, get, patient, port, release, send};
-use crate::support::remote::{Remote, Reply, silent};
-use wharf::egress::{Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
+use crate::support::remote::{Identity, Remote, Reply, silent};
+use wharf::egress::{Bound, Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
 
 const SHORT: Duration = Duration::from_millis(200);
 /// Far beyond what a test takes.
@@ -69,7 +69,9 @@ async fn a_handshake_that_hangs_is_given_up() {
     let remote = Remote::start(|_| Reply::Hang(String::new())).await;
     let url = format!("https://{}", remote.addr);
     for (limits, time) in bounds(|limits| limits.connect = SHORT) {
-        assert_eq!(Way::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("tls"));
+        let roots = Roots::Only(vec![Identity::of("api.example").certificate]);
+        let way = Way::new(&Names::default(), roots, &[&url], LOOPBACK, limits);
+        assert_eq!(way.send(Request { time, ..get(&url) }).await, timeout("tls"));
         remote.until_closed().await;
     }
 }
@@ -108,10 +110,10 @@ async fn more_than_may_come_is_not_taken() {
     let untold = "HTTP/1.1 200 X\r\n\r\n".to_owned();
     let chunked = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     let kilobyte = "x".repeat(100);
-    let body = "response body: 1000 bytes";
-    let head = "response headers: 100, 65536 bytes";
+    let body = (Bound::Bytes, "response body: 1000 bytes");
+    let head = (Bound::Headers, "response headers: 100, 65536 bytes");
     let now = Duration::ZERO;
-    for (reply, limit) in [
+    for (reply, (bound, limit)) in [
         (Reply::Hang(told), body),
         (Reply::Endless(untold, kilobyte.clone(), now), body),
         (Reply::Endless(chunked, format!("64\r\n{kilobyte}\r\n"), now), body),
@@ -121,7 +123,7 @@ async fn more_than_may_come_is_not_taken() {
     ] {
         let remote = Remote::start(move |_| reply.clone()).await;
         let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
-        assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(limit.to_owned())));
+        assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(bound, limit.to_owned())));
         remote.until_closed().await;
     }
     let remote = Remote::start(|_| Reply::with(200, &"x: y\r\n".repeat(99), &"x".repeat(1_000))).await;
@@ -201,7 +203,7 @@ async fn no_more_than_so_many_are_out_at_once() {
     let other = release(&way.egress, &[&remote.origin()], LOOPBACK, Limits { requests: 3, ..limits });
     for release in [&way.release, &other] {
         let outcome = send(release, get(&remote.url("/"))).await;
-        assert_eq!(outcome, Err(Failure::Limit("requests: 2 at once".to_owned())));
+        assert_eq!(outcome, Err(Failure::Limit(Bound::Requests, "requests: 2 at once".to_owned())));
     }
     assert_eq!(remote.seen().len(), 2);
     // The release that is live says how many.

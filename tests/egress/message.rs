@@ -82,7 +82,7 @@ async fn a_request_has_limits_too() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
     let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
     let limit = async |request| match way.send(request).await {
-        Err(Failure::Limit(limit)) => limit,
+        Err(Failure::Limit(_, limit)) => limit,
         other => panic!("{other:?}"),
     };
     assert_eq!(

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{LOOPBACK, Names, Way, denied, get, patient, port};
 use crate::support::remote::{Identity, Remote, Reply};
-use wharf::egress::{Failure, Request, Roots};
+use wharf::egress::{Bound, Failure, Request, Roots};
 
 /// A server that sends every request on to a place that is said later.
 async fn sending_on(status: u16) -> (Remote, Arc<Mutex<String>>) {
@@ -82,11 +82,11 @@ async fn endless_redirects_end() {
     let (remote, place) = sending_on(307).await;
     *place.lock().unwrap() = "/".to_owned();
     let way = Way::to(&[&remote.origin()]);
-    assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit("redirects: 5".to_owned())));
+    assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
     assert_eq!(remote.seen().len(), 6);
     let most = |redirects| Request { redirects: Some(redirects), ..get(&remote.url("/")) };
-    assert_eq!(way.send(most(1)).await, Err(Failure::Limit("redirects: 1".to_owned())));
-    assert_eq!(way.send(most(1_000)).await, Err(Failure::Limit("redirects: 5".to_owned())));
+    assert_eq!(way.send(most(1)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 1".to_owned())));
+    assert_eq!(way.send(most(1_000)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
     let answer = way.send(most(0)).await.unwrap();
     assert_eq!((answer.status, &*answer.body), (307, &b"elsewhere"[..]));
 }

@@ -98,6 +98,40 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
     assert_eq!(plugins(host).await, before);
 }
 
+/// Whoever comes second goes on from what the first made of it, or is told that there was a first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_limits_takes_no_deploy_back() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let builds = ["even", "odd"].map(|word| super::liar(json!({ "name": "chameleon", "answer": word })));
+    host.superuser().deploy(&builds[1].0, "").await.ok();
+    for round in 0..30 {
+        let (build, word) = if round % 2 == 0 { (&builds[0], "even") } else { (&builds[1], "odd") };
+        let limit = format!("host_calls={}", 100 + round);
+        let limits = [limit.as_str()];
+        let (limited, deployed) = tokio::join!(set(&host, &limits), host.superuser().deploy(&build.0, ""));
+        deployed.ok();
+        assert!(limited.status == 200 || limited.has_code(409, "plugin_state").contains("meanwhile"), "{limited:?}");
+        assert_eq!(get(&host, "chameleon", "").await.text(), word, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_must_be_small_makes_no_request_small() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "chameleon", "&limit=response_bytes=64KiB").await;
+    let body = json!({ "url": "http://nobody.example/", "method": "POST", "body": "x".repeat(1_500_000) });
+    let answer = host.anonymous().post("/chameleon/fetch", &body).await.ok();
+    assert!(answer["error"].as_str().unwrap().starts_with("Error::Denied"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_limit_that_the_guest_coped_with_is_counted() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, "chameleon", "&limit=memory=8MiB").await;
+    assert_eq!(get(&host, "chameleon", "grow-gently/64").await.text(), "refused");
+    assert_eq!(limit(&host, "memory").await["met"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn places_follow_the_live_release() {
     let host = TestHost::sqlite(Setup::default()).await;

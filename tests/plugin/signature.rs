@@ -190,6 +190,16 @@ async fn a_signature_beside_the_file_is_as_good_and_has_to_be_of_this_file() {
     let deployed = host.superuser().deploy(&component.0, &both).await.ok();
     assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([format!("release={}", signer.0.public_key())]));
     host.anonymous().get("/hello/").await.ok();
+
+    // What bounds it can be changed without the signature, and when its key is trusted no more.
+    let mut host = host;
+    for limit in ["deadline=5s", "deadline=4s"] {
+        let path = format!("/plugins/hello/limits?limit={limit}");
+        host.superuser().request(reqwest::Method::PUT, &path).send().await.ok();
+        let live = host.superuser().get("/plugins/hello").await.ok();
+        assert_eq!(live["release"]["signed_by"], deployed["plugin"]["release"]["signed_by"]);
+        host.restart_with(|config| config.plugins.trusted_keys.clear()).await;
+    }
     host.stop().await;
 }
 

@@ -7,7 +7,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
-use crate::cache::{Caches, PluginCache, Refusal};
+use crate::cache::{Caches, MAX_VALUE, PluginCache, Refusal};
 use crate::config::kind;
 use crate::error::Result;
 use crate::id::PluginName;
@@ -50,6 +50,10 @@ impl Capability for Cache {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Self::Release> {
         Ok((self.0.plugin(candidate.plugin), quota))
+    }
+
+    fn brings(_: &Self::Release) -> usize {
+        MAX_VALUE
     }
 
     fn serve((cache, quota): &Self::Release) {

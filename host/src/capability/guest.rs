@@ -89,7 +89,9 @@ impl Guest {
 
     pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
         // Most calls never touch WASI, and building its context costs more than the call of a small guest.
-        let wasi = self.wasi.get_or_insert_with(|| super::wasi::context(&self.context, &self.output, &self.clock));
+        let wasi = self
+            .wasi
+            .get_or_insert_with(|| super::wasi::context(&self.context, &self.output, &self.usage, &self.clock));
         (wasi, &mut self.table)
     }
 }

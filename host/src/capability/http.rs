@@ -11,7 +11,7 @@ use crate::clock::Random;
 use crate::config::kind;
 use crate::egress::address::Network;
 use crate::egress::origin::Origin;
-use crate::egress::{Allowed, Egress, Failure, Limits, REQUESTS, ReleaseEgress, Report, Request, Response, Trace};
+use crate::egress::{Allowed, Bound, Egress, Failure, Limits, ReleaseEgress, Report, Request, Response, Trace};
 use crate::error::Result;
 
 mod bindings {
@@ -51,6 +51,7 @@ pub struct Http {
 /// What a release sends with.
 pub struct HttpRelease {
     egress: Arc<ReleaseEgress>,
+    bytes: usize,
     random: Random,
 }
 
@@ -79,10 +80,15 @@ impl Capability for Http {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<HttpRelease> {
         let Quota { time, bytes, requests, hosts, networks } = quota;
-        let limits = Limits { time, bytes, requests, ..Limits::default() };
+        // An answer may be thought about for as long as the whole may take.
+        let limits = Limits { time, first_byte: time, bytes, requests, ..Limits::default() };
         let allowed = Allowed { hosts, networks };
         let egress = Arc::new(self.egress.release(candidate.plugin, allowed, limits));
-        Ok(HttpRelease { egress, random: self.random.clone() })
+        Ok(HttpRelease { egress, bytes, random: self.random.clone() })
+    }
+
+    fn brings(release: &HttpRelease) -> usize {
+        release.bytes
     }
 
     fn serve(release: &HttpRelease) {
@@ -127,9 +133,17 @@ impl client::Host for Guest {
 fn met(failure: &Failure) -> Option<Limit> {
     match failure {
         Failure::Denied(_) => Some(Limit::HttpHosts),
-        Failure::Timeout(_) => Some(Limit::HttpTime),
-        Failure::Limit(limit) if limit.starts_with(REQUESTS) => Some(Limit::HttpRequests),
-        Failure::Limit(_) => Some(Limit::HttpBytes),
+        Failure::Timeout(phase) => Some(match *phase {
+            // Shorter than the whole, and the same for everybody.
+            "resolve" | "connect" | "tls" => Limit::HttpConnect,
+            _ => Limit::HttpTime,
+        }),
+        Failure::Limit(bound, _) => Some(match bound {
+            Bound::Requests => Limit::HttpRequests,
+            Bound::Bytes => Limit::HttpBytes,
+            Bound::Headers => Limit::HttpHeaders,
+            Bound::Redirects => Limit::HttpRedirects,
+        }),
         _ => None,
     }
 }
@@ -198,7 +212,7 @@ impl TryFrom<Failure> for client::Error {
             Failure::Denied(reason) => Self::Denied(reason),
             Failure::Unreachable(reason) => Self::Unreachable(reason),
             Failure::Timeout(phase) => Self::Timeout(phase.to_owned()),
-            Failure::Limit(limit) => Self::Limit(limit),
+            Failure::Limit(_, limit) => Self::Limit(limit),
             Failure::Protocol(reason) => Self::Protocol(reason),
             Failure::Internal(reason) => return Err(wasmtime::Error::msg(reason)),
         })

@@ -37,7 +37,7 @@ pub trait Parameters: Send + Sized {
     /// The first one that makes no sense.
     fn read(given: &Given, host: &config::Plugins) -> Result<Self, InvalidParameter>;
 
-    /// Every member but the sets, as [`read`](Parameters::read) takes it.
+    /// Every member as [`read`](Parameters::read) takes it; a set without anything in it is empty.
     fn texts(&self) -> Vec<(&'static str, String)>;
 }
 
@@ -195,7 +195,10 @@ macro_rules! parameters {
             }
 
             fn texts(&self) -> Vec<(&'static str, String)> {
-                vec![$((stringify!($member), ($kind.show)(&self.$member)),)*]
+                vec![
+                    $((stringify!($set), ($set_kind.show)(&self.$set)),)*
+                    $((stringify!($member), ($kind.show)(&self.$member)),)*
+                ]
             }
         }
     };

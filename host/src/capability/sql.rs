@@ -65,6 +65,10 @@ impl Capability for Sql {
         Ok(Arc::new(database.within(Limits { rows, bytes, time, connections })))
     }
 
+    fn brings(release: &Arc<PluginDatabase>) -> usize {
+        release.limits().bytes
+    }
+
     fn serve(release: &Arc<PluginDatabase>) {
         release.apply_connections();
     }
@@ -89,14 +93,14 @@ impl Guest {
 
     /// The guest's error; a limit that was met is counted.
     fn told<T>(&self, result: Result<T, DataError>) -> Answer<T> {
-        let limit = result.as_ref().err().and_then(DataError::bound).map(|bound| match bound {
-            Bound::Rows => Limit::SqlRows,
-            Bound::Bytes => Limit::SqlBytes,
-            Bound::Time => Limit::SqlTime,
-            Bound::Connections => Limit::SqlConnections,
-        });
-        if let Some(limit) = limit {
-            self.usage.hit(limit);
+        if let Err(DataError::Limit(bound, _)) = &result {
+            self.usage.hit(match bound {
+                Bound::Rows => Limit::SqlRows,
+                Bound::Bytes => Limit::SqlBytes,
+                Bound::Time => Limit::SqlTime,
+                Bound::Connections => Limit::SqlConnections,
+                Bound::Statements => Limit::SqlStatements,
+            });
         }
         Ok(result.map_err(Into::into))
     }
@@ -203,7 +207,7 @@ impl From<DataError> for database::Error {
             DataError::Invalid(reason) => Self::Invalid(reason),
             DataError::Constraint(name) => Self::Constraint(name),
             DataError::Conflict => Self::Conflict,
-            DataError::Limit(limit) => Self::Limit(limit),
+            DataError::Limit(_, limit) => Self::Limit(limit),
             DataError::Unavailable => Self::Unavailable,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::HostCalls;
 
-/// A limit that something was refused, cut or ended for. Named as operators write it.
+/// A limit that something was refused, cut or ended for. Named as operators write it, those that nobody can set likewise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// Memories and tables of a call together.
@@ -28,6 +28,8 @@ pub enum Limit {
     SqlTime,
     /// Database connections.
     SqlConnections,
+    /// Statements of a batch, and the text of one.
+    SqlStatements,
     /// Bytes of a value, key or tags for the cache.
     CacheBytes,
     /// Servers, and their addresses, that may be spoken to.
@@ -38,13 +40,19 @@ pub enum Limit {
     HttpBytes,
     /// Requests to other servers at once.
     HttpRequests,
+    /// Time of finding and connecting to another server.
+    HttpConnect,
+    /// Headers of an exchange.
+    HttpHeaders,
+    /// Redirects of one.
+    HttpRedirects,
     /// Log lines or bytes a second.
     LogRate,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Memory,
         Self::CpuTime,
         Self::Deadline,
@@ -55,11 +63,15 @@ impl Limit {
         Self::SqlBytes,
         Self::SqlTime,
         Self::SqlConnections,
+        Self::SqlStatements,
         Self::CacheBytes,
         Self::HttpHosts,
         Self::HttpTime,
         Self::HttpBytes,
         Self::HttpRequests,
+        Self::HttpConnect,
+        Self::HttpHeaders,
+        Self::HttpRedirects,
         Self::LogRate,
     ];
 
@@ -76,11 +88,15 @@ impl Limit {
             Self::SqlBytes => "sql.bytes",
             Self::SqlTime => "sql.time",
             Self::SqlConnections => "sql.connections",
+            Self::SqlStatements => "sql.statements",
             Self::CacheBytes => "cache.bytes",
             Self::HttpHosts => "http.hosts",
             Self::HttpTime => "http.time",
             Self::HttpBytes => "http.bytes",
             Self::HttpRequests => "http.requests",
+            Self::HttpConnect => "http.connect",
+            Self::HttpHeaders => "http.headers",
+            Self::HttpRedirects => "http.redirects",
             Self::LogRate => "log.rate",
         }
     }

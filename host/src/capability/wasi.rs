@@ -20,6 +20,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::guest::{CallContext, Guest};
 use super::log::{Level, PluginLog};
+use super::{Limit, Usage};
 use crate::clock::Clock;
 
 /// Packages of which some interfaces are linked for everybody.
@@ -73,9 +74,10 @@ pub fn link(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
 }
 
 /// The context of one call: nothing in it but time, randomness and output.
-pub(super) fn context(call: &Arc<CallContext>, log: &Arc<PluginLog>, clock: &Clock) -> WasiCtx {
-    let output = |level| Output {
-        line: Arc::new(Mutex::new(Line { level, text: Vec::new(), call: Arc::clone(call), log: Arc::clone(log) })),
+pub(super) fn context(call: &Arc<CallContext>, log: &Arc<PluginLog>, usage: &Arc<Usage>, clock: &Clock) -> WasiCtx {
+    let output = |level| {
+        let (call, log, usage) = (Arc::clone(call), Arc::clone(log), Arc::clone(usage));
+        Output { line: Arc::new(Mutex::new(Line { level, text: Vec::new(), call, log, usage })) }
     };
     WasiCtx::builder()
         .stdout(output(Level::Info))
@@ -110,6 +112,7 @@ struct Line {
     text: Vec<u8>,
     call: Arc<CallContext>,
     log: Arc<PluginLog>,
+    usage: Arc<Usage>,
 }
 
 impl Line {
@@ -127,7 +130,9 @@ impl Line {
     fn end(&mut self) {
         if !self.text.is_empty() {
             let text = String::from_utf8_lossy(&self.text).into_owned();
-            self.log.write(&self.call, self.level, &text, &[]);
+            if !self.log.write(&self.call, self.level, &text, &[]) {
+                self.usage.hit(Limit::LogRate);
+            }
             self.text.clear();
         }
     }

@@ -223,6 +223,11 @@ enum Kind {
 }
 
 impl PluginDatabase {
+    /// What its statements are held to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The same database for somebody who is held to other limits. Its connections are the plugin's, whoever uses them;
     /// how many there are is changed by [`PluginDatabase::apply_connections`].
     #[must_use]
@@ -267,7 +272,7 @@ impl PluginDatabase {
     /// As the cases of [`DataError`] say; nothing was changed then.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
         if statements.len() > MAX_BATCH {
-            return Err(DataError::Limit(format!("statements of a batch: {MAX_BATCH}")));
+            return Err(DataError::Limit(Bound::Statements, format!("statements of a batch: {MAX_BATCH}")));
         }
         match &self.kind {
             Kind::Sqlite(sqlite) => sqlite.batch(&self.limits, statements).await,

@@ -16,7 +16,7 @@ use super::address::{self, Reach};
 use super::connection::{Connection, MAX_HEADER_BYTES, MAX_HEADERS, Unanswered};
 use super::message::Message;
 use super::origin::{Host, Server};
-use super::{Allowed, Failure, MAX_REDIRECTS, Phase, REQUESTS, ReleaseEgress, Report, Request, Response, Trace};
+use super::{Allowed, Bound, Failure, MAX_REDIRECTS, Phase, ReleaseEgress, Report, Request, Response, Trace};
 
 /// Headers of an answer that are about the connection.
 const HOP_BY_HOP: &[&str] = &[
@@ -52,7 +52,7 @@ impl ReleaseEgress {
         let end = Instant::now() + time;
         let turns = &self.share.turns;
         let turn = timeout(self.limits.queue.min(time), turns.acquire()).await;
-        let _turn = turn.map_err(|_| Failure::Limit(format!("{REQUESTS}: {} at once", turns.size())))?;
+        let _turn = turn.map_err(|_| Failure::Limit(Bound::Requests, format!("requests: {} at once", turns.size())))?;
         loop {
             let head = self.ask(&message, trace, end, report).await?;
             let next = match follow {
@@ -63,7 +63,7 @@ impl ReleaseEgress {
             // What it says beside is not read: the connection is closed, and its server cannot make anybody wait.
             drop(head);
             if report.redirects >= follow {
-                return Err(Failure::Limit(format!("redirects: {follow}")));
+                return Err(Failure::Limit(Bound::Redirects, format!("redirects: {follow}")));
             }
             report.redirects += 1;
             report.server = Some(next.target.server.clone());
@@ -269,7 +269,7 @@ fn is_safe(method: &Method) -> bool {
 }
 
 async fn collect(server: &Server, mut body: Incoming, most: usize) -> Result<Bytes, Failure> {
-    let over = || Failure::Limit(format!("response body: {most} bytes"));
+    let over = || Failure::Limit(Bound::Bytes, format!("response body: {most} bytes"));
     if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
         return Err(over());
     }
@@ -288,7 +288,7 @@ async fn collect(server: &Server, mut body: Incoming, most: usize) -> Result<Byt
 
 fn told(server: &Server, error: &hyper::Error) -> Failure {
     if error.is_parse_too_large() {
-        return Failure::Limit(format!("response headers: {MAX_HEADERS}, {MAX_HEADER_BYTES} bytes"));
+        return Failure::Limit(Bound::Headers, format!("response headers: {MAX_HEADERS}, {MAX_HEADER_BYTES} bytes"));
     }
     if error.is_parse() {
         return Failure::Protocol(format!("the answer of {server} is not HTTP/1.1: {error}"));

@@ -66,7 +66,10 @@ impl Tls {
             };
             trusted.add_parsable_certificates(roots);
             if trusted.is_empty() {
-                tracing::error!("the system trusts no certificates, so plugins reach nobody over https");
+                // Not kept: the next request looks again.
+                let reason = "the system trusts no certificates, so plugins reach nobody over https";
+                tracing::error!("{reason}");
+                return Err(Failure::Internal(reason.to_owned()));
             }
             let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()

@@ -1,5 +1,6 @@
 //! A plugin's request, checked before anything is done with it, and what becomes of it when a server sends it on. What is
-//! the host's to say (framing, the `host`, the trace) a plugin cannot say; what it said to one server is not told another.
+//! the host's to say (framing, the `host`, the trace) a plugin cannot say. Of the headers for one server another gets only
+//! harmless ones; a body goes on where RFC 9110 has it go on, to a server that the grant names too.
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -7,7 +8,7 @@ use hyper::{Method, StatusCode};
 
 use super::connection::{MAX_HEADER_BYTES, MAX_HEADERS};
 use super::origin::{Scheme, Target};
-use super::{Failure, Request};
+use super::{Bound, Failure, Request};
 
 /// Beside all that begin with `proxy-`.
 const HOSTS: &[&str] = &[
@@ -57,13 +58,13 @@ impl Message {
         let method = check_method(&request.method)?;
         let target = Target::read(&request.url).map_err(Failure::Invalid)?;
         if request.body.len() > most {
-            return Err(Failure::Limit(format!("request body: {most} bytes")));
+            return Err(Failure::Limit(Bound::Bytes, format!("request body: {most} bytes")));
         }
         if request.headers.len() > MAX_HEADERS {
-            return Err(Failure::Limit(format!("request headers: {MAX_HEADERS}")));
+            return Err(Failure::Limit(Bound::Headers, format!("request headers: {MAX_HEADERS}")));
         }
         if request.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_HEADER_BYTES {
-            return Err(Failure::Limit(format!("request headers: {MAX_HEADER_BYTES} bytes")));
+            return Err(Failure::Limit(Bound::Headers, format!("request headers: {MAX_HEADER_BYTES} bytes")));
         }
         let mut headers = HeaderMap::with_capacity(request.headers.len() + 5);
         for (name, value) in &request.headers {

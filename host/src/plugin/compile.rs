@@ -134,10 +134,11 @@ impl Compiler {
             Some(loaded) => loaded,
             None => {
                 let _turn = self.turn.lock().await;
-                if let Some(artifact) = self.kept.get(digest) {
-                    return Ok(artifact);
+                // Whoever had the turn before may have compiled it.
+                match self.shelved(digest).await? {
+                    Some(loaded) => loaded,
+                    None => self.compiled(digest, component).await?,
                 }
-                self.compiled(digest, component).await?
             }
         };
         let artifact = Artifact::new(loaded, digest.clone(), size)?;

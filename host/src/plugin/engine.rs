@@ -66,7 +66,8 @@ impl PluginEngine {
     }
 
     /// A store in which a guest runs within its limits.
-    pub(super) fn store(&self, guest: Guest, response_bytes: usize) -> Store<Guest> {
+    /// One call of the guest, or its answer, may hand over so many bytes.
+    pub(super) fn store(&self, guest: Guest, brings: usize) -> Store<Guest> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
         store.set_max_component_handles(MAX_HANDLES);
@@ -91,8 +92,8 @@ impl PluginEngine {
                 }
             }
         });
-        // What the host copies out of the guest in one go: an answer, and some room for its headers.
-        store.set_hostcall_fuel(response_bytes.saturating_add(1024 * 1024));
+        // What the host copies out of the guest in one go, and some room for names and headers.
+        store.set_hostcall_fuel(brings.saturating_add(1024 * 1024));
         store
     }
 }

@@ -23,8 +23,11 @@ use super::schema::Step;
 use super::tally::Tally;
 use crate::auth::Caller;
 use crate::capability::guest;
+use crate::capability::http::Http;
 use crate::capability::log::{PluginLog, PluginLogs};
-use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest, Limit, Turn, Turns, Usage};
+use crate::capability::{
+    CallContext, Capabilities, Capability as _, Entered, Grants, Guest, Limit, Turn, Turns, Usage,
+};
 use crate::clock::Clock;
 use crate::config;
 use crate::egress::Trace;
@@ -125,7 +128,9 @@ impl Sandbox {
     }
 
     async fn run(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
-        let mut store = self.fresh(release, request.id, caller, Trace::of(request.headers));
+        // Only who speaks to others goes on with it.
+        let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
+        let mut store = self.fresh(release, request.id, caller, trace);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -143,8 +148,14 @@ impl Sandbox {
             release.tally.instantiated(began.elapsed());
             role.wharf_plugin_http().call_handle(&mut store, request).await
         };
-        let outcome = running(&turn, &release.tally, bounded(release.limits.deadline, work)).await;
-        release.usage.took_memory(store.data().limits.memory_taken());
+        let outcome = bounded(&turn, &release.tally, release.limits.deadline, work).await;
+        let limits = &store.data().limits;
+        release.usage.took_memory(limits.memory_taken());
+        // Also one that the guest coped with: an allocation that failed, say.
+        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { limits.hit };
+        if let Some(limit) = hit {
+            release.usage.hit(limit);
+        }
         match outcome {
             Ok(answer) => Answer::check(answer, release.limits.response_bytes).inspect_err(|error| {
                 if *error.code() == code::PLUGIN_RESPONSE_LIMIT {
@@ -152,10 +163,6 @@ impl Sandbox {
                 }
             }),
             Err(stop) => {
-                let hit = if matches!(stop, Stop::Deadline) { Some(Limit::Deadline) } else { store.data().limits.hit };
-                if let Some(limit) = hit {
-                    release.usage.hit(limit);
-                }
                 let error = stop.into_error(hit);
                 let record = &release.record;
                 Err(error_of(record.plugin.as_str(), record.number, error))
@@ -178,7 +185,9 @@ impl Sandbox {
         };
         let _place = self.place().await?;
         let mut store = self.fresh(release, request_id, None, None);
-        if let Err(stop) = bounded(release.limits.deadline, release.handle.instantiate_async(&mut store)).await {
+        let turn = store.data().turn.clone();
+        let instance = release.handle.instantiate_async(&mut store);
+        if let Err(stop) = bounded(&turn, &release.tally, release.limits.deadline, instance).await {
             let error = stop.into_error(store.data().limits.hit);
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
@@ -225,7 +234,7 @@ impl Sandbox {
         });
         let entered = release.admitted.enter(&context);
         let parts = (Arc::clone(&release.log), Arc::clone(&release.usage));
-        self.store(context, entered, parts, &release.limits)
+        self.store(context, entered, parts, &release.limits, release.admitted.brings())
     }
 
     /// Asks a component what it is, in an instance that has entered no capability.
@@ -255,7 +264,7 @@ impl Sandbox {
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.limits.clone() };
         let parts = || (self.logs.plugin(plugin), Arc::default());
-        let store = || self.store(Arc::clone(&context), Entered::default(), parts(), &limits);
+        let store = || self.store(Arc::clone(&context), Entered::default(), parts(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.hit.is_none()) {
                 return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
@@ -266,24 +275,27 @@ impl Sandbox {
 
         let _place = self.place().await?;
         let mut describing = store();
+        // Nobody asks what it took.
+        let (turn, tally) = (describing.data().turn.clone(), Tally::default());
         let work = async {
             let role = role.instantiate_async(&mut describing).await.context(Instantiating)?;
             let descriptor = role.wharf_plugin_descriptor().call_describe(&mut describing).await?;
             let api = role.wharf_plugin_http().call_routes(&mut describing).await?;
             Ok((descriptor, api))
         };
-        let outcome = bounded(DECLARATION_TIME, work).await;
+        let outcome = bounded(&turn, &tally, DECLARATION_TIME, work).await;
         let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
         let declaration = Declaration::check(descriptor, api)?;
         drop(describing);
 
         let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
         let mut migrating = store();
+        let turn = migrating.data().turn.clone();
         let work = async {
             let role = owner.instantiate_async(&mut migrating).await.context(Instantiating)?;
             role.wharf_sql_migrations().call_migrations(&mut migrating).await
         };
-        let outcome = bounded(DECLARATION_TIME, work).await;
+        let outcome = bounded(&turn, &tally, DECLARATION_TIME, work).await;
         let migrations = outcome.map_err(|stop| stopped(stop, &migrating))?;
         let migrations = migrations.into_iter().map(|migration| DeclaredMigration {
             step: Step { name: migration.name, oldest: migration.oldest },
@@ -298,10 +310,11 @@ impl Sandbox {
         entered: Entered,
         (log, usage): (Arc<PluginLog>, Arc<Usage>),
         limits: &CallLimits,
+        brings: usize,
     ) -> Store<Guest> {
         let own = guest::Limits::new(limits.memory, limits.cpu_time, limits.host_calls);
         let guest = Guest::new(context, entered, own, log, usage, self.turns.turn(), self.clock.clone());
-        self.engine.store(guest, limits.response_bytes)
+        self.engine.store(guest, brings.max(limits.response_bytes))
     }
 }
 
@@ -316,27 +329,27 @@ enum Stop {
     Failed(wasmtime::Error),
 }
 
-/// Epochs do not see time inside host calls, so the deadline is around everything; when it passes, dropping the work
-/// cancels the host call it waits in.
-async fn bounded<T>(deadline: Duration, work: impl Future<Output = wasmtime::Result<T>>) -> Result<T, Stop> {
-    match tokio::time::timeout(deadline, work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Stop::Failed(error)),
-        Err(_) => Err(Stop::Deadline),
-    }
-}
-
-/// Runs a call, which holds its turn and costs CPU time only while it runs, not while it waits.
-async fn running<T>(turn: &Turn, tally: &Tally, work: impl Future<Output = T>) -> T {
+/// Runs a guest. Epochs do not see time inside host calls, so the deadline is around everything; when it passes, dropping
+/// the work cancels the host call it waits in. It holds its turn and costs CPU time only while it runs, not while it waits.
+async fn bounded<T>(
+    turn: &Turn,
+    tally: &Tally,
+    deadline: Duration,
+    work: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Stop> {
     let mut work = std::pin::pin!(work);
-    std::future::poll_fn(|context| {
+    let running = std::future::poll_fn(|context| {
         let began = Instant::now();
         let polled = work.as_mut().poll(context);
         tally.computed(began.elapsed());
         turn.end();
         polled
-    })
-    .await
+    });
+    match tokio::time::timeout(deadline, running).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Stop::Failed(error)),
+        Err(_) => Err(Stop::Deadline),
+    }
 }
 
 impl Stop {
@@ -378,4 +391,32 @@ impl Stop {
 fn error_of(plugin: &str, release: i64, error: Error) -> Error {
     let internal = format!("plugin {plugin} release {release}: {}", error.report());
     error.with_internal(internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_has_no_turn() {
+        let turns = Turns::of(1);
+        let (one, other) = (turns.turn(), turns.turn());
+        let computing = one.clone();
+        let tally = Tally::default();
+        let work = async {
+            computing.take().await;
+            std::future::pending::<wasmtime::Result<()>>().await
+        };
+        let ended = bounded(&one, &tally, Duration::from_secs(600), work);
+        tokio::select! {
+            biased;
+            _ = ended => panic!("it waits for ever"),
+            () = async {
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+                other.take().await;
+            } => {}
+        }
+    }
 }

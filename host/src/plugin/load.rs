@@ -53,11 +53,7 @@ impl Registry {
                     _ => None,
                 };
                 let peak = (name == Limit::Memory.as_str()).then(|| release.usage.memory_peak());
-                let met = match name.as_str() {
-                    // Standard output counts too, which no capability writes.
-                    "log.rate" => Some(release.log.dropped()),
-                    _ => release.usage.hits().find(|(limit, _)| limit.as_str() == name).map(|(_, count)| count),
-                };
+                let met = release.usage.hits().find(|(limit, _)| limit.as_str() == name).map(|(_, count)| count);
                 Bounded { name, value, own, current, peak, met }
             })
             .collect())

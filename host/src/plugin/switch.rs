@@ -164,7 +164,8 @@ impl Registry {
     /// of the same file, which can be rolled back like any.
     ///
     /// # Errors
-    /// There is no such plugin, its live release does not have a grant, or as [`Registry::deploy`].
+    /// There is no such plugin, its live release does not have a grant, somebody else changed it meanwhile (409), or as
+    /// [`Registry::deploy`].
     pub async fn bound(&self, plugin: &PluginName, grants: Grants, limits: Limits, by: &By) -> Result<Deployed> {
         let stored = self.present(plugin).await?;
         let live = Record::from_stored(&self.stored_release(plugin, stored.live_release).await?)?;
@@ -175,8 +176,8 @@ impl Registry {
         let component = releases::component(&self.db, live.digest.as_str())
             .await?
             .ok_or_else(|| Error::internal("its component is not in the database"))?;
-        let (name, digest) = (Some(plugin.clone()), Some(live.digest));
-        self.deploy(Upload { name, digest, grants, limits, ..Upload::new(component.into(), by) }).await
+        let (name, again) = (Some(plugin.clone()), Some(live.number));
+        self.deploy(Upload { name, again, grants, limits, ..Upload::new(component.into(), by) }).await
     }
 
     /// Gives a grant again that was taken back, and serves the live release again if nothing else is missing.

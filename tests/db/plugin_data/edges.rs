@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf::db::plugin_data::{DataError, Statement, Value};
+use wharf::db::plugin_data::{Bound, DataError, Statement, Value};
 
 use super::world::{World, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 
@@ -46,10 +46,10 @@ async fn a_batch_shares_its_caps_and_has_a_length(world: &World) {
     let five = "VALUES (1), (2), (3), (4), (5)";
     assert_eq!(database.batch(vec![sql(five), sql(five)]).await.unwrap().len(), 2);
     let result = database.batch(vec![sql(five), sql(five), sql("SELECT 1")]).await;
-    assert_eq!(result, Err(DataError::Limit("rows: 10".to_owned())));
+    assert_eq!(result, Err(DataError::Limit(Bound::Rows, "rows: 10".to_owned())));
     assert_eq!(database.batch(vec![]).await, Ok(vec![]));
     let long = vec![sql("SELECT 1"); 1_001];
-    assert!(matches!(database.batch(long).await, Err(DataError::Limit(_))));
+    assert!(matches!(database.batch(long).await, Err(DataError::Limit(..))));
 }
 
 /// As when the process ends while a call holds one.
@@ -111,5 +111,5 @@ async fn a_great_many_statements_or_parameters_are_refused_at_once(world: &World
         assert!(matches!(refused, Ok(Err(DataError::Invalid(_)))));
     }
     let long = Statement::new(format!("SELECT '{}'", "x".repeat(2 * 1024 * 1024)), [text("x")]);
-    assert!(matches!(database.query(long).await, Err(DataError::Limit(_))));
+    assert!(matches!(database.query(long).await, Err(DataError::Limit(..))));
 }

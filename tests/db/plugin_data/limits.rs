@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use wharf::config::Config;
-use wharf::db::plugin_data::{DataError, Statement, Value};
+use wharf::db::plugin_data::{Bound, DataError, Statement, Value};
 
 use super::world::{ENDLESS, World, add, count, execute, on_both, query, scalar, sql, text};
 use crate::support::Backend;
@@ -44,9 +44,9 @@ async fn an_answer_beyond_the_cap_names_the_rows(world: &World) {
     let database = world.open("shop").await;
     assert_eq!(query(&database, &numbers(10), &[]).await.unwrap().values.len(), 10);
     let error = query(&database, &numbers(11), &[]).await.unwrap_err();
-    assert_eq!(error, DataError::Limit("rows: 10".to_owned()));
+    assert_eq!(error, DataError::Limit(Bound::Rows, "rows: 10".to_owned()));
     let error = database.batch(vec![sql(&numbers(6)), sql(&numbers(6))]).await.unwrap_err();
-    assert_eq!(error, DataError::Limit("rows: 10".to_owned()));
+    assert_eq!(error, DataError::Limit(Bound::Rows, "rows: 10".to_owned()));
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
 }
 
@@ -54,7 +54,7 @@ async fn an_answer_beyond_the_cap_names_the_bytes(world: &World) {
     let database = world.open("shop").await;
     let long = |length: usize| [text(&"x".repeat(length))];
     assert!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_000)).await.is_ok());
-    let limit = Err(DataError::Limit("bytes: 1000".to_owned()));
+    let limit = Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned()));
     assert_eq!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_001)).await, limit);
     assert_eq!(query(&database, "SELECT CAST($1 AS TEXT), CAST($1 AS TEXT)", &long(501)).await, limit);
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
@@ -63,19 +63,19 @@ async fn an_answer_beyond_the_cap_names_the_bytes(world: &World) {
 async fn empty_values_weigh_something_too(world: &World) {
     let database = world.open("shop").await;
     let many = format!("SELECT {}", vec!["''"; 500].join(", "));
-    assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit("bytes: 1000".to_owned())));
+    assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned())));
 }
 
 async fn a_write_whose_answer_is_beyond_a_cap_has_not_happened(world: &World) {
     let database = world.tables("shop").await;
     let sql = format!("INSERT INTO owner (id) SELECT n FROM ({}) AS source RETURNING id", numbers(11));
-    assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit("rows: 10".to_owned())));
+    assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit(Bound::Rows, "rows: 10".to_owned())));
     assert_eq!(scalar(&database, "SELECT count(*) FROM owner").await, Value::Integer(0));
 }
 
 async fn a_statement_beyond_its_time_ends_and_leaves_a_clean_connection(world: &World) {
     let database = world.tables("shop").await;
-    let limit = DataError::Limit("statement time: 500 ms".to_owned());
+    let limit = DataError::Limit(Bound::Time, "statement time: 500 ms".to_owned());
     for _ in 0..3 {
         assert_eq!(query(&database, ENDLESS, &[]).await, Err(limit.clone()));
         assert_eq!(count(&database).await, Value::Integer(0));
@@ -91,7 +91,7 @@ async fn a_statement_beyond_its_time_fails_its_transaction(world: &World) {
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     let error = transaction.query(sql(ENDLESS)).await.unwrap_err();
-    assert!(matches!(error, DataError::Limit(_)), "{error:?}");
+    assert!(matches!(error, DataError::Limit(..)), "{error:?}");
     assert!(matches!(add(&mut transaction, 2).await, Err(DataError::Invalid(_))));
     assert!(transaction.commit().await.is_err());
     assert_eq!(count(&database).await, Value::Integer(0));
@@ -158,7 +158,7 @@ async fn transactions_beyond_the_connections_are_refused(world: &World) {
     let (expected, held) = match world.backend {
         // SQLite has one writer.
         Backend::Sqlite => (DataError::Conflict, 1),
-        Backend::Postgres => (DataError::Limit("connections: 2".to_owned()), 2),
+        Backend::Postgres => (DataError::Limit(Bound::Connections, "connections: 2".to_owned()), 2),
     };
     let mut transactions = Vec::new();
     for _ in 0..held {

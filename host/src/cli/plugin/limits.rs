@@ -61,7 +61,7 @@ fn show(answer: &Value, terminal: &Terminal) {
             let set = if own { "plugin" } else { "host" };
             let or_none =
                 |name| Some(text(limit, name)).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
-            let [name, value] = [text(limit, "name"), text(limit, "value")];
+            let (name, value) = (text(limit, "name"), or_none("value"));
             [name, value, set.to_owned(), or_none("current"), or_none("peak"), or_none("met")]
         })
         .collect();

@@ -19,8 +19,8 @@ pub enum DataError {
     #[error("a concurrent transaction came first")]
     Conflict,
     /// A limit was reached, with its name and value: `rows: 10000`.
-    #[error("limit reached: {0}")]
-    Limit(String),
+    #[error("limit reached: {1}")]
+    Limit(Bound, String),
     /// The database cannot be reached now.
     #[error("the database cannot be reached now")]
     Unavailable,
@@ -37,43 +37,29 @@ pub enum Bound {
     Time,
     /// Connections.
     Connections,
+    /// Statements of a batch, and the text of one: the same for everybody.
+    Statements,
 }
 
-/// How the texts of limits begin.
-const ROWS: &str = "rows";
-const TIME: &str = "statement time";
-const CONNECTIONS: &str = "connections";
-
 impl DataError {
-    /// The limit that was met, if one was.
-    pub fn bound(&self) -> Option<Bound> {
-        let Self::Limit(text) = self else { return None };
-        Some(match text.split(':').next() {
-            Some(ROWS) => Bound::Rows,
-            Some(TIME) => Bound::Time,
-            Some(CONNECTIONS) => Bound::Connections,
-            _ => Bound::Bytes,
-        })
-    }
-
     pub(super) fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
     }
 
     pub(super) fn rows(limits: &Limits) -> Self {
-        Self::Limit(format!("{ROWS}: {}", limits.rows))
+        Self::Limit(Bound::Rows, format!("rows: {}", limits.rows))
     }
 
     pub(super) fn bytes(limits: &Limits) -> Self {
-        Self::Limit(format!("bytes: {}", limits.bytes))
+        Self::Limit(Bound::Bytes, format!("bytes: {}", limits.bytes))
     }
 
     pub(super) fn time(limit: Duration) -> Self {
-        Self::Limit(format!("{TIME}: {} ms", limit.as_millis()))
+        Self::Limit(Bound::Time, format!("statement time: {} ms", limit.as_millis()))
     }
 
     pub(super) fn connections(limits: &Limits) -> Self {
-        Self::Limit(format!("{CONNECTIONS}: {}", limits.connections))
+        Self::Limit(Bound::Connections, format!("connections: {}", limits.connections))
     }
 
     /// A transaction after its first error, on both databases alike.

@@ -163,7 +163,7 @@ impl Postgres {
             connected.map_err(|error| failure::of(error, limits))
         });
         let backend = connected.await.map_err(|error| match error {
-            DataError::Limit(_) => DataError::Unavailable,
+            DataError::Limit(..) => DataError::Unavailable,
             error => error,
         })?;
         if let Some(lease) = &mut held.lease {

@@ -8,7 +8,7 @@ mod definition;
 pub(super) use self::definition::check_migration;
 use super::lexer::{Dialect, Lexer, Token};
 use super::value::Limits;
-use super::{DataError, Statement};
+use super::{Bound, DataError, Statement};
 
 /// The longest text of one statement, and of one migration.
 const MAX_TEXT: usize = 1024 * 1024;
@@ -84,7 +84,7 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), Dat
 
 fn check_text(sql: &str) -> Result<(), DataError> {
     if sql.len() > MAX_TEXT {
-        return Err(DataError::Limit(format!("statement bytes: {MAX_TEXT}")));
+        return Err(DataError::Limit(Bound::Statements, format!("statement bytes: {MAX_TEXT}")));
     }
     if sql.as_bytes().contains(&0) {
         return Err(DataError::invalid("the statement contains the character NUL"));

@@ -35,7 +35,7 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
         access::check(&host.auth, &call.headers, &Access::Superuser, None).await?;
     }
     let mut registry = Registry::with_prefix("wharf");
-    registry.register_collector(Box::new(Scrape::of(&host).await?));
+    registry.register_collector(Box::new(Scrape::of(&host).await));
     let mut text = String::new();
     prometheus_text::encode(&mut text, &registry).map_err(|error| Error::internal("metrics").with_source(error))?;
     Ok(Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
@@ -104,15 +104,15 @@ fn gauge(number: impl TryInto<i64>) -> Sample {
 }
 
 impl Scrape {
-    async fn of(host: &Host) -> Result<Self> {
+    async fn of(host: &Host) -> Self {
         let mut scrape = Self::default();
-        scrape.host(host).await?;
+        scrape.host(host).await;
         let generation = host.plugins.generation();
         let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
         scrape.calls(&releases);
         scrape.work(&releases);
         scrape.shared(host, &releases);
-        Ok(scrape)
+        scrape
     }
 
     fn add(&mut self, name: &'static str, help: &'static str, kind: MetricType, samples: Vec<(Labels, Sample)>) {
@@ -124,7 +124,7 @@ impl Scrape {
     }
 
     /// What is the host's own.
-    async fn host(&mut self, host: &Host) -> Result<()> {
+    async fn host(&mut self, host: &Host) {
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         self.add("build", "The version that runs", MetricType::Gauge, vec![(version, gauge(1))]);
         let ended =
@@ -154,8 +154,11 @@ impl Scrape {
         let state = |state: &str, count: usize| (vec![("state", state.to_owned())], gauge(count));
         let connections = vec![state("idle", idle), state("in_use", connections.saturating_sub(idle))];
         self.add("database_connections", "Connections to the host's database", MetricType::Gauge, connections);
-        self.one("mail_queue", "Mails that wait to be sent", email::count(&host.db).await?);
-        Ok(())
+        // The rest matters most while the database does not answer.
+        match email::count(&host.db).await {
+            Ok(waiting) => self.one("mail_queue", "Mails that wait to be sent", waiting),
+            Err(error) => tracing::debug!(error = error.report(), "the mail queue was not counted"),
+        }
     }
 
     /// The calls of each release.

@@ -240,6 +240,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         request_id: Arc::clone(&call.request_id),
         id: query.id,
         canary,
+        again: None,
     };
     let deployed = host.plugins.deploy(upload).await?;
     Reply::json(&DeployedPublic {

@@ -16,7 +16,7 @@ plugin! {
     migrations: "migrations",
     routes: [
         echo, echo_body, echo_json, who, me, superuser, permitted, setting,
-        trap, panic, exit, endless, grow, sleep, recurse,
+        trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, body, problem, print,
         flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
@@ -117,6 +117,13 @@ fn endless() {
 fn grow(Path(mebibytes): Path<usize>) -> Text {
     let hoard: Vec<Vec<u8>> = (0..mebibytes).map(|_| std::hint::black_box(vec![1; 1 << 20])).collect();
     Text(hoard.len().to_string())
+}
+
+/// Goes on without the memory that it does not get.
+#[get("/grow-gently/{mebibytes}", access = public)]
+fn grow_gently(Path(mebibytes): Path<usize>) -> Text {
+    let mut hoard: Vec<u8> = Vec::new();
+    Text(if hoard.try_reserve_exact(mebibytes << 20).is_ok() { "given" } else { "refused" }.to_owned())
 }
 
 #[get("/sleep/{millis}", access = public)]

@@ -26,6 +26,7 @@ pub(super) fn schema(plugin: &PluginName) -> String {
 /// PostgreSQL undoes half-made roles and schemas with the transaction.
 pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) -> Result<Role> {
     if let Some(role) = existing(pool, plugin).await? {
+        raise_limit(pool, &role.name).await;
         return Ok(role);
     }
     let mut transaction = pool.begin().await?;
@@ -66,6 +67,22 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) 
     transaction.commit().await?;
     close_public(pool, &name).await?;
     Ok(Role { name, password: Secret::new(password) })
+}
+
+/// Roles of an earlier Wharf may have fewer connections. A role that stays so has those; that is no reason not to start.
+async fn raise_limit(pool: &PgPool, role: &str) {
+    let fewer = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND rolconnlimit BETWEEN 0 AND $2 - 1)";
+    let raise = async {
+        let most = i32::try_from(MAX_CONNECTIONS).unwrap_or(i32::MAX);
+        if sqlx::query_scalar(fewer).bind(role).bind(most).fetch_one(pool).await? {
+            let sql = format!("ALTER ROLE \"{role}\" CONNECTION LIMIT {MAX_CONNECTIONS}");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await?;
+        }
+        Ok::<_, sqlx::Error>(())
+    };
+    if let Err(error) = raise.await {
+        tracing::warn!(role, error = &error as &dyn std::error::Error, "the role keeps its limit of connections");
+    }
 }
 
 /// Databases made by PostgreSQL before 15 let every role make tables in `public`.
