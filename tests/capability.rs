@@ -7,6 +7,7 @@ mod http;
 mod log;
 mod response_cache;
 mod sql;
+mod standard_http;
 
 use crate::support::host::CHAMELEON;
 use crate::support::{Component, TestHost};

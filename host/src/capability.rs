@@ -11,6 +11,7 @@
 //! broken limit or a defect of the host is a trap. Only this module and `plugin` name wasmtime.
 
 pub mod auth;
+pub mod budget;
 pub mod cache;
 pub mod grant;
 pub mod guest;

@@ -35,6 +35,7 @@ use crate::id::PluginName;
 use crate::permits::Permits;
 
 pub use connection::Roots;
+pub use message::is_written_by_the_host;
 pub use resolver::Resolver;
 pub use trace::Trace;
 
@@ -107,6 +108,12 @@ pub struct Request {
     pub body: Bytes,
     /// Less than the plugin may take.
     pub time: Option<Duration>,
+    /// Connecting, TLS included, in less than it may take.
+    pub connect: Option<Duration>,
+    /// From sending the request to the head of the answer, in less than it may take.
+    pub first_byte: Option<Duration>,
+    /// Between two pieces of the answer's body.
+    pub idle: Option<Duration>,
     /// Redirects to follow; none: as many as there may be.
     pub redirects: Option<u32>,
 }

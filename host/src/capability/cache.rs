@@ -85,11 +85,14 @@ type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
 impl store::Host for Guest {
     fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
         self.charge(HostCalls::cache)?;
-        Ok(Ok(self.entered.cache()?.get(&key).map(Vec::from)))
+        let value = self.entered.cache()?.get(&key);
+        self.hand(value.as_ref().map_or(0, bytes::Bytes::len))?;
+        Ok(Ok(value.map(Vec::from)))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>, tags: Vec<String>) -> Answer<()> {
         self.charge(HostCalls::cache)?;
+        let _held = self.hold(value.len())?;
         let ttl = ttl_ms.map(Duration::from_millis);
         let done = self.entered.cache()?.set(&key, value.into(), ttl, &tags);
         Ok(done.map_err(|refusal| self.refused(&refusal)))

@@ -8,8 +8,9 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
+use super::budget::{Budget, Held};
 use super::log::PluginLog;
-use super::{Entered, HostCalls, Limit, Turn, Usage};
+use super::{Entered, HostCalls, Turn, Usage};
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::egress::Trace;
@@ -46,12 +47,16 @@ pub struct Guest {
     pub usage: Arc<Usage>,
     /// Its turn among those that compute for long.
     pub turn: Turn,
+    /// What the guest was handed last; it may be on its way yet.
+    handed: Option<Held>,
     clock: Clock,
     wasi: Option<WasiCtx>,
+    /// Of those that speak to others by handles.
+    pub(super) http: Option<Box<super::http::wasi::Wasi>>,
 }
 
 /// Handles one call may hold at once.
-const MAX_HANDLES: usize = 1_000;
+pub(super) const MAX_HANDLES: usize = 1_000;
 
 impl Guest {
     /// A store's data for one call.
@@ -66,7 +71,7 @@ impl Guest {
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Self { context, entered, table, limits, output, usage, turn, clock, wasi: None }
+        Self { context, entered, table, limits, output, usage, turn, handed: None, clock, wasi: None, http: None }
     }
 
     /// Counts one call into a capability.
@@ -74,17 +79,27 @@ impl Guest {
     /// # Errors
     /// A trap: the call has used up its budget.
     pub fn charge(&mut self, capability: fn(&HostCalls) -> &AtomicU64) -> wasmtime::Result<()> {
+        // Whoever calls again has got what it was handed.
+        self.handed = None;
         capability(&self.usage.host_calls).fetch_add(1, Ordering::Relaxed);
-        match self.limits.host_calls.checked_sub(1) {
-            Some(rest) => {
-                self.limits.host_calls = rest;
-                Ok(())
-            }
-            None => {
-                self.limits.hit = Some(Limit::HostCalls);
-                Err(wasmtime::Error::msg("the call used up its budget of host calls"))
-            }
-        }
+        self.limits.budget.spend_host_call()
+    }
+
+    /// Counts what the guest hands over against its memory, until the answer is dropped.
+    ///
+    /// # Errors
+    /// A trap: there is not as much.
+    pub fn hold(&self, bytes: usize) -> wasmtime::Result<Held> {
+        self.limits.budget.hold(bytes)
+    }
+
+    /// Counts what the guest is handed against its memory, as long as the host has it too.
+    ///
+    /// # Errors
+    /// A trap: there is not as much.
+    pub fn hand(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.handed = Some(self.limits.budget.hold(bytes)?);
+        Ok(())
     }
 
     pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
@@ -99,15 +114,12 @@ impl Guest {
 /// The limits of one call. Counts memory over all memories and tables of the store, which wasmtime's own does not.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    memory: usize,
-    memory_left: usize,
-    host_calls: u64,
+    /// Memory and calls into the host.
+    pub budget: Budget,
     /// Epoch ticks of CPU time left.
     pub cpu_ticks: u64,
     /// Epoch ticks that it ran.
     pub cpu_ticks_used: u64,
-    /// The limit that was hit, if one was.
-    pub hit: Option<Limit>,
 }
 
 /// One tick of the epoch: how often a running guest is looked at.
@@ -122,32 +134,10 @@ impl Limits {
     /// Limits of a call.
     pub fn new(memory_bytes: usize, cpu_time: Duration, host_calls: u64) -> Self {
         let ticks = cpu_time.as_millis().div_ceil(TICK.as_millis()).max(1);
-        let (memory, memory_left) = (memory_bytes, memory_bytes);
         Self {
-            memory,
-            memory_left,
-            host_calls,
+            budget: Budget::new(memory_bytes, host_calls),
             cpu_ticks: u64::try_from(ticks).unwrap_or(u64::MAX),
             cpu_ticks_used: 0,
-            hit: None,
-        }
-    }
-
-    /// Bytes of memories and tables that the call took.
-    pub fn memory_taken(&self) -> usize {
-        self.memory.saturating_sub(self.memory_left)
-    }
-
-    fn take(&mut self, bytes: usize) -> bool {
-        match self.memory_left.checked_sub(bytes) {
-            Some(left) => {
-                self.memory_left = left;
-                true
-            }
-            None => {
-                self.hit = Some(Limit::Memory);
-                false
-            }
         }
     }
 }
@@ -157,14 +147,14 @@ impl ResourceLimiter for Limits {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.take(desired.saturating_sub(current)))
+        Ok(self.budget.take(desired.saturating_sub(current)))
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+        Ok(self.budget.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
     }
 
     fn instances(&self) -> usize {
@@ -183,6 +173,7 @@ impl ResourceLimiter for Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capability::Limit;
 
     #[test]
     fn memory_is_summed_over_memories_and_tables() {
@@ -191,6 +182,6 @@ mod tests {
         assert!(!limits.memory_growing(0, 60, None).unwrap());
         assert!(limits.table_growing(0, 2, None).unwrap());
         assert!(!limits.table_growing(2, 4, None).unwrap());
-        assert_eq!(limits.hit, Some(Limit::Memory));
+        assert_eq!(limits.budget.met(), Some(Limit::Memory));
     }
 }

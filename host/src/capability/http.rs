@@ -1,4 +1,7 @@
-//! `wharf:http`: requests to other servers, see `crate::egress`.
+//! `wharf:http`: requests to other servers, see `crate::egress`. The same grant is for the same requests by the interfaces
+//! that components of any host speak, see `wasi`.
+
+pub(super) mod wasi;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +9,7 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::parameter::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit, Usage};
 use crate::clock::Random;
 use crate::config::kind;
 use crate::egress::address::Network;
@@ -58,6 +61,7 @@ pub struct HttpRelease {
 /// What a call sends with.
 pub struct HttpCall {
     egress: Arc<ReleaseEgress>,
+    bytes: usize,
     random: Random,
     /// Of all its requests; begun by the first where the call came without one.
     trace: Option<Trace>,
@@ -65,7 +69,8 @@ pub struct HttpCall {
 
 impl Capability for Http {
     const NAME: &'static str = "http";
-    const INTERFACES: &'static [&'static str] = &["wharf:http/client@0.1.0"];
+    const INTERFACES: &'static [&'static str] =
+        &["wharf:http/client@0.1.0", "wasi:http/types@0.2", "wasi:http/outgoing-handler@0.2"];
     type Grant = Quota;
     type Release = HttpRelease;
     type Call = HttpCall;
@@ -75,7 +80,8 @@ impl Capability for Http {
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-        client::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+        client::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)?;
+        wasi::link(linker)
     }
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<HttpRelease> {
@@ -97,34 +103,62 @@ impl Capability for Http {
 
     fn enter(release: &HttpRelease, context: &Arc<CallContext>) -> HttpCall {
         let (egress, random) = (Arc::clone(&release.egress), release.random.clone());
-        HttpCall { egress, random, trace: context.trace.clone() }
+        HttpCall { egress, bytes: release.bytes, random, trace: context.trace.clone() }
+    }
+}
+
+impl HttpCall {
+    /// What one request needs to be sent; it may go on beside the guest.
+    fn sender(&mut self, context: &Arc<CallContext>, usage: &Arc<Usage>) -> wasmtime::Result<Sender> {
+        let trace = match &mut self.trace {
+            Some(trace) => &*trace,
+            none => none.insert(Trace::begin(&context.request_id, &self.random).map_err(wasmtime::Error::msg)?),
+        };
+        let (egress, context, usage) = (Arc::clone(&self.egress), Arc::clone(context), Arc::clone(usage));
+        Ok(Sender { egress, bytes: self.bytes, context, usage, trace: trace.clone() })
+    }
+}
+
+/// Sends one request.
+#[derive(Clone)]
+struct Sender {
+    egress: Arc<ReleaseEgress>,
+    /// Of one body.
+    bytes: usize,
+    context: Arc<CallContext>,
+    usage: Arc<Usage>,
+    trace: Trace,
+}
+
+impl Sender {
+    async fn send(self, request: Request) -> Result<Response, Failure> {
+        let mut exchange =
+            Exchange { context: self.context, report: Report::default(), failure: Some(GONE.to_owned()) };
+        let outcome = self.egress.send(request, &self.trace, &mut exchange.report).await;
+        exchange.failure = outcome.as_ref().err().map(|failure| match failure {
+            // Its text quotes what the plugin wrote.
+            Failure::Invalid(_) => "invalid".to_owned(),
+            failure => failure.to_string(),
+        });
+        outcome.inspect_err(|failure| {
+            if let Some(limit) = met(failure) {
+                self.usage.hit(limit);
+            }
+        })
     }
 }
 
 impl client::Host for Guest {
     async fn send(&mut self, request: client::Request) -> wasmtime::Result<Result<client::Response, client::Error>> {
         self.charge(HostCalls::http)?;
-        let context = Arc::clone(&self.context);
-        let call = self.entered.http()?;
-        let trace = match &mut call.trace {
-            Some(trace) => &*trace,
-            none => none.insert(Trace::begin(&context.request_id, &call.random).map_err(wasmtime::Error::msg)?),
-        };
-        let mut exchange = Exchange { context, report: Report::default(), failure: Some(GONE.to_owned()) };
-        let outcome = call.egress.send(request.into(), trace, &mut exchange.report).await;
-        exchange.failure = outcome.as_ref().err().map(|failure| match failure {
-            // Its text quotes what the plugin wrote.
-            Failure::Invalid(_) => "invalid".to_owned(),
-            failure => failure.to_string(),
-        });
-        match outcome {
-            Ok(response) => Ok(Ok(response.into())),
-            Err(failure) => {
-                if let Some(limit) = met(&failure) {
-                    self.usage.hit(limit);
-                }
-                client::Error::try_from(failure).map(Err)
+        let _held = self.hold(request.body.len())?;
+        let sender = self.entered.http()?.sender(&self.context, &self.usage)?;
+        match sender.send(request.into()).await {
+            Ok(response) => {
+                self.hand(response.body.len())?;
+                Ok(Ok(response.into()))
             }
+            Err(failure) => client::Error::try_from(failure).map(Err),
         }
     }
 }
@@ -192,6 +226,7 @@ impl From<client::Request> for Request {
             body: request.body.into(),
             time: request.timeout_ms.map(|millis| Duration::from_millis(millis.into())),
             redirects: request.redirects,
+            ..Self::default()
         }
     }
 }

@@ -48,11 +48,15 @@ impl Capability for Settings {
 impl settings::Host for Guest {
     fn all(&mut self) -> wasmtime::Result<String> {
         self.charge(HostCalls::config)?;
-        Ok(self.entered.config()?.to_string())
+        let settings = self.entered.config()?.to_string();
+        self.hand(settings.len())?;
+        Ok(settings)
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
         self.charge(HostCalls::config)?;
-        Ok(self.entered.config()?.get(&name).map(Value::to_string))
+        let setting = self.entered.config()?.get(&name).map(Value::to_string);
+        self.hand(setting.as_ref().map_or(0, String::len))?;
+        Ok(setting)
     }
 }

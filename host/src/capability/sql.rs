@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
+use super::budget::Held;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::config::kind;
@@ -86,9 +87,19 @@ impl Guest {
         Ok(Arc::clone(self.entered.sql()?))
     }
 
-    fn transaction(&mut self, handle: &Resource<Transaction>) -> wasmtime::Result<&mut Transaction> {
-        self.charge(HostCalls::sql)?;
-        Ok(self.table.get_mut(handle)?)
+    /// What the guest wants to be done, counted as long as it is.
+    fn taken(&self, statement: database::Statement) -> wasmtime::Result<(Statement, Held)> {
+        let statement = Statement::from(statement);
+        let held = self.hold(statement.weight())?;
+        Ok((statement, held))
+    }
+
+    /// What came of a query.
+    fn handed(&mut self, rows: Result<Rows, DataError>) -> Answer<database::Rows> {
+        if let Ok(rows) = &rows {
+            self.hand(rows.weight())?;
+        }
+        self.told(rows.map(Into::into))
     }
 
     /// The guest's error; a limit that was met is counted.
@@ -108,20 +119,33 @@ impl Guest {
 
 impl database::Host for Guest {
     async fn query(&mut self, statement: database::Statement) -> Answer<database::Rows> {
-        let rows = self.database()?.query(statement.into()).await;
-        self.told(rows.map(Into::into))
+        let database = self.database()?;
+        let (statement, _held) = self.taken(statement)?;
+        let rows = database.query(statement).await;
+        self.handed(rows)
     }
 
     async fn execute(&mut self, statement: database::Statement) -> Answer<u64> {
-        let affected = self.database()?.execute(statement.into()).await;
+        let database = self.database()?;
+        let (statement, _held) = self.taken(statement)?;
+        let affected = database.execute(statement).await;
         self.told(affected)
     }
 
     async fn batch(&mut self, statements: Vec<database::Statement>) -> Answer<Vec<database::Rows>> {
-        let statements = statements.into_iter().map(Into::into).collect();
-        let answers = self.database()?.batch(statements).await;
+        let database = self.database()?;
+        let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
+        let _held = self.hold(sum(statements.iter().map(Statement::weight)))?;
+        let answers = database.batch(statements).await;
+        if let Ok(answers) = &answers {
+            self.hand(sum(answers.iter().map(Rows::weight)))?;
+        }
         self.told(answers.map(|answers| answers.into_iter().map(Into::into).collect()))
     }
+}
+
+fn sum(weights: impl Iterator<Item = usize>) -> usize {
+    weights.fold(0, usize::saturating_add)
 }
 
 impl database::HostTransaction for Guest {
@@ -133,14 +157,16 @@ impl database::HostTransaction for Guest {
     }
 
     async fn query(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<database::Rows> {
-        let transaction = self.transaction(&handle)?;
-        let rows = transaction.query(statement.into()).await;
-        self.told(rows.map(Into::into))
+        self.charge(HostCalls::sql)?;
+        let (statement, _held) = self.taken(statement)?;
+        let rows = self.table.get_mut(&handle)?.query(statement).await;
+        self.handed(rows)
     }
 
     async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<u64> {
-        let transaction = self.transaction(&handle)?;
-        let affected = transaction.execute(statement.into()).await;
+        self.charge(HostCalls::sql)?;
+        let (statement, _held) = self.taken(statement)?;
+        let affected = self.table.get_mut(&handle)?.execute(statement).await;
         self.told(affected)
     }
 

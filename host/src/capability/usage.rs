@@ -8,7 +8,7 @@ use super::HostCalls;
 /// A limit that something was refused, cut or ended for. Named as operators write it, those that nobody can set likewise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Memories and tables of a call together.
+    /// Memories and tables of a call, and what the host holds for it, together.
     Memory,
     /// CPU time of a call.
     CpuTime,
@@ -124,12 +124,12 @@ impl Usage {
         Limit::ALL.into_iter().zip(&self.hits).map(|(limit, count)| (limit, count.load(Ordering::Relaxed)))
     }
 
-    /// A call took so many bytes of memories and tables.
+    /// A call took so many bytes, of its own and of the host, at once.
     pub fn took_memory(&self, bytes: usize) {
         self.memory_peak.fetch_max(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The most bytes of memories and tables that one call took.
+    /// The most bytes that one call took at once.
     pub fn memory_peak(&self) -> u64 {
         self.memory_peak.load(Ordering::Relaxed)
     }

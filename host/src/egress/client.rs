@@ -3,6 +3,7 @@
 //! the future: dropping it gives the turn back and closes the connection.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -31,6 +32,14 @@ const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
+/// How long what is left of an exchange may take.
+struct Times {
+    end: Instant,
+    connect: Duration,
+    first_byte: Duration,
+    idle: Option<Duration>,
+}
+
 /// An answer of which only the head was read.
 struct Head {
     parts: Parts,
@@ -44,22 +53,26 @@ impl ReleaseEgress {
     /// # Errors
     /// The request is wrong or not allowed, a limit is broken, or the server does not answer as it should.
     pub async fn send(&self, request: Request, trace: &Trace, report: &mut Report) -> Result<Response, Failure> {
-        let time = request.time.map_or(self.limits.time, |time| time.min(self.limits.time));
         let follow = request.redirects.unwrap_or(MAX_REDIRECTS).min(MAX_REDIRECTS);
+        let less = |asked: Option<Duration>, limit: Duration| asked.map_or(limit, |asked| asked.min(limit));
+        let time = less(request.time, self.limits.time);
+        let connect = less(request.connect, self.limits.connect);
+        let first_byte = less(request.first_byte, self.limits.first_byte);
+        let idle = request.idle;
         let mut message = Message::check(request, self.limits.bytes)?;
         report.server = Some(message.target.server.clone());
         self.allowed.server(&message.target.server)?;
-        let end = Instant::now() + time;
+        let times = Times { end: Instant::now() + time, connect, first_byte, idle };
         let turns = &self.share.turns;
         let turn = timeout(self.limits.queue.min(time), turns.acquire()).await;
         let _turn = turn.map_err(|_| Failure::Limit(Bound::Requests, format!("requests: {} at once", turns.size())))?;
         loop {
-            let head = self.ask(&message, trace, end, report).await?;
+            let head = self.ask(&message, trace, &times, report).await?;
             let next = match follow {
                 0 => None,
                 _ => message.sent_on(head.parts.status, &head.parts.headers)?,
             };
-            let Some(next) = next else { return self.read(&message, head, end, report).await };
+            let Some(next) = next else { return self.read(&message, head, &times, report).await };
             // What it says beside is not read: the connection is closed, and its server cannot make anybody wait.
             drop(head);
             if report.redirects >= follow {
@@ -72,12 +85,12 @@ impl ReleaseEgress {
     }
 
     /// The head of one server's answer, over a connection that is idle or a new one.
-    async fn ask(&self, message: &Message, trace: &Trace, end: Instant, report: &mut Report) -> Result<Head, Failure> {
+    async fn ask(&self, message: &Message, trace: &Trace, times: &Times, report: &mut Report) -> Result<Head, Failure> {
         let server = &message.target.server;
         self.allowed.server(server)?;
         while let Some(connection) = self.pool.take(server) {
             report.reused += 1;
-            match self.exchange(connection, message, trace, end, report).await? {
+            match self.exchange(connection, message, trace, times, report).await? {
                 Ok(head) => return Ok(head),
                 // It was closed while it was idle, and the server has seen nothing that matters: once more.
                 Err(failed) if failed.unsent => {}
@@ -86,12 +99,12 @@ impl ReleaseEgress {
             }
         }
         let begun = Instant::now();
-        let addresses = self.addresses(server, end, report).await;
+        let addresses = self.addresses(server, times.end, report).await;
         report.resolve += begun.elapsed();
         let begun = Instant::now();
-        let connection = Connection::open(server, &addresses?, &self.shared.tls, self.limits.connect, end).await;
+        let connection = Connection::open(server, &addresses?, &self.shared.tls, times.connect, times.end).await;
         report.connect += begun.elapsed();
-        let answer = self.exchange(connection?, message, trace, end, report).await?;
+        let answer = self.exchange(connection?, message, trace, times, report).await?;
         answer.map_err(|failed| told(server, &failed.error))
     }
 
@@ -100,12 +113,12 @@ impl ReleaseEgress {
         mut connection: Connection,
         message: &Message,
         trace: &Trace,
-        end: Instant,
+        times: &Times,
         report: &mut Report,
     ) -> Result<Result<Head, Unanswered>, Failure> {
         let request = self.wire(message, trace)?;
         let begun = Instant::now();
-        let until = end.min(begun + self.limits.first_byte);
+        let until = times.end.min(begun + times.first_byte);
         let answer = timeout_at(until, connection.send(request)).await;
         report.first_byte += begun.elapsed();
         let answer = answer.map_err(|_| Phase::FirstByte.over())?;
@@ -144,7 +157,7 @@ impl ReleaseEgress {
         &self,
         message: &Message,
         head: Head,
-        end: Instant,
+        times: &Times,
         report: &mut Report,
     ) -> Result<Response, Failure> {
         let Head { parts, body, connection } = head;
@@ -153,7 +166,7 @@ impl ReleaseEgress {
             return Err(Failure::Protocol(format!("{server} changes to a protocol that nobody asked for")));
         }
         let begun = Instant::now();
-        let read = timeout_at(end, collect(server, body, self.limits.bytes)).await;
+        let read = timeout_at(times.end, collect(server, body, self.limits.bytes, times.idle)).await;
         report.body = begun.elapsed();
         let body = read.map_err(|_| Phase::Body.over())??;
         report.bytes = body.len();
@@ -268,13 +281,18 @@ fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD].contains(method)
 }
 
-async fn collect(server: &Server, mut body: Incoming, most: usize) -> Result<Bytes, Failure> {
+async fn collect(server: &Server, mut body: Incoming, most: usize, idle: Option<Duration>) -> Result<Bytes, Failure> {
     let over = || Failure::Limit(Bound::Bytes, format!("response body: {most} bytes"));
     if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
         return Err(over());
     }
     let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match idle {
+            Some(idle) => timeout(idle, body.frame()).await.map_err(|_| Phase::Body.over())?,
+            None => body.frame().await,
+        };
+        let Some(frame) = frame else { return Ok(whole.into()) };
         let frame = frame.map_err(|error| told(server, &error))?;
         // Trailers are nobody's business.
         let Ok(data) = frame.into_data() else { continue };
@@ -283,7 +301,6 @@ async fn collect(server: &Server, mut body: Incoming, most: usize) -> Result<Byt
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.into())
 }
 
 fn told(server: &Server, error: &hyper::Error) -> Failure {

@@ -44,6 +44,11 @@ const OF_THE_BODY: &[HeaderName] =
 
 const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
 
+/// Whether a header is no plugin's to write. The name is in lower case.
+pub fn is_written_by_the_host(name: &str) -> bool {
+    HOSTS.contains(&name) || name.starts_with("proxy-")
+}
+
 /// A checked request.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -70,7 +75,7 @@ impl Message {
         for (name, value) in &request.headers {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| Failure::Invalid(format!("{name:?} is no name of a header")))?;
-            if HOSTS.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+            if is_written_by_the_host(name.as_str()) {
                 return Err(Failure::Invalid(format!("the header '{name}' is the host's to write")));
             }
             let value = HeaderValue::from_bytes(value.as_bytes())

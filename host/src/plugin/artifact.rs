@@ -122,7 +122,7 @@ impl Artifact {
             }
             let of_package = |interfaces: &[&str]| interfaces.iter().any(|one| one.split('/').next() == Some(package));
             match Capabilities::OFFERED.iter().find(|offer| of_package(offer.interfaces)) {
-                Some(offer) if offer.interfaces.contains(&import.as_str()) => {
+                Some(offer) if offer.interfaces.iter().any(|interface| is_of(interface, import)) => {
                     needs.insert(offer.name);
                 }
                 Some(offer) => {
@@ -158,6 +158,16 @@ impl Artifact {
     /// Whether it exports an interface.
     pub(super) fn plays(&self, role: &str) -> bool {
         self.exports.iter().any(|export| export == role)
+    }
+}
+
+/// Whether an import is of an interface; one whose version has no patch number (`0.2`) is any patch of it.
+fn is_of(interface: &str, import: &str) -> bool {
+    let patch = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    match import.strip_prefix(interface) {
+        Some("") => true,
+        Some(rest) => interface.matches('.').count() == 1 && rest.strip_prefix('.').is_some_and(patch),
+        None => false,
     }
 }
 

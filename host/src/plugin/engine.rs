@@ -87,7 +87,7 @@ impl PluginEngine {
                     })
                 }
                 None => {
-                    limits.hit = Some(Limit::CpuTime);
+                    limits.budget.meet(Limit::CpuTime);
                     Ok(UpdateDeadline::Interrupt)
                 }
             }

@@ -141,18 +141,20 @@ impl Sandbox {
             headers: request.headers,
             body: request.body,
         };
-        let turn = store.data().turn.clone();
+        let (turn, budget) = (store.data().turn.clone(), store.data().limits.budget.clone());
         let work = async {
             let began = Instant::now();
+            let _request = budget.hold(request.body.len())?;
             let role = release.handle.instantiate_async(&mut store).await?;
             release.tally.instantiated(began.elapsed());
-            role.wharf_plugin_http().call_handle(&mut store, request).await
+            let answer = role.wharf_plugin_http().call_handle(&mut store, request).await?;
+            let _answer = budget.hold(answer.as_ref().map_or(0, |response| response.body.len()))?;
+            Ok(answer)
         };
         let outcome = bounded(&turn, &release.tally, release.limits.deadline, work).await;
-        let limits = &store.data().limits;
-        release.usage.took_memory(limits.memory_taken());
+        release.usage.took_memory(budget.peak());
         // Also one that the guest coped with: an allocation that failed, say.
-        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { limits.hit };
+        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { budget.met() };
         if let Some(limit) = hit {
             release.usage.hit(limit);
         }
@@ -188,7 +190,7 @@ impl Sandbox {
         let turn = store.data().turn.clone();
         let instance = release.handle.instantiate_async(&mut store);
         if let Err(stop) = bounded(&turn, &release.tally, release.limits.deadline, instance).await {
-            let error = stop.into_error(store.data().limits.hit);
+            let error = stop.into_error(store.data().limits.budget.met());
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
         drop(store);
@@ -266,10 +268,10 @@ impl Sandbox {
         let parts = || (self.logs.plugin(plugin), Arc::default());
         let store = || self.store(Arc::clone(&context), Entered::default(), parts(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
-            if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.hit.is_none()) {
+            if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.budget.met().is_none()) {
                 return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
             }
-            let error = stop.into_error(store.data().limits.hit);
+            let error = stop.into_error(store.data().limits.budget.met());
             invalid(format!("it fails when it is asked what it is: {error}")).with_internal(error.report())
         };
 

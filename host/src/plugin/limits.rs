@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 parameters! {
     /// What a call is held to.
     CallLimits {
-        /// All memories and tables of one call together.
+        /// All memories and tables of one call, and what the host holds for it, together.
         memory: usize = kind::bytes(64 << 10..=MAX_MEMORY as u64), else memory_bytes;
         /// CPU time of one call.
         cpu_time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else cpu_time;

@@ -60,6 +60,11 @@ impl Statement {
         Self { sql: sql.into(), params: params.into() }
     }
 
+    /// What it weighs in memory.
+    pub fn weight(&self) -> usize {
+        self.params.iter().fold(self.sql.len(), |sum, value| sum.saturating_add(value.weight()))
+    }
+
     /// Refuses what neither database may see: too many bytes, NaN (SQLite would store NULL) and NUL in a text (PostgreSQL
     /// has no such text).
     pub(super) fn check_values(&self, limits: &Limits) -> Result<(), DataError> {
@@ -87,6 +92,14 @@ pub struct Rows {
     pub columns: Vec<String>,
     /// Row by row, as many values as columns.
     pub values: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    /// What it weighs in memory.
+    pub fn weight(&self) -> usize {
+        let names = self.columns.iter().map(String::len);
+        names.chain(self.values.iter().flatten().map(Value::weight)).fold(0, usize::saturating_add)
+    }
 }
 
 /// What every statement of a plugin is held to.

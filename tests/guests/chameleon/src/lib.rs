@@ -8,6 +8,8 @@ use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::sql::{self, params};
 use wharf_sdk::{audit, cache, http, log};
 
+mod standard;
+
 plugin! {
     name: "chameleon",
     summary: "Does what it is asked for",
@@ -21,7 +23,7 @@ plugin! {
         flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
-        fetch,
+        fetch, standard_fetch, standard_answers, standard_fields,
     ],
 }
 
@@ -439,4 +441,28 @@ fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
         }),
         Err(error) => json!({ "error": format!("{error:?}") }),
     })
+}
+
+/// The same by `wasi:http`.
+#[post("/standard-fetch", access = public)]
+fn standard_fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
+    for _ in 1..fetching.times.unwrap_or(1) {
+        let _ = standard::fetch(&fetching);
+    }
+    Json(standard::fetch(&fetching).unwrap_or_else(|error| json!({ "error": error })))
+}
+
+/// Keeps every answer.
+#[post("/standard-answers", access = public)]
+fn standard_answers(Json(fetching): Json<Fetching>) -> Json<Value> {
+    Json(match standard::hoard_answers(&fetching) {
+        Ok(count) => json!({ "kept": count }),
+        Err(error) => json!({ "error": error }),
+    })
+}
+
+/// Keeps headers that are never sent.
+#[get("/standard-fields/{count}/{bytes}", access = public)]
+fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
+    Text(standard::hoard_fields(count, bytes).to_string())
 }

@@ -1,0 +1,94 @@
+//! Requests by `wasi:http`, as a component that knows nothing of Wharf sends them.
+
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
+};
+use wasip2::io::streams::StreamError;
+use wharf_sdk::serde_json::{Value, json};
+
+use crate::Fetching;
+
+pub(crate) fn fetch(fetching: &Fetching) -> Result<Value, String> {
+    read(answer(&send(fetching)?)?)
+}
+
+/// Answers that nobody reads.
+pub(crate) fn hoard_answers(fetching: &Fetching) -> Result<usize, String> {
+    let answers = (0..fetching.times.unwrap_or(1)).map(|_| answer(&send(fetching)?)).collect::<Result<Vec<_>, _>>()?;
+    Ok(answers.len())
+}
+
+/// As many fields, each with so many bytes.
+pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
+    let fields = |_| {
+        let fields = Fields::new();
+        fields.append("x", &vec![b'x'; bytes]).unwrap();
+        fields
+    };
+    (0..count).map(fields).collect::<Vec<_>>().len()
+}
+
+fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
+    let told = |error: &dyn std::fmt::Debug| format!("{error:?}");
+    let headers = Fields::new();
+    for (name, value) in &fetching.headers {
+        headers.append(name, value.as_bytes()).map_err(|error| told(&error))?;
+    }
+    let (scheme, rest) = fetching.url.split_once("://").unwrap();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let request = OutgoingRequest::new(headers);
+    let method = fetching.method.clone().unwrap_or_else(|| "GET".to_owned());
+    let refused = |()| "refused".to_owned();
+    request.set_method(&Method::Other(method)).map_err(refused)?;
+    request
+        .set_scheme(Some(&match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            other => Scheme::Other(other.to_owned()),
+        }))
+        .map_err(refused)?;
+    request.set_authority(Some(authority)).map_err(refused)?;
+    request.set_path_with_query(Some(path)).map_err(refused)?;
+    let options = RequestOptions::new();
+    let nanos = fetching.timeout_ms.map(|millis| millis * 1_000_000);
+    options.set_first_byte_timeout(nanos).map_err(refused)?;
+    options.set_between_bytes_timeout(nanos).map_err(refused)?;
+    let body = request.body().map_err(refused)?;
+    let answer = outgoing_handler::handle(request, Some(options)).map_err(|error| told(&error))?;
+    let stream = body.write().map_err(refused)?;
+    for piece in fetching.body.as_bytes().chunks(4096) {
+        if stream.blocking_write_and_flush(piece).is_err() {
+            // Why is told by the answer.
+            break;
+        }
+    }
+    drop(stream);
+    // An error here is told by the answer too.
+    let _ = OutgoingBody::finish(body, None);
+    Ok(answer)
+}
+
+fn answer(pending: &FutureIncomingResponse) -> Result<IncomingResponse, String> {
+    pending.subscribe().block();
+    pending.get().unwrap().unwrap().map_err(|error| format!("{error:?}"))
+}
+
+fn read(answer: IncomingResponse) -> Result<Value, String> {
+    let headers = answer.headers().entries();
+    let headers = headers.into_iter().map(|(name, value)| (name, String::from_utf8(value).unwrap()));
+    let told = json!({ "status": answer.status(), "headers": headers.collect::<Vec<_>>() });
+    let body = answer.consume().unwrap();
+    let stream = body.stream().unwrap();
+    let mut whole = Vec::new();
+    loop {
+        match stream.blocking_read(64 * 1024) {
+            Ok(bytes) => whole.extend(bytes),
+            Err(StreamError::Closed) => break,
+            Err(error) => return Err(format!("{error:?}")),
+        }
+    }
+    let mut told = told;
+    told["body"] = String::from_utf8_lossy(&whole).into();
+    Ok(told)
+}
