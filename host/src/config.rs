@@ -53,6 +53,8 @@ pub struct Server {
     pub static_dir: Option<PathBuf>,
     /// Largest request body in bytes; uploads of plugins have their own limit. `WHARF_MAX_BODY_BYTES`
     pub max_body_bytes: usize,
+    /// Memory for the bodies of all requests and answers together; beyond it, 503. `WHARF_BODY_MEMORY_BYTES`
+    pub body_memory_bytes: usize,
     /// Serve the OpenAPI document and its viewer. `WHARF_DOCS`
     pub docs: bool,
     /// How long requests in flight may take to finish at shutdown. `WHARF_SHUTDOWN_GRACE`
@@ -77,6 +79,7 @@ impl Default for Server {
             frontend_url: "http://localhost:5173".to_owned(),
             static_dir: None,
             max_body_bytes: 2 * 1024 * 1024,
+            body_memory_bytes: 256 * 1024 * 1024,
             docs: true,
             shutdown_grace: Duration::from_secs(30),
             start_timeout: Duration::from_secs(60),
@@ -166,6 +169,10 @@ pub struct Plugins {
     pub total_concurrency: usize,
     /// How long a call may wait for its turn before the answer is 503. `WHARF_PLUGIN_QUEUE_TIME`
     pub queue_time: Duration,
+    /// Body of a request; as `server.max_body_bytes` unless it is set. `WHARF_PLUGIN_REQUEST_BYTES`
+    pub request_bytes: usize,
+    /// Headers that a request brings, credentials aside, and those of an answer. `WHARF_PLUGIN_HEADER_BYTES`
+    pub header_bytes: usize,
     /// Largest answer body in bytes. `WHARF_PLUGIN_RESPONSE_BYTES`
     pub response_bytes: usize,
     /// Largest component file in bytes. `WHARF_PLUGIN_UPLOAD_BYTES`
@@ -225,6 +232,8 @@ impl Default for Plugins {
             concurrency: 64,
             total_concurrency: 256,
             queue_time: Duration::from_secs(1),
+            request_bytes: 2 * 1024 * 1024,
+            header_bytes: 16 * 1024,
             response_bytes: 8 * 1024 * 1024,
             upload_bytes: 64 * 1024 * 1024,
             compile_memory_bytes: 2 * 1024 * 1024 * 1024,

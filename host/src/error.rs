@@ -30,8 +30,10 @@ pub enum Kind {
     MethodNotAllowed(Vec<String>),
     /// The thing's present state forbids it.
     Conflict,
-    /// A body, header or upload beyond its limit.
+    /// A body or upload beyond its limit.
     TooLarge,
+    /// Headers beyond their limit.
+    HeadersTooLarge,
     /// The input is malformed; each finding names its place.
     Invalid(Vec<FieldError>),
     /// Too many attempts; when to try again.

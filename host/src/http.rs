@@ -16,6 +16,7 @@ mod plugin_call;
 pub mod problem;
 pub mod reply;
 pub mod resource;
+pub mod room;
 pub mod server;
 pub mod static_files;
 pub mod traffic;
@@ -51,6 +52,8 @@ pub struct Host {
     pub plugins: Registry,
     /// Requests that were answered.
     pub traffic: Arc<traffic::Traffic>,
+    /// Memory for bodies.
+    pub room: room::Room,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the host begins to stop.

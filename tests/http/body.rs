@@ -4,9 +4,13 @@ use futures_util::stream;
 use reqwest::{Body, Method};
 use serde_json::json;
 
-use super::{not_authenticated, text};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::{metrics, not_authenticated, text};
 use crate::support::host::PASSWORD;
-use crate::support::{TestHost, both};
+use crate::support::patience::until;
+use crate::support::{Setup, TestHost, both};
 
 const JSON_ERROR: &str = "json_invalid: JSON decode error";
 const NO_OBJECT: &str =
@@ -29,7 +33,10 @@ both! {
     a_body_that_is_no_object_is_422 => Setup::default().with_items(),
     text_that_no_database_can_hold_is_422 => Setup::default().with_items(),
     of_a_member_given_twice_the_last_counts,
-    a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| config.server.max_body_bytes = 1000),
+    a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| {
+        config.server.max_body_bytes = 1000;
+        config.plugins.request_bytes = 1000;
+    }),
     without_a_setting_two_mebibytes_are_the_limit,
 }
 
@@ -177,4 +184,33 @@ async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
     assert_eq!(text(&host.superuser().patch("/users/me", &body(limit)).await.ok(), "full_name"), "x");
     let answer = host.superuser().patch("/users/me", &body(limit + 1)).await;
     answer.is_problem(413, "body_too_large", "Request body too large");
+}
+
+#[tokio::test]
+async fn bodies_of_all_requests_and_answers_share_a_memory() {
+    let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 1 << 20)).await;
+    host.deploy_chameleon().await;
+    let post = |bytes: usize| {
+        let request = host.anonymous().request(Method::POST, "/chameleon/echo").body(vec![b'x'; bytes]);
+        async move { request.send().await }
+    };
+    let taken = async || {
+        let samples = metrics::samples(host.superuser()).await;
+        samples.into_iter().find(|(name, _)| name == "wharf_http_body_bytes").unwrap().1
+    };
+    let mut slow = TcpStream::connect(host.addr()).await.unwrap();
+    let head = "POST /api/v1/chameleon/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(post(400_000).await.status, 200, "what is only announced takes nothing");
+    slow.write_all(&vec![b'x'; 800_000]).await.unwrap();
+    until("the body to arrive", async || (taken().await >= 800_000.0).then_some(())).await;
+    let refused = post(400_000).await;
+    refused.is_problem(503, "overloaded", "The host holds as many bodies as it may, try again");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(post(10_000).await.status, 200);
+    host.anonymous().get("/chameleon/body/400000").await.has_code(503, "overloaded");
+    drop(slow);
+    until("the memory to come back", async || (taken().await == 0.0).then_some(())).await;
+    assert_eq!(post(400_000).await.status, 200);
+    assert_eq!(host.anonymous().get("/chameleon/body/400000").await.status, 200);
 }

@@ -88,7 +88,7 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
         ("memory", "'memory' has no value; write memory=VALUE"),
         (
             "sql.rows=5",
-            "there is no limit 'sql.rows'; there are: memory, cpu_time, deadline, concurrency, queue_time, host_calls, response_bytes",
+            "there is no limit 'sql.rows'; there are: memory, cpu_time, deadline, concurrency, queue_time, host_calls, request_bytes, header_bytes, response_bytes",
         ),
     ] {
         let answer = set(host, &[text]).await;
@@ -113,6 +113,34 @@ async fn a_change_of_limits_takes_no_deploy_back() {
         assert!(limited.status == 200 || limited.has_code(409, "plugin_state").contains("meanwhile"), "{limited:?}");
         assert_eq!(get(&host, "chameleon", "").await.text(), word, "round {round}");
     }
+}
+
+#[tokio::test]
+async fn requests_and_headers_are_bounded_too_lower_or_higher_than_the_hosts() {
+    let host = TestHost::sqlite(Setup::default().with(|config| config.plugins.request_bytes = 10_000)).await;
+    deploy(&host, "chameleon", "&limit=request_bytes=3MiB&limit=header_bytes=2KiB").await;
+    deploy(&host, "twin", "").await;
+    let post = |plugin: &str, bytes: usize| {
+        let request = host.anonymous().request(Method::POST, &format!("/{plugin}/echo"));
+        async move { request.body(vec![b'x'; bytes]).send().await }
+    };
+    assert_eq!(post("chameleon", 2_500_000).await.status, 200);
+    assert_eq!(post("twin", 10_000).await.status, 200);
+    post("twin", 10_001).await.is_problem(413, "body_too_large", "Request body too large");
+    post("chameleon", 3_200_000).await.has_code(413, "body_too_large");
+    assert_eq!(limit(&host, "request_bytes").await["met"], 1);
+
+    let with = |plugin: &str, name: &'static str| {
+        let request = host.anonymous().request(Method::GET, &format!("/{plugin}/echo/x"));
+        async move { request.header(name, &"x".repeat(3_000)).send().await }
+    };
+    assert_eq!(with("twin", "x-long").await.status, 200);
+    with("chameleon", "x-long").await.has_code(431, "headers_too_large");
+    assert_eq!(with("chameleon", "cookie").await.status, 200, "what the plugin does not get does not count");
+    let answered = format!("header?name=x-long&value={}", "x".repeat(3_000));
+    get(&host, "chameleon", &answered).await.has_code(502, "plugin_response_limit");
+    assert_eq!(get(&host, "twin", &answered).await.status, 200);
+    assert_eq!(limit(&host, "header_bytes").await["met"], 2);
 }
 
 #[tokio::test]

@@ -16,6 +16,10 @@ pub enum Limit {
     Deadline,
     /// Calls into the host.
     HostCalls,
+    /// The request's body.
+    RequestBytes,
+    /// Headers of the request, or of the answer.
+    HeaderBytes,
     /// Bytes of an answer.
     ResponseBytes,
     /// Calls at once, with their queue.
@@ -52,11 +56,13 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Memory,
         Self::CpuTime,
         Self::Deadline,
         Self::HostCalls,
+        Self::RequestBytes,
+        Self::HeaderBytes,
         Self::ResponseBytes,
         Self::Concurrency,
         Self::SqlRows,
@@ -82,6 +88,8 @@ impl Limit {
             Self::CpuTime => "cpu_time",
             Self::Deadline => "deadline",
             Self::HostCalls => "host_calls",
+            Self::RequestBytes => "request_bytes",
+            Self::HeaderBytes => "header_bytes",
             Self::ResponseBytes => "response_bytes",
             Self::Concurrency => "concurrency",
             Self::SqlRows => "sql.rows",

@@ -36,12 +36,14 @@ impl std::error::Error for Refused {}
 /// All that is wrong, at once.
 pub fn load(sources: &Sources) -> Result<Loaded, Refused> {
     let mut reader = Reader::new(sources);
+    let server = Server::read(&mut reader);
+    let most = server.max_body_bytes;
     let config = Config {
-        server: Server::read(&mut reader),
+        server,
         database: Database::read(&mut reader),
         auth: Auth::read(&mut reader),
         email: Email::read(&mut reader),
-        plugins: Plugins::read(&mut reader),
+        plugins: Plugins::read(&mut reader, most),
         log: Log::read(&mut reader),
     };
     check_together(&config, &mut reader);
@@ -78,6 +80,12 @@ impl Server {
                 "WHARF_MAX_BODY_BYTES",
                 &kind::bytes(KIB..=GIB),
                 d.max_body_bytes,
+            ),
+            body_memory_bytes: r.read(
+                "server.body_memory_bytes",
+                "WHARF_BODY_MEMORY_BYTES",
+                &kind::bytes(MIB..=64 * GIB),
+                d.body_memory_bytes,
             ),
             docs: r.read("server.docs", "WHARF_DOCS", &kind::boolean(), d.docs),
             shutdown_grace: r.read("server.shutdown_grace", "WHARF_SHUTDOWN_GRACE", &wait, d.shutdown_grace),
@@ -145,7 +153,7 @@ impl Email {
 }
 
 impl Plugins {
-    fn read(r: &mut Reader<'_>) -> Self {
+    fn read(r: &mut Reader<'_>, max_body_bytes: usize) -> Self {
         let d = Self::default();
         let time = duration(Duration::from_millis(10)..=10 * MINUTE);
         let size = kind::bytes(64 * KIB..=4 * GIB);
@@ -167,6 +175,18 @@ impl Plugins {
                 "WHARF_PLUGIN_QUEUE_TIME",
                 &duration(Duration::ZERO..=MINUTE),
                 d.queue_time,
+            ),
+            request_bytes: r.read(
+                "plugins.request_bytes",
+                "WHARF_PLUGIN_REQUEST_BYTES",
+                &kind::bytes(KIB..=GIB),
+                max_body_bytes,
+            ),
+            header_bytes: r.read(
+                "plugins.header_bytes",
+                "WHARF_PLUGIN_HEADER_BYTES",
+                &kind::bytes(KIB..=64 * KIB),
+                d.header_bytes,
             ),
             response_bytes: r.read("plugins.response_bytes", "WHARF_PLUGIN_RESPONSE_BYTES", &size, d.response_bytes),
             upload_bytes: r.read("plugins.upload_bytes", "WHARF_PLUGIN_UPLOAD_BYTES", &size, d.upload_bytes),
@@ -278,6 +298,11 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
         r.refuse("email.smtp_url", r.origin("email.smtp_url"), text);
     }
     let plugins = &config.plugins;
+    let largest = config.server.max_body_bytes.max(plugins.request_bytes).max(plugins.upload_bytes);
+    if config.server.body_memory_bytes < largest {
+        let key = "server.body_memory_bytes";
+        r.refuse(key, r.origin(key), format!("has no room for the largest body that is taken, {largest} bytes"));
+    }
     // Keys that cannot be read are a finding already.
     if plugins.require_signed && plugins.trusted_keys.is_empty() && !r.is_refused("plugins.trusted_keys") {
         let text =

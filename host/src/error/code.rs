@@ -56,12 +56,16 @@ codes! {
     METHOD_NOT_ALLOWED = "method_not_allowed";
     /// 413: the body is larger than the limit.
     BODY_TOO_LARGE = "body_too_large";
+    /// 431: the headers that the plugin would get are larger than the limit.
+    HEADERS_TOO_LARGE = "headers_too_large";
     /// 429: too many attempts; see `Retry-After`.
     THROTTLED = "throttled";
     /// 500: a defect of the host; the request id finds it in the log.
     INTERNAL = "internal";
     /// 503: the host is stopping.
     SHUTTING_DOWN = "shutting_down";
+    /// 503: bodies of other requests and answers take all the memory for bodies; see `Retry-After`.
+    OVERLOADED = "overloaded";
     /// 503: the database cannot be reached now.
     DATABASE_UNAVAILABLE = "database_unavailable";
 

@@ -1,15 +1,17 @@
-//! Reads a request's body as its route declares: bounded in size and time, JSON and forms parsed.
+//! Reads a request's body as its route declares: bounded in size, in time and together with all others, JSON and forms
+//! parsed.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::{Map, Value};
 
+use super::room::{Room, Taken};
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
 /// A body that was read.
@@ -21,12 +23,14 @@ pub(super) struct Read {
     pub(super) value: Option<Value>,
     /// Whether a text in it may hold U+0000.
     pub(super) suspicious: bool,
+    /// The memory that it takes.
+    pub(super) taken: Taken,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The whole body, at most `limit` bytes within `time`.
-pub(super) async fn read_raw<B>(headers: &HeaderMap, body: B, limit: usize, time: Duration) -> Result<Bytes>
+/// The whole body, at most `limit` bytes within `time`, as long as there is `room` for it.
+pub(super) async fn read_raw<B>(headers: &HeaderMap, body: B, limit: usize, time: Duration, room: &Room) -> Result<Read>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -36,12 +40,37 @@ where
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(time, std::pin::pin!(Limited::new(body, limit)).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(unreadable().with_internal(error)),
+    match tokio::time::timeout(time, collect(body, limit, room)).await {
+        Ok(read) => read,
         Err(_) => Err(Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")),
     }
+}
+
+async fn collect<B>(body: B, limit: usize, room: &Room) -> Result<Read>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let mut body = std::pin::pin!(Limited::new(body, limit));
+    let (mut whole, mut taken) = (Bytes::new(), Taken::default());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => too_large(),
+            false => unreadable().with_internal(error),
+        })?;
+        // Trailers are nobody's business.
+        let Ok(data) = frame.into_data() else { continue };
+        room.take(&mut taken, whole.len() + data.len())?;
+        // The first piece, which mostly is the whole, is not copied.
+        whole = if whole.is_empty() {
+            data
+        } else {
+            let mut longer = whole.try_into_mut().unwrap_or_else(|whole| BytesMut::from(&*whole));
+            longer.extend_from_slice(&data);
+            longer.freeze()
+        };
+    }
+    Ok(Read { bytes: whole, taken, ..Read::default() })
 }
 
 fn too_large() -> Error {
@@ -53,18 +82,18 @@ fn unreadable() -> Error {
 }
 
 /// Parses a body as JSON, if it says that it is; any other text is a text (and so no object).
-pub(super) fn parse_json(headers: &HeaderMap, bytes: Bytes) -> Result<Read> {
-    if bytes.is_empty() {
-        return Ok(Read::default());
+pub(super) fn parse_json(headers: &HeaderMap, read: Read) -> Result<Read> {
+    if read.bytes.is_empty() {
+        return Ok(read);
     }
-    let Ok(text) = std::str::from_utf8(&bytes) else { return Err(unreadable()) };
+    let Ok(text) = std::str::from_utf8(&read.bytes) else { return Err(unreadable()) };
     if !is_json(headers) {
         let value = Some(Value::String(text.to_owned()));
-        return Ok(Read { value, suspicious: false, bytes });
+        return Ok(Read { value, ..read });
     }
     let value: Value = serde_json::from_str(text).map_err(|error| Error::invalid(vec![json_finding(text, &error)]))?;
     let suspicious = text.contains("\\u0000");
-    Ok(Read { value: (!value.is_null()).then_some(value), suspicious, bytes })
+    Ok(Read { value: (!value.is_null()).then_some(value), suspicious, ..read })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -87,7 +116,7 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 
 /// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
 /// sent has no members.
-pub(super) async fn parse_form(headers: &HeaderMap, bytes: Bytes) -> Result<Read> {
+pub(super) async fn parse_form(headers: &HeaderMap, read: Read) -> Result<Read> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut object = Map::new();
     let mut insert = |name: String, text: String| {
@@ -99,11 +128,11 @@ pub(super) async fn parse_form(headers: &HeaderMap, bytes: Bytes) -> Result<Read
     };
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        for (name, text) in form_urlencoded::parse(&bytes) {
+        for (name, text) in form_urlencoded::parse(&read.bytes) {
             insert(name.into_owned(), text.into_owned());
         }
     } else if let Ok(boundary) = multer::parse_boundary(kind) {
-        let whole = stream::iter([Ok::<_, std::convert::Infallible>(bytes.clone())]);
+        let whole = stream::iter([Ok::<_, std::convert::Infallible>(read.bytes.clone())]);
         let mut parts = multer::Multipart::new(whole, boundary);
         while let Some(field) = parts.next_field().await.map_err(|error| unreadable().with_source(error))? {
             let Some(name) = field.name().map(ToOwned::to_owned) else { continue };
@@ -111,7 +140,7 @@ pub(super) async fn parse_form(headers: &HeaderMap, bytes: Bytes) -> Result<Read
         }
     }
     let suspicious = object.values().any(|value| value.as_str().is_some_and(|text| text.contains('\0')));
-    Ok(Read { value: Some(Value::Object(object)), suspicious, bytes })
+    Ok(Read { value: Some(Value::Object(object)), suspicious, ..read })
 }
 
 #[cfg(test)]
@@ -128,8 +157,12 @@ mod tests {
         headers
     }
 
+    fn read(bytes: impl Into<Bytes>) -> Read {
+        Read { bytes: bytes.into(), ..Read::default() }
+    }
+
     fn parse(kind: &str, body: &'static [u8]) -> Result<Read> {
-        parse_json(&headers(kind), Bytes::from_static(body))
+        parse_json(&headers(kind), read(Bytes::from_static(body)))
     }
 
     fn finding(kind: &str, body: &'static [u8]) -> FieldError {
@@ -160,22 +193,22 @@ mod tests {
 
     #[tokio::test]
     async fn forms_become_objects_and_empty_is_absent() {
-        let read = parse_form(&headers("application/x-www-form-urlencoded"), "a=1&b=&c=%C3%A4&a=2".into()).await;
-        assert_eq!(read.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
+        let form = parse_form(&headers("application/x-www-form-urlencoded"), read("a=1&b=&c=%C3%A4&a=2")).await;
+        assert_eq!(form.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
         let multipart = "--X\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
-        let read = parse_form(&headers("multipart/form-data; boundary=X"), multipart.into()).await;
-        assert_eq!(read.unwrap().value, Some(serde_json::json!({ "a": "1" })));
-        let read = parse_form(&headers("application/json"), r#"{"a":1}"#.into()).await;
-        assert_eq!(read.unwrap().value, Some(serde_json::json!({})));
+        let form = parse_form(&headers("multipart/form-data; boundary=X"), read(multipart)).await;
+        assert_eq!(form.unwrap().value, Some(serde_json::json!({ "a": "1" })));
+        let form = parse_form(&headers("application/json"), read(r#"{"a":1}"#)).await;
+        assert_eq!(form.unwrap().value, Some(serde_json::json!({})));
     }
 
     proptest! {
         #[test]
         fn no_body_panics(kind in "(application/json|multipart/form-data; boundary=x|[ -~]{0,40})", body: Vec<u8>) {
             let headers = headers(&kind);
-            let _ = parse_json(&headers, body.clone().into());
+            let _ = parse_json(&headers, read(body.clone()));
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let _ = runtime.block_on(parse_form(&headers, body.into()));
+            let _ = runtime.block_on(parse_form(&headers, read(body)));
         }
     }
 }

@@ -28,6 +28,7 @@ use super::plugin_call::{self, PluginCall};
 use super::problem;
 use super::static_files::StaticFiles;
 use super::{Host, openapi};
+use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Generation, Target};
@@ -171,21 +172,20 @@ impl Dispatcher {
                 (&route.operation, &route.access, Some(&release.record.plugin))
             }
         };
-        let server = &self.host.config.server;
-        let (read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
+        let (mut read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
             // Raw bodies may be large: nobody sends one before he may.
             let caller = access::check(&self.host.auth, &parts.headers, access, plugin).await?;
-            let limit = self.body_limit(target);
-            let bytes = body::read_raw(&parts.headers, body, limit, server.body_timeout).await?;
-            (Read { bytes, ..Read::default() }, caller)
+            (self.read(operation, target, parts, body).await?, caller)
         } else {
-            let read = self.read(operation, parts, body).await?;
+            let read = self.read(operation, target, parts, body).await?;
             (read, access::check(&self.host.auth, &parts.headers, access, plugin).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
         let inputs = operation.check(&params, &query, read.value.as_ref(), read.suspicious).map_err(Error::invalid)?;
-        let reply = match target {
+        // Given back when there is an answer.
+        let _taken = std::mem::take(&mut read.taken);
+        let mut reply = match target {
             Target::Host(index) => {
                 let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
                 let body = match (operation.body_kind(), read.value) {
@@ -204,6 +204,7 @@ impl Dispatcher {
                 plugin_call::answer(&self.host.plugins, contract, call).await?
             }
         };
+        reply.body = self.host.room.keep(reply.body)?;
         Ok(reply.into())
     }
 
@@ -220,27 +221,29 @@ impl Dispatcher {
         canary.chooses(&caller)
     }
 
-    async fn read<B>(&self, operation: &Operation, parts: &Parts, body: B) -> Result<Read>
+    async fn read<B>(&self, operation: &Operation, target: &Target, parts: &Parts, body: B) -> Result<Read>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let server = &self.host.config.server;
         let Some(kind) = operation.body_kind() else { return Ok(Read::default()) };
-        let bytes = body::read_raw(&parts.headers, body, server.max_body_bytes, server.body_timeout).await?;
-        match kind {
-            BodyKind::Json => body::parse_json(&parts.headers, bytes),
-            BodyKind::Form => body::parse_form(&parts.headers, bytes).await,
-            BodyKind::Raw => Ok(Read { bytes, ..Read::default() }),
-        }
-    }
-
-    fn body_limit(&self, target: &Target) -> usize {
-        let own = match target {
+        let most = match target {
             Target::Host(index) => self.routes.get(*index).and_then(|route| route.body_limit),
-            Target::Plugin(..) => None,
+            Target::Plugin(release, _) => Some(release.limits.request_bytes),
         };
-        own.unwrap_or(self.host.config.server.max_body_bytes)
+        let most = most.unwrap_or(server.max_body_bytes);
+        let read = body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.room).await;
+        if let (Err(error), Target::Plugin(release, _)) = (&read, target)
+            && *error.kind() == Kind::TooLarge
+        {
+            release.usage.hit(Limit::RequestBytes);
+        }
+        match kind {
+            BodyKind::Json => body::parse_json(&parts.headers, read?),
+            BodyKind::Form => body::parse_form(&parts.headers, read?).await,
+            BodyKind::Raw => read,
+        }
     }
 
     /// Paths that no route has: the document and the static files, or a 404 that says what it can.

@@ -13,7 +13,8 @@ use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
 use crate::cache;
-use crate::error::{Error, Result};
+use crate::capability::Limit;
+use crate::error::{Error, Kind, Result, code};
 use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{Answer, Registry, Release, Request};
 
@@ -89,6 +90,12 @@ async fn run(registry: &Registry, call: PluginCall<'_>) -> Result<(Reply, Option
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
     let headers = passed_on(&call.parts.headers);
+    let most = call.release.limits.header_bytes;
+    if headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > most {
+        call.release.usage.hit(Limit::HeaderBytes);
+        let text = format!("The headers have more than {most} bytes together");
+        return Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text));
+    }
     let params: Vec<(&str, &str)> = call.params.iter().map(|(name, text)| (*name, text.as_ref())).collect();
     let request = Request {
         id: call.request_id,

@@ -67,6 +67,7 @@ pub fn status(kind: &Kind) -> StatusCode {
         Kind::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
         Kind::Conflict => StatusCode::CONFLICT,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Kind::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
         Kind::Plugin => StatusCode::BAD_GATEWAY,

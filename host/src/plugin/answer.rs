@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::interface::handle::exports::wharf::plugin::http;
+use super::limits::CallLimits;
+use crate::capability::{Limit, Usage};
 use crate::error::{Code, Error, FieldError, Kind, Result, code};
 
 /// A checked answer.
@@ -50,8 +52,6 @@ const FORBIDDEN: &[&str] = &[
 ];
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 64;
-/// Bytes of all headers together.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// The longest code and detail of a problem.
 const MAX_CODE: usize = 64;
 const MAX_DETAIL: usize = 4 * 1024;
@@ -59,20 +59,31 @@ const MAX_DETAIL: usize = 4 * 1024;
 const MAX_ERRORS: usize = 256;
 
 impl Answer {
-    /// Checks what a guest returned.
+    /// Checks what a guest returned, and counts a limit that it met.
     ///
     /// # Errors
     /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text says what was wrong, for the plugin's author.
-    pub(super) fn check(answer: Result<http::Response, http::Problem>, body_limit: usize) -> Result<Self> {
+    pub(super) fn check(
+        answer: Result<http::Response, http::Problem>,
+        limits: &CallLimits,
+        usage: &Usage,
+    ) -> Result<Self> {
         match answer {
             Ok(response) => {
                 if !(200..=599).contains(&response.status) {
                     return Err(refused(format!("status {} is not within 200..=599", response.status)));
                 }
-                if response.body.len() > body_limit {
-                    let text = "The plugin's answer is larger than it may be";
-                    let internal = format!("the body has {} bytes, and {body_limit} are allowed", response.body.len());
-                    return Err(Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, text).with_internal(internal));
+                let headers = response.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+                for (limit, part, bytes, most) in [
+                    (Limit::ResponseBytes, "body", response.body.len(), limits.response_bytes),
+                    (Limit::HeaderBytes, "headers", headers, limits.header_bytes),
+                ] {
+                    if bytes > most {
+                        usage.hit(limit);
+                        let text = "The plugin's answer is larger than it may be";
+                        let error = Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, text);
+                        return Err(error.with_internal(format!("{part}: {bytes} bytes, and {most} are allowed")));
+                    }
                 }
                 check_headers(&response.headers)?;
                 Ok(Self::Response { status: response.status, headers: response.headers, body: response.body.into() })
@@ -108,9 +119,7 @@ fn check_headers(headers: &[(String, String)]) -> Result<()> {
     if headers.len() > MAX_HEADERS {
         return Err(refused(format!("more than {MAX_HEADERS} headers")));
     }
-    let mut bytes = 0;
     for (name, value) in headers {
-        bytes += name.len() + value.len();
         // RFC 9110: a name is a token, here in lower case; a value is visible text, blanks and tabs.
         let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(token) {
@@ -123,9 +132,6 @@ fn check_headers(headers: &[(String, String)]) -> Result<()> {
             return Err(refused(format!("the value of header '{name}' has a control character")));
         }
     }
-    if bytes > MAX_HEADER_BYTES {
-        return Err(refused(format!("the headers are larger than {MAX_HEADER_BYTES} bytes together")));
-    }
     Ok(())
 }
 
@@ -136,10 +142,17 @@ fn refused(reason: impl std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::plugin::limits::Limits;
+
+    fn check(answer: Result<http::Response, http::Problem>) -> Result<Answer> {
+        let host = config::Plugins { response_bytes: 5, header_bytes: 1_000, ..config::Plugins::default() };
+        Answer::check(answer, &Limits::default().resolve(&host)?, &Usage::default())
+    }
 
     fn response(status: u16, headers: &[(&str, &str)]) -> Result<Answer> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Answer::check(Ok(http::Response { status, headers, body: b"12345".to_vec() }), 5)
+        check(Ok(http::Response { status, headers, body: b"12345".to_vec() }))
     }
 
     #[test]
@@ -171,14 +184,16 @@ mod tests {
         }
         let many: Vec<(String, String)> = (0..65).map(|i| (format!("x-{i}"), String::new())).collect();
         assert!(check_headers(&many).is_err());
-        assert!(check_headers(&[("x".into(), "y".repeat(MAX_HEADER_BYTES))]).is_err());
-        assert!(Answer::check(Ok(http::Response { status: 200, headers: vec![], body: vec![0; 6] }), 5).is_err());
+        let code = |answer: Result<Answer>| answer.unwrap_err().code().clone();
+        assert_eq!(code(response(200, &[("x", &"y".repeat(1_000))])), code::PLUGIN_RESPONSE_LIMIT);
+        let large = http::Response { status: 200, headers: vec![], body: vec![0; 6] };
+        assert_eq!(code(check(Ok(large))), code::PLUGIN_RESPONSE_LIMIT);
     }
 
     #[test]
     fn problems_are_checked_too() {
         let problem = |status, code: &str| {
-            Answer::check(Err(http::Problem { status, code: code.into(), detail: "x".into(), errors: vec![] }), 5)
+            check(Err(http::Problem { status, code: code.into(), detail: "x".into(), errors: vec![] }))
         };
         assert!(problem(404, "item_not_found").is_ok());
         assert!(problem(200, "x").is_err());

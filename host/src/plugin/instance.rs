@@ -159,11 +159,7 @@ impl Sandbox {
             release.usage.hit(limit);
         }
         match outcome {
-            Ok(answer) => Answer::check(answer, release.limits.response_bytes).inspect_err(|error| {
-                if *error.code() == code::PLUGIN_RESPONSE_LIMIT {
-                    release.usage.hit(Limit::ResponseBytes);
-                }
-            }),
+            Ok(answer) => Answer::check(answer, &release.limits, &release.usage),
             Err(stop) => {
                 let error = stop.into_error(hit);
                 let record = &release.record;

@@ -24,6 +24,10 @@ parameters! {
         queue_time: Duration = kind::duration(Duration::ZERO..=Duration::from_secs(60)), else queue_time;
         /// Calls into the host from one call.
         host_calls: u64 = kind::count(1..=1_000_000_000), else host_calls;
+        /// Bytes of a request's body.
+        request_bytes: usize = kind::bytes(1 << 10..=1 << 30), else request_bytes;
+        /// Bytes of the headers that a request brings, credentials aside, and of those of an answer.
+        header_bytes: usize = kind::bytes(1 << 10..=64 << 10), else header_bytes;
         /// Bytes of an answer's body.
         response_bytes: usize = kind::bytes(64 << 10..=1 << 30), else response_bytes;
     }

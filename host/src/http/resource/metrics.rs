@@ -136,6 +136,10 @@ impl Scrape {
             ended.collect(),
         );
         self.one("http_requests_in_flight", "Requests that have no answer yet", host.traffic.in_flight());
+        self.one("http_body_bytes", "Bytes of bodies that requests brought or answers wait with", host.room.taken());
+        let refused = vec![(Labels::new(), Sample::Counter(host.room.refused()))];
+        let help = "Requests that there was no memory for bodies for";
+        self.add("http_bodies_refused", help, MetricType::Counter, refused);
         let (running, waiting) = host.plugins.calls();
         self.one("calls_running", "Calls of plugins that run", running);
         self.one("calls_waiting", "Calls that wait for a place among those of all plugins", waiting);
