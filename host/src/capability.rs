@@ -40,7 +40,7 @@ use crate::id::PluginName;
 pub use grant::{Grants, InvalidGrant};
 pub use guest::{CallContext, Guest};
 use parameter::{NoParameters, Parameter, Parameters};
-pub use turn::{Turn, Turns};
+pub use turn::{Share, Turn, Turns};
 pub use usage::{Limit, Usage};
 
 /// One WIT package that the host implements for plugins.

@@ -42,6 +42,12 @@ async fn memory_is_bounded_wherever_it_is() {
             }
         })
         .await;
+    arena
+        .attack("headers that are never sent", Counted::Outcome("trap"), async |arena| {
+            // As many handles as there may be, each full.
+            refused(&arena.flood(8, "standard-fields/3000/15000").await, "plugin_trap");
+        })
+        .await;
 
     let table = Around { items: "(table $t 1 funcref)", ..Around::default() };
     let tables = "(if (i32.eq (table.grow $t (ref.null func) (i32.const 8000000)) (i32.const -1)) (then unreachable))";

@@ -9,7 +9,12 @@ use crate::support::patience::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_ever_is_ended() {
-    let settings = [("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_HEADER_TIMEOUT", "1s")];
+    let settings = [
+        ("WHARF_BODY_TIMEOUT", "1s"),
+        ("WHARF_HEADER_TIMEOUT", "1s"),
+        ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB"),
+        ("WHARF_BODY_MEMORY_BYTES", "16MiB"),
+    ];
     let mut arena = Arena::open(&settings, "&limit=deadline=3s").await;
     arena
         .attack("sleep without end", Counted::Limit("deadline"), async |arena| {
@@ -50,6 +55,27 @@ async fn what_waits_for_ever_is_ended() {
                 let _ = stream.read_to_string(&mut answer).await;
                 assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
             }
+        })
+        .await;
+    arena
+        .attack("bodies that take all memory", Counted::Host("wharf_http_bodies_refused_total"), async |arena| {
+            let mut slow = Vec::new();
+            for _ in 0..48 {
+                let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
+                let head = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n\
+                            content-length: 2000000\r\n\r\n";
+                stream.write_all(head.as_bytes()).await.unwrap();
+                // Who was refused may have hung up by then.
+                let _ = stream.write_all(&[b'x'; 1_000_000]).await;
+                slow.push(stream);
+            }
+            let mut refused = 0;
+            for mut stream in slow {
+                let mut answer = String::new();
+                let _ = stream.read_to_string(&mut answer).await;
+                refused += usize::from(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""));
+            }
+            assert!(refused > 0);
         })
         .await;
     arena

@@ -12,7 +12,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
-use super::bulkhead::{Bulkhead, busy};
+use super::bulkhead::{Places, busy};
 use super::declaration::Declaration;
 use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
@@ -26,7 +26,7 @@ use crate::capability::guest;
 use crate::capability::http::Http;
 use crate::capability::log::{PluginLog, PluginLogs};
 use crate::capability::{
-    CallContext, Capabilities, Capability as _, Entered, Grants, Guest, Limit, Turn, Turns, Usage,
+    CallContext, Capabilities, Capability as _, Entered, Grants, Guest, Limit, Share, Turn, Turns, Usage,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -68,7 +68,7 @@ pub struct Sandbox {
     /// Of what is no release yet.
     limits: CallLimits,
     turns: Turns,
-    all: Bulkhead,
+    all: Places,
     /// Instances of deploys have places of their own: neither is busy because of the other.
     deploying: Semaphore,
     logs: PluginLogs,
@@ -86,15 +86,20 @@ impl Sandbox {
             clock,
             limits: Limits::default().resolve(limits)?,
             turns: Turns::of(tokio::runtime::Handle::current().metrics().num_workers()),
-            all: Bulkhead::new(limits.total_concurrency, limits.queue_time),
+            all: Places::new(limits.total_concurrency, limits.queue_time),
             deploying: Semaphore::new(DEPLOYING),
             logs,
         })
     }
 
     /// The places for calls of all plugins together.
-    pub fn all(&self) -> &Bulkhead {
+    pub fn all(&self) -> &Places {
         &self.all
+    }
+
+    /// The share of one more plugin in the turns of those that compute for long.
+    pub(super) fn share(&self) -> Share {
+        self.turns.share()
     }
 
     /// A place for one instance of a deploy; each ends soon.
@@ -113,8 +118,8 @@ impl Sandbox {
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
     ) -> Result<(Result<Answer>, Duration)> {
-        let places = async { Ok((release.bulkhead.enter().await?, self.all.enter().await?)) };
-        let _places = places.await.inspect_err(|_: &Error| release.usage.hit(Limit::Concurrency))?;
+        let place = release.bulkhead.enter(&self.all).await;
+        let _place = place.inspect_err(|_| release.usage.hit(Limit::Concurrency))?;
         let started = Instant::now();
         let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
             Some(outcome) => outcome,
@@ -231,7 +236,7 @@ impl Sandbox {
             trace,
         });
         let entered = release.admitted.enter(&context);
-        let parts = (Arc::clone(&release.log), Arc::clone(&release.usage));
+        let parts = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.share().turn());
         self.store(context, entered, parts, &release.limits, release.admitted.brings())
     }
 
@@ -261,7 +266,8 @@ impl Sandbox {
             trace: None,
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.limits.clone() };
-        let parts = || (self.logs.plugin(plugin), Arc::default());
+        let share = self.turns.share();
+        let parts = || (self.logs.plugin(plugin), Arc::default(), share.turn());
         let store = || self.store(Arc::clone(&context), Entered::default(), parts(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.mismatch().filter(|_| store.data().limits.budget.met().is_none()) {
@@ -306,12 +312,12 @@ impl Sandbox {
         &self,
         context: Arc<CallContext>,
         entered: Entered,
-        (log, usage): (Arc<PluginLog>, Arc<Usage>),
+        (log, usage, turn): (Arc<PluginLog>, Arc<Usage>, Turn),
         limits: &CallLimits,
         brings: usize,
     ) -> Store<Guest> {
         let own = guest::Limits::new(limits.memory, limits.cpu_time, limits.host_calls);
-        let guest = Guest::new(context, entered, own, log, usage, self.turns.turn(), self.clock.clone());
+        let guest = Guest::new(context, entered, own, log, usage, turn, self.clock.clone());
         self.engine.store(guest, brings.max(limits.response_bytes))
     }
 }
@@ -398,7 +404,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_has_no_turn() {
         let turns = Turns::of(1);
-        let (one, other) = (turns.turn(), turns.turn());
+        let (one, other) = (turns.share().turn(), turns.share().turn());
         let computing = one.clone();
         let tally = Tally::default();
         let work = async {

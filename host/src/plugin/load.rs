@@ -59,11 +59,6 @@ impl Registry {
             .collect())
     }
 
-    /// Calls of all plugins that run now, and that wait for one of their places.
-    pub fn calls(&self) -> (usize, usize) {
-        (self.sandbox.all().running(), self.sandbox.all().waiting())
-    }
-
     /// Deploys since the start that succeeded, and that failed.
     pub fn deploys(&self) -> [u64; 2] {
         self.deploys.each_ref().map(|count| count.load(Ordering::Relaxed))

@@ -183,10 +183,24 @@ impl Registry {
 
     pub(super) fn bulkhead(&self, plugin: &PluginName) -> Arc<Bulkhead> {
         let mut bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
-        let bulkhead = bulkheads
-            .entry(plugin.clone())
-            .or_insert_with(|| Arc::new(Bulkhead::new(self.limits.concurrency, self.limits.queue_time)));
+        let bulkhead = bulkheads.entry(plugin.clone()).or_insert_with(|| {
+            Arc::new(Bulkhead::new(self.limits.concurrency, self.limits.queue_time, self.sandbox.share()))
+        });
         Arc::clone(bulkhead)
+    }
+
+    /// Calls of all plugins that run now, and that wait for one of the places that are kept for nobody.
+    pub fn calls(&self) -> (usize, usize) {
+        let bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.sandbox.all();
+        (all.running(bulkheads.values().map(|bulkhead| &**bulkhead)), all.waiting())
+    }
+
+    /// Keeps places for the plugins that are served now.
+    fn divide_places(&self, served: &Plugins) {
+        let bulkheads = self.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = bulkheads.iter().map(|(plugin, bulkhead)| (&**bulkhead, served.live.contains_key(plugin)));
+        self.sandbox.all().divide(served);
     }
 
     /// Builds the next generation beside the current one and swaps. What is gone with it may finish its calls.
@@ -202,6 +216,7 @@ impl Registry {
                 release.bulkhead.resize(release.limits.concurrency, release.limits.queue_time);
             }
         }
+        self.divide_places(&next.plugins);
         self.generation.store(Arc::clone(&next));
         for release in current.plugins.releases() {
             if !next.plugins.releases().any(|kept| Arc::ptr_eq(kept, release)) {
