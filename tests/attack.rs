@@ -40,6 +40,8 @@ const CALLS: usize = 300;
 /// Calls of the neighbour that an attack is held against; it is repeated until there are as many, so often at most.
 const SAMPLES: usize = 100;
 const REPEATS: usize = 20;
+/// A machine that does something else for a moment is slow once; a neighbour that is starved is slow each time.
+const ATTEMPTS: usize = 3;
 
 /// Whether an attack is held against the clock.
 fn is_strict() -> bool {
@@ -139,6 +141,19 @@ impl Arena {
 
     /// Attacks while the neighbour is asked without pause.
     async fn attack(&mut self, name: &str, counted: Counted, attack: impl AsyncFn(&Self)) {
+        for attempt in 1..=ATTEMPTS {
+            let (during, quiet) = self.measure(name, counted, &attack).await;
+            eprintln!("{name}: p99 of the neighbour {during:?}, quiet {quiet:?}");
+            if !is_strict() || during <= quiet * TIMES {
+                return;
+            }
+            let told = format!("{name}: the neighbour's p99 was {during:?}, and {quiet:?} when it is quiet");
+            assert!(attempt < ATTEMPTS, "{told}, {ATTEMPTS} times");
+        }
+    }
+
+    /// The neighbour's p99 while it lasts, and when it is quiet.
+    async fn measure(&mut self, name: &str, counted: Counted, attack: &impl AsyncFn(&Self)) -> (Duration, Duration) {
         let quiet_before = self.neighbour(CALLS).await;
         let before = self.count(counted).await;
         let holdings = self.process.holdings();
@@ -169,14 +184,7 @@ impl Arena {
         let after = self.count(counted).await;
         assert!(after > before, "{name}: {counted:?} did not count it: {before} → {after}");
         self.returns_to(&holdings, name).await;
-        let quiet = quiet_before.max(self.neighbour(CALLS).await).max(TICK);
-        eprintln!("{name}: p99 of the neighbour {during:?}, quiet {quiet:?}");
-        if is_strict() {
-            assert!(
-                during <= quiet * TIMES,
-                "{name}: the neighbour's p99 was {during:?}, and {quiet:?} when it is quiet"
-            );
-        }
+        (during, quiet_before.max(self.neighbour(CALLS).await).max(TICK))
     }
 
     async fn count(&self, counted: Counted) -> f64 {

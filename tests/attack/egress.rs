@@ -1,5 +1,5 @@
 //! Egress: a plugin that uses its way out against what is inside, against others, or against its own host's patience. Each
-//! step of an exchange is attacked in `egress`; here it is a host with a neighbour that must not notice.
+//! step of an exchange is attacked in `egress` too, in more ways; here a neighbour must not notice.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::{Arena, Counted};
+use crate::support::remote;
 
 /// A server that reads a request and says `head`, and then `more` so often; then it keeps the connection open.
 async fn server(head: &'static str, more: &'static str, times: usize) -> String {
@@ -43,17 +44,25 @@ async fn each(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
 async fn the_way_out_leads_nowhere_else() {
     let (silent, endless) = (server("", "", 0).await, server("HTTP/1.1 200 OK\r\n", "x: x\r\n", 100_000).await);
     let large = server("HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n", "", 0).await;
-    let grant = format!(
-        "&grant=http.hosts={silent},http.hosts={endless},http.hosts={large},http.networks=127.0.0.0/8,http.time=2s,\
-         http.bytes=64KiB,http.requests=4&limit=deadline=10s"
-    );
-    let mut arena = Arena::open(&[], &grant).await;
+    let half = server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "", 0).await;
+    let sent_on =
+        server("HTTP/1.1 302 X\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n", "", 0).await;
+    let (hanging, _queue) = remote::silent().await;
+    let (hanging, encrypted) = (format!("http://{hanging}"), silent.replace("http:", "https:"));
+    // Some machines trust nobody, and then no handshake is begun.
+    let trusted = tempfile::NamedTempFile::new().unwrap();
+    let identity = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
+    std::fs::write(trusted.path(), identity.cert.pem()).unwrap();
+
+    let quotas = "http.networks=127.0.0.0/8,http.time=2s,http.bytes=64KiB,http.requests=4&limit=deadline=10s";
+    let settings = [("SSL_CERT_FILE", trusted.path().to_str().unwrap())];
+    let mut arena = Arena::open(&settings, &format!("&grant={quotas}")).await;
     // All of them are on the list, and still nobody gets there.
     let own = format!("http://{}", arena.process.addr);
     let metadata = ["http://169.254.169.254", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::]"];
     let hosts: Vec<String> = metadata
         .iter()
-        .chain([&own.as_str(), &silent.as_str(), &endless.as_str(), &large.as_str()])
+        .chain([&*own, &*silent, &*endless, &*large, &*half, &*sent_on, &*hanging, &*encrypted].iter())
         .map(|host| format!("parameter=hosts={host}"))
         .collect();
     let path = format!("/plugins/attacker/grants/http?{}", hosts.join("&"));
@@ -80,6 +89,26 @@ async fn the_way_out_leads_nowhere_else() {
             assert!(error.contains("this host itself is never reached"), "{error}");
         })
         .await;
+    arena
+        .attack("a redirect to what is inside", Counted::Limit("http.hosts"), async |arena| {
+            for error in each(arena, 4, &sent_on).await {
+                assert!(error.contains("not among the http.networks"), "{error}");
+            }
+        })
+        .await;
+    for (name, url, limit, phase) in [
+        ("a server that never accepts", &hanging, "http.connect", "connect"),
+        ("a handshake that never ends", &encrypted, "http.connect", "tls"),
+        ("a body that never ends", &half, "http.time", "body"),
+    ] {
+        arena
+            .attack(name, Counted::Limit(limit), async |arena| {
+                for error in each(arena, 4, url).await {
+                    assert_eq!(error, format!("Error::Timeout(\"{phase}\")"));
+                }
+            })
+            .await;
+    }
     arena
         .attack("a server that says nothing", Counted::Limit("http.time"), async |arena| {
             for error in each(arena, 4, &silent).await {
