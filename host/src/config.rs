@@ -193,6 +193,8 @@ pub struct Plugins {
     pub sql_time: Duration,
     /// Database connections of one plugin. `WHARF_PLUGIN_SQL_CONNECTIONS`
     pub sql_connections: u32,
+    /// Disk that a plugin's database may take. `WHARF_PLUGIN_SQL_DISK_BYTES`
+    pub sql_disk_bytes: u64,
     /// Cache of one plugin in bytes. `WHARF_PLUGIN_CACHE_BYTES`
     pub cache_bytes: u64,
     /// Time of one request to another server, redirects included. `WHARF_PLUGIN_HTTP_TIME`
@@ -244,6 +246,7 @@ impl Default for Plugins {
             sql_bytes: 8 * 1024 * 1024,
             sql_time: Duration::from_secs(5),
             sql_connections: 4,
+            sql_disk_bytes: 10 * 1024 * 1024 * 1024,
             cache_bytes: 16 * 1024 * 1024,
             http_time: Duration::from_secs(30),
             http_bytes: 8 * 1024 * 1024,

@@ -220,7 +220,7 @@ async fn bounds_of_a_grant_are_changed_shown_and_compared() {
     assert!(releases.said(&["check", &file, "--against", "liar"]).contains("nothing differs"));
 
     let refused = failure(&releases.run(&["grant", "liar", "sql.row=5"]));
-    assert!(refused.contains("'sql' has no parameter 'row'; it has rows, bytes, time, connections"), "{refused}");
+    assert!(refused.contains("'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk"), "{refused}");
     assert!(usage(&releases.run(&["grant", "liar", "sql.rows=5", "cache"])).contains("one capability at a time"));
     releases.said(&["revoke", "liar", "sql"]);
     assert!(releases.said(&["show", "liar"]).contains("revoked   sql"));

@@ -119,7 +119,7 @@ async fn what_makes_no_sense_changes_nothing(host: &mut TestHost) {
     for (quota, told) in [
         ("sql.rows=0", "'sql.rows' is too small; accepted: a number from 1 to 10000000"),
         ("sql.rows", "'sql.rows' has no value; write sql.rows=VALUE"),
-        ("sql.row=5", "'sql' has no parameter 'row'; it has rows, bytes, time, connections"),
+        ("sql.row=5", "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk"),
         ("smtp.hosts=x", "there is no capability 'smtp'; there are: auth, cache, config, http, log, sql"),
         ("sql.rows=5,sql.rows=6", "'sql.rows' has two values"),
     ] {

@@ -164,9 +164,9 @@ mod tests {
     fn what_makes_no_sense_is_told_with_what_would() {
         let told = |grant| read(&[grant]).unwrap_err();
         assert_eq!(told("sq"), "there is no capability 'sq'; there are: auth, cache, config, http, log, sql");
-        assert_eq!(told("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections");
+        assert_eq!(told("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
         assert_eq!(told("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
-        assert_eq!(told("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections");
+        assert_eq!(told("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections, disk");
         assert_eq!(told("sql.rows"), "'sql.rows' has no value; write sql.rows=VALUE");
         assert_eq!(told("sql.rows=many"), "'sql.rows' is not a number; accepted: a number from 1 to 10000000");
         assert!(

@@ -39,6 +39,8 @@ parameters! {
         time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else sql_time;
         /// Database connections of the plugin.
         connections: u32 = kind::count(1..=1_000), else sql_connections;
+        /// Disk that the plugin's database may take.
+        disk: u64 = kind::bytes(1 << 20..=1 << 50), else sql_disk_bytes;
     }
 }
 
@@ -62,8 +64,8 @@ impl Capability for Sql {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<PluginDatabase>> {
         let database = self.0.plugin(candidate.plugin).await?;
-        let Quota { rows, bytes, time, connections } = quota;
-        Ok(Arc::new(database.within(Limits { rows, bytes, time, connections })))
+        let Quota { rows, bytes, time, connections, disk } = quota;
+        Ok(Arc::new(database.within(Limits { rows, bytes, time, connections, disk })))
     }
 
     fn brings(release: &Arc<PluginDatabase>) -> usize {
@@ -110,6 +112,7 @@ impl Guest {
                 Bound::Bytes => Limit::SqlBytes,
                 Bound::Time => Limit::SqlTime,
                 Bound::Connections => Limit::SqlConnections,
+                Bound::Disk => Limit::SqlDisk,
                 Bound::Statements => Limit::SqlStatements,
             });
         }

@@ -32,6 +32,8 @@ pub enum Limit {
     SqlTime,
     /// Database connections.
     SqlConnections,
+    /// Disk of the database.
+    SqlDisk,
     /// Statements of a batch, and the text of one.
     SqlStatements,
     /// Bytes of a value, key or tags for the cache.
@@ -56,7 +58,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Memory,
         Self::CpuTime,
         Self::Deadline,
@@ -69,6 +71,7 @@ impl Limit {
         Self::SqlBytes,
         Self::SqlTime,
         Self::SqlConnections,
+        Self::SqlDisk,
         Self::SqlStatements,
         Self::CacheBytes,
         Self::HttpHosts,
@@ -96,6 +99,7 @@ impl Limit {
             Self::SqlBytes => "sql.bytes",
             Self::SqlTime => "sql.time",
             Self::SqlConnections => "sql.connections",
+            Self::SqlDisk => "sql.disk",
             Self::SqlStatements => "sql.statements",
             Self::CacheBytes => "cache.bytes",
             Self::HttpHosts => "http.hosts",

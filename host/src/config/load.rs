@@ -218,6 +218,12 @@ impl Plugins {
                 &kind::count(1..=1000),
                 d.sql_connections,
             ),
+            sql_disk_bytes: r.read(
+                "plugins.sql_disk_bytes",
+                "WHARF_PLUGIN_SQL_DISK_BYTES",
+                &kind::bytes(MIB..=1024 * 1024 * GIB),
+                d.sql_disk_bytes,
+            ),
             cache_bytes: r.read(
                 "plugins.cache_bytes",
                 "WHARF_PLUGIN_CACHE_BYTES",

@@ -104,6 +104,15 @@ impl PluginData {
         })
     }
 
+    /// Bytes of disk that the database of a plugin takes, as far as that is known.
+    pub fn disk(&self, name: &PluginName) -> Option<u64> {
+        let database = self.lock().get(name).and_then(|cell| cell.get().cloned())?;
+        match &database.kind {
+            Kind::Sqlite(sqlite) => sqlite.disk(),
+            Kind::Postgres(postgres) => postgres.disk(),
+        }
+    }
+
     /// Whether a plugin has a database.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ impl Registry {
                 let current = match name.as_str() {
                     "concurrency" => Some(as_number(release.bulkhead.running())),
                     "cache.bytes" => Some(release.cache.held().1),
+                    "sql.disk" => self.data.disk(&record.plugin),
                     "sql.connections" => Some(as_number(self.data.in_use(&record.plugin))),
                     _ => None,
                 };
@@ -67,6 +68,11 @@ impl Registry {
     /// Database connections of a plugin that are in use.
     pub fn connections(&self, plugin: &PluginName) -> usize {
         self.data.in_use(plugin)
+    }
+
+    /// Bytes of disk that a plugin's database takes, as far as that is known.
+    pub fn disk(&self, plugin: &PluginName) -> Option<u64> {
+        self.data.disk(plugin)
     }
 
     /// Places for calls of all plugins.

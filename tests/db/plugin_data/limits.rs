@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use wharf::config::Config;
-use wharf::db::plugin_data::{Bound, DataError, Statement, Value};
+use wharf::db::plugin_data::{Bound, DataError, Limits, Statement, Value};
 
-use super::world::{ENDLESS, World, add, count, execute, on_both, query, scalar, sql, text};
+use super::world::{ENDLESS, World, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 use crate::support::Backend;
 
 on_both! {
@@ -20,6 +20,7 @@ on_both! {
     a_dropped_call_undoes_its_transaction => single,
     calls_dropped_at_any_moment_lose_no_connection,
     transactions_beyond_the_connections_are_refused => hasty,
+    a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied => narrow,
 }
 
 fn small(config: &mut Config) {
@@ -30,6 +31,10 @@ fn small(config: &mut Config) {
 fn hasty(config: &mut Config) {
     config.plugins.sql_time = Duration::from_millis(500);
     config.plugins.sql_connections = 2;
+}
+
+fn narrow(config: &mut Config) {
+    config.plugins.sql_disk_bytes = 2 << 20;
 }
 
 fn single(config: &mut Config) {
@@ -167,4 +172,64 @@ async fn transactions_beyond_the_connections_are_refused(world: &World) {
     assert_eq!(database.begin().await.err(), Some(expected));
     drop(transactions);
     database.begin().await.unwrap().rollback().await.unwrap();
+}
+
+/// A text that no database makes smaller.
+fn noise(seed: i64) -> Value {
+    let mut state = seed.unsigned_abs() + 1;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(33 + u8::try_from((state >> 33) % 94).unwrap())
+    };
+    Value::Text((0..50_000).map(letter).collect())
+}
+
+async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world: &World) {
+    let pile = migration("0001_pile", "CREATE TABLE pile (id BIGINT PRIMARY KEY, noise TEXT NOT NULL)");
+    world.data.migrate(&name("shop"), std::slice::from_ref(&pile)).await.unwrap();
+    let database = world.open("shop").await;
+    let insert =
+        |id: i64| Statement::new("INSERT INTO pile (id, noise) VALUES ($1, $2)", [Value::Integer(id), noise(id)]);
+    let full = DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned());
+    let mut stored = 0;
+    let refused = loop {
+        match database.execute(insert(stored)).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 200, "it never ends");
+        // PostgreSQL is measured now and then.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(refused, full);
+    assert!((20..80).contains(&stored), "{stored}");
+    assert!(world.data.disk(&name("shop")).unwrap() > 1 << 20);
+
+    let counted = "WITH counted AS (SELECT count(*) FROM pile) SELECT * FROM counted";
+    assert_eq!(scalar(&database, counted).await, Value::Integer(stored));
+    let renewed = "WITH one AS (SELECT 1) UPDATE pile SET noise = noise || noise";
+    assert_eq!(execute(&database, renewed, &[]).await, Err(full.clone()));
+    assert_eq!(database.batch(vec![insert(1_000), insert(1_001)]).await, Err(full.clone()));
+    let mut transaction = database.begin().await.unwrap();
+    let deleted = transaction.execute(Statement::new("DELETE FROM pile WHERE id = $1", [Value::Integer(0)])).await;
+    assert_eq!(deleted, Ok(1));
+    // SQLite fills what became free, PostgreSQL gives it back later.
+    let mut inserted = transaction.execute(insert(1_000)).await;
+    if world.backend == Backend::Sqlite {
+        assert_eq!(inserted, Ok(1));
+        inserted = transaction.execute(Statement::new(renewed, [])).await;
+    }
+    assert_eq!(inserted, Err(full));
+    assert!(transaction.commit().await.is_err());
+    assert_eq!(scalar(&database, counted).await, Value::Integer(stored));
+
+    let roomy = database.within(Limits { disk: 20 << 20, ..database.limits().clone() });
+    assert_eq!(roomy.execute(insert(1_000)).await, Ok(1));
+    // What an operator deploys is not held to it.
+    let more = migration(
+        "0002_more",
+        "CREATE TABLE more AS SELECT id + 0 AS id, noise FROM pile; INSERT INTO more SELECT * FROM more",
+    );
+    world.data.migrate(&name("shop"), &[pile, more]).await.unwrap();
+    assert_eq!(execute(&database, "DELETE FROM pile", &[]).await, Ok(u64::try_from(stored).unwrap() + 1));
 }

@@ -2,6 +2,7 @@
 //! calls.
 
 use clap::Args;
+use indicatif::BinaryBytes;
 use serde_json::Value;
 
 use super::super::Remote;
@@ -54,15 +55,23 @@ impl Limits {
     }
 }
 
+/// Limits of which bytes are taken.
+const SIZES: &[&str] = &["memory", "cache.bytes", "sql.disk"];
+
 fn show(answer: &Value, terminal: &Terminal) {
     let rows: Vec<_> = members(answer, "data")
         .map(|limit| {
             let own = limit.get("own").and_then(Value::as_bool).unwrap_or_default();
             let set = if own { "plugin" } else { "host" };
             let or_none =
-                |name| Some(text(limit, name)).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
+                |name: &str| Some(text(limit, name)).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
             let (name, value) = (text(limit, "name"), or_none("value"));
-            [name, value, set.to_owned(), or_none("current"), or_none("peak"), or_none("met")]
+            let taken = |taken: &str| match limit.get(taken).and_then(Value::as_u64) {
+                Some(bytes) if SIZES.contains(&name.as_str()) => BinaryBytes(bytes).to_string(),
+                _ => or_none(taken),
+            };
+            let (now, peak) = (taken("current"), taken("peak"));
+            [name, value, set.to_owned(), now, peak, or_none("met")]
         })
         .collect();
     terminal.table(["LIMIT", "VALUE", "SET FOR", "NOW", "PEAK", "MET"], &rows);

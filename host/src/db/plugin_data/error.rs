@@ -37,6 +37,8 @@ pub enum Bound {
     Time,
     /// Connections.
     Connections,
+    /// Disk of the whole database.
+    Disk,
     /// Statements of a batch, and the text of one: the same for everybody.
     Statements,
 }
@@ -60,6 +62,10 @@ impl DataError {
 
     pub(super) fn connections(limits: &Limits) -> Self {
         Self::Limit(Bound::Connections, format!("connections: {}", limits.connections))
+    }
+
+    pub(super) fn disk(limits: &Limits) -> Self {
+        Self::Limit(Bound::Disk, format!("disk: {} bytes", limits.disk))
     }
 
     /// A transaction after its first error, on both databases alike.

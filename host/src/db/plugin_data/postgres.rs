@@ -4,6 +4,7 @@
 
 mod backend;
 mod column;
+mod disk;
 mod failure;
 mod migrate;
 mod moment;
@@ -18,9 +19,10 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
 use self::backend::{Backend, Failure};
+use self::disk::Disk;
 use super::lexer::Dialect;
 use super::slots::{Lease, Slots};
-use super::statement::{self, Verb};
+use super::statement::{self, Admitted, Verb};
 use super::value::{Budget, Limits};
 use super::{DataError, Rows, Statement};
 use crate::clock::Random;
@@ -46,6 +48,7 @@ pub(super) struct Postgres {
     /// What the host's own work is held to, and connections before a statement asks for other deadlines.
     limits: Limits,
     slots: Arc<Slots<Backend>>,
+    disk: Arc<Disk>,
 }
 
 /// A leased connection whose end is seen to: given back when clean, rolled back in the background when a transaction is
@@ -119,6 +122,7 @@ impl Postgres {
             options,
             limits: limits.clone(),
             slots: Slots::new(limits.connections),
+            disk: Arc::new(Disk::of(host, plugin)),
         })
     }
 
@@ -130,6 +134,11 @@ impl Postgres {
     /// Has so many connections from now on.
     pub(super) fn resize(&self, connections: u32) {
         self.slots.resize(connections);
+    }
+
+    /// Bytes that tables and indexes took when somebody last wrote.
+    pub(super) fn disk(&self) -> Option<u64> {
+        self.disk.known()
     }
 
     /// Connections in use.
@@ -173,7 +182,10 @@ impl Postgres {
     }
 
     pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
-        let verb = statement::admit(Dialect::Postgres, &mut statement, limits)?;
+        let Admitted { verb, grows } = statement::admit(Dialect::Postgres, &mut statement, limits)?;
+        if grows {
+            self.disk.admit(limits).await?;
+        }
         let mut tries = 0_usize;
         loop {
             let mut held = self.lease(limits).await?;
@@ -187,8 +199,12 @@ impl Postgres {
     }
 
     pub(super) async fn batch(&self, limits: &Limits, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
+        let mut grows = false;
         for statement in &mut statements {
-            statement::admit(Dialect::Postgres, statement, limits)?;
+            grows |= statement::admit(Dialect::Postgres, statement, limits)?.grows;
+        }
+        if grows {
+            self.disk.admit(limits).await?;
         }
         let mut tries = 0_u32;
         loop {
@@ -219,7 +235,7 @@ impl Postgres {
         let mut held = self.lease(limits).await?;
         let backend = held.backend()?;
         within(limits, backend.begin(BEGIN, limits)).await?;
-        Ok(Transaction { held, failed: false })
+        Ok(Transaction { held, disk: Arc::clone(&self.disk), failed: false })
     }
 
     pub(super) async fn delete(&self) -> Result<()> {
@@ -273,6 +289,7 @@ fn data<T>(result: Result<T, Failure>) -> Result<T, DataError> {
 /// Holds a connection; dropping it rolls back.
 pub(super) struct Transaction {
     held: Held,
+    disk: Arc<Disk>,
     failed: bool,
 }
 
@@ -284,7 +301,10 @@ impl Transaction {
         // Whatever ends this early, be it the caller going away, the transaction is over with it.
         self.failed = true;
         let limits = self.held.limits.clone();
-        let verb = statement::admit(Dialect::Postgres, &mut statement, &limits)?;
+        let Admitted { verb, grows } = statement::admit(Dialect::Postgres, &mut statement, &limits)?;
+        if grows {
+            self.disk.admit(&limits).await?;
+        }
         let backend = self.held.backend()?;
         let mut budget = Budget::new(&limits);
         let run = backend.statement(&statement.sql, &statement.params, &limits, &mut budget);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { rows: 1, bytes: 1, time: Duration::from_millis(1), connections: 1 }
+        Limits { rows: 1, bytes: 1, time: Duration::from_millis(1), connections: 1, disk: 1 }
     }
 
     async fn lease(slots: &Arc<Slots<Clean>>) -> Option<Lease<Clean>> {

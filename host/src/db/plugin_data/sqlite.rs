@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const REMEMBERED_TEXTS: usize = 1_024;
 
 const FILE: &str = "data.sqlite";
+/// What was written and is not in the file yet.
+const LOG: &str = "data.sqlite-wal";
 
 pub(super) struct Sqlite {
     directory: PathBuf,
@@ -64,13 +66,19 @@ impl Sqlite {
         self.readers.resize(connections.saturating_sub(1));
     }
 
+    /// Bytes of the file and its log.
+    pub(super) fn disk(&self) -> Option<u64> {
+        let bytes = |name: &str| std::fs::metadata(self.directory.join(name)).ok().map(|file| file.len());
+        Some(bytes(FILE)?.saturating_add(bytes(LOG).unwrap_or_default()))
+    }
+
     /// Connections in use.
     pub(super) fn in_use(&self) -> usize {
         self.writer.leased().saturating_add(self.readers.leased())
     }
 
     pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
-        let verb = statement::admit(Dialect::Sqlite, &mut statement, limits)?;
+        let verb = statement::admit(Dialect::Sqlite, &mut statement, limits)?.verb;
         if let Some(readers) = self.readers_for(verb, &statement.sql) {
             let held = self.lease(readers, limits).await?;
             let (held, result, returned) = self.one(held, limits, statement).await?;
@@ -92,7 +100,7 @@ impl Sqlite {
     pub(super) async fn batch(&self, limits: &Limits, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
         let mut reads = true;
         for statement in &mut statements {
-            reads &= statement::admit(Dialect::Sqlite, statement, limits)?.reads();
+            reads &= statement::admit(Dialect::Sqlite, statement, limits)?.verb.reads();
         }
         let slots = if reads && self.readers.size() > 0 { &self.readers } else { &self.writer };
         let held = self.lease(slots, limits).await?;

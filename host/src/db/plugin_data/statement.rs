@@ -16,6 +16,9 @@ const MAX_TEXT: usize = 1024 * 1024;
 /// Names with this beginning are the host's, in every plugin's database.
 pub(super) const RESERVED: &str = "_wharf";
 
+/// Words of what makes a table larger; beside them, no statement does at run time.
+const GROWING: &[&str] = &["insert", "update", "merge"];
+
 /// The first word of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -38,22 +41,31 @@ impl Verb {
     }
 }
 
+/// What the text of a statement says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Admitted {
+    pub(super) verb: Verb,
+    /// It may make the database larger: it inserts or updates, perhaps behind a WITH.
+    pub(super) grows: bool,
+}
+
 /// Checks a run-time statement and its values, and leaves exactly one statement without a semicolon in it.
-pub(super) fn admit(dialect: Dialect, statement: &mut Statement, limits: &Limits) -> Result<Verb, DataError> {
-    let (verb, text) = check(dialect, &statement.sql, statement.params.len())?;
+pub(super) fn admit(dialect: Dialect, statement: &mut Statement, limits: &Limits) -> Result<Admitted, DataError> {
+    let (admitted, text) = check(dialect, &statement.sql, statement.params.len())?;
     if text.len() != statement.sql.len() {
         statement.sql = text.to_owned();
     }
     statement.check_values(limits)?;
-    Ok(verb)
+    Ok(admitted)
 }
 
-fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), DataError> {
+fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Admitted, &str), DataError> {
     check_text(sql)?;
     let mut scan = Scan::new(dialect);
     let mut start = None;
     let mut end = 0;
     let mut verb = None;
+    let mut grows = false;
     let mut parameters = Parameters::default();
     let mut tokens = Lexer::new(dialect, sql);
     while let Some((token, range)) = tokens.next() {
@@ -72,6 +84,9 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), Dat
                 _ => return Err(not_allowed()),
             }
         }
+        if let Token::Word(word) = token {
+            grows |= GROWING.iter().any(|growing| word.eq_ignore_ascii_case(growing));
+        }
         if let Token::Parameter(number) = token {
             parameters.note(number);
         }
@@ -79,7 +94,8 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Verb, &str), Dat
     }
     let (Some(verb), Some(start)) = (verb, start) else { return Err(not_allowed()) };
     parameters.check(values)?;
-    Ok((verb, sql.get(start..end).unwrap_or_default()))
+    let grows = grows && !verb.reads();
+    Ok((Admitted { verb, grows }, sql.get(start..end).unwrap_or_default()))
 }
 
 fn check_text(sql: &str) -> Result<(), DataError> {
@@ -227,14 +243,31 @@ mod tests {
     fn one_statement_of_the_known_kinds_passes() {
         for dialect in BOTH {
             for (sql, verb, values) in [
-                ("SELECT 1", Verb::Select, 0),
+                ("SELECT 1 FOR UPDATE", Verb::Select, 0),
                 ("  -- why\n /* what */ select $1, $2, $1 ; -- end", Verb::Select, 2),
                 ("VALUES ($1);\n-- end", Verb::Values, 1),
                 ("WITH x AS (SELECT ';') SELECT * FROM x", Verb::With, 0),
                 ("INSERT INTO \"a;b\" VALUES ('it''s; $9')", Verb::Insert, 0),
                 ("(SELECT 1)", Verb::Select, 0),
             ] {
-                assert_eq!(check(dialect, sql, values).map(|(verb, _)| verb), Ok(verb), "{sql}");
+                assert_eq!(check(dialect, sql, values).map(|(admitted, _)| admitted.verb), Ok(verb), "{sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_make_a_table_larger_is_seen_behind_a_with_too() {
+        for dialect in BOTH {
+            for (sql, grows) in [
+                ("INSERT INTO t VALUES (1)", true),
+                ("update t SET a = 1", true),
+                ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", true),
+                ("WITH x AS (UPDATE t SET a = 1 RETURNING a) SELECT * FROM x", true),
+                ("WITH x AS (SELECT 'insert', \"update\" FROM t) SELECT * FROM x", false),
+                ("DELETE FROM t", false),
+                ("SELECT update FROM t", false),
+            ] {
+                assert_eq!(check(dialect, sql, 0).map(|(admitted, _)| admitted.grows), Ok(grows), "{sql}");
             }
         }
     }

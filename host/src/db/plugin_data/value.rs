@@ -113,6 +113,8 @@ pub struct Limits {
     pub time: Duration,
     /// Connections of one plugin.
     pub connections: u32,
+    /// Bytes of disk that the database may take. Migrations are not held to it.
+    pub disk: u64,
 }
 
 impl From<&config::Plugins> for Limits {
@@ -122,6 +124,7 @@ impl From<&config::Plugins> for Limits {
             bytes: config.sql_bytes,
             time: config.sql_time,
             connections: config.sql_connections.max(1),
+            disk: config.sql_disk_bytes,
         }
     }
 }

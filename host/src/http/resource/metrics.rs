@@ -237,6 +237,8 @@ impl Scrape {
         self.add("plugin_cache_bytes", "Bytes of its cache", MetricType::Gauge, bytes);
         let connections = each(&|release| gauge(host.plugins.connections(&release.record.plugin)));
         self.add("plugin_sql_connections", "Database connections in use", MetricType::Gauge, connections);
+        let disk = each(&|release| gauge(host.plugins.disk(&release.record.plugin).unwrap_or_default()));
+        self.add("plugin_sql_disk_bytes", "Disk that its database takes", MetricType::Gauge, disk);
         let dropped = each(&|release| Sample::Counter(release.log.dropped()));
         self.add("plugin_log_dropped", "Log entries beyond its rate", MetricType::Counter, dropped);
     }

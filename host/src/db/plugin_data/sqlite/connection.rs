@@ -28,6 +28,9 @@ const ROW_OVERHEAD: usize = 64 * 1024;
 /// can be counted, and a thousand columns of the longest values are gigabytes.
 const HEAP_BYTES: i64 = 512 * 1024 * 1024;
 
+/// The most pages that a file of SQLite may have (<https://sqlite.org/limits.html>, 13).
+const MAX_PAGES: i64 = 4_294_967_294;
+
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
 
@@ -85,6 +88,8 @@ pub(super) struct Connection {
     writable: bool,
     /// The bytes of an answer that SQLite's own limit on a value was set for.
     bytes: usize,
+    /// The bytes of disk that SQLite's own limit on pages was set for.
+    disk: u64,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -151,7 +156,7 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable, bytes: limits.bytes })
+        Ok(Self { raw, control, plans: HashMap::new(), writable, bytes: limits.bytes, disk: u64::MAX })
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -162,7 +167,7 @@ impl Connection {
     pub(super) fn host(&mut self, sql: &'static str) -> Result<(), DataError> {
         self.control.set_mode(Mode::Host);
         let done = self.raw.prepare_cached(sql).and_then(|mut statement| statement.raw_execute());
-        done.map(drop).map_err(|error| failure::of(&self.raw, error, None))
+        done.map(drop).map_err(|error| failure::of(&self.raw, &self.control, error, None))
     }
 
     /// Not interrupted any more: it lasts or it fails.
@@ -190,8 +195,11 @@ impl Connection {
         if self.bytes != limits.bytes {
             self.raw
                 .set_limit(Limit::SQLITE_LIMIT_LENGTH, longest(limits.bytes))
-                .map_err(|error| failure::of(&self.raw, error, Some(limits)))?;
+                .map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
             self.bytes = limits.bytes;
+        }
+        if self.writable && self.disk != limits.disk {
+            self.bound_disk(limits.disk).map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
         }
         self.control.set_mode(Mode::Statement);
         let plan = self.plan(sql, limits)?;
@@ -213,11 +221,22 @@ impl Connection {
         Ok(outcome?)
     }
 
+    /// SQLite takes no more pages from here on; a file that is larger already may stay, and become smaller.
+    pub(super) fn bound_disk(&mut self, disk: u64) -> rusqlite::Result<()> {
+        self.control.set_mode(Mode::Host);
+        let page: i64 = self.raw.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        // As many as SQLite can number.
+        let pages = (i64::try_from(disk).unwrap_or(i64::MAX) / page.max(1)).clamp(1, MAX_PAGES);
+        self.raw.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        self.disk = disk;
+        Ok(())
+    }
+
     fn plan(&mut self, sql: &str, limits: &Limits) -> Result<Arc<Plan>, DataError> {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
-        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
         let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
         for place in 1..=statement.parameter_count() {
@@ -241,7 +260,7 @@ impl Connection {
         limits: &Limits,
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, DataError> {
-        let failed = |error| failure::of(&self.raw, error, Some(limits));
+        let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
         let mut statement = self.raw.prepare_cached(sql).map_err(failed)?;
         for (place, number) in (1_usize..).zip(&plan.parameters) {
             let value = number.checked_sub(1).and_then(|index| params.get(index)).unwrap_or(&Value::Null);

@@ -3,12 +3,18 @@
 
 use rusqlite::ffi::{self, ErrorCode};
 
+use super::control::{Control, Mode};
 use crate::db::plugin_data::DataError;
 use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
 use crate::db::plugin_data::value::Limits;
 
 /// `limits` is none for statements of the host's own.
-pub(super) fn of(connection: &rusqlite::Connection, error: rusqlite::Error, limits: Option<&Limits>) -> DataError {
+pub(super) fn of(
+    connection: &rusqlite::Connection,
+    control: &Control,
+    error: rusqlite::Error,
+    limits: Option<&Limits>,
+) -> DataError {
     let (code, message) = match error {
         rusqlite::Error::SqliteFailure(code, message) => (code, message.unwrap_or_else(|| code.to_string())),
         rusqlite::Error::SqlInputError { error, msg, .. } => (error, msg),
@@ -22,6 +28,8 @@ pub(super) fn of(connection: &rusqlite::Connection, error: rusqlite::Error, limi
         },
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DataError::Conflict,
         ErrorCode::OperationInterrupted => limits.map_or(DataError::Unavailable, |limits| DataError::time(limits.time)),
+        // Also where the disk is full; then the file is not.
+        ErrorCode::DiskFull if is_full(connection, control) => limits.map_or(DataError::Unavailable, DataError::disk),
         ErrorCode::TooBig => limits.map_or(DataError::Unavailable, DataError::bytes),
         ErrorCode::Unknown
         | ErrorCode::TypeMismatch
@@ -34,6 +42,14 @@ pub(super) fn of(connection: &rusqlite::Connection, error: rusqlite::Error, limi
             DataError::Unavailable
         }
     }
+}
+
+/// Whether the file has as many pages as it may.
+fn is_full(connection: &rusqlite::Connection, control: &Control) -> bool {
+    control.set_mode(Mode::Host);
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    // After the failure some may be free again.
+    matches!((number("page_count"), number("max_page_count")), (Ok(pages), Ok(most)) if pages.saturating_mul(10) >= most.saturating_mul(9))
 }
 
 fn constraint_name(connection: &rusqlite::Connection, message: &str) -> String {

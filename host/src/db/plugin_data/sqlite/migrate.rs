@@ -5,7 +5,7 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, params};
 
 use super::connection::Connection;
-use super::control::Mode;
+use super::control::{Control, Mode};
 use super::{Sqlite, failure};
 use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
@@ -41,9 +41,12 @@ fn apply(
     limits: &Limits,
 ) -> Result<Vec<String>, MigrationError> {
     connection.control.limit(limits.time);
+    connection
+        .bound_disk(u64::MAX)
+        .map_err(|error| failure::of(&connection.raw, &connection.control, error, Some(limits)))?;
     connection.host("BEGIN IMMEDIATE")?;
-    let raw = &connection.raw;
-    let failed = |error| failure::of(raw, error, Some(limits));
+    let (raw, control) = (&connection.raw, &*connection.control);
+    let failed = |error| failure::of(raw, control, error, Some(limits));
     raw.execute_batch(CREATE_RECORD).map_err(failed)?;
     // A table is rebuilt by dropping it, which must not touch the rows that refer to it; they are checked at the end.
     raw.pragma_update(None, "defer_foreign_keys", true).map_err(failed)?;
@@ -51,7 +54,7 @@ fn apply(
     let pending = pending(migrations, &applied)?;
     for (position, migration) in (applied.len().saturating_add(1)..).zip(pending) {
         connection.control.set_mode(Mode::Migration);
-        run(raw, migration, limits)?;
+        run(raw, control, migration, limits)?;
         connection.control.set_mode(Mode::Host);
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         raw.execute(WRITE_RECORD, params![position, migration.name, digest(&migration.sql)]).map_err(failed)?;
@@ -65,7 +68,12 @@ fn read(raw: &rusqlite::Connection) -> rusqlite::Result<Vec<Applied>> {
     statement.query_map([], |row| Ok(Applied { name: row.get(0)?, digest: row.get(1)? }))?.collect()
 }
 
-fn run(raw: &rusqlite::Connection, migration: &Migration, limits: &Limits) -> Result<(), MigrationError> {
+fn run(
+    raw: &rusqlite::Connection,
+    control: &Control,
+    migration: &Migration,
+    limits: &Limits,
+) -> Result<(), MigrationError> {
     let at = |statement: usize| {
         move |error: DataError| MigrationError::Statement { name: migration.name.clone(), statement, error }
     };
@@ -73,7 +81,7 @@ fn run(raw: &rusqlite::Connection, migration: &Migration, limits: &Limits) -> Re
     for (number, sql) in (1..).zip(statements) {
         // `prepare` recurses over a text of many statements; were the splitter ever wrong, this does not.
         let mut batch = Batch::new(raw, sql);
-        let failed = |error| at(number)(failure::of(raw, error, Some(limits)));
+        let failed = |error| at(number)(failure::of(raw, control, error, Some(limits)));
         while let Some(mut statement) = batch.next().map_err(failed)? {
             let mut rows = statement.raw_query();
             while rows.next().map_err(failed)?.is_some() {}
