@@ -1,5 +1,7 @@
 //! Data: statements that never end or answer too much, and every way out of a plugin's own database.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use reqwest::Method;
 use serde_json::Value;
 
@@ -16,7 +18,7 @@ async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
 const COUNTED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
 
 async fn attacks(backend: Backend) {
-    let quotas = "&grant=sql.time=1s,sql.rows=1000,sql.bytes=1MiB&limit=concurrency=8";
+    let quotas = "&grant=sql.time=1s,sql.rows=1000,sql.bytes=1MiB,sql.disk=8MiB&limit=concurrency=8";
     let Some(mut arena) = Arena::open_on(backend, &[], quotas).await else { return };
     let client = arena.process.client();
     let postgres = matches!(backend, Backend::Postgres);
@@ -90,6 +92,29 @@ async fn attacks(backend: Backend) {
             }
             assert!(!std::path::Path::new("/tmp/wharf-stolen").exists());
             assert_eq!(arena.client.get("/victim/notes").await.ok(), serde_json::json!(["secret"]));
+        })
+        .await;
+
+    let rounds = AtomicUsize::new(0);
+    arena
+        .attack("rows without end", Counted::Limit("sql.disk"), async |arena| {
+            for _ in 0..60 {
+                let round = rounds.fetch_add(1, Ordering::Relaxed);
+                let sql = format!(
+                    "INSERT INTO note (id, text) {COUNTED}5000) \
+                     SELECT '{round} ' || i, '{round} ' || i || ' of a pile that grows and grows' FROM n"
+                );
+                match statement(&arena.client, "attacker", &sql).await {
+                    None => {}
+                    // On a machine that is slow.
+                    Some(error) if error.contains("statement time") => {}
+                    Some(error) => {
+                        assert_eq!(error, "Error::Limit(\"disk: 8388608 bytes\")");
+                        return;
+                    }
+                }
+            }
+            panic!("it never ends");
         })
         .await;
 }
