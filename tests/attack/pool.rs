@@ -5,8 +5,13 @@ use super::{Arena, Counted};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_plugin_does_not_take_every_place() {
     // As many as there are for all: what is kept for the neighbour is all that it has.
-    let settings = [("WHARF_PLUGIN_CONCURRENCY", "16"), ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16")];
-    let mut arena = Arena::open(&settings, "&limit=queue_time=100ms&limit=deadline=2s").await;
+    // And nobody waits for as long as the attacker stays.
+    let settings = [
+        ("WHARF_PLUGIN_CONCURRENCY", "16"),
+        ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16"),
+        ("WHARF_PLUGIN_QUEUE_TIME", "100ms"),
+    ];
+    let mut arena = Arena::open(&settings, "&limit=deadline=2s").await;
     arena
         .attack("more calls than there are places", Counted::Limit("concurrency"), async |arena| {
             let answers = arena.flood(60, "sleep/1000").await;
