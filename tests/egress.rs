@@ -98,7 +98,7 @@ fn release(egress: &Egress, hosts: &[&str], networks: &[&str], limits: Limits) -
 
 async fn send(release: &ReleaseEgress, request: Request) -> Result<Response, Failure> {
     let trace: Trace = trace::Trace::begin("start", &Random::System).unwrap();
-    release.send(request, &trace, &mut Report::default()).await
+    release.send(request, &trace, &mut (), &mut Report::default()).await
 }
 
 fn get(url: &str) -> Request {

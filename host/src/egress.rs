@@ -118,6 +118,14 @@ pub struct Request {
     pub redirects: Option<u32>,
 }
 
+impl Request {
+    /// What it weighs in memory.
+    pub fn weight(&self) -> usize {
+        let headers = self.headers.iter().flat_map(|(name, value)| [name.len(), value.len()]);
+        headers.fold(self.url.len().saturating_add(self.body.len()), usize::saturating_add)
+    }
+}
+
 /// The answer of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
@@ -157,6 +165,19 @@ pub enum Failure {
     Internal(String),
 }
 
+/// Where the memory for an answer is taken from.
+pub trait Memory: Send {
+    /// Takes so many bytes in all, if there are as many.
+    fn grow(&mut self, bytes: usize) -> bool;
+}
+
+/// As much as there is.
+impl Memory for () {
+    fn grow(&mut self, _: usize) -> bool {
+        true
+    }
+}
+
 /// A limit that an exchange meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -164,6 +185,8 @@ pub enum Bound {
     Requests,
     /// Bytes of a body.
     Bytes,
+    /// Memory for the answer.
+    Memory,
     /// Headers and their bytes: the same for everybody.
     Headers,
     /// Redirects: the same for everybody.

@@ -48,6 +48,11 @@ async fn memory_is_bounded_wherever_it_is() {
             refused(&arena.flood(8, "standard-fields/3000/15000").await, "plugin_trap");
         })
         .await;
+    arena
+        .attack("methods of eight megabytes", Counted::Limit("memory"), async |arena| {
+            refused(&arena.flood(4, "standard-methods/900/8000000").await, "plugin_memory_limit");
+        })
+        .await;
 
     let table = Around { items: "(table $t 1 funcref)", ..Around::default() };
     let tables = "(if (i32.eq (table.grow $t (ref.null func) (i32.const 8000000)) (i32.const -1)) (then unreachable))";

@@ -222,7 +222,7 @@ async fn a_report_says_what_happened_and_no_secret() {
     let way = Way::to(&[&remote.origin()]);
     let mut report = Report::default();
     let trace = Trace::begin("start", &wharf::clock::Random::System).unwrap();
-    way.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut report).await.unwrap();
+    way.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut (), &mut report).await.unwrap();
     assert_eq!((report.status, report.bytes, report.redirects), (Some(200), 5, 0));
     assert_eq!(report.server.as_ref().unwrap().to_string(), remote.origin());
     assert!(!format!("{report:?}").contains("s3cret"));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Limit;
+use crate::egress::Memory;
 
 /// What one call may take.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ impl Budget {
     /// There is not as much.
     pub fn hold(&self, bytes: usize) -> wasmtime::Result<Held> {
         if !self.take(bytes) {
-            return Err(wasmtime::Error::msg("what the host would hold for the call is beyond its memory"));
+            return Err(beyond());
         }
         Ok(Held { budget: self.clone(), bytes })
     }
@@ -96,6 +97,37 @@ impl Budget {
     }
 }
 
+impl Held {
+    /// How many.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds so many bytes from now on.
+    ///
+    /// # Errors
+    /// There is not as much; it holds what it held.
+    pub fn resize(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if bytes <= self.bytes {
+            self.budget.0.taken.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
+        } else if !self.budget.take(bytes.saturating_sub(self.bytes)) {
+            return Err(beyond());
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Memory for Held {
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.resize(bytes).is_ok()
+    }
+}
+
+fn beyond() -> wasmtime::Error {
+    wasmtime::Error::msg("what the host would hold for the call is beyond its memory")
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.budget.0.taken.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -114,7 +146,13 @@ mod tests {
         assert!(budget.hold(1).is_err());
         assert_eq!(budget.met(), Some(Limit::Memory));
         drop(held);
-        assert!(budget.take(50));
+        let mut held = budget.hold(10).unwrap();
+        held.resize(50).unwrap();
+        assert!(held.resize(51).is_err());
+        held.resize(20).unwrap();
+        assert!(budget.take(30));
+        drop(held);
+        assert!(budget.take(20));
         assert!(!budget.take(usize::MAX));
         assert_eq!(budget.peak(), 100);
     }

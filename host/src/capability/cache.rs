@@ -86,7 +86,7 @@ impl store::Host for Guest {
     fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
         self.charge(HostCalls::cache)?;
         let value = self.entered.cache()?.get(&key);
-        self.hand(value.as_ref().map_or(0, bytes::Bytes::len))?;
+        self.hand(self.hold(value.as_ref().map_or(0, bytes::Bytes::len))?);
         Ok(Ok(value.map(Vec::from)))
     }
 

@@ -56,7 +56,7 @@ pub struct Guest {
 }
 
 /// Handles one call may hold at once.
-pub(super) const MAX_HANDLES: usize = 1_000;
+const MAX_HANDLES: usize = 1_000;
 
 impl Guest {
     /// A store's data for one call.
@@ -79,8 +79,7 @@ impl Guest {
     /// # Errors
     /// A trap: the call has used up its budget.
     pub fn charge(&mut self, capability: fn(&HostCalls) -> &AtomicU64) -> wasmtime::Result<()> {
-        // Whoever calls again has got what it was handed.
-        self.handed = None;
+        self.settle();
         capability(&self.usage.host_calls).fetch_add(1, Ordering::Relaxed);
         self.limits.budget.spend_host_call()
     }
@@ -94,12 +93,13 @@ impl Guest {
     }
 
     /// Counts what the guest is handed against its memory, as long as the host has it too.
-    ///
-    /// # Errors
-    /// A trap: there is not as much.
-    pub fn hand(&mut self, bytes: usize) -> wasmtime::Result<()> {
-        self.handed = Some(self.limits.budget.hold(bytes)?);
-        Ok(())
+    pub fn hand(&mut self, held: Held) {
+        self.handed = Some(held);
+    }
+
+    /// The guest has what it was handed.
+    pub fn settle(&mut self) {
+        self.handed = None;
     }
 
     pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
+use super::budget::Held;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit, Usage};
 use crate::clock::Random;
@@ -131,17 +132,19 @@ struct Sender {
 }
 
 impl Sender {
-    async fn send(self, request: Request) -> Result<Response, Failure> {
+    async fn send(self, request: Request, memory: &mut Held) -> Result<Response, Failure> {
+        // What was said by who asks is no limit that anybody could raise.
+        let own = [request.time, request.connect, request.first_byte, request.idle].iter().any(Option::is_some);
         let mut exchange =
             Exchange { context: self.context, report: Report::default(), failure: Some(GONE.to_owned()) };
-        let outcome = self.egress.send(request, &self.trace, &mut exchange.report).await;
+        let outcome = self.egress.send(request, &self.trace, memory, &mut exchange.report).await;
         exchange.failure = outcome.as_ref().err().map(|failure| match failure {
             // Its text quotes what the plugin wrote.
             Failure::Invalid(_) => "invalid".to_owned(),
             failure => failure.to_string(),
         });
         outcome.inspect_err(|failure| {
-            if let Some(limit) = met(failure) {
+            if let Some(limit) = met(failure).filter(|_| !own || !matches!(failure, Failure::Timeout(_))) {
                 self.usage.hit(limit);
             }
         })
@@ -151,11 +154,13 @@ impl Sender {
 impl client::Host for Guest {
     async fn send(&mut self, request: client::Request) -> wasmtime::Result<Result<client::Response, client::Error>> {
         self.charge(HostCalls::http)?;
-        let _held = self.hold(request.body.len())?;
+        let request = Request::from(request);
+        let _held = self.hold(request.weight())?;
         let sender = self.entered.http()?.sender(&self.context, &self.usage)?;
-        match sender.send(request.into()).await {
+        let mut held = self.hold(0)?;
+        match sender.send(request, &mut held).await {
             Ok(response) => {
-                self.hand(response.body.len())?;
+                self.hand(held);
                 Ok(Ok(response.into()))
             }
             Err(failure) => client::Error::try_from(failure).map(Err),
@@ -175,6 +180,8 @@ fn met(failure: &Failure) -> Option<Limit> {
         Failure::Limit(bound, _) => Some(match bound {
             Bound::Requests => Limit::HttpRequests,
             Bound::Bytes => Limit::HttpBytes,
+            // Counted with the call.
+            Bound::Memory => return None,
             Bound::Headers => Limit::HttpHeaders,
             Bound::Redirects => Limit::HttpRedirects,
         }),
@@ -247,6 +254,8 @@ impl TryFrom<Failure> for client::Error {
             Failure::Denied(reason) => Self::Denied(reason),
             Failure::Unreachable(reason) => Self::Unreachable(reason),
             Failure::Timeout(phase) => Self::Timeout(phase.to_owned()),
+            // As when its own memory does not suffice.
+            Failure::Limit(Bound::Memory, reason) => return Err(wasmtime::Error::msg(reason)),
             Failure::Limit(_, limit) => Self::Limit(limit),
             Failure::Protocol(reason) => Self::Protocol(reason),
             Failure::Internal(reason) => return Err(wasmtime::Error::msg(reason)),

@@ -49,14 +49,14 @@ impl settings::Host for Guest {
     fn all(&mut self) -> wasmtime::Result<String> {
         self.charge(HostCalls::config)?;
         let settings = self.entered.config()?.to_string();
-        self.hand(settings.len())?;
+        self.hand(self.hold(settings.len())?);
         Ok(settings)
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
         self.charge(HostCalls::config)?;
         let setting = self.entered.config()?.get(&name).map(Value::to_string);
-        self.hand(setting.as_ref().map_or(0, String::len))?;
+        self.hand(self.hold(setting.as_ref().map_or(0, String::len))?);
         Ok(setting)
     }
 }

@@ -92,14 +92,14 @@ impl Guest {
     /// What the guest wants to be done, counted as long as it is.
     fn taken(&self, statement: database::Statement) -> wasmtime::Result<(Statement, Held)> {
         let statement = Statement::from(statement);
-        let held = self.hold(statement.weight())?;
+        let held = self.hold(statement.memory())?;
         Ok((statement, held))
     }
 
     /// What came of a query.
     fn handed(&mut self, rows: Result<Rows, DataError>) -> Answer<database::Rows> {
         if let Ok(rows) = &rows {
-            self.hand(rows.weight())?;
+            self.hand(self.hold(rows.memory())?);
         }
         self.told(rows.map(Into::into))
     }
@@ -138,17 +138,17 @@ impl database::Host for Guest {
     async fn batch(&mut self, statements: Vec<database::Statement>) -> Answer<Vec<database::Rows>> {
         let database = self.database()?;
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
-        let _held = self.hold(sum(statements.iter().map(Statement::weight)))?;
+        let _held = self.hold(sum(statements.iter().map(Statement::memory)))?;
         let answers = database.batch(statements).await;
         if let Ok(answers) = &answers {
-            self.hand(sum(answers.iter().map(Rows::weight)))?;
+            self.hand(self.hold(sum(answers.iter().map(Rows::memory)))?);
         }
         self.told(answers.map(|answers| answers.into_iter().map(Into::into).collect()))
     }
 }
 
-fn sum(weights: impl Iterator<Item = usize>) -> usize {
-    weights.fold(0, usize::saturating_add)
+fn sum(parts: impl Iterator<Item = usize>) -> usize {
+    parts.fold(0, usize::saturating_add)
 }
 
 impl database::HostTransaction for Guest {

@@ -17,7 +17,7 @@ use super::address::{self, Reach};
 use super::connection::{Connection, MAX_HEADER_BYTES, MAX_HEADERS, Unanswered};
 use super::message::Message;
 use super::origin::{Host, Server};
-use super::{Allowed, Bound, Failure, MAX_REDIRECTS, Phase, ReleaseEgress, Report, Request, Response, Trace};
+use super::{Allowed, Bound, Failure, MAX_REDIRECTS, Memory, Phase, ReleaseEgress, Report, Request, Response, Trace};
 
 /// Headers of an answer that are about the connection.
 const HOP_BY_HOP: &[&str] = &[
@@ -48,11 +48,18 @@ struct Head {
 }
 
 impl ReleaseEgress {
-    /// Sends a request and reads the answer whole. `report` is filled as far as it comes.
+    /// Sends a request and reads the answer whole, in memory that is taken as it comes. `report` is filled as far as it
+    /// comes.
     ///
     /// # Errors
     /// The request is wrong or not allowed, a limit is broken, or the server does not answer as it should.
-    pub async fn send(&self, request: Request, trace: &Trace, report: &mut Report) -> Result<Response, Failure> {
+    pub async fn send(
+        &self,
+        request: Request,
+        trace: &Trace,
+        memory: &mut dyn Memory,
+        report: &mut Report,
+    ) -> Result<Response, Failure> {
         let follow = request.redirects.unwrap_or(MAX_REDIRECTS).min(MAX_REDIRECTS);
         let less = |asked: Option<Duration>, limit: Duration| asked.map_or(limit, |asked| asked.min(limit));
         let time = less(request.time, self.limits.time);
@@ -72,7 +79,7 @@ impl ReleaseEgress {
                 0 => None,
                 _ => message.sent_on(head.parts.status, &head.parts.headers)?,
             };
-            let Some(next) = next else { return self.read(&message, head, &times, report).await };
+            let Some(next) = next else { return self.read(&message, head, &times, memory, report).await };
             // What it says beside is not read: the connection is closed, and its server cannot make anybody wait.
             drop(head);
             if report.redirects >= follow {
@@ -158,6 +165,7 @@ impl ReleaseEgress {
         message: &Message,
         head: Head,
         times: &Times,
+        memory: &mut dyn Memory,
         report: &mut Report,
     ) -> Result<Response, Failure> {
         let Head { parts, body, connection } = head;
@@ -166,18 +174,16 @@ impl ReleaseEgress {
             return Err(Failure::Protocol(format!("{server} changes to a protocol that nobody asked for")));
         }
         let begun = Instant::now();
-        let read = timeout_at(times.end, collect(server, body, self.limits.bytes, times.idle)).await;
+        let headers = as_text(&parts.headers);
+        let heads = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+        let room = Room { memory, taken: heads, bytes: self.limits.bytes };
+        let read = timeout_at(times.end, collect(server, body, room, times.idle)).await;
         report.body = begun.elapsed();
         let body = read.map_err(|_| Phase::Body.over())??;
         report.bytes = body.len();
         report.status = Some(parts.status.as_u16());
         self.pool.keep(server, connection);
-        Ok(Response {
-            url: message.target.url().to_owned(),
-            status: parts.status.as_u16(),
-            headers: as_text(&parts.headers),
-            body,
-        })
+        Ok(Response { url: message.target.url().to_owned(), status: parts.status.as_u16(), headers, body })
     }
 
     /// Every address that a server may be connected to at, judged. A name is looked up here and nowhere else, and what is
@@ -281,11 +287,35 @@ fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD].contains(method)
 }
 
-async fn collect(server: &Server, mut body: Incoming, most: usize, idle: Option<Duration>) -> Result<Bytes, Failure> {
-    let over = || Failure::Limit(Bound::Bytes, format!("response body: {most} bytes"));
-    if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
-        return Err(over());
+/// What a body may take.
+struct Room<'a> {
+    memory: &'a mut dyn Memory,
+    /// By the headers.
+    taken: usize,
+    bytes: usize,
+}
+
+impl Room<'_> {
+    fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
+        if bytes > self.bytes {
+            return Err(Failure::Limit(Bound::Bytes, format!("response body: {} bytes", self.bytes)));
+        }
+        match self.memory.grow(self.taken.saturating_add(bytes)) {
+            true => Ok(()),
+            false => Err(Failure::Limit(Bound::Memory, "memory: the answer is beyond it".to_owned())),
+        }
     }
+}
+
+async fn collect(
+    server: &Server,
+    mut body: Incoming,
+    mut room: Room<'_>,
+    idle: Option<Duration>,
+) -> Result<Bytes, Failure> {
+    // What is only announced takes nothing.
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    room.grow(if announced > room.bytes { announced } else { 0 })?;
     let mut whole = Vec::new();
     loop {
         let frame = match idle {
@@ -296,9 +326,7 @@ async fn collect(server: &Server, mut body: Incoming, most: usize, idle: Option<
         let frame = frame.map_err(|error| told(server, &error))?;
         // Trailers are nobody's business.
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > most.saturating_sub(whole.len()) {
-            return Err(over());
-        }
+        room.grow(whole.len().saturating_add(data.len()))?;
         whole.extend_from_slice(&data);
     }
 }

@@ -153,7 +153,8 @@ impl Sandbox {
             let role = release.handle.instantiate_async(&mut store).await?;
             release.tally.instantiated(began.elapsed());
             let answer = role.wharf_plugin_http().call_handle(&mut store, request).await?;
-            let _answer = budget.hold(answer.as_ref().map_or(0, |response| response.body.len()))?;
+            store.data_mut().settle();
+            let _answer = budget.hold(weight(&answer))?;
             Ok(answer)
         };
         let outcome = bounded(&turn, &release.tally, release.limits.deadline, work).await;
@@ -320,6 +321,21 @@ impl Sandbox {
         let guest = Guest::new(context, entered, own, log, usage, turn, self.clock.clone());
         self.engine.store(guest, brings.max(limits.response_bytes))
     }
+}
+
+/// What an answer takes in the host's memory.
+fn weight(answer: &Result<http::Response, http::Problem>) -> usize {
+    let (first, texts): (usize, Vec<&str>) = match answer {
+        Ok(response) => {
+            let headers = response.headers.iter().flat_map(|(name, value)| [name.as_str(), value]);
+            (response.body.len(), headers.collect())
+        }
+        Err(problem) => {
+            let errors = problem.errors.iter().flat_map(|error| [error.kind.as_str(), &error.message]);
+            (problem.detail.len().saturating_add(problem.code.len()), errors.collect())
+        }
+    };
+    texts.into_iter().map(str::len).fold(first, usize::saturating_add)
 }
 
 /// Says of an error that it came while an instance was made.

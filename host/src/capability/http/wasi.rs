@@ -4,6 +4,7 @@
 //!
 //! As the interface has it, a redirect is an answer like any other. Trailers are not sent.
 
+use std::any::Any;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
@@ -14,18 +15,23 @@ use hyper::{Request as WireRequest, Response as WireResponse, StatusCode};
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi_http::p2::bindings::LinkOptions;
 use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{
-    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    Error, FieldMap, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView,
+    WasiHttpHooks,
 };
 
 use super::Sender;
 use crate::capability::budget::{Budget, Held};
-use crate::capability::guest::MAX_HANDLES;
 use crate::capability::{Guest, HostCalls, Limit};
 use crate::egress::{Bound, Failure, Request, Response, is_written_by_the_host};
 
-/// The most that one handle holds: fields, or a body that nobody has taken yet (two pieces, in two handles).
-const HANDLE_BYTES: usize = 16 * 1024;
+/// The most bytes of one map of fields, and of one piece of a body.
+const FIELDS: usize = 16 * 1024;
+/// What a request may hold beside its texts: its fields, and two pieces and the trailers of a body that nobody takes yet.
+const REQUEST: usize = 4 * FIELDS;
+/// What any other handle takes; the bodies of answers are counted where they come in.
+const HANDLE: usize = 1024;
 
 /// Defines the functions.
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -39,28 +45,57 @@ pub(in crate::capability) struct Wasi {
     hooks: Hooks,
     /// For all handles.
     held: Option<Held>,
+    /// Instead of the call's: every function needs a handle that is there, or a place for one, and so it traps.
+    nothing: ResourceTable,
 }
 
-/// Before each function: what the handles hold is counted.
+/// Before each function: what the handles hold by now is counted. A function that may not be called any more, because
+/// they hold too much or the component was not granted to speak to anybody, cannot be refused from here, so it finds no
+/// handles.
 fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
+    guest.settle();
     let budget = &guest.limits.budget;
     let wasi = guest.http.get_or_insert_with(|| {
-        let sender = guest.entered.http().and_then(|call| call.sender(&guest.context, &guest.usage)).ok();
-        let mut context = WasiHttpCtx::new();
-        context.set_field_size_limit(HANDLE_BYTES);
-        Box::new(Wasi { context, hooks: Hooks { sender, budget: budget.clone() }, held: None })
+        let sender = guest.entered.http().and_then(|call| call.sender(&guest.context, &guest.usage));
+        let sender = sender.inspect_err(|error| tracing::debug!(%error, "no requests to others in this call")).ok();
+        Box::new(Wasi::new(sender, budget))
     });
-    wasi.count(&mut guest.table, budget);
-    WasiHttpCtxView { hooks: &mut wasi.hooks, table: &mut guest.table, ctx: &mut wasi.context }
+    let allowed = wasi.hooks.sender.is_some() && wasi.count(&mut guest.table, budget);
+    let table = if allowed { &mut guest.table } else { &mut wasi.nothing };
+    WasiHttpCtxView { hooks: &mut wasi.hooks, table, ctx: &mut wasi.context }
 }
 
 impl Wasi {
-    fn count(&mut self, table: &mut ResourceTable, budget: &Budget) {
-        self.held = None;
-        self.held = budget.hold(table.iter_mut().count().saturating_mul(HANDLE_BYTES)).ok();
-        // No function can be refused from here, but none gets another handle.
-        table.set_max_capacity(if self.held.is_some() { MAX_HANDLES } else { 0 });
+    fn new(sender: Option<Sender>, budget: &Budget) -> Self {
+        let mut context = WasiHttpCtx::new();
+        context.set_field_size_limit(FIELDS);
+        let mut nothing = ResourceTable::new();
+        nothing.set_max_capacity(0);
+        Self { context, hooks: Hooks { sender, budget: budget.clone() }, held: None, nothing }
     }
+
+    /// Whether there is memory for what the handles hold.
+    fn count(&mut self, table: &mut ResourceTable, budget: &Budget) -> bool {
+        let bytes = table.iter_mut().map(|handle| weight(handle)).fold(0, usize::saturating_add);
+        match &mut self.held {
+            Some(held) => held.resize(bytes).is_ok(),
+            none => {
+                *none = budget.hold(bytes).ok();
+                none.is_some()
+            }
+        }
+    }
+}
+
+fn weight(handle: &(dyn Any + Send)) -> usize {
+    if handle.is::<FieldMap>() {
+        return FIELDS;
+    }
+    let Some(request) = handle.downcast_ref::<HostOutgoingRequest>() else { return HANDLE };
+    let method = if let types::Method::Other(method) = &request.method { method.len() } else { 0 };
+    let scheme = if let Some(types::Scheme::Other(scheme)) = &request.scheme { scheme.len() } else { 0 };
+    let texts = [&request.authority, &request.path_with_query].into_iter().flatten().map(String::len);
+    texts.chain([method, scheme]).fold(REQUEST, usize::saturating_add)
 }
 
 struct Hooks {
@@ -108,7 +143,7 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        HANDLE_BYTES
+        FIELDS
     }
 }
 
@@ -124,43 +159,49 @@ async fn exchange(
     options: RequestOptions,
 ) -> Result<WireResponse<WasiBody>, Error> {
     let (parts, body) = request.into_parts();
-    let (body, _held) = collect(&sender, budget, body).await?;
-    if parts.headers.get(CONTENT_LENGTH).is_some_and(|told| told.as_bytes() != body.len().to_string().as_bytes()) {
-        return Err(Error::HttpRequestBodySize(u64::try_from(body.len()).ok()));
-    }
     let texts = parts.headers.iter().filter(|(name, _)| **name != CONTENT_LENGTH).map(|(name, value)| {
         let value = std::str::from_utf8(value.as_bytes()).map_err(|_| internal(format!("'{name}' is not UTF-8")))?;
         Ok((name.as_str().to_owned(), value.to_owned()))
     });
-    let request = Request {
+    let mut request = Request {
         method: parts.method.to_string(),
         url: parts.uri.to_string(),
         headers: texts.collect::<Result<_, Error>>()?,
-        body: body.into(),
+        body: Bytes::new(),
         connect: options.connect_timeout,
         first_byte: options.first_byte_timeout,
         idle: options.between_bytes_timeout,
         redirects: Some(0),
         time: None,
     };
+    let mut held = budget.hold(request.weight().saturating_add(request.method.len())).map_err(internal)?;
+    request.body = collect(&sender, &mut held, body).await?.into();
+    if parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .is_some_and(|told| told.as_bytes() != request.body.len().to_string().as_bytes())
+    {
+        return Err(Error::HttpRequestBodySize(u64::try_from(request.body.len()).ok()));
+    }
     let most = sender.bytes;
-    let response = sender.send(request).await.map_err(|failure| told(failure, most))?;
-    answer(response, budget)
+    let mut answered = budget.hold(0).map_err(internal)?;
+    let response = sender.send(request, &mut answered).await.map_err(|failure| told(failure, most))?;
+    answer(response, answered, budget)
 }
 
-/// The body of a request, whole, with the memory that it takes.
-async fn collect(sender: &Sender, budget: &Budget, mut body: WasiBody) -> Result<(Vec<u8>, Vec<Held>), Error> {
-    let (mut whole, mut held) = (Vec::new(), Vec::new());
+/// The body of a request, whole, in memory that is taken as it comes.
+async fn collect(sender: &Sender, held: &mut Held, mut body: WasiBody) -> Result<Vec<u8>, Error> {
+    let (beside, mut whole) = (held.bytes(), Vec::new());
     while let Some(frame) = body.frame().await {
         let data = frame?.into_data().map_err(|_| Error::HttpRequestTrailerSectionSize(Some(0)))?;
         if data.len() > sender.bytes.saturating_sub(whole.len()) {
             sender.usage.hit(Limit::HttpBytes);
             return Err(Error::HttpRequestBodySize(u64::try_from(sender.bytes).ok()));
         }
-        held.push(budget.hold(data.len()).map_err(internal)?);
+        held.resize(beside.saturating_add(whole.len()).saturating_add(data.len())).map_err(internal)?;
         whole.extend_from_slice(&data);
     }
-    Ok((whole, held))
+    Ok(whole)
 }
 
 /// A body that the guest has not read to its end.
@@ -175,20 +216,20 @@ impl AsRef<[u8]> for Unread {
     }
 }
 
-fn answer(response: Response, budget: &Budget) -> Result<WireResponse<WasiBody>, Error> {
+fn answer(response: Response, mut held: Held, budget: &Budget) -> Result<WireResponse<WasiBody>, Error> {
     let Response { status, headers, body, .. } = response;
+    // Handles of the headers may live for as long as the call, the body goes when it is read.
+    let heads = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+    held.resize(body.len()).map_err(internal)?;
+    if !budget.take(heads) {
+        return Err(Error::HttpResponseHeaderSectionSize(None));
+    }
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in &headers {
-        // Handles of them may live for as long as the call.
-        if !budget.take(name.len().saturating_add(value.len())) {
-            return Err(Error::HttpResponseHeaderSectionSize(None));
-        }
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::HttpProtocolError)?;
         map.append(name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Error::HttpProtocolError)?);
     }
-    let size = u64::try_from(body.len()).ok();
-    let _held = budget.hold(body.len()).map_err(|_| Error::HttpResponseBodySize(size))?;
-    let body = Full::new(Bytes::from_owner(Unread { bytes: body, _held }));
+    let body = Full::new(Bytes::from_owner(Unread { bytes: body, _held: held }));
     let mut answer = WireResponse::new(body.map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Error::HttpProtocolError)?;
     *answer.headers_mut() = map;
@@ -210,6 +251,7 @@ fn told(failure: Failure, most: usize) -> Error {
         Failure::Timeout("first byte") => Error::HttpResponseTimeout,
         Failure::Timeout(_) => Error::ConnectionReadTimeout,
         Failure::Limit(Bound::Requests, _) => Error::ConnectionLimitReached,
+        Failure::Limit(Bound::Memory, reason) => internal(reason),
         Failure::Limit(Bound::Bytes, _) => Error::HttpResponseBodySize(u64::try_from(most).ok()),
         Failure::Limit(Bound::Headers, _) => Error::HttpResponseHeaderSectionSize(None),
         Failure::Limit(Bound::Redirects, _) => Error::LoopDetected,

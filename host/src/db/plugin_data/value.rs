@@ -33,6 +33,16 @@ impl Value {
         }
     }
 
+    /// What it takes in the host's memory.
+    fn memory(&self) -> usize {
+        let beside = match self {
+            Self::Text(text) => text.len(),
+            Self::Blob(bytes) => bytes.len(),
+            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Real(_) => 0,
+        };
+        size_of::<Self>().saturating_add(beside)
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -60,9 +70,9 @@ impl Statement {
         Self { sql: sql.into(), params: params.into() }
     }
 
-    /// What it weighs in memory.
-    pub fn weight(&self) -> usize {
-        self.params.iter().fold(self.sql.len(), |sum, value| sum.saturating_add(value.weight()))
+    /// What it takes in the host's memory.
+    pub fn memory(&self) -> usize {
+        self.params.iter().fold(self.sql.len(), |sum, value| sum.saturating_add(value.memory()))
     }
 
     /// Refuses what neither database may see: too many bytes, NaN (SQLite would store NULL) and NUL in a text (PostgreSQL
@@ -95,10 +105,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// What it weighs in memory.
-    pub fn weight(&self) -> usize {
+    /// What they take in the host's memory.
+    pub fn memory(&self) -> usize {
         let names = self.columns.iter().map(String::len);
-        names.chain(self.values.iter().flatten().map(Value::weight)).fold(0, usize::saturating_add)
+        let rows = self.values.len().saturating_mul(size_of::<Vec<Value>>());
+        names.chain(self.values.iter().flatten().map(Value::memory)).fold(rows, usize::saturating_add)
     }
 }
 

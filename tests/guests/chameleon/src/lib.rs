@@ -23,7 +23,7 @@ plugin! {
         flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
-        fetch, standard_fetch, standard_answers, standard_fields,
+        fetch, standard_fetch, standard_answers, standard_fields, standard_methods,
     ],
 }
 
@@ -465,4 +465,10 @@ fn standard_answers(Json(fetching): Json<Fetching>) -> Json<Value> {
 #[get("/standard-fields/{count}/{bytes}", access = public)]
 fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
     Text(standard::hoard_fields(count, bytes).to_string())
+}
+
+/// Keeps requests that are never sent.
+#[get("/standard-methods/{count}/{bytes}", access = public)]
+fn standard_methods(Path((count, bytes)): Path<(usize, usize)>) -> Text {
+    Text(standard::hoard_methods(count, bytes).to_string())
 }

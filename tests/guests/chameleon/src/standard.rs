@@ -13,14 +13,27 @@ pub(crate) fn fetch(fetching: &Fetching) -> Result<Value, String> {
     read(answer(&send(fetching)?)?)
 }
 
-/// Answers that nobody reads.
+/// Answers that come at once and that nobody reads.
 pub(crate) fn hoard_answers(fetching: &Fetching) -> Result<usize, String> {
-    let answers = (0..fetching.times.unwrap_or(1)).map(|_| answer(&send(fetching)?)).collect::<Result<Vec<_>, _>>()?;
+    let pending = (0..fetching.times.unwrap_or(1)).map(|_| send(fetching)).collect::<Result<Vec<_>, _>>()?;
+    let answers = pending.iter().map(answer).collect::<Result<Vec<_>, _>>()?;
     Ok(answers.len())
 }
 
-/// As many fields, each with so many bytes.
+/// As many requests, each with a method of so many bytes.
+pub(crate) fn hoard_methods(count: usize, bytes: usize) -> usize {
+    let method = Method::Other("A".repeat(bytes));
+    let request = |_| {
+        let request = OutgoingRequest::new(Fields::new());
+        request.set_method(&method).unwrap();
+        request
+    };
+    (0..count).map(request).collect::<Vec<_>>().len()
+}
+
+/// As many fields, each with so many bytes, where as many were before.
 pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
+    drop((0..count.min(100)).map(|_| Fields::new()).collect::<Vec<_>>());
     let fields = |_| {
         let fields = Fields::new();
         fields.append("x", &vec![b'x'; bytes]).unwrap();
