@@ -25,7 +25,7 @@ use crate::db::plugin_data::PluginData;
 use crate::egress::{Egress, Outside};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
-use crate::http::room::Room;
+use crate::http::room::Rooms;
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::plugin::deploy::job::AtStage;
 use crate::plugin::deploy::{By, Deployed, Upload};
@@ -122,7 +122,7 @@ impl App {
             mail: mail.clone(),
             plugins,
             traffic: Default::default(),
-            room: Room::new(config.server.body_memory_bytes),
+            rooms: Rooms::new(config.server.body_memory_bytes),
             openapi: Default::default(),
             stopping: shutdown.clone(),
         });

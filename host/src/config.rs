@@ -53,7 +53,8 @@ pub struct Server {
     pub static_dir: Option<PathBuf>,
     /// Largest request body in bytes; uploads of plugins have their own limit. `WHARF_MAX_BODY_BYTES`
     pub max_body_bytes: usize,
-    /// Memory for the bodies of all requests and answers together; beyond it, 503. `WHARF_BODY_MEMORY_BYTES`
+    /// Memory for bodies: half for what requests bring, parsed, and half for answers of plugins that wait to be read; beyond
+    /// it, 503. `WHARF_BODY_MEMORY_BYTES`
     pub body_memory_bytes: usize,
     /// Serve the OpenAPI document and its viewer. `WHARF_DOCS`
     pub docs: bool,

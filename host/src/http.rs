@@ -53,7 +53,7 @@ pub struct Host {
     /// Requests that were answered.
     pub traffic: Arc<traffic::Traffic>,
     /// Memory for bodies.
-    pub room: room::Room,
+    pub rooms: room::Rooms,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the host begins to stop.

@@ -13,7 +13,7 @@ async fn what_waits_for_ever_is_ended() {
         ("WHARF_BODY_TIMEOUT", "1s"),
         ("WHARF_HEADER_TIMEOUT", "1s"),
         ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB"),
-        ("WHARF_BODY_MEMORY_BYTES", "16MiB"),
+        ("WHARF_BODY_MEMORY_BYTES", "24MiB"),
     ];
     let mut arena = Arena::open(&settings, "&limit=deadline=3s").await;
     arena

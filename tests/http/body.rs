@@ -4,11 +4,11 @@ use futures_util::stream;
 use reqwest::{Body, Method};
 use serde_json::json;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{metrics, not_authenticated, text};
-use crate::support::host::PASSWORD;
+use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::patience::until;
 use crate::support::{Setup, TestHost, both};
 
@@ -187,30 +187,52 @@ async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
 }
 
 #[tokio::test]
-async fn bodies_of_all_requests_and_answers_share_a_memory() {
-    let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 1 << 20)).await;
+async fn bodies_of_all_requests_share_a_memory() {
+    let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 4 << 20)).await;
     host.deploy_chameleon().await;
     let post = |bytes: usize| {
         let request = host.anonymous().request(Method::POST, "/chameleon/echo").body(vec![b'x'; bytes]);
         async move { request.send().await }
     };
-    let taken = async || {
-        let samples = metrics::samples(host.superuser()).await;
-        samples.into_iter().find(|(name, _)| name == "wharf_http_body_bytes").unwrap().1
-    };
     let mut slow = TcpStream::connect(host.addr()).await.unwrap();
     let head = "POST /api/v1/chameleon/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
     slow.write_all(head.as_bytes()).await.unwrap();
-    assert_eq!(post(400_000).await.status, 200, "what is only announced takes nothing");
+    assert_eq!(post(1_000_000).await.status, 200, "what is only announced takes nothing");
     slow.write_all(&vec![b'x'; 800_000]).await.unwrap();
-    until("the body to arrive", async || (taken().await >= 800_000.0).then_some(())).await;
-    let refused = post(400_000).await;
+    until("the body to arrive", async || (taken(&host, "request").await >= 800_000.0).then_some(())).await;
+    let refused = post(1_000_000).await;
     refused.is_problem(503, "overloaded", "The host holds as many bodies as it may, try again");
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!(post(10_000).await.status, 200);
-    host.anonymous().get("/chameleon/body/400000").await.has_code(503, "overloaded");
+    post(1_700_000).await.is_problem(413, "body_too_large", "Request body too large");
+    assert_eq!(post(10_000).await.status, 200, "a part is for small ones");
     drop(slow);
-    until("the memory to come back", async || (taken().await == 0.0).then_some(())).await;
-    assert_eq!(post(400_000).await.status, 200);
-    assert_eq!(host.anonymous().get("/chameleon/body/400000").await.status, 200);
+    until("the memory to come back", async || (taken(&host, "request").await == 0.0).then_some(())).await;
+    assert_eq!(post(1_000_000).await.status, 200);
+
+    // Some hundred kilobytes of text, and a hundred times as much when it is parsed.
+    let (numbers, text) = (format!("[{}0]", "0,".repeat(200_000)), format!("\"{}\"", ",".repeat(400_000)));
+    let json = |text: String| host.anonymous().request(Method::POST, "/chameleon/json").json_text(text).send();
+    json(numbers).await.is_problem(413, "body_too_large", "Request body too large");
+    assert_eq!(json(text).await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_keep_nobody_from_signing_in() {
+    let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 4 << 20)).await;
+    host.deploy_chameleon().await;
+    let mut slow = TcpStream::connect(host.addr()).await.unwrap();
+    slow.write_all(b"GET /api/v1/chameleon/body/8000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // It is answered, and not read on.
+    slow.read_exact(&mut [0; 15]).await.unwrap();
+    assert!(taken(&host, "answer").await >= 8_000_000.0);
+    host.anonymous().get("/chameleon/echo/x").await.has_code(503, "overloaded");
+    host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
+    slow.read_exact(&mut vec![0; 8_000_000]).await.unwrap();
+    until("the memory to come back", async || (taken(&host, "answer").await == 0.0).then_some(())).await;
+    assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);
+}
+
+async fn taken(host: &TestHost, of: &str) -> f64 {
+    let name = format!("wharf_http_body_bytes{{of=\"{of}\"}}");
+    metrics::samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).unwrap().1
 }

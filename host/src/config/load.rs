@@ -305,9 +305,12 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
     }
     let plugins = &config.plugins;
     let largest = config.server.max_body_bytes.max(plugins.request_bytes).max(plugins.upload_bytes);
-    if config.server.body_memory_bytes < largest {
+    // Half of it is for requests, and one body has three quarters of that at the most.
+    let needed = largest.saturating_mul(8).div_ceil(3);
+    if config.server.body_memory_bytes < needed {
         let key = "server.body_memory_bytes";
-        r.refuse(key, r.origin(key), format!("has no room for the largest body that is taken, {largest} bytes"));
+        let text = format!("has no room for the largest body that is taken, {largest} bytes; it takes {needed}");
+        r.refuse(key, r.origin(key), text);
     }
     // Keys that cannot be read are a finding already.
     if plugins.require_signed && plugins.trusted_keys.is_empty() && !r.is_refused("plugins.trusted_keys") {

@@ -14,6 +14,11 @@ use serde_json::{Map, Value};
 use super::room::{Room, Taken};
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
+/// What a value takes beside its text, and a member of an object more than an element: the largest of either, as vectors
+/// grow.
+const VALUE: usize = 2 * size_of::<Value>();
+const MEMBER: usize = 2 * size_of::<(String, u64)>();
+
 /// A body that was read.
 #[derive(Debug, Default)]
 pub(super) struct Read {
@@ -23,8 +28,32 @@ pub(super) struct Read {
     pub(super) value: Option<Value>,
     /// Whether a text in it may hold U+0000.
     pub(super) suspicious: bool,
-    /// The memory that it takes.
-    pub(super) taken: Taken,
+    /// The memory that all of it takes.
+    taken: Option<Taken>,
+}
+
+impl Read {
+    /// Takes memory for what is made of the bytes, before it is made.
+    fn take(&mut self, more: usize) -> Result<()> {
+        let bytes = self.bytes.len().saturating_add(more);
+        self.taken.as_mut().map_or(Ok(()), |taken| taken.resize(bytes))
+    }
+
+    /// What was made of them, the bytes, and the memory of both.
+    pub(super) fn into_parts(self) -> (Option<Value>, Bytes, Option<Taken>) {
+        (self.value, self.bytes, self.taken)
+    }
+
+    /// What nobody needs to look into any more: the bytes, and their memory for as long as they are needed.
+    pub(super) fn into_raw(self) -> (Bytes, Option<Taken>) {
+        let Self { bytes, value, mut taken, .. } = self;
+        drop(value);
+        if let Some(taken) = &mut taken {
+            // Less is always there.
+            let _ = taken.resize(bytes.len());
+        }
+        (bytes, taken)
+    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,6 +64,8 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    // What never fits is told at once.
+    let limit = limit.min(room.largest());
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
@@ -52,7 +83,7 @@ where
     B::Error: Into<BoxError>,
 {
     let mut body = std::pin::pin!(Limited::new(body, limit));
-    let (mut whole, mut taken) = (Bytes::new(), Taken::default());
+    let (mut whole, mut taken) = (Bytes::new(), room.enter());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
             true => too_large(),
@@ -60,7 +91,7 @@ where
         })?;
         // Trailers are nobody's business.
         let Ok(data) = frame.into_data() else { continue };
-        room.take(&mut taken, whole.len() + data.len())?;
+        taken.resize(whole.len().saturating_add(data.len()))?;
         // The first piece, which mostly is the whole, is not copied.
         whole = if whole.is_empty() {
             data
@@ -70,7 +101,7 @@ where
             longer.freeze()
         };
     }
-    Ok(Read { bytes: whole, taken, ..Read::default() })
+    Ok(Read { bytes: whole, taken: Some(taken), ..Read::default() })
 }
 
 fn too_large() -> Error {
@@ -82,18 +113,36 @@ fn unreadable() -> Error {
 }
 
 /// Parses a body as JSON, if it says that it is; any other text is a text (and so no object).
-pub(super) fn parse_json(headers: &HeaderMap, read: Read) -> Result<Read> {
+pub(super) fn parse_json(headers: &HeaderMap, mut read: Read) -> Result<Read> {
     if read.bytes.is_empty() {
         return Ok(read);
     }
+    let is_json = is_json(headers);
+    read.take(if is_json { values_of(&read.bytes) } else { read.bytes.len() })?;
     let Ok(text) = std::str::from_utf8(&read.bytes) else { return Err(unreadable()) };
-    if !is_json(headers) {
+    if !is_json {
         let value = Some(Value::String(text.to_owned()));
         return Ok(Read { value, ..read });
     }
     let value: Value = serde_json::from_str(text).map_err(|error| Error::invalid(vec![json_finding(text, &error)]))?;
     let suspicious = text.contains("\\u0000");
     Ok(Read { value: (!value.is_null()).then_some(value), suspicious, ..read })
+}
+
+/// What the values of a JSON text take beside their texts, at the most.
+fn values_of(text: &[u8]) -> usize {
+    let (mut bytes, mut in_string, mut escaped) = (VALUE, false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' | b',' if !in_string => bytes = bytes.saturating_add(VALUE),
+            b':' if !in_string => bytes = bytes.saturating_add(MEMBER),
+            _ => {}
+        }
+    }
+    bytes
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -116,7 +165,10 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 
 /// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
 /// sent has no members.
-pub(super) async fn parse_form(headers: &HeaderMap, read: Read) -> Result<Read> {
+pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Read> {
+    // A member ends with `&`, a part of several lines with a line.
+    let members = read.bytes.iter().filter(|byte| matches!(byte, b'&' | b'\n')).count().saturating_add(1);
+    read.take(read.bytes.len().saturating_add(members.saturating_mul(VALUE + MEMBER)))?;
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut object = Map::new();
     let mut insert = |name: String, text: String| {
@@ -180,6 +232,14 @@ mod tests {
         assert_eq!(parse("", b"{}").unwrap().value, Some("{}".into()));
         assert_eq!(parse("application/json", b"null").unwrap().value, None);
         assert_eq!(parse("application/json", b"").unwrap().value, None);
+    }
+
+    #[test]
+    fn values_take_more_memory_than_their_text() {
+        let numbers = format!("[{}0]", "0,".repeat(999));
+        assert_eq!(values_of(numbers.as_bytes()), 1_001 * VALUE);
+        let text = format!("{{\"a\": \"{}\\\"[[[[\"}}", ",".repeat(999));
+        assert_eq!(values_of(text.as_bytes()), 2 * VALUE + MEMBER);
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Dispatcher {
                 (&route.operation, &route.access, Some(&release.record.plugin))
             }
         };
-        let (mut read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
+        let (read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
             // Raw bodies may be large: nobody sends one before he may.
             let caller = access::check(&self.host.auth, &parts.headers, access, plugin).await?;
             (self.read(operation, target, parts, body).await?, caller)
@@ -183,13 +183,12 @@ impl Dispatcher {
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
         let inputs = operation.check(&params, &query, read.value.as_ref(), read.suspicious).map_err(Error::invalid)?;
-        // Given back when there is an answer.
-        let _taken = std::mem::take(&mut read.taken);
-        let mut reply = match target {
+        let reply = match target {
             Target::Host(index) => {
                 let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
-                let body = match (operation.body_kind(), read.value) {
-                    (Some(BodyKind::Raw), _) => Payload::Raw(read.bytes),
+                let (value, bytes, _taken) = read.into_parts();
+                let body = match (operation.body_kind(), value) {
+                    (Some(BodyKind::Raw), _) => Payload::Raw(bytes),
                     (Some(_), Some(value)) => Payload::Json(value),
                     _ => Payload::None,
                 };
@@ -199,12 +198,12 @@ impl Dispatcher {
             }
             Target::Plugin(release, index) => {
                 let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
-                let call =
-                    PluginCall { release, route: *index, parts, request_id, params: &params, caller, body: read.bytes };
-                plugin_call::answer(&self.host.plugins, contract, call).await?
+                // The plugin reads the bytes itself.
+                let (body, _taken) = read.into_raw();
+                let call = PluginCall { release, route: *index, parts, request_id, params: &params, caller, body };
+                plugin_call::answer(&self.host.plugins, &self.host.rooms.answers, contract, call).await?
             }
         };
-        reply.body = self.host.room.keep(reply.body)?;
         Ok(reply.into())
     }
 
@@ -233,7 +232,7 @@ impl Dispatcher {
             Target::Plugin(release, _) => Some(release.limits.request_bytes),
         };
         let most = most.unwrap_or(server.max_body_bytes);
-        let read = body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.room).await;
+        let read = body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.rooms.requests).await;
         if let (Err(error), Target::Plugin(release, _)) = (&read, target)
             && *error.kind() == Kind::TooLarge
         {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::problem;
 use super::reply::Reply;
+use super::room::Room;
 use crate::auth::Caller;
 use crate::cache;
 use crate::capability::Limit;
@@ -53,15 +54,20 @@ pub(super) struct PluginCall<'a> {
 }
 
 /// Answers a request by its plugin, or by an answer kept earlier.
-pub(super) async fn answer(registry: &Registry, contract: &ReleaseRoute, call: PluginCall<'_>) -> Result<Reply> {
-    let Some(policy) = &contract.cache else { return run(registry, call).await.map(|(reply, _)| reply) };
+pub(super) async fn answer(
+    registry: &Registry,
+    room: &Room,
+    contract: &ReleaseRoute,
+    call: PluginCall<'_>,
+) -> Result<Reply> {
+    let Some(policy) = &contract.cache else { return run(registry, room, call).await.map(|(reply, _)| reply) };
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
     if let Some(kept) = release.cache.answer(&key) {
         return response(kept.status, &kept.headers, kept.body.clone());
     }
     let ticket = release.cache.ticket();
-    let (reply, answer) = run(registry, call).await?;
+    let (reply, answer) = run(registry, room, call).await?;
     if let Some(answer) = answer
         && answer.status == 200
     {
@@ -85,7 +91,8 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
     )
 }
 
-async fn run(registry: &Registry, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
+async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
+    room.check()?;
     let path = call.parts.uri.path();
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
@@ -109,6 +116,7 @@ async fn run(registry: &Registry, call: PluginCall<'_>) -> Result<(Reply, Option
     };
     match registry.call(call.release, request, call.caller).await? {
         Answer::Response { status, headers, body } => {
+            let body = room.keep(body);
             let reply = response(status, &headers, body.clone())?;
             Ok((reply, Some(cache::Answer { status, headers, body })))
         }

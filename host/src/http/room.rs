@@ -1,84 +1,132 @@
-//! Memory for bodies: what requests bring and what answers wait with until somebody has read them, all together. Each is
+//! Memory for bodies: what requests bring, and what answers of plugins wait with until somebody has read them. Each is
 //! bounded by itself, but no host outlives thousands of connections that are all at that bound. What has come counts, not
-//! what was announced: an announcement costs a client nothing.
+//! what was announced: an announcement costs a client nothing. Requests and answers have a part each, so that clients that
+//! do not read keep nobody from sending, and a quarter of either is for small bodies, such as a login.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result, code};
 
-/// What is counted at once.
-const UNIT: usize = 1024;
-/// Answers below this are not counted: most are, and all of them together are less than what connections take.
+/// Bodies up to this may use all of it. As answers they do not count at all.
 const SMALL: usize = 16 * 1024;
 
-/// The memory.
+/// The memory of one host.
 #[derive(Debug)]
-pub struct Room {
-    left: Arc<Semaphore>,
-    units: usize,
+pub struct Rooms {
+    /// What requests bring.
+    pub requests: Room,
+    /// What answers wait with.
+    pub answers: Room,
+}
+
+impl Rooms {
+    /// So many bytes together, half for each.
+    pub fn new(bytes: usize) -> Self {
+        Self { requests: Room::new(bytes / 2), answers: Room::new(bytes / 2) }
+    }
+}
+
+/// A part of the memory.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    size: usize,
+    taken: AtomicUsize,
     refused: AtomicU64,
 }
 
-/// A part of it, given back when it is dropped.
-#[derive(Debug, Default)]
-pub(super) struct Taken(Option<OwnedSemaphorePermit>);
+/// What is taken for one body, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    room: Room,
+    bytes: usize,
+}
 
 impl Room {
-    /// So many bytes.
-    pub fn new(bytes: usize) -> Self {
-        let units = bytes.div_ceil(UNIT).min(Semaphore::MAX_PERMITS);
-        Self { left: Arc::new(Semaphore::new(units)), units, refused: AtomicU64::new(0) }
+    fn new(size: usize) -> Self {
+        Self(Arc::new(Shared { size, taken: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
+    }
+
+    /// The most that one body may take: three quarters.
+    pub fn largest(&self) -> usize {
+        self.0.size - self.0.size / 4
     }
 
     /// Bytes that are taken.
     pub fn taken(&self) -> usize {
-        self.units.saturating_sub(self.left.available_permits()).saturating_mul(UNIT)
+        self.0.taken.load(Ordering::Relaxed)
     }
 
     /// Requests that there was no room for.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Takes as much as a body of so many bytes needs, beside what is taken for it already.
+    /// For a body of which nothing has come.
+    pub(super) fn enter(&self) -> Taken {
+        Taken { room: self.clone(), bytes: 0 }
+    }
+
+    /// Whether there is room for one more answer, of whatever size.
     ///
     /// # Errors
-    /// 503: there is not as much.
-    pub(super) fn take(&self, taken: &mut Taken, bytes: usize) -> Result<()> {
-        let more = bytes.div_ceil(UNIT).saturating_sub(taken.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        if more == 0 {
-            return Ok(());
+    /// 503: there is none.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.taken() < self.largest() { Ok(()) } else { Err(self.overloaded()) }
+    }
+
+    /// The body of an answer, which counts until it is written or nobody wants it any more. It exists, so it is never
+    /// refused: the work is done.
+    pub(super) fn keep(&self, body: Bytes) -> Bytes {
+        if body.len() <= SMALL {
+            return body;
         }
-        let permits =
-            u32::try_from(more).ok().and_then(|more| Arc::clone(&self.left).try_acquire_many_owned(more).ok());
-        let Some(permits) = permits else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            let text = "The host holds as many bodies as it may, try again";
-            return Err(Error::new(Kind::Unavailable(Duration::from_secs(1)), code::OVERLOADED, text));
+        self.0.taken.fetch_add(body.len(), Ordering::Relaxed);
+        let taken = Taken { room: self.clone(), bytes: body.len() };
+        Bytes::from_owner(Waiting { body, _taken: taken })
+    }
+
+    fn overloaded(&self) -> Error {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        let text = "The host holds as many bodies as it may, try again";
+        Error::new(Kind::Unavailable(Duration::from_secs(1)), code::OVERLOADED, text)
+    }
+}
+
+impl Taken {
+    /// Takes so many bytes in all.
+    ///
+    /// # Errors
+    /// 503: there are not as many now. 413: there never are.
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.room.largest() {
+            return Err(Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, "Request body too large"));
+        }
+        let most = if bytes <= SMALL { self.room.0.size } else { self.room.largest() };
+        let before = self.bytes;
+        let changed = |taken: usize| {
+            let after = taken.saturating_sub(before).saturating_add(bytes);
+            Some(after).filter(|after| *after <= most || bytes <= before)
         };
-        match &mut taken.0 {
-            Some(taken) => taken.merge(permits),
-            none => *none = Some(permits),
+        match self.room.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed) {
+            Ok(_) => {
+                self.bytes = bytes;
+                Ok(())
+            }
+            Err(_) => Err(self.room.overloaded()),
         }
-        Ok(())
     }
+}
 
-    /// The body of an answer, which counts until it is written or nobody wants it any more.
-    ///
-    /// # Errors
-    /// As [`Room::take`].
-    pub(super) fn keep(&self, body: Bytes) -> Result<Bytes> {
-        if body.len() < SMALL {
-            return Ok(body);
-        }
-        let mut taken = Taken::default();
-        self.take(&mut taken, body.len())?;
-        Ok(Bytes::from_owner(Waiting { body, _taken: taken }))
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.0.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -97,20 +145,38 @@ impl AsRef<[u8]> for Waiting {
 mod tests {
     use super::*;
 
+    const UNIT: usize = SMALL + 1;
+
     #[test]
     fn there_is_so_much_room_and_what_is_dropped_comes_back() {
         let room = Room::new(100 * UNIT);
-        let mut request = Taken::default();
-        room.take(&mut request, 1).unwrap();
-        room.take(&mut request, 40 * UNIT).unwrap();
-        assert_eq!(room.taken(), 40 * UNIT);
-        let answer = room.keep(vec![1; 60 * UNIT].into()).unwrap();
-        let (part, refused) = (answer.slice(..10), room.keep(vec![2; SMALL].into()));
-        assert_eq!(*refused.unwrap_err().code(), code::OVERLOADED);
-        assert_eq!((room.refused(), &*room.keep("small".into()).unwrap()), (1, &b"small"[..]));
-        drop((request, answer));
-        assert_eq!(room.taken(), 60 * UNIT, "a part of it is not written");
-        drop(part);
+        let (mut one, mut other) = (room.enter(), room.enter());
+        one.resize(10).unwrap();
+        one.resize(40 * UNIT).unwrap();
+        assert_eq!(*other.resize(40 * UNIT).unwrap_err().code(), code::OVERLOADED);
+        assert_eq!(*other.resize(80 * UNIT).unwrap_err().code(), code::BODY_TOO_LARGE, "it never fits");
+        other.resize(35 * UNIT).unwrap();
+        assert_eq!((room.taken(), room.refused()), (75 * UNIT, 1));
+        let mut small = room.enter();
+        small.resize(SMALL).unwrap();
+        small.resize(UNIT).unwrap_err();
+        one.resize(10 * UNIT).unwrap();
+        small.resize(UNIT).unwrap();
+        drop((one, other, small));
         assert_eq!(room.taken(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_exists_is_kept_and_the_next_is_not_begun() {
+        let room = Room::new(4 * UNIT);
+        room.check().unwrap();
+        let answer = room.keep(vec![1; 5 * UNIT].into());
+        let part = answer.slice(..10);
+        assert_eq!(*room.check().unwrap_err().code(), code::OVERLOADED);
+        drop(answer);
+        assert_eq!(room.taken(), 5 * UNIT, "a part of it is not written");
+        drop(part);
+        room.check().unwrap();
+        assert_eq!((room.keep("small".into()), room.taken()), (Bytes::from("small"), 0));
     }
 }

@@ -136,10 +136,13 @@ impl Scrape {
             ended.collect(),
         );
         self.one("http_requests_in_flight", "Requests that have no answer yet", host.traffic.in_flight());
-        self.one("http_body_bytes", "Bytes of bodies that requests brought or answers wait with", host.room.taken());
-        let refused = vec![(Labels::new(), Sample::Counter(host.room.refused()))];
-        let help = "Requests that there was no memory for bodies for";
-        self.add("http_bodies_refused", help, MetricType::Counter, refused);
+        let rooms = [("request", &host.rooms.requests), ("answer", &host.rooms.answers)];
+        let of = |of: &str| vec![("of", of.to_owned())];
+        let taken = rooms.map(|(name, room)| (of(name), gauge(room.taken())));
+        let help = "Memory for what requests brought, or answers wait with";
+        self.add("http_body_bytes", help, MetricType::Gauge, taken.into());
+        let refused = rooms.map(|(name, room)| (of(name), Sample::Counter(room.refused())));
+        self.add("http_bodies_refused", "Requests that there was no memory for", MetricType::Counter, refused.into());
         let (running, waiting) = host.plugins.calls();
         self.one("calls_running", "Calls of plugins that run", running);
         self.one("calls_waiting", "Calls that wait for a place among those of all plugins", waiting);
