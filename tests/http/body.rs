@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{metrics, not_authenticated, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::patience::until;
-use crate::support::{Setup, TestHost, both};
+use crate::support::{Component, Setup, TestHost, both};
 
 const JSON_ERROR: &str = "json_invalid: JSON decode error";
 const NO_OBJECT: &str =
@@ -227,6 +227,8 @@ async fn answers_that_nobody_reads_keep_nobody_from_signing_in() {
     assert!(taken(&host, "answer").await >= 8_000_000.0);
     host.anonymous().get("/chameleon/echo/x").await.has_code(503, "overloaded");
     host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    assert_eq!(host.anonymous().get("/hello/").await.status, 200, "another plugin");
     slow.read_exact(&mut vec![0; 8_000_000]).await.unwrap();
     until("the memory to come back", async || (taken(&host, "answer").await == 0.0).then_some(())).await;
     assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);

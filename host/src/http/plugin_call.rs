@@ -92,7 +92,8 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
 }
 
 async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
-    room.check()?;
+    let unread = call.release.bulkhead.unread();
+    room.check(unread)?;
     let path = call.parts.uri.path();
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
@@ -116,7 +117,7 @@ async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(
     };
     match registry.call(call.release, request, call.caller).await? {
         Answer::Response { status, headers, body } => {
-            let body = room.keep(body);
+            let body = room.keep(unread, body);
             let reply = response(status, &headers, body.clone())?;
             Ok((reply, Some(cache::Answer { status, headers, body })))
         }

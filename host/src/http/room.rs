@@ -14,6 +14,9 @@ use crate::error::{Error, Kind, Result, code};
 /// Bodies up to this may use all of it. As answers they do not count at all.
 const SMALL: usize = 16 * 1024;
 
+/// The part of the memory that answers of one plugin may always wait with: so many parts make the whole.
+const LITTLE: usize = 16;
+
 /// The memory of one host.
 #[derive(Debug)]
 pub struct Rooms {
@@ -73,23 +76,26 @@ impl Room {
         Taken { room: self.clone(), bytes: 0 }
     }
 
-    /// Whether there is room for one more answer, of whatever size.
+    /// Whether there is room for one more answer, of whatever size, of a plugin of which so many bytes wait. One of which
+    /// little waits is let through: who does not read the answers of one plugin does not keep the others from answering.
     ///
     /// # Errors
     /// 503: there is none.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.taken() < self.largest() { Ok(()) } else { Err(self.overloaded()) }
+    pub(super) fn check(&self, plugin: &AtomicUsize) -> Result<()> {
+        let little = plugin.load(Ordering::Relaxed) <= self.0.size / LITTLE;
+        if little || self.taken() < self.largest() { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    /// The body of an answer, which counts until it is written or nobody wants it any more. It exists, so it is never
-    /// refused: the work is done.
-    pub(super) fn keep(&self, body: Bytes) -> Bytes {
+    /// The body of a plugin's answer, which counts until it is written or nobody wants it any more. It exists, so it is
+    /// never refused: the work is done.
+    pub(super) fn keep(&self, plugin: &Arc<AtomicUsize>, body: Bytes) -> Bytes {
         if body.len() <= SMALL {
             return body;
         }
         self.0.taken.fetch_add(body.len(), Ordering::Relaxed);
-        let taken = Taken { room: self.clone(), bytes: body.len() };
-        Bytes::from_owner(Waiting { body, _taken: taken })
+        plugin.fetch_add(body.len(), Ordering::Relaxed);
+        let (plugin, taken) = (Arc::clone(plugin), Taken { room: self.clone(), bytes: body.len() });
+        Bytes::from_owner(Waiting { body, plugin, _taken: taken })
     }
 
     fn overloaded(&self) -> Error {
@@ -132,7 +138,14 @@ impl Drop for Taken {
 
 struct Waiting {
     body: Bytes,
+    plugin: Arc<AtomicUsize>,
     _taken: Taken,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.plugin.fetch_sub(self.body.len(), Ordering::Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for Waiting {
@@ -169,14 +182,16 @@ mod tests {
     #[test]
     fn an_answer_that_exists_is_kept_and_the_next_is_not_begun() {
         let room = Room::new(4 * UNIT);
-        room.check().unwrap();
-        let answer = room.keep(vec![1; 5 * UNIT].into());
+        let (plugin, other) = (Arc::default(), AtomicUsize::new(0));
+        room.check(&plugin).unwrap();
+        let answer = room.keep(&plugin, vec![1; 5 * UNIT].into());
         let part = answer.slice(..10);
-        assert_eq!(*room.check().unwrap_err().code(), code::OVERLOADED);
+        assert_eq!(*room.check(&plugin).unwrap_err().code(), code::OVERLOADED);
+        room.check(&other).unwrap();
         drop(answer);
         assert_eq!(room.taken(), 5 * UNIT, "a part of it is not written");
         drop(part);
-        room.check().unwrap();
-        assert_eq!((room.keep("small".into()), room.taken()), (Bytes::from("small"), 0));
+        room.check(&plugin).unwrap();
+        assert_eq!((room.keep(&plugin, "small".into()), room.taken()), (Bytes::from("small"), 0));
     }
 }

@@ -28,6 +28,7 @@ pub struct Bulkhead {
     /// Of those of all plugins: nobody else's.
     kept: Arc<Permits>,
     share: Share,
+    unread: Arc<AtomicUsize>,
 }
 
 /// Places for the calls of all plugins together.
@@ -44,6 +45,21 @@ pub(super) struct Place {
     _of_all: Permit,
 }
 
+/// There is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Among those of the plugin.
+    Own,
+    /// Among those of all plugins.
+    All,
+}
+
+impl From<Full> for Error {
+    fn from(_: Full) -> Self {
+        busy()
+    }
+}
+
 impl Queue {
     fn new(places: usize, time: Duration) -> Self {
         Self { places: Permits::new(places), waiting: AtomicUsize::new(0), nanos: nanos(time).into() }
@@ -54,20 +70,19 @@ impl Queue {
     }
 
     /// As many as there are places may wait.
-    async fn enter(&self) -> Result<Permit> {
+    async fn enter(&self) -> Option<Permit> {
         if let Some(place) = self.places.try_acquire() {
-            return Ok(place);
+            return Some(place);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.places.size()).ok_or_else(busy)?;
-        let place = tokio::time::timeout(self.time(), self.places.acquire()).await;
-        place.ok().flatten().ok_or_else(busy)
+        let _waiting = Waiting::begin(&self.waiting, self.places.size())?;
+        tokio::time::timeout(self.time(), self.places.acquire()).await.ok().flatten()
     }
 }
 
 impl Bulkhead {
     /// At most `calls` at once; as many again may wait, for `queue_time` at the most.
     pub(super) fn new(calls: usize, queue_time: Duration, share: Share) -> Self {
-        Self { queue: Queue::new(calls, queue_time), kept: Permits::new(0), share }
+        Self { queue: Queue::new(calls, queue_time), kept: Permits::new(0), share, unread: Arc::default() }
     }
 
     /// Has so many places from now on. Fewer takes effect as calls end.
@@ -91,6 +106,11 @@ impl Bulkhead {
         self.queue.places.size()
     }
 
+    /// Bytes of its answers that clients have not read yet; whoever sends them counts.
+    pub fn unread(&self) -> &Arc<AtomicUsize> {
+        &self.unread
+    }
+
     /// Its share in the turns of those that compute for long.
     pub(super) fn share(&self) -> &Share {
         &self.share
@@ -99,18 +119,23 @@ impl Bulkhead {
     /// A place for one call, among its own and among those of all.
     ///
     /// # Errors
-    /// 503: as many as may are waiting already, or it waited as long as it may.
-    pub(super) async fn enter(&self, all: &Places) -> Result<Place> {
-        let own = self.queue.enter().await?;
+    /// As many as may are waiting already, or it waited as long as it may.
+    pub(super) async fn enter(&self, all: &Places) -> Result<Place, Full> {
+        let own = self.queue.enter().await.ok_or(Full::Own)?;
         if let Some(of_all) = self.kept.try_acquire() {
             return Ok(Place { _own: own, _of_all: of_all });
         }
-        let of_all = tokio::select! {
-            biased;
-            Some(kept) = self.kept.acquire() => kept,
-            rest = all.rest.enter() => rest?,
+        // Who finds no room to wait for the rest may still get one of his own.
+        let of_all = async {
+            tokio::select! {
+                biased;
+                Some(kept) = self.kept.acquire() => Some(kept),
+                Some(rest) = all.rest.enter() => Some(rest),
+                else => None,
+            }
         };
-        Ok(Place { _own: own, _of_all: of_all })
+        let of_all = tokio::time::timeout(self.queue.time(), of_all).await.ok().flatten();
+        Ok(Place { _own: own, _of_all: of_all.ok_or(Full::All)? })
     }
 }
 
@@ -205,6 +230,30 @@ mod tests {
         assert!(bulkhead.enter(&all).await.is_err(), "it may not wait any more");
         drop(running);
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_wait_for_the_rest_waits_for_his_own() {
+        let all = Arc::new(Places::new(2, Duration::from_secs(600)));
+        let (greedy, modest) = (bulkhead(9, Duration::from_secs(600)), bulkhead(9, Duration::from_secs(600)));
+        all.divide([(&*greedy, false), (&*modest, true)].into_iter());
+        let own = modest.enter(&all).await.unwrap();
+        let _rest = greedy.enter(&all).await.unwrap();
+        let wait = |plugin: &Arc<Bulkhead>| {
+            let (plugin, all) = (Arc::clone(plugin), Arc::clone(&all));
+            tokio::spawn(async move { plugin.enter(&all).await.is_ok() })
+        };
+        let _waits = wait(&greedy);
+        while all.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let waits = wait(&modest);
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waits.is_finished());
+        drop(own);
+        assert!(waits.await.unwrap());
     }
 
     #[tokio::test]

@@ -65,8 +65,7 @@ impl PluginEngine {
         Ok(linker)
     }
 
-    /// A store in which a guest runs within its limits.
-    /// One call of the guest, or its answer, may hand over so many bytes.
+    /// A store in which a guest runs within its limits. One call into the host, or its answer, may bring so many bytes.
     pub(super) fn store(&self, guest: Guest, brings: usize) -> Store<Guest> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
@@ -109,7 +108,9 @@ fn start(settings: &Config) -> Result<Engine> {
 }
 
 fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
-    let calls = u32::try_from(limits.total_concurrency.saturating_add(DEPLOYING)).unwrap_or(u32::MAX);
+    // Places that are kept anew may be taken before those that they came from are free: half as many again at the most.
+    let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2).saturating_add(DEPLOYING);
+    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
         .total_core_instances(calls.saturating_mul(4))

@@ -12,7 +12,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
-use super::bulkhead::{Places, busy};
+use super::bulkhead::{Full, Places, busy};
 use super::declaration::Declaration;
 use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
@@ -119,7 +119,12 @@ impl Sandbox {
         caller: Option<Arc<Caller>>,
     ) -> Result<(Result<Answer>, Duration)> {
         let place = release.bulkhead.enter(&self.all).await;
-        let _place = place.inspect_err(|_| release.usage.hit(Limit::Concurrency))?;
+        let _place = place.inspect_err(|full| {
+            // The places of all are not the plugin's to raise.
+            if *full == Full::Own {
+                release.usage.hit(Limit::Concurrency);
+            }
+        })?;
         let started = Instant::now();
         let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
             Some(outcome) => outcome,

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use wharf::config::Config;
 use wharf::db::plugin_data::{Bound, DataError, Limits, Statement, Value};
 
@@ -232,4 +233,33 @@ async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world
     );
     world.data.migrate(&name("shop"), &[pile, more]).await.unwrap();
     assert_eq!(execute(&database, "DELETE FROM pile", &[]).await, Ok(u64::try_from(stored).unwrap() + 1));
+}
+
+/// SQLite begins its log anew when nobody reads what is older; somebody always does here.
+#[tokio::test]
+async fn a_log_that_cannot_be_begun_anew_ends_too() {
+    let world = World::new(Backend::Sqlite, narrow).await.unwrap();
+    let pile = migration("0001_pile", "CREATE TABLE pile (noise TEXT NOT NULL); INSERT INTO pile VALUES ('')");
+    world.data.migrate(&name("shop"), &[pile]).await.unwrap();
+    let database = world.open("shop").await;
+    let file = world.dir.path().join("plugins/shop/data.sqlite");
+    let mut reader = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    sqlx::query("SELECT * FROM pile").fetch_all(&mut *reading).await.unwrap();
+    let renew = "UPDATE pile SET noise = hex(randomblob(500000))";
+    let mut renewed = 0;
+    let refused = loop {
+        match execute(&database, renew, &[]).await {
+            Ok(_) => renewed += 1,
+            Err(error) => break error,
+        }
+        assert!(renewed < 200, "it never ends");
+    };
+    assert_eq!(refused, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
+    assert!(renewed > 50, "{renewed}");
+    let before = world.data.disk(&name("shop")).unwrap();
+    reading.rollback().await.unwrap();
+    assert_eq!(execute(&database, renew, &[]).await, Ok(1));
+    assert!(world.data.disk(&name("shop")).unwrap() < before / 4);
+    world.stop().await;
 }

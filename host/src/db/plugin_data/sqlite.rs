@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use self::connection::{Connection, Outcome, Refusal};
+use self::connection::{Connection, Outcome, Refusal, log_of};
 use super::lexer::Dialect;
 use super::slots::{Lease, Slots};
 use super::statement::{self, Verb};
@@ -30,8 +30,6 @@ const GRACE: Duration = Duration::from_millis(500);
 const REMEMBERED_TEXTS: usize = 1_024;
 
 const FILE: &str = "data.sqlite";
-/// What was written and is not in the file yet.
-const LOG: &str = "data.sqlite-wal";
 
 pub(super) struct Sqlite {
     directory: PathBuf,
@@ -68,8 +66,9 @@ impl Sqlite {
 
     /// Bytes of the file and its log.
     pub(super) fn disk(&self) -> Option<u64> {
-        let bytes = |name: &str| std::fs::metadata(self.directory.join(name)).ok().map(|file| file.len());
-        Some(bytes(FILE)?.saturating_add(bytes(LOG).unwrap_or_default()))
+        let bytes = |file: &Path| std::fs::metadata(file).ok().map(|file| file.len());
+        let file = self.directory.join(FILE);
+        Some(bytes(&file)?.saturating_add(bytes(&log_of(&file)).unwrap_or_default()))
     }
 
     /// Connections in use.

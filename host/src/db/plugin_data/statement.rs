@@ -17,7 +17,7 @@ const MAX_TEXT: usize = 1024 * 1024;
 pub(super) const RESERVED: &str = "_wharf";
 
 /// Words of what makes a table larger; beside them, no statement does at run time.
-const GROWING: &[&str] = &["insert", "update", "merge"];
+const GROWING: &[&str] = &["insert", "update"];
 
 /// The first word of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::role;
 use crate::db::plugin_data::DataError;
@@ -28,6 +28,8 @@ pub(super) struct Disk {
     host: PgPool,
     schema: String,
     measured: Mutex<Option<Measured>>,
+    /// One at a time.
+    measuring: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +40,12 @@ struct Measured {
 
 impl Disk {
     pub(super) fn of(host: &PgPool, plugin: &PluginName) -> Self {
-        Self { host: host.clone(), schema: role::schema(plugin), measured: Mutex::default() }
+        Self {
+            host: host.clone(),
+            schema: role::schema(plugin),
+            measured: Mutex::default(),
+            measuring: tokio::sync::Mutex::default(),
+        }
     }
 
     /// What was measured last.
@@ -49,42 +56,54 @@ impl Disk {
     /// Lets a statement through that may take more.
     ///
     /// # Errors
-    /// It takes as much as it may.
+    /// It takes as much as it may, or nobody knows how much it takes.
     pub(super) async fn admit(&self, limits: &Limits) -> Result<(), DataError> {
-        let bytes = match self.to_measure() {
-            Some(before) => self.measure(before, limits.disk).await,
-            None => self.known().unwrap_or_default(),
+        let bytes = match self.measured_lately() {
+            Some(bytes) => bytes,
+            None => self.measure(limits.disk).await.ok_or(DataError::Unavailable)?,
         };
         if bytes < limits.disk { Ok(()) } else { Err(DataError::disk(limits)) }
     }
 
-    /// What was known before, if it is time to measure; nobody else does so meanwhile.
-    fn to_measure(&self) -> Option<u64> {
-        let (mut measured, now) = (self.measured(), Instant::now());
-        match &mut *measured {
-            Some(measured) if measured.until > now => None,
-            Some(measured) => {
-                measured.until = now + PATIENCE;
-                Some(measured.bytes)
-            }
-            none => {
-                *none = Some(Measured { bytes: 0, until: now + PATIENCE });
-                Some(0)
-            }
-        }
+    fn measured_lately(&self) -> Option<u64> {
+        self.measured().filter(|measured| measured.until > Instant::now()).map(|measured| measured.bytes)
     }
 
-    async fn measure(&self, before: u64, limit: u64) -> u64 {
-        let measure = sqlx::query_scalar::<_, i64>(MEASURE).bind(&self.schema).fetch_one(&self.host);
-        let bytes = match tokio::time::timeout(PATIENCE, measure).await {
-            Ok(Ok(bytes)) => u64::try_from(bytes).unwrap_or_default(),
-            // What the statement itself comes to says what is wrong.
-            Ok(Err(_)) | Err(_) => before,
+    /// What it takes now, or took when that could be found out last.
+    async fn measure(&self, limit: u64) -> Option<u64> {
+        let turn = match (self.measuring.try_lock(), self.known()) {
+            (Ok(turn), _) => turn,
+            // Somebody else does so.
+            (Err(_), Some(bytes)) => return Some(bytes),
+            (Err(_), None) => self.measuring.lock().await,
         };
-        let left = limit.saturating_sub(bytes);
-        let lasts = Duration::from_millis(left.saturating_mul(1_000) / BYTES_PER_SECOND).clamp(SHORTEST, LONGEST);
+        if let Some(bytes) = self.measured_lately() {
+            return Some(bytes);
+        }
+        let (bytes, lasts) = match self.ask().await {
+            Ok(bytes) => {
+                let left = limit.saturating_sub(bytes);
+                let lasts = Duration::from_millis(left.saturating_mul(1_000) / BYTES_PER_SECOND);
+                (bytes, lasts.clamp(SHORTEST, LONGEST))
+            }
+            Err(error) => {
+                tracing::warn!(schema = self.schema, error = &error as &dyn std::error::Error, "its size is not known");
+                (self.known()?, PATIENCE)
+            }
+        };
         *self.measured() = Some(Measured { bytes, until: Instant::now() + lasts });
-        bytes
+        drop(turn);
+        Some(bytes)
+    }
+
+    /// Ended by the server, so that it keeps no connection of the host's.
+    async fn ask(&self) -> sqlx::Result<u64> {
+        let mut transaction = self.host.begin().await?;
+        let patience = format!("SET LOCAL statement_timeout = {}", PATIENCE.as_millis());
+        sqlx::raw_sql(AssertSqlSafe(patience)).execute(&mut *transaction).await?;
+        let bytes: i64 = sqlx::query_scalar(MEASURE).bind(&self.schema).fetch_one(&mut *transaction).await?;
+        transaction.rollback().await?;
+        Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
     fn measured(&self) -> std::sync::MutexGuard<'_, Option<Measured>> {

@@ -2,7 +2,7 @@
 //! thread that may. Never waits for another connection of this process: the pool sees to it that one connection writes.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,11 @@ const HEAP_BYTES: i64 = 512 * 1024 * 1024;
 
 /// The most pages that a file of SQLite may have (<https://sqlite.org/limits.html>, 13).
 const MAX_PAGES: i64 = 4_294_967_294;
+
+/// What the log may take beside as much as the file: SQLite begins it anew after 4 MiB, if nobody reads.
+const LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// How long who reads is waited for then.
+const LOG_TIME: Duration = Duration::from_millis(100);
 
 /// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
 const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
@@ -90,6 +95,7 @@ pub(super) struct Connection {
     bytes: usize,
     /// The bytes of disk that SQLite's own limit on pages was set for.
     disk: u64,
+    log: PathBuf,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -156,7 +162,15 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self { raw, control, plans: HashMap::new(), writable, bytes: limits.bytes, disk: u64::MAX })
+        Ok(Self {
+            raw,
+            control,
+            plans: HashMap::new(),
+            writable,
+            bytes: limits.bytes,
+            disk: u64::MAX,
+            log: log_of(file),
+        })
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -206,6 +220,9 @@ impl Connection {
         if !plan.reads && !self.writable {
             return Err(Refusal::Writes);
         }
+        if !plan.reads {
+            self.bound_log(limits)?;
+        }
         if plan.reads || plan.columns.is_empty() || self.in_transaction() {
             return Ok(self.run(sql, &plan, params, limits, budget)?);
         }
@@ -219,6 +236,24 @@ impl Connection {
             self.rollback();
         }
         Ok(outcome?)
+    }
+
+    /// The log too: while somebody always reads an older state, it is never begun anew.
+    fn bound_log(&mut self, limits: &Limits) -> Result<(), DataError> {
+        let most = limits.disk.saturating_add(LOG_BYTES);
+        let is_long = || std::fs::metadata(&self.log).is_ok_and(|log| log.len() > most);
+        if !is_long() {
+            return Ok(());
+        }
+        // Within a transaction there is no way; it will be rolled back.
+        self.control.set_mode(Mode::Host);
+        let emptied = self.raw.busy_timeout(LOG_TIME).and_then(|()| {
+            let emptied = self.raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            self.raw.busy_timeout(limits.time)?;
+            emptied
+        });
+        self.control.set_mode(Mode::Statement);
+        if emptied.is_ok_and(|busy| busy == 0) || !is_long() { Ok(()) } else { Err(DataError::disk(limits)) }
     }
 
     /// SQLite takes no more pages from here on; a file that is larger already may stay, and become smaller.
@@ -329,6 +364,13 @@ impl Reuse for Connection {
     fn reset(&mut self) -> bool {
         self.rollback()
     }
+}
+
+/// Where SQLite keeps what is not in the file yet.
+pub(super) fn log_of(file: &Path) -> PathBuf {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
 }
 
 /// The longest value that SQLite may make for an answer of so many bytes.
