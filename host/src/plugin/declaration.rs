@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::artifact::{invalid, told};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http};
 use crate::error::Result;
+use crate::route::template::InvalidTemplate;
 use crate::route::{Access, Operation, Template};
 
 /// The most routes of one plugin.
@@ -18,6 +19,9 @@ const MAX_SCHEMAS: usize = 1024;
 const MAX_PERMISSIONS: usize = 128;
 /// The longest summary.
 const MAX_SUMMARY: usize = 1024;
+/// How deep what is declared as JSON may be nested. It is kept inside the declaration's own JSON, which must be readable
+/// again, and the parser takes 127 levels in all.
+const MAX_NESTING: usize = 64;
 /// Methods a plugin may serve; the others are the host's.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 
@@ -180,7 +184,10 @@ impl DeclaredRoute {
         if !METHODS.contains(&route.method.as_str()) {
             return Err(invalid(format!("{here}: the method is not one of {}", METHODS.join(", "))));
         }
-        let path: Template = route.path.parse().map_err(|error| invalid(format!("{here}: {error}")))?;
+        let path: Template = route
+            .path
+            .parse()
+            .map_err(|error: InvalidTemplate| invalid(format!("{here}: {}", told(&error.to_string()))))?;
         let access = match route.access {
             http::Access::Public => Access::Public,
             http::Access::Authenticated => Access::Authenticated,
@@ -221,5 +228,61 @@ impl DeclaredRoute {
 }
 
 fn parse(text: &str, what: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))
+    let value = serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))?;
+    if is_deeper(&value, MAX_NESTING) {
+        return Err(invalid(format!("{what} is nested deeper than {MAX_NESTING} levels")));
+    }
+    Ok(value)
+}
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let inside = |value| levels.checked_sub(1).is_none_or(|levels| is_deeper(value, levels));
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(inside),
+        Value::Object(object) => levels == 0 || object.values().any(inside),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, operation: &str) -> Result<Declaration> {
+        let descriptor = descriptor::PluginDescriptor {
+            name: "items".to_owned(),
+            version: "1.0.0".to_owned(),
+            summary: String::new(),
+            permissions: Vec::new(),
+            settings_schema: None,
+        };
+        let route = http::Route {
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            access: http::Access::Public,
+            operation: operation.to_owned(),
+            cache: None,
+        };
+        Declaration::check(descriptor, http::Api { routes: vec![route], schemas: Vec::new() })
+    }
+
+    #[test]
+    fn what_is_taken_can_be_read_again_however_deep_it_is() {
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let declaration = check("/", &nested(MAX_NESTING - 1)).unwrap();
+        let stored = serde_json::to_string(&declaration).unwrap();
+        assert_eq!(serde_json::from_str::<Declaration>(&stored).unwrap(), declaration);
+        for levels in [MAX_NESTING, 125] {
+            let refused = check("/", &nested(levels)).unwrap_err();
+            assert!(refused.public().ends_with("is nested deeper than 64 levels"), "{}", refused.public());
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_whatever_was_declared() {
+        for path in ["/a\r\nb", "/\x1b[2J", "a\nb", "/{a\n}"] {
+            let refused = check(path, "{}").unwrap_err();
+            assert!(!refused.public().chars().any(char::is_control), "{:?}", refused.public());
+        }
+    }
 }
