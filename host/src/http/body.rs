@@ -122,7 +122,8 @@ pub(super) fn parse_json(headers: &HeaderMap, mut read: Read) -> Result<Read> {
     let Ok(text) = std::str::from_utf8(&read.bytes) else { return Err(unreadable()) };
     if !is_json {
         let value = Some(Value::String(text.to_owned()));
-        return Ok(Read { value, ..read });
+        let suspicious = text.contains('\0');
+        return Ok(Read { value, suspicious, ..read });
     }
     let value: Value = serde_json::from_str(text).map_err(|error| Error::invalid(vec![json_finding(text, &error)]))?;
     let suspicious = text.contains("\\u0000");
@@ -191,7 +192,10 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Re
             insert(name, field.text().await.map_err(|error| unreadable().with_source(error))?);
         }
     }
-    let suspicious = object.values().any(|value| value.as_str().is_some_and(|text| text.contains('\0')));
+    let holds_nul = |(name, value): (&String, &Value)| {
+        name.contains('\0') || value.as_str().is_some_and(|text| text.contains('\0'))
+    };
+    let suspicious = object.iter().any(holds_nul);
     Ok(Read { value: Some(Value::Object(object)), suspicious, ..read })
 }
 
@@ -260,6 +264,16 @@ mod tests {
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "a": "1" })));
         let form = parse_form(&headers("application/json"), read(r#"{"a":1}"#)).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({})));
+    }
+
+    #[tokio::test]
+    async fn a_nul_is_noticed_wherever_it_stands() {
+        assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().suspicious);
+        assert!(parse("text/plain", b"a\0b").unwrap().suspicious);
+        for form in ["a=%00", "%00=a"] {
+            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), read(form)).await;
+            assert!(parsed.unwrap().suspicious, "{form}");
+        }
     }
 
     proptest! {
