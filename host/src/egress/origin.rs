@@ -155,6 +155,8 @@ fn read_host(url: &Url) -> Result<Host, String> {
         Some(url::Host::Domain(name)) if name.ends_with('.') => {
             Err("the host ends in a dot; write it without".to_owned())
         }
+        // However it was spelled: in an allow-list a star is another thing than a name.
+        Some(url::Host::Domain(name)) if name.contains('*') => Err("the host holds a *".to_owned()),
         Some(url::Host::Domain("")) => Err("the URL names no host".to_owned()),
         Some(url::Host::Domain(name)) => Ok(Host::Name(name.to_owned())),
         Some(url::Host::Ipv4(address)) => Ok(Host::Address(address.into())),
@@ -294,6 +296,9 @@ mod tests {
             "https://*.1.2.3.4",
             "https://a.*.example.com",
             "https://**.example.com",
+            "https://%2a.example.com",
+            "https://\u{ff0a}.example.com",
+            "https://*.a%2Ab.example.com",
             "https://a:0",
             "https://a:99999",
             "https://a.",
@@ -327,6 +332,8 @@ mod tests {
             "http://[fe80::1%25lo]/",
             "http://256.256.256.256",
             "http://1.2.3.4.5",
+            "http://*.example",
+            "http://a%2a.example",
             "http://a.example:99999",
         ] {
             assert!(Target::read(bad).is_err(), "{bad:?}: {:?}", Target::read(bad));
