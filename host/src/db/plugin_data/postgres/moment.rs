@@ -15,6 +15,7 @@ const TIMESTAMP: &[BorrowedFormatItem<'_>] =
 const EPOCH: PrimitiveDateTime = PrimitiveDateTime::new(date!(2000 - 01 - 01), Time::MIDNIGHT);
 
 const NOT_TIMESTAMPTZ: &str = "is not an RFC 3339 date and time with an offset (2026-01-31T12:00:00Z)";
+const NOT_OF_OUR_CALENDAR: &str = "is not within the years 0 to 9999 in UTC";
 const NOT_TIMESTAMP: &str = "is not a date and time without an offset (2026-01-31T12:00:00)";
 const NOT_DATE: &str = "is not a date (2026-01-31)";
 const NOT_TIME: &str = "is not a time of day (12:00:00)";
@@ -25,6 +26,10 @@ fn micros(since_epoch: Duration) -> Option<i64> {
 
 pub(super) fn read_timestamptz(text: &str) -> Result<i64, &'static str> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NOT_TIMESTAMPTZ)?;
+    // Its offset may carry it beyond what can be written again, and no row with it could be read.
+    if !moment.checked_to_offset(UtcOffset::UTC).is_some_and(|moment| (0..=9999).contains(&moment.year())) {
+        return Err(NOT_OF_OUR_CALENDAR);
+    }
     micros(moment - EPOCH.assume_utc()).ok_or(NOT_TIMESTAMPTZ)
 }
 
@@ -87,6 +92,16 @@ mod tests {
         assert_eq!(read_timestamptz("2026-01-31 12:00:00"), Err(NOT_TIMESTAMPTZ));
         assert_eq!(write_timestamptz(i64::MAX).as_deref(), Some("infinity"));
         assert_eq!(write_timestamptz(i64::MAX - 1), None);
+    }
+
+    #[test]
+    fn a_moment_that_is_taken_comes_back() {
+        for text in ["9999-12-31T23:59:59-02:00", "0000-01-01T00:00:00+02:00"] {
+            assert_eq!(read_timestamptz(text), Err(NOT_OF_OUR_CALENDAR), "{text}");
+        }
+        for text in ["9999-12-31T23:59:59.999999Z", "0000-01-01T00:00:00.000000Z"] {
+            assert_eq!(read_timestamptz(text).ok().and_then(write_timestamptz).as_deref(), Some(text));
+        }
     }
 
     #[test]

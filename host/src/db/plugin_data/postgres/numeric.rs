@@ -1,6 +1,7 @@
 //! PostgreSQL's binary `numeric` to and from plain decimal text, exactly: no float, no rounding, the scale kept.
 
-/// Digits beyond which a text is not taken for a number a plugin means.
+/// Digits beyond which a text is not taken for a number a plugin means, counted as they are written without an exponent:
+/// what is taken comes back as a text that is taken too.
 const MAX_DIGITS: usize = 2_000;
 
 const POSITIVE: u16 = 0x0000;
@@ -21,6 +22,10 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
         None => (unsigned, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole = whole.trim_start_matches('0');
     let mut digits: Vec<u8> = Vec::new();
     for byte in whole.bytes().chain(fraction.bytes()) {
         digits.push(byte.is_ascii_digit().then(|| byte.wrapping_sub(b'0'))?);
@@ -29,10 +34,11 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
     // The place of the decimal point, counted from the first digit.
     let point = i64::try_from(whole.len()).ok()?.checked_add(i64::from(exponent))?;
     let length = i64::try_from(digits.len()).ok()?;
-    if digits.is_empty() || length > limit || point.abs() > limit {
+    let scale = length.checked_sub(point)?.max(0);
+    if length > limit || point.max(0).checked_add(scale)? > limit {
         return None;
     }
-    let scale = u16::try_from(length.checked_sub(point)?.max(0)).ok()?;
+    let scale = u16::try_from(scale).ok()?;
     // Groups of four digits are counted from the point, so the first and the last are filled up with zeros.
     let before = usize::try_from(point.rem_euclid(4)).ok()?;
     let lead = if before == 0 { 0 } else { 4_usize.checked_sub(before)? };
@@ -131,7 +137,29 @@ mod tests {
         ] {
             assert_eq!(encode(text).and_then(|bytes| decode(&bytes)).as_deref(), Some(plain), "{text}");
         }
-        for text in ["", "-", ".", "e5", "1e", "1e999999999", "1e99999", "NaN", "1.2.3", "1,5", "0x10", "١"] {
+        let small = format!("0.{}1", "0".repeat(MAX_DIGITS - 1));
+        for text in ["1e-2000", "0e-2000", &small, "1e1999", "0000e5"] {
+            let plain = encode(text).and_then(|bytes| decode(&bytes));
+            assert_eq!(plain.as_deref().and_then(encode), encode(text), "{text} comes back as it cannot go again");
+            assert!(plain.is_some(), "{text}");
+        }
+        for text in [
+            "1e-2001",
+            "1e2000",
+            "12e-2001",
+            "",
+            "-",
+            ".",
+            "e5",
+            "1e",
+            "1e999999999",
+            "1e99999",
+            "NaN",
+            "1.2.3",
+            "1,5",
+            "0x10",
+            "١",
+        ] {
             assert_eq!(encode(text), None, "{text}");
         }
     }
