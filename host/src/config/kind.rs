@@ -279,7 +279,11 @@ pub(super) fn log_format() -> Kind<LogFormat> {
 
 pub(super) fn log_filter() -> Kind<String> {
     Kind::new("a filter such as info or info,wharf::plugin=debug", String::clone, |text| {
-        let filter = tracing_subscriber::EnvFilter::builder().parse(filled(text)?);
+        let text = filled(text)?;
+        if text.chars().any(char::is_control) {
+            return Err("contains a control character".to_owned());
+        }
+        let filter = tracing_subscriber::EnvFilter::builder().parse(text);
         filter.map(|_| text.to_owned()).map_err(|error| format!("is not a filter ({error})"))
     })
 }
@@ -341,6 +345,13 @@ mod tests {
         }
         assert_eq!(show_size(64 << 20), "64MiB");
         assert_eq!(show_size(1500), "1500");
+    }
+
+    #[test]
+    fn a_filter_is_one_line() {
+        let read = |text: &str| (log_filter().parse)(text);
+        assert_eq!(read(" info,wharf::plugin=debug\n").unwrap(), "info,wharf::plugin=debug");
+        assert!(read("info,a\tb=debug").is_err());
     }
 
     #[test]
