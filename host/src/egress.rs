@@ -12,6 +12,8 @@
 pub mod address;
 mod client;
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
 pub mod origin;
 mod pool;

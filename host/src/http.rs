@@ -9,6 +9,8 @@ mod body;
 pub mod call;
 pub mod cors;
 pub mod dispatch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod host_route;
 mod linger;
 mod openapi;

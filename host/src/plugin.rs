@@ -17,6 +17,8 @@ pub mod declaration;
 pub mod deploy;
 mod drain;
 pub mod engine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod generation;
 pub mod inspection;
 pub mod instance;

@@ -7,6 +7,8 @@
 //! first error a transaction can only be rolled back, on both; the rest of what differs is in `wit/deps/sql/sql.wit`.
 
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lexer;
 mod migration;
 mod postgres;

@@ -128,7 +128,7 @@ async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(
     }
 }
 
-fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
+pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
     headers
         .iter()
         .filter(|(name, _)| !WITHHELD.contains(&name.as_str()))
@@ -136,7 +136,7 @@ fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
+pub(super) fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         // Checked in plugin::answer; http's own rules are the same.

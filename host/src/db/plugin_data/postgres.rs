@@ -6,6 +6,8 @@ mod backend;
 mod column;
 mod disk;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod migrate;
 mod moment;
 mod numeric;

@@ -6,6 +6,8 @@ mod authorizer;
 mod connection;
 mod control;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod migrate;
 
 use std::collections::HashSet;

@@ -72,7 +72,7 @@ impl Parameter {
     }
 
     /// The bytes of `value`; none for null.
-    fn write(&self, value: &Value) -> Result<Option<Vec<u8>>, &'static str> {
+    pub(super) fn write(&self, value: &Value) -> Result<Option<Vec<u8>>, &'static str> {
         let bytes = match (self.form, value) {
             (_, Value::Null) => return Ok(None),
             (Form::Bool, Value::Boolean(value)) => vec![u8::from(*value)],

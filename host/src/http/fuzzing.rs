@@ -1,0 +1,72 @@
+//! The way in for fuzzers (`tests/fuzz`), and in no other build: headers and bodies between the wire and a plugin, each
+//! alone. Owns nothing, decides nothing, and checks nothing of its own: what must hold is said by the fuzz target.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::body::{self, Read};
+use super::reply::Reply;
+use super::{plugin_call, problem};
+use crate::error::{Error, Result};
+use crate::plugin::Answer;
+
+/// What a plugin gets of a request's headers.
+pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
+    let parsed = map(headers);
+    plugin_call::passed_on(&parsed).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// A checked answer of a plugin as it is written.
+///
+/// # Errors
+/// The check let something pass that is no answer.
+pub fn reply(answer: Answer) -> Result<Reply> {
+    match answer {
+        Answer::Response { status, headers, body } => plugin_call::response(status, &headers, body),
+        Answer::Problem { status, code, detail, errors } => {
+            let status = StatusCode::from_u16(status).map_err(Error::internal)?;
+            Ok(problem::plugin_reply(status, &detail, &code, &errors, "/", "none"))
+        }
+    }
+}
+
+/// The response to a request that the host refuses.
+pub fn refusal(error: &Error) -> Reply {
+    problem::reply(error, "/", "none")
+}
+
+/// A body as JSON: its value, and whether a NUL may be in it.
+///
+/// # Errors
+/// It is none.
+pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
+    let parsed = body::parse_json(&map(&[(b"content-type", content_type)]), read(bytes))?;
+    Ok((parsed.value, parsed.suspicious))
+}
+
+/// A body as a form.
+///
+/// # Errors
+/// It is none.
+pub async fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
+    let parsed = body::parse_form(&map(&[(b"content-type", content_type)]), read(bytes)).await?;
+    Ok((parsed.value, parsed.suspicious))
+}
+
+fn read(bytes: Bytes) -> Read {
+    let mut read = Read::default();
+    read.bytes = bytes;
+    read
+}
+
+/// What the wire would not let through is left out.
+fn map(headers: &[(&[u8], &[u8])]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}

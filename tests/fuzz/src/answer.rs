@@ -1,0 +1,145 @@
+//! What a guest answers, and what of a request's headers it gets. The input is text: the status, then a header a line
+//! (`name: value`, with `\r`, `\n` and `\0` as in Rust), an empty line, the body.
+//!
+//! Holds: an answer that passes is one that HTTP can write, as it was given, with no header that is the host's; what
+//! nobody could mind passes; a refusal blames the plugin. No credential and no claim of the host's reaches a guest.
+
+use wharf::config::Plugins;
+use wharf::error::Kind;
+use wharf::http::fuzzing as http;
+use wharf::plugin::{Answer, fuzzing};
+
+use crate::input::{lines, unescaped};
+
+/// What a plugin may not set, written down a second time.
+const OF_THE_HOST: &[&str] = &[
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// What a plugin does not get, written down a second time.
+const WITHHELD: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+const BODY_LIMIT: usize = 256;
+const HEADER_LIMIT: usize = 16 * 1024;
+
+/// Checks one answer.
+pub fn check(data: &[u8]) {
+    let lines = lines(data);
+    let status = lines[0].parse().unwrap_or(200);
+    let mut parts = lines[1..].splitn(2, String::is_empty);
+    let header = |line: &String| {
+        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+        (unescaped(name), unescaped(value))
+    };
+    let headers: Vec<(String, String)> = parts.next().unwrap_or_default().iter().map(header).collect();
+    let body = parts.next().unwrap_or_default().join("\n").into_bytes();
+    check_response(status, &headers, &body);
+    check_problem(status, &headers, &body);
+    check_request(&headers);
+}
+
+fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
+    let host = Plugins { response_bytes: BODY_LIMIT, header_bytes: HEADER_LIMIT, ..Plugins::default() };
+    let answer = fuzzing::answer(status, headers.to_vec(), body.to_vec(), &host);
+    let harmless = |(name, value): &(String, String)| {
+        let own = name.starts_with("x-") && name != "x-request-id" && !name.contains("proxy");
+        own && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+            && value.bytes().all(|b| (b' '..0x7f).contains(&b))
+    };
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let sound =
+        (200..=599).contains(&status) && body.len() <= BODY_LIMIT && headers.len() <= 64 && bytes <= HEADER_LIMIT;
+    let answer = match answer {
+        Err(error) => {
+            assert_eq!(*error.kind(), Kind::Plugin);
+            assert!(!(sound && headers.iter().all(harmless)), "an ordinary answer is refused: {}", error.report());
+            return;
+        }
+        Ok(answer) => answer,
+    };
+    assert!(sound, "it passes beyond a limit");
+    let Answer::Response { status: given, headers: passed, .. } = &answer else { panic!("a response is a problem") };
+    assert_eq!((*given, passed.as_slice()), (status, headers), "the check changes the answer");
+    let reply =
+        http::reply(answer.clone()).unwrap_or_else(|error| panic!("it passes and is no HTTP: {}", error.report()));
+    assert_eq!((reply.status.as_u16(), &*reply.body, reply.headers.len()), (status, body, headers.len()));
+    for (name, value) in &reply.headers {
+        let name = name.as_str();
+        assert!(!OF_THE_HOST.contains(&name) && !name.starts_with("access-control-"), "{name} is the host's to set");
+        assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0\x7f".contains(byte)), "{name} holds a control character");
+    }
+    for (name, _) in headers {
+        let given = headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_bytes());
+        let written = reply.headers.get_all(name).iter().map(|value| value.as_bytes());
+        assert!(given.eq(written), "{name} is written otherwise than it was given");
+    }
+}
+
+/// The same as a problem: the first header is its code and detail, the others are refused inputs.
+fn check_problem(status: u16, headers: &[(String, String)], body: &[u8]) {
+    let Some(((code, detail), errors)) = headers.split_first() else { return };
+    let detail = format!("{detail}{}", String::from_utf8_lossy(body));
+    let errors: Vec<_> = errors
+        .iter()
+        .map(|(place, text)| {
+            ("value_error".to_owned(), place.split('.').map(str::to_owned).collect::<Vec<_>>(), text.clone())
+        })
+        .collect();
+    let answer = match fuzzing::problem(status, code.clone(), detail.clone(), errors.clone()) {
+        Err(error) => return assert_eq!(*error.kind(), Kind::Plugin),
+        Ok(answer) => answer,
+    };
+    assert!((400..=599).contains(&status) && (1..=64).contains(&code.len()) && errors.len() <= 256);
+    assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+    let reply = http::reply(answer).unwrap_or_else(|error| panic!("it passes and is no HTTP: {}", error.report()));
+    let written: serde_json::Value = serde_json::from_slice(&reply.body).expect("a problem is JSON");
+    assert_eq!(
+        (&written["status"], &written["code"], &written["detail"]),
+        (&status.into(), &code.as_str().into(), &detail.into())
+    );
+    assert_eq!(written["errors"].as_array().map_or(0, Vec::len), errors.len());
+}
+
+fn check_request(headers: &[(String, String)]) {
+    let given: Vec<(&[u8], &[u8])> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    for (name, value) in http::passed_on(&given) {
+        assert!(!WITHHELD.contains(&name.as_str()), "{name} reaches a guest");
+        assert!(value.bytes().all(|b| b == b'\t' || (b' '..0x7f).contains(&b)), "{name}: {value:?}");
+        let same = |(other, text): &(String, String)| other.eq_ignore_ascii_case(&name) && text.trim() == value.trim();
+        assert!(headers.iter().any(same), "{name}: {value:?} came from nowhere");
+    }
+}

@@ -1,0 +1,181 @@
+//! What a component says of itself. The input is text, a member a line:
+//!
+//! ```text
+//! name items
+//! version 1.0.0
+//! summary What it is for
+//! permission read-all Read what is another's
+//! settings {"type":"object"}
+//! schema Item {"type":"object"}
+//! route GET /{id} public {"parameters":[{"name":"id","in":"path"}]}
+//! cache 1000 true tag,other
+//! step 0002 0001
+//! applied 0001
+//! live 0001
+//! ```
+//!
+//! `cache` is of the route before it; `public`, `authenticated` and `superuser` are what they say, any other word is a
+//! permission.
+//!
+//! Holds: what is taken keeps every rule that is documented, and is the same after it was stored and read again; what is
+//! refused is told on one line.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use wharf::plugin::declaration::Declaration;
+use wharf::plugin::fuzzing::{self, Declared, DeclaredRoute};
+use wharf::plugin::schema::Step;
+use wharf::route::{Access, Template};
+
+use crate::input::{assert_line, assert_refusal, lines, unescaped, words};
+
+#[derive(Default)]
+struct Input {
+    declared: Declared,
+    steps: Vec<Step>,
+    applied: Vec<Step>,
+    live: Vec<Step>,
+}
+
+impl Input {
+    fn read(data: &[u8]) -> Self {
+        let mut input = Self::default();
+        let declared = &mut input.declared;
+        let step = |rest: &str| {
+            let [name, oldest] = words(rest);
+            Step { name: name.to_owned(), oldest: Some(oldest.to_owned()).filter(|oldest| !oldest.is_empty()) }
+        };
+        for line in lines(data) {
+            let [member, rest] = words(&line);
+            let [first, second] = words(rest).map(unescaped);
+            match member {
+                "name" => declared.name = unescaped(rest),
+                "version" => declared.version = unescaped(rest),
+                "summary" => declared.summary = unescaped(rest),
+                "permission" => declared.permissions.push((first, second)),
+                "settings" => declared.settings_schema = Some(rest.to_owned()),
+                "schema" => declared.schemas.push((first, words::<2>(rest)[1].to_owned())),
+                "route" => declared.routes.push(route(rest)),
+                "cache" => {
+                    let [ttl, per_caller, tags] = words(rest);
+                    let tags = tags.split(',').map(unescaped).collect();
+                    if let Some(route) = declared.routes.last_mut() {
+                        route.cache = Some((ttl.parse().unwrap_or(1), per_caller == "true", tags));
+                    }
+                }
+                "step" => input.steps.push(step(rest)),
+                "applied" => input.applied.push(step(rest)),
+                "live" => input.live.push(step(rest)),
+                _ => {}
+            }
+        }
+        input
+    }
+}
+
+fn route(rest: &str) -> DeclaredRoute {
+    let [method, path, access, operation] = words(rest);
+    let access = match access {
+        "public" => Access::Public,
+        "authenticated" => Access::Authenticated,
+        "superuser" => Access::Superuser,
+        name => Access::Permission(unescaped(name)),
+    };
+    DeclaredRoute {
+        method: unescaped(method),
+        path: unescaped(path),
+        access,
+        operation: operation.to_owned(),
+        cache: None,
+    }
+}
+
+/// Checks one declaration.
+pub fn check(data: &[u8]) {
+    let Input { declared, steps, applied, live } = Input::read(data);
+    check_steps(&steps, &applied, &live);
+    let twice = fuzzing::declaration(declared.clone());
+    let declaration = match fuzzing::declaration(declared.clone()) {
+        Ok(declaration) => declaration,
+        Err(error) => {
+            assert!(twice.is_err());
+            return assert_refusal(&error);
+        }
+    };
+    assert_eq!(twice.ok().as_ref(), Some(&declaration));
+    check_rules(&declared, &declaration);
+
+    let stored = serde_json::to_string(&declaration).expect("a declaration becomes JSON");
+    match serde_json::from_str::<Declaration>(&stored) {
+        Ok(again) => assert_eq!(again, declaration, "it is another one after a restart"),
+        Err(error) => panic!("it is deployed, and cannot be read after a restart: {error}"),
+    }
+
+    for settings in [Value::Object(Map::new()), Value::Null, serde_json::json!({ "a": 1, "b": ["x\n"] })] {
+        if let Err(error) = fuzzing::settings(&declaration, &settings) {
+            assert_refusal(&error);
+            assert!(declared.settings_schema.is_some() || settings != Value::Object(Map::new()));
+        }
+    }
+    let mount: Template = "/api/v1/fuzz".parse().unwrap();
+    match fuzzing::routes(&declaration, &"fuzz".parse().unwrap(), &mount) {
+        Err(error) => assert_refusal(&error),
+        Ok(routes) => {
+            assert_eq!(routes.len(), declaration.routes.len());
+            for ((method, template), route) in routes.iter().zip(&declaration.routes) {
+                assert!(*method == route.method && template.is_within(&mount));
+            }
+        }
+    }
+}
+
+/// `[a-z][a-z0-9-]{0,39}`
+fn is_name(text: &str) -> bool {
+    let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
+    begins && text.len() <= 40 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn check_rules(declared: &Declared, declaration: &Declaration) {
+    assert_eq!((&declaration.name, &declaration.version), (&declared.name, &declared.version));
+    assert_line(&declaration.version);
+    assert_line(&declaration.summary);
+    assert!(declaration.summary.chars().count() <= 301);
+    let names: BTreeSet<&str> = declaration.permissions.iter().map(|permission| permission.name.as_str()).collect();
+    assert!(names.len() == declared.permissions.len() && names.len() <= 128 && names.iter().all(|name| is_name(name)));
+    declaration.permissions.iter().for_each(|permission| assert_line(&permission.summary));
+    assert!(declaration.schemas.len() == declared.schemas.len() && declaration.schemas.len() <= 1024);
+    for name in declaration.schemas.keys() {
+        assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{name:?}");
+    }
+    assert!((1..=256).contains(&declaration.routes.len()) && declaration.routes.len() == declared.routes.len());
+    for route in &declaration.routes {
+        assert!(["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&route.method.as_str()));
+        assert_eq!(route.path.to_string().parse::<Template>().as_ref(), Ok(&route.path));
+        if let Access::Permission(name) = &route.access {
+            assert!(names.contains(name.as_str()), "{name} is not declared");
+        }
+        if let Some(cache) = &route.cache {
+            assert_eq!(route.method, "GET");
+            assert!(cache.tags.len() <= wharf::cache::MAX_TAGS);
+            assert!(cache.tags.iter().all(|tag| tag.len() <= wharf::cache::MAX_TAG));
+        }
+    }
+}
+
+fn check_steps(steps: &[Step], applied: &[Step], live: &[Step]) {
+    match fuzzing::migrations(steps, applied, live) {
+        Err(error) => assert_refusal(&error),
+        Ok(()) => {
+            let has = |list: &[Step], name: &str| list.iter().any(|step| step.name == name);
+            for (at, step) in steps.iter().enumerate() {
+                let Some(oldest) = &step.oldest else { continue };
+                assert!(has(&steps[..at], oldest), "{oldest} is no earlier one");
+                assert!(at < applied.len() || has(live, oldest), "the live release is broken by {}", step.name);
+            }
+            for step in applied.iter().skip(steps.len()) {
+                assert!(step.oldest.as_ref().is_none_or(|oldest| has(steps, oldest)), "it is broken by {}", step.name);
+            }
+        }
+    }
+}

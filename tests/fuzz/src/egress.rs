@@ -1,0 +1,143 @@
+//! A plugin's request to another server. The input is text: `GET https://a.example/b`, a header a line (with `\r`, `\n` and
+//! `\0` as in Rust), an empty line, then the answers that send it on (`302 /c`). Every line is read as an origin of an
+//! allow-list too.
+//!
+//! Holds: a request that passes is one that HTTP can write, to a server that its URL names and names alone; it has no
+//! header that is the host's; sent on to another server it keeps only what is harmless, and never leaves encryption.
+
+use wharf::egress::fuzzing::{self, Written};
+use wharf::egress::origin::{Origin, Scheme, Target};
+use wharf::egress::{Request, is_written_by_the_host};
+
+use crate::input::{lines, unescaped, words};
+
+/// What a plugin may not write, written down a second time.
+const OF_THE_HOST: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What another server may be told.
+const HARMLESS: &[&str] = &[
+    "accept",
+    "accept-language",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "range",
+    "user-agent",
+];
+
+/// Checks one request.
+pub fn check(data: &[u8]) {
+    let lines = lines(data);
+    for line in &lines {
+        check_origin(line.trim());
+    }
+    let [method, url] = words(&lines[0]);
+    let mut parts = lines[1..].splitn(2, String::is_empty);
+    let header = |line: &String| {
+        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+        (unescaped(name), unescaped(value))
+    };
+    let headers: Vec<(String, String)> = parts.next().unwrap_or_default().iter().map(header).collect();
+    let answers: Vec<(u16, Vec<u8>)> = parts
+        .next()
+        .unwrap_or_default()
+        .iter()
+        .take(8)
+        .map(|line| words(line))
+        .map(|[status, location]| (status.parse().unwrap_or(302), unescaped(location).into_bytes()))
+        .collect();
+    let body = if method == "POST" { "body".into() } else { bytes::Bytes::new() };
+    let request = Request { method: unescaped(method), url: unescaped(url), headers, body, ..Request::default() };
+    let Ok((written, _)) = fuzzing::written(request, 1024, &answers) else { return };
+    for one in &written {
+        check_written(one);
+    }
+    for pair in written.windows(2) {
+        check_sent_on(&pair[0], &pair[1]);
+    }
+}
+
+fn check_written(written: &Written) {
+    let method = written.method.as_str();
+    assert!(!matches!(method, "CONNECT" | "TRACE") && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'));
+    let target = &written.target;
+    let again =
+        Target::read(target.url()).unwrap_or_else(|error| panic!("{} is not read again: {error}", target.url()));
+    assert_eq!((&again.server, again.url()), (&target.server, target.url()), "a URL has two readings");
+    // What another parser would make of it: after the scheme stands the server and nothing before it.
+    let rest =
+        target.url().strip_prefix(&format!("{}://", target.server.scheme)).expect("a URL begins with its scheme");
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    assert!(!authority.contains('@') && !path.contains('#'), "{}", target.url());
+    assert_eq!(target.path_and_query(), path, "{}", target.url());
+    assert!(path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b)), "{path:?} is no path of HTTP");
+    let host = target.server.authority();
+    assert!(!host.is_empty() && host.bytes().all(|b| (0x21..0x7f).contains(&b) && !b"/?#@\\".contains(&b)), "{host:?}");
+    for (name, value) in &written.headers {
+        let name = name.as_str();
+        assert!(!OF_THE_HOST.contains(&name) && !is_written_by_the_host(name), "{name} is the host's to write");
+        assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0\x7f".contains(byte)), "{name} holds a control character");
+    }
+    // An allow-list that names this server allows it; none can name a server on port 0.
+    let origin = target.server.to_string();
+    if target.server.port != 0 {
+        let origin = origin.parse::<Origin>().unwrap_or_else(|error| panic!("{origin} {error}"));
+        assert!(origin.allows(&target.server), "{origin} does not allow itself");
+    }
+}
+
+fn check_sent_on(from: &Written, to: &Written) {
+    assert!(
+        from.target.server.scheme == Scheme::Http || to.target.server.scheme == Scheme::Https,
+        "{} sends on to {} in the clear",
+        from.target.url(),
+        to.target.url()
+    );
+    if from.target.server != to.target.server {
+        for name in to.headers.keys() {
+            assert!(HARMLESS.contains(&name.as_str()), "{name} goes to another server");
+        }
+    }
+    if to.method != from.method {
+        assert!(to.method == "GET" && to.body.is_empty());
+        for name in ["content-encoding", "content-language", "content-location", "content-type"] {
+            assert!(!to.headers.contains_key(name), "the body goes, and {name} stays");
+        }
+    }
+}
+
+fn check_origin(line: &str) {
+    let Ok(origin) = line.parse::<Origin>() else { return };
+    let written = origin.to_string();
+    assert_eq!(written.parse::<Origin>().as_ref(), Ok(&origin), "{written} is not read again");
+    // Whoever is allowed has the name that is written, or a name below it.
+    let plain = written.replacen("*.", "", 1);
+    let target = Target::read(&plain).unwrap_or_else(|error| panic!("{plain}: {error}"));
+    assert_eq!(origin.allows(&target.server), plain == written, "{written}");
+    let below = plain.replacen("://", "://below.", 1);
+    if let Ok(target) = Target::read(&below)
+        && plain != written
+    {
+        assert!(origin.allows(&target.server), "{written} does not allow {below}");
+    }
+    let beside = plain.replacen("://", "://x", 1);
+    if let Ok(target) = Target::read(&beside) {
+        assert!(!origin.allows(&target.server), "{written} allows {beside}");
+    }
+}
