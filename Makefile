@@ -16,6 +16,11 @@ PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/
 GRANTS := auth,sql
 ARGS ?=
 
+# Which fuzz targets run, and for how many seconds each: make fuzz FUZZ=sql FUZZ_TIME=600. Seed 0 is another one each time.
+FUZZ ?= $(patsubst tests/fuzz/targets/%.rs,%,$(wildcard tests/fuzz/targets/*.rs))
+FUZZ_TIME ?= 60
+FUZZ_SEED ?= 0
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +59,32 @@ attack: build ## Attack the release build, alone, and hold its neighbour against
 	@echo '== Attacking $(WHARF)'
 	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(WHARF)' \
 		$(CARGO) test -p wharf-tests --test wharf -- attack:: --test-threads=1 --nocapture
+
+.PHONY: fuzz
+fuzz: cargo ## Feed the host what nobody thought of, FUZZ_TIME seconds for each target
+	@# libFuzzer is C++.
+	@command -v c++ >/dev/null || { echo 'A C++ compiler (c++) is missing; on Debian: apt install build-essential' >&2; exit 1; }
+	@echo '== Building the fuzz targets'
+	@# Not by cargo-fuzz, which builds all dependencies once more: a quarter of an hour. See tests/fuzz/Cargo.toml. The dev
+	@# profile, because overflows and failed debug assertions are findings.
+	@CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
+		$(CARGO) build -p wharf-fuzz --bins
+	@# New inputs go into the first directory, so that the seeds stay as they are; then the seeds and former findings are
+	@# tried before anything else.
+	@for target in $(FUZZ); do \
+		echo "== Fuzzing $$target for $(FUZZ_TIME) s"; \
+		program="target/debug/$$target"; \
+		grown="target/fuzz/corpus/$$target"; found="target/fuzz/found/$$target"; log="target/fuzz/$$target.log"; \
+		mkdir -p "$$grown" "$$found"; \
+		if ! "$$program" -max_total_time=$(FUZZ_TIME) -seed=$(FUZZ_SEED) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix="$$found/" "$$grown" "tests/fuzz/corpus/$$target" "$$found" >"$$log" 2>&1; then \
+			tail -n 40 "$$log"; \
+			echo "== $$target found something. The input lies in $$found/ (all of the output in $$log). To see it again:"; \
+			echo "   $$program $$(ls -t "$$found"/* | head -n 1)"; \
+			exit 1; \
+		fi; \
+		sed -n 's/^Done \(.*\)/   \1/p' "$$log"; \
+	done
 
 .PHONY: lint
 lint: cargo ## Check format and lints, as CI does
