@@ -33,6 +33,12 @@ pub(super) struct Read {
 }
 
 impl Read {
+    /// Bytes that are in memory anyway.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), ..Self::default() }
+    }
+
     /// Takes memory for what is made of the bytes, before it is made.
     fn take(&mut self, more: usize) -> Result<()> {
         let bytes = self.bytes.len().saturating_add(more);
@@ -213,12 +219,8 @@ mod tests {
         headers
     }
 
-    fn read(bytes: impl Into<Bytes>) -> Read {
-        Read { bytes: bytes.into(), ..Read::default() }
-    }
-
     fn parse(kind: &str, body: &'static [u8]) -> Result<Read> {
-        parse_json(&headers(kind), read(Bytes::from_static(body)))
+        parse_json(&headers(kind), Read::of(Bytes::from_static(body)))
     }
 
     fn finding(kind: &str, body: &'static [u8]) -> FieldError {
@@ -257,12 +259,12 @@ mod tests {
 
     #[tokio::test]
     async fn forms_become_objects_and_empty_is_absent() {
-        let form = parse_form(&headers("application/x-www-form-urlencoded"), read("a=1&b=&c=%C3%A4&a=2")).await;
+        let form = parse_form(&headers("application/x-www-form-urlencoded"), Read::of("a=1&b=&c=%C3%A4&a=2")).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
         let multipart = "--X\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
-        let form = parse_form(&headers("multipart/form-data; boundary=X"), read(multipart)).await;
+        let form = parse_form(&headers("multipart/form-data; boundary=X"), Read::of(multipart)).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "a": "1" })));
-        let form = parse_form(&headers("application/json"), read(r#"{"a":1}"#)).await;
+        let form = parse_form(&headers("application/json"), Read::of(r#"{"a":1}"#)).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({})));
     }
 
@@ -271,7 +273,7 @@ mod tests {
         assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().suspicious);
         assert!(parse("text/plain", b"a\0b").unwrap().suspicious);
         for form in ["a=%00", "%00=a"] {
-            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), read(form)).await;
+            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), Read::of(form)).await;
             assert!(parsed.unwrap().suspicious, "{form}");
         }
     }
@@ -280,9 +282,9 @@ mod tests {
         #[test]
         fn no_body_panics(kind in "(application/json|multipart/form-data; boundary=x|[ -~]{0,40})", body: Vec<u8>) {
             let headers = headers(&kind);
-            let _ = parse_json(&headers, read(body.clone()));
+            let _ = parse_json(&headers, Read::of(body.clone()));
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let _ = runtime.block_on(parse_form(&headers, read(body)));
+            let _ = runtime.block_on(parse_form(&headers, Read::of(body)));
         }
     }
 }

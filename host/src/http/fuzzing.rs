@@ -41,8 +41,8 @@ pub fn refusal(error: &Error) -> Reply {
 /// # Errors
 /// It is none.
 pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
-    let parsed = body::parse_json(&map(&[(b"content-type", content_type)]), read(bytes))?;
-    Ok((parsed.value, parsed.suspicious))
+    let read = body::parse_json(&map(&[(b"content-type", content_type)]), Read::of(bytes))?;
+    Ok((read.value, read.suspicious))
 }
 
 /// A body as a form.
@@ -50,14 +50,8 @@ pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> 
 /// # Errors
 /// It is none.
 pub async fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
-    let parsed = body::parse_form(&map(&[(b"content-type", content_type)]), read(bytes)).await?;
-    Ok((parsed.value, parsed.suspicious))
-}
-
-fn read(bytes: Bytes) -> Read {
-    let mut read = Read::default();
-    read.bytes = bytes;
-    read
+    let read = body::parse_form(&map(&[(b"content-type", content_type)]), Read::of(bytes)).await?;
+    Ok((read.value, read.suspicious))
 }
 
 /// What the wire would not let through is left out.
