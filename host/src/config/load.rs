@@ -167,7 +167,8 @@ impl Plugins {
             total_concurrency: r.read(
                 "plugins.total_concurrency",
                 "WHARF_PLUGIN_TOTAL_CONCURRENCY",
-                &calls,
+                // The pool reserves addresses for all of them, and a process has 47 bits.
+                &kind::count(1..=4_096),
                 d.total_concurrency,
             ),
             queue_time: r.read(

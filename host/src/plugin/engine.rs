@@ -27,7 +27,8 @@ const WASM_STACK: usize = 512 * 1024;
 const FIBER_STACK: usize = 1024 * 1024;
 /// Handles of a guest's own resources, each of which takes memory of the host.
 const MAX_HANDLES: usize = 10_000;
-/// What one component may consist of; more would let one upload drain the pool.
+/// What one component may consist of. The pool holds as much for each call that may run, whoever's it is, so that no plugin
+/// takes what others need: a place among the calls is all that there is to take.
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
@@ -113,9 +114,9 @@ fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
-        .total_core_instances(calls.saturating_mul(4))
-        .total_memories(calls.saturating_mul(2))
-        .total_tables(calls.saturating_mul(2))
+        .total_core_instances(calls.saturating_mul(MAX_CORE_INSTANCES))
+        .total_memories(calls.saturating_mul(MAX_MEMORIES))
+        .total_tables(calls.saturating_mul(MAX_TABLES))
         .total_stacks(calls)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_memories_per_component(MAX_MEMORIES)

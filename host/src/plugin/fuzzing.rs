@@ -90,7 +90,7 @@ impl Compiler {
     /// # Errors
     /// The engine does not start.
     pub fn new() -> Result<Self> {
-        let limits = config::Plugins { total_concurrency: 4, ..config::Plugins::default() };
+        let limits = config::Plugins { total_concurrency: 1, ..config::Plugins::default() };
         PluginEngine::new(&limits).map(Self)
     }
 

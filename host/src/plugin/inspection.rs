@@ -171,8 +171,8 @@ impl Inspection {
         check_size(bytes.len(), limits.upload_bytes)?;
 
         *stage = Stage::Compile;
-        // One instance at a time, which may consist of as many parts as four ordinary ones.
-        let limits = config::Plugins { total_concurrency: 4, ..limits.clone() };
+        // One instance at a time.
+        let limits = config::Plugins { total_concurrency: 1, ..limits.clone() };
         let engine = PluginEngine::new(&limits)?;
         let artifact = compile::once(&engine, &limits, bytes).await?;
         self.imports.clone_from(&artifact.imports);

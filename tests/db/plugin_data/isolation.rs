@@ -13,6 +13,7 @@ on_both! {
     the_record_of_the_migrations_is_out_of_reach,
     no_text_breaks_out_of_a_transaction,
     no_text_panics_or_changes_what_it_may_not,
+    nothing_tells_whether_there_is_another_plugin,
 }
 
 /// Refused, whatever the reason; the database goes on.
@@ -205,14 +206,7 @@ async fn no_text_panics_or_changes_what_it_may_not(world: &World) {
     let other = world.data.plugin(&super::world::name("canary")).await.unwrap();
     let list = [super::world::migration("1", tables)];
     world.data.migrate(&super::world::name("canary"), &list).await.unwrap();
-    let schema = match world.backend {
-        Backend::Sqlite => "SELECT group_concat(sql, ';') FROM sqlite_schema",
-        Backend::Postgres => {
-            "SELECT string_agg(table_schema || table_name || column_name, ';' ORDER BY table_name, column_name) \
-             FROM information_schema.columns WHERE table_schema LIKE 'plugin%'"
-        }
-    };
-    let before = scalar(&database, schema).await;
+    let before = tables_of(world, &database).await;
     let runtime = tokio::runtime::Handle::current();
     let cases = if world.backend == Backend::Sqlite { 2_000 } else { 500 };
     tokio::task::block_in_place(|| {
@@ -231,8 +225,66 @@ async fn no_text_panics_or_changes_what_it_may_not(world: &World) {
         };
         runner.run(&soup(), run).unwrap();
     });
-    assert_eq!(scalar(&database, schema).await, before);
+    assert_eq!(tables_of(world, &database).await, before);
     assert_eq!(scalar(&other, "SELECT count(*) FROM canary").await, Value::Integer(0));
+}
+
+/// What there is, as a text; on PostgreSQL of all plugins.
+async fn tables_of(world: &World, database: &PluginDatabase) -> Value {
+    let columns = "SELECT string_agg(table_schema || table_name || column_name, ';' ORDER BY table_name, column_name) \
+                   FROM information_schema.columns WHERE table_schema LIKE 'plugin%'";
+    match world.backend {
+        Backend::Sqlite => scalar(database, "SELECT group_concat(sql, ';') FROM sqlite_schema").await,
+        Backend::Postgres => {
+            Value::Text(sqlx::query_scalar(columns).fetch_one(&mut world.superuser().await).await.unwrap())
+        }
+    }
+}
+
+/// Neither that it is there, nor what it has.
+async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
+    let database = world.tables("shop").await;
+    world.tables("there").await;
+    for question in [
+        "SELECT * FROM plugin_NAME.item",
+        "SELECT * FROM \"plugin_NAME\".\"item\"",
+        "SELECT * FROM NAME.item",
+        "SELECT plugin_NAME.item(1)",
+        "SELECT CAST(1 AS plugin_NAME.item)",
+        "SELECT CAST('1' AS plugin_NAME.item)",
+        "SELECT nextval('plugin_NAME.item')",
+        "SELECT currval('plugin_NAME.item')",
+        "SELECT row_security_active('plugin_NAME.item')",
+        "SELECT 'a' COLLATE plugin_NAME.item",
+        "SELECT 1 OPERATOR(plugin_NAME.+) 1",
+        "SELECT count(*) FROM pg_namespace WHERE nspname = 'plugin_NAME'",
+        "SELECT count(*) FROM \"pg_catalog\".pg_class",
+        "SELECT rolname FROM pg_roles",
+        "SELECT datname, usename, query FROM pg_stat_activity",
+        "SELECT relname, n_live_tup FROM pg_stat_all_tables",
+        "SELECT * FROM information_schema.schemata",
+        "SELECT 'plugin_NAME'::regnamespace",
+        "SELECT CAST('plugin_NAME.item' AS regclass)",
+        "SELECT regtypein('plugin_NAME.item')",
+        "SELECT to_regclass('plugin_NAME.item')",
+        "SELECT to_regnamespace('plugin_NAME')",
+        "SELECT has_schema_privilege('plugin_NAME', 'usage')",
+        "SELECT schema_to_xml('plugin_NAME', true, true, '')",
+        "SELECT table_to_xml('plugin_NAME.item', true, true, '')",
+        "DELETE FROM plugin_NAME.item",
+        "INSERT INTO plugin_NAME.item (id) VALUES (1)",
+        "UPDATE plugin_NAME.item SET id = 1",
+    ] {
+        let ask = async |name: &str| {
+            let answer = query(&database, &question.replace("NAME", name), &[]).await;
+            let Err(DataError::Invalid(told)) = answer else { panic!("{question}: {answer:?}") };
+            told.replace(name, "NAME")
+        };
+        assert_eq!(ask("there").await, ask("absent").await, "{question}");
+    }
+    // What is not there of one's own is told by its name.
+    let mistyped = query(&database, "SELECT * FROM itme", &[]).await;
+    assert!(matches!(&mistyped, Err(DataError::Invalid(told)) if told.contains("itme")), "{mistyped:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,8 +55,19 @@ pub(super) fn of(error: sqlx::Error, limits: &Limits) -> DataError {
             tracing::error!(message = error.message(), "a plugin's role cannot log in");
             DataError::Unavailable
         }
+        code if tells_of_others(code, error.message()) => {
+            DataError::invalid("what the statement names beyond the plugin's own database is not there for it")
+        }
         _ => DataError::Invalid(error.message().to_owned()),
     }
+}
+
+/// Whether the message tells what is another's from what is not there: not allowed, no such schema, and no such thing in it.
+/// Whether there is a schema of another plugin is nothing that a plugin learns.
+fn tells_of_others(code: &str, message: &str) -> bool {
+    // insufficient_privilege, invalid_schema_name; undefined_table, undefined_object and undefined_function of a schema that
+    // is named.
+    matches!(code, "42501" | "3F000") || matches!(code, "42P01" | "42704" | "42883") && message.contains('.')
 }
 
 fn constraint_name(error: &PgDatabaseError) -> String {
