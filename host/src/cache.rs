@@ -29,8 +29,9 @@ pub const MAX_TAGS: usize = 16;
 pub const MAX_TAG: usize = 128;
 /// Marks kept for one plugin; beyond them its whole cache is forgotten, which is always allowed.
 const MAX_MARKS: usize = 10_000;
-/// What an entry costs beside its bytes.
-const OVERHEAD: usize = 128;
+/// What an entry costs beside its bytes: 200,000 of them took 510 bytes more each than their keys and values, and 590 with a
+/// tag and a time (resident memory, moka 0.12). So the bytes of a cache bound its keys too.
+const OVERHEAD: usize = 512;
 
 /// Why an entry is refused; names the limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,9 +153,11 @@ impl PluginCache {
         }
     }
 
-    /// Entries and bytes that it holds, about.
+    /// Entries and bytes that it holds.
     pub fn held(&self) -> (u64, u64) {
         let entries = self.entries.load();
+        // What was stored lately is not counted before, and what expired not left out.
+        entries.run_pending_tasks();
         (entries.entry_count(), entries.weighted_size())
     }
 

@@ -158,7 +158,7 @@ pub struct Email {
 /// Limits of every plugin, unless its grant says otherwise.
 #[derive(Debug, Clone)]
 pub struct Plugins {
-    /// All memories and tables of one call together. `WHARF_PLUGIN_MEMORY_BYTES`
+    /// All memories and tables of one call, and what the host holds for it, together. `WHARF_PLUGIN_MEMORY_BYTES`
     pub memory_bytes: usize,
     /// CPU time of one call. `WHARF_PLUGIN_CPU_TIME`
     pub cpu_time: Duration,

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use reqwest::Method;
 use wharf::config::Secret;
 
-use crate::support::{Answer, Client, Setup, TestHost, both};
+use crate::support::host::CHAMELEON;
+use crate::support::patience::until;
+use crate::support::{Answer, Client, Component, Setup, TestHost, both};
 
-both!(what_calls_come_to_is_counted);
+both!(what_calls_come_to_is_counted, what_is_held_now_is_told, what_is_no_longer_served_has_no_samples);
 
 const TOKEN: &str = "a-token-of-the-monitoring";
 
 async fn scrape(client: &Client) -> Answer {
-    client.plain(reqwest::Method::GET, "/metrics").send().await
+    client.plain(Method::GET, "/metrics").send().await
 }
 
 async fn metrics(host: &TestHost) -> BTreeMap<String, f64> {
@@ -65,6 +68,63 @@ async fn what_calls_come_to_is_counted(host: &mut TestHost) {
     assert!(of(&samples, "plugin_memory_peak_bytes", "chameleon", "") > f64::from(3 << 20));
     assert_eq!(samples["wharf_calls_running"], 0.0);
     assert!(samples["wharf_http_requests_total{status=\"5xx\"}"] >= 3.0);
+}
+
+async fn what_is_held_now_is_told(host: &mut TestHost) {
+    host.superuser().deploy(&Component::chameleon().0, &format!("{CHAMELEON}&limit=concurrency=1")).await.ok();
+    let client = host.anonymous();
+    client.request(Method::PUT, "/chameleon/kept/key").body("value").send().await.ok();
+    client.request(Method::POST, "/chameleon/notes/one").send().await;
+    let calls = ["running", "waiting"].map(|_| {
+        let client = host.anonymous();
+        tokio::spawn(async move { client.request(Method::POST, "/chameleon/transactions/600000").try_send().await })
+    });
+    let of =
+        |samples: &BTreeMap<String, f64>, name: &str| samples[&format!("wharf_plugin_{name}{{plugin=\"chameleon\"}}")];
+    let samples = until("one call to run and one to wait", async || {
+        let samples = metrics(host).await;
+        let held = ["calls_running", "calls_waiting", "sql_connections"].map(|name| of(&samples, name));
+        (held == [1.0, 1.0, 1.0]).then_some(samples)
+    })
+    .await;
+    assert!(of(&samples, "cache_bytes") > 0.0 && of(&samples, "sql_disk_bytes") > 0.0);
+    assert_eq!(of(&samples, "cache_entries"), 1.0);
+    for name in [
+        "wharf_pool_slots{of=\"memory\"}",
+        "wharf_pool_slots{of=\"stack\"}",
+        "wharf_calls_running",
+        "wharf_call_places",
+    ] {
+        assert!(samples[name] >= 1.0, "{name}: {samples:#?}");
+    }
+    assert!(samples.keys().any(|key| key.starts_with("wharf_database_connections{")));
+    let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
+    let current = |name: &str| {
+        let limits = limits["data"].as_array().unwrap();
+        limits.iter().find(|limit| limit["name"] == name).unwrap()["current"].clone()
+    };
+    assert_eq!(["concurrency", "sql.connections"].map(current), [1, 1]);
+    assert!(current("cache.bytes").as_u64() > Some(0));
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    until("rest", async || (metrics(host).await["wharf_pool_slots{of=\"memory\"}"] == 0.0).then_some(())).await;
+}
+
+/// As many as what is served has, however much came and went.
+async fn what_is_no_longer_served_has_no_samples(host: &mut TestHost) {
+    host.deploy_chameleon().await;
+    let before = metrics(host).await.len();
+    for round in 0..6 {
+        host.superuser().deploy(&Component::chameleon().rebuilt(&round.to_string()).0, "").await.ok();
+        host.superuser().deploy(&Component::hello().0, &format!("name=gone-{round}")).await.ok();
+        host.anonymous().get(&format!("/gone-{round}/")).await.ok();
+        host.superuser().delete(&format!("/plugins/gone-{round}?delete_data=true")).await.ok();
+        host.anonymous().get(&format!("/chameleon/echo/word-{round}?query-{round}")).await.ok();
+    }
+    let text = scrape(host.superuser()).await.text();
+    for word in ["gone-", "word-", "query-", "/echo"] {
+        assert!(!text.contains(word), "{word} in {text}");
+    }
+    assert_eq!(metrics(host).await.len(), before);
 }
 
 #[tokio::test]

@@ -56,6 +56,13 @@ async fn an_endless_loop_ends_with_the_cpu_time() {
     breaks(setup, "/endless", 504, "plugin_cpu_limit", "The plugin used up its CPU time").await;
 }
 
+/// Three seconds and more, most of which it waits.
+#[tokio::test]
+async fn waiting_costs_no_cpu_time() {
+    let host = chameleon(Setup::default().with(|config| config.plugins.cpu_time = Duration::from_millis(500))).await;
+    assert_eq!(host.anonymous().get("/chameleon/naps/600/5").await.status, 204);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_loop_leaves_room_for_others() {
     let setup = Setup::default().with(|config| {
@@ -303,6 +310,14 @@ async fn a_flood_of_log_lines_does_not_stop_the_call() {
     let host = chameleon(Setup::default().with(|config| config.plugins.log_rate = 1)).await;
     assert_eq!(host.anonymous().get("/chameleon/flood/5000").await.text(), "5000");
     assert_eq!(host.anonymous().get("/chameleon/print/100000").await.text(), "printed");
+}
+
+/// Nothing looks at a guest while the host takes apart what it wrote.
+#[tokio::test]
+async fn more_output_at_once_than_is_allowed_is_a_trap() {
+    breaks(Setup::default(), "/print-at-once/4098", 502, "plugin_trap", "The plugin failed").await;
+    let host = chameleon(Setup::default()).await;
+    assert_eq!(host.anonymous().get("/chameleon/print-at-once/4096").await.text(), "Ok(())");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use wasmtime_wasi::WasiCtx;
 
 use super::budget::{Budget, Held};
 use super::log::PluginLog;
-use super::{Entered, HostCalls, Turn, Usage};
+use super::{Entered, HostCalls, Limit, Turn, Usage};
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::egress::Trace;
@@ -116,10 +116,10 @@ impl Guest {
 pub struct Limits {
     /// Memory and calls into the host.
     pub budget: Budget,
-    /// Epoch ticks of CPU time left.
-    pub cpu_ticks: u64,
-    /// Epoch ticks that it ran.
-    pub cpu_ticks_used: u64,
+    /// For how long it may run.
+    cpu_time: Duration,
+    /// It goes on for as long without a turn, or without another one.
+    next_turn: Duration,
 }
 
 /// One tick of the epoch: how often a running guest is looked at, and so for how long one may keep a thread that others
@@ -135,12 +135,24 @@ const MAX_CORE_PARTS: usize = 64;
 impl Limits {
     /// Limits of a call.
     pub fn new(memory_bytes: usize, cpu_time: Duration, host_calls: u64) -> Self {
-        let ticks = cpu_time.as_millis().div_ceil(TICK.as_millis()).max(1);
-        Self {
-            budget: Budget::new(memory_bytes, host_calls),
-            cpu_ticks: u64::try_from(ticks).unwrap_or(u64::MAX),
-            cpu_ticks_used: 0,
+        Self { budget: Budget::new(memory_bytes, host_calls), cpu_time, next_turn: TICK }
+    }
+
+    /// Looks at a guest that ran for so long: whether it needs a turn to go on.
+    ///
+    /// # Errors
+    /// It may not go on.
+    pub fn look(&mut self, ran: Duration) -> Result<bool, Limit> {
+        if ran >= self.cpu_time {
+            self.budget.meet(Limit::CpuTime);
+            return Err(Limit::CpuTime);
         }
+        let due = ran >= self.next_turn;
+        if due {
+            // Half, as who ran for nearly a tick would otherwise have another one.
+            self.next_turn = ran + TICK / 2;
+        }
+        Ok(due)
     }
 }
 
@@ -175,7 +187,19 @@ impl ResourceLimiter for Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::Limit;
+
+    #[test]
+    fn turns_are_by_the_time_that_a_guest_ran() {
+        let mut limits = Limits::new(1, TICK * 10, 1);
+        let mut looks = |ran: Duration| limits.look(ran);
+        let few = TICK / 100;
+        assert_eq!(looks(few), Ok(false));
+        assert_eq!(looks(TICK), Ok(true));
+        assert_eq!(looks(TICK + few), Ok(false), "it was looked at after it had waited");
+        assert_eq!(looks(TICK * 2), Ok(true));
+        assert_eq!(looks(TICK * 10), Err(Limit::CpuTime));
+        assert_eq!(limits.budget.met(), Some(Limit::CpuTime));
+    }
 
     #[test]
     fn memory_is_summed_over_memories_and_tables() {

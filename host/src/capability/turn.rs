@@ -2,9 +2,14 @@
 //! and there are fewer turns than threads: whoever answers soon, and the host's own work, find a thread that is free.
 //! No plugin asks for more turns at once than there are, so that one with many calls waits no less than one with few.
 //!
-//! A guest holds its turn only while it runs. Whenever its call waits, for the host or for others, the turn is gone.
+//! A guest holds its turn only while it runs. Whenever its call waits, for the host or for others, the turn is gone. What
+//! counts is the time that the processor gave it: neither waiting does, nor what others do on a busy machine.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -38,15 +43,25 @@ pub struct Share {
 impl Share {
     /// The turn of one call, which it does not have yet.
     pub fn turn(&self) -> Turn {
-        Turn { share: self.clone(), held: Arc::default() }
+        Turn { share: self.clone(), run: Arc::default() }
     }
 }
 
-/// The turn of one call.
+/// The turn of one call, and for how long it ran. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Turn {
     share: Share,
-    held: Arc<Mutex<Option<Held>>>,
+    run: Arc<Run>,
+}
+
+/// Times are in nanoseconds.
+#[derive(Debug, Default)]
+struct Run {
+    held: Mutex<Option<Held>>,
+    /// What its thread had run for when it began.
+    began: AtomicU64,
+    /// For how long it ran before that.
+    before: AtomicU64,
 }
 
 /// The plugin's permit to ask, and the turn itself.
@@ -68,14 +83,37 @@ impl Turn {
         *self.held() = Some(Held { _own: own, _turn: turn });
     }
 
-    /// Gives it up, if it is held.
-    pub fn end(&self) {
+    /// Runs a guest until it waits; for how long it ran. The turn ends with it.
+    pub fn run<T>(&self, guest: impl FnOnce() -> T) -> (T, Duration) {
+        let began = thread_time();
+        self.run.began.store(began, Ordering::Relaxed);
+        let done = guest();
+        let took = thread_time().saturating_sub(began);
+        self.run.before.fetch_add(took, Ordering::Relaxed);
+        self.end();
+        (done, Duration::from_nanos(took))
+    }
+
+    /// For how long the guest that runs now, on this thread, ran so far.
+    pub fn ran(&self) -> Duration {
+        let now = thread_time().saturating_sub(self.run.began.load(Ordering::Relaxed));
+        Duration::from_nanos(self.run.before.load(Ordering::Relaxed).saturating_add(now))
+    }
+
+    fn end(&self) {
         drop(self.held().take());
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.run.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For how long this thread ran. A system call, some tenths of a microsecond.
+fn thread_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 #[cfg(test)]
@@ -101,6 +139,31 @@ mod tests {
         first.end();
         (&mut waits).await.unwrap();
         assert_eq!(turns.left.available_permits(), 1, "the second has gone too");
+    }
+
+    #[tokio::test]
+    async fn who_waits_has_no_turn_and_does_not_run() {
+        let turns = Turns::of(1);
+        let (one, other) = (turns.share().turn(), turns.share().turn());
+        let mut work = std::pin::pin!(async {
+            one.clone().take().await;
+            std::future::pending::<()>().await
+        });
+        for _ in 0..4 {
+            std::future::poll_fn(|context| {
+                let (polled, _) = one.run(|| work.as_mut().poll(context));
+                assert!(polled.is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        other.take().await;
+        let while_it_ran = one.run(|| one.ran()).0;
+        one.run(|| std::thread::sleep(Duration::from_millis(100)));
+        assert!(one.run(|| one.ran()).0 < while_it_ran + Duration::from_millis(100), "it slept");
+        let enough = one.run(|| one.ran()).0 + Duration::from_millis(20);
+        let (_, took) = one.run(|| while one.ran() < enough {});
+        assert!(took > Duration::from_millis(15) && one.run(|| one.ran()).0 >= enough);
     }
 
     #[tokio::test]

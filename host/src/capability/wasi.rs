@@ -14,7 +14,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{HostWallClock, WasiClocks, WasiClocksView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -28,7 +28,8 @@ pub const PACKAGES: &[&str] = &["wasi:cli", "wasi:clocks", "wasi:filesystem", "w
 
 /// Random bytes a guest may ask for at once.
 const MAX_RANDOM: u64 = 64 * 1024;
-/// Bytes of one output line; the rest becomes the next line.
+/// Bytes of one output line; the rest becomes the next line. And of one write, which takes no longer than the rest of a tick
+/// then, however many lines it has: nothing looks at a guest while it is in the host.
 const MAX_LINE: usize = 4 * 1024;
 
 impl WasiView for Guest {
@@ -176,6 +177,9 @@ impl Pollable for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > MAX_LINE {
+            return Err(StreamError::trap("more was written at once than `check-write` allows"));
+        }
         self.push(&bytes);
         Ok(())
     }
@@ -185,7 +189,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 * 1024)
+        Ok(MAX_LINE)
     }
 }
 

@@ -20,7 +20,7 @@ use wasmtime::component::Component;
 use self::child::Child;
 use self::fingerprint::Fingerprint;
 use self::shelf::Shelf;
-use super::artifact::{Artifact, Digest, check_header, invalid, told};
+use super::artifact::{Artifact, Digest, check_form, invalid, told};
 use super::engine::PluginEngine;
 use crate::capability::Boot;
 use crate::config;
@@ -70,7 +70,7 @@ impl MachineCode {
 /// # Errors
 /// As [`Compiler::artifact`].
 pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, component: Bytes) -> Result<Artifact> {
-    check_header(&component)?;
+    check_form(&component)?;
     let (digest, size) = (Digest::of(&component), component.len());
     let Compile::Child(program) = Compile::default() else { return Err(Error::internal("no compiler")) };
     let child = Child::new(program, limits, limits.compile_memory_bytes / MACHINE_CODE_PART);
@@ -124,7 +124,7 @@ impl Compiler {
     /// # Errors
     /// It is not a component that this host can run, or takes more than it may to compile.
     pub(super) async fn artifact(&self, digest: &Digest, component: Bytes) -> Result<Artifact> {
-        check_header(&component)?;
+        check_form(&component)?;
         if let Some(artifact) = self.kept.get(digest) {
             return Ok(artifact);
         }

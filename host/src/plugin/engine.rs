@@ -2,7 +2,7 @@
 //!
 //! A fresh instance for every call comes out of a pool whose size follows the concurrency limit. The epoch moves every
 //! [`TICK`]; at each tick a running guest yields to the executor, waits for its turn once it ran for longer (`capability::turn`),
-//! and ends when its CPU time is used up.
+//! and ends when its CPU time is used up. What a host function computed for it counts as soon as the guest goes on.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use wasmtime::{
 
 use super::limits::MAX_MEMORY;
 use crate::capability::guest::TICK;
-use crate::capability::{Guest, Limit, wasi};
+use crate::capability::{Guest, wasi};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -34,6 +34,15 @@ const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
 /// Instances that deploys ask or try at once, beside those of all calls.
 pub(super) const DEPLOYING: usize = 2;
+
+/// What the pool of instances holds at a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pool {
+    /// Slots of each kind that are in use.
+    pub in_use: [(&'static str, usize); 4],
+    /// Bytes that stay in slots which are not.
+    pub resident: usize,
+}
 
 /// Compiles components and makes stores to run them in. Cheap to clone.
 #[derive(Clone)]
@@ -59,6 +68,22 @@ impl PluginEngine {
         &self.engine
     }
 
+    /// How many of each kind of slot are in use, and the bytes that idle ones keep.
+    pub(super) fn pool(&self) -> Pool {
+        let Some(metrics) = self.engine.pooling_allocator_metrics() else { return Pool::default() };
+        let core_instances = usize::try_from(metrics.core_instances()).unwrap_or(usize::MAX);
+        let resident = metrics.unused_memory_bytes_resident().saturating_add(metrics.unused_table_bytes_resident());
+        Pool {
+            in_use: [
+                ("core_instance", core_instances),
+                ("memory", metrics.memories()),
+                ("table", metrics.tables()),
+                ("stack", metrics.stacks()),
+            ],
+            resident,
+        }
+    }
+
     /// A linker with what everybody may use.
     pub(super) fn linker(&self) -> Result<Linker<Guest>> {
         let mut linker = Linker::new(&self.engine);
@@ -75,22 +100,11 @@ impl PluginEngine {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
             let guest = store.data_mut();
-            let limits = &mut guest.limits;
-            limits.cpu_ticks_used += 1;
-            match limits.cpu_ticks.checked_sub(1) {
-                Some(left) => {
-                    limits.cpu_ticks = left;
-                    // The first tick may have been anybody's: the clock is not the call's.
-                    Ok(match limits.cpu_ticks_used {
-                        1 => UpdateDeadline::Yield(1),
-                        _ => UpdateDeadline::YieldCustom(1, Box::pin(guest.turn.clone().take())),
-                    })
-                }
-                None => {
-                    limits.budget.meet(Limit::CpuTime);
-                    Ok(UpdateDeadline::Interrupt)
-                }
-            }
+            Ok(match guest.limits.look(guest.turn.ran()) {
+                Ok(true) => UpdateDeadline::YieldCustom(1, Box::pin(guest.turn.clone().take())),
+                Ok(false) => UpdateDeadline::Yield(1),
+                Err(_) => UpdateDeadline::Interrupt,
+            })
         });
         // What the host copies out of the guest in one go, and some room for names and headers.
         store.set_hostcall_fuel(brings.saturating_add(1024 * 1024));

@@ -62,7 +62,7 @@ pub struct DeclaredRoute {
 /// # Errors
 /// Not as a component does.
 pub fn header(file: &[u8]) -> Result<()> {
-    artifact::check_header(file)
+    artifact::check_form(file)
 }
 
 /// Who vouches for a file: the trusted keys whose signatures hold, and the notes.

@@ -14,7 +14,7 @@ use super::answer::Answer;
 use super::artifact::{Artifact, MIGRATIONS, invalid, told};
 use super::bulkhead::{Full, Places, busy};
 use super::declaration::Declaration;
-use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine};
+use super::engine::{DECLARATION_TIME, DEPLOYING, PluginEngine, Pool};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::interface::{describe, migrate};
 use super::limits::{CallLimits, Limits};
@@ -95,6 +95,11 @@ impl Sandbox {
     /// The places for calls of all plugins together.
     pub fn all(&self) -> &Places {
         &self.all
+    }
+
+    /// What the pool of instances holds.
+    pub fn pool(&self) -> Pool {
+        self.engine.pool()
     }
 
     /// The share of one more plugin in the turns of those that compute for long.
@@ -364,10 +369,8 @@ async fn bounded<T>(
 ) -> Result<T, Stop> {
     let mut work = std::pin::pin!(work);
     let running = std::future::poll_fn(|context| {
-        let began = Instant::now();
-        let polled = work.as_mut().poll(context);
-        tally.computed(began.elapsed());
-        turn.end();
+        let (polled, took) = turn.run(|| work.as_mut().poll(context));
+        tally.computed(took);
         polled
     });
     match tokio::time::timeout(deadline, running).await {
@@ -416,32 +419,4 @@ impl Stop {
 fn error_of(plugin: &str, release: i64, error: Error) -> Error {
     let internal = format!("plugin {plugin} release {release}: {}", error.report());
     error.with_internal(internal)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_waits_has_no_turn() {
-        let turns = Turns::of(1);
-        let (one, other) = (turns.share().turn(), turns.share().turn());
-        let computing = one.clone();
-        let tally = Tally::default();
-        let work = async {
-            computing.take().await;
-            std::future::pending::<wasmtime::Result<()>>().await
-        };
-        let ended = bounded(&one, &tally, Duration::from_secs(600), work);
-        tokio::select! {
-            biased;
-            _ = ended => panic!("it waits for ever"),
-            () = async {
-                for _ in 0..4 {
-                    tokio::task::yield_now().await;
-                }
-                other.take().await;
-            } => {}
-        }
-    }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::engine::Pool;
 use super::registry::Registry;
 use super::release::Release;
 use crate::capability::Limit;
@@ -73,6 +74,11 @@ impl Registry {
     /// Bytes of disk that a plugin's database takes, as far as that is known.
     pub fn disk(&self, plugin: &PluginName) -> Option<u64> {
         self.data.disk(plugin)
+    }
+
+    /// What the pool of instances holds.
+    pub fn pool(&self) -> Pool {
+        self.sandbox.pool()
     }
 
     /// Places for calls of all plugins.

@@ -147,6 +147,10 @@ impl Scrape {
         self.one("calls_running", "Calls of plugins that run", running);
         self.one("calls_waiting", "Calls that wait for a place among those of all plugins", waiting);
         self.one("call_places", "Calls of plugins that may run at once", host.plugins.places());
+        let pool = host.plugins.pool();
+        let slots = pool.in_use.map(|(kind, count)| (vec![("of", kind.to_owned())], gauge(count)));
+        self.add("pool_slots", "Slots of the pool of instances that are in use", MetricType::Gauge, slots.into());
+        self.one("pool_idle_bytes", "Memory that idle slots of the pool keep", pool.resident);
         self.one("generation", "Changes of what is served since the start", host.plugins.generation().number);
         let [succeeded, failed] = host.plugins.deploys();
         let deploys = [("succeeded", succeeded), ("failed", failed)];
@@ -198,7 +202,7 @@ impl Scrape {
         let cpu = each(&|release| seconds(release.tally.cpu_time()));
         self.add("plugin_cpu_seconds", "Time that calls kept a thread", MetricType::Counter, cpu);
         let memory = each(&|release| gauge(release.usage.memory_peak()));
-        let help = "The most memory that one call took, in memories and tables";
+        let help = "The most memory that one call took, what the host held for it included";
         self.add("plugin_memory_peak_bytes", help, MetricType::Gauge, memory);
         let mut host_calls = Vec::new();
         let mut limits = Vec::new();

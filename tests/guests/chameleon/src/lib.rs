@@ -17,13 +17,13 @@ plugin! {
     settings: Setting,
     migrations: "migrations",
     routes: [
-        echo, echo_body, echo_json, who, me, superuser, permitted, setting,
+        echo, echo_body, echo_json, who, me, superuser, permitted, setting, nap,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
-        status, header, body, problem, print,
+        status, header, body, problem, print, print_at_once,
         flood, count_host_calls, hoard, taint, scan, audited,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
-        fetch, standard_fetch, standard_answers, standard_fields, standard_methods,
+        fetch, standard_fetch, standard_answers, standard_fields, standard_methods, standard_handle,
     ],
 }
 
@@ -134,6 +134,14 @@ fn sleep(Path(millis): Path<u64>) {
     std::thread::sleep(std::time::Duration::from_millis(millis));
 }
 
+/// Sleeps often.
+#[get("/naps/{count}/{millis}", access = public)]
+fn nap(Path((count, millis)): Path<(u32, u64)>) {
+    for _ in 0..count {
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+    }
+}
+
 #[get("/recurse", access = public)]
 fn recurse() -> Text {
     fn deeper(depth: u64) -> u64 {
@@ -187,6 +195,12 @@ fn print(Path(bytes): Path<usize>) -> Text {
     Text("printed".to_owned())
 }
 
+/// Lines of one letter, in one write.
+#[get("/print-at-once/{bytes}", access = public)]
+fn print_at_once(Path(bytes): Path<usize>) -> Text {
+    Text(format!("{:?}", standard::print("o\n".repeat(bytes / 2).as_bytes())))
+}
+
 #[get("/flood/{lines}", access = public)]
 fn flood(Path(lines): Path<u32>) -> Text {
     for line in 0..lines {
@@ -223,6 +237,7 @@ fn taint(Path(mebibytes): Path<usize>, Query(tainting): Query<Tainting>) {
     match tainting.end {
         End::Trap => std::process::abort(),
         End::Loop => endless(),
+        End::Sleep => std::thread::sleep(std::time::Duration::from_secs(3600)),
         _ => std::mem::forget(filled),
     }
 }
@@ -471,4 +486,15 @@ fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
 #[get("/standard-methods/{count}/{bytes}", access = public)]
 fn standard_methods(Path((count, bytes)): Path<(usize, usize)>) -> Text {
     Text(standard::hoard_methods(count, bytes).to_string())
+}
+
+/// Uses a handle that it may have made, or may never have got.
+#[get("/standard-handle/{number}", access = public)]
+fn standard_handle(Path(number): Path<u32>, Query(handle): Query<Handle>) -> Text {
+    Text(standard::use_handle(number, handle.own).to_string())
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Handle {
+    own: bool,
 }

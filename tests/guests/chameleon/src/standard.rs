@@ -42,6 +42,22 @@ pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
     (0..count).map(fields).collect::<Vec<_>>().len()
 }
 
+/// Writes all of it at once.
+pub(crate) fn print(bytes: &[u8]) -> Result<(), StreamError> {
+    wasip2::cli::stdout::get_stdout().write(bytes)
+}
+
+/// How many fields there are behind a handle of this number. If it is to be its own, as many as that are made, and left.
+#[allow(unsafe_code, reason = "a handle that nobody gave it is what is tested")]
+pub(crate) fn use_handle(number: u32, own: bool) -> usize {
+    if own {
+        (0..number).map(|_| Fields::new()).for_each(std::mem::forget);
+    }
+    // SAFETY: the host knows what its handles are.
+    let fields = unsafe { Fields::from_handle(number) };
+    fields.entries().len()
+}
+
 fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
     let told = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let headers = Fields::new();
