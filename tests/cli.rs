@@ -1,6 +1,7 @@
 //! The real program, from end to end: started, spoken to, signalled, killed.
 
 mod check;
+mod cut;
 mod killed;
 mod questions;
 mod releases;

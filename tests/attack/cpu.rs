@@ -3,6 +3,7 @@
 use super::raw::{Around, attacker};
 use super::{Arena, Counted};
 use crate::support::Component;
+use crate::support::patience::until;
 
 const LOOP: &str = "(loop $again (br $again))";
 
@@ -69,6 +70,43 @@ async fn guests_that_never_end_are_ended() {
             })
             .await;
     }
+}
+
+/// One in four times, so that a deploy goes through before long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_function_that_does_not_always_end_is_ended() {
+    let mut arena = arena().await;
+    let dice = Around {
+        before: r#"(import "wasi:random/random@0.2.6" (instance $random
+                (export "get-random-u64" (func (result u64)))))
+            (core func $roll (canon lower (func $random "get-random-u64")))"#,
+        with: r#"(with "dice" (instance (export "roll" (func $roll))))"#,
+        imports: r#"(func $roll (import "dice" "roll") (result i64))"#,
+        items: "(func $start
+                (if (i64.eqz (i64.and (call $roll) (i64.const 3))) (then (loop $again (br $again)))))
+            (start $start)",
+        ..Around::default()
+    };
+    let component = attacker("", &dice).0;
+    until("a deploy to go through", async || {
+        let answer = arena.superuser.deploy(&component, "name=attacker").await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    arena
+        .attack("a start function that does not always end", Counted::Limit("cpu_time"), async |arena| {
+            let mut failed = 0;
+            for _ in 0..5 {
+                for answer in arena.flood(8, "").await {
+                    if answer.status != 200 {
+                        answer.has_code(504, "plugin_cpu_limit");
+                        failed += 1;
+                    }
+                }
+            }
+            assert!((1..40).contains(&failed), "{failed}");
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

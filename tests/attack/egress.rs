@@ -36,6 +36,12 @@ async fn fetch(arena: &Arena, url: &str) -> String {
     answer["error"].as_str().unwrap_or_else(|| panic!("{url}: {answer}")).to_owned()
 }
 
+/// The same by `wasi:http`.
+async fn standard_fetch(arena: &Arena, url: &str) -> String {
+    let answer: Value = arena.process.client().post("/attacker/standard-fetch", &json!({ "url": url })).await.ok();
+    answer["error"].as_str().unwrap_or_else(|| panic!("{url}: {answer}")).to_owned()
+}
+
 async fn each(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
     futures_util::future::join_all((0..clients).map(|_| fetch(arena, url))).await
 }
@@ -47,6 +53,8 @@ async fn the_way_out_leads_nowhere_else() {
     let half = server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "", 0).await;
     let sent_on =
         server("HTTP/1.1 302 X\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n", "", 0).await;
+    let off_the_list =
+        server("HTTP/1.1 302 X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", "", 0).await;
     let (hanging, _queue) = remote::silent().await;
     let (hanging, encrypted) = (format!("http://{hanging}"), silent.replace("http:", "https:"));
     // Some machines trust nobody, and then no handshake is begun.
@@ -59,10 +67,16 @@ async fn the_way_out_leads_nowhere_else() {
     let mut arena = Arena::open(&settings, &format!("&grant={quotas}")).await;
     // All of them are on the list, and still nobody gets there.
     let own = format!("http://{}", arena.process.addr);
-    let metadata = ["http://169.254.169.254", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::]"];
+    let metadata = [
+        "http://169.254.169.254",
+        "http://[64:ff9b::a9fe:a9fe]",
+        "http://[2002:a9fe:a9fe::]",
+        "http://[fd00:ec2::254]",
+        "http://[fe80::a9fe:a9fe]",
+    ];
     let hosts: Vec<String> = metadata
         .iter()
-        .chain([&*own, &*silent, &*endless, &*large, &*half, &*sent_on, &*hanging, &*encrypted].iter())
+        .chain([&*own, &*silent, &*endless, &*large, &*half, &*sent_on, &*off_the_list, &*hanging, &*encrypted].iter())
         .map(|host| format!("parameter=hosts={host}"))
         .collect();
     let path = format!("/plugins/attacker/grants/http?{}", hosts.join("&"));
@@ -77,9 +91,13 @@ async fn the_way_out_leads_nowhere_else() {
                 "http://[::ffff:169.254.169.254]/",
                 "http://[64:ff9b::a9fe:a9fe]/",
                 "http://[2002:a9fe:a9fe::]/",
+                "http://[fd00:ec2::254]/",
+                "http://[fe80::a9fe:a9fe]/",
             ] {
                 let error = fetch(arena, url).await;
                 assert!(error.contains("not among the http.networks"), "{url}: {error}");
+                let error = standard_fetch(arena, url).await;
+                assert!(error.contains("HttpRequestDenied"), "{url}: {error}");
             }
         })
         .await;
@@ -96,9 +114,17 @@ async fn the_way_out_leads_nowhere_else() {
             }
         })
         .await;
+    arena
+        .attack("a redirect off the list", Counted::Limit("http.hosts"), async |arena| {
+            for error in each(arena, 4, &off_the_list).await {
+                assert!(error.starts_with("Error::Denied") && error.contains("http.hosts"), "{error}");
+            }
+        })
+        .await;
     for (name, url, limit, phase) in [
         ("a server that never accepts", &hanging, "http.connect", "connect"),
         ("a handshake that never ends", &encrypted, "http.connect", "tls"),
+        ("a server that says nothing", &silent, "http.time", "first byte"),
         ("a body that never ends", &half, "http.time", "body"),
     ] {
         arena
@@ -109,13 +135,6 @@ async fn the_way_out_leads_nowhere_else() {
             })
             .await;
     }
-    arena
-        .attack("a server that says nothing", Counted::Limit("http.time"), async |arena| {
-            for error in each(arena, 4, &silent).await {
-                assert!(error.starts_with("Error::Timeout"), "{error}");
-            }
-        })
-        .await;
     arena
         .attack("more requests than may be at once", Counted::Limit("http.requests"), async |arena| {
             let errors = each(arena, 24, &silent).await;

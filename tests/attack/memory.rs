@@ -1,12 +1,20 @@
 //! Memory: guests that take all they can, in their own memory and in the host's.
 
+use std::time::Instant;
+
 use super::raw::{Around, attacker};
 use super::{Arena, Counted};
+use crate::support::patience::until;
 use crate::support::{Answer, Component};
 
 async fn arena() -> Arena {
     let limits = "&limit=memory=48MiB&limit=concurrency=8&limit=cpu_time=2s&limit=deadline=20s&grant=log.rate=100";
     Arena::open(&[], limits).await
+}
+
+/// Lines with this message in the host's log.
+fn lines(arena: &Arena, message: &str) -> usize {
+    arena.process.entries().iter().filter(|entry| entry["message"] == message).count()
 }
 
 fn refused(answers: &[Answer], code: &str) {
@@ -30,18 +38,32 @@ async fn memory_is_bounded_wherever_it_is() {
         .await;
     arena
         .attack("a flood of log lines", Counted::Limit("log.rate"), async |arena| {
+            let (began, before) = (Instant::now(), lines(arena, "flood"));
             for answer in arena.flood(4, "flood/9000").await {
                 assert_eq!(answer.text(), "9000");
             }
+            let written = lines(arena, "flood") - before;
+            // A hundred for each second that began meanwhile.
+            let most = 100 * (2 + usize::try_from(began.elapsed().as_secs()).unwrap());
+            assert!((1..=most).contains(&written), "{written} lines");
         })
         .await;
     arena
-        .attack("a huge log line", Counted::Outcome("success"), async |arena| {
+        .attack("a huge log line", Counted::Host("wharf_plugin_log_dropped_total{plugin=\"attacker\""), async |arena| {
             for answer in arena.flood(4, "print/20000000").await {
                 assert_eq!(answer.text(), "printed");
             }
+            let longest = arena.process.log().lines().map(str::len).max();
+            assert!(longest < Some(64 * 1024), "{longest:?}");
         })
         .await;
+    until("what was left out to be told", async || {
+        // With the next line, once the second is over.
+        arena.get("flood/1").await;
+        let left_out = |entry: &serde_json::Value| entry["dropped"].as_u64() > Some(0) && entry["plugin"] == "attacker";
+        arena.process.entries().iter().any(left_out).then_some(())
+    })
+    .await;
     arena
         .attack("headers that are never sent", Counted::Outcome("trap"), async |arena| {
             // As many handles as there may be, each full.
@@ -84,6 +106,20 @@ async fn memory_is_bounded_wherever_it_is() {
     // An answer that lies beyond memory, or names more parts than anybody could hold.
     let gibibyte = "(i32.store (i32.const 532) (i32.const 1073741824))";
     let headers = "(i32.store (i32.const 524) (i32.const 268435455))";
+    // Answers within memory, of which one text makes far more: a list of it, and a list of lists.
+    let many_headers = format!(
+        "{} (i32.store (i32.const 520) (i32.const 196608)) (i32.store (i32.const 524) (i32.const 2048))",
+        list(196_608, 2_048, &[64, 3, 131_072, 65_536])
+    );
+    let many_lists = format!(
+        "{} {}
+        (i32.store (i32.const 512) (i32.const 1)) (i32.store (i32.const 516) (i32.const 400))
+        (i32.store (i32.const 520) (i32.const 64)) (i32.store (i32.const 524) (i32.const 3))
+        (i32.store (i32.const 528) (i32.const 64)) (i32.store (i32.const 532) (i32.const 3))
+        (i32.store (i32.const 536) (i32.const 229376)) (i32.store (i32.const 540) (i32.const 1000))",
+        list(196_608, 2_048, &[131_072, 4_096]),
+        list(229_376, 1_000, &[196_608, 2_048, 64, 3, 64, 3])
+    );
     let handles = Around {
         before: r#"(type $thing (resource (rep i32))) (core func $new (canon resource.new $thing))"#,
         with: r#"(with "thing" (instance (export "new" (func $new))))"#,
@@ -112,6 +148,8 @@ async fn memory_is_bounded_wherever_it_is() {
         ("a table of eight million", attacker(tables, &table)),
         ("a text of a gibibyte", attacker(gibibyte, &Around::default())),
         ("a quarter of a billion headers", attacker(headers, &Around::default())),
+        ("one text in two thousand headers", attacker(&many_headers, &Around::default())),
+        ("one text in a thousand lists of two thousand", attacker(&many_lists, &Around::default())),
         ("a mebibyte of random numbers", attacker(random, &randomness)),
         ("twenty thousand handles", attacker(many, &handles)),
     ] {
@@ -122,6 +160,23 @@ async fn memory_is_bounded_wherever_it_is() {
             })
             .await;
     }
+}
+
+/// Instructions that write so many elements of the same words.
+fn list(at: usize, count: usize, words: &[u32]) -> String {
+    let size = words.len() * 4;
+    let stores = words
+        .iter()
+        .enumerate()
+        .map(|(index, word)| format!("(i32.store offset={} (local.get 0) (i32.const {word}))", index * 4));
+    format!(
+        "(local.set 0 (i32.const {at}))
+        (loop $next {}
+            (local.set 0 (i32.add (local.get 0) (i32.const {size})))
+            (br_if $next (i32.lt_u (local.get 0) (i32.const {}))))",
+        stores.collect::<String>(),
+        at + count * size
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

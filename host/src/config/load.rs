@@ -168,7 +168,7 @@ impl Plugins {
                 "plugins.total_concurrency",
                 "WHARF_PLUGIN_TOTAL_CONCURRENCY",
                 // The pool reserves addresses for all of them, and a process has 47 bits.
-                &kind::count(1..=4_096),
+                &kind::count(1..=2_048),
                 d.total_concurrency,
             ),
             queue_time: r.read(

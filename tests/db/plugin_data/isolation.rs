@@ -244,7 +244,7 @@ async fn tables_of(world: &World, database: &PluginDatabase) -> Value {
 /// Neither that it is there, nor what it has.
 async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
     let database = world.tables("shop").await;
-    world.tables("there").await;
+    world.tables("present").await;
     for question in [
         "SELECT * FROM plugin_NAME.item",
         "SELECT * FROM \"plugin_NAME\".\"item\"",
@@ -277,10 +277,12 @@ async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
     ] {
         let ask = async |name: &str| {
             let answer = query(&database, &question.replace("NAME", name), &[]).await;
-            let Err(DataError::Invalid(told)) = answer else { panic!("{question}: {answer:?}") };
-            told.replace(name, "NAME")
+            // What SQLite takes for a name is one of its own database, or of a column.
+            let told = matches!(answer, Err(DataError::Invalid(_))) || world.backend == Backend::Sqlite;
+            assert!(told, "{question}: {answer:?}");
+            format!("{answer:?}").replace(name, "NAME")
         };
-        assert_eq!(ask("there").await, ask("absent").await, "{question}");
+        assert_eq!(ask("present").await, ask("absent").await, "{question}");
     }
     // What is not there of one's own is told by its name.
     let mistyped = query(&database, "SELECT * FROM itme", &[]).await;

@@ -50,7 +50,7 @@ mod tests {
     async fn who_compiles_and_who_serves_agree_whatever_the_limits() {
         let compiling = engine::compiling().unwrap();
         let compiling = Fingerprint::of(&compiling.precompile_compatibility_hash());
-        for size in [1, 64, 4_096] {
+        for size in [1, 64, 2_048] {
             let limits = config::Plugins {
                 memory_bytes: size * 1024 * 1024,
                 total_concurrency: size,
