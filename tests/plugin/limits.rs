@@ -181,6 +181,21 @@ async fn a_problem_of_the_plugins_own_is_passed_on() {
 }
 
 #[tokio::test]
+async fn a_problem_beyond_the_limit_is_refused() {
+    let setup = || Setup::default().with(|config| config.plugins.response_bytes = 50_000);
+    let detail = "The plugin's answer is larger than it may be";
+    // Three texts for each error, and six times as long for a client.
+    breaks(setup(), "/problems/10/400", 502, "plugin_response_limit", detail).await;
+    let host = chameleon(setup()).await;
+    let answer = host.anonymous().get("/chameleon/problems/10/200").await;
+    assert_eq!((answer.status, answer.problem()["errors"].as_array().unwrap().len()), (422, 11));
+    // The guest has memory for them once, and places count like any text.
+    let setup = Setup::default().with(|config| config.plugins.memory_bytes = 12 << 20);
+    let text = "The plugin needs more memory than it may have";
+    breaks(setup, "/problems/250/10000", 502, "plugin_memory_limit", text).await;
+}
+
+#[tokio::test]
 async fn a_problem_that_is_none_is_refused() {
     for problem in
         ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x", "status=200&code=x&detail=x"]

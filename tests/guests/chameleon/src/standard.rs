@@ -42,6 +42,12 @@ pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
     (0..count).map(fields).collect::<Vec<_>>().len()
 }
 
+/// As many fields, each with names only.
+pub(crate) fn hoard_small_fields(count: usize) -> usize {
+    let names: Vec<(String, Vec<u8>)> = (0..200).map(|name| (format!("x{name}"), Vec::new())).collect();
+    (0..count).map(|_| Fields::from_list(&names).unwrap()).collect::<Vec<_>>().len()
+}
+
 fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
     let told = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let headers = Fields::new();
