@@ -1,5 +1,6 @@
 //! The contract of the HTTP API, asked from outside as a client would ask.
 
+mod answers;
 mod body;
 mod cors;
 mod health;

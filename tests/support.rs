@@ -4,6 +4,7 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod component;
 pub(crate) mod files;
+pub(crate) mod frames;
 pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod mail;

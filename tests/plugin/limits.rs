@@ -136,6 +136,13 @@ async fn headers_that_are_not_the_plugins_are_refused() {
         "name=x-split&value=a%0D%0Aset-cookie:%20b",
         "name=x-split%0D%0Aset-cookie&value=b",
         "name=x-control&value=%01",
+        "name=x-control&value=a%E2%90%80b",
+        "name=x-split&value=a%0Db",
+        "name=x-split&value=a%0Ab",
+        "name=x-split&value=%0D%0A",
+        "name=x%E2%90%80y&value=b",
+        "name=x%0Ay&value=b",
+        "name=x%0Dy&value=b",
         "name=&value=x",
         "name=not%20a%20token&value=x",
         "name=x-many&value=x&times=65",
@@ -185,6 +192,21 @@ async fn a_problem_of_the_plugins_own_is_passed_on() {
     let host = chameleon(Setup::default()).await;
     let answer = host.anonymous().get("/chameleon/problem?status=418&code=teapot&detail=Short%20and%20stout").await;
     answer.is_problem(418, "teapot", "Short and stout");
+}
+
+#[tokio::test]
+async fn a_problem_beyond_the_limit_is_refused() {
+    let setup = || Setup::default().with(|config| config.plugins.response_bytes = 50_000);
+    let detail = "The plugin's answer is larger than it may be";
+    // Three texts for each error, and six times as long for a client.
+    breaks(setup(), "/problems/10/400", 502, "plugin_response_limit", detail).await;
+    let host = chameleon(setup()).await;
+    let answer = host.anonymous().get("/chameleon/problems/10/200").await;
+    assert_eq!((answer.status, answer.problem()["errors"].as_array().unwrap().len()), (422, 11));
+    // The guest has memory for them once, and places count like any text.
+    let setup = Setup::default().with(|config| config.plugins.memory_bytes = 12 << 20);
+    let text = "The plugin needs more memory than it may have";
+    breaks(setup, "/problems/250/10000", 502, "plugin_memory_limit", text).await;
 }
 
 #[tokio::test]

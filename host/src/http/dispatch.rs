@@ -26,10 +26,12 @@ use super::host_route::HostRoute;
 use super::linger::Lingering;
 use super::plugin_call::{self, PluginCall};
 use super::problem;
+use super::reply::Reply;
 use super::static_files::StaticFiles;
 use super::{Host, openapi};
 use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
+use crate::plugin::Release;
 use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Generation, Target};
 use crate::route::{BodyKind, Match, Operation, Template};
@@ -64,7 +66,8 @@ impl Dispatcher {
     pub fn new(host: Arc<Host>, routes: Vec<HostRoute<Host>>) -> Result<Self> {
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url)?;
-        let files = server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
+        let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
+        let files = files.transpose()?;
         // JSON Schema 2020-12, as OpenAPI 3.1 has it, with the definitions where OpenAPI keeps them.
         let mut settings = SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();
@@ -103,12 +106,12 @@ impl Dispatcher {
         let request_id: Arc<str> = match self.host.random.uuid() {
             Ok(id) => id.simple().to_string().into(),
             Err(error) => {
-                return problem::reply(&error, parts.uri.path(), "none").into();
+                return self.send(problem::reply(&error, parts.uri.path(), "none"), None);
             }
         };
         let mut response = match self.answer(&parts, body, &request_id, peer).await {
             Ok(response) => response,
-            Err(error) => problem::reply(&error, parts.uri.path(), &request_id).into(),
+            Err(error) => self.send(problem::reply(&error, parts.uri.path(), &request_id), None),
         };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&request_id) {
@@ -142,7 +145,7 @@ impl Dispatcher {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if let Some(reply) = self.cors.preflight(&parts.method, &parts.headers) {
-            return Ok(reply.into());
+            return Ok(self.send(reply, None));
         }
         let path = parts.uri.path();
         let generation = self.host.plugins.generation();
@@ -183,7 +186,7 @@ impl Dispatcher {
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
         let inputs = operation.check(&params, &query, read.value.as_ref(), read.suspicious).map_err(Error::invalid)?;
-        let reply = match target {
+        match target {
             Target::Host(index) => {
                 let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
                 let (value, bytes, _taken) = read.into_parts();
@@ -194,17 +197,23 @@ impl Dispatcher {
                 };
                 let call =
                     Call { request_id: Arc::clone(request_id), caller, inputs, body, headers: parts.headers.clone() };
-                (route.handler)(Arc::clone(&self.host), call).await?
+                Ok(self.send((route.handler)(Arc::clone(&self.host), call).await?, None))
             }
             Target::Plugin(release, index) => {
                 let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
                 // The plugin reads the bytes itself.
                 let (body, _taken) = read.into_raw();
                 let call = PluginCall { release, route: *index, parts, request_id, params: &params, caller, body };
-                plugin_call::answer(&self.host.plugins, &self.host.rooms.answers, contract, call).await?
+                let reply = plugin_call::answer(&self.host.plugins, &self.host.rooms.answers, contract, call).await?;
+                Ok(self.send(reply, Some(release.as_ref())))
             }
-        };
-        Ok(reply.into())
+        }
+    }
+
+    /// An answer on its way to its client. Whoever made it, its body takes memory until it is read.
+    fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
+        reply.body = self.host.rooms.answers.keep(release.map(|release| release.bulkhead.unread()), reply.body);
+        reply.into()
     }
 
     /// Whether a request goes to the release on trial: as its header asks, else as its caller was chosen. Who he is

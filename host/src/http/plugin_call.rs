@@ -1,4 +1,5 @@
 //! A plugin's route: the request as the plugin gets it, the kept answers, and the plugin's answer as the client gets it.
+//! What is kept is the answer itself; what waits for its client is counted where all answers leave (`dispatch`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -92,8 +93,8 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
 }
 
 async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
-    let unread = call.release.bulkhead.unread();
-    room.check(unread)?;
+    let ready = || room.check(call.release.bulkhead.unread());
+    ready()?;
     let path = call.parts.uri.path();
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
@@ -115,9 +116,9 @@ async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(
         headers: &headers,
         body: &call.body,
     };
-    match registry.call(call.release, request, call.caller).await? {
+    // Others were answered while it waited for its place.
+    match registry.call(call.release, request, call.caller, ready).await? {
         Answer::Response { status, headers, body } => {
-            let body = room.keep(unread, body);
             let reply = response(status, &headers, body.clone())?;
             Ok((reply, Some(cache::Answer { status, headers, body })))
         }

@@ -1,7 +1,8 @@
-//! Memory for bodies: what requests bring, and what answers of plugins wait with until somebody has read them. Each is
-//! bounded by itself, but no host outlives thousands of connections that are all at that bound. What has come counts, not
-//! what was announced: an announcement costs a client nothing. Requests and answers have a part each, so that clients that
-//! do not read keep nobody from sending, and a quarter of either is for small bodies, such as a login.
+//! Memory for bodies: what requests bring, and what answers wait with until somebody has read them. Each is bounded by
+//! itself, but no host outlives thousands of connections that are all at that bound. What has come counts, not what was
+//! announced: an announcement costs a client nothing. Requests and answers have a part each, so that clients that do not
+//! read keep nobody from sending. A quarter of what is for requests is for small ones, such as a login; the answers of the
+//! host itself count too and are always given, only plugins are kept from making more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, code};
 
-/// Bodies up to this may use all of it. As answers they do not count at all.
+/// Bodies of requests up to this may use all of it.
 const SMALL: usize = 16 * 1024;
 
 /// The part of the memory that answers of one plugin may always wait with: so many parts make the whole.
@@ -86,15 +87,17 @@ impl Room {
         if little || self.taken() < self.largest() { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    /// The body of a plugin's answer, which counts until it is written or nobody wants it any more. It exists, so it is
-    /// never refused: the work is done.
-    pub(super) fn keep(&self, plugin: &Arc<AtomicUsize>, body: Bytes) -> Bytes {
-        if body.len() <= SMALL {
+    /// The body of an answer, and of which plugin it is, if of any. It counts until it is written or nobody wants it any
+    /// more. It exists, so it is never refused: the work is done.
+    pub(super) fn keep(&self, plugin: Option<&Arc<AtomicUsize>>, body: Bytes) -> Bytes {
+        if body.is_empty() {
             return body;
         }
         self.0.taken.fetch_add(body.len(), Ordering::Relaxed);
-        plugin.fetch_add(body.len(), Ordering::Relaxed);
-        let (plugin, taken) = (Arc::clone(plugin), Taken { room: self.clone(), bytes: body.len() });
+        if let Some(plugin) = plugin {
+            plugin.fetch_add(body.len(), Ordering::Relaxed);
+        }
+        let (plugin, taken) = (plugin.map(Arc::clone), Taken { room: self.clone(), bytes: body.len() });
         Bytes::from_owner(Waiting { body, plugin, _taken: taken })
     }
 
@@ -138,13 +141,15 @@ impl Drop for Taken {
 
 struct Waiting {
     body: Bytes,
-    plugin: Arc<AtomicUsize>,
+    plugin: Option<Arc<AtomicUsize>>,
     _taken: Taken,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.plugin.fetch_sub(self.body.len(), Ordering::Relaxed);
+        if let Some(plugin) = &self.plugin {
+            plugin.fetch_sub(self.body.len(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -184,7 +189,7 @@ mod tests {
         let room = Room::new(4 * UNIT);
         let (plugin, other) = (Arc::default(), AtomicUsize::new(0));
         room.check(&plugin).unwrap();
-        let answer = room.keep(&plugin, vec![1; 5 * UNIT].into());
+        let answer = room.keep(Some(&plugin), vec![1; 5 * UNIT].into());
         let part = answer.slice(..10);
         assert_eq!(*room.check(&plugin).unwrap_err().code(), code::OVERLOADED);
         room.check(&other).unwrap();
@@ -192,6 +197,7 @@ mod tests {
         assert_eq!(room.taken(), 5 * UNIT, "a part of it is not written");
         drop(part);
         room.check(&plugin).unwrap();
-        assert_eq!((room.keep(&plugin, "small".into()), room.taken()), (Bytes::from("small"), 0));
+        let small = room.keep(None, "of the host".into());
+        assert_eq!((&*small, room.taken(), plugin.load(Ordering::Relaxed)), (&b"of the host"[..], small.len(), 0));
     }
 }

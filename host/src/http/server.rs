@@ -4,6 +4,8 @@
 //! stand idle or not read its answer, how large headers may be; and the order of a shutdown. Never looks into a request.
 
 mod activity;
+mod answer;
+mod streams;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,7 +20,7 @@ use axum::http::{Request, Response};
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,14 +28,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::activity::{Activity, Answer};
+use self::activity::Activity;
+use self::answer::Answer;
+use self::streams::Streams;
 use super::problem;
 use super::traffic::Traffic;
 use crate::config;
 use crate::error::{Error, Result};
-
-/// More connections than this wait in the kernel's queue; each costs a task and, while it speaks, a buffer.
-const MAX_CONNECTIONS: usize = 4096;
 
 /// Headers of one request; more are 431.
 const MAX_HEADERS: usize = 100;
@@ -73,7 +74,8 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let builder = builder(&config);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // More wait in the kernel's queue; each costs a file and a task and, while it speaks, a buffer.
+    let permits = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 
@@ -123,8 +125,8 @@ where
     Ok(())
 }
 
-fn builder(config: &config::Server) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(config: &config::Server) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -148,7 +150,7 @@ fn concerns_one_connection(kind: ErrorKind) -> bool {
 }
 
 struct Connection<S> {
-    builder: Builder<TokioExecutor>,
+    builder: Builder<Streams>,
     config: Arc<config::Server>,
     traffic: Arc<Traffic>,
     service: S,
@@ -193,6 +195,11 @@ impl<S> Connection<S> {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = sleep_until(deadline) => {
+                    let ended = activity.end_stalled(self.config.body_timeout);
+                    if ended > 0 {
+                        tracing::debug!(streams = ended, %peer, "streams ended: their answers are not read");
+                        connected.are_stalled(ended);
+                    }
                     // The deadline may have moved while we slept: only a connection that let it pass is dropped.
                     if activity.deadline(self.config.header_timeout, self.config.body_timeout) <= Instant::now() {
                         tracing::debug!(%peer, "connection dropped: idle, or its peer sends or reads nothing");

@@ -15,6 +15,7 @@ pub struct Traffic {
     connections: AtomicU64,
     idle: AtomicU64,
     broken: AtomicU64,
+    stalled: AtomicU64,
     in_flight: AtomicU64,
     ended: [AtomicU64; CLASSES.len()],
 }
@@ -44,6 +45,11 @@ impl Traffic {
         [("slow", self.idle.load(Ordering::Relaxed)), ("broken", self.broken.load(Ordering::Relaxed))]
     }
 
+    /// Streams that the host ended because nobody read their answer.
+    pub fn stalled(&self) -> u64 {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
     pub(super) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight { traffic: self, class: CANCELLED }
@@ -64,6 +70,11 @@ impl Connected<'_> {
     /// It sends or reads nothing.
     pub(super) fn is_slow(&self) {
         self.0.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many of its streams are not read.
+    pub(super) fn are_stalled(&self, streams: u64) {
+        self.0.stalled.fetch_add(streams, Ordering::Relaxed);
     }
 
     /// It sends what is no request, or went away in the middle of one.

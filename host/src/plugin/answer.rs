@@ -1,5 +1,7 @@
 //! What a plugin may answer: checked before anything of it reaches a client.
 
+use std::io;
+
 use bytes::Bytes;
 
 use super::interface::handle::exports::wharf::plugin::http;
@@ -80,9 +82,7 @@ impl Answer {
                 ] {
                     if bytes > most {
                         usage.hit(limit);
-                        let text = "The plugin's answer is larger than it may be";
-                        let error = Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, text);
-                        return Err(error.with_internal(format!("{part}: {bytes} bytes, and {most} are allowed")));
+                        return Err(too_large(part, bytes, most));
                     }
                 }
                 check_headers(&response.headers)?;
@@ -99,11 +99,17 @@ impl Answer {
                 if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
                     return Err(refused("a problem's detail or list of errors is too long"));
                 }
-                let errors = problem
+                let errors: Vec<FieldError> = problem
                     .errors
                     .into_iter()
                     .map(|error| FieldError::new(error.kind, error.loc, error.message))
                     .collect();
+                // As a client gets it: a control character is six there.
+                let mut written = Written { most: limits.response_bytes, bytes: 0 };
+                if serde_json::to_writer(&mut written, &(&problem.detail, &errors)).is_err() {
+                    usage.hit(Limit::ResponseBytes);
+                    return Err(too_large("problem", written.bytes, written.most));
+                }
                 Ok(Self::Problem {
                     status: problem.status,
                     code: Code::from_plugin(problem.code),
@@ -135,6 +141,28 @@ fn check_headers(headers: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
+/// Measures what would be written, and fails where that is too much.
+struct Written {
+    most: usize,
+    bytes: usize,
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > self.most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_large(part: &str, bytes: usize, most: usize) -> Error {
+    let error = Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, "The plugin's answer is larger than it may be");
+    error.with_internal(format!("{part}: {bytes} bytes, and {most} are allowed"))
+}
+
 fn refused(reason: impl std::fmt::Display) -> Error {
     Error::new(Kind::Plugin, code::PLUGIN_INVALID_RESPONSE, "The plugin gave an invalid answer").with_internal(reason)
 }
@@ -146,13 +174,13 @@ mod tests {
     use crate::plugin::limits::Limits;
 
     fn check(answer: Result<http::Response, http::Problem>) -> Result<Answer> {
-        let host = config::Plugins { response_bytes: 5, header_bytes: 1_000, ..config::Plugins::default() };
+        let host = config::Plugins { response_bytes: 50, header_bytes: 1_000, ..config::Plugins::default() };
         Answer::check(answer, &Limits::default().resolve(&host)?, &Usage::default())
     }
 
     fn response(status: u16, headers: &[(&str, &str)]) -> Result<Answer> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        check(Ok(http::Response { status, headers, body: b"12345".to_vec() }))
+        check(Ok(http::Response { status, headers, body: vec![0; 50] }))
     }
 
     #[test]
@@ -186,7 +214,7 @@ mod tests {
         assert!(check_headers(&many).is_err());
         let code = |answer: Result<Answer>| answer.unwrap_err().code().clone();
         assert_eq!(code(response(200, &[("x", &"y".repeat(1_000))])), code::PLUGIN_RESPONSE_LIMIT);
-        let large = http::Response { status: 200, headers: vec![], body: vec![0; 6] };
+        let large = http::Response { status: 200, headers: vec![], body: vec![0; 51] };
         assert_eq!(code(check(Ok(large))), code::PLUGIN_RESPONSE_LIMIT);
     }
 
@@ -199,5 +227,22 @@ mod tests {
         assert!(problem(200, "x").is_err());
         assert!(problem(404, "Not Found").is_err());
         assert!(problem(404, "").is_err());
+    }
+
+    #[test]
+    fn a_problem_is_as_large_as_it_is_written() {
+        let problem = |loc: &str, message: &str| {
+            let error = http::FieldError { loc: vec![loc.into()], kind: "k".into(), message: message.into() };
+            let answer =
+                check(Err(http::Problem { status: 422, code: "x".into(), detail: String::new(), errors: vec![error] }));
+            answer.map_err(|error| error.code().clone())
+        };
+        // ["",[{"type":"k","loc":["a"],"msg":"…"}]]
+        assert!(problem("a", &"x".repeat(10)).is_ok());
+        for (loc, message) in
+            [("a", "x".repeat(14)), ("a", "\u{1}\u{1}\u{1}".into()), (&*"a".repeat(15), String::new())]
+        {
+            assert_eq!(problem(loc, &message), Err(code::PLUGIN_RESPONSE_LIMIT), "{loc} {message:?}");
+        }
     }
 }

@@ -112,16 +112,18 @@ impl Sandbox {
         self.deploying.acquire().await.map_err(Error::internal)
     }
 
-    /// Answers a request; what came of it, and how long it took beyond the queue.
+    /// Answers a request; what came of it, and how long it took beyond the queue. `ready` is asked last of all before the
+    /// guest runs.
     ///
     /// # Errors
-    /// The plugin is busy (503). Within the outcome: it trapped, broke a limit or answered nonsense (502), or ran out of
+    /// The plugin is busy (503), or it is not `ready`. Within the outcome: it trapped, broke a limit or answered nonsense (502), or ran out of
     /// time (504).
     pub async fn call(
         &self,
         release: &Release,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
+        ready: impl FnOnce() -> Result<()>,
     ) -> Result<(Result<Answer>, Duration)> {
         let place = release.bulkhead.enter(&self.all).await;
         let _place = place.inspect_err(|full| {
@@ -130,6 +132,7 @@ impl Sandbox {
                 release.usage.hit(Limit::Concurrency);
             }
         })?;
+        ready()?;
         let started = Instant::now();
         let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
             Some(outcome) => outcome,
@@ -333,19 +336,23 @@ impl Sandbox {
     }
 }
 
-/// What an answer takes in the host's memory.
+/// What an answer takes in the host's memory: its texts, and what each takes beside its bytes.
 fn weight(answer: &Result<http::Response, http::Problem>) -> usize {
-    let (first, texts): (usize, Vec<&str>) = match answer {
+    let text = |text: &str| text.len().saturating_add(size_of::<String>());
+    let texts = |texts: [&str; 2]| texts.into_iter().map(text).fold(0, usize::saturating_add);
+    match answer {
         Ok(response) => {
-            let headers = response.headers.iter().flat_map(|(name, value)| [name.as_str(), value]);
-            (response.body.len(), headers.collect())
+            let headers = response.headers.iter().map(|(name, value)| texts([name, value]));
+            headers.fold(response.body.len(), usize::saturating_add)
         }
         Err(problem) => {
-            let errors = problem.errors.iter().flat_map(|error| [error.kind.as_str(), &error.message]);
-            (problem.detail.len().saturating_add(problem.code.len()), errors.collect())
+            let errors = problem.errors.iter().map(|error| {
+                let places = error.loc.iter().map(|place| text(place));
+                places.fold(texts([&error.kind, &error.message]), usize::saturating_add)
+            });
+            errors.fold(texts([&problem.detail, &problem.code]), usize::saturating_add)
         }
-    };
-    texts.into_iter().map(str::len).fold(first, usize::saturating_add)
+    }
 }
 
 /// Says of an error that it came while an instance was made.

@@ -122,11 +122,17 @@ impl Registry {
     ///
     /// # Errors
     /// See [`Sandbox::call`].
-    pub async fn call(&self, release: &Release, request: Request<'_>, caller: Option<Arc<Caller>>) -> Result<Answer> {
+    pub async fn call(
+        &self,
+        release: &Release,
+        request: Request<'_>,
+        caller: Option<Arc<Caller>>,
+        ready: impl FnOnce() -> Result<()>,
+    ) -> Result<Answer> {
         let refused = |error: &Error| release.tally.count(CallOutcome::of_error(error));
         let pass = release.breaker.admit().inspect_err(refused)?;
         let begun = release.tally.begin();
-        let called = self.sandbox.call(release, request, caller).await;
+        let called = self.sandbox.call(release, request, caller, ready).await;
         begun.ended();
         let (answer, took) = called.inspect_err(refused)?;
         let outcome = CallOutcome::of(&answer);

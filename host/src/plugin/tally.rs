@@ -83,8 +83,9 @@ impl CallOutcome {
 
     /// What a call without an answer was.
     pub fn of_error(error: &Error) -> Self {
-        const KNOWN: [(Code, CallOutcome); 5] = [
+        const KNOWN: [(Code, CallOutcome); 6] = [
             (code::PLUGIN_BUSY, CallOutcome::Busy),
+            (code::OVERLOADED, CallOutcome::Busy),
             (code::PLUGIN_QUARANTINED, CallOutcome::Quarantined),
             (code::PLUGIN_REPLACED, CallOutcome::Replaced),
             (code::PLUGIN_INVALID_RESPONSE, CallOutcome::InvalidResponse),

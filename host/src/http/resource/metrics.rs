@@ -157,10 +157,15 @@ impl Scrape {
         let deploys = deploys.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], Sample::Counter(count)));
         self.add("deploys", "Deploys that came to an end", MetricType::Counter, deploys.into());
         self.one("http_connections", "Connections of clients", host.traffic.connections());
+        let places = host.config.server.connections;
+        self.one("http_connection_places", "Connections of clients that there may be at once", places);
         let dropped = host.traffic.dropped();
         let dropped = dropped.map(|(why, count)| (vec![("reason", why.to_owned())], Sample::Counter(count)));
         let help = "Connections that the host ended: their peer was too slow, or sent what is no request";
         self.add("http_connections_dropped", help, MetricType::Counter, dropped.into());
+        let stalled = vec![(Labels::new(), Sample::Counter(host.traffic.stalled()))];
+        let help = "Streams of HTTP/2 connections that the host ended, because nobody read their answer";
+        self.add("http_streams_stalled", help, MetricType::Counter, stalled);
         let (connections, idle) = host.db.connections();
         let state = |state: &str, count: usize| (vec![("state", state.to_owned())], gauge(count));
         let connections = vec![state("idle", idle), state("in_use", connections.saturating_sub(idle))];

@@ -1,25 +1,23 @@
 //! What one connection is doing, so that one whose peer does nothing can be told from one that is being served.
 //!
 //! hyper bounds the headers of HTTP/1.1 only, and only once it knows that it is HTTP/1.1. This covers the rest: a peer
-//! that never says which protocol it speaks, an idle HTTP/2 connection, a peer that does not read its answer.
+//! that never says which protocol it speaks, an idle HTTP/2 connection, a peer that does not read an answer. Over HTTP/2
+//! such an answer ends alone: others of the connection may be for somebody else, who reads.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// While requests are handled, nothing is due: handlers have deadlines of their own. This is when to look again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What hyper is given of an answer at once, so that it comes back for more as the peer reads.
-const PIECE: usize = 64 * 1024;
+/// Bytes a second that a peer reads of an answer at least, once it has had its time to begin. Who takes a little now and
+/// then keeps as much memory as who takes nothing.
+const PACE: u64 = 16 * 1024;
 
 /// The state of one connection. Moments are milliseconds since it was opened.
 pub(super) struct Activity {
@@ -27,9 +25,26 @@ pub(super) struct Activity {
     /// The last sign of life.
     last: AtomicU64,
     handling: AtomicUsize,
-    /// When each answer that is being read was last taken a piece of.
-    answers: Mutex<HashMap<u64, u64>>,
+    /// How far each answer is read that is not read to its end.
+    answers: Mutex<HashMap<u64, Progress>>,
     next: AtomicU64,
+}
+
+struct Progress {
+    began: u64,
+    /// When the peer last took a piece.
+    taken: u64,
+    bytes: u64,
+    /// Ends its stream; none in HTTP/1.1, where it is all that the connection does.
+    stream: Option<CancellationToken>,
+}
+
+impl Progress {
+    /// When the peer must have gone on reading.
+    fn due(&self, stalled: u64) -> u64 {
+        let paced = self.bytes.saturating_mul(1000) / PACE;
+        self.taken.min(self.began.saturating_add(paced)).saturating_add(stalled)
+    }
 }
 
 impl Default for Activity {
@@ -52,11 +67,12 @@ impl Activity {
         Handling(Arc::clone(activity))
     }
 
-    /// When the connection is to be dropped unless something happens: `idle` after the last request, `stalled` after the
-    /// peer last took a piece of any answer, whatever else it asks for meanwhile.
+    /// When the connection is to be dropped, or a stream of it ended, unless something happens: `idle` after the last
+    /// request, `stalled` after the peer last took a piece of any answer, or should have by the pace, whatever else it
+    /// asks for meanwhile.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
-        let unread = self.answers().values().min().map(|taken| at(*taken) + stalled);
+        let unread = self.answers().values().map(|answer| answer.due(millis(stalled))).min().map(at);
         let busy = self.handling.load(Ordering::Relaxed) > 0;
         let again = if busy { Instant::now() + LOOK_AGAIN } else { at(self.last.load(Ordering::Relaxed)) + idle };
         match unread {
@@ -66,19 +82,54 @@ impl Activity {
         }
     }
 
-    fn alive(&self) -> u64 {
-        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(millis, Ordering::Relaxed);
-        millis
+    /// Ends the streams whose answers are overdue, and says how many. What they held is free as soon as the connection
+    /// goes on.
+    pub(super) fn end_stalled(&self, stalled: Duration) -> u64 {
+        let now = self.now();
+        let mut ended = 0;
+        self.answers().retain(|_, answer| match &answer.stream {
+            Some(stream) if answer.due(millis(stalled)) <= now => {
+                stream.cancel();
+                ended += 1;
+                false
+            }
+            _ => true,
+        });
+        ended
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+    fn now(&self) -> u64 {
+        millis(self.opened.elapsed())
+    }
+
+    fn alive(&self) -> u64 {
+        let now = self.now();
+        self.last.store(now, Ordering::Relaxed);
+        now
+    }
+
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Progress>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A request is being handled.
 pub(super) struct Handling(Arc<Activity>);
+
+impl Handling {
+    /// The request is handled; what remains is that the peer reads the answer, on a stream of its own if there is one.
+    pub(super) fn answered(self, stream: Option<CancellationToken>) -> Answering {
+        let activity = Arc::clone(&self.0);
+        let number = activity.next.fetch_add(1, Ordering::Relaxed);
+        let now = activity.alive();
+        activity.answers().insert(number, Progress { began: now, taken: now, bytes: 0, stream });
+        Answering { activity, number }
+    }
+}
 
 impl Drop for Handling {
     fn drop(&mut self) {
@@ -88,15 +139,19 @@ impl Drop for Handling {
 }
 
 /// An answer is being read by the peer.
-struct Answering {
+pub(super) struct Answering {
     activity: Arc<Activity>,
     number: u64,
 }
 
 impl Answering {
-    fn taken(&self) {
+    /// The peer took so many bytes.
+    pub(super) fn taken(&self, bytes: usize) {
         let now = self.activity.alive();
-        self.activity.answers().insert(self.number, now);
+        if let Some(answer) = self.activity.answers().get_mut(&self.number) {
+            answer.taken = now;
+            answer.bytes = answer.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
     }
 }
 
@@ -107,58 +162,31 @@ impl Drop for Answering {
     }
 }
 
-/// A body that notes when the peer takes a piece of it.
-pub(super) struct Answer {
-    body: Body,
-    /// Of what the body gave already.
-    rest: Bytes,
-    answering: Answering,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Answer {
-    /// The request is handled; what remains is that the peer reads `body`.
-    pub(super) fn new(body: Body, handling: Handling) -> Self {
-        let activity = Arc::clone(&handling.0);
-        let number = activity.next.fetch_add(1, Ordering::Relaxed);
-        let answering = Answering { activity, number };
-        answering.taken();
-        drop(handling);
-        Self { body, rest: Bytes::new(), answering }
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        // hyper asks only when it has room, which it has only when the peer reads.
-        self.answering.taken();
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                ended => return Poll::Ready(ended),
-            }
-        }
-        let piece = self.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    #[test]
+    fn who_reads_a_little_now_and_then_is_late_too() {
+        const STALLED: u64 = 30_000;
+        let due = |taken: u64, bytes: u64| Progress { began: 5_000, taken, bytes, stream: None }.due(STALLED);
+        assert_eq!(due(5_000, 0), 35_000, "nothing yet");
+        assert_eq!(due(30_000, PACE / 2), 35_500, "a little, just now");
+        assert_eq!(due(30_000, 1_000 * PACE), 60_000, "who was fast rests no longer than who never began");
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, hint) = (u64::try_from(self.rest.len()).unwrap_or(u64::MAX), self.body.size_hint());
-        match hint.exact() {
-            Some(exact) => SizeHint::with_exact(exact.saturating_add(rest)),
-            None => hint,
-        }
+    #[test]
+    fn a_stream_that_stalls_ends_alone() {
+        let activity = Arc::new(Activity::default());
+        let [one, other] = [(); 2].map(|()| CancellationToken::new());
+        let _one = Activity::handling(&activity).answered(Some(one.clone()));
+        let reading = Activity::handling(&activity).answered(Some(other.clone()));
+        let _alone = Activity::handling(&activity).answered(None);
+        // As if it had a minute more.
+        activity.answers().get_mut(&reading.number).unwrap().began = 60_000;
+        activity.answers().get_mut(&reading.number).unwrap().taken = 60_000;
+        assert_eq!(activity.end_stalled(Duration::ZERO), 1);
+        assert!(one.is_cancelled() && !other.is_cancelled());
+        assert_eq!(activity.answers().len(), 2);
     }
 }

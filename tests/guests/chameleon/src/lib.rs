@@ -19,11 +19,12 @@ plugin! {
     routes: [
         echo, echo_body, echo_json, who, me, superuser, permitted, setting, nap,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
-        status, header, body, problem, print, print_at_once,
+        status, header, body, late_body, problem, problems, print, print_at_once,
         flood, count_host_calls, hoard, taint, scan, audited,
-        cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
+        cached, cached_body, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
         notes, add_note, add_notes, leave_transaction, statement, transactions,
-        fetch, standard_fetch, standard_answers, standard_fields, standard_methods, standard_handle,
+        fetch, standard_fetch, standard_answers, standard_fields, standard_small_fields, standard_methods,
+        standard_handle,
     ],
 }
 
@@ -166,13 +167,22 @@ struct Header {
 
 #[get("/header", access = public)]
 fn header(Query(header): Query<Header>) -> Response {
-    let once = |response: Response, _| response.header(&header.name, header.value.clone());
+    // A NUL is in no query.
+    let [name, value] = [&header.name, &header.value].map(|text| text.replace('␀', "\0"));
+    let once = |response: Response, _| response.header(&name, value.clone());
     (0..header.times.unwrap_or(1)).fold(Response::new(200), once)
 }
 
 #[get("/body/{bytes}", access = public)]
 fn body(Path(bytes): Path<usize>) -> Response {
     Response::new(200).body(vec![b'x'; bytes])
+}
+
+/// The same, after a while.
+#[get("/late-body/{millis}/{bytes}", access = public)]
+fn late_body(Path((millis, bytes)): Path<(u64, usize)>) -> Response {
+    std::thread::sleep(std::time::Duration::from_millis(millis));
+    body(Path(bytes))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -185,6 +195,15 @@ struct Trouble {
 #[get("/problem", access = public)]
 fn problem(Query(trouble): Query<Trouble>) -> Result<()> {
     Err(Problem::new(trouble.status, trouble.code, trouble.detail))
+}
+
+/// So many errors, with a text of so many characters and places with as many, each six times as long for a client.
+#[get("/problems/{errors}/{characters}", access = public)]
+fn problems(Path((errors, characters)): Path<(usize, usize)>) -> Result<()> {
+    let text = "\u{1}".repeat(characters);
+    let error = FieldError::new([text.as_str(), text.as_str()], "value_error", text.clone());
+    let errors = std::iter::once(FieldError::body("x", "many")).chain(vec![error; errors]);
+    Err(Problem::unprocessable(errors))
 }
 
 #[get("/print/{bytes}", access = public)]
@@ -273,6 +292,11 @@ fn fresh() -> Text {
 #[get("/cached", access = public, cache(ttl = "1h", tags = ["leaf"]))]
 fn cached() -> Text {
     fresh()
+}
+
+#[get("/cached-body/{bytes}", access = public, cache(ttl = "1h"))]
+fn cached_body(Path(bytes): Path<usize>) -> Response {
+    body(Path(bytes))
 }
 
 #[get("/cached-per-caller", cache(ttl = "1h", per_caller))]
@@ -480,6 +504,12 @@ fn standard_answers(Json(fetching): Json<Fetching>) -> Json<Value> {
 #[get("/standard-fields/{count}/{bytes}", access = public)]
 fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
     Text(standard::hoard_fields(count, bytes).to_string())
+}
+
+/// The same, with as many small ones in each as there may be.
+#[get("/standard-small-fields/{count}", access = public)]
+fn standard_small_fields(Path(count): Path<usize>) -> Text {
+    Text(standard::hoard_small_fields(count).to_string())
 }
 
 /// Keeps requests that are never sent.

@@ -58,6 +58,12 @@ pub(crate) fn use_handle(number: u32, own: bool) -> usize {
     fields.entries().len()
 }
 
+/// As many fields, each with names only.
+pub(crate) fn hoard_small_fields(count: usize) -> usize {
+    let names: Vec<(String, Vec<u8>)> = (0..200).map(|name| (format!("x{name}"), Vec::new())).collect();
+    (0..count).map(|_| Fields::from_list(&names).unwrap()).collect::<Vec<_>>().len()
+}
+
 fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
     let told = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let headers = Fields::new();

@@ -1,0 +1,145 @@
+//! Answers on their way to clients that read them slowly or not at all: what waits counts, ends, and is nobody else's
+//! trouble. The database makes no difference.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::metrics;
+use crate::support::frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire};
+use crate::support::patience::until;
+use crate::support::{Setup, TestHost};
+
+/// So much memory for bodies, half of it for answers; who does not read is waited for so long.
+async fn host(memory: usize, patience: Duration) -> TestHost {
+    let setup = Setup::default().with(|config| {
+        config.server.body_memory_bytes = memory;
+        config.server.body_timeout = patience;
+    });
+    let host = TestHost::sqlite(setup).await;
+    host.deploy_chameleon().await;
+    host
+}
+
+const NEVER: Duration = Duration::from_secs(600);
+const SOON: Duration = Duration::from_secs(1);
+const PIECE: u32 = 16 * 1024;
+
+async fn sample(host: &TestHost, name: &str) -> f64 {
+    metrics::samples(host.superuser()).await.into_iter().find(|(sample, _)| sample == name).unwrap().1
+}
+
+/// Bytes that wait.
+async fn waiting(host: &TestHost) -> f64 {
+    sample(host, "wharf_http_body_bytes{of=\"answer\"}").await
+}
+
+#[tokio::test]
+async fn answers_that_are_kept_do_not_wait_for_anybody() {
+    let host = host(4 << 20, NEVER).await;
+    for number in 0..40 {
+        for _ in 0..2 {
+            let answer = host.anonymous().get(&format!("/chameleon/cached-body/100000?{number}")).await;
+            assert_eq!(answer.bytes.len(), 100_000);
+        }
+    }
+    until("all to be read", async || (waiting(&host).await == 0.0).then_some(())).await;
+    assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);
+    // What a client does not read waits, though the cache has it anyway.
+    let mut wire = Wire::connect(host.addr(), 0).await;
+    wire.get(1, "/api/v1/chameleon/cached-body/100000?1").await;
+    until("it to wait", async || (waiting(&host).await >= 100_000.0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn every_answer_that_nobody_reads_counts() {
+    let host = host(4 << 20, NEVER).await;
+    // The last one is the host's own, which says what was asked for.
+    let long = "x".repeat(12_000);
+    for (path, bytes) in [
+        ("chameleon/body/9000", 9_000.0),
+        ("chameleon/problems/10/1000", 180_000.0),
+        (&*format!("nowhere/{long}"), 12_000.0),
+    ] {
+        let mut wire = Wire::connect(host.addr(), 0).await;
+        wire.get(1, &format!("/api/v1/{path}")).await;
+        until(path, async || (waiting(&host).await >= bytes).then_some(())).await;
+        drop(wire);
+        until("the memory to come back", async || (waiting(&host).await == 0.0).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_ends_alone() {
+    let host = host(64 << 20, SOON).await;
+    let mut wire = Wire::connect(host.addr(), 1_000).await;
+    // Less than one piece: it is all in hyper's hands at once.
+    wire.get(1, "/api/v1/chameleon/body/10000").await;
+    assert_eq!(wire.next_of(DATA, 1).await.unwrap().payload.len(), 1_000);
+    wire.widen(1, 1).await;
+    assert_eq!(wire.next_of(DATA, 1).await.unwrap().payload.len(), 1);
+    // It goes on asking for what it reads.
+    let mut stream = 1;
+    loop {
+        stream += 2;
+        assert!(stream < 400, "nobody minds");
+        assert!(wire.get(stream, "/healthz").await);
+        let answer = loop {
+            let frame = wire.next().await.expect("the connection to live");
+            if frame.stream == stream || frame.kind == RST_STREAM {
+                break frame;
+            }
+        };
+        if (answer.kind, answer.stream) == (RST_STREAM, 1) {
+            break;
+        }
+        assert_eq!(answer.kind, HEADERS, "{answer:?}");
+        tokio::time::sleep(SOON / 10).await;
+    }
+    until("the memory to come back", async || (waiting(&host).await == 0.0).then_some(())).await;
+    assert_eq!(sample(&host, "wharf_http_streams_stalled_total").await, 1.0);
+    wire.widen(0, 100_000).await;
+    wire.get(stream + 2, "/api/v1/chameleon/body/500").await;
+    assert_eq!(wire.next_of(DATA, stream + 2).await.unwrap().payload.len(), 500);
+    let end = wire.next_of(DATA, stream + 2).await.unwrap();
+    assert_eq!((end.flags & END_STREAM, end.payload.len()), (END_STREAM, 0));
+}
+
+#[tokio::test]
+async fn who_reads_a_little_now_and_then_is_not_waited_for() {
+    let host = host(64 << 20, SOON * 2).await;
+    let mut wire = Wire::connect(host.addr(), 0).await;
+    wire.get(1, "/api/v1/chameleon/body/8000000").await;
+    // A piece in less than the time that there is for one, again and again.
+    for _ in 0..8 {
+        wire.widen(0, PIECE).await;
+        wire.widen(1, PIECE).await;
+        let mut left = usize::try_from(PIECE).unwrap();
+        while left > 0 {
+            let frame = wire.next().await.expect("the connection to live");
+            match frame.kind {
+                DATA => left -= frame.payload.len(),
+                RST_STREAM => return,
+                _ => {}
+            }
+        }
+        tokio::time::sleep(SOON * 18 / 10).await;
+    }
+    panic!("nobody minds");
+}
+
+#[tokio::test]
+async fn who_waited_for_a_place_finds_no_memory_either() {
+    let setup = Setup::default().with(|config| {
+        config.server.body_memory_bytes = 4 << 20;
+        config.plugins.concurrency = 1;
+    });
+    let host = TestHost::sqlite(setup).await;
+    host.deploy_chameleon().await;
+    let mut slow = TcpStream::connect(host.addr()).await.unwrap();
+    slow.write_all(b"GET /api/v1/chameleon/late-body/1500/8000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let running = "wharf_plugin_calls_running{plugin=\"chameleon\"}";
+    until("it to run", async || (sample(&host, running).await == 1.0).then_some(())).await;
+    host.anonymous().get("/chameleon/echo/x").await.has_code(503, "overloaded");
+}
