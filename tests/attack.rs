@@ -144,6 +144,10 @@ impl Arena {
         self.superuser.deploy(&component.0, "name=attacker").await.ok();
     }
 
+    async fn get(&self, path: &str) -> Answer {
+        answered(&self.client, &format!("/attacker/{path}")).await
+    }
+
     /// The same request from so many clients at once.
     async fn flood(&self, clients: usize, path: &str) -> Vec<Answer> {
         let calls = (0..clients).map(|_| {
