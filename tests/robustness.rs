@@ -1,5 +1,6 @@
 //! Whatever comes in, what goes out is an answer: never a status 500, every error a problem, and the host lives on.
 
+mod files;
 mod tcp;
 
 use proptest::prelude::*;

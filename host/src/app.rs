@@ -2,6 +2,7 @@
 //! order. Owns the lifetimes and nothing else; it is the one place that knows all parts.
 
 mod data_dir;
+mod descriptors;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,7 +75,8 @@ impl App {
     ///
     /// # Errors
     /// The first part that cannot start, with the reason; or the part that did not within `server.start_timeout`.
-    pub async fn start(config: Config, ambient: Ambient) -> Result<Self> {
+    pub async fn start(mut config: Config, ambient: Ambient) -> Result<Self> {
+        config.server.connections = descriptors::connections(config.server.connections);
         let limit = config.server.start_timeout;
         let mut stage = "opening the data directory";
         let started = timeout(limit, Self::open(Arc::new(config), ambient, &mut stage)).await;

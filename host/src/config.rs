@@ -51,10 +51,13 @@ pub struct Server {
     pub frontend_url: String,
     /// A directory to serve with SPA fallback. `WHARF_STATIC_DIR`
     pub static_dir: Option<PathBuf>,
+    /// Connections of clients at once; more wait. At most half of the files that the process may have open.
+    /// `WHARF_CONNECTIONS`
+    pub connections: usize,
     /// Largest request body in bytes; uploads of plugins have their own limit. `WHARF_MAX_BODY_BYTES`
     pub max_body_bytes: usize,
-    /// Memory for bodies: half for what requests bring, parsed, and half for answers of plugins that wait to be read; beyond
-    /// it, 503. `WHARF_BODY_MEMORY_BYTES`
+    /// Memory for bodies: half for what requests bring, parsed, and half for answers that wait to be read; beyond it, 503.
+    /// `WHARF_BODY_MEMORY_BYTES`
     pub body_memory_bytes: usize,
     /// Serve the OpenAPI document and its viewer. `WHARF_DOCS`
     pub docs: bool,
@@ -64,7 +67,7 @@ pub struct Server {
     pub start_timeout: Duration,
     /// How long a client may take to send the headers of a request. `WHARF_HEADER_TIMEOUT`
     pub header_timeout: Duration,
-    /// How long a client may take to send a body. `WHARF_BODY_TIMEOUT`
+    /// How long a client may take to send a body, or to read on in an answer. `WHARF_BODY_TIMEOUT`
     pub body_timeout: Duration,
     /// Who may read `/metrics` beside superusers: whoever sends it as a bearer token. `WHARF_METRICS_TOKEN`
     pub metrics_token: Option<Secret>,
@@ -79,6 +82,7 @@ impl Default for Server {
             project_name: "Wharf".to_owned(),
             frontend_url: "http://localhost:5173".to_owned(),
             static_dir: None,
+            connections: 4096,
             max_body_bytes: 2 * 1024 * 1024,
             body_memory_bytes: 256 * 1024 * 1024,
             docs: true,

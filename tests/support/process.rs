@@ -15,7 +15,10 @@ use super::program::program;
 
 /// The program with nothing of this machine's in its environment.
 pub(crate) fn wharf(home: &Path) -> Command {
-    let mut command = Command::new(program());
+    alone(Command::new(program()), home)
+}
+
+fn alone(mut command: Command, home: &Path) -> Command {
     command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
     command
 }
@@ -33,8 +36,21 @@ impl Process {
     }
 
     pub(crate) async fn start_with(home: TempDir, settings: &[(&str, &str)]) -> Self {
+        let command = wharf(home.path());
+        Self::start_by(command, home, settings).await
+    }
+
+    /// One that may have so many files open, and raise that so far.
+    pub(crate) async fn start_with_files(home: TempDir, soft: u32, hard: u32) -> Self {
+        let mut command = alone(Command::new("sh"), home.path());
+        let limited = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
+        command.arg("-c").arg(limited).arg(program());
+        Self::start_by(command, home, &[]).await
+    }
+
+    async fn start_by(mut command: Command, home: TempDir, settings: &[(&str, &str)]) -> Self {
         let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let child = wharf(home.path())
+        let child = command
             .arg("serve")
             .env("WHARF_LISTEN", "127.0.0.1:0")
             .env("WHARF_DATA_DIR", home.path().join("data"))

@@ -75,6 +75,7 @@ impl Server {
             project_name: r.read("server.project_name", "WHARF_PROJECT_NAME", &kind::line(100), d.project_name),
             frontend_url: r.read("server.frontend_url", "WHARF_FRONTEND_URL", &kind::web_url(), d.frontend_url),
             static_dir: r.find("server.static_dir", "WHARF_STATIC_DIR", &kind::directory()),
+            connections: r.read("server.connections", "WHARF_CONNECTIONS", &kind::count(1..=1_000_000), d.connections),
             max_body_bytes: r.read(
                 "server.max_body_bytes",
                 "WHARF_MAX_BODY_BYTES",

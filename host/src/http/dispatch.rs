@@ -66,7 +66,8 @@ impl Dispatcher {
     pub fn new(host: Arc<Host>, routes: Vec<HostRoute<Host>>) -> Result<Self> {
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url)?;
-        let files = server.static_dir.as_deref().map(StaticFiles::open).transpose()?;
+        let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
+        let files = files.transpose()?;
         // JSON Schema 2020-12, as OpenAPI 3.1 has it, with the definitions where OpenAPI keeps them.
         let mut settings = SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();

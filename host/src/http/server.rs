@@ -36,9 +36,6 @@ use super::traffic::Traffic;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// More connections than this wait in the kernel's queue; each costs a task and, while it speaks, a buffer.
-const MAX_CONNECTIONS: usize = 4096;
-
 /// Headers of one request; more are 431.
 const MAX_HEADERS: usize = 100;
 
@@ -77,7 +74,8 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let builder = builder(&config);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // More wait in the kernel's queue; each costs a file and a task and, while it speaks, a buffer.
+    let permits = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 

@@ -1,10 +1,14 @@
 //! The built frontend: files of one directory, and its `index.html` for every page that the frontend routes itself.
 //!
 //! Owns which request paths may name a file: none outside the directory (not by `..`, encoding or symbolic link), none
-//! that begins with a dot, no directory, nothing under the paths of the API. How a file is sent (ETag, ranges,
-//! conditions) is tower-http's.
+//! that begins with a dot, no directory, nothing under the paths of the API; and how many files are open at once. How a
+//! file is sent (ETag, ranges, conditions) is tower-http's.
 
 use std::path::{Component, Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{
@@ -13,13 +17,19 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, Method, Request};
 use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use percent_encoding::percent_decode_str;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
 use crate::error::{Error, Kind, Result, code};
 
 const INDEX: &str = "index.html";
+
+/// Files that are sent at once, of however many connections: each is open until its client has read it.
+const MAX_OPEN: usize = 256;
 
 /// Never a file and never a page of the frontend: an unknown path there is a problem response.
 const RESERVED: &[&str] = &["api", "docs", "healthz", "readyz"];
@@ -35,26 +45,27 @@ const PROTECTION: [(HeaderName, HeaderValue); 3] = [
 #[derive(Debug, Clone)]
 pub struct StaticFiles {
     root: PathBuf,
+    places: Arc<Semaphore>,
 }
 
 impl StaticFiles {
-    /// Serves `directory`.
+    /// Serves `directory`; at most `connections` files are open at once.
     ///
     /// # Errors
     /// It is missing, not a directory or not readable.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub fn open(directory: &Path, connections: usize) -> Result<Self> {
         let refused = |reason: &str| Error::internal(format!("server.static_dir {}: {reason}", directory.display()));
         let root = directory.canonicalize().map_err(|error| refused("cannot be opened").with_source(error))?;
         if !root.is_dir() {
             return Err(refused("is not a directory"));
         }
-        Ok(Self { root })
+        Ok(Self { root, places: Arc::new(Semaphore::new(connections.clamp(1, MAX_OPEN))) })
     }
 
     /// The file that a request names, or the frontend's page for it; `None`: there is none.
     ///
     /// # Errors
-    /// 405: the file exists and the method is neither GET nor HEAD.
+    /// 405: the file exists and the method is neither GET nor HEAD. 503: as many files are being sent as may be.
     pub async fn serve(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Option<Response>> {
         let Some(relative) = relative(path) else { return Ok(None) };
         let reads = method == Method::GET || method == Method::HEAD;
@@ -63,13 +74,13 @@ impl StaticFiles {
                 let allowed = Kind::MethodNotAllowed(vec!["GET".to_owned(), "HEAD".to_owned()]);
                 return Err(Error::new(allowed, code::METHOD_NOT_ALLOWED, "Method Not Allowed"));
             }
-            return Ok(send(&file, method, headers).await);
+            return self.send(&file, method, headers).await;
         }
         if reads
             && accepts_html(headers)
             && let Some(index) = self.find(Path::new(INDEX), false).await
         {
-            return Ok(send(&index, method, headers).await);
+            return self.send(&index, method, headers).await;
         }
         Ok(None)
     }
@@ -81,6 +92,42 @@ impl StaticFiles {
         let path = tokio::fs::canonicalize(path).await.ok().filter(|path| path.starts_with(&self.root))?;
         tokio::fs::metadata(&path).await.ok().filter(std::fs::Metadata::is_file)?;
         Some(path)
+    }
+
+    async fn send(&self, file: &Path, method: &Method, headers: &HeaderMap) -> Result<Option<Response>> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let text = "The host sends as many files as it may, try again";
+            return Err(Error::new(Kind::Unavailable(Duration::from_secs(1)), code::OVERLOADED, text));
+        };
+        Ok(send(file, method, headers)
+            .await
+            .map(|response| response.map(|body| Body::new(Sending { body, _place: place }))))
+    }
+}
+
+/// A file that is being sent.
+struct Sending {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Sending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -165,7 +212,7 @@ mod tests {
         headers: &[(&str, &str)],
     ) -> Result<Option<(StatusCode, HeaderMap, String)>> {
         let outer = directory();
-        let files = StaticFiles::open(&outer.path().join("dist")).unwrap();
+        let files = StaticFiles::open(&outer.path().join("dist"), 1).unwrap();
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
@@ -237,5 +284,17 @@ mod tests {
     async fn writing_to_a_file_is_not_allowed() {
         let error = ask(Method::POST, "/assets/app.js", &[]).await.unwrap_err();
         assert!(matches!(error.kind(), Kind::MethodNotAllowed(methods) if methods == &["GET", "HEAD"]));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_files_are_open_at_once() {
+        let outer = directory();
+        let files = StaticFiles::open(&outer.path().join("dist"), 1).unwrap();
+        let headers = HeaderMap::new();
+        let ask = || files.serve(&Method::GET, "/assets/app.js", &headers);
+        let unread = ask().await.unwrap().unwrap();
+        assert_eq!(*ask().await.unwrap_err().code(), code::OVERLOADED);
+        drop(unread);
+        assert!(ask().await.unwrap().is_some());
     }
 }

@@ -153,6 +153,8 @@ impl Scrape {
         let deploys = deploys.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], Sample::Counter(count)));
         self.add("deploys", "Deploys that came to an end", MetricType::Counter, deploys.into());
         self.one("http_connections", "Connections of clients", host.traffic.connections());
+        let places = host.config.server.connections;
+        self.one("http_connection_places", "Connections of clients that there may be at once", places);
         let dropped = host.traffic.dropped();
         let dropped = dropped.map(|(why, count)| (vec![("reason", why.to_owned())], Sample::Counter(count)));
         let help = "Connections that the host ended: their peer was too slow, or sent what is no request";

@@ -1,0 +1,38 @@
+//! A machine that lets the host open few files, and clients that want them all.
+
+use reqwest::Method;
+use tokio::net::TcpStream;
+
+use crate::http::metrics::samples;
+use crate::support::host::CHAMELEON;
+use crate::support::patience::until;
+use crate::support::process::{Process, home};
+use crate::support::{Client, Component};
+
+async fn sample(client: &Client, name: &str) -> f64 {
+    samples(client).await.into_iter().find(|(sample, _)| sample == name).unwrap().1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_leave_files_for_the_rest() {
+    // Fewer at first than it may have.
+    let process = Process::start_with_files(home(), 64, 256).await;
+    let superuser = process.superuser().await;
+    assert_eq!(sample(&superuser, "wharf_http_connection_places").await, 128.0);
+    let mut idle = Vec::new();
+    // And as many as that fit into the kernel's queue.
+    for _ in 0..180 {
+        idle.push(TcpStream::connect(process.addr).await.unwrap());
+    }
+    until("them to be taken", async || (sample(&superuser, "wharf_http_connections").await >= 128.0).then_some(()))
+        .await;
+    // On a connection that is there, files, a compiler and databases are opened as ever.
+    superuser.deploy(&Component::chameleon().0, &format!("name=late&{CHAMELEON}")).await.ok();
+    for note in 0..4 {
+        let answer = superuser.request(Method::POST, &format!("/late/notes/{note}")).send().await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+    assert!(!process.log().contains("cannot accept"), "{}", process.log());
+    drop(idle);
+    until("places", async || (process.client().get("/late/echo/x").await.status == 200).then_some(())).await;
+}
