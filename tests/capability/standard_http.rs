@@ -136,13 +136,19 @@ async fn what_the_host_holds_for_a_component_is_memory_of_its_call() {
     };
     assert_eq!(fields(100).await.text(), "100");
     fields(900).await.has_code(502, "plugin_memory_limit");
+    let small = |count: u32| {
+        let client = host.anonymous();
+        async move { client.get(&format!("/chameleon/standard-small-fields/{count}")).await }
+    };
+    assert_eq!(small(60).await.text(), "60");
+    small(200).await.has_code(502, "plugin_memory_limit");
     let methods = |count: u32| {
         let client = host.anonymous();
         async move { client.get(&format!("/chameleon/standard-methods/{count}/1000000")).await }
     };
     assert_eq!(methods(3).await.text(), "3");
     methods(20).await.has_code(502, "plugin_memory_limit");
-    assert_eq!(met(&host, "memory").await, 3.0);
+    assert_eq!(met(&host, "memory").await, 4.0);
     assert_eq!(fetch(&host, json!({ "url": remote.url("/") })).await["status"], 200);
 }
 

@@ -214,6 +214,24 @@ async fn bodies_of_all_requests_share_a_memory() {
     let json = |text: String| host.anonymous().request(Method::POST, "/chameleon/json").json_text(text).send();
     json(numbers).await.is_problem(413, "body_too_large", "Request body too large");
     assert_eq!(json(text).await.status, 200);
+    // A text is there twice then, and a form that is no text up to six times.
+    let text = format!("\"{}\"", ",".repeat(800_000));
+    json(text).await.is_problem(413, "body_too_large", "Request body too large");
+    let sign_in = |kind: &'static str, body: Vec<u8>| {
+        let request = host.anonymous().request(Method::POST, "/login/access-token");
+        request.header("content-type", kind).body(body).send()
+    };
+    let urlencoded = "application/x-www-form-urlencoded";
+    let form = |byte: u8| [b"username=a&x=".to_vec(), vec![byte; 500_000]].concat();
+    sign_in(urlencoded, form(b'x')).await.has_code(422, "validation_error");
+    sign_in(urlencoded, form(0xff)).await.is_problem(413, "body_too_large", "Request body too large");
+    let part = |bytes: usize| {
+        let head = b"--X\r\ncontent-disposition: form-data; name=\"x\"\r\n\r\n".to_vec();
+        [head, vec![b'x'; bytes], b"\r\n--X--\r\n".to_vec()].concat()
+    };
+    sign_in("multipart/form-data; boundary=X", part(200_000)).await.has_code(422, "validation_error");
+    let refused = sign_in("multipart/form-data; boundary=X", part(300_000)).await;
+    refused.is_problem(413, "body_too_large", "Request body too large");
 }
 
 #[tokio::test]

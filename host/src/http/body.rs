@@ -19,6 +19,9 @@ use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 const VALUE: usize = 2 * size_of::<Value>();
 const MEMBER: usize = 2 * size_of::<(String, u64)>();
 
+/// A byte that is none of a text is U+FFFD in it.
+const LONGER: usize = char::REPLACEMENT_CHARACTER.len_utf8();
+
 /// A body that was read.
 #[derive(Debug, Default)]
 pub(super) struct Read {
@@ -136,20 +139,23 @@ pub(super) fn parse_json(headers: &HeaderMap, mut read: Read) -> Result<Read> {
     Ok(Read { value: (!value.is_null()).then_some(value), suspicious, ..read })
 }
 
-/// What the values of a JSON text take beside their texts, at the most.
+/// What the values of a JSON text take beside it, at the most: each is as large as it is in the text once more, and one
+/// with an escape is put together in a place that grows by doubling.
 fn values_of(text: &[u8]) -> usize {
     let (mut bytes, mut in_string, mut escaped) = (VALUE, false, false);
+    let (mut texts, mut escapes) = (0_usize, false);
     for &byte in text {
+        texts = texts.saturating_add(usize::from(in_string));
         match byte {
             _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
+            b'\\' if in_string => (escaped, escapes) = (true, true),
             b'"' => in_string = !in_string,
             b'[' | b'{' | b',' if !in_string => bytes = bytes.saturating_add(VALUE),
             b':' if !in_string => bytes = bytes.saturating_add(MEMBER),
             _ => {}
         }
     }
-    bytes
+    bytes.saturating_add(texts.saturating_mul(if escapes { 3 } else { 1 }))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -173,10 +179,18 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 /// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
 /// sent has no members.
 pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Read> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(kind).ok();
     // A member ends with `&`, a part of several lines with a line.
     let members = read.bytes.iter().filter(|byte| matches!(byte, b'&' | b'\n')).count().saturating_add(1);
-    read.take(read.bytes.len().saturating_add(members.saturating_mul(VALUE + MEMBER)))?;
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // What is no text in UTF-8 becomes one that is three times as long. multer has all of it once more, and each part again
+    // before it is a text, of whatever coding.
+    let texts = match (&boundary, std::str::from_utf8(&read.bytes)) {
+        (Some(_), _) => 2 + LONGER,
+        (None, Err(_)) => LONGER,
+        (None, Ok(_)) => 1,
+    };
+    read.take(read.bytes.len().saturating_mul(texts).saturating_add(members.saturating_mul(VALUE + MEMBER)))?;
     let mut object = Map::new();
     let mut insert = |name: String, text: String| {
         if text.is_empty() {
@@ -190,7 +204,7 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Re
         for (name, text) in form_urlencoded::parse(&read.bytes) {
             insert(name.into_owned(), text.into_owned());
         }
-    } else if let Ok(boundary) = multer::parse_boundary(kind) {
+    } else if let Some(boundary) = boundary {
         let whole = stream::iter([Ok::<_, std::convert::Infallible>(read.bytes.clone())]);
         let mut parts = multer::Multipart::new(whole, boundary);
         while let Some(field) = parts.next_field().await.map_err(|error| unreadable().with_source(error))? {
@@ -245,7 +259,9 @@ mod tests {
         let numbers = format!("[{}0]", "0,".repeat(999));
         assert_eq!(values_of(numbers.as_bytes()), 1_001 * VALUE);
         let text = format!("{{\"a\": \"{}\\\"[[[[\"}}", ",".repeat(999));
-        assert_eq!(values_of(text.as_bytes()), 2 * VALUE + MEMBER);
+        // With the quotes that end them.
+        assert_eq!(values_of(text.as_bytes()), 2 * VALUE + MEMBER + 3 * (2 + 999 + 2 + 4 + 1));
+        assert_eq!(values_of(format!("\"{}\"", ",".repeat(999)).as_bytes()), VALUE + 1_000);
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::egress::{Bound, Failure, Request, Response, is_written_by_the_host};
 
 /// The most bytes of one map of fields, and of one piece of a body.
 const FIELDS: usize = 16 * 1024;
+/// What a place for a field takes in its map, and one more value of the same name: a list that grows by doubling.
+const FIELD: usize = size_of::<HeaderName>() + size_of::<HeaderValue>() + 6 * size_of::<usize>();
+const VALUE: usize = 2 * (size_of::<HeaderValue>() + 4 * size_of::<usize>());
 /// What a request may hold beside its texts: its fields, and two pieces and the trailers of a body that nobody takes yet.
 const REQUEST: usize = 4 * FIELDS;
 /// What any other handle takes; the bodies of answers are counted where they come in.
@@ -88,14 +91,25 @@ impl Wasi {
 }
 
 fn weight(handle: &(dyn Any + Send)) -> usize {
-    if handle.is::<FieldMap>() {
-        return FIELDS;
+    if let Some(map) = handle.downcast_ref::<FieldMap>() {
+        return fields(map);
     }
     let Some(request) = handle.downcast_ref::<HostOutgoingRequest>() else { return HANDLE };
     let method = if let types::Method::Other(method) = &request.method { method.len() } else { 0 };
     let scheme = if let Some(types::Scheme::Other(scheme)) = &request.scheme { scheme.len() } else { 0 };
     let texts = [&request.authority, &request.path_with_query].into_iter().flatten().map(String::len);
-    texts.chain([method, scheme]).fold(REQUEST, usize::saturating_add)
+    texts.chain([method, scheme, places(&request.headers)]).fold(REQUEST, usize::saturating_add)
+}
+
+/// The texts of an answer's fields are counted with the answer, and copies of the map share them.
+fn fields(map: &HeaderMap) -> usize {
+    FIELDS.saturating_add(places(map))
+}
+
+/// Small fields take more by their places than by their texts.
+fn places(map: &HeaderMap) -> usize {
+    let more = map.len().saturating_sub(map.keys_len());
+    map.capacity().saturating_mul(FIELD).saturating_add(more.saturating_mul(VALUE))
 }
 
 struct Hooks {
