@@ -8,6 +8,7 @@ mod cpu;
 mod data;
 mod egress;
 mod http;
+mod http2;
 mod lifecycle;
 mod memory;
 mod pool;
@@ -103,10 +104,6 @@ impl Arena {
     /// Deploys another component in the attacker's place.
     async fn becomes(&self, component: &Component) {
         self.superuser.deploy(&component.0, "name=attacker").await.ok();
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        answered(&self.client, &format!("/attacker/{path}")).await
     }
 
     /// The same request from so many clients at once.
