@@ -89,12 +89,13 @@ impl Neighbour {
 
     async fn deploy(self, superuser: &Client) {
         match self {
-            Self::Greeting => superuser.deploy(&Component::hello().0, "name=neighbour").await.ok(),
+            Self::Greeting => drop(superuser.deploy(&Component::hello().0, "name=neighbour").await.ok()),
             Self::Notes => {
                 superuser.deploy(&Component::chameleon().0, &format!("name=neighbour&{CHAMELEON}")).await.ok();
-                superuser.request(Method::POST, "/neighbour/notes/mine").send().await.json()
+                let noted = superuser.request(Method::POST, "/neighbour/notes/mine").send().await;
+                assert_eq!(noted.status, 204);
             }
-        };
+        }
     }
 }
 
