@@ -34,7 +34,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["argon2", "jsonwebtoken"], &["auth"]),
     (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
-    (&["rustix"], &["plugin"]),
+    (&["rustix"], &["plugin", "db"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 

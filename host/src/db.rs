@@ -81,6 +81,8 @@ impl Db {
     }
 
     async fn open_sqlite(config: &config::Database, file: &Path) -> Result<Self> {
+        // Before anybody uses SQLite; what this database needs is never refused.
+        plugin_data::count_memory_of_sqlite()?;
         // It holds the signing key; SQLite gives its log the rights of the file.
         private_file(file)
             .map_err(|error| Error::internal(format!("cannot make {}", file.display())).with_source(error))?;

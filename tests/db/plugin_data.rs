@@ -7,6 +7,7 @@ mod limits;
 mod migrations;
 mod postgres;
 mod sqlite;
+mod sqlite_bounds;
 mod transactions;
 mod values;
 mod world;

@@ -1,6 +1,7 @@
 //! `wharf serve`: loads, starts, says how to reach it, waits for the end.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -11,6 +12,9 @@ use super::terminal::Terminal;
 use crate::app::{Ambient, App, Deployment};
 use crate::config::Config;
 use crate::{shutdown, telemetry};
+
+/// How long the threads that still run are waited for when all has ended.
+const LAST_THREADS: Duration = Duration::from_secs(2);
 
 /// Run the host.
 #[derive(Debug, Args)]
@@ -36,7 +40,10 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
-        runtime.block_on(serve(config, file, deployments, terminal))
+        let served = runtime.block_on(serve(config, file, deployments, terminal));
+        // Else a thread that does not come to its end, in a statement of a plugin, would be waited for without limit.
+        runtime.shutdown_timeout(LAST_THREADS);
+        served
     }
 }
 

@@ -30,6 +30,7 @@ pub use self::error::{Bound, DataError};
 pub use self::migration::{Migration, MigrationError};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
+pub(super) use self::sqlite::heap::install as count_memory_of_sqlite;
 pub use self::value::{Limits, Rows, Statement, Value};
 use super::Db;
 use crate::clock::Random;

@@ -314,7 +314,9 @@ async fn sqlite_compiles_nothing_that_reaches_beyond_the_file() {
     ] {
         refused(&database, attack).await;
     }
-    for harmless in ["SELECT 'load_extension(1)'", "SELECT name FROM sqlite_schema", "SELECT json_array(1, 2)"] {
+    for harmless in
+        ["SELECT 'load_extension(1)'", "SELECT name FROM sqlite_schema", "SELECT json_extract('[1]', '$[0]')"]
+    {
         query(&database, harmless, &[]).await.unwrap();
     }
     world.stop().await;

@@ -26,6 +26,9 @@ pub enum DataError {
     Unavailable,
 }
 
+/// The longest text of an error: databases quote values in theirs, however long these are.
+const MAX_TEXT: usize = 500;
+
 /// A limit that statements meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -44,8 +47,12 @@ pub enum Bound {
 }
 
 impl DataError {
-    pub(super) fn invalid(text: impl Into<String>) -> Self {
-        Self::Invalid(text.into())
+    pub(super) fn invalid(text: impl AsRef<str>) -> Self {
+        Self::Invalid(cut(text.as_ref()))
+    }
+
+    pub(super) fn constraint(name: impl AsRef<str>) -> Self {
+        Self::Constraint(cut(name.as_ref()))
     }
 
     pub(super) fn rows(limits: &Limits) -> Self {
@@ -72,4 +79,10 @@ impl DataError {
     pub(super) fn failed_transaction() -> Self {
         Self::invalid("an earlier statement of this transaction failed; it can only be rolled back")
     }
+}
+
+/// As much of a text as is told.
+pub(super) fn cut(text: &str) -> String {
+    let told = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+    if told.len() == text.len() { told.to_owned() } else { format!("{told}…") }
 }

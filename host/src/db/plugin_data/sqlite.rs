@@ -6,9 +6,12 @@ mod authorizer;
 mod connection;
 mod control;
 mod failure;
+mod function;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(super) mod heap;
 mod migrate;
+mod plan;
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, OpenOptions, Permissions};

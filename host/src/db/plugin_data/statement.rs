@@ -13,6 +13,9 @@ use super::{Bound, DataError, Statement};
 /// The longest text of one statement, and of one migration.
 const MAX_TEXT: usize = 1024 * 1024;
 
+/// How deep parentheses may stand in each other. SQLite takes what is nested apart by recursion.
+const MAX_DEPTH: u32 = 200;
+
 /// Names with this beginning are the host's, in every plugin's database.
 pub(super) const RESERVED: &str = "_wharf";
 
@@ -154,11 +157,12 @@ impl Parameters {
 struct Scan<'a> {
     dialect: Dialect,
     previous: Option<Token<'a>>,
+    depth: u32,
 }
 
 impl<'a> Scan<'a> {
     fn new(dialect: Dialect) -> Self {
-        Self { dialect, previous: None }
+        Self { dialect, previous: None, depth: 0 }
     }
 
     fn token(&mut self, token: Token<'a>) -> Result<(), DataError> {
@@ -169,6 +173,14 @@ impl<'a> Scan<'a> {
             && begins_with(name, RESERVED)
         {
             return Err(DataError::invalid(format!("names that begin with {RESERVED} are the host's")));
+        }
+        match token {
+            Token::Symbol(b'(') => self.depth = self.depth.saturating_add(1),
+            Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.depth > MAX_DEPTH {
+            return Err(DataError::invalid(format!("parentheses are nested deeper than {MAX_DEPTH}")));
         }
         if self.dialect == Dialect::Postgres {
             self.postgres(token)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::control::{Control, Mode};
+use super::function;
 use crate::db::plugin_data::statement::RESERVED;
 
 /// The callback for [`rusqlite::Connection::authorizer`].
@@ -31,7 +32,7 @@ fn is_reserved(table: &str) -> bool {
 fn statement_may(action: AuthAction<'_>) -> bool {
     match action {
         AuthAction::Select | AuthAction::Recursive => true,
-        AuthAction::Read { table_name, .. } => !is_reserved(table_name),
+        AuthAction::Read { table_name, .. } => !is_reserved(table_name) && !is_json(table_name),
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. } => !is_reserved(table_name) && !begins_with(table_name, "sqlite_"),
@@ -66,8 +67,16 @@ fn migration_may(action: AuthAction<'_>) -> bool {
     }
 }
 
-/// None of these is compiled in or enabled today; another build of SQLite must not change what a plugin can reach.
+/// The first are not compiled in or enabled today; another build of SQLite must not change what a plugin can reach. What
+/// makes and changes JSON recurses as deep as a path or a BLOB says, and then the stack is at its end and the process too.
 fn function_may(name: &str) -> bool {
     const DENIED: [&str; 6] = ["load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "fsdir"];
-    !DENIED.iter().any(|denied| name.eq_ignore_ascii_case(denied))
+    let is_json = begins_with(name, "json") && !function::is_bounded(name);
+    !is_json && !DENIED.iter().any(|denied| name.eq_ignore_ascii_case(denied))
+}
+
+/// Tables that SQLite makes of a JSON, by the same recursion.
+fn is_json(table: &str) -> bool {
+    const TABLES: [&str; 4] = ["json_each", "json_tree", "jsonb_each", "jsonb_tree"];
+    TABLES.iter().any(|json| table.eq_ignore_ascii_case(json))
 }

@@ -13,7 +13,9 @@ use rusqlite::{ErrorCode, OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
-use super::failure;
+use super::heap::Meter;
+use super::plan::Plan;
+use super::{failure, function};
 use crate::db::plugin_data::slots::Reuse;
 use crate::db::plugin_data::value::{Budget, Limits};
 use crate::db::plugin_data::{DataError, Rows, Value};
@@ -24,10 +26,6 @@ const CACHED_STATEMENTS: usize = 128;
 /// What a row may take beyond the bytes of its values.
 const ROW_OVERHEAD: usize = 64 * 1024;
 
-/// What SQLite may take of this process's memory, the host's own database included: a row is made whole before its bytes
-/// can be counted, and a thousand columns of the longest values are gigabytes.
-const HEAP_BYTES: i64 = 512 * 1024 * 1024;
-
 /// The most pages that a file of SQLite may have (<https://sqlite.org/limits.html>, 13).
 const MAX_PAGES: i64 = 4_294_967_294;
 
@@ -36,8 +34,16 @@ const LOG_BYTES: u64 = 64 * 1024 * 1024;
 /// How long who reads is waited for then.
 const LOG_TIME: Duration = Duration::from_millis(100);
 
-/// How many instructions of SQLite's machine run between two looks at the deadline: some tens of microseconds.
-const INSTRUCTIONS_PER_LOOK: i32 = 2_000;
+/// How many instructions of SQLite's machine run between two looks at the deadline. One may take ten milliseconds, with the
+/// longest values; it is fifty times as quick as a look, with short ones.
+const INSTRUCTIONS_PER_LOOK: i32 = 50;
+
+/// Nothing is asked between instructions that follow each other without a jump, and a long text may have as many as it has
+/// letters. Beyond so many bytes, the longer the text, the shorter the values.
+const TEXT_BYTES: usize = 2 * 1024;
+
+/// How many steps LIKE and GLOB may take, pattern × text, which no deadline interrupts: some seconds.
+const LIKE_STEPS: usize = 1 << 31;
 
 /// Between two tries to open a file that another process is opening or closing.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
@@ -63,36 +69,11 @@ impl From<DataError> for Refusal {
     }
 }
 
-/// What is worth knowing of a compiled statement beyond its text.
-#[derive(Debug)]
-struct Plan {
-    /// The number of `$n` at each place SQLite counts: it numbers names by first appearance.
-    parameters: Vec<usize>,
-    columns: Vec<String>,
-    /// Columns declared BOOLEAN.
-    booleans: Vec<bool>,
-    reads: bool,
-}
-
-impl Plan {
-    fn of(statement: &rusqlite::Statement<'_>, parameters: Vec<usize>) -> Self {
-        let columns = statement.columns();
-        Self {
-            parameters,
-            booleans: columns.iter().map(|column| is_boolean(column.decl_type())).collect(),
-            columns: columns.iter().map(|column| column.name().to_owned()).collect(),
-            reads: statement.readonly(),
-        }
-    }
-}
-
 pub(super) struct Connection {
     pub(super) raw: rusqlite::Connection,
     pub(super) control: Arc<Control>,
     plans: HashMap<Box<str>, Arc<Plan>>,
     writable: bool,
-    /// The bytes of an answer that SQLite's own limit on a value was set for.
-    bytes: usize,
     /// The bytes of disk that SQLite's own limit on pages was set for.
     disk: u64,
     log: PathBuf,
@@ -131,7 +112,6 @@ impl Connection {
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
-        raw.pragma_update(None, "hard_heap_limit", HEAP_BYTES)?;
         for (setting, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
             (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -143,15 +123,12 @@ impl Connection {
             raw.set_db_config(setting, on)?;
         }
         for (limit, value) in [
-            (Limit::SQLITE_LIMIT_LENGTH, longest(limits.bytes)),
             (Limit::SQLITE_LIMIT_SQL_LENGTH, 1024 * 1024 + 1),
             (Limit::SQLITE_LIMIT_COLUMN, 1_000),
             (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
             (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 200),
             (Limit::SQLITE_LIMIT_VDBE_OP, 1_000_000),
             (Limit::SQLITE_LIMIT_ATTACHED, 0),
-            // LIKE takes pattern × text steps that no deadline interrupts.
-            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
             (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 50),
             (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         ] {
@@ -159,18 +136,13 @@ impl Connection {
         }
         raw.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         let control = Arc::new(Control::new());
+        function::bound(&raw, &control)?;
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        Ok(Self {
-            raw,
-            control,
-            plans: HashMap::new(),
-            writable,
-            bytes: limits.bytes,
-            disk: u64::MAX,
-            log: log_of(file),
-        })
+        let connection = Self { raw, control, plans: HashMap::new(), writable, disk: u64::MAX, log: log_of(file) };
+        connection.bound_values(limits.bytes, 0)?;
+        Ok(connection)
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -206,12 +178,8 @@ impl Connection {
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, Refusal> {
         self.control.limit(limits.time);
-        if self.bytes != limits.bytes {
-            self.raw
-                .set_limit(Limit::SQLITE_LIMIT_LENGTH, longest(limits.bytes))
-                .map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
-            self.bytes = limits.bytes;
-        }
+        self.bound_values(limits.bytes, sql.len())
+            .map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
         if self.writable && self.disk != limits.disk {
             self.bound_disk(limits.disk).map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
         }
@@ -256,6 +224,21 @@ impl Connection {
         if emptied.is_ok_and(|busy| busy == 0) || !is_long() { Ok(()) } else { Err(DataError::disk(limits)) }
     }
 
+    /// SQLite makes no longer values from here on than an answer of so many bytes may need, by a text of so many.
+    pub(super) fn bound_values(&self, bytes: usize, text: usize) -> rusqlite::Result<()> {
+        let bytes = bytes.saturating_mul(TEXT_BYTES) / text.max(TEXT_BYTES);
+        let longest = i32::try_from(bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX);
+        if self.control.longest() == longest {
+            return Ok(());
+        }
+        self.raw.set_limit(Limit::SQLITE_LIMIT_LENGTH, longest)?;
+        let pattern = LIKE_STEPS / bytes.saturating_add(ROW_OVERHEAD);
+        let pattern = i32::try_from(pattern.clamp(50, 1_000)).unwrap_or(1_000);
+        self.raw.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, pattern)?;
+        self.control.set_longest(longest);
+        Ok(())
+    }
+
     /// SQLite takes no more pages from here on; a file that is larger already may stay, and become smaller.
     pub(super) fn bound_disk(&mut self, disk: u64) -> rusqlite::Result<()> {
         self.control.set_mode(Mode::Host);
@@ -271,6 +254,7 @@ impl Connection {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
+        let _meter = Meter::start(&self.control, limits);
         let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
         let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
@@ -295,6 +279,7 @@ impl Connection {
         limits: &Limits,
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, DataError> {
+        let _meter = Meter::start(&self.control, limits);
         let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
         let mut statement = self.raw.prepare_cached(sql).map_err(failed)?;
         for (place, number) in (1_usize..).zip(&plan.parameters) {
@@ -306,14 +291,14 @@ impl Connection {
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next().map_err(failed)? {
             if values.is_empty() {
-                renewed = renew(row.as_ref(), plan);
+                renewed = plan.renewed(row.as_ref());
             }
             budget.row()?;
             values.push(cells(row, renewed.as_ref().unwrap_or(plan), budget, failed)?);
         }
         drop(rows);
         let affected = if plan.reads { 0 } else { self.raw.changes() };
-        if let Some(plan) = renewed.or_else(|| renew(&statement, plan)) {
+        if let Some(plan) = renewed.or_else(|| plan.renewed(&statement)) {
             statement.reset_status(StatementStatus::RePrepare);
             let columns = plan.columns.clone();
             self.plans.insert(sql.into(), Arc::new(plan));
@@ -335,11 +320,6 @@ fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<
             done => return done,
         }
     }
-}
-
-/// A new description when SQLite compiled the statement anew because the schema had changed.
-fn renew(statement: &rusqlite::Statement<'_>, plan: &Plan) -> Option<Plan> {
-    (statement.get_status(StatementStatus::RePrepare) > 0).then(|| Plan::of(statement, plan.parameters.clone()))
 }
 
 fn cells(
@@ -371,15 +351,6 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     log.into()
-}
-
-/// The longest value that SQLite may make for an answer of so many bytes.
-fn longest(bytes: usize) -> i32 {
-    i32::try_from(bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX)
-}
-
-fn is_boolean(declared: Option<&str>) -> bool {
-    declared.is_some_and(|declared| declared.eq_ignore_ascii_case("boolean") || declared.eq_ignore_ascii_case("bool"))
 }
 
 fn value(cell: ValueRef<'_>, boolean: bool) -> Option<Value> {

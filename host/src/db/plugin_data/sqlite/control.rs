@@ -1,8 +1,8 @@
 //! What reaches into a running statement from outside: its deadline, its cancellation, and whose statement it is. Shared
 //! by the connection, its callbacks and whoever waits for the statement.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Whose statement is being compiled.
@@ -16,6 +16,17 @@ pub(super) enum Mode {
     Migration,
 }
 
+/// Why a statement got no memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denial {
+    /// It has as much as it may.
+    Memory,
+    /// It is nested so deep that the stack of its thread would not hold it.
+    Depth,
+    /// It must stop.
+    Time,
+}
+
 #[derive(Debug)]
 pub(super) struct Control {
     origin: Instant,
@@ -26,6 +37,9 @@ pub(super) struct Control {
     /// The newest turn that was cancelled.
     cancelled: AtomicU64,
     mode: AtomicU8,
+    /// The longest value that the connection may make; 0 before that is known.
+    longest: AtomicI32,
+    denial: Mutex<Option<Denial>>,
 }
 
 impl Control {
@@ -36,7 +50,30 @@ impl Control {
             turn: AtomicU64::new(1),
             cancelled: AtomicU64::new(0),
             mode: AtomicU8::new(0),
+            longest: AtomicI32::new(0),
+            denial: Mutex::default(),
         }
+    }
+
+    pub(super) fn longest(&self) -> i32 {
+        self.longest.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_longest(&self, longest: i32) {
+        self.longest.store(longest, Ordering::Relaxed);
+    }
+
+    /// Why the statement that ran last got no memory, if it did not.
+    pub(super) fn denial(&self) -> Option<Denial> {
+        *self.denial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn deny(&self, denial: Denial) {
+        *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial);
+    }
+
+    pub(super) fn forget_denial(&self) {
+        *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -72,7 +109,7 @@ impl Control {
         self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asked by SQLite every few thousand instructions.
+    /// Asked by SQLite every few instructions, and where it allocates.
     pub(super) fn must_stop(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) == self.turn.load(Ordering::Relaxed)
             || self.now() >= self.deadline.load(Ordering::Relaxed)

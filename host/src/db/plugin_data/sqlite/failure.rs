@@ -1,12 +1,21 @@
 //! SQLite's errors in the terms of `wharf:sql`. Owns the search for the declared name of a constraint, which SQLite does
 //! not always tell: for PRIMARY KEY and UNIQUE it names the columns.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use rusqlite::ffi::{self, ErrorCode};
 
-use super::control::{Control, Mode};
+use super::control::{Control, Denial};
 use crate::db::plugin_data::DataError;
 use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
 use crate::db::plugin_data::value::Limits;
+
+/// What a disk has left when it is full: SQLite writes some pages at once.
+const LEFT: u64 = 1024 * 1024;
+
+/// How often the log tells of it: a plugin may have a statement fail as often as it likes.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// `limits` is none for statements of the host's own.
 pub(super) fn of(
@@ -19,37 +28,57 @@ pub(super) fn of(
         rusqlite::Error::SqliteFailure(code, message) => (code, message.unwrap_or_else(|| code.to_string())),
         rusqlite::Error::SqlInputError { error, msg, .. } => (error, msg),
         rusqlite::Error::MultipleStatement => return DataError::invalid("more than one statement; use a batch"),
-        other => return DataError::Invalid(other.to_string()),
+        other => return DataError::invalid(other.to_string()),
+    };
+    let unavailable = || {
+        if is_told_now() {
+            tracing::error!(code = code.extended_code, message, "a plugin's database failed");
+        }
+        DataError::Unavailable
     };
     match code.code {
         ErrorCode::ConstraintViolation => match code.extended_code {
-            ffi::SQLITE_CONSTRAINT_DATATYPE => DataError::Invalid(message),
-            _ => DataError::Constraint(constraint_name(connection, &message)),
+            ffi::SQLITE_CONSTRAINT_DATATYPE => DataError::invalid(message),
+            _ => DataError::constraint(constraint_name(connection, &message)),
         },
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DataError::Conflict,
         ErrorCode::OperationInterrupted => limits.map_or(DataError::Unavailable, |limits| DataError::time(limits.time)),
-        // Also where the disk is full; then the file is not.
-        ErrorCode::DiskFull if is_full(connection, control) => limits.map_or(DataError::Unavailable, DataError::disk),
+        ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure => match (control.denial(), limits) {
+            (Some(Denial::Memory), Some(limits)) => DataError::bytes(limits),
+            (Some(Denial::Time), Some(limits)) => DataError::time(limits.time),
+            (Some(Denial::Depth), Some(_)) => DataError::invalid("the statement is nested too deep"),
+            _ => unavailable(),
+        },
+        ErrorCode::DiskFull => match limits {
+            Some(limits) if !is_disk_full(connection) => DataError::disk(limits),
+            _ => unavailable(),
+        },
         ErrorCode::TooBig => limits.map_or(DataError::Unavailable, DataError::bytes),
         ErrorCode::Unknown
         | ErrorCode::TypeMismatch
         | ErrorCode::ParameterOutOfRange
         | ErrorCode::AuthorizationForStatementDenied
         | ErrorCode::SchemaChanged
-        | ErrorCode::ApiMisuse => DataError::Invalid(message),
-        _ => {
-            tracing::error!(code = code.extended_code, message, "a plugin's database failed");
-            DataError::Unavailable
-        }
+        | ErrorCode::ApiMisuse => DataError::invalid(message),
+        _ => unavailable(),
     }
 }
 
-/// Whether the file has as many pages as it may.
-fn is_full(connection: &rusqlite::Connection, control: &Control) -> bool {
-    control.set_mode(Mode::Host);
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    // After the failure some may be free again.
-    matches!((number("page_count"), number("max_page_count")), (Ok(pages), Ok(most)) if pages.saturating_mul(10) >= most.saturating_mul(9))
+/// Whether the disk is full rather than the plugin's share of it. SQLite says the same of both, and by then it has taken
+/// the statement back, so that the file does not show it.
+fn is_disk_full(connection: &rusqlite::Connection) -> bool {
+    let left = connection.path().and_then(|file| rustix::fs::statvfs(file).ok());
+    left.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LEFT)
+}
+
+fn is_told_now() -> bool {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = told.is_none_or(|told| told.elapsed() >= TELLING);
+    if now {
+        *told = Some(Instant::now());
+    }
+    now
 }
 
 fn constraint_name(connection: &rusqlite::Connection, message: &str) -> String {

@@ -1,11 +1,14 @@
 //! Migrations of a plugin's file: one transaction on the writing connection, which also keeps other migrators and
 //! writers out.
 
+use std::sync::Arc;
+
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, params};
 
 use super::connection::Connection;
 use super::control::{Control, Mode};
+use super::heap::Meter;
 use super::{Sqlite, failure};
 use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
@@ -43,9 +46,10 @@ fn apply(
     connection.control.limit(limits.time);
     connection
         .bound_disk(u64::MAX)
+        .and_then(|()| connection.bound_values(limits.bytes, 0))
         .map_err(|error| failure::of(&connection.raw, &connection.control, error, Some(limits)))?;
     connection.host("BEGIN IMMEDIATE")?;
-    let (raw, control) = (&connection.raw, &*connection.control);
+    let (raw, control) = (&connection.raw, &connection.control);
     let failed = |error| failure::of(raw, control, error, Some(limits));
     raw.execute_batch(CREATE_RECORD).map_err(failed)?;
     // A table is rebuilt by dropping it, which must not touch the rows that refer to it; they are checked at the end.
@@ -70,7 +74,7 @@ fn read(raw: &rusqlite::Connection) -> rusqlite::Result<Vec<Applied>> {
 
 fn run(
     raw: &rusqlite::Connection,
-    control: &Control,
+    control: &Arc<Control>,
     migration: &Migration,
     limits: &Limits,
 ) -> Result<(), MigrationError> {
@@ -78,6 +82,7 @@ fn run(
         move |error: DataError| MigrationError::Statement { name: migration.name.clone(), statement, error }
     };
     let statements = statement::check_migration(Dialect::Sqlite, &migration.sql).map_err(at(1))?;
+    let _meter = Meter::start(control, limits);
     for (number, sql) in (1..).zip(statements) {
         // `prepare` recurses over a text of many statements; were the splitter ever wrong, this does not.
         let mut batch = Batch::new(raw, sql);

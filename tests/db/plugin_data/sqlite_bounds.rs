@@ -1,0 +1,239 @@
+//! What SQLite does within this process: memory, stack and time that no statement of a plugin may take from the others.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use wharf::config::Config;
+use wharf::db::plugin_data::{Bound, DataError, PluginDatabase, Value};
+
+use super::world::{ENDLESS, World, execute, migration, name, query, scalar, text};
+use crate::support::Backend;
+
+async fn world(change: impl FnOnce(&mut Config)) -> World {
+    World::new(Backend::Sqlite, change).await.unwrap()
+}
+
+fn is_limit(error: &DataError, bound: Bound) -> bool {
+    matches!(error, DataError::Limit(met, _) if *met == bound)
+}
+
+async fn invalid(database: &PluginDatabase, sql: &str) {
+    let told = sql.get(..100).unwrap_or(sql);
+    let error = query(database, sql, &[]).await.expect_err(told);
+    assert!(matches!(error, DataError::Invalid(_)), "{told}: {error:?}");
+}
+
+/// A JSON in SQLite's own form, of arrays in arrays.
+fn nested_blob(levels: usize) -> Vec<u8> {
+    // From the innermost on, each begins with its size, and is written backwards.
+    let mut backwards = vec![0x0b];
+    for _ in 0..levels {
+        let size = u32::try_from(backwards.len()).unwrap().to_be_bytes();
+        backwards.extend(size.iter().rev());
+        backwards.push(0xeb);
+    }
+    backwards.reverse();
+    backwards
+}
+
+/// SQLite recurses as deep as the path or the blob says, and where the stack ends, the process does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_json_exhausts_the_stack() {
+    let world = world(|_| ()).await;
+    let database = world.tables("shop").await;
+    let path = "'$' || replace(hex(zeroblob(200000)), '00', '.a')";
+    for function in ["json_set", "json_insert", "jsonb_set", "JSONB_INSERT", "json_replace"] {
+        invalid(&database, &format!("SELECT {function}('{{}}', {path}, 1)")).await;
+    }
+    for question in [
+        "json($1)",
+        "json_extract($1, '$')",
+        "$1 -> '$'",
+        "$1 ->> 0",
+        "json_type($1)",
+        "json_array($1)",
+        "json_quote($1)",
+        "json_pretty($1)",
+        "json_group_array($1)",
+        "json_patch('[]', $1)",
+        "(SELECT max(value) FROM json_each($1))",
+        "(SELECT count(*) FROM json_tree($1))",
+    ] {
+        let blob = [Value::Blob(nested_blob(200_000))];
+        let error = query(&database, &format!("SELECT {question}"), &blob).await.unwrap_err();
+        assert!(matches!(error, DataError::Invalid(_)), "{question}: {error:?}");
+    }
+    let migrations = [migration("1", "CREATE TABLE j (a TEXT, b TEXT AS (json_set(a, '$.a', 1)))")];
+    assert!(world.data.migrate(&name("other"), &migrations).await.is_err());
+    assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+    world.stop().await;
+}
+
+/// What is taken apart by recursion is not as deep as a plugin likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_text_exhausts_the_stack() {
+    let world = world(|_| ()).await;
+    let database = world.tables("shop").await;
+    let nested = |begin: &str, end: &str| format!("{}SELECT 1{}", begin.repeat(20_000), end.repeat(20_000));
+    invalid(&database, &nested("SELECT * FROM (", ")")).await;
+    invalid(&database, &nested("SELECT * FROM (", "")).await;
+    invalid(&database, &nested("WITH a AS (", ") SELECT * FROM a")).await;
+    invalid(&database, &nested("SELECT 1 UNION ALL SELECT * FROM (", ")")).await;
+    let chain = |count: u32| {
+        let tables: Vec<String> = (1..count).map(|n| format!("a{n} AS (SELECT * FROM a{})", n - 1)).collect();
+        format!("WITH a0 AS (SELECT 1 AS x), {} SELECT * FROM a{}", tables.join(", "), count - 1)
+    };
+    assert!(query(&database, &chain(50), &[]).await.is_ok());
+    invalid(&database, &chain(6_000)).await;
+    // Not with one text, but with many.
+    let views: Vec<String> = (1..5_000).map(|n| format!("CREATE VIEW v{n} AS SELECT * FROM v{};", n - 1)).collect();
+    let views = format!("CREATE VIEW v0 AS SELECT 1 AS x; {}", views.concat());
+    world.data.migrate(&name("views"), &[migration("1", &views)]).await.unwrap();
+    let database = world.open("views").await;
+    invalid(&database, "SELECT * FROM v4999").await;
+    assert_eq!(scalar(&database, "SELECT x FROM v20").await, Value::Integer(1));
+    let tables: String = (0..1_001).map(|n| format!("CREATE TABLE t{n} (a INT);")).collect();
+    let trigger = |n| format!("CREATE TRIGGER g{n} AFTER INSERT ON t{n} BEGIN INSERT INTO t{} VALUES (1); END;", n + 1);
+    let triggers = tables + &(0..1_000).map(trigger).collect::<String>();
+    world.data.migrate(&name("triggers"), &[migration("1", &triggers)]).await.unwrap();
+    invalid(&*world.open("triggers").await, "INSERT INTO t0 VALUES (1)").await;
+    world.stop().await;
+}
+
+/// They compare everything with everything within one instruction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_that_would_take_minutes_are_refused_and_others_are_sqlites_own() {
+    let world = world(|_| ()).await;
+    let database = world.open("shop").await;
+    let (long, half) = ("hex(zeroblob(4000000))", "hex(zeroblob(2000000))");
+    for slow in [
+        format!("instr({long}, {half} || '1')"),
+        format!("replace({long}, {half} || '1', '')"),
+        format!("trim({long}, {half} || '1')"),
+        format!("ltrim({long}, {half} || '1')"),
+        format!("rtrim({long}, {half} || '1')"),
+        format!("unhex({long}, {half} || '1')"),
+    ] {
+        invalid(&database, &format!("SELECT {slow}")).await;
+    }
+    for (expression, expected) in [
+        ("instr('äbc', 'c')", Value::Integer(3)),
+        ("instr(x'0102', x'02')", Value::Integer(2)),
+        ("instr(12.5, '.')", Value::Integer(3)),
+        ("instr(NULL, 'a')", Value::Null),
+        ("replace(1.5, '.', ',')", text("1,5")),
+        ("replace('aXbX', 'X', '--')", text("a--b--")),
+        ("trim('xyaxy', 'xy')", text("a")),
+        ("trim('  a ')", text("a")),
+        ("ltrim('xxa', 'x') || rtrim('axx', 'x')", text("aa")),
+        ("hex(unhex('01 02', ' '))", text("0102")),
+        ("unhex('0g')", Value::Null),
+        ("'{\"a\":[1,2]}' -> 'a'", text("[1,2]")),
+        ("'{\"a\":[1,2]}' ->> '$.a[1]'", Value::Integer(2)),
+        ("json_extract('{\"a\":1.5}', '$.a')", Value::Real(1.5)),
+        ("json_extract('[1,2]', '$[0]', '$[1]')", text("[1,2]")),
+        ("json_array_length('[1,2]')", Value::Integer(2)),
+        ("json_valid('{')", Value::Integer(0)),
+        ("json(' [ 1 ] ')", text("[1]")),
+        ("json_type('{\"a\":null}', '$.a')", text("null")),
+        ("length(replace(hex(zeroblob(2000000)), '00', 'a'))", Value::Integer(2_000_000)),
+    ] {
+        assert_eq!(scalar(&database, &format!("SELECT {expression}")).await, expected, "{expression}");
+    }
+    invalid(&database, "SELECT json('{')").await;
+    let error = query(&database, "SELECT replace(hex(zeroblob(100000)), '0', '01234567890123456789')", &[]).await;
+    assert!(error.is_ok());
+    let error = query(&database, "SELECT length(replace(hex(zeroblob(1000000)), '0', '0123456789'))", &[]).await;
+    assert!(is_limit(&error.unwrap_err(), Bound::Bytes));
+    // They may stand where only what always says the same may.
+    let table = "CREATE TABLE t (a TEXT CHECK (json_valid(a)), b TEXT AS (replace(a, '1', '2')) STORED);
+        CREATE INDEX i ON t (instr(a, '1'), a ->> 0); INSERT INTO t (a) VALUES ('[1]')";
+    world.data.migrate(&name("kept"), &[migration("1", table)]).await.unwrap();
+    let kept = world.open("kept").await;
+    assert_eq!(scalar(&kept, "SELECT b FROM t WHERE instr(a, '1') = 2 AND a ->> 0 = 1").await, text("[2]"));
+    assert!(execute(&kept, "INSERT INTO t (a) VALUES ('[')", &[]).await.is_err());
+    world.stop().await;
+}
+
+/// Between instructions without a jump SQLite looks at no deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_long_expression_ends_at_its_time() {
+    // With one connection, the next statement is answered only once this one has ended.
+    let world = world(|config| {
+        config.plugins.sql_time = Duration::from_millis(500);
+        config.plugins.sql_connections = 1;
+    })
+    .await;
+    let database = world.open("shop").await;
+    let column = vec!["length(upper(lower(upper(lower(hex(randomblob(32000)))))))"; 400].join("+");
+    let error = query(&database, &format!("SELECT {}", vec![column; 40].join(",")), &[]).await.unwrap_err();
+    assert!(is_limit(&error, Bound::Time), "{error:?}");
+    assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+    let tables: Vec<String> =
+        (1..40).map(|n| format!("a{n} AS (SELECT 1 FROM a{0} AS p, a{0} AS q UNION SELECT 2)", n - 1)).collect();
+    let doubling = format!("WITH a0 AS (SELECT 1), {} SELECT count(*) FROM a39", tables.join(", "));
+    let error = query(&database, &doubling, &[]).await.unwrap_err();
+    assert!(matches!(error, DataError::Limit(..)), "{error:?}");
+    assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+    world.stop().await;
+}
+
+/// Values of so many bytes in one row, and then no end.
+fn wide(columns: usize, bytes: usize) -> String {
+    let columns: Vec<String> = (0..columns).map(|n| format!("hex(zeroblob({}))", bytes / 2 - n)).collect();
+    format!("SELECT {}, ({ENDLESS})", columns.join(", "))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_takes_no_more_memory_than_its_statement_may() {
+    let world = world(|_| ()).await;
+    let database = world.tables("shop").await;
+    let error = query(&database, &wide(40, 8_000_000), &[]).await.unwrap_err();
+    assert!(is_limit(&error, Bound::Bytes), "{error:?}");
+    // And then the statement is over, and the connection is as before.
+    assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
+    let mut transaction = database.begin().await.unwrap();
+    assert!(transaction.query(super::world::sql(&wide(40, 8_000_000))).await.is_err());
+    drop(transaction);
+    assert_eq!(scalar(&database, "SELECT sum(n) FROM counter").await, Value::Integer(2));
+    world.stop().await;
+}
+
+/// Whatever plugins hold, the host's own database and small statements of others get what they need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_that_fill_memory_take_it_from_nobody() {
+    let world = world(|config| {
+        config.plugins.sql_bytes = 32 << 20;
+        config.plugins.sql_time = Duration::from_secs(3);
+    })
+    .await;
+    let plugins = ["a", "b", "c", "d", "e", "f"];
+    let neighbour = world.tables("neighbour").await;
+    let databases = join_all(plugins.iter().map(|plugin| world.open(plugin))).await;
+    let text = wide(2, 32_000_000);
+    let filling = join_all(databases.iter().map(|database| query(database, &text, &[])));
+    let others = async {
+        for n in 0..200 {
+            world.db.ping().await.unwrap();
+            assert_eq!(execute(&neighbour, "UPDATE counter SET n = $1", &[Value::Integer(n)]).await, Ok(2));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (ended, ()) = tokio::join!(filling, others);
+    let refused = ended.iter().filter(|ended| is_limit(ended.as_ref().unwrap_err(), Bound::Bytes)).count();
+    assert!(refused > 0, "together they got all that they wanted: {ended:?}");
+    world.stop().await;
+}
+
+/// SQLite has taken the statement back before anybody can look how large the file was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_statement_that_fills_the_database_meets_its_limit() {
+    let world = world(|config| config.plugins.sql_disk_bytes = 2 << 20).await;
+    let list = [migration("1", "CREATE TABLE t (a BLOB)")];
+    world.data.migrate(&name("shop"), &list).await.unwrap();
+    let database = world.open("shop").await;
+    execute(&database, "INSERT INTO t VALUES (zeroblob(1300000))", &[]).await.unwrap();
+    let error = execute(&database, "INSERT INTO t SELECT * FROM t", &[]).await.unwrap_err();
+    assert_eq!(error, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
+    world.stop().await;
+}
