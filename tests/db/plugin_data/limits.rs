@@ -15,6 +15,7 @@ on_both! {
     an_answer_beyond_the_cap_names_the_bytes => small,
     empty_values_weigh_something_too => small,
     a_write_whose_answer_is_beyond_a_cap_has_not_happened => small,
+    an_error_is_short_whatever_it_quotes,
     a_statement_beyond_its_time_ends_and_leaves_a_clean_connection => hasty,
     a_statement_beyond_its_time_fails_its_transaction => hasty,
     a_dropped_call_is_interrupted_and_gives_its_connection_back => single,
@@ -70,6 +71,20 @@ async fn empty_values_weigh_something_too(world: &World) {
     let database = world.open("shop").await;
     let many = format!("SELECT {}", vec!["''"; 500].join(", "));
     assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned())));
+}
+
+async fn an_error_is_short_whatever_it_quotes(world: &World) {
+    let database = world.open("shop").await;
+    let long = |bytes| "x".repeat(bytes);
+    let quoting = match world.backend {
+        Backend::Sqlite => format!("SELECT * FROM {}", long(50_000)),
+        Backend::Postgres => format!("SELECT CAST('{}' AS bigint)", long(900_000)),
+    };
+    for _ in 0..3 {
+        let error = query(&database, &quoting, &[]).await.unwrap_err();
+        assert!(matches!(&error, DataError::Invalid(text) if text.contains("xxx") && text.len() < 1_000), "{error:?}");
+        assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
+    }
 }
 
 async fn a_write_whose_answer_is_beyond_a_cap_has_not_happened(world: &World) {

@@ -158,8 +158,32 @@ impl<'a> Budget<'a> {
         if self.rows > self.limits.rows { Err(DataError::rows(self.limits)) } else { Ok(()) }
     }
 
+    /// Whether a value that came as so many bytes may be looked at: one that cannot be within the limit is not even copied.
+    /// What travels may be framed by a few bytes more than its value has.
+    pub(super) fn admits(&self, raw: usize) -> Result<(), DataError> {
+        const FRAME: usize = 16;
+        let bytes = self.bytes.saturating_add(raw.saturating_sub(FRAME));
+        if bytes > self.limits.bytes { Err(DataError::bytes(self.limits)) } else { Ok(()) }
+    }
+
     pub(super) fn bytes(&mut self, count: usize) -> Result<(), DataError> {
         self.bytes = self.bytes.saturating_add(count);
         if self.bytes > self.limits.bytes { Err(DataError::bytes(self.limits)) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_as_it_came_is_not_looked_at() {
+        let limits = Limits { rows: 1, bytes: 100, time: Duration::ZERO, connections: 1, disk: 1 };
+        let mut budget = Budget::new(&limits);
+        assert!(budget.admits(101).is_ok(), "framed, it may be within");
+        assert!(budget.admits(117).is_err());
+        budget.bytes(90).unwrap();
+        assert!(budget.admits(27).is_err());
+        assert!(budget.admits(10).is_ok() && budget.bytes(11).is_err());
     }
 }

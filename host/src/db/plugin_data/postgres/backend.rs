@@ -209,11 +209,12 @@ fn cells(row: &PgRow, columns: &[(String, Form)], budget: &mut Budget<'_>) -> Re
     budget.row()?;
     let mut cells = Vec::with_capacity(columns.len());
     for (index, (name, form)) in columns.iter().enumerate() {
-        let raw = row.try_get_raw(index).map_err(|error| DataError::Invalid(error.to_string()))?;
+        let raw = row.try_get_raw(index).map_err(|error| DataError::invalid(error.to_string()))?;
         let cell = if raw.is_null() {
             Value::Null
         } else {
-            let bytes = raw.as_bytes().map_err(|error| DataError::Invalid(error.to_string()))?;
+            let bytes = raw.as_bytes().map_err(|error| DataError::invalid(error.to_string()))?;
+            budget.admits(bytes.len())?;
             form.read(bytes).ok_or_else(|| {
                 DataError::invalid(format!(
                     "column {name} holds a value that cannot be shown; cast column {name} to text"

@@ -3,14 +3,19 @@
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::db::plugin_data::DataError;
+use crate::db::plugin_data::error::cut;
 use crate::db::plugin_data::value::Limits;
+
+/// An error of more bytes leaves a connection behind that keeps as much memory for what comes next.
+const KEPT: usize = 64 * 1024;
 
 /// Whether the error says nothing about the connection: it can be used on.
 pub(super) fn leaves_connection(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => error
-            .try_downcast_ref::<PgDatabaseError>()
-            .is_some_and(|error| error.severity() == PgSeverity::Error && class(error.code()) != "XX"),
+        sqlx::Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| {
+            let is_long = error.message().len() > KEPT;
+            error.severity() == PgSeverity::Error && class(error.code()) != "XX" && !is_long
+        }),
         sqlx::Error::Encode(_) => true,
         _ => false,
     }
@@ -33,7 +38,7 @@ pub(super) fn of(error: sqlx::Error, limits: &Limits) -> DataError {
     }
     let sqlx::Error::Database(error) = error else {
         return match error {
-            sqlx::Error::Encode(error) => DataError::Invalid(error.to_string()),
+            sqlx::Error::Encode(error) => DataError::invalid(error.to_string()),
             error => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's database cannot be reached");
                 DataError::Unavailable
@@ -46,19 +51,19 @@ pub(super) fn of(error: sqlx::Error, limits: &Limits) -> DataError {
         // The statement was cancelled, which only its timeout does.
         "57014" => DataError::time(limits.time),
         "54000" => DataError::bytes(limits),
-        code if class(code) == "23" => DataError::Constraint(constraint_name(error)),
+        code if class(code) == "23" => DataError::constraint(constraint_name(error)),
         code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") || code == "25P03" => {
-            tracing::warn!(code, message = error.message(), "a plugin's database failed");
+            tracing::warn!(code, message = cut(error.message()), "a plugin's database failed");
             DataError::Unavailable
         }
         "28000" | "28P01" | "3D000" => {
-            tracing::error!(message = error.message(), "a plugin's role cannot log in");
+            tracing::error!(message = cut(error.message()), "a plugin's role cannot log in");
             DataError::Unavailable
         }
         code if tells_of_others(code, error.message()) => {
             DataError::invalid("what the statement names beyond the plugin's own database is not there for it")
         }
-        _ => DataError::Invalid(error.message().to_owned()),
+        _ => DataError::invalid(error.message()),
     }
 }
 
@@ -75,6 +80,6 @@ fn constraint_name(error: &PgDatabaseError) -> String {
         (Some(name), _, _) => name.to_owned(),
         (None, Some(table), Some(column)) => format!("{table}.{column}"),
         (None, Some(table), None) => table.to_owned(),
-        _ => error.message().to_owned(),
+        _ => cut(error.message()),
     }
 }

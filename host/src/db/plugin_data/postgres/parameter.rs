@@ -147,7 +147,7 @@ pub(super) fn bind(parameters: &[Parameter], values: &[Value]) -> Result<PgArgum
             })
         })?;
         let encoded = Encoded { declared: &parameter.declared, bytes: bytes.as_deref() };
-        arguments.add(encoded).map_err(|error| DataError::Invalid(error.to_string()))?;
+        arguments.add(encoded).map_err(|error| DataError::invalid(error.to_string()))?;
     }
     Ok(arguments)
 }
