@@ -107,7 +107,7 @@ impl App {
             data: Arc::clone(&data),
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
             egress: egress.clone(),
-            logs: PluginLogs::new(clock.clone(), config.plugins.log_rate),
+            logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
             node: data_dir.node(&random)?,
         };
         let routes = resource::routes(&config);

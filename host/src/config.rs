@@ -206,6 +206,8 @@ pub struct Plugins {
     pub http_requests: usize,
     /// Log lines of one plugin a second; more are counted and summarised. `WHARF_PLUGIN_LOG_RATE`
     pub log_rate: u32,
+    /// Audit entries of one plugin a second; who writes more waits. `WHARF_PLUGIN_LOG_AUDIT`
+    pub log_audit: u32,
     /// How long the calls in flight may go on on a release that was replaced. `WHARF_PLUGIN_DRAIN_TIME`
     pub drain_time: Duration,
     /// Faults among the latest 20 calls that quarantine a release. `WHARF_PLUGIN_BREAKER_FAULTS`
@@ -253,6 +255,7 @@ impl Default for Plugins {
             http_bytes: 8 * 1024 * 1024,
             http_requests: 16,
             log_rate: 200,
+            log_audit: 20,
             drain_time: Duration::from_secs(30),
             breaker_faults: 10,
             quarantine: Duration::from_secs(5),

@@ -1,36 +1,76 @@
 //! `wharf:log`: the audit half. What reaches the process's log is seen in `cli`, where the process is a real one.
 
+use std::time::Duration;
+
 use reqwest::Method;
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::support::{TestHost, both};
+use crate::support::{Component, TestHost, both};
 
-both!(an_audit_entry_says_who_did_what_and_where);
+both!(
+    an_audit_entry_says_who_did_what_and_where,
+    an_audit_entry_is_as_long_as_it_may_be,
+    more_audit_entries_than_a_second_may_have_wait_until_the_call_ends => Setup::default().with(|config| {
+        config.plugins.log_audit = 1;
+        config.plugins.deadline = Duration::from_secs(3);
+    }),
+);
+
+/// One column of what the host keeps of an action, in the order in which it was kept.
+async fn kept(host: &TestHost, action: &str, column: &str) -> Vec<String> {
+    let sql = format!("SELECT CAST({column} AS TEXT) FROM audit WHERE action = $1 ORDER BY id");
+    match host.database() {
+        Some(database) => {
+            let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+            sqlx::query("SET search_path TO wharf").execute(&mut connection).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql)).bind(action).fetch_all(&mut connection).await.unwrap()
+        }
+        None => {
+            let file = host.config().server.data_dir.join("wharf.sqlite");
+            let url = format!("sqlite://{}", file.display());
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql)).bind(action).fetch_all(&mut connection).await.unwrap()
+        }
+    }
+}
+
+async fn an_audit_entry_is_as_long_as_it_may_be(host: &TestHost) {
+    host.deploy_chameleon().await;
+    for bytes in [100, 8_000_000] {
+        let path = format!("/chameleon/audited/1/{bytes}");
+        assert_eq!(host.anonymous().request(Method::POST, &path).send().await.status, 204);
+    }
+    let details = kept(host, "chameleon.often", "detail").await;
+    assert_eq!(details.len(), 2);
+    assert!(details[0].len() < 400 && !details[0].contains('…'), "{}", details[0]);
+    assert!(details[1].len() < 17_000 && details[1].contains('…'), "{} bytes", details[1].len());
+}
+
+/// None is dropped: the call sees that it may not write so many.
+async fn more_audit_entries_than_a_second_may_have_wait_until_the_call_ends(host: &TestHost) {
+    host.deploy_chameleon().await;
+    let flood = host.anonymous().request(Method::POST, "/chameleon/audited/5000/10").send().await;
+    flood.has_code(504, "plugin_deadline");
+    let objects = kept(host, "chameleon.often", "object").await;
+    assert!(!objects.is_empty() && objects.len() < 1_000, "{}", objects.len());
+    let expected: Vec<String> = (0..objects.len()).map(|entry| entry.to_string()).collect();
+    assert_eq!(objects, expected, "none is missing");
+    let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
+    let audit = limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == "log.audit").unwrap().clone();
+    assert!(audit["value"] == "1" && audit["met"].as_u64() > Some(0), "{audit}");
+    // Its own matter: the host writes what it does.
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+}
 
 async fn an_audit_entry_says_who_did_what_and_where(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
     let answer = user.request(Method::POST, "/chameleon/audited").send().await;
     assert_eq!(answer.status, 204);
-    let sql = "SELECT plugin, action, object, outcome, CAST(detail AS TEXT) AS detail, request_id FROM audit \
-               WHERE action = 'chameleon.change'";
-    let texts: Vec<String> = match host.database() {
-        Some(database) => {
-            use sqlx::Connection as _;
-            let mut connection = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
-            sqlx::query("SET search_path TO wharf").execute(&mut connection).await.unwrap();
-            let row = sqlx::query(sql).fetch_one(&mut connection).await.unwrap();
-            (0..6).map(|column| row.get(column)).collect()
-        }
-        None => {
-            use sqlx::Connection as _;
-            let file = host.config().server.data_dir.join("wharf.sqlite");
-            let mut connection =
-                sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
-            let row = sqlx::query(sql).fetch_one(&mut connection).await.unwrap();
-            (0..6).map(|column| row.get(column)).collect()
-        }
-    };
+    let mut texts = Vec::new();
+    for column in ["plugin", "action", "object", "outcome", "detail", "request_id"] {
+        texts.extend(kept(host, "chameleon.change", column).await);
+    }
     assert_eq!(texts[..4], ["chameleon", "chameleon.change", "17", "success"]);
     assert_eq!(texts[4].replace(' ', ""), r#"{"colour":"green"}"#);
     assert_eq!(Some(texts[5].as_str()), answer.header("x-request-id"));

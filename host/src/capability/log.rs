@@ -1,19 +1,24 @@
 //! `wharf:log`: structured log lines and audit entries of a plugin.
 //!
 //! The host adds plugin, release, request id and caller, so a plugin cannot speak in another's name. Log lines are rated
-//! for each plugin, by their number and their bytes: beyond its rate they are counted, and the count is logged once the second is over. Audit entries go
-//! to the host's database before the call goes on.
+//! for each plugin, by their number and their bytes: beyond its rate they are counted, and the count is logged once the
+//! second is over. Audit entries go to the host's database before the call goes on; none is dropped, so beyond its rate
+//! ([`pace`]) the call waits.
+
+mod pace;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use wasmtime::component::{HasSelf, Linker};
 
+use self::pace::Pace;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::clock::{Clock, Timestamp};
-use crate::config::kind;
+use crate::config::{self, kind};
 use crate::db::Db;
 use crate::db::audit::{self, Outcome};
 use crate::error::Result;
@@ -40,26 +45,40 @@ const MAX_TEXT: usize = 8 * 1024;
 const MEAN_LINE: usize = 1024;
 /// The most fields kept of one entry.
 const MAX_FIELDS: usize = 32;
+/// What an audit entry may take, all its texts together.
+const MAX_ENTRY: usize = 16 * 1024;
+/// In place of what is beyond that.
+const CUT: &str = "…";
+/// Entries of all plugins that are written at once: the host's connections are for its requests.
+const WRITERS: usize = 2;
 
 parameters! {
     /// What a grant may bound.
     Quota {
         /// Lines a second; more are counted and summarised.
         rate: u32 = kind::count(1..=1_000_000), else log_rate;
+        /// Audit entries a second; who writes more waits.
+        audit: u32 = kind::count(1..=10_000), else log_audit;
     }
 }
 
 /// The capability.
 pub struct Log {
+    audit: Audit,
+    logs: PluginLogs,
+}
+
+/// Where audit entries go.
+#[derive(Clone)]
+struct Audit {
     db: Db,
     clock: Clock,
-    logs: PluginLogs,
+    writers: Arc<Semaphore>,
 }
 
 /// What a release logs with.
 pub struct LogRelease {
-    db: Db,
-    clock: Clock,
+    audit: Audit,
     log: Arc<PluginLog>,
     quota: Quota,
 }
@@ -67,8 +86,8 @@ pub struct LogRelease {
 /// What a call logs with.
 pub struct LogCall {
     context: Arc<CallContext>,
-    db: Db,
-    clock: Clock,
+    audit: Audit,
+    log: Arc<PluginLog>,
 }
 
 impl Capability for Log {
@@ -79,7 +98,9 @@ impl Capability for Log {
     type Call = LogCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        Ok(Self { db: boot.db.clone(), clock: boot.clock.clone(), logs: boot.logs.clone() })
+        let writers = Arc::new(Semaphore::new(WRITERS));
+        let audit = Audit { db: boot.db.clone(), clock: boot.clock.clone(), writers };
+        Ok(Self { audit, logs: boot.logs.clone() })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -89,20 +110,21 @@ impl Capability for Log {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<LogRelease> {
         let log = self.logs.plugin(candidate.plugin);
-        Ok(LogRelease { db: self.db.clone(), clock: self.clock.clone(), log, quota })
+        Ok(LogRelease { audit: self.audit.clone(), log, quota })
     }
 
     fn serve(release: &LogRelease) {
         release.log.set_rate(release.quota.rate);
+        release.log.audit.set_rate(release.quota.audit);
     }
 
     fn withdraw(&self, plugin: &PluginName) {
         // What a plugin prints is logged without the grant too.
-        self.logs.plugin(plugin).set_rate(self.logs.rate);
+        self.logs.plugin(plugin).set_rate(self.logs.rates.lines);
     }
 
     fn enter(release: &LogRelease, context: &Arc<CallContext>) -> LogCall {
-        LogCall { context: Arc::clone(context), db: release.db.clone(), clock: release.clock.clone() }
+        LogCall { context: Arc::clone(context), audit: release.audit.clone(), log: Arc::clone(&release.log) }
     }
 }
 
@@ -129,21 +151,22 @@ impl audit_wit::Host for Guest {
         detail: Vec<(String, String)>,
     ) -> wasmtime::Result<()> {
         self.charge(HostCalls::log)?;
-        let call = self.entered.log()?;
         if action.starts_with(HOST_ACTIONS) {
             return Err(wasmtime::Error::msg(format!("audit actions that begin with '{HOST_ACTIONS}' are the host's")));
         }
-        let detail: serde_json::Map<_, _> = detail
-            .iter()
-            .take(MAX_FIELDS)
-            .map(|(name, value)| (shorten(name).to_owned(), shorten(value).into()))
-            .collect();
+        let handed = detail.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+        let texts = action.len().saturating_add(object.len());
+        let _held = self.hold(handed.fold(texts, usize::saturating_add))?;
+        let call = self.entered.log()?;
+        let mut room = MAX_ENTRY;
+        let (action, object) = (within(&mut room, &action).to_owned(), within(&mut room, &object).to_owned());
+        let detail = kept(&mut room, &detail);
         let entry = audit::Entry {
-            at: call.clock.now(),
+            at: call.audit.clock.now(),
             actor: call.context.caller.as_ref().map(|caller| caller.user.id),
             plugin: Some(call.context.plugin.clone()),
-            action: shorten(&action).to_owned(),
-            object: shorten(&object).to_owned(),
+            action,
+            object,
             outcome: match outcome {
                 audit_wit::Outcome::Success => Outcome::Success,
                 audit_wit::Outcome::Denied => Outcome::Denied,
@@ -152,12 +175,45 @@ impl audit_wit::Host for Guest {
             detail: detail.into(),
             request_id: Some(call.context.request_id.to_string()),
         };
+        // No entry vanishes: the deadline ends who writes more than he may.
+        if let Some(wait) = call.log.audit.turn(MAX_ENTRY.saturating_sub(room)) {
+            self.usage.hit(Limit::LogAudit);
+            wait.over().await;
+        }
+        let _writer = call.audit.writers.acquire().await;
         // The interface has no error to give back: an entry that cannot be kept must not pass unseen.
-        audit::insert(&call.db, &entry).await.map_err(|error| {
+        audit::insert(&call.audit.db, &entry).await.map_err(|error| {
             tracing::error!(plugin = %call.context.plugin, error = error.report(), "an audit entry was not kept");
             wasmtime::Error::msg("the audit entry could not be kept")
         })
     }
+}
+
+/// As much of a text as there is room for, which is less from then on.
+fn within<'a>(room: &mut usize, text: &'a str) -> &'a str {
+    let kept = shorten(text);
+    let kept = kept.get(..kept.floor_char_boundary(*room)).unwrap_or_default();
+    *room = room.saturating_sub(kept.len());
+    kept
+}
+
+/// As many fields as there is room for; whoever reads it sees that there were more.
+fn kept(room: &mut usize, detail: &[(String, String)]) -> serde_json::Map<String, serde_json::Value> {
+    let mut kept = serde_json::Map::new();
+    let mut is_all = detail.len() <= MAX_FIELDS;
+    for (name, value) in detail.iter().take(MAX_FIELDS) {
+        if *room == 0 {
+            is_all = false;
+            break;
+        }
+        let (kept_name, kept_value) = (within(room, name), within(room, value));
+        is_all &= kept_name.len() == name.len() && kept_value.len() == value.len();
+        kept.insert(kept_name.to_owned(), kept_value.into());
+    }
+    if !is_all {
+        kept.insert(CUT.to_owned(), true.into());
+    }
+    kept
 }
 
 /// The log of one plugin: writes to the host's log within the plugin's rate.
@@ -166,6 +222,7 @@ pub struct PluginLog {
     rate: AtomicU32,
     dropped: AtomicU64,
     window: Mutex<Window>,
+    audit: Pace,
 }
 
 #[derive(Default)]
@@ -177,9 +234,11 @@ struct Window {
 }
 
 impl PluginLog {
-    /// A log of at most `rate` lines a second.
-    pub fn new(clock: Clock, rate: u32) -> Self {
-        Self { clock, rate: rate.into(), dropped: AtomicU64::new(0), window: Mutex::default() }
+    /// A log of at most so many lines, and so many audit entries, a second.
+    pub fn new(clock: Clock, rates: Rates) -> Self {
+        let Rates { lines, entries } = rates;
+        let window = Mutex::default();
+        Self { clock, rate: lines.into(), dropped: AtomicU64::new(0), window, audit: Pace::new(entries) }
     }
 
     /// At most so many lines a second from now on.
@@ -248,25 +307,40 @@ impl PluginLog {
     }
 }
 
+/// What a plugin may write in a second.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Lines.
+    pub lines: u32,
+    /// Audit entries.
+    pub entries: u32,
+}
+
+impl From<&config::Plugins> for Rates {
+    fn from(config: &config::Plugins) -> Self {
+        Self { lines: config.log_rate, entries: config.log_audit }
+    }
+}
+
 /// One [`PluginLog`] for each plugin, so that a rate outlives a release.
 #[derive(Clone)]
 pub struct PluginLogs {
     clock: Clock,
-    rate: u32,
+    rates: Rates,
     plugins: Arc<Mutex<HashMap<PluginName, Arc<PluginLog>>>>,
 }
 
 impl PluginLogs {
     /// None yet.
-    pub fn new(clock: Clock, rate: u32) -> Self {
-        Self { clock, rate, plugins: Arc::default() }
+    pub fn new(clock: Clock, rates: Rates) -> Self {
+        Self { clock, rates, plugins: Arc::default() }
     }
 
     /// The log of a plugin.
     pub fn plugin(&self, name: &PluginName) -> Arc<PluginLog> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         let log =
-            plugins.entry(name.clone()).or_insert_with(|| Arc::new(PluginLog::new(self.clock.clone(), self.rate)));
+            plugins.entry(name.clone()).or_insert_with(|| Arc::new(PluginLog::new(self.clock.clone(), self.rates)));
         Arc::clone(log)
     }
 }
@@ -281,7 +355,7 @@ mod tests {
 
     #[test]
     fn beyond_the_rate_entries_are_counted_and_told_once() {
-        let log = PluginLog::new(Clock::manual(Timestamp(0)), 2);
+        let log = PluginLog::new(Clock::manual(Timestamp(0)), Rates { lines: 2, entries: 1 });
         let second = |second: i64| Timestamp(second * 1_000_000);
         assert_eq!(log.admit(second(0), 9_000), (false, 0), "more than the lines of a second may take together");
         assert_eq!(log.admit(second(1), 10), (true, 1));
@@ -295,6 +369,19 @@ mod tests {
         assert_eq!(log.admit(second(3), 10), (false, 0));
         log.set_rate(2);
         assert_eq!(log.admit(second(3), 10), (true, 0));
+    }
+
+    #[test]
+    fn an_entry_says_that_there_was_more() {
+        let field = |name: &str, length: usize| (name.to_owned(), "x".repeat(length));
+        let mut room = MAX_ENTRY;
+        assert_eq!(kept(&mut room, &[field("a", 5), field("b", 0)]).len(), 2);
+        let long: Vec<_> = (0..5).map(|n| field(&n.to_string(), 5_000)).collect();
+        let cut = kept(&mut room, &long);
+        assert_eq!((room, cut.get(CUT)), (0, Some(&true.into())));
+        assert!(serde_json::Value::from(cut).to_string().len() < MAX_ENTRY + 100);
+        let many: Vec<_> = (0..40).map(|n| field(&n.to_string(), 1)).collect();
+        assert_eq!(kept(&mut MAX_ENTRY.clone(), &many).len(), MAX_FIELDS + 1);
     }
 
     #[test]

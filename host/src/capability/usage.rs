@@ -54,11 +54,13 @@ pub enum Limit {
     HttpRedirects,
     /// Log lines or bytes a second.
     LogRate,
+    /// Audit entries a second.
+    LogAudit,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Memory,
         Self::CpuTime,
         Self::Deadline,
@@ -82,6 +84,7 @@ impl Limit {
         Self::HttpHeaders,
         Self::HttpRedirects,
         Self::LogRate,
+        Self::LogAudit,
     ];
 
     /// As an operator writes it.
@@ -110,6 +113,7 @@ impl Limit {
             Self::HttpHeaders => "http.headers",
             Self::HttpRedirects => "http.redirects",
             Self::LogRate => "log.rate",
+            Self::LogAudit => "log.audit",
         }
     }
 }

@@ -240,6 +240,7 @@ impl Plugins {
                 d.http_requests,
             ),
             log_rate: r.read("plugins.log_rate", "WHARF_PLUGIN_LOG_RATE", &kind::count(1..=1_000_000), d.log_rate),
+            log_audit: r.read("plugins.log_audit", "WHARF_PLUGIN_LOG_AUDIT", &kind::count(1..=10_000), d.log_audit),
             drain_time: r.read("plugins.drain_time", "WHARF_PLUGIN_DRAIN_TIME", &time, d.drain_time),
             breaker_faults: r.read(
                 "plugins.breaker_faults",

@@ -181,7 +181,7 @@ impl Inspection {
         self.needs = artifact.needs().unwrap_or_default();
 
         *stage = Stage::Describe;
-        let logs = PluginLogs::new(Clock::System, limits.log_rate);
+        let logs = PluginLogs::new(Clock::System, (&limits).into());
         let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
         let examined = Examined::of(&sandbox, &artifact, None, &"inspection".into()).await?;
         let Examined { plugin, declaration, steps, needs, .. } = examined;

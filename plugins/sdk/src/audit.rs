@@ -15,7 +15,8 @@ use crate::testing::audit as host;
 
 pub use crate::bindings::imports::wharf::log::audit::Outcome;
 
-/// Records that the caller did `action` (`item.delete`) to `object`.
+/// Records that the caller did `action` (`item.delete`) to `object`. Beyond the rate of the grant it waits; 16 KiB of an entry
+/// are kept.
 pub fn record(action: &str, object: &str, outcome: Outcome, detail: &Fields<'_>) {
     host::record_entry(action, object, outcome, &texts(detail));
 }

@@ -20,9 +20,9 @@ plugin! {
         echo, echo_body, echo_json, who, me, superuser, permitted, setting,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, body, problem, print,
-        flood, count_host_calls, hoard, taint, scan, audited,
+        flood, count_host_calls, hoard, taint, scan, audited, audit_often,
         cached, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
-        notes, add_note, add_notes, leave_transaction, statement, transactions,
+        notes, add_note, add_notes, leave_transaction, statement, transactions, weigh, weigh_settings,
         fetch, standard_fetch, standard_answers, standard_fields, standard_methods,
     ],
 }
@@ -250,6 +250,17 @@ fn audited() {
     audit::record("chameleon.change", "17", audit::Outcome::Success, &[("colour", &"green")]);
 }
 
+/// So many entries of so many bytes.
+#[post("/audited/{entries}/{bytes}", access = public)]
+fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) {
+    let detail = "x".repeat(bytes / 10);
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let fields = names.map(|name| (name, &detail as &dyn std::fmt::Display));
+    for entry in 0..entries {
+        audit::record("chameleon.often", &entry.to_string(), audit::Outcome::Success, &fields);
+    }
+}
+
 /// Different with every call, so that a kept answer is seen.
 fn fresh() -> Text {
     Text(Uuid::new_v4().to_string())
@@ -343,7 +354,12 @@ enum End {
     Sleep,
     Loop,
     Fail,
+    Query,
 }
+
+/// A statement that does not end.
+const ENDLESS: &str =
+    "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
 
 #[derive(Deserialize, JsonSchema)]
 struct Leaving {
@@ -362,6 +378,9 @@ fn leave_transaction(Query(leaving): Query<Leaving>) -> Result<()> {
             End::Loop => endless(),
             End::Return => std::process::exit(0),
             End::Fail => {}
+            End::Query => {
+                transaction.query_value::<i64>(ENDLESS, params![])?;
+            }
         }
         Err(Problem::conflict("left", "The transaction was left"))
     })
@@ -392,6 +411,59 @@ fn transactions(Path(millis): Path<u64>) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(millis));
         Ok::<_, Problem>(())
     })
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Weighing {
+    /// What is asked of the host.
+    what: What,
+    /// A statement, or the bytes of what is handed over.
+    #[serde(default)]
+    sql: String,
+    #[serde(default)]
+    bytes: usize,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum What {
+    Query,
+    Batch,
+    Parameter,
+    Set,
+    Get,
+    Audit,
+}
+
+/// The bytes of this instance's memory when the host has answered.
+#[post("/weigh", access = public)]
+fn weigh(Json(weighing): Json<Weighing>) -> Result<Text> {
+    let handed = "x".repeat(weighing.bytes);
+    match weighing.what {
+        What::Query => drop(std::hint::black_box(sql::query::<(String,)>(&weighing.sql, params![])?)),
+        What::Batch => drop(std::hint::black_box(sql::batch([sql::statement(weighing.sql, params![])])?)),
+        What::Parameter => drop(std::hint::black_box(sql::query::<(i64,)>(&weighing.sql, params![handed])?)),
+        What::Set => cache::set("weighed", handed.as_bytes(), None, &[])?,
+        What::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &handed)]),
+        What::Get => drop(std::hint::black_box(cache::get("weighed")?)),
+    }
+    Ok(weight())
+}
+
+#[get("/weigh", access = public)]
+fn weigh_settings(Settings(setting): Settings<Setting>) -> Text {
+    drop(std::hint::black_box(setting));
+    weight()
+}
+
+#[cfg(target_arch = "wasm32")]
+fn weight() -> Text {
+    Text((core::arch::wasm32::memory_size::<0>() << 16).to_string())
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn weight() -> Text {
+    Text(String::new())
 }
 
 #[derive(Deserialize, JsonSchema)]
