@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::http::metrics::samples;
@@ -60,11 +61,48 @@ enum Counted {
     Deploy,
 }
 
+/// What the neighbour does.
+#[derive(Debug, Clone, Copy)]
+enum Neighbour {
+    /// It greets, and needs nothing.
+    Greeting,
+    /// It reads its own table.
+    Notes,
+}
+
+impl Neighbour {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Greeting => "/neighbour/",
+            Self::Notes => "/neighbour/notes",
+        }
+    }
+
+    fn answer(self) -> &'static str {
+        match self {
+            Self::Greeting => r#"{"message":"Hello"}"#,
+            Self::Notes => r#"["mine"]"#,
+        }
+    }
+
+    async fn deploy(self, superuser: &Client) {
+        match self {
+            Self::Greeting => drop(superuser.deploy(&Component::hello().0, "name=neighbour").await.ok()),
+            Self::Notes => {
+                superuser.deploy(&Component::chameleon().0, &format!("name=neighbour&{CHAMELEON}")).await.ok();
+                let noted = superuser.request(Method::POST, "/neighbour/notes/mine").send().await;
+                assert_eq!(noted.status, 204);
+            }
+        }
+    }
+}
+
 /// A host with a neighbour and an attacker, which is the guest that does what it is asked for.
 struct Arena {
     process: Process,
     client: Client,
     superuser: Client,
+    neighbour: Neighbour,
     // Dropped after the host that uses it.
     _database: Option<TestDatabase>,
     _alone: MutexGuard<'static, ()>,
@@ -72,11 +110,11 @@ struct Arena {
 
 impl Arena {
     async fn open(settings: &[(&str, &str)], limits: &str) -> Self {
-        Self::open_on(Backend::Sqlite, settings, limits).await.unwrap()
+        Self::open_on(Backend::Sqlite, settings, limits, Neighbour::Greeting).await.unwrap()
     }
 
     /// None where the database is not installed.
-    async fn open_on(backend: Backend, settings: &[(&str, &str)], limits: &str) -> Option<Self> {
+    async fn open_on(backend: Backend, settings: &[(&str, &str)], limits: &str, neighbour: Neighbour) -> Option<Self> {
         let database = match backend {
             Backend::Sqlite => None,
             Backend::Postgres => Some(postgres::database().await?),
@@ -91,11 +129,11 @@ impl Arena {
         settings.push(("WHARF_PLUGIN_PROBATION", "0s"));
         let process = Process::start_with(home(), &settings).await;
         let superuser = process.superuser().await;
-        superuser.deploy(&Component::hello().0, "name=neighbour").await.ok();
+        neighbour.deploy(&superuser).await;
         let attacker = format!("name=attacker&{CHAMELEON}{limits}");
         superuser.deploy(&Component::chameleon().0, &attacker).await.ok();
         let client = process.client();
-        let arena = Self { process, client, superuser, _database: database, _alone: alone };
+        let arena = Self { process, client, superuser, neighbour, _database: database, _alone: alone };
         arena.neighbour(CALLS).await;
         Some(arena)
     }
@@ -133,8 +171,8 @@ impl Arena {
 
     async fn greet(&self) -> Duration {
         let began = Instant::now();
-        let answer = self.client.get("/neighbour/").await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"message":"Hello"}"#), "the neighbour");
+        let answer = self.client.get(self.neighbour.path()).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, self.neighbour.answer()), "the neighbour");
         began.elapsed()
     }
 
@@ -159,12 +197,14 @@ impl Arena {
         let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let asking = {
             let (client, over, answered) = (self.process.client(), Arc::clone(&over), Arc::clone(&answered));
+            let neighbour = self.neighbour;
             tokio::spawn(async move {
                 let mut times = Vec::new();
                 while !over.load(Ordering::Relaxed) || times.is_empty() {
                     let began = Instant::now();
-                    let answer = client.get("/neighbour/").await;
-                    assert_eq!(answer.status, 200, "the neighbour: {answer:?}");
+                    let answer = client.get(neighbour.path()).await;
+                    let told = (answer.status, answer.text());
+                    assert_eq!(told, (200, neighbour.answer().to_owned()), "the neighbour: {answer:?}");
                     times.push(began.elapsed());
                     answered.store(times.len(), Ordering::Relaxed);
                 }

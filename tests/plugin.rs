@@ -14,7 +14,9 @@ mod refusal;
 mod refused_under_load;
 mod releases;
 mod removal;
+mod running_statement;
 mod signature;
+mod weight;
 
 use serde_json::{Value, json};
 

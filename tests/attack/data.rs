@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Arena, Counted};
+use super::{Arena, Counted, Neighbour};
 use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Client};
 
@@ -17,9 +17,80 @@ async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
 
 const COUNTED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
 
+/// Each is refused for what it is, on both databases.
+const WAYS: &[&str] = &[
+    "RESET ROLE",
+    "SET ROLE postgres",
+    "SET SESSION AUTHORIZATION postgres",
+    "SET search_path = plugin_victim",
+    "SET statement_timeout = 0",
+    "SET session_replication_role = replica",
+    "SHOW all",
+    "DISCARD ALL",
+    "SELECT set_config('statement_timeout', '0', false)",
+    "SELECT set_config('role', 'postgres', false)",
+    "LISTEN x",
+    "NOTIFY x",
+    "ATTACH DATABASE '../victim/data.sqlite' AS v",
+    "DETACH DATABASE main",
+    "PRAGMA writable_schema = ON",
+    "PRAGMA query_only = OFF",
+    "VACUUM INTO '/tmp/wharf-stolen'",
+    "SELECT load_extension('x')",
+    "SELECT readfile('/etc/passwd')",
+    "SELECT writefile('/tmp/wharf-stolen', 'x')",
+    "COPY note TO '/tmp/wharf-stolen'",
+    "COPY note FROM PROGRAM 'id'",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT lo_export(1, '/tmp/wharf-stolen')",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT pg_terminate_backend(pg_backend_pid())",
+    "SELECT pg_reload_conf()",
+    "SELECT dblink('host=127.0.0.1', 'SELECT 1')",
+    "CREATE EXTENSION dblink",
+    "CREATE ROLE thief SUPERUSER",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "GRANT ALL ON SCHEMA plugin_victim TO PUBLIC",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x'",
+    "DO $$ BEGIN PERFORM 1; END $$",
+    "SELECT * FROM plugin_victim.note",
+    "SELECT * FROM victim.note",
+    "SELECT * FROM wharf.users",
+    "SELECT * FROM wharf.sessions",
+    "SELECT * FROM pg_shadow",
+    "SELECT * FROM pg_authid",
+    "SELECT current_setting('wharf.key')",
+    "UPDATE sqlite_master SET sql = ''",
+    "SELECT 1; DROP TABLE note",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT x",
+    "PREPARE x AS SELECT 1",
+    "DECLARE c CURSOR FOR SELECT 1",
+    "LOCK TABLE note",
+    "CREATE TEMP TABLE x (a int)",
+    "SELECT * FROM pg_namespace",
+    "SELECT nspname FROM pg_catalog.pg_namespace",
+    "SELECT query FROM pg_stat_activity",
+    "SELECT * FROM information_schema.tables",
+    "SELECT table_name FROM INFORMATION_SCHEMA.columns",
+    "SELECT * FROM pg_roles",
+    "SELECT * FROM pg_settings",
+    "SELECT to_regclass('note')",
+    "SELECT has_schema_privilege('plugin_victim', 'USAGE')",
+    "SELECT * FROM sqlite_dbpage",
+    "SELECT * FROM pragma_database_list",
+    "SELECT json_set('{}', '$' || replace(hex(zeroblob(200000)), '00', '.a'), 1)",
+    "SELECT max(value) FROM json_each(x'eb00000001')",
+    "SELECT instr(hex(zeroblob(500000)), hex(zeroblob(250000)) || '1')",
+    "SELECT CAST(repeat('a', 5000000) AS int)",
+];
+
 async fn attacks(backend: Backend) {
     let quotas = "&grant=sql.time=1s,sql.rows=1000,sql.bytes=1MiB,sql.disk=8MiB&limit=concurrency=8";
-    let Some(mut arena) = Arena::open_on(backend, &[], quotas).await else { return };
+    let Some(mut arena) = Arena::open_on(backend, &[], quotas, Neighbour::Notes).await else { return };
     let client = arena.process.client();
     let postgres = matches!(backend, Backend::Postgres);
     let endless = format!("{COUNTED}1000000000) SELECT COUNT(*) FROM n");
@@ -66,28 +137,12 @@ async fn attacks(backend: Backend) {
     // A neighbour with something to steal.
     arena.superuser.deploy(&crate::support::Component::chameleon().0, &format!("name=victim&{CHAMELEON}")).await.ok();
     client.request(Method::POST, "/victim/notes/secret").send().await;
-    let ways = "RESET ROLE;SET ROLE postgres;SET SESSION AUTHORIZATION postgres;SET search_path = plugin_victim;\
-        SET statement_timeout = 0;SET session_replication_role = replica;SHOW all;DISCARD ALL;SELECT set_config('statement_timeout', '0', false);\
-        SELECT set_config('role', 'postgres', false);LISTEN x;NOTIFY x;\
-        ATTACH DATABASE '../victim/data.sqlite' AS v;DETACH DATABASE main;PRAGMA writable_schema = ON;PRAGMA query_only = OFF;\
-        VACUUM INTO '/tmp/wharf-stolen';SELECT load_extension('x');SELECT readfile('/etc/passwd');\
-        SELECT writefile('/tmp/wharf-stolen', 'x');COPY note TO '/tmp/wharf-stolen';COPY note FROM PROGRAM 'id';\
-        SELECT lo_import('/etc/passwd');SELECT lo_export(1, '/tmp/wharf-stolen');SELECT pg_read_file('/etc/passwd');\
-        SELECT pg_ls_dir('/');SELECT pg_terminate_backend(pg_backend_pid());SELECT pg_reload_conf();\
-        SELECT dblink('host=127.0.0.1', 'SELECT 1');CREATE EXTENSION dblink;CREATE ROLE thief SUPERUSER;\
-        ALTER ROLE CURRENT_USER SUPERUSER;GRANT ALL ON SCHEMA plugin_victim TO PUBLIC;\
-        CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x';DO $$ BEGIN PERFORM 1; END $$;\
-        SELECT * FROM plugin_victim.note;SELECT * FROM victim.note;SELECT * FROM wharf.users;SELECT * FROM wharf.sessions;\
-        SELECT * FROM pg_shadow;SELECT * FROM pg_authid;SELECT current_setting('wharf.key');\
-        UPDATE sqlite_master SET sql = '';SELECT 1\\; DROP TABLE note;BEGIN;COMMIT;ROLLBACK;SAVEPOINT x;\
-        PREPARE x AS SELECT 1;DECLARE c CURSOR FOR SELECT 1;LOCK TABLE note;CREATE TEMP TABLE x (a int)";
-    let ways: Vec<String> =
-        ways.replace("\\;", "\u{1}").split(';').map(|way| way.trim().replace('\u{1}', ";")).collect();
     arena
         .attack("every way out of its own database", Counted::Outcome("success"), async |arena| {
-            for way in &ways {
+            for way in WAYS {
                 let error = statement(&arena.client, "attacker", way).await;
                 let error = error.unwrap_or_else(|| panic!("'{way}' was not refused"));
+                assert!(error.starts_with("Error::Invalid(") && error.len() < 1_000, "{way}: {error}");
                 assert!(!error.contains("secret") && !error.contains("/etc"), "{way}: {error}");
             }
             assert!(!std::path::Path::new("/tmp/wharf-stolen").exists());

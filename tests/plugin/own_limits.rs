@@ -26,7 +26,7 @@ async fn set(host: &TestHost, limits: &[&str]) -> Answer {
     host.superuser().request(Method::PUT, &path).send().await
 }
 
-async fn limit(host: &TestHost, name: &str) -> Value {
+pub(super) async fn limit(host: &TestHost, name: &str) -> Value {
     let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
     limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == name).unwrap().clone()
 }

@@ -1,0 +1,112 @@
+//! A statement that runs when its call ends: it ends on the server too, what it did is undone, and its connection and the
+//! call's place come back.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::Connection as _;
+
+use crate::http::metrics::samples;
+use crate::support::patience::until;
+use crate::support::{Setup, TestHost, both};
+
+/// Far beyond what a test takes.
+const NEVER: Duration = Duration::from_secs(600);
+
+const ENDLESS: &str =
+    "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
+
+/// With the only connection and no other limit near, the next statement is answered only if the endless one is gone.
+fn single(setup: Setup, deadline: Duration) -> Setup {
+    setup.with(|config| {
+        config.plugins.sql_connections = 1;
+        config.plugins.sql_time = NEVER;
+        config.plugins.queue_time = NEVER;
+        config.plugins.concurrency = 2;
+        config.plugins.deadline = deadline;
+    })
+}
+
+both!(
+    a_statement_ends_with_the_deadline_of_its_call => single(Setup::default(), Duration::from_secs(3)),
+    a_transaction_that_runs_a_statement_ends_with_the_deadline => single(Setup::default(), Duration::from_secs(3)),
+    a_statement_ends_with_its_client => single(Setup::default(), NEVER),
+    a_transaction_that_runs_a_statement_ends_with_its_client => single(Setup::default(), NEVER),
+);
+
+const ALONE: &str = "/chameleon/statement";
+const IN_TRANSACTION: &str = "/chameleon/transaction?end=query&text=left";
+
+async fn connections(host: &TestHost) -> f64 {
+    let samples = samples(host.superuser()).await;
+    let of = |key: &str| key.starts_with("wharf_plugin_sql_connections{plugin=\"chameleon\"");
+    samples.iter().filter(|(key, _)| of(key)).map(|(_, value)| *value).sum()
+}
+
+/// Whether PostgreSQL runs it; SQLite runs what has a connection.
+async fn runs(host: &TestHost) -> bool {
+    let Some(database) = host.database() else { return connections(host).await > 0.0 };
+    let mut superuser = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = 'wharf-plugin' \
+         AND datname = current_database() AND position('endless' IN query) > 0",
+    )
+    .fetch_one(&mut superuser)
+    .await
+    .unwrap();
+    count > 0
+}
+
+/// Nothing of it is left.
+async fn is_gone(host: &TestHost) {
+    until("the statement to end", async || (!runs(host).await && connections(host).await == 0.0).then_some(())).await;
+    for _ in 0..3 {
+        assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
+    }
+    let kept = host.anonymous().request(Method::POST, "/chameleon/notes/kept").send().await;
+    assert_eq!((kept.status, host.anonymous().get("/chameleon/notes").await.ok()), (204, json!(["kept"])));
+}
+
+async fn at_the_deadline(host: &TestHost, path: &str) {
+    host.deploy_chameleon().await;
+    // More of them, one after the other, than there are places and connections.
+    for _ in 0..3 {
+        let request = host.anonymous().request(Method::POST, path);
+        let request = request.header("content-type", "application/octet-stream").body(ENDLESS);
+        request.send().await.has_code(504, "plugin_deadline");
+    }
+    is_gone(host).await;
+}
+
+async fn with_its_client(host: &TestHost, path: &'static str) {
+    host.deploy_chameleon().await;
+    for _ in 0..3 {
+        let client = host.anonymous();
+        let calling = tokio::spawn(async move {
+            let request = client.request(Method::POST, path);
+            request.header("content-type", "application/octet-stream").body(ENDLESS).try_send().await
+        });
+        until("the statement to run", async || runs(host).await.then_some(())).await;
+        assert!(!calling.is_finished());
+        calling.abort();
+        until("the statement to end", async || (!runs(host).await).then_some(())).await;
+    }
+    is_gone(host).await;
+}
+
+async fn a_statement_ends_with_the_deadline_of_its_call(host: &TestHost) {
+    at_the_deadline(host, ALONE).await;
+}
+
+async fn a_transaction_that_runs_a_statement_ends_with_the_deadline(host: &TestHost) {
+    at_the_deadline(host, IN_TRANSACTION).await;
+}
+
+async fn a_statement_ends_with_its_client(host: &TestHost) {
+    with_its_client(host, ALONE).await;
+}
+
+async fn a_transaction_that_runs_a_statement_ends_with_its_client(host: &TestHost) {
+    with_its_client(host, IN_TRANSACTION).await;
+}
