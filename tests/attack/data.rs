@@ -9,6 +9,8 @@ use super::{Arena, Counted, Neighbour};
 use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Client};
 
+const REFUSED: &str = "wharf_plugin_statements_refused_total{plugin=\"attacker\"";
+
 async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
     let request = client.request(Method::POST, &format!("/{plugin}/statement"));
     let answer = request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok();
@@ -138,7 +140,7 @@ async fn attacks(backend: Backend) {
     arena.superuser.deploy(&crate::support::Component::chameleon().0, &format!("name=victim&{CHAMELEON}")).await.ok();
     client.request(Method::POST, "/victim/notes/secret").send().await;
     arena
-        .attack("every way out of its own database", Counted::Outcome("success"), async |arena| {
+        .attack("every way out of its own database", Counted::Host(REFUSED), async |arena| {
             for way in WAYS {
                 let error = statement(&arena.client, "attacker", way).await;
                 let error = error.unwrap_or_else(|| panic!("'{way}' was not refused"));

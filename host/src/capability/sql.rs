@@ -104,17 +104,19 @@ impl Guest {
         self.told(rows.map(Into::into))
     }
 
-    /// The guest's error; a limit that was met is counted.
+    /// The guest's error; a limit that was met is counted, and so is what the plugin may not say.
     fn told<T>(&self, result: Result<T, DataError>) -> Answer<T> {
-        if let Err(DataError::Limit(bound, _)) = &result {
-            self.usage.hit(match bound {
+        match &result {
+            Err(DataError::Limit(bound, _)) => self.usage.hit(match bound {
                 Bound::Rows => Limit::SqlRows,
                 Bound::Bytes => Limit::SqlBytes,
                 Bound::Time => Limit::SqlTime,
                 Bound::Connections => Limit::SqlConnections,
                 Bound::Disk => Limit::SqlDisk,
                 Bound::Statements => Limit::SqlStatements,
-            });
+            }),
+            Err(DataError::Invalid(_)) => self.usage.refused_statement(),
+            _ => {}
         }
         Ok(result.map_err(Into::into))
     }

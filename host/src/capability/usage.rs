@@ -124,6 +124,7 @@ pub struct Usage {
     /// Calls into each capability.
     pub host_calls: HostCalls,
     hits: [AtomicU64; Limit::ALL.len()],
+    refused_statements: AtomicU64,
     memory_peak: AtomicU64,
 }
 
@@ -138,6 +139,16 @@ impl Usage {
     /// How often each limit was met.
     pub fn hits(&self) -> impl Iterator<Item = (Limit, u64)> + '_ {
         Limit::ALL.into_iter().zip(&self.hits).map(|(limit, count)| (limit, count.load(Ordering::Relaxed)))
+    }
+
+    /// A statement was none that the plugin may, or can, say.
+    pub fn refused_statement(&self) {
+        self.refused_statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many statements were refused.
+    pub fn refused_statements(&self) -> u64 {
+        self.refused_statements.load(Ordering::Relaxed)
     }
 
     /// A call took so many bytes, of its own and of the host, at once.

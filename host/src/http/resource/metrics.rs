@@ -209,6 +209,9 @@ impl Scrape {
         let memory = each(&|release| gauge(release.usage.memory_peak()));
         let help = "The most memory that one call took, what the host held for it included";
         self.add("plugin_memory_peak_bytes", help, MetricType::Gauge, memory);
+        let refused = each(&|release| Sample::Counter(release.usage.refused_statements()));
+        let help = "Statements that are none which the plugin may say, or that make no sense";
+        self.add("plugin_statements_refused", help, MetricType::Counter, refused);
         let mut host_calls = Vec::new();
         let mut limits = Vec::new();
         for release in releases {
