@@ -81,12 +81,14 @@ async fn what_is_held_now_is_told(host: &mut TestHost) {
     });
     let of =
         |samples: &BTreeMap<String, f64>, name: &str| samples[&format!("wharf_plugin_{name}{{plugin=\"chameleon\"}}")];
-    let samples = until("one call to run and one to wait", async || {
+    until("one call to run and one to wait", async || {
         let samples = metrics(host).await;
         let held = ["calls_running", "calls_waiting", "sql_connections"].map(|name| of(&samples, name));
-        (held == [1.0, 1.0, 1.0]).then_some(samples)
+        (held == [1.0, 1.0, 1.0]).then_some(())
     })
     .await;
+    // Not all that is told in one answer is of one moment.
+    let samples = metrics(host).await;
     assert!(of(&samples, "cache_bytes") > 0.0 && of(&samples, "sql_disk_bytes") > 0.0);
     assert_eq!(of(&samples, "cache_entries"), 1.0);
     for name in [
