@@ -20,13 +20,29 @@ pub(super) struct Pace {
     next: Mutex<Option<Instant>>,
 }
 
-/// A turn that comes later.
+/// A turn that comes later. Who leaves before it gives it back: else clients who ask and go away, in any number, would
+/// put off everybody's turn for hours.
 #[derive(Debug)]
-pub(super) struct Wait(Instant);
+pub(super) struct Wait<'a> {
+    pace: &'a Pace,
+    turn: Instant,
+    time: Duration,
+    had: bool,
+}
 
-impl Wait {
-    pub(super) async fn over(self) {
-        tokio::time::sleep_until(self.0).await;
+impl Wait<'_> {
+    pub(super) async fn over(mut self) {
+        tokio::time::sleep_until(self.turn).await;
+        self.had = true;
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.had {
+            let mut next = self.pace.next.lock().unwrap_or_else(PoisonError::into_inner);
+            *next = next.and_then(|next| next.checked_sub(self.time));
+        }
     }
 }
 
@@ -40,20 +56,19 @@ impl Pace {
         self.rate.store(rate, Ordering::Relaxed);
     }
 
-    /// The next turn, for an entry of so many bytes; none where it is now. Who leaves before his turn has had it, so that
-    /// calls which end while they wait write no more than others.
-    pub(super) fn turn(&self, bytes: usize) -> Option<Wait> {
+    /// The next turn, for an entry of so many bytes; none where it is now.
+    pub(super) fn turn(&self, bytes: usize) -> Option<Wait<'_>> {
         self.turn_at(Instant::now(), bytes)
     }
 
-    fn turn_at(&self, now: Instant, bytes: usize) -> Option<Wait> {
+    fn turn_at(&self, now: Instant, bytes: usize) -> Option<Wait<'_>> {
         let entries = u32::try_from(bytes.div_ceil(MEAN_ENTRY)).unwrap_or(u32::MAX).max(1);
         let time = (AHEAD / self.rate.load(Ordering::Relaxed).max(1)).saturating_mul(entries);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let written = next.map_or(now, |next| next.max(now)) + time;
         *next = Some(written);
-        let turn = written.checked_sub(AHEAD.max(time)).filter(|turn| *turn > now);
-        turn.map(Wait)
+        let turn = written.checked_sub(AHEAD.max(time)).filter(|turn| *turn > now)?;
+        Some(Wait { pace: self, turn, time, had: false })
     }
 }
 
@@ -65,7 +80,11 @@ mod tests {
     fn a_second_of_entries_comes_at_once_and_the_rest_at_the_pace() {
         let pace = Pace::new(4);
         let now = Instant::now();
-        let wait = |at: Instant, bytes| pace.turn_at(at, bytes).map_or(Duration::ZERO, |wait| wait.0 - now);
+        let wait = |at: Instant, bytes| {
+            let Some(mut wait) = pace.turn_at(at, bytes) else { return Duration::ZERO };
+            wait.had = true;
+            wait.turn - now
+        };
         for _ in 0..4 {
             assert_eq!(wait(now, 10), Duration::ZERO);
         }
@@ -75,5 +94,17 @@ mod tests {
         assert_eq!(wait(later, 100_000), Duration::ZERO, "one alone need not wait");
         pace.set_rate(1_000);
         assert!(wait(later, 10) > Duration::from_secs(80), "the long one is paid for");
+    }
+    #[test]
+    fn who_leaves_puts_off_nobody() {
+        let pace = Pace::new(4);
+        let now = Instant::now();
+        for _ in 0..4 {
+            assert!(pace.turn_at(now, 10).is_none());
+        }
+        let waiting = pace.turn_at(now, 10).unwrap();
+        for _ in 0..1_000 {
+            assert_eq!(pace.turn_at(now, 10).unwrap().turn - waiting.turn, Duration::from_millis(250));
+        }
     }
 }
