@@ -116,8 +116,8 @@ impl Sandbox {
     /// guest runs.
     ///
     /// # Errors
-    /// The plugin is busy (503), or it is not `ready`. Within the outcome: it trapped, broke a limit or answered nonsense (502), or ran out of
-    /// time (504).
+    /// The plugin is busy (503), or it is not `ready`. Within the outcome: it trapped, broke a limit or answered nonsense
+    /// (502), or ran out of time (504).
     pub async fn call(
         &self,
         release: &Release,
