@@ -2,12 +2,15 @@
 
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::sql::{self, params};
-use wharf_sdk::{audit, cache, http, log};
+use wharf_sdk::{audit, cache, log};
 
+mod caching;
+mod data;
+mod requests;
 mod standard;
 
 plugin! {
@@ -21,10 +24,10 @@ plugin! {
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, body, late_body, problem, problems, print, print_at_once,
         flood, count_host_calls, hoard, taint, scan, audited, audit_often,
-        cached, cached_body, cached_per_caller, cached_problem, invalidate, keep, kept, forget, increment, remembered,
-        notes, add_note, add_notes, leave_transaction, statement, transactions, weigh, weigh_settings,
-        fetch, standard_fetch, standard_answers, standard_fields, standard_small_fields, standard_methods,
-        standard_handle,
+        caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
+        data::notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
+        requests::fetch, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
+        requests::standard_handle,
     ],
 }
 
@@ -295,94 +298,11 @@ fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) {
     }
 }
 
-/// Different with every call, so that a kept answer is seen.
-fn fresh() -> Text {
-    Text(Uuid::new_v4().to_string())
-}
-
-#[get("/cached", access = public, cache(ttl = "1h", tags = ["leaf"]))]
-fn cached() -> Text {
-    fresh()
-}
-
-#[get("/cached-body/{bytes}", access = public, cache(ttl = "1h"))]
-fn cached_body(Path(bytes): Path<usize>) -> Response {
-    body(Path(bytes))
-}
-
-#[get("/cached-per-caller", cache(ttl = "1h", per_caller))]
-fn cached_per_caller() -> Text {
-    fresh()
-}
-
-#[get("/cached-problem", access = public, cache(ttl = "1h"))]
-fn cached_problem() -> Result<Text> {
-    Err(Problem::conflict("never_kept", Uuid::new_v4().to_string()))
-}
-
-#[post("/invalidate/{tag}", access = public)]
-fn invalidate(Path(tag): Path<String>) -> Result<()> {
-    Ok(cache::invalidate(&tag)?)
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct Keeping {
-    #[serde(default)]
-    ttl_ms: Option<u64>,
-    #[serde(default)]
-    tag: Option<String>,
-}
-
-#[put("/kept/{key}", access = public)]
-fn keep(Path(key): Path<String>, Query(keeping): Query<Keeping>, value: Bytes) -> Json<Option<String>> {
-    let ttl = keeping.ttl_ms.map(std::time::Duration::from_millis);
-    let tags: Vec<&str> = keeping.tag.iter().map(String::as_str).collect();
-    Json(cache::set(&key, &value.0, ttl, &tags).err().map(|error| format!("{error:?}")))
-}
-
-#[delete("/kept/{key}", access = public)]
-fn forget(Path(key): Path<String>) -> Result<()> {
-    Ok(cache::delete(&key)?)
-}
-
-#[get("/kept/{key}", access = public)]
-fn kept(Path(key): Path<String>) -> Result<Json<Option<String>>> {
-    Ok(Json(cache::get(&key)?.map(|value| String::from_utf8_lossy(&value).into_owned())))
-}
-
-#[post("/increment/{key}", access = public)]
-fn increment(Path(key): Path<String>) -> Result<Json<i64>> {
-    Ok(Json(cache::increment(&key, 1, None)?))
-}
-
 /// How often this instance was called, if it had a memory.
 #[get("/remembered", access = public)]
 fn remembered() -> Json<u32> {
     static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     Json(CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1)
-}
-
-#[get("/notes", access = public)]
-fn notes() -> Result<Json<Vec<String>>> {
-    let rows: Vec<(String,)> = sql::query("SELECT text FROM note ORDER BY text", params![])?;
-    Ok(Json(rows.into_iter().map(|(text,)| text).collect()))
-}
-
-const INSERT: &str = "INSERT INTO note (id, text) VALUES ($1, $2)";
-
-#[post("/notes/{text}", access = public)]
-fn add_note(Path(text): Path<String>) -> Result<()> {
-    sql::execute(INSERT, params![Uuid::new_v4(), text])?;
-    Ok(())
-}
-
-/// All or nothing.
-#[post("/notes", access = public)]
-fn add_notes(Json(texts): Json<Vec<String>>) -> Result<()> {
-    let statements: Vec<_> =
-        texts.into_iter().map(|text| sql::statement(INSERT, params![Uuid::new_v4(), text])).collect();
-    sql::batch_all(&statements)?;
-    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
@@ -394,62 +314,6 @@ enum End {
     Loop,
     Fail,
     Query,
-}
-
-/// A statement that does not end.
-const ENDLESS: &str =
-    "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
-
-#[derive(Deserialize, JsonSchema)]
-struct Leaving {
-    end: End,
-    text: String,
-}
-
-/// Writes in a transaction that it does not commit.
-#[post("/transaction", access = public)]
-fn leave_transaction(Query(leaving): Query<Leaving>) -> Result<()> {
-    sql::transaction(|transaction| {
-        transaction.execute(INSERT, params![Uuid::new_v4(), leaving.text.clone()])?;
-        match leaving.end {
-            End::Trap => std::process::abort(),
-            End::Sleep => std::thread::sleep(std::time::Duration::from_secs(3600)),
-            End::Loop => endless(),
-            End::Return => std::process::exit(0),
-            End::Fail => {}
-            End::Query => {
-                transaction.query_value::<i64>(ENDLESS, params![])?;
-            }
-        }
-        Err(Problem::conflict("left", "The transaction was left"))
-    })
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Outcome {
-    /// Whether there were any.
-    rows: bool,
-    error: Option<String>,
-}
-
-/// Any statement; the outcome as the guest sees it.
-#[post("/statement", access = public)]
-fn statement(statement: Bytes) -> Json<Outcome> {
-    let text = String::from_utf8_lossy(&statement.0).into_owned();
-    Json(match sql::batch([sql::statement(text, params![])]) {
-        Ok([rows]) => Outcome { rows: !rows.is_empty(), error: None },
-        Err(error) => Outcome { rows: false, error: Some(format!("{error:?}")) },
-    })
-}
-
-/// Holds a connection while it sleeps.
-#[post("/transactions/{millis}", access = public)]
-fn transactions(Path(millis): Path<u64>) -> Result<()> {
-    sql::transaction(|transaction| {
-        let _: i64 = transaction.query_value("SELECT COUNT(*) FROM note", params![])?;
-        std::thread::sleep(std::time::Duration::from_millis(millis));
-        Ok::<_, Problem>(())
-    })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -503,100 +367,4 @@ fn weight() -> Text {
 #[cfg(not(target_arch = "wasm32"))]
 fn weight() -> Text {
     Text(String::new())
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct Fetching {
-    url: String,
-    #[serde(default)]
-    method: Option<String>,
-    #[serde(default)]
-    headers: Vec<(String, String)>,
-    #[serde(default)]
-    body: String,
-    #[serde(default)]
-    timeout_ms: Option<u64>,
-    #[serde(default)]
-    redirects: Option<u32>,
-    /// How often, one after the other; the last answer counts.
-    #[serde(default)]
-    times: Option<u32>,
-}
-
-/// Any request to another server; the outcome as the guest sees it.
-#[post("/fetch", access = public)]
-fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
-    let send = || {
-        let request = http::request(fetching.method.as_deref().unwrap_or("GET"), &fetching.url);
-        let mut request = request.body(fetching.body.clone());
-        for (name, value) in &fetching.headers {
-            request = request.header(name, value);
-        }
-        if let Some(millis) = fetching.timeout_ms {
-            request = request.timeout(std::time::Duration::from_millis(millis));
-        }
-        if let Some(most) = fetching.redirects {
-            request = request.redirects(most);
-        }
-        request.send()
-    };
-    for _ in 1..fetching.times.unwrap_or(1) {
-        let _ = send();
-    }
-    Json(match send() {
-        Ok(answer) => json!({
-            "url": answer.url(),
-            "status": answer.status(),
-            "headers": answer.headers().collect::<Vec<_>>(),
-            "body": answer.text(),
-        }),
-        Err(error) => json!({ "error": format!("{error:?}") }),
-    })
-}
-
-/// The same by `wasi:http`.
-#[post("/standard-fetch", access = public)]
-fn standard_fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
-    for _ in 1..fetching.times.unwrap_or(1) {
-        let _ = standard::fetch(&fetching);
-    }
-    Json(standard::fetch(&fetching).unwrap_or_else(|error| json!({ "error": error })))
-}
-
-/// Keeps every answer.
-#[post("/standard-answers", access = public)]
-fn standard_answers(Json(fetching): Json<Fetching>) -> Json<Value> {
-    Json(match standard::hoard_answers(&fetching) {
-        Ok(count) => json!({ "kept": count }),
-        Err(error) => json!({ "error": error }),
-    })
-}
-
-/// Keeps headers that are never sent.
-#[get("/standard-fields/{count}/{bytes}", access = public)]
-fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
-    Text(standard::hoard_fields(count, bytes).to_string())
-}
-
-/// The same, with as many small ones in each as there may be.
-#[get("/standard-small-fields/{count}", access = public)]
-fn standard_small_fields(Path(count): Path<usize>) -> Text {
-    Text(standard::hoard_small_fields(count).to_string())
-}
-
-/// Keeps requests that are never sent.
-#[get("/standard-methods/{count}/{bytes}", access = public)]
-fn standard_methods(Path((count, bytes)): Path<(usize, usize)>) -> Text {
-    Text(standard::hoard_methods(count, bytes).to_string())
-}
-
-/// Uses a handle that it may have made, or may never have got.
-#[get("/standard-handle/{number}", access = public)]
-fn standard_handle(Path(number): Path<u32>, Query(handle): Query<Handle>) -> Text {
-    Text(standard::use_handle(number, handle.own).to_string())
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct Handle {
-    own: bool,
 }

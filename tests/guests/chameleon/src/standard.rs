@@ -7,7 +7,7 @@ use wasip2::http::types::{
 use wasip2::io::streams::StreamError;
 use wharf_sdk::serde_json::{Value, json};
 
-use crate::Fetching;
+use crate::requests::Fetching;
 
 pub(crate) fn fetch(fetching: &Fetching) -> Result<Value, String> {
     read(answer(&send(fetching)?)?)
