@@ -1,8 +1,10 @@
 //! Compiling: in a child that a bomb ends alone, and never twice what is on the shelf as it was left there.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -58,17 +60,30 @@ fn nobody() -> Compile {
     Compile::Child("/bin/false".into())
 }
 
+/// The compiler, once this command of a shell has ended.
+fn after(command: &str, directory: &Path) -> Compile {
+    let file = directory.join("compiler");
+    std::fs::write(&file, format!("#!/bin/sh\n{command}\nexec {} \"$@\"\n", program().display())).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    Compile::Child(file)
+}
+
 /// The refusal of a bomb, during which and after which the host and a plugin of it answer.
 async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
-    let setup = Setup::default().compiling(child()).with(|config| {
+    let directory = tempfile::tempdir().unwrap();
+    let seen = directory.path().join("seen");
+    // However soon it explodes, it is seen before.
+    let held = after(&format!("until [ -e {} ]; do /bin/sleep 0.01; done", seen.display()), directory.path());
+    let setup = Setup::default().with(|config| {
         config.plugins.compile_memory_bytes = memory_bytes;
         config.plugins.compile_cpu_time = NEVER;
         config.plugins.compile_time = NEVER;
     });
     let mut host = TestHost::sqlite(setup).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    // The limits of the test are the bomb's, not the neighbour's.
+    // The compiler and the limits of the test are the bomb's, not the neighbour's.
     host.restart_with(change).await;
+    host.restart_compiling(held).await;
     let deploy = {
         let superuser = host.superuser().clone();
         tokio::spawn(async move { superuser.deploy(&component.0, "").await })
@@ -76,6 +91,7 @@ async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&
     let child = until("the compile to begin", async || children(memory_bytes).pop()).await;
     let environment = std::fs::read(child.join("environ")).unwrap_or_default();
     let environment = String::from_utf8_lossy(&environment).into_owned();
+    std::fs::write(seen, "").unwrap();
     while !deploy.is_finished() {
         assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     }
@@ -114,12 +130,12 @@ async fn a_compile_that_takes_too_much_cpu_time_ends_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compile_that_takes_too_long_ends_alone() {
-    let change = |config: &mut Config| config.plugins.compile_time = Duration::from_millis(500);
+    let change = |config: &mut Config| config.plugins.compile_time = Duration::from_secs(2);
     let answer = explodes(bomb(100_000), (4 << 30) + 8192, change).await;
     answer.is_problem(
         422,
         "compile_limit",
-        "The file cannot be deployed: compiling it takes more time than plugins.compile_time allows (500ms)",
+        "The file cannot be deployed: compiling it takes more time than plugins.compile_time allows (2s)",
     );
 }
 
@@ -229,16 +245,6 @@ async fn files_of_another_host_are_not_loaded() {
     other.stop().await;
 }
 
-/// A compiler that takes its time.
-fn slow(directory: &std::path::Path) -> Compile {
-    use std::os::unix::fs::PermissionsExt as _;
-    let file = directory.join("slow");
-    let program = program();
-    std::fs::write(&file, format!("#!/bin/sh\n/bin/sleep 5\nexec {} \"$@\"\n", program.display())).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Compile::Child(file)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
     let directory = tempfile::tempdir().unwrap();
@@ -246,7 +252,7 @@ async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
     for word in ["one", "two"] {
         host.superuser().deploy(&super::liar(serde_json::json!({ "answer": word })).0, "").await.ok();
     }
-    host.restart_compiling(slow(directory.path())).await;
+    host.restart_compiling(after("/bin/sleep 5", directory.path())).await;
     let deploying = tokio::spawn({
         let client = host.superuser().clone();
         async move { client.deploy(&Component::hello().rebuilt("slowly").0, "id=slow").await }

@@ -28,6 +28,17 @@ const ARENA_KIB: &str = "32768";
 const SAID_BYTES: u64 = 4 * 1024;
 /// How a Rust program ends after a panic.
 const PANICKED: i32 = 101;
+/// Last words of a child that had no more memory.
+const OUT_OF_MEMORY_WORDS: [&str; 5] = [
+    // The standard library, when an allocation fails.
+    "memory allocation of",
+    // wasmtime and Cranelift, where they cannot pass it on (`wasmtime_internal_core::alloc::PanicOnOom`).
+    "out-of-memory error",
+    // The system, when a mapping or a thread cannot be had.
+    "os error 12",
+    "os error 11",
+    "kind: WouldBlock",
+];
 
 /// How components are compiled in a child.
 pub(super) struct Child {
@@ -134,8 +145,10 @@ impl Child {
     }
 
     fn judge(&self, digest: &Digest, end: End) -> Result<MachineCode> {
+        // Whole, because a long path in front may put what matters beyond what is told.
+        let verdict = verdict(end.status, &end.said);
         let said = told(end.said.trim());
-        match verdict(end.status, &said) {
+        match verdict {
             Verdict::Compiled => Ok(MachineCode(end.machine_code)),
             Verdict::Refused => Err(invalid(format!("it does not compile: {said}"))),
             Verdict::Limit(limit) => Err(self.exceeded(digest, limit)),
@@ -196,10 +209,7 @@ async fn last_words(stderr: ChildStderr) -> io::Result<String> {
 
 fn verdict(status: ExitStatus, said: &str) -> Verdict {
     let is = |signal: Signal| status.signal() == Some(signal.as_raw());
-    // The standard library's words when an allocation fails, and the system's when a mapping or a thread cannot be had.
-    let short = ["memory allocation of", "os error 12", "os error 11", "kind: WouldBlock"]
-        .iter()
-        .any(|words| said.contains(words));
+    let short = OUT_OF_MEMORY_WORDS.iter().any(|words| said.contains(words));
     match status.code() {
         Some(0) => Verdict::Compiled,
         Some(status) if status == i32::from(REFUSED) => Verdict::Refused,
@@ -233,7 +243,14 @@ mod tests {
         assert_eq!(exited(0, ""), Verdict::Compiled);
         assert_eq!(exited(3, "unexpected end"), Verdict::Refused);
         assert_eq!(exited(3, "it has the name 'os error 12'"), Verdict::Refused);
-        for end in [exited(4, "out of memory"), of(6, allocation), of(9, ""), exited(PANICKED, thread)] {
+        let within = "unhandled out-of-memory error: out of memory (failed to allocate 64 bytes)";
+        for end in [
+            exited(4, "out of memory"),
+            of(6, allocation),
+            of(9, ""),
+            exited(PANICKED, thread),
+            exited(PANICKED, within),
+        ] {
             assert_eq!(end, Verdict::Limit(Limit::Memory));
         }
         assert_eq!(of(Signal::XCPU.as_raw(), ""), Verdict::Limit(Limit::Cpu));
@@ -241,6 +258,15 @@ mod tests {
         assert_eq!(of(6, "thread 'main' has overflowed its stack"), Verdict::Crashed);
         assert_eq!(of(11, ""), Verdict::Crashed);
         assert_eq!((exited(1, ""), exited(127, "")), (Verdict::Failed, Verdict::Failed));
+    }
+
+    #[test]
+    fn a_long_path_in_front_hides_no_reason() {
+        let child = Child::new("wharf".into(), &config::Plugins::default(), 1);
+        let said = format!("panicked at {}map.rs:100:5:\nunhandled out-of-memory error", "registry/".repeat(50));
+        let end = End { status: ExitStatus::from_raw(PANICKED << 8), machine_code: Vec::new(), said };
+        let error = child.judge(&Digest::of(b""), end).err().unwrap();
+        assert_eq!(*error.code(), code::COMPILE_LIMIT);
     }
 
     #[test]
