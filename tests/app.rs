@@ -49,7 +49,7 @@ async fn components_given_at_the_start_are_deployed_once() {
     config.server.data_dir = directory.path().join("data");
     config.plugins.total_concurrency = 4;
     for unchanged in [false, true] {
-        let ambient = Ambient { compile: Compile::InProcess, ..Ambient::default() };
+        let ambient = Ambient { compile: Compile::in_process(), ..Ambient::default() };
         let app = App::start(config.clone(), ambient).await.unwrap();
         for name in ["hello", "items"] {
             let grants = vec!["auth".to_owned(), "sql".to_owned()];

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
@@ -28,8 +28,9 @@ use crate::support::postgres::{self, TestDatabase};
 use crate::support::process::{Holdings, Process, home};
 use crate::support::{Answer, Backend, Client, Component};
 
-/// One attack at a time: each measures what the others would disturb.
-static ALONE: Mutex<()> = Mutex::const_new(());
+/// As many attacks at a time, whatever the machine: each may take gigabytes. `make attack` runs one test after the other,
+/// because there each measures what others would disturb.
+static ARENAS: Semaphore = Semaphore::const_new(2);
 
 /// The neighbour's p99 during an attack, against the quiet one before or after it.
 const TIMES: u32 = 3;
@@ -112,7 +113,7 @@ struct Arena {
     neighbour: Neighbour,
     // Dropped after the host that uses it.
     _database: Option<TestDatabase>,
-    _alone: MutexGuard<'static, ()>,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Arena {
@@ -126,7 +127,7 @@ impl Arena {
             Backend::Sqlite => None,
             Backend::Postgres => Some(postgres::database().await?),
         };
-        let alone = ALONE.lock().await;
+        let permit = ARENAS.acquire().await.unwrap();
         let mut settings = settings.to_vec();
         settings.extend(database.as_ref().map(|database| ("WHARF_DATABASE_URL", database.url.as_str())));
         // A breaker that opens would answer in the attacker's place.
@@ -140,7 +141,7 @@ impl Arena {
         let attacker = format!("name=attacker&{CHAMELEON}{limits}");
         superuser.deploy(&Component::chameleon().0, &attacker).await.ok();
         let client = process.client();
-        let arena = Self { process, client, superuser, neighbour, _database: database, _alone: alone };
+        let arena = Self { process, client, superuser, neighbour, _database: database, _permit: permit };
         arena.neighbour(calls()).await;
         Some(arena)
     }

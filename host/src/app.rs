@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
-use crate::auth::{Auth, NewSuperuser};
+use crate::auth::{Auth, HashCost, NewSuperuser};
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
 use crate::capability::{Boot, Grants};
@@ -45,6 +45,8 @@ pub struct Ambient {
     pub compile: Compile,
     /// Names and certificates of other servers.
     pub outside: Outside,
+    /// What hashing a password costs.
+    pub passwords: HashCost,
 }
 
 /// A component to deploy as soon as the host runs, unless it is live already.
@@ -84,7 +86,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random, compile, at_stage, outside } = ambient;
+        let Ambient { clock, random, compile, at_stage, outside, passwords } = ambient;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -95,7 +97,7 @@ impl App {
         let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
 
         *stage = "opening identity and mail";
-        let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone()).await?;
+        let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone(), passwords).await?;
         let first_superuser = auth.ensure_superuser(&config.auth).await?;
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 

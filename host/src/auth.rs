@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use account::{AccountChange, NewAccount};
-pub use password::{MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
+pub use password::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
 pub use session::{Grant, Session};
 pub use superuser::NewSuperuser;
 
@@ -97,18 +97,14 @@ impl Auth {
     ///
     /// # Errors
     /// The database, or a signing key in it that cannot be read.
-    pub async fn open(db: Db, settings: &config::Auth, clock: Clock, random: Random) -> Result<Self> {
-        let passwords = Passwords::new(random.clone())?;
-        Self::open_with(db, settings, clock, random, passwords).await
-    }
-
-    async fn open_with(
+    pub async fn open(
         db: Db,
         settings: &config::Auth,
         clock: Clock,
         random: Random,
-        passwords: Passwords,
+        passwords: HashCost,
     ) -> Result<Self> {
+        let passwords = Passwords::new(random.clone(), passwords)?;
         let keys = Keys::open(&db, &random, clock.now()).await?;
         let verified = Verified::new(&db);
         Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, verified })))

@@ -201,7 +201,7 @@ async fn a_restart_compiles_nothing() {
     shelf(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
     host.restart().await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
-    host.restart_compiling(Compile::InProcess).await;
+    host.restart_compiling(Compile::in_process()).await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     assert_eq!(shelf(&host).len(), 2);
     host.stop().await;

@@ -302,9 +302,10 @@ async fn parking_host() {
     config.database.url = std::env::var(DATABASE).ok().map(Secret::new);
     config.plugins.concurrency = 4;
     config.plugins.total_concurrency = 4;
-    let app = App::start(config, Ambient { at_stage: Some(park), compile: Compile::InProcess, ..Ambient::default() })
-        .await
-        .unwrap();
+    let app =
+        App::start(config, Ambient { at_stage: Some(park), compile: Compile::in_process(), ..Ambient::default() })
+            .await
+            .unwrap();
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
     superuser.deploy(&release_of(stage).0, &format!("grant=sql&id={at}")).await;

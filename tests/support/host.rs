@@ -1,11 +1,13 @@
 //! A host in this process, through Wharf's public interface: its own directory, its own database, a free port.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 use wharf::app::{Ambient, App};
+use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret};
 use wharf::egress::{Outside, Resolver};
@@ -25,6 +27,9 @@ pub(crate) const PASSWORD: &str = "correct horse";
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
 /// The grants that the chameleon needs.
 pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql";
+
+/// Every host of this process has its components compiled here, so each component is compiled once.
+static WITHIN: LazyLock<Compile> = LazyLock::new(Compile::in_process);
 
 /// How a test wants its host.
 pub(crate) struct Setup {
@@ -65,7 +70,7 @@ impl Default for Setup {
         // A busy machine is not what is tested.
         config.database.timeout = Duration::from_secs(30);
         // The program that runs is the tests', which cannot be asked to compile.
-        let compile = Compile::InProcess;
+        let compile = WITHIN.clone();
         let outside = Outside { resolver: nobody(), ..Outside::default() };
         Self { config, clock: Clock::System, compile, outside, mail: Mailing::Kept, items: false }
     }
@@ -262,6 +267,6 @@ fn nobody() -> Resolver {
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, outside: &Outside) -> App {
     let (clock, compile, outside) = (clock.clone(), compile.clone(), outside.clone());
-    let ambient = Ambient { clock, compile, outside, ..Ambient::default() };
+    let ambient = Ambient { clock, compile, outside, passwords: HashCost::Least, ..Ambient::default() };
     App::start(config.clone(), ambient).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

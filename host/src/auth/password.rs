@@ -24,6 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NOBODY: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
                       Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
 
+/// What hashing a password costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HashCost {
+    /// Argon2id with m = 64 MiB, t = 3, p = 4, as in the reference.
+    #[default]
+    Reference,
+    /// Next to nothing: for tests of everything else.
+    Least,
+}
+
+impl HashCost {
+    fn params(self) -> Result<Params> {
+        let (memory_kib, passes, lanes) = match self {
+            Self::Reference => (65_536, 3, 4),
+            Self::Least => (64, 1, 1),
+        };
+        Params::new(memory_kib, passes, lanes, None).map_err(unusable)
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -44,17 +64,10 @@ pub(super) struct Passwords {
 }
 
 impl Passwords {
-    /// Argon2id with m = 64 MiB, t = 3, p = 4, as in the reference.
-    pub(super) fn new(random: Random) -> Result<Self> {
-        let params = Params::new(65_536, 3, 4, None).map_err(unusable)?;
+    /// New hashes cost so much.
+    pub(super) fn new(random: Random, cost: HashCost) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { params, permits: Arc::new(Semaphore::new(cores)), random })
-    }
-
-    /// The same with hashes that take no time, for tests of everything else.
-    #[cfg(test)]
-    pub(super) fn quick(random: Random) -> Result<Self> {
-        Ok(Self { params: Params::new(64, 1, 1, None).map_err(unusable)?, ..Self::new(random)? })
+        Ok(Self { params: cost.params()?, permits: Arc::new(Semaphore::new(cores)), random })
     }
 
     /// The PHC string of a password under a fresh salt.
@@ -133,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_is_the_references_and_checks() {
-        let passwords = Passwords::new(Random::System).unwrap();
+        let passwords = Passwords::new(Random::System, HashCost::Reference).unwrap();
         let hash = passwords.hash("correct horse").await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=65536,t=3,p=4$"), "{hash}");
         assert_eq!(passwords.verify("correct horse", Some(&hash)).await.unwrap(), Verdict::Right);
@@ -143,11 +156,11 @@ mod tests {
 
     #[tokio::test]
     async fn older_hashes_are_right_but_outdated() {
-        let quick = Passwords::quick(Random::System).unwrap();
+        let quick = Passwords::new(Random::System, HashCost::Least).unwrap();
         let bcrypt = bcrypt::hash("changethis", 4).unwrap();
         assert_eq!(quick.verify("changethis", Some(&bcrypt)).await.unwrap(), Verdict::Outdated);
         assert_eq!(quick.verify("changethat", Some(&bcrypt)).await.unwrap(), Verdict::Wrong);
-        let strong = Passwords::new(Random::System).unwrap();
+        let strong = Passwords::new(Random::System, HashCost::Reference).unwrap();
         let weak = quick.hash("changethis").await.unwrap();
         assert_eq!(strong.verify("changethis", Some(&weak)).await.unwrap(), Verdict::Outdated);
     }
@@ -157,7 +170,7 @@ mod tests {
         let parsed = PasswordHash::new(NOBODY).unwrap();
         let params = Params::try_from(&parsed).unwrap();
         assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));
-        let passwords = Passwords::quick(Random::System).unwrap();
+        let passwords = Passwords::new(Random::System, HashCost::Least).unwrap();
         assert_eq!(passwords.verify("", None).await.unwrap(), Verdict::Wrong);
         assert_eq!(passwords.verify("x", Some("nonsense")).await.unwrap(), Verdict::Wrong);
         assert_eq!(passwords.verify("x", Some("$2b$nonsense")).await.unwrap(), Verdict::Wrong);

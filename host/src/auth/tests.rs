@@ -18,9 +18,8 @@ impl World {
     pub(crate) async fn new() -> Self {
         let (dir, db) = crate::db::tests::sqlite().await;
         let clock = Clock::manual(START);
-        let passwords = Passwords::quick(Random::System).unwrap();
         let settings = config::Auth::default();
-        let auth = Auth::open_with(db.clone(), &settings, clock.clone(), Random::System, passwords).await.unwrap();
+        let auth = Auth::open(db.clone(), &settings, clock.clone(), Random::System, HashCost::Least).await.unwrap();
         Self { auth, clock, db, _dir: dir }
     }
 

@@ -10,6 +10,7 @@ mod fingerprint;
 pub mod program;
 mod shelf;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,13 +34,24 @@ const KEPT_BYTES: u64 = 32 * 1024 * 1024;
 /// held by this process, which has no other limit.
 const MACHINE_CODE_PART: u64 = 4;
 
+/// What is remembered of compiles in this process, in bytes of machine code.
+const COMPILED_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Where components are compiled.
 #[derive(Debug, Clone)]
 pub enum Compile {
     /// In a process of this program, which is `wharf`.
     Child(PathBuf),
     /// In this process: without limits, for tests whose program is another.
-    InProcess,
+    InProcess(Compiled),
+}
+
+impl Compile {
+    /// In this process; hosts that get clones of this compile a component once for all of them.
+    pub fn in_process() -> Self {
+        let weight = |_: &Digest, code: &Arc<MachineCode>| u32::try_from(code.0.len()).unwrap_or(u32::MAX);
+        Self::InProcess(Compiled(moka::sync::Cache::builder().max_capacity(COMPILED_BYTES).weigher(weight).build()))
+    }
 }
 
 impl Default for Compile {
@@ -49,6 +61,23 @@ impl Default for Compile {
         let running = "/proc/self/exe";
         let elsewhere = || std::env::current_exe().unwrap_or_else(|_| running.into());
         Self::Child(if cfg!(target_os = "linux") { running.into() } else { elsewhere() })
+    }
+}
+
+/// Machine code of what was compiled in this process. All engines of a process agree on it: see [`fingerprint`].
+#[derive(Clone)]
+pub struct Compiled(moka::sync::Cache<Digest, Arc<MachineCode>>);
+
+impl Compiled {
+    fn compile(&self, engine: &Engine, digest: Digest, component: &[u8]) -> Result<Arc<MachineCode>> {
+        let compile = || engine.precompile_component(component).map(|code| Arc::new(MachineCode(code)));
+        self.0.try_get_with(digest, compile).map_err(|error| refusal(&error))
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled").finish_non_exhaustive()
     }
 }
 
@@ -76,15 +105,20 @@ pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, compon
     let child = Child::new(program, limits, limits.compile_memory_bytes / MACHINE_CODE_PART);
     let machine_code = child.compile(&digest, component).await?;
     let engine = engine.wasmtime().clone();
-    let loaded = aside(move || machine_code.load(&engine).map_err(refusal)).await??;
+    let loaded = aside(move || machine_code.load(&engine).map_err(|error| refusal(&error))).await??;
     Artifact::new(loaded, digest, size)
+}
+
+/// Who compiles.
+enum Worker {
+    Child(Child),
+    InProcess(Compiled),
 }
 
 /// Compiles components, and remembers what it compiled.
 pub(super) struct Compiler {
     engine: Engine,
-    /// None: in this process.
-    child: Option<Child>,
+    worker: Worker,
     shelf: Arc<Shelf>,
     /// Lately used ones, so that going back to an earlier file loads nothing.
     kept: moka::sync::Cache<Digest, Artifact>,
@@ -103,13 +137,13 @@ impl Compiler {
         let machine_code = limits.compile_memory_bytes / MACHINE_CODE_PART;
         let compatibility = Fingerprint::of(&engine.precompile_compatibility_hash());
         let shelf = Shelf::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
-        let child = match compile {
-            Compile::Child(program) => Some(Child::new(program, limits, machine_code)),
-            Compile::InProcess => None,
+        let worker = match compile {
+            Compile::Child(program) => Worker::Child(Child::new(program, limits, machine_code)),
+            Compile::InProcess(compiled) => Worker::InProcess(compiled),
         };
         Ok(Self {
             engine,
-            child,
+            worker,
             shelf: Arc::new(shelf),
             kept: moka::sync::Cache::builder()
                 .max_capacity(KEPT_BYTES)
@@ -165,15 +199,15 @@ impl Compiler {
 
     async fn compiled(&self, digest: &Digest, component: Bytes) -> Result<Component> {
         let (engine, shelf, kept_as) = (self.engine.clone(), Arc::clone(&self.shelf), digest.clone());
-        let machine_code = match &self.child {
-            Some(child) => child.compile(digest, component).await?,
-            None => {
-                let engine = engine.clone();
-                aside(move || engine.precompile_component(&component).map(MachineCode).map_err(refusal)).await??
+        let machine_code = match &self.worker {
+            Worker::Child(child) => Arc::new(child.compile(digest, component).await?),
+            Worker::InProcess(compiled) => {
+                let (engine, compiled, digest) = (engine.clone(), compiled.clone(), digest.clone());
+                aside(move || compiled.compile(&engine, digest, &component)).await??
             }
         };
         aside(move || {
-            let loaded = machine_code.load(&engine).map_err(refusal)?;
+            let loaded = machine_code.load(&engine).map_err(|error| refusal(&error))?;
             shelf.put(&kept_as, &machine_code);
             Ok(loaded)
         })
@@ -182,7 +216,7 @@ impl Compiler {
 }
 
 /// A component that the compiler does not take.
-fn refusal(error: wasmtime::Error) -> Error {
+fn refusal(error: &wasmtime::Error) -> Error {
     invalid(format!("it does not compile: {}", told(&format!("{error:#}"))))
 }
 
