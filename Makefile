@@ -58,7 +58,7 @@ test: plugins ## Run every test; those of PostgreSQL need its server programs (i
 attack: build ## Attack the release build, alone, and hold its neighbour against the clock
 	@echo '== Attacking $(WHARF)'
 	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(WHARF)' \
-		$(CARGO) test -p wharf-tests --test wharf -- attack:: --test-threads=1 --nocapture
+		$(CARGO) test --workspace --test wharf -- attack:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
 fuzz: cargo ## Feed the host what nobody thought of, FUZZ_TIME seconds for each target

@@ -32,7 +32,8 @@ fn schemathesis() -> Result<PathBuf, String> {
         return Ok(python);
     }
     run(Path::new("python3"), &["-m", "venv", "--clear", environment.to_str().unwrap()])?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements.to_str().unwrap()];
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10", "--timeout", "60"];
+    let pip = [&pip[..], &["-r", requirements.to_str().unwrap()]].concat();
     run(&python, &pip)?;
     // Last, so that an installation that broke off is begun again.
     std::fs::write(&installed, wanted).unwrap();

@@ -15,7 +15,7 @@ pub mod canary;
 pub mod compile;
 pub mod declaration;
 pub mod deploy;
-mod drain;
+pub mod drain;
 pub mod engine;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -188,7 +188,9 @@ async fn postgres_holds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cache_is_as_large_as_it_may_be() {
-    let mut arena = Arena::open(&[], "&grant=cache.bytes=1MiB&limit=host_calls=1000000&limit=cpu_time=5s").await;
+    let mut arena =
+        Arena::open(&[], "&grant=cache.bytes=1MiB&limit=host_calls=1000000&limit=cpu_time=20s&limit=deadline=60s")
+            .await;
     arena
         .attack("keys without end", Counted::Outcome("success"), async |arena| {
             for answer in arena.flood(4, "hoard/20000").await {

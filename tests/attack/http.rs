@@ -105,6 +105,25 @@ async fn what_is_no_request_is_no_trouble() {
         })
         .await;
     arena
+        .attack("headers that are not a plugin's", Counted::Outcome("invalid_response"), async |arena| {
+            for header in [
+                "name=set-cookie&value=a%3Db",
+                "name=x-request-id&value=forged",
+                "name=transfer-encoding&value=chunked",
+                "name=access-control-allow-origin&value=*",
+                "name=x-split&value=a%0D%0Aset-cookie:%20b",
+                "name=x-split%0D%0Aset-cookie&value=b",
+                "name=x-control&value=%01",
+                "name=x-many&value=x&times=65",
+            ] {
+                let answer = arena.get(&format!("header?{header}")).await;
+                answer.has_code(502, "plugin_invalid_response");
+                let forged = ["set-cookie", "x-split", "x-control", "x-many"];
+                assert!(forged.iter().all(|name| answer.header(name).is_none()), "{header}: {answer:?}");
+            }
+        })
+        .await;
+    arena
         .attack("forged identity", Counted::Outcome("success"), async |arena| {
             let id = arena.superuser.get("/users/me").await.ok()["id"].as_str().unwrap().to_owned();
             let token = arena.superuser.token();

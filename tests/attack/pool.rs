@@ -24,7 +24,7 @@ async fn one_plugin_does_not_take_every_place() {
         ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16"),
         ("WHARF_PLUGIN_QUEUE_TIME", "100ms"),
     ];
-    let mut arena = Arena::open(&settings, "&limit=deadline=2s").await;
+    let mut arena = Arena::open(&settings, "&limit=deadline=20s").await;
     arena
         .attack("more calls than there are places", Counted::Limit("concurrency"), async |arena| {
             let answers = arena.flood(60, "sleep/1000").await;
@@ -47,7 +47,7 @@ async fn parts_of_components_are_no_way_around_the_places() {
         ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16"),
         ("WHARF_PLUGIN_QUEUE_TIME", "100ms"),
     ];
-    let limits = "&limit=cpu_time=300ms&limit=deadline=20s";
+    let limits = "&limit=cpu_time=300ms&limit=deadline=60s";
     let mut arena = Arena::open(&settings, limits).await;
     let parts = Around {
         before: "(core module $m (memory 1) (table 1 funcref)) (core module $t (table 1 funcref))

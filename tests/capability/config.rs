@@ -15,6 +15,17 @@ async fn without_settings_a_plugin_has_its_defaults() {
 }
 
 #[tokio::test]
+async fn a_plugin_reads_its_own_settings_only() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let settings = json!({ "word": "blue" });
+    deploy_with_settings(host.superuser(), &Component::chameleon(), GRANTS, &settings).await.ok();
+    let twin = format!("{GRANTS}&name=twin");
+    deploy_with_settings(host.superuser(), &Component::chameleon(), &twin, &json!({ "word": "red" })).await.ok();
+    assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
+    assert_eq!(host.anonymous().get("/twin/setting").await.ok(), "red");
+}
+
+#[tokio::test]
 async fn new_settings_are_a_new_release_and_are_read_at_once() {
     let host = TestHost::sqlite(Setup::default()).await;
     for (number, word) in [(1, "blue"), (2, "grün \u{1f308}")] {

@@ -146,7 +146,7 @@ async fn a_grant_bounds_time_bytes_and_requests() {
     })
     .await;
     let setup = Setup::default().with(|config| {
-        config.plugins.http_time = Duration::from_millis(200);
+        config.plugins.http_time = Duration::from_secs(1);
         config.plugins.http_bytes = 64 << 10;
         config.plugins.http_requests = 1;
     });
@@ -171,7 +171,7 @@ async fn a_grant_bounds_time_bytes_and_requests() {
 async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
     let remote = Remote::start(|_| Reply::Hang("HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n".to_owned())).await;
     let setup = Setup::default().with(|config| {
-        config.plugins.deadline = Duration::from_millis(500);
+        config.plugins.deadline = Duration::from_secs(1);
         config.plugins.http_time = Duration::from_secs(600);
     });
     let mut host = allowed(setup, &remote, "http").await;
@@ -180,9 +180,10 @@ async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
     remote.until_closed().await;
 
     host.restart_with(|config| config.plugins.deadline = Duration::from_secs(600)).await;
+    let before = remote.seen().len();
     let (client, url) = (host.anonymous(), remote.url("/"));
     let waiting = tokio::spawn(async move { client.post("/chameleon/fetch", &json!({ "url": url })).await });
-    remote.until_seen(2).await;
+    remote.until_seen(before + 1).await;
     waiting.abort();
     remote.until_closed().await;
     assert_eq!(host.anonymous().get("/chameleon/echo/alive").await.ok()["word"], "alive");

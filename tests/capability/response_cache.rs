@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 
 use super::deploy_twin;
+use crate::http::metrics::samples;
 use crate::support::{Client, Component, Setup, TestHost};
 
 async fn chameleon(setup: Setup) -> TestHost {
@@ -27,6 +28,12 @@ async fn an_answer_is_given_again() {
     assert_eq!((second.status, second.text()), (200, first.text()));
     assert_eq!(second.header("content-type"), first.header("content-type"));
     assert_ne!(second.header("x-request-id"), first.header("x-request-id"));
+    let samples = samples(host.superuser()).await;
+    let counted = |outcome: &str| {
+        let name = format!(r#"wharf_plugin_calls_total{{plugin="chameleon",release="1",outcome="{outcome}"}}"#);
+        samples.iter().find(|(sample, _)| *sample == name).unwrap().1
+    };
+    assert_eq!(["success", "kept"].map(counted), [1.0, 1.0]);
 }
 
 #[tokio::test]

@@ -71,9 +71,10 @@ fn after(command: &str, directory: &Path) -> Compile {
 /// The refusal of a bomb, during which and after which the host and a plugin of it answer.
 async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
     let directory = tempfile::tempdir().unwrap();
-    let seen = directory.path().join("seen");
-    // However soon it explodes, it is seen before.
-    let held = after(&format!("until [ -e {} ]; do /bin/sleep 0.01; done", seen.display()), directory.path());
+    let pipe = directory.path().join("seen");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // However soon it explodes, it is seen before. The shell itself reads: a process that it starts has a like command line.
+    let held = after(&format!("read -r seen <{}", pipe.display()), directory.path());
     let setup = Setup::default().with(|config| {
         config.plugins.compile_memory_bytes = memory_bytes;
         config.plugins.compile_cpu_time = NEVER;
@@ -89,9 +90,11 @@ async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&
         tokio::spawn(async move { superuser.deploy(&component.0, "").await })
     };
     let child = until("the compile to begin", async || children(memory_bytes).pop()).await;
-    let environment = std::fs::read(child.join("environ")).unwrap_or_default();
-    let environment = String::from_utf8_lossy(&environment).into_owned();
-    std::fs::write(seen, "").unwrap();
+    let environment = String::from_utf8(std::fs::read(child.join("environ")).unwrap()).unwrap();
+    assert!(environment.contains("RAYON_NUM_THREADS="), "{environment}");
+    // Both ends, so that it opens whether or not somebody reads yet; kept until the end, so that nothing is lost.
+    let mut seen = std::fs::File::options().read(true).write(true).open(pipe).unwrap();
+    seen.write_all(b"\n").unwrap();
     while !deploy.is_finished() {
         assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     }

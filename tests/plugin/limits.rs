@@ -59,7 +59,11 @@ async fn an_endless_loop_ends_with_the_cpu_time() {
 /// Three seconds and more, most of which it waits.
 #[tokio::test]
 async fn waiting_costs_no_cpu_time() {
-    let host = chameleon(Setup::default().with(|config| config.plugins.cpu_time = Duration::from_millis(500))).await;
+    let setup = Setup::default().with(|config| {
+        config.plugins.cpu_time = Duration::from_millis(500);
+        config.plugins.deadline = NEVER;
+    });
+    let host = chameleon(setup).await;
     assert_eq!(host.anonymous().get("/chameleon/naps/600/5").await.status, 204);
 }
 
@@ -344,7 +348,7 @@ async fn more_output_at_once_than_is_allowed_is_a_trap() {
 
 #[tokio::test]
 async fn a_plugin_that_fails_every_call_leaves_its_neighbours_alone() {
-    let host = chameleon(Setup::default()).await;
+    let host = chameleon(Setup::default().with(|config| config.plugins.quarantine = NEVER)).await;
     host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();
     for call in 0..50 {
         let (status, code) = if call < 10 { (502, "plugin_trap") } else { (503, "plugin_quarantined") };

@@ -56,12 +56,12 @@ async fn a_quota_bounds_one_plugin_and_may_raise_what_the_host_is_configured_to(
     })
     .await;
     deploy(host, "twin", "").await.ok();
-    deploy(host, "chameleon", "sql.rows=3,sql.time=500ms,sql.bytes=3MiB,cache.bytes=64KiB").await.ok();
+    deploy(host, "chameleon", "sql.rows=3,sql.time=2s,sql.bytes=3MiB,cache.bytes=64KiB").await.ok();
     assert_eq!(statement(host, "twin", THREE_ROWS).await, json!("Error::Limit(\"rows: 2\")"));
     assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
     let four_rows = format!("{THREE_ROWS} UNION ALL SELECT 4");
     assert_eq!(statement(host, "chameleon", &four_rows).await, json!("Error::Limit(\"rows: 3\")"));
-    assert_eq!(statement(host, "chameleon", ENDLESS).await, json!("Error::Limit(\"statement time: 500 ms\")"));
+    assert_eq!(statement(host, "chameleon", ENDLESS).await, json!("Error::Limit(\"statement time: 2000 ms\")"));
     let two_mebibytes = match host.database() {
         Some(_) => "SELECT repeat('x', 2097152)",
         None => "SELECT hex(zeroblob(1048576))",

@@ -31,6 +31,9 @@ fn tight() -> Setup {
         config.plugins.total_concurrency = CLIENTS + NEIGHBOURS;
         config.plugins.queue_time = Duration::from_millis(200);
         config.plugins.compile_memory_bytes = (512 << 20) + 16_384 * number;
+        // A busy machine is not what is tested.
+        config.plugins.compile_cpu_time = Duration::from_secs(600);
+        config.plugins.compile_time = Duration::from_secs(600);
     })
 }
 
@@ -230,7 +233,8 @@ async fn what_explodes_is_refused_under_load(host: &mut TestHost) {
             "smoke",
             "smoke_failed",
             &format!("{smoke}The plugin used up its CPU time. What was live still is"),
-        ),
+        )
+        .or(&format!("{smoke}The plugin did not answer in time. What was live still is")),
     ];
     refuses_all(host, &bad).await;
     // What of the migrations went well is undone with the rest: others of their names, with the same tables, go through.

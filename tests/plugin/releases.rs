@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::liar;
+use crate::http::metrics::samples;
 use crate::support::patience::until;
 use crate::support::{Answer, Backend, Component, Setup, TestHost, both};
 
@@ -196,15 +197,33 @@ async fn old_releases_are_collected_by_count_and_age() {
 #[tokio::test]
 async fn calls_in_flight_end_on_the_release_they_began_on() {
     let host = TestHost::sqlite(Setup::default()).await;
-    host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 1_500 })).0, "").await.ok();
+    host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 4_000 })).0, "").await.ok();
+    // Compiled before somebody waits for it.
+    host.superuser().deploy(&says("new").0, "name=other&mount=/other").await.ok();
     let slow = tokio::spawn({
         let client = host.anonymous();
         async move { client.get("/liar").await.text() }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until_it_runs(&host).await;
     deploy(&host, "new").await;
     assert_eq!(answer(&host).await, "new");
+    assert!(!slow.is_finished(), "nothing was in flight");
     assert_eq!(slow.await.unwrap(), "old");
+    assert_eq!(calls_of_the_first(&host, "success").await, 1.0);
+}
+
+async fn until_it_runs(host: &TestHost) {
+    let running = ("wharf_plugin_calls_running{plugin=\"liar\"}".to_owned(), 1.0);
+    until("the call to run", async || samples(host.superuser()).await.contains(&running).then_some(())).await;
+}
+
+/// Calls of the first release, which is not served any more, as the metrics tell them.
+async fn calls_of_the_first(host: &TestHost, outcome: &str) -> f64 {
+    let name = format!(r#"wharf_plugin_calls_total{{plugin="liar",release="1",outcome="{outcome}"}}"#);
+    until("the call to be counted", async || {
+        samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).map(|(_, count)| count)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -219,10 +238,14 @@ async fn calls_that_outlast_the_drain_time_are_cancelled() {
         let client = host.anonymous();
         async move { client.get("/liar").await }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until_it_runs(&host).await;
     deploy(&host, "new").await;
     slow.await.unwrap().has_code(503, "plugin_replaced");
     assert_eq!(answer(&host).await, "new");
+    assert_eq!(calls_of_the_first(&host, "replaced").await, 1.0);
+    // The same release, served again, counts anew, and is told once.
+    operate(&host, "liar/rollback?release=1").await.ok();
+    assert_eq!(calls_of_the_first(&host, "replaced").await, 0.0);
 }
 
 /// What `/plugins/{name}` says of its state.

@@ -49,6 +49,7 @@ async fn what_the_host_holds_counts_as_the_calls_memory(host: &TestHost) {
         ("a batch's answer", BYTES, json!({ "what": "batch", "sql": long })),
         ("a parameter", BYTES, json!({ "what": "parameter", "sql": length, "bytes": BYTES })),
         ("what is kept", KEPT, json!({ "what": "set", "bytes": KEPT })),
+        ("a log line", BYTES, json!({ "what": "log", "bytes": BYTES })),
         ("an audit entry", BYTES, json!({ "what": "audit", "bytes": BYTES })),
         ("what was kept", KEPT, json!({ "what": "get" })),
     ] {

@@ -28,7 +28,12 @@ pub(crate) struct Answer {
 impl Client {
     /// A client without credentials.
     pub(crate) fn new(addr: SocketAddr) -> Self {
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            // Less than any test lets a host keep an idle connection, lest a request goes into one that ends just then.
+            .pool_idle_timeout(std::time::Duration::from_millis(500))
+            .build()
+            .unwrap();
         Self { http, base: format!("http://{addr}"), token: None }
     }
 

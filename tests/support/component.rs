@@ -125,7 +125,7 @@ impl Component {
 
     /// A file with it, for whoever wants one.
     pub(crate) fn file(name: &str) -> PathBuf {
-        built();
+        build_components();
         target().join("wasm32-wasip2/plugin").join(name).with_extension("wasm")
     }
 
@@ -135,8 +135,9 @@ impl Component {
     }
 }
 
-/// Builds once for each run; Cargo finds out whether there is anything to do.
-fn built() {
+/// Builds once for each run; Cargo finds out whether there is anything to do. Hosts do it before they start: what is built
+/// once a client has connected may take longer than a server keeps an idle connection.
+pub(crate) fn build_components() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let mut cargo = cargo();

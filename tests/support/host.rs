@@ -15,7 +15,7 @@ use wharf::plugin::Compile;
 
 use super::backend::Backend;
 use super::client::{Answer, Client};
-use super::component::Component;
+use super::component::{Component, build_components};
 use super::mail::MailServer;
 use super::postgres::{self, TestDatabase};
 
@@ -142,6 +142,7 @@ pub(crate) struct TestHost {
 impl TestHost {
     /// A fresh host; none where its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
+        build_components();
         let Setup { mut config, clock, compile, outside, mail, items } = setup;
         let database = match backend {
             Backend::Sqlite => None,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Client;
+use super::component::build_components;
 use super::files::files;
 use super::host::{PASSWORD, SUPERUSER};
 use super::patience::until;
@@ -49,6 +50,7 @@ impl Process {
     }
 
     async fn start_by(mut command: Command, home: TempDir, settings: &[(&str, &str)]) -> Self {
+        build_components();
         let log = std::fs::File::create(home.path().join("log")).unwrap();
         let child = command
             .arg("serve")

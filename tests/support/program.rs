@@ -12,9 +12,9 @@ pub(crate) fn program() -> PathBuf {
     }
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // With the tests' own packages, so that Cargo unifies the same features and builds no dependency twice.
-        let packages = ["build", "--quiet", "-p", "wharf", "-p", "wharf-tests", "--bin", "wharf", "--test", "wharf"];
-        assert!(cargo().args(packages).status().unwrap().success());
+        // What `cargo test --workspace` builds, so that Cargo unifies the same features and builds nothing twice.
+        let arguments = ["build", "--quiet", "--workspace", "--bin", "wharf", "--test", "wharf"];
+        assert!(cargo().args(arguments).status().unwrap().success());
     });
     target().join("debug/wharf")
 }

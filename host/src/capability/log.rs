@@ -131,6 +131,8 @@ impl Capability for Log {
 impl log_wit::Host for Guest {
     fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         self.charge(HostCalls::log)?;
+        let texts = fields.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+        let _held = self.hold(texts.fold(message.len(), usize::saturating_add))?;
         self.entered.log()?;
         if !self.output.write(&self.context, level, &message, &fields) {
             self.usage.hit(Limit::LogRate);
@@ -251,9 +253,7 @@ impl PluginLog {
         let texts = fields.iter().take(MAX_FIELDS).map(|(name, value)| shorten(name).len() + shorten(value).len());
         let bytes = shorten(message).len() + texts.sum::<usize>();
         let (admitted, dropped) = self.admit(self.clock.now(), bytes);
-        if dropped > 0 {
-            tracing::warn!(target: "wharf::plugin::log", plugin = %call.plugin, dropped, "log entries were dropped: over the plugin's rate");
-        }
+        tell_dropped(&call.plugin, dropped);
         if !admitted {
             return false;
         }
@@ -278,6 +278,12 @@ impl PluginLog {
             Level::Error => event!(error),
         }
         true
+    }
+
+    /// Entries that were dropped in a second that is over, and that nobody was told of.
+    fn take_dropped(&self) -> u64 {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.second == self.clock.now().as_secs() { 0 } else { std::mem::take(&mut window.dropped) }
     }
 
     /// Entries that were dropped since it was opened.
@@ -343,6 +349,20 @@ impl PluginLogs {
             plugins.entry(name.clone()).or_insert_with(|| Arc::new(PluginLog::new(self.clock.clone(), self.rates)));
         Arc::clone(log)
     }
+
+    /// Tells of entries that were dropped of plugins that wrote nothing since.
+    pub fn tell_dropped(&self) {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        for (plugin, log) in &*plugins {
+            tell_dropped(plugin, log.take_dropped());
+        }
+    }
+}
+
+fn tell_dropped(plugin: &PluginName, dropped: u64) {
+    if dropped > 0 {
+        tracing::warn!(target: "wharf::plugin::log", %plugin, dropped, "log entries were dropped: over the plugin's rate");
+    }
 }
 
 fn shorten(text: &str) -> &str {
@@ -369,6 +389,19 @@ mod tests {
         assert_eq!(log.admit(second(3), 10), (false, 0));
         log.set_rate(2);
         assert_eq!(log.admit(second(3), 10), (true, 0));
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_when_nothing_follows() {
+        let clock = Clock::manual(Timestamp(0));
+        let log = PluginLog::new(clock.clone(), Rates { lines: 1, entries: 1 });
+        for _ in 0..3 {
+            log.admit(clock.now(), 10);
+        }
+        assert_eq!(log.take_dropped(), 0, "there may be more in this second");
+        clock.advance(std::time::Duration::from_secs(1));
+        assert_eq!([log.take_dropped(), log.take_dropped()], [2, 0]);
+        assert_eq!(log.admit(clock.now(), 10), (true, 0));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::cache;
 use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::release::ReleaseRoute;
+use crate::plugin::tally::CallOutcome;
 use crate::plugin::{Answer, Registry, Release, Request};
 
 /// Headers of a request that a plugin never gets: credentials, framing, and what only the host may claim.
@@ -65,6 +66,7 @@ pub(super) async fn answer(
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
     if let Some(kept) = release.cache.answer(&key) {
+        release.tally.count(CallOutcome::Kept);
         return response(kept.status, &kept.headers, kept.body.clone());
     }
     let ticket = release.cache.ticket();
@@ -94,17 +96,13 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
 
 async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
     let ready = || room.check(call.release.bulkhead.unread());
-    ready()?;
+    let refused = |error: &Error| call.release.tally.count(CallOutcome::of_error(error));
+    ready().inspect_err(refused)?;
+    let headers = passed_on(&call.parts.headers);
+    check_size(call.release, &headers).inspect_err(refused)?;
     let path = call.parts.uri.path();
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
-    let headers = passed_on(&call.parts.headers);
-    let most = call.release.limits.header_bytes;
-    if headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > most {
-        call.release.usage.hit(Limit::HeaderBytes);
-        let text = format!("The headers have more than {most} bytes together");
-        return Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text));
-    }
     let params: Vec<(&str, &str)> = call.params.iter().map(|(name, text)| (*name, text.as_ref())).collect();
     let request = Request {
         id: call.request_id,
@@ -127,6 +125,16 @@ async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(
             Ok((problem::plugin_reply(status, &detail, &code, &errors, path, call.request_id), None))
         }
     }
+}
+
+fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
+    let most = release.limits.header_bytes;
+    if headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= most {
+        return Ok(());
+    }
+    release.usage.hit(Limit::HeaderBytes);
+    let text = format!("The headers have more than {most} bytes together");
+    Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text))
 }
 
 pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {

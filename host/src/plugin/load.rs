@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::drain::Drain;
 use super::engine::Pool;
 use super::registry::Registry;
 use super::release::Release;
@@ -74,6 +75,22 @@ impl Registry {
     /// Bytes of disk that a plugin's database takes, as far as that is known.
     pub fn disk(&self, plugin: &PluginName) -> Option<u64> {
         self.data.disk(plugin)
+    }
+
+    /// Releases that were replaced lately while they had calls, and are not served again.
+    pub fn drained(&self) -> Vec<Drain> {
+        let generation = self.generation();
+        let served = |drain: &Drain| {
+            let mut releases = generation.plugins.releases().map(|release| &release.record);
+            releases.any(|record| record.plugin == drain.plugin && record.number == drain.release)
+        };
+        let mut drains = self.drains.with_calls();
+        drains.retain(|drain| !served(drain));
+        // One that was replaced twice counted anew the second time.
+        drains.reverse();
+        drains.sort_by_key(|drain| (drain.plugin.clone(), drain.release));
+        drains.dedup_by_key(|drain| (drain.plugin.clone(), drain.release));
+        drains
     }
 
     /// What the pool of instances holds.

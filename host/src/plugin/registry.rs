@@ -18,7 +18,7 @@ use super::bulkhead::Bulkhead;
 use super::compile::{Compile, Compiler};
 use super::deploy::By;
 use super::deploy::job::{self, AtStage};
-use super::drain;
+use super::drain::Drains;
 use super::engine::PluginEngine;
 use super::generation::{Absence, Absent, Generation, Plugins};
 use super::instance::{Request, Sandbox};
@@ -67,6 +67,7 @@ pub struct Registry {
     pub(super) tripped: mpsc::UnboundedSender<Tripped>,
     pub(super) trips: Mutex<Option<mpsc::UnboundedReceiver<Tripped>>>,
     bulkheads: Mutex<HashMap<PluginName, Arc<Bulkhead>>>,
+    pub(super) drains: Drains,
 }
 
 impl Registry {
@@ -107,6 +108,7 @@ impl Registry {
             tripped,
             trips: Mutex::new(Some(trips)),
             bulkheads: Mutex::default(),
+            drains: Drains::default(),
         };
         registry.tell_interrupted().await?;
         registry.restore().await?;
@@ -226,7 +228,7 @@ impl Registry {
         self.generation.store(Arc::clone(&next));
         for release in current.plugins.releases() {
             if !next.plugins.releases().any(|kept| Arc::ptr_eq(kept, release)) {
-                drain::begin(release, self.limits.drain_time);
+                self.drains.begin(release, self.limits.drain_time);
             }
         }
         Ok(())

@@ -45,7 +45,7 @@ pub struct Release {
     /// What its calls are held to.
     pub limits: CallLimits,
     /// What it did.
-    pub tally: Tally,
+    pub tally: Arc<Tally>,
     /// What it used.
     pub usage: Arc<Usage>,
     /// Whether it may be called.
@@ -182,7 +182,7 @@ impl Release {
             log: parts.log,
             bulkhead: parts.bulkhead,
             limits: parts.limits,
-            tally: Tally::default(),
+            tally: Arc::default(),
             usage: parts.usage,
             breaker: parts.breaker,
             ended: CancellationToken::new(),

@@ -1,5 +1,5 @@
-//! What the host does with plugins by itself: ends trials that go badly and moves on those that go well, and takes back a
-//! fresh deploy whose breaker opens. Runs beside the server until it stops.
+//! What the host does with plugins by itself: ends trials that go badly and moves on those that go well, takes back a fresh
+//! deploy whose breaker opens, and tells what was left out of a log. Runs beside the server until it stops.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::deploy::By;
 use super::registry::{Registry, Tripped};
 
-/// Between two looks at the trials.
+/// Between two looks at trials and logs.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Registry {
@@ -24,7 +24,10 @@ impl Registry {
             let outcome = tokio::select! {
                 () = stopping.cancelled() => return,
                 Some(tripped) = trips.recv() => self.answer_trip(&tripped).await,
-                _ = looks.tick() => self.judge_trials().await,
+                _ = looks.tick() => {
+                    self.logs.tell_dropped();
+                    self.judge_trials().await
+                }
             };
             if let Err(error) = outcome {
                 tracing::error!(error = error.report(), "a plugin could not be supervised; trying again");

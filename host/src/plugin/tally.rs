@@ -18,6 +18,8 @@ const BUCKETS: usize = ((OCTAVES + 1) * PER_OCTAVE) as usize;
 pub enum CallOutcome {
     /// An answer below 400.
     Success,
+    /// An answer that was kept from an earlier call; nothing ran.
+    Kept,
     /// An answer of 400 to 499.
     ClientError,
     /// An answer of 500 and above that the plugin gave.
@@ -40,8 +42,9 @@ pub enum CallOutcome {
 
 impl CallOutcome {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
+        Self::Kept,
         Self::ClientError,
         Self::ServerError,
         Self::Trap,
@@ -57,6 +60,7 @@ impl CallOutcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
+            Self::Kept => "kept",
             Self::ClientError => "client_error",
             Self::ServerError => "server_error",
             Self::Trap => "trap",
@@ -168,6 +172,11 @@ impl Tally {
             .into_iter()
             .zip(&self.outcomes)
             .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
+    }
+
+    /// Calls, whatever they came to.
+    pub fn total(&self) -> u64 {
+        self.outcomes.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Instances made, and the time that took.

@@ -20,7 +20,9 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
 use crate::http::{Host, access};
+use crate::id::PluginName;
 use crate::plugin::Release;
+use crate::plugin::drain::Drain;
 use crate::plugin::tally::Counts;
 use crate::route::Access;
 
@@ -109,7 +111,7 @@ impl Scrape {
         scrape.host(host).await;
         let generation = host.plugins.generation();
         let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
-        scrape.calls(&releases);
+        scrape.calls(&releases, &host.plugins.drained());
         scrape.work(&releases);
         scrape.shared(host, &releases);
         scrape
@@ -177,18 +179,21 @@ impl Scrape {
         }
     }
 
-    /// The calls of each release.
-    fn calls(&mut self, releases: &[&Arc<Release>]) {
+    /// The calls of each release, and of those that calls ran on after they were replaced.
+    fn calls(&mut self, releases: &[&Arc<Release>], drained: &[Drain]) {
         let mut outcomes = Vec::new();
         let mut latency = Vec::new();
-        for release in releases {
-            for (outcome, count) in release.tally.outcomes() {
-                outcomes.push((labels(release, Some(("outcome", outcome.as_str()))), Sample::Counter(count)));
+        let served = releases.iter().map(|release| (&release.record.plugin, release.record.number, &release.tally));
+        let drained = drained.iter().map(|drain| (&drain.plugin, drain.release, &drain.tally));
+        for (plugin, number, tally) in served.chain(drained) {
+            let labels = |more| labels_of(plugin, number, more);
+            for (outcome, count) in tally.outcomes() {
+                outcomes.push((labels(Some(("outcome", outcome.as_str()))), Sample::Counter(count)));
             }
-            let counts = release.tally.counts();
+            let counts = tally.counts();
             let (count, buckets) = (counts.calls(), buckets(&counts));
-            let sum = release.tally.latency_sum().as_secs_f64();
-            latency.push((labels(release, None), Sample::Histogram { sum, count, buckets }));
+            let sum = tally.latency_sum().as_secs_f64();
+            latency.push((labels(None), Sample::Histogram { sum, count, buckets }));
         }
         self.add("plugin_calls", "Calls of a release by what they came to", MetricType::Counter, outcomes);
         self.add("plugin_call_seconds", "How long calls took, waiting left out", MetricType::Histogram, latency);
@@ -273,7 +278,10 @@ fn buckets(counts: &Counts) -> Vec<(f64, u64)> {
 }
 
 fn labels(release: &Release, more: Option<(&'static str, &'static str)>) -> Labels {
-    let record = &release.record;
-    let own = [("plugin", record.plugin.to_string()), ("release", record.number.to_string())];
+    labels_of(&release.record.plugin, release.record.number, more)
+}
+
+fn labels_of(plugin: &PluginName, release: i64, more: Option<(&'static str, &'static str)>) -> Labels {
+    let own = [("plugin", plugin.to_string()), ("release", release.to_string())];
     own.into_iter().chain(more.map(|(name, value)| (name, value.to_owned()))).collect()
 }

@@ -63,9 +63,9 @@ async fn a_peer_that_does_not_send_its_headers_is_dropped() {
 
 #[tokio::test]
 async fn an_idle_connection_is_kept_a_while_and_then_closed() {
-    let server = start(SHORT, LONG).await;
+    let server = start(SHORT * 10, LONG).await;
     let mut stream = connect(server.addr, &get("/")).await;
-    sleep(SHORT / 2).await;
+    sleep(SHORT).await;
     stream.write_all(get("/").as_bytes()).await.unwrap();
     let all = rest(&mut stream).await;
     assert_eq!(all.matches("200 OK").count(), 2, "{all}");

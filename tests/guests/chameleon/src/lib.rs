@@ -23,7 +23,7 @@ plugin! {
         echo, echo_body, echo_json, who, me, superuser, permitted, setting, nap,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, body, late_body, problem, problems, print, print_at_once,
-        flood, count_host_calls, hoard, taint, scan, audited, audit_often,
+        flood, log_message, count_host_calls, hoard, taint, scan, audited, audit_often,
         caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
         data::notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
         requests::fetch, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
@@ -223,6 +223,12 @@ fn print_at_once(Path(bytes): Path<usize>) -> Text {
     Text(format!("{:?}", standard::print("o\n".repeat(bytes / 2).as_bytes())))
 }
 
+#[get("/log/{bytes}", access = public)]
+fn log_message(Path(bytes): Path<usize>) -> Text {
+    log::info(&"m".repeat(bytes), &[]);
+    Text("logged".to_owned())
+}
+
 #[get("/flood/{lines}", access = public)]
 fn flood(Path(lines): Path<u32>) -> Text {
     for line in 0..lines {
@@ -335,6 +341,7 @@ enum What {
     Parameter,
     Set,
     Get,
+    Log,
     Audit,
 }
 
@@ -347,6 +354,7 @@ fn weigh(Json(weighing): Json<Weighing>) -> Result<Text> {
         What::Batch => drop(std::hint::black_box(sql::batch([sql::statement(weighing.sql, params![])])?)),
         What::Parameter => drop(std::hint::black_box(sql::query::<(i64,)>(&weighing.sql, params![handed])?)),
         What::Set => cache::set("weighed", handed.as_bytes(), None, &[])?,
+        What::Log => log::info(&handed, &[("also", &"short")]),
         What::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &handed)]),
         What::Get => drop(std::hint::black_box(cache::get("weighed")?)),
     }
