@@ -64,7 +64,8 @@ codes! {
     INTERNAL = "internal";
     /// 503: the host is stopping.
     SHUTTING_DOWN = "shutting_down";
-    /// 503: bodies of other requests and answers take all the memory for bodies; see `Retry-After`.
+    /// 503: bodies of other requests and answers take all the memory for bodies, or as many files are being sent as may be;
+    /// see `Retry-After`.
     OVERLOADED = "overloaded";
     /// 503: the database cannot be reached now.
     DATABASE_UNAVAILABLE = "database_unavailable";

@@ -27,22 +27,22 @@ use crate::{Problem, Request};
 /// use wharf_sdk::prelude::*;
 /// use wharf_sdk::{FromRequest, Needs};
 ///
-/// struct Staff(Caller);
+/// struct Colleague(Caller);
 ///
-/// impl FromRequest for Staff {
+/// impl FromRequest for Colleague {
 ///     const NEEDS: Needs = Caller::NEEDS;
 ///
 ///     fn from_request(request: &mut Request) -> Result<Self> {
 ///         let caller = Caller::from_request(request)?;
-///         match caller.roles.iter().any(|role| role == "staff") {
+///         match caller.email.ends_with("@example.com") {
 ///             true => Ok(Self(caller)),
-///             false => Err(Problem::forbidden("staff_only", "Staff only")),
+///             false => Err(Problem::forbidden("colleagues_only", "Colleagues only")),
 ///         }
 ///     }
 /// }
 ///
 /// #[get("/desk")]
-/// fn desk(Staff(caller): Staff) -> Text {
+/// fn desk(Colleague(caller): Colleague) -> Text {
 ///     Text(caller.email)
 /// }
 /// ```

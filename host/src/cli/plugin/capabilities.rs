@@ -7,7 +7,7 @@ use super::super::terminal::Terminal;
 
 /// In the words of who has to answer for it.
 const MEANINGS: &[(&str, &str)] = &[
-    ("auth", "may read who is calling: account, email address and roles, never a password or token"),
+    ("auth", "may read who is calling: account and email address, never a password or token"),
     ("cache", "may keep values for a while in a cache of its own"),
     ("config", "may read the settings that you give it"),
     ("http", "may send requests to the servers that you name in http.hosts, and to no others"),

@@ -21,13 +21,13 @@ use crate::testing::auth as host;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
-    /// The account, or the owner of the API key.
+    /// The account.
     pub id: Uuid,
     /// As the account has it.
     pub email: String,
     /// May do everything.
     pub superuser: bool,
-    /// Names of the roles the operator gave.
+    /// Names of the roles the operator gave; empty until this host can give any.
     pub roles: Vec<String>,
 }
 
