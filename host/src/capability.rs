@@ -90,6 +90,11 @@ pub trait Capability: Sized + Send + Sync + 'static {
         0
     }
 
+    /// How much is in use now of what one of the grant's parameters bounds; none where that is not counted.
+    fn in_use(_: &Self::Release, _parameter: &str) -> Option<u64> {
+        None
+    }
+
     /// Once per call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
 }
@@ -248,6 +253,16 @@ macro_rules! capabilities {
             pub fn brings(&self) -> usize {
                 let each = [$(self.$field.as_ref().map_or(0, <$capability>::brings)),*];
                 each.into_iter().max().unwrap_or_default()
+            }
+
+            /// How much is in use now of what `sql.connections` or the like bounds; none where that is not counted.
+            pub fn in_use(&self, name: &str) -> Option<u64> {
+                let (capability, parameter) = name.split_once('.')?;
+                let mut in_use = None;
+                $(if capability == <$capability as Capability>::NAME {
+                    in_use = self.$field.as_ref().and_then(|release| <$capability>::in_use(release, parameter));
+                })*
+                in_use
             }
 
             /// What one call works with.

@@ -301,6 +301,11 @@ pub struct ReleaseEgress {
 }
 
 impl ReleaseEgress {
+    /// Requests of the plugin that are under way.
+    pub fn requests(&self) -> usize {
+        self.share.turns.out()
+    }
+
     /// The number of requests at once that this release may have is the plugin's from now on.
     pub fn apply_requests(&self) {
         self.share.turns.resize(self.limits.requests);

@@ -162,6 +162,9 @@ async fn a_grant_bounds_time_bytes_and_requests() {
     let hanging = tokio::spawn(async move { client.post("/chameleon/fetch", &json!({ "url": url })).await });
     remote.until_seen(before + 1).await;
     assert_eq!(get(&host, &remote.url("/")).await["error"], "Error::Limit(\"requests: 1 at once\")");
+    let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
+    let requests = limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == "http.requests").unwrap();
+    assert_eq!((&requests["current"], &requests["met"]), (&json!(1), &json!(1)));
     bound(&host, &["requests=2"]).await.ok();
     assert_eq!(get(&host, &remote.url("/")).await["status"], 200);
     hanging.abort();

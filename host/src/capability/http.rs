@@ -98,6 +98,10 @@ impl Capability for Http {
         release.bytes
     }
 
+    fn in_use(release: &HttpRelease, parameter: &str) -> Option<u64> {
+        (parameter == "requests").then(|| u64::try_from(release.egress.requests()).unwrap_or(u64::MAX))
+    }
+
     fn serve(release: &HttpRelease) {
         release.egress.apply_requests();
     }

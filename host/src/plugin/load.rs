@@ -53,7 +53,7 @@ impl Registry {
                     "cache.bytes" => Some(release.cache.held().1),
                     "sql.disk" => self.data.disk(&record.plugin),
                     "sql.connections" => Some(as_number(self.data.in_use(&record.plugin))),
-                    _ => None,
+                    _ => release.admitted.in_use(&name),
                 };
                 let peak = (name == Limit::Memory.as_str()).then(|| release.usage.memory_peak());
                 let met = release.usage.hits().find(|(limit, _)| limit.as_str() == name).map(|(_, count)| count);
