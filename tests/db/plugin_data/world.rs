@@ -83,10 +83,13 @@ impl World {
         PgConnection::connect(&self.postgres.as_ref().unwrap().superuser_url).await.unwrap()
     }
 
-    /// Whether a statement with this text runs on the server; SQLite cannot be asked.
+    /// Whether a statement with this text runs on the server. SQLite cannot be asked: a statement of the shop's has a
+    /// connection, and a moment to begin.
     pub(super) async fn until_running(&self, text: &str, running: bool) {
         if self.backend == Backend::Sqlite {
-            return tokio::task::yield_now().await;
+            let in_use = || (self.data.in_use(&name("shop")) > 0) == running;
+            until("the connection", async || in_use().then_some(())).await;
+            return tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let mut superuser = self.superuser().await;
         let what = if running { "the statement to run" } else { "the statement to end" };
