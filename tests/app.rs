@@ -8,7 +8,7 @@ use crate::support::patience::until;
 use crate::support::{Backend, Client, Component, Setup, TestHost};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_on_one_postgres_agree_on_accounts_and_sessions() {
+async fn two_hosts_on_one_postgres_share_accounts_and_sessions() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     let directory = tempfile::tempdir().unwrap();
     let mut config = host.config().clone();
@@ -30,7 +30,7 @@ async fn two_hosts_on_one_postgres_agree_on_accounts_and_sessions() {
 }
 
 #[tokio::test]
-async fn a_directory_of_static_files_that_is_missing_refuses_the_start() {
+async fn a_missing_static_directory_prevents_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = wharf::config::Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();
@@ -42,7 +42,7 @@ async fn a_directory_of_static_files_that_is_missing_refuses_the_start() {
 
 /// What `wharf serve --deploy` does, at every start anew.
 #[tokio::test]
-async fn components_given_at_the_start_are_deployed_once() {
+async fn components_given_at_startup_are_deployed_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = wharf::config::Config::default();
     config.server.listen = ([127, 0, 0, 1], 0).into();

@@ -7,12 +7,12 @@
 mod cpu;
 mod data;
 mod egress;
+mod handwritten_component;
 mod http;
 mod http2;
 mod lifecycle;
 mod memory;
 mod pool;
-mod raw;
 mod time;
 
 use std::sync::Arc;

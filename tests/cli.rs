@@ -1,12 +1,12 @@
 //! The real program, from end to end: started, spoken to, signalled, killed.
 
 mod check;
-mod cut;
-mod killed;
-mod questions;
+mod crash_during_deploy;
+mod prompts;
+mod release_churn;
 mod releases;
+mod shutdown_grace;
 mod signature;
-mod swaps;
 
 use std::path::Path;
 use std::process::Output;
@@ -84,7 +84,7 @@ async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_grant_is_told_with_what_to_type() {
+async fn a_missing_grant_is_reported_with_the_flag_to_add() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     let file = Component::file("items");
@@ -109,7 +109,7 @@ async fn a_command_without_a_login_says_how_to_get_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_plugin_says_reaches_the_log() {
+async fn plugin_output_reaches_the_log() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
@@ -131,7 +131,7 @@ async fn what_a_plugin_says_reaches_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_in_flight_is_finished_before_the_end() {
+async fn a_request_in_flight_is_finished_before_the_shutdown() {
     let mut process = Process::start(home()).await;
     let superuser = process.superuser().await;
     superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
@@ -169,7 +169,7 @@ async fn a_killed_host_keeps_its_data() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_data_directory_has_one_host() {
+async fn a_second_host_cannot_use_the_same_data_directory() {
     let process = Process::start(home()).await;
     let second = wharf(process.home.path())
         .arg("serve")
@@ -184,7 +184,7 @@ async fn a_data_directory_has_one_host() {
 }
 
 #[test]
-fn all_mistakes_of_a_configuration_are_told_at_once() {
+fn all_configuration_errors_are_reported_at_once() {
     let home = home();
     let output = wharf(home.path())
         .args(["serve", "--listen", "nowhere"])

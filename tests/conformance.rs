@@ -41,7 +41,7 @@ fn schemathesis() -> Result<PathBuf, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_host_does_what_its_document_says() {
+async fn the_host_conforms_to_its_openapi_document() {
     let python = match tokio::task::spawn_blocking(schemathesis).await.unwrap() {
         Ok(python) => python,
         Err(reason) => {

@@ -1,10 +1,10 @@
-//! The way out (`wharf::egress`), without a plugin: who may be reached, and what a hostile server can do. All traffic stays
+//! Outgoing requests (`wharf::egress`), without a plugin: who may be reached, and what a hostile server can do. All traffic stays
 //! on 127.0.0.1; any other address is one that is refused before a connection is made.
 
-mod allowed;
-mod hostile;
+mod hostile_servers;
 mod message;
 mod redirects;
+mod ssrf_filter;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +19,12 @@ use wharf::egress::{Trace, trace};
 
 /// Who answers for names; each look-up takes the next answer, and the last one stays.
 #[derive(Clone, Default)]
-struct Names {
+struct FakeDns {
     answers: Arc<Mutex<HashMap<String, Vec<Vec<IpAddr>>>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-impl Names {
+impl FakeDns {
     fn of(names: &[(&str, &[&[&str]])]) -> Self {
         let read = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
         let answers = names.iter().map(|(name, answers)| ((*name).to_owned(), answers.iter().map(read).collect()));
@@ -55,17 +55,17 @@ impl Names {
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 
 /// Short enough for a test of what hangs, long enough for a busy machine where nothing does.
-fn patient() -> Limits {
+fn generous_limits() -> Limits {
     Limits { time: Duration::from_secs(20), connect: Duration::from_secs(10), ..Limits::default() }
 }
 
-struct Way {
+struct EgressClient {
     egress: Egress,
     release: Arc<ReleaseEgress>,
 }
 
-impl Way {
-    fn new(names: &Names, roots: Roots, hosts: &[&str], networks: &[&str], limits: Limits) -> Self {
+impl EgressClient {
+    fn new(names: &FakeDns, roots: Roots, hosts: &[&str], networks: &[&str], limits: Limits) -> Self {
         let outside = Outside { resolver: names.resolver(), roots };
         let egress = Egress::new(outside, Random::Sequence(Arc::default()));
         let release = release(&egress, hosts, networks, limits);
@@ -74,11 +74,11 @@ impl Way {
 
     /// To servers on loopback.
     fn to(hosts: &[&str]) -> Self {
-        Self::new(&Names::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, patient())
+        Self::new(&FakeDns::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, generous_limits())
     }
 
     fn within(hosts: &[&str], limits: Limits) -> Self {
-        Self::new(&Names::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, limits)
+        Self::new(&FakeDns::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, limits)
     }
 
     async fn send(&self, request: Request) -> Result<Response, Failure> {

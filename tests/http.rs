@@ -1,6 +1,5 @@
 //! The contract of the HTTP API, asked from outside as a client would ask.
 
-mod answers;
 mod body;
 mod cors;
 mod health;
@@ -12,6 +11,7 @@ mod openapi;
 mod private;
 mod problem;
 mod recovery;
+mod response_body;
 mod sessions;
 mod static_files;
 mod tokens;

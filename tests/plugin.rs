@@ -4,19 +4,19 @@ mod breaker;
 mod canary;
 pub(crate) mod compile;
 mod deploy;
+mod deploy_rejection;
+mod deploy_rejection_under_load;
+mod deploy_under_load;
 mod grants;
 mod job;
+mod limit_overrides;
 mod limits;
-mod load;
-mod own_limits;
+mod memory_accounting;
 mod quotas;
-mod refusal;
-mod refused_under_load;
 mod releases;
 mod removal;
-mod running_statement;
 mod signature;
-mod weight;
+mod statement_cancellation;
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Whatever comes in, what goes out is an answer: never a status 500, every error a problem, and the host lives on.
 
-mod files;
+mod open_files;
 mod tcp;
 
 use proptest::prelude::*;
@@ -114,7 +114,7 @@ fn query() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn any_method_path_and_query_is_answered() {
+fn any_method_path_and_query_gets_a_valid_response() {
     let strategy = (method(), path(), query(), any::<bool>());
     each(strategy, CASES, async |host, (method, path, query, signed_in)| {
         let client = if *signed_in { host.superuser().clone() } else { host.anonymous() };
@@ -131,7 +131,7 @@ fn any_method_path_and_query_is_answered() {
 }
 
 #[test]
-fn any_header_is_answered() {
+fn any_header_gets_a_valid_response() {
     let name = prop::sample::select(vec![
         "authorization",
         "cookie",
@@ -164,7 +164,7 @@ fn any_header_is_answered() {
 }
 
 /// A text that is nearly the JSON of a value: cut, spliced, or with one part replaced by something awkward.
-fn nearly_json(valid: Value) -> impl Strategy<Value = String> {
+fn almost_json(valid: Value) -> impl Strategy<Value = String> {
     let awkward = prop::sample::select(vec![
         "null",
         "true",
@@ -203,11 +203,11 @@ fn nearly_json(valid: Value) -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn any_body_that_is_nearly_json_is_answered() {
-    let item = nearly_json(json!({ "title": "A title", "description": "x" }));
-    let signup = nearly_json(json!({ "email": "x@example.com", "password": "changethis", "full_name": "X" }));
-    let update = nearly_json(json!({ "current_password": "changethis", "new_password": "changethat" }));
-    let any_json = nearly_json(json!({ "a": [1, 2.5, null, { "b": "c" }] }));
+fn any_body_that_is_almost_json_gets_a_valid_response() {
+    let item = almost_json(json!({ "title": "A title", "description": "x" }));
+    let signup = almost_json(json!({ "email": "x@example.com", "password": "changethis", "full_name": "X" }));
+    let update = almost_json(json!({ "current_password": "changethis", "new_password": "changethat" }));
+    let any_json = almost_json(json!({ "a": [1, 2.5, null, { "b": "c" }] }));
     let strategy = prop_oneof![
         (Just("/items/"), item),
         (Just("/users/signup"), signup),
@@ -221,7 +221,7 @@ fn any_body_that_is_nearly_json_is_answered() {
 }
 
 #[test]
-fn any_form_is_answered() {
+fn any_form_gets_a_valid_response() {
     let kind = prop::sample::select(vec![
         "application/x-www-form-urlencoded",
         "multipart/form-data; boundary=x",
@@ -244,7 +244,7 @@ fn any_form_is_answered() {
 }
 
 #[test]
-fn any_uploaded_file_is_refused_or_deployed() {
+fn any_uploaded_file_is_rejected_or_deployed() {
     let components = [Component::hello().0, Component::liar(&crate::plugin::declaration()).0];
     let damage = prop_oneof![
         (0.0..1.0_f64).prop_map(Damage::Cut),
@@ -292,7 +292,7 @@ impl Damage {
 }
 
 #[tokio::test]
-async fn a_body_nested_deeper_than_any_stack_is_refused() {
+async fn a_body_nested_deeper_than_the_stack_is_rejected() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     let client: &Client = host.superuser();
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {

@@ -1,6 +1,6 @@
 //! CPU: guests that never end, wherever their code runs.
 
-use super::raw::{Around, attacker};
+use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, Counted};
 use crate::support::Component;
 use crate::support::patience::until;
@@ -35,12 +35,12 @@ async fn guests_that_never_end_are_ended() {
 
     // A call that the host makes after the answer, one it makes for a handle that is dropped, and work that looks at no
     // clock while it lasts.
-    let post_return = Around {
+    let post_return = GuestParts {
         items: r#"(func (export "after") (param i32) (loop $again (br $again)))"#,
         options: r#"(post-return (core func $core "after"))"#,
-        ..Around::default()
+        ..GuestParts::default()
     };
-    let destructor = Around {
+    let destructor = GuestParts {
         before: r#"(core module $end (func (export "end") (param i32) (loop $again (br $again))))
             (core instance $end (instantiate $end))
             (type $thing (resource (rep i32) (dtor (core func $end "end"))))
@@ -49,7 +49,7 @@ async fn guests_that_never_end_are_ended() {
         with: r#"(with "thing" (instance (export "new" (func $new)) (export "drop" (func $drop))))"#,
         imports: r#"(func $new (import "thing" "new") (param i32) (result i32))
             (func $drop (import "thing" "drop") (param i32))"#,
-        ..Around::default()
+        ..GuestParts::default()
     };
     let copies = "(drop (memory.grow (i32.const 512)))
         (loop $again
@@ -58,8 +58,8 @@ async fn guests_that_never_end_are_ended() {
     for (name, component) in [
         ("an endless loop after the answer", attacker("", &post_return)),
         ("an endless loop in a destructor", attacker("(call $drop (call $new (i32.const 7)))", &destructor)),
-        ("endless copies of memory", attacker(copies, &Around::default())),
-        ("an endless loop of a hand", attacker(LOOP, &Around::default())),
+        ("endless copies of memory", attacker(copies, &GuestParts::default())),
+        ("an endless loop of a hand", attacker(LOOP, &GuestParts::default())),
     ] {
         arena.becomes(&component).await;
         arena
@@ -74,9 +74,9 @@ async fn guests_that_never_end_are_ended() {
 
 /// One in four times, so that a deploy goes through before long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_function_that_does_not_always_end_is_ended() {
+async fn a_start_function_that_sometimes_loops_is_ended() {
     let mut arena = arena().await;
-    let dice = Around {
+    let dice = GuestParts {
         before: r#"(import "wasi:random/random@0.2.6" (instance $random
                 (export "get-random-u64" (func (result u64)))))
             (core func $roll (canon lower (func $random "get-random-u64")))"#,
@@ -85,7 +85,7 @@ async fn a_start_function_that_does_not_always_end_is_ended() {
         items: "(func $start
                 (if (i64.eqz (i64.and (call $roll) (i64.const 3))) (then (loop $again (br $again)))))
             (start $start)",
-        ..Around::default()
+        ..GuestParts::default()
     };
     let component = attacker("", &dice).0;
     until("a deploy to go through", async || {
@@ -110,9 +110,9 @@ async fn a_start_function_that_does_not_always_end_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deploy_that_never_ends_is_refused() {
+async fn a_deploy_that_never_ends_is_rejected() {
     let mut arena = arena().await;
-    let start = Around { items: "(func $start (loop $again (br $again))) (start $start)", ..Around::default() };
+    let start = GuestParts { items: "(func $start (loop $again (br $again))) (start $start)", ..GuestParts::default() };
     let start = attacker("", &start);
     let describe = crate::plugin::liar(serde_json::json!({ "describe": "loop" }));
     for (name, component) in [("an endless start function", start), ("an endless describe", describe)] {

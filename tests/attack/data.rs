@@ -177,17 +177,17 @@ async fn attacks(backend: Backend) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_holds() {
+async fn sqlite_withstands_every_attack() {
     attacks(Backend::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_holds() {
+async fn postgres_withstands_every_attack() {
     attacks(Backend::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cache_is_as_large_as_it_may_be() {
+async fn a_cache_never_exceeds_its_quota() {
     let mut arena =
         Arena::open(&[], "&grant=cache.bytes=1MiB&limit=host_calls=1000000&limit=cpu_time=20s&limit=deadline=60s")
             .await;

@@ -47,7 +47,7 @@ async fn each(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_way_out_leads_nowhere_else() {
+async fn outgoing_requests_reach_only_granted_servers() {
     let (silent, endless) = (server("", "", 0).await, server("HTTP/1.1 200 OK\r\n", "x: x\r\n", 100_000).await);
     let large = server("HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n", "", 0).await;
     let half = server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "", 0).await;

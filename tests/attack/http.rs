@@ -29,7 +29,7 @@ async fn rest(mut stream: TcpStream) -> String {
 const HEAD: &str = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_request_is_no_trouble() {
+async fn malformed_requests_do_no_harm() {
     let mut arena = Arena::open(&[("WHARF_HEADER_TIMEOUT", "2s")], "").await;
     let broken = Counted::Host("wharf_http_connections_dropped_total");
     arena

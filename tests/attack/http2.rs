@@ -1,4 +1,4 @@
-//! HTTP/2: clients that send frames as no client does, in masses. One that does not read is in `http::answers` too.
+//! HTTP/2: clients that send frames as no client does, in masses. One that does not read is in `http::response_body` too.
 
 use super::{Arena, Counted};
 use crate::support::frames::{
@@ -38,7 +38,7 @@ async fn flood(wire: &mut Wire, bytes: &[u8], times: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_are_no_trouble() {
+async fn hostile_frames_do_no_harm() {
     let settings =
         [("WHARF_HEADER_TIMEOUT", "2s"), ("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB")];
     let mut arena = Arena::open(&settings, "").await;

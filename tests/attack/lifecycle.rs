@@ -1,5 +1,5 @@
 //! Lifecycle: files that are none, and a plugin that fails as fast as it can. What explodes at each stage of a deploy is in
-//! `plugin::refused_under_load`.
+//! `plugin::deploy_rejection_under_load`.
 
 use super::{Arena, Counted};
 use crate::support::Component;
@@ -31,7 +31,7 @@ fn nested(mut component: Vec<u8>, times: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_file_is_trouble() {
+async fn malformed_uploads_do_no_harm() {
     let mut arena = Arena::open(&[("WHARF_PLUGIN_UPLOAD_BYTES", "4MiB")], "").await;
     let hello = Component::hello().0;
     let truncated = [8, 100, hello.len() / 2, hello.len() - 1].map(|length| hello[..length].to_vec());

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::raw::{Around, attacker};
+use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, Counted};
 use crate::support::patience::until;
 use crate::support::{Answer, Component};
@@ -24,7 +24,7 @@ fn refused(answers: &[Answer], code: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_is_bounded_wherever_it_is() {
+async fn all_memory_is_limited() {
     let mut arena = arena().await;
     arena
         .attack("growth beyond the limit", Counted::Limit("memory"), async |arena| {
@@ -88,10 +88,10 @@ async fn memory_is_bounded_wherever_it_is() {
         })
         .await;
 
-    let table = Around { items: "(table $t 1 funcref)", ..Around::default() };
+    let table = GuestParts { items: "(table $t 1 funcref)", ..GuestParts::default() };
     let tables = "(if (i32.eq (table.grow $t (ref.null func) (i32.const 8000000)) (i32.const -1)) (then unreachable))";
     // One memory for each module, so three modules beside the first.
-    let memories = Around {
+    let memories = GuestParts {
         before: r#"(core module $bank
                 (memory 1)
                 (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))
@@ -102,7 +102,7 @@ async fn memory_is_bounded_wherever_it_is() {
         imports: r#"(func $b (import "b" "grow") (param i32) (result i32))
             (func $c (import "c" "grow") (param i32) (result i32))
             (func $d (import "d" "grow") (param i32) (result i32))"#,
-        ..Around::default()
+        ..GuestParts::default()
     };
     let grows = "(if (i32.eq (call $b (i32.const 300)) (i32.const -1)) (then unreachable))
         (if (i32.eq (call $c (i32.const 300)) (i32.const -1)) (then unreachable))
@@ -132,14 +132,14 @@ async fn memory_is_bounded_wherever_it_is() {
         list(196_608, 2_048, &[131_072, 4_096]),
         list(229_376, 1_000, &[196_608, 2_048, 64, 3, 64, 3])
     );
-    let handles = Around {
+    let handles = GuestParts {
         before: r#"(type $thing (resource (rep i32))) (core func $new (canon resource.new $thing))"#,
         with: r#"(with "thing" (instance (export "new" (func $new))))"#,
         imports: r#"(func $new (import "thing" "new") (param i32) (result i32))"#,
-        ..Around::default()
+        ..GuestParts::default()
     };
     // Into a memory of a module in front: the core module's own is not there yet when its imports are made.
-    let randomness = Around {
+    let randomness = GuestParts {
         before: r#"(import "wasi:random/random@0.2.6" (instance $random
                 (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
             (core module $buffer
@@ -150,7 +150,7 @@ async fn memory_is_bounded_wherever_it_is() {
                 (memory (core memory $buffer "memory")) (realloc (core func $buffer "realloc"))))"#,
         with: r#"(with "random" (instance (export "get" (func $get))))"#,
         imports: r#"(func $get (import "random" "get") (param i64 i32))"#,
-        ..Around::default()
+        ..GuestParts::default()
     };
     // There would be room for these, and time for those handles.
     let random = "(call $get (i64.const 1048576) (i32.const 0))";
@@ -158,10 +158,10 @@ async fn memory_is_bounded_wherever_it_is() {
     for (name, component) in [
         // A table ends where those of the pool do, long before its memory matters.
         ("a table of eight million", attacker(tables, &table)),
-        ("a text of a gibibyte", attacker(gibibyte, &Around::default())),
-        ("a quarter of a billion headers", attacker(headers, &Around::default())),
-        ("one text in two thousand headers", attacker(&many_headers, &Around::default())),
-        ("one text in a thousand lists of two thousand", attacker(&many_lists, &Around::default())),
+        ("a text of a gibibyte", attacker(gibibyte, &GuestParts::default())),
+        ("a quarter of a billion headers", attacker(headers, &GuestParts::default())),
+        ("one text in two thousand headers", attacker(&many_headers, &GuestParts::default())),
+        ("one text in a thousand lists of two thousand", attacker(&many_lists, &GuestParts::default())),
         ("a mebibyte of random numbers", attacker(random, &randomness)),
         ("twenty thousand handles", attacker(many, &handles)),
     ] {
@@ -192,7 +192,7 @@ fn list(at: usize, count: usize, words: &[u32]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_component_that_needs_too_much_is_not_deployed() {
+async fn a_component_that_needs_too_many_resources_is_not_deployed() {
     let mut arena = arena().await;
     let many: String = (0..900).map(|number| format!("(core instance $i{number} (instantiate $m))")).collect();
     let instances = Component::text(&format!("(component (core module $m) {many})"));

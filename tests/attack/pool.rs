@@ -1,6 +1,6 @@
 //! The pool of instances: nobody drains it for the others, and what one call leaves in a slot the next does not find.
 
-use super::raw::{Around, attacker};
+use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, Counted};
 use crate::support::Answer;
 
@@ -16,7 +16,7 @@ const SCAN: &str = "(drop (memory.grow (i32.const 128)))
         (br_if $again (i32.lt_u (local.get 0) (i32.const 8650752))))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_plugin_does_not_take_every_place() {
+async fn one_plugin_cannot_take_every_call_slot() {
     // As many as there are for all: what is kept for the neighbour is all that it has.
     // And nobody waits for as long as the attacker stays.
     let settings = [
@@ -41,7 +41,7 @@ async fn one_plugin_does_not_take_every_place() {
 
 /// Two plugins, of as many parts as one may have, in every place that they get.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_of_components_are_no_way_around_the_places() {
+async fn many_core_instances_do_not_exhaust_the_pool() {
     let settings = [
         ("WHARF_PLUGIN_CONCURRENCY", "16"),
         ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16"),
@@ -49,14 +49,14 @@ async fn parts_of_components_are_no_way_around_the_places() {
     ];
     let limits = "&limit=cpu_time=300ms&limit=deadline=60s";
     let mut arena = Arena::open(&settings, limits).await;
-    let parts = Around {
+    let parts = GuestParts {
         before: "(core module $m (memory 1) (table 1 funcref)) (core module $t (table 1 funcref))
             (core instance (instantiate $m)) (core instance (instantiate $m)) (core instance (instantiate $m))
             (core instance (instantiate $t)) (core instance (instantiate $t)) (core instance (instantiate $t))
             (core module $e)
             (core instance (instantiate $e)) (core instance (instantiate $e)) (core instance (instantiate $e))
             (core instance (instantiate $e)) (core instance (instantiate $e)) (core instance (instantiate $e))",
-        ..Around::default()
+        ..GuestParts::default()
     };
     let component = attacker("(loop $again (br $again))", &parts);
     arena.becomes(&component).await;
@@ -78,7 +78,7 @@ async fn parts_of_components_are_no_way_around_the_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_comes_back_empty() {
+async fn a_slot_is_empty_when_it_is_reused() {
     let mut arena = Arena::open(&[], "&limit=cpu_time=100ms&limit=deadline=3s").await;
     for (name, end, status, outcome) in [
         ("a slot after a trap", "trap", 502, "trap"),
@@ -121,14 +121,14 @@ async fn a_slot_comes_back_empty() {
 
 /// As few slots as there can be, so that a component gets one that others had before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_of_another_component_comes_back_empty() {
+async fn a_slot_used_by_another_component_is_empty() {
     let settings = [("WHARF_PLUGIN_CONCURRENCY", "2"), ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "2")];
     let mut arena = Arena::open(&settings, "").await;
     // It would see what it looks for.
-    arena.becomes(&attacker(&format!("{TAINT} {SCAN}"), &Around::default())).await;
+    arena.becomes(&attacker(&format!("{TAINT} {SCAN}"), &GuestParts::default())).await;
     arena.get("").await.has_code(502, "plugin_trap");
-    let taint = attacker(TAINT, &Around::default());
-    let scan = attacker(SCAN, &Around::default());
+    let taint = attacker(TAINT, &GuestParts::default());
+    let scan = attacker(SCAN, &GuestParts::default());
     arena
         .attack("a slot after a swap", Counted::Outcome("success"), async |arena| {
             for round in 0..8 {

@@ -8,7 +8,7 @@ use super::{Arena, Counted};
 use crate::support::patience::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_for_ever_is_ended() {
+async fn endless_waits_are_ended() {
     let settings = [
         ("WHARF_BODY_TIMEOUT", "1s"),
         ("WHARF_HEADER_TIMEOUT", "1s"),

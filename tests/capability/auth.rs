@@ -7,10 +7,10 @@ use crate::support::{TestHost, both};
 
 both!(
     a_plugin_knows_its_caller,
-    nobody_and_bad_credentials_are_nobody_on_public_routes,
-    superusers_have_every_permission_and_others_none,
+    missing_or_invalid_credentials_mean_no_caller_on_public_routes,
+    superusers_have_every_permission_and_others_have_none,
     the_host_checks_access_before_the_plugin_runs,
-    a_deactivated_account_is_no_caller,
+    a_deactivated_account_is_not_a_caller,
 );
 
 async fn a_plugin_knows_its_caller(host: &TestHost) {
@@ -23,13 +23,13 @@ async fn a_plugin_knows_its_caller(host: &TestHost) {
     assert_eq!((&who["email"], &who["superuser"]), (&json!(SUPERUSER), &json!(true)));
 }
 
-async fn nobody_and_bad_credentials_are_nobody_on_public_routes(host: &TestHost) {
+async fn missing_or_invalid_credentials_mean_no_caller_on_public_routes(host: &TestHost) {
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/who").await.ok(), Value::Null);
     assert_eq!(host.anonymous().with_token("forged").get("/chameleon/who").await.ok(), Value::Null);
 }
 
-async fn superusers_have_every_permission_and_others_none(host: &TestHost) {
+async fn superusers_have_every_permission_and_others_have_none(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
     assert_eq!(user.get("/chameleon/me").await.ok()["may_read_all"], false);
@@ -49,7 +49,7 @@ async fn the_host_checks_access_before_the_plugin_runs(host: &TestHost) {
     }
 }
 
-async fn a_deactivated_account_is_no_caller(host: &TestHost) {
+async fn a_deactivated_account_is_not_a_caller(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
     let id = user.get("/users/me").await.ok()["id"].as_str().unwrap().to_owned();

@@ -24,7 +24,7 @@ async fn kept(host: &TestHost, key: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_value_outlives_the_call_that_keeps_it() {
+async fn a_cached_value_outlives_its_call() {
     let host = chameleon(Setup::default()).await;
     assert_eq!(kept(&host, "key").await, Value::Null);
     assert_eq!(keep(&host, "key", "one").await, Value::Null);
@@ -41,7 +41,7 @@ async fn a_deleted_value_is_gone() {
 }
 
 #[tokio::test]
-async fn a_value_lives_as_long_as_it_should() {
+async fn a_value_expires_after_its_ttl() {
     let host = chameleon(Setup::default().with_manual_clock()).await;
     keep(&host, "key?ttl_ms=60000", "one").await;
     host.clock().advance(Duration::from_millis(59_999));
@@ -51,7 +51,7 @@ async fn a_value_lives_as_long_as_it_should() {
 }
 
 #[tokio::test]
-async fn an_invalidated_tag_takes_its_values_with_it_and_no_others() {
+async fn an_invalidated_tag_removes_its_values_and_no_others() {
     let host = chameleon(Setup::default()).await;
     keep(&host, "a?tag=red", "one").await;
     keep(&host, "b?tag=blue", "two").await;
@@ -74,7 +74,7 @@ async fn concurrent_increments_are_all_counted() {
 }
 
 #[tokio::test]
-async fn what_is_no_number_is_not_counted_up() {
+async fn a_value_that_is_not_a_number_cannot_be_incremented() {
     let host = chameleon(Setup::default()).await;
     keep(&host, "n", "many").await;
     let answer = host.anonymous().request(Method::POST, "/chameleon/increment/n").send().await;
@@ -83,7 +83,7 @@ async fn what_is_no_number_is_not_counted_up() {
 }
 
 #[tokio::test]
-async fn a_value_beyond_the_limit_is_refused_to_the_plugin() {
+async fn a_value_above_the_limit_is_an_error_for_the_plugin() {
     let host = chameleon(Setup::default()).await;
     assert_eq!(keep(&host, "big", &"x".repeat((1 << 20) + 1)).await, r#"Error::Limit("value size: 1048576 bytes")"#);
     assert_eq!(kept(&host, "big").await, Value::Null);
@@ -102,7 +102,7 @@ async fn plugins_do_not_share_a_cache() {
 }
 
 #[tokio::test]
-async fn the_cache_outlives_a_release() {
+async fn the_cache_survives_a_new_release() {
     let host = chameleon(Setup::default()).await;
     keep(&host, "key", "one").await;
     let again = crate::support::Component::chameleon().rebuilt("again");

@@ -8,7 +8,7 @@ use crate::support::{Component, Setup, TestHost};
 const GRANTS: &str = "auth,cache,config,http,log,sql";
 
 #[tokio::test]
-async fn without_settings_a_plugin_has_its_defaults() {
+async fn without_settings_a_plugin_uses_its_defaults() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), Value::Null);
@@ -26,7 +26,7 @@ async fn a_plugin_reads_its_own_settings_only() {
 }
 
 #[tokio::test]
-async fn new_settings_are_a_new_release_and_are_read_at_once() {
+async fn new_settings_create_a_new_release_and_apply_at_once() {
     let host = TestHost::sqlite(Setup::default()).await;
     for (number, word) in [(1, "blue"), (2, "grün \u{1f308}")] {
         let settings = json!({ "word": word });

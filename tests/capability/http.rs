@@ -41,7 +41,7 @@ async fn bound(host: &TestHost, parameters: &[&str]) -> Answer {
 }
 
 #[tokio::test]
-async fn a_plugin_speaks_to_whom_its_grant_names_and_to_nobody_else() {
+async fn a_plugin_reaches_only_the_servers_its_grant_names() {
     let remote = Remote::start(|_| Reply::with(201, "x-odd: yes\r\n", "hello")).await;
     let host = TestHost::sqlite(Setup::default()).await;
     let url = remote.url("/path?query");
@@ -72,7 +72,7 @@ async fn a_plugin_speaks_to_whom_its_grant_names_and_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn the_operator_api_is_never_reached() {
+async fn the_operator_api_is_never_reached_by_a_plugin() {
     let resolver = Resolver::new(|_| std::future::ready(Ok(vec![[127, 0, 0, 1].into()])));
     let outside = Outside { resolver, ..Outside::default() };
     let host = TestHost::sqlite(Setup::default().with_outside(outside)).await;
@@ -97,7 +97,7 @@ async fn the_operator_api_is_never_reached() {
 }
 
 #[tokio::test]
-async fn the_trace_goes_along_and_the_callers_credentials_never() {
+async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
     let remote = Remote::start(|_| Reply::with(200, "set-cookie: a=b\r\n", "")).await;
     let host = allowed(Setup::default(), &remote, "http").await;
     let body = json!({ "url": remote.url("/"), "times": 2, "headers": [["authorization", "Bearer of-the-plugin"]] });
@@ -139,7 +139,7 @@ async fn the_trace_goes_along_and_the_callers_credentials_never() {
 }
 
 #[tokio::test]
-async fn a_grant_bounds_time_bytes_and_requests() {
+async fn a_grant_limits_time_bytes_and_requests() {
     let remote = Remote::start(|request| match request {
         hang if hang.contains(" /hang ") => Reply::Hang(String::new()),
         _ => Reply::of(200, &"x".repeat(100 << 10)),
@@ -171,7 +171,7 @@ async fn a_grant_bounds_time_bytes_and_requests() {
 }
 
 #[tokio::test]
-async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
+async fn a_deadline_or_a_disconnected_client_ends_the_request() {
     let remote = Remote::start(|_| Reply::Hang("HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n".to_owned())).await;
     let setup = Setup::default().with(|config| {
         config.plugins.deadline = Duration::from_secs(1);
@@ -193,7 +193,7 @@ async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
 }
 
 #[tokio::test]
-async fn requests_are_calls_into_the_host_and_an_answer_is_memory_of_the_plugin() {
+async fn outgoing_requests_count_as_host_calls_and_responses_as_memory() {
     let remote = Remote::start(|request| match request {
         large if large.contains(" /large ") => Reply::of(200, &"x".repeat(20 << 20)),
         _ => Reply::of(200, ""),

@@ -8,9 +8,9 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use crate::support::{Component, TestHost, both};
 
 both!(
-    an_audit_entry_says_who_did_what_and_where,
-    an_audit_entry_is_as_long_as_it_may_be,
-    more_audit_entries_than_a_second_may_have_wait_until_the_call_ends => Setup::default().with(|config| {
+    an_audit_entry_names_actor_action_and_object,
+    a_long_audit_entry_is_truncated,
+    audit_entries_above_the_rate_limit_wait_until_the_call_ends => Setup::default().with(|config| {
         config.plugins.log_audit = 1;
         config.plugins.deadline = Duration::from_secs(3);
     }),
@@ -34,7 +34,7 @@ async fn kept(host: &TestHost, action: &str, column: &str) -> Vec<String> {
     }
 }
 
-async fn an_audit_entry_is_as_long_as_it_may_be(host: &TestHost) {
+async fn a_long_audit_entry_is_truncated(host: &TestHost) {
     host.deploy_chameleon().await;
     for bytes in [100, 8_000_000] {
         let path = format!("/chameleon/audited/1/{bytes}");
@@ -47,7 +47,7 @@ async fn an_audit_entry_is_as_long_as_it_may_be(host: &TestHost) {
 }
 
 /// None is dropped: the call sees that it may not write so many.
-async fn more_audit_entries_than_a_second_may_have_wait_until_the_call_ends(host: &TestHost) {
+async fn audit_entries_above_the_rate_limit_wait_until_the_call_ends(host: &TestHost) {
     host.deploy_chameleon().await;
     let flood = host.anonymous().request(Method::POST, "/chameleon/audited/5000/10").send().await;
     flood.has_code(504, "plugin_deadline");
@@ -62,7 +62,7 @@ async fn more_audit_entries_than_a_second_may_have_wait_until_the_call_ends(host
     host.superuser().deploy(&Component::hello().0, "").await.ok();
 }
 
-async fn an_audit_entry_says_who_did_what_and_where(host: &TestHost) {
+async fn an_audit_entry_names_actor_action_and_object(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
     let answer = user.request(Method::POST, "/chameleon/audited").send().await;

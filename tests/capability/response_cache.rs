@@ -21,7 +21,7 @@ async fn text(client: &Client, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_is_given_again() {
+async fn a_response_is_served_from_the_cache() {
     let host = chameleon(Setup::default()).await;
     let first = host.anonymous().get("/chameleon/cached").await;
     let second = host.superuser().get("/chameleon/cached").await;
@@ -37,14 +37,14 @@ async fn an_answer_is_given_again() {
 }
 
 #[tokio::test]
-async fn another_query_is_another_answer() {
+async fn another_query_is_another_cache_entry() {
     let host = chameleon(Setup::default()).await;
     let client = host.anonymous();
     assert_ne!(text(&client, "/chameleon/cached?a=1").await, text(&client, "/chameleon/cached?a=2").await);
 }
 
 #[tokio::test]
-async fn an_answer_expires() {
+async fn a_cached_response_expires() {
     let host = chameleon(Setup::default().with_manual_clock()).await;
     let client = host.anonymous();
     let first = text(&client, "/chameleon/cached").await;
@@ -55,7 +55,7 @@ async fn an_answer_expires() {
 }
 
 #[tokio::test]
-async fn an_answer_of_one_caller_is_not_given_to_another() {
+async fn a_cached_response_of_one_caller_is_not_served_to_another() {
     let host = chameleon(Setup::default()).await;
     let (one, two) = (host.user("one@example.com").await, host.user("two@example.com").await);
     let first = text(&one, "/chameleon/cached-per-caller").await;
@@ -65,14 +65,14 @@ async fn an_answer_of_one_caller_is_not_given_to_another() {
 }
 
 #[tokio::test]
-async fn a_problem_is_not_kept() {
+async fn a_problem_is_not_cached() {
     let host = chameleon(Setup::default()).await;
     let first = host.anonymous().get("/chameleon/cached-problem").await.has_code(409, "never_kept");
     assert_ne!(host.anonymous().get("/chameleon/cached-problem").await.has_code(409, "never_kept"), first);
 }
 
 #[tokio::test]
-async fn an_invalidated_tag_takes_its_answers_with_it() {
+async fn an_invalidated_tag_removes_its_responses() {
     let host = chameleon(Setup::default()).await;
     let client = host.anonymous();
     let first = text(&client, "/chameleon/cached").await;
@@ -83,7 +83,7 @@ async fn an_invalidated_tag_takes_its_answers_with_it() {
 }
 
 #[tokio::test]
-async fn a_new_release_gives_answers_of_its_own() {
+async fn a_new_release_has_its_own_cached_responses() {
     let host = chameleon(Setup::default()).await;
     let client = host.anonymous();
     let first = text(&client, "/chameleon/cached").await;
@@ -92,7 +92,7 @@ async fn a_new_release_gives_answers_of_its_own() {
 }
 
 #[tokio::test]
-async fn another_plugin_gives_answers_of_its_own() {
+async fn another_plugin_has_its_own_cached_responses() {
     let host = chameleon(Setup::default()).await;
     deploy_twin(&host).await;
     let client = host.anonymous();

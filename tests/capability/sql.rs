@@ -7,12 +7,12 @@ use super::deploy_twin;
 use crate::support::{TestHost, both};
 
 both!(
-    what_is_written_is_read_by_the_next_call,
+    a_written_row_is_visible_to_the_next_call,
     a_batch_is_all_or_nothing,
     a_constraint_is_a_typed_error_and_not_a_trap,
-    a_wrong_statement_is_a_typed_error_and_not_a_trap,
+    an_invalid_statement_is_a_typed_error_and_not_a_trap,
     plugins_do_not_share_tables,
-    concurrent_transactions_are_all_answered,
+    concurrent_transactions_all_complete,
 );
 
 async fn notes(host: &TestHost, plugin: &str) -> Value {
@@ -28,7 +28,7 @@ async fn statement(host: &TestHost, plugin: &str, sql: &str) -> Value {
     request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok()
 }
 
-async fn what_is_written_is_read_by_the_next_call(host: &TestHost) {
+async fn a_written_row_is_visible_to_the_next_call(host: &TestHost) {
     host.deploy_chameleon().await;
     assert_eq!(notes(host, "chameleon").await, json!([]));
     assert_eq!(add(host, "chameleon", "b").await, 204);
@@ -52,7 +52,7 @@ async fn a_constraint_is_a_typed_error_and_not_a_trap(host: &TestHost) {
     assert_eq!(outcome["error"], r#"Error::Constraint("note_text_key")"#);
 }
 
-async fn a_wrong_statement_is_a_typed_error_and_not_a_trap(host: &TestHost) {
+async fn an_invalid_statement_is_a_typed_error_and_not_a_trap(host: &TestHost) {
     host.deploy_chameleon().await;
     for sql in
         ["", "SELECT FROM WHERE", "SELECT * FROM nowhere", "ATTACH 'x' AS y", "SET ROLE postgres", "SELECT 1; SELECT 2"]
@@ -78,7 +78,7 @@ async fn plugins_do_not_share_tables(host: &TestHost) {
     assert_eq!(notes(host, "chameleon").await, json!(["mine"]));
 }
 
-async fn concurrent_transactions_are_all_answered(host: &TestHost) {
+async fn concurrent_transactions_all_complete(host: &TestHost) {
     host.deploy_chameleon().await;
     let calls = (0..4).map(|_| {
         let client = host.anonymous();

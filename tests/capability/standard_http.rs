@@ -32,7 +32,7 @@ async fn met(host: &TestHost, limit: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_component_made_for_any_host_speaks_to_whom_its_grant_names() {
+async fn a_generic_wasi_component_reaches_the_servers_its_grant_names() {
     let remote = Remote::start(|_| Reply::with(201, "x-odd: yes\r\ntrailer: x\r\n", "hello")).await;
     let host = allowed(Setup::default(), &remote, "").await;
     let url = remote.url("/path?query");
@@ -55,7 +55,7 @@ async fn a_component_made_for_any_host_speaks_to_whom_its_grant_names() {
 }
 
 #[tokio::test]
-async fn what_is_the_hosts_to_say_a_component_cannot_say() {
+async fn headers_that_belong_to_the_host_are_rejected() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
     let host = allowed(Setup::default(), &remote, "").await;
     for name in ["host", "connection", "transfer-encoding", "traceparent", "te", "upgrade", "proxy-authorization"] {
@@ -79,7 +79,7 @@ async fn what_is_the_hosts_to_say_a_component_cannot_say() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer() {
+async fn a_redirect_is_returned_as_a_response() {
     let remote = Remote::start(|_| Reply::to(302, "http://169.254.169.254/")).await;
     let host = allowed(Setup::default(), &remote, "").await;
     let told = fetch(&host, json!({ "url": remote.url("/") })).await;
@@ -88,7 +88,7 @@ async fn a_redirect_is_an_answer() {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_grant_hold() {
+async fn the_limits_of_a_grant_are_enforced() {
     let remote = Remote::start(|request| match request {
         hang if hang.contains(" /hang ") => Reply::Hang(String::new()),
         half if half.contains(" /half ") => Reply::Hang("HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nhalf".to_owned()),
@@ -110,7 +110,7 @@ async fn the_limits_of_a_grant_hold() {
 }
 
 #[tokio::test]
-async fn requests_are_calls_into_the_host() {
+async fn outgoing_requests_count_as_host_calls() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
     let host = allowed(Setup::default(), &remote, "&limit=host_calls=50").await;
     let told = error(&host, json!({ "url": remote.url("/"), "times": 60 })).await;
@@ -120,7 +120,7 @@ async fn requests_are_calls_into_the_host() {
 }
 
 #[tokio::test]
-async fn what_the_host_holds_for_a_component_is_memory_of_its_call() {
+async fn wasi_http_objects_in_the_host_count_as_the_calls_memory() {
     let remote = Remote::start(|_| Reply::of(200, &"x".repeat(1 << 20))).await;
     let host = allowed(Setup::default(), &remote, "&limit=memory=8MiB").await;
     let hoard = |times: u32| {
@@ -153,7 +153,7 @@ async fn what_the_host_holds_for_a_component_is_memory_of_its_call() {
 }
 
 #[tokio::test]
-async fn a_deadline_or_a_client_that_goes_away_ends_the_request() {
+async fn a_deadline_or_a_disconnected_client_ends_the_request() {
     let remote = Remote::start(|_| Reply::Hang(String::new())).await;
     let host = allowed(Setup::default(), &remote, "&limit=deadline=1s").await;
     let answer = host.anonymous().post("/chameleon/standard-fetch", &json!({ "url": remote.url("/") })).await;

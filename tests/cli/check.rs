@@ -52,7 +52,7 @@ fn a_plugin_is_described_without_a_host() {
 }
 
 #[test]
-fn what_cannot_be_deployed_is_refused_with_the_stage_and_the_reason() {
+fn an_undeployable_file_is_reported_with_stage_and_reason() {
     let home = home();
     let home = home.path();
     let (answer, said) = refused(home, &Component(b"rubbish".to_vec()));
@@ -85,7 +85,7 @@ fn what_cannot_be_deployed_is_refused_with_the_stage_and_the_reason() {
 }
 
 #[test]
-fn settings_that_must_be_given_are_told() {
+fn required_settings_are_reported() {
     let home = home();
     let schema = json!({ "type": "object", "required": ["key"] }).to_string();
     let file = written(home.path(), "liar.wasm", &liar(json!({ "settings_schema": schema })));
@@ -95,7 +95,7 @@ fn settings_that_must_be_given_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_is_compared_with_what_is_live() {
+async fn a_file_is_compared_with_the_live_release() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     let token = superuser.token();

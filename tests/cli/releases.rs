@@ -70,7 +70,7 @@ impl Releases {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn releases_are_listed_compared_and_gone_back_to() {
+async fn releases_are_listed_compared_and_rolled_back() {
     let releases = Releases::start().await;
     let listed = releases.json(&["releases", "liar"]);
     assert_eq!((&listed["live"], &listed["on_trial"], &listed["count"]), (&json!(2), &Value::Null, &json!(2)));
@@ -113,7 +113,7 @@ async fn releases_are_listed_compared_and_gone_back_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_is_tried_beside_the_live_one() {
+async fn a_canary_release_runs_next_to_the_live_one() {
     let releases = Releases::start().await;
     let third = json!({ "version": "1.2.0", "answer": "three", "migrations": first()["migrations"] });
     let file = written(releases.process.home.path(), "third.wasm", &liar(third.clone()));
@@ -195,7 +195,7 @@ async fn a_refused_deploy_names_its_stage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_becomes_of_the_data_is_said_with_every_removal() {
+async fn every_removal_says_whether_the_data_is_deleted() {
     let releases = Releases::start().await;
     let removed = json!({ "message": "Plugin 'liar' removed" });
     assert_eq!(releases.json(&["remove", "liar", "--keep-data", "--yes"]), removed);
@@ -208,7 +208,7 @@ async fn what_becomes_of_the_data_is_said_with_every_removal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bounds_of_a_grant_are_changed_shown_and_compared() {
+async fn quotas_of_a_grant_are_changed_shown_and_compared() {
     let releases = Releases::start().await;
     let said = releases.said(&["grant", "liar", "sql.rows=5", "sql.time=2s"]);
     assert!(said.contains("'liar' has the grant 'sql' with these bounds from release 3 on"), "{said}");
@@ -230,7 +230,7 @@ async fn bounds_of_a_grant_are_changed_shown_and_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_calls_are_shown_changed_and_compared() {
+async fn limits_are_shown_changed_and_compared() {
     let releases = Releases::start().await;
     let said = releases.said(&["limits", "liar"]);
     let row = |said: &str, name: &str| {

@@ -28,7 +28,7 @@ fn keygen(home: &Path, name: &str) -> String {
 }
 
 #[test]
-fn a_private_key_is_for_its_owner_and_never_overwritten() {
+fn a_private_key_file_is_readable_by_its_owner_only_and_never_overwritten() {
     let home = home();
     let public = keygen(home.path(), "release.key");
     let file = home.path().join("release.key");
@@ -50,7 +50,7 @@ fn a_private_key_is_for_its_owner_and_never_overwritten() {
 }
 
 #[test]
-fn what_is_signed_is_verified_until_it_is_altered() {
+fn a_signed_file_verifies_until_it_is_altered() {
     let home = home();
     let (home, file) = (home.path(), home.path().join("hello.wasm"));
     std::fs::write(&file, Component::hello().0).unwrap();
@@ -89,7 +89,7 @@ fn what_is_signed_is_verified_until_it_is_altered() {
 }
 
 #[test]
-fn a_signature_beside_the_file_leaves_the_file_as_it_is() {
+fn signing_with_a_detached_signature_leaves_the_file_unchanged() {
     let home = home();
     let (home, file) = (home.path(), home.path().join("hello.wasm"));
     std::fs::write(&file, Component::hello().0).unwrap();
@@ -114,7 +114,7 @@ fn a_signature_beside_the_file_leaves_the_file_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_requires_signatures_takes_what_was_signed() {
+async fn a_host_that_requires_signatures_accepts_signed_files() {
     let home = home();
     let public = keygen(home.path(), "release.key");
     let [unsigned, signed] = ["unsigned.wasm", "signed.wasm"].map(|name| home.path().join(name));
@@ -143,7 +143,7 @@ async fn a_host_that_requires_signatures_takes_what_was_signed() {
 }
 
 #[test]
-fn signatures_required_of_nobody_are_a_configuration_error() {
+fn required_signatures_without_trusted_keys_are_a_configuration_error() {
     let home = home();
     let output =
         wharf(home.path()).args(["config", "check"]).env("WHARF_PLUGIN_REQUIRE_SIGNED", "true").output().unwrap();

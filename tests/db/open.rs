@@ -32,7 +32,7 @@ async fn pretend_newer(db: &Db) {
     }
 }
 
-async fn opening_brings_the_schema_up_to_date_once(settings: &Database) {
+async fn opening_migrates_the_schema_once(settings: &Database) {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(settings, dir.path()).await.unwrap();
     db.ping().await.unwrap();
@@ -44,7 +44,7 @@ async fn opening_brings_the_schema_up_to_date_once(settings: &Database) {
     db.close().await;
 }
 
-async fn a_newer_schema_is_refused(settings: &Database) {
+async fn a_newer_schema_is_rejected(settings: &Database) {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(settings, dir.path()).await.unwrap();
     pretend_newer(&db).await;
@@ -54,29 +54,29 @@ async fn a_newer_schema_is_refused(settings: &Database) {
 }
 
 #[tokio::test]
-async fn opening_brings_the_schema_up_to_date_once_on_sqlite() {
-    opening_brings_the_schema_up_to_date_once(&settings(None)).await;
+async fn opening_migrates_the_schema_once_on_sqlite() {
+    opening_migrates_the_schema_once(&settings(None)).await;
 }
 
 #[tokio::test]
-async fn opening_brings_the_schema_up_to_date_once_on_postgres() {
+async fn opening_migrates_the_schema_once_on_postgres() {
     let Some(database) = postgres::database().await else { return };
-    opening_brings_the_schema_up_to_date_once(&settings(Some(&database))).await;
+    opening_migrates_the_schema_once(&settings(Some(&database))).await;
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_on_sqlite() {
-    a_newer_schema_is_refused(&settings(None)).await;
+async fn a_newer_schema_is_rejected_on_sqlite() {
+    a_newer_schema_is_rejected(&settings(None)).await;
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_on_postgres() {
+async fn a_newer_schema_is_rejected_on_postgres() {
     let Some(database) = postgres::database().await else { return };
-    a_newer_schema_is_refused(&settings(Some(&database))).await;
+    a_newer_schema_is_rejected(&settings(Some(&database))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_start_at_once_all_open_the_same_schema() {
+async fn nodes_that_start_concurrently_open_the_same_schema() {
     let Some(database) = postgres::database().await else { return };
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(Some(&database));

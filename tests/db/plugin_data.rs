@@ -1,13 +1,13 @@
 //! The plugins' databases, on SQLite and on PostgreSQL.
 
 mod delete;
-mod edges;
+mod dialect_differences;
+mod fixture;
 mod isolation;
 mod limits;
 mod migrations;
 mod postgres;
 mod sqlite;
-mod sqlite_bounds;
+mod sqlite_resource_limits;
 mod transactions;
 mod values;
-mod world;

@@ -1,6 +1,6 @@
 //! What a plugin can say, and what it cannot.
 
-use super::{Limits, Way, get, patient};
+use super::{EgressClient, Limits, generous_limits, get};
 use crate::support::remote::{Remote, Reply};
 use wharf::egress::{Failure, Request};
 
@@ -10,11 +10,11 @@ fn with(url: &str, headers: &[(&str, &str)]) -> Request {
 }
 
 #[tokio::test]
-async fn nothing_that_frames_a_message_can_be_said() {
+async fn a_plugin_cannot_set_message_framing() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     let refused = async |request: Request| {
-        let outcome = way.send(request.clone()).await;
+        let outcome = client.send(request.clone()).await;
         assert!(matches!(outcome, Err(Failure::Invalid(_))), "{request:?}: {outcome:?}");
     };
     for name in [
@@ -55,14 +55,14 @@ async fn nothing_that_frames_a_message_can_be_said() {
 }
 
 #[tokio::test]
-async fn what_can_be_said_arrives_and_the_rest_is_the_hosts() {
+async fn allowed_headers_and_bodies_arrive_unchanged() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     let request =
         Request { method: "POST".to_owned(), ..with(&remote.url("/"), &[("X-A", "1"), ("x-a", "\u{e9}\t2")]) };
-    way.send(request.clone()).await.unwrap();
-    way.send(Request { body: "body".into(), ..request }).await.unwrap();
-    way.send(with(&remote.url("/"), &[("user-agent", "mine")])).await.unwrap();
+    client.send(request.clone()).await.unwrap();
+    client.send(Request { body: "body".into(), ..request }).await.unwrap();
+    client.send(with(&remote.url("/"), &[("user-agent", "mine")])).await.unwrap();
     let seen = remote.seen();
     for part in [
         "x-a: 1\r\nx-a: \u{e9}\t2\r\n",
@@ -78,10 +78,10 @@ async fn what_can_be_said_arrives_and_the_rest_is_the_hosts() {
 }
 
 #[tokio::test]
-async fn a_request_has_limits_too() {
+async fn an_outgoing_request_is_limited_too() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
-    let limit = async |request| match way.send(request).await {
+    let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+    let limit = async |request| match client.send(request).await {
         Err(Failure::Limit(_, limit)) => limit,
         other => panic!("{other:?}"),
     };
@@ -92,5 +92,5 @@ async fn a_request_has_limits_too() {
     assert_eq!(limit(with(&remote.url("/"), &[("a", "b"); 101])).await, "request headers: 100");
     assert_eq!(limit(with(&remote.url("/"), &[("a", &"b".repeat(64 << 10))])).await, "request headers: 65536 bytes");
     assert_eq!(remote.accepted(), 0);
-    way.send(Request { body: vec![0; 1_000].into(), ..get(&remote.url("/")) }).await.unwrap();
+    client.send(Request { body: vec![0; 1_000].into(), ..get(&remote.url("/")) }).await.unwrap();
 }

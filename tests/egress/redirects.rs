@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{LOOPBACK, Names, Way, denied, get, patient, port};
+use super::{EgressClient, FakeDns, LOOPBACK, denied, generous_limits, get, port};
 use crate::support::remote::{Identity, Remote, Reply};
 use wharf::egress::{Bound, Failure, Request, Roots};
 
@@ -14,10 +14,10 @@ async fn sending_on(status: u16) -> (Remote, Arc<Mutex<String>>) {
 }
 
 #[tokio::test]
-async fn a_redirect_is_held_against_the_list_and_the_addresses() {
+async fn a_redirect_is_checked_against_the_allowlist_and_the_ssrf_filter() {
     let (first, place) = sending_on(302).await;
     let second = Remote::start(|_| Reply::of(200, "there")).await;
-    let way = Way::to(&[&first.origin(), "http://10.0.0.1", "http://169.254.169.254"]);
+    let client = EgressClient::to(&[&first.origin(), "http://10.0.0.1", "http://169.254.169.254"]);
     for elsewhere in [
         second.url("/"),
         format!("//{}", second.addr),
@@ -25,82 +25,82 @@ async fn a_redirect_is_held_against_the_list_and_the_addresses() {
         "http://127.1:1/".to_owned(),
     ] {
         *place.lock().unwrap() = elsewhere.clone();
-        let told = denied(way.get(&first.url("/")).await);
+        let told = denied(client.get(&first.url("/")).await);
         assert!(told.contains("not among the http.hosts"), "{elsewhere}: {told}");
     }
     for inside in
         ["http://10.0.0.1/", "http://169.254.169.254/latest", "http://0xa9fea9fe/", "http://[::ffff:169.254.169.254]/"]
     {
         *place.lock().unwrap() = inside.to_owned();
-        let told = denied(way.get(&first.url("/")).await);
+        let told = denied(client.get(&first.url("/")).await);
         assert!(told.contains("not among the http.networks"), "{inside}: {told}");
     }
     for nonsense in
         ["file:///etc/passwd", "http://u:p@127.0.0.1/", "http://", "\\\\127.0.0.1", "http://a b/", "gopher://127.0.0.1"]
     {
         *place.lock().unwrap() = nonsense.to_owned();
-        let outcome = way.get(&first.url("/")).await;
+        let outcome = client.get(&first.url("/")).await;
         assert!(matches!(outcome, Err(Failure::Protocol(_))), "{nonsense}: {outcome:?}");
     }
     assert_eq!(second.accepted(), 0);
     *place.lock().unwrap() = second.url("/there");
-    let answer = Way::to(&[&first.origin(), &second.origin()]).get(&first.url("/")).await.unwrap();
+    let answer = EgressClient::to(&[&first.origin(), &second.origin()]).get(&first.url("/")).await.unwrap();
     assert_eq!((answer.url, &*answer.body), (second.url("/there"), &b"there"[..]));
 }
 
 #[tokio::test]
-async fn a_redirect_may_not_rebind_a_name() {
+async fn a_redirect_resolves_and_checks_the_name_again() {
     let remote =
         Remote::start(|_| Reply::Close("HTTP/1.1 302 X\r\nlocation: /again\r\ncontent-length: 0\r\n\r\n".to_owned()))
             .await;
-    let names = Names::of(&[("api.example", &[&["127.0.0.1"], &["10.0.0.1"]])]);
+    let names = FakeDns::of(&[("api.example", &[&["127.0.0.1"], &["10.0.0.1"]])]);
     let origin = format!("http://api.example:{}", port(remote.addr));
-    let way = Way::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], patient());
-    denied(way.get(&origin).await);
+    let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
+    denied(client.get(&origin).await);
     assert_eq!(remote.accepted(), 1);
 }
 
 #[tokio::test]
-async fn a_redirect_does_not_leave_tls() {
+async fn a_redirect_from_https_to_http_is_denied() {
     let identity = Identity::of("api.example");
     let plain = Remote::start(|_| Reply::of(200, "")).await;
     let down = format!("http://api.example:{}/", port(plain.addr));
     let secure = Remote::start_tls(&identity, move |_| Reply::to(301, &down)).await;
-    let names = Names::of(&[("api.example", &[&["127.0.0.1"]])]);
+    let names = FakeDns::of(&[("api.example", &[&["127.0.0.1"]])]);
     let hosts =
         [format!("https://api.example:{}", port(secure.addr)), format!("http://api.example:{}", port(plain.addr))];
     let roots = Roots::Only(vec![identity.certificate.clone()]);
-    let way = Way::new(&names, roots, &[&hosts[0], &hosts[1]], LOOPBACK, patient());
-    let told = denied(way.get(&hosts[0]).await);
+    let client = EgressClient::new(&names, roots, &[&hosts[0], &hosts[1]], LOOPBACK, generous_limits());
+    let told = denied(client.get(&hosts[0]).await);
     assert!(told.contains("not encrypted any more"), "{told}");
     assert_eq!(plain.accepted(), 0);
-    assert_eq!(way.get(&hosts[1]).await.unwrap().status, 200);
+    assert_eq!(client.get(&hosts[1]).await.unwrap().status, 200);
 }
 
 #[tokio::test]
-async fn endless_redirects_end() {
+async fn redirects_are_limited() {
     let (remote, place) = sending_on(307).await;
     *place.lock().unwrap() = "/".to_owned();
-    let way = Way::to(&[&remote.origin()]);
-    assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
+    let client = EgressClient::to(&[&remote.origin()]);
+    assert_eq!(client.get(&remote.url("/")).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
     assert_eq!(remote.seen().len(), 6);
     let most = |redirects| Request { redirects: Some(redirects), ..get(&remote.url("/")) };
-    assert_eq!(way.send(most(1)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 1".to_owned())));
-    assert_eq!(way.send(most(1_000)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
-    let answer = way.send(most(0)).await.unwrap();
+    assert_eq!(client.send(most(1)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 1".to_owned())));
+    assert_eq!(client.send(most(1_000)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
+    let answer = client.send(most(0)).await.unwrap();
     assert_eq!((answer.status, &*answer.body), (307, &b"elsewhere"[..]));
 }
 
 #[tokio::test]
-async fn what_was_said_to_one_server_is_not_told_another() {
+async fn a_redirect_to_another_server_drops_credentials() {
     let (first, place) = sending_on(307).await;
     let second = Remote::start(|_| Reply::of(200, "")).await;
     *place.lock().unwrap() = second.url("/");
-    let way = Way::to(&[&first.origin(), &second.origin()]);
+    let client = EgressClient::to(&[&first.origin(), &second.origin()]);
     let headers =
         [("authorization", "Bearer s3cret"), ("cookie", "s3cret"), ("x-api-key", "s3cret"), ("accept", "text/plain")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    way.send(Request { headers, ..get(&first.url("/")) }).await.unwrap();
+    client.send(Request { headers, ..get(&first.url("/")) }).await.unwrap();
     assert!(first.seen()[0].matches("s3cret").count() == 3);
     let seen = &second.seen()[0];
     assert!(!seen.contains("s3cret") && seen.contains("accept: text/plain\r\n"), "{seen}");
@@ -109,7 +109,7 @@ async fn what_was_said_to_one_server_is_not_told_another() {
 }
 
 #[tokio::test]
-async fn a_redirect_keeps_the_method_where_it_should() {
+async fn a_redirect_changes_the_method_as_rfc_9110_says() {
     for (status, method, after, with_body) in [
         (301, "POST", "GET", false),
         (302, "POST", "GET", false),
@@ -131,7 +131,7 @@ async fn a_redirect_keeps_the_method_where_it_should() {
         let headers =
             vec![("content-type".to_owned(), "text/plain".to_owned()), ("x-key".to_owned(), "kept".to_owned())];
         let request = Request { method: method.to_owned(), headers, body: "body".into(), ..get(&remote.url("/first")) };
-        assert_eq!(Way::to(&[&remote.origin()]).send(request).await.unwrap().status, 200);
+        assert_eq!(EgressClient::to(&[&remote.origin()]).send(request).await.unwrap().status, 200);
         let seen = &remote.seen()[1];
         assert!(seen.starts_with(&format!("{after} /second ")), "{status} {method}: {seen}");
         assert_eq!(seen.ends_with("body"), with_body, "{status} {method}: {seen}");

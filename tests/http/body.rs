@@ -26,25 +26,25 @@ const ROUTES: [(&str, &str); 5] = [
 ];
 
 both! {
-    malformed_json_is_told_before_missing_credentials => Setup::default().with_items(),
-    missing_credentials_are_told_before_wrong_values => Setup::default().with_items(),
-    path_query_and_body_are_told_together_and_before_existence => Setup::default().with_items(),
-    only_json_is_read_as_json => Setup::default().with_items(),
-    a_body_that_is_no_object_is_422 => Setup::default().with_items(),
-    text_that_no_database_can_hold_is_422 => Setup::default().with_items(),
-    of_a_member_given_twice_the_last_counts,
+    malformed_json_is_reported_before_missing_credentials => Setup::default().with_items(),
+    missing_credentials_are_reported_before_invalid_values => Setup::default().with_items(),
+    path_query_and_body_errors_are_reported_together_before_404 => Setup::default().with_items(),
+    only_json_content_types_are_parsed_as_json => Setup::default().with_items(),
+    a_body_that_is_not_an_object_is_422 => Setup::default().with_items(),
+    text_that_no_database_can_store_is_422 => Setup::default().with_items(),
+    the_last_of_a_duplicate_member_counts,
     a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| {
         config.server.max_body_bytes = 1000;
         config.plugins.request_bytes = 1000;
     }),
-    without_a_setting_two_mebibytes_are_the_limit,
+    the_default_body_limit_is_two_mebibytes,
 }
 
 fn method(name: &str) -> Method {
     name.parse().unwrap()
 }
 
-async fn malformed_json_is_told_before_missing_credentials(host: &TestHost) {
+async fn malformed_json_is_reported_before_missing_credentials(host: &TestHost) {
     for (name, path) in ROUTES {
         eprintln!("{name} {path}");
         let send = async |text: &'static str| host.anonymous().request(method(name), path).json_text(text).send().await;
@@ -63,7 +63,7 @@ async fn malformed_json_is_told_before_missing_credentials(host: &TestHost) {
     }
 }
 
-async fn missing_credentials_are_told_before_wrong_values(host: &TestHost) {
+async fn missing_credentials_are_reported_before_invalid_values(host: &TestHost) {
     for (name, path) in &ROUTES[2..] {
         let send = async |client: crate::support::Client, text: &'static str| {
             client.request(method(name), path).json_text(text).send().await
@@ -78,7 +78,7 @@ async fn missing_credentials_are_told_before_wrong_values(host: &TestHost) {
     not_authenticated(&host.anonymous().get("/items/?skip=x").await);
 }
 
-async fn path_query_and_body_are_told_together_and_before_existence(host: &TestHost) {
+async fn path_query_and_body_errors_are_reported_together_before_404(host: &TestHost) {
     const ID: &str = "path.id uuid_parsing: Input should be a valid UUID, …";
     host.superuser().put("/items/x?skip=x", &json!({ "title": "", "description": 1 })).await.refuses(&[
         ID,
@@ -91,7 +91,7 @@ async fn path_query_and_body_are_told_together_and_before_existence(host: &TestH
     host.superuser().put(unknown, &json!({ "title": "x" })).await.is_problem(404, "item_not_found", "Item not found");
 }
 
-async fn only_json_is_read_as_json(host: &TestHost) {
+async fn only_json_content_types_are_parsed_as_json(host: &TestHost) {
     let post = |path: &str| host.superuser().request(Method::POST, path);
     for (path, body) in [("/items/", r#"{"title":"x"}"#), ("/users/me", r#"{"full_name":"x"}"#)] {
         let name = if path == "/items/" { "POST" } else { "PATCH" };
@@ -118,7 +118,7 @@ async fn only_json_is_read_as_json(host: &TestHost) {
     post("/items/").header("content-type", "text/plain").send().await.refuses(&[MISSING]);
 }
 
-async fn a_body_that_is_no_object_is_422(host: &TestHost) {
+async fn a_body_that_is_not_an_object_is_422(host: &TestHost) {
     for (name, path) in ROUTES {
         let send = async |text: &'static str| host.superuser().request(method(name), path).json_text(text).send().await;
         for text in ["[]", "\"x\"", "1", "true", "[{}]"] {
@@ -130,7 +130,7 @@ async fn a_body_that_is_no_object_is_422(host: &TestHost) {
     }
 }
 
-async fn text_that_no_database_can_hold_is_422(host: &TestHost) {
+async fn text_that_no_database_can_store_is_422(host: &TestHost) {
     let send =
         async |text: &'static str| host.superuser().request(Method::POST, "/items/").json_text(text).send().await;
     send(r#"{"title": "a\u0000b"}"#).await.refuses(&["body.title value_error: …"]);
@@ -143,7 +143,7 @@ async fn text_that_no_database_can_hold_is_422(host: &TestHost) {
     assert_eq!(send(r#"{"title": "\ud83d\udc4b", "x": "\u0000"}"#).await.ok()["title"], "👋");
 }
 
-async fn of_a_member_given_twice_the_last_counts(host: &TestHost) {
+async fn the_last_of_a_duplicate_member_counts(host: &TestHost) {
     let text = r#"{"full_name": 1, "full_name": "first", "x": 1, "full_name": "last", "x": 2}"#;
     let me = host.superuser().request(Method::PATCH, "/users/me").json_text(text).send().await.ok();
     assert_eq!(me["full_name"], "last");
@@ -177,7 +177,7 @@ async fn a_body_above_the_limit_is_413(host: &TestHost) {
     too_large(host.anonymous().post("/users/signup", &sign_up).await);
 }
 
-async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
+async fn the_default_body_limit_is_two_mebibytes(host: &TestHost) {
     let limit = 2 * 1024 * 1024;
     let frame = r#"{"full_name":"x","ignored":""}"#;
     let body = |length: usize| json!({ "full_name": "x", "ignored": "x".repeat(length - frame.len()) });
@@ -187,7 +187,7 @@ async fn without_a_setting_two_mebibytes_are_the_limit(host: &TestHost) {
 }
 
 #[tokio::test]
-async fn bodies_of_all_requests_share_a_memory() {
+async fn bodies_of_all_requests_share_one_memory_limit() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 4 << 20)).await;
     host.deploy_chameleon().await;
     let post = |bytes: usize| {
@@ -235,7 +235,7 @@ async fn bodies_of_all_requests_share_a_memory() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_keep_nobody_from_signing_in() {
+async fn unread_responses_do_not_prevent_signing_in() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.server.body_memory_bytes = 4 << 20)).await;
     host.deploy_chameleon().await;
     let mut slow = TcpStream::connect(host.addr()).await.unwrap();

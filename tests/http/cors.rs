@@ -18,7 +18,7 @@ async fn preflight(host: &TestHost, path: &str, origin: &str, method: &str, head
 }
 
 #[tokio::test]
-async fn a_preflight_of_the_frontend_is_ok_on_every_path() {
+async fn a_preflight_of_the_frontend_succeeds_on_every_path() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     for path in ["/api/v1/users/me", "/api/v1/items/", "/api/v1/nothing", "/"] {
         let answer = preflight(&host, path, ORIGIN, "PATCH", Some("authorization,x-own")).await;
@@ -41,7 +41,7 @@ async fn a_preflight_of_the_frontend_is_ok_on_every_path() {
 }
 
 #[tokio::test]
-async fn a_preflight_of_another_origin_or_method_is_refused() {
+async fn a_preflight_of_another_origin_or_method_is_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
     for origin in
         ["https://evil.example", "http://shop.example", "https://shop.example:444", "https://shop.example.evil", "null"]
@@ -55,7 +55,7 @@ async fn a_preflight_of_another_origin_or_method_is_refused() {
 }
 
 #[tokio::test]
-async fn the_frontend_may_read_every_answer_and_others_none() {
+async fn only_the_frontend_may_read_responses() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     let ask = async |origin: &str, path: &str| {
         host.superuser().request(Method::GET, path).header("origin", origin).send().await
@@ -83,7 +83,7 @@ async fn the_frontend_may_read_every_answer_and_others_none() {
 }
 
 #[tokio::test]
-async fn a_path_in_the_frontends_address_is_no_part_of_its_origin() {
+async fn a_path_in_the_frontend_url_is_not_part_of_its_origin() {
     let setup = Setup::default().with(|config| config.server.frontend_url = "http://localhost:5173/app".to_owned());
     let host = TestHost::sqlite(setup).await;
     let answer = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
@@ -91,7 +91,7 @@ async fn a_path_in_the_frontends_address_is_no_part_of_its_origin() {
 }
 
 #[tokio::test]
-async fn a_kept_answer_is_readable_for_its_own_reader_only() {
+async fn a_cached_response_gets_cors_headers_per_request() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
     let ask = async |origin: &str| {

@@ -4,9 +4,9 @@ use reqwest::Method;
 
 use crate::support::{TestHost, both};
 
-both! { the_probes_answer_whoever_asks }
+both! { the_probes_respond_without_credentials }
 
-async fn the_probes_answer_whoever_asks(host: &TestHost) {
+async fn the_probes_respond_without_credentials(host: &TestHost) {
     for path in ["/healthz", "/readyz"] {
         let answer = host.anonymous().plain(Method::GET, path).send().await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));

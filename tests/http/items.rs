@@ -12,14 +12,14 @@ const ITEM: [&str; 5] = ["title", "description", "id", "owner_id", "created_at"]
 const NOTHING: &str = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
 both! {
-    an_item_is_made_for_its_caller => Setup::default().with_items(),
-    items_are_listed_newest_first_and_in_parts => Setup::default().with_items().with_manual_clock(),
-    a_user_sees_his_own_items_and_a_superuser_everybodys => Setup::default().with_items(),
-    an_item_is_changed_member_by_member => Setup::default().with_items(),
+    an_item_is_created_for_its_caller => Setup::default().with_items(),
+    items_are_listed_newest_first_and_in_pages => Setup::default().with_items().with_manual_clock(),
+    users_see_their_own_items_and_superusers_see_all => Setup::default().with_items(),
+    an_item_is_updated_member_by_member => Setup::default().with_items(),
     an_item_is_deleted_once => Setup::default().with_items(),
-    an_item_is_checked => Setup::default().with_items(),
+    an_item_is_validated => Setup::default().with_items(),
     a_removed_plugin_leaves_404_and_its_data => Setup::default().with_items(),
-    a_plugin_that_was_never_there_is_an_unknown_path,
+    the_path_of_a_plugin_that_was_never_deployed_is_unknown,
 }
 
 fn path(item: &Value) -> String {
@@ -40,7 +40,7 @@ fn foreign(answer: &Answer) {
     answer.is_problem(403, "not_enough_permissions", "Not enough permissions");
 }
 
-async fn an_item_is_made_for_its_caller(host: &TestHost) {
+async fn an_item_is_created_for_its_caller(host: &TestHost) {
     let admin = host.superuser();
     let me = admin.get("/users/me").await.ok();
     let foreign = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
@@ -64,7 +64,7 @@ async fn an_item_is_made_for_its_caller(host: &TestHost) {
     assert_eq!(admin.get(&plain_id).await.ok(), item);
 }
 
-async fn items_are_listed_newest_first_and_in_parts(host: &TestHost) {
+async fn items_are_listed_newest_first_and_in_pages(host: &TestHost) {
     let admin = host.superuser();
     assert_eq!(admin.get("/items/").await.text(), r#"{"data":[],"count":0}"#);
     for title in ["a", "b", "c"] {
@@ -96,7 +96,7 @@ async fn items_are_listed_newest_first_and_in_parts(host: &TestHost) {
     ]);
 }
 
-async fn a_user_sees_his_own_items_and_a_superuser_everybodys(host: &TestHost) {
+async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     let jane = host.user("jane@example.com").await;
     let admin = host.superuser();
     let hers = made(&jane, "hers").await;
@@ -121,7 +121,7 @@ async fn a_user_sees_his_own_items_and_a_superuser_everybodys(host: &TestHost) {
     not_authenticated(&host.anonymous().get(&path(&his)).await);
 }
 
-async fn an_item_is_changed_member_by_member(host: &TestHost) {
+async fn an_item_is_updated_member_by_member(host: &TestHost) {
     let admin = host.superuser();
     let item = admin.post("/items/", &json!({ "title": "t", "description": "d" })).await.ok();
     let put = async |body: Value| admin.put(&path(&item), &body).await;
@@ -152,7 +152,7 @@ async fn an_item_is_deleted_once(host: &TestHost) {
     admin.get("/items/x").await.refuses(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
 }
 
-async fn an_item_is_checked(host: &TestHost) {
+async fn an_item_is_validated(host: &TestHost) {
     let post = async |body: Value| host.superuser().post("/items/", &body).await;
     post(json!({})).await.refuses(&["body.title missing: Field required"]);
     post(json!({ "description": 1, "title": null })).await.refuses(&[
@@ -191,7 +191,7 @@ async fn a_removed_plugin_leaves_404_and_its_data(host: &TestHost) {
     assert_eq!(admin.get("/items/").await.ok()["data"], json!([item]));
 }
 
-async fn a_plugin_that_was_never_there_is_an_unknown_path(host: &TestHost) {
+async fn the_path_of_a_plugin_that_was_never_deployed_is_unknown(host: &TestHost) {
     for path in ["/items/", "/items", NOTHING] {
         host.superuser().get(path).await.is_problem(404, "route_not_found", "Not Found");
     }

@@ -13,19 +13,19 @@ use crate::support::{TestHost, both};
 const PATH: &str = "/login/access-token";
 
 both! {
-    signing_in_answers_a_token_pair,
+    signing_in_returns_a_token_pair,
     a_sign_in_that_fails_is_400,
-    a_sign_in_form_is_checked_whatever_it_is_sent_as,
+    a_sign_in_form_is_validated_for_every_content_type,
     a_multipart_form_that_cannot_be_read_is_400,
-    a_token_tells_whose_it_is,
-    of_refreshes_at_once_all_get_the_same_successor => Setup::default().with_manual_clock(),
+    test_token_returns_the_account_of_the_token,
+    concurrent_refreshes_return_the_same_refresh_token => Setup::default().with_manual_clock(),
     signing_out_ends_the_session_at_once,
     a_refresh_replaces_both_tokens => Setup::default().with_manual_clock(),
-    a_refresh_token_that_comes_back_ends_its_session => Setup::default().with_manual_clock(),
+    a_reused_refresh_token_ends_its_session => Setup::default().with_manual_clock(),
     a_session_that_is_not_refreshed_ends => Setup::default().with_manual_clock(),
 }
 
-async fn signing_in_answers_a_token_pair(host: &TestHost) {
+async fn signing_in_returns_a_token_pair(host: &TestHost) {
     let client = host.anonymous();
     let answer = client.sign_in(SUPERUSER, PASSWORD).await;
     let tokens = answer.ok();
@@ -67,7 +67,7 @@ async fn a_sign_in_that_fails_is_400(host: &TestHost) {
     refused(client.sign_in("sleepy@example.com", "wrong").await);
 }
 
-async fn a_sign_in_form_is_checked_whatever_it_is_sent_as(host: &TestHost) {
+async fn a_sign_in_form_is_validated_for_every_content_type(host: &TestHost) {
     const USERNAME: &str = "body.username missing: Field required";
     const PASSWORD: &str = "body.password missing: Field required";
     let client = host.anonymous();
@@ -100,7 +100,7 @@ async fn a_multipart_form_that_cannot_be_read_is_400(host: &TestHost) {
     }
 }
 
-async fn of_refreshes_at_once_all_get_the_same_successor(host: &TestHost) {
+async fn concurrent_refreshes_return_the_same_refresh_token(host: &TestHost) {
     let client = host.anonymous();
     let tokens = client.sign_in(SUPERUSER, PASSWORD).await.ok();
     let body = json!({ "refresh_token": tokens["refresh_token"] });
@@ -115,7 +115,7 @@ async fn of_refreshes_at_once_all_get_the_same_successor(host: &TestHost) {
     client.with_token(text(&one, "access_token")).get("/users/me").await.ok();
 }
 
-async fn a_token_tells_whose_it_is(host: &TestHost) {
+async fn test_token_returns_the_account_of_the_token(host: &TestHost) {
     let me = host.superuser().request(Method::POST, "/login/test-token").send().await.ok();
     assert_eq!(members(&me), USER);
     assert_eq!(text(&me, "email"), SUPERUSER);
@@ -165,7 +165,7 @@ async fn a_refresh_replaces_both_tokens(host: &TestHost) {
         .refuses(&["body.refresh_token string_type: Input should be a valid string"]);
 }
 
-async fn a_refresh_token_that_comes_back_ends_its_session(host: &TestHost) {
+async fn a_reused_refresh_token_ends_its_session(host: &TestHost) {
     let client = host.anonymous();
     let refresh = async |token: &str| client.post("/login/refresh-token", &json!({ "refresh_token": token })).await;
     let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();

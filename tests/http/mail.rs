@@ -10,9 +10,9 @@ const FROM: &str = "<noreply@shop.example>";
 
 both! {
     a_new_account_gets_a_link_and_never_its_password,
-    a_recovery_mail_has_its_link_twice_and_once_as_text,
-    a_test_mail_says_who_sends_it_without_a_link,
-    what_people_chose_is_escaped => Setup::default().with(|config| config.server.project_name = "<b>Shop</b>".to_owned()),
+    a_recovery_mail_has_its_link_as_two_anchors_and_once_as_text,
+    a_test_mail_names_its_sender_and_has_no_link,
+    user_supplied_text_is_escaped => Setup::default().with(|config| config.server.project_name = "<b>Shop</b>".to_owned()),
 }
 
 async fn a_new_account_gets_a_link_and_never_its_password(host: &TestHost) {
@@ -31,7 +31,7 @@ async fn a_new_account_gets_a_link_and_never_its_password(host: &TestHost) {
     assert_eq!(host.anonymous().sign_in("new@example.com", "a first password").await.status, 400);
 }
 
-async fn a_recovery_mail_has_its_link_twice_and_once_as_text(host: &TestHost) {
+async fn a_recovery_mail_has_its_link_as_two_anchors_and_once_as_text(host: &TestHost) {
     host.anonymous().request(Method::POST, &format!("/password-recovery/{SUPERUSER}")).send().await.ok();
     let mail = host.mails().take(SUPERUSER).await;
     assert!(mail.from.contains("Test & Co") && mail.from.contains(FROM), "{}", mail.from);
@@ -41,7 +41,7 @@ async fn a_recovery_mail_has_its_link_twice_and_once_as_text(host: &TestHost) {
     assert!(mail.html.contains("48 hours") && mail.html.contains(SUPERUSER) && mail.html.contains("Test &amp; Co"));
 }
 
-async fn a_test_mail_says_who_sends_it_without_a_link(host: &TestHost) {
+async fn a_test_mail_names_its_sender_and_has_no_link(host: &TestHost) {
     let path = "/utils/test-email/?email_to=Somebody@EXAMPLE.com";
     assert_eq!(host.superuser().request(Method::POST, path).send().await.status, 201);
     let mail = host.mails().take("Somebody@example.com").await;
@@ -50,7 +50,7 @@ async fn a_test_mail_says_who_sends_it_without_a_link(host: &TestHost) {
     assert!(mail.html.contains("Test &amp; Co") && !mail.html.contains("href"), "{}", mail.html);
 }
 
-async fn what_people_chose_is_escaped(host: &TestHost) {
+async fn user_supplied_text_is_escaped(host: &TestHost) {
     let email = "o'neil&co@example.com";
     host.sign_up(email).await.ok();
     host.anonymous().request(Method::POST, "/password-recovery/o'neil%26co@example.com").send().await.ok();

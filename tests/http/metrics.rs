@@ -9,7 +9,7 @@ use crate::support::host::CHAMELEON;
 use crate::support::patience::until;
 use crate::support::{Answer, Client, Component, Setup, TestHost, both};
 
-both!(what_calls_come_to_is_counted, what_is_held_now_is_told, what_is_no_longer_served_has_no_samples);
+both!(calls_are_counted_by_outcome, current_usage_is_reported, removed_plugins_and_releases_have_no_samples);
 
 const TOKEN: &str = "a-token-of-the-monitoring";
 
@@ -41,7 +41,7 @@ fn of(samples: &BTreeMap<String, f64>, name: &str, plugin: &str, more: &str) -> 
     *samples.get(&key).unwrap_or_else(|| panic!("no {key} in {:#?}", samples.keys()))
 }
 
-async fn what_calls_come_to_is_counted(host: &mut TestHost) {
+async fn calls_are_counted_by_outcome(host: &mut TestHost) {
     host.deploy_chameleon().await;
     let client = host.anonymous();
     for (path, times) in [("echo/x", 3), ("status/404", 2), ("status/500", 1), ("trap", 1), ("status/99", 1)] {
@@ -70,7 +70,7 @@ async fn what_calls_come_to_is_counted(host: &mut TestHost) {
     assert!(samples["wharf_http_requests_total{status=\"5xx\"}"] >= 3.0);
 }
 
-async fn what_is_held_now_is_told(host: &mut TestHost) {
+async fn current_usage_is_reported(host: &mut TestHost) {
     host.superuser().deploy(&Component::chameleon().0, &format!("{CHAMELEON}&limit=concurrency=1")).await.ok();
     let client = host.anonymous();
     client.request(Method::PUT, "/chameleon/kept/key").body("value").send().await.ok();
@@ -112,7 +112,7 @@ async fn what_is_held_now_is_told(host: &mut TestHost) {
 }
 
 /// As many as what is served has, however much came and went.
-async fn what_is_no_longer_served_has_no_samples(host: &mut TestHost) {
+async fn removed_plugins_and_releases_have_no_samples(host: &mut TestHost) {
     host.deploy_chameleon().await;
     let before = metrics(host).await.len();
     for round in 0..6 {
@@ -130,7 +130,7 @@ async fn what_is_no_longer_served_has_no_samples(host: &mut TestHost) {
 }
 
 #[tokio::test]
-async fn metrics_are_for_superusers_and_the_monitoring() {
+async fn metrics_are_for_superusers_and_the_metrics_token() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     scrape(&host.anonymous()).await.has_code(401, "not_authenticated");
     scrape(&host.user("someone@example.com").await).await.has_code(403, "forbidden");
@@ -144,7 +144,7 @@ async fn metrics_are_for_superusers_and_the_monitoring() {
 }
 
 #[tokio::test]
-async fn a_word_of_a_client_is_no_label() {
+async fn client_input_never_becomes_a_label() {
     let host = TestHost::sqlite(Setup::default()).await;
     for path in ["/nowhere-in-particular", "/plugins/nobody-of-this-name"] {
         host.superuser().get(path).await;

@@ -97,7 +97,7 @@ async fn the_document_says_which_operations_need_a_token() {
 }
 
 #[tokio::test]
-async fn every_reference_of_the_document_is_in_it() {
+async fn every_reference_in_the_document_resolves() {
     fn references<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
         match value {
             Value::Object(object) => {
@@ -137,7 +137,7 @@ async fn the_document_changes_with_every_deploy_and_removal() {
 }
 
 #[tokio::test]
-async fn the_viewer_needs_nothing_from_elsewhere() {
+async fn the_viewer_loads_nothing_from_other_origins() {
     let host = TestHost::sqlite(Setup::default()).await;
     let get = async |path: &str| host.anonymous().plain(Method::GET, path).send().await;
     let page = get("/docs").await;
@@ -159,7 +159,7 @@ async fn the_viewer_needs_nothing_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn document_and_viewer_can_be_switched_off() {
+async fn document_and_viewer_can_be_disabled() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.server.docs = false)).await;
     for path in ["/api/v1/openapi.json", "/docs", "/docs/swagger-ui.css"] {
         let answer = host.anonymous().plain(Method::GET, path).header("accept", "text/html").send().await;

@@ -7,11 +7,11 @@ use crate::support::host::SUPERUSER;
 use crate::support::{TestHost, both};
 
 both! {
-    in_development_anybody_makes_accounts => Setup::default().in_development(),
-    otherwise_there_is_no_such_route,
+    in_development_anybody_creates_accounts => Setup::default().in_development(),
+    outside_development_the_route_does_not_exist,
 }
 
-async fn in_development_anybody_makes_accounts(host: &TestHost) {
+async fn in_development_anybody_creates_accounts(host: &TestHost) {
     let post = async |body: serde_json::Value| host.anonymous().post("/private/users/", &body).await;
     let body = json!({ "email": "Dev@EXAMPLE.com", "password": "x", "full_name": "Dev", "is_verified": true });
     let user = post(body.clone()).await.ok();
@@ -38,7 +38,7 @@ async fn in_development_anybody_makes_accounts(host: &TestHost) {
     assert_eq!((&operation["operationId"], &operation["tags"]), (&json!("private-create_user"), &json!(["private"])));
 }
 
-async fn otherwise_there_is_no_such_route(host: &TestHost) {
+async fn outside_development_the_route_does_not_exist(host: &TestHost) {
     let body = json!({ "email": "a@example.com", "password": "x", "full_name": "A" });
     let answer = host.anonymous().post("/private/users/", &body).await;
     answer.is_problem(404, "route_not_found", "Not Found");

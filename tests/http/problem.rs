@@ -10,14 +10,14 @@ use crate::support::{TestHost, both};
 const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
 both! {
-    every_answer_has_an_id_and_a_problem_says_where => Setup::default().with_items(),
-    an_unknown_path_is_404_whatever_is_accepted => Setup::default().with_items(),
-    a_known_path_with_another_method_is_405_and_says_which => Setup::default().with_items(),
-    every_path_answers_with_and_without_the_slash => Setup::default().with_items().in_development(),
-    no_odd_input_is_a_500 => Setup::default().with_items(),
+    every_response_has_a_request_id_and_a_problem_names_its_path => Setup::default().with_items(),
+    an_unknown_path_is_404_for_every_accept_header => Setup::default().with_items(),
+    a_known_path_with_another_method_is_405_and_lists_the_allowed_methods => Setup::default().with_items(),
+    every_path_works_with_and_without_the_trailing_slash => Setup::default().with_items().in_development(),
+    unusual_input_is_never_a_500 => Setup::default().with_items(),
 }
 
-async fn every_answer_has_an_id_and_a_problem_says_where(host: &TestHost) {
+async fn every_response_has_a_request_id_and_a_problem_names_its_path(host: &TestHost) {
     let mut ids = HashSet::new();
     for path in ["/users/me", "/items/", "/utils/health-check/", "/nothing", "/items/x?skip=1", "/openapi.json"] {
         let answer = host.anonymous().get(path).await;
@@ -48,7 +48,7 @@ async fn every_answer_has_an_id_and_a_problem_says_where(host: &TestHost) {
     assert_eq!(answer.problem()["instance"], format!("/api/v1/items/{ID}"));
 }
 
-async fn an_unknown_path_is_404_whatever_is_accepted(host: &TestHost) {
+async fn an_unknown_path_is_404_for_every_accept_header(host: &TestHost) {
     for path in ["/nothing", "/users/me/nothing", "/items/x/y", "/itemsx", "/users//", "//users/", "/utils", "/", ""] {
         for accept in ["*/*", "text/html", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"] {
             for method in [Method::GET, Method::POST, Method::DELETE] {
@@ -65,7 +65,7 @@ async fn an_unknown_path_is_404_whatever_is_accepted(host: &TestHost) {
     assert_eq!((head.status, head.bytes.len()), (404, 0));
 }
 
-async fn a_known_path_with_another_method_is_405_and_says_which(host: &TestHost) {
+async fn a_known_path_with_another_method_is_405_and_lists_the_allowed_methods(host: &TestHost) {
     for (method, path, allowed) in [
         ("PUT", "/users/me", "DELETE, GET, PATCH"),
         ("POST", "/users/me/", "DELETE, GET, PATCH"),
@@ -95,7 +95,7 @@ async fn a_known_path_with_another_method_is_405_and_says_which(host: &TestHost)
     }
 }
 
-async fn every_path_answers_with_and_without_the_slash(host: &TestHost) {
+async fn every_path_works_with_and_without_the_trailing_slash(host: &TestHost) {
     for (method, path) in [
         ("POST", "/login/access-token"),
         ("POST", "/login/refresh-token"),
@@ -134,7 +134,7 @@ async fn every_path_answers_with_and_without_the_slash(host: &TestHost) {
     }
 }
 
-async fn no_odd_input_is_a_500(host: &TestHost) {
+async fn unusual_input_is_never_a_500(host: &TestHost) {
     let admin = host.superuser();
     for path in [
         "/users/%00",

@@ -13,15 +13,15 @@ const SENT: &str = "If that email is registered, we sent a password recovery lin
 const NEW: &str = "battery staple";
 
 both! {
-    known_and_unknown_addresses_get_the_same_answer,
-    a_link_sets_a_password_once_and_ends_every_session,
-    a_link_ends_with_the_password_it_was_made_under,
-    of_two_resets_with_one_link_at_once_one_wins,
-    a_link_expires => Setup::default().with_manual_clock(),
-    a_link_of_an_inactive_account_is_of_no_use,
-    a_reset_is_checked,
-    recovery_without_mail_answers_the_same => Setup::default().without_mail(),
-    recovery_with_a_dead_mail_server_answers_the_same => Setup::default().with_dead_mail_server(),
+    known_and_unknown_addresses_get_the_same_response,
+    a_reset_link_works_once_and_ends_every_session,
+    a_reset_link_becomes_invalid_when_the_password_changes,
+    only_one_of_two_concurrent_resets_with_one_link_succeeds,
+    a_reset_link_expires => Setup::default().with_manual_clock(),
+    a_reset_link_of_an_inactive_account_is_refused,
+    a_reset_request_is_validated,
+    recovery_without_mail_responds_the_same => Setup::default().without_mail(),
+    recovery_with_an_unreachable_mail_server_responds_the_same => Setup::default().with_dead_mail_server(),
     a_superuser_reads_the_recovery_mail,
 }
 
@@ -38,7 +38,7 @@ fn is_dead(answer: &Answer) {
     answer.is_problem(400, "invalid_reset_token", "Invalid token");
 }
 
-async fn known_and_unknown_addresses_get_the_same_answer(host: &TestHost) {
+async fn known_and_unknown_addresses_get_the_same_response(host: &TestHost) {
     for email in ["nobody@example.com", "no-address", "a%20b", "%FF", "ä", "x%2Fy@example.com"] {
         recover(host, email).await.says(SENT);
         recover(host, &format!("{email}/")).await.says(SENT);
@@ -56,7 +56,7 @@ async fn known_and_unknown_addresses_get_the_same_answer(host: &TestHost) {
     assert_eq!(anonymous.request(Method::POST, "/password-recovery/").send().await.status, 404);
 }
 
-async fn a_link_sets_a_password_once_and_ends_every_session(host: &TestHost) {
+async fn a_reset_link_works_once_and_ends_every_session(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     recover(host, "jane@example.com").await.says(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
@@ -71,7 +71,7 @@ async fn a_link_sets_a_password_once_and_ends_every_session(host: &TestHost) {
     invalid_token(&host.anonymous().with_token(token).get("/users/me").await);
 }
 
-async fn a_link_ends_with_the_password_it_was_made_under(host: &TestHost) {
+async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let mut tokens = Vec::new();
     for _ in 0..2 {
@@ -94,7 +94,7 @@ async fn a_link_ends_with_the_password_it_was_made_under(host: &TestHost) {
     is_dead(&reset(host, &tokens[1], "another password").await);
 }
 
-async fn of_two_resets_with_one_link_at_once_one_wins(host: &TestHost) {
+async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHost) {
     recover(host, SUPERUSER).await.says(SENT);
     let token = host.mails().take(SUPERUSER).await.reset_token();
     let passwords = ["one password", "two password"];
@@ -105,7 +105,7 @@ async fn of_two_resets_with_one_link_at_once_one_wins(host: &TestHost) {
     assert_eq!(host.anonymous().sign_in(SUPERUSER, passwords[1 - winner]).await.status, 400);
 }
 
-async fn a_link_expires(host: &TestHost) {
+async fn a_reset_link_expires(host: &TestHost) {
     let ttl = host.config().auth.reset_token_ttl;
     assert_eq!(ttl, Duration::from_secs(48 * 3600));
     recover(host, SUPERUSER).await.says(SENT);
@@ -118,7 +118,7 @@ async fn a_link_expires(host: &TestHost) {
     reset(host, &late, NEW).await.ok();
 }
 
-async fn a_link_of_an_inactive_account_is_of_no_use(host: &TestHost) {
+async fn a_reset_link_of_an_inactive_account_is_refused(host: &TestHost) {
     let user = host.sign_up("jane@example.com").await.ok();
     let path = format!("/users/{}", text(&user, "id"));
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
@@ -130,7 +130,7 @@ async fn a_link_of_an_inactive_account_is_of_no_use(host: &TestHost) {
     is_dead(&reset(host, &token, NEW).await);
 }
 
-async fn a_reset_is_checked(host: &TestHost) {
+async fn a_reset_request_is_validated(host: &TestHost) {
     for token in ["", "garbage", "a.b.c", host.superuser().token(), &"A".repeat(43)] {
         is_dead(&reset(host, token, NEW).await);
     }
@@ -148,7 +148,7 @@ async fn a_reset_is_checked(host: &TestHost) {
     ]);
 }
 
-async fn recovery_without_mail_answers_the_same(host: &TestHost) {
+async fn recovery_without_mail_responds_the_same(host: &TestHost) {
     recover(host, SUPERUSER).await.says(SENT);
     recover(host, "nobody@example.com").await.says(SENT);
     let body = json!({ "email": "new@example.com", "password": PASSWORD });
@@ -157,8 +157,8 @@ async fn recovery_without_mail_answers_the_same(host: &TestHost) {
     assert_eq!((test.status, test.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
 }
 
-async fn recovery_with_a_dead_mail_server_answers_the_same(host: &TestHost) {
-    recovery_without_mail_answers_the_same(host).await;
+async fn recovery_with_an_unreachable_mail_server_responds_the_same(host: &TestHost) {
+    recovery_without_mail_responds_the_same(host).await;
 }
 
 async fn a_superuser_reads_the_recovery_mail(host: &TestHost) {

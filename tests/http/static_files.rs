@@ -33,7 +33,7 @@ impl Site {
 }
 
 #[tokio::test]
-async fn files_are_served_and_pages_of_the_frontend_are_its_index() {
+async fn files_are_served_and_frontend_routes_return_the_index() {
     let site = Site::start().await;
     let file = site.ask(Method::GET, "/assets/app.js", "*/*").await;
     assert_eq!((file.status, file.text().as_str()), (200, "script()"));
@@ -57,7 +57,7 @@ async fn files_are_served_and_pages_of_the_frontend_are_its_index() {
 }
 
 #[tokio::test]
-async fn what_is_neither_a_file_nor_asked_for_as_a_page_is_404() {
+async fn unknown_paths_that_are_not_page_requests_are_404() {
     let site = Site::start().await;
     for accept in ["*/*", "application/json", "text/html;q=0", "text/html; q=0.0"] {
         site.ask(Method::GET, "/login", accept).await.is_problem(404, "route_not_found", "Not Found");
@@ -72,7 +72,7 @@ async fn what_is_neither_a_file_nor_asked_for_as_a_page_is_404() {
 }
 
 #[tokio::test]
-async fn no_path_of_the_api_is_ever_a_page_or_a_file() {
+async fn an_api_path_never_returns_a_page_or_a_file() {
     let site = Site::start().await;
     for path in ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/users/", "/healthz/x"] {
         for method in [Method::GET, Method::POST] {
@@ -87,7 +87,7 @@ async fn no_path_of_the_api_is_ever_a_page_or_a_file() {
 }
 
 #[tokio::test]
-async fn without_a_directory_nothing_is_served() {
+async fn without_a_static_directory_nothing_is_served() {
     let host = TestHost::sqlite(Setup::default()).await;
     for path in ["/", "/index.html", "/login"] {
         let answer = host.anonymous().plain(Method::GET, path).header("accept", HTML).send().await;

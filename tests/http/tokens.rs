@@ -11,17 +11,17 @@ use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Component, TestHost, both};
 
 both! {
-    a_request_without_a_bearer_token_is_told_to_bring_one => Setup::default().with_items(),
-    a_token_that_the_host_did_not_sign_is_401 => Setup::default().with_items(),
-    an_access_token_ends_with_its_lifetime => Setup::default().with_manual_clock(),
+    a_request_without_a_bearer_token_is_401_with_a_challenge => Setup::default().with_items(),
+    a_token_with_a_foreign_signature_is_401 => Setup::default().with_items(),
+    an_access_token_expires => Setup::default().with_manual_clock(),
     the_lifetime_of_access_tokens_is_a_setting
         => Setup::default().with_manual_clock().with(|config| config.auth.access_token_ttl = Duration::from_secs(90)),
     a_token_of_a_deleted_user_is_401 => Setup::default().with_items(),
-    an_inactive_users_token_is_403_and_stays_dead => Setup::default().with_items(),
-    a_superusers_route_is_403_for_everybody_else,
+    an_inactive_users_token_is_403_and_stays_revoked => Setup::default().with_items(),
+    a_superuser_route_is_403_for_everybody_else,
 }
 
-async fn a_request_without_a_bearer_token_is_told_to_bring_one(host: &TestHost) {
+async fn a_request_without_a_bearer_token_is_401_with_a_challenge(host: &TestHost) {
     let client = host.anonymous();
     for path in ["/users/me", "/users/", "/items/", "/items/not-a-uuid", "/users/not-a-uuid", "/plugins/"] {
         not_authenticated(&client.get(path).await);
@@ -37,7 +37,7 @@ async fn a_request_without_a_bearer_token_is_told_to_bring_one(host: &TestHost) 
     not_authenticated(&client.get(&query).await);
 }
 
-async fn a_token_that_the_host_did_not_sign_is_401(host: &TestHost) {
+async fn a_token_with_a_foreign_signature_is_401(host: &TestHost) {
     let good = host.superuser().token();
     let parts: Vec<&str> = good.split('.').collect();
     let claims = decoded(parts[1]);
@@ -100,7 +100,7 @@ async fn a_token_that_the_host_did_not_sign_is_401(host: &TestHost) {
     host.superuser().get("/users/me").await.ok();
 }
 
-async fn an_access_token_ends_with_its_lifetime(host: &TestHost) {
+async fn an_access_token_expires(host: &TestHost) {
     let tokens = host.anonymous().sign_in(SUPERUSER, PASSWORD).await.ok();
     let client = host.anonymous().with_token(text(&tokens, "access_token"));
     let lifetime = Duration::from_secs(tokens["expires_in"].as_u64().unwrap());
@@ -128,7 +128,7 @@ async fn a_token_of_a_deleted_user_is_401(host: &TestHost) {
     invalid_token(&client.get("/items/").await);
 }
 
-async fn an_inactive_users_token_is_403_and_stays_dead(host: &TestHost) {
+async fn an_inactive_users_token_is_403_and_stays_revoked(host: &TestHost) {
     let client = host.user("sleepy@example.com").await;
     let path = format!("/users/{}", text(&client.get("/users/me").await.ok(), "id"));
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
@@ -142,7 +142,7 @@ async fn an_inactive_users_token_is_403_and_stays_dead(host: &TestHost) {
     host.anonymous().signed_in("sleepy@example.com", PASSWORD).await.get("/users/me").await.ok();
 }
 
-async fn a_superusers_route_is_403_for_everybody_else(host: &TestHost) {
+async fn a_superuser_route_is_403_for_everybody_else(host: &TestHost) {
     let client = host.user("plain@example.com").await;
     let refused = |answer: crate::support::Answer| answer.is_problem(403, "forbidden", PRIVILEGES);
     // Before anything is validated.

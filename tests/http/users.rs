@@ -10,17 +10,17 @@ use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Answer, TestHost, both};
 
 both! {
-    accounts_are_listed_newest_first_and_in_parts => Setup::default().with_manual_clock(),
-    a_page_out_of_bounds_is_422,
-    a_superuser_makes_accounts,
-    a_new_account_is_checked_member_by_member,
-    signing_up_makes_an_ordinary_account,
+    accounts_are_listed_newest_first_and_in_pages => Setup::default().with_manual_clock(),
+    invalid_page_parameters_are_422,
+    a_superuser_creates_accounts,
+    a_new_account_is_validated_member_by_member,
+    signing_up_creates_an_ordinary_account,
     an_account_is_read_by_its_owner_and_superusers,
     a_superuser_changes_accounts,
-    a_password_that_a_superuser_sets_ends_every_session,
-    a_superuser_deletes_accounts_but_not_his_own,
-    the_last_superuser_stays,
-    of_two_superusers_who_demote_each_other_one_stays,
+    a_password_set_by_a_superuser_ends_every_session,
+    a_superuser_deletes_accounts_but_not_their_own,
+    the_last_superuser_cannot_be_removed,
+    two_superusers_cannot_demote_each_other_concurrently,
 }
 
 const NOBODY: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
@@ -34,7 +34,7 @@ fn taken(answer: &Answer, status: u16, detail: &str) {
     answer.is_problem(status, "email_taken", detail);
 }
 
-async fn accounts_are_listed_newest_first_and_in_parts(host: &TestHost) {
+async fn accounts_are_listed_newest_first_and_in_pages(host: &TestHost) {
     let admin = host.superuser();
     for email in ["one@example.com", "two@example.com"] {
         host.clock().advance(std::time::Duration::from_secs(1));
@@ -76,7 +76,7 @@ async fn accounts_are_listed_newest_first_and_in_parts(host: &TestHost) {
     assert_eq!(with_body.ok(), list);
 }
 
-async fn a_page_out_of_bounds_is_422(host: &TestHost) {
+async fn invalid_page_parameters_are_422(host: &TestHost) {
     const NUMBER: &str = "int_parsing: Input should be a valid integer, unable to parse string as an integer";
     let admin = host.superuser();
     let refused = async |query: &str| admin.get(&format!("/users/?{query}")).await;
@@ -95,7 +95,7 @@ async fn a_page_out_of_bounds_is_422(host: &TestHost) {
     not_authenticated(&host.anonymous().get("/users/?skip=-1").await);
 }
 
-async fn a_superuser_makes_accounts(host: &TestHost) {
+async fn a_superuser_creates_accounts(host: &TestHost) {
     let admin = host.superuser();
     let body = json!({
         "email": "Jane.Doe@EXAMPLE.com", "password": PASSWORD, "is_active": false, "is_superuser": true,
@@ -126,7 +126,7 @@ async fn a_superuser_makes_accounts(host: &TestHost) {
     not_authenticated(&host.anonymous().post("/users/", &body).await);
 }
 
-async fn a_new_account_is_checked_member_by_member(host: &TestHost) {
+async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
     const EMAIL: &str = "body.email missing: Field required";
     const SECRET: &str = "body.password missing: Field required";
     let admin = host.superuser();
@@ -175,7 +175,7 @@ async fn a_new_account_is_checked_member_by_member(host: &TestHost) {
     host.anonymous().sign_in("b@example.com", &" ".repeat(128)).await.ok();
 }
 
-async fn signing_up_makes_an_ordinary_account(host: &TestHost) {
+async fn signing_up_creates_an_ordinary_account(host: &TestHost) {
     let client = host.anonymous();
     let sign_up = async |body: Value| client.post("/users/signup", &body).await;
     let body = json!({
@@ -264,7 +264,7 @@ async fn a_superuser_changes_accounts(host: &TestHost) {
     not_authenticated(&host.anonymous().patch(&path, &json!({})).await);
 }
 
-async fn a_password_that_a_superuser_sets_ends_every_session(host: &TestHost) {
+async fn a_password_set_by_a_superuser_ends_every_session(host: &TestHost) {
     let first = host.user("jane@example.com").await;
     let second = host.anonymous().sign_in("jane@example.com", PASSWORD).await.ok();
     let path = format!("/users/{}", id(&first.get("/users/me").await.ok()));
@@ -281,7 +281,7 @@ async fn a_password_that_a_superuser_sets_ends_every_session(host: &TestHost) {
     host.anonymous().sign_in("jane@example.com", "battery staple").await.ok();
 }
 
-async fn a_superuser_deletes_accounts_but_not_his_own(host: &TestHost) {
+async fn a_superuser_deletes_accounts_but_not_their_own(host: &TestHost) {
     let admin = host.superuser();
     let me = admin.get("/users/me").await.ok();
     let own = "Super users are not allowed to delete themselves";
@@ -301,7 +301,7 @@ async fn a_superuser_deletes_accounts_but_not_his_own(host: &TestHost) {
     host.sign_up("second@example.com").await.ok();
 }
 
-async fn the_last_superuser_stays(host: &TestHost) {
+async fn the_last_superuser_cannot_be_removed(host: &TestHost) {
     let admin = host.superuser();
     let path = format!("/users/{}", id(&admin.get("/users/me").await.ok()));
     let last = |answer: Answer| answer.is_problem(409, "last_superuser", "The last superuser cannot be removed");
@@ -320,7 +320,7 @@ async fn the_last_superuser_stays(host: &TestHost) {
     last(other.patch(&second, &json!({ "is_active": false })).await);
 }
 
-async fn of_two_superusers_who_demote_each_other_one_stays(host: &TestHost) {
+async fn two_superusers_cannot_demote_each_other_concurrently(host: &TestHost) {
     let admin = host.superuser();
     let body = json!({ "email": "second@example.com", "password": PASSWORD, "is_superuser": true });
     let second = format!("/users/{}", id(&admin.post("/users/", &body).await.ok()));

@@ -7,7 +7,7 @@ use crate::support::{TestHost, both};
 
 both! {
     a_test_mail_is_201_for_superusers,
-    the_health_check_is_public_and_literally_true,
+    the_health_check_is_public_and_returns_true,
 }
 
 async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
@@ -29,7 +29,7 @@ async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
     not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
 }
 
-async fn the_health_check_is_public_and_literally_true(host: &TestHost) {
+async fn the_health_check_is_public_and_returns_true(host: &TestHost) {
     for path in ["/utils/health-check/", "/utils/health-check"] {
         let answer = host.anonymous().get(path).await;
         answer.ok();

@@ -17,7 +17,7 @@ async fn fail(host: &TestHost, times: usize) {
 }
 
 #[tokio::test]
-async fn a_failing_plugin_is_quarantined_and_its_neighbour_notices_nothing() {
+async fn a_failing_plugin_is_quarantined_and_its_neighbour_is_unaffected() {
     let host = TestHost::sqlite(Setup::default().with_manual_clock()).await;
     host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();
     host.superuser().deploy(&liar(json!({ "name": "neighbour" })).0, "").await.ok();
@@ -39,7 +39,7 @@ async fn a_failing_plugin_is_quarantined_and_its_neighbour_notices_nothing() {
 }
 
 #[tokio::test]
-async fn a_fresh_deploy_that_fails_gives_way_to_the_one_before() {
+async fn a_fresh_deploy_that_keeps_failing_is_rolled_back() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&says("good").0, "").await.ok();
     host.superuser().deploy(&liar(json!({ "handle": "panic" })).0, "").await.ok();
@@ -52,7 +52,7 @@ async fn a_fresh_deploy_that_fails_gives_way_to_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_release_that_has_lasted_is_not_taken_back() {
+async fn a_release_past_its_probation_is_not_rolled_back() {
     let host = TestHost::sqlite(Setup::default().with_manual_clock()).await;
     host.superuser().deploy(&says("good").0, "").await.ok();
     host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();

@@ -7,9 +7,9 @@ use super::releases::{operate, says, told};
 use crate::support::{Client, Component, Setup, TestHost, both};
 
 both!(
-    a_trial_is_asked_for_by_header_and_promoted,
-    an_aborted_trial_leaves_the_live_release,
-    a_trial_outlives_a_restart,
+    a_canary_is_requested_by_header_and_promoted,
+    an_aborted_canary_leaves_the_live_release,
+    a_canary_survives_a_restart,
 );
 
 async fn begin(host: &TestHost, component: &Component, plan: &str) -> Value {
@@ -20,7 +20,7 @@ async fn asked(client: &Client, wish: &str) -> String {
     client.request(reqwest::Method::GET, "/liar").header("x-wharf-canary", wish).send().await.text()
 }
 
-async fn a_trial_is_asked_for_by_header_and_promoted(host: &mut TestHost) {
+async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
     begin(host, &says("live"), "").await;
     let begun = begin(host, &says("candidate"), "canary=header").await;
     assert_eq!((&begun["on_trial"], &begun["replaced"]), (&json!(true), &json!(1)));
@@ -44,7 +44,7 @@ async fn a_trial_is_asked_for_by_header_and_promoted(host: &mut TestHost) {
     assert_eq!(anyone.get("/liar").await.text(), "live");
 }
 
-async fn an_aborted_trial_leaves_the_live_release(host: &mut TestHost) {
+async fn an_aborted_canary_leaves_the_live_release(host: &mut TestHost) {
     begin(host, &says("live"), "").await;
     begin(host, &says("candidate"), "canary=100%25").await;
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
@@ -58,7 +58,7 @@ async fn an_aborted_trial_leaves_the_live_release(host: &mut TestHost) {
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
 }
 
-async fn a_trial_outlives_a_restart(host: &mut TestHost) {
+async fn a_canary_survives_a_restart(host: &mut TestHost) {
     begin(host, &says("live"), "").await;
     begin(host, &says("candidate"), "canary=header&minimum=7").await;
     host.restart().await;
@@ -72,7 +72,7 @@ async fn a_trial_outlives_a_restart(host: &mut TestHost) {
 }
 
 #[tokio::test]
-async fn a_caller_stays_where_he_was_chosen_to_be() {
+async fn a_caller_stays_on_the_same_side_of_a_canary() {
     let host = TestHost::sqlite(Setup::default()).await;
     begin(&host, &says("live"), "").await;
     begin(&host, &says("candidate"), "canary=50%25").await;
@@ -99,7 +99,7 @@ async fn a_caller_stays_where_he_was_chosen_to_be() {
 }
 
 #[tokio::test]
-async fn new_routes_are_served_to_those_who_take_part() {
+async fn new_routes_of_a_canary_are_served_to_its_callers_only() {
     let host = TestHost::sqlite(Setup::default()).await;
     begin(&host, &says("live"), "").await;
     let route = |path: &str| json!({ "method": "GET", "path": path, "access": "public", "operation": {} });
@@ -111,7 +111,7 @@ async fn new_routes_are_served_to_those_who_take_part() {
 }
 
 #[tokio::test]
-async fn a_worse_release_is_aborted_with_the_evidence() {
+async fn a_worse_canary_is_aborted_with_the_evidence() {
     // Out of the breaker's way: what is judged here is the comparison.
     let setup = Setup::default().with(|config| config.plugins.breaker_faults = 20);
     let host = TestHost::sqlite(setup).await;
@@ -132,7 +132,7 @@ async fn a_worse_release_is_aborted_with_the_evidence() {
 }
 
 #[tokio::test]
-async fn a_release_on_trial_that_only_fails_is_aborted_by_the_breaker() {
+async fn a_canary_that_only_fails_is_aborted_by_the_circuit_breaker() {
     let host = TestHost::sqlite(Setup::default()).await;
     begin(&host, &says("live"), "").await;
     begin(&host, &liar(json!({ "handle": "trap" })), "canary=header&minimum=1000").await;
@@ -146,7 +146,7 @@ async fn a_release_on_trial_that_only_fails_is_aborted_by_the_breaker() {
 }
 
 #[tokio::test]
-async fn steps_lead_to_the_promotion() {
+async fn canary_steps_lead_to_a_promotion() {
     let host = TestHost::sqlite(Setup::default()).await;
     begin(&host, &says("live"), "").await;
     begin(&host, &says("candidate"), "canary=header,50%25,100%25&hold=1ms&minimum=3").await;
@@ -161,7 +161,7 @@ async fn steps_lead_to_the_promotion() {
 }
 
 #[tokio::test]
-async fn a_plan_that_makes_no_sense_is_refused() {
+async fn an_invalid_canary_plan_is_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
     let candidate = says("candidate");
     host.superuser().deploy(&candidate.0, "canary=10%25").await.has_code(409, "plugin_state");

@@ -109,7 +109,7 @@ async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compile_that_takes_too_much_memory_ends_alone() {
+async fn only_the_compile_that_takes_too_much_memory_is_ended() {
     let memory_bytes = (200 << 20) + 4096;
     let answer = explodes(bomb(40_000), memory_bytes, |_| {}).await;
     answer.is_problem(
@@ -121,7 +121,7 @@ async fn a_compile_that_takes_too_much_memory_ends_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compile_that_takes_too_much_cpu_time_ends_alone() {
+async fn only_the_compile_that_takes_too_much_cpu_time_is_ended() {
     let change = |config: &mut Config| config.plugins.compile_cpu_time = Duration::from_secs(1);
     let answer = explodes(bomb(100_000), (4 << 30) + 4096, change).await;
     answer.is_problem(
@@ -132,7 +132,7 @@ async fn a_compile_that_takes_too_much_cpu_time_ends_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compile_that_takes_too_long_ends_alone() {
+async fn only_the_compile_that_takes_too_long_is_ended() {
     let change = |config: &mut Config| config.plugins.compile_time = Duration::from_secs(2);
     let answer = explodes(bomb(100_000), (4 << 30) + 8192, change).await;
     answer.is_problem(
@@ -143,7 +143,7 @@ async fn a_compile_that_takes_too_long_ends_alone() {
 }
 
 #[test]
-fn a_child_ends_with_the_host_that_started_it() {
+fn a_compiler_child_exits_when_its_host_is_gone() {
     let component = bomb(100_000).0;
     let bytes = component.len().to_string();
     let mut child = Command::new(program())
@@ -168,7 +168,7 @@ fn a_child_ends_with_the_host_that_started_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_compiles_and_refuses_as_this_process_does() {
+async fn a_child_process_accepts_and_rejects_the_same_files_as_in_process_compilation() {
     let child = TestHost::sqlite(Setup::default().compiling(child())).await;
     let within = TestHost::sqlite(Setup::default()).await;
     let mut truncated = Component::hello();
@@ -211,7 +211,7 @@ async fn a_restart_compiles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tampered_file_is_compiled_again_and_never_loaded() {
+async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     let [file] = &shelf(&host)[..] else { panic!("one component is one file") };
@@ -235,7 +235,7 @@ async fn a_tampered_file_is_compiled_again_and_never_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_of_another_host_are_not_loaded() {
+async fn code_cache_files_of_another_host_are_not_loaded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     let other = TestHost::sqlite(Setup::default()).await;
     for host in [&host, &other] {

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::refusal::refused;
+use super::deploy_rejection::refused;
 use super::{deploy_with_settings, liar, plugins};
 use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
 #[tokio::test]
-async fn owning_tables_asks_for_sql() {
+async fn migrations_require_the_sql_grant() {
     let host = TestHost::sqlite(Setup::default()).await;
     let owner = liar(json!({ "migrations": [["0001_x.sql", "CREATE TABLE x (id TEXT)"]] }));
     let reason = host.superuser().deploy(&owner.0, "").await.has_code(403, "grant_missing");
@@ -20,7 +20,7 @@ async fn owning_tables_asks_for_sql() {
 }
 
 #[tokio::test]
-async fn settings_for_a_plugin_that_takes_none_are_refused() {
+async fn settings_for_a_plugin_without_settings_are_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
     let answer = deploy_with_settings(host.superuser(), &Component::hello(), "", &json!({ "word": "x" })).await;
     answer.is_problem(
@@ -32,7 +32,7 @@ async fn settings_for_a_plugin_that_takes_none_are_refused() {
 }
 
 #[tokio::test]
-async fn settings_that_do_not_fit_the_schema_are_refused_and_the_old_ones_serve() {
+async fn settings_that_violate_the_schema_are_rejected_and_the_old_ones_stay() {
     let host = TestHost::sqlite(Setup::default()).await;
     let chameleon = Component::chameleon();
     let grants = CHAMELEON.strip_prefix("grant=").unwrap();
@@ -45,13 +45,13 @@ async fn settings_that_do_not_fit_the_schema_are_refused_and_the_old_ones_serve(
 }
 
 #[tokio::test]
-async fn settings_that_are_not_json_are_a_wrong_parameter() {
+async fn settings_that_are_not_json_are_an_invalid_parameter() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&settings=%7B")).await;
     answer.refuses(&["query.settings value_error: not JSON: …"]);
 }
 
 #[tokio::test]
-async fn settings_and_grants_stay_with_the_next_release() {
+async fn settings_and_grants_carry_over_to_the_next_release() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     let grants = CHAMELEON.strip_prefix("grant=").unwrap();
     deploy_with_settings(host.superuser(), &Component::chameleon(), grants, &json!({ "word": "blue" })).await.ok();
@@ -63,7 +63,7 @@ async fn settings_and_grants_stay_with_the_next_release() {
 }
 
 #[tokio::test]
-async fn a_file_beyond_the_limit_is_refused() {
+async fn a_file_above_the_limit_is_rejected() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.plugins.upload_bytes = 100_000)).await;
     let answer = host.superuser().deploy(&Component::hello().0, "").await;
     answer.is_problem(413, "body_too_large", "Request body too large");
@@ -152,7 +152,7 @@ async fn an_earlier_file_can_be_deployed_again() {
 }
 
 #[tokio::test]
-async fn routes_of_the_old_release_are_gone_with_it() {
+async fn routes_of_the_old_release_are_removed() {
     let host = TestHost::sqlite(Setup::default()).await;
     let route = |path: &str| json!([{ "method": "GET", "path": path, "access": "public", "operation": {} }]);
     host.superuser().deploy(&liar(json!({ "routes": route("/old") })).0, "").await.ok();
@@ -162,7 +162,7 @@ async fn routes_of_the_old_release_are_gone_with_it() {
 }
 
 #[tokio::test]
-async fn deploys_at_the_same_time_come_one_after_the_other() {
+async fn concurrent_deploys_run_one_after_the_other() {
     let host = TestHost::sqlite(Setup::default()).await;
     let deploys = (0..6).map(|number| {
         let (client, component) = (host.superuser().clone(), liar(json!({ "answer": number.to_string() })));
@@ -173,7 +173,7 @@ async fn deploys_at_the_same_time_come_one_after_the_other() {
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
 }
 
-both!(a_bad_migration_leaves_no_tables, a_changed_migration_is_refused_and_the_old_release_serves);
+both!(a_bad_migration_leaves_no_tables, a_changed_migration_is_rejected_and_the_old_release_keeps_serving);
 
 /// The chameleon with a second statement in its migration, which fails.
 fn badly_migrating() -> Component {
@@ -193,7 +193,7 @@ async fn a_bad_migration_leaves_no_tables(host: &TestHost) {
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
 }
 
-async fn a_changed_migration_is_refused_and_the_old_release_serves(host: &TestHost) {
+async fn a_changed_migration_is_rejected_and_the_old_release_keeps_serving(host: &TestHost) {
     host.deploy_chameleon().await;
     let before = plugins(host).await;
     let changed = Component::chameleon().with_text("text TEXT NOT NULL", "text TEXT         ");

@@ -6,7 +6,7 @@ use super::releases::{operate, state};
 use crate::support::host::CHAMELEON;
 use crate::support::{Component, Setup, TestHost, both};
 
-both!(a_grant_taken_back_stops_the_plugin_at_once, a_deploy_with_the_grant_brings_it_back);
+both!(a_revoked_grant_stops_the_plugin_at_once, a_deploy_with_a_revoked_grant_restores_it);
 
 async fn revoke(host: &TestHost, capability: &str) {
     host.superuser().delete(&format!("/plugins/chameleon/grants/{capability}")).await.ok();
@@ -16,7 +16,7 @@ async fn give(host: &TestHost, capability: &str) -> crate::support::Answer {
     host.superuser().put(&format!("/plugins/chameleon/grants/{capability}"), &json!(null)).await
 }
 
-async fn a_grant_taken_back_stops_the_plugin_at_once(host: &mut TestHost) {
+async fn a_revoked_grant_stops_the_plugin_at_once(host: &mut TestHost) {
     host.deploy_chameleon().await;
     host.anonymous().get("/chameleon/echo/x").await.ok();
     revoke(host, "cache").await;
@@ -37,7 +37,7 @@ async fn revoke_again(host: &TestHost) {
     answer.has_code(404, "grant_missing");
 }
 
-async fn a_deploy_with_the_grant_brings_it_back(host: &mut TestHost) {
+async fn a_deploy_with_a_revoked_grant_restores_it(host: &mut TestHost) {
     host.deploy_chameleon().await;
     revoke(host, "sql").await;
     let rebuilt = Component::chameleon().rebuilt("again");
@@ -50,7 +50,7 @@ async fn a_deploy_with_the_grant_brings_it_back(host: &mut TestHost) {
 }
 
 #[tokio::test]
-async fn a_rollback_to_what_needs_the_grant_is_refused() {
+async fn a_rollback_to_a_release_that_needs_a_revoked_grant_is_refused() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
     revoke(&host, "sql").await;
@@ -63,7 +63,7 @@ async fn a_rollback_to_what_needs_the_grant_is_refused() {
 }
 
 #[tokio::test]
-async fn what_was_never_granted_cannot_be_taken_back() {
+async fn a_missing_grant_cannot_be_revoked() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     host.superuser().delete("/plugins/items/grants/cache").await.has_code(404, "grant_missing");
     host.superuser().delete("/plugins/items/grants/nonsense").await.has_code(404, "grant_missing");

@@ -20,9 +20,9 @@ use crate::support::{Client, Component, Setup, TestHost, both};
 
 both!(
     every_deploy_is_recorded_with_its_stages,
-    a_host_killed_at_any_stage_leaves_the_live_release,
-    a_first_deploy_that_comes_to_nothing_leaves_nothing,
-    a_deploy_that_is_repeated_twice_at_once_is_done_once,
+    a_host_killed_at_any_stage_keeps_the_live_release,
+    a_failed_first_deploy_leaves_nothing_behind,
+    a_failed_deploy_repeated_concurrently_runs_once,
 );
 
 /// A release with a table.
@@ -59,7 +59,7 @@ async fn every_deploy_is_recorded_with_its_stages(host: &mut TestHost) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_deploys_of_one_id_at_once_one_is_done() {
+async fn concurrent_deploys_with_the_same_id_run_once() {
     let host = TestHost::sqlite(Setup::default()).await;
     let component = with_table("one");
     let answers = futures_util::future::join_all((0..6).map(|_| deploy(&host, &component, "same"))).await;
@@ -71,7 +71,7 @@ async fn of_deploys_of_one_id_at_once_one_is_done() {
 }
 
 #[tokio::test]
-async fn a_release_that_passes_its_smoke_call_is_served() {
+async fn a_release_that_passes_its_smoke_test_is_served() {
     let host = TestHost::sqlite(Setup::default()).await;
     let smoke = json!([{ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } }]);
     host.superuser().deploy(&liar(json!({ "routes": smoke })).0, "").await.ok();
@@ -99,7 +99,7 @@ fn creation(stage: Stage) -> String {
     format!("CREATE TABLE of_{0} (a BIGINT); INSERT INTO of_{0} VALUES (1)", stage.as_str())
 }
 
-async fn a_host_killed_at_any_stage_leaves_the_live_release(host: &mut TestHost) {
+async fn a_host_killed_at_any_stage_keeps_the_live_release(host: &mut TestHost) {
     host.superuser().deploy(&says("first").0, "").await.ok();
     let mut live = "first";
     let mut applied: Vec<Stage> = Vec::new();
@@ -143,7 +143,7 @@ async fn a_host_killed_at_any_stage_leaves_the_live_release(host: &mut TestHost)
 }
 
 /// Whether it was refused or cut off: a plugin that never had a release has no database that would be in its way.
-async fn a_first_deploy_that_comes_to_nothing_leaves_nothing(host: &mut TestHost) {
+async fn a_failed_first_deploy_leaves_nothing_behind(host: &mut TestHost) {
     let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
     let steps = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
     let before = files(&host.config().server.data_dir);
@@ -172,7 +172,7 @@ async fn a_first_deploy_that_comes_to_nothing_leaves_nothing(host: &mut TestHost
     assert_eq!(tables(host).await, (vec!["t".to_owned()], vec!["0001".to_owned()]));
 }
 
-async fn a_deploy_that_is_repeated_twice_at_once_is_done_once(host: &mut TestHost) {
+async fn a_failed_deploy_repeated_concurrently_runs_once(host: &mut TestHost) {
     let component = with_table("one");
     host.superuser().deploy(&component.0, "id=again").await.has_code(403, "grant_missing");
     let before = recorded(host, "again").await;
@@ -232,7 +232,7 @@ async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
 
 /// What a crash leaves between the release's record and the deploy's end: the release is live, so the deploy succeeded.
 #[tokio::test]
-async fn a_crash_after_the_record_is_a_success() {
+async fn a_deploy_that_crashes_after_recording_its_release_counts_as_succeeded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, &with_table("one"), "recorded").await.ok();
     host.restart_after(async |config| {

@@ -48,7 +48,7 @@ async fn endless_recursion_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn an_endless_loop_ends_with_the_cpu_time() {
+async fn an_endless_loop_ends_at_the_cpu_limit() {
     let setup = Setup::default().with(|config| {
         config.plugins.cpu_time = Duration::from_millis(200);
         config.plugins.deadline = NEVER;
@@ -58,7 +58,7 @@ async fn an_endless_loop_ends_with_the_cpu_time() {
 
 /// Three seconds and more, most of which it waits.
 #[tokio::test]
-async fn waiting_costs_no_cpu_time() {
+async fn waiting_uses_no_cpu_time() {
     let setup = Setup::default().with(|config| {
         config.plugins.cpu_time = Duration::from_millis(500);
         config.plugins.deadline = NEVER;
@@ -68,7 +68,7 @@ async fn waiting_costs_no_cpu_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endless_loop_leaves_room_for_others() {
+async fn an_endless_loop_leaves_cpu_time_for_others() {
     let setup = Setup::default().with(|config| {
         config.plugins.cpu_time = NEVER;
         config.plugins.deadline = NEVER;
@@ -86,7 +86,7 @@ async fn an_endless_loop_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn sleep_ends_with_the_deadline() {
+async fn sleep_ends_at_the_deadline() {
     let setup = Setup::default().with(|config| config.plugins.deadline = Duration::from_secs(2));
     breaks(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not answer in time").await;
 }
@@ -99,19 +99,19 @@ async fn memory_is_limited() {
 }
 
 #[tokio::test]
-async fn memory_within_the_limit_is_given() {
+async fn memory_within_the_limit_is_available() {
     let host = chameleon(Setup::default().with(|config| config.plugins.memory_bytes = 64 << 20)).await;
     assert_eq!(host.anonymous().get("/chameleon/grow/32").await.text(), "32");
 }
 
 #[tokio::test]
-async fn calls_into_the_host_are_limited() {
+async fn host_calls_are_limited() {
     let setup = Setup::default().with(|config| config.plugins.host_calls = 100);
     breaks(setup, "/host-calls/101", 502, "plugin_host_call_limit", "The plugin used up its calls into the host").await;
 }
 
 #[tokio::test]
-async fn calls_into_the_host_up_to_the_limit_are_fine() {
+async fn host_calls_up_to_the_limit_succeed() {
     let host = chameleon(Setup::default().with(|config| config.plugins.host_calls = 100)).await;
     for _ in 0..3 {
         assert_eq!(host.anonymous().get("/chameleon/host-calls/100").await.text(), "100");
@@ -121,14 +121,14 @@ async fn calls_into_the_host_up_to_the_limit_are_fine() {
 const INVALID: &str = "The plugin gave an invalid answer";
 
 #[tokio::test]
-async fn a_status_that_is_none_is_refused() {
+async fn an_invalid_status_is_rejected() {
     for status in ["0", "100", "101", "199", "600", "65535"] {
         breaks(Setup::default(), &format!("/status/{status}"), 502, "plugin_invalid_response", INVALID).await;
     }
 }
 
 #[tokio::test]
-async fn headers_that_are_not_the_plugins_are_refused() {
+async fn headers_that_are_not_the_plugins_are_rejected() {
     let host = chameleon(Setup::default()).await;
     for header in [
         "name=set-cookie&value=a%3Db",
@@ -170,20 +170,20 @@ async fn an_ordinary_header_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused() {
+async fn a_body_above_the_limit_is_rejected() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let detail = "The plugin's answer is larger than it may be";
     breaks(setup, "/body/50001", 502, "plugin_response_limit", detail).await;
 }
 
 #[tokio::test]
-async fn a_body_up_to_the_limit_is_passed_on() {
+async fn a_body_up_to_the_limit_is_forwarded() {
     let host = chameleon(Setup::default().with(|config| config.plugins.response_bytes = 50_000)).await;
     assert_eq!(host.anonymous().get("/chameleon/body/50000").await.bytes.len(), 50_000);
 }
 
 #[tokio::test]
-async fn a_body_far_beyond_the_limit_is_not_even_copied() {
+async fn a_body_far_beyond_the_limit_is_never_copied() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let host = chameleon(setup).await;
     let answer = host.anonymous().get("/chameleon/body/20000000").await;
@@ -192,14 +192,14 @@ async fn a_body_far_beyond_the_limit_is_not_even_copied() {
 }
 
 #[tokio::test]
-async fn a_problem_of_the_plugins_own_is_passed_on() {
+async fn a_problem_from_a_plugin_is_forwarded() {
     let host = chameleon(Setup::default()).await;
     let answer = host.anonymous().get("/chameleon/problem?status=418&code=teapot&detail=Short%20and%20stout").await;
     answer.is_problem(418, "teapot", "Short and stout");
 }
 
 #[tokio::test]
-async fn a_problem_beyond_the_limit_is_refused() {
+async fn a_problem_above_the_limit_is_rejected() {
     let setup = || Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let detail = "The plugin's answer is larger than it may be";
     // Three texts for each error, and six times as long for a client.
@@ -214,7 +214,7 @@ async fn a_problem_beyond_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_problem_that_is_none_is_refused() {
+async fn an_invalid_problem_is_rejected() {
     for problem in
         ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x", "status=200&code=x&detail=x"]
     {
@@ -224,7 +224,7 @@ async fn a_problem_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn a_full_plugin_is_busy_while_others_answer() {
+async fn a_plugin_without_free_call_slots_is_busy_while_others_respond() {
     let setup = Setup::default().with(|config| {
         config.plugins.concurrency = 1;
         config.plugins.queue_time = Duration::from_millis(1);
@@ -252,7 +252,7 @@ async fn a_full_plugin_is_busy_while_others_answer() {
 }
 
 #[tokio::test]
-async fn more_calls_than_may_run_wait_for_their_turn() {
+async fn calls_above_the_concurrency_limit_wait_for_a_slot() {
     let setup = Setup::default().with(|config| {
         config.plugins.concurrency = 4;
         config.plugins.queue_time = NEVER;
@@ -302,7 +302,7 @@ async fn credentials_and_forgeries_never_reach_a_plugin() {
 }
 
 #[tokio::test]
-async fn the_request_id_is_the_hosts_and_the_same_inside_and_outside() {
+async fn the_plugin_and_the_client_see_the_same_host_request_id() {
     let host = chameleon(Setup::default()).await;
     let request = host.anonymous().request(Method::GET, "/chameleon/echo/x").header("x-request-id", "forged");
     let answer = request.send().await;
@@ -311,7 +311,7 @@ async fn the_request_id_is_the_hosts_and_the_same_inside_and_outside() {
 }
 
 #[tokio::test]
-async fn a_plugin_sees_its_own_path_and_nothing_of_the_machine() {
+async fn a_plugin_sees_its_own_path_and_nothing_of_the_system() {
     let host = chameleon(Setup::default()).await;
     let seen = seen(&host.anonymous(), &[]).await;
     assert_eq!(
@@ -340,14 +340,14 @@ async fn a_flood_of_log_lines_does_not_stop_the_call() {
 
 /// Nothing looks at a guest while the host takes apart what it wrote.
 #[tokio::test]
-async fn more_output_at_once_than_is_allowed_is_a_trap() {
+async fn one_write_above_the_output_limit_is_a_trap() {
     breaks(Setup::default(), "/print-at-once/4098", 502, "plugin_trap", "The plugin failed").await;
     let host = chameleon(Setup::default()).await;
     assert_eq!(host.anonymous().get("/chameleon/print-at-once/4096").await.text(), "Ok(())");
 }
 
 #[tokio::test]
-async fn a_plugin_that_fails_every_call_leaves_its_neighbours_alone() {
+async fn a_plugin_that_fails_every_call_does_not_affect_its_neighbours() {
     let host = chameleon(Setup::default().with(|config| config.plugins.quarantine = NEVER)).await;
     host.superuser().deploy(&liar(json!({ "handle": "trap" })).0, "").await.ok();
     for call in 0..50 {
@@ -359,13 +359,13 @@ async fn a_plugin_that_fails_every_call_leaves_its_neighbours_alone() {
 }
 
 both!(
-    a_transaction_left_by_an_error_is_rolled_back,
-    a_transaction_left_by_a_trap_is_rolled_back,
-    a_transaction_left_by_an_exit_is_rolled_back,
-    a_transaction_left_at_the_deadline_is_rolled_back => Setup::default().with(|config| {
+    a_transaction_left_open_by_an_error_is_rolled_back,
+    a_transaction_left_open_by_a_trap_is_rolled_back,
+    a_transaction_left_open_by_an_exit_is_rolled_back,
+    a_transaction_left_open_at_the_deadline_is_rolled_back => Setup::default().with(|config| {
         config.plugins.deadline = Duration::from_secs(3);
     }),
-    a_transaction_left_with_the_cpu_time_is_rolled_back => Setup::default().with(|config| {
+    a_transaction_left_open_at_the_cpu_limit_is_rolled_back => Setup::default().with(|config| {
         config.plugins.cpu_time = Duration::from_millis(300);
         config.plugins.deadline = NEVER;
     }),
@@ -381,22 +381,22 @@ async fn leaves(host: &TestHost, end: &str, status: u16, code: &str) {
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["left"]));
 }
 
-async fn a_transaction_left_by_an_error_is_rolled_back(host: &TestHost) {
+async fn a_transaction_left_open_by_an_error_is_rolled_back(host: &TestHost) {
     leaves(host, "fail", 409, "left").await;
 }
 
-async fn a_transaction_left_by_a_trap_is_rolled_back(host: &TestHost) {
+async fn a_transaction_left_open_by_a_trap_is_rolled_back(host: &TestHost) {
     leaves(host, "trap", 502, "plugin_trap").await;
 }
 
-async fn a_transaction_left_by_an_exit_is_rolled_back(host: &TestHost) {
+async fn a_transaction_left_open_by_an_exit_is_rolled_back(host: &TestHost) {
     leaves(host, "return", 502, "plugin_trap").await;
 }
 
-async fn a_transaction_left_at_the_deadline_is_rolled_back(host: &TestHost) {
+async fn a_transaction_left_open_at_the_deadline_is_rolled_back(host: &TestHost) {
     leaves(host, "sleep", 504, "plugin_deadline").await;
 }
 
-async fn a_transaction_left_with_the_cpu_time_is_rolled_back(host: &TestHost) {
+async fn a_transaction_left_open_at_the_cpu_limit_is_rolled_back(host: &TestHost) {
     leaves(host, "loop", 504, "plugin_cpu_limit").await;
 }

@@ -10,9 +10,9 @@ use crate::support::host::CHAMELEON;
 use crate::support::{Answer, Component, Setup, TestHost, both};
 
 both!(
-    a_quota_bounds_one_plugin_and_may_raise_what_the_host_is_configured_to,
+    a_quota_applies_to_one_plugin_and_may_exceed_the_hosts_default,
     a_quota_belongs_to_a_release,
-    what_makes_no_sense_changes_nothing,
+    an_invalid_quota_changes_nothing,
 );
 
 const THREE_ROWS: &str = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3";
@@ -49,7 +49,7 @@ async fn is_kept(host: &TestHost, name: &str) -> bool {
     host.anonymous().get(&format!("/{name}/kept/key")).await.ok().is_string()
 }
 
-async fn a_quota_bounds_one_plugin_and_may_raise_what_the_host_is_configured_to(host: &mut TestHost) {
+async fn a_quota_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &mut TestHost) {
     host.restart_with(|config| {
         config.plugins.sql_rows = 2;
         config.plugins.sql_bytes = 1 << 20;
@@ -113,7 +113,7 @@ async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
     assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
 }
 
-async fn what_makes_no_sense_changes_nothing(host: &mut TestHost) {
+async fn an_invalid_quota_changes_nothing(host: &mut TestHost) {
     deploy(host, "chameleon", "").await.ok();
     let before = plugins(host).await;
     for (quota, told) in [
@@ -155,7 +155,7 @@ async fn a_quota_ends_with_its_grant() {
 }
 
 #[tokio::test]
-async fn a_change_of_bounds_is_in_the_history() {
+async fn a_change_of_a_grants_quota_is_in_the_history() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "").await.ok();
     bound(&host, "log", &["rate=5"]).await.ok();

@@ -11,11 +11,11 @@ use crate::support::patience::until;
 use crate::support::{Answer, Backend, Component, Setup, TestHost, both};
 
 both!(
-    a_rollback_serves_the_earlier_release_and_lasts,
-    a_rollback_that_cannot_be_is_refused_and_changes_nothing,
-    releases_and_history_tell_what_was_done,
+    a_rollback_serves_the_earlier_release_and_survives_a_restart,
+    an_impossible_rollback_is_refused_and_changes_nothing,
+    releases_and_history_record_every_operation,
     a_paused_plugin_answers_503_until_it_is_resumed,
-    a_paused_plugin_takes_a_deploy_and_stays_paused,
+    a_paused_plugin_accepts_a_deploy_and_stays_paused,
     a_rollback_keeps_the_data,
 );
 
@@ -35,7 +35,7 @@ pub(super) async fn operate(host: &TestHost, action: &str) -> Answer {
     host.superuser().request(Method::POST, &format!("/plugins/{action}")).send().await
 }
 
-async fn a_rollback_serves_the_earlier_release_and_lasts(host: &mut TestHost) {
+async fn a_rollback_serves_the_earlier_release_and_survives_a_restart(host: &mut TestHost) {
     for word in ["one", "two", "three"] {
         deploy(host, word).await;
     }
@@ -50,7 +50,7 @@ async fn a_rollback_serves_the_earlier_release_and_lasts(host: &mut TestHost) {
     assert_eq!(host.superuser().deploy(&says("four").0, "").await.ok()["plugin"]["release"]["number"], 4);
 }
 
-async fn a_rollback_that_cannot_be_is_refused_and_changes_nothing(host: &mut TestHost) {
+async fn an_impossible_rollback_is_refused_and_changes_nothing(host: &mut TestHost) {
     operate(host, "liar/rollback").await.has_code(404, "plugin_not_found");
     deploy(host, "one").await;
     operate(host, "liar/rollback").await.has_code(404, "release_not_found");
@@ -66,7 +66,7 @@ async fn a_rollback_that_cannot_be_is_refused_and_changes_nothing(host: &mut Tes
     assert_eq!(answer(host).await, "one", "the neighbour's");
 }
 
-async fn releases_and_history_tell_what_was_done(host: &mut TestHost) {
+async fn releases_and_history_record_every_operation(host: &mut TestHost) {
     deploy(host, "one").await;
     deploy(host, "two").await;
     operate(host, "liar/rollback").await.ok();
@@ -126,7 +126,7 @@ async fn a_paused_plugin_answers_503_until_it_is_resumed(host: &mut TestHost) {
     operate(host, "nobody/resume").await.has_code(404, "plugin_not_found");
 }
 
-async fn a_paused_plugin_takes_a_deploy_and_stays_paused(host: &mut TestHost) {
+async fn a_paused_plugin_accepts_a_deploy_and_stays_paused(host: &mut TestHost) {
     deploy(host, "one").await;
     operate(host, "liar/pause").await.ok();
     deploy(host, "two").await;
@@ -149,7 +149,7 @@ async fn a_rollback_keeps_the_data(host: &mut TestHost) {
 }
 
 #[tokio::test]
-async fn what_only_operators_may_do_is_refused_to_others() {
+async fn operator_actions_are_refused_to_others() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "one").await;
     let user = host.user("someone@example.com").await;
@@ -195,7 +195,7 @@ async fn old_releases_are_collected_by_count_and_age() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_end_on_the_release_they_began_on() {
+async fn calls_in_flight_finish_on_the_release_they_began_on() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 4_000 })).0, "").await.ok();
     // Compiled before somebody waits for it.
@@ -209,7 +209,7 @@ async fn calls_in_flight_end_on_the_release_they_began_on() {
     assert_eq!(answer(&host).await, "new");
     assert!(!slow.is_finished(), "nothing was in flight");
     assert_eq!(slow.await.unwrap(), "old");
-    assert_eq!(calls_of_the_first(&host, "success").await, 1.0);
+    assert_eq!(first_release_calls(&host, "success").await, 1.0);
 }
 
 async fn until_it_runs(host: &TestHost) {
@@ -218,7 +218,7 @@ async fn until_it_runs(host: &TestHost) {
 }
 
 /// Calls of the first release, which is not served any more, as the metrics tell them.
-async fn calls_of_the_first(host: &TestHost, outcome: &str) -> f64 {
+async fn first_release_calls(host: &TestHost, outcome: &str) -> f64 {
     let name = format!(r#"wharf_plugin_calls_total{{plugin="liar",release="1",outcome="{outcome}"}}"#);
     until("the call to be counted", async || {
         samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).map(|(_, count)| count)
@@ -227,7 +227,7 @@ async fn calls_of_the_first(host: &TestHost, outcome: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn calls_that_outlast_the_drain_time_are_cancelled() {
+async fn calls_beyond_the_drain_time_are_cancelled() {
     let setup = Setup::default().with(|config| {
         config.plugins.drain_time = Duration::from_millis(100);
         config.plugins.deadline = Duration::from_secs(300);
@@ -242,10 +242,10 @@ async fn calls_that_outlast_the_drain_time_are_cancelled() {
     deploy(&host, "new").await;
     slow.await.unwrap().has_code(503, "plugin_replaced");
     assert_eq!(answer(&host).await, "new");
-    assert_eq!(calls_of_the_first(&host, "replaced").await, 1.0);
+    assert_eq!(first_release_calls(&host, "replaced").await, 1.0);
     // The same release, served again, counts anew, and is told once.
     operate(&host, "liar/rollback?release=1").await.ok();
-    assert_eq!(calls_of_the_first(&host, "replaced").await, 0.0);
+    assert_eq!(first_release_calls(&host, "replaced").await, 0.0);
 }
 
 /// What `/plugins/{name}` says of its state.
@@ -278,7 +278,7 @@ fn with_steps(word: &str, steps: &Value) -> Component {
 }
 
 #[tokio::test]
-async fn a_contraction_waits_for_a_live_release_that_allows_it_and_bars_the_way_back() {
+async fn a_destructive_migration_needs_a_compatible_live_release_and_prevents_rollback() {
     let host = TestHost::sqlite(Setup::default()).await;
     let first = json!(["1_old", "CREATE TABLE old (a BIGINT)"]);
     let second = json!(["2_new", "CREATE TABLE new (a BIGINT)"]);

@@ -7,7 +7,7 @@ use super::plugins;
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
 both!(
-    data_outlives_a_removal,
+    data_survives_a_removal,
     deleted_data_is_gone_and_other_plugins_keep_theirs,
     data_of_a_removed_plugin_can_be_deleted_later,
 );
@@ -17,7 +17,7 @@ async fn add_note(host: &TestHost, plugin: &str) {
     assert_eq!(host.anonymous().request(Method::POST, &path).send().await.status, 204);
 }
 
-async fn data_outlives_a_removal(host: &TestHost) {
+async fn data_survives_a_removal(host: &TestHost) {
     host.deploy_chameleon().await;
     add_note(host, "chameleon").await;
     host.superuser().delete("/plugins/chameleon").await.says("Plugin 'chameleon' removed");
@@ -74,14 +74,14 @@ async fn a_removed_plugin_stays_removed_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_is_not_there_cannot_be_removed() {
+async fn an_unknown_plugin_cannot_be_removed() {
     let host = TestHost::sqlite(Setup::default()).await;
     let answer = host.superuser().delete("/plugins/nothing").await;
     answer.is_problem(404, "plugin_not_found", "There is no plugin 'nothing'");
 }
 
 #[tokio::test]
-async fn what_a_plugin_cached_is_gone_with_it() {
+async fn a_plugins_cache_is_removed_with_the_plugin() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
     host.anonymous().request(Method::PUT, "/chameleon/kept/k").body("v").send().await.ok();

@@ -59,7 +59,7 @@ async fn refused(host: &TestHost, component: &Component, query: &str, status: u1
 }
 
 #[tokio::test]
-async fn a_signed_file_is_deployed_and_served_and_its_signer_is_told_and_recorded() {
+async fn a_signed_file_is_deployed_and_its_signer_is_shown_and_recorded() {
     let signer = Signer::new();
     let mut host = signer.host().await;
     let component = signer.sign(&Component::hello(), now(&host));
@@ -89,7 +89,7 @@ async fn audited(host: &TestHost) -> Value {
 }
 
 #[tokio::test]
-async fn an_unsigned_file_is_refused_with_what_to_do_and_never_compiled() {
+async fn an_unsigned_file_is_rejected_with_instructions_and_never_compiled() {
     let signer = Signer::new();
     let host = signer.host().await;
     let detail = refused(&host, &Component::hello(), "", 403, "signature_missing").await;
@@ -110,7 +110,7 @@ async fn an_unsigned_file_is_refused_with_what_to_do_and_never_compiled() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_trusted_is_refused_and_named() {
+async fn an_untrusted_key_is_rejected_and_named() {
     let (signer, stranger) = (Signer::new(), Signer::new());
     let host = signer.host().await;
     let component = stranger.sign(&Component::hello(), now(&host));
@@ -121,7 +121,7 @@ async fn a_key_that_is_not_trusted_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn an_altered_component_and_an_altered_signature_are_refused() {
+async fn an_altered_component_and_an_altered_signature_are_rejected() {
     let signer = Signer::new();
     let host = signer.host().await;
     let signed = signer.sign(&Component::hello(), now(&host));
@@ -148,7 +148,7 @@ async fn an_altered_component_and_an_altered_signature_are_refused() {
 }
 
 #[tokio::test]
-async fn a_signature_has_its_time() {
+async fn a_signature_from_the_future_or_too_old_is_rejected() {
     let signer = Signer::new();
     let host = signer.host().await;
     let component = signer.sign(&Component::hello(), now(&host));
@@ -169,7 +169,7 @@ async fn a_signature_has_its_time() {
 }
 
 #[tokio::test]
-async fn a_signature_beside_the_file_is_as_good_and_has_to_be_of_this_file() {
+async fn a_detached_signature_is_accepted_if_it_matches_the_file() {
     let (signer, stranger) = (Signer::new(), Signer::new());
     let host = signer.host().await;
     let component = Component::hello();
@@ -204,7 +204,7 @@ async fn a_signature_beside_the_file_is_as_good_and_has_to_be_of_this_file() {
 }
 
 #[tokio::test]
-async fn a_pinned_digest_is_that_of_the_file_or_the_file_is_refused() {
+async fn a_file_that_does_not_match_its_pinned_digest_is_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
     let component = Component::hello();
     let digest = Digest::of(&component.0);
@@ -219,7 +219,7 @@ async fn a_pinned_digest_is_that_of_the_file_or_the_file_is_refused() {
 }
 
 #[tokio::test]
-async fn where_signatures_are_not_required_only_what_was_altered_is_refused() {
+async fn without_required_signatures_only_altered_files_are_rejected() {
     let (signer, stranger) = (Signer::new(), Signer::new());
     let host = TestHost::sqlite(signer.trusted(Setup::default())).await;
     let at = now(&host);

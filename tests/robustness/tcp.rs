@@ -24,7 +24,7 @@ async fn host() -> TestHost {
 }
 
 #[tokio::test]
-async fn rubbish_is_refused_or_dropped() {
+async fn malformed_requests_are_rejected_or_dropped() {
     let host = host().await;
     for rubbish in [
         &b"\0\0\0\0"[..],
@@ -49,7 +49,7 @@ async fn rubbish_is_refused_or_dropped() {
 }
 
 #[tokio::test]
-async fn headers_without_end_are_refused() {
+async fn endless_headers_are_rejected() {
     let host = host().await;
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(1 << 20));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-many: x\r\n".repeat(10_000));
@@ -62,7 +62,7 @@ async fn headers_without_end_are_refused() {
 }
 
 #[tokio::test]
-async fn smuggled_requests_are_not_answered() {
+async fn smuggled_requests_get_no_response() {
     let host = host().await;
     let both = "POST /api/v1/login/access-token HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\
                 \r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -72,7 +72,7 @@ async fn smuggled_requests_are_not_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_off_leaves_nothing_behind() {
+async fn a_client_that_disconnects_mid_request_leaves_nothing_behind() {
     let host = host().await;
     let whole =
         "POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"ti";
@@ -87,7 +87,7 @@ async fn a_client_that_breaks_off_leaves_nothing_behind() {
 
 /// A connection that is closed under a client that still sends is reset, and with it goes the answer.
 #[tokio::test]
-async fn a_client_that_sends_too_much_hears_why() {
+async fn a_client_that_sends_too_much_still_gets_the_response() {
     let host = host().await;
     const LENGTH: usize = 6 * 1024 * 1024;
     let announced = format!("content-length: {LENGTH}");

@@ -4,16 +4,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Proptest, RngAlgorithm, TestRng, TestRunner};
 use wharf::db::plugin_data::{DataError, PluginDatabase, Value};
 
-use super::world::{World, add, count, execute, on_both, query, scalar, sql, text};
+use super::fixture::{Fixture, add, count, execute, on_both, query, scalar, sql, text};
 use crate::support::Backend;
 
 on_both! {
-    only_a_plugin_s_kinds_of_statements_run,
-    another_plugin_s_data_is_out_of_reach,
-    the_record_of_the_migrations_is_out_of_reach,
-    no_text_breaks_out_of_a_transaction,
-    no_text_panics_or_changes_what_it_may_not,
-    nothing_tells_whether_there_is_another_plugin,
+    only_permitted_kinds_of_statements_run,
+    another_plugins_data_is_out_of_reach,
+    the_migration_table_is_out_of_reach,
+    no_statement_escapes_its_transaction,
+    random_statements_never_panic_or_change_foreign_data,
+    the_database_does_not_reveal_other_plugins,
 }
 
 /// Refused, whatever the reason; the database goes on.
@@ -58,9 +58,9 @@ fn spellings(attack: &str) -> Vec<String> {
     ]
 }
 
-async fn only_a_plugin_s_kinds_of_statements_run(world: &World) {
-    let database = world.tables("shop").await;
-    let outside = world.dir.path().join("stolen.sqlite");
+async fn only_permitted_kinds_of_statements_run(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
+    let outside = fixture.dir.path().join("stolen.sqlite");
     let attacks = [
         format!("ATTACH '{}' AS stolen", outside.display()),
         format!("ATTACH DATABASE 'file:{}?mode=rwc' AS stolen", outside.display()),
@@ -123,10 +123,10 @@ async fn only_a_plugin_s_kinds_of_statements_run(world: &World) {
     assert_eq!(count(&database).await, Value::Integer(0));
 }
 
-async fn another_plugin_s_data_is_out_of_reach(world: &World) {
-    let secrets = world.tables("secrets").await;
+async fn another_plugins_data_is_out_of_reach(fixture: &Fixture) {
+    let secrets = fixture.tables("secrets").await;
     execute(&secrets, "INSERT INTO item (id, owner, title) VALUES (1, 'x', 'secret')", &[]).await.unwrap();
-    let database = world.tables("shop").await;
+    let database = fixture.tables("shop").await;
     assert_eq!(count(&database).await, Value::Integer(0));
     for attack in [
         "SELECT * FROM \"plugin_secrets\".item",
@@ -144,14 +144,14 @@ async fn another_plugin_s_data_is_out_of_reach(world: &World) {
     assert_eq!(count(&secrets).await, Value::Integer(1));
 }
 
-async fn the_record_of_the_migrations_is_out_of_reach(world: &World) {
-    let database = world.tables("shop").await;
+async fn the_migration_table_is_out_of_reach(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for name in ["_wharf_migration", "\"_wharf_migration\"", "_WHARF_MIGRATION", "\"_Wharf_Migration\""] {
         refused(&database, &format!("SELECT * FROM {name}")).await;
         refused(&database, &format!("DELETE FROM {name}")).await;
         refused(&database, &format!("WITH x AS (SELECT name FROM {name}) SELECT * FROM x")).await;
     }
-    if world.backend == Backend::Sqlite {
+    if fixture.backend == Backend::Sqlite {
         for name in ["'_wharf_migration'", "[_wharf_migration]", "`_wharf_migration`", "main.'_wharf_migration'"] {
             refused(&database, &format!("SELECT * FROM {name}")).await;
             refused(&database, &format!("DELETE FROM {name}")).await;
@@ -159,8 +159,8 @@ async fn the_record_of_the_migrations_is_out_of_reach(world: &World) {
     }
 }
 
-async fn no_text_breaks_out_of_a_transaction(world: &World) {
-    let database = world.tables("shop").await;
+async fn no_statement_escapes_its_transaction(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for attack in ["COMMIT", "SELECT 1; COMMIT", "/* */ END", "(COMMIT)", "ROLLBACK TO a", "RELEASE SAVEPOINT a"] {
         let mut transaction = database.begin().await.unwrap();
         add(&mut transaction, 1).await.unwrap();
@@ -200,15 +200,15 @@ fn soup() -> impl Strategy<Value = String> {
     })
 }
 
-async fn no_text_panics_or_changes_what_it_may_not(world: &World) {
-    let database = world.tables("shop").await;
+async fn random_statements_never_panic_or_change_foreign_data(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let tables = "CREATE TABLE canary (id BIGINT PRIMARY KEY)";
-    let other = world.data.plugin(&super::world::name("canary")).await.unwrap();
-    let list = [super::world::migration("1", tables)];
-    world.data.migrate(&super::world::name("canary"), &list).await.unwrap();
-    let before = tables_of(world, &database).await;
+    let other = fixture.data.plugin(&super::fixture::name("canary")).await.unwrap();
+    let list = [super::fixture::migration("1", tables)];
+    fixture.data.migrate(&super::fixture::name("canary"), &list).await.unwrap();
+    let before = tables_of(fixture, &database).await;
     let runtime = tokio::runtime::Handle::current();
-    let cases = if world.backend == Backend::Sqlite { 2_000 } else { 500 };
+    let cases = if fixture.backend == Backend::Sqlite { 2_000 } else { 500 };
     tokio::task::block_in_place(|| {
         let config = Proptest { cases, failure_persistence: None, ..Proptest::default() };
         // A run is like the last one; `make fuzz FUZZ=sql` looks for more.
@@ -220,33 +220,33 @@ async fn no_text_panics_or_changes_what_it_may_not(world: &World) {
                 let answer = query(&database, &text, &params).await;
                 prop_assert!(!matches!(answer, Err(DataError::Unavailable)), "{answer:?}");
                 let wanted =
-                    super::world::migration(&format!("soup {}", text.len()), &format!("CREATE {text}; nonsense"));
-                prop_assert!(world.data.migrate(&super::world::name("soup"), &[wanted]).await.is_err());
+                    super::fixture::migration(&format!("soup {}", text.len()), &format!("CREATE {text}; nonsense"));
+                prop_assert!(fixture.data.migrate(&super::fixture::name("soup"), &[wanted]).await.is_err());
                 Ok(())
             })
         };
         runner.run(&soup(), run).unwrap();
     });
-    assert_eq!(tables_of(world, &database).await, before);
+    assert_eq!(tables_of(fixture, &database).await, before);
     assert_eq!(scalar(&other, "SELECT count(*) FROM canary").await, Value::Integer(0));
 }
 
 /// What there is, as a text; on PostgreSQL of all plugins.
-async fn tables_of(world: &World, database: &PluginDatabase) -> Value {
+async fn tables_of(fixture: &Fixture, database: &PluginDatabase) -> Value {
     let columns = "SELECT string_agg(table_schema || table_name || column_name, ';' ORDER BY table_name, column_name) \
                    FROM information_schema.columns WHERE table_schema LIKE 'plugin%'";
-    match world.backend {
+    match fixture.backend {
         Backend::Sqlite => scalar(database, "SELECT group_concat(sql, ';') FROM sqlite_schema").await,
         Backend::Postgres => {
-            Value::Text(sqlx::query_scalar(columns).fetch_one(&mut world.superuser().await).await.unwrap())
+            Value::Text(sqlx::query_scalar(columns).fetch_one(&mut fixture.superuser().await).await.unwrap())
         }
     }
 }
 
 /// Neither that it is there, nor what it has.
-async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
-    let database = world.tables("shop").await;
-    world.tables("present").await;
+async fn the_database_does_not_reveal_other_plugins(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
+    fixture.tables("present").await;
     for question in [
         "SELECT * FROM plugin_NAME.item",
         "SELECT * FROM \"plugin_NAME\".\"item\"",
@@ -280,7 +280,7 @@ async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
         let ask = async |name: &str| {
             let answer = query(&database, &question.replace("NAME", name), &[]).await;
             // What SQLite takes for a name is one of its own database, or of a column.
-            let told = matches!(answer, Err(DataError::Invalid(_))) || world.backend == Backend::Sqlite;
+            let told = matches!(answer, Err(DataError::Invalid(_))) || fixture.backend == Backend::Sqlite;
             assert!(told, "{question}: {answer:?}");
             format!("{answer:?}").replace(name, "NAME")
         };
@@ -292,9 +292,9 @@ async fn nothing_tells_whether_there_is_another_plugin(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_compiles_nothing_that_reaches_beyond_the_file() {
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
-    let database = world.tables("shop").await;
+async fn sqlite_prepares_nothing_that_reaches_beyond_the_file() {
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = fixture.tables("shop").await;
     for attack in [
         "SELECT load_extension('evil')",
         "SELECT LOAD_EXTENSION('evil', 'entry')",
@@ -323,22 +323,22 @@ async fn sqlite_compiles_nothing_that_reaches_beyond_the_file() {
     {
         query(&database, harmless, &[]).await.unwrap();
     }
-    world.stop().await;
+    fixture.stop().await;
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_files_are_nobody_else_s_to_read() {
+async fn sqlite_files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
-    let database = world.tables("shop").await;
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = fixture.tables("shop").await;
     execute(&database, "UPDATE counter SET n = 1", &[]).await.unwrap();
-    let directory = world.dir.path().join("plugins/shop");
+    let directory = fixture.dir.path().join("plugins/shop");
     assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o077, 0);
     for file in std::fs::read_dir(&directory).unwrap() {
         assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o077, 0);
     }
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// What a plugin's statements would see of its session.
@@ -347,10 +347,10 @@ const SESSION: &str = "SELECT current_user || ' ' || session_user || ' ' || curr
     current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_role_reaches_nothing_but_its_schema() {
+async fn a_postgres_role_reaches_only_its_own_schema() {
     let one_connection = |config: &mut wharf::config::Config| config.plugins.sql_connections = 1;
-    let Some(world) = World::new(Backend::Postgres, one_connection).await else { return };
-    let database = world.tables("shop").await;
+    let Some(fixture) = Fixture::new(Backend::Postgres, one_connection).await else { return };
+    let database = fixture.tables("shop").await;
     let session = scalar(&database, SESSION).await;
     for attack in [
         "SELECT rolpassword FROM pg_authid",
@@ -396,8 +396,8 @@ async fn a_postgres_role_reaches_nothing_but_its_schema() {
     }
     let role = query(&database, "SELECT current_user", &[]).await.unwrap().values[0][0].clone();
     let Value::Text(role) = role else { panic!("{role:?}") };
-    world.tables("other").await;
-    let mut superuser = world.superuser().await;
+    fixture.tables("other").await;
+    let mut superuser = fixture.superuser().await;
     let may: Vec<String> = sqlx::query_scalar(
         "SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname NOT IN ('pg_catalog', 'information_schema', \
          'plugin_shop') AND nspname NOT LIKE 'pg\\_%' AND (has_schema_privilege($1, oid, 'CREATE') \
@@ -415,5 +415,5 @@ async fn a_postgres_role_reaches_nothing_but_its_schema() {
     for harmless in ["SELECT $1 AS text", "SELECT count(*) FROM item WHERE title = $1"] {
         query(&database, harmless, &[text("set_config('role')")]).await.unwrap();
     }
-    world.stop().await;
+    fixture.stop().await;
 }

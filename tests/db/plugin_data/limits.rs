@@ -7,22 +7,22 @@ use sqlx::Connection as _;
 use wharf::config::Config;
 use wharf::db::plugin_data::{Bound, DataError, Limits, Statement, Value};
 
-use super::world::{ENDLESS, World, add, count, execute, migration, name, on_both, query, scalar, sql, text};
+use super::fixture::{ENDLESS, Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 use crate::support::Backend;
 
 on_both! {
-    an_answer_beyond_the_cap_names_the_rows => small,
-    an_answer_beyond_the_cap_names_the_bytes => small,
-    empty_values_weigh_something_too => small,
-    a_write_whose_answer_is_beyond_a_cap_has_not_happened => small,
-    an_error_is_short_whatever_it_quotes,
-    a_statement_beyond_its_time_ends_and_leaves_a_clean_connection => hasty,
-    a_statement_beyond_its_time_fails_its_transaction => hasty,
-    a_dropped_call_is_interrupted_and_gives_its_connection_back => single,
-    a_dropped_call_undoes_its_transaction => single,
-    calls_dropped_at_any_moment_lose_no_connection,
-    transactions_beyond_the_connections_are_refused => hasty,
-    a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied => narrow,
+    a_result_above_the_row_limit_names_the_limit => small,
+    a_result_above_the_byte_limit_names_the_limit => small,
+    empty_values_count_towards_the_byte_limit => small,
+    a_write_whose_result_exceeds_a_limit_is_rolled_back => small,
+    an_error_stays_short_when_it_quotes_a_long_input,
+    a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection => hasty,
+    a_statement_beyond_its_time_limit_fails_its_transaction => hasty,
+    a_dropped_call_is_interrupted_and_returns_its_connection => single,
+    a_dropped_call_rolls_its_transaction_back => single,
+    calls_dropped_at_any_step_lose_no_connection,
+    transactions_above_the_connection_limit_are_refused => hasty,
+    a_full_database_stops_growing_and_can_be_read_and_emptied => narrow,
 }
 
 fn small(config: &mut Config) {
@@ -47,8 +47,8 @@ fn numbers(count: u32) -> String {
     format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) SELECT n FROM n")
 }
 
-async fn an_answer_beyond_the_cap_names_the_rows(world: &World) {
-    let database = world.open("shop").await;
+async fn a_result_above_the_row_limit_names_the_limit(fixture: &Fixture) {
+    let database = fixture.open("shop").await;
     assert_eq!(query(&database, &numbers(10), &[]).await.unwrap().values.len(), 10);
     let error = query(&database, &numbers(11), &[]).await.unwrap_err();
     assert_eq!(error, DataError::Limit(Bound::Rows, "rows: 10".to_owned()));
@@ -57,8 +57,8 @@ async fn an_answer_beyond_the_cap_names_the_rows(world: &World) {
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
 }
 
-async fn an_answer_beyond_the_cap_names_the_bytes(world: &World) {
-    let database = world.open("shop").await;
+async fn a_result_above_the_byte_limit_names_the_limit(fixture: &Fixture) {
+    let database = fixture.open("shop").await;
     let long = |length: usize| [text(&"x".repeat(length))];
     assert!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_000)).await.is_ok());
     let limit = Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned()));
@@ -67,16 +67,16 @@ async fn an_answer_beyond_the_cap_names_the_bytes(world: &World) {
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
 }
 
-async fn empty_values_weigh_something_too(world: &World) {
-    let database = world.open("shop").await;
+async fn empty_values_count_towards_the_byte_limit(fixture: &Fixture) {
+    let database = fixture.open("shop").await;
     let many = format!("SELECT {}", vec!["''"; 500].join(", "));
     assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned())));
 }
 
-async fn an_error_is_short_whatever_it_quotes(world: &World) {
-    let database = world.open("shop").await;
+async fn an_error_stays_short_when_it_quotes_a_long_input(fixture: &Fixture) {
+    let database = fixture.open("shop").await;
     let long = |bytes| "x".repeat(bytes);
-    let quoting = match world.backend {
+    let quoting = match fixture.backend {
         Backend::Sqlite => format!("SELECT * FROM {}", long(50_000)),
         Backend::Postgres => format!("SELECT CAST('{}' AS bigint)", long(900_000)),
     };
@@ -87,28 +87,28 @@ async fn an_error_is_short_whatever_it_quotes(world: &World) {
     }
 }
 
-async fn a_write_whose_answer_is_beyond_a_cap_has_not_happened(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_write_whose_result_exceeds_a_limit_is_rolled_back(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let sql = format!("INSERT INTO owner (id) SELECT n FROM ({}) AS source RETURNING id", numbers(11));
     assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit(Bound::Rows, "rows: 10".to_owned())));
     assert_eq!(scalar(&database, "SELECT count(*) FROM owner").await, Value::Integer(0));
 }
 
-async fn a_statement_beyond_its_time_ends_and_leaves_a_clean_connection(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let limit = DataError::Limit(Bound::Time, "statement time: 500 ms".to_owned());
     for _ in 0..3 {
         assert_eq!(query(&database, ENDLESS, &[]).await, Err(limit.clone()));
         assert_eq!(count(&database).await, Value::Integer(0));
     }
-    if world.backend == Backend::Postgres {
+    if fixture.backend == Backend::Postgres {
         assert_eq!(query(&database, "SELECT pg_sleep(600)", &[]).await, Err(limit));
-        world.until_running("pg_sleep", false).await;
+        fixture.until_running("pg_sleep", false).await;
     }
 }
 
-async fn a_statement_beyond_its_time_fails_its_transaction(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_statement_beyond_its_time_limit_fails_its_transaction(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     let error = transaction.query(sql(ENDLESS)).await.unwrap_err();
@@ -123,35 +123,35 @@ async fn a_statement_beyond_its_time_fails_its_transaction(world: &World) {
 }
 
 /// With the only connection and a deadline far away, the next call works only when the endless one was interrupted.
-async fn a_dropped_call_is_interrupted_and_gives_its_connection_back(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_dropped_call_is_interrupted_and_returns_its_connection(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for _ in 0..3 {
         tokio::select! {
             biased;
             ended = query(&database, ENDLESS, &[]) => panic!("the endless ended: {ended:?}"),
-            () = world.until_running("endless", true) => {}
+            () = fixture.until_running("endless", true) => {}
         }
         assert_eq!(count(&database).await, Value::Integer(0));
-        world.until_running("endless", false).await;
+        fixture.until_running("endless", false).await;
     }
 }
 
-async fn a_dropped_call_undoes_its_transaction(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_dropped_call_rolls_its_transaction_back(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     tokio::select! {
         biased;
         ended = transaction.query(sql(ENDLESS)) => panic!("the endless ended: {ended:?}"),
-        () = world.until_running("endless", true) => {}
+        () = fixture.until_running("endless", true) => {}
     }
     assert!(transaction.commit().await.is_err(), "a statement of it did not come to its end");
     assert_eq!(count(&database).await, Value::Integer(0));
 }
 
 /// Whatever step a call is dropped at, all connections work afterwards and nothing half done stays.
-async fn calls_dropped_at_any_moment_lose_no_connection(world: &World) {
-    let database = world.tables("shop").await;
+async fn calls_dropped_at_any_step_lose_no_connection(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for steps in 0..40 {
         let batch = vec![
             sql("UPDATE counter SET n = n + 1 WHERE id = 'a'"),
@@ -174,9 +174,9 @@ async fn calls_dropped_at_any_moment_lose_no_connection(world: &World) {
     assert_eq!(a, b + 16);
 }
 
-async fn transactions_beyond_the_connections_are_refused(world: &World) {
-    let database = world.tables("shop").await;
-    let (expected, held) = match world.backend {
+async fn transactions_above_the_connection_limit_are_refused(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
+    let (expected, held) = match fixture.backend {
         // SQLite has one writer.
         Backend::Sqlite => (DataError::Conflict, 1),
         Backend::Postgres => (DataError::Limit(Bound::Connections, "connections: 2".to_owned()), 2),
@@ -200,10 +200,10 @@ fn noise(seed: i64) -> Value {
     Value::Text((0..50_000).map(letter).collect())
 }
 
-async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world: &World) {
+async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fixture) {
     let pile = migration("0001_pile", "CREATE TABLE pile (id BIGINT PRIMARY KEY, noise TEXT NOT NULL)");
-    world.data.migrate(&name("shop"), std::slice::from_ref(&pile)).await.unwrap();
-    let database = world.open("shop").await;
+    fixture.data.migrate(&name("shop"), std::slice::from_ref(&pile)).await.unwrap();
+    let database = fixture.open("shop").await;
     let insert =
         |id: i64| Statement::new("INSERT INTO pile (id, noise) VALUES ($1, $2)", [Value::Integer(id), noise(id)]);
     let full = DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned());
@@ -219,7 +219,7 @@ async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world
     };
     assert_eq!(refused, full);
     assert!((20..80).contains(&stored), "{stored}");
-    assert!(world.data.disk(&name("shop")).unwrap() > 1 << 20);
+    assert!(fixture.data.disk(&name("shop")).unwrap() > 1 << 20);
 
     let counted = "WITH counted AS (SELECT count(*) FROM pile) SELECT * FROM counted";
     assert_eq!(scalar(&database, counted).await, Value::Integer(stored));
@@ -231,7 +231,7 @@ async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world
     assert_eq!(deleted, Ok(1));
     // SQLite fills what became free, PostgreSQL gives it back later.
     let mut inserted = transaction.execute(insert(1_000)).await;
-    if world.backend == Backend::Sqlite {
+    if fixture.backend == Backend::Sqlite {
         assert_eq!(inserted, Ok(1));
         inserted = transaction.execute(Statement::new(renewed, [])).await;
     }
@@ -246,18 +246,18 @@ async fn a_database_that_is_full_grows_no_more_and_can_be_read_and_emptied(world
         "0002_more",
         "CREATE TABLE more AS SELECT id + 0 AS id, noise FROM pile; INSERT INTO more SELECT * FROM more",
     );
-    world.data.migrate(&name("shop"), &[pile, more]).await.unwrap();
+    fixture.data.migrate(&name("shop"), &[pile, more]).await.unwrap();
     assert_eq!(execute(&database, "DELETE FROM pile", &[]).await, Ok(u64::try_from(stored).unwrap() + 1));
 }
 
 /// SQLite begins its log anew when nobody reads what is older; somebody always does here.
 #[tokio::test]
-async fn a_log_that_cannot_be_begun_anew_ends_too() {
-    let world = World::new(Backend::Sqlite, narrow).await.unwrap();
+async fn a_write_ahead_log_that_cannot_restart_is_limited_too() {
+    let fixture = Fixture::new(Backend::Sqlite, narrow).await.unwrap();
     let pile = migration("0001_pile", "CREATE TABLE pile (noise TEXT NOT NULL); INSERT INTO pile VALUES ('')");
-    world.data.migrate(&name("shop"), &[pile]).await.unwrap();
-    let database = world.open("shop").await;
-    let file = world.dir.path().join("plugins/shop/data.sqlite");
+    fixture.data.migrate(&name("shop"), &[pile]).await.unwrap();
+    let database = fixture.open("shop").await;
+    let file = fixture.dir.path().join("plugins/shop/data.sqlite");
     let mut reader = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
     let mut reading = reader.begin().await.unwrap();
     sqlx::query("SELECT * FROM pile").fetch_all(&mut *reading).await.unwrap();
@@ -272,9 +272,9 @@ async fn a_log_that_cannot_be_begun_anew_ends_too() {
     };
     assert_eq!(refused, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
     assert!(renewed > 50, "{renewed}");
-    let before = world.data.disk(&name("shop")).unwrap();
+    let before = fixture.data.disk(&name("shop")).unwrap();
     reading.rollback().await.unwrap();
     assert_eq!(execute(&database, renew, &[]).await, Ok(1));
-    assert!(world.data.disk(&name("shop")).unwrap() < before / 4);
-    world.stop().await;
+    assert!(fixture.data.disk(&name("shop")).unwrap() < before / 4);
+    fixture.stop().await;
 }

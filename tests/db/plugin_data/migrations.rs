@@ -2,7 +2,7 @@
 
 use wharf::db::plugin_data::{DataError, MigrationError, Value};
 
-use super::world::{World, execute, migration, name, on_both, query, scalar};
+use super::fixture::{Fixture, execute, migration, name, on_both, query, scalar};
 use crate::support::Backend;
 
 const ONE: &str = "CREATE TABLE one (id BIGINT PRIMARY KEY); INSERT INTO one VALUES (1);";
@@ -10,100 +10,100 @@ const TWO: &str = "ALTER TABLE one ADD COLUMN title TEXT DEFAULT 'none'; CREATE 
 
 on_both! {
     migrations_are_applied_once_and_in_order,
-    a_changed_migration_is_refused,
-    a_migration_in_the_middle_is_refused,
-    a_failing_migration_leaves_nothing_of_all,
-    an_older_release_is_tolerated,
-    migrators_at_once_apply_once,
-    compiled_statements_follow_the_schema,
-    a_migration_touches_nothing_but_its_tables,
-    a_migration_has_a_plugin_s_text_only,
+    a_changed_migration_is_rejected,
+    a_migration_inserted_before_an_applied_one_is_rejected,
+    a_failing_migration_rolls_back_the_whole_list,
+    an_older_release_without_the_newer_migrations_is_accepted,
+    concurrent_migrators_apply_each_migration_once,
+    prepared_statements_follow_the_schema,
+    a_migration_cannot_touch_anything_but_its_own_tables,
+    invalid_migration_texts_and_names_are_rejected,
 }
 
-async fn migrations_are_applied_once_and_in_order(world: &World) {
+async fn migrations_are_applied_once_and_in_order(fixture: &Fixture) {
     let shop = name("shop");
     let migrate = async |list: &[(&str, &str)]| {
         let list: Vec<_> = list.iter().map(|(name, sql)| migration(name, sql)).collect();
-        world.data.migrate(&shop, &list).await.unwrap()
+        fixture.data.migrate(&shop, &list).await.unwrap()
     };
     assert_eq!(migrate(&[]).await, [""; 0]);
     assert_eq!(migrate(&[("0001", ONE)]).await, ["0001"]);
     assert_eq!(migrate(&[("0001", ONE)]).await, [""; 0]);
     assert_eq!(migrate(&[("0001", ONE), ("0002", TWO)]).await, ["0002"]);
-    let database = world.open("shop").await;
+    let database = fixture.open("shop").await;
     assert_eq!(scalar(&database, "SELECT title FROM one").await, Value::Text("none".to_owned()));
-    let other = world.another_node();
+    let other = fixture.another_node();
     assert_eq!(other.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap(), [""; 0]);
     other.close().await;
 }
 
-async fn a_changed_migration_is_refused(world: &World) {
+async fn a_changed_migration_is_rejected(fixture: &Fixture) {
     let shop = name("shop");
-    world.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap();
+    fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap();
     let changed = [migration("0001", "CREATE TABLE other (id BIGINT)"), migration("0002", TWO)];
-    let error = world.data.migrate(&shop, &changed).await.unwrap_err();
+    let error = fixture.data.migrate(&shop, &changed).await.unwrap_err();
     assert!(matches!(&error, MigrationError::History { name, .. } if name == "0001"), "{error:?}");
-    let database = world.open("shop").await;
+    let database = fixture.open("shop").await;
     assert!(query(&database, "SELECT id FROM two", &[]).await.is_err(), "nothing of the list is applied");
 }
 
-async fn a_migration_in_the_middle_is_refused(world: &World) {
+async fn a_migration_inserted_before_an_applied_one_is_rejected(fixture: &Fixture) {
     let shop = name("shop");
-    world.data.migrate(&shop, &[migration("0002", ONE)]).await.unwrap();
-    let error = world.data.migrate(&shop, &[migration("0001", TWO), migration("0002", ONE)]).await.unwrap_err();
+    fixture.data.migrate(&shop, &[migration("0002", ONE)]).await.unwrap();
+    let error = fixture.data.migrate(&shop, &[migration("0001", TWO), migration("0002", ONE)]).await.unwrap_err();
     assert!(matches!(&error, MigrationError::History { name, .. } if name == "0001"), "{error:?}");
 }
 
-async fn a_failing_migration_leaves_nothing_of_all(world: &World) {
+async fn a_failing_migration_rolls_back_the_whole_list(fixture: &Fixture) {
     let shop = name("shop");
     let failing =
         [migration("0001", ONE), migration("0002", "CREATE TABLE two (id BIGINT); INSERT INTO one VALUES (1)")];
-    let error = world.data.migrate(&shop, &failing).await.unwrap_err();
+    let error = fixture.data.migrate(&shop, &failing).await.unwrap_err();
     let MigrationError::Statement { name, statement, error } = error else { panic!("{error:?}") };
     assert_eq!((name.as_str(), statement), ("0002", 2));
     assert!(matches!(error, DataError::Constraint(_)), "{error:?}");
-    let database = world.open("shop").await;
+    let database = fixture.open("shop").await;
     for table in ["one", "two"] {
         assert!(query(&database, &format!("SELECT id FROM {table}"), &[]).await.is_err(), "{table} exists");
     }
-    assert_eq!(world.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), ["0001"]);
+    assert_eq!(fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), ["0001"]);
 }
 
-async fn an_older_release_is_tolerated(world: &World) {
+async fn an_older_release_without_the_newer_migrations_is_accepted(fixture: &Fixture) {
     let shop = name("shop");
-    world.data.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap();
-    assert_eq!(world.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), [""; 0]);
-    assert_eq!(scalar(&*world.open("shop").await, "SELECT title FROM one").await, Value::Text("none".to_owned()));
+    fixture.data.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap();
+    assert_eq!(fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), [""; 0]);
+    assert_eq!(scalar(&*fixture.open("shop").await, "SELECT title FROM one").await, Value::Text("none".to_owned()));
 }
 
-async fn migrators_at_once_apply_once(world: &World) {
+async fn concurrent_migrators_apply_each_migration_once(fixture: &Fixture) {
     let shop = name("shop");
     let list = [migration("0001", ONE), migration("0002", TWO)];
-    let nodes = [world.another_node(), world.another_node()];
+    let nodes = [fixture.another_node(), fixture.another_node()];
     let (a, b, c, d) = tokio::join!(
-        world.data.migrate(&shop, &list),
-        world.data.migrate(&shop, &list),
+        fixture.data.migrate(&shop, &list),
+        fixture.data.migrate(&shop, &list),
         nodes[0].migrate(&shop, &list),
         nodes[1].migrate(&shop, &list)
     );
     let mut applied: Vec<_> = [a, b, c, d].into_iter().map(Result::unwrap).collect();
     applied.sort();
     assert_eq!(applied, [vec![], vec![], vec![], vec!["0001".to_owned(), "0002".to_owned()]]);
-    assert_eq!(scalar(&*world.open("shop").await, "SELECT count(*) FROM one").await, Value::Integer(1));
+    assert_eq!(scalar(&*fixture.open("shop").await, "SELECT count(*) FROM one").await, Value::Integer(1));
     for node in nodes {
         node.close().await;
     }
 }
 
-async fn compiled_statements_follow_the_schema(world: &World) {
+async fn prepared_statements_follow_the_schema(fixture: &Fixture) {
     let shop = name("shop");
-    world.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap();
-    let database = world.open("shop").await;
+    fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap();
+    let database = fixture.open("shop").await;
     const ALL: &str = "SELECT * FROM one";
     // Every connection has compiled it.
     let before = futures_util::future::join_all((0..16).map(|_| query(&database, ALL, &[]))).await;
     assert!(before.into_iter().all(|rows| rows.unwrap().columns == ["id"]));
-    world.data.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap();
+    fixture.data.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap();
     for _ in 0..16 {
         let rows = query(&database, ALL, &[]).await.unwrap();
         assert_eq!(rows.columns, ["id", "title"]);
@@ -112,7 +112,7 @@ async fn compiled_statements_follow_the_schema(world: &World) {
     assert_eq!(execute(&database, "INSERT INTO one VALUES (2, 'x')", &[]).await, Ok(1));
 }
 
-async fn a_migration_touches_nothing_but_its_tables(world: &World) {
+async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture) {
     let shop = name("shop");
     let mut attacks = vec![
         "CREATE ROLE evil SUPERUSER",
@@ -139,7 +139,7 @@ async fn a_migration_touches_nothing_but_its_tables(world: &World) {
         "CREATE TABLE _wharf_x (a INT)",
         "CREATE VIEW v AS SELECT * FROM _wharf_migration",
     ];
-    attacks.extend(match world.backend {
+    attacks.extend(match fixture.backend {
         // SQLite takes strings for names.
         Backend::Sqlite => vec![
             "DROP TABLE '_wharf_migration'",
@@ -169,20 +169,20 @@ async fn a_migration_touches_nothing_but_its_tables(world: &World) {
         ],
     });
     for attack in attacks {
-        let error = world.data.migrate(&shop, &[migration("0001", attack)]).await.unwrap_err();
+        let error = fixture.data.migrate(&shop, &[migration("0001", attack)]).await.unwrap_err();
         assert!(matches!(error, MigrationError::Statement { .. }), "{attack}: {error:?}");
     }
-    assert_eq!(world.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), ["0001"]);
+    assert_eq!(fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), ["0001"]);
 }
 
-async fn a_migration_has_a_plugin_s_text_only(world: &World) {
+async fn invalid_migration_texts_and_names_are_rejected(fixture: &Fixture) {
     let shop = name("shop");
     for wrong in ["CREATE TABLE t (a TEXT DEFAULT '\0')", "INSERT INTO t VALUES ($1)", "nonsense", "CREATE"] {
-        let error = world.data.migrate(&shop, &[migration("0001", wrong)]).await.unwrap_err();
+        let error = fixture.data.migrate(&shop, &[migration("0001", wrong)]).await.unwrap_err();
         assert!(matches!(error, MigrationError::Statement { statement: 1, .. }), "{wrong:?}: {error:?}");
     }
     for wrong in ["", "a\nb"] {
-        let error = world.data.migrate(&shop, &[migration(wrong, ONE)]).await.unwrap_err();
+        let error = fixture.data.migrate(&shop, &[migration(wrong, ONE)]).await.unwrap_err();
         assert!(matches!(error, MigrationError::History { .. }), "{wrong:?}: {error:?}");
     }
 }

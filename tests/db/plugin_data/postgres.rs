@@ -7,15 +7,15 @@ use wharf::config::Secret;
 use wharf::db::Db;
 use wharf::db::plugin_data::{DataError, PluginData, Value};
 
-use super::world::{World, migration, name, query, scalar, text};
+use super::fixture::{Fixture, migration, name, query, scalar, text};
 use crate::support::Backend;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn numbers_fill_what_they_fit() {
-    let Some(world) = World::new(Backend::Postgres, |_| ()).await else { return };
+async fn numbers_are_converted_to_the_type_of_the_column() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
     let tables = "CREATE TABLE t (i2 smallint, i4 integer, f4 real, f8 double precision, n numeric, b boolean, c char(3), a text[])";
-    world.data.migrate(&name("t"), &[migration("1", tables)]).await.unwrap();
-    let database = world.open("t").await;
+    fixture.data.migrate(&name("t"), &[migration("1", tables)]).await.unwrap();
+    let database = fixture.open("t").await;
     let (int, real) = (Value::Integer, Value::Real);
     for (column, value, back) in [
         ("i2", int(-32_768), int(-32_768)),
@@ -49,56 +49,58 @@ async fn numbers_fill_what_they_fit() {
     }
     let error = query(&database, "SELECT a FROM t", &[]).await.unwrap_err();
     assert_eq!(error, DataError::Invalid("column a is of type text[]; cast column a to text".to_owned()));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ended_session_is_replaced() {
-    let Some(world) = World::new(Backend::Postgres, |config| config.plugins.sql_connections = 1).await else { return };
-    let database = world.tables("shop").await;
+async fn a_terminated_database_session_is_replaced() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |config| config.plugins.sql_connections = 1).await else {
+        return;
+    };
+    let database = fixture.tables("shop").await;
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
     let ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
                  WHERE application_name = 'wharf-plugin' AND datname = current_database()";
-    sqlx::query(ended).execute(&mut world.superuser().await).await.unwrap();
+    sqlx::query(ended).execute(&mut fixture.superuser().await).await.unwrap();
     // The statement may have run, so the host does not repeat it.
     assert_eq!(query(&database, "SELECT 1", &[]).await, Err(DataError::Unavailable));
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sleeping_is_ended_on_the_server() {
-    let Some(world) = World::new(Backend::Postgres, |_| ()).await else { return };
-    let database = world.tables("shop").await;
+async fn a_dropped_statement_ends_on_the_server() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let database = fixture.tables("shop").await;
     let sleeping = query(&database, "SELECT pg_sleep(20)", &[]);
     assert!(tokio::time::timeout(Duration::from_millis(500), sleeping).await.is_err());
-    world.until_running("pg_sleep(20)", false).await;
-    world.stop().await;
+    fixture.until_running("pg_sleep(20)", false).await;
+    fixture.stop().await;
 }
 
 /// As in a database that a PostgreSQL before 15 made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn public_is_closed_where_it_was_open() {
-    let Some(world) = World::new(Backend::Postgres, |_| ()).await else { return };
-    let Db::Postgres(pool) = &world.db else { unreachable!() };
+async fn create_on_the_public_schema_is_revoked() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let Db::Postgres(pool) = &fixture.db else { unreachable!() };
     sqlx::query("GRANT CREATE ON SCHEMA public TO PUBLIC").execute(pool).await.unwrap();
-    world.tables("shop").await;
+    fixture.tables("shop").await;
     let list = [migration("1", "CREATE TABLE public.evil (id int)")];
-    assert!(world.data.migrate(&name("evil"), &list).await.is_err());
-    world.stop().await;
+    assert!(fixture.data.migrate(&name("evil"), &list).await.is_err());
+    fixture.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_right_is_named() {
-    let Some(world) = World::new(Backend::Postgres, |_| ()).await else { return };
-    let postgres = world.postgres.as_ref().unwrap();
+async fn a_missing_database_privilege_is_named() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let postgres = fixture.postgres.as_ref().unwrap();
     // Roles belong to the cluster, which other tests use at the same time.
     let poor = format!("poor_{}", postgres.url.rsplit('/').next().unwrap());
     let sql = format!(
         "CREATE ROLE {poor} LOGIN PASSWORD 'poor'; GRANT ALL ON SCHEMA wharf TO {poor}; \
          GRANT ALL ON ALL TABLES IN SCHEMA wharf TO {poor}"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut world.superuser().await).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut fixture.superuser().await).await.unwrap();
     let url = postgres.url.replace("wharf_host:wharf", &format!("{poor}:poor"));
     let pool = sqlx::postgres::PgPoolOptions::new()
         .after_connect(|connection, _| {
@@ -107,11 +109,11 @@ async fn a_missing_right_is_named() {
         .connect(&url)
         .await
         .unwrap();
-    let mut config = world.config.clone();
+    let mut config = fixture.config.clone();
     config.database.url = Some(Secret::new(&url));
     let data = PluginData::open(&Db::Postgres(pool.clone()), &config, Random::System).unwrap();
     let error = data.plugin(&name("shop")).await.err().unwrap();
     assert!(error.report().contains("needs CREATEROLE and CREATE on the database"), "{}", error.report());
     pool.close().await;
-    world.stop().await;
+    fixture.stop().await;
 }

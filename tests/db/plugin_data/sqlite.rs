@@ -3,19 +3,19 @@
 use futures_util::future::join_all;
 use wharf::db::plugin_data::{DataError, Value};
 
-use super::world::{World, execute, migration, name, query, text};
+use super::fixture::{Fixture, execute, migration, name, query, text};
 use crate::support::Backend;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_text_search_and_triggers_work_from_migrations() {
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
     let tables = "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT);
         CREATE VIRTUAL TABLE search USING fts5(body);
         CREATE TRIGGER found AFTER INSERT ON a BEGIN
             INSERT INTO search VALUES (CASE WHEN new.id > 1 THEN 'row ' || new.id END); SELECT 1;
         END";
-    world.data.migrate(&name("a"), &[migration("1", tables)]).await.unwrap();
-    let database = world.open("a").await;
+    fixture.data.migrate(&name("a"), &[migration("1", tables)]).await.unwrap();
+    let database = fixture.open("a").await;
     for _ in 0..2 {
         execute(&database, "INSERT INTO a DEFAULT VALUES", &[]).await.unwrap();
     }
@@ -30,40 +30,40 @@ async fn full_text_search_and_triggers_work_from_migrations() {
         "CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; PRAGMA user_version = 1",
     ] {
         let list = [migration("1", tables), migration("2", refused)];
-        assert!(world.data.migrate(&name("a"), &list).await.is_err(), "{refused}");
+        assert!(fixture.data.migrate(&name("a"), &list).await.is_err(), "{refused}");
     }
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// The splitter takes the name for the beginning of a body, and then gives SQLite all of it as one statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_named_begin_does_not_exhaust_the_stack() {
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
     let many = "SELECT 1; ".repeat(60_000);
     let text = format!("CREATE TABLE a (id INT); CREATE TRIGGER begin AFTER INSERT ON a BEGIN SELECT 1; END; {many}");
-    let _ = world.data.migrate(&name("a"), &[migration("1", &text)]).await;
-    let database = world.open("a").await;
+    let _ = fixture.data.migrate(&name("a"), &[migration("1", &text)]).await;
+    let database = fixture.open("a").await;
     assert_eq!(query(&database, "SELECT 1", &[]).await.unwrap().values, [[Value::Integer(1)]]);
-    world.stop().await;
+    fixture.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_is_in_the_file_when_the_host_has_gone() {
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
-    let database = world.tables("shop").await;
+async fn closing_checkpoints_the_write_ahead_log() {
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = fixture.tables("shop").await;
     execute(&database, "UPDATE counter SET n = 1", &[]).await.unwrap();
-    world.data.close().await;
-    assert!(!world.dir.path().join("plugins/shop/data.sqlite-wal").exists());
+    fixture.data.close().await;
+    assert!(!fixture.dir.path().join("plugins/shop/data.sqlite-wal").exists());
     assert_eq!(query(&database, "SELECT 1", &[]).await, Err(DataError::Unavailable));
     assert!(matches!(database.begin().await, Err(DataError::Unavailable)));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// Making the log is the one moment at which SQLite does not wait for another process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_at_once_open_a_new_file() {
-    let world = World::new(Backend::Sqlite, |_| ()).await.unwrap();
-    let nodes: Vec<_> = (0..8).map(|_| world.another_node()).collect();
+async fn several_nodes_open_a_new_file_concurrently() {
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let nodes: Vec<_> = (0..8).map(|_| fixture.another_node()).collect();
     for round in 0..20 {
         let plugin = name(&format!("p{round}"));
         let list = [migration("1", "CREATE TABLE a (id INT)")];
@@ -74,5 +74,5 @@ async fn nodes_at_once_open_a_new_file() {
     for node in nodes {
         node.close().await;
     }
-    world.stop().await;
+    fixture.stop().await;
 }

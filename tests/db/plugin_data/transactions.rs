@@ -5,39 +5,39 @@ use std::time::Duration;
 use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, PluginDatabase, Statement, Value};
 
-use super::world::{World, add, count, execute, on_both, query, scalar, sql, text};
+use super::fixture::{Fixture, add, count, execute, on_both, query, scalar, sql, text};
 
 on_both! {
-    a_committed_transaction_lasts,
+    a_committed_transaction_is_durable,
     a_transaction_rolled_back_or_dropped_leaves_nothing,
-    others_see_nothing_of_an_open_transaction,
+    an_open_transaction_is_invisible_to_others,
     after_its_first_error_a_transaction_can_only_be_rolled_back,
     a_batch_is_all_or_nothing,
     a_write_that_waits_too_long_for_another_is_a_conflict => hasty,
     concurrent_increments_are_all_counted,
     concurrent_transactions_lose_no_update,
-    transactions_in_opposite_orders_come_to_an_end,
-    readers_beside_writers_see_whole_transactions,
+    transactions_in_opposite_orders_complete,
+    concurrent_readers_see_whole_transactions,
 }
 
 fn hasty(config: &mut Config) {
     config.plugins.sql_time = Duration::from_millis(500);
 }
 
-async fn a_committed_transaction_lasts(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_committed_transaction_is_durable(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     let seen = transaction.query(sql("SELECT count(*) FROM item")).await.unwrap();
     assert_eq!(seen.values, [[Value::Integer(1)]]);
     transaction.commit().await.unwrap();
     assert_eq!(count(&database).await, Value::Integer(1));
-    world.data.close().await;
-    assert_eq!(count(&*world.open("shop").await).await, Value::Integer(1), "after opening anew");
+    fixture.data.close().await;
+    assert_eq!(count(&*fixture.open("shop").await).await, Value::Integer(1), "after opening anew");
 }
 
-async fn a_transaction_rolled_back_or_dropped_leaves_nothing(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_transaction_rolled_back_or_dropped_leaves_nothing(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for by_dropping in [true, false, true, false] {
         let mut transaction = database.begin().await.unwrap();
         add(&mut transaction, 1).await.unwrap();
@@ -50,8 +50,8 @@ async fn a_transaction_rolled_back_or_dropped_leaves_nothing(world: &World) {
     }
 }
 
-async fn others_see_nothing_of_an_open_transaction(world: &World) {
-    let database = world.tables("shop").await;
+async fn an_open_transaction_is_invisible_to_others(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     assert_eq!(count(&database).await, Value::Integer(0));
@@ -59,8 +59,8 @@ async fn others_see_nothing_of_an_open_transaction(world: &World) {
     assert_eq!(count(&database).await, Value::Integer(1));
 }
 
-async fn after_its_first_error_a_transaction_can_only_be_rolled_back(world: &World) {
-    let database = world.tables("shop").await;
+async fn after_its_first_error_a_transaction_can_only_be_rolled_back(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for wrong in ["SELECT nothing", "BEGIN", "INSERT INTO counter (id, n) VALUES ('a', 1)"] {
         let mut transaction = database.begin().await.unwrap();
         add(&mut transaction, 1).await.unwrap();
@@ -75,8 +75,8 @@ async fn after_its_first_error_a_transaction_can_only_be_rolled_back(world: &Wor
     transaction.rollback().await.unwrap();
 }
 
-async fn a_batch_is_all_or_nothing(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_batch_is_all_or_nothing(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let insert = |id| Statement::new("INSERT INTO owner (id) VALUES ($1) RETURNING id", [Value::Integer(id)]);
     let answers = database.batch(vec![insert(1), sql("SELECT count(*) FROM owner"), insert(2)]).await.unwrap();
     let values: Vec<_> = answers.iter().map(|rows| rows.values[0][0].clone()).collect();
@@ -88,8 +88,8 @@ async fn a_batch_is_all_or_nothing(world: &World) {
     assert_eq!(database.batch(Vec::new()).await, Ok(Vec::new()));
 }
 
-async fn a_write_that_waits_too_long_for_another_is_a_conflict(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_write_that_waits_too_long_for_another_is_a_conflict(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     const UPDATE: &str = "UPDATE counter SET n = n + 1 WHERE id = 'a'";
     let mut transaction = database.begin().await.unwrap();
     transaction.execute(sql(UPDATE)).await.unwrap();
@@ -99,8 +99,8 @@ async fn a_write_that_waits_too_long_for_another_is_a_conflict(world: &World) {
     assert_eq!(scalar(&database, "SELECT n FROM counter WHERE id = 'a'").await, Value::Integer(2));
 }
 
-async fn concurrent_increments_are_all_counted(world: &World) {
-    let database = world.tables("shop").await;
+async fn concurrent_increments_are_all_counted(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let writers = (0..8).map(|_| async {
         for _ in 0..20 {
             assert_eq!(execute(&database, "UPDATE counter SET n = n + 1 WHERE id = $1", &[text("a")]).await, Ok(1));
@@ -133,8 +133,8 @@ async fn persistently(database: &PluginDatabase, ids: &[&str]) {
     }
 }
 
-async fn concurrent_transactions_lose_no_update(world: &World) {
-    let database = world.tables("shop").await;
+async fn concurrent_transactions_lose_no_update(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let writers = (0..4).map(|_| async {
         for _ in 0..10 {
             persistently(&database, &["a"]).await;
@@ -144,8 +144,8 @@ async fn concurrent_transactions_lose_no_update(world: &World) {
     assert_eq!(scalar(&database, "SELECT n FROM counter WHERE id = 'a'").await, Value::Integer(40));
 }
 
-async fn transactions_in_opposite_orders_come_to_an_end(world: &World) {
-    let database = world.tables("shop").await;
+async fn transactions_in_opposite_orders_complete(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let writers = (0..4).map(|writer| {
         let ids = if writer % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
         let database = &database;
@@ -160,8 +160,8 @@ async fn transactions_in_opposite_orders_come_to_an_end(world: &World) {
     assert_eq!(rows.values, [[Value::Integer(20)], [Value::Integer(20)]]);
 }
 
-async fn readers_beside_writers_see_whole_transactions(world: &World) {
-    let database = world.tables("shop").await;
+async fn concurrent_readers_see_whole_transactions(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let writer = async {
         for _ in 0..30 {
             let add = |id| Statement::new("UPDATE counter SET n = n + 1 WHERE id = $1", [text(id)]);

@@ -2,25 +2,25 @@
 
 use wharf::db::plugin_data::{DataError, Value};
 
-use super::world::{World, execute, migration, name, on_both, query, sql, text};
+use super::fixture::{Fixture, execute, migration, name, on_both, query, sql, text};
 use crate::support::Backend;
 
 on_both! {
-    every_kind_of_value_comes_back_as_it_went,
+    every_kind_of_value_round_trips,
     a_parameter_may_be_used_twice_and_in_any_order,
-    a_value_no_database_can_keep_is_refused,
-    wrong_numbers_of_parameters_are_invalid,
-    several_statements_in_one_text_are_invalid_and_none_runs,
-    a_wrong_statement_is_invalid_and_the_next_one_works,
-    the_number_of_changed_rows_is_told,
+    a_value_that_no_database_can_store_is_rejected,
+    a_wrong_number_of_parameters_is_invalid,
+    several_statements_in_one_text_are_rejected_and_none_runs,
+    after_an_invalid_statement_the_next_one_works,
+    the_number_of_changed_rows_is_returned,
     constraints_are_named_as_declared,
 }
 
-async fn every_kind_of_value_comes_back_as_it_went(world: &World) {
+async fn every_kind_of_value_round_trips(fixture: &Fixture) {
     let tables = "CREATE TABLE kinds (id BIGINT PRIMARY KEY, flag BOOLEAN, whole BIGINT, part DOUBLE PRECISION, \
                   words TEXT, bytes BYTEA)";
-    world.data.migrate(&name("kinds"), &[migration("1", tables)]).await.unwrap();
-    let database = world.open("kinds").await;
+    fixture.data.migrate(&name("kinds"), &[migration("1", tables)]).await.unwrap();
+    let database = fixture.open("kinds").await;
     let cases = [
         [
             Value::Boolean(true),
@@ -51,8 +51,8 @@ async fn every_kind_of_value_comes_back_as_it_went(world: &World) {
     assert_eq!(rows.values, cases);
 }
 
-async fn a_parameter_may_be_used_twice_and_in_any_order(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_parameter_may_be_used_twice_and_in_any_order(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let sql = "SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT)";
     let rows = query(&database, sql, &[text("one"), text("two")]).await.unwrap();
     assert_eq!(rows.values, [[text("two"), text("one"), text("two")]]);
@@ -60,16 +60,16 @@ async fn a_parameter_may_be_used_twice_and_in_any_order(world: &World) {
     assert_eq!(rows.values, [[Value::Integer(0)]]);
 }
 
-async fn a_value_no_database_can_keep_is_refused(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_value_that_no_database_can_store_is_rejected(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for value in [Value::Real(f64::NAN), text("a\0b")] {
         let error = query(&database, "SELECT n FROM counter WHERE id = $1", &[value]).await.unwrap_err();
         assert!(matches!(&error, DataError::Invalid(text) if text.contains("$1")), "{error:?}");
     }
 }
 
-async fn wrong_numbers_of_parameters_are_invalid(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_wrong_number_of_parameters_is_invalid(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for (sql, count) in [
         ("SELECT n FROM counter WHERE id = $1", 0),
         ("SELECT n FROM counter WHERE id = $1", 2),
@@ -83,8 +83,8 @@ async fn wrong_numbers_of_parameters_are_invalid(world: &World) {
     }
 }
 
-async fn several_statements_in_one_text_are_invalid_and_none_runs(world: &World) {
-    let database = world.tables("shop").await;
+async fn several_statements_in_one_text_are_rejected_and_none_runs(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for sql in [
         "UPDATE counter SET n = 1; UPDATE counter SET n = 2",
         "UPDATE counter SET n = 1;;",
@@ -98,8 +98,8 @@ async fn several_statements_in_one_text_are_invalid_and_none_runs(world: &World)
     assert!(matches!(rows.values[0][0], Value::Boolean(true) | Value::Integer(1)));
 }
 
-async fn a_wrong_statement_is_invalid_and_the_next_one_works(world: &World) {
-    let database = world.tables("shop").await;
+async fn after_an_invalid_statement_the_next_one_works(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for sql in
         ["SELECT FROM WHERE", "SELECT * FROM nothing", "SELECT nothing FROM item", "INSERT INTO item", "SELECT 'a"]
     {
@@ -109,8 +109,8 @@ async fn a_wrong_statement_is_invalid_and_the_next_one_works(world: &World) {
     }
 }
 
-async fn the_number_of_changed_rows_is_told(world: &World) {
-    let database = world.tables("shop").await;
+async fn the_number_of_changed_rows_is_returned(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     for (sql, expected) in [
         ("INSERT INTO owner (id) VALUES (1), (2), (3)", 3),
         ("UPDATE owner SET id = id + 10 WHERE id < 3", 2),
@@ -124,10 +124,10 @@ async fn the_number_of_changed_rows_is_told(world: &World) {
     }
 }
 
-async fn constraints_are_named_as_declared(world: &World) {
-    let database = world.tables("shop").await;
+async fn constraints_are_named_as_declared(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     execute(&database, "INSERT INTO item (id, owner, title) VALUES (1, 'a', 'one')", &[]).await.unwrap();
-    let on = |sqlite: &'static str, postgres: &'static str| match world.backend {
+    let on = |sqlite: &'static str, postgres: &'static str| match fixture.backend {
         Backend::Sqlite => sqlite,
         Backend::Postgres => postgres,
     };
@@ -145,22 +145,22 @@ async fn constraints_are_named_as_declared(world: &World) {
         assert_eq!(error, DataError::Constraint(constraint.to_owned()), "{sql}");
     }
     let tables = "CREATE TABLE pair (a TEXT, b TEXT, CONSTRAINT pair_a_b_key UNIQUE (a, b))";
-    world.data.migrate(&name("pairs"), &[migration("1", tables)]).await.unwrap();
-    let pairs = world.open("pairs").await;
+    fixture.data.migrate(&name("pairs"), &[migration("1", tables)]).await.unwrap();
+    let pairs = fixture.open("pairs").await;
     let sql = "INSERT INTO pair VALUES ('a', 'b')";
     execute(&pairs, sql, &[]).await.unwrap();
     assert_eq!(execute(&pairs, sql, &[]).await, Err(DataError::Constraint("pair_a_b_key".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn text_fills_the_richer_types_of_postgres_and_comes_back_as_text() {
-    let Some(world) = World::new(Backend::Postgres, |_| ()).await else { return };
+async fn text_is_converted_to_the_richer_types_of_postgres_and_back() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
     let tables = "CREATE TYPE mood AS ENUM ('sad', 'glad');
         CREATE DOMAIN code AS varchar(5) CHECK (VALUE <> '');
         CREATE TABLE rich (id uuid, at timestamptz, local timestamp, day date, hour time, amount numeric(20, 4), \
                            data jsonb, raw json, mood mood, code code, small smallint, whole integer, single real)";
-    world.data.migrate(&name("rich"), &[migration("1", tables)]).await.unwrap();
-    let database = world.open("rich").await;
+    fixture.data.migrate(&name("rich"), &[migration("1", tables)]).await.unwrap();
+    let database = fixture.open("rich").await;
     let sql_insert = "INSERT INTO rich VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING *";
     let params = [
         text("0190A0E2-0000-7000-8000-00000000000F"),
@@ -222,5 +222,5 @@ async fn text_fills_the_richer_types_of_postgres_and_comes_back_as_text() {
     assert!(matches!(&error, DataError::Invalid(text) if text.contains("many")), "{error:?}");
     let rows = database.query(sql("SELECT 'infinity'::timestamptz, 'NaN'::numeric, 1e-20::numeric")).await.unwrap();
     assert_eq!(rows.values, [[text("infinity"), text("NaN"), text("0.00000000000000000001")]]);
-    world.stop().await;
+    fixture.stop().await;
 }

@@ -16,8 +16,6 @@
 )]
 
 #[cfg(fuzzing)]
-pub mod answer;
-#[cfg(fuzzing)]
 pub mod component;
 #[cfg(fuzzing)]
 pub mod config;
@@ -31,6 +29,8 @@ pub mod grant;
 mod input;
 #[cfg(fuzzing)]
 pub mod request;
+#[cfg(fuzzing)]
+pub mod response;
 #[cfg(fuzzing)]
 pub mod route;
 #[cfg(fuzzing)]

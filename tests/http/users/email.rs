@@ -7,12 +7,12 @@ use crate::support::host::PASSWORD;
 use crate::support::{TestHost, both};
 
 both! {
-    an_address_is_kept_as_given_and_compared_without_case,
-    of_two_who_sign_up_at_once_with_one_address_one_is_made,
-    what_is_no_address_is_422,
+    an_address_keeps_its_case_and_is_compared_without_case,
+    only_one_of_two_concurrent_sign_ups_with_one_address_succeeds,
+    an_invalid_address_is_422,
 }
 
-async fn an_address_is_kept_as_given_and_compared_without_case(host: &TestHost) {
+async fn an_address_keeps_its_case_and_is_compared_without_case(host: &TestHost) {
     let made = host.sign_up("  Jane.Doe+Tag@EXAMPLE.Com ").await.ok();
     assert_eq!(text(&made, "email"), "Jane.Doe+Tag@example.com");
     for form in ["jane.doe+tag@example.com", "JANE.DOE+TAG@EXAMPLE.COM", " Jane.Doe+Tag@example.com "] {
@@ -29,14 +29,14 @@ async fn an_address_is_kept_as_given_and_compared_without_case(host: &TestHost) 
     assert_eq!(host.sign_up("JÖRG@münchen.example").await.status, 400);
 }
 
-async fn of_two_who_sign_up_at_once_with_one_address_one_is_made(host: &TestHost) {
+async fn only_one_of_two_concurrent_sign_ups_with_one_address_succeeds(host: &TestHost) {
     let (one, two) = tokio::join!(host.sign_up("jane@example.com"), host.sign_up("JANE@example.com"));
     let loser = if one.status == 200 { &two } else { &one };
     loser.is_problem(400, "email_taken", "The user with this email already exists in the system");
     assert_eq!(host.superuser().get("/users/").await.ok()["count"], 2);
 }
 
-async fn what_is_no_address_is_422(host: &TestHost) {
+async fn an_invalid_address_is_422(host: &TestHost) {
     for (email, reason) in [
         ("nobody", "An email address must have an @-sign."),
         ("", "An email address must have an @-sign."),

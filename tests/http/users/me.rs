@@ -8,13 +8,13 @@ use crate::support::host::PASSWORD;
 use crate::support::{TestHost, both};
 
 both! {
-    the_own_account_is_read_and_changed,
-    a_change_of_the_own_password_ends_every_other_session,
-    a_new_password_is_checked_before_it_is_taken,
-    the_own_account_is_deleted,
+    users_read_and_change_their_own_account,
+    changing_ones_own_password_ends_every_other_session,
+    a_new_password_is_validated,
+    users_delete_their_own_account,
 }
 
-async fn the_own_account_is_read_and_changed(host: &TestHost) {
+async fn users_read_and_change_their_own_account(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     host.sign_up("other@example.com").await.ok();
     let me = client.get("/users/me").await.ok();
@@ -49,7 +49,7 @@ async fn the_own_account_is_read_and_changed(host: &TestHost) {
     not_authenticated(&host.anonymous().patch("/users/me", &json!({ "email": null })).await);
 }
 
-async fn a_change_of_the_own_password_ends_every_other_session(host: &TestHost) {
+async fn changing_ones_own_password_ends_every_other_session(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let other = host.anonymous().sign_in("jane@example.com", PASSWORD).await.ok();
     let body = json!({ "current_password": PASSWORD, "new_password": "battery staple", "confirm_password": "x" });
@@ -62,7 +62,7 @@ async fn a_change_of_the_own_password_ends_every_other_session(host: &TestHost) 
     host.anonymous().sign_in("jane@example.com", "battery staple").await.ok();
 }
 
-async fn a_new_password_is_checked_before_it_is_taken(host: &TestHost) {
+async fn a_new_password_is_validated(host: &TestHost) {
     let client = host.superuser();
     let change = async |current: &str, new: &str| {
         client.patch("/users/me/password", &json!({ "current_password": current, "new_password": new })).await
@@ -81,7 +81,7 @@ async fn a_new_password_is_checked_before_it_is_taken(host: &TestHost) {
     not_authenticated(&host.anonymous().patch("/users/me/password", &json!({})).await);
 }
 
-async fn the_own_account_is_deleted(host: &TestHost) {
+async fn users_delete_their_own_account(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let path = format!("/users/{}", id(&client.get("/users/me").await.ok()));
     client.delete("/users/me").await.says("User deleted successfully");

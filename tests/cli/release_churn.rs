@@ -23,7 +23,7 @@ async fn change(superuser: &Client, builds: &[Vec<u8>; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_changes_lose_no_request_and_nothing_grows() {
+async fn a_thousand_release_changes_lose_no_request_and_leak_nothing() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     let builds = ["even", "odd"].map(|word| liar(json!({ "answer": word })).0);

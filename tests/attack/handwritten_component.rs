@@ -5,7 +5,7 @@ use crate::support::component::Raw;
 
 /// What surrounds the core module of an attacker.
 #[derive(Default)]
-pub(super) struct Around {
+pub(super) struct GuestParts {
     /// Items of the core module.
     pub(super) items: &'static str,
     /// Options of the lift of `handle`.
@@ -24,7 +24,7 @@ fn words(words: &[u32]) -> String {
 }
 
 /// A plugin that answers `GET /` with 200 unless `handle` does something else first.
-pub(super) fn attacker(handle: &str, around: &Around) -> Component {
+pub(super) fn attacker(handle: &str, around: &GuestParts) -> Component {
     // Name, version, summary, permissions; whether there is a schema of settings.
     let descriptor = words(&[64, 3, 80, 5, 0, 0, 0, 0, 0, 0, 0]);
     // Method, path, public (with room for a permission), operation, no cache policy (with room for one).
@@ -32,7 +32,7 @@ pub(super) fn attacker(handle: &str, around: &Around) -> Component {
     let api = words(&[256, 1, 0, 0]);
     // A response of 200 without headers and body.
     let answer = words(&[0, 200, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let Around { items, options, before, with, imports } = around;
+    let GuestParts { items, options, before, with, imports } = around;
     Component::raw(&Raw {
         before,
         with,

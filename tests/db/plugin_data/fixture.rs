@@ -32,7 +32,7 @@ const TABLES: &str = "
     INSERT INTO counter (id, n) VALUES ('a', 0), ('b', 0);
 ";
 
-pub(super) struct World {
+pub(super) struct Fixture {
     pub(super) backend: Backend,
     pub(super) config: Config,
     pub(super) data: PluginData,
@@ -41,7 +41,7 @@ pub(super) struct World {
     pub(super) postgres: Option<TestDatabase>,
 }
 
-impl World {
+impl Fixture {
     /// None where PostgreSQL is not installed.
     pub(super) async fn new(backend: Backend, change: impl FnOnce(&mut Config)) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
@@ -161,7 +161,7 @@ pub(super) async fn count(database: &PluginDatabase) -> Value {
     scalar(database, "SELECT count(*) FROM item").await
 }
 
-/// `name::sqlite` and `name::postgres` of functions that take a `&World`. After `=>` stands a change of the settings.
+/// `name::sqlite` and `name::postgres` of functions that take a `&Fixture`. After `=>` stands a change of the settings.
 macro_rules! on_both {
     ($($case:ident $(=> $change:expr)?),* $(,)?) => {
         $(mod $case {
@@ -172,9 +172,9 @@ macro_rules! on_both {
                 #[allow(unused_variables, reason = "only the last one counts")]
                 let change = |_: &mut wharf::config::Config| ();
                 $(let change = $change;)?
-                let Some(world) = crate::db::plugin_data::world::World::new(backend, change).await else { return };
-                super::$case(&world).await;
-                world.stop().await;
+                let Some(fixture) = crate::db::plugin_data::fixture::Fixture::new(backend, change).await else { return };
+                super::$case(&fixture).await;
+                fixture.stop().await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

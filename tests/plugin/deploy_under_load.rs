@@ -29,7 +29,7 @@ async fn two_hundred_deploys_lose_no_request() {
 
 /// A deploy asks the new release what it is, and tries it, in instances beside those of all calls that there may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deploy_goes_through_while_every_place_is_taken() {
+async fn a_deploy_succeeds_while_every_call_slot_is_taken() {
     let setup = Setup::default().with(|config| {
         config.plugins.concurrency = 2;
         config.plugins.total_concurrency = 2;

@@ -12,7 +12,7 @@ use crate::support::host::CHAMELEON;
 use crate::support::patience::until;
 use crate::support::{Answer, Component, Setup, TestHost, both};
 
-both!(limits_bound_one_plugin_and_may_raise_what_the_host_is_configured_to, limits_belong_to_a_release);
+both!(a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default, limits_belong_to_a_release);
 
 async fn deploy(host: &TestHost, name: &str, limits: &str) {
     let query = format!("name={name}&{CHAMELEON}{limits}");
@@ -34,7 +34,7 @@ pub(super) async fn limit(host: &TestHost, name: &str) -> Value {
     limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == name).unwrap().clone()
 }
 
-async fn limits_bound_one_plugin_and_may_raise_what_the_host_is_configured_to(host: &mut TestHost) {
+async fn a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &mut TestHost) {
     host.restart_with(|config| {
         config.plugins.memory_bytes = 16 << 20;
         config.plugins.host_calls = 10;
@@ -103,7 +103,7 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
 
 /// Whoever comes second goes on from what the first made of it, or is told that there was a first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_limits_takes_no_deploy_back() {
+async fn a_change_of_limits_never_undoes_a_deploy() {
     let host = TestHost::sqlite(Setup::default()).await;
     let builds = ["even", "odd"].map(|word| super::liar(json!({ "name": "chameleon", "answer": word })));
     host.superuser().deploy(&builds[1].0, "").await.ok();
@@ -119,7 +119,7 @@ async fn a_change_of_limits_takes_no_deploy_back() {
 }
 
 #[tokio::test]
-async fn requests_and_headers_are_bounded_too_lower_or_higher_than_the_hosts() {
+async fn request_and_header_limits_may_be_lower_or_higher_than_the_hosts() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.plugins.request_bytes = 10_000)).await;
     deploy(&host, "chameleon", "&limit=request_bytes=3MiB&limit=header_bytes=2KiB").await;
     deploy(&host, "twin", "").await;
@@ -150,7 +150,7 @@ async fn requests_and_headers_are_bounded_too_lower_or_higher_than_the_hosts() {
 }
 
 #[tokio::test]
-async fn an_answer_that_must_be_small_makes_no_request_small() {
+async fn a_small_response_limit_does_not_limit_requests() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "&limit=response_bytes=64KiB").await;
     let body = json!({ "url": "http://nobody.example/", "method": "POST", "body": "x".repeat(1_500_000) });
@@ -159,7 +159,7 @@ async fn an_answer_that_must_be_small_makes_no_request_small() {
 }
 
 #[tokio::test]
-async fn a_limit_that_the_guest_coped_with_is_counted() {
+async fn a_limit_that_the_guest_handled_is_counted() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "&limit=memory=8MiB").await;
     assert_eq!(get(&host, "chameleon", "grow-gently/64").await.text(), "refused");
@@ -167,7 +167,7 @@ async fn a_limit_that_the_guest_coped_with_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_follow_the_live_release() {
+async fn the_number_of_call_slots_follows_the_live_release() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "&limit=concurrency=1&limit=queue_time=0s").await;
     let sleeping = tokio::spawn({
@@ -189,7 +189,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// As many guests as there are threads, and more, that compute without end: what answers soon still does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_guests_leave_a_thread_to_the_others() {
+async fn endless_guests_leave_cpu_time_for_others() {
     let host = TestHost::sqlite(Setup::default().with(|config| {
         config.plugins.cpu_time = std::time::Duration::from_secs(20);
         config.plugins.deadline = Duration::from_secs(6);

@@ -29,10 +29,10 @@ fn single(setup: Setup, deadline: Duration) -> Setup {
 }
 
 both!(
-    a_statement_ends_with_the_deadline_of_its_call => single(Setup::default(), Duration::from_secs(3)),
-    a_transaction_that_runs_a_statement_ends_with_the_deadline => single(Setup::default(), Duration::from_secs(3)),
-    a_statement_ends_with_its_client => single(Setup::default(), NEVER),
-    a_transaction_that_runs_a_statement_ends_with_its_client => single(Setup::default(), NEVER),
+    a_statement_ends_at_the_deadline_of_its_call => single(Setup::default(), Duration::from_secs(3)),
+    a_transaction_with_a_running_statement_ends_at_the_deadline => single(Setup::default(), Duration::from_secs(3)),
+    a_statement_ends_when_its_client_disconnects => single(Setup::default(), NEVER),
+    a_transaction_with_a_running_statement_ends_when_its_client_disconnects => single(Setup::default(), NEVER),
 );
 
 const ALONE: &str = "/chameleon/statement";
@@ -95,18 +95,18 @@ async fn with_its_client(host: &TestHost, path: &'static str) {
     is_gone(host).await;
 }
 
-async fn a_statement_ends_with_the_deadline_of_its_call(host: &TestHost) {
+async fn a_statement_ends_at_the_deadline_of_its_call(host: &TestHost) {
     at_the_deadline(host, ALONE).await;
 }
 
-async fn a_transaction_that_runs_a_statement_ends_with_the_deadline(host: &TestHost) {
+async fn a_transaction_with_a_running_statement_ends_at_the_deadline(host: &TestHost) {
     at_the_deadline(host, IN_TRANSACTION).await;
 }
 
-async fn a_statement_ends_with_its_client(host: &TestHost) {
+async fn a_statement_ends_when_its_client_disconnects(host: &TestHost) {
     with_its_client(host, ALONE).await;
 }
 
-async fn a_transaction_that_runs_a_statement_ends_with_its_client(host: &TestHost) {
+async fn a_transaction_with_a_running_statement_ends_when_its_client_disconnects(host: &TestHost) {
     with_its_client(host, IN_TRANSACTION).await;
 }

@@ -38,24 +38,24 @@ async fn lies(changes: Value) -> String {
 }
 
 #[tokio::test]
-async fn what_is_not_webassembly_is_refused() {
+async fn a_file_that_is_not_webassembly_is_rejected() {
     assert_eq!(invalid(Component(b"#!/bin/sh\n".to_vec())).await, "it is not WebAssembly");
 }
 
 #[tokio::test]
-async fn an_empty_file_is_refused() {
+async fn an_empty_file_is_rejected() {
     let answer = refused(Component(Vec::new()), "").await;
     answer.is_problem(422, "invalid_component", "The file cannot be deployed: it is empty");
 }
 
 #[tokio::test]
-async fn a_core_module_is_refused_and_the_target_to_build_for_is_named() {
+async fn a_core_module_is_rejected_and_the_right_build_target_is_named() {
     let reason = invalid(Component::text("(module)")).await;
     assert_eq!(reason, "it is a core module, not a component; build it for the target wasm32-wasip2");
 }
 
 #[tokio::test]
-async fn a_truncated_component_is_refused() {
+async fn a_truncated_component_is_rejected() {
     let mut component = Component::hello();
     component.0.truncate(component.0.len() / 2);
     let reason = invalid(component).await;
@@ -63,7 +63,7 @@ async fn a_truncated_component_is_refused() {
 }
 
 #[tokio::test]
-async fn a_component_without_exports_is_no_plugin() {
+async fn a_component_without_exports_is_rejected() {
     let reason = invalid(Component::text("(component)")).await;
     assert_eq!(
         reason,
@@ -72,7 +72,7 @@ async fn a_component_without_exports_is_no_plugin() {
 }
 
 #[tokio::test]
-async fn a_component_of_another_world_is_no_plugin_and_its_exports_are_named() {
+async fn a_component_of_another_world_is_rejected_and_its_exports_are_named() {
     let text = r#"(component (instance $i) (export "other:world/thing@1.0.0" (instance $i)))"#;
     let reason = invalid(Component::text(text)).await;
     assert_eq!(
@@ -83,7 +83,7 @@ async fn a_component_of_another_world_is_no_plugin_and_its_exports_are_named() {
 }
 
 #[tokio::test]
-async fn a_role_of_another_version_is_refused() {
+async fn a_role_of_another_version_is_rejected() {
     let component = liar(json!({})).with_text("wharf:plugin/http@0.1.0", "wharf:plugin/http@0.9.0");
     let reason = invalid(component).await;
     assert!(reason.starts_with("it does not export 'wharf:plugin/http@0.1.0'"), "{reason}");
@@ -91,7 +91,7 @@ async fn a_role_of_another_version_is_refused() {
 }
 
 #[tokio::test]
-async fn roles_of_other_types_are_refused_and_the_types_are_told() {
+async fn roles_with_other_types_are_rejected_and_the_mismatch_is_named() {
     let text = r#"(component
         (core module $m (func (export "f")))
         (core instance $i (instantiate $m))
@@ -106,13 +106,13 @@ async fn roles_of_other_types_are_refused_and_the_types_are_told() {
 }
 
 #[tokio::test]
-async fn an_unknown_import_is_refused_and_named() {
+async fn an_unknown_import_is_rejected_and_named() {
     let component = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:crime/store@0.1.0");
     assert_eq!(invalid(component).await, "it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer");
 }
 
 #[tokio::test]
-async fn an_import_of_another_version_is_refused_with_the_version_there_is() {
+async fn an_import_of_another_version_is_rejected_with_the_offered_version() {
     let component = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:cache/store@0.9.0");
     assert_eq!(
         invalid(component).await,
@@ -139,7 +139,7 @@ async fn missing_grants_are_all_named() {
 }
 
 #[tokio::test]
-async fn a_grant_that_does_not_exist_is_refused_with_those_that_do() {
+async fn an_unknown_grant_is_rejected_with_the_list_of_known_ones() {
     let answer = refused(Component::chameleon(), "grant=sql,root").await;
     answer.refuses(&[
         "query.grant value_error: there is no capability 'root'; there are: auth, cache, config, http, log, sql",
@@ -147,7 +147,7 @@ async fn a_grant_that_does_not_exist_is_refused_with_those_that_do() {
 }
 
 #[tokio::test]
-async fn a_grant_that_nothing_needs_is_noted_and_not_kept() {
+async fn an_unneeded_grant_is_noted_and_not_recorded() {
     let host = TestHost::sqlite(Setup::default()).await;
     let deployed = host.superuser().deploy(&Component::hello().0, "grant=sql").await.ok();
     assert_eq!(deployed["notes"], json!(["grant 'sql' is not needed: the component does not import it"]));
@@ -155,37 +155,37 @@ async fn a_grant_that_nothing_needs_is_noted_and_not_kept() {
 }
 
 #[tokio::test]
-async fn a_mount_of_the_hosts_is_refused() {
+async fn a_mount_on_a_path_of_the_host_is_rejected() {
     let detail = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/users")).await;
     assert!(detail.has_code(409, "route_conflict").starts_with("The mount /api/v1/users overlaps with /api/v1/users"));
 }
 
 #[tokio::test]
-async fn a_mount_above_the_hosts_paths_is_refused() {
+async fn a_mount_above_the_hosts_paths_is_rejected() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api")).await;
     assert!(answer.has_code(409, "route_conflict").starts_with("The mount /api overlaps with /api/v1/"));
 }
 
 #[tokio::test]
-async fn the_root_is_no_mount() {
+async fn the_root_cannot_be_a_mount() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/")).await;
     answer.is_problem(409, "route_conflict", "The mount / is not a fixed path below '/'");
 }
 
 #[tokio::test]
-async fn a_mount_with_a_parameter_is_refused() {
+async fn a_mount_with_a_parameter_is_rejected() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/shop/%7Bid%7D")).await;
     answer.is_problem(409, "route_conflict", "The mount /shop/{id} is not a fixed path below '/'");
 }
 
 #[tokio::test]
-async fn a_mount_that_is_no_path_is_a_wrong_parameter() {
+async fn a_mount_that_is_not_a_path_is_an_invalid_parameter() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=shop")).await;
     answer.refuses(&["query.mount value_error: a path begins with '/'"]);
 }
 
 #[tokio::test]
-async fn the_mount_of_another_plugin_is_refused() {
+async fn the_mount_of_another_plugin_is_rejected() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello")).await;
     answer.is_problem(
         409,
@@ -195,49 +195,49 @@ async fn the_mount_of_another_plugin_is_refused() {
 }
 
 #[tokio::test]
-async fn a_mount_inside_that_of_another_plugin_is_refused() {
+async fn a_mount_inside_another_plugins_mount_is_rejected() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello/inside")).await;
     assert!(answer.has_code(409, "route_conflict").contains("where the plugin 'hello' is"));
 }
 
 #[tokio::test]
-async fn a_name_that_is_none_is_a_wrong_parameter() {
+async fn an_invalid_name_is_an_invalid_parameter() {
     let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&name=Not%20A%20Name")).await;
     let problem = answer.problem();
     assert_eq!((answer.status, &problem["errors"][0]["loc"]), (422, &json!(["query", "name"])), "{problem}");
 }
 
 #[tokio::test]
-async fn a_declared_name_that_cannot_be_is_refused() {
+async fn an_invalid_declared_name_is_rejected() {
     let reason = lies(json!({ "name": "Not A Name" })).await;
     assert!(reason.starts_with("its name 'Not A Name' cannot be: "), "{reason}");
 }
 
 #[tokio::test]
-async fn a_version_that_is_not_semantic_is_refused() {
+async fn a_version_that_is_not_semantic_is_rejected() {
     let reason = lies(json!({ "version": "latest" })).await;
     assert!(reason.starts_with("its version 'latest' is not a semantic version: "), "{reason}");
 }
 
 #[tokio::test]
-async fn a_permission_declared_twice_is_refused() {
+async fn a_permission_declared_twice_is_rejected() {
     let reason = lies(json!({ "permissions": [["read", "x"], ["read", "y"]] })).await;
     assert_eq!(reason, "it declares the permission 'read' twice");
 }
 
 #[tokio::test]
-async fn a_permission_without_a_proper_name_is_refused() {
+async fn an_invalid_permission_name_is_rejected() {
     assert_eq!(lies(json!({ "permissions": [["*", "x"]] })).await, "'*' is not a permission's name");
 }
 
 #[tokio::test]
-async fn a_route_for_an_undeclared_permission_is_refused() {
+async fn a_route_with_an_undeclared_permission_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/", "access": "write", "operation": {} }]);
     assert_eq!(lies(json!({ "routes": routes })).await, "route GET /: permission 'write' is not declared");
 }
 
 #[tokio::test]
-async fn a_method_that_plugins_do_not_serve_is_refused() {
+async fn an_unsupported_method_is_rejected() {
     let routes = json!([{ "method": "CONNECT", "path": "/", "access": "public", "operation": {} }]);
     assert_eq!(
         lies(json!({ "routes": routes })).await,
@@ -246,7 +246,7 @@ async fn a_method_that_plugins_do_not_serve_is_refused() {
 }
 
 #[tokio::test]
-async fn a_path_that_leaves_the_mount_is_refused() {
+async fn a_path_that_leaves_the_mount_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/../users", "access": "public", "operation": {} }]);
     assert_eq!(
         lies(json!({ "routes": routes })).await,
@@ -255,32 +255,32 @@ async fn a_path_that_leaves_the_mount_is_refused() {
 }
 
 #[tokio::test]
-async fn one_route_twice_is_refused() {
+async fn a_route_declared_twice_is_rejected() {
     let route = json!({ "method": "GET", "path": "/x", "access": "public", "operation": {} });
     let answer = refused(liar(json!({ "routes": [route, route] })), "").await;
     answer.is_problem(409, "route_conflict", "The route GET /api/v1/liar/x is already served");
 }
 
 #[tokio::test]
-async fn a_plugin_without_routes_is_refused() {
+async fn a_plugin_without_routes_is_rejected() {
     assert_eq!(lies(json!({ "routes": [] })).await, "it declares no route");
 }
 
 #[tokio::test]
-async fn a_cached_post_is_refused() {
+async fn a_cached_post_is_rejected() {
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": {}, "ttl_ms": 1000 }]);
     assert_eq!(lies(json!({ "routes": routes })).await, "route POST /: only answers to GET can be kept");
 }
 
 #[tokio::test]
-async fn an_operation_that_is_not_json_is_refused() {
+async fn an_operation_that_is_not_json_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/", "access": "public", "operation": "{" }]);
     let reason = lies(json!({ "routes": routes })).await;
     assert!(reason.starts_with("route GET /: its operation is not JSON: "), "{reason}");
 }
 
 #[tokio::test]
-async fn a_schema_that_is_none_is_refused() {
+async fn an_invalid_schema_is_rejected() {
     let operation = json!({ "requestBody": { "required": true, "content": {
         "application/json": { "schema": { "type": 17 } },
     } } });
@@ -290,7 +290,7 @@ async fn a_schema_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_referred_to_and_not_declared_is_refused() {
+async fn a_reference_to_an_undeclared_schema_is_rejected() {
     let operation = json!({ "requestBody": { "required": true, "content": {
         "application/json": { "schema": { "$ref": "#/components/schemas/Nowhere" } },
     } } });
@@ -300,7 +300,7 @@ async fn a_schema_that_is_referred_to_and_not_declared_is_refused() {
 }
 
 #[tokio::test]
-async fn a_schema_from_elsewhere_is_not_fetched() {
+async fn a_remote_schema_is_not_fetched() {
     let operation = json!({ "requestBody": { "required": true, "content": {
         "application/json": { "schema": { "$ref": "http://127.0.0.1:1/schema.json" } },
     } } });
@@ -310,31 +310,31 @@ async fn a_schema_from_elsewhere_is_not_fetched() {
 }
 
 #[tokio::test]
-async fn a_settings_schema_that_is_none_is_refused() {
+async fn an_invalid_settings_schema_is_rejected() {
     let reason = lies(json!({ "settings_schema": r#"{"type":17}"# })).await;
     assert!(reason.starts_with("its settings schema is not a JSON Schema: "), "{reason}");
 }
 
 #[tokio::test]
-async fn a_plugin_that_traps_when_asked_what_it_is_is_refused() {
+async fn a_plugin_that_traps_in_describe_is_rejected() {
     let reason = lies(json!({ "describe": "trap" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
-async fn a_plugin_that_panics_when_asked_for_its_routes_is_refused() {
+async fn a_plugin_that_panics_in_routes_is_rejected() {
     let reason = lies(json!({ "list": "panic" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
-async fn a_plugin_that_traps_when_asked_for_its_migrations_is_refused() {
+async fn a_plugin_that_traps_in_migrations_is_rejected() {
     let reason = lies(json!({ "migrate": "trap" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
-async fn a_plugin_that_never_says_what_it_is_is_refused() {
+async fn a_plugin_that_loops_in_describe_is_rejected() {
     // CPU time and deadline are the same here; which of them ends it is the scheduler's choice.
     let reason = lies(json!({ "describe": "loop" })).await;
     assert!(
@@ -344,30 +344,30 @@ async fn a_plugin_that_never_says_what_it_is_is_refused() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_sleeps_when_asked_what_it_is_is_refused() {
+async fn a_plugin_that_sleeps_in_routes_is_rejected() {
     let reason = lies(json!({ "list": "sleep" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin did not answer in time");
 }
 
 #[tokio::test]
-async fn a_plugin_that_takes_all_memory_when_asked_what_it_is_is_refused() {
+async fn a_plugin_that_takes_all_memory_in_describe_is_rejected() {
     let reason = lies(json!({ "describe": "grow" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin needs more memory than it may have");
 }
 
 #[tokio::test]
-async fn a_huge_descriptor_is_refused() {
+async fn a_huge_descriptor_is_rejected() {
     let reason = lies(json!({ "summary_bytes": 20 << 20 })).await;
     assert!(reason.starts_with("it fails when it is asked what it is: "), "{reason}");
 }
 
 #[tokio::test]
-async fn a_long_summary_is_refused() {
+async fn a_long_summary_is_rejected() {
     assert_eq!(lies(json!({ "summary_bytes": 1025 })).await, "its summary is longer than 1024 bytes");
 }
 
 #[tokio::test]
-async fn too_many_routes_are_refused() {
+async fn too_many_routes_are_rejected() {
     let reason = lies(json!({ "route_count": 257 })).await;
     assert_eq!(reason, "it declares more than 256 routes or 1024 schemas");
 }

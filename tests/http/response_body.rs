@@ -36,7 +36,7 @@ async fn waiting(host: &TestHost) -> f64 {
 }
 
 #[tokio::test]
-async fn answers_that_are_kept_do_not_wait_for_anybody() {
+async fn cached_responses_hold_no_memory_after_they_are_read() {
     let host = host(4 << 20, NEVER).await;
     for number in 0..40 {
         for _ in 0..2 {
@@ -53,7 +53,7 @@ async fn answers_that_are_kept_do_not_wait_for_anybody() {
 }
 
 #[tokio::test]
-async fn every_answer_that_nobody_reads_counts() {
+async fn every_unread_response_counts_towards_the_memory_limit() {
     let host = host(4 << 20, NEVER).await;
     // The last one is the host's own, which says what was asked for.
     let long = "x".repeat(12_000);
@@ -71,7 +71,7 @@ async fn every_answer_that_nobody_reads_counts() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_ends_alone() {
+async fn only_the_stream_that_is_not_read_is_reset() {
     let host = host(64 << 20, SOON).await;
     let mut wire = Wire::connect(host.addr(), 1_000).await;
     // Less than one piece: it is all in hyper's hands at once.
@@ -107,7 +107,7 @@ async fn a_stream_that_is_not_read_ends_alone() {
 }
 
 #[tokio::test]
-async fn who_reads_a_little_now_and_then_is_not_waited_for() {
+async fn a_client_that_reads_too_slowly_loses_its_response() {
     let host = host(64 << 20, SOON * 2).await;
     let mut wire = Wire::connect(host.addr(), 0).await;
     wire.get(1, "/api/v1/chameleon/body/8000000").await;
@@ -130,7 +130,7 @@ async fn who_reads_a_little_now_and_then_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn who_waited_for_a_place_finds_no_memory_either() {
+async fn a_call_that_waited_for_a_slot_also_checks_the_memory_limit() {
     let setup = Setup::default().with(|config| {
         config.server.body_memory_bytes = 4 << 20;
         config.plugins.concurrency = 1;

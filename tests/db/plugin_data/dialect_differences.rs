@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use wharf::db::plugin_data::{Bound, DataError, Statement, Value};
 
-use super::world::{World, add, count, execute, migration, name, on_both, query, scalar, sql, text};
+use super::fixture::{Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 
 on_both! {
     booleans_come_back_from_boolean_columns,
-    writing_ctes_find_the_connection_that_writes,
-    a_batch_shares_its_caps_and_has_a_length => |config: &mut wharf::config::Config| config.plugins.sql_rows = 10,
-    a_transaction_dropped_outside_the_runtime_is_undone,
-    described_columns_follow_another_node_s_migration,
-    the_named_constraint_of_a_column_is_told,
-    a_great_many_statements_or_parameters_are_refused_at_once,
+    ctes_that_write_use_the_writing_connection,
+    a_batch_shares_one_row_limit_and_has_a_maximum_length => |config: &mut wharf::config::Config| config.plugins.sql_rows = 10,
+    a_transaction_dropped_outside_the_runtime_is_rolled_back,
+    described_columns_follow_another_nodes_migration,
+    a_violated_constraint_is_reported_by_name,
+    a_very_long_list_of_statements_or_parameters_is_rejected_quickly,
 }
 
 const FLAGS: &str = "CREATE TABLE flag (id BIGINT PRIMARY KEY, b BOOLEAN)";
 
-async fn booleans_come_back_from_boolean_columns(world: &World) {
-    world.data.migrate(&name("flags"), &[migration("1", FLAGS)]).await.unwrap();
-    let database = world.open("flags").await;
+async fn booleans_come_back_from_boolean_columns(fixture: &Fixture) {
+    fixture.data.migrate(&name("flags"), &[migration("1", FLAGS)]).await.unwrap();
+    let database = fixture.open("flags").await;
     let insert = "INSERT INTO flag (id, b) VALUES ($1, $2) RETURNING b";
     let rows = query(&database, insert, &[Value::Integer(1), Value::Boolean(true)]).await.unwrap();
     assert_eq!(rows.values, [[Value::Boolean(true)]]);
@@ -31,8 +31,8 @@ async fn booleans_come_back_from_boolean_columns(world: &World) {
     assert_eq!(rows.values, [[Value::Integer(1)]]);
 }
 
-async fn writing_ctes_find_the_connection_that_writes(world: &World) {
-    let database = world.tables("shop").await;
+async fn ctes_that_write_use_the_writing_connection(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let insert = "WITH n (id) AS (SELECT CAST($1 AS BIGINT)) INSERT INTO owner (id) SELECT id FROM n";
     for id in 1..=3 {
         assert_eq!(execute(&database, insert, &[Value::Integer(id)]).await, Ok(1));
@@ -41,8 +41,8 @@ async fn writing_ctes_find_the_connection_that_writes(world: &World) {
     assert_eq!(scalar(&database, reading).await, Value::Integer(3));
 }
 
-async fn a_batch_shares_its_caps_and_has_a_length(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_batch_shares_one_row_limit_and_has_a_maximum_length(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let five = "VALUES (1), (2), (3), (4), (5)";
     assert_eq!(database.batch(vec![sql(five), sql(five)]).await.unwrap().len(), 2);
     let result = database.batch(vec![sql(five), sql(five), sql("SELECT 1")]).await;
@@ -53,8 +53,8 @@ async fn a_batch_shares_its_caps_and_has_a_length(world: &World) {
 }
 
 /// As when the process ends while a call holds one.
-async fn a_transaction_dropped_outside_the_runtime_is_undone(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_transaction_dropped_outside_the_runtime_is_rolled_back(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     std::thread::spawn(move || drop(transaction)).join().unwrap();
@@ -64,16 +64,16 @@ async fn a_transaction_dropped_outside_the_runtime_is_undone(world: &World) {
     assert_eq!(count(&database).await, Value::Integer(0));
 }
 
-async fn described_columns_follow_another_node_s_migration(world: &World) {
+async fn described_columns_follow_another_nodes_migration(fixture: &Fixture) {
     let first = migration("1", FLAGS);
-    world.data.migrate(&name("flags"), std::slice::from_ref(&first)).await.unwrap();
-    let database = world.open("flags").await;
+    fixture.data.migrate(&name("flags"), std::slice::from_ref(&first)).await.unwrap();
+    let database = fixture.open("flags").await;
     execute(&database, "INSERT INTO flag (id) VALUES (1)", &[]).await.unwrap();
     for _ in 0..4 {
         assert_eq!(query(&database, "SELECT * FROM flag", &[]).await.unwrap().columns, ["id", "b"]);
     }
     let second = migration("2", "ALTER TABLE flag ADD COLUMN more BOOLEAN DEFAULT true");
-    let node = world.another_node();
+    let node = fixture.another_node();
     node.migrate(&name("flags"), &[first, second]).await.unwrap();
     for _ in 0..4 {
         let rows = query(&database, "SELECT * FROM flag", &[]).await.unwrap();
@@ -83,15 +83,15 @@ async fn described_columns_follow_another_node_s_migration(world: &World) {
     node.close().await;
 }
 
-async fn the_named_constraint_of_a_column_is_told(world: &World) {
+async fn a_violated_constraint_is_reported_by_name(fixture: &Fixture) {
     let tables = "CREATE TABLE owner (id BIGINT CONSTRAINT owner_key PRIMARY KEY);
         CREATE TABLE item (code TEXT CONSTRAINT item_code_key UNIQUE, owner BIGINT, title TEXT,
                            CONSTRAINT item_owner_title_key UNIQUE (owner, title));
         CREATE TABLE word (w TEXT);
         CREATE UNIQUE INDEX word_lower ON word (lower(w));
         INSERT INTO owner VALUES (1); INSERT INTO item VALUES ('a', 1, 't'); INSERT INTO word VALUES ('a')";
-    world.data.migrate(&name("named"), &[migration("1", tables)]).await.unwrap();
-    let database = world.open("named").await;
+    fixture.data.migrate(&name("named"), &[migration("1", tables)]).await.unwrap();
+    let database = fixture.open("named").await;
     for (sql, constraint) in [
         ("INSERT INTO owner VALUES (1)", "owner_key"),
         ("INSERT INTO item VALUES ('a', 2, 't')", "item_code_key"),
@@ -102,8 +102,8 @@ async fn the_named_constraint_of_a_column_is_told(world: &World) {
     }
 }
 
-async fn a_great_many_statements_or_parameters_are_refused_at_once(world: &World) {
-    let database = world.tables("shop").await;
+async fn a_very_long_list_of_statements_or_parameters_is_rejected_quickly(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
     let many = format!("SELECT 1{}", "; SELECT 1".repeat(50_000));
     let parameters: String = (1..=65_000).map(|number| format!("${number}, ")).collect();
     for text in [many, format!("SELECT {parameters} 1")] {

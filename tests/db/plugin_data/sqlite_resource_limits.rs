@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use wharf::config::Config;
 use wharf::db::plugin_data::{Bound, DataError, PluginDatabase, Value};
 
-use super::world::{ENDLESS, World, execute, migration, name, query, scalar, text};
+use super::fixture::{ENDLESS, Fixture, execute, migration, name, query, scalar, text};
 use crate::support::Backend;
 
-async fn world(change: impl FnOnce(&mut Config)) -> World {
-    World::new(Backend::Sqlite, change).await.unwrap()
+async fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
+    Fixture::new(Backend::Sqlite, change).await.unwrap()
 }
 
 fn is_limit(error: &DataError, bound: Bound) -> bool {
@@ -39,8 +39,8 @@ fn nested_blob(levels: usize) -> Vec<u8> {
 /// SQLite recurses as deep as the path or the blob says, and where the stack ends, the process does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_json_exhausts_the_stack() {
-    let world = world(|_| ()).await;
-    let database = world.tables("shop").await;
+    let fixture = fixture(|_| ()).await;
+    let database = fixture.tables("shop").await;
     let path = "'$' || replace(hex(zeroblob(200000)), '00', '.a')";
     for function in ["json_set", "json_insert", "jsonb_set", "JSONB_INSERT", "json_replace"] {
         invalid(&database, &format!("SELECT {function}('{{}}', {path}, 1)")).await;
@@ -64,16 +64,16 @@ async fn no_json_exhausts_the_stack() {
         assert!(matches!(error, DataError::Invalid(_)), "{question}: {error:?}");
     }
     let migrations = [migration("1", "CREATE TABLE j (a TEXT, b TEXT AS (json_set(a, '$.a', 1)))")];
-    assert!(world.data.migrate(&name("other"), &migrations).await.is_err());
+    assert!(fixture.data.migrate(&name("other"), &migrations).await.is_err());
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// What is taken apart by recursion is not as deep as a plugin likes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_text_exhausts_the_stack() {
-    let world = world(|_| ()).await;
-    let database = world.tables("shop").await;
+async fn no_statement_exhausts_the_stack() {
+    let fixture = fixture(|_| ()).await;
+    let database = fixture.tables("shop").await;
     let nested = |begin: &str, end: &str| format!("{}SELECT 1{}", begin.repeat(20_000), end.repeat(20_000));
     invalid(&database, &nested("SELECT * FROM (", ")")).await;
     invalid(&database, &nested("SELECT * FROM (", "")).await;
@@ -88,23 +88,23 @@ async fn no_text_exhausts_the_stack() {
     // Not with one text, but with many.
     let views: Vec<String> = (1..5_000).map(|n| format!("CREATE VIEW v{n} AS SELECT * FROM v{};", n - 1)).collect();
     let views = format!("CREATE VIEW v0 AS SELECT 1 AS x; {}", views.concat());
-    world.data.migrate(&name("views"), &[migration("1", &views)]).await.unwrap();
-    let database = world.open("views").await;
+    fixture.data.migrate(&name("views"), &[migration("1", &views)]).await.unwrap();
+    let database = fixture.open("views").await;
     invalid(&database, "SELECT * FROM v4999").await;
     assert_eq!(scalar(&database, "SELECT x FROM v20").await, Value::Integer(1));
     let tables: String = (0..1_001).map(|n| format!("CREATE TABLE t{n} (a INT);")).collect();
     let trigger = |n| format!("CREATE TRIGGER g{n} AFTER INSERT ON t{n} BEGIN INSERT INTO t{} VALUES (1); END;", n + 1);
     let triggers = tables + &(0..1_000).map(trigger).collect::<String>();
-    world.data.migrate(&name("triggers"), &[migration("1", &triggers)]).await.unwrap();
-    invalid(&*world.open("triggers").await, "INSERT INTO t0 VALUES (1)").await;
-    world.stop().await;
+    fixture.data.migrate(&name("triggers"), &[migration("1", &triggers)]).await.unwrap();
+    invalid(&*fixture.open("triggers").await, "INSERT INTO t0 VALUES (1)").await;
+    fixture.stop().await;
 }
 
 /// They compare everything with everything within one instruction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn functions_that_would_take_minutes_are_refused_and_others_are_sqlites_own() {
-    let world = world(|_| ()).await;
-    let database = world.open("shop").await;
+async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
+    let fixture = fixture(|_| ()).await;
+    let database = fixture.open("shop").await;
     let (long, half) = ("hex(zeroblob(4000000))", "hex(zeroblob(2000000))");
     for slow in [
         format!("instr({long}, {half} || '1')"),
@@ -148,23 +148,23 @@ async fn functions_that_would_take_minutes_are_refused_and_others_are_sqlites_ow
     // They may stand where only what always says the same may.
     let table = "CREATE TABLE t (a TEXT CHECK (json_valid(a)), b TEXT AS (replace(a, '1', '2')) STORED);
         CREATE INDEX i ON t (instr(a, '1'), a ->> 0); INSERT INTO t (a) VALUES ('[1]')";
-    world.data.migrate(&name("kept"), &[migration("1", table)]).await.unwrap();
-    let kept = world.open("kept").await;
+    fixture.data.migrate(&name("kept"), &[migration("1", table)]).await.unwrap();
+    let kept = fixture.open("kept").await;
     assert_eq!(scalar(&kept, "SELECT b FROM t WHERE instr(a, '1') = 2 AND a ->> 0 = 1").await, text("[2]"));
     assert!(execute(&kept, "INSERT INTO t (a) VALUES ('[')", &[]).await.is_err());
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// Between instructions without a jump SQLite looks at no deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_long_expression_ends_at_its_time() {
+async fn one_long_expression_ends_at_its_time_limit() {
     // With one connection, the next statement is answered only once this one has ended.
-    let world = world(|config| {
+    let fixture = fixture(|config| {
         config.plugins.sql_time = Duration::from_millis(500);
         config.plugins.sql_connections = 1;
     })
     .await;
-    let database = world.open("shop").await;
+    let database = fixture.open("shop").await;
     let column = vec!["length(upper(lower(upper(lower(hex(randomblob(32000)))))))"; 400].join("+");
     let error = query(&database, &format!("SELECT {}", vec![column; 40].join(",")), &[]).await.unwrap_err();
     assert!(is_limit(&error, Bound::Time), "{error:?}");
@@ -175,7 +175,7 @@ async fn one_long_expression_ends_at_its_time() {
     let error = query(&database, &doubling, &[]).await.unwrap_err();
     assert!(matches!(error, DataError::Limit(..)), "{error:?}");
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// Values of so many bytes in one row, and then no end.
@@ -185,36 +185,36 @@ fn wide(columns: usize, bytes: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_takes_no_more_memory_than_its_statement_may() {
-    let world = world(|_| ()).await;
-    let database = world.tables("shop").await;
+async fn a_row_cannot_exceed_the_memory_of_its_statement() {
+    let fixture = fixture(|_| ()).await;
+    let database = fixture.tables("shop").await;
     let error = query(&database, &wide(40, 8_000_000), &[]).await.unwrap_err();
     assert!(is_limit(&error, Bound::Bytes), "{error:?}");
     // And then the statement is over, and the connection is as before.
     assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
     let mut transaction = database.begin().await.unwrap();
-    assert!(transaction.query(super::world::sql(&wide(40, 8_000_000))).await.is_err());
+    assert!(transaction.query(super::fixture::sql(&wide(40, 8_000_000))).await.is_err());
     drop(transaction);
     assert_eq!(scalar(&database, "SELECT sum(n) FROM counter").await, Value::Integer(2));
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// Whatever plugins hold, the host's own database and small statements of others get what they need.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plugins_that_fill_memory_take_it_from_nobody() {
-    let world = world(|config| {
+async fn plugins_that_fill_memory_do_not_affect_others() {
+    let fixture = fixture(|config| {
         config.plugins.sql_bytes = 32 << 20;
         config.plugins.sql_time = Duration::from_secs(3);
     })
     .await;
     let plugins = ["a", "b", "c", "d", "e", "f"];
-    let neighbour = world.tables("neighbour").await;
-    let databases = join_all(plugins.iter().map(|plugin| world.open(plugin))).await;
+    let neighbour = fixture.tables("neighbour").await;
+    let databases = join_all(plugins.iter().map(|plugin| fixture.open(plugin))).await;
     let text = wide(2, 32_000_000);
     let filling = join_all(databases.iter().map(|database| query(database, &text, &[])));
     let others = async {
         for n in 0..200 {
-            world.db.ping().await.unwrap();
+            fixture.db.ping().await.unwrap();
             assert_eq!(execute(&neighbour, "UPDATE counter SET n = $1", &[Value::Integer(n)]).await, Ok(2));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -222,18 +222,18 @@ async fn plugins_that_fill_memory_take_it_from_nobody() {
     let (ended, ()) = tokio::join!(filling, others);
     let refused = ended.iter().filter(|ended| is_limit(ended.as_ref().unwrap_err(), Bound::Bytes)).count();
     assert!(refused > 0, "together they got all that they wanted: {ended:?}");
-    world.stop().await;
+    fixture.stop().await;
 }
 
 /// SQLite has taken the statement back before anybody can look how large the file was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_statement_that_fills_the_database_meets_its_limit() {
-    let world = world(|config| config.plugins.sql_disk_bytes = 2 << 20).await;
+async fn a_large_statement_that_fills_the_database_hits_its_limit() {
+    let fixture = fixture(|config| config.plugins.sql_disk_bytes = 2 << 20).await;
     let list = [migration("1", "CREATE TABLE t (a BLOB)")];
-    world.data.migrate(&name("shop"), &list).await.unwrap();
-    let database = world.open("shop").await;
+    fixture.data.migrate(&name("shop"), &list).await.unwrap();
+    let database = fixture.open("shop").await;
     execute(&database, "INSERT INTO t VALUES (zeroblob(1300000))", &[]).await.unwrap();
     let error = execute(&database, "INSERT INTO t SELECT * FROM t", &[]).await.unwrap_err();
     assert_eq!(error, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
-    world.stop().await;
+    fixture.stop().await;
 }

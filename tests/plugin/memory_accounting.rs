@@ -5,11 +5,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::deploy_with_settings;
-use super::own_limits::limit;
+use super::limit_overrides::limit;
 use crate::support::host::CHAMELEON;
 use crate::support::{Component, TestHost, both};
 
-both!(what_the_host_holds_counts_as_the_calls_memory => Setup::default().with(|config| {
+both!(host_memory_held_for_a_call_counts_as_its_memory => Setup::default().with(|config| {
     // Nobody else is called, so that what is told is of one call.
     config.plugins.sql_bytes = 4 << 20;
 }));
@@ -38,7 +38,7 @@ async fn weigh(host: &TestHost, release: &str, question: Option<Value>) -> (u64,
     (peak, answer.text().parse().unwrap())
 }
 
-async fn what_the_host_holds_counts_as_the_calls_memory(host: &TestHost) {
+async fn host_memory_held_for_a_call_counts_as_its_memory(host: &TestHost) {
     let long = match host.database() {
         Some(_) => format!("SELECT repeat('x', {BYTES})"),
         None => format!("SELECT hex(zeroblob({}))", BYTES / 2),

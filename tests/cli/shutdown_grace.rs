@@ -23,7 +23,7 @@ async fn statements(database: &TestDatabase) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&mut superuser).await.unwrap()
 }
 
-async fn cut_at_the_end(database: Option<TestDatabase>) {
+async fn shut_down_with_endless_calls(database: Option<TestDatabase>) {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let mut settings = vec![("WHARF_SHUTDOWN_GRACE", "1s")];
@@ -80,12 +80,12 @@ async fn cut_at_the_end(database: Option<TestDatabase>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_outlasts_the_grace_is_cut_off_on_sqlite() {
-    cut_at_the_end(None).await;
+async fn work_beyond_the_shutdown_grace_is_cancelled_on_sqlite() {
+    shut_down_with_endless_calls(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_outlasts_the_grace_is_cut_off_on_postgres() {
+async fn work_beyond_the_shutdown_grace_is_cancelled_on_postgres() {
     let Some(database) = postgres::database().await else { return };
-    cut_at_the_end(Some(database)).await;
+    shut_down_with_endless_calls(Some(database)).await;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LOOPBACK, Limits, Names, Way, get, patient, port, release, send};
+use super::{EgressClient, FakeDns, LOOPBACK, Limits, generous_limits, get, port, release, send};
 use crate::support::remote::{Identity, Remote, Reply, silent};
 use wharf::egress::{Bound, Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
 
@@ -17,13 +17,13 @@ fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
 
 /// A phase ends by its own limit, by the exchange's, and by what the plugin itself says.
 fn bounds(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
-    let mut short = patient();
+    let mut short = generous_limits();
     own(&mut short);
-    [(short, None), (Limits { time: SHORT, ..patient() }, None), (patient(), Some(SHORT))]
+    [(short, None), (Limits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))]
 }
 
 #[tokio::test]
-async fn a_look_up_that_hangs_is_given_up() {
+async fn a_name_lookup_that_hangs_times_out() {
     for (limits, time) in bounds(|limits| limits.resolve = SHORT) {
         let resolver = Resolver::new(|_| std::future::pending());
         let egress = Egress::new(Outside { resolver, roots: Roots::default() }, wharf::clock::Random::System);
@@ -37,18 +37,18 @@ async fn a_look_up_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_connect_that_hangs_is_given_up() {
+async fn a_connect_that_hangs_times_out() {
     let (addr, _full) = silent().await;
     let url = format!("http://{addr}");
     for (limits, time) in bounds(|limits| limits.connect = SHORT) {
-        assert_eq!(Way::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("connect"));
+        assert_eq!(EgressClient::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("connect"));
     }
 }
 
 #[tokio::test]
-async fn an_address_that_hangs_leaves_time_for_the_next() {
+async fn an_address_that_hangs_leaves_time_for_the_next_one() {
     let (addr, _full) = silent().await;
-    let names = Names::of(&[("api.example", &[&["127.0.0.1", "127.0.0.2"]])]);
+    let names = FakeDns::of(&[("api.example", &[&["127.0.0.1", "127.0.0.2"]])]);
     // Somebody answers at the same port of the second address.
     let listener = tokio::net::TcpListener::bind(("127.0.0.2", port(addr))).await.unwrap();
     tokio::spawn(async move {
@@ -58,54 +58,54 @@ async fn an_address_that_hangs_leaves_time_for_the_next() {
         std::future::pending::<()>().await;
     });
     let origin = format!("http://api.example:{}", port(addr));
-    let limits = Limits { connect: Duration::from_secs(2), ..patient() };
-    let way = Way::new(&names, Roots::default(), &[&origin], LOOPBACK, limits);
-    assert_eq!(way.get(&origin).await.unwrap().status, 204);
+    let limits = Limits { connect: Duration::from_secs(2), ..generous_limits() };
+    let client = EgressClient::new(&names, Roots::default(), &[&origin], LOOPBACK, limits);
+    assert_eq!(client.get(&origin).await.unwrap().status, 204);
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_is_given_up() {
+async fn a_handshake_that_hangs_times_out() {
     // Plain TCP that takes what comes and says nothing.
     let remote = Remote::start(|_| Reply::Hang(String::new())).await;
     let url = format!("https://{}", remote.addr);
     for (limits, time) in bounds(|limits| limits.connect = SHORT) {
         let roots = Roots::Only(vec![Identity::of("api.example").certificate]);
-        let way = Way::new(&Names::default(), roots, &[&url], LOOPBACK, limits);
-        assert_eq!(way.send(Request { time, ..get(&url) }).await, timeout("tls"));
+        let client = EgressClient::new(&FakeDns::default(), roots, &[&url], LOOPBACK, limits);
+        assert_eq!(client.send(Request { time, ..get(&url) }).await, timeout("tls"));
         remote.until_closed().await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_given_up() {
+async fn a_response_that_never_arrives_times_out() {
     let interim = || Reply::Endless(String::new(), "HTTP/1.1 102 X\r\n\r\n".to_owned(), Duration::from_millis(5));
     let half = || Reply::Hang("HTTP/1.1 200 X\r\nx-half: ".to_owned());
     for reply in [Reply::Hang(String::new()), half(), interim()] {
         let remote = Remote::start(move |_| reply.clone()).await;
         for (limits, time) in bounds(|limits| limits.first_byte = SHORT) {
-            let way = Way::within(&[&remote.origin()], limits);
-            assert_eq!(way.send(Request { time, ..get(&remote.url("/")) }).await, timeout("first byte"));
+            let client = EgressClient::within(&[&remote.origin()], limits);
+            assert_eq!(client.send(Request { time, ..get(&remote.url("/")) }).await, timeout("first byte"));
             remote.until_closed().await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_end_is_given_up() {
+async fn a_body_that_never_ends_times_out() {
     let head = "HTTP/1.1 200 X\r\ncontent-length: 1000000\r\n\r\n".to_owned();
     let slow = Reply::Endless(head.clone(), "x".to_owned(), Duration::from_millis(10));
     for reply in [Reply::Hang(head), slow] {
         let remote = Remote::start(move |_| reply.clone()).await;
-        for (limits, time) in [(Limits { time: SHORT, ..patient() }, None), (patient(), Some(SHORT))] {
-            let way = Way::within(&[&remote.origin()], limits);
-            assert_eq!(way.send(Request { time, ..get(&remote.url("/")) }).await, timeout("body"));
+        for (limits, time) in [(Limits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))] {
+            let client = EgressClient::within(&[&remote.origin()], limits);
+            assert_eq!(client.send(Request { time, ..get(&remote.url("/")) }).await, timeout("body"));
             remote.until_closed().await;
         }
     }
 }
 
 #[tokio::test]
-async fn more_than_may_come_is_not_taken() {
+async fn a_response_above_its_limits_is_not_read() {
     let told = "HTTP/1.1 200 X\r\ncontent-length: 1001\r\n\r\n".to_owned();
     let untold = "HTTP/1.1 200 X\r\n\r\n".to_owned();
     let chunked = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
@@ -122,18 +122,18 @@ async fn more_than_may_come_is_not_taken() {
         (Reply::Endless("HTTP/1.1 200 X\r\n".to_owned(), format!("x: {kilobyte}\r\n"), now), head),
     ] {
         let remote = Remote::start(move |_| reply.clone()).await;
-        let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
-        assert_eq!(way.get(&remote.url("/")).await, Err(Failure::Limit(bound, limit.to_owned())));
+        let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+        assert_eq!(client.get(&remote.url("/")).await, Err(Failure::Limit(bound, limit.to_owned())));
         remote.until_closed().await;
     }
     let remote = Remote::start(|_| Reply::with(200, &"x: y\r\n".repeat(99), &"x".repeat(1_000))).await;
-    let way = Way::within(&[&remote.origin()], Limits { bytes: 1_000, ..patient() });
-    let answer = way.get(&remote.url("/")).await.unwrap();
+    let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+    let answer = client.get(&remote.url("/")).await.unwrap();
     assert_eq!((answer.body.len(), answer.headers.len()), (1_000, 100));
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_told() {
+async fn malformed_http_responses_are_errors() {
     for (nonsense, code) in [
         ("nonsense\r\n\r\n", "protocol"),
         ("HTTP/0.9 200 X\r\n\r\n", "protocol"),
@@ -145,37 +145,37 @@ async fn what_is_not_http_is_told() {
         ("", "unreachable"),
     ] {
         let remote = Remote::start(move |_| Reply::Close(nonsense.to_owned())).await;
-        let outcome = Way::to(&[&remote.origin()]).get(&remote.url("/")).await;
+        let outcome = EgressClient::to(&[&remote.origin()]).get(&remote.url("/")).await;
         let told = outcome.map(|answer| answer.status).unwrap_err().to_string();
         assert!(told.starts_with(code), "{nonsense:?}: {told}");
     }
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = Way::to(&[&format!("http://{unused}")]).get(&format!("http://{unused}")).await;
+    let outcome = EgressClient::to(&[&format!("http://{unused}")]).get(&format!("http://{unused}")).await;
     assert!(matches!(&outcome, Err(Failure::Unreachable(told)) if told.ends_with("connection refused")), "{outcome:?}");
-    let outcome = Way::to(&["http://no.example"]).get("http://no.example").await;
+    let outcome = EgressClient::to(&["http://no.example"]).get("http://no.example").await;
     assert_eq!(outcome, Err(Failure::Unreachable("no.example cannot be resolved".to_owned())));
 }
 
 /// An answer that nobody asked for is no answer to what is asked next.
 #[tokio::test]
-async fn a_second_answer_poisons_nothing() {
+async fn an_unrequested_second_response_is_never_used() {
     let twice = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok".repeat(2).replace("okHTTP/1.1 200", "okHTTP/1.1 299");
     let remote = Remote::start(move |_| Reply::Say(twice.clone())).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     for _ in 0..10 {
-        assert_eq!(way.get(&remote.url("/")).await.unwrap().status, 200);
+        assert_eq!(client.get(&remote.url("/")).await.unwrap().status, 200);
     }
 }
 
 #[tokio::test]
-async fn who_goes_away_takes_the_connection_along() {
+async fn a_cancelled_request_closes_its_connection() {
     let body = "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n";
     for text in ["", "HTTP/1.1 200 X\r\n", body] {
         let remote = Remote::start(move |_| Reply::Hang(text.to_owned())).await;
         // Nothing but going away ends it while anybody looks.
-        let limits = Limits { first_byte: NEVER, time: NEVER, ..patient() };
-        let way = Way::within(&[&remote.origin()], limits);
-        let (release, url) = (Arc::clone(&way.release), remote.url("/"));
+        let limits = Limits { first_byte: NEVER, time: NEVER, ..generous_limits() };
+        let client = EgressClient::within(&[&remote.origin()], limits);
+        let (release, url) = (Arc::clone(&client.release), remote.url("/"));
         let going = tokio::spawn(async move { send(&release, get(&url)).await });
         remote.until_seen(1).await;
         going.abort();
@@ -185,23 +185,23 @@ async fn who_goes_away_takes_the_connection_along() {
 }
 
 #[tokio::test]
-async fn no_more_than_so_many_are_out_at_once() {
+async fn concurrent_requests_are_limited() {
     let remote = Remote::start(|request| match request.contains(" /hang ") {
         true => Reply::Hang(String::new()),
         false => Reply::of(200, ""),
     })
     .await;
-    let limits = Limits { requests: 2, queue: SHORT, ..patient() };
-    let way = Way::within(&[&remote.origin()], limits.clone());
+    let limits = Limits { requests: 2, queue: SHORT, ..generous_limits() };
+    let client = EgressClient::within(&[&remote.origin()], limits.clone());
     let hang = || {
-        let (release, url) = (Arc::clone(&way.release), remote.url("/hang"));
+        let (release, url) = (Arc::clone(&client.release), remote.url("/hang"));
         tokio::spawn(async move { send(&release, get(&url)).await })
     };
     let (first, second) = (hang(), hang());
     remote.until_seen(2).await;
     // The plugin's other releases count too.
-    let other = release(&way.egress, &[&remote.origin()], LOOPBACK, Limits { requests: 3, ..limits });
-    for release in [&way.release, &other] {
+    let other = release(&client.egress, &[&remote.origin()], LOOPBACK, Limits { requests: 3, ..limits });
+    for release in [&client.release, &other] {
         let outcome = send(release, get(&remote.url("/"))).await;
         assert_eq!(outcome, Err(Failure::Limit(Bound::Requests, "requests: 2 at once".to_owned())));
     }
@@ -209,7 +209,7 @@ async fn no_more_than_so_many_are_out_at_once() {
     // The release that is live says how many.
     other.apply_requests();
     assert_eq!(send(&other, get(&remote.url("/"))).await.unwrap().status, 200);
-    way.release.apply_requests();
+    client.release.apply_requests();
     assert!(send(&other, get(&remote.url("/"))).await.is_err());
     first.abort();
     assert_eq!(send(&other, get(&remote.url("/"))).await.unwrap().status, 200);
@@ -217,12 +217,12 @@ async fn no_more_than_so_many_are_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_report_says_what_happened_and_no_secret() {
+async fn a_report_contains_the_outcome_and_no_secret() {
     let remote = Remote::start(|_| Reply::of(200, "hello")).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     let mut report = Report::default();
     let trace = Trace::begin("start", &wharf::clock::Random::System).unwrap();
-    way.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut (), &mut report).await.unwrap();
+    client.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut (), &mut report).await.unwrap();
     assert_eq!((report.status, report.bytes, report.redirects), (Some(200), 5, 0));
     assert_eq!(report.server.as_ref().unwrap().to_string(), remote.origin());
     assert!(!format!("{report:?}").contains("s3cret"));

@@ -13,8 +13,8 @@ use crate::support::files::files;
 use crate::support::{Component, Load, Setup, TestHost, both};
 
 both!(
-    what_explodes_is_refused_under_load => tight(),
-    a_descriptor_of_a_gibibyte_is_refused_under_load => tight().with(|config| config.plugins.memory_bytes = 2 << 30),
+    hostile_files_are_rejected_under_load => tight(),
+    a_descriptor_of_a_gibibyte_is_rejected_under_load => tight().with(|config| config.plugins.memory_bytes = 2 << 30),
 );
 
 const CLIENTS: usize = 4;
@@ -140,7 +140,7 @@ async fn refuses_all(host: &TestHost, bad: &[Bad]) {
 }
 
 /// All places are free again: as many slow calls as there may be are answered at once, and none waits for another.
-async fn has_all_its_places(host: &TestHost) {
+async fn has_all_its_call_slots(host: &TestHost) {
     host.superuser().deploy(&liar(json!({ "answer": "slow", "millis": 1_000 })).0, "").await.ok();
     let client = host.anonymous();
     let answers = futures_util::future::join_all((0..CLIENTS).map(|_| client.get("/liar"))).await;
@@ -149,7 +149,7 @@ async fn has_all_its_places(host: &TestHost) {
     }
 }
 
-async fn what_explodes_is_refused_under_load(host: &mut TestHost) {
+async fn hostile_files_are_rejected_under_load(host: &mut TestHost) {
     let memory_bytes = host.config().plugins.compile_memory_bytes;
     let cpu = "it fails when it is asked what it is: The plugin used up its CPU time";
     let smoke = "The release does not pass its first call (GET /api/v1/liar): ";
@@ -241,10 +241,10 @@ async fn what_explodes_is_refused_under_load(host: &mut TestHost) {
     let steps = json!([one(), ["0002", "CREATE TABLE u (a BIGINT)"], ["0003", "INSERT INTO u VALUES (1)"]]);
     host.superuser().deploy(&liar(json!({ "answer": "mended", "migrations": steps })).0, "").await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "mended");
-    has_all_its_places(host).await;
+    has_all_its_call_slots(host).await;
 }
 
-async fn a_descriptor_of_a_gibibyte_is_refused_under_load(host: &mut TestHost) {
+async fn a_descriptor_of_a_gibibyte_is_rejected_under_load(host: &mut TestHost) {
     let summary = raw("", GROW_BY_A_GIBIBYTE, |words| words[5] = GIBIBYTE);
     let permissions = raw("", GROW_BY_A_GIBIBYTE, |words| words[7] = GIBIBYTE / 16);
     let bad = [
@@ -252,5 +252,5 @@ async fn a_descriptor_of_a_gibibyte_is_refused_under_load(host: &mut TestHost) {
         Bad::asked("a gibibyte of permissions", permissions, "The plugin failed"),
     ];
     refuses_all(host, &bad).await;
-    has_all_its_places(host).await;
+    has_all_its_call_slots(host).await;
 }

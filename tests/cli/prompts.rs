@@ -33,7 +33,7 @@ fn answered(process: &Process, token: &str, arguments: &str, answers: &str) -> O
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_grant_is_explained_and_given_when_a_person_agrees() {
+async fn a_missing_grant_is_explained_and_given_after_confirmation() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     let file = Component::file("items");
@@ -52,7 +52,7 @@ async fn a_missing_grant_is_explained_and_given_when_a_person_agrees() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_fate_of_the_data_is_asked_for() {
+async fn removal_asks_whether_to_delete_the_data() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     superuser.deploy(&Component::hello().0, "").await.ok();

@@ -14,7 +14,7 @@ async fn sample(client: &Client, name: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_leave_files_for_the_rest() {
+async fn client_connections_leave_file_descriptors_for_the_rest() {
     // Fewer at first than it may have.
     let process = Process::start_with_files(home(), 64, 256).await;
     let superuser = process.superuser().await;

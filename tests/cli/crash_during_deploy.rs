@@ -112,7 +112,7 @@ impl Host {
     }
 }
 
-async fn killed_at_any_moment(database: Option<TestDatabase>, memory_bytes: u64) {
+async fn killed_during_a_deploy(database: Option<TestDatabase>, memory_bytes: u64) {
     let mut host = Host::start(home(), database, memory_bytes).await;
     let first = json!(["0001", "CREATE TABLE t (a BIGINT)"]);
     host.superuser.deploy(&release("old", &json!([first])).0, "grant=sql").await.ok();
@@ -168,12 +168,12 @@ async fn killed_at_any_moment(database: Option<TestDatabase>, memory_bytes: u64)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_killed_at_any_moment_of_a_deploy_serves_what_it_did_on_sqlite() {
-    killed_at_any_moment(None, MEMORY_BYTES[0]).await;
+async fn a_host_killed_during_a_deploy_keeps_serving_the_live_release_on_sqlite() {
+    killed_during_a_deploy(None, MEMORY_BYTES[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_killed_at_any_moment_of_a_deploy_serves_what_it_did_on_postgres() {
+async fn a_host_killed_during_a_deploy_keeps_serving_the_live_release_on_postgres() {
     let Some(database) = postgres::database().await else { return };
-    killed_at_any_moment(Some(database), MEMORY_BYTES[1]).await;
+    killed_during_a_deploy(Some(database), MEMORY_BYTES[1]).await;
 }

@@ -1,15 +1,15 @@
 //! Who may be reached.
 
-use super::{LOOPBACK, Names, Way, denied, get, patient, port, release, send};
+use super::{EgressClient, FakeDns, LOOPBACK, denied, generous_limits, get, port, release, send};
 use crate::support::remote::{Identity, Remote, Reply};
 use wharf::egress::{Failure, Roots};
 
 #[tokio::test]
-async fn what_is_allowed_is_answered_over_a_connection_that_is_used_again() {
+async fn allowed_requests_reuse_their_connection() {
     let remote = Remote::start(|_| Reply::with(201, "x-odd: \u{e9}\r\nkeep-alive: x\r\n", "hello")).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     for _ in 0..3 {
-        let answer = way.get(&remote.url("/a%20b?c=d#e")).await.unwrap();
+        let answer = client.get(&remote.url("/a%20b?c=d#e")).await.unwrap();
         assert_eq!((answer.status, &*answer.body), (201, &b"hello"[..]));
         assert_eq!(answer.url, remote.url("/a%20b?c=d"));
         assert_eq!(
@@ -22,7 +22,7 @@ async fn what_is_allowed_is_answered_over_a_connection_that_is_used_again() {
     assert!(seen.starts_with("GET /a%20b?c=d HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains(&format!("host: {}\r\n", remote.addr)), "{seen}");
     // Another grant has connections of its own.
-    let other = release(&way.egress, &[&remote.origin()], LOOPBACK, patient());
+    let other = release(&client.egress, &[&remote.origin()], LOOPBACK, generous_limits());
     send(&other, get(&remote.url("/"))).await.unwrap();
     assert_eq!(remote.accepted(), 2);
 }
@@ -30,23 +30,23 @@ async fn what_is_allowed_is_answered_over_a_connection_that_is_used_again() {
 #[tokio::test]
 async fn a_connection_that_was_closed_while_idle_is_replaced() {
     let remote = Remote::start(|_| Reply::Close("HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nhi".to_owned())).await;
-    let way = Way::to(&[&remote.origin()]);
+    let client = EgressClient::to(&[&remote.origin()]);
     for method in ["GET", "GET", "HEAD", "GET"] {
         let request = wharf::egress::Request { method: method.to_owned(), ..get(&remote.url("/")) };
-        assert_eq!(way.send(request).await.unwrap().status, 200);
+        assert_eq!(client.send(request).await.unwrap().status, 200);
         remote.until_closed().await;
     }
     assert_eq!(remote.accepted(), 4);
 }
 
 #[tokio::test]
-async fn nobody_is_reached_who_is_not_on_the_list() {
+async fn servers_that_are_not_on_the_allowlist_are_denied() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let names = Names::of(&[("other.example", &[&["127.0.0.1"]]), ("api.example", &[&["127.0.0.1"]])]);
+    let names = FakeDns::of(&[("other.example", &[&["127.0.0.1"]]), ("api.example", &[&["127.0.0.1"]])]);
     let port = port(remote.addr);
     let hosts = [format!("http://api.example:{port}"), format!("http://*.sub.example:{port}")];
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-    let way = Way::new(&names, Roots::default(), &hosts, LOOPBACK, patient());
+    let client = EgressClient::new(&names, Roots::default(), &hosts, LOOPBACK, generous_limits());
     for url in [
         format!("http://other.example:{port}/"),
         format!("http://sub.example:{port}/"),
@@ -55,19 +55,19 @@ async fn nobody_is_reached_who_is_not_on_the_list() {
         "http://api.example/".to_owned(),
         remote.url("/"),
     ] {
-        let told = denied(way.get(&url).await);
+        let told = denied(client.get(&url).await);
         assert!(told.contains("is not among the http.hosts of this plugin's grant; `http.hosts="), "{told}");
     }
     assert_eq!((names.asked(), remote.accepted()), (0, 0), "nothing was looked up or connected to");
-    assert_eq!(way.get(&format!("http://API.example:{port}/")).await.unwrap().status, 200);
-    let nobody = Way::to(&[]);
+    assert_eq!(client.get(&format!("http://API.example:{port}/")).await.unwrap().status, 200);
+    let nobody = EgressClient::to(&[]);
     denied(nobody.get(&remote.url("/")).await);
     assert_eq!(remote.accepted(), 1);
 }
 
 /// Written anyhow and even on the list, it is refused for what it is. Nothing in these is connected to.
 #[tokio::test]
-async fn the_metadata_address_is_refused_in_every_spelling() {
+async fn the_metadata_address_is_denied_in_every_spelling() {
     let v6 = [
         "[::169.254.169.254]",
         "[64:ff9b::169.254.169.254]",
@@ -95,9 +95,9 @@ async fn the_metadata_address_is_refused_in_every_spelling() {
     for spelling in v4.iter().chain(&v6) {
         let listed =
             if v4.contains(spelling) { "http://169.254.169.254".to_owned() } else { format!("http://{spelling}") };
-        let told = denied(Way::to(&[&listed]).get(&format!("http://{spelling}/latest/meta-data/")).await);
+        let told = denied(EgressClient::to(&[&listed]).get(&format!("http://{spelling}/latest/meta-data/")).await);
         assert!(told.contains("not among the http.networks"), "{spelling}: {told}");
-        denied(Way::to(&["http://api.example"]).get(&format!("http://{spelling}/")).await);
+        denied(EgressClient::to(&["http://api.example"]).get(&format!("http://{spelling}/")).await);
     }
     for trick in [
         "http://api.example@169.254.169.254/",
@@ -107,13 +107,13 @@ async fn the_metadata_address_is_refused_in_every_spelling() {
         "http://169.254.169.254\\@api.example/",
         "http://api.example./",
     ] {
-        let outcome = Way::to(&["http://api.example", "http://169.254.169.254"]).get(trick).await;
+        let outcome = EgressClient::to(&["http://api.example", "http://169.254.169.254"]).get(trick).await;
         assert!(matches!(outcome, Err(Failure::Invalid(_))), "{trick}: {outcome:?}");
     }
 }
 
 #[tokio::test]
-async fn a_name_is_as_public_as_the_least_public_of_its_addresses() {
+async fn one_private_address_makes_the_whole_name_denied() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
     let port = port(remote.addr);
     let inside = [
@@ -135,10 +135,10 @@ async fn a_name_is_as_public_as_the_least_public_of_its_addresses() {
     for address in inside {
         // The only address that is allowed stands before it and behind it.
         for answer in [vec!["127.0.0.1", address], vec![address, "127.0.0.1"], vec![address]] {
-            let names = Names::of(&[("api.example", &[&answer])]);
+            let names = FakeDns::of(&[("api.example", &[&answer])]);
             let origin = format!("http://api.example:{port}");
-            let way = Way::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], patient());
-            let told = denied(way.get(&origin).await);
+            let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
+            let told = denied(client.get(&origin).await);
             assert!(told.starts_with("api.example has an address that is "), "{told}");
             assert!(!told.contains(address) || address == "::", "where a name leads inside is not told: {told}");
         }
@@ -147,26 +147,26 @@ async fn a_name_is_as_public_as_the_least_public_of_its_addresses() {
 }
 
 #[tokio::test]
-async fn a_name_that_changes_its_address_is_judged_for_each_connection() {
+async fn a_name_that_changes_its_address_is_checked_for_each_connection() {
     let closing = |_: &str| Reply::Close("HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_owned());
     let remote = Remote::start(closing).await;
-    let names = Names::of(&[("api.example", &[&["127.0.0.1"], &["10.0.0.1"], &["169.254.169.254"], &["127.0.0.1"]])]);
+    let names = FakeDns::of(&[("api.example", &[&["127.0.0.1"], &["10.0.0.1"], &["169.254.169.254"], &["127.0.0.1"]])]);
     let origin = format!("http://api.example:{}", port(remote.addr));
-    let way = Way::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], patient());
-    assert_eq!(way.get(&origin).await.unwrap().status, 200);
+    let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
+    assert_eq!(client.get(&origin).await.unwrap().status, 200);
     assert_eq!(names.asked(), 1, "what was judged is what was connected to: nobody asked again");
-    denied(way.get(&origin).await);
-    denied(way.get(&origin).await);
+    denied(client.get(&origin).await);
+    denied(client.get(&origin).await);
     assert_eq!(remote.accepted(), 1);
-    assert_eq!(way.get(&origin).await.unwrap().status, 200);
+    assert_eq!(client.get(&origin).await.unwrap().status, 200);
     assert_eq!((names.asked(), remote.accepted()), (4, 2));
 }
 
 #[tokio::test]
-async fn a_granted_network_allows_what_is_in_it() {
+async fn a_granted_network_allows_the_addresses_in_it() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
     let reach = async |networks: &[&str]| {
-        Way::new(&Names::default(), Roots::default(), &[&remote.origin()], networks, patient())
+        EgressClient::new(&FakeDns::default(), Roots::default(), &[&remote.origin()], networks, generous_limits())
             .get(&remote.url("/"))
             .await
     };
@@ -181,15 +181,21 @@ async fn a_granted_network_allows_what_is_in_it() {
     // However much is granted, there is nobody at these, and Linux takes the first for loopback.
     for host in ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "224.0.0.1", "255.255.255.255"] {
         let origin = format!("http://{host}:{}", port(remote.addr));
-        let way = Way::new(&Names::default(), Roots::default(), &[&origin], &["0.0.0.0/0", "::/0"], patient());
-        denied(way.get(&origin).await);
+        let client = EgressClient::new(
+            &FakeDns::default(),
+            Roots::default(),
+            &[&origin],
+            &["0.0.0.0/0", "::/0"],
+            generous_limits(),
+        );
+        denied(client.get(&origin).await);
     }
 }
 
 #[tokio::test]
 async fn the_host_itself_is_never_reached() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let names = Names::of(&[("localhost", &[&["127.0.0.1"]])]);
+    let names = FakeDns::of(&[("localhost", &[&["127.0.0.1"]])]);
     let port = port(remote.addr);
     for own in ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"] {
         let spellings = [
@@ -198,40 +204,41 @@ async fn the_host_itself_is_never_reached() {
             format!("http://[::ffff:127.0.0.1]:{port}"),
         ];
         let hosts: Vec<&str> = spellings.iter().map(String::as_str).collect();
-        let way = Way::new(&names, Roots::default(), &hosts, LOOPBACK, patient());
-        way.egress.keep_away_from(
+        let client = EgressClient::new(&names, Roots::default(), &hosts, LOOPBACK, generous_limits());
+        client.egress.keep_away_from(
             format!("{}:{port}", if own.contains(':') { format!("[{own}]") } else { own.to_owned() }).parse().unwrap(),
         );
         for spelling in &hosts {
             assert_eq!(
-                denied(way.get(spelling).await),
+                denied(client.get(spelling).await),
                 "this host itself is never reached, whatever was granted",
                 "{own} {spelling}"
             );
         }
     }
     assert_eq!(remote.accepted(), 0);
-    let way = Way::to(&[&remote.origin()]);
-    way.egress.keep_away_from(format!("0.0.0.0:{}", if port == 1 { 2 } else { 1 }).parse().unwrap());
-    assert_eq!(way.get(&remote.url("/")).await.unwrap().status, 200, "another port is somebody else");
+    let client = EgressClient::to(&[&remote.origin()]);
+    client.egress.keep_away_from(format!("0.0.0.0:{}", if port == 1 { 2 } else { 1 }).parse().unwrap());
+    assert_eq!(client.get(&remote.url("/")).await.unwrap().status, 200, "another port is somebody else");
 }
 
 #[tokio::test]
-async fn a_certificate_must_be_trusted_and_of_the_name() {
+async fn a_certificate_must_be_trusted_and_match_the_name() {
     let identity = Identity::of("api.example");
     let remote = Remote::start_tls(&identity, |_| Reply::of(200, "secret")).await;
-    let names = Names::of(&[("api.example", &[&["127.0.0.1"]]), ("other.example", &[&["127.0.0.1"]])]);
+    let names = FakeDns::of(&[("api.example", &[&["127.0.0.1"]]), ("other.example", &[&["127.0.0.1"]])]);
     let origins =
         ["api.example", "other.example", "127.0.0.1"].map(|host| format!("https://{host}:{}", port(remote.addr)));
     let hosts: Vec<&str> = origins.iter().map(String::as_str).collect();
-    let trusting = Way::new(&names, Roots::Only(vec![identity.certificate.clone()]), &hosts, LOOPBACK, patient());
+    let trusting =
+        EgressClient::new(&names, Roots::Only(vec![identity.certificate.clone()]), &hosts, LOOPBACK, generous_limits());
     assert_eq!(&*trusting.get(&origins[0]).await.unwrap().body, b"secret");
     for origin in &origins[1..] {
         let outcome = trusting.get(origin).await;
         assert!(matches!(&outcome, Err(Failure::Protocol(told)) if told.contains("TLS handshake")), "{outcome:?}");
     }
     let stranger = Roots::Only(vec![Identity::of("api.example").certificate]);
-    let outcome = Way::new(&names, stranger, &hosts, LOOPBACK, patient()).get(&origins[0]).await;
+    let outcome = EgressClient::new(&names, stranger, &hosts, LOOPBACK, generous_limits()).get(&origins[0]).await;
     assert!(matches!(&outcome, Err(Failure::Protocol(told)) if told.contains("certificate")), "{outcome:?}");
     assert_eq!(remote.seen().len(), 1);
 }

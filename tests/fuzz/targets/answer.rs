@@ -1,5 +1,0 @@
-//! See `wharf_fuzz::answer`.
-
-#![cfg_attr(fuzzing, no_main)]
-
-wharf_fuzz::target!(answer);
