@@ -26,7 +26,7 @@ use crate::db::plugin_data::PluginData;
 use crate::egress::{Egress, Outside};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
-use crate::http::room::Rooms;
+use crate::http::body_memory::BodyMemory;
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::plugin::deploy::job::AtStage;
 use crate::plugin::deploy::{By, Deployed, Upload};
@@ -126,7 +126,7 @@ impl App {
             mail: mail.clone(),
             plugins,
             traffic: Default::default(),
-            rooms: Rooms::new(config.server.body_memory_bytes),
+            body_memory: BodyMemory::new(config.server.body_memory_bytes),
             openapi: Default::default(),
             stopping: shutdown.clone(),
         });

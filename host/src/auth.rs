@@ -2,28 +2,28 @@
 //!
 //! Owns accounts and their passwords, sessions and their tokens, and links to set a password. Never knows HTTP or mail: it
 //! hands out tokens and answers with [`Error`]s whose texts are the contract's. Way of a credential: password or refresh
-//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`Grant`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change
+//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change
 //! of an account or a session goes through here, because here what is known of verified tokens is forgotten with it.
 
+mod access_token;
 mod account;
-mod password;
-mod reset;
+mod first_superuser;
+mod password_hashing;
+mod password_reset;
 mod session;
-mod superuser;
-mod token;
-mod verified;
+mod token_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use account::{AccountChange, NewAccount};
-pub use password::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
-pub use session::{Grant, Session};
-pub use superuser::NewSuperuser;
+pub use first_superuser::NewSuperuser;
+pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
+pub use session::{IssuedTokens, Session};
 
-use self::password::{Passwords, Verdict};
-use self::token::Keys;
-use self::verified::Verified;
+use self::access_token::SigningKeys;
+use self::password_hashing::{PasswordHasher, PasswordMatch};
+use self::token_cache::TokenCache;
 use crate::address::Address;
 use crate::clock::{Clock, Random, Timestamp};
 use crate::config;
@@ -87,9 +87,9 @@ struct Inner {
     clock: Clock,
     random: Random,
     settings: config::Auth,
-    passwords: Passwords,
-    keys: Keys,
-    verified: Verified,
+    passwords: PasswordHasher,
+    keys: SigningKeys,
+    token_cache: TokenCache,
 }
 
 impl Auth {
@@ -104,27 +104,27 @@ impl Auth {
         random: Random,
         passwords: HashCost,
     ) -> Result<Self> {
-        let passwords = Passwords::new(random.clone(), passwords)?;
-        let keys = Keys::open(&db, &random, clock.now()).await?;
-        let verified = Verified::new(&db);
-        Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, verified })))
+        let passwords = PasswordHasher::new(random.clone(), passwords)?;
+        let keys = SigningKeys::open(&db, &random, clock.now()).await?;
+        let token_cache = TokenCache::new(&db);
+        Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, token_cache })))
     }
 
     /// Begins a session. The email is looked up by its lower-cased whole; an unknown one takes as long as a known one.
     ///
     /// # Errors
     /// `incorrect_credentials`; `inactive_user`, only after the right password; too many at once.
-    pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<Grant> {
+    pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<IssuedTokens> {
         let incorrect = || Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password");
         let Inner { db, passwords, .. } = &*self.0;
         let user = self.find_by_email(email).await?;
         let hash = user.as_ref().map(|user| user.password_hash.as_str());
         let verdict = passwords.verify(password, hash).await?;
-        let Some(mut user) = user.filter(|_| verdict != Verdict::Wrong) else { return Err(incorrect()) };
+        let Some(mut user) = user.filter(|_| verdict != PasswordMatch::Wrong) else { return Err(incorrect()) };
         if !user.is_active {
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
         }
-        if verdict == Verdict::Outdated {
+        if verdict == PasswordMatch::Outdated {
             let better = passwords.hash(password).await?;
             db::user::rehash(db, user.id, &user.password_hash, &better).await?;
             user.password_hash = better;
@@ -140,15 +140,15 @@ impl Auth {
     /// # Errors
     /// `invalid_token` for whatever is malformed, forged, expired, revoked or of nobody; 403 `inactive_user`.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>> {
-        let Inner { db, clock, keys, verified, .. } = &*self.0;
+        let Inner { db, clock, keys, token_cache, .. } = &*self.0;
         let now = clock.now();
-        let key = verified::key(token);
-        if let Some(caller) = verified.get(&key, now) {
+        let key = token_cache::key(token);
+        if let Some(caller) = token_cache.get(&key, now) {
             return Ok(caller);
         }
         let claims = keys.verify(token, now)?;
         // Taken before the look-up: what changes from here on makes the answer void for the cache.
-        let generation = verified.generation(claims.sub);
+        let generation = token_cache.generation(claims.sub);
         let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;
         if !found.user.is_active {
             return Err(Error::forbidden(code::INACTIVE_USER, "Inactive user"));
@@ -156,7 +156,7 @@ impl Auth {
         let session_ends = found.session_expires_at.filter(|end| *end > now).ok_or_else(Error::invalid_token)?;
         let caller = Arc::new(Caller { user: found.user.into(), session: claims.sid });
         let token_ends = Timestamp(claims.exp.saturating_mul(1_000_000));
-        verified.insert(key, Arc::clone(&caller), generation, now, token_ends.min(session_ends));
+        token_cache.insert(key, Arc::clone(&caller), generation, now, token_ends.min(session_ends));
         Ok(caller)
     }
 

@@ -6,19 +6,19 @@
 
 mod access;
 mod body;
+pub mod body_memory;
 pub mod call;
 pub mod cors;
 pub mod dispatch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod host_route;
-mod linger;
+mod lingering_close;
 mod openapi;
 mod plugin_call;
 pub mod problem;
 pub mod reply;
 pub mod resource;
-pub mod room;
 pub mod server;
 pub mod static_files;
 pub mod traffic;
@@ -55,7 +55,7 @@ pub struct Host {
     /// Requests that were answered.
     pub traffic: Arc<traffic::Traffic>,
     /// Memory for bodies.
-    pub rooms: room::Rooms,
+    pub body_memory: body_memory::BodyMemory,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the host begins to stop.

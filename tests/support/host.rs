@@ -268,6 +268,6 @@ fn nobody() -> Resolver {
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, outside: &Outside) -> App {
     let (clock, compile, outside) = (clock.clone(), compile.clone(), outside.clone());
-    let ambient = Ambient { clock, compile, outside, passwords: HashCost::Least, ..Ambient::default() };
+    let ambient = Ambient { clock, compile, outside, passwords: HashCost::Minimal, ..Ambient::default() };
     App::start(config.clone(), ambient).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

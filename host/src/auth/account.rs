@@ -1,7 +1,7 @@
 //! Accounts: made, read, changed and removed. What a change means for sessions and links is decided in the same transaction
 //! by `db::user`; here passwords become hashes and verified tokens are forgotten.
 
-use super::password::Verdict;
+use super::password_hashing::PasswordMatch;
 use super::{Auth, Caller, User};
 use crate::address::Address;
 use crate::config::Secret;
@@ -119,7 +119,7 @@ impl Auth {
             full_name: change.full_name,
             password_hash,
         };
-        let _forget = self.0.verified.changing(id);
+        let _forget = self.0.token_cache.invalidate_after(id);
         db::user::update(&self.0.db, id, &update).await?.map(User::from).ok_or_else(not_found)
     }
 
@@ -128,7 +128,7 @@ impl Auth {
     /// # Errors
     /// `user_not_found`; a conflict `last_superuser`.
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
-        let _forget = self.0.verified.changing(id);
+        let _forget = self.0.token_cache.invalidate_after(id);
         if db::user::delete(&self.0.db, id).await? { Ok(()) } else { Err(not_found()) }
     }
 
@@ -140,14 +140,14 @@ impl Auth {
         let incorrect = || Error::bad_request(code::INCORRECT_PASSWORD, "Incorrect password");
         let id = caller.user.id;
         let old = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?.password_hash;
-        if self.0.passwords.verify(current, Some(&old)).await? == Verdict::Wrong {
+        if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
             return Err(incorrect());
         }
         if current == new {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
         let hash = self.0.passwords.hash(new).await?;
-        let _forget = self.0.verified.changing(id);
+        let _forget = self.0.token_cache.invalidate_after(id);
         let changed = db::user::change_password(&self.0.db, id, &old, &hash, caller.session).await?;
         // Changed meanwhile, so that the one given is the current one no longer.
         if changed { Ok(()) } else { Err(incorrect()) }

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::token::Claims;
+use super::access_token::Claims;
 use super::{Auth, Caller};
 use crate::clock::Timestamp;
 use crate::config::Secret;
@@ -32,7 +32,7 @@ const SECRET_LEN: usize = 32;
 
 /// What a caller gets to prove who he is with.
 #[derive(Debug, Clone)]
-pub struct Grant {
+pub struct IssuedTokens {
     /// For every request, as a bearer token.
     pub access_token: Secret,
     /// How long the access token is good for.
@@ -97,7 +97,7 @@ impl Auth {
         user: UserId,
         password_hash: &str,
         user_agent: Option<&str>,
-    ) -> Result<Option<Grant>> {
+    ) -> Result<Option<IssuedTokens>> {
         let now = self.0.clock.now();
         let token = RefreshToken { family: self.0.random.bytes()?, secret: self.0.random.bytes()? };
         let id = SessionId(self.0.random.uuid()?);
@@ -117,14 +117,14 @@ impl Auth {
         }
         // Signing in is rare and slow already, so it also clears away what has expired.
         session::delete_expired(&self.0.db, now).await?;
-        self.grant(user, id, &token, now).map(Some)
+        self.issue_tokens(user, id, &token, now).map(Some)
     }
 
     /// Replaces a refresh token by a new one and hands out an access token.
     ///
     /// # Errors
     /// `invalid_token`: unknown, expired, revoked, or used before, which ends its session.
-    pub async fn refresh(&self, token: &str) -> Result<Grant> {
+    pub async fn refresh(&self, token: &str) -> Result<IssuedTokens> {
         let db = &self.0.db;
         let token = RefreshToken::parse(token).ok_or_else(Error::invalid_token)?;
         let now = self.0.clock.now();
@@ -144,13 +144,13 @@ impl Auth {
                 expires_at: now.plus(self.0.settings.refresh_token_ttl),
             };
             if session::rotate(db, row.id, &rotation).await? {
-                return self.grant(row.user_id, row.id, &next, now);
+                return self.issue_tokens(row.user_id, row.id, &next, now);
             }
             // Another refresh with the same token was faster.
             row = find().await?;
         }
         match successor_in_grace(&token, &row, now) {
-            Some(next) => self.grant(row.user_id, row.id, &next, now),
+            Some(next) => self.issue_tokens(row.user_id, row.id, &next, now),
             None => {
                 tracing::warn!(user = %row.user_id, session = %row.id, "a used refresh token came back; session ended");
                 self.revoke_session(row.user_id, row.id).await?;
@@ -189,14 +189,20 @@ impl Auth {
     }
 
     async fn revoke_session(&self, user: UserId, session: SessionId) -> Result<bool> {
-        let _forget = self.0.verified.changing(user);
+        let _forget = self.0.token_cache.invalidate_after(user);
         session::delete(&self.0.db, user, session).await
     }
 
-    fn grant(&self, user: UserId, session: SessionId, refresh: &RefreshToken, now: Timestamp) -> Result<Grant> {
+    fn issue_tokens(
+        &self,
+        user: UserId,
+        session: SessionId,
+        refresh: &RefreshToken,
+        now: Timestamp,
+    ) -> Result<IssuedTokens> {
         let expires_in = self.access_ttl();
         let access_token = self.0.keys.sign(&Claims::new(user, session, now, expires_in))?;
-        Ok(Grant { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
+        Ok(IssuedTokens { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
     }
 }
 

@@ -19,7 +19,7 @@ impl World {
         let (dir, db) = crate::db::tests::sqlite().await;
         let clock = Clock::manual(START);
         let settings = config::Auth::default();
-        let auth = Auth::open(db.clone(), &settings, clock.clone(), Random::System, HashCost::Least).await.unwrap();
+        let auth = Auth::open(db.clone(), &settings, clock.clone(), Random::System, HashCost::Minimal).await.unwrap();
         Self { auth, clock, db, _dir: dir }
     }
 
@@ -42,11 +42,11 @@ impl World {
         self.auth.create_user(account).await.unwrap()
     }
 
-    async fn sign_in(&self, email: &str) -> Grant {
+    async fn sign_in(&self, email: &str) -> IssuedTokens {
         self.auth.sign_in(email, "changethis", Some("curl")).await.unwrap()
     }
 
-    async fn caller(&self, grant: &Grant) -> Result<Arc<Caller>> {
+    async fn caller(&self, grant: &IssuedTokens) -> Result<Arc<Caller>> {
         self.auth.authenticate(grant.access_token.expose()).await
     }
 }
@@ -156,12 +156,12 @@ async fn a_look_up_that_was_overtaken_by_a_change_is_not_remembered() {
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
     let caller = world.caller(&grant).await.unwrap();
-    let verified = &world.auth.0.verified;
-    let key = verified::key(grant.access_token.expose());
-    let before = verified.generation(user.id);
-    drop(verified.changing(user.id));
-    verified.insert(key, caller, before, START, START.plus(Duration::from_secs(60)));
-    assert!(verified.get(&key, START).is_none());
+    let token_cache = &world.auth.0.token_cache;
+    let key = token_cache::key(grant.access_token.expose());
+    let before = token_cache.generation(user.id);
+    drop(token_cache.invalidate_after(user.id));
+    token_cache.insert(key, caller, before, START, START.plus(Duration::from_secs(60)));
+    assert!(token_cache.get(&key, START).is_none());
 }
 
 #[tokio::test]

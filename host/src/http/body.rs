@@ -11,88 +11,94 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::{Map, Value};
 
-use super::room::{Room, Taken};
+use super::body_memory::{BodyBudget, Reservation};
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
 /// What a value takes beside its text, and a member of an object more than an element: the largest of either, as vectors
 /// grow.
-const VALUE: usize = 2 * size_of::<Value>();
-const MEMBER: usize = 2 * size_of::<(String, u64)>();
+const VALUE_BYTES: usize = 2 * size_of::<Value>();
+const MEMBER_BYTES: usize = 2 * size_of::<(String, u64)>();
 
 /// A byte that is none of a text is U+FFFD in it.
-const LONGER: usize = char::REPLACEMENT_CHARACTER.len_utf8();
+const LOSSY_GROWTH: usize = char::REPLACEMENT_CHARACTER.len_utf8();
 
 /// A body that was read.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub(super) struct ReadBody {
     /// As received.
     pub(super) bytes: Bytes,
     /// Parsed; none where there is no body, or it is JSON's `null`.
     pub(super) value: Option<Value>,
     /// Whether a text in it may hold U+0000.
-    pub(super) suspicious: bool,
+    pub(super) may_contain_nul: bool,
     /// The memory that all of it takes.
-    taken: Option<Taken>,
+    reservation: Option<Reservation>,
 }
 
-impl Read {
+impl ReadBody {
     /// Bytes that are in memory anyway.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn of(bytes: impl Into<Bytes>) -> Self {
+    pub(super) fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), ..Self::default() }
     }
 
     /// Takes memory for what is made of the bytes, before it is made.
-    fn take(&mut self, more: usize) -> Result<()> {
+    fn reserve_more(&mut self, more: usize) -> Result<()> {
         let bytes = self.bytes.len().saturating_add(more);
-        self.taken.as_mut().map_or(Ok(()), |taken| taken.resize(bytes))
+        self.reservation.as_mut().map_or(Ok(()), |reservation| reservation.resize(bytes))
     }
 
     /// What was made of them, the bytes, and the memory of both.
-    pub(super) fn into_parts(self) -> (Option<Value>, Bytes, Option<Taken>) {
-        (self.value, self.bytes, self.taken)
+    pub(super) fn into_parts(self) -> (Option<Value>, Bytes, Option<Reservation>) {
+        (self.value, self.bytes, self.reservation)
     }
 
     /// What nobody needs to look into any more: the bytes, and their memory for as long as they are needed.
-    pub(super) fn into_raw(self) -> (Bytes, Option<Taken>) {
-        let Self { bytes, value, mut taken, .. } = self;
+    pub(super) fn into_raw(self) -> (Bytes, Option<Reservation>) {
+        let Self { bytes, value, mut reservation, .. } = self;
         drop(value);
-        if let Some(taken) = &mut taken {
+        if let Some(reservation) = &mut reservation {
             // Less is always there.
-            let _ = taken.resize(bytes.len());
+            let _ = reservation.resize(bytes.len());
         }
-        (bytes, taken)
+        (bytes, reservation)
     }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The whole body, at most `limit` bytes within `time`, as long as there is `room` for it.
-pub(super) async fn read_raw<B>(headers: &HeaderMap, body: B, limit: usize, time: Duration, room: &Room) -> Result<Read>
+/// The whole body, at most `limit` bytes within `time`, as long as there is `budget` for it.
+pub(super) async fn read_raw<B>(
+    headers: &HeaderMap,
+    body: B,
+    limit: usize,
+    time: Duration,
+    budget: &BodyBudget,
+) -> Result<ReadBody>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     // What never fits is told at once.
-    let limit = limit.min(room.largest());
+    let limit = limit.min(budget.largest_body());
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(time, collect(body, limit, room)).await {
+    match tokio::time::timeout(time, collect(body, limit, budget)).await {
         Ok(read) => read,
         Err(_) => Err(Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")),
     }
 }
 
-async fn collect<B>(body: B, limit: usize, room: &Room) -> Result<Read>
+async fn collect<B>(body: B, limit: usize, budget: &BodyBudget) -> Result<ReadBody>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     let mut body = std::pin::pin!(Limited::new(body, limit));
-    let (mut whole, mut taken) = (Bytes::new(), room.enter());
+    let (mut whole, mut reservation) = (Bytes::new(), budget.reserve());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
             true => too_large(),
@@ -100,7 +106,7 @@ where
         })?;
         // Trailers are nobody's business.
         let Ok(data) = frame.into_data() else { continue };
-        taken.resize(whole.len().saturating_add(data.len()))?;
+        reservation.resize(whole.len().saturating_add(data.len()))?;
         // The first piece, which mostly is the whole, is not copied.
         whole = if whole.is_empty() {
             data
@@ -110,7 +116,7 @@ where
             longer.freeze()
         };
     }
-    Ok(Read { bytes: whole, taken: Some(taken), ..Read::default() })
+    Ok(ReadBody { bytes: whole, reservation: Some(reservation), ..ReadBody::default() })
 }
 
 fn too_large() -> Error {
@@ -122,27 +128,27 @@ fn unreadable() -> Error {
 }
 
 /// Parses a body as JSON, if it says that it is; any other text is a text (and so no object).
-pub(super) fn parse_json(headers: &HeaderMap, mut read: Read) -> Result<Read> {
+pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     if read.bytes.is_empty() {
         return Ok(read);
     }
     let is_json = is_json(headers);
-    read.take(if is_json { values_of(&read.bytes) } else { read.bytes.len() })?;
+    read.reserve_more(if is_json { parsed_bytes(&read.bytes) } else { read.bytes.len() })?;
     let Ok(text) = std::str::from_utf8(&read.bytes) else { return Err(unreadable()) };
     if !is_json {
         let value = Some(Value::String(text.to_owned()));
-        let suspicious = text.contains('\0');
-        return Ok(Read { value, suspicious, ..read });
+        let may_contain_nul = text.contains('\0');
+        return Ok(ReadBody { value, may_contain_nul, ..read });
     }
     let value: Value = serde_json::from_str(text).map_err(|error| Error::invalid(vec![json_finding(text, &error)]))?;
-    let suspicious = text.contains("\\u0000");
-    Ok(Read { value: (!value.is_null()).then_some(value), suspicious, ..read })
+    let may_contain_nul = text.contains("\\u0000");
+    Ok(ReadBody { value: (!value.is_null()).then_some(value), may_contain_nul, ..read })
 }
 
 /// What the values of a JSON text take beside it, at the most: each is as large as it is in the text once more, and one
 /// with an escape is put together in a place that grows by doubling.
-fn values_of(text: &[u8]) -> usize {
-    let (mut bytes, mut in_string, mut escaped) = (VALUE, false, false);
+fn parsed_bytes(text: &[u8]) -> usize {
+    let (mut bytes, mut in_string, mut escaped) = (VALUE_BYTES, false, false);
     let (mut texts, mut escapes) = (0_usize, false);
     for &byte in text {
         texts = texts.saturating_add(usize::from(in_string));
@@ -150,8 +156,8 @@ fn values_of(text: &[u8]) -> usize {
             _ if escaped => escaped = false,
             b'\\' if in_string => (escaped, escapes) = (true, true),
             b'"' => in_string = !in_string,
-            b'[' | b'{' | b',' if !in_string => bytes = bytes.saturating_add(VALUE),
-            b':' if !in_string => bytes = bytes.saturating_add(MEMBER),
+            b'[' | b'{' | b',' if !in_string => bytes = bytes.saturating_add(VALUE_BYTES),
+            b':' if !in_string => bytes = bytes.saturating_add(MEMBER_BYTES),
             _ => {}
         }
     }
@@ -178,7 +184,7 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 
 /// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
 /// sent has no members.
-pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Read> {
+pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(kind).ok();
     // A member ends with `&`, a part of several lines with a line.
@@ -186,11 +192,13 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Re
     // What is no text in UTF-8 becomes one that is three times as long. multer has all of it once more, and each part again
     // before it is a text, of whatever coding.
     let texts = match (&boundary, std::str::from_utf8(&read.bytes)) {
-        (Some(_), _) => 2 + LONGER,
-        (None, Err(_)) => LONGER,
+        (Some(_), _) => 2 + LOSSY_GROWTH,
+        (None, Err(_)) => LOSSY_GROWTH,
         (None, Ok(_)) => 1,
     };
-    read.take(read.bytes.len().saturating_mul(texts).saturating_add(members.saturating_mul(VALUE + MEMBER)))?;
+    read.reserve_more(
+        read.bytes.len().saturating_mul(texts).saturating_add(members.saturating_mul(VALUE_BYTES + MEMBER_BYTES)),
+    )?;
     let mut object = Map::new();
     let mut insert = |name: String, text: String| {
         if text.is_empty() {
@@ -215,8 +223,8 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: Read) -> Result<Re
     let holds_nul = |(name, value): (&String, &Value)| {
         name.contains('\0') || value.as_str().is_some_and(|text| text.contains('\0'))
     };
-    let suspicious = object.iter().any(holds_nul);
-    Ok(Read { value: Some(Value::Object(object)), suspicious, ..read })
+    let may_contain_nul = object.iter().any(holds_nul);
+    Ok(ReadBody { value: Some(Value::Object(object)), may_contain_nul, ..read })
 }
 
 #[cfg(test)]
@@ -233,8 +241,8 @@ mod tests {
         headers
     }
 
-    fn parse(kind: &str, body: &'static [u8]) -> Result<Read> {
-        parse_json(&headers(kind), Read::of(Bytes::from_static(body)))
+    fn parse(kind: &str, body: &'static [u8]) -> Result<ReadBody> {
+        parse_json(&headers(kind), ReadBody::from_bytes(Bytes::from_static(body)))
     }
 
     fn finding(kind: &str, body: &'static [u8]) -> FieldError {
@@ -257,11 +265,11 @@ mod tests {
     #[test]
     fn values_take_more_memory_than_their_text() {
         let numbers = format!("[{}0]", "0,".repeat(999));
-        assert_eq!(values_of(numbers.as_bytes()), 1_001 * VALUE);
+        assert_eq!(parsed_bytes(numbers.as_bytes()), 1_001 * VALUE_BYTES);
         let text = format!("{{\"a\": \"{}\\\"[[[[\"}}", ",".repeat(999));
         // With the quotes that end them.
-        assert_eq!(values_of(text.as_bytes()), 2 * VALUE + MEMBER + 3 * (2 + 999 + 2 + 4 + 1));
-        assert_eq!(values_of(format!("\"{}\"", ",".repeat(999)).as_bytes()), VALUE + 1_000);
+        assert_eq!(parsed_bytes(text.as_bytes()), 2 * VALUE_BYTES + MEMBER_BYTES + 3 * (2 + 999 + 2 + 4 + 1));
+        assert_eq!(parsed_bytes(format!("\"{}\"", ",".repeat(999)).as_bytes()), VALUE_BYTES + 1_000);
     }
 
     #[test]
@@ -275,22 +283,24 @@ mod tests {
 
     #[tokio::test]
     async fn forms_become_objects_and_empty_is_absent() {
-        let form = parse_form(&headers("application/x-www-form-urlencoded"), Read::of("a=1&b=&c=%C3%A4&a=2")).await;
+        let form =
+            parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes("a=1&b=&c=%C3%A4&a=2"))
+                .await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
         let multipart = "--X\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
-        let form = parse_form(&headers("multipart/form-data; boundary=X"), Read::of(multipart)).await;
+        let form = parse_form(&headers("multipart/form-data; boundary=X"), ReadBody::from_bytes(multipart)).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "a": "1" })));
-        let form = parse_form(&headers("application/json"), Read::of(r#"{"a":1}"#)).await;
+        let form = parse_form(&headers("application/json"), ReadBody::from_bytes(r#"{"a":1}"#)).await;
         assert_eq!(form.unwrap().value, Some(serde_json::json!({})));
     }
 
     #[tokio::test]
     async fn a_nul_is_noticed_wherever_it_stands() {
-        assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().suspicious);
-        assert!(parse("text/plain", b"a\0b").unwrap().suspicious);
+        assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().may_contain_nul);
+        assert!(parse("text/plain", b"a\0b").unwrap().may_contain_nul);
         for form in ["a=%00", "%00=a"] {
-            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), Read::of(form)).await;
-            assert!(parsed.unwrap().suspicious, "{form}");
+            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes(form)).await;
+            assert!(parsed.unwrap().may_contain_nul, "{form}");
         }
     }
 
@@ -298,9 +308,9 @@ mod tests {
         #[test]
         fn no_body_panics(kind in "(application/json|multipart/form-data; boundary=x|[ -~]{0,40})", body: Vec<u8>) {
             let headers = headers(&kind);
-            let _ = parse_json(&headers, Read::of(body.clone()));
+            let _ = parse_json(&headers, ReadBody::from_bytes(body.clone()));
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let _ = runtime.block_on(parse_form(&headers, Read::of(body)));
+            let _ = runtime.block_on(parse_form(&headers, ReadBody::from_bytes(body)));
         }
     }
 }

@@ -19,11 +19,11 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use super::access;
-use super::body::{self, Read};
+use super::body::{self, ReadBody};
 use super::call::{Call, Payload};
 use super::cors::Cors;
 use super::host_route::HostRoute;
-use super::linger::Lingering;
+use super::lingering_close::LingeringBody;
 use super::plugin_call::{self, PluginCall};
 use super::problem;
 use super::reply::Reply;
@@ -102,7 +102,7 @@ impl Dispatcher {
         let started = Instant::now();
         let in_flight = self.host.traffic.begin();
         let (parts, body) = request.into_parts();
-        let body = Lingering::new(body, !parts.headers.contains_key(EXPECT));
+        let body = LingeringBody::new(body, !parts.headers.contains_key(EXPECT));
         let request_id: Arc<str> = match self.host.random.uuid() {
             Ok(id) => id.simple().to_string().into(),
             Err(error) => {
@@ -185,7 +185,8 @@ impl Dispatcher {
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
-        let inputs = operation.check(&params, &query, read.value.as_ref(), read.suspicious).map_err(Error::invalid)?;
+        let inputs =
+            operation.check(&params, &query, read.value.as_ref(), read.may_contain_nul).map_err(Error::invalid)?;
         match target {
             Target::Host(index) => {
                 let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
@@ -204,7 +205,8 @@ impl Dispatcher {
                 // The plugin reads the bytes itself.
                 let (body, _taken) = read.into_raw();
                 let call = PluginCall { release, route: *index, parts, request_id, params: &params, caller, body };
-                let reply = plugin_call::answer(&self.host.plugins, &self.host.rooms.answers, contract, call).await?;
+                let reply =
+                    plugin_call::answer(&self.host.plugins, &self.host.body_memory.responses, contract, call).await?;
                 Ok(self.send(reply, Some(release.as_ref())))
             }
         }
@@ -212,7 +214,11 @@ impl Dispatcher {
 
     /// An answer on its way to its client. Whoever made it, its body takes memory until it is read.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
-        reply.body = self.host.rooms.answers.keep(release.map(|release| release.bulkhead.unread()), reply.body);
+        reply.body = self
+            .host
+            .body_memory
+            .responses
+            .track_response(release.map(|release| release.bulkhead.unread()), reply.body);
         reply.into()
     }
 
@@ -229,19 +235,20 @@ impl Dispatcher {
         canary.chooses(&caller)
     }
 
-    async fn read<B>(&self, operation: &Operation, target: &Target, parts: &Parts, body: B) -> Result<Read>
+    async fn read<B>(&self, operation: &Operation, target: &Target, parts: &Parts, body: B) -> Result<ReadBody>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let server = &self.host.config.server;
-        let Some(kind) = operation.body_kind() else { return Ok(Read::default()) };
+        let Some(kind) = operation.body_kind() else { return Ok(ReadBody::default()) };
         let most = match target {
             Target::Host(index) => self.routes.get(*index).and_then(|route| route.body_limit),
             Target::Plugin(release, _) => Some(release.limits.request_bytes),
         };
         let most = most.unwrap_or(server.max_body_bytes);
-        let read = body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.rooms.requests).await;
+        let read =
+            body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.body_memory.requests).await;
         if let (Err(error), Target::Plugin(release, _)) = (&read, target)
             && *error.kind() == Kind::TooLarge
         {

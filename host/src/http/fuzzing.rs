@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::body::{self, Read};
+use super::body::{self, ReadBody};
 use super::reply::Reply;
 use super::{plugin_call, problem};
 use crate::error::{Error, Result};
@@ -41,8 +41,8 @@ pub fn refusal(error: &Error) -> Reply {
 /// # Errors
 /// It is none.
 pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
-    let read = body::parse_json(&map(&[(b"content-type", content_type)]), Read::of(bytes))?;
-    Ok((read.value, read.suspicious))
+    let read = body::parse_json(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes))?;
+    Ok((read.value, read.may_contain_nul))
 }
 
 /// A body as a form.
@@ -50,8 +50,8 @@ pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> 
 /// # Errors
 /// It is none.
 pub async fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
-    let read = body::parse_form(&map(&[(b"content-type", content_type)]), Read::of(bytes)).await?;
-    Ok((read.value, read.suspicious))
+    let read = body::parse_form(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes)).await?;
+    Ok((read.value, read.may_contain_nul))
 }
 
 /// What the wire would not let through is left out.

@@ -12,7 +12,7 @@ use super::reply::Reply;
 use crate::error::{Error, Result};
 use crate::route::Access;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
 
 /// A route of the host: where it is, who may call it, what it takes, what answers it. `S` is what handlers work with.
 pub struct HostRoute<S> {
@@ -27,7 +27,7 @@ pub struct HostRoute<S> {
     /// Largest raw body; other bodies have the server's limit.
     pub body_limit: Option<usize>,
     /// Answers the request.
-    pub handler: Arc<dyn Fn(Arc<S>, Call) -> Answer + Send + Sync>,
+    pub handler: Arc<dyn Fn(Arc<S>, Call) -> ReplyFuture + Send + Sync>,
     declare: Vec<Declaration>,
     operation: Map<String, Value>,
 }
@@ -114,7 +114,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
 
     /// Runs in a task of its own: a client that goes away must not leave it half done.
     #[must_use]
-    pub fn to_its_end(mut self) -> Self {
+    pub fn run_to_completion(mut self) -> Self {
         let handler = self.handler;
         self.handler = Arc::new(move |host, call| {
             let answer = handler(host, call);

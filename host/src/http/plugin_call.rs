@@ -10,9 +10,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
+use super::body_memory::BodyBudget;
 use super::problem;
 use super::reply::Reply;
-use super::room::Room;
 use crate::auth::Caller;
 use crate::cache;
 use crate::capability::Limit;
@@ -58,11 +58,11 @@ pub(super) struct PluginCall<'a> {
 /// Answers a request by its plugin, or by an answer kept earlier.
 pub(super) async fn answer(
     registry: &Registry,
-    room: &Room,
+    budget: &BodyBudget,
     contract: &ReleaseRoute,
     call: PluginCall<'_>,
 ) -> Result<Reply> {
-    let Some(policy) = &contract.cache else { return run(registry, room, call).await.map(|(reply, _)| reply) };
+    let Some(policy) = &contract.cache else { return run(registry, budget, call).await.map(|(reply, _)| reply) };
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
     if let Some(kept) = release.cache.answer(&key) {
@@ -70,7 +70,7 @@ pub(super) async fn answer(
         return response(kept.status, &kept.headers, kept.body.clone());
     }
     let ticket = release.cache.ticket();
-    let (reply, answer) = run(registry, room, call).await?;
+    let (reply, answer) = run(registry, budget, call).await?;
     if let Some(answer) = answer
         && answer.status == 200
     {
@@ -94,8 +94,8 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
     )
 }
 
-async fn run(registry: &Registry, room: &Room, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
-    let ready = || room.check(call.release.bulkhead.unread());
+async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
+    let ready = || budget.admit_response(call.release.bulkhead.unread());
     let refused = |error: &Error| call.release.tally.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
     let headers = passed_on(&call.parts.headers);

@@ -1,16 +1,16 @@
 //! The host's own routes, a file per resource. Each file declares its routes beside the handlers that answer them.
 
-mod change;
 mod docs;
 mod health;
 mod login;
 mod metrics;
-mod page;
+mod pagination;
+mod partial_update;
 mod plugins;
 mod private;
 mod sessions;
+mod test_email;
 mod users;
-mod utils;
 
 use super::Host;
 use super::host_route::HostRoute;
@@ -22,7 +22,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(login::routes());
     routes.extend(users::routes());
     routes.extend(sessions::routes());
-    routes.extend(utils::routes());
+    routes.extend(test_email::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(health::routes());
     routes.extend(metrics::routes());

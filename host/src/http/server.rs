@@ -4,8 +4,8 @@
 //! stand idle or not read its answer, how large headers may be; and the order of a shutdown. Never looks into a request.
 
 mod activity;
-mod answer;
-mod streams;
+mod http2_streams;
+mod response_body;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::activity::Activity;
-use self::answer::Answer;
-use self::streams::Streams;
+use self::http2_streams::StreamExecutor;
+use self::response_body::ResponseBody;
 use super::problem;
 use super::traffic::Traffic;
 use crate::config;
@@ -125,8 +125,8 @@ where
     Ok(())
 }
 
-fn builder(config: &config::Server) -> Builder<Streams> {
-    let mut builder = Builder::new(Streams);
+fn builder(config: &config::Server) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -150,7 +150,7 @@ fn concerns_one_connection(kind: ErrorKind) -> bool {
 }
 
 struct Connection<S> {
-    builder: Builder<Streams>,
+    builder: Builder<StreamExecutor>,
     config: Arc<config::Server>,
     traffic: Arc<Traffic>,
     service: S,
@@ -171,9 +171,9 @@ impl<S> Connection<S> {
         let service = {
             let (service, activity) = (self.service, Arc::clone(&activity));
             service_fn(move |request| {
-                let handling = Activity::handling(&activity);
-                let answer = guarded(service.clone(), request, peer);
-                async move { Ok::<_, Infallible>(answer.await.map(|body| Answer::new(body, handling))) }
+                let request_guard = Activity::begin_request(&activity);
+                let response = guarded(service.clone(), request, peer);
+                async move { Ok::<_, Infallible>(response.await.map(|body| ResponseBody::new(body, request_guard))) }
             })
         };
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);

@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it should get traffic.
+//! Health checks: liveness, readiness, and the health check of the contract.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,25 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
 
-/// Routes of the probes.
+/// Returns the routes of the health checks.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::get("/healthz", read_liveness).public().undocumented(),
         HostRoute::get("/readyz", read_readiness).public().undocumented(),
+        HostRoute::get("/api/v1/utils/health-check/", read_health)
+            .public()
+            .named("utils", "health_check", "Health Check")
+            .described("Returns true while the process responds. Nothing else is checked.")
+            .replies::<bool>(),
     ]
 }
 
-/// Answers as long as the process can answer at all.
+/// Succeeds as long as the process can respond at all.
 async fn read_liveness(_: Arc<Host>, _: Call) -> Result<Reply> {
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
 }
 
-/// Answers while the database does and the host is not stopping.
+/// Succeeds while the database responds and the host is not shutting down.
 async fn read_readiness(host: Arc<Host>, _: Call) -> Result<Reply> {
     if host.stopping.is_cancelled() {
         let kind = Kind::Unavailable(Duration::from_secs(5));
@@ -32,4 +37,8 @@ async fn read_readiness(host: Arc<Host>, _: Call) -> Result<Reply> {
     }
     host.db.ping().await?;
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
+}
+
+async fn read_health(_: Arc<Host>, _: Call) -> Result<Reply> {
+    Reply::json(&true)
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::users::UserPublic;
-use crate::auth::Grant;
+use crate::auth::IssuedTokens;
 use crate::email::Mail;
 use crate::error::{Error, Result, code};
 use crate::http::Host;
@@ -106,12 +106,12 @@ struct NewPassword {
     new_password: String,
 }
 
-fn token(grant: &Grant) -> Result<Reply> {
+fn token(issued: &IssuedTokens) -> Result<Reply> {
     let reply = Reply::json(&Token {
-        access_token: grant.access_token.expose().to_owned(),
+        access_token: issued.access_token.expose().to_owned(),
         token_type: "bearer",
-        expires_in: grant.expires_in.as_secs(),
-        refresh_token: grant.refresh_token.expose().to_owned(),
+        expires_in: issued.expires_in.as_secs(),
+        refresh_token: issued.refresh_token.expose().to_owned(),
     })?;
     Ok(secret(reply))
 }

@@ -138,12 +138,12 @@ impl Scrape {
             ended.collect(),
         );
         self.one("http_requests_in_flight", "Requests that have no answer yet", host.traffic.in_flight());
-        let rooms = [("request", &host.rooms.requests), ("answer", &host.rooms.answers)];
+        let budgets = [("request", &host.body_memory.requests), ("answer", &host.body_memory.responses)];
         let of = |of: &str| vec![("of", of.to_owned())];
-        let taken = rooms.map(|(name, room)| (of(name), gauge(room.taken())));
+        let taken = budgets.map(|(name, budget)| (of(name), gauge(budget.reserved())));
         let help = "Memory for what requests brought, or answers wait with";
         self.add("http_body_bytes", help, MetricType::Gauge, taken.into());
-        let refused = rooms.map(|(name, room)| (of(name), Sample::Counter(room.refused())));
+        let refused = budgets.map(|(name, budget)| (of(name), Sample::Counter(budget.refused())));
         self.add("http_bodies_refused", "Requests that there was no memory for", MetricType::Counter, refused.into());
         let (running, waiting) = host.plugins.calls();
         self.one("calls_running", "Calls of plugins that run", running);

@@ -1,6 +1,6 @@
-//! The operator API: deploy, list, show and remove plugins. What is done with one that is there is in `operate`.
+//! The operator API: deploy, list, show and remove plugins. What is done with one that is there is in `operations`.
 
-mod operate;
+mod operations;
 mod view;
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .named("plugins", "read_plugins", "Read Plugins")
             .replies::<PluginsPublic>(),
         HostRoute::post("/api/v1/plugins/", deploy_plugin)
-            .to_its_end()
+            .run_to_completion()
             .superuser()
             .named("plugins", "deploy_plugin", "Deploy Plugin")
             .described("The body is a component file. What it imports must be granted, now or by an earlier deploy.")
@@ -46,7 +46,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .path::<PluginName>("name")
             .replies::<PluginDetail>(),
         HostRoute::delete("/api/v1/plugins/{name}", delete_plugin)
-            .to_its_end()
+            .run_to_completion()
             .superuser()
             .named("plugins", "delete_plugin", "Remove Plugin")
             .described("Its data stays, and comes back with the next deploy, unless `delete_data` is true.")
@@ -54,7 +54,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .query::<DeleteQuery>()
             .replies::<Message>(),
     ];
-    routes.extend(operate::routes());
+    routes.extend(operations::routes());
     routes
 }
 

@@ -122,10 +122,11 @@ fn a_partial_update_knows_absent_null_and_value() {
         [r#"["body","full_name"] string_too_long"#, r#"["body","email"] string_type"#]
     );
     assert_eq!(refused("users-update_user_me", &[], &[], None), [r#"["body"] missing"#]);
-    let change = |json: Value| serde_json::from_value::<change::Change<Option<String>>>(json).unwrap().into_option();
+    let change =
+        |json: Value| serde_json::from_value::<partial_update::Change<Option<String>>>(json).unwrap().into_option();
     assert_eq!(change(Value::Null), Some(None));
     assert_eq!(change(json!("x")), Some(Some("x".to_owned())));
-    assert_eq!(change::Change::<String>::default().into_option(), None);
+    assert_eq!(partial_update::Change::<String>::default().into_option(), None);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::Change;
-use super::page::Page;
+use super::pagination::Page;
+use super::partial_update::Change;
 use crate::address::Address;
 use crate::auth::{AccountChange, NewAccount, User};
 use crate::clock::Timestamp;

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// While requests are handled, nothing is due: handlers have deadlines of their own. This is when to look again.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bytes a second that a peer reads of an answer at least, once it has had its time to begin. Who takes a little now and
 /// then keeps as much memory as who takes nothing.
-const PACE: u64 = 16 * 1024;
+const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// The state of one connection. Moments are milliseconds since it was opened.
 pub(super) struct Activity {
@@ -26,14 +26,14 @@ pub(super) struct Activity {
     last: AtomicU64,
     handling: AtomicUsize,
     /// How far each answer is read that is not read to its end.
-    answers: Mutex<HashMap<u64, Progress>>,
+    responses: Mutex<HashMap<u64, Progress>>,
     next: AtomicU64,
 }
 
 struct Progress {
     began: u64,
     /// When the peer last took a piece.
-    taken: u64,
+    last_read: u64,
     bytes: u64,
     /// Ends its stream; none in HTTP/1.1, where it is all that the connection does.
     stream: Option<CancellationToken>,
@@ -42,8 +42,8 @@ struct Progress {
 impl Progress {
     /// When the peer must have gone on reading.
     fn due(&self, stalled: u64) -> u64 {
-        let paced = self.bytes.saturating_mul(1000) / PACE;
-        self.taken.min(self.began.saturating_add(paced)).saturating_add(stalled)
+        let paced = self.bytes.saturating_mul(1000) / MIN_BYTES_PER_SECOND;
+        self.last_read.min(self.began.saturating_add(paced)).saturating_add(stalled)
     }
 }
 
@@ -53,7 +53,7 @@ impl Default for Activity {
             opened: Instant::now(),
             last: AtomicU64::new(0),
             handling: AtomicUsize::new(0),
-            answers: Mutex::default(),
+            responses: Mutex::default(),
             next: AtomicU64::new(0),
         }
     }
@@ -61,10 +61,10 @@ impl Default for Activity {
 
 impl Activity {
     /// A request has come and is being handled until the guard is dropped.
-    pub(super) fn handling(activity: &Arc<Self>) -> Handling {
-        activity.alive();
+    pub(super) fn begin_request(activity: &Arc<Self>) -> RequestGuard {
+        activity.touch();
         activity.handling.fetch_add(1, Ordering::Relaxed);
-        Handling(Arc::clone(activity))
+        RequestGuard(Arc::clone(activity))
     }
 
     /// When the connection is to be dropped, or a stream of it ended, unless something happens: `idle` after the last
@@ -72,9 +72,9 @@ impl Activity {
     /// asks for meanwhile.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
-        let unread = self.answers().values().map(|answer| answer.due(millis(stalled))).min().map(at);
+        let unread = self.responses().values().map(|response| response.due(millis(stalled))).min().map(at);
         let busy = self.handling.load(Ordering::Relaxed) > 0;
-        let again = if busy { Instant::now() + LOOK_AGAIN } else { at(self.last.load(Ordering::Relaxed)) + idle };
+        let again = if busy { Instant::now() + RECHECK_INTERVAL } else { at(self.last.load(Ordering::Relaxed)) + idle };
         match unread {
             Some(unread) if busy => unread.min(again),
             Some(unread) => unread,
@@ -87,8 +87,8 @@ impl Activity {
     pub(super) fn end_stalled(&self, stalled: Duration) -> u64 {
         let now = self.now();
         let mut ended = 0;
-        self.answers().retain(|_, answer| match &answer.stream {
-            Some(stream) if answer.due(millis(stalled)) <= now => {
+        self.responses().retain(|_, response| match &response.stream {
+            Some(stream) if response.due(millis(stalled)) <= now => {
                 stream.cancel();
                 ended += 1;
                 false
@@ -102,14 +102,14 @@ impl Activity {
         millis(self.opened.elapsed())
     }
 
-    fn alive(&self) -> u64 {
+    fn touch(&self) -> u64 {
         let now = self.now();
         self.last.store(now, Ordering::Relaxed);
         now
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Progress>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn responses(&self) -> MutexGuard<'_, HashMap<u64, Progress>> {
+        self.responses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,47 +118,47 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// A request is being handled.
-pub(super) struct Handling(Arc<Activity>);
+pub(super) struct RequestGuard(Arc<Activity>);
 
-impl Handling {
+impl RequestGuard {
     /// The request is handled; what remains is that the peer reads the answer, on a stream of its own if there is one.
-    pub(super) fn answered(self, stream: Option<CancellationToken>) -> Answering {
+    pub(super) fn into_response(self, stream: Option<CancellationToken>) -> ResponseGuard {
         let activity = Arc::clone(&self.0);
         let number = activity.next.fetch_add(1, Ordering::Relaxed);
-        let now = activity.alive();
-        activity.answers().insert(number, Progress { began: now, taken: now, bytes: 0, stream });
-        Answering { activity, number }
+        let now = activity.touch();
+        activity.responses().insert(number, Progress { began: now, last_read: now, bytes: 0, stream });
+        ResponseGuard { activity, number }
     }
 }
 
-impl Drop for Handling {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.handling.fetch_sub(1, Ordering::Relaxed);
-        self.0.alive();
+        self.0.touch();
     }
 }
 
 /// An answer is being read by the peer.
-pub(super) struct Answering {
+pub(super) struct ResponseGuard {
     activity: Arc<Activity>,
     number: u64,
 }
 
-impl Answering {
+impl ResponseGuard {
     /// The peer took so many bytes.
-    pub(super) fn taken(&self, bytes: usize) {
-        let now = self.activity.alive();
-        if let Some(answer) = self.activity.answers().get_mut(&self.number) {
-            answer.taken = now;
-            answer.bytes = answer.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    pub(super) fn bytes_read(&self, bytes: usize) {
+        let now = self.activity.touch();
+        if let Some(response) = self.activity.responses().get_mut(&self.number) {
+            response.last_read = now;
+            response.bytes = response.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         }
     }
 }
 
-impl Drop for Answering {
+impl Drop for ResponseGuard {
     fn drop(&mut self) {
-        self.activity.answers().remove(&self.number);
-        self.activity.alive();
+        self.activity.responses().remove(&self.number);
+        self.activity.touch();
     }
 }
 
@@ -169,24 +169,28 @@ mod tests {
     #[test]
     fn who_reads_a_little_now_and_then_is_late_too() {
         const STALLED: u64 = 30_000;
-        let due = |taken: u64, bytes: u64| Progress { began: 5_000, taken, bytes, stream: None }.due(STALLED);
+        let due = |last_read: u64, bytes: u64| Progress { began: 5_000, last_read, bytes, stream: None }.due(STALLED);
         assert_eq!(due(5_000, 0), 35_000, "nothing yet");
-        assert_eq!(due(30_000, PACE / 2), 35_500, "a little, just now");
-        assert_eq!(due(30_000, 1_000 * PACE), 60_000, "who was fast rests no longer than who never began");
+        assert_eq!(due(30_000, MIN_BYTES_PER_SECOND / 2), 35_500, "a little, just now");
+        assert_eq!(
+            due(30_000, 1_000 * MIN_BYTES_PER_SECOND),
+            60_000,
+            "who was fast rests no longer than who never began"
+        );
     }
 
     #[test]
     fn a_stream_that_stalls_ends_alone() {
         let activity = Arc::new(Activity::default());
         let [one, other] = [(); 2].map(|()| CancellationToken::new());
-        let _one = Activity::handling(&activity).answered(Some(one.clone()));
-        let reading = Activity::handling(&activity).answered(Some(other.clone()));
-        let _alone = Activity::handling(&activity).answered(None);
+        let _one = Activity::begin_request(&activity).into_response(Some(one.clone()));
+        let reading = Activity::begin_request(&activity).into_response(Some(other.clone()));
+        let _alone = Activity::begin_request(&activity).into_response(None);
         // As if it had a minute more.
-        activity.answers().get_mut(&reading.number).unwrap().began = 60_000;
-        activity.answers().get_mut(&reading.number).unwrap().taken = 60_000;
+        activity.responses().get_mut(&reading.number).unwrap().began = 60_000;
+        activity.responses().get_mut(&reading.number).unwrap().last_read = 60_000;
         assert_eq!(activity.end_stalled(Duration::ZERO), 1);
         assert!(one.is_cancelled() && !other.is_cancelled());
-        assert_eq!(activity.answers().len(), 2);
+        assert_eq!(activity.responses().len(), 2);
     }
 }

@@ -47,7 +47,7 @@ impl Claims {
 }
 
 /// The keys of this installation, shared by its nodes through the database.
-pub(super) struct Keys {
+pub(super) struct SigningKeys {
     signing: Key,
     /// Older keys, whose tokens are still good.
     older: Vec<Key>,
@@ -60,7 +60,7 @@ struct Key {
     decoding: DecodingKey,
 }
 
-impl Keys {
+impl SigningKeys {
     /// Reads the keys, making the first one at the first start. Nodes that start at once agree on one.
     pub(super) async fn open(db: &Db, random: &Random, now: Timestamp) -> Result<Self> {
         let mut rows = signing_key::list(db).await?;
@@ -122,7 +122,7 @@ impl Key {
 
 fn validation() -> Validation {
     let mut validation = Validation::new(Algorithm::EdDSA);
-    // The library would ask the system's clock, with a minute of leeway; `Keys::verify` asks the host's.
+    // The library would ask the system's clock, with a minute of leeway; `SigningKeys::verify` asks the host's.
     validation.validate_exp = false;
     validation.set_required_spec_claims(&["exp", "sub", "aud"]);
     validation.set_audience(&[AUDIENCE]);

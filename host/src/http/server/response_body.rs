@@ -11,14 +11,14 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::activity::{Answering, Handling};
-use super::streams;
+use super::activity::{RequestGuard, ResponseGuard};
+use super::http2_streams;
 
 /// What hyper is given of an answer at once, so that it comes back for more as the peer reads. A frame of HTTP/2.
-const PIECE: usize = 16 * 1024;
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// A body that notes when the peer has read a piece of it.
-pub(super) struct Answer {
+pub(super) struct ResponseBody {
     body: Body,
     /// Of what the body gave already.
     rest: Bytes,
@@ -28,11 +28,11 @@ pub(super) struct Answer {
 
 /// What the peer does not have yet.
 struct Pieces {
-    out: AtomicUsize,
+    unread: AtomicUsize,
     all_read: AtomicWaker,
     /// A stream is one until it has sent its end, and only then can it be ended alone.
     is_stream: bool,
-    answering: Answering,
+    guard: ResponseGuard,
 }
 
 struct Piece {
@@ -40,15 +40,15 @@ struct Piece {
     pieces: Arc<Pieces>,
 }
 
-impl Answer {
+impl ResponseBody {
     /// The request is handled; what remains is that the peer reads `body`. Called in the stream's task, if it has one.
-    pub(super) fn new(body: Body, handling: Handling) -> Self {
-        let stream = streams::current();
+    pub(super) fn new(body: Body, request: RequestGuard) -> Self {
+        let stream = http2_streams::current();
         let pieces = Pieces {
-            out: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             all_read: AtomicWaker::new(),
             is_stream: stream.is_some(),
-            answering: handling.answered(stream),
+            guard: request.into_response(stream),
         };
         Self { body, rest: Bytes::new(), ended: false, pieces: Arc::new(pieces) }
     }
@@ -56,7 +56,7 @@ impl Answer {
 
 impl Pieces {
     fn are_read(&self) -> bool {
-        self.out.load(Ordering::Acquire) == 0
+        self.unread.load(Ordering::Acquire) == 0
     }
 
     fn poll_read(&self, context: &Context<'_>) -> Poll<()> {
@@ -65,7 +65,7 @@ impl Pieces {
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -89,12 +89,12 @@ impl HttpBody for Answer {
             }
             return Poll::Ready(None);
         }
-        let length = self.rest.len().min(PIECE);
+        let length = self.rest.len().min(PIECE_BYTES);
         let bytes = self.rest.split_to(length);
         if bytes.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        self.pieces.out.fetch_add(1, Ordering::Relaxed);
+        self.pieces.unread.fetch_add(1, Ordering::Relaxed);
         let piece = Piece { bytes, pieces: Arc::clone(&self.pieces) };
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
@@ -121,8 +121,8 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.pieces.answering.taken(self.bytes.len());
-        if self.pieces.out.fetch_sub(1, Ordering::AcqRel) == 1 {
+        self.pieces.guard.bytes_read(self.bytes.len());
+        if self.pieces.unread.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.pieces.all_read.wake();
         }
     }

@@ -1,4 +1,4 @@
-//! Checks for operators, named as in the reference.
+//! A test mail, by which an operator checks that outgoing mail works. Never waits until the mail is delivered.
 
 use std::sync::Arc;
 
@@ -14,22 +14,15 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 
-const TAG: &str = "utils";
-
-/// Routes of this resource.
+/// Returns the route of the test mail.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::post("/api/v1/utils/test-email/", create_test_email)
             .superuser()
-            .named(TAG, "test_email", "Test Email")
-            .described("Sends a mail, to see whether it arrives.")
+            .named("utils", "test_email", "Test Email")
+            .described("Sends a test mail to the given address.")
             .query::<TestEmail>()
             .replies_with::<Message>(201),
-        HostRoute::get("/api/v1/utils/health-check/", read_health)
-            .public()
-            .named(TAG, "health_check", "Health Check")
-            .described("Whether the process answers; nothing else is checked.")
-            .replies::<bool>(),
     ]
 }
 
@@ -42,8 +35,4 @@ async fn create_test_email(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: TestEmail = call.query()?;
     host.mail.enqueue(&Mail::Test { email: query.email_to.to_string() }).await?;
     Ok(Reply::message("Test email sent")?.with_status(StatusCode::CREATED))
-}
-
-async fn read_health(_: Arc<Host>, _: Call) -> Result<Reply> {
-    Reply::json(&true)
 }

@@ -27,7 +27,7 @@ const STRIPES: usize = 1024;
 
 pub(super) type Key = [u8; 32];
 
-pub(super) struct Verified {
+pub(super) struct TokenCache {
     entries: moka::sync::Cache<Key, Arc<Entry>>,
     generations: Box<[AtomicU64]>,
     ttl: Duration,
@@ -44,7 +44,7 @@ pub(super) fn key(token: &str) -> Key {
     Sha256::digest(token.as_bytes()).into()
 }
 
-impl Verified {
+impl TokenCache {
     pub(super) fn new(db: &Db) -> Self {
         let ttl = match db {
             Db::Sqlite(_) => SOLE_TTL,
@@ -74,8 +74,8 @@ impl Verified {
     /// Forgets the user's tokens when the guard is dropped: to be held over a change, so that also a change whose request
     /// was abandoned half-way counts.
     #[must_use]
-    pub(super) fn changing(&self, user: UserId) -> Changing<'_> {
-        Changing { verified: self, user }
+    pub(super) fn invalidate_after(&self, user: UserId) -> InvalidateOnDrop<'_> {
+        InvalidateOnDrop { cache: self, user }
     }
 
     fn stripe(&self, user: UserId) -> Option<&AtomicU64> {
@@ -84,15 +84,15 @@ impl Verified {
     }
 }
 
-/// See [`Verified::changing`].
-pub(super) struct Changing<'a> {
-    verified: &'a Verified,
+/// See [`TokenCache::invalidate_after`].
+pub(super) struct InvalidateOnDrop<'a> {
+    cache: &'a TokenCache,
     user: UserId,
 }
 
-impl Drop for Changing<'_> {
+impl Drop for InvalidateOnDrop<'_> {
     fn drop(&mut self) {
-        if let Some(stripe) = self.verified.stripe(self.user) {
+        if let Some(stripe) = self.cache.stripe(self.user) {
             stripe.fetch_add(1, Ordering::SeqCst);
         }
     }

@@ -12,9 +12,9 @@ tokio::task_local! {
 
 /// Runs what hyper asks for beside a connection: its streams.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams;
+pub(super) struct StreamExecutor;
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {

@@ -15,7 +15,7 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
-use crate::http::resource::page::Page;
+use crate::http::resource::pagination::Page;
 use crate::id::{PluginName, UserId};
 use crate::plugin::deploy::job::Passed;
 use crate::plugin::limits::Limits;
@@ -26,7 +26,7 @@ const TAG: &str = "plugins";
 /// Routes of one plugin.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     let of = |route: HostRoute<Host>, function: &str, summary: &str| {
-        let route = if route.method == "GET" { route } else { route.to_its_end() };
+        let route = if route.method == "GET" { route } else { route.run_to_completion() };
         route.superuser().named(TAG, function, summary).path::<PluginName>("name")
     };
     vec![

@@ -1,6 +1,6 @@
 //! The first superuser, made at the first start.
 
-use super::password::{MAX_CHARS, MIN_CHARS};
+use super::password_hashing::{MAX_CHARS, MIN_CHARS};
 use super::{Auth, NewAccount};
 use crate::address::{Address, InvalidAddress};
 use crate::config::{self, Secret};

@@ -10,25 +10,25 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 /// What is thrown away at the most …
-const BYTES: usize = 8 * 1024 * 1024;
+const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 /// … and for how long. A client that sends more, or slower, was told to stop by then.
-const TIME: Duration = Duration::from_secs(2);
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub(super) struct Lingering<B: Body<Data = Bytes> + Send + Unpin + 'static> {
+pub(super) struct LingeringBody<B: Body<Data = Bytes> + Send + Unpin + 'static> {
     /// None: it came to its end.
     body: Option<B>,
     lingers: bool,
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Lingering<B> {
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> LingeringBody<B> {
     /// A client that waits to be asked for its body (`Expect: 100-continue`) has none under way: it does not linger.
     pub(super) fn new(body: B, lingers: bool) -> Self {
         Self { body: Some(body), lingers }
     }
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for Lingering<B> {
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for LingeringBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -50,11 +50,11 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for Lingering<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for Lingering<B> {
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for LingeringBody<B> {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| self.lingers && !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(TIME, discard(body)));
+            runtime.spawn(tokio::time::timeout(MAX_DISCARD_TIME, discard(body)));
         }
     }
 }
@@ -63,7 +63,7 @@ async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
     let mut seen = 0_usize;
     while let Some(Ok(frame)) = body.frame().await {
         seen = seen.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-        if seen > BYTES {
+        if seen > MAX_DISCARDED_BYTES {
             return;
         }
     }

@@ -41,7 +41,7 @@ impl Auth {
             return Err(inactive());
         }
         let password_hash = self.0.passwords.hash(password).await?;
-        let _forget = self.0.verified.changing(holder.id);
+        let _forget = self.0.token_cache.invalidate_after(holder.id);
         match reset_token::consume(&self.0.db, &token_hash, holder.id, self.0.clock.now(), &password_hash).await? {
             Used::Reset => Ok(()),
             Used::Inactive => Err(inactive()),

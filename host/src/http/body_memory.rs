@@ -13,58 +13,58 @@ use bytes::Bytes;
 use crate::error::{Error, Kind, Result, code};
 
 /// Bodies of requests up to this may use all of it.
-const SMALL: usize = 16 * 1024;
+const SMALL_BODY: usize = 16 * 1024;
 
 /// The part of the memory that answers of one plugin may always wait with: so many parts make the whole.
-const LITTLE: usize = 16;
+const FREE_SHARES: usize = 16;
 
 /// The memory of one host.
 #[derive(Debug)]
-pub struct Rooms {
+pub struct BodyMemory {
     /// What requests bring.
-    pub requests: Room,
+    pub requests: BodyBudget,
     /// What answers wait with.
-    pub answers: Room,
+    pub responses: BodyBudget,
 }
 
-impl Rooms {
+impl BodyMemory {
     /// So many bytes together, half for each.
     pub fn new(bytes: usize) -> Self {
-        Self { requests: Room::new(bytes / 2), answers: Room::new(bytes / 2) }
+        Self { requests: BodyBudget::new(bytes / 2), responses: BodyBudget::new(bytes / 2) }
     }
 }
 
 /// A part of the memory.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Shared>);
+pub struct BodyBudget(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     size: usize,
-    taken: AtomicUsize,
+    reserved: AtomicUsize,
     refused: AtomicU64,
 }
 
 /// What is taken for one body, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Taken {
-    room: Room,
+pub(super) struct Reservation {
+    budget: BodyBudget,
     bytes: usize,
 }
 
-impl Room {
+impl BodyBudget {
     fn new(size: usize) -> Self {
-        Self(Arc::new(Shared { size, taken: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
+        Self(Arc::new(Shared { size, reserved: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
     }
 
     /// The most that one body may take: three quarters.
-    pub fn largest(&self) -> usize {
+    pub fn largest_body(&self) -> usize {
         self.0.size - self.0.size / 4
     }
 
     /// Bytes that are taken.
-    pub fn taken(&self) -> usize {
-        self.0.taken.load(Ordering::Relaxed)
+    pub fn reserved(&self) -> usize {
+        self.0.reserved.load(Ordering::Relaxed)
     }
 
     /// Requests that there was no room for.
@@ -73,8 +73,8 @@ impl Room {
     }
 
     /// For a body of which nothing has come.
-    pub(super) fn enter(&self) -> Taken {
-        Taken { room: self.clone(), bytes: 0 }
+    pub(super) fn reserve(&self) -> Reservation {
+        Reservation { budget: self.clone(), bytes: 0 }
     }
 
     /// Whether there is room for one more answer, of whatever size, of a plugin of which so many bytes wait. One of which
@@ -82,23 +82,23 @@ impl Room {
     ///
     /// # Errors
     /// 503: there is none.
-    pub(super) fn check(&self, plugin: &AtomicUsize) -> Result<()> {
-        let little = plugin.load(Ordering::Relaxed) <= self.0.size / LITTLE;
-        if little || self.taken() < self.largest() { Ok(()) } else { Err(self.overloaded()) }
+    pub(super) fn admit_response(&self, plugin: &AtomicUsize) -> Result<()> {
+        let little = plugin.load(Ordering::Relaxed) <= self.0.size / FREE_SHARES;
+        if little || self.reserved() < self.largest_body() { Ok(()) } else { Err(self.overloaded()) }
     }
 
     /// The body of an answer, and of which plugin it is, if of any. It counts until it is written or nobody wants it any
     /// more. It exists, so it is never refused: the work is done.
-    pub(super) fn keep(&self, plugin: Option<&Arc<AtomicUsize>>, body: Bytes) -> Bytes {
+    pub(super) fn track_response(&self, plugin: Option<&Arc<AtomicUsize>>, body: Bytes) -> Bytes {
         if body.is_empty() {
             return body;
         }
-        self.0.taken.fetch_add(body.len(), Ordering::Relaxed);
+        self.0.reserved.fetch_add(body.len(), Ordering::Relaxed);
         if let Some(plugin) = plugin {
             plugin.fetch_add(body.len(), Ordering::Relaxed);
         }
-        let (plugin, taken) = (plugin.map(Arc::clone), Taken { room: self.clone(), bytes: body.len() });
-        Bytes::from_owner(Waiting { body, plugin, _taken: taken })
+        let (plugin, reservation) = (plugin.map(Arc::clone), Reservation { budget: self.clone(), bytes: body.len() });
+        Bytes::from_owner(UnreadBody { body, plugin, _reservation: reservation })
     }
 
     fn overloaded(&self) -> Error {
@@ -108,44 +108,44 @@ impl Room {
     }
 }
 
-impl Taken {
+impl Reservation {
     /// Takes so many bytes in all.
     ///
     /// # Errors
     /// 503: there are not as many now. 413: there never are.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<()> {
-        if bytes > self.room.largest() {
+        if bytes > self.budget.largest_body() {
             return Err(Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, "Request body too large"));
         }
-        let most = if bytes <= SMALL { self.room.0.size } else { self.room.largest() };
+        let most = if bytes <= SMALL_BODY { self.budget.0.size } else { self.budget.largest_body() };
         let before = self.bytes;
         let changed = |taken: usize| {
             let after = taken.saturating_sub(before).saturating_add(bytes);
             Some(after).filter(|after| *after <= most || bytes <= before)
         };
-        match self.room.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed) {
+        match self.budget.0.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed) {
             Ok(_) => {
                 self.bytes = bytes;
                 Ok(())
             }
-            Err(_) => Err(self.room.overloaded()),
+            Err(_) => Err(self.budget.overloaded()),
         }
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.room.0.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-struct Waiting {
+struct UnreadBody {
     body: Bytes,
     plugin: Option<Arc<AtomicUsize>>,
-    _taken: Taken,
+    _reservation: Reservation,
 }
 
-impl Drop for Waiting {
+impl Drop for UnreadBody {
     fn drop(&mut self) {
         if let Some(plugin) = &self.plugin {
             plugin.fetch_sub(self.body.len(), Ordering::Relaxed);
@@ -153,7 +153,7 @@ impl Drop for Waiting {
     }
 }
 
-impl AsRef<[u8]> for Waiting {
+impl AsRef<[u8]> for UnreadBody {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
@@ -163,41 +163,41 @@ impl AsRef<[u8]> for Waiting {
 mod tests {
     use super::*;
 
-    const UNIT: usize = SMALL + 1;
+    const UNIT: usize = SMALL_BODY + 1;
 
     #[test]
     fn there_is_so_much_room_and_what_is_dropped_comes_back() {
-        let room = Room::new(100 * UNIT);
-        let (mut one, mut other) = (room.enter(), room.enter());
+        let budget = BodyBudget::new(100 * UNIT);
+        let (mut one, mut other) = (budget.reserve(), budget.reserve());
         one.resize(10).unwrap();
         one.resize(40 * UNIT).unwrap();
         assert_eq!(*other.resize(40 * UNIT).unwrap_err().code(), code::OVERLOADED);
         assert_eq!(*other.resize(80 * UNIT).unwrap_err().code(), code::BODY_TOO_LARGE, "it never fits");
         other.resize(35 * UNIT).unwrap();
-        assert_eq!((room.taken(), room.refused()), (75 * UNIT, 1));
-        let mut small = room.enter();
-        small.resize(SMALL).unwrap();
+        assert_eq!((budget.reserved(), budget.refused()), (75 * UNIT, 1));
+        let mut small = budget.reserve();
+        small.resize(SMALL_BODY).unwrap();
         small.resize(UNIT).unwrap_err();
         one.resize(10 * UNIT).unwrap();
         small.resize(UNIT).unwrap();
         drop((one, other, small));
-        assert_eq!(room.taken(), 0);
+        assert_eq!(budget.reserved(), 0);
     }
 
     #[test]
     fn an_answer_that_exists_is_kept_and_the_next_is_not_begun() {
-        let room = Room::new(4 * UNIT);
+        let budget = BodyBudget::new(4 * UNIT);
         let (plugin, other) = (Arc::default(), AtomicUsize::new(0));
-        room.check(&plugin).unwrap();
-        let answer = room.keep(Some(&plugin), vec![1; 5 * UNIT].into());
+        budget.admit_response(&plugin).unwrap();
+        let answer = budget.track_response(Some(&plugin), vec![1; 5 * UNIT].into());
         let part = answer.slice(..10);
-        assert_eq!(*room.check(&plugin).unwrap_err().code(), code::OVERLOADED);
-        room.check(&other).unwrap();
+        assert_eq!(*budget.admit_response(&plugin).unwrap_err().code(), code::OVERLOADED);
+        budget.admit_response(&other).unwrap();
         drop(answer);
-        assert_eq!(room.taken(), 5 * UNIT, "a part of it is not written");
+        assert_eq!(budget.reserved(), 5 * UNIT, "a part of it is not written");
         drop(part);
-        room.check(&plugin).unwrap();
-        let small = room.keep(None, "of the host".into());
-        assert_eq!((&*small, room.taken(), plugin.load(Ordering::Relaxed)), (&b"of the host"[..], small.len(), 0));
+        budget.admit_response(&plugin).unwrap();
+        let small = budget.track_response(None, "of the host".into());
+        assert_eq!((&*small, budget.reserved(), plugin.load(Ordering::Relaxed)), (&b"of the host"[..], small.len(), 0));
     }
 }

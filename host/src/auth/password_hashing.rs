@@ -18,10 +18,10 @@ pub const MIN_CHARS: u32 = 8;
 pub const MAX_CHARS: u32 = 128;
 
 /// How long a request waits for its turn to hash.
-const PATIENCE: Duration = Duration::from_secs(10);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A hash of no password, with the parameters of real ones: checking against it costs what checking a real one costs.
-const NOBODY: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
+const DUMMY_HASH: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
                       Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
 
 /// What hashing a password costs.
@@ -31,14 +31,14 @@ pub enum HashCost {
     #[default]
     Reference,
     /// Next to nothing: for tests of everything else.
-    Least,
+    Minimal,
 }
 
 impl HashCost {
     fn params(self) -> Result<Params> {
         let (memory_kib, passes, lanes) = match self {
             Self::Reference => (65_536, 3, 4),
-            Self::Least => (64, 1, 1),
+            Self::Minimal => (64, 1, 1),
         };
         Params::new(memory_kib, passes, lanes, None).map_err(unusable)
     }
@@ -46,7 +46,7 @@ impl HashCost {
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum PasswordMatch {
     /// The password is right.
     Right,
     /// It is right, and its hash is weaker than new ones are.
@@ -57,13 +57,13 @@ pub(super) enum Verdict {
 
 /// Hashes and checks passwords on as many threads as there are cores. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Passwords {
+pub(super) struct PasswordHasher {
     params: Params,
     permits: Arc<Semaphore>,
     random: Random,
 }
 
-impl Passwords {
+impl PasswordHasher {
     /// New hashes cost so much.
     pub(super) fn new(random: Random, cost: HashCost) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -89,17 +89,17 @@ impl Passwords {
     ///
     /// # Errors
     /// No turn came in time (429).
-    pub(super) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<Verdict> {
+    pub(super) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<PasswordMatch> {
         let password = password.to_owned();
-        let hash = hash.unwrap_or(NOBODY).to_owned();
+        let hash = hash.unwrap_or(DUMMY_HASH).to_owned();
         let params = self.params.clone();
         self.run(move || Ok(check(params, &password, &hash))).await
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.permits).acquire_owned()).await;
+        let turn = tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = turn else {
-            let kind = Kind::TooManyRequests(PATIENCE);
+            let kind = Kind::TooManyRequests(QUEUE_TIMEOUT);
             return Err(Error::new(kind, code::THROTTLED, "Too many passwords are being checked now"));
         };
         let work = move || {
@@ -117,23 +117,23 @@ fn argon2(params: Params) -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
-fn check(params: Params, password: &str, hash: &str) -> Verdict {
+fn check(params: Params, password: &str, hash: &str) -> PasswordMatch {
     if hash.starts_with("$2") {
         return match bcrypt::verify(password, hash) {
-            Ok(true) => Verdict::Outdated,
-            Ok(false) | Err(_) => Verdict::Wrong,
+            Ok(true) => PasswordMatch::Outdated,
+            Ok(false) | Err(_) => PasswordMatch::Wrong,
         };
     }
-    let Ok(parsed) = PasswordHash::new(hash) else { return Verdict::Wrong };
+    let Ok(parsed) = PasswordHash::new(hash) else { return PasswordMatch::Wrong };
     // The parameters are the hash's own; outputs are compared in constant time (`phc::Output`).
     if argon2(params.clone()).verify_password(password.as_bytes(), &parsed).is_err() {
-        return Verdict::Wrong;
+        return PasswordMatch::Wrong;
     }
     let current = parsed.algorithm.as_str() == "argon2id"
         && Params::try_from(&parsed).is_ok_and(|own| {
             own.m_cost() == params.m_cost() && own.t_cost() == params.t_cost() && own.p_cost() == params.p_cost()
         });
-    if current { Verdict::Right } else { Verdict::Outdated }
+    if current { PasswordMatch::Right } else { PasswordMatch::Outdated }
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -146,34 +146,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_is_the_references_and_checks() {
-        let passwords = Passwords::new(Random::System, HashCost::Reference).unwrap();
+        let passwords = PasswordHasher::new(Random::System, HashCost::Reference).unwrap();
         let hash = passwords.hash("correct horse").await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=65536,t=3,p=4$"), "{hash}");
-        assert_eq!(passwords.verify("correct horse", Some(&hash)).await.unwrap(), Verdict::Right);
-        assert_eq!(passwords.verify("correct horsf", Some(&hash)).await.unwrap(), Verdict::Wrong);
+        assert_eq!(passwords.verify("correct horse", Some(&hash)).await.unwrap(), PasswordMatch::Right);
+        assert_eq!(passwords.verify("correct horsf", Some(&hash)).await.unwrap(), PasswordMatch::Wrong);
         assert_ne!(hash, passwords.hash("correct horse").await.unwrap(), "a fresh salt each time");
     }
 
     #[tokio::test]
     async fn older_hashes_are_right_but_outdated() {
-        let quick = Passwords::new(Random::System, HashCost::Least).unwrap();
+        let quick = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
         let bcrypt = bcrypt::hash("changethis", 4).unwrap();
-        assert_eq!(quick.verify("changethis", Some(&bcrypt)).await.unwrap(), Verdict::Outdated);
-        assert_eq!(quick.verify("changethat", Some(&bcrypt)).await.unwrap(), Verdict::Wrong);
-        let strong = Passwords::new(Random::System, HashCost::Reference).unwrap();
+        assert_eq!(quick.verify("changethis", Some(&bcrypt)).await.unwrap(), PasswordMatch::Outdated);
+        assert_eq!(quick.verify("changethat", Some(&bcrypt)).await.unwrap(), PasswordMatch::Wrong);
+        let strong = PasswordHasher::new(Random::System, HashCost::Reference).unwrap();
         let weak = quick.hash("changethis").await.unwrap();
-        assert_eq!(strong.verify("changethis", Some(&weak)).await.unwrap(), Verdict::Outdated);
+        assert_eq!(strong.verify("changethis", Some(&weak)).await.unwrap(), PasswordMatch::Outdated);
     }
 
     #[tokio::test]
     async fn nobodys_password_costs_as_much_and_is_wrong() {
-        let parsed = PasswordHash::new(NOBODY).unwrap();
+        let parsed = PasswordHash::new(DUMMY_HASH).unwrap();
         let params = Params::try_from(&parsed).unwrap();
         assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));
-        let passwords = Passwords::new(Random::System, HashCost::Least).unwrap();
-        assert_eq!(passwords.verify("", None).await.unwrap(), Verdict::Wrong);
-        assert_eq!(passwords.verify("x", Some("nonsense")).await.unwrap(), Verdict::Wrong);
-        assert_eq!(passwords.verify("x", Some("$2b$nonsense")).await.unwrap(), Verdict::Wrong);
-        assert_eq!(passwords.verify("x", Some("$argon2id$v=19$m=8,t=1,p=1$")).await.unwrap(), Verdict::Wrong);
+        let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
+        assert_eq!(passwords.verify("", None).await.unwrap(), PasswordMatch::Wrong);
+        assert_eq!(passwords.verify("x", Some("nonsense")).await.unwrap(), PasswordMatch::Wrong);
+        assert_eq!(passwords.verify("x", Some("$2b$nonsense")).await.unwrap(), PasswordMatch::Wrong);
+        assert_eq!(passwords.verify("x", Some("$argon2id$v=19$m=8,t=1,p=1$")).await.unwrap(), PasswordMatch::Wrong);
     }
 }

@@ -7,9 +7,9 @@ use crate::db::tests::sqlite;
 const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 const LIFETIME: Duration = Duration::from_secs(60);
 
-async fn keys() -> (tempfile::TempDir, Db, Keys) {
+async fn keys() -> (tempfile::TempDir, Db, SigningKeys) {
     let (dir, db) = sqlite().await;
-    let keys = Keys::open(&db, &Random::System, NOW).await.unwrap();
+    let keys = SigningKeys::open(&db, &Random::System, NOW).await.unwrap();
     (dir, db, keys)
 }
 
@@ -18,7 +18,7 @@ fn claims() -> Claims {
 }
 
 /// A token with our own key and any header and claims.
-fn forge(keys: &Keys, change: impl FnOnce(&mut Header, &mut Value)) -> String {
+fn forge(keys: &SigningKeys, change: impl FnOnce(&mut Header, &mut Value)) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
     header.typ = Some(TYPE.to_owned());
     header.kid = Some(keys.signing.kid.clone());
@@ -43,7 +43,8 @@ async fn a_token_says_who_until_it_expires() {
 #[tokio::test]
 async fn nodes_share_the_first_key() {
     let (_dir, db, keys) = keys().await;
-    let (one, two) = tokio::join!(Keys::open(&db, &Random::System, NOW), Keys::open(&db, &Random::System, NOW));
+    let (one, two) =
+        tokio::join!(SigningKeys::open(&db, &Random::System, NOW), SigningKeys::open(&db, &Random::System, NOW));
     let token = one.unwrap().sign(&claims()).unwrap();
     assert!(keys.verify(&token, NOW).is_ok());
     assert!(two.unwrap().verify(&token, NOW).is_ok());
