@@ -1,13 +1,14 @@
-//! Every request's way: route → body → access → validation → handler or plugin → answer.
+//! The way of every request: route → body → access → validation → handler or plugin → response.
 //!
-//! Everything before the handler is the same for the host's routes and the plugins', and none of it needs guest code, so
-//! a bad request costs no instance. The order of the checks is the contract's (reference section 1.13): malformed JSON
-//! is told before missing credentials, missing credentials before wrong values.
+//! Everything before the handler is the same for routes of the host and of plugins. None of it runs guest code, so a bad
+//! request costs no instance. The contract fixes the order of the checks: malformed JSON is reported before missing
+//! credentials, and missing credentials before wrong values. A raw body is the exception: it can be large, so the caller is
+//! authorized before it is read. This module never fails: every error becomes a problem response.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::header::{EXPECT, HeaderName, HeaderValue};
 use axum::http::request::Parts;
@@ -34,23 +35,55 @@ use crate::error::{Error, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Generation, Target};
-use crate::route::{BodyKind, Match, Operation, Template};
+use crate::plugin::release::ReleaseRoute;
+use crate::route::{Access, BodyKind, Match, Operation, Template};
 
-/// Answers requests.
+/// Handles requests.
 pub struct Dispatcher {
     host: Arc<Host>,
-    routes: Vec<HostRoute<Host>>,
-    operations: Vec<Operation>,
+    routes: Vec<CompiledRoute>,
     cors: Cors,
     files: Option<StaticFiles>,
 }
 
+/// A route of the host with its compiled operation.
+struct CompiledRoute {
+    route: HostRoute<Host>,
+    operation: Operation,
+}
+
+/// The route that a request matched, looked up once.
+#[derive(Clone, Copy)]
+struct MatchedRoute<'a> {
+    operation: &'a Operation,
+    access: &'a Access,
+    max_body_bytes: usize,
+    handler: Handler<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Handler<'a> {
+    Host(&'a HostRoute<Host>),
+    Plugin { release: &'a Release, index: usize, contract: &'a ReleaseRoute },
+}
+
+impl<'a> Handler<'a> {
+    fn release(self) -> Option<&'a Release> {
+        match self {
+            Self::Host(_) => None,
+            Self::Plugin { release, .. } => Some(release),
+        }
+    }
+}
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `always` or `never`: takes part in a trial whoever the caller is.
+/// `always` or `never` overrides the choice of a canary for this caller.
 const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+/// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
+const ABSENT_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// What the registry must know of the host's routes.
+/// Returns method and path template of each route of the host, which the plugin registry needs to detect conflicts.
 ///
 /// # Errors
 /// A path is not a template, which is a defect of the host.
@@ -59,7 +92,7 @@ pub fn templates(routes: &[HostRoute<Host>]) -> Result<Vec<(String, Template)>> 
 }
 
 impl Dispatcher {
-    /// Compiles the host's own operations and opens the directory of static files.
+    /// Compiles the operations of the host and opens the directory of static files.
     ///
     /// # Errors
     /// The directory cannot be served, or an operation does not compile, which is a defect of the host.
@@ -68,32 +101,33 @@ impl Dispatcher {
         let cors = Cors::new(&server.frontend_url)?;
         let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
         let files = files.transpose()?;
-        // JSON Schema 2020-12, as OpenAPI 3.1 has it, with the definitions where OpenAPI keeps them.
+        // OpenAPI 3.1 uses JSON Schema 2020-12 and keeps the definitions in `components`.
         let mut settings = SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();
         let mut generator = settings.into_generator();
         problem::schema(&mut generator);
         let declared: Vec<Value> = routes.iter().map(|route| route.operation(&mut generator)).collect();
         let schemas: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
-        let operations = routes
-            .iter()
+        let routes = routes
+            .into_iter()
             .zip(declared)
             .map(|(route, operation)| {
                 let template = route.path.parse().map_err(Error::internal)?;
-                Operation::compile(operation, &schemas, &template)
-                    .map_err(|error| Error::internal(format!("{} {}: {error}", route.method, route.path)))
+                let operation = Operation::compile(operation, &schemas, &template)
+                    .map_err(|error| Error::internal(format!("{} {}: {error}", route.method, route.path)))?;
+                Ok(CompiledRoute { route, operation })
             })
             .collect::<Result<Vec<_>>>()?;
-        let documented = routes.iter().zip(&operations).filter(|(route, _)| route.documented);
+        let documented = routes.iter().filter(|compiled| compiled.route.documented);
         host.openapi.describe_host(openapi::HostDocument::new(
             &host.config.server.project_name,
             schemas,
-            documented.map(|(route, operation)| (route.method, route.path, &route.access, operation)),
+            documented.map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, operation)),
         ));
-        Ok(Self { host, routes, operations, cors, files })
+        Ok(Self { host, routes, cors, files })
     }
 
-    /// Answers one request. Never fails: what goes wrong is a problem response.
+    /// Returns the response to one request. An error becomes a problem response.
     pub async fn dispatch<B>(self: Arc<Self>, request: hyper::Request<B>, peer: SocketAddr) -> Response
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -109,7 +143,7 @@ impl Dispatcher {
                 return self.send(problem::reply(&error, parts.uri.path(), "none"), None);
             }
         };
-        let mut response = match self.answer(&parts, body, &request_id, peer).await {
+        let mut response = match self.respond(&parts, body, &request_id, peer).await {
             Ok(response) => response,
             Err(error) => self.send(problem::reply(&error, parts.uri.path(), &request_id), None),
         };
@@ -133,7 +167,7 @@ impl Dispatcher {
         response
     }
 
-    async fn answer<B>(
+    async fn respond<B>(
         self: &Arc<Self>,
         parts: &Parts,
         body: B,
@@ -150,7 +184,7 @@ impl Dispatcher {
         let path = parts.uri.path();
         let generation = self.host.plugins.generation();
         let table = match generation.trial(path) {
-            Some((canary, table)) if self.takes_part(canary, parts, peer).await => table,
+            Some((canary, table)) if self.uses_canary(canary, parts, peer).await => table,
             _ => generation.table(),
         };
         let (target, raw_params) = match table.find(parts.method.as_str(), path) {
@@ -160,71 +194,83 @@ impl Dispatcher {
                 let kind = Kind::MethodNotAllowed(methods);
                 return Err(Error::new(kind, code::METHOD_NOT_ALLOWED, "Method Not Allowed"));
             }
-            Match::Nothing => return self.answer_elsewhere(parts, &generation).await,
+            Match::Nothing => return self.respond_without_route(parts, &generation).await,
         };
+        let route = self.look_up(target)?;
         let params: Vec<(&str, Cow<'_, str>)> =
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
-        let (operation, access, plugin) = match target {
-            Target::Host(index) => {
-                let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
-                let operation = self.operations.get(*index).ok_or_else(|| Error::internal("no such operation"))?;
-                (operation, &route.access, None)
-            }
-            Target::Plugin(release, index) => {
-                let route = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
-                (&route.operation, &route.access, Some(&release.record.plugin))
-            }
-        };
-        let (read, caller) = if operation.body_kind() == Some(BodyKind::Raw) {
-            // Raw bodies may be large: nobody sends one before he may.
-            let caller = access::check(&self.host.auth, &parts.headers, access, plugin).await?;
-            (self.read(operation, target, parts, body).await?, caller)
+        let plugin = route.handler.release().map(|release| &release.record.plugin);
+        let (read, caller) = if route.operation.body_kind() == Some(BodyKind::Raw) {
+            // Raw bodies can be large, so authorize before reading.
+            let caller = access::check(&self.host.auth, &parts.headers, route.access, plugin).await?;
+            (self.read(route, parts, body).await?, caller)
         } else {
-            let read = self.read(operation, target, parts, body).await?;
-            (read, access::check(&self.host.auth, &parts.headers, access, plugin).await?)
+            let read = self.read(route, parts, body).await?;
+            (read, access::check(&self.host.auth, &parts.headers, route.access, plugin).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
-        let inputs =
-            operation.check(&params, &query, read.value.as_ref(), read.may_contain_nul).map_err(Error::invalid)?;
-        match target {
-            Target::Host(index) => {
-                let route = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
-                let (value, bytes, _taken) = read.into_parts();
-                let body = match (operation.body_kind(), value) {
+        let inputs = route
+            .operation
+            .check(&params, &query, read.value.as_ref(), read.may_contain_nul)
+            .map_err(Error::invalid)?;
+        match route.handler {
+            Handler::Host(host_route) => {
+                let (value, bytes, _reservation) = read.into_parts();
+                let body = match (route.operation.body_kind(), value) {
                     (Some(BodyKind::Raw), _) => Payload::Raw(bytes),
                     (Some(_), Some(value)) => Payload::Json(value),
                     _ => Payload::None,
                 };
                 let call =
                     Call { request_id: Arc::clone(request_id), caller, inputs, body, headers: parts.headers.clone() };
-                Ok(self.send((route.handler)(Arc::clone(&self.host), call).await?, None))
+                Ok(self.send((host_route.handler)(Arc::clone(&self.host), call).await?, None))
             }
-            Target::Plugin(release, index) => {
-                let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
-                // The plugin reads the bytes itself.
-                let (body, _taken) = read.into_raw();
-                let call = PluginCall { release, route: *index, parts, request_id, params: &params, caller, body };
-                let reply =
-                    plugin_call::answer(&self.host.plugins, &self.host.body_memory.responses, contract, call).await?;
-                Ok(self.send(reply, Some(release.as_ref())))
+            Handler::Plugin { release, index, contract } => {
+                // The plugin parses the bytes itself.
+                let (body, _reservation) = read.into_raw();
+                let call = PluginCall { release, route: index, parts, request_id, params: &params, caller, body };
+                let budget = &self.host.body_memory.responses;
+                let reply = plugin_call::respond(&self.host.plugins, budget, contract, call).await?;
+                Ok(self.send(reply, Some(release)))
             }
         }
     }
 
-    /// An answer on its way to its client. Whoever made it, its body takes memory until it is read.
+    fn look_up<'a>(&'a self, target: &'a Target) -> Result<MatchedRoute<'a>> {
+        match target {
+            Target::Host(index) => {
+                let compiled = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
+                Ok(MatchedRoute {
+                    operation: &compiled.operation,
+                    access: &compiled.route.access,
+                    max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
+                    handler: Handler::Host(&compiled.route),
+                })
+            }
+            Target::Plugin(release, index) => {
+                let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
+                Ok(MatchedRoute {
+                    operation: &contract.operation,
+                    access: &contract.access,
+                    max_body_bytes: release.limits.request_bytes,
+                    handler: Handler::Plugin { release, index: *index, contract },
+                })
+            }
+        }
+    }
+
+    /// Turns a reply into the response. The body counts against the memory for responses until the client has read it,
+    /// for replies of plugins and of the host alike.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
-        reply.body = self
-            .host
-            .body_memory
-            .responses
-            .track_response(release.map(|release| release.bulkhead.unread()), reply.body);
+        let unread = release.map(|release| release.bulkhead.unread());
+        reply.body = self.host.body_memory.responses.track_response(unread, reply.body);
         reply.into()
     }
 
-    /// Whether a request goes to the release on trial: as its header asks, else as its caller was chosen. Who he is
-    /// matters before his credentials are checked, so bad ones count as none.
-    async fn takes_part(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
+    /// Returns whether a request goes to the canary: its header decides, or else its caller. The caller is identified here
+    /// before their credentials are checked, so invalid credentials count as none.
+    async fn uses_canary(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
         match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
             Some(b"always") => return true,
             Some(b"never") => return false,
@@ -235,21 +281,16 @@ impl Dispatcher {
         canary.chooses(&caller)
     }
 
-    async fn read<B>(&self, operation: &Operation, target: &Target, parts: &Parts, body: B) -> Result<ReadBody>
+    async fn read<B>(&self, route: MatchedRoute<'_>, parts: &Parts, body: B) -> Result<ReadBody>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let server = &self.host.config.server;
-        let Some(kind) = operation.body_kind() else { return Ok(ReadBody::default()) };
-        let most = match target {
-            Target::Host(index) => self.routes.get(*index).and_then(|route| route.body_limit),
-            Target::Plugin(release, _) => Some(release.limits.request_bytes),
-        };
-        let most = most.unwrap_or(server.max_body_bytes);
-        let read =
-            body::read_raw(&parts.headers, body, most, server.body_timeout, &self.host.body_memory.requests).await;
-        if let (Err(error), Target::Plugin(release, _)) = (&read, target)
+        let Some(kind) = route.operation.body_kind() else { return Ok(ReadBody::default()) };
+        let timeout = self.host.config.server.body_timeout;
+        let budget = &self.host.body_memory.requests;
+        let read = body::read_raw(&parts.headers, body, route.max_body_bytes, timeout, budget).await;
+        if let (Err(error), Some(release)) = (&read, route.handler.release())
             && *error.kind() == Kind::TooLarge
         {
             release.usage.hit(Limit::RequestBytes);
@@ -261,8 +302,8 @@ impl Dispatcher {
         }
     }
 
-    /// Paths that no route has: the document and the static files, or a 404 that says what it can.
-    async fn answer_elsewhere(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
+    /// Responds to a path that matches no route: with the state of an absent plugin, a static file, or a 404.
+    async fn respond_without_route(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
         let path = parts.uri.path();
         match generation.absence(path) {
             Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
@@ -272,8 +313,7 @@ impl Dispatcher {
                     Absence::Revoked => code::PLUGIN_REVOKED,
                     Absence::Broken | Absence::Removed => code::PLUGIN_UNAVAILABLE,
                 };
-                let kind = Kind::Unavailable(std::time::Duration::from_secs(30));
-                return Err(Error::new(kind, code, "The plugin is not available"));
+                return Err(Error::new(Kind::Unavailable(ABSENT_RETRY_AFTER), code, "The plugin is not available"));
             }
             None => {}
         }

@@ -56,7 +56,7 @@ pub(super) struct PluginCall<'a> {
 }
 
 /// Answers a request by its plugin, or by an answer kept earlier.
-pub(super) async fn answer(
+pub(super) async fn respond(
     registry: &Registry,
     budget: &BodyBudget,
     contract: &ReleaseRoute,
