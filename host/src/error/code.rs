@@ -1,5 +1,9 @@
-//! The stable codes of problem responses. A code, once released, keeps its meaning; a test keeps the list in
-//! ARCHITECTURE.md complete. Plugins add codes of their own, which their authors document.
+//! The stable error codes of problem responses: the only declaration of each code, its HTTP statuses and its meaning.
+//!
+//! A released code keeps its meaning. To add a code, add one entry here and run
+//! `WHARF_UPDATE_DOCS=1 cargo test -p wharf-tests --test wharf architecture`, which rewrites the table in
+//! `host/ARCHITECTURE.md`. Debug builds check in `http::problem` that a code is only sent with a status that is declared
+//! here. Plugins add codes of their own, which their authors document.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +14,12 @@ use std::fmt;
 pub struct Code(Cow<'static, str>);
 
 impl Code {
-    /// A code that a plugin chose, already checked by `plugin::answer`.
+    /// Returns a code that a plugin chose. `plugin` has checked it.
     pub fn from_plugin(code: String) -> Self {
         Self(Cow::Owned(code))
     }
 
-    /// The word itself.
+    /// Returns the word itself.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -27,131 +31,155 @@ impl fmt::Display for Code {
     }
 }
 
+/// What is declared of one code of the host.
+#[derive(Debug)]
+pub struct Declaration {
+    /// The code.
+    pub code: Code,
+    /// Every HTTP status that the code is sent with. Where there are several, the meaning says which one is chosen when.
+    pub statuses: &'static [u16],
+    meaning: &'static str,
+}
+
+impl Declaration {
+    /// Returns the meaning, as one line of Markdown.
+    pub fn meaning(&self) -> &'static str {
+        self.meaning.trim_ascii()
+    }
+}
+
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
-        $($(#[$doc])* pub const $name: Code = Code(Cow::Borrowed($word));)*
-        /// Every code the host itself answers with.
-        pub const ALL: &[Code] = &[$($name),*];
+    ($($(#[doc = $meaning:literal])+ $name:ident = $word:literal, $($status:literal)|+;)*) => {
+        $($(#[doc = $meaning])+ pub const $name: Code = Code(Cow::Borrowed($word));)*
+        /// Every code of the host itself.
+        pub const ALL: &[Declaration] =
+            &[$(Declaration { code: $name, statuses: &[$($status),+], meaning: concat!($($meaning),+) }),*];
     };
 }
 
 codes! {
-    /// 422: the input does not fit the route's schema; see `errors`.
-    VALIDATION_ERROR = "validation_error";
-    /// 400: the body is not text in UTF-8, or not readable at all.
-    MALFORMED_BODY = "malformed_body";
-    /// 401: the route needs a caller and no credentials came.
-    NOT_AUTHENTICATED = "not_authenticated";
-    /// 401: the token is malformed, expired, forged, revoked or of a deleted user.
-    INVALID_TOKEN = "invalid_token";
-    /// 403 (400 at login): the account is deactivated.
-    INACTIVE_USER = "inactive_user";
-    /// 403: the caller lacks the privilege or permission.
-    FORBIDDEN = "forbidden";
-    /// 404: no route at this path.
-    ROUTE_NOT_FOUND = "route_not_found";
-    /// 404: the plugin that served this path was removed; its data may still be there.
-    PLUGIN_REMOVED = "plugin_removed";
-    /// 405: the path exists with other methods, named in `Allow`.
-    METHOD_NOT_ALLOWED = "method_not_allowed";
-    /// 413: the body is larger than the limit.
-    BODY_TOO_LARGE = "body_too_large";
-    /// 431: the headers that the plugin would get are larger than the limit.
-    HEADERS_TOO_LARGE = "headers_too_large";
-    /// 429: too many attempts; see `Retry-After`.
-    THROTTLED = "throttled";
-    /// 500: a defect of the host; the request id finds it in the log.
-    INTERNAL = "internal";
-    /// 503: the host is stopping.
-    SHUTTING_DOWN = "shutting_down";
-    /// 503: bodies of other requests and answers take all the memory for bodies, or as many files are being sent as may be;
-    /// see `Retry-After`.
-    OVERLOADED = "overloaded";
-    /// 503: the database cannot be reached now.
-    DATABASE_UNAVAILABLE = "database_unavailable";
+    /// The input does not fit the schema of the route. `errors` lists every finding.
+    VALIDATION_ERROR = "validation_error", 422;
+    /// The body is not UTF-8 text, is not readable, or did not arrive in time.
+    MALFORMED_BODY = "malformed_body", 400;
+    /// The route requires a caller, and the request has no credentials.
+    NOT_AUTHENTICATED = "not_authenticated", 401;
+    /// The token is malformed, expired, forged or revoked, or its user was deleted.
+    INVALID_TOKEN = "invalid_token", 401;
+    /// The account is deactivated: 400 at sign-in and with a reset token, 403 with an access token.
+    INACTIVE_USER = "inactive_user", 400 | 403;
+    /// The caller lacks the required privilege or permission.
+    FORBIDDEN = "forbidden", 403;
+    /// No route matches the path.
+    ROUTE_NOT_FOUND = "route_not_found", 404;
+    /// The plugin that served this path was removed. Its data may still exist.
+    PLUGIN_REMOVED = "plugin_removed", 404;
+    /// The path exists with other methods. `Allow` lists them.
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405;
+    /// The body is larger than the limit.
+    BODY_TOO_LARGE = "body_too_large", 413;
+    /// The headers that would be passed to the plugin are larger than the limit.
+    HEADERS_TOO_LARGE = "headers_too_large", 431;
+    /// Too many attempts. See `Retry-After`.
+    THROTTLED = "throttled", 429;
+    /// A defect of the host. The log entry with the request id describes it.
+    INTERNAL = "internal", 500;
+    /// The host is shutting down.
+    SHUTTING_DOWN = "shutting_down", 503;
+    /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files is
+    /// being sent. See `Retry-After`.
+    OVERLOADED = "overloaded", 503;
+    /// The database is not reachable at present.
+    DATABASE_UNAVAILABLE = "database_unavailable", 503;
 
-    /// 400: unknown user or wrong password.
-    INCORRECT_CREDENTIALS = "incorrect_credentials";
-    /// 400: the current password given is wrong.
-    INCORRECT_PASSWORD = "incorrect_password";
-    /// 400: the new password is the current one.
-    SAME_PASSWORD = "same_password";
-    /// 400: the reset token is unknown, used, expired or outlived by a password change.
-    INVALID_RESET_TOKEN = "invalid_reset_token";
-    /// 400 or 409: the email address belongs to another account.
-    EMAIL_TAKEN = "email_taken";
-    /// 404: no such user.
-    USER_NOT_FOUND = "user_not_found";
-    /// 404: no such session of this user.
-    SESSION_NOT_FOUND = "session_not_found";
-    /// 403: superusers do not delete themselves.
-    SUPERUSER_SELF_DELETION = "superuser_self_deletion";
-    /// 409: the last active superuser stays.
-    LAST_SUPERUSER = "last_superuser";
+    /// The user is unknown or the password is wrong.
+    INCORRECT_CREDENTIALS = "incorrect_credentials", 400;
+    /// The given current password is wrong.
+    INCORRECT_PASSWORD = "incorrect_password", 400;
+    /// The new password equals the current one.
+    SAME_PASSWORD = "same_password", 400;
+    /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.
+    INVALID_RESET_TOKEN = "invalid_reset_token", 400;
+    /// The email address belongs to another account: 400 at sign-up and when a superuser creates an account, 409 otherwise.
+    EMAIL_TAKEN = "email_taken", 400 | 409;
+    /// The user does not exist.
+    USER_NOT_FOUND = "user_not_found", 404;
+    /// The user has no such session.
+    SESSION_NOT_FOUND = "session_not_found", 404;
+    /// Superusers cannot delete their own account.
+    SUPERUSER_SELF_DELETION = "superuser_self_deletion", 403;
+    /// The last active superuser can be neither deleted, deactivated nor demoted.
+    LAST_SUPERUSER = "last_superuser", 409;
 
-    /// 404: no plugin of that name.
-    PLUGIN_NOT_FOUND = "plugin_not_found";
-    /// 422: the release trapped, failed or did not answer when it was tried before its first request.
-    SMOKE_FAILED = "smoke_failed";
-    /// 409: a deploy of this id runs, or was of another file.
-    DEPLOY_CONFLICT = "deploy_conflict";
-    /// 404: no deploy of this id.
-    DEPLOY_NOT_FOUND = "deploy_not_found";
-    /// 404: the plugin has no such release, or it was collected.
-    RELEASE_NOT_FOUND = "release_not_found";
-    /// 409: the release is the live one already.
-    RELEASE_LIVE = "release_live";
-    /// 409: the database has moved on to where the release cannot follow; the text names the migration.
-    SCHEMA_TOO_NEW = "schema_too_new";
-    /// 409: the plugin's state does not allow it: nothing is on trial, or it is paused.
-    PLUGIN_STATE = "plugin_state";
-    /// 422: the upload is not a component that Wharf can run; the text says why.
-    INVALID_COMPONENT = "invalid_component";
-    /// 422: compiling the component takes more memory or time than it may; the text names the setting.
-    COMPILE_LIMIT = "compile_limit";
-    /// 403: the component imports a capability that was not granted; see `errors`.
-    GRANT_MISSING = "grant_missing";
-    /// 403: the file is not signed, and this host takes only signed ones.
-    SIGNATURE_MISSING = "signature_missing";
-    /// 422: a signature is malformed or does not fit the file: one of the two was altered.
-    SIGNATURE_INVALID = "signature_invalid";
-    /// 403: the file is signed, and by nobody whom this host trusts.
-    SIGNATURE_UNTRUSTED = "signature_untrusted";
-    /// 403: the signature is older than this host allows, or says it was made in the future.
-    SIGNATURE_EXPIRED = "signature_expired";
-    /// 422: the file is another one than was pinned.
-    DIGEST_MISMATCH = "digest_mismatch";
-    /// 409: a mount path or route belongs to somebody else already.
-    ROUTE_CONFLICT = "route_conflict";
-    /// 422: a migration failed or an applied one was changed.
-    MIGRATION_FAILED = "migration_failed";
+    /// No plugin has this name.
+    PLUGIN_NOT_FOUND = "plugin_not_found", 404;
+    /// The release trapped, failed or did not respond when it was called before its first request.
+    SMOKE_FAILED = "smoke_failed", 422;
+    /// A deploy with this id is running, or was for another file.
+    DEPLOY_CONFLICT = "deploy_conflict", 409;
+    /// No deploy has this id.
+    DEPLOY_NOT_FOUND = "deploy_not_found", 404;
+    /// The plugin has no such release, or the release was collected.
+    RELEASE_NOT_FOUND = "release_not_found", 404;
+    /// The release is already live.
+    RELEASE_LIVE = "release_live", 409;
+    /// The database schema is newer than the release supports. The text names the migration.
+    SCHEMA_TOO_NEW = "schema_too_new", 409;
+    /// The state of the plugin does not allow the operation: no canary is running, or the plugin is paused.
+    PLUGIN_STATE = "plugin_state", 409;
+    /// The upload is not a component that Wharf can run. The text gives the reason.
+    INVALID_COMPONENT = "invalid_component", 422;
+    /// Compiling the component exceeds the limit of memory or time. The text names the setting.
+    COMPILE_LIMIT = "compile_limit", 422;
+    /// A capability is not granted: 403 when the component imports it (`errors` lists each one) or when the release needs a
+    /// revoked one, 404 when the plugin does not have the grant that is to be changed or revoked.
+    GRANT_MISSING = "grant_missing", 403 | 404;
+    /// The file is not signed, and this host accepts only signed files.
+    SIGNATURE_MISSING = "signature_missing", 403;
+    /// A signature is malformed or does not match the file: one of the two was altered.
+    SIGNATURE_INVALID = "signature_invalid", 422;
+    /// The file is signed, but not by a key that this host trusts.
+    SIGNATURE_UNTRUSTED = "signature_untrusted", 403;
+    /// The signature is older than this host allows, or its time is in the future.
+    SIGNATURE_EXPIRED = "signature_expired", 403;
+    /// The digest of the file is not the pinned one.
+    DIGEST_MISMATCH = "digest_mismatch", 422;
+    /// The host or another plugin already has the mount path or a route.
+    ROUTE_CONFLICT = "route_conflict", 409;
+    /// A migration failed, or an applied migration was changed.
+    MIGRATION_FAILED = "migration_failed", 422;
 
-    /// 502: the plugin trapped (a panic, an unreachable instruction, a stack overflow).
-    PLUGIN_TRAP = "plugin_trap";
-    /// 502: the plugin asked for more memory than it may have.
-    PLUGIN_MEMORY_LIMIT = "plugin_memory_limit";
-    /// 502: the plugin called into the host more often than it may in one call.
-    PLUGIN_HOST_CALL_LIMIT = "plugin_host_call_limit";
-    /// 502: the plugin's answer is not valid (status, header, size).
-    PLUGIN_INVALID_RESPONSE = "plugin_invalid_response";
-    /// 502: the plugin's answer is larger than it may be.
-    PLUGIN_RESPONSE_LIMIT = "plugin_response_limit";
-    /// 504: the plugin used up its CPU time.
-    PLUGIN_CPU_LIMIT = "plugin_cpu_limit";
-    /// 504: the plugin did not answer in time.
-    PLUGIN_DEADLINE = "plugin_deadline";
-    /// 503: the plugin's release could not be loaded; the operator's log says why.
-    PLUGIN_UNAVAILABLE = "plugin_unavailable";
-    /// 503: an operator paused the plugin.
-    PLUGIN_PAUSED = "plugin_paused";
-    /// 503: an operator took back a grant that the plugin's release needs.
-    PLUGIN_REVOKED = "plugin_revoked";
-    /// 503: the plugin failed too often and is left alone for a while; see `Retry-After`.
-    PLUGIN_QUARANTINED = "plugin_quarantined";
-    /// 503: the release was replaced and the call did not end within the drain time.
-    PLUGIN_REPLACED = "plugin_replaced";
-    /// 503: as many calls as the plugin or the host may run are running; see `Retry-After`.
-    PLUGIN_BUSY = "plugin_busy";
+    /// The plugin trapped (a panic, an unreachable instruction, a stack overflow).
+    PLUGIN_TRAP = "plugin_trap", 502;
+    /// The plugin exceeded its memory limit.
+    PLUGIN_MEMORY_LIMIT = "plugin_memory_limit", 502;
+    /// The plugin exceeded the number of host calls that one call may make.
+    PLUGIN_HOST_CALL_LIMIT = "plugin_host_call_limit", 502;
+    /// The response of the plugin is not valid (status, header, size).
+    PLUGIN_INVALID_RESPONSE = "plugin_invalid_response", 502;
+    /// The response of the plugin is larger than the limit.
+    PLUGIN_RESPONSE_LIMIT = "plugin_response_limit", 502;
+    /// The plugin used up its CPU time.
+    PLUGIN_CPU_LIMIT = "plugin_cpu_limit", 504;
+    /// The plugin did not respond before the deadline.
+    PLUGIN_DEADLINE = "plugin_deadline", 504;
+    /// The release of the plugin could not be loaded. The log of the host gives the reason.
+    PLUGIN_UNAVAILABLE = "plugin_unavailable", 503;
+    /// An operator paused the plugin.
+    PLUGIN_PAUSED = "plugin_paused", 503;
+    /// An operator revoked a grant that the release of the plugin needs.
+    PLUGIN_REVOKED = "plugin_revoked", 503;
+    /// The circuit breaker of the plugin is open, because too many calls failed. See `Retry-After`.
+    PLUGIN_QUARANTINED = "plugin_quarantined", 503;
+    /// The release was replaced, and the call did not end within the drain time.
+    PLUGIN_REPLACED = "plugin_replaced", 503;
+    /// All call slots that the plugin can use are busy. See `Retry-After`.
+    PLUGIN_BUSY = "plugin_busy", 503;
+}
+
+/// Returns whether a response may have this code and this status. A code of a plugin fits any status.
+pub fn fits_status(code: &Code, status: u16) -> bool {
+    ALL.iter().all(|declared| declared.code != *code || declared.statuses.contains(&status))
 }
 
 #[cfg(test)]
@@ -161,9 +189,16 @@ mod tests {
     #[test]
     fn codes_are_unique_words() {
         let mut seen = std::collections::HashSet::new();
-        for code in ALL {
+        for Declaration { code, .. } in ALL {
             assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code}");
-            assert!(seen.insert(code.as_str()), "{code} stands twice");
+            assert!(seen.insert(code.as_str()), "{code} is declared twice");
         }
+    }
+
+    #[test]
+    fn a_code_fits_only_its_declared_statuses() {
+        assert!(fits_status(&INACTIVE_USER, 400) && fits_status(&INACTIVE_USER, 403));
+        assert!(!fits_status(&INACTIVE_USER, 401));
+        assert!(fits_status(&Code::from_plugin("out_of_stock".to_owned()), 418));
     }
 }

@@ -1,42 +1,43 @@
-//! The one place where an [`Error`] becomes a response: RFC 9457 `application/problem+json`.
+//! The only place where an [`Error`] becomes a response: RFC 9457 `application/problem+json`.
 //!
-//! Only the public half of the error is written; the internal half goes to the log here, with the request id.
+//! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal half
+//! goes to the log here, with the request id.
 
 use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
 use super::reply::Reply;
-use crate::error::{Challenge, Code, Error, FieldError, Kind};
+use crate::error::{Challenge, Code, Error, FieldError, Kind, code};
 
 /// The members of a problem response.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[schemars(rename = "Problem")]
 struct Problem<'a> {
-    /// `about:blank`: the code says more than a page could.
+    /// Always `about:blank`. The code identifies the problem.
     r#type: &'static str,
-    /// The status in words.
+    /// The name of the status.
     title: &'a str,
     /// The HTTP status.
     status: u16,
-    /// What went wrong, for people.
+    /// A description for people.
     detail: &'a str,
     /// The path of the request.
     instance: &'a str,
-    /// What went wrong, for programs; stable.
+    /// A stable word for programs.
     #[schemars(with = "String")]
     code: &'a Code,
-    /// Finds the request in the log.
+    /// Identifies the request in the log.
     request_id: &'a str,
-    /// Every refused input of a 422; every missing grant of a `grant_missing`.
+    /// Every rejected input of a 422, or every missing grant of a `grant_missing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Finding>>")]
     errors: Option<&'a [FieldError]>,
 }
 
-/// One refused input.
+/// One rejected input.
 #[derive(schemars::JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used; error::FieldError is what is written")]
+#[allow(dead_code, reason = "only its schema is used; error::FieldError is serialized")]
 struct Finding {
     r#type: String,
     loc: Vec<Place>,
@@ -52,34 +53,58 @@ enum Place {
     Index(u64),
 }
 
-/// The JSON Schema of a problem, for the OpenAPI document.
+/// Returns the JSON Schema of a problem, for the OpenAPI document.
 pub fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     generator.subschema_for::<Problem<'static>>()
 }
 
-/// The status of a kind of error.
-pub fn status(kind: &Kind) -> StatusCode {
-    match kind {
-        Kind::BadRequest => StatusCode::BAD_REQUEST,
-        Kind::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-        Kind::Forbidden => StatusCode::FORBIDDEN,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::Conflict => StatusCode::CONFLICT,
-        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Kind::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
-        Kind::Plugin => StatusCode::BAD_GATEWAY,
-        Kind::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
+/// Why a kind of error gets its status.
+#[derive(Debug)]
+pub struct StatusRule {
+    /// The name of the [`Kind`].
+    pub kind: &'static str,
+    /// The status.
+    pub status: StatusCode,
+    /// When the kind is used, as one line of Markdown.
+    pub when: &'static str,
 }
 
-/// The response to a failed request.
+macro_rules! statuses {
+    ($($kind:ident $(($payload:tt))? = $status:ident, $when:literal;)*) => {
+        /// Returns the status of a kind of error.
+        pub fn status(kind: &Kind) -> StatusCode {
+            match kind {
+                $(Kind::$kind $(($payload))? => StatusCode::$status,)*
+            }
+        }
+
+        /// The status of every kind. A test compares it with the table in `host/ARCHITECTURE.md`.
+        pub const STATUSES: &[StatusRule] =
+            &[$(StatusRule { kind: stringify!($kind), status: StatusCode::$status, when: $when }),*];
+    };
+}
+
+statuses! {
+    BadRequest = BAD_REQUEST, "The request contradicts a rule of the resource.";
+    Unauthenticated(_) = UNAUTHORIZED, "The request has no credentials, or its credentials are not valid.";
+    Forbidden = FORBIDDEN, "The caller is known and is not allowed to do this.";
+    NotFound = NOT_FOUND, "The resource does not exist, or is not visible to anybody.";
+    MethodNotAllowed(_) = METHOD_NOT_ALLOWED, "The path exists with other methods.";
+    Conflict = CONFLICT, "The current state of the resource forbids the operation.";
+    TooLarge = PAYLOAD_TOO_LARGE, "A body or an upload exceeds its size limit.";
+    Invalid(_) = UNPROCESSABLE_ENTITY, "The input is malformed. Every finding is listed.";
+    TooManyRequests(_) = TOO_MANY_REQUESTS, "Too many attempts were made.";
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers exceed their size limit.";
+    Internal = INTERNAL_SERVER_ERROR, "The host has a defect. No input leads to this status.";
+    Plugin = BAD_GATEWAY, "A plugin violated its contract.";
+    Unavailable(_) = SERVICE_UNAVAILABLE, "The host is busy or shutting down, or a service is not reachable at present.";
+    Timeout = GATEWAY_TIMEOUT, "A plugin exceeded its time limit.";
+}
+
+/// Returns the response to a failed request and logs the error.
 pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     let status = status(error.kind());
+    debug_assert!(code::fits_status(error.code(), status.as_u16()), "{status} is not declared for {}", error.code());
     if status.is_server_error() {
         tracing::error!(request_id, code = %error.code(), error = error.report(), "request failed");
     } else {
@@ -90,7 +115,7 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     reply
 }
 
-/// The response to a failed request whose status a plugin chose.
+/// Returns a problem response with the status and the code that a plugin chose.
 pub fn plugin_reply(
     status: StatusCode,
     detail: &str,
@@ -139,7 +164,7 @@ fn add_headers(headers: &mut HeaderMap, kind: &Kind) {
             }
         }
         Kind::TooManyRequests(after) | Kind::Unavailable(after) => {
-            // At least a second: Retry-After has no smaller unit, and 0 invites a storm.
+            // At least one second: Retry-After has no smaller unit, and 0 would invite a storm of retries.
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         _ => {}
@@ -150,7 +175,6 @@ fn add_headers(headers: &mut HeaderMap, kind: &Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::code;
     use std::time::Duration;
 
     fn body(reply: &Reply) -> serde_json::Value {
@@ -158,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_has_every_member_and_no_internals() {
+    fn a_problem_has_every_member_and_no_internal_text() {
         let error = Error::internal("secret").with_source(std::io::Error::other("path /etc"));
         let reply = reply(&error, "/api/v1/x", "r1");
         assert_eq!(
@@ -171,22 +195,24 @@ mod tests {
     }
 
     #[test]
-    fn headers_tell_what_to_do_next() {
-        let header = |kind: Kind, name: &str| {
-            let reply = reply(&Error::new(kind, code::FORBIDDEN, "x"), "/", "r");
+    fn headers_name_the_challenge_the_methods_and_the_wait() {
+        let header = |kind: Kind, code: Code, name: &str| {
+            let reply = reply(&Error::new(kind, code, "x"), "/", "r");
             reply.headers.get(name).map(|value| value.to_str().unwrap().to_owned())
         };
         let challenge = Kind::Unauthenticated(Challenge::InvalidToken);
-        assert_eq!(header(challenge, "www-authenticate").as_deref(), Some("Bearer error=\"invalid_token\""));
-        assert_eq!(header(Kind::Unavailable(Duration::ZERO), "retry-after").as_deref(), Some("1"));
         assert_eq!(
-            header(Kind::MethodNotAllowed(vec!["GET".into(), "PUT".into()]), "allow").as_deref(),
-            Some("GET, PUT")
+            header(challenge, code::INVALID_TOKEN, "www-authenticate").as_deref(),
+            Some("Bearer error=\"invalid_token\"")
         );
+        let busy = Kind::Unavailable(Duration::ZERO);
+        assert_eq!(header(busy, code::OVERLOADED, "retry-after").as_deref(), Some("1"));
+        let methods = Kind::MethodNotAllowed(vec!["GET".into(), "PUT".into()]);
+        assert_eq!(header(methods, code::METHOD_NOT_ALLOWED, "allow").as_deref(), Some("GET, PUT"));
     }
 
     #[test]
-    fn findings_are_listed_and_the_first_is_the_detail() {
+    fn all_findings_are_listed_and_the_first_is_the_detail() {
         let error = Error::invalid(vec![FieldError::new("missing", ["body", "title"], "Field required")]);
         let body = body(&reply(&error, "/", "r"));
         assert_eq!(body["detail"], "Field required");
