@@ -1,4 +1,4 @@
-//! Hosts beside one another.
+//! The application as a whole: several hosts on one database, and the start.
 
 use wharf::app::{Ambient, App, Deployment};
 use wharf::plugin::Compile;
@@ -40,7 +40,7 @@ async fn a_missing_static_directory_prevents_the_start() {
     assert!(error.report().contains("static_dir"), "{}", error.report());
 }
 
-/// What `wharf serve --deploy` does, at every start anew.
+/// The same as `wharf serve --deploy` at every start.
 #[tokio::test]
 async fn components_given_at_startup_are_deployed_once() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,8 +1,9 @@
-//! The attack suite: what a hostile plugin or client does to a real host, while a well-behaved neighbour is served.
+//! The attack suite: a hostile plugin or client attacks a real host while a well-behaved neighbour is served.
 //!
-//! An attack passes when the host lives, the attacker gets the right status and code, a metric counts it, the neighbour is
-//! served as if nothing happened, and what the host holds returns to where it was. `make attack` runs it alone and also
-//! holds the neighbour's p99 against its quiet value; beside other tests, which want the same two cores, that is left out.
+//! An attack test passes when the host survives, the attacker gets the right status and code, a metric counts the
+//! attack, the neighbour's responses are unaffected, and the host's memory, threads and file descriptors return to
+//! their earlier level. `make attack` runs the suite alone and also compares the neighbour's p99 with its quiet value.
+//! That comparison is left out when other tests run on the same two cores.
 
 mod cpu;
 mod data;
@@ -28,51 +29,53 @@ use crate::support::postgres::{self, TestDatabase};
 use crate::support::process::{Holdings, Process, home};
 use crate::support::{Answer, Backend, Client, Component};
 
-/// As many attacks at a time, whatever the machine: each may take gigabytes. `make attack` runs one test after the other,
-/// because there each measures what others would disturb.
+/// The number of attacks that run at once. It does not depend on the machine, because each attack may take gigabytes.
+/// `make attack` runs one test at a time, because each test measures things that others would disturb.
 static ARENAS: Semaphore = Semaphore::const_new(2);
 
-/// The neighbour's p99 during an attack, against the quiet one before or after it.
-const TIMES: u32 = 3;
-/// Below this a p99 says nothing of an attack: the machine's own scheduler may take as long.
-const LEAST: Duration = Duration::from_millis(10);
+/// The highest permitted ratio of the neighbour's p99 during an attack to its quiet p99 before or after it.
+const MAX_RATIO: u32 = 3;
+/// A p99 below this says nothing about an attack: the operating system's scheduler may take as long.
+const MIN_P99: Duration = Duration::from_millis(10);
 /// Calls of the neighbour in a quiet measurement.
-const CALLS: usize = 300;
-/// Calls of the neighbour that an attack is held against; it is repeated until there are as many, so often at most.
+const QUIET_CALLS: usize = 300;
+/// The number of neighbour calls that a comparison needs. The attack is repeated until there are as many, at most
+/// `REPEATS` times.
 const SAMPLES: usize = 100;
 const REPEATS: usize = 20;
-/// How long it may take until nothing of an attack is left; far more than it does.
-const REST: Duration = Duration::from_secs(30);
-/// A machine that does something else for a moment is slow once; a neighbour that is starved is slow each time.
+/// The time limit for the host to return to its earlier level; far more than it needs.
+const RECOVERY_TIME: Duration = Duration::from_secs(30);
+/// Measurements before the test fails. A machine that is briefly busy is slow once; a neighbour that is starved is slow
+/// each time.
 const ATTEMPTS: usize = 3;
 
-/// Whether an attack is held against the clock.
+/// Whether the neighbour's p99 is compared with its quiet value.
 fn is_strict() -> bool {
     std::env::var_os("WHARF_ATTACK_ALONE").is_some()
 }
 
-/// Where nothing is held against it, the quiet neighbour need not be known so well.
+/// The number of calls in a quiet measurement; fewer where the p99 is not compared.
 fn calls() -> usize {
-    if is_strict() { CALLS } else { CALLS / 10 }
+    if is_strict() { QUIET_CALLS } else { QUIET_CALLS / 10 }
 }
 
-/// What must have counted an attack.
+/// The metric that must count an attack.
 #[derive(Debug, Clone, Copy)]
-enum Counted {
+enum CountedBy {
     /// `wharf_plugin_limits_met_total` of the attacker.
     Limit(&'static str),
     /// `wharf_plugin_calls_total` of the attacker.
     Outcome(&'static str),
-    /// A metric of the host, whatever its labels.
+    /// A metric of the host, with any labels.
     Host(&'static str),
     /// A recorded deploy that failed.
     Deploy,
 }
 
-/// What the neighbour does.
+/// The neighbour plugin's behaviour.
 #[derive(Debug, Clone, Copy)]
 enum Neighbour {
-    /// It greets, and needs nothing.
+    /// It returns a greeting and needs no capability.
     Greeting,
     /// It reads its own table.
     Notes,
@@ -86,7 +89,7 @@ impl Neighbour {
         }
     }
 
-    fn answer(self) -> &'static str {
+    fn response(self) -> &'static str {
         match self {
             Self::Greeting => r#"{"message":"Hello"}"#,
             Self::Notes => r#"["mine"]"#,
@@ -105,7 +108,7 @@ impl Neighbour {
     }
 }
 
-/// A host with a neighbour and an attacker, which is the guest that does what it is asked for.
+/// A host with a neighbour and an attacker. The attacker is the `chameleon` guest, which misbehaves as its URL says.
 struct Arena {
     process: Process,
     client: Client,
@@ -121,7 +124,7 @@ impl Arena {
         Self::open_on(Backend::Sqlite, settings, limits, Neighbour::Greeting).await.unwrap()
     }
 
-    /// None where the database is not installed.
+    /// Returns `None` if the database is not installed.
     async fn open_on(backend: Backend, settings: &[(&str, &str)], limits: &str, neighbour: Neighbour) -> Option<Self> {
         let database = match backend {
             Backend::Sqlite => None,
@@ -130,10 +133,10 @@ impl Arena {
         let permit = ARENAS.acquire().await.unwrap();
         let mut settings = settings.to_vec();
         settings.extend(database.as_ref().map(|database| ("WHARF_DATABASE_URL", database.url.as_str())));
-        // A breaker that opens would answer in the attacker's place.
+        // An open circuit breaker would respond in place of the attacker.
         settings.push(("WHARF_PLUGIN_BREAKER_FAULTS", "20"));
         settings.push(("WHARF_PLUGIN_QUARANTINE", "10ms"));
-        // And the release before would come back in its place.
+        // An automatic rollback would replace the attacker by its previous release.
         settings.push(("WHARF_PLUGIN_PROBATION", "0s"));
         let process = Process::start_with(home(), &settings).await;
         let superuser = process.superuser().await;
@@ -146,29 +149,29 @@ impl Arena {
         Some(arena)
     }
 
-    /// Deploys another component in the attacker's place.
-    async fn becomes(&self, component: &Component) {
+    /// Replaces the attacker by another component.
+    async fn replace_attacker(&self, component: &Component) {
         self.superuser.deploy(&component.0, "name=attacker").await.ok();
     }
 
     async fn get(&self, path: &str) -> Answer {
-        answered(&self.client, &format!("/attacker/{path}")).await
+        get_after_quarantine(&self.client, &format!("/attacker/{path}")).await
     }
 
-    /// The same request from so many clients at once.
+    /// Sends the same request from the given number of clients at once.
     async fn flood(&self, clients: usize, path: &str) -> Vec<Answer> {
         let calls = (0..clients).map(|_| {
             let (client, path) = (self.process.client(), format!("/attacker/{path}"));
-            tokio::spawn(async move { answered(&client, &path).await })
+            tokio::spawn(async move { get_after_quarantine(&client, &path).await })
         });
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for call in calls.collect::<Vec<_>>() {
-            answers.push(call.await.unwrap());
+            responses.push(call.await.unwrap());
         }
-        answers
+        responses
     }
 
-    /// How long the slowest of a hundred calls of the neighbour takes.
+    /// Returns the p99 of the neighbour's response times.
     async fn neighbour(&self, calls: usize) -> Duration {
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
@@ -179,49 +182,49 @@ impl Arena {
 
     async fn greet(&self) -> Duration {
         let began = Instant::now();
-        let answer = self.client.get(self.neighbour.path()).await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, self.neighbour.answer()), "the neighbour");
+        let response = self.client.get(self.neighbour.path()).await;
+        assert_eq!((response.status, response.text().as_str()), (200, self.neighbour.response()), "the neighbour");
         began.elapsed()
     }
 
-    /// Attacks while the neighbour is asked without pause.
-    async fn attack(&mut self, name: &str, counted: Counted, attack: impl AsyncFn(&Self)) {
+    /// Attacks while the neighbour is called without pause.
+    async fn attack(&mut self, name: &str, counted: CountedBy, attack: impl AsyncFn(&Self)) {
         for attempt in 1..=ATTEMPTS {
             let (during, quiet) = self.measure(name, counted, &attack).await;
             eprintln!("{name}: p99 of the neighbour {during:?}, quiet {quiet:?}");
-            if !is_strict() || during <= quiet * TIMES {
+            if !is_strict() || during <= quiet * MAX_RATIO {
                 return;
             }
-            let told = format!("{name}: the neighbour's p99 was {during:?}, and {quiet:?} when it is quiet");
-            assert!(attempt < ATTEMPTS, "{told}, {ATTEMPTS} times");
+            let message = format!("{name}: the neighbour's p99 was {during:?}, and {quiet:?} when it is quiet");
+            assert!(attempt < ATTEMPTS, "{message}, {ATTEMPTS} times");
         }
     }
 
-    /// The neighbour's p99 while it lasts, and when it is quiet.
-    async fn measure(&mut self, name: &str, counted: Counted, attack: &impl AsyncFn(&Self)) -> (Duration, Duration) {
+    /// Returns the neighbour's p99 during the attack, and when it is quiet.
+    async fn measure(&mut self, name: &str, counted: CountedBy, attack: &impl AsyncFn(&Self)) -> (Duration, Duration) {
         let quiet_before = self.neighbour(calls()).await;
         let before = self.count(counted).await;
         let holdings = self.process.holdings();
-        let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (over, completed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let asking = {
-            let (client, over, answered) = (self.process.client(), Arc::clone(&over), Arc::clone(&answered));
+            let (client, over, completed) = (self.process.client(), Arc::clone(&over), Arc::clone(&completed));
             let neighbour = self.neighbour;
             tokio::spawn(async move {
                 let mut times = Vec::new();
                 while !over.load(Ordering::Relaxed) || times.is_empty() {
                     let began = Instant::now();
-                    let answer = client.get(neighbour.path()).await;
-                    let told = (answer.status, answer.text());
-                    assert_eq!(told, (200, neighbour.answer().to_owned()), "the neighbour: {answer:?}");
+                    let response = client.get(neighbour.path()).await;
+                    let actual = (response.status, response.text());
+                    assert_eq!(actual, (200, neighbour.response().to_owned()), "the neighbour: {response:?}");
                     times.push(began.elapsed());
-                    answered.store(times.len(), Ordering::Relaxed);
+                    completed.store(times.len(), Ordering::Relaxed);
                 }
                 times
             })
         };
         for _ in 0..if is_strict() { REPEATS } else { 1 } {
             attack(self).await;
-            if answered.load(Ordering::Relaxed) >= SAMPLES {
+            if completed.load(Ordering::Relaxed) >= SAMPLES {
                 break;
             }
         }
@@ -229,18 +232,18 @@ impl Arena {
         let during = p99(asking.await.unwrap_or_else(|error| panic!("{name}: {error}")));
         assert!(self.process.child.try_wait().unwrap().is_none(), "{name}: the host has ended: {}", self.process.log());
         let after = self.count(counted).await;
-        assert!(after > before, "{name}: {counted:?} did not count it: {before} → {after}");
-        self.returns_to(&holdings, name).await;
-        (during, quiet_before.max(self.neighbour(calls()).await).max(LEAST))
+        assert!(after > before, "{name}: {counted:?} did not count the attack: {before} → {after}");
+        self.wait_until_recovered(&holdings, name).await;
+        (during, quiet_before.max(self.neighbour(calls()).await).max(MIN_P99))
     }
 
-    async fn count(&self, counted: Counted) -> f64 {
+    async fn count(&self, counted: CountedBy) -> f64 {
         let attacker = |metric: &str| format!("wharf_{metric}{{plugin=\"attacker\"");
         let (name, with) = match counted {
-            Counted::Limit(limit) => (attacker("plugin_limits_met_total"), format!("limit=\"{limit}\"")),
-            Counted::Outcome(outcome) => (attacker("plugin_calls_total"), format!("outcome=\"{outcome}\"")),
-            Counted::Host(name) => (name.to_owned(), String::new()),
-            Counted::Deploy => ("wharf_deploys_total".to_owned(), "failed".to_owned()),
+            CountedBy::Limit(limit) => (attacker("plugin_limits_met_total"), format!("limit=\"{limit}\"")),
+            CountedBy::Outcome(outcome) => (attacker("plugin_calls_total"), format!("outcome=\"{outcome}\"")),
+            CountedBy::Host(name) => (name.to_owned(), String::new()),
+            CountedBy::Deploy => ("wharf_deploys_total".to_owned(), "failed".to_owned()),
         };
         let samples = samples(&self.superuser).await;
         let named = |key: &str| {
@@ -253,8 +256,9 @@ impl Arena {
         values.iter().sum()
     }
 
-    /// Nothing runs, waits or is held any more, and the process is as large as it was, give or take what pools keep.
-    async fn returns_to(&self, before: &Holdings, name: &str) {
+    /// Waits until no call runs or waits, no resource is held, and the process is as large as before, apart from pooled
+    /// memory, threads and file descriptors.
+    async fn wait_until_recovered(&self, before: &Holdings, name: &str) {
         let zero = [
             "wharf_calls_running",
             "wharf_calls_waiting",
@@ -277,20 +281,24 @@ impl Arena {
             if samples.is_empty() && near {
                 return;
             }
-            assert!(began.elapsed() < REST, "no rest after {name}: {samples:?}, {now:?} and before {before:?}");
-            tokio::time::sleep(LEAST).await;
+            assert!(
+                began.elapsed() < RECOVERY_TIME,
+                "the host did not recover after {name}: {samples:?}, {now:?}, before {before:?}"
+            );
+            tokio::time::sleep(MIN_P99).await;
         }
     }
 }
 
-/// The answer to a request, once the breaker lets it through: the attacker fails so often that it is quarantined too.
-async fn answered(client: &Client, path: &str) -> Answer {
+/// Returns the response to a request once the circuit breaker lets it through: the attacker fails so often that it is
+/// quarantined too.
+async fn get_after_quarantine(client: &Client, path: &str) -> Answer {
     loop {
-        let answer = client.get(path).await;
-        if answer.status != 503 || answer.problem()["code"] != "plugin_quarantined" {
-            return answer;
+        let response = client.get(path).await;
+        if response.status != 503 || response.problem()["code"] != "plugin_quarantined" {
+            return response;
         }
-        tokio::time::sleep(LEAST).await;
+        tokio::time::sleep(MIN_P99).await;
     }
 }
 

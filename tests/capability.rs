@@ -1,4 +1,4 @@
-//! What plugins import, seen through a guest that uses all of it.
+//! The capabilities that plugins import, tested through a guest that uses all of them.
 
 mod auth;
 mod cache;
@@ -12,7 +12,7 @@ mod standard_http;
 use crate::support::host::CHAMELEON;
 use crate::support::{Component, TestHost};
 
-/// A second plugin of the same code.
+/// Deploys a second plugin from the same component.
 async fn deploy_twin(host: &TestHost) {
     host.superuser().deploy(&Component::chameleon().0, &format!("{CHAMELEON}&name=twin")).await.ok();
 }

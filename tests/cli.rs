@@ -1,4 +1,4 @@
-//! The real program, from end to end: started, spoken to, signalled, killed.
+//! The real program, end to end: started, called, signalled, killed.
 
 mod check;
 mod crash_during_deploy;
@@ -26,22 +26,22 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// What a command says that was refused or failed.
+/// Returns the error output of a command that was refused or failed.
 #[track_caller]
 fn failure(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What a command says that makes no sense.
+/// Returns the error output of a command with invalid arguments.
 #[track_caller]
 fn usage(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A file with a component.
-fn written(directory: &Path, name: &str, component: &Component) -> String {
+/// Writes a component to a file.
+fn write_component(directory: &Path, name: &str, component: &Component) -> String {
     let file = directory.join(name);
     std::fs::write(&file, &component.0).unwrap();
     file.to_str().unwrap().to_owned()
@@ -64,14 +64,14 @@ async fn a_plugin_is_deployed_listed_shown_and_removed_on_the_command_line() {
     let mut shown = json_of(&process.command(token, &["plugin", "show", "hello", "--json"]));
     assert_eq!(shown.as_object_mut().unwrap().shift_remove("revoked"), Some(json!([])));
     assert_eq!(shown, list["data"][0]);
-    // For people, who deployed it is somebody with an address.
+    // The text output names the deployer by email address.
     let shown = process.command(token, &["plugin", "show", "hello"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains(&format!("by {SUPERUSER}")), "{shown:?}");
 
     let fate = usage(&process.command(token, &["plugin", "remove", "hello", "--yes"]));
     assert!(fate.contains("--keep-data") && fate.contains("--delete-data"), "{fate}");
     let asked = usage(&process.command(token, &["plugin", "remove", "hello", "--keep-data"]));
-    assert!(asked.contains("--yes"), "nobody was there to be asked: {asked}");
+    assert!(asked.contains("--yes"), "there was no terminal for the prompt: {asked}");
     usage(&process.command(token, &["plugin", "remove", "hello", "--keep-data", "--delete-data", "--yes"]));
     process.client().get("/hello/").await.ok();
     let remove = ["plugin", "remove", "hello", "--keep-data", "--yes", "--json"];
@@ -113,16 +113,16 @@ async fn plugin_output_reaches_the_log() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
-    let answer = process.client().get("/chameleon/panic").await;
-    answer.is_problem(502, "plugin_trap", "The plugin failed");
-    let said = until("the panic's text", async || {
+    let response = process.client().get("/chameleon/panic").await;
+    response.is_problem(502, "plugin_trap", "The plugin failed");
+    let entry = until("the panic message", async || {
         process.entries().into_iter().find(|entry| {
             entry["target"] == "wharf::plugin::log" && entry.to_string().contains("the guest panics with a secret")
         })
     })
     .await;
-    assert_eq!(said["plugin"], "chameleon");
-    assert_eq!(said["request_id"].as_str(), answer.header("x-request-id"));
+    assert_eq!(entry["plugin"], "chameleon");
+    assert_eq!(entry["request_id"].as_str(), response.header("x-request-id"));
 
     process.client().get("/chameleon/flood/1000").await;
     process.client().get("/chameleon/echo/x").await.ok();
@@ -137,10 +137,11 @@ async fn a_request_in_flight_is_finished_before_the_shutdown() {
     superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
     let slow = tokio::spawn({
         let client = process.client();
-        // Long enough to still run when the signal comes; where it does not, the test sees less and stays right.
+        // Long enough that the call should still run when the signal arrives. If it does not, the test checks less but
+        // does not fail.
         async move { client.get("/chameleon/sleep/2000").await.status }
     });
-    until("the request to have begun", async || {
+    until("the call to begin", async || {
         process.entries().iter().any(|entry| entry["message"] == "asleep").then_some(())
     })
     .await;
@@ -164,7 +165,7 @@ async fn a_killed_host_keeps_its_data() {
     }
     let process = Process::start(process.kill()).await;
     assert_eq!(process.client().get("/chameleon/notes").await.ok(), json!(["one", "two"]));
-    // Sessions are data too.
+    // Sessions are stored too.
     assert_eq!(process.client().with_token(token).get("/users/me").await.ok()["email"], SUPERUSER);
 }
 

@@ -1,5 +1,5 @@
-//! The OpenAPI document is true: schemathesis derives requests from it, good ones and bad ones, and holds the answers
-//! against it. Needs Python 3 with `venv` and `pip`; without them it is skipped and says so, except in CI.
+//! The OpenAPI document matches the host: schemathesis derives valid and invalid requests from it and checks the
+//! responses. Needs Python 3 with `venv` and `pip`; without them the test is skipped with a message, except in CI.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,15 +13,15 @@ fn directory() -> PathBuf {
 
 fn run(program: &Path, arguments: &[&str]) -> Result<Output, String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(output) } else { Err(told(&output)) }
+    if output.status.success() { Ok(output) } else { Err(output_text(&output)) }
 }
 
-fn told(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The Python that has it, installed into the target directory once for each version. Its scripts name the place where they
-/// were installed, so that they do not survive a clone that moves; a module does.
+/// Returns a Python interpreter with schemathesis, installed into the target directory once per version. It is run as a
+/// module, because its scripts contain the installation path and do not survive a clone that is moved.
 fn schemathesis() -> Result<PathBuf, String> {
     let requirements = directory().join("requirements.txt");
     let wanted = std::fs::read_to_string(&requirements).unwrap();
@@ -35,7 +35,7 @@ fn schemathesis() -> Result<PathBuf, String> {
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10", "--timeout", "60"];
     let pip = [&pip[..], &["-r", requirements.to_str().unwrap()]].concat();
     run(&python, &pip)?;
-    // Last, so that an installation that broke off is begun again.
+    // Written last, so that an interrupted installation starts again.
     std::fs::write(&installed, wanted).unwrap();
     Ok(python)
 }
@@ -55,7 +55,7 @@ async fn the_host_conforms_to_its_openapi_document() {
     let authorization = format!("Authorization: Bearer {}", host.superuser().token());
     for phases in [
         &["--phases", "examples,coverage,fuzzing"][..],
-        // What one answer says is used for the next request: made, read, deleted, read again.
+        // Each response feeds the next request: create, read, delete, read again.
         &["--phases", "stateful", "--include-tag", "items"],
     ] {
         let output = tokio::process::Command::new(&python)
@@ -63,15 +63,15 @@ async fn the_host_conforms_to_its_openapi_document() {
             .args(["--config-file", directory().join("schemathesis.toml").to_str().unwrap()])
             .args(["run", &document, "--header", &authorization, "--no-color"])
             .args(phases)
-            // It writes what it keeps where it runs.
+            // It writes its files to its working directory.
             .current_dir(target())
             .output()
             .await
             .unwrap();
-        let told = told(&output);
-        assert!(output.status.success() && !told.contains("No test cases"), "{told}");
+        let text = output_text(&output);
+        assert!(output.status.success() && !text.contains("No test cases"), "{text}");
     }
-    // The run had its credentials and its plugin to the end, so nothing passed for want of them.
+    // The credentials and the plugin were valid to the end, so no check passed because they were missing.
     host.superuser().get("/items/").await.ok();
     host.stop().await;
 }

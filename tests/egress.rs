@@ -1,5 +1,5 @@
-//! Outgoing requests (`wharf::egress`), without a plugin: who may be reached, and what a hostile server can do. All traffic stays
-//! on 127.0.0.1; any other address is one that is refused before a connection is made.
+//! Outgoing requests (`wharf::egress`), without a plugin: the SSRF filter, and hostile servers. All traffic stays on
+//! 127.0.0.1; any other address is denied before a connection is opened.
 
 mod hostile_servers;
 mod message;
@@ -17,44 +17,44 @@ use wharf::egress::{
 };
 use wharf::egress::{Trace, trace};
 
-/// Who answers for names; each look-up takes the next answer, and the last one stays.
+/// A fake resolver. Each lookup takes the next result, and the last result is repeated.
 #[derive(Clone, Default)]
 struct FakeDns {
-    answers: Arc<Mutex<HashMap<String, Vec<Vec<IpAddr>>>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    results: Arc<Mutex<HashMap<String, Vec<Vec<IpAddr>>>>>,
+    lookups: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeDns {
     fn of(names: &[(&str, &[&[&str]])]) -> Self {
-        let read = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
-        let answers = names.iter().map(|(name, answers)| ((*name).to_owned(), answers.iter().map(read).collect()));
-        Self { answers: Arc::new(Mutex::new(answers.collect())), asked: Arc::default() }
+        let read = |result: &&[&str]| result.iter().map(|address| address.parse().unwrap()).collect();
+        let results = names.iter().map(|(name, results)| ((*name).to_owned(), results.iter().map(read).collect()));
+        Self { results: Arc::new(Mutex::new(results.collect())), lookups: Arc::default() }
     }
 
     fn resolver(&self) -> Resolver {
         let names = self.clone();
         Resolver::new(move |name| {
-            let answer = names.answer(name);
-            async move { answer.ok_or_else(|| std::io::Error::other("no such name")) }
+            let result = names.resolve(name);
+            async move { result.ok_or_else(|| std::io::Error::other("no such name")) }
         })
     }
 
-    fn answer(&self, name: String) -> Option<Vec<IpAddr>> {
-        let mut answers = self.answers.lock().unwrap();
-        let answer = answers.get_mut(&name);
-        self.asked.lock().unwrap().push(name);
-        let answers = answer?;
-        Some(if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() })
+    fn resolve(&self, name: String) -> Option<Vec<IpAddr>> {
+        let mut results = self.results.lock().unwrap();
+        let result = results.get_mut(&name);
+        self.lookups.lock().unwrap().push(name);
+        let results = result?;
+        Some(if results.len() > 1 { results.remove(0) } else { results[0].clone() })
     }
 
-    fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
+    fn lookups(&self) -> usize {
+        self.lookups.lock().unwrap().len()
     }
 }
 
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 
-/// Short enough for a test of what hangs, long enough for a busy machine where nothing does.
+/// Short enough for tests of hanging servers, long enough that a busy machine fails no other test.
 fn generous_limits() -> Limits {
     Limits { time: Duration::from_secs(20), connect: Duration::from_secs(10), ..Limits::default() }
 }
@@ -72,7 +72,7 @@ impl EgressClient {
         Self { egress, release }
     }
 
-    /// To servers on loopback.
+    /// Returns a client that may reach the given servers on loopback.
     fn to(hosts: &[&str]) -> Self {
         Self::new(&FakeDns::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, generous_limits())
     }
@@ -109,8 +109,8 @@ fn port(addr: SocketAddr) -> u16 {
     addr.port()
 }
 
-/// What is told of a refusal by the grant.
-fn denied(outcome: Result<Response, Failure>) -> String {
+/// Returns the reason of a denied request.
+fn denied_reason(outcome: Result<Response, Failure>) -> String {
     match outcome {
         Err(Failure::Denied(reason)) => reason,
         other => panic!("not denied: {other:?}"),

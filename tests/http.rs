@@ -1,4 +1,4 @@
-//! The contract of the HTTP API, asked from outside as a client would ask.
+//! The contract of the HTTP API, tested from outside as a client uses it.
 
 mod body;
 mod cors;
@@ -28,39 +28,39 @@ const USER: [&str; 6] = ["email", "is_active", "is_superuser", "full_name", "id"
 const INVALID_TOKEN: &str = "Could not validate credentials";
 const PRIVILEGES: &str = "The user doesn't have enough privileges";
 
-/// The names of an object's members, in order.
+/// Returns the names of an object's members, in order.
 #[track_caller]
 fn members(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect()
+    value.as_object().unwrap_or_else(|| panic!("not an object: {value}")).keys().map(String::as_str).collect()
 }
 
-/// A member that is a text.
+/// Returns a member that is a string.
 #[track_caller]
 fn text<'v>(value: &'v Value, member: &str) -> &'v str {
-    value[member].as_str().unwrap_or_else(|| panic!("{member} is no text: {value}"))
+    value[member].as_str().unwrap_or_else(|| panic!("{member} is not a string: {value}"))
 }
 
-/// The values of one member throughout a list's `data`.
+/// Returns the values of one member for all rows of a list's `data`.
 #[track_caller]
 fn column<'v>(list: &'v Value, member: &str) -> Vec<&'v str> {
     list["data"].as_array().unwrap().iter().map(|row| text(row, member)).collect()
 }
 
-/// Nobody asks without credentials: 401, and how to have them.
+/// Checks a 401 for missing credentials, with the challenge.
 #[track_caller]
-fn not_authenticated(answer: &Answer) {
-    answer.is_problem(401, "not_authenticated", "Not authenticated");
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+fn not_authenticated(response: &Answer) {
+    response.is_problem(401, "not_authenticated", "Not authenticated");
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
 }
 
-/// A token that is no good, for whatever reason: 401, and nothing that tells the reason.
+/// Checks a 401 for an invalid token, with no hint at the reason.
 #[track_caller]
-fn invalid_token(answer: &Answer) {
-    answer.is_problem(401, "invalid_token", INVALID_TOKEN);
-    assert_eq!(answer.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
+fn invalid_token(response: &Answer) {
+    response.is_problem(401, "invalid_token", INVALID_TOKEN);
+    assert_eq!(response.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
 }
 
-/// A UUID of version 4 as it is sent, and a timestamp of UTC.
+/// Checks that a row has a UUID of version 4 and a UTC timestamp.
 #[track_caller]
 fn is_stamped(row: &Value) {
     let id = text(row, "id");

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, Component, TestHost};
 
-/// What a liar declares unless a test says otherwise: one public route at its mount that answers with `answer`.
+/// Returns the default declaration of a liar: one public route at its mount that responds with `answer`.
 pub(crate) fn declaration() -> Value {
     json!({
         "name": "liar",
@@ -32,7 +32,7 @@ pub(crate) fn declaration() -> Value {
     })
 }
 
-/// A liar with some members declared otherwise.
+/// Returns a liar with some members of the declaration changed.
 pub(crate) fn liar(changes: Value) -> Component {
     let mut declaration = declaration();
     for (name, value) in changes.as_object().unwrap() {
@@ -41,7 +41,7 @@ pub(crate) fn liar(changes: Value) -> Component {
     Component::liar(&declaration)
 }
 
-/// Deploys with settings, which stand in the query as JSON.
+/// Deploys with settings, which are sent as JSON in the query.
 pub(crate) async fn deploy_with_settings(
     client: &Client,
     component: &Component,
@@ -52,7 +52,7 @@ pub(crate) async fn deploy_with_settings(
     client.deploy(&component.0, &format!("grant={grant}&settings={settings}")).await
 }
 
-/// Everything that the operator API tells of the plugins.
+/// Returns all plugins as the operator API lists them.
 pub(crate) async fn plugins(host: &TestHost) -> Value {
     host.superuser().get("/plugins/").await.ok()
 }

@@ -1,4 +1,4 @@
-//! Whatever comes in, what goes out is an answer: never a status 500, every error a problem, and the host lives on.
+//! Every input gets a response: never a status 500, every error as a problem, and the host survives.
 
 mod open_files;
 mod tcp;
@@ -10,27 +10,31 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, Component, Setup, TestHost};
 
-/// Requests of one property; each is one round trip.
+/// Requests per property; each is one round trip.
 const CASES: u32 = 150;
 
-/// What any answer must be.
-fn check(answer: &Answer, what: &dyn std::fmt::Debug) {
-    assert_ne!(answer.status, 500, "{what:?}: {}", answer.text());
-    // HEAD has no body to look at, and a refused preflight is a text for whoever reads the browser's console.
-    let preflight = answer.text().starts_with("Disallowed CORS ");
-    if answer.status >= 400 && !answer.bytes.is_empty() && !preflight {
-        answer.problem();
+/// Checks the properties of every response.
+fn check_response(response: &Answer, what: &dyn std::fmt::Debug) {
+    assert_ne!(response.status, 500, "{what:?}: {}", response.text());
+    // A response to HEAD has no body, and a rejected preflight is plain text for the browser's console.
+    let preflight = response.text().starts_with("Disallowed CORS ");
+    if response.status >= 400 && !response.bytes.is_empty() && !preflight {
+        response.problem();
     }
-    assert!(answer.header("x-request-id").is_some(), "{what:?}");
+    assert!(response.header("x-request-id").is_some(), "{what:?}");
 }
 
-async fn healthy(host: &TestHost) {
+async fn assert_healthy(host: &TestHost) {
     assert_eq!(host.anonymous().plain(Method::GET, "/healthz").send().await.status, 200);
     host.superuser().get("/items/").await.ok();
 }
 
-/// Sends what `strategy` makes. The seed is fixed, so that a run is like the last one.
-fn each<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>, cases: u32, test: impl AsyncFn(&TestHost, &T)) {
+/// Sends the requests that `strategy` generates. The seed is fixed, so that runs are repeatable.
+fn for_each_case<T: std::fmt::Debug>(
+    strategy: impl Strategy<Value = T>,
+    cases: u32,
+    test: impl AsyncFn(&TestHost, &T),
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let host = runtime.block_on(async {
         let host = TestHost::sqlite(Setup::default().with_items()).await;
@@ -49,7 +53,7 @@ fn each<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>, cases: u32, test
         })
         .unwrap();
     runtime.block_on(async {
-        healthy(&host).await;
+        assert_healthy(&host).await;
         host.stop().await;
     });
 }
@@ -67,7 +71,7 @@ fn method() -> impl Strategy<Value = Method> {
     ]
 }
 
-/// Real paths, real paths with something wrong in them, and nonsense.
+/// Real paths, real paths with an error, and nonsense.
 fn path() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         "/api/v1/items/",
@@ -116,15 +120,15 @@ fn query() -> impl Strategy<Value = String> {
 #[test]
 fn any_method_path_and_query_gets_a_valid_response() {
     let strategy = (method(), path(), query(), any::<bool>());
-    each(strategy, CASES, async |host, (method, path, query, signed_in)| {
+    for_each_case(strategy, CASES, async |host, (method, path, query, signed_in)| {
         let client = if *signed_in { host.superuser().clone() } else { host.anonymous() };
-        // Never the account that the test goes on with, nor the plugins.
+        // Leaves the account and the plugins that the test needs unchanged.
         if *method != Method::GET && (path.contains("users") || path.contains("plugins")) {
             return;
         }
         let request = client.plain(method.clone(), &format!("{path}?{query}"));
         match request.try_send().await {
-            Ok(answer) => check(&answer, &(method, path, query)),
+            Ok(response) => check_response(&response, &(method, path, query)),
             Err(error) => assert!(error.is_builder(), "{method} {path}?{query}: {error:?}"),
         }
     });
@@ -148,7 +152,7 @@ fn any_header_gets_a_valid_response() {
     ]);
     let value = prop_oneof!["[ -~]{0,80}", "Bearer [!-~]{0,200}", "[\\x80-\\xff]{1,10}", Just("x".repeat(20_000))];
     let strategy = (method(), prop::collection::vec((name, value), 0..6));
-    each(strategy, CASES, async |host, (method, headers)| {
+    for_each_case(strategy, CASES, async |host, (method, headers)| {
         for path in ["/api/v1/items/", "/api/v1/chameleon/echo/x", "/api/v1/users/me"] {
             if *method == Method::DELETE {
                 continue;
@@ -156,14 +160,14 @@ fn any_header_gets_a_valid_response() {
             let request = host.anonymous().plain(method.clone(), path);
             let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
             match request.try_send().await {
-                Ok(answer) => check(&answer, &(method, headers)),
+                Ok(response) => check_response(&response, &(method, headers)),
                 Err(error) => assert!(error.is_builder(), "{method} {headers:?}: {error:?}"),
             }
         }
     });
 }
 
-/// A text that is nearly the JSON of a value: cut, spliced, or with one part replaced by something awkward.
+/// Generates text that is almost the JSON of a value: cut, spliced, or with one part replaced by an unusual value.
 fn almost_json(valid: Value) -> impl Strategy<Value = String> {
     let awkward = prop::sample::select(vec![
         "null",
@@ -214,9 +218,9 @@ fn any_body_that_is_almost_json_gets_a_valid_response() {
         (Just("/users/me/password"), update),
         (Just("/chameleon/json"), any_json),
     ];
-    each(strategy, CASES, async |host, (path, body)| {
+    for_each_case(strategy, CASES, async |host, (path, body)| {
         let method = if path.ends_with("/me/password") { Method::PATCH } else { Method::POST };
-        check(&host.superuser().request(method, path).json_text(body.clone()).send().await, &(path, body));
+        check_response(&host.superuser().request(method, path).json_text(body.clone()).send().await, &(path, body));
     });
 }
 
@@ -237,9 +241,9 @@ fn any_form_gets_a_valid_response() {
         "[ -~]{0,100}",
         "(%[0-9a-f]{2}){0,30}",
     ];
-    each((kind, body), CASES, async |host, (kind, body)| {
+    for_each_case((kind, body), CASES, async |host, (kind, body)| {
         let request = host.anonymous().request(Method::POST, "/login/access-token");
-        check(&request.header("content-type", kind).body(body.clone()).send().await, &(kind, body));
+        check_response(&request.header("content-type", kind).body(body.clone()).send().await, &(kind, body));
     });
 }
 
@@ -253,11 +257,11 @@ fn any_uploaded_file_is_rejected_or_deployed() {
         prop::collection::vec(any::<u8>(), 0..300).prop_map(Damage::RandomAfterHeader),
         prop::collection::vec(any::<u8>(), 0..100).prop_map(Damage::Longer),
     ];
-    each((prop::bool::ANY, damage), 40, async |host, (which, damage)| {
+    for_each_case((prop::bool::ANY, damage), 40, async |host, (which, damage)| {
         let bytes = damage.apply(&components[usize::from(*which)]);
-        let answer = host.superuser().deploy(&bytes, "name=victim&mount=/victim").await;
-        check(&answer, damage);
-        assert!(answer.status == 200 || (400..500).contains(&answer.status), "{}", answer.text());
+        let response = host.superuser().deploy(&bytes, "name=victim&mount=/victim").await;
+        check_response(&response, damage);
+        assert!(response.status == 200 || (400..500).contains(&response.status), "{}", response.text());
         host.anonymous().get("/chameleon/echo/x").await.ok();
     });
 }
@@ -272,7 +276,7 @@ enum Damage {
 }
 
 impl Damage {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place")]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
     fn apply(&self, component: &[u8]) -> Vec<u8> {
         let at = |share: f64| (share * component.len() as f64) as usize;
         match self {
@@ -297,8 +301,8 @@ async fn a_body_nested_deeper_than_the_stack_is_rejected() {
     let client: &Client = host.superuser();
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let body = format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
-        let answer = client.request(Method::POST, "/items/").json_text(body).send().await;
-        assert_eq!(answer.problem()["status"], 422);
+        let response = client.request(Method::POST, "/items/").json_text(body).send().await;
+        assert_eq!(response.problem()["status"], 422);
     }
-    healthy(&host).await;
+    assert_healthy(&host).await;
 }

@@ -1,4 +1,4 @@
-//! The integration tests: one binary whose modules mirror `host/src`. They see only Wharf's public interface.
+//! The integration tests: one binary whose modules mirror `host/src`. They use only Wharf's public interface.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,7 @@
     clippy::string_slice,
     clippy::print_stderr,
     clippy::large_futures,
-    reason = "a test says what it finds by failing"
+    reason = "a test reports by failing"
 )]
 
 mod app;

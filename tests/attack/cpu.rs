@@ -1,7 +1,7 @@
-//! CPU: guests that never end, wherever their code runs.
+//! CPU: guests that loop for ever, in every place where their code runs.
 
 use super::handwritten_component::{GuestParts, attacker};
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 use crate::support::Component;
 use crate::support::patience::until;
 
@@ -17,24 +17,24 @@ async fn guests_that_never_end_are_ended() {
     let cases = [("an endless loop in a handler", "endless"), ("endless loops of eight clients", "endless")];
     for (clients, (name, path)) in [1, 8].into_iter().zip(cases) {
         arena
-            .attack(name, Counted::Limit("cpu_time"), async |arena| {
-                for answer in arena.flood(clients, path).await {
-                    answer.has_code(504, "plugin_cpu_limit");
+            .attack(name, CountedBy::Limit("cpu_time"), async |arena| {
+                for response in arena.flood(clients, path).await {
+                    response.has_code(504, "plugin_cpu_limit");
                 }
             })
             .await;
     }
     let deep = "endless recursion";
     arena
-        .attack(deep, Counted::Outcome("trap"), async |arena| {
-            for answer in arena.flood(8, "recurse").await {
-                answer.has_code(502, "plugin_trap");
+        .attack(deep, CountedBy::Outcome("trap"), async |arena| {
+            for response in arena.flood(8, "recurse").await {
+                response.has_code(502, "plugin_trap");
             }
         })
         .await;
 
-    // A call that the host makes after the answer, one it makes for a handle that is dropped, and work that looks at no
-    // clock while it lasts.
+    // A function that the host calls after the response, a destructor that it calls for a dropped handle, and work that
+    // checks no clock while it lasts.
     let post_return = GuestParts {
         items: r#"(func (export "after") (param i32) (loop $again (br $again)))"#,
         options: r#"(post-return (core func $core "after"))"#,
@@ -56,23 +56,23 @@ async fn guests_that_never_end_are_ended() {
             (memory.copy (i32.const 1048576) (i32.const 0) (i32.const 16777216))
             (br $again))";
     for (name, component) in [
-        ("an endless loop after the answer", attacker("", &post_return)),
+        ("an endless loop after the response", attacker("", &post_return)),
         ("an endless loop in a destructor", attacker("(call $drop (call $new (i32.const 7)))", &destructor)),
         ("endless copies of memory", attacker(copies, &GuestParts::default())),
-        ("an endless loop of a hand", attacker(LOOP, &GuestParts::default())),
+        ("an endless loop in handwritten code", attacker(LOOP, &GuestParts::default())),
     ] {
-        arena.becomes(&component).await;
+        arena.replace_attacker(&component).await;
         arena
-            .attack(name, Counted::Limit("cpu_time"), async |arena| {
-                for answer in arena.flood(4, "").await {
-                    answer.has_code(504, "plugin_cpu_limit");
+            .attack(name, CountedBy::Limit("cpu_time"), async |arena| {
+                for response in arena.flood(4, "").await {
+                    response.has_code(504, "plugin_cpu_limit");
                 }
             })
             .await;
     }
 }
 
-/// One in four times, so that a deploy goes through before long.
+/// It loops at one start in four, so that a deploy soon succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_function_that_sometimes_loops_is_ended() {
     let mut arena = arena().await;
@@ -88,18 +88,18 @@ async fn a_start_function_that_sometimes_loops_is_ended() {
         ..GuestParts::default()
     };
     let component = attacker("", &dice).0;
-    until("a deploy to go through", async || {
-        let answer = arena.superuser.deploy(&component, "name=attacker").await;
-        (answer.status == 200).then_some(())
+    until("a deploy to succeed", async || {
+        let response = arena.superuser.deploy(&component, "name=attacker").await;
+        (response.status == 200).then_some(())
     })
     .await;
     arena
-        .attack("a start function that does not always end", Counted::Limit("cpu_time"), async |arena| {
+        .attack("a start function that sometimes loops", CountedBy::Limit("cpu_time"), async |arena| {
             let mut failed = 0;
             for _ in 0..5 {
-                for answer in arena.flood(8, "").await {
-                    if answer.status != 200 {
-                        answer.has_code(504, "plugin_cpu_limit");
+                for response in arena.flood(8, "").await {
+                    if response.status != 200 {
+                        response.has_code(504, "plugin_cpu_limit");
                         failed += 1;
                     }
                 }
@@ -117,11 +117,11 @@ async fn a_deploy_that_never_ends_is_rejected() {
     let describe = crate::plugin::liar(serde_json::json!({ "describe": "loop" }));
     for (name, component) in [("an endless start function", start), ("an endless describe", describe)] {
         arena
-            .attack(name, Counted::Deploy, async |arena| {
+            .attack(name, CountedBy::Deploy, async |arena| {
                 let Component(bytes) = &component;
-                let answer = arena.superuser.deploy(bytes, "name=other").await;
-                let reason = answer.has_code(422, "invalid_component");
-                // Both ends are at the same time.
+                let response = arena.superuser.deploy(bytes, "name=other").await;
+                let reason = response.has_code(422, "invalid_component");
+                // Both limits expire at the same time.
                 let ends = ["The plugin used up its CPU time", "The plugin did not answer in time"];
                 assert!(ends.iter().any(|end| reason.ends_with(end)), "{reason}");
             })

@@ -1,11 +1,11 @@
-//! Data: statements that never end or answer too much, and every way out of a plugin's own database.
+//! Data: statements that never end or return too much, and attempts to reach beyond a plugin's own database.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Arena, Counted, Neighbour};
+use super::{Arena, CountedBy, Neighbour};
 use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Client};
 
@@ -13,14 +13,14 @@ const REFUSED: &str = "wharf_plugin_statements_refused_total{plugin=\"attacker\"
 
 async fn statement(client: &Client, plugin: &str, sql: &str) -> Option<String> {
     let request = client.request(Method::POST, &format!("/{plugin}/statement"));
-    let answer = request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok();
-    answer["error"].as_str().map(ToOwned::to_owned)
+    let response = request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok();
+    response["error"].as_str().map(ToOwned::to_owned)
 }
 
-const COUNTED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
+const NUMBERS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
 
-/// Each is refused for what it is, on both databases.
-const WAYS: &[&str] = &[
+/// Each of these must be refused as invalid on both databases.
+const ESCAPES: &[&str] = &[
     "RESET ROLE",
     "SET ROLE postgres",
     "SET SESSION AUTHORIZATION postgres",
@@ -90,44 +90,44 @@ const WAYS: &[&str] = &[
     "SELECT CAST(repeat('a', 5000000) AS int)",
 ];
 
-async fn attacks(backend: Backend) {
+async fn run_attacks(backend: Backend) {
     let quotas = "&grant=sql.time=1s,sql.rows=1000,sql.bytes=1MiB,sql.disk=8MiB&limit=concurrency=8";
     let Some(mut arena) = Arena::open_on(backend, &[], quotas, Neighbour::Notes).await else { return };
     let client = arena.process.client();
     let postgres = matches!(backend, Backend::Postgres);
-    let endless = format!("{COUNTED}1000000000) SELECT COUNT(*) FROM n");
-    let product = format!("{COUNTED}100000) SELECT COUNT(*) FROM n AS a, n AS b, n AS c WHERE a.i + b.i = c.i - 7");
-    let mut slow = vec![("a recursion without end", endless), ("a product of everything with everything", product)];
+    let endless = format!("{NUMBERS}1000000000) SELECT COUNT(*) FROM n");
+    let product = format!("{NUMBERS}100000) SELECT COUNT(*) FROM n AS a, n AS b, n AS c WHERE a.i + b.i = c.i - 7");
+    let mut slow = vec![("an endless recursion", endless), ("a cross join of large tables", product)];
     if postgres {
         slow.push(("a sleep", "SELECT pg_sleep(3600)".to_owned()));
     }
     for (name, sql) in &slow {
         arena
-            .attack(name, Counted::Limit("sql.time"), async |arena| {
+            .attack(name, CountedBy::Limit("sql.time"), async |arena| {
                 let calls = (0..6).map(|_| statement(&arena.client, "attacker", sql));
                 for error in futures_util::future::join_all(calls).await {
                     let error = error.unwrap();
-                    let told =
+                    let is_limit =
                         error.contains("statement time") || error.contains("connections") || error == "Error::Conflict";
-                    assert!(told, "{name}: {error}");
+                    assert!(is_limit, "{name}: {error}");
                 }
             })
             .await;
     }
-    let rows = format!("{COUNTED}10000000) SELECT i FROM n");
+    let rows = format!("{NUMBERS}10000000) SELECT i FROM n");
     let bytes = if postgres { "SELECT repeat('x', 5000000)" } else { "SELECT hex(zeroblob(2500000))" };
     for (name, limit, sql) in
-        [("ten million rows", "sql.rows", rows.as_str()), ("five megabytes of a text", "sql.bytes", bytes)]
+        [("ten million rows", "sql.rows", rows.as_str()), ("a text of five megabytes", "sql.bytes", bytes)]
     {
         arena
-            .attack(name, Counted::Limit(limit), async |arena| {
+            .attack(name, CountedBy::Limit(limit), async |arena| {
                 let error = statement(&arena.client, "attacker", sql).await.unwrap();
                 assert!(error.starts_with("Error::Limit"), "{name}: {error}");
             })
             .await;
     }
     arena
-        .attack("a transaction that is open at a trap", Counted::Outcome("trap"), async |arena| {
+        .attack("a transaction left open by a trap", CountedBy::Outcome("trap"), async |arena| {
             for _ in 0..6 {
                 let path = "/attacker/transaction?end=trap&text=left";
                 arena.client.request(Method::POST, path).send().await.has_code(502, "plugin_trap");
@@ -136,16 +136,16 @@ async fn attacks(backend: Backend) {
         })
         .await;
 
-    // A neighbour with something to steal.
+    // A neighbour with data to steal.
     arena.superuser.deploy(&crate::support::Component::chameleon().0, &format!("name=victim&{CHAMELEON}")).await.ok();
     client.request(Method::POST, "/victim/notes/secret").send().await;
     arena
-        .attack("every way out of its own database", Counted::Host(REFUSED), async |arena| {
-            for way in WAYS {
-                let error = statement(&arena.client, "attacker", way).await;
-                let error = error.unwrap_or_else(|| panic!("'{way}' was not refused"));
-                assert!(error.starts_with("Error::Invalid(") && error.len() < 1_000, "{way}: {error}");
-                assert!(!error.contains("secret") && !error.contains("/etc"), "{way}: {error}");
+        .attack("attempts to leave its own database", CountedBy::Host(REFUSED), async |arena| {
+            for escape in ESCAPES {
+                let error = statement(&arena.client, "attacker", escape).await;
+                let error = error.unwrap_or_else(|| panic!("'{escape}' was not refused"));
+                assert!(error.starts_with("Error::Invalid(") && error.len() < 1_000, "{escape}: {error}");
+                assert!(!error.contains("secret") && !error.contains("/etc"), "{escape}: {error}");
             }
             assert!(!std::path::Path::new("/tmp/wharf-stolen").exists());
             assert_eq!(arena.client.get("/victim/notes").await.ok(), serde_json::json!(["secret"]));
@@ -154,16 +154,16 @@ async fn attacks(backend: Backend) {
 
     let rounds = AtomicUsize::new(0);
     arena
-        .attack("rows without end", Counted::Limit("sql.disk"), async |arena| {
+        .attack("endless rows", CountedBy::Limit("sql.disk"), async |arena| {
             for _ in 0..60 {
                 let round = rounds.fetch_add(1, Ordering::Relaxed);
                 let sql = format!(
-                    "INSERT INTO note (id, text) {COUNTED}5000) \
+                    "INSERT INTO note (id, text) {NUMBERS}5000) \
                      SELECT '{round} ' || i, '{round} ' || i || ' of a pile that grows and grows' FROM n"
                 );
                 match statement(&arena.client, "attacker", &sql).await {
                     None => {}
-                    // On a machine that is slow.
+                    // On a slow machine.
                     Some(error) if error.contains("statement time") => {}
                     Some(error) => {
                         assert_eq!(error, "Error::Limit(\"disk: 8388608 bytes\")");
@@ -171,19 +171,19 @@ async fn attacks(backend: Backend) {
                     }
                 }
             }
-            panic!("it never ends");
+            panic!("the limit is never reached");
         })
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_withstands_every_attack() {
-    attacks(Backend::Sqlite).await;
+    run_attacks(Backend::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_withstands_every_attack() {
-    attacks(Backend::Postgres).await;
+    run_attacks(Backend::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,23 +192,23 @@ async fn a_cache_never_exceeds_its_quota() {
         Arena::open(&[], "&grant=cache.bytes=1MiB&limit=host_calls=1000000&limit=cpu_time=20s&limit=deadline=60s")
             .await;
     arena
-        .attack("keys without end", Counted::Outcome("success"), async |arena| {
-            for answer in arena.flood(4, "hoard/20000").await {
-                assert_eq!(answer.text(), "20000");
+        .attack("endless keys", CountedBy::Outcome("success"), async |arena| {
+            for response in arena.flood(4, "hoard/20000").await {
+                assert_eq!(response.text(), "20000");
             }
-            let held = arena.count(Counted::Host("wharf_plugin_cache_bytes{plugin=\"attacker\"")).await;
+            let held = arena.count(CountedBy::Host("wharf_plugin_cache_bytes{plugin=\"attacker\"")).await;
             assert!((1.0..=f64::from(1 << 20)).contains(&held), "{held}");
-            // An entry costs more than its bytes.
-            let keys = arena.count(Counted::Host("wharf_plugin_cache_entries{plugin=\"attacker\"")).await;
+            // An entry costs more than its own bytes.
+            let keys = arena.count(CountedBy::Host("wharf_plugin_cache_entries{plugin=\"attacker\"")).await;
             assert!((1.0..f64::from(1 << 20) / 512.0).contains(&keys), "{keys}");
         })
         .await;
     arena
-        .attack("values that are too large", Counted::Limit("cache.bytes"), async |arena| {
+        .attack("oversized values", CountedBy::Limit("cache.bytes"), async |arena| {
             let request = arena.client.request(Method::PUT, "/attacker/kept/key");
-            let answer =
+            let response =
                 request.header("content-type", "application/octet-stream").body("x".repeat(1_500_000)).send().await;
-            assert!(answer.ok().as_str().unwrap().starts_with("Error::Limit"), "{answer:?}");
+            assert!(response.ok().as_str().unwrap().starts_with("Error::Limit"), "{response:?}");
         })
         .await;
 }

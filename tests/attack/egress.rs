@@ -1,15 +1,16 @@
-//! Egress: a plugin that uses its way out against what is inside, against others, or against its own host's patience. Each
-//! step of an exchange is attacked in `egress` too, in more ways; here a neighbour must not notice.
+//! Egress: a plugin that uses its outgoing requests against internal addresses, against other servers, or to exhaust
+//! its host. `egress` attacks each step of an exchange in more ways; these tests check that a neighbour is unaffected.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 use crate::support::remote;
 
-/// A server that reads a request and says `head`, and then `more` so often; then it keeps the connection open.
+/// Starts a server that reads a request, sends `head` and then `more` the given number of times, and keeps the
+/// connection open.
 async fn server(head: &'static str, more: &'static str, times: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -23,7 +24,7 @@ async fn server(head: &'static str, more: &'static str, times: usize) -> String 
                         return;
                     }
                 }
-                // Until the other side has had enough.
+                // Until the other side closes the connection.
                 while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
             });
         }
@@ -32,17 +33,17 @@ async fn server(head: &'static str, more: &'static str, times: usize) -> String 
 }
 
 async fn fetch(arena: &Arena, url: &str) -> String {
-    let answer: Value = arena.process.client().post("/attacker/fetch", &json!({ "url": url })).await.ok();
-    answer["error"].as_str().unwrap_or_else(|| panic!("{url}: {answer}")).to_owned()
+    let response: Value = arena.process.client().post("/attacker/fetch", &json!({ "url": url })).await.ok();
+    response["error"].as_str().unwrap_or_else(|| panic!("{url}: {response}")).to_owned()
 }
 
-/// The same by `wasi:http`.
+/// Makes the same request through `wasi:http`.
 async fn standard_fetch(arena: &Arena, url: &str) -> String {
-    let answer: Value = arena.process.client().post("/attacker/standard-fetch", &json!({ "url": url })).await.ok();
-    answer["error"].as_str().unwrap_or_else(|| panic!("{url}: {answer}")).to_owned()
+    let response: Value = arena.process.client().post("/attacker/standard-fetch", &json!({ "url": url })).await.ok();
+    response["error"].as_str().unwrap_or_else(|| panic!("{url}: {response}")).to_owned()
 }
 
-async fn each(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
+async fn fetch_all(arena: &Arena, clients: usize, url: &str) -> Vec<String> {
     futures_util::future::join_all((0..clients).map(|_| fetch(arena, url))).await
 }
 
@@ -57,7 +58,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
         server("HTTP/1.1 302 X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", "", 0).await;
     let (hanging, _queue) = remote::silent().await;
     let (hanging, encrypted) = (format!("http://{hanging}"), silent.replace("http:", "https:"));
-    // Some machines trust nobody, and then no handshake is begun.
+    // Some machines have no trusted certificates; there no TLS handshake would begin.
     let trusted = tempfile::NamedTempFile::new().unwrap();
     let identity = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
     std::fs::write(trusted.path(), identity.cert.pem()).unwrap();
@@ -65,7 +66,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
     let quotas = "http.networks=127.0.0.0/8,http.time=2s,http.bytes=64KiB,http.requests=4&limit=deadline=10s";
     let settings = [("SSL_CERT_FILE", trusted.path().to_str().unwrap())];
     let mut arena = Arena::open(&settings, &format!("&grant={quotas}")).await;
-    // All of them are on the list, and still nobody gets there.
+    // All of these are on the allowlist, and are denied nevertheless.
     let own = format!("http://{}", arena.process.addr);
     let metadata = [
         "http://169.254.169.254",
@@ -82,7 +83,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
     let path = format!("/plugins/attacker/grants/http?{}", hosts.join("&"));
     arena.superuser.request(Method::PUT, &path).send().await.ok();
     arena
-        .attack("every spelling of what is inside", Counted::Limit("http.hosts"), async |arena| {
+        .attack("every spelling of internal addresses", CountedBy::Limit("http.hosts"), async |arena| {
             for url in [
                 "http://169.254.169.254/latest/meta-data/",
                 "http://2852039166/",
@@ -102,21 +103,21 @@ async fn outgoing_requests_reach_only_granted_servers() {
         })
         .await;
     arena
-        .attack("the operator API of the host itself", Counted::Limit("http.hosts"), async |arena| {
+        .attack("the host's own operator API", CountedBy::Limit("http.hosts"), async |arena| {
             let error = fetch(arena, &format!("{own}/api/v1/plugins/")).await;
             assert!(error.contains("this host itself is never reached"), "{error}");
         })
         .await;
     arena
-        .attack("a redirect to what is inside", Counted::Limit("http.hosts"), async |arena| {
-            for error in each(arena, 4, &sent_on).await {
+        .attack("a redirect to an internal address", CountedBy::Limit("http.hosts"), async |arena| {
+            for error in fetch_all(arena, 4, &sent_on).await {
                 assert!(error.contains("not among the http.networks"), "{error}");
             }
         })
         .await;
     arena
-        .attack("a redirect off the list", Counted::Limit("http.hosts"), async |arena| {
-            for error in each(arena, 4, &off_the_list).await {
+        .attack("a redirect to a server that is not on the allowlist", CountedBy::Limit("http.hosts"), async |arena| {
+            for error in fetch_all(arena, 4, &off_the_list).await {
                 assert!(error.starts_with("Error::Denied") && error.contains("http.hosts"), "{error}");
             }
         })
@@ -124,33 +125,33 @@ async fn outgoing_requests_reach_only_granted_servers() {
     for (name, url, limit, phase) in [
         ("a server that never accepts", &hanging, "http.connect", "connect"),
         ("a handshake that never ends", &encrypted, "http.connect", "tls"),
-        ("a server that says nothing", &silent, "http.time", "first byte"),
+        ("a server that sends nothing", &silent, "http.time", "first byte"),
         ("a body that never ends", &half, "http.time", "body"),
     ] {
         arena
-            .attack(name, Counted::Limit(limit), async |arena| {
-                for error in each(arena, 4, url).await {
+            .attack(name, CountedBy::Limit(limit), async |arena| {
+                for error in fetch_all(arena, 4, url).await {
                     assert_eq!(error, format!("Error::Timeout(\"{phase}\")"));
                 }
             })
             .await;
     }
     arena
-        .attack("more requests than may be at once", Counted::Limit("http.requests"), async |arena| {
-            let errors = each(arena, 24, &silent).await;
+        .attack("too many concurrent requests", CountedBy::Limit("http.requests"), async |arena| {
+            let errors = fetch_all(arena, 24, &silent).await;
             assert!(errors.iter().any(|error| error.starts_with("Error::Limit")), "{errors:?}");
         })
         .await;
     arena
-        .attack("an answer that is too large", Counted::Limit("http.bytes"), async |arena| {
-            for error in each(arena, 4, &large).await {
+        .attack("an oversized response", CountedBy::Limit("http.bytes"), async |arena| {
+            for error in fetch_all(arena, 4, &large).await {
                 assert!(error.starts_with("Error::Limit"), "{error}");
             }
         })
         .await;
     arena
-        .attack("headers without end", Counted::Limit("http.headers"), async |arena| {
-            for error in each(arena, 4, &endless).await {
+        .attack("endless headers", CountedBy::Limit("http.headers"), async |arena| {
+            for error in fetch_all(arena, 4, &endless).await {
                 assert!(error.starts_with("Error::Limit(\"response headers"), "{error}");
             }
         })

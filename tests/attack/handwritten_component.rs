@@ -1,9 +1,9 @@
-//! Attackers that no compiler would make: a plugin with one public route, whose core module is written by hand.
+//! Attackers that no compiler would produce: a plugin with one public route whose core module is written by hand.
 
 use crate::support::Component;
 use crate::support::component::Raw;
 
-/// What surrounds the core module of an attacker.
+/// Optional parts of an attacker's component.
 #[derive(Default)]
 pub(super) struct GuestParts {
     /// Items of the core module.
@@ -18,21 +18,21 @@ pub(super) struct GuestParts {
     pub(super) imports: &'static str,
 }
 
-/// Little-endian words as a string of the text format.
+/// Formats words, little-endian, as a string of the text format.
 fn words(words: &[u32]) -> String {
     words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// A plugin that answers `GET /` with 200 unless `handle` does something else first.
-pub(super) fn attacker(handle: &str, around: &GuestParts) -> Component {
-    // Name, version, summary, permissions; whether there is a schema of settings.
+/// Returns a plugin that responds to `GET /` with 200 unless `handle` does something else first.
+pub(super) fn attacker(handle: &str, parts: &GuestParts) -> Component {
+    // Name, version, summary, permissions, and whether there is a settings schema.
     let descriptor = words(&[64, 3, 80, 5, 0, 0, 0, 0, 0, 0, 0]);
-    // Method, path, public (with room for a permission), operation, no cache policy (with room for one).
+    // Method, path, public (with space for a permission), operation, no cache policy (with space for one).
     let route = words(&[96, 3, 100, 1, 0, 0, 0, 104, 2, 0, 0, 0, 0, 0]);
     let api = words(&[256, 1, 0, 0]);
     // A response of 200 without headers and body.
-    let answer = words(&[0, 200, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let GuestParts { items, options, before, with, imports } = around;
+    let response = words(&[0, 200, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let GuestParts { items, options, before, with, imports } = parts;
     Component::raw(&Raw {
         before,
         with,
@@ -49,7 +49,7 @@ pub(super) fn attacker(handle: &str, around: &GuestParts) -> Component {
             (data (i32.const 128) "{descriptor}")
             (data (i32.const 256) "{route}")
             (data (i32.const 384) "{api}")
-            (data (i32.const 512) "{answer}")
+            (data (i32.const 512) "{response}")
             (func (export "describe") (result i32) i32.const 128)
             (func (export "routes") (result i32) i32.const 384)
             (func (export "realloc") (param i32 i32 i32 i32) (result i32)

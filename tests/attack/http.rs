@@ -1,29 +1,31 @@
-//! HTTP: clients that send what no client should, slowly or in masses. What plugins may not answer is in `plugin::limits`.
+//! HTTP: clients that send malformed requests, slowly or in large numbers. Invalid responses of plugins are tested in
+//! `plugin::limits`.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 
-/// Sends bytes and reads what comes until the other side ends.
+/// Sends bytes, closes the sending half, and reads until the host closes the connection.
 async fn exchange(arena: &Arena, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
-    rest(stream).await
+    read_to_end(stream).await
 }
 
-/// Sends bytes and reads what comes until the other side ends, which would take an end for a client that has gone.
-async fn asked(arena: &Arena, bytes: &[u8]) -> String {
+/// Sends bytes and reads until the host closes the connection. The sending half stays open, because a host may treat
+/// its end as a client that has left.
+async fn exchange_keeping_open(arena: &Arena, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
     stream.write_all(bytes).await.unwrap();
-    rest(stream).await
+    read_to_end(stream).await
 }
 
-async fn rest(mut stream: TcpStream) -> String {
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+async fn read_to_end(mut stream: TcpStream) -> String {
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 const HEAD: &str = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n";
@@ -31,25 +33,26 @@ const HEAD: &str = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-ty
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_do_no_harm() {
     let mut arena = Arena::open(&[("WHARF_HEADER_TIMEOUT", "2s")], "").await;
-    let broken = Counted::Host("wharf_http_connections_dropped_total");
+    let broken = CountedBy::Host("wharf_http_connections_dropped_total");
     arena
         .attack("100,000 headers", broken, async |arena| {
             let many = |headers: usize| {
                 format!("GET / HTTP/1.1\r\nhost: x\r\n{}", "x-many: x\r\n".repeat(headers)).into_bytes()
             };
             for _ in 0..8 {
-                // It is closed before they all have come, so whoever goes on sending may lose the answer to that.
-                let answer = exchange(arena, &many(100_000)).await;
-                assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
-                // Who sends no more than is read hears why.
-                let answer = asked(arena, &[many(101), b"\r\n".to_vec()].concat()).await;
-                assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+                // The host closes the connection before all headers have arrived, so a client that is still sending may
+                // lose the response.
+                let response = exchange(arena, &many(100_000)).await;
+                assert!(response.is_empty() || response.starts_with("HTTP/1.1 431 "), "{response}");
+                // A client that sends no more than the host reads gets the reason.
+                let response = exchange_keeping_open(arena, &[many(101), b"\r\n".to_vec()].concat()).await;
+                assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
             }
         })
         .await;
-    // What one reader takes for the end of a body, a header or a line, and another does not.
+    // Differences between HTTP parsers about the end of a body, a header or a line.
     arena
-        .attack("forms of smuggling", broken, async |arena| {
+        .attack("request smuggling", broken, async |arena| {
             let smuggled = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
             for (body, what) in [
                 (format!("content-length: 0\r\ncontent-length: 44\r\n\r\n{smuggled}"), "two lengths"),
@@ -64,13 +67,13 @@ async fn malformed_requests_do_no_harm() {
                 (format!("x\r: a\r\n\r\n{smuggled}"), "a bare CR in a name"),
                 (format!("x\n: a\r\n\r\n{smuggled}"), "a bare LF in a name"),
             ] {
-                let answer = exchange(arena, format!("{HEAD}{body}").as_bytes()).await;
-                let answers = answer.matches("HTTP/1.1 ").count();
-                let refused = answer.is_empty() || (answers == 1 && answer.starts_with("HTTP/1.1 4"));
-                assert!(refused && !answer.contains("\r\n\r\nok"), "{what}: {answer}");
+                let response = exchange(arena, format!("{HEAD}{body}").as_bytes()).await;
+                let responses = response.matches("HTTP/1.1 ").count();
+                let refused = response.is_empty() || (responses == 1 && response.starts_with("HTTP/1.1 4"));
+                assert!(refused && !response.contains("\r\n\r\nok"), "{what}: {response}");
             }
-            // These are read as RFC 9112 has it: chunks outrank a length and end the connection (6.3), and a line may end
-            // with a LF alone (2.2), so a CRLF in a value is the end of its line.
+            // These follow RFC 9112: chunked encoding overrides a length and the connection closes (6.3). A line may
+            // end with a bare LF (2.2), so a CRLF in a value ends its line.
             for (body, headers, what) in [
                 (format!("content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"), "", "both"),
                 (format!("transfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n0\r\n\r\n{smuggled}"), "", "both"),
@@ -81,12 +84,12 @@ async fn malformed_requests_do_no_harm() {
                 ),
                 ("x: a\r\ny: b\r\nconnection: close\r\n\r\n".to_owned(), r#"["x","a"],["y","b"]"#, "a CRLF in a value"),
             ] {
-                let answer = asked(arena, format!("{HEAD}{body}").as_bytes()).await;
+                let response = exchange_keeping_open(arena, format!("{HEAD}{body}").as_bytes()).await;
                 assert!(
-                    answer.matches("HTTP/1.1 ").count() == 1 && answer.starts_with("HTTP/1.1 200"),
-                    "{what}: {answer}"
+                    response.matches("HTTP/1.1 ").count() == 1 && response.starts_with("HTTP/1.1 200"),
+                    "{what}: {response}"
                 );
-                assert!(answer.contains(headers) && !answer.contains("content-length\","), "{what}: {answer}");
+                assert!(response.contains(headers) && !response.contains("content-length\","), "{what}: {response}");
             }
         })
         .await;
@@ -99,13 +102,13 @@ async fn malformed_requests_do_no_harm() {
                 slow.push(stream);
             }
             for mut stream in slow {
-                let mut answer = Vec::new();
-                let _ = stream.read_to_end(&mut answer).await;
+                let mut response = Vec::new();
+                let _ = stream.read_to_end(&mut response).await;
             }
         })
         .await;
     arena
-        .attack("headers that are not a plugin's", Counted::Outcome("invalid_response"), async |arena| {
+        .attack("headers that a plugin may not set", CountedBy::Outcome("invalid_response"), async |arena| {
             for header in [
                 "name=set-cookie&value=a%3Db",
                 "name=x-request-id&value=forged",
@@ -116,18 +119,19 @@ async fn malformed_requests_do_no_harm() {
                 "name=x-control&value=%01",
                 "name=x-many&value=x&times=65",
             ] {
-                let answer = arena.get(&format!("header?{header}")).await;
-                answer.has_code(502, "plugin_invalid_response");
+                let response = arena.get(&format!("header?{header}")).await;
+                response.has_code(502, "plugin_invalid_response");
                 let forged = ["set-cookie", "x-split", "x-control", "x-many"];
-                assert!(forged.iter().all(|name| answer.header(name).is_none()), "{header}: {answer:?}");
+                assert!(forged.iter().all(|name| response.header(name).is_none()), "{header}: {response:?}");
             }
         })
         .await;
     arena
-        .attack("forged identity", Counted::Outcome("success"), async |arena| {
+        .attack("forged identity", CountedBy::Outcome("success"), async |arena| {
             let id = arena.superuser.get("/users/me").await.ok()["id"].as_str().unwrap().to_owned();
             let token = arena.superuser.token();
-            // Whatever some proxy or another host would take for who calls, and true credentials where none belong.
+            // Headers that a proxy or another host might take for the caller's identity, and valid credentials in the
+            // wrong headers.
             let forged = format!(
                 "x-request-id: forged\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-host: forged\r\nforwarded: for=1.2.3.4\r\n\
                  x-real-ip: 1.2.3.4\r\nx-wharf-user: {id}\r\nx-wharf-caller: {id}\r\nx-user-id: {id}\r\n\
@@ -136,20 +140,20 @@ async fn malformed_requests_do_no_harm() {
             );
             let ask = async |path: &str, more: &str| {
                 let head = format!("GET /api/v1/attacker/{path} HTTP/1.1\r\nhost: x\r\n{forged}{more}connection: close\r\n\r\n");
-                let answer = asked(arena, head.as_bytes()).await;
-                assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
-                answer
+                let response = exchange_keeping_open(arena, head.as_bytes()).await;
+                assert!(response.starts_with("HTTP/1.1 "), "{response}");
+                response
             };
-            let answer = ask("echo/x", "").await;
+            let response = ask("echo/x", "").await;
             for withheld in ["forged", "1.2.3.4", token] {
-                assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains(withheld), "{withheld}: {answer}");
+                assert!(response.starts_with("HTTP/1.1 200") && !response.contains(withheld), "{withheld}: {response}");
             }
-            let answer = ask("who", "").await;
-            assert!(answer.ends_with("\r\n\r\nnull"), "whatever headers say, there is no caller: {answer}");
+            let response = ask("who", "").await;
+            assert!(response.ends_with("\r\n\r\nnull"), "headers must not set the caller: {response}");
             assert!(ask("me", "").await.contains("\"not_authenticated\""));
             let other = format!("authorization: Bearer {token}\r\n");
-            let answer = ask("who", &other).await;
-            assert!(answer.contains(&id), "who calls is known by his token: {answer}");
+            let response = ask("who", &other).await;
+            assert!(response.contains(&id), "the token identifies the caller: {response}");
         })
         .await;
 }

@@ -1,23 +1,23 @@
-//! HTTP/2: clients that send frames as no client does, in masses. One that does not read is in `http::response_body` too.
+//! HTTP/2: clients that flood a host with hostile frames. `http::response_body` also tests clients that do not read.
 
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 use crate::support::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, Wire, frame, head, header,
 };
 use crate::support::patience::until;
 
-/// What other sides begin with.
+/// The default window size of HTTP/2 peers.
 const WINDOW: u32 = 65_535;
 const ENHANCE_YOUR_CALM: u32 = 11;
-const BROKEN: Counted = Counted::Host("wharf_http_connections_dropped_total{reason=\"broken\"}");
-const SLOW: Counted = Counted::Host("wharf_http_connections_dropped_total{reason=\"slow\"}");
+const BROKEN: CountedBy = CountedBy::Host("wharf_http_connections_dropped_total{reason=\"broken\"}");
+const SLOW: CountedBy = CountedBy::Host("wharf_http_connections_dropped_total{reason=\"slow\"}");
 
 async fn connect(arena: &Arena, window: u32) -> Wire {
     Wire::connect(arena.process.addr, window).await
 }
 
-/// Reads until the host ends the connection, and returns why it says that it does.
-async fn reason(wire: &mut Wire) -> Option<u32> {
+/// Reads until the host closes the connection, and returns the reason in its GOAWAY frame.
+async fn goaway_reason(wire: &mut Wire) -> Option<u32> {
     let mut reason = None;
     while let Some(frame) = wire.next().await {
         if frame.kind == GOAWAY {
@@ -27,7 +27,7 @@ async fn reason(wire: &mut Wire) -> Option<u32> {
     reason
 }
 
-/// Sends the same bytes until the host minds; whether it took all of them.
+/// Sends the same bytes until the host closes the connection. Returns whether it accepted all of them.
 async fn flood(wire: &mut Wire, bytes: &[u8], times: usize) -> bool {
     for _ in 0..times {
         if !wire.send(bytes).await {
@@ -43,8 +43,8 @@ async fn hostile_frames_do_no_harm() {
         [("WHARF_HEADER_TIMEOUT", "2s"), ("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB")];
     let mut arena = Arena::open(&settings, "").await;
     arena
-        .attack("very many headers", BROKEN, async |arena| {
-            // One that the other side remembers, and then a byte for each time that it comes again: 12 MB in 12 KB.
+        .attack("a flood of headers", BROKEN, async |arena| {
+            // One header that enters the dynamic table, then one byte for each repetition: 12 MB in 12 KB.
             let mut bomb = header("x-bomb", &"x".repeat(4_000));
             bomb[0] = 0x40;
             let bomb = [head("/healthz"), bomb, vec![0x80 | 62; 3_000]].concat();
@@ -52,12 +52,12 @@ async fn hostile_frames_do_no_harm() {
             for (stream, headers) in [(1, bomb), (3, many)] {
                 let mut wire = connect(arena, WINDOW).await;
                 wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &headers)).await;
-                // What is no frame ends the connection, if it is not ended for that already.
+                // An invalid frame ends the connection unless it has already been closed.
                 wire.send(&frame(CONTINUATION, 0, 0, b"")).await;
                 let mut refused = false;
                 while let Some(frame) = wire.next().await {
                     let is_431 = frame.kind == HEADERS && frame.flags & END_STREAM != 0;
-                    assert!(is_431 || frame.kind != HEADERS, "it is answered: {frame:?}");
+                    assert!(is_431 || frame.kind != HEADERS, "the request got a response: {frame:?}");
                     refused |= is_431 || frame.kind == GOAWAY;
                 }
                 assert!(refused);
@@ -65,18 +65,18 @@ async fn hostile_frames_do_no_harm() {
         })
         .await;
     arena
-        .attack("headers without end", BROKEN, async |arena| {
+        .attack("endless headers", BROKEN, async |arena| {
             for piece in [&b""[..], &header("x", "y"), &header("x", &"y".repeat(10_000))] {
                 let mut wire = connect(arena, WINDOW).await;
                 wire.send(&frame(HEADERS, END_STREAM, 1, &head("/healthz"))).await;
                 flood(&mut wire, &frame(CONTINUATION, 0, 1, piece), 100_000).await;
-                // Who sends on may never hear why.
-                assert!([Some(ENHANCE_YOUR_CALM), None].contains(&reason(&mut wire).await));
+                // A client that keeps sending may never read the reason.
+                assert!([Some(ENHANCE_YOUR_CALM), None].contains(&goaway_reason(&mut wire).await));
             }
         })
         .await;
     arena
-        .attack("requests that are taken back at once", BROKEN, async |arena| {
+        .attack("requests that are reset at once", BROKEN, async |arena| {
             for _ in 0..8 {
                 let mut wire = connect(arena, WINDOW).await;
                 let head = head("/api/v1/attacker/sleep/3600000");
@@ -86,26 +86,26 @@ async fn hostile_frames_do_no_harm() {
                 };
                 let all: Vec<u8> = (0..5_000).flat_map(|number| pair(2 * number + 1)).collect();
                 wire.send(&all).await;
-                assert!([Some(ENHANCE_YOUR_CALM), None].contains(&reason(&mut wire).await));
+                assert!([Some(ENHANCE_YOUR_CALM), None].contains(&goaway_reason(&mut wire).await));
             }
         })
         .await;
     arena
-        .attack("requests that are taken back when they run", Counted::Outcome("cancelled"), async |arena| {
+        .attack("requests that are reset while they run", CountedBy::Outcome("cancelled"), async |arena| {
             let mut wire = connect(arena, WINDOW).await;
-            let running = Counted::Host("wharf_plugin_calls_running{plugin=\"attacker\"");
+            let running = CountedBy::Host("wharf_plugin_calls_running{plugin=\"attacker\"");
             for number in 0..16 {
                 let stream = 2 * number + 1;
                 assert!(wire.get(stream, "/api/v1/attacker/sleep/3600000").await);
-                until("it to run", async || (arena.count(running).await > 0.0).then_some(())).await;
+                until("the call to run", async || (arena.count(running).await > 0.0).then_some(())).await;
                 wire.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())).await;
-                until("it to end", async || (arena.count(running).await == 0.0).then_some(())).await;
+                until("the call to end", async || (arena.count(running).await == 0.0).then_some(())).await;
             }
         })
         .await;
     arena
-        .attack("streams that nobody reads", Counted::Host("wharf_http_streams_stalled_total"), async |arena| {
-            let waiting = Counted::Host("wharf_http_body_bytes{of=\"answer\"}");
+        .attack("unread streams", CountedBy::Host("wharf_http_streams_stalled_total"), async |arena| {
+            let waiting = CountedBy::Host("wharf_http_body_bytes{of=\"answer\"}");
             let mut wires = Vec::new();
             for _ in 0..8 {
                 let mut wire = connect(arena, 0).await;
@@ -114,21 +114,21 @@ async fn hostile_frames_do_no_harm() {
                 }
                 wires.push(wire);
             }
-            until("them to wait", async || (arena.count(waiting).await > 300_000.0).then_some(())).await;
-            until("the memory to come back", async || (arena.count(waiting).await < 100_000.0).then_some(())).await;
+            until("the responses to wait", async || (arena.count(waiting).await > 300_000.0).then_some(())).await;
+            until("the memory to be released", async || (arena.count(waiting).await < 100_000.0).then_some(())).await;
         })
         .await;
     arena
-        .attack("settings and pings without end", SLOW, async |arena| {
+        .attack("endless settings and pings", SLOW, async |arena| {
             let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff]);
             for flooding in [frame(PING, 0, 0, &[0; 8]), settings] {
-                // One reads nothing of what comes back.
+                // This client reads no response.
                 let mut wire = connect(arena, WINDOW).await;
                 let many = flooding.repeat(1_000);
                 let flooded = tokio::time::timeout(FLOODED, flood(&mut wire, &many, 1_000)).await;
-                assert!(flooded != Ok(true), "the host reads on while nobody reads what it answers");
+                assert!(flooded != Ok(true), "the host keeps reading although its responses are not read");
                 drop(wire);
-                // The other reads all of it, and never asks for anything.
+                // This client reads every response and never sends a request.
                 let mut wire = connect(arena, WINDOW).await;
                 while wire.send(&flooding).await && wire.next().await.is_some() {}
             }
@@ -136,5 +136,5 @@ async fn hostile_frames_do_no_harm() {
         .await;
 }
 
-/// How long somebody floods who is not refused.
+/// How long a client floods if it is not refused.
 const FLOODED: std::time::Duration = std::time::Duration::from_secs(3);

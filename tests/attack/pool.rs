@@ -1,13 +1,14 @@
-//! The pool of instances: nobody drains it for the others, and what one call leaves in a slot the next does not find.
+//! The pool of instances: one plugin cannot exhaust it for the others, and a call never sees data of an earlier call in
+//! the same slot.
 
 use super::handwritten_component::{GuestParts, attacker};
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 use crate::support::Answer;
 
-/// What `taint` leaves, of a component that is written by hand: eight mebibytes of it.
+/// The handwritten equivalent of `taint`: it fills eight mebibytes.
 const TAINT: &str = "(drop (memory.grow (i32.const 128)))
     (memory.fill (i32.const 262144) (i32.const 165) (i32.const 8388608))";
-/// Fails if a byte of that is there.
+/// Traps if one of those bytes is found.
 const SCAN: &str = "(drop (memory.grow (i32.const 128)))
     (local.set 0 (i32.const 262144))
     (loop $again
@@ -17,8 +18,8 @@ const SCAN: &str = "(drop (memory.grow (i32.const 128)))
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_plugin_cannot_take_every_call_slot() {
-    // As many as there are for all: what is kept for the neighbour is all that it has.
-    // And nobody waits for as long as the attacker stays.
+    // The per-plugin limit equals the total, so the neighbour has only its reserved call slots. The queue time is
+    // short, so that no call waits until the attacker's calls end.
     let settings = [
         ("WHARF_PLUGIN_CONCURRENCY", "16"),
         ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "16"),
@@ -26,20 +27,20 @@ async fn one_plugin_cannot_take_every_call_slot() {
     ];
     let mut arena = Arena::open(&settings, "&limit=deadline=20s").await;
     arena
-        .attack("more calls than there are places", Counted::Limit("concurrency"), async |arena| {
-            let answers = arena.flood(60, "sleep/1000").await;
-            let busy = answers.iter().filter(|answer| answer.status == 503).count();
+        .attack("more calls than call slots", CountedBy::Limit("concurrency"), async |arena| {
+            let responses = arena.flood(60, "sleep/1000").await;
+            let busy = responses.iter().filter(|response| response.status == 503).count();
             assert!(busy >= 10, "{busy}");
-            for answer in answers.iter().filter(|answer| answer.status != 204) {
-                answer.has_code(503, "plugin_busy");
-                assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            for response in responses.iter().filter(|response| response.status != 204) {
+                response.has_code(503, "plugin_busy");
+                assert!(response.header("retry-after").is_some(), "{response:?}");
             }
-            assert!(answers.iter().any(|answer| answer.status == 204), "the attacker has places too");
+            assert!(responses.iter().any(|response| response.status == 204), "the attacker got no call slot");
         })
         .await;
 }
 
-/// Two plugins, of as many parts as one may have, in every place that they get.
+/// Two plugins with the maximum number of core instances, each using every call slot that it gets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_core_instances_do_not_exhaust_the_pool() {
     let settings = [
@@ -59,21 +60,21 @@ async fn many_core_instances_do_not_exhaust_the_pool() {
         ..GuestParts::default()
     };
     let component = attacker("(loop $again (br $again))", &parts);
-    arena.becomes(&component).await;
+    arena.replace_attacker(&component).await;
     arena.superuser.deploy(&component.rebuilt("second").0, &format!("name=second{limits}")).await.ok();
     arena
-        .attack("two plugins of as many parts as may be", Counted::Limit("cpu_time"), async |arena| {
-            let (answers, more) = tokio::join!(arena.flood(24, ""), flood_of(arena, "second", 24));
-            let answers: Vec<Answer> = answers.into_iter().chain(more).collect();
-            let ended = answers.iter().filter(|answer| answer.status == 504).count();
+        .attack("two plugins with the maximum number of core instances", CountedBy::Limit("cpu_time"), async |arena| {
+            let (responses, more) = tokio::join!(arena.flood(24, ""), flood_of(arena, "second", 24));
+            let responses: Vec<Answer> = responses.into_iter().chain(more).collect();
+            let ended = responses.iter().filter(|response| response.status == 504).count();
             assert!(ended > 8, "{ended}");
-            for answer in answers {
-                let code = answer.problem()["code"].clone();
+            for response in responses {
+                let code = response.problem()["code"].clone();
                 assert!(code == "plugin_cpu_limit" || code == "plugin_busy" || code == "plugin_quarantined", "{code}");
             }
         })
         .await;
-    // What was full was the places, and never the pool.
+    // The call slots ran out, and the pool never did.
     assert!(!arena.process.log().contains("the instance pool is full"));
 }
 
@@ -83,34 +84,34 @@ async fn a_slot_is_empty_when_it_is_reused() {
     for (name, end, status, outcome) in [
         ("a slot after a trap", "trap", 502, "trap"),
         ("a slot after a timeout", "loop", 504, "limit"),
-        ("a slot after an answer", "return", 204, "success"),
+        ("a slot after a response", "return", 204, "success"),
     ] {
         arena
-            .attack(name, Counted::Outcome(outcome), async |arena| {
+            .attack(name, CountedBy::Outcome(outcome), async |arena| {
                 for _ in 0..4 {
-                    for answer in arena.flood(4, &format!("taint/8?end={end}")).await {
-                        assert_eq!(answer.status, status, "{answer:?}");
+                    for response in arena.flood(4, &format!("taint/8?end={end}")).await {
+                        assert_eq!(response.status, status, "{response:?}");
                     }
-                    for answer in arena.flood(4, "scan/8").await {
-                        assert_eq!(answer.text(), "0", "bytes of another call");
+                    for response in arena.flood(4, "scan/8").await {
+                        assert_eq!(response.text(), "0", "the slot has bytes of another call");
                     }
                 }
             })
             .await;
     }
     arena
-        .attack("a slot after a deadline", Counted::Limit("deadline"), async |arena| {
-            for answer in arena.flood(4, "taint/8?end=sleep").await {
-                answer.has_code(504, "plugin_deadline");
+        .attack("a slot after a deadline", CountedBy::Limit("deadline"), async |arena| {
+            for response in arena.flood(4, "taint/8?end=sleep").await {
+                response.has_code(504, "plugin_deadline");
             }
-            for answer in arena.flood(4, "scan/8").await {
-                assert_eq!(answer.text(), "0", "bytes of another call");
+            for response in arena.flood(4, "scan/8").await {
+                assert_eq!(response.text(), "0", "the slot has bytes of another call");
             }
         })
         .await;
-    // One after the other, as what is kept for one component goes to its next call first.
+    // One call after the other, because a component's next call gets the slot that the component used last.
     arena
-        .attack("handles of another call", Counted::Outcome("trap"), async |arena| {
+        .attack("handles of another call", CountedBy::Outcome("trap"), async |arena| {
             for _ in 0..4 {
                 assert_eq!(arena.get("standard-handle/3?own=true").await.text(), "0");
                 arena.get("standard-handle/3?own=false").await.has_code(502, "plugin_trap");
@@ -119,26 +120,26 @@ async fn a_slot_is_empty_when_it_is_reused() {
         .await;
 }
 
-/// As few slots as there can be, so that a component gets one that others had before it.
+/// As few slots as possible, so that a component gets a slot that another component used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_used_by_another_component_is_empty() {
     let settings = [("WHARF_PLUGIN_CONCURRENCY", "2"), ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "2")];
     let mut arena = Arena::open(&settings, "").await;
-    // It would see what it looks for.
-    arena.becomes(&attacker(&format!("{TAINT} {SCAN}"), &GuestParts::default())).await;
+    // Checks that the scan finds the bytes.
+    arena.replace_attacker(&attacker(&format!("{TAINT} {SCAN}"), &GuestParts::default())).await;
     arena.get("").await.has_code(502, "plugin_trap");
     let taint = attacker(TAINT, &GuestParts::default());
     let scan = attacker(SCAN, &GuestParts::default());
     arena
-        .attack("a slot after a swap", Counted::Outcome("success"), async |arena| {
+        .attack("a slot after a new release", CountedBy::Outcome("success"), async |arena| {
             for round in 0..8 {
-                arena.becomes(&taint.rebuilt(&format!("taint {round}"))).await;
-                for answer in arena.flood(2, "").await {
-                    assert_eq!(answer.status, 200, "{answer:?}");
+                arena.replace_attacker(&taint.rebuilt(&format!("taint {round}"))).await;
+                for response in arena.flood(2, "").await {
+                    assert_eq!(response.status, 200, "{response:?}");
                 }
-                arena.becomes(&scan.rebuilt(&format!("scan {round}"))).await;
-                for answer in arena.flood(2, "").await {
-                    assert_eq!(answer.status, 200, "bytes of another release: {answer:?}");
+                arena.replace_attacker(&scan.rebuilt(&format!("scan {round}"))).await;
+                for response in arena.flood(2, "").await {
+                    assert_eq!(response.status, 200, "the slot has bytes of another release: {response:?}");
                 }
             }
         })

@@ -1,10 +1,10 @@
-//! Time: calls, clients and host calls that take for ever without doing anything.
+//! Time: calls, clients and host calls that last for ever without doing anything.
 
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Arena, Counted};
+use super::{Arena, CountedBy};
 use crate::support::patience::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,31 +17,31 @@ async fn endless_waits_are_ended() {
     ];
     let mut arena = Arena::open(&settings, "&limit=deadline=3s").await;
     arena
-        .attack("sleep without end", Counted::Limit("deadline"), async |arena| {
-            for answer in arena.flood(16, "sleep/3600000").await {
-                answer.has_code(504, "plugin_deadline");
+        .attack("an endless sleep", CountedBy::Limit("deadline"), async |arena| {
+            for response in arena.flood(16, "sleep/3600000").await {
+                response.has_code(504, "plugin_deadline");
             }
         })
         .await;
     arena
-        .attack("clients gone in the middle of a call", Counted::Outcome("cancelled"), async |arena| {
+        .attack("clients that disconnect during a call", CountedBy::Outcome("cancelled"), async |arena| {
             for _ in 0..8 {
                 let client = arena.process.client();
                 let call = tokio::spawn(async move {
                     let _ = client.request(Method::GET, "/attacker/sleep/3600000").try_send().await;
                 });
-                let running = Counted::Host("wharf_plugin_calls_running{plugin=\"attacker\"");
+                let running = CountedBy::Host("wharf_plugin_calls_running{plugin=\"attacker\"");
                 until("the call to run", async || (arena.count(running).await > 0.0).then_some(())).await;
                 call.abort();
             }
-            until("them to be counted", async || {
-                (arena.count(Counted::Outcome("cancelled")).await >= 4.0).then_some(())
+            until("the cancelled calls to be counted", async || {
+                (arena.count(CountedBy::Outcome("cancelled")).await >= 4.0).then_some(())
             })
             .await;
         })
         .await;
     arena
-        .attack("bodies that never come whole", Counted::Host("wharf_http_requests_total{status=\"4xx\"}"), async |arena| {
+        .attack("bodies that never complete", CountedBy::Host("wharf_http_requests_total{status=\"4xx\"}"), async |arena| {
             let mut slow = Vec::new();
             for _ in 0..32 {
                 let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
@@ -51,44 +51,44 @@ async fn endless_waits_are_ended() {
                 slow.push(stream);
             }
             for mut stream in slow {
-                let mut answer = String::new();
-                let _ = stream.read_to_string(&mut answer).await;
-                assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+                let mut response = String::new();
+                let _ = stream.read_to_string(&mut response).await;
+                assert!(response.starts_with("HTTP/1.1 400"), "{response}");
             }
         })
         .await;
     arena
-        .attack("bodies that take all memory", Counted::Host("wharf_http_bodies_refused_total"), async |arena| {
+        .attack("bodies that use all memory", CountedBy::Host("wharf_http_bodies_refused_total"), async |arena| {
             let mut slow = Vec::new();
             for _ in 0..48 {
                 let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
                 let head = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n\
                             content-length: 2000000\r\n\r\n";
                 stream.write_all(head.as_bytes()).await.unwrap();
-                // Who was refused may have hung up by then.
+                // A client that was refused may already have lost its connection.
                 let _ = stream.write_all(&[b'x'; 1_000_000]).await;
                 slow.push(stream);
             }
             let mut refused = 0;
             for mut stream in slow {
-                let mut answer = String::new();
-                let _ = stream.read_to_string(&mut answer).await;
-                refused += usize::from(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""));
+                let mut response = String::new();
+                let _ = stream.read_to_string(&mut response).await;
+                refused += usize::from(response.starts_with("HTTP/1.1 503") && response.contains("\"overloaded\""));
             }
             assert!(refused > 0);
         })
         .await;
     arena
-        .attack("readers that never read", Counted::Host("wharf_http_connections_dropped_total"), async |arena| {
+        .attack("clients that never read", CountedBy::Host("wharf_http_connections_dropped_total"), async |arena| {
             let mut slow = Vec::new();
             for _ in 0..16 {
                 let mut stream = TcpStream::connect(arena.process.addr).await.unwrap();
-                // Far more than sockets hold.
+                // Far more than socket buffers hold.
                 stream.write_all(b"GET /api/v1/attacker/body/7000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
                 slow.push(stream);
             }
-            until("them to be dropped", async || {
-                (arena.count(Counted::Host("wharf_http_connections")).await <= 8.0).then_some(())
+            until("the connections to be dropped", async || {
+                (arena.count(CountedBy::Host("wharf_http_connections")).await <= 8.0).then_some(())
             })
             .await;
         })

@@ -1,4 +1,4 @@
-//! `wharf:http`, as a plugin and its operator see it. What servers can do is in `egress`.
+//! `wharf:http`, from the view of a plugin and its operator. Hostile servers are tested in `egress`.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ async fn deploy(host: &TestHost, grants: &[&str]) {
     host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
 }
 
-/// A host whose chameleon may speak to a server on loopback.
-async fn allowed(setup: Setup, remote: &Remote, grant: &str) -> TestHost {
+/// Starts a host whose chameleon may reach a server on loopback.
+async fn host_allowing(setup: Setup, remote: &Remote, grant: &str) -> TestHost {
     let host = TestHost::sqlite(setup).await;
     deploy(&host, &[&format!("http.hosts={}", remote.origin()), "http.networks=127.0.0.0/8", grant]).await;
     host
 }
 
-/// What the guest hears.
+/// Returns the result that the guest gets.
 async fn fetch(client: &Client, fetching: &Value) -> Value {
     client.post("/chameleon/fetch", fetching).await.ok()
 }
@@ -34,7 +34,7 @@ async fn get(host: &TestHost, url: &str) -> Value {
     fetch(&host.anonymous(), &json!({ "url": url })).await
 }
 
-async fn bound(host: &TestHost, parameters: &[&str]) -> Answer {
+async fn set_parameters(host: &TestHost, parameters: &[&str]) -> Answer {
     let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
     let path = format!("/plugins/chameleon/grants/http?{}", query.join("&"));
     host.superuser().request(Method::PUT, &path).send().await
@@ -46,27 +46,27 @@ async fn a_plugin_reaches_only_the_servers_its_grant_names() {
     let host = TestHost::sqlite(Setup::default()).await;
     let url = remote.url("/path?query");
     deploy(&host, &[]).await;
-    let told = format!(
+    let expected = format!(
         "Error::Denied(\"{0} is not among the http.hosts of this plugin's grant; `http.hosts={0}` would allow it\")",
         remote.origin()
     );
-    assert_eq!(get(&host, &url).await["error"], told);
-    bound(&host, &[&format!("hosts={}", remote.origin())]).await.ok();
-    let told = "127.0.0.1 is loopback (RFC 1122) and not among the http.networks of this plugin's grant";
-    assert_eq!(get(&host, &url).await["error"], format!("Error::Denied(\"{told}\")"));
+    assert_eq!(get(&host, &url).await["error"], expected);
+    set_parameters(&host, &[&format!("hosts={}", remote.origin())]).await.ok();
+    let expected = "127.0.0.1 is loopback (RFC 1122) and not among the http.networks of this plugin's grant";
+    assert_eq!(get(&host, &url).await["error"], format!("Error::Denied(\"{expected}\")"));
     assert_eq!(remote.accepted(), 0);
-    bound(&host, &["networks=127.0.0.1", "networks=10.1.2.3/16"]).await.ok();
-    let answer = get(&host, &url).await;
+    set_parameters(&host, &["networks=127.0.0.1", "networks=10.1.2.3/16"]).await.ok();
+    let response = get(&host, &url).await;
     let headers = json!([["x-odd", "yes"], ["content-length", "5"]]);
-    assert_eq!(answer, json!({ "url": url, "status": 201, "headers": headers, "body": "hello" }));
+    assert_eq!(response, json!({ "url": url, "status": 201, "headers": headers, "body": "hello" }));
     let grants = host.superuser().get("/plugins/chameleon").await.ok()["grants"].clone();
     let hosts = format!("http.hosts={}", remote.origin());
     let expected = ["auth", "cache", "config", "http", &hosts, "http.networks=10.1.0.0/16 127.0.0.1/32", "log", "sql"];
     assert_eq!(grants, json!(expected));
-    // What is taken back is taken back at once, and no connection that is still open helps.
-    bound(&host, &["networks=default"]).await.ok();
+    // A revocation takes effect at once, also on a connection that is still open.
+    set_parameters(&host, &["networks=default"]).await.ok();
     assert!(get(&host, &url).await["error"].as_str().unwrap().starts_with("Error::Denied"));
-    bound(&host, &["networks=127.0.0.1", "hosts=https://other.example"]).await.ok();
+    set_parameters(&host, &["networks=127.0.0.1", "hosts=https://other.example"]).await.ok();
     assert!(get(&host, &url).await["error"].as_str().unwrap().starts_with("Error::Denied"));
     assert_eq!(remote.seen().len(), 1);
 }
@@ -82,24 +82,24 @@ async fn the_operator_api_is_never_reached_by_a_plugin() {
     let hosts: Vec<String> = spellings.iter().map(|origin| format!("http.hosts={origin}")).collect();
     deploy(&host, &["http.networks=127.0.0.0/8", &hosts[0], &hosts[1]]).await;
     for origin in &spellings {
-        let answer = get(&host, &format!("{origin}/healthz")).await;
+        let response = get(&host, &format!("{origin}/healthz")).await;
         assert_eq!(
-            answer["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")",
+            response["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")",
             "{origin}"
         );
     }
-    // Nor by way of another server.
+    // A redirect from another server does not help either.
     let back = format!("{}/healthz", spellings[0]);
     let remote = Remote::start(move |_| Reply::to(302, &back)).await;
     deploy(&host, &["http.networks=127.0.0.0/8", &format!("http.hosts={}", remote.origin()), &hosts[0]]).await;
-    let answer = get(&host, &remote.url("/")).await;
-    assert_eq!(answer["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")");
+    let response = get(&host, &remote.url("/")).await;
+    assert_eq!(response["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")");
 }
 
 #[tokio::test]
 async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
     let remote = Remote::start(|_| Reply::with(200, "set-cookie: a=b\r\n", "")).await;
-    let host = allowed(Setup::default(), &remote, "http").await;
+    let host = host_allowing(Setup::default(), &remote, "http").await;
     let body = json!({ "url": remote.url("/"), "times": 2, "headers": [["authorization", "Bearer of-the-plugin"]] });
     let ask = |headers: &[(&str, &str)]| {
         let request = host.superuser().request(Method::POST, "/chameleon/fetch").json(&body);
@@ -107,8 +107,8 @@ async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
     };
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     ask(&[("traceparent", &parent), ("tracestate", "vendor=1"), ("cookie", "session=s3cret")]).await.ok();
-    let answer = ask(&[("traceparent", "00-nonsense")]).await;
-    answer.ok();
+    let response = ask(&[("traceparent", "00-nonsense")]).await;
+    response.ok();
     let header = |seen: &str, name: &str| {
         let line = seen.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(ToOwned::to_owned));
         line.unwrap_or_default()
@@ -119,11 +119,11 @@ async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
         assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with("-01"), "{parent}");
     }
     assert_ne!(parents[0], parent);
-    assert_ne!(parents[0], parents[1], "each request is a span of its own");
+    assert_ne!(parents[0], parents[1], "each request is its own span");
     assert_eq!(header(&seen[0], "tracestate"), "vendor=1");
-    // Without a sound one, the trace has the id of the request.
+    // Without a valid `traceparent`, the trace has the id of the request.
     for parent in &parents[2..] {
-        assert!(parent.starts_with(&format!("00-{}-", answer.header("x-request-id").unwrap())), "{parent}");
+        assert!(parent.starts_with(&format!("00-{}-", response.header("x-request-id").unwrap())), "{parent}");
     }
     for seen in &seen {
         assert!(
@@ -134,8 +134,8 @@ async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
         assert_eq!(seen.matches("traceparent: ").count(), 1);
     }
     let forged = json!({ "url": remote.url("/"), "headers": [["traceparent", &parent]] });
-    let told = "Error::Invalid(\"the header 'traceparent' is the host's to write\")";
-    assert_eq!(fetch(&host.anonymous(), &forged).await["error"], told);
+    let expected = "Error::Invalid(\"the header 'traceparent' is the host's to write\")";
+    assert_eq!(fetch(&host.anonymous(), &forged).await["error"], expected);
 }
 
 #[tokio::test]
@@ -150,12 +150,12 @@ async fn a_grant_limits_time_bytes_and_requests() {
         config.plugins.http_bytes = 64 << 10;
         config.plugins.http_requests = 1;
     });
-    let host = allowed(setup, &remote, "http").await;
+    let host = host_allowing(setup, &remote, "http").await;
     assert_eq!(get(&host, &remote.url("/hang")).await["error"], "Error::Timeout(\"first byte\")");
     assert_eq!(get(&host, &remote.url("/")).await["error"], "Error::Limit(\"response body: 65536 bytes\")");
     let long = json!({ "url": remote.url("/hang"), "timeout_ms": 3_600_000 });
     assert_eq!(fetch(&host.anonymous(), &long).await["error"], "Error::Timeout(\"first byte\")");
-    bound(&host, &["time=10m", "bytes=100KiB"]).await.ok();
+    set_parameters(&host, &["time=10m", "bytes=100KiB"]).await.ok();
     assert_eq!(get(&host, &remote.url("/")).await["body"].as_str().unwrap().len(), 100 << 10);
     let before = remote.seen().len();
     let (client, url) = (host.anonymous(), remote.url("/hang"));
@@ -165,7 +165,7 @@ async fn a_grant_limits_time_bytes_and_requests() {
     let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
     let requests = limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == "http.requests").unwrap();
     assert_eq!((&requests["current"], &requests["met"]), (&json!(1), &json!(1)));
-    bound(&host, &["requests=2"]).await.ok();
+    set_parameters(&host, &["requests=2"]).await.ok();
     assert_eq!(get(&host, &remote.url("/")).await["status"], 200);
     hanging.abort();
 }
@@ -177,9 +177,9 @@ async fn a_deadline_or_a_disconnected_client_ends_the_request() {
         config.plugins.deadline = Duration::from_secs(1);
         config.plugins.http_time = Duration::from_secs(600);
     });
-    let mut host = allowed(setup, &remote, "http").await;
-    let answer = host.anonymous().post("/chameleon/fetch", &json!({ "url": remote.url("/") })).await;
-    answer.has_code(504, "plugin_deadline");
+    let mut host = host_allowing(setup, &remote, "http").await;
+    let response = host.anonymous().post("/chameleon/fetch", &json!({ "url": remote.url("/") })).await;
+    response.has_code(504, "plugin_deadline");
     remote.until_closed().await;
 
     host.restart_with(|config| config.plugins.deadline = Duration::from_secs(600)).await;
@@ -203,7 +203,7 @@ async fn outgoing_requests_count_as_host_calls_and_responses_as_memory() {
         config.plugins.host_calls = 50;
         config.plugins.memory_bytes = 16 << 20;
     });
-    let host = allowed(setup, &remote, "http.bytes=64MiB").await;
+    let host = host_allowing(setup, &remote, "http.bytes=64MiB").await;
     let many = json!({ "url": remote.url("/"), "times": 100 });
     host.anonymous().post("/chameleon/fetch", &many).await.has_code(502, "plugin_host_call_limit");
     assert!((20..100).contains(&remote.seen().len()), "{}", remote.seen().len());

@@ -1,4 +1,4 @@
-//! `wharf:log`: the audit half. What reaches the process's log is seen in `cli`, where the process is a real one.
+//! `wharf:log`: the audit log. The process log is tested in `cli`, where the host is a real process.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ both!(
     }),
 );
 
-/// One column of what the host keeps of an action, in the order in which it was kept.
-async fn kept(host: &TestHost, action: &str, column: &str) -> Vec<String> {
+/// Returns one column of an action's audit entries, in the order in which they were written.
+async fn audit_column(host: &TestHost, action: &str, column: &str) -> Vec<String> {
     let sql = format!("SELECT CAST({column} AS TEXT) FROM audit WHERE action = $1 ORDER BY id");
     match host.database() {
         Some(database) => {
@@ -40,38 +40,38 @@ async fn a_long_audit_entry_is_truncated(host: &TestHost) {
         let path = format!("/chameleon/audited/1/{bytes}");
         assert_eq!(host.anonymous().request(Method::POST, &path).send().await.status, 204);
     }
-    let details = kept(host, "chameleon.often", "detail").await;
+    let details = audit_column(host, "chameleon.often", "detail").await;
     assert_eq!(details.len(), 2);
     assert!(details[0].len() < 400 && !details[0].contains('…'), "{}", details[0]);
     assert!(details[1].len() < 17_000 && details[1].contains('…'), "{} bytes", details[1].len());
 }
 
-/// None is dropped: the call sees that it may not write so many.
+/// No entry is dropped: the call waits because of the rate limit.
 async fn audit_entries_above_the_rate_limit_wait_until_the_call_ends(host: &TestHost) {
     host.deploy_chameleon().await;
     let flood = host.anonymous().request(Method::POST, "/chameleon/audited/5000/10").send().await;
     flood.has_code(504, "plugin_deadline");
-    let objects = kept(host, "chameleon.often", "object").await;
+    let objects = audit_column(host, "chameleon.often", "object").await;
     assert!(!objects.is_empty() && objects.len() < 1_000, "{}", objects.len());
     let expected: Vec<String> = (0..objects.len()).map(|entry| entry.to_string()).collect();
-    assert_eq!(objects, expected, "none is missing");
+    assert_eq!(objects, expected, "no entry is missing");
     let limits = host.superuser().get("/plugins/chameleon/limits").await.ok();
     let audit = limits["data"].as_array().unwrap().iter().find(|limit| limit["name"] == "log.audit").unwrap().clone();
     assert!(audit["value"] == "1" && audit["met"].as_u64() > Some(0), "{audit}");
-    // Its own matter: the host writes what it does.
+    // The rate limit applies to the plugin only: the host still writes its own audit entries.
     host.superuser().deploy(&Component::hello().0, "").await.ok();
 }
 
 async fn an_audit_entry_names_actor_action_and_object(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
-    let answer = user.request(Method::POST, "/chameleon/audited").send().await;
-    assert_eq!(answer.status, 204);
+    let response = user.request(Method::POST, "/chameleon/audited").send().await;
+    assert_eq!(response.status, 204);
     let mut texts = Vec::new();
     for column in ["plugin", "action", "object", "outcome", "detail", "request_id"] {
-        texts.extend(kept(host, "chameleon.change", column).await);
+        texts.extend(audit_column(host, "chameleon.change", column).await);
     }
     assert_eq!(texts[..4], ["chameleon", "chameleon.change", "17", "success"]);
     assert_eq!(texts[4].replace(' ', ""), r#"{"colour":"green"}"#);
-    assert_eq!(Some(texts[5].as_str()), answer.header("x-request-id"));
+    assert_eq!(Some(texts[5].as_str()), response.header("x-request-id"));
 }

@@ -1,4 +1,4 @@
-//! Answers that the host keeps for a plugin.
+//! Responses that the host caches for a plugin.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ async fn chameleon(setup: Setup) -> TestHost {
 }
 
 async fn text(client: &Client, path: &str) -> String {
-    let answer = client.get(path).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.text()
+    let response = client.get(path).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.text()
 }
 
 #[tokio::test]

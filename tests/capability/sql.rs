@@ -1,4 +1,4 @@
-//! `wharf:sql` through a guest. What the databases themselves allow is tested in `db`.
+//! `wharf:sql` through a guest. The databases themselves are tested in `db`.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -39,9 +39,9 @@ async fn a_written_row_is_visible_to_the_next_call(host: &TestHost) {
 async fn a_batch_is_all_or_nothing(host: &TestHost) {
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().post("/chameleon/notes", &json!(["a", "b"])).await.status, 204);
-    let answer = host.anonymous().post("/chameleon/notes", &json!(["c", "a", "d"])).await;
-    assert!((400..500).contains(&answer.status), "{}", answer.text());
-    answer.problem();
+    let response = host.anonymous().post("/chameleon/notes", &json!(["c", "a", "d"])).await;
+    assert!((400..500).contains(&response.status), "{}", response.text());
+    response.problem();
     assert_eq!(notes(host, "chameleon").await, json!(["a", "b"]));
 }
 

@@ -1,11 +1,11 @@
-//! `wharf plugin check`: what a deploy would say, said without a host.
+//! `wharf plugin check`: reports the outcome of a deploy without a host.
 
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::{Process, failure, home, json_of, usage, wharf, written};
+use super::{Process, failure, home, json_of, usage, wharf, write_component};
 use crate::plugin::liar;
 use crate::support::Component;
 
@@ -13,17 +13,17 @@ fn check(home: &Path, file: &str, more: &[&str]) -> Output {
     wharf(home).args(["plugin", "check", file]).args(more).output().unwrap()
 }
 
-/// What the command answers for programs about a file that cannot be deployed, and the text that it says.
+/// Returns the JSON output for a file that cannot be deployed, and the text output.
 #[track_caller]
-fn refused(home: &Path, component: &Component) -> (Value, String) {
-    let file = written(home, "refused.wasm", component);
+fn check_rejected(home: &Path, component: &Component) -> (Value, String) {
+    let file = write_component(home, "refused.wasm", component);
     let output = check(home, &file, &["--json"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(answer["refused"]["stage"], error["error"]["stage"]);
-    assert_eq!(answer["refused"]["reason"], error["error"]["message"]);
-    (answer, failure(&check(home, &file, &[])))
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["refused"]["stage"], error["error"]["stage"]);
+    assert_eq!(report["refused"]["reason"], error["error"]["message"]);
+    (report, failure(&check(home, &file, &[])))
 }
 
 #[test]
@@ -31,55 +31,58 @@ fn a_plugin_is_described_without_a_host() {
     let home = home();
     let file = Component::file("items");
     let file = file.to_str().unwrap();
-    let answer = json_of(&check(home.path(), file, &["--json"]));
-    assert_eq!(answer["refused"], Value::Null);
-    assert_eq!(answer["size"].as_u64(), Some(std::fs::metadata(file).unwrap().len()));
-    assert_eq!(answer["needs"], json!(["auth", "sql"]));
-    assert!(answer["exports"].as_array().unwrap().contains(&json!("wharf:sql/migrations@0.1.0")));
-    let declared = &answer["declared"];
+    let report = json_of(&check(home.path(), file, &["--json"]));
+    assert_eq!(report["refused"], Value::Null);
+    assert_eq!(report["size"].as_u64(), Some(std::fs::metadata(file).unwrap().len()));
+    assert_eq!(report["needs"], json!(["auth", "sql"]));
+    assert!(report["exports"].as_array().unwrap().contains(&json!("wharf:sql/migrations@0.1.0")));
+    let declared = &report["declared"];
     assert_eq!((&declared["name"], &declared["settings_schema"]), (&json!("items"), &Value::Null));
     assert_eq!(declared["routes"][0], json!({ "method": "GET", "path": "/", "access": "authenticated" }));
     assert_eq!(declared["migrations"].as_array().unwrap().len(), 1);
 
     let output = check(home.path(), file, &[]);
     assert!(output.status.success(), "{output:?}");
-    let [said, hint] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
-    assert!(said.contains(answer["digest"].as_str().unwrap()), "{said}");
-    assert!(said.contains("sql   may keep data in a database of its own"), "{said}");
-    assert!(said.contains("Nothing in the file is against a deploy") && !said.contains('\u{1b}'), "{said}");
+    let [printed, hint] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(printed.contains(report["digest"].as_str().unwrap()), "{printed}");
+    assert!(printed.contains("sql   may keep data in a database of its own"), "{printed}");
+    assert!(printed.contains("Nothing in the file is against a deploy") && !printed.contains('\u{1b}'), "{printed}");
     assert!(hint.contains("--grant auth,sql"), "{hint}");
-    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is kept");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "no file is left");
 }
 
 #[test]
 fn an_undeployable_file_is_reported_with_stage_and_reason() {
     let home = home();
     let home = home.path();
-    let (answer, said) = refused(home, &Component(b"rubbish".to_vec()));
-    assert_eq!(answer["refused"]["code"], "invalid_component");
-    assert_eq!(answer["declared"], Value::Null);
-    assert!(said.contains("it is not WebAssembly") && said.contains("stage: compile"), "{said}");
+    let (report, printed) = check_rejected(home, &Component(b"rubbish".to_vec()));
+    assert_eq!(report["refused"]["code"], "invalid_component");
+    assert_eq!(report["declared"], Value::Null);
+    assert!(printed.contains("it is not WebAssembly") && printed.contains("stage: compile"), "{printed}");
 
-    let (answer, said) = refused(home, &Component::text("(module)"));
-    assert_eq!(answer["refused"]["stage"], "compile");
-    assert!(said.contains("it is a core module, not a component; build it for the target wasm32-wasip2"), "{said}");
+    let (report, printed) = check_rejected(home, &Component::text("(module)"));
+    assert_eq!(report["refused"]["stage"], "compile");
+    assert!(
+        printed.contains("it is a core module, not a component; build it for the target wasm32-wasip2"),
+        "{printed}"
+    );
 
-    let (answer, said) = refused(home, &Component::text("(component)"));
-    assert_eq!(answer["refused"]["stage"], "describe");
-    assert!(said.contains("so it is not a Wharf plugin"), "{said}");
+    let (report, printed) = check_rejected(home, &Component::text("(component)"));
+    assert_eq!(report["refused"]["stage"], "describe");
+    assert!(printed.contains("so it is not a Wharf plugin"), "{printed}");
 
     let crime = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:crime/store@0.1.0");
-    let (answer, said) = refused(home, &crime);
-    assert!(answer["imports"].as_array().unwrap().contains(&json!("wharf:crime/store@0.1.0")));
-    assert!(said.contains("it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer"), "{said}");
+    let (report, printed) = check_rejected(home, &crime);
+    assert!(report["imports"].as_array().unwrap().contains(&json!("wharf:crime/store@0.1.0")));
+    assert!(printed.contains("it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer"), "{printed}");
 
-    let (_, said) = refused(home, &liar(json!({ "describe": "loop" })));
-    assert!(said.contains("it fails when it is asked what it is"), "{said}");
+    let (_, printed) = check_rejected(home, &liar(json!({ "describe": "loop" })));
+    assert!(printed.contains("it fails when it is asked what it is"), "{printed}");
 
     let twice = json!({ "method": "GET", "path": "/a", "access": "public", "operation": {} });
-    let (answer, said) = refused(home, &liar(json!({ "routes": [twice, twice] })));
-    assert_eq!((&answer["refused"]["stage"], &answer["declared"]["name"]), (&json!("conflicts"), &json!("liar")));
-    assert!(said.contains("is already served"), "{said}");
+    let (report, printed) = check_rejected(home, &liar(json!({ "routes": [twice, twice] })));
+    assert_eq!((&report["refused"]["stage"], &report["declared"]["name"]), (&json!("conflicts"), &json!("liar")));
+    assert!(printed.contains("is already served"), "{printed}");
 
     assert!(usage(&check(home, "nowhere.wasm", &[])).contains("nowhere.wasm"));
 }
@@ -88,10 +91,10 @@ fn an_undeployable_file_is_reported_with_stage_and_reason() {
 fn required_settings_are_reported() {
     let home = home();
     let schema = json!({ "type": "object", "required": ["key"] }).to_string();
-    let file = written(home.path(), "liar.wasm", &liar(json!({ "settings_schema": schema })));
-    let answer = json_of(&check(home.path(), &file, &["--json"]));
-    assert_eq!(answer["declared"]["settings_required"], true);
-    assert_eq!(answer["declared"]["settings_schema"]["required"], json!(["key"]));
+    let file = write_component(home.path(), "liar.wasm", &liar(json!({ "settings_schema": schema })));
+    let report = json_of(&check(home.path(), &file, &["--json"]));
+    assert_eq!(report["declared"]["settings_required"], true);
+    assert_eq!(report["declared"]["settings_schema"]["required"], json!(["key"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,10 +113,10 @@ async fn a_file_is_compared_with_the_live_release() {
         "migrations": [["0001", "CREATE TABLE t (id INTEGER)"]],
         "settings_schema": schema,
     }));
-    let file = written(process.home.path(), "next.wasm", &next);
+    let file = write_component(process.home.path(), "next.wasm", &next);
     let command = ["plugin", "check", &file, "--against", "liar"];
-    let answer = json_of(&process.command(token, &[&command[..], &["--json"]].concat()));
-    let against = &answer["against"];
+    let report = json_of(&process.command(token, &[&command[..], &["--json"]].concat()));
+    let against = &report["against"];
     assert_eq!((&against["release"], &against["missing_grants"]), (&json!(1), &json!(["sql"])));
     assert!(against["settings"].as_str().unwrap().contains("key"), "{against}");
     let diff = &against["diff"];
@@ -131,8 +134,8 @@ async fn a_file_is_compared_with_the_live_release() {
     );
 
     let output = process.command(token, &command);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("+ GET /api/v1/liar/more  public") && said.contains("not granted: sql"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("+ GET /api/v1/liar/more  public") && printed.contains("not granted: sql"), "{printed}");
     let output = process.command(token, &["plugin", "check", &file, "--against", "nobody"]);
     assert!(failure(&output).contains("There is no plugin 'nobody'"));
     assert_eq!(superuser.get("/plugins/liar").await.ok()["release"]["number"], 1, "nothing was deployed");

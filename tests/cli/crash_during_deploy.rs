@@ -1,5 +1,5 @@
-//! The real program, killed at any moment of a deploy: while a component compiles in a child, while a long migration runs, in
-//! between and afterwards. What was live is live, and the deploy can be repeated.
+//! The real program, killed during a deploy: while a child process compiles, while a long migration runs, in between
+//! and afterwards. The live release stays live, and the deploy can be repeated.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,28 +9,28 @@ use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
 use super::{Process, home};
-use crate::plugin::compile::children;
+use crate::plugin::compile::compiler_processes;
 use crate::plugin::liar;
 use crate::support::files::files;
 use crate::support::patience::until;
 use crate::support::postgres::{self, TestDatabase};
 use crate::support::{Client, Component};
 
-/// The compilers of these tests, by the memory that no other test allows.
+/// Identifies the compiler processes of these tests: no other test uses these memory limits.
 const MEMORY_BYTES: [u64; 2] = [(1 << 30) + 20_480, (1 << 30) + 24_576];
 
 /// When the host is killed.
 #[derive(Debug, Clone, Copy)]
-enum Moment {
-    /// So long after the deploy was sent.
+enum KillTime {
+    /// The given time after the deploy was sent.
     After(Duration),
-    /// While a child compiles.
+    /// While a child process compiles.
     Compiling,
     /// While the migration runs.
     Migrating,
 }
 
-/// Of this a migration makes so many rows that they are on disk before it ends, and then it takes minutes.
+/// A migration with this number writes so many rows that they reach the disk before it ends, and then runs for minutes.
 const MANY: u32 = 1_000_000;
 const FEW: u32 = 3;
 
@@ -43,7 +43,7 @@ fn migration(count: u32) -> String {
     )
 }
 
-/// Different bytes for each word.
+/// Returns a release with different bytes for each word.
 fn release(word: &str, steps: &Value) -> Component {
     liar(json!({ "answer": word, "migrations": steps }))
 }
@@ -70,37 +70,40 @@ impl Host {
     }
 
     async fn job(&self, id: &str) -> Option<Value> {
-        let answer = self.superuser.get(&format!("/deploys/{id}")).await;
-        (answer.status == 200).then(|| answer.json())
+        let response_text = self.superuser.get(&format!("/deploys/{id}")).await;
+        (response_text.status == 200).then(|| response_text.json())
     }
 
-    async fn answer(&self) -> String {
+    async fn response_text(&self) -> String {
         self.process.client().get("/liar").await.text()
     }
 
-    /// Begins a deploy and kills the host at a moment of it; the host after its restart.
-    async fn killed(self, component: &Component, id: &str, moment: Moment) -> Self {
+    /// Begins a deploy, kills the host at the given time, and returns the restarted host.
+    async fn kill_during(self, component: &Component, id: &str, time: KillTime) -> Self {
         let deploy = tokio::spawn({
             let (client, bytes, id) = (self.superuser.clone(), component.0.clone(), id.to_owned());
             let request = client.request(reqwest::Method::POST, &format!("/plugins/?grant=sql&id={id}"));
-            // Nobody answers it.
+            // The host is killed before it responds.
             async move { drop(request.header("content-type", "application/wasm").body(bytes).try_send().await) }
         });
-        match moment {
-            Moment::After(time) => tokio::time::sleep(time).await,
-            Moment::Compiling => {
-                until("a child", async || children(self.memory_bytes).pop()).await;
+        match time {
+            KillTime::After(time) => tokio::time::sleep(time).await,
+            KillTime::Compiling => {
+                until("a compiler process", async || compiler_processes(self.memory_bytes).pop()).await;
             }
-            Moment::Migrating => until("the migration", async || self.migrates().await.then_some(())).await,
+            KillTime::Migrating => {
+                until("the migration to write", async || self.is_migrating().await.then_some(())).await
+            }
         }
         let home = self.process.kill();
         deploy.await.unwrap();
-        until("the end of the child", async || children(self.memory_bytes).is_empty().then_some(())).await;
+        until("the compiler process to end", async || compiler_processes(self.memory_bytes).is_empty().then_some(()))
+            .await;
         Self::start(home, self.database, self.memory_bytes).await
     }
 
-    /// Whether the plugin's migration has written, and runs on.
-    async fn migrates(&self) -> bool {
+    /// Returns whether the plugin's migration has written rows and still runs.
+    async fn is_migrating(&self) -> bool {
         let Some(database) = &self.database else {
             let log = self.process.home.path().join("data/plugins/liar/data.sqlite-wal");
             return std::fs::metadata(log).is_ok_and(|log| log.len() > 4 << 20);
@@ -118,45 +121,45 @@ async fn killed_during_a_deploy(database: Option<TestDatabase>, memory_bytes: u6
     host.superuser.deploy(&release("old", &json!([first])).0, "grant=sql").await.ok();
     let mut live = "old";
     let mut known = host.files();
-    let moments = [
-        ("compiling", Moment::Compiling),
-        ("sent", Moment::After(Duration::from_millis(3))),
-        ("soon", Moment::After(Duration::from_millis(150))),
-        ("later", Moment::After(Duration::from_millis(700))),
-        ("late", Moment::After(Duration::from_millis(1_500))),
+    let times = [
+        ("compiling", KillTime::Compiling),
+        ("sent", KillTime::After(Duration::from_millis(3))),
+        ("soon", KillTime::After(Duration::from_millis(150))),
+        ("later", KillTime::After(Duration::from_millis(700))),
+        ("late", KillTime::After(Duration::from_millis(1_500))),
     ];
-    for (word, moment) in moments {
+    for (word, time) in times {
         let component = release(word, &json!([first]));
-        host = host.killed(&component, word, moment).await;
+        host = host.kill_during(&component, word, time).await;
         let job = host.job(word).await;
         let state = job.as_ref().map(|job| job["state"].as_str().unwrap().to_owned());
-        let answers = host.answer().await;
+        let text = host.response_text().await;
         match state.as_deref() {
-            // It was not heard of, or what it was at is told.
-            None | Some("interrupted") => assert_eq!(answers, live, "{moment:?}: {job:?}"),
-            Some("succeeded") => assert_eq!(answers, word, "{moment:?}: {job:?}"),
-            Some(other) => panic!("{moment:?}: {other}"),
+            // Either the host never saw the deploy, or its record says that it was interrupted.
+            None | Some("interrupted") => assert_eq!(text, live, "{time:?}: {job:?}"),
+            Some("succeeded") => assert_eq!(text, word, "{time:?}: {job:?}"),
+            Some(other) => panic!("{time:?}: {other}"),
         }
         let repeated = host.superuser.deploy(&component.0, &format!("grant=sql&id={word}")).await.ok();
-        assert_eq!(host.answer().await, word, "{moment:?}");
+        assert_eq!(host.response_text().await, word, "{time:?}");
         let job = host.job(word).await.unwrap();
         assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &repeated["plugin"]["release"]["number"]));
-        // Of each deploy that is, the machine code; nothing else, and nothing before.
+        // A deploy adds the machine code of its component and no other file; earlier files stay.
         let digest = job["digest"].as_str().unwrap().to_owned();
         let after = host.files();
         let added: Vec<&String> = after.difference(&known).collect();
-        let [added] = &added[..] else { panic!("{moment:?}: {added:?}") };
-        assert!(added.starts_with(&format!("compiled/{digest}-")) && after.is_superset(&known), "{moment:?}: {added}");
+        let [added] = &added[..] else { panic!("{time:?}: {added:?}") };
+        assert!(added.starts_with(&format!("compiled/{digest}-")) && after.is_superset(&known), "{time:?}: {added}");
         known = after;
         live = word;
     }
 
-    // What is under way in the database is undone: the same tables can be made by another migration of the same name.
+    // The running migration is rolled back: another migration of the same name can create the same tables.
     let long = release("long", &json!([first, ["0002", migration(MANY)]]));
-    host = host.killed(&long, "long", Moment::Migrating).await;
+    host = host.kill_during(&long, "long", KillTime::Migrating).await;
     let job = host.job("long").await.unwrap();
     assert_eq!((&job["state"], &job["stage"]), (&json!("interrupted"), &json!("migrate")), "{job}");
-    assert_eq!(host.answer().await, live);
+    assert_eq!(host.response_text().await, live);
     let left: Vec<_> = host.files().difference(&known).cloned().collect();
     assert!(
         matches!(&left[..], [file] if file.starts_with(&format!("compiled/{}-", job["digest"].as_str().unwrap()))),
@@ -164,7 +167,7 @@ async fn killed_during_a_deploy(database: Option<TestDatabase>, memory_bytes: u6
     );
     let short = release("short", &json!([first, ["0002", migration(FEW)]]));
     host.superuser.deploy(&short.0, "grant=sql").await.ok();
-    assert_eq!(host.answer().await, "short");
+    assert_eq!(host.response_text().await, "short");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

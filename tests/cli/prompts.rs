@@ -1,4 +1,4 @@
-//! What the program asks a person, on a terminal that util-linux's `script` makes; skipped where that is not installed.
+//! The prompts of the program on a terminal, created by util-linux's `script`. Skipped where `script` is not installed.
 
 #![cfg(target_os = "linux")]
 
@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{Process, home, program, wharf};
 use crate::support::Component;
 
-/// What appears on the terminal of a command whose questions are answered by these lines; none without `script`.
-fn answered(process: &Process, token: &str, arguments: &str, answers: &str) -> Option<String> {
+/// Returns the terminal output of a command whose prompts get these lines as input, or `None` without `script`.
+fn run_with_input(process: &Process, token: &str, arguments: &str, input: &str) -> Option<String> {
     if Command::new("script").arg("--version").output().is_err() {
         eprintln!("skipped: there is no `script`");
         return None;
@@ -23,13 +23,13 @@ fn answered(process: &Process, token: &str, arguments: &str, answers: &str) -> O
     script.env("WHARF_URL", format!("http://{}", process.addr)).env("WHARF_TOKEN", token);
     script.args(["-qec", &format!("{} {arguments}", program().display()), "/dev/null"]);
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // Kept open until the end: its end would end the terminal.
+    // Kept open until the end: closing it would close the terminal.
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(answers.as_bytes()).unwrap();
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     child.wait().unwrap();
-    Some(said)
+    Some(printed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,16 +38,16 @@ async fn a_missing_grant_is_explained_and_given_after_confirmation() {
     let superuser = process.superuser().await;
     let file = Component::file("items");
     let deploy = format!("plugin deploy {}", file.display());
-    let ask = |arguments: &str, answers: &str| answered(&process, superuser.token(), arguments, answers);
-    let Some(said) = ask(&deploy, "n\n") else { return };
-    assert!(said.contains("auth  may read who is calling") && said.contains("sql   may keep data"), "{said}");
-    assert!(said.contains("nothing was deployed"), "{said}");
-    let said = ask(&format!("{deploy} --yes"), "y\n").unwrap();
-    assert!(said.contains("--grant auth,sql") && !said.contains("[y/N]"), "{said}");
+    let ask = |arguments: &str, input: &str| run_with_input(&process, superuser.token(), arguments, input);
+    let Some(printed) = ask(&deploy, "n\n") else { return };
+    assert!(printed.contains("auth  may read who is calling") && printed.contains("sql   may keep data"), "{printed}");
+    assert!(printed.contains("nothing was deployed"), "{printed}");
+    let printed = ask(&format!("{deploy} --yes"), "y\n").unwrap();
+    assert!(printed.contains("--grant auth,sql") && !printed.contains("[y/N]"), "{printed}");
     superuser.get("/plugins/items").await.has_code(404, "plugin_not_found");
 
-    let said = ask(&deploy, "y\n").unwrap();
-    assert!(said.contains("Deployed") && said.contains("\u{1b}["), "{said}");
+    let printed = ask(&deploy, "y\n").unwrap();
+    assert!(printed.contains("Deployed") && printed.contains("\u{1b}["), "{printed}");
     assert_eq!(superuser.get("/plugins/items").await.ok()["grants"], json!(["auth", "sql"]));
 }
 
@@ -56,12 +56,12 @@ async fn removal_asks_whether_to_delete_the_data() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     superuser.deploy(&Component::hello().0, "").await.ok();
-    let ask = |answers: &str| answered(&process, superuser.token(), "plugin remove hello", answers);
-    let Some(said) = ask("perhaps\n") else { return };
-    assert!(said.contains("nothing was removed"), "{said}");
+    let ask = |input: &str| run_with_input(&process, superuser.token(), "plugin remove hello", input);
+    let Some(printed) = ask("perhaps\n") else { return };
+    assert!(printed.contains("nothing was removed"), "{printed}");
     assert!(ask("delete\nother\n").unwrap().contains("nothing was removed"));
     superuser.get("/plugins/hello").await.ok();
-    let said = ask("keep\nhello\n").unwrap();
-    assert!(said.contains("Plugin 'hello' removed") && said.contains("Its data stay"), "{said}");
+    let printed = ask("keep\nhello\n").unwrap();
+    assert!(printed.contains("Plugin 'hello' removed") && printed.contains("Its data stay"), "{printed}");
     superuser.get("/plugins/hello").await.has_code(404, "plugin_not_found");
 }

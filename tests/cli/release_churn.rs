@@ -1,4 +1,4 @@
-//! A thousand changes of what is served, in the real program, under load: no request fails and nothing grows.
+//! A thousand changes of the live release in the real program, under load: no request fails and no resource leaks.
 
 use reqwest::Method;
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn change(superuser: &Client, builds: &[Vec<u8>; 2]) {
     assert_eq!(superuser.deploy(odd, "canary=50%25").await.ok()["on_trial"], true);
     superuser.request(Method::POST, "/plugins/liar/promote").send().await.ok();
     superuser.request(Method::POST, "/plugins/liar/rollback").send().await.ok();
-    // So that the next deploy of `even` is one.
+    // So that the next deploy of `even` is a change.
     superuser.request(Method::POST, "/plugins/liar/rollback").send().await;
 }
 
@@ -40,7 +40,7 @@ async fn a_thousand_release_changes_lose_no_request_and_leak_nothing() {
     load.end().await;
     let history = superuser.get("/plugins/liar/history?limit=0").await.ok();
     assert!(history["count"].as_u64() >= Some(1_000), "{history}");
-    // Room for what allocators and pools keep; 800 releases that stayed would be far beyond it.
+    // Allows for allocators and pools; 800 leaked releases would be far above it.
     assert!(after.resident_kib < before.resident_kib + 24 * 1024, "{before:?} → {after:?}");
     assert!(
         after.threads <= before.threads + 64 && after.descriptors <= before.descriptors + 64,

@@ -1,5 +1,5 @@
-//! The real program, told to end while guests are at work that never ends: what outlasts the grace is cut off, wherever it
-//! is, and nothing of it stays.
+//! The real program, shut down while guests run endless calls: work that outlasts the shutdown grace is cancelled
+//! wherever it runs, and leaves nothing behind.
 
 use reqwest::Method;
 use serde_json::json;
@@ -63,11 +63,11 @@ async fn shut_down_with_endless_calls(database: Option<TestDatabase>) {
     process.signal("TERM");
     assert!(process.ended().await.success());
     for call in calls {
-        let answer = call.await.unwrap();
-        assert!(answer.is_err(), "it was answered: {answer:?}");
+        let response = call.await.unwrap();
+        assert!(response.is_err(), "the call got a response: {response:?}");
     }
-    let mut said = Vec::new();
-    let _ = remote.read_to_end(&mut said).await;
+    let mut received = Vec::new();
+    let _ = remote.read_to_end(&mut received).await;
     if let Some(database) = &database {
         until("the statement to end", async || (statements(database).await == 0).then_some(())).await;
     }

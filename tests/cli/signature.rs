@@ -1,4 +1,4 @@
-//! Keys and signatures on the command line: from `keygen` to a host that takes nothing else.
+//! Keys and signatures on the command line, from `keygen` to a host that requires signatures.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -13,14 +13,14 @@ fn run(home: &Path, arguments: &[&str]) -> Output {
     wharf(home).args(arguments).output().unwrap()
 }
 
-/// What a command says that ends with 1.
+/// Returns the error output of a command that exits with 1.
 #[track_caller]
 fn failure(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A new pair of keys in `NAME` and `NAME.pub`: the public one.
+/// Creates a pair of keys in `NAME` and `NAME.pub`, and returns the public key.
 fn keygen(home: &Path, name: &str) -> String {
     let made = json_of(&run(home, &["plugin", "keygen", "--out", name, "--json"]));
     assert_eq!((&made["private_file"], &made["public_file"]), (&json!(name), &json!(format!("{name}.pub"))));
@@ -36,7 +36,7 @@ fn a_private_key_file_is_readable_by_its_owner_only_and_never_overwritten() {
     assert_eq!(std::fs::read_to_string(home.path().join("release.key.pub")).unwrap(), format!("{public}\n"));
     let pem = std::fs::read_to_string(&file).unwrap();
     assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----"));
-    // Neither half is replaced, and a refusal leaves nothing behind.
+    // Neither file is overwritten, and a refusal creates no file.
     for (there, gone) in [("release.key", "release.key.pub"), ("release.key.pub", "release.key")] {
         let text = std::fs::read(home.path().join(there)).unwrap();
         std::fs::remove_file(home.path().join(gone)).unwrap();
@@ -61,7 +61,7 @@ fn a_signed_file_verifies_until_it_is_altered() {
     let (one, two) = (keygen(home, "one"), keygen(home, "two"));
     let signed = sign("one");
     let length = file.metadata().unwrap().len();
-    // A second key signs the same bytes; the first one signs anew in the place of what it signed before.
+    // A second key signs the same bytes; a new signature of the first key replaces its earlier one.
     assert_eq!(sign("two")["component_digest"], signed["component_digest"]);
     sign("one");
     let added = length - Component::hello().0.len() as u64;
@@ -69,11 +69,11 @@ fn a_signed_file_verifies_until_it_is_altered() {
     let known = json_of(&verify(&["--key", "two.pub", "--key", &format!("first={one}")]));
     assert_eq!(known["verified"], true);
     let signatures: Vec<Value> = known["signatures"].as_array().unwrap().clone();
-    let told = |index: usize| {
+    let signature_of = |index: usize| {
         let one = &signatures[index];
         (one["key"].as_str().unwrap(), one["name"].as_str(), one["trusted"] == true && one["holds"] == true)
     };
-    assert_eq!((told(0), told(1)), ((one.as_str(), Some("first"), true), (two.as_str(), None, true)));
+    assert_eq!((signature_of(0), signature_of(1)), ((one.as_str(), Some("first"), true), (two.as_str(), None, true)));
     assert!(signatures[0]["signed_at"].as_str().unwrap().ends_with('Z'));
 
     let stranger = keygen(home, "stranger");
@@ -108,7 +108,7 @@ fn signing_with_a_detached_signature_leaves_the_file_unchanged() {
 
     std::fs::write(&file, Component::hello().rebuilt("new").0).unwrap();
     failure(&run(home, &verify));
-    // What the other key signed was the build before.
+    // The other key's signature was for the previous build, so it is dropped.
     assert_eq!(sign("one"), 1);
     json_of(&run(home, &verify));
 }
@@ -136,8 +136,8 @@ async fn a_host_that_requires_signatures_accepts_signed_files() {
     assert!(failure(&deploy(&[unsigned, "--digest", digest])).contains("was pinned"));
     let deployed = json_of(&deploy(&[signed, "--digest", digest, "--json"]));
     assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([keys]));
-    let beside = format!("{unsigned}.sig");
-    let text = deploy(&[unsigned, "--signature", &beside]);
+    let detached = format!("{unsigned}.sig");
+    let text = deploy(&[unsigned, "--signature", &detached]);
     assert!(String::from_utf8_lossy(&text.stdout).contains(&format!("signed  by {keys}")), "{text:?}");
     process.client().get("/hello/").await.ok();
 }

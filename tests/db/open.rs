@@ -13,7 +13,7 @@ fn settings(database: Option<&TestDatabase>) -> Database {
     Database { url, connections: 2, timeout: Duration::from_secs(30) }
 }
 
-/// How many migrations are recorded as done.
+/// Counts the migrations that are recorded as applied.
 async fn applied(db: &Db) -> i64 {
     const SQL: &str = "SELECT count(*) FROM _sqlx_migrations WHERE success";
     match db {
@@ -22,7 +22,7 @@ async fn applied(db: &Db) -> i64 {
     }
 }
 
-/// What a newer binary would have left behind.
+/// Records a migration of a newer binary.
 async fn pretend_newer(db: &Db) {
     const SQL: &str = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                        SELECT 9999, 'of a newer binary', true, checksum, 0 FROM _sqlx_migrations WHERE version = 1";

@@ -1,4 +1,4 @@
-//! Servers that hang, flood, or talk nonsense.
+//! Servers that hang, flood, or send malformed responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,16 @@ use crate::support::remote::{Identity, Remote, Reply, silent};
 use wharf::egress::{Bound, Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
 
 const SHORT: Duration = Duration::from_millis(200);
-/// Far beyond what a test takes.
+/// Far longer than a test takes.
 const NEVER: Duration = Duration::from_secs(600);
 
 fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
     Err(Failure::Timeout(phase))
 }
 
-/// A phase ends by its own limit, by the exchange's, and by what the plugin itself says.
-fn bounds(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
+/// Returns three ways to limit a phase: its own limit, the limit of the exchange, and the timeout that the plugin
+/// requests.
+fn limit_variants(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
     let mut short = generous_limits();
     own(&mut short);
     [(short, None), (Limits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))]
@@ -24,11 +25,11 @@ fn bounds(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
 
 #[tokio::test]
 async fn a_name_lookup_that_hangs_times_out() {
-    for (limits, time) in bounds(|limits| limits.resolve = SHORT) {
+    for (limits, time) in limit_variants(|limits| limits.resolve = SHORT) {
         let resolver = Resolver::new(|_| std::future::pending());
         let egress = Egress::new(Outside { resolver, roots: Roots::default() }, wharf::clock::Random::System);
         let release = release(&egress, &["http://api.example"], LOOPBACK, limits);
-        // More than there may be look-ups at once: they do not wait for each other longer than for the name.
+        // More lookups than may run at once: each waits for the others no longer than its own limit.
         let requests = (0..12).map(|_| send(&release, Request { time, ..get("http://api.example/") }));
         for outcome in futures_util::future::join_all(requests).await {
             assert_eq!(outcome, timeout("resolve"));
@@ -40,7 +41,7 @@ async fn a_name_lookup_that_hangs_times_out() {
 async fn a_connect_that_hangs_times_out() {
     let (addr, _full) = silent().await;
     let url = format!("http://{addr}");
-    for (limits, time) in bounds(|limits| limits.connect = SHORT) {
+    for (limits, time) in limit_variants(|limits| limits.connect = SHORT) {
         assert_eq!(EgressClient::within(&[&url], limits).send(Request { time, ..get(&url) }).await, timeout("connect"));
     }
 }
@@ -49,7 +50,7 @@ async fn a_connect_that_hangs_times_out() {
 async fn an_address_that_hangs_leaves_time_for_the_next_one() {
     let (addr, _full) = silent().await;
     let names = FakeDns::of(&[("api.example", &[&["127.0.0.1", "127.0.0.2"]])]);
-    // Somebody answers at the same port of the second address.
+    // A server listens on the same port of the second address.
     let listener = tokio::net::TcpListener::bind(("127.0.0.2", port(addr))).await.unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -65,10 +66,10 @@ async fn an_address_that_hangs_leaves_time_for_the_next_one() {
 
 #[tokio::test]
 async fn a_handshake_that_hangs_times_out() {
-    // Plain TCP that takes what comes and says nothing.
+    // Accepts TCP and never sends a byte.
     let remote = Remote::start(|_| Reply::Hang(String::new())).await;
     let url = format!("https://{}", remote.addr);
-    for (limits, time) in bounds(|limits| limits.connect = SHORT) {
+    for (limits, time) in limit_variants(|limits| limits.connect = SHORT) {
         let roots = Roots::Only(vec![Identity::of("api.example").certificate]);
         let client = EgressClient::new(&FakeDns::default(), roots, &[&url], LOOPBACK, limits);
         assert_eq!(client.send(Request { time, ..get(&url) }).await, timeout("tls"));
@@ -82,7 +83,7 @@ async fn a_response_that_never_arrives_times_out() {
     let half = || Reply::Hang("HTTP/1.1 200 X\r\nx-half: ".to_owned());
     for reply in [Reply::Hang(String::new()), half(), interim()] {
         let remote = Remote::start(move |_| reply.clone()).await;
-        for (limits, time) in bounds(|limits| limits.first_byte = SHORT) {
+        for (limits, time) in limit_variants(|limits| limits.first_byte = SHORT) {
             let client = EgressClient::within(&[&remote.origin()], limits);
             assert_eq!(client.send(Request { time, ..get(&remote.url("/")) }).await, timeout("first byte"));
             remote.until_closed().await;
@@ -106,16 +107,16 @@ async fn a_body_that_never_ends_times_out() {
 
 #[tokio::test]
 async fn a_response_above_its_limits_is_not_read() {
-    let told = "HTTP/1.1 200 X\r\ncontent-length: 1001\r\n\r\n".to_owned();
-    let untold = "HTTP/1.1 200 X\r\n\r\n".to_owned();
+    let declared = "HTTP/1.1 200 X\r\ncontent-length: 1001\r\n\r\n".to_owned();
+    let undeclared = "HTTP/1.1 200 X\r\n\r\n".to_owned();
     let chunked = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     let kilobyte = "x".repeat(100);
     let body = (Bound::Bytes, "response body: 1000 bytes");
     let head = (Bound::Headers, "response headers: 100, 65536 bytes");
     let now = Duration::ZERO;
     for (reply, (bound, limit)) in [
-        (Reply::Hang(told), body),
-        (Reply::Endless(untold, kilobyte.clone(), now), body),
+        (Reply::Hang(declared), body),
+        (Reply::Endless(undeclared, kilobyte.clone(), now), body),
         (Reply::Endless(chunked, format!("64\r\n{kilobyte}\r\n"), now), body),
         (Reply::Hang(format!("HTTP/1.1 200 X\r\nx: {}\r\n\r\n", "y".repeat(64 << 10))), head),
         (Reply::Hang(format!("HTTP/1.1 200 X\r\n{}\r\n", "x: y\r\n".repeat(101))), head),
@@ -128,8 +129,8 @@ async fn a_response_above_its_limits_is_not_read() {
     }
     let remote = Remote::start(|_| Reply::with(200, &"x: y\r\n".repeat(99), &"x".repeat(1_000))).await;
     let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
-    let answer = client.get(&remote.url("/")).await.unwrap();
-    assert_eq!((answer.body.len(), answer.headers.len()), (1_000, 100));
+    let response = client.get(&remote.url("/")).await.unwrap();
+    assert_eq!((response.body.len(), response.headers.len()), (1_000, 100));
 }
 
 #[tokio::test]
@@ -146,17 +147,20 @@ async fn malformed_http_responses_are_errors() {
     ] {
         let remote = Remote::start(move |_| Reply::Close(nonsense.to_owned())).await;
         let outcome = EgressClient::to(&[&remote.origin()]).get(&remote.url("/")).await;
-        let told = outcome.map(|answer| answer.status).unwrap_err().to_string();
-        assert!(told.starts_with(code), "{nonsense:?}: {told}");
+        let message = outcome.map(|response| response.status).unwrap_err().to_string();
+        assert!(message.starts_with(code), "{nonsense:?}: {message}");
     }
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outcome = EgressClient::to(&[&format!("http://{unused}")]).get(&format!("http://{unused}")).await;
-    assert!(matches!(&outcome, Err(Failure::Unreachable(told)) if told.ends_with("connection refused")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Err(Failure::Unreachable(reason)) if reason.ends_with("connection refused")),
+        "{outcome:?}"
+    );
     let outcome = EgressClient::to(&["http://no.example"]).get("http://no.example").await;
     assert_eq!(outcome, Err(Failure::Unreachable("no.example cannot be resolved".to_owned())));
 }
 
-/// An answer that nobody asked for is no answer to what is asked next.
+/// An unrequested response is never taken for the response to the next request.
 #[tokio::test]
 async fn an_unrequested_second_response_is_never_used() {
     let twice = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok".repeat(2).replace("okHTTP/1.1 200", "okHTTP/1.1 299");
@@ -172,7 +176,7 @@ async fn a_cancelled_request_closes_its_connection() {
     let body = "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n";
     for text in ["", "HTTP/1.1 200 X\r\n", body] {
         let remote = Remote::start(move |_| Reply::Hang(text.to_owned())).await;
-        // Nothing but going away ends it while anybody looks.
+        // No limit is near, so only the cancellation can end the request.
         let limits = Limits { first_byte: NEVER, time: NEVER, ..generous_limits() };
         let client = EgressClient::within(&[&remote.origin()], limits);
         let (release, url) = (Arc::clone(&client.release), remote.url("/"));
@@ -206,7 +210,7 @@ async fn concurrent_requests_are_limited() {
         assert_eq!(outcome, Err(Failure::Limit(Bound::Requests, "requests: 2 at once".to_owned())));
     }
     assert_eq!(remote.seen().len(), 2);
-    // The release that is live says how many.
+    // The live release's limit applies.
     other.apply_requests();
     assert_eq!(send(&other, get(&remote.url("/"))).await.unwrap().status, 200);
     client.release.apply_requests();

@@ -1,4 +1,4 @@
-//! What a plugin can say, and what it cannot.
+//! Headers, methods and bodies that a plugin may send, and those that it may not.
 
 use super::{EgressClient, Limits, generous_limits, get};
 use crate::support::remote::{Remote, Reply};

@@ -1,21 +1,21 @@
-//! Where servers send on to.
+//! Redirects.
 
 use std::sync::{Arc, Mutex};
 
-use super::{EgressClient, FakeDns, LOOPBACK, denied, generous_limits, get, port};
+use super::{EgressClient, FakeDns, LOOPBACK, denied_reason, generous_limits, get, port};
 use crate::support::remote::{Identity, Remote, Reply};
 use wharf::egress::{Bound, Failure, Request, Roots};
 
-/// A server that sends every request on to a place that is said later.
-async fn sending_on(status: u16) -> (Remote, Arc<Mutex<String>>) {
-    let place = Arc::new(Mutex::new(String::new()));
-    let told = Arc::clone(&place);
-    (Remote::start(move |_| Reply::to(status, &told.lock().unwrap())).await, place)
+/// Starts a server that redirects every request to a location that the test sets later.
+async fn redirecting_server(status: u16) -> (Remote, Arc<Mutex<String>>) {
+    let location = Arc::new(Mutex::new(String::new()));
+    let current = Arc::clone(&location);
+    (Remote::start(move |_| Reply::to(status, &current.lock().unwrap())).await, location)
 }
 
 #[tokio::test]
 async fn a_redirect_is_checked_against_the_allowlist_and_the_ssrf_filter() {
-    let (first, place) = sending_on(302).await;
+    let (first, location) = redirecting_server(302).await;
     let second = Remote::start(|_| Reply::of(200, "there")).await;
     let client = EgressClient::to(&[&first.origin(), "http://10.0.0.1", "http://169.254.169.254"]);
     for elsewhere in [
@@ -24,28 +24,28 @@ async fn a_redirect_is_checked_against_the_allowlist_and_the_ssrf_filter() {
         "https://other.example".to_owned(),
         "http://127.1:1/".to_owned(),
     ] {
-        *place.lock().unwrap() = elsewhere.clone();
-        let told = denied(client.get(&first.url("/")).await);
-        assert!(told.contains("not among the http.hosts"), "{elsewhere}: {told}");
+        *location.lock().unwrap() = elsewhere.clone();
+        let reason = denied_reason(client.get(&first.url("/")).await);
+        assert!(reason.contains("not among the http.hosts"), "{elsewhere}: {reason}");
     }
     for inside in
         ["http://10.0.0.1/", "http://169.254.169.254/latest", "http://0xa9fea9fe/", "http://[::ffff:169.254.169.254]/"]
     {
-        *place.lock().unwrap() = inside.to_owned();
-        let told = denied(client.get(&first.url("/")).await);
-        assert!(told.contains("not among the http.networks"), "{inside}: {told}");
+        *location.lock().unwrap() = inside.to_owned();
+        let reason = denied_reason(client.get(&first.url("/")).await);
+        assert!(reason.contains("not among the http.networks"), "{inside}: {reason}");
     }
     for nonsense in
         ["file:///etc/passwd", "http://u:p@127.0.0.1/", "http://", "\\\\127.0.0.1", "http://a b/", "gopher://127.0.0.1"]
     {
-        *place.lock().unwrap() = nonsense.to_owned();
+        *location.lock().unwrap() = nonsense.to_owned();
         let outcome = client.get(&first.url("/")).await;
         assert!(matches!(outcome, Err(Failure::Protocol(_))), "{nonsense}: {outcome:?}");
     }
     assert_eq!(second.accepted(), 0);
-    *place.lock().unwrap() = second.url("/there");
-    let answer = EgressClient::to(&[&first.origin(), &second.origin()]).get(&first.url("/")).await.unwrap();
-    assert_eq!((answer.url, &*answer.body), (second.url("/there"), &b"there"[..]));
+    *location.lock().unwrap() = second.url("/there");
+    let response = EgressClient::to(&[&first.origin(), &second.origin()]).get(&first.url("/")).await.unwrap();
+    assert_eq!((response.url, &*response.body), (second.url("/there"), &b"there"[..]));
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_redirect_resolves_and_checks_the_name_again() {
     let names = FakeDns::of(&[("api.example", &[&["127.0.0.1"], &["10.0.0.1"]])]);
     let origin = format!("http://api.example:{}", port(remote.addr));
     let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
-    denied(client.get(&origin).await);
+    denied_reason(client.get(&origin).await);
     assert_eq!(remote.accepted(), 1);
 }
 
@@ -71,31 +71,31 @@ async fn a_redirect_from_https_to_http_is_denied() {
         [format!("https://api.example:{}", port(secure.addr)), format!("http://api.example:{}", port(plain.addr))];
     let roots = Roots::Only(vec![identity.certificate.clone()]);
     let client = EgressClient::new(&names, roots, &[&hosts[0], &hosts[1]], LOOPBACK, generous_limits());
-    let told = denied(client.get(&hosts[0]).await);
-    assert!(told.contains("not encrypted any more"), "{told}");
+    let reason = denied_reason(client.get(&hosts[0]).await);
+    assert!(reason.contains("not encrypted any more"), "{reason}");
     assert_eq!(plain.accepted(), 0);
     assert_eq!(client.get(&hosts[1]).await.unwrap().status, 200);
 }
 
 #[tokio::test]
 async fn redirects_are_limited() {
-    let (remote, place) = sending_on(307).await;
-    *place.lock().unwrap() = "/".to_owned();
+    let (remote, location) = redirecting_server(307).await;
+    *location.lock().unwrap() = "/".to_owned();
     let client = EgressClient::to(&[&remote.origin()]);
     assert_eq!(client.get(&remote.url("/")).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
     assert_eq!(remote.seen().len(), 6);
     let most = |redirects| Request { redirects: Some(redirects), ..get(&remote.url("/")) };
     assert_eq!(client.send(most(1)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 1".to_owned())));
     assert_eq!(client.send(most(1_000)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
-    let answer = client.send(most(0)).await.unwrap();
-    assert_eq!((answer.status, &*answer.body), (307, &b"elsewhere"[..]));
+    let response = client.send(most(0)).await.unwrap();
+    assert_eq!((response.status, &*response.body), (307, &b"elsewhere"[..]));
 }
 
 #[tokio::test]
 async fn a_redirect_to_another_server_drops_credentials() {
-    let (first, place) = sending_on(307).await;
+    let (first, location) = redirecting_server(307).await;
     let second = Remote::start(|_| Reply::of(200, "")).await;
-    *place.lock().unwrap() = second.url("/");
+    *location.lock().unwrap() = second.url("/");
     let client = EgressClient::to(&[&first.origin(), &second.origin()]);
     let headers =
         [("authorization", "Bearer s3cret"), ("cookie", "s3cret"), ("x-api-key", "s3cret"), ("accept", "text/plain")];

@@ -1,6 +1,6 @@
-//! Who may be reached.
+//! The allowlist and the SSRF filter: the servers and addresses that a plugin may reach.
 
-use super::{EgressClient, FakeDns, LOOPBACK, denied, generous_limits, get, port, release, send};
+use super::{EgressClient, FakeDns, LOOPBACK, denied_reason, generous_limits, get, port, release, send};
 use crate::support::remote::{Identity, Remote, Reply};
 use wharf::egress::{Failure, Roots};
 
@@ -9,11 +9,11 @@ async fn allowed_requests_reuse_their_connection() {
     let remote = Remote::start(|_| Reply::with(201, "x-odd: \u{e9}\r\nkeep-alive: x\r\n", "hello")).await;
     let client = EgressClient::to(&[&remote.origin()]);
     for _ in 0..3 {
-        let answer = client.get(&remote.url("/a%20b?c=d#e")).await.unwrap();
-        assert_eq!((answer.status, &*answer.body), (201, &b"hello"[..]));
-        assert_eq!(answer.url, remote.url("/a%20b?c=d"));
+        let response = client.get(&remote.url("/a%20b?c=d#e")).await.unwrap();
+        assert_eq!((response.status, &*response.body), (201, &b"hello"[..]));
+        assert_eq!(response.url, remote.url("/a%20b?c=d"));
         assert_eq!(
-            answer.headers,
+            response.headers,
             [("x-odd", "\u{e9}"), ("content-length", "5")].map(|(n, v)| (n.to_owned(), v.to_owned()))
         );
     }
@@ -21,7 +21,7 @@ async fn allowed_requests_reuse_their_connection() {
     let seen = &remote.seen()[0];
     assert!(seen.starts_with("GET /a%20b?c=d HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains(&format!("host: {}\r\n", remote.addr)), "{seen}");
-    // Another grant has connections of its own.
+    // Another grant has its own connections.
     let other = release(&client.egress, &[&remote.origin()], LOOPBACK, generous_limits());
     send(&other, get(&remote.url("/"))).await.unwrap();
     assert_eq!(remote.accepted(), 2);
@@ -55,17 +55,18 @@ async fn servers_that_are_not_on_the_allowlist_are_denied() {
         "http://api.example/".to_owned(),
         remote.url("/"),
     ] {
-        let told = denied(client.get(&url).await);
-        assert!(told.contains("is not among the http.hosts of this plugin's grant; `http.hosts="), "{told}");
+        let reason = denied_reason(client.get(&url).await);
+        assert!(reason.contains("is not among the http.hosts of this plugin's grant; `http.hosts="), "{reason}");
     }
-    assert_eq!((names.asked(), remote.accepted()), (0, 0), "nothing was looked up or connected to");
+    assert_eq!((names.lookups(), remote.accepted()), (0, 0), "no name was resolved and no connection opened");
     assert_eq!(client.get(&format!("http://API.example:{port}/")).await.unwrap().status, 200);
     let nobody = EgressClient::to(&[]);
-    denied(nobody.get(&remote.url("/")).await);
+    denied_reason(nobody.get(&remote.url("/")).await);
     assert_eq!(remote.accepted(), 1);
 }
 
-/// Written anyhow and even on the list, it is refused for what it is. Nothing in these is connected to.
+/// Every spelling is denied by its address, even if the allowlist contains it. No test connects to one of these
+/// addresses.
 #[tokio::test]
 async fn the_metadata_address_is_denied_in_every_spelling() {
     let v6 = [
@@ -95,9 +96,10 @@ async fn the_metadata_address_is_denied_in_every_spelling() {
     for spelling in v4.iter().chain(&v6) {
         let listed =
             if v4.contains(spelling) { "http://169.254.169.254".to_owned() } else { format!("http://{spelling}") };
-        let told = denied(EgressClient::to(&[&listed]).get(&format!("http://{spelling}/latest/meta-data/")).await);
-        assert!(told.contains("not among the http.networks"), "{spelling}: {told}");
-        denied(EgressClient::to(&["http://api.example"]).get(&format!("http://{spelling}/")).await);
+        let reason =
+            denied_reason(EgressClient::to(&[&listed]).get(&format!("http://{spelling}/latest/meta-data/")).await);
+        assert!(reason.contains("not among the http.networks"), "{spelling}: {reason}");
+        denied_reason(EgressClient::to(&["http://api.example"]).get(&format!("http://{spelling}/")).await);
     }
     for trick in [
         "http://api.example@169.254.169.254/",
@@ -133,14 +135,14 @@ async fn one_private_address_makes_the_whole_name_denied() {
         "224.0.0.1",
     ];
     for address in inside {
-        // The only address that is allowed stands before it and behind it.
-        for answer in [vec!["127.0.0.1", address], vec![address, "127.0.0.1"], vec![address]] {
-            let names = FakeDns::of(&[("api.example", &[&answer])]);
+        // The only permitted address comes before it and after it.
+        for response in [vec!["127.0.0.1", address], vec![address, "127.0.0.1"], vec![address]] {
+            let names = FakeDns::of(&[("api.example", &[&response])]);
             let origin = format!("http://api.example:{port}");
             let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
-            let told = denied(client.get(&origin).await);
-            assert!(told.starts_with("api.example has an address that is "), "{told}");
-            assert!(!told.contains(address) || address == "::", "where a name leads inside is not told: {told}");
+            let reason = denied_reason(client.get(&origin).await);
+            assert!(reason.starts_with("api.example has an address that is "), "{reason}");
+            assert!(!reason.contains(address) || address == "::", "the internal address is not revealed: {reason}");
         }
     }
     assert_eq!(remote.accepted(), 0);
@@ -154,12 +156,12 @@ async fn a_name_that_changes_its_address_is_checked_for_each_connection() {
     let origin = format!("http://api.example:{}", port(remote.addr));
     let client = EgressClient::new(&names, Roots::default(), &[&origin], &["127.0.0.1"], generous_limits());
     assert_eq!(client.get(&origin).await.unwrap().status, 200);
-    assert_eq!(names.asked(), 1, "what was judged is what was connected to: nobody asked again");
-    denied(client.get(&origin).await);
-    denied(client.get(&origin).await);
+    assert_eq!(names.lookups(), 1, "the checked address was used for the connection, without another lookup");
+    denied_reason(client.get(&origin).await);
+    denied_reason(client.get(&origin).await);
     assert_eq!(remote.accepted(), 1);
     assert_eq!(client.get(&origin).await.unwrap().status, 200);
-    assert_eq!((names.asked(), remote.accepted()), (4, 2));
+    assert_eq!((names.lookups(), remote.accepted()), (4, 2));
 }
 
 #[tokio::test]
@@ -171,14 +173,14 @@ async fn a_granted_network_allows_the_addresses_in_it() {
             .await
     };
     for networks in [&[][..], &["10.0.0.0/8"], &["127.0.0.2"], &["::1"], &["::/0"]] {
-        let told = denied(reach(networks).await);
-        assert_eq!(told, "127.0.0.1 is loopback (RFC 1122) and not among the http.networks of this plugin's grant");
+        let reason = denied_reason(reach(networks).await);
+        assert_eq!(reason, "127.0.0.1 is loopback (RFC 1122) and not among the http.networks of this plugin's grant");
     }
     assert_eq!(remote.accepted(), 0);
     for networks in [&["127.0.0.1"][..], &["127.0.0.0/8"], &["10.0.0.0/8", "0.0.0.0/0"]] {
         assert_eq!(reach(networks).await.unwrap().status, 200);
     }
-    // However much is granted, there is nobody at these, and Linux takes the first for loopback.
+    // These addresses are denied under every grant: they name no server, and Linux treats the first as loopback.
     for host in ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "224.0.0.1", "255.255.255.255"] {
         let origin = format!("http://{host}:{}", port(remote.addr));
         let client = EgressClient::new(
@@ -188,7 +190,7 @@ async fn a_granted_network_allows_the_addresses_in_it() {
             &["0.0.0.0/0", "::/0"],
             generous_limits(),
         );
-        denied(client.get(&origin).await);
+        denied_reason(client.get(&origin).await);
     }
 }
 
@@ -210,7 +212,7 @@ async fn the_host_itself_is_never_reached() {
         );
         for spelling in &hosts {
             assert_eq!(
-                denied(client.get(spelling).await),
+                denied_reason(client.get(spelling).await),
                 "this host itself is never reached, whatever was granted",
                 "{own} {spelling}"
             );
@@ -219,7 +221,7 @@ async fn the_host_itself_is_never_reached() {
     assert_eq!(remote.accepted(), 0);
     let client = EgressClient::to(&[&remote.origin()]);
     client.egress.keep_away_from(format!("0.0.0.0:{}", if port == 1 { 2 } else { 1 }).parse().unwrap());
-    assert_eq!(client.get(&remote.url("/")).await.unwrap().status, 200, "another port is somebody else");
+    assert_eq!(client.get(&remote.url("/")).await.unwrap().status, 200, "another port is not this host");
 }
 
 #[tokio::test]
@@ -235,10 +237,10 @@ async fn a_certificate_must_be_trusted_and_match_the_name() {
     assert_eq!(&*trusting.get(&origins[0]).await.unwrap().body, b"secret");
     for origin in &origins[1..] {
         let outcome = trusting.get(origin).await;
-        assert!(matches!(&outcome, Err(Failure::Protocol(told)) if told.contains("TLS handshake")), "{outcome:?}");
+        assert!(matches!(&outcome, Err(Failure::Protocol(reason)) if reason.contains("TLS handshake")), "{outcome:?}");
     }
     let stranger = Roots::Only(vec![Identity::of("api.example").certificate]);
     let outcome = EgressClient::new(&names, stranger, &hosts, LOOPBACK, generous_limits()).get(&origins[0]).await;
-    assert!(matches!(&outcome, Err(Failure::Protocol(told)) if told.contains("certificate")), "{outcome:?}");
+    assert!(matches!(&outcome, Err(Failure::Protocol(reason)) if reason.contains("certificate")), "{outcome:?}");
     assert_eq!(remote.seen().len(), 1);
 }

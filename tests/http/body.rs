@@ -1,4 +1,4 @@
-//! What of a body is accepted, and the order in which a request is checked.
+//! Request bodies: accepted formats and sizes, and the order of the checks.
 
 use futures_util::stream;
 use reqwest::{Body, Method};
@@ -16,7 +16,7 @@ const JSON_ERROR: &str = "json_invalid: JSON decode error";
 const NO_OBJECT: &str =
     "body model_attributes_type: Input should be a valid dictionary or object to extract fields from";
 const MISSING: &str = "body missing: Field required";
-/// The routes with a JSON body: the host's and the plugin's, open and closed ones.
+/// The routes with a JSON body, of the host and the plugin, with and without authentication.
 const ROUTES: [(&str, &str); 5] = [
     ("POST", "/users/signup"),
     ("POST", "/reset-password/"),
@@ -51,13 +51,13 @@ async fn malformed_json_is_reported_before_missing_credentials(host: &TestHost) 
         send("{").await.refuses(&[&format!("body.1 {JSON_ERROR}")]);
         send("{\"a\": x}").await.refuses(&[&format!("body.6 {JSON_ERROR}")]);
         for text in ["nonsense", "{}{}", "{'a': 1}", "{\"a\": 1,}", "[1", "\"a", "NaN", " ", "{\"a\": \"\u{1}\"}"] {
-            let answer = send(text).await;
-            assert_eq!(answer.problem()["errors"][0]["type"], "json_invalid", "{text}");
-            assert!(answer.json()["errors"][0]["loc"][1].is_u64(), "{text}");
+            let response = send(text).await;
+            assert_eq!(response.problem()["errors"][0]["type"], "json_invalid", "{text}");
+            assert!(response.json()["errors"][0]["loc"][1].is_u64(), "{text}");
         }
         let bytes = host.anonymous().request(method(name), path).json_text(b"{\"a\": \"\xff\"}".to_vec()).send().await;
         bytes.is_problem(400, "malformed_body", "There was an error parsing the body");
-        // Deeper than anybody nests.
+        // Nested far deeper than any real body.
         let deep = host.anonymous().request(method(name), path).json_text("[".repeat(100_000)).send().await;
         assert_eq!(deep.status, 422);
     }
@@ -139,7 +139,7 @@ async fn text_that_no_database_can_store_is_422(host: &TestHost) {
     assert_eq!(lone.problem()["errors"][0]["type"], "value_error");
     let me = host.superuser().request(Method::PATCH, "/users/me").json_text(r#"{"full_name": "\udc00x"}"#).send().await;
     assert_eq!(me.problem()["errors"][0]["type"], "value_error");
-    // A pair is a character, and what is ignored may hold anything.
+    // A surrogate pair is a valid character, and ignored members may contain anything.
     assert_eq!(send(r#"{"title": "\ud83d\udc4b", "x": "\u0000"}"#).await.ok()["title"], "👋");
 }
 
@@ -157,12 +157,12 @@ async fn a_body_above_the_limit_is_413(host: &TestHost) {
     };
     let post = |length: usize| admin.request(Method::POST, "/items/").json_text(padded(length));
     post(1000).send().await.ok();
-    let too_large = |answer: crate::support::Answer| {
-        answer.is_problem(413, "body_too_large", "Request body too large");
-        assert!(answer.bytes.len() < 1000);
+    let too_large = |response: crate::support::Answer| {
+        response.is_problem(413, "body_too_large", "Request body too large");
+        assert!(response.bytes.len() < 1000);
     };
     too_large(post(1001).send().await);
-    // Without a length that tells beforehand.
+    // Without a content length.
     let chunks = move |length: usize| {
         let pieces: Vec<std::io::Result<Vec<u8>>> =
             padded(length).as_bytes().chunks(100).map(|piece| Ok(piece.to_vec())).collect();
@@ -182,8 +182,8 @@ async fn the_default_body_limit_is_two_mebibytes(host: &TestHost) {
     let frame = r#"{"full_name":"x","ignored":""}"#;
     let body = |length: usize| json!({ "full_name": "x", "ignored": "x".repeat(length - frame.len()) });
     assert_eq!(text(&host.superuser().patch("/users/me", &body(limit)).await.ok(), "full_name"), "x");
-    let answer = host.superuser().patch("/users/me", &body(limit + 1)).await;
-    answer.is_problem(413, "body_too_large", "Request body too large");
+    let response = host.superuser().patch("/users/me", &body(limit + 1)).await;
+    response.is_problem(413, "body_too_large", "Request body too large");
 }
 
 #[tokio::test]
@@ -197,24 +197,24 @@ async fn bodies_of_all_requests_share_one_memory_limit() {
     let mut slow = TcpStream::connect(host.addr()).await.unwrap();
     let head = "POST /api/v1/chameleon/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
     slow.write_all(head.as_bytes()).await.unwrap();
-    assert_eq!(post(1_000_000).await.status, 200, "what is only announced takes nothing");
+    assert_eq!(post(1_000_000).await.status, 200, "an announced body takes no memory");
     slow.write_all(&vec![b'x'; 800_000]).await.unwrap();
-    until("the body to arrive", async || (taken(&host, "request").await >= 800_000.0).then_some(())).await;
+    until("the body to arrive", async || (body_memory(&host, "request").await >= 800_000.0).then_some(())).await;
     let refused = post(1_000_000).await;
     refused.is_problem(503, "overloaded", "The host holds as many bodies as it may, try again");
     assert_eq!(refused.header("retry-after"), Some("1"));
     post(1_700_000).await.is_problem(413, "body_too_large", "Request body too large");
-    assert_eq!(post(10_000).await.status, 200, "a part is for small ones");
+    assert_eq!(post(10_000).await.status, 200, "a part is reserved for small bodies");
     drop(slow);
-    until("the memory to come back", async || (taken(&host, "request").await == 0.0).then_some(())).await;
+    until("the memory to be released", async || (body_memory(&host, "request").await == 0.0).then_some(())).await;
     assert_eq!(post(1_000_000).await.status, 200);
 
-    // Some hundred kilobytes of text, and a hundred times as much when it is parsed.
+    // A few hundred kilobytes of text that take a hundred times as much memory when parsed.
     let (numbers, text) = (format!("[{}0]", "0,".repeat(200_000)), format!("\"{}\"", ",".repeat(400_000)));
     let json = |text: String| host.anonymous().request(Method::POST, "/chameleon/json").json_text(text).send();
     json(numbers).await.is_problem(413, "body_too_large", "Request body too large");
     assert_eq!(json(text).await.status, 200);
-    // A text is there twice then, and a form that is no text up to six times.
+    // A JSON text then takes twice its size, and a form with invalid UTF-8 up to six times.
     let text = format!("\"{}\"", ",".repeat(800_000));
     json(text).await.is_problem(413, "body_too_large", "Request body too large");
     let sign_in = |kind: &'static str, body: Vec<u8>| {
@@ -240,19 +240,19 @@ async fn unread_responses_do_not_prevent_signing_in() {
     host.deploy_chameleon().await;
     let mut slow = TcpStream::connect(host.addr()).await.unwrap();
     slow.write_all(b"GET /api/v1/chameleon/body/8000000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    // It is answered, and not read on.
+    // The response has begun, and is not read further.
     slow.read_exact(&mut [0; 15]).await.unwrap();
-    assert!(taken(&host, "answer").await >= 8_000_000.0);
+    assert!(body_memory(&host, "answer").await >= 8_000_000.0);
     host.anonymous().get("/chameleon/echo/x").await.has_code(503, "overloaded");
     host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     assert_eq!(host.anonymous().get("/hello/").await.status, 200, "another plugin");
     slow.read_exact(&mut vec![0; 8_000_000]).await.unwrap();
-    until("the memory to come back", async || (taken(&host, "answer").await == 0.0).then_some(())).await;
+    until("the memory to be released", async || (body_memory(&host, "answer").await == 0.0).then_some(())).await;
     assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);
 }
 
-async fn taken(host: &TestHost, of: &str) -> f64 {
+async fn body_memory(host: &TestHost, of: &str) -> f64 {
     let name = format!("wharf_http_body_bytes{{of=\"{of}\"}}");
     metrics::samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).unwrap().1
 }

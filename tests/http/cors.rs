@@ -1,4 +1,4 @@
-//! Cross-origin requests; the database makes no difference.
+//! Cross-origin requests. The database makes no difference.
 
 use reqwest::Method;
 use serde_json::json;
@@ -21,8 +21,8 @@ async fn preflight(host: &TestHost, path: &str, origin: &str, method: &str, head
 async fn a_preflight_of_the_frontend_succeeds_on_every_path() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     for path in ["/api/v1/users/me", "/api/v1/items/", "/api/v1/nothing", "/"] {
-        let answer = preflight(&host, path, ORIGIN, "PATCH", Some("authorization,x-own")).await;
-        assert_eq!((answer.status, answer.text().as_str()), (200, "OK"), "{path}");
+        let response = preflight(&host, path, ORIGIN, "PATCH", Some("authorization,x-own")).await;
+        assert_eq!((response.status, response.text().as_str()), (200, "OK"), "{path}");
         for (name, value) in [
             ("content-type", "text/plain; charset=utf-8"),
             ("access-control-allow-origin", ORIGIN),
@@ -32,12 +32,12 @@ async fn a_preflight_of_the_frontend_succeeds_on_every_path() {
             ("access-control-max-age", "600"),
             ("vary", "Origin"),
         ] {
-            let found: Vec<_> = answer.headers.get_all(name).iter().collect();
+            let found: Vec<_> = response.headers.get_all(name).iter().collect();
             assert_eq!(found, [value], "{path} {name}");
         }
     }
-    let answer = preflight(&host, "/api/v1/users/me", ORIGIN, "GET", None).await;
-    assert_eq!((answer.status, answer.header("access-control-allow-headers")), (200, None));
+    let response = preflight(&host, "/api/v1/users/me", ORIGIN, "GET", None).await;
+    assert_eq!((response.status, response.header("access-control-allow-headers")), (200, None));
 }
 
 #[tokio::test]
@@ -46,12 +46,12 @@ async fn a_preflight_of_another_origin_or_method_is_rejected() {
     for origin in
         ["https://evil.example", "http://shop.example", "https://shop.example:444", "https://shop.example.evil", "null"]
     {
-        let answer = preflight(&host, "/api/v1/users/me", origin, "GET", None).await;
-        assert_eq!((answer.status, answer.text().as_str()), (400, "Disallowed CORS origin"), "{origin}");
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{origin}");
+        let response = preflight(&host, "/api/v1/users/me", origin, "GET", None).await;
+        assert_eq!((response.status, response.text().as_str()), (400, "Disallowed CORS origin"), "{origin}");
+        assert_eq!(response.header("access-control-allow-origin"), None, "{origin}");
     }
-    let answer = preflight(&host, "/api/v1/users/me", ORIGIN, "TRACE", None).await;
-    assert_eq!((answer.status, answer.text().as_str()), (400, "Disallowed CORS method"));
+    let response = preflight(&host, "/api/v1/users/me", ORIGIN, "TRACE", None).await;
+    assert_eq!((response.status, response.text().as_str()), (400, "Disallowed CORS method"));
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn only_the_frontend_may_read_responses() {
     let ask = async |origin: &str, path: &str| {
         host.superuser().request(Method::GET, path).header("origin", origin).send().await
     };
-    // Answers and problems, the host's and a plugin's.
+    // Successes and problems, of the host and of a plugin.
     for (path, status) in
         [("/users/me", 200), ("/items/", 200), ("/items/x", 422), ("/nothing", 404), ("/login/logout", 405)]
     {
@@ -86,8 +86,8 @@ async fn only_the_frontend_may_read_responses() {
 async fn a_path_in_the_frontend_url_is_not_part_of_its_origin() {
     let setup = Setup::default().with(|config| config.server.frontend_url = "http://localhost:5173/app".to_owned());
     let host = TestHost::sqlite(setup).await;
-    let answer = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
+    let response = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
+    assert_eq!((response.status, response.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_cached_response_gets_cors_headers_per_request() {
     };
     let (own, other, again) = (ask(ORIGIN).await, ask("https://evil.example").await, ask(ORIGIN).await);
     assert!(own.text() == other.text() && own.text() == again.text());
-    let allowed = [&own, &other, &again].map(|answer| answer.header("access-control-allow-origin"));
+    let allowed = [&own, &other, &again].map(|response| response.header("access-control-allow-origin"));
     assert_eq!(allowed, [Some(ORIGIN), None, Some(ORIGIN)]);
     host.stop().await;
 }

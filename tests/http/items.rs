@@ -1,4 +1,4 @@
-//! Items, through the component: the template's second half of the contract.
+//! Items, served by the items plugin: the second half of the API of the FastAPI full-stack template.
 
 use std::time::Duration;
 
@@ -26,18 +26,18 @@ fn path(item: &Value) -> String {
     format!("/items/{}", text(item, "id"))
 }
 
-async fn made(client: &Client, title: &str) -> Value {
+async fn create_item(client: &Client, title: &str) -> Value {
     client.post("/items/", &json!({ "title": title })).await.ok()
 }
 
 #[track_caller]
-fn missing(answer: &Answer) {
-    answer.is_problem(404, "item_not_found", "Item not found");
+fn item_not_found(response: &Answer) {
+    response.is_problem(404, "item_not_found", "Item not found");
 }
 
 #[track_caller]
-fn foreign(answer: &Answer) {
-    answer.is_problem(403, "not_enough_permissions", "Not enough permissions");
+fn foreign(response: &Answer) {
+    response.is_problem(403, "not_enough_permissions", "Not enough permissions");
 }
 
 async fn an_item_is_created_for_its_caller(host: &TestHost) {
@@ -47,15 +47,15 @@ async fn an_item_is_created_for_its_caller(host: &TestHost) {
     let body = json!({
         "title": "Café 👋", "description": "d", "id": foreign, "owner_id": foreign, "created_at": null, "x": 1,
     });
-    let answer = admin.post("/items/", &body).await;
-    let item = answer.ok();
+    let response = admin.post("/items/", &body).await;
+    let item = response.ok();
     is_stamped(&item);
     assert_eq!((&item["owner_id"], item["id"] == foreign), (&me["id"], false));
     let expected = format!(
         "{{\"title\":\"Café 👋\",\"description\":\"d\",\"id\":{},\"owner_id\":{},\"created_at\":{}}}",
         item["id"], item["owner_id"], item["created_at"]
     );
-    assert_eq!(answer.text(), expected);
+    assert_eq!(response.text(), expected);
     let plain = admin.post("/items", &json!({ "title": "x" })).await.ok();
     assert_eq!((members(&plain), &plain["description"]), (ITEM.to_vec(), &Value::Null));
     assert_eq!(admin.get(&path(&item)).await.ok(), item);
@@ -68,7 +68,7 @@ async fn items_are_listed_newest_first_and_in_pages(host: &TestHost) {
     let admin = host.superuser();
     assert_eq!(admin.get("/items/").await.text(), r#"{"data":[],"count":0}"#);
     for title in ["a", "b", "c"] {
-        made(admin, title).await;
+        create_item(admin, title).await;
         host.clock().advance(Duration::from_secs(1));
     }
     let list = admin.get("/items/").await.ok();
@@ -99,8 +99,8 @@ async fn items_are_listed_newest_first_and_in_pages(host: &TestHost) {
 async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     let jane = host.user("jane@example.com").await;
     let admin = host.superuser();
-    let hers = made(&jane, "hers").await;
-    let his = made(admin, "his").await;
+    let hers = create_item(&jane, "hers").await;
+    let his = create_item(admin, "his").await;
     let list = jane.get("/items/").await.ok();
     assert_eq!((column(&list, "title"), &list["count"]), (vec!["hers"], &json!(1)));
     let list = admin.get("/items/").await.ok();
@@ -110,12 +110,12 @@ async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     foreign(&jane.put(&path(&his), &json!({ "title": "mine" })).await);
     foreign(&jane.put(&path(&his), &json!({})).await);
     foreign(&jane.delete(&path(&his)).await);
-    missing(&jane.get(NOTHING).await);
+    item_not_found(&jane.get(NOTHING).await);
     assert_eq!(admin.get(&path(&hers)).await.ok(), hers);
     let changed = admin.put(&path(&hers), &json!({ "title": "changed" })).await.ok();
     assert_eq!((&changed["title"], &changed["owner_id"]), (&json!("changed"), &hers["owner_id"]));
     admin.delete(&path(&hers)).await.says("Item deleted successfully");
-    missing(&jane.get(&path(&hers)).await);
+    item_not_found(&jane.get(&path(&hers)).await);
     not_authenticated(&host.anonymous().get("/items/").await);
     not_authenticated(&host.anonymous().post("/items/", &json!({ "title": "x" })).await);
     not_authenticated(&host.anonymous().get(&path(&his)).await);
@@ -134,7 +134,7 @@ async fn an_item_is_updated_member_by_member(host: &TestHost) {
     expected["description"] = json!("");
     assert_eq!(put(json!({ "description": "" })).await.ok(), expected);
     assert_eq!(admin.get(&path(&item)).await.ok(), expected);
-    missing(&admin.put(NOTHING, &json!({})).await);
+    item_not_found(&admin.put(NOTHING, &json!({})).await);
     put(json!({ "title": null })).await.refuses(&["body.title string_type: Input should be a valid string"]);
     put(json!({ "title": "", "description": "x".repeat(256) })).await.refuses(&[
         "body.title string_too_short: String should have at least 1 character",
@@ -144,10 +144,10 @@ async fn an_item_is_updated_member_by_member(host: &TestHost) {
 
 async fn an_item_is_deleted_once(host: &TestHost) {
     let admin = host.superuser();
-    let item = made(admin, "x").await;
+    let item = create_item(admin, "x").await;
     admin.delete(&format!("{}/", path(&item))).await.says("Item deleted successfully");
-    missing(&admin.delete(&path(&item)).await);
-    missing(&admin.get(&path(&item)).await);
+    item_not_found(&admin.delete(&path(&item)).await);
+    item_not_found(&admin.get(&path(&item)).await);
     admin.delete("/items/x").await.refuses(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
     admin.get("/items/x").await.refuses(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
 }
@@ -162,18 +162,18 @@ async fn an_item_is_validated(host: &TestHost) {
     post(json!({ "title": "" }))
         .await
         .refuses(&["body.title string_too_short: String should have at least 1 character"]);
-    let answer = post(json!({ "title": "x".repeat(256), "description": "x".repeat(256) })).await;
-    answer.refuses(&[
+    let response = post(json!({ "title": "x".repeat(256), "description": "x".repeat(256) })).await;
+    response.refuses(&[
         "body.title string_too_long: String should have at most 255 characters",
         "body.description string_too_long: String should have at most 255 characters",
     ]);
-    assert!(!answer.text().contains("xxx"));
+    assert!(!response.text().contains("xxx"));
     assert_eq!(post(json!({ "title": "👋".repeat(255) })).await.ok()["title"], "👋".repeat(255));
 }
 
 async fn a_removed_plugin_leaves_404_and_its_data(host: &TestHost) {
     let admin = host.superuser();
-    let item = made(admin, "kept").await;
+    let item = create_item(admin, "kept").await;
     admin.delete("/plugins/items").await.ok();
     for path in ["/items/", "/items", &path(&item), "/items/not/a/route"] {
         for client in [admin.clone(), host.anonymous()] {
@@ -182,11 +182,11 @@ async fn a_removed_plugin_leaves_404_and_its_data(host: &TestHost) {
         }
     }
     assert_eq!(admin.get("/itemsx").await.has_code(404, "route_not_found"), "Not Found");
-    // The rest of the API is as it was.
+    // The rest of the API is unchanged.
     admin.get("/users/me").await.ok();
     host.deploy_items().await;
     assert_eq!(admin.get(&path(&item)).await.ok(), item);
-    // Another build of it has the same data.
+    // Another build of the plugin uses the same data.
     admin.deploy(&Component::items().rebuilt("again").0, ITEMS).await.ok();
     assert_eq!(admin.get("/items/").await.ok()["data"], json!([item]));
 }
@@ -197,11 +197,11 @@ async fn the_path_of_a_plugin_that_was_never_deployed_is_unknown(host: &TestHost
     }
 }
 
-/// Both databases by hand, because the host is restarted.
+/// Written for both databases by hand, because the host restarts.
 async fn restart_keeps_everything(backend: Backend) {
     let Some(mut host) = TestHost::start(backend, Setup::default().with_items()).await else { return };
     let jane = host.user("jane@example.com").await;
-    let item = made(&jane, "kept").await;
+    let item = create_item(&jane, "kept").await;
     let before = host.superuser().get("/plugins/items").await.ok();
     let gone = host.anonymous().signed_in("jane@example.com", crate::support::host::PASSWORD).await;
     gone.request(reqwest::Method::POST, "/login/logout").send().await.ok();
@@ -216,7 +216,7 @@ async fn restart_keeps_everything(backend: Backend) {
     invalid_token(&host.anonymous().with_token(gone.token()).get("/users/me").await);
     host.anonymous().signed_in("jane@example.com", crate::support::host::PASSWORD).await;
 
-    // A removal is kept too.
+    // A removal survives a restart too.
     host.superuser().delete("/plugins/items").await.ok();
     host.restart().await;
     host.superuser().get("/items/").await.is_problem(404, "plugin_removed", "Not Found");

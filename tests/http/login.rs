@@ -27,13 +27,13 @@ both! {
 
 async fn signing_in_returns_a_token_pair(host: &TestHost) {
     let client = host.anonymous();
-    let answer = client.sign_in(SUPERUSER, PASSWORD).await;
-    let tokens = answer.ok();
+    let response = client.sign_in(SUPERUSER, PASSWORD).await;
+    let tokens = response.ok();
     assert_eq!(members(&tokens), ["access_token", "token_type", "expires_in", "refresh_token"]);
     assert_eq!((text(&tokens, "token_type"), tokens["expires_in"].as_u64()), ("bearer", Some(8 * 24 * 3600)));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
 
-    // The address in any case, every field of the password flow, the other slash form.
+    // The address in another case, every field of the password flow, and the path with a trailing slash.
     let fields = [
         ("grant_type", "password"),
         ("username", "ADMIN@Example.COM"),
@@ -48,9 +48,9 @@ async fn signing_in_returns_a_token_pair(host: &TestHost) {
 }
 
 async fn a_sign_in_that_fails_is_400(host: &TestHost) {
-    let refused = |answer: crate::support::Answer| {
-        answer.is_problem(400, "incorrect_credentials", "Incorrect email or password");
-        assert_eq!(answer.header("www-authenticate"), None);
+    let refused = |response: crate::support::Answer| {
+        response.is_problem(400, "incorrect_credentials", "Incorrect email or password");
+        assert_eq!(response.header("www-authenticate"), None);
     };
     let client = host.anonymous();
     refused(client.sign_in(SUPERUSER, "wrong").await);
@@ -63,7 +63,7 @@ async fn a_sign_in_that_fails_is_400(host: &TestHost) {
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
     let inactive = client.sign_in("sleepy@example.com", PASSWORD).await;
     inactive.is_problem(400, "inactive_user", "Inactive user");
-    // Told only to whoever knows the password.
+    // Reported only to clients that know the password.
     refused(client.sign_in("sleepy@example.com", "wrong").await);
 }
 
@@ -132,7 +132,7 @@ async fn signing_out_ends_the_session_at_once(host: &TestHost) {
     invalid_token(&logout().send().await);
     let refresh = json!({ "refresh_token": tokens["refresh_token"] });
     invalid_token(&host.anonymous().post("/login/refresh-token", &refresh).await);
-    // Only that session.
+    // Only that session ends.
     host.superuser().get("/users/me").await.ok();
     not_authenticated(&host.anonymous().request(Method::POST, "/login/logout").send().await);
 }
@@ -142,15 +142,15 @@ async fn a_refresh_replaces_both_tokens(host: &TestHost) {
     let refresh = async |token: &str| client.post("/login/refresh-token", &json!({ "refresh_token": token })).await;
     let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();
     host.clock().advance(Duration::from_secs(60));
-    let answer = refresh(text(&first, "refresh_token")).await;
-    let second = answer.ok();
+    let response = refresh(text(&first, "refresh_token")).await;
+    let second = response.ok();
     assert_eq!(members(&second), ["access_token", "token_type", "expires_in", "refresh_token"]);
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
     assert_ne!(first["refresh_token"], second["refresh_token"]);
     assert_ne!(first["access_token"], second["access_token"]);
     client.with_token(text(&second, "access_token")).get("/users/me").await.ok();
 
-    // Refreshes that cross on the way get the same successor.
+    // Concurrent refreshes get the same refresh token.
     let crossed = refresh(text(&first, "refresh_token")).await.ok();
     assert_eq!(crossed["refresh_token"], second["refresh_token"]);
     refresh(text(&second, "refresh_token")).await.ok();
@@ -183,7 +183,7 @@ async fn a_session_that_is_not_refreshed_ends(host: &TestHost) {
     let first = client.sign_in(SUPERUSER, PASSWORD).await.ok();
     let day = Duration::from_secs(24 * 3600);
     host.clock().advance(day * 29);
-    // The access token ended long ago; the refresh token did not.
+    // The access token has expired; the refresh token has not.
     invalid_token(&client.with_token(text(&first, "access_token")).get("/users/me").await);
     let second = refresh(text(&first, "refresh_token")).await.ok();
     host.clock().advance(day * 29);

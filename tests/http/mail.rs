@@ -1,4 +1,4 @@
-//! What the API's mails say to those who get them.
+//! The content of the mails that the API sends.
 
 use reqwest::Method;
 use serde_json::json;

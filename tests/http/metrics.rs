@@ -1,4 +1,4 @@
-//! `/metrics`: who may read it, and what it counts.
+//! `/metrics`: access, and the values that are counted.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,11 @@ async fn metrics(host: &TestHost) -> BTreeMap<String, f64> {
     samples(host.superuser()).await.into_iter().collect()
 }
 
-/// Every sample by its name and labels.
+/// Returns every sample by its name and labels.
 pub(crate) async fn samples(client: &Client) -> Vec<(String, f64)> {
-    let answer = scrape(client).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let text = answer.text();
+    let response = scrape(client).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    let text = response.text();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| {
@@ -35,7 +35,7 @@ pub(crate) async fn samples(client: &Client) -> Vec<(String, f64)> {
         .collect()
 }
 
-/// A sample of the first release of a plugin.
+/// Returns a sample of a plugin's first release.
 fn of(samples: &BTreeMap<String, f64>, name: &str, plugin: &str, more: &str) -> f64 {
     let key = format!("wharf_{name}{{plugin=\"{plugin}\",release=\"1\"{more}}}");
     *samples.get(&key).unwrap_or_else(|| panic!("no {key} in {:#?}", samples.keys()))
@@ -62,7 +62,7 @@ async fn calls_are_counted_by_outcome(host: &mut TestHost) {
     assert_eq!(["cache", "sql", "auth"].map(host_calls), [7.0, 1.0, 0.0]);
     assert_eq!(of(&samples, "plugin_call_seconds_count", "chameleon", ""), 11.0);
     assert_eq!(of(&samples, "plugin_call_seconds_bucket", "chameleon", ",le=\"+Inf\""), 11.0);
-    // The smoke call made an instance too, and ended as it was made.
+    // The smoke call also created an instance, which has ended.
     assert!(of(&samples, "plugin_instances_total", "chameleon", "") >= 11.0);
     assert!(of(&samples, "plugin_cpu_seconds_total", "chameleon", "") > 0.0);
     assert!(of(&samples, "plugin_memory_peak_bytes", "chameleon", "") > f64::from(3 << 20));
@@ -87,7 +87,7 @@ async fn current_usage_is_reported(host: &mut TestHost) {
         (held == [1.0, 1.0, 1.0]).then_some(())
     })
     .await;
-    // Not all that is told in one answer is of one moment.
+    // The values of one response are not all from the same instant.
     let samples = metrics(host).await;
     assert!(of(&samples, "cache_bytes") > 0.0 && of(&samples, "sql_disk_bytes") > 0.0);
     assert_eq!(of(&samples, "cache_entries"), 1.0);
@@ -108,10 +108,11 @@ async fn current_usage_is_reported(host: &mut TestHost) {
     assert_eq!(["concurrency", "sql.connections"].map(current), [1, 1]);
     assert!(current("cache.bytes").as_u64() > Some(0));
     calls.iter().for_each(tokio::task::JoinHandle::abort);
-    until("rest", async || (metrics(host).await["wharf_pool_slots{of=\"memory\"}"] == 0.0).then_some(())).await;
+    until("all calls to end", async || (metrics(host).await["wharf_pool_slots{of=\"memory\"}"] == 0.0).then_some(()))
+        .await;
 }
 
-/// As many as what is served has, however much came and went.
+/// The number of samples depends on the live plugins and releases only.
 async fn removed_plugins_and_releases_have_no_samples(host: &mut TestHost) {
     host.deploy_chameleon().await;
     let before = metrics(host).await.len();
@@ -135,8 +136,11 @@ async fn metrics_are_for_superusers_and_the_metrics_token() {
     scrape(&host.anonymous()).await.has_code(401, "not_authenticated");
     scrape(&host.user("someone@example.com").await).await.has_code(403, "forbidden");
     scrape(&host.anonymous().with_token(TOKEN)).await.has_code(401, "invalid_token");
-    let answer = scrape(host.superuser()).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
+    let response = scrape(host.superuser()).await;
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (200, Some("text/plain; version=0.0.4; charset=utf-8"))
+    );
     host.restart_with(|config| config.server.metrics_token = Some(Secret::new(TOKEN))).await;
     assert_eq!(scrape(&host.anonymous().with_token(TOKEN)).await.status, 200);
     scrape(&host.anonymous().with_token("a-token-of-somebody-else")).await.has_code(401, "invalid_token");

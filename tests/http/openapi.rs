@@ -1,4 +1,4 @@
-//! The OpenAPI document and its viewer; the database makes no difference.
+//! The OpenAPI document and its viewer. The database makes no difference.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ async fn document(host: &TestHost) -> Value {
     host.anonymous().get("/openapi.json").await.ok()
 }
 
-/// `METHOD path operationId` of everything that is documented.
+/// Returns `METHOD path operationId` of every documented operation.
 fn operations(document: &Value) -> BTreeSet<String> {
     let paths = document["paths"].as_object().unwrap();
     let all = paths.iter().flat_map(|(path, item)| {
@@ -26,7 +26,8 @@ fn operations(document: &Value) -> BTreeSet<String> {
     all.collect()
 }
 
-const REFERENCE: [&str; 17] = [
+/// The operations of the FastAPI full-stack template that the host serves itself.
+const TEMPLATE: [&str; 17] = [
     "POST /api/v1/login/access-token login-login_access_token",
     "POST /api/v1/login/test-token login-test_token",
     "POST /api/v1/password-recovery/{email} login-recover_password",
@@ -45,6 +46,7 @@ const REFERENCE: [&str; 17] = [
     "POST /api/v1/utils/test-email/ utils-test_email",
     "GET /api/v1/utils/health-check/ utils-health_check",
 ];
+/// The operations of the template that the items plugin serves.
 const ITEMS: [&str; 5] = [
     "GET /api/v1/items/ items-read_items",
     "POST /api/v1/items/ items-create_item",
@@ -54,15 +56,15 @@ const ITEMS: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn the_document_names_every_operation_of_the_reference() {
+async fn the_document_names_every_operation_of_the_template() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     let document = document(&host).await;
     assert_eq!((&document["openapi"], &document["info"]["title"]), (&json!("3.1.0"), &json!("Test & Co")));
     let operations = operations(&document);
-    for expected in REFERENCE.iter().chain(&ITEMS) {
+    for expected in TEMPLATE.iter().chain(&ITEMS) {
         assert!(operations.contains(*expected), "{expected} is not in {operations:#?}");
     }
-    // The tag is the word before the dash; clients make their services of it.
+    // The tag is the word before the dash; client generators name their services by it.
     for item in document["paths"].as_object().unwrap().values() {
         for operation in METHODS.iter().filter_map(|method| item.get(method)) {
             let (tag, _) = text(operation, "operationId").split_once('-').unwrap();
@@ -114,7 +116,7 @@ async fn every_reference_in_the_document_resolves() {
     references(&document, &mut found);
     assert!(found.len() > 20);
     for reference in found {
-        let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} leads elsewhere"));
+        let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} points outside the document"));
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
 }
@@ -162,8 +164,8 @@ async fn the_viewer_loads_nothing_from_other_origins() {
 async fn document_and_viewer_can_be_disabled() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.server.docs = false)).await;
     for path in ["/api/v1/openapi.json", "/docs", "/docs/swagger-ui.css"] {
-        let answer = host.anonymous().plain(Method::GET, path).header("accept", "text/html").send().await;
-        answer.is_problem(404, "route_not_found", "Not Found");
+        let response = host.anonymous().plain(Method::GET, path).header("accept", "text/html").send().await;
+        response.is_problem(404, "route_not_found", "Not Found");
     }
     host.superuser().get("/users/me").await.ok();
 }

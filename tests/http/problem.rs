@@ -1,4 +1,4 @@
-//! What every answer has in common, and what a path or method that is none gets.
+//! Properties of every response, and the responses to unknown paths and methods.
 
 use std::collections::HashSet;
 
@@ -20,46 +20,46 @@ both! {
 async fn every_response_has_a_request_id_and_a_problem_names_its_path(host: &TestHost) {
     let mut ids = HashSet::new();
     for path in ["/users/me", "/items/", "/utils/health-check/", "/nothing", "/items/x?skip=1", "/openapi.json"] {
-        let answer = host.anonymous().get(path).await;
-        assert!(ids.insert(answer.header("x-request-id").unwrap().to_owned()), "{path}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        let response = host.anonymous().get(path).await;
+        assert!(ids.insert(response.header("x-request-id").unwrap().to_owned()), "{path}");
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
         for absent in ["set-cookie", "content-encoding"] {
-            assert_eq!(answer.header(absent), None, "{path}");
+            assert_eq!(response.header(absent), None, "{path}");
         }
-        if answer.status >= 400 {
-            let problem = answer.problem();
+        if response.status >= 400 {
+            let problem = response.problem();
             let instance = format!("/api/v1{}", path.split('?').next().unwrap());
             assert_eq!((&problem["instance"], &problem["type"]), (&json!(instance), &json!("about:blank")), "{path}");
         }
     }
-    // Whatever id a client makes up, the host's own is used.
-    let answer = host.anonymous().request(Method::GET, "/nothing").header("x-request-id", "mine").send().await;
-    assert_ne!(answer.header("x-request-id"), Some("mine"));
+    // The host always uses its own request id, not the client's.
+    let response = host.anonymous().request(Method::GET, "/nothing").header("x-request-id", "mine").send().await;
+    assert_ne!(response.header("x-request-id"), Some("mine"));
     let titles = [
         (host.anonymous().get("/nothing").await, "Not Found"),
         (host.anonymous().get("/users/me").await, "Unauthorized"),
         (host.superuser().get("/users/x").await, "Unprocessable Entity"),
     ];
-    for (answer, title) in titles {
-        assert_eq!(answer.problem()["title"], title);
+    for (response, title) in titles {
+        assert_eq!(response.problem()["title"], title);
     }
-    // Plugins' problems look the same.
-    let answer = host.superuser().get(&format!("/items/{ID}")).await;
-    assert_eq!(answer.problem()["instance"], format!("/api/v1/items/{ID}"));
+    // Problems of plugins have the same form.
+    let response = host.superuser().get(&format!("/items/{ID}")).await;
+    assert_eq!(response.problem()["instance"], format!("/api/v1/items/{ID}"));
 }
 
 async fn an_unknown_path_is_404_for_every_accept_header(host: &TestHost) {
     for path in ["/nothing", "/users/me/nothing", "/items/x/y", "/itemsx", "/users//", "//users/", "/utils", "/", ""] {
         for accept in ["*/*", "text/html", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"] {
             for method in [Method::GET, Method::POST, Method::DELETE] {
-                let answer = host.superuser().request(method, path).header("accept", accept).send().await;
-                answer.is_problem(404, "route_not_found", "Not Found");
+                let response = host.superuser().request(method, path).header("accept", accept).send().await;
+                response.is_problem(404, "route_not_found", "Not Found");
             }
         }
     }
     for path in ["/api", "/api/v2/users/", "/nothing", "/"] {
-        let answer = host.anonymous().plain(Method::GET, path).header("accept", "text/html").send().await;
-        answer.is_problem(404, "route_not_found", "Not Found");
+        let response = host.anonymous().plain(Method::GET, path).header("accept", "text/html").send().await;
+        response.is_problem(404, "route_not_found", "Not Found");
     }
     let head = host.anonymous().request(Method::HEAD, "/nothing").send().await;
     assert_eq!((head.status, head.bytes.len()), (404, 0));
@@ -76,7 +76,7 @@ async fn a_known_path_with_another_method_is_405_and_lists_the_allowed_methods(h
         ("POST", "/utils/health-check/", "GET"),
         ("PATCH", &format!("/items/{ID}"), "DELETE, GET, PUT"),
         ("PUT", "/items/", "GET, POST"),
-        // Neither is answered on the API by itself.
+        // The API answers neither HEAD nor OPTIONS automatically.
         ("HEAD", "/users/me", "DELETE, GET, PATCH"),
         ("HEAD", "/items", "GET, POST"),
         ("OPTIONS", "/users/me", "DELETE, GET, PATCH"),
@@ -84,13 +84,13 @@ async fn a_known_path_with_another_method_is_405_and_lists_the_allowed_methods(h
         ("BREW", "/utils/health-check/", "GET"),
     ] {
         eprintln!("{method} {path}");
-        // Asked without credentials, and with malformed JSON: neither is looked at.
-        let answer = host.anonymous().request(method.parse().unwrap(), path).json_text("{").send().await;
-        let mut found: Vec<&str> = answer.header("allow").unwrap().split(", ").collect();
+        // Sent without credentials and with malformed JSON: neither is checked.
+        let response = host.anonymous().request(method.parse().unwrap(), path).json_text("{").send().await;
+        let mut found: Vec<&str> = response.header("allow").unwrap().split(", ").collect();
         found.sort_unstable();
-        assert_eq!((answer.status, found.join(", ").as_str()), (405, allowed));
+        assert_eq!((response.status, found.join(", ").as_str()), (405, allowed));
         if method != "HEAD" {
-            answer.is_problem(405, "method_not_allowed", "Method Not Allowed");
+            response.is_problem(405, "method_not_allowed", "Method Not Allowed");
         }
     }
 }
@@ -158,8 +158,8 @@ async fn unusual_input_is_never_a_500(host: &TestHost) {
         "/users/me/sessions/%00",
     ] {
         for method in [Method::GET, Method::DELETE, Method::PATCH, Method::POST, Method::PUT] {
-            let answer = admin.request(method.clone(), path).json(&json!({ "title": "x" })).send().await;
-            assert!(answer.status < 500, "{method} {path}: {}", answer.text());
+            let response = admin.request(method.clone(), path).json(&json!({ "title": "x" })).send().await;
+            assert!(response.status < 500, "{method} {path}: {}", response.text());
         }
     }
     for value in
@@ -174,8 +174,8 @@ async fn unusual_input_is_never_a_500(host: &TestHost) {
             (Method::POST, "/login/refresh-token", &["refresh_token"]),
         ] {
             let body = members.iter().map(|member| ((*member).to_owned(), value.clone())).collect();
-            let answer = admin.request(method, path).json(&body).send().await;
-            assert!((400..500).contains(&answer.status), "{path} {body}: {} {}", answer.status, answer.text());
+            let response = admin.request(method, path).json(&body).send().await;
+            assert!((400..500).contains(&response.status), "{path} {body}: {} {}", response.status, response.text());
         }
     }
 }

@@ -34,8 +34,8 @@ async fn reset(host: &TestHost, token: &str, password: &str) -> Answer {
 }
 
 #[track_caller]
-fn is_dead(answer: &Answer) {
-    answer.is_problem(400, "invalid_reset_token", "Invalid token");
+fn is_invalid_link(response: &Answer) {
+    response.is_problem(400, "invalid_reset_token", "Invalid token");
 }
 
 async fn known_and_unknown_addresses_get_the_same_response(host: &TestHost) {
@@ -45,11 +45,11 @@ async fn known_and_unknown_addresses_get_the_same_response(host: &TestHost) {
     }
     recover(host, &"x".repeat(1000)).await.says(SENT);
     recover(host, "a%00b").await.refuses(&["path.email value_error: …"]);
-    // In any case and encoding; it goes to the address on record.
+    // In any case and encoding; the mail goes to the stored address.
     recover(host, "ADMIN%40Example.com").await.says(SENT);
     let mail = host.mails().take(SUPERUSER).await;
     assert_eq!(mail.subject, format!("Test & Co - Password recovery for user {SUPERUSER}"));
-    // Those before it in the queue had nobody to go to.
+    // The requests before this one had no recipient.
     assert!(host.mails().received().is_empty());
     let anonymous = host.anonymous();
     assert_eq!(anonymous.get("/password-recovery/a@example.com").await.status, 405);
@@ -65,9 +65,9 @@ async fn a_reset_link_works_once_and_ends_every_session(host: &TestHost) {
     invalid_token(&client.get("/users/me").await);
     assert_eq!(host.anonymous().sign_in("jane@example.com", PASSWORD).await.status, 400);
     let client = host.anonymous().signed_in("jane@example.com", NEW).await;
-    is_dead(&reset(host, &token, "another password").await);
+    is_invalid_link(&reset(host, &token, "another password").await);
     client.get("/users/me").await.ok();
-    // A link is no access token.
+    // A reset token is not an access token.
     invalid_token(&host.anonymous().with_token(token).get("/users/me").await);
 }
 
@@ -80,10 +80,10 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
     }
     let body = json!({ "current_password": PASSWORD, "new_password": NEW });
     client.patch("/users/me/password", &body).await.ok();
-    is_dead(&reset(host, &tokens[0], "another password").await);
-    is_dead(&reset(host, &tokens[1], "another password").await);
+    is_invalid_link(&reset(host, &tokens[0], "another password").await);
+    is_invalid_link(&reset(host, &tokens[1], "another password").await);
 
-    // A reset ends the other links too.
+    // A reset invalidates the other links too.
     tokens.clear();
     for _ in 0..2 {
         recover(host, "jane@example.com").await.says(SENT);
@@ -91,7 +91,7 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
     }
     assert_ne!(tokens[0], tokens[1]);
     reset(host, &tokens[0], PASSWORD).await.ok();
-    is_dead(&reset(host, &tokens[1], "another password").await);
+    is_invalid_link(&reset(host, &tokens[1], "another password").await);
 }
 
 async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHost) {
@@ -100,7 +100,7 @@ async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHos
     let passwords = ["one password", "two password"];
     let (one, two) = tokio::join!(reset(host, &token, passwords[0]), reset(host, &token, passwords[1]));
     let (winner, loser) = if one.status == 200 { (0, &two) } else { (1, &one) };
-    is_dead(loser);
+    is_invalid_link(loser);
     host.anonymous().sign_in(SUPERUSER, passwords[winner]).await.ok();
     assert_eq!(host.anonymous().sign_in(SUPERUSER, passwords[1 - winner]).await.status, 400);
 }
@@ -114,7 +114,7 @@ async fn a_reset_link_expires(host: &TestHost) {
     recover(host, SUPERUSER).await.says(SENT);
     let late = host.mails().take(SUPERUSER).await.reset_token();
     host.clock().advance(ttl - Duration::from_secs(10));
-    is_dead(&reset(host, &early, NEW).await);
+    is_invalid_link(&reset(host, &early, NEW).await);
     reset(host, &late, NEW).await.ok();
 }
 
@@ -122,17 +122,17 @@ async fn a_reset_link_of_an_inactive_account_is_refused(host: &TestHost) {
     let user = host.sign_up("jane@example.com").await.ok();
     let path = format!("/users/{}", text(&user, "id"));
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
-    // It gets a mail all the same.
+    // The account still gets a mail.
     recover(host, "jane@example.com").await.says(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
     reset(host, &token, NEW).await.is_problem(400, "inactive_user", "Inactive user");
     host.superuser().delete(&path).await.ok();
-    is_dead(&reset(host, &token, NEW).await);
+    is_invalid_link(&reset(host, &token, NEW).await);
 }
 
 async fn a_reset_request_is_validated(host: &TestHost) {
     for token in ["", "garbage", "a.b.c", host.superuser().token(), &"A".repeat(43)] {
-        is_dead(&reset(host, token, NEW).await);
+        is_invalid_link(&reset(host, token, NEW).await);
     }
     let client = host.anonymous();
     client
@@ -163,25 +163,25 @@ async fn recovery_with_an_unreachable_mail_server_responds_the_same(host: &TestH
 
 async fn a_superuser_reads_the_recovery_mail(host: &TestHost) {
     let path = "/password-recovery-html-content/ADMIN@example.com";
-    let answer = host.superuser().request(Method::POST, path).send().await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let response = host.superuser().request(Method::POST, path).send().await;
+    assert_eq!((response.status, response.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let subject = format!("Test & Co - Password recovery for user {SUPERUSER}");
-    assert_eq!(answer.header("subject"), Some(subject.as_str()));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert!(answer.text().contains(r#"href="https://shop.example/reset-password?token="#), "{}", answer.text());
+    assert_eq!(response.header("subject"), Some(subject.as_str()));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert!(response.text().contains(r#"href="https://shop.example/reset-password?token="#), "{}", response.text());
 
     let unknown = host.superuser().request(Method::POST, "/password-recovery-html-content/x").send().await;
     unknown.is_problem(404, "user_not_found", "The user with this username does not exist in the system.");
     not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
-    // Nothing was sent: what is asked for later comes first.
+    // No mail was sent: the next mail comes first.
     let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=last@example.com").send().await;
     assert_eq!(test.status, 201);
     host.mails().take("last@example.com").await;
     assert!(host.mails().received().is_empty());
-    // A subject beyond ASCII is sent as it is.
+    // A non-ASCII subject is sent unchanged.
     host.sign_up("jörg@example.com").await.ok();
     let path = "/password-recovery-html-content/j%C3%B6rg@example.com";
-    let answer = host.superuser().request(Method::POST, path).send().await;
+    let response = host.superuser().request(Method::POST, path).send().await;
     let subject = "Test & Co - Password recovery for user jörg@example.com".as_bytes();
-    assert_eq!((answer.status, answer.headers["subject"].as_bytes()), (200, subject));
+    assert_eq!((response.status, response.headers["subject"].as_bytes()), (200, subject));
 }

@@ -36,7 +36,7 @@ async fn sessions_are_listed_newest_first(host: &TestHost) {
     assert_eq!(text(&rows[1], "expires_at"), "2027-02-14T08:00:00.123456Z");
     assert_eq!(second.get("/users/me/sessions/").await.ok(), list);
 
-    // The other one sees itself, refreshed.
+    // The other session is marked as its own current one, and was refreshed.
     host.clock().advance(Duration::from_secs(60));
     let refresh = serde_json::json!({ "refresh_token": first["refresh_token"] });
     let first = host.anonymous().post("/login/refresh-token", &refresh).await.ok();
@@ -44,7 +44,7 @@ async fn sessions_are_listed_newest_first(host: &TestHost) {
     let row = &list["data"][1];
     assert_eq!((text(row, "last_used_at"), &row["is_current"]), ("2027-01-15T08:02:00.123456Z", &Value::Bool(true)));
     assert_eq!(text(row, "expires_at"), "2027-02-14T08:02:00.123456Z");
-    // Nobody else's are in it.
+    // The list has no sessions of other accounts.
     assert_eq!(host.superuser().get("/users/me/sessions").await.ok()["count"], 1);
     not_authenticated(&host.anonymous().get("/users/me/sessions").await);
 }
@@ -55,7 +55,7 @@ async fn a_session_is_ended_by_its_owner_only(host: &TestHost) {
     let list = second.get("/users/me/sessions").await.ok();
     let other = list["data"].as_array().unwrap().iter().find(|row| row["is_current"] == false).unwrap();
     let path = format!("/users/me/sessions/{}", text(other, "id"));
-    // Not even superusers end somebody else's.
+    // Not even a superuser can end another user's session.
     host.superuser().delete(&path).await.is_problem(404, "session_not_found", "Session not found");
     first.get("/users/me").await.ok();
     second.delete(&path).await.says("Session deleted successfully");
@@ -64,7 +64,7 @@ async fn a_session_is_ended_by_its_owner_only(host: &TestHost) {
     second.delete(&path).await.is_problem(404, "session_not_found", "Session not found");
     second.delete("/users/me/sessions/x").await.refuses(&["path.session_id uuid_parsing: …"]);
     not_authenticated(&host.anonymous().delete(&path).await);
-    // The own one is the same as signing out.
+    // Ending the current session is the same as signing out.
     let own = second.get("/users/me/sessions").await.ok();
     second
         .delete(&format!("/users/me/sessions/{}", text(&own["data"][0], "id")))

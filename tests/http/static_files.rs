@@ -1,4 +1,4 @@
-//! A frontend that is served; the database makes no difference.
+//! Serving a frontend. The database makes no difference.
 
 use reqwest::Method;
 use tempfile::TempDir;
@@ -48,9 +48,13 @@ async fn files_are_served_and_frontend_routes_return_the_index() {
         ["/", "/login", "/signup", "/recover-password", "/reset-password?token=x", "/items", "/admin", "/settings"]
     {
         for accept in [HTML, "application/xhtml+xml", "text/html;q=0.1"] {
-            let answer = site.ask(Method::GET, page, accept).await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, "<!doctype html>the page"), "{page} {accept}");
-            assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+            let response = site.ask(Method::GET, page, accept).await;
+            assert_eq!(
+                (response.status, response.text().as_str()),
+                (200, "<!doctype html>the page"),
+                "{page} {accept}"
+            );
+            assert!(response.header("content-type").unwrap().starts_with("text/html"));
         }
         assert_eq!(site.ask(Method::HEAD, page, HTML).await.status, 200, "{page}");
     }
@@ -90,7 +94,7 @@ async fn an_api_path_never_returns_a_page_or_a_file() {
 async fn without_a_static_directory_nothing_is_served() {
     let host = TestHost::sqlite(Setup::default()).await;
     for path in ["/", "/index.html", "/login"] {
-        let answer = host.anonymous().plain(Method::GET, path).header("accept", HTML).send().await;
-        answer.is_problem(404, "route_not_found", "Not Found");
+        let response = host.anonymous().plain(Method::GET, path).header("accept", HTML).send().await;
+        response.is_problem(404, "route_not_found", "Not Found");
     }
 }

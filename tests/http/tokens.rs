@@ -1,4 +1,4 @@
-//! What a route says to credentials: none, good ones, and every sort of bad ones.
+//! Authentication of requests: missing, valid and invalid credentials.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn a_request_without_a_bearer_token_is_401_with_a_challenge(host: &TestHos
     }
     let scheme = format!("bEaReR {}", host.superuser().token());
     client.request(Method::GET, "/users/me").header("authorization", &scheme).send().await.ok();
-    // Nothing else carries a token.
+    // No other header or parameter carries a token.
     let cookie = format!("access_token={}", host.superuser().token());
     not_authenticated(&client.request(Method::GET, "/users/me").header("cookie", &cookie).send().await);
     let query = format!("/users/me?access_token={}", host.superuser().token());
@@ -44,7 +44,8 @@ async fn a_token_with_a_foreign_signature_is_401(host: &TestHost) {
     let header = decoded(parts[0]);
     assert!(claims["exp"].is_i64() && claims["sub"].is_string(), "{claims}");
 
-    // Signed with a key of the forger's: with the right header, the reference's, and what a public key would verify.
+    // Signed with a forged key: once with a plain HS256 header, as the FastAPI full-stack template uses, and once with the key
+    // id of this host in an HS256 header (algorithm confusion).
     let secret = EncodingKey::from_secret(b"changethis");
     let hs256 = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secret).unwrap();
     let mut typed = Header::new(Algorithm::HS256);
@@ -134,9 +135,9 @@ async fn an_inactive_users_token_is_403_and_stays_revoked(host: &TestHost) {
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
     client.get("/users/me").await.is_problem(403, "inactive_user", "Inactive user");
     client.get("/items/").await.is_problem(403, "inactive_user", "Inactive user");
-    // Superusers' routes too: inactive is told before not privileged.
+    // On superuser routes, an inactive account is reported before missing privileges.
     client.get("/users/").await.is_problem(403, "inactive_user", "Inactive user");
-    // The deactivation revoked the session: it does not come back with the account.
+    // The deactivation revoked the session, and reactivation does not restore it.
     host.superuser().patch(&path, &json!({ "is_active": true })).await.ok();
     invalid_token(&client.get("/users/me").await);
     host.anonymous().signed_in("sleepy@example.com", PASSWORD).await.get("/users/me").await.ok();
@@ -144,8 +145,8 @@ async fn an_inactive_users_token_is_403_and_stays_revoked(host: &TestHost) {
 
 async fn a_superuser_route_is_403_for_everybody_else(host: &TestHost) {
     let client = host.user("plain@example.com").await;
-    let refused = |answer: crate::support::Answer| answer.is_problem(403, "forbidden", PRIVILEGES);
-    // Before anything is validated.
+    let refused = |response: crate::support::Answer| response.is_problem(403, "forbidden", PRIVILEGES);
+    // The check comes before validation.
     refused(client.get("/users/?skip=-1").await);
     refused(client.post("/users/", &json!({ "email": 1 })).await);
     refused(client.patch("/users/not-a-uuid", &json!({ "email": 1 })).await);
@@ -162,7 +163,7 @@ fn decoded(part: &str) -> Value {
     serde_json::from_slice(&base64(part)).unwrap()
 }
 
-/// Base64url without padding (RFC 4648, 5), by hand: no dependency for two functions.
+/// Base64url without padding (RFC 4648, 5), written here because two functions do not justify a dependency.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 fn base64(text: &str) -> Vec<u8> {

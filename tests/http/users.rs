@@ -1,4 +1,4 @@
-//! Accounts: everybody's for superusers, the caller's own, and signing up.
+//! Accounts: administration by superusers, the caller's own account, and signing up.
 
 mod email;
 mod me;
@@ -30,8 +30,8 @@ fn id(user: &Value) -> &str {
 }
 
 #[track_caller]
-fn taken(answer: &Answer, status: u16, detail: &str) {
-    answer.is_problem(status, "email_taken", detail);
+fn email_taken(response: &Answer, status: u16, detail: &str) {
+    response.is_problem(status, "email_taken", detail);
 }
 
 async fn accounts_are_listed_newest_first_and_in_pages(host: &TestHost) {
@@ -40,7 +40,7 @@ async fn accounts_are_listed_newest_first_and_in_pages(host: &TestHost) {
         host.clock().advance(std::time::Duration::from_secs(1));
         host.sign_up(email).await.ok();
     }
-    // Made at the same moment as the second: equal times are ordered by id.
+    // Created at the same time as the second account: equal times are ordered by id.
     host.sign_up("three@example.com").await.ok();
 
     let list = admin.get("/users/").await.ok();
@@ -63,7 +63,7 @@ async fn accounts_are_listed_newest_first_and_in_pages(host: &TestHost) {
         ("limit=0", &[]),
         ("skip=4", &[]),
         ("skip=9223372036854775807&limit=1000", &[]),
-        // The last of a repeated one counts, unknown ones do not; blanks and a sign are no matter.
+        // The last of a repeated parameter counts and unknown parameters are ignored; blanks and a sign are allowed.
         ("skip=9&skip=3&limit=%20%2B1%20&unknown=1", &emails[3..]),
     ] {
         let part = part(query).await;
@@ -86,10 +86,10 @@ async fn invalid_page_parameters_are_422(host: &TestHost) {
     refused("limit=-1&skip=-1").await.refuses(&[skip, limit]);
     refused("limit=1001").await.refuses(&["query.limit less_than_equal: Input should be less than or equal to 1000"]);
     for text in ["", "x", "1.5", "0x1", "1e1", "9223372036854775808", "-9223372036854775809", "1%00"] {
-        let answer = refused(&format!("skip={text}")).await;
+        let response = refused(&format!("skip={text}")).await;
         let expected =
             if text == "1%00" { "query.skip value_error: …".to_owned() } else { format!("query.skip {NUMBER}") };
-        answer.refuses(&[&expected]);
+        response.refuses(&[&expected]);
     }
     refused("limit=1000").await.ok();
     not_authenticated(&host.anonymous().get("/users/?skip=-1").await);
@@ -101,18 +101,18 @@ async fn a_superuser_creates_accounts(host: &TestHost) {
         "email": "Jane.Doe@EXAMPLE.com", "password": PASSWORD, "is_active": false, "is_superuser": true,
         "full_name": "Jörg 👋", "confirm_password": "x", "id": NOBODY, "created_at": null,
     });
-    let answer = admin.post("/users/", &body).await;
-    let user = answer.ok();
+    let response = admin.post("/users/", &body).await;
+    let user = response.ok();
     is_stamped(&user);
     assert_ne!(id(&user), NOBODY);
-    // Compact, in order, null members there, UTF-8 as it is.
+    // Compact JSON, members in order, null members present, UTF-8 unescaped.
     let expected = format!(
         "{{\"email\":\"Jane.Doe@example.com\",\"is_active\":false,\"is_superuser\":true,\"full_name\":\"Jörg 👋\",\
          \"id\":\"{}\",\"created_at\":\"{}\"}}",
         id(&user),
         text(&user, "created_at")
     );
-    assert_eq!(answer.text(), expected);
+    assert_eq!(response.text(), expected);
 
     let plain = admin.post("/users", &json!({ "email": "plain@example.com", "password": PASSWORD })).await.ok();
     let defaults = (&plain["is_active"], &plain["is_superuser"], &plain["full_name"]);
@@ -121,7 +121,7 @@ async fn a_superuser_creates_accounts(host: &TestHost) {
 
     for email in ["plain@example.com", "PLAIN@example.com", " plain@EXAMPLE.com "] {
         let again = admin.post("/users/", &json!({ "email": email, "password": PASSWORD })).await;
-        taken(&again, 400, "The user with this email already exists in the system.");
+        email_taken(&again, 400, "The user with this email already exists in the system.");
     }
     not_authenticated(&host.anonymous().post("/users/", &body).await);
 }
@@ -132,7 +132,7 @@ async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
     let admin = host.superuser();
     let post = async |body: Value| admin.post("/users/", &body).await;
     post(json!({})).await.refuses(&[EMAIL, SECRET]);
-    // All together, in the order of the declaration and not of the body.
+    // All errors together, in the order of the schema and not of the body.
     post(json!({ "password": "short", "full_name": 1, "is_superuser": null, "is_active": null, "email": "nobody" }))
         .await
         .refuses(&[
@@ -157,12 +157,12 @@ async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
         "body.password string_type: Input should be a valid string",
     ]);
     let long = "x".repeat(129);
-    let answer = post(json!({ "email": "a@example.com", "password": long, "full_name": "x".repeat(256) })).await;
-    answer.refuses(&[
+    let response = post(json!({ "email": "a@example.com", "password": long, "full_name": "x".repeat(256) })).await;
+    response.refuses(&[
         "body.full_name string_too_long: String should have at most 255 characters",
         "body.password string_too_long: String should have at most 128 characters",
     ]);
-    assert!(!answer.text().contains("xxx"), "what was sent is not echoed");
+    assert!(!response.text().contains("xxx"), "the input is not echoed");
     post(json!({ "email": "a@example.com", "password": "12345678\0", "full_name": "a\0b" }))
         .await
         .refuses(&["body.full_name value_error: …", "body.password value_error: …"]);
@@ -170,7 +170,7 @@ async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
     let emoji =
         post(json!({ "email": "a@example.com", "password": "🔑".repeat(8), "full_name": "👋".repeat(255) })).await;
     assert_eq!(emoji.ok()["full_name"], "👋".repeat(255));
-    // Blanks are characters too.
+    // Blanks count as characters.
     post(json!({ "email": "b@example.com", "password": " ".repeat(128) })).await.ok();
     host.anonymous().sign_in("b@example.com", &" ".repeat(128)).await.ok();
 }
@@ -188,16 +188,16 @@ async fn signing_up_creates_an_ordinary_account(host: &TestHost) {
     assert_eq!(made, (&json!(true), &json!(false), &json!("")));
 
     let again = sign_up(json!({ "email": "NEW@example.com", "password": PASSWORD })).await;
-    taken(&again, 400, "The user with this email already exists in the system");
+    email_taken(&again, 400, "The user with this email already exists in the system");
     sign_up(json!({ "password": "short" })).await.refuses(&[
         "body.email missing: Field required",
         "body.password string_too_short: String should have at least 8 characters",
     ]);
-    // Whatever credentials come with it are not looked at.
+    // Credentials are ignored here.
     let body = json!({ "email": "b@example.com", "password": PASSWORD });
     let second = client.with_token("garbage").post("/users/signup/", &body).await.ok();
     assert_eq!(second["full_name"], Value::Null);
-    // No mail is sent: what is asked for later comes first.
+    // No mail is sent: the next mail comes first.
     client.request(reqwest::Method::POST, "/password-recovery/b@example.com").send().await.ok();
     host.mails().take("b@example.com").await;
     assert!(host.mails().received().is_empty());
@@ -213,7 +213,7 @@ async fn an_account_is_read_by_its_owner_and_superusers(host: &TestHost) {
         assert_eq!(client.get(&format!("/users/{form}")).await.ok(), me, "{form}");
     }
     let admin = host.superuser().get("/users/me").await.ok();
-    // Whether it exists or not is not told.
+    // The response does not reveal whether the account exists.
     for other in [id(&admin), NOBODY] {
         client.get(&format!("/users/{other}")).await.is_problem(403, "forbidden", PRIVILEGES);
     }
@@ -242,7 +242,7 @@ async fn a_superuser_changes_accounts(host: &TestHost) {
     assert_eq!(changed, expected);
     assert_eq!(patch(json!({ "full_name": null, "is_superuser": false })).await.ok()["full_name"], Value::Null);
 
-    taken(&patch(json!({ "email": "Other@example.com" })).await, 409, "User with this email already exists");
+    email_taken(&patch(json!({ "email": "Other@example.com" })).await, 409, "User with this email already exists");
     patch(json!({ "email": null, "is_active": null, "is_superuser": null, "password": null })).await.refuses(&[
         "body.email string_type: Input should be a valid string",
         "body.is_active bool_type: Input should be a valid boolean",
@@ -268,7 +268,7 @@ async fn a_password_set_by_a_superuser_ends_every_session(host: &TestHost) {
     let first = host.user("jane@example.com").await;
     let second = host.anonymous().sign_in("jane@example.com", PASSWORD).await.ok();
     let path = format!("/users/{}", id(&first.get("/users/me").await.ok()));
-    // Any other change ends none.
+    // Any other change ends no session.
     host.superuser().patch(&path, &json!({ "full_name": "Jane" })).await.ok();
     assert_eq!(first.get("/users/me").await.ok()["full_name"], "Jane");
 
@@ -290,24 +290,24 @@ async fn a_superuser_deletes_accounts_but_not_their_own(host: &TestHost) {
     admin.delete(&format!("/users/{NOBODY}")).await.is_problem(404, "user_not_found", "User not found");
     admin.delete("/users/x").await.refuses(&["path.user_id uuid_parsing: …"]);
 
-    // Another superuser as well.
+    // Another superuser can be deleted.
     let body = json!({ "email": "second@example.com", "password": PASSWORD, "is_superuser": true });
     let second = admin.post("/users/", &body).await.ok();
     let path = format!("/users/{}", id(&second));
     admin.delete(&path).await.says("User deleted successfully");
     admin.delete(&path).await.is_problem(404, "user_not_found", "User not found");
     assert_eq!(host.anonymous().sign_in("second@example.com", PASSWORD).await.status, 400);
-    // The address is free again.
+    // The address can be used again.
     host.sign_up("second@example.com").await.ok();
 }
 
 async fn the_last_superuser_cannot_be_removed(host: &TestHost) {
     let admin = host.superuser();
     let path = format!("/users/{}", id(&admin.get("/users/me").await.ok()));
-    let last = |answer: Answer| answer.is_problem(409, "last_superuser", "The last superuser cannot be removed");
+    let last = |response: Answer| response.is_problem(409, "last_superuser", "The last superuser cannot be removed");
     last(admin.patch(&path, &json!({ "is_superuser": false })).await);
     last(admin.patch(&path, &json!({ "is_active": false })).await);
-    // An inactive one does not count.
+    // An inactive superuser does not count.
     let body = json!({ "email": "second@example.com", "password": PASSWORD, "is_superuser": true, "is_active": false });
     let second = format!("/users/{}", id(&admin.post("/users/", &body).await.ok()));
     last(admin.patch(&path, &json!({ "is_superuser": false })).await);
@@ -329,7 +329,8 @@ async fn two_superusers_cannot_demote_each_other_concurrently(host: &TestHost) {
     let demotion = json!({ "is_superuser": false });
     let (one, two) = tokio::join!(admin.patch(&second, &demotion), other.patch(&first, &demotion));
     let statuses = [one.status, two.status];
-    // The loser was the last one by then, or no superuser any more when he was asked who he is.
+    // The losing request came from the last superuser, or from an account that was no longer a superuser when it was
+    // authenticated.
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
     assert!(statuses.iter().any(|status| [403, 409].contains(status)), "{statuses:?}");
     let listed = [admin.get("/users/").await.status, other.get("/users/").await.status];

@@ -13,16 +13,16 @@ both! {
 async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
     let post = async |path: &str| host.superuser().request(Method::POST, path).send().await;
     for path in ["/utils/test-email/?email_to=a@example.com", "/utils/test-email?email_to=x&email_to=a%40example.com"] {
-        let answer = post(path).await;
-        assert_eq!((answer.status, answer.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
-        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let response = post(path).await;
+        assert_eq!((response.status, response.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
+        assert_eq!(response.header("content-type"), Some("application/json"));
         host.mails().take("a@example.com").await;
     }
     post("/utils/test-email/").await.refuses(&["query.email_to missing: Field required"]);
     post("/utils/test-email/?email_to=nobody")
         .await
         .refuses(&["query.email_to value_error: value is not a valid email address: …"]);
-    // It is no member of a body.
+    // It is not a member of the body.
     let body = serde_json::json!({ "email_to": "a@example.com" });
     host.superuser().post("/utils/test-email/", &body).await.refuses(&["query.email_to missing: Field required"]);
     let path = "/utils/test-email/?email_to=a@example.com";
@@ -31,9 +31,9 @@ async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
 
 async fn the_health_check_is_public_and_returns_true(host: &TestHost) {
     for path in ["/utils/health-check/", "/utils/health-check"] {
-        let answer = host.anonymous().get(path).await;
-        answer.ok();
-        assert_eq!(answer.text(), "true");
+        let response = host.anonymous().get(path).await;
+        response.ok();
+        assert_eq!(response.text(), "true");
         assert_eq!(host.anonymous().with_token("garbage").get(path).await.text(), "true");
     }
 }

@@ -1,9 +1,9 @@
-//! A release on trial: who gets it, how it ends.
+//! Canaries: the callers that a release on trial serves, and how the trial ends.
 
 use serde_json::{Value, json};
 
 use super::liar;
-use super::releases::{operate, says, told};
+use super::releases::{history_entry, operate, responding_with};
 use crate::support::{Client, Component, Setup, TestHost, both};
 
 both!(
@@ -12,23 +12,23 @@ both!(
     a_canary_survives_a_restart,
 );
 
-async fn begin(host: &TestHost, component: &Component, plan: &str) -> Value {
+async fn deploy_plan(host: &TestHost, component: &Component, plan: &str) -> Value {
     host.superuser().deploy(&component.0, plan).await.ok()
 }
 
-async fn asked(client: &Client, wish: &str) -> String {
+async fn get_with_canary_header(client: &Client, wish: &str) -> String {
     client.request(reqwest::Method::GET, "/liar").header("x-wharf-canary", wish).send().await.text()
 }
 
 async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
-    begin(host, &says("live"), "").await;
-    let begun = begin(host, &says("candidate"), "canary=header").await;
+    deploy_plan(host, &responding_with("live"), "").await;
+    let begun = deploy_plan(host, &responding_with("candidate"), "canary=header").await;
     assert_eq!((&begun["on_trial"], &begun["replaced"]), (&json!(true), &json!(1)));
     let anyone = host.anonymous();
     assert_eq!(anyone.get("/liar").await.text(), "live");
-    assert_eq!(asked(&anyone, "always").await, "candidate");
-    assert_eq!(asked(&anyone, "never").await, "live");
-    assert_eq!(asked(&anyone, "nonsense").await, "live");
+    assert_eq!(get_with_canary_header(&anyone, "always").await, "candidate");
+    assert_eq!(get_with_canary_header(&anyone, "never").await, "live");
+    assert_eq!(get_with_canary_header(&anyone, "nonsense").await, "live");
     let plugin = host.superuser().get("/plugins/liar").await.ok();
     assert_eq!((&plugin["release"]["number"], &plugin["canary"]["release"]), (&json!(1), &json!(2)));
     let trial = host.superuser().get("/plugins/liar/canary").await.ok();
@@ -37,7 +37,7 @@ async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
         (&json!(1), &json!(3))
     );
     assert_eq!(operate(host, "liar/promote").await.ok()["release"]["number"], 2);
-    assert_eq!(asked(&anyone, "never").await, "candidate");
+    assert_eq!(get_with_canary_header(&anyone, "never").await, "candidate");
     operate(host, "liar/promote").await.has_code(409, "plugin_state");
     host.superuser().get("/plugins/liar/canary").await.has_code(409, "plugin_state");
     operate(host, "liar/rollback").await.ok();
@@ -45,37 +45,37 @@ async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
 }
 
 async fn an_aborted_canary_leaves_the_live_release(host: &mut TestHost) {
-    begin(host, &says("live"), "").await;
-    begin(host, &says("candidate"), "canary=100%25").await;
+    deploy_plan(host, &responding_with("live"), "").await;
+    deploy_plan(host, &responding_with("candidate"), "canary=100%25").await;
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
     operate(host, "liar/abort").await.ok();
-    assert_eq!(asked(&host.anonymous(), "always").await, "live");
+    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "live");
     operate(host, "liar/abort").await.has_code(409, "plugin_state");
     operate(host, "nobody/abort").await.has_code(404, "plugin_not_found");
-    // What was tried is kept and may be gone to, by its number only: it never was what one goes back to.
+    // An aborted release is kept and can be rolled back to by its number only, because it was never live.
     operate(host, "liar/rollback").await.has_code(404, "release_not_found");
     operate(host, "liar/rollback?release=2").await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
 }
 
 async fn a_canary_survives_a_restart(host: &mut TestHost) {
-    begin(host, &says("live"), "").await;
-    begin(host, &says("candidate"), "canary=header&minimum=7").await;
+    deploy_plan(host, &responding_with("live"), "").await;
+    deploy_plan(host, &responding_with("candidate"), "canary=header&minimum=7").await;
     host.restart().await;
-    assert_eq!(asked(&host.anonymous(), "always").await, "candidate");
+    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "candidate");
     assert_eq!(host.anonymous().get("/liar").await.text(), "live");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"]["minimum"], 7);
-    // A deploy in its place ends the trial.
-    begin(host, &says("newer"), "").await;
-    assert_eq!(asked(&host.anonymous(), "always").await, "newer");
+    // A deploy replaces the canary and ends the trial.
+    deploy_plan(host, &responding_with("newer"), "").await;
+    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "newer");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"], json!(null));
 }
 
 #[tokio::test]
 async fn a_caller_stays_on_the_same_side_of_a_canary() {
     let host = TestHost::sqlite(Setup::default()).await;
-    begin(&host, &says("live"), "").await;
-    begin(&host, &says("candidate"), "canary=50%25").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
+    deploy_plan(&host, &responding_with("candidate"), "canary=50%25").await;
     let mut chosen = 0;
     for number in 0..16 {
         let user = host.user(&format!("u{number}@example.com")).await;
@@ -101,10 +101,10 @@ async fn a_caller_stays_on_the_same_side_of_a_canary() {
 #[tokio::test]
 async fn new_routes_of_a_canary_are_served_to_its_callers_only() {
     let host = TestHost::sqlite(Setup::default()).await;
-    begin(&host, &says("live"), "").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
     let route = |path: &str| json!({ "method": "GET", "path": path, "access": "public", "operation": {} });
     let candidate = liar(json!({ "answer": "candidate", "routes": [route("/"), route("/new")] }));
-    begin(&host, &candidate, "canary=header").await;
+    deploy_plan(&host, &candidate, "canary=header").await;
     let new = |wish: &str| host.anonymous().request(reqwest::Method::GET, "/liar/new").header("x-wharf-canary", wish);
     assert_eq!(new("always").send().await.text(), "candidate");
     new("never").send().await.has_code(404, "route_not_found");
@@ -112,60 +112,60 @@ async fn new_routes_of_a_canary_are_served_to_its_callers_only() {
 
 #[tokio::test]
 async fn a_worse_canary_is_aborted_with_the_evidence() {
-    // Out of the breaker's way: what is judged here is the comparison.
+    // Keeps the circuit breaker from acting first: this test is about the comparison.
     let setup = Setup::default().with(|config| config.plugins.breaker_faults = 20);
     let host = TestHost::sqlite(setup).await;
-    begin(&host, &says("live"), "").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
     let slow = liar(json!({ "answer": "slow", "millis": 30 }));
-    begin(&host, &slow, "canary=header&minimum=30").await;
+    deploy_plan(&host, &slow, "canary=header&minimum=30").await;
     let anyone = host.anonymous();
     for _ in 0..30 {
-        assert_eq!(asked(&anyone, "never").await, "live");
-        asked(&anyone, "always").await;
+        assert_eq!(get_with_canary_header(&anyone, "never").await, "live");
+        get_with_canary_header(&anyone, "always").await;
     }
-    let end = told(&host, "liar", "abort").await;
+    let end = history_entry(&host, "liar", "abort").await;
     let detail = &end["detail"];
     assert!(detail["reason"].as_str().unwrap().contains("half of the calls took up to"), "{detail}");
     assert!(detail["evidence"]["candidate"]["calls"].as_u64() >= Some(30), "{detail}");
     assert_eq!((&end["actor"], &detail["release"]), (&json!(null), &json!(2)));
-    assert_eq!(asked(&anyone, "always").await, "live");
+    assert_eq!(get_with_canary_header(&anyone, "always").await, "live");
 }
 
 #[tokio::test]
 async fn a_canary_that_only_fails_is_aborted_by_the_circuit_breaker() {
     let host = TestHost::sqlite(Setup::default()).await;
-    begin(&host, &says("live"), "").await;
-    begin(&host, &liar(json!({ "handle": "trap" })), "canary=header&minimum=1000").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
+    deploy_plan(&host, &liar(json!({ "handle": "trap" })), "canary=header&minimum=1000").await;
     for _ in 0..10 {
         let request = host.anonymous().request(reqwest::Method::GET, "/liar").header("x-wharf-canary", "always");
         request.send().await.has_code(502, "plugin_trap");
     }
-    let end = told(&host, "liar", "abort").await;
+    let end = history_entry(&host, "liar", "abort").await;
     assert!(end["detail"]["reason"].as_str().unwrap().contains("quarantined"), "{end}");
-    assert_eq!(asked(&host.anonymous(), "always").await, "live");
+    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "live");
 }
 
 #[tokio::test]
 async fn canary_steps_lead_to_a_promotion() {
     let host = TestHost::sqlite(Setup::default()).await;
-    begin(&host, &says("live"), "").await;
-    begin(&host, &says("candidate"), "canary=header,50%25,100%25&hold=1ms&minimum=3").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
+    deploy_plan(&host, &responding_with("candidate"), "canary=header,50%25,100%25&hold=1ms&minimum=3").await;
     let anyone = host.anonymous();
     for _ in 0..3 {
-        assert_eq!(asked(&anyone, "always").await, "candidate");
+        assert_eq!(get_with_canary_header(&anyone, "always").await, "candidate");
     }
-    told(&host, "liar", "step").await;
-    let end = told(&host, "liar", "promote").await;
+    history_entry(&host, "liar", "step").await;
+    let end = history_entry(&host, "liar", "promote").await;
     assert_eq!((&end["detail"]["before"], &end["detail"]["after"]), (&json!(1), &json!(2)));
-    assert_eq!(asked(&anyone, "never").await, "candidate");
+    assert_eq!(get_with_canary_header(&anyone, "never").await, "candidate");
 }
 
 #[tokio::test]
 async fn an_invalid_canary_plan_is_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
-    let candidate = says("candidate");
+    let candidate = responding_with("candidate");
     host.superuser().deploy(&candidate.0, "canary=10%25").await.has_code(409, "plugin_state");
-    begin(&host, &says("live"), "").await;
+    deploy_plan(&host, &responding_with("live"), "").await;
     for plan in [
         "canary=10",
         "canary=",

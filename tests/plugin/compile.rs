@@ -1,4 +1,5 @@
-//! Compiling: in a child that a bomb ends alone, and never twice what is on the shelf as it was left there.
+//! Compiling in a child process: only that process ends if a component explodes in the compiler. Cached machine code is
+//! reused only if it is unaltered.
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
@@ -15,10 +16,10 @@ use crate::support::patience::until;
 use crate::support::program::program;
 use crate::support::{Answer, Component, Setup, TestHost};
 
-/// Far beyond what a test takes.
+/// Far longer than a test takes.
 const NEVER: Duration = Duration::from_secs(600);
 
-/// A component with one function of so many steps, which take the compiler long and much memory.
+/// Returns a component with one function of the given number of steps, which take the compiler much time and memory.
 pub(super) fn bomb(steps: u32) -> Component {
     let mut text =
         String::from("(component (core module (memory 1) (func (export \"f\") (param i32) (local i32 i32)\n");
@@ -35,46 +36,47 @@ pub(super) fn bomb(steps: u32) -> Component {
     Component::text(&text)
 }
 
-/// The children that this process has for compiling within so much memory, which no other test allows.
-pub(crate) fn children(memory_bytes: u64) -> Vec<PathBuf> {
+/// Returns the compiler processes with this memory limit, which no other test uses.
+pub(crate) fn compiler_processes(memory_bytes: u64) -> Vec<PathBuf> {
     let limit = format!("--memory-bytes\0{memory_bytes}\0");
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let command = |process: &PathBuf| std::fs::read(process.join("cmdline")).unwrap_or_default();
     processes.filter(|process| String::from_utf8_lossy(&command(process)).contains(&limit)).collect()
 }
 
-/// The compiled components of a host.
-fn shelf(host: &TestHost) -> Vec<PathBuf> {
+/// Returns the files of a host's code cache.
+fn code_cache_files(host: &TestHost) -> Vec<PathBuf> {
     let files = std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap();
     let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
-pub(super) fn child() -> Compile {
+pub(super) fn child_compiler() -> Compile {
     Compile::Child(program())
 }
 
-/// Nobody who could compile.
-fn nobody() -> Compile {
+/// A compiler that always fails.
+fn failing_compiler() -> Compile {
     Compile::Child("/bin/false".into())
 }
 
-/// The compiler, once this command of a shell has ended.
-fn after(command: &str, directory: &Path) -> Compile {
+/// Returns a compiler that starts after a shell command has ended.
+fn compiler_after(command: &str, directory: &Path) -> Compile {
     let file = directory.join("compiler");
     std::fs::write(&file, format!("#!/bin/sh\n{command}\nexec {} \"$@\"\n", program().display())).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
     Compile::Child(file)
 }
 
-/// The refusal of a bomb, during which and after which the host and a plugin of it answer.
-async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
+/// Returns the rejection of a compile bomb. The host and a plugin must respond during the compilation and after it.
+async fn rejection_of_bomb(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("seen");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // However soon it explodes, it is seen before. The shell itself reads: a process that it starts has a like command line.
-    let held = after(&format!("read -r seen <{}", pipe.display()), directory.path());
+    // The compiler waits until the test has seen it. The shell itself reads from the pipe, because a process that it
+    // starts would have a similar command line.
+    let held = compiler_after(&format!("read -r seen <{}", pipe.display()), directory.path());
     let setup = Setup::default().with(|config| {
         config.plugins.compile_memory_bytes = memory_bytes;
         config.plugins.compile_cpu_time = NEVER;
@@ -82,17 +84,18 @@ async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&
     });
     let mut host = TestHost::sqlite(setup).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    // The compiler and the limits of the test are the bomb's, not the neighbour's.
+    // The compiler and the limits apply to the bomb, not to the neighbour.
     host.restart_with(change).await;
     host.restart_compiling(held).await;
     let deploy = {
         let superuser = host.superuser().clone();
         tokio::spawn(async move { superuser.deploy(&component.0, "").await })
     };
-    let child = until("the compile to begin", async || children(memory_bytes).pop()).await;
+    let child = until("the compilation to begin", async || compiler_processes(memory_bytes).pop()).await;
     let environment = String::from_utf8(std::fs::read(child.join("environ")).unwrap()).unwrap();
     assert!(environment.contains("RAYON_NUM_THREADS="), "{environment}");
-    // Both ends, so that it opens whether or not somebody reads yet; kept until the end, so that nothing is lost.
+    // Opened for reading and writing, so that it opens even if the shell does not read yet; kept open to the end, so
+    // that no byte is lost.
     let mut seen = std::fs::File::options().read(true).write(true).open(pipe).unwrap();
     seen.write_all(b"\n").unwrap();
     while !deploy.is_finished() {
@@ -101,18 +104,18 @@ async fn explodes(component: Component, memory_bytes: u64, change: impl FnOnce(&
     for variable in environment.split('\0').filter(|variable| !variable.is_empty()) {
         assert!(["RAYON_", "MIMALLOC_"].iter().any(|known| variable.starts_with(known)), "{variable}");
     }
-    let answer = deploy.await.unwrap();
-    assert_eq!(children(memory_bytes), Vec::<PathBuf>::new());
+    let response = deploy.await.unwrap();
+    assert_eq!(compiler_processes(memory_bytes), Vec::<PathBuf>::new());
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     host.stop().await;
-    answer
+    response
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_compile_that_takes_too_much_memory_is_ended() {
     let memory_bytes = (200 << 20) + 4096;
-    let answer = explodes(bomb(40_000), memory_bytes, |_| {}).await;
-    answer.is_problem(
+    let response = rejection_of_bomb(bomb(40_000), memory_bytes, |_| {}).await;
+    response.is_problem(
         422,
         "compile_limit",
         "The file cannot be deployed: compiling it takes more memory than plugins.compile_memory_bytes allows \
@@ -123,8 +126,8 @@ async fn only_the_compile_that_takes_too_much_memory_is_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_compile_that_takes_too_much_cpu_time_is_ended() {
     let change = |config: &mut Config| config.plugins.compile_cpu_time = Duration::from_secs(1);
-    let answer = explodes(bomb(100_000), (4 << 30) + 4096, change).await;
-    answer.is_problem(
+    let response = rejection_of_bomb(bomb(100_000), (4 << 30) + 4096, change).await;
+    response.is_problem(
         422,
         "compile_limit",
         "The file cannot be deployed: compiling it takes more CPU time than plugins.compile_cpu_time allows (1s)",
@@ -134,8 +137,8 @@ async fn only_the_compile_that_takes_too_much_cpu_time_is_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_compile_that_takes_too_long_is_ended() {
     let change = |config: &mut Config| config.plugins.compile_time = Duration::from_secs(2);
-    let answer = explodes(bomb(100_000), (4 << 30) + 8192, change).await;
-    answer.is_problem(
+    let response = rejection_of_bomb(bomb(100_000), (4 << 30) + 8192, change).await;
+    response.is_problem(
         422,
         "compile_limit",
         "The file cannot be deployed: compiling it takes more time than plugins.compile_time allows (2s)",
@@ -169,7 +172,7 @@ fn a_compiler_child_exits_when_its_host_is_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_process_accepts_and_rejects_the_same_files_as_in_process_compilation() {
-    let child = TestHost::sqlite(Setup::default().compiling(child())).await;
+    let child = TestHost::sqlite(Setup::default().compiling(child_compiler())).await;
     let within = TestHost::sqlite(Setup::default()).await;
     let mut truncated = Component::hello();
     truncated.0.truncate(truncated.0.len() / 2);
@@ -178,14 +181,14 @@ async fn a_child_process_accepts_and_rejects_the_same_files_as_in_process_compil
     garbage.0.extend([0xff; 64]);
     let invalid = Component::text("(component)").rebuilt("x");
     for component in [truncated, garbage, invalid] {
-        let answers = [&child, &within].map(|host| host.superuser().deploy(&component.0, ""));
-        let [child, within] = answers;
+        let responses = [&child, &within].map(|host| host.superuser().deploy(&component.0, ""));
+        let [child, within] = responses;
         let (child, within) = (child.await, within.await);
         let reason = within.has_code(422, "invalid_component");
         assert_eq!(child.has_code(422, "invalid_component"), reason);
     }
     child.deploy_items().await;
-    assert_eq!(shelf(&child).len(), 2, "items, and the component that is no plugin");
+    assert_eq!(code_cache_files(&child).len(), 2, "items, and the component that is not a plugin");
     child.stop().await;
     within.stop().await;
 }
@@ -195,18 +198,18 @@ async fn a_restart_compiles_nothing() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     host.deploy_items().await;
-    host.restart_compiling(nobody()).await;
+    host.restart_compiling(failing_compiler()).await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     host.superuser().get("/items/").await.ok();
     host.superuser().deploy(&Component::chameleon().0, crate::support::host::CHAMELEON).await.has_code(500, "internal");
 
-    // Or rather: a restart that finds nothing compiled would have to.
-    shelf(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    // Without the cached files, a restart would have to compile.
+    code_cache_files(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
     host.restart().await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
     host.restart_compiling(Compile::in_process()).await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
-    assert_eq!(shelf(&host).len(), 2);
+    assert_eq!(code_cache_files(&host).len(), 2);
     host.stop().await;
 }
 
@@ -214,7 +217,7 @@ async fn a_restart_compiles_nothing() {
 async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    let [file] = &shelf(&host)[..] else { panic!("one component is one file") };
+    let [file] = &code_cache_files(&host)[..] else { panic!("one component must be one file") };
     let whole = std::fs::read(file).unwrap();
     for at in [0, 20, 60, whole.len() / 2, whole.len() - 1] {
         let mut bytes = whole.clone();
@@ -224,11 +227,11 @@ async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
         assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
         assert_ne!(std::fs::read(file).unwrap(), bytes);
     }
-    // Where it cannot be compiled again, the plugin does not answer: nothing else is a way round.
+    // If it cannot be compiled again, the plugin is unavailable: the altered file is never loaded.
     let mut bytes = whole.clone();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(file, bytes).unwrap();
-    host.restart_compiling(nobody()).await;
+    host.restart_compiling(failing_compiler()).await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
     assert!(!file.exists());
     host.stop().await;
@@ -241,8 +244,8 @@ async fn code_cache_files_of_another_host_are_not_loaded() {
     for host in [&host, &other] {
         host.superuser().deploy(&Component::hello().0, "").await.ok();
     }
-    std::fs::copy(&shelf(&other)[0], &shelf(&host)[0]).unwrap();
-    host.restart_compiling(nobody()).await;
+    std::fs::copy(&code_cache_files(&other)[0], &code_cache_files(&host)[0]).unwrap();
+    host.restart_compiling(failing_compiler()).await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
     host.stop().await;
     other.stop().await;
@@ -255,20 +258,20 @@ async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
     for word in ["one", "two"] {
         host.superuser().deploy(&super::liar(serde_json::json!({ "answer": word })).0, "").await.ok();
     }
-    host.restart_compiling(after("/bin/sleep 5", directory.path())).await;
+    host.restart_compiling(compiler_after("/bin/sleep 5", directory.path())).await;
     let deploying = tokio::spawn({
         let client = host.superuser().clone();
         async move { client.deploy(&Component::hello().rebuilt("slowly").0, "id=slow").await }
     });
-    until("the compile to begin", async || {
-        let answer = host.superuser().get("/deploys/slow").await;
-        (answer.status == 200 && answer.json()["stage"] == "compile").then_some(())
+    until("the compilation to begin", async || {
+        let response = host.superuser().get("/deploys/slow").await;
+        (response.status == 200 && response.json()["stage"] == "compile").then_some(())
     })
     .await;
     host.superuser().request(reqwest::Method::POST, "/plugins/liar/rollback").send().await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "one");
     host.superuser().request(reqwest::Method::POST, "/plugins/liar/pause").send().await.ok();
-    assert!(!deploying.is_finished(), "it waited");
+    assert!(!deploying.is_finished(), "the rollback waited for the compilation");
     deploying.await.unwrap().ok();
     host.stop().await;
 }

@@ -1,11 +1,11 @@
-//! What a deploy does: settings and grants that stay, releases that take each other's place, data that lasts; and who may.
+//! Deploys: settings and grants carry over, releases replace one another, data is kept; and the required privileges.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::deploy_rejection::refused;
+use super::deploy_rejection::rejection;
 use super::{deploy_with_settings, liar, plugins};
 use crate::support::host::CHAMELEON;
 use crate::support::{Backend, Component, Setup, TestHost, both};
@@ -22,8 +22,8 @@ async fn migrations_require_the_sql_grant() {
 #[tokio::test]
 async fn settings_for_a_plugin_without_settings_are_rejected() {
     let host = TestHost::sqlite(Setup::default()).await;
-    let answer = deploy_with_settings(host.superuser(), &Component::hello(), "", &json!({ "word": "x" })).await;
-    answer.is_problem(
+    let response = deploy_with_settings(host.superuser(), &Component::hello(), "", &json!({ "word": "x" })).await;
+    response.is_problem(
         422,
         "invalid_component",
         "The file cannot be deployed: it takes no settings, but some were given",
@@ -38,16 +38,16 @@ async fn settings_that_violate_the_schema_are_rejected_and_the_old_ones_stay() {
     let grants = CHAMELEON.strip_prefix("grant=").unwrap();
     deploy_with_settings(host.superuser(), &chameleon, grants, &json!({ "word": "blue" })).await.ok();
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
-    let answer = deploy_with_settings(host.superuser(), &chameleon, "", &json!({ "word": "x".repeat(21) })).await;
-    let detail = answer.has_code(422, "invalid_component");
+    let response = deploy_with_settings(host.superuser(), &chameleon, "", &json!({ "word": "x".repeat(21) })).await;
+    let detail = response.has_code(422, "invalid_component");
     assert!(detail.starts_with("The file cannot be deployed: the settings do not fit its schema: /word: "), "{detail}");
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
 }
 
 #[tokio::test]
 async fn settings_that_are_not_json_are_an_invalid_parameter() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&settings=%7B")).await;
-    answer.refuses(&["query.settings value_error: not JSON: …"]);
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&settings=%7B")).await;
+    response.refuses(&["query.settings value_error: not JSON: …"]);
 }
 
 #[tokio::test]
@@ -65,8 +65,8 @@ async fn settings_and_grants_carry_over_to_the_next_release() {
 #[tokio::test]
 async fn a_file_above_the_limit_is_rejected() {
     let host = TestHost::sqlite(Setup::default().with(|config| config.plugins.upload_bytes = 100_000)).await;
-    let answer = host.superuser().deploy(&Component::hello().0, "").await;
-    answer.is_problem(413, "body_too_large", "Request body too large");
+    let response = host.superuser().deploy(&Component::hello().0, "").await;
+    response.is_problem(413, "body_too_large", "Request body too large");
     assert_eq!(plugins(&host).await["count"], 0);
 }
 
@@ -74,8 +74,8 @@ async fn a_file_above_the_limit_is_rejected() {
 async fn ordinary_users_cannot_deploy() {
     let host = TestHost::sqlite(Setup::default()).await;
     let user = host.user("someone@example.com").await;
-    let answer = user.deploy(&Component::hello().0, "").await;
-    answer.is_problem(403, "forbidden", "The user doesn't have enough privileges");
+    let response = user.deploy(&Component::hello().0, "").await;
+    response.is_problem(403, "forbidden", "The user doesn't have enough privileges");
     assert_eq!(plugins(&host).await["count"], 0);
 }
 
@@ -97,15 +97,15 @@ async fn ordinary_users_see_no_plugins_and_remove_none() {
 async fn anonymous_deploys_are_refused_before_the_file_is_read() {
     let host = TestHost::sqlite(Setup::default()).await;
     let mut stream = TcpStream::connect(host.addr()).await.unwrap();
-    // Announces a file and sends nothing of it: an answer shows that nobody waited for it.
+    // Announces a file and sends no byte of it: a response shows that the host did not wait for the file.
     let head = "POST /api/v1/plugins/ HTTP/1.1\r\nhost: x\r\ncontent-type: application/wasm\r\ncontent-length: 9000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.windows(2).any(|window| window == b"\"}") {
-        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+    let mut response = Vec::new();
+    while !response.windows(2).any(|window| window == b"\"}") {
+        assert_ne!(stream.read_buf(&mut response).await.unwrap(), 0, "{}", String::from_utf8_lossy(&response));
     }
-    let answer = String::from_utf8(answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("\"not_authenticated\""), "{answer}");
+    let response = String::from_utf8(response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 401 ") && response.contains("\"not_authenticated\""), "{response}");
 }
 
 #[tokio::test]
@@ -144,10 +144,10 @@ async fn a_new_release_replaces_the_old_one() {
 #[tokio::test]
 async fn an_earlier_file_can_be_deployed_again() {
     let host = TestHost::sqlite(Setup::default()).await;
-    for (answer, number) in [("one", 1), ("two", 2), ("one", 3)] {
-        let deployed = host.superuser().deploy(&liar(json!({ "answer": answer })).0, "").await.ok();
+    for (response, number) in [("one", 1), ("two", 2), ("one", 3)] {
+        let deployed = host.superuser().deploy(&liar(json!({ "answer": response })).0, "").await.ok();
         assert_eq!(deployed["plugin"]["release"]["number"], number);
-        assert_eq!(host.anonymous().get("/liar/").await.text(), answer);
+        assert_eq!(host.anonymous().get("/liar/").await.text(), response);
     }
 }
 
@@ -175,7 +175,7 @@ async fn concurrent_deploys_run_one_after_the_other() {
 
 both!(a_bad_migration_leaves_no_tables, a_changed_migration_is_rejected_and_the_old_release_keeps_serving);
 
-/// The chameleon with a second statement in its migration, which fails.
+/// Returns the chameleon with a second statement in its migration, which fails.
 fn badly_migrating() -> Component {
     let constraint = "    CONSTRAINT note_text_key UNIQUE (text)";
     let failing = format!("{:<width$}", "  x TEXT); INSERT INTO nowhere VALUES (1", width = constraint.len());
@@ -183,12 +183,12 @@ fn badly_migrating() -> Component {
 }
 
 async fn a_bad_migration_leaves_no_tables(host: &TestHost) {
-    let answer = host.superuser().deploy(&badly_migrating().0, CHAMELEON).await;
-    let detail = answer.has_code(422, "migration_failed");
+    let response = host.superuser().deploy(&badly_migrating().0, CHAMELEON).await;
+    let detail = response.has_code(422, "migration_failed");
     assert!(detail.starts_with("migration 0001_note, statement 2: "), "{detail}");
     assert_eq!(plugins(host).await["count"], 0);
     host.anonymous().get("/chameleon/notes").await.has_code(404, "route_not_found");
-    // Makes the same table, which must not be there.
+    // Creates the same table, which must not exist.
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
 }
@@ -197,8 +197,8 @@ async fn a_changed_migration_is_rejected_and_the_old_release_keeps_serving(host:
     host.deploy_chameleon().await;
     let before = plugins(host).await;
     let changed = Component::chameleon().with_text("text TEXT NOT NULL", "text TEXT         ");
-    let answer = host.superuser().deploy(&changed.0, "").await;
-    let detail = answer.has_code(422, "migration_failed");
+    let response = host.superuser().deploy(&changed.0, "").await;
+    let detail = response.has_code(422, "migration_failed");
     assert!(detail.starts_with("migration 0001_note: "), "{detail}");
     assert_eq!(plugins(host).await, before);
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));

@@ -1,5 +1,5 @@
-//! Files that cannot be deployed, for what they are, declare, ask for, or where they would be. A refusal changes nothing:
-//! the operator API tells the same, and the old release answers as before.
+//! Files that are rejected because of their format, declaration, grants or mount. A rejection changes nothing: the
+//! operator API lists the same plugins, and the old release still responds.
 
 use serde_json::{Value, json};
 
@@ -7,50 +7,50 @@ use super::{liar, plugins};
 use crate::support::host::CHAMELEON;
 use crate::support::{Answer, Component, Setup, TestHost};
 
-/// The answer to a deploy beside a live liar and a live hello, which must have changed nothing.
-async fn refused_with(setup: Setup, component: Component, query: &str) -> Answer {
+/// Deploys to a host that serves a liar and hello, and checks that the rejection changed nothing.
+async fn rejection_with(setup: Setup, component: Component, query: &str) -> Answer {
     let host = TestHost::sqlite(setup).await;
     host.superuser().deploy(&liar(json!({})).0, "").await.ok();
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     let before = plugins(&host).await;
-    let answer = host.superuser().deploy(&component.0, query).await;
-    assert_ne!(answer.status, 200, "{}", answer.text());
+    let response = host.superuser().deploy(&component.0, query).await;
+    assert_ne!(response.status, 200, "{}", response.text());
     assert_eq!(plugins(&host).await, before);
     assert_eq!(host.anonymous().get("/liar/").await.text(), "one");
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     host.stop().await;
-    answer
+    response
 }
 
-pub(super) async fn refused(component: Component, query: &str) -> Answer {
-    refused_with(Setup::default(), component, query).await
+pub(super) async fn rejection(component: Component, query: &str) -> Answer {
+    rejection_with(Setup::default(), component, query).await
 }
 
-/// 422 because of what the file is: the reason.
-async fn invalid(component: Component) -> String {
-    let detail = refused(component, "").await.has_code(422, "invalid_component");
+/// Checks that a file is rejected with 422, and returns the reason.
+async fn rejected_file(component: Component) -> String {
+    let detail = rejection(component, "").await.has_code(422, "invalid_component");
     detail.strip_prefix("The file cannot be deployed: ").unwrap().to_owned()
 }
 
-/// The same for a liar that declares something else.
-async fn lies(changes: Value) -> String {
-    invalid(liar(changes)).await
+/// Checks the same for a liar with a changed declaration.
+async fn rejected_declaration(changes: Value) -> String {
+    rejected_file(liar(changes)).await
 }
 
 #[tokio::test]
 async fn a_file_that_is_not_webassembly_is_rejected() {
-    assert_eq!(invalid(Component(b"#!/bin/sh\n".to_vec())).await, "it is not WebAssembly");
+    assert_eq!(rejected_file(Component(b"#!/bin/sh\n".to_vec())).await, "it is not WebAssembly");
 }
 
 #[tokio::test]
 async fn an_empty_file_is_rejected() {
-    let answer = refused(Component(Vec::new()), "").await;
-    answer.is_problem(422, "invalid_component", "The file cannot be deployed: it is empty");
+    let response = rejection(Component(Vec::new()), "").await;
+    response.is_problem(422, "invalid_component", "The file cannot be deployed: it is empty");
 }
 
 #[tokio::test]
 async fn a_core_module_is_rejected_and_the_right_build_target_is_named() {
-    let reason = invalid(Component::text("(module)")).await;
+    let reason = rejected_file(Component::text("(module)")).await;
     assert_eq!(reason, "it is a core module, not a component; build it for the target wasm32-wasip2");
 }
 
@@ -58,13 +58,13 @@ async fn a_core_module_is_rejected_and_the_right_build_target_is_named() {
 async fn a_truncated_component_is_rejected() {
     let mut component = Component::hello();
     component.0.truncate(component.0.len() / 2);
-    let reason = invalid(component).await;
+    let reason = rejected_file(component).await;
     assert!(reason.starts_with("it does not compile: "), "{reason}");
 }
 
 #[tokio::test]
 async fn a_component_without_exports_is_rejected() {
-    let reason = invalid(Component::text("(component)")).await;
+    let reason = rejected_file(Component::text("(component)")).await;
     assert_eq!(
         reason,
         "it does not export 'wharf:plugin/descriptor@0.1.0', so it is not a Wharf plugin; it exports nothing"
@@ -74,7 +74,7 @@ async fn a_component_without_exports_is_rejected() {
 #[tokio::test]
 async fn a_component_of_another_world_is_rejected_and_its_exports_are_named() {
     let text = r#"(component (instance $i) (export "other:world/thing@1.0.0" (instance $i)))"#;
-    let reason = invalid(Component::text(text)).await;
+    let reason = rejected_file(Component::text(text)).await;
     assert_eq!(
         reason,
         "it does not export 'wharf:plugin/descriptor@0.1.0', so it is not a Wharf plugin; it exports \
@@ -85,7 +85,7 @@ async fn a_component_of_another_world_is_rejected_and_its_exports_are_named() {
 #[tokio::test]
 async fn a_role_of_another_version_is_rejected() {
     let component = liar(json!({})).with_text("wharf:plugin/http@0.1.0", "wharf:plugin/http@0.9.0");
-    let reason = invalid(component).await;
+    let reason = rejected_file(component).await;
     assert!(reason.starts_with("it does not export 'wharf:plugin/http@0.1.0'"), "{reason}");
     assert!(reason.contains("wharf:plugin/http@0.9.0"), "{reason}");
 }
@@ -100,7 +100,7 @@ async fn roles_with_other_types_are_rejected_and_the_mismatch_is_named() {
         (instance $http (export "routes" (func $f)) (export "handle" (func $f)))
         (export "wharf:plugin/descriptor@0.1.0" (instance $descriptor))
         (export "wharf:plugin/http@0.1.0" (instance $http)))"#;
-    let reason = invalid(Component::text(text)).await;
+    let reason = rejected_file(Component::text(text)).await;
     assert!(reason.starts_with("it was made for another version of Wharf's interfaces: "), "{reason}");
     assert!(reason.contains("type mismatch"), "{reason}");
 }
@@ -108,14 +108,14 @@ async fn roles_with_other_types_are_rejected_and_the_mismatch_is_named() {
 #[tokio::test]
 async fn an_unknown_import_is_rejected_and_named() {
     let component = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:crime/store@0.1.0");
-    assert_eq!(invalid(component).await, "it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer");
+    assert_eq!(rejected_file(component).await, "it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer");
 }
 
 #[tokio::test]
 async fn an_import_of_another_version_is_rejected_with_the_offered_version() {
     let component = Component::chameleon().with_text("wharf:cache/store@0.1.0", "wharf:cache/store@0.9.0");
     assert_eq!(
-        invalid(component).await,
+        rejected_file(component).await,
         "it imports 'wharf:cache/store@0.9.0', of which this Wharf offers only wharf:cache/store@0.1.0"
     );
 }
@@ -123,14 +123,14 @@ async fn an_import_of_another_version_is_rejected_with_the_offered_version() {
 #[tokio::test]
 async fn sockets_cannot_be_imported() {
     let component = Component::hello().with_text("wasi:random/insecure-seed@", "wasi:sockets/instance-net@");
-    let reason = invalid(component).await;
+    let reason = rejected_file(component).await;
     assert!(reason.contains("wasi:sockets/instance-net@"), "{reason}");
 }
 
 #[tokio::test]
 async fn missing_grants_are_all_named() {
-    let answer = refused(Component::chameleon(), "grant=auth").await;
-    answer.is_problem(
+    let response = rejection(Component::chameleon(), "grant=auth").await;
+    response.is_problem(
         403,
         "grant_missing",
         "The component needs what it was not granted: cache, config, http, log, sql. Deploy it with --grant \
@@ -140,8 +140,8 @@ async fn missing_grants_are_all_named() {
 
 #[tokio::test]
 async fn an_unknown_grant_is_rejected_with_the_list_of_known_ones() {
-    let answer = refused(Component::chameleon(), "grant=sql,root").await;
-    answer.refuses(&[
+    let response = rejection(Component::chameleon(), "grant=sql,root").await;
+    response.refuses(&[
         "query.grant value_error: there is no capability 'root'; there are: auth, cache, config, http, log, sql",
     ]);
 }
@@ -156,38 +156,38 @@ async fn an_unneeded_grant_is_noted_and_not_recorded() {
 
 #[tokio::test]
 async fn a_mount_on_a_path_of_the_host_is_rejected() {
-    let detail = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/users")).await;
+    let detail = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/users")).await;
     assert!(detail.has_code(409, "route_conflict").starts_with("The mount /api/v1/users overlaps with /api/v1/users"));
 }
 
 #[tokio::test]
 async fn a_mount_above_the_hosts_paths_is_rejected() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api")).await;
-    assert!(answer.has_code(409, "route_conflict").starts_with("The mount /api overlaps with /api/v1/"));
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/api")).await;
+    assert!(response.has_code(409, "route_conflict").starts_with("The mount /api overlaps with /api/v1/"));
 }
 
 #[tokio::test]
 async fn the_root_cannot_be_a_mount() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/")).await;
-    answer.is_problem(409, "route_conflict", "The mount / is not a fixed path below '/'");
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/")).await;
+    response.is_problem(409, "route_conflict", "The mount / is not a fixed path below '/'");
 }
 
 #[tokio::test]
 async fn a_mount_with_a_parameter_is_rejected() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/shop/%7Bid%7D")).await;
-    answer.is_problem(409, "route_conflict", "The mount /shop/{id} is not a fixed path below '/'");
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/shop/%7Bid%7D")).await;
+    response.is_problem(409, "route_conflict", "The mount /shop/{id} is not a fixed path below '/'");
 }
 
 #[tokio::test]
 async fn a_mount_that_is_not_a_path_is_an_invalid_parameter() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=shop")).await;
-    answer.refuses(&["query.mount value_error: a path begins with '/'"]);
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=shop")).await;
+    response.refuses(&["query.mount value_error: a path begins with '/'"]);
 }
 
 #[tokio::test]
 async fn the_mount_of_another_plugin_is_rejected() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello")).await;
-    answer.is_problem(
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello")).await;
+    response.is_problem(
         409,
         "route_conflict",
         "The mount /api/v1/hello of 'chameleon' overlaps with /api/v1/hello, where the plugin 'hello' is",
@@ -196,51 +196,54 @@ async fn the_mount_of_another_plugin_is_rejected() {
 
 #[tokio::test]
 async fn a_mount_inside_another_plugins_mount_is_rejected() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello/inside")).await;
-    assert!(answer.has_code(409, "route_conflict").contains("where the plugin 'hello' is"));
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=/api/v1/hello/inside")).await;
+    assert!(response.has_code(409, "route_conflict").contains("where the plugin 'hello' is"));
 }
 
 #[tokio::test]
 async fn an_invalid_name_is_an_invalid_parameter() {
-    let answer = refused(Component::chameleon(), &format!("{CHAMELEON}&name=Not%20A%20Name")).await;
-    let problem = answer.problem();
-    assert_eq!((answer.status, &problem["errors"][0]["loc"]), (422, &json!(["query", "name"])), "{problem}");
+    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&name=Not%20A%20Name")).await;
+    let problem = response.problem();
+    assert_eq!((response.status, &problem["errors"][0]["loc"]), (422, &json!(["query", "name"])), "{problem}");
 }
 
 #[tokio::test]
 async fn an_invalid_declared_name_is_rejected() {
-    let reason = lies(json!({ "name": "Not A Name" })).await;
+    let reason = rejected_declaration(json!({ "name": "Not A Name" })).await;
     assert!(reason.starts_with("its name 'Not A Name' cannot be: "), "{reason}");
 }
 
 #[tokio::test]
 async fn a_version_that_is_not_semantic_is_rejected() {
-    let reason = lies(json!({ "version": "latest" })).await;
+    let reason = rejected_declaration(json!({ "version": "latest" })).await;
     assert!(reason.starts_with("its version 'latest' is not a semantic version: "), "{reason}");
 }
 
 #[tokio::test]
 async fn a_permission_declared_twice_is_rejected() {
-    let reason = lies(json!({ "permissions": [["read", "x"], ["read", "y"]] })).await;
+    let reason = rejected_declaration(json!({ "permissions": [["read", "x"], ["read", "y"]] })).await;
     assert_eq!(reason, "it declares the permission 'read' twice");
 }
 
 #[tokio::test]
 async fn an_invalid_permission_name_is_rejected() {
-    assert_eq!(lies(json!({ "permissions": [["*", "x"]] })).await, "'*' is not a permission's name");
+    assert_eq!(rejected_declaration(json!({ "permissions": [["*", "x"]] })).await, "'*' is not a permission's name");
 }
 
 #[tokio::test]
 async fn a_route_with_an_undeclared_permission_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/", "access": "write", "operation": {} }]);
-    assert_eq!(lies(json!({ "routes": routes })).await, "route GET /: permission 'write' is not declared");
+    assert_eq!(
+        rejected_declaration(json!({ "routes": routes })).await,
+        "route GET /: permission 'write' is not declared"
+    );
 }
 
 #[tokio::test]
 async fn an_unsupported_method_is_rejected() {
     let routes = json!([{ "method": "CONNECT", "path": "/", "access": "public", "operation": {} }]);
     assert_eq!(
-        lies(json!({ "routes": routes })).await,
+        rejected_declaration(json!({ "routes": routes })).await,
         "route CONNECT /: the method is not one of GET, POST, PUT, PATCH, DELETE"
     );
 }
@@ -249,7 +252,7 @@ async fn an_unsupported_method_is_rejected() {
 async fn a_path_that_leaves_the_mount_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/../users", "access": "public", "operation": {} }]);
     assert_eq!(
-        lies(json!({ "routes": routes })).await,
+        rejected_declaration(json!({ "routes": routes })).await,
         "route GET /../users: segment '..' would be resolved away by clients"
     );
 }
@@ -257,25 +260,28 @@ async fn a_path_that_leaves_the_mount_is_rejected() {
 #[tokio::test]
 async fn a_route_declared_twice_is_rejected() {
     let route = json!({ "method": "GET", "path": "/x", "access": "public", "operation": {} });
-    let answer = refused(liar(json!({ "routes": [route, route] })), "").await;
-    answer.is_problem(409, "route_conflict", "The route GET /api/v1/liar/x is already served");
+    let response = rejection(liar(json!({ "routes": [route, route] })), "").await;
+    response.is_problem(409, "route_conflict", "The route GET /api/v1/liar/x is already served");
 }
 
 #[tokio::test]
 async fn a_plugin_without_routes_is_rejected() {
-    assert_eq!(lies(json!({ "routes": [] })).await, "it declares no route");
+    assert_eq!(rejected_declaration(json!({ "routes": [] })).await, "it declares no route");
 }
 
 #[tokio::test]
 async fn a_cached_post_is_rejected() {
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": {}, "ttl_ms": 1000 }]);
-    assert_eq!(lies(json!({ "routes": routes })).await, "route POST /: only answers to GET can be kept");
+    assert_eq!(
+        rejected_declaration(json!({ "routes": routes })).await,
+        "route POST /: only answers to GET can be kept"
+    );
 }
 
 #[tokio::test]
 async fn an_operation_that_is_not_json_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/", "access": "public", "operation": "{" }]);
-    let reason = lies(json!({ "routes": routes })).await;
+    let reason = rejected_declaration(json!({ "routes": routes })).await;
     assert!(reason.starts_with("route GET /: its operation is not JSON: "), "{reason}");
 }
 
@@ -285,7 +291,7 @@ async fn an_invalid_schema_is_rejected() {
         "application/json": { "schema": { "type": 17 } },
     } } });
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": operation }]);
-    let reason = lies(json!({ "routes": routes })).await;
+    let reason = rejected_declaration(json!({ "routes": routes })).await;
     assert!(reason.starts_with("route POST /: "), "{reason}");
 }
 
@@ -295,7 +301,7 @@ async fn a_reference_to_an_undeclared_schema_is_rejected() {
         "application/json": { "schema": { "$ref": "#/components/schemas/Nowhere" } },
     } } });
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": operation }]);
-    let reason = lies(json!({ "routes": routes })).await;
+    let reason = rejected_declaration(json!({ "routes": routes })).await;
     assert!(reason.starts_with("route POST /: ") && reason.contains("Nowhere"), "{reason}");
 }
 
@@ -305,38 +311,38 @@ async fn a_remote_schema_is_not_fetched() {
         "application/json": { "schema": { "$ref": "http://127.0.0.1:1/schema.json" } },
     } } });
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": operation }]);
-    let reason = lies(json!({ "routes": routes })).await;
+    let reason = rejected_declaration(json!({ "routes": routes })).await;
     assert!(reason.starts_with("route POST /: "), "{reason}");
 }
 
 #[tokio::test]
 async fn an_invalid_settings_schema_is_rejected() {
-    let reason = lies(json!({ "settings_schema": r#"{"type":17}"# })).await;
+    let reason = rejected_declaration(json!({ "settings_schema": r#"{"type":17}"# })).await;
     assert!(reason.starts_with("its settings schema is not a JSON Schema: "), "{reason}");
 }
 
 #[tokio::test]
 async fn a_plugin_that_traps_in_describe_is_rejected() {
-    let reason = lies(json!({ "describe": "trap" })).await;
+    let reason = rejected_declaration(json!({ "describe": "trap" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
 async fn a_plugin_that_panics_in_routes_is_rejected() {
-    let reason = lies(json!({ "list": "panic" })).await;
+    let reason = rejected_declaration(json!({ "list": "panic" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
 async fn a_plugin_that_traps_in_migrations_is_rejected() {
-    let reason = lies(json!({ "migrate": "trap" })).await;
+    let reason = rejected_declaration(json!({ "migrate": "trap" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
 }
 
 #[tokio::test]
 async fn a_plugin_that_loops_in_describe_is_rejected() {
-    // CPU time and deadline are the same here; which of them ends it is the scheduler's choice.
-    let reason = lies(json!({ "describe": "loop" })).await;
+    // CPU limit and deadline are equal here; which one expires first depends on scheduling.
+    let reason = rejected_declaration(json!({ "describe": "loop" })).await;
     assert!(
         reason.ends_with("The plugin used up its CPU time") || reason.ends_with("The plugin did not answer in time"),
         "{reason}"
@@ -345,29 +351,29 @@ async fn a_plugin_that_loops_in_describe_is_rejected() {
 
 #[tokio::test]
 async fn a_plugin_that_sleeps_in_routes_is_rejected() {
-    let reason = lies(json!({ "list": "sleep" })).await;
+    let reason = rejected_declaration(json!({ "list": "sleep" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin did not answer in time");
 }
 
 #[tokio::test]
 async fn a_plugin_that_takes_all_memory_in_describe_is_rejected() {
-    let reason = lies(json!({ "describe": "grow" })).await;
+    let reason = rejected_declaration(json!({ "describe": "grow" })).await;
     assert_eq!(reason, "it fails when it is asked what it is: The plugin needs more memory than it may have");
 }
 
 #[tokio::test]
 async fn a_huge_descriptor_is_rejected() {
-    let reason = lies(json!({ "summary_bytes": 20 << 20 })).await;
+    let reason = rejected_declaration(json!({ "summary_bytes": 20 << 20 })).await;
     assert!(reason.starts_with("it fails when it is asked what it is: "), "{reason}");
 }
 
 #[tokio::test]
 async fn a_long_summary_is_rejected() {
-    assert_eq!(lies(json!({ "summary_bytes": 1025 })).await, "its summary is longer than 1024 bytes");
+    assert_eq!(rejected_declaration(json!({ "summary_bytes": 1025 })).await, "its summary is longer than 1024 bytes");
 }
 
 #[tokio::test]
 async fn too_many_routes_are_rejected() {
-    let reason = lies(json!({ "route_count": 257 })).await;
+    let reason = rejected_declaration(json!({ "route_count": 257 })).await;
     assert_eq!(reason, "it declares more than 256 routes or 1024 schemas");
 }

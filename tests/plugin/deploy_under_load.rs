@@ -20,14 +20,14 @@ async fn two_hundred_deploys_lose_no_request() {
     for (build, word) in builds.iter().zip(["even", "odd"]).cycle().take(DEPLOYS) {
         let deployed = host.superuser().deploy(&build.0, "").await.ok();
         assert_eq!(deployed["unchanged"], false);
-        // Once a deploy is answered, the release before it answers nobody any more.
+        // Once a deploy has returned, the previous release serves no more requests.
         assert_eq!(host.anonymous().get("/liar").await.text(), word);
     }
     load.end().await;
     host.stop().await;
 }
 
-/// A deploy asks the new release what it is, and tries it, in instances beside those of all calls that there may be.
+/// A deploy describes and tests the new release in instances that do not use call slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_succeeds_while_every_call_slot_is_taken() {
     let setup = Setup::default().with(|config| {
@@ -39,24 +39,24 @@ async fn a_deploy_succeeds_while_every_call_slot_is_taken() {
     let host = TestHost::sqlite(setup).await;
     let migrations = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
     let release =
-        |answer: &str, millis: u32| liar(json!({ "answer": answer, "millis": millis, "migrations": migrations }));
-    // Compiled before somebody waits for it.
-    for (answer, millis) in [("new", 0), ("old", 5_000)] {
-        host.superuser().deploy(&release(answer, millis).0, "grant=sql").await.ok();
+        |response: &str, millis: u32| liar(json!({ "answer": response, "millis": millis, "migrations": migrations }));
+    // Compiled in advance, so that the deploy below is fast.
+    for (response, millis) in [("new", 0), ("old", 5_000)] {
+        host.superuser().deploy(&release(response, millis).0, "grant=sql").await.ok();
     }
     let mut calls = JoinSet::new();
     for _ in 0..6 {
         let client = host.anonymous();
         calls.spawn(async move { client.get("/liar").await });
     }
-    // The others go on when these four have heard that they may not.
+    // These four calls are refused because all slots are taken; the others go on.
     for _ in 0..4 {
         calls.join_next().await.unwrap().unwrap().has_code(503, "plugin_busy");
     }
     host.superuser().deploy(&release("new", 0).0, "").await.ok();
     assert!(calls.try_join_next().is_none(), "the calls have ended before the deploy");
-    for answer in calls.join_all().await {
-        assert_eq!((answer.status, &*answer.text()), (200, "old"));
+    for response in calls.join_all().await {
+        assert_eq!((response.status, &*response.text()), (200, "old"));
     }
     assert_eq!(host.anonymous().get("/liar").await.text(), "new");
     host.stop().await;

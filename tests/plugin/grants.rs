@@ -1,4 +1,4 @@
-//! Grants taken back and given again.
+//! Grants that are revoked and given again.
 
 use serde_json::json;
 
@@ -33,8 +33,8 @@ async fn a_revoked_grant_stops_the_plugin_at_once(host: &mut TestHost) {
 }
 
 async fn revoke_again(host: &TestHost) {
-    let answer = host.superuser().delete("/plugins/chameleon/grants/cache").await;
-    answer.has_code(404, "grant_missing");
+    let response = host.superuser().delete("/plugins/chameleon/grants/cache").await;
+    response.has_code(404, "grant_missing");
 }
 
 async fn a_deploy_with_a_revoked_grant_restores_it(host: &mut TestHost) {
@@ -44,7 +44,7 @@ async fn a_deploy_with_a_revoked_grant_restores_it(host: &mut TestHost) {
     host.superuser().deploy(&rebuilt.0, "").await.has_code(403, "grant_missing");
     host.superuser().deploy(&rebuilt.0, CHAMELEON).await.ok();
     host.anonymous().get("/chameleon/notes").await.ok();
-    // The release before needs nothing that is missing any more.
+    // The previous release needs no missing grant any more.
     operate(host, "chameleon/rollback").await.ok();
     host.anonymous().get("/chameleon/notes").await.ok();
 }

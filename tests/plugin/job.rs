@@ -1,4 +1,4 @@
-//! A deploy as a recorded job: its stages, its end, and what a crash at any moment leaves behind.
+//! A deploy as a recorded job: its stages, its outcome, and the state after a crash at any stage.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,7 +13,7 @@ use wharf::plugin::Compile;
 use wharf::plugin::deploy::job::Stage;
 
 use super::liar;
-use super::releases::says;
+use super::releases::responding_with;
 use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, Component, Setup, TestHost, both};
@@ -25,7 +25,7 @@ both!(
     a_failed_deploy_repeated_concurrently_runs_once,
 );
 
-/// A release with a table.
+/// Returns a release with a table.
 fn with_table(word: &str) -> Component {
     let migrations = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
     liar(json!({ "answer": word, "migrations": migrations }))
@@ -35,7 +35,7 @@ async fn deploy(host: &TestHost, component: &Component, id: &str) -> crate::supp
     host.superuser().deploy(&component.0, &format!("grant=sql&id={id}")).await
 }
 
-async fn recorded(host: &TestHost, id: &str) -> Value {
+async fn job_record(host: &TestHost, id: &str) -> Value {
     host.superuser().get(&format!("/deploys/{id}")).await.ok()
 }
 
@@ -44,13 +44,13 @@ fn names(stages: &Value) -> Vec<&str> {
 }
 
 async fn every_deploy_is_recorded_with_its_stages(host: &mut TestHost) {
-    let answer = deploy(host, &with_table("one"), "first").await.ok();
+    let response = deploy(host, &with_table("one"), "first").await.ok();
     let all = Stage::ALL.map(Stage::as_str);
-    assert_eq!(names(&answer["stages"]), all);
-    let job = recorded(host, "first").await;
+    assert_eq!(names(&response["stages"]), all);
+    let job = job_record(host, "first").await;
     assert_eq!((&job["state"], &job["release"], &job["plugin"]), (&json!("succeeded"), &json!(1), &json!("liar")));
-    assert_eq!(job["stages"], answer["stages"]);
-    // Sent again, as a client does that heard no answer: the same release, and nothing is done twice.
+    assert_eq!(job["stages"], response["stages"]);
+    // Repeated, as by a client that got no response: the same release, and nothing runs twice.
     let again = deploy(host, &with_table("one"), "first").await.ok();
     assert_eq!((&again["unchanged"], &again["plugin"]["release"]["number"]), (&json!(true), &json!(1)));
     deploy(host, &with_table("two"), "first").await.has_code(409, "deploy_conflict");
@@ -62,11 +62,11 @@ async fn every_deploy_is_recorded_with_its_stages(host: &mut TestHost) {
 async fn concurrent_deploys_with_the_same_id_run_once() {
     let host = TestHost::sqlite(Setup::default()).await;
     let component = with_table("one");
-    let answers = futures_util::future::join_all((0..6).map(|_| deploy(&host, &component, "same"))).await;
-    for answer in &answers {
-        assert!(answer.status == 200 || answer.has_code(409, "deploy_conflict").contains("id"), "{answer:?}");
+    let responses = futures_util::future::join_all((0..6).map(|_| deploy(&host, &component, "same"))).await;
+    for response in &responses {
+        assert!(response.status == 200 || response.has_code(409, "deploy_conflict").contains("id"), "{response:?}");
     }
-    assert!(answers.iter().any(|answer| answer.status == 200));
+    assert!(responses.iter().any(|response| response.status == 200));
     assert_eq!(host.superuser().get("/plugins/liar/releases").await.ok()["count"], 1);
 }
 
@@ -79,12 +79,12 @@ async fn a_release_that_passes_its_smoke_test_is_served() {
 }
 
 const PARK_AT: &str = "WHARF_TEST_PARK_AT";
-/// What the other process says when it is there.
+/// The line that the child process prints when its deploy has reached the stage.
 const PARKED: &str = "the deploy has reached the stage\n";
 const DATA_DIR: &str = "WHARF_TEST_DATA_DIR";
 const DATABASE: &str = "WHARF_TEST_DATABASE";
 
-/// The release of a stage brings a table of its own, after those of the stages before.
+/// Returns a release with one table for each stage up to this one.
 fn release_of(stage: Stage) -> Component {
     let until = Stage::ALL.iter().position(|one| *one == stage).unwrap();
     let steps: Vec<_> = Stage::ALL[..=until].iter().map(|stage| [step(*stage), creation(*stage)]).collect();
@@ -100,39 +100,40 @@ fn creation(stage: Stage) -> String {
 }
 
 async fn a_host_killed_at_any_stage_keeps_the_live_release(host: &mut TestHost) {
-    host.superuser().deploy(&says("first").0, "").await.ok();
+    host.superuser().deploy(&responding_with("first").0, "").await.ok();
     let mut live = "first";
     let mut applied: Vec<Stage> = Vec::new();
     for (number, stage) in (1_usize..).zip(Stage::ALL) {
         let id = stage.as_str();
         let before = files(&host.config().server.data_dir);
-        host.restart_after(async |config| killed_at(config, stage).await).await;
+        host.restart_after(async |config| kill_at_stage(config, stage).await).await;
         assert_eq!(host.anonymous().get("/liar").await.text(), live, "{id}");
-        let job = recorded(host, id).await;
+        let job = job_record(host, id).await;
         assert_eq!((&job["state"], job["stage"].as_str()), (&json!("interrupted"), Some(id)), "{job}");
         assert_eq!(host.superuser().get("/plugins/liar/releases").await.ok()["count"], number, "{id}");
-        let told = host.superuser().get("/plugins/liar/history").await.ok();
-        // Before it was asked, nobody knew whose it is.
-        let known = told["data"][0]["detail"]["code"] == "interrupted" && told["data"][0]["detail"]["deploy"] == id;
-        assert_eq!(known, stage as usize > Stage::Describe as usize, "{id}: {told}");
+        let history = host.superuser().get("/plugins/liar/history").await.ok();
+        // Before the stage `describe` has passed, the plugin's name is unknown.
+        let known =
+            history["data"][0]["detail"]["code"] == "interrupted" && history["data"][0]["detail"]["deploy"] == id;
+        assert_eq!(known, stage as usize > Stage::Describe as usize, "{id}: {history}");
 
-        // The migration is there with its record, or neither is.
+        // The migration and its record exist together, or neither exists.
         if stage as usize > Stage::Migrate as usize {
             applied.push(stage);
         }
         assert_eq!(tables(host).await, expected(&applied), "{id}");
 
-        // What was compiled is worth keeping. Nothing else was left.
+        // The compiled code is kept. No other file was left.
         let digest = job["digest"].as_str().unwrap();
         let kept = |file: &&String| file.starts_with(&format!("compiled/{digest}-"));
         let after = files(&host.config().server.data_dir);
         let left: Vec<_> = after.difference(&before).filter(|file| !kept(file)).collect();
         assert!(left.is_empty() && after.is_superset(&before), "{id}: {left:?}");
 
-        // It can be repeated under its own id.
+        // The deploy can be repeated with its own id.
         let repeated = deploy(host, &release_of(stage), id).await.ok();
         assert_eq!(repeated["plugin"]["release"]["number"], number + 1, "{id}");
-        assert_eq!(recorded(host, id).await["state"], "succeeded");
+        assert_eq!(job_record(host, id).await["state"], "succeeded");
         assert_eq!(host.anonymous().get("/liar").await.text(), id);
         if stage as usize <= Stage::Migrate as usize {
             applied.push(stage);
@@ -142,7 +143,7 @@ async fn a_host_killed_at_any_stage_keeps_the_live_release(host: &mut TestHost) 
     }
 }
 
-/// Whether it was refused or cut off: a plugin that never had a release has no database that would be in its way.
+/// Whether it was rejected or interrupted: a plugin without any release keeps no database.
 async fn a_failed_first_deploy_leaves_nothing_behind(host: &mut TestHost) {
     let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
     let steps = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
@@ -156,15 +157,15 @@ async fn a_failed_first_deploy_leaves_nothing_behind(host: &mut TestHost) {
     };
     assert_eq!(tables(host).await, expected(&[]));
     assert_eq!(without_code(host), before);
-    // Nor is it the first one that has it any more.
-    host.restart_after(async |config| killed_at(config, Stage::Smoke).await).await;
-    assert_eq!(recorded(host, "smoke").await["state"], "interrupted");
+    // The same holds for a first deploy that is killed at its smoke call.
+    host.restart_after(async |config| kill_at_stage(config, Stage::Smoke).await).await;
+    assert_eq!(job_record(host, "smoke").await["state"], "interrupted");
     assert_eq!(tables(host).await, expected(&[]));
     assert_eq!(without_code(host), before);
-    // What was never released may be written anew.
+    // A migration that was never released may be changed.
     let steps = json!([["0001", "CREATE TABLE t (b TEXT)"]]);
-    deploy(host, &liar(json!({ "migrations": steps })), "mended").await.ok();
-    // From now on it has one, which no refusal takes.
+    deploy(host, &liar(json!({ "migrations": steps })), "fixed").await.ok();
+    // Now the plugin has a release, and a rejection removes nothing.
     let broken = liar(json!({ "handle": "trap", "routes": [route], "migrations": steps }));
     deploy(host, &broken, "broken").await.has_code(422, "smoke_failed");
     host.superuser().delete("/plugins/liar?delete_data=false").await.ok();
@@ -175,16 +176,19 @@ async fn a_failed_first_deploy_leaves_nothing_behind(host: &mut TestHost) {
 async fn a_failed_deploy_repeated_concurrently_runs_once(host: &mut TestHost) {
     let component = with_table("one");
     host.superuser().deploy(&component.0, "id=again").await.has_code(403, "grant_missing");
-    let before = recorded(host, "again").await;
-    let answers = futures_util::future::join_all((0..4).map(|_| deploy(host, &component, "again"))).await;
+    let before = job_record(host, "again").await;
+    let responses = futures_util::future::join_all((0..4).map(|_| deploy(host, &component, "again"))).await;
     let (done, others): (Vec<_>, Vec<_>) =
-        answers.iter().partition(|answer| answer.status == 200 && answer.ok()["unchanged"] == false);
+        responses.iter().partition(|response| response.status == 200 && response.ok()["unchanged"] == false);
     assert_eq!(done.len(), 1);
-    for answer in others {
-        // Late, it finds it done.
-        assert!(answer.status == 200 || answer.has_code(409, "deploy_conflict").contains("is running"), "{answer:?}");
+    for response in others {
+        // A late request finds the deploy done.
+        assert!(
+            response.status == 200 || response.has_code(409, "deploy_conflict").contains("is running"),
+            "{response:?}"
+        );
     }
-    let job = recorded(host, "again").await;
+    let job = job_record(host, "again").await;
     assert_eq!((&job["state"], &job["release"], &job["code"]), (&json!("succeeded"), &json!(1), &Value::Null), "{job}");
     assert!(job["started_at"].as_str() > before["started_at"].as_str(), "{job}");
 }
@@ -195,7 +199,7 @@ fn expected(applied: &[Stage]) -> (Vec<String>, Vec<String>) {
     (tables, applied.iter().map(|stage| step(*stage)).collect())
 }
 
-/// The liar's tables and the migrations that are recorded as applied, seen behind the host's back.
+/// Returns the liar's tables and applied migrations, read directly from the database.
 async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
     const RECORDED: &str = "SELECT name FROM _wharf_migration ORDER BY position";
     let (mut tables, recorded): (Vec<String>, Vec<String>) = match host.database() {
@@ -230,7 +234,8 @@ async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
     (tables, recorded)
 }
 
-/// What a crash leaves between the release's record and the deploy's end: the release is live, so the deploy succeeded.
+/// The state after a crash between recording the release and finishing the deploy: the release is live, so the deploy
+/// succeeded.
 #[tokio::test]
 async fn a_deploy_that_crashes_after_recording_its_release_counts_as_succeeded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
@@ -243,20 +248,20 @@ async fn a_deploy_that_crashes_after_recording_its_release_counts_as_succeeded()
         connection.close().await.unwrap();
     })
     .await;
-    let job = recorded(&host, "recorded").await;
+    let job = job_record(&host, "recorded").await;
     assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &json!(1)), "{job}");
-    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 1, "nothing is told as a failure");
+    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 1, "the history has no failure");
     host.stop().await;
 }
 
 /// Runs a host in another process, and kills it when its deploy has reached a stage.
-async fn killed_at(config: &Config, stage: Stage) {
+async fn kill_at_stage(config: &Config, stage: Stage) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["plugin::job::parking_host", "--exact", "--nocapture"])
         .env(PARK_AT, stage.as_str())
         .env(DATA_DIR, &config.server.data_dir)
-        // It ends when this pipe does, should the test fail meanwhile.
+        // The child process exits when this pipe closes, even if the test fails.
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -265,10 +270,10 @@ async fn killed_at(config: &Config, stage: Stage) {
     }
     let killing = tokio::task::spawn_blocking(move || {
         let mut host = command.spawn().unwrap();
-        let mut said = String::new();
+        let mut printed = String::new();
         let mut lines = BufReader::new(host.stderr.take().unwrap());
-        while !said.ends_with(PARKED) {
-            assert_ne!(lines.read_line(&mut said).unwrap(), 0, "it never reached {stage:?}: {said}");
+        while !printed.ends_with(PARKED) {
+            assert_ne!(lines.read_line(&mut printed).unwrap(), 0, "the deploy never reached {stage:?}: {printed}");
         }
         host.kill().unwrap();
         host.wait().unwrap()
@@ -287,7 +292,7 @@ fn park(stage: Stage) {
     }
 }
 
-/// No test of its own: what [`killed_at`] runs in another process.
+/// Not a test: [`kill_at_stage`] runs it in another process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parking_host() {
     let Ok(at) = std::env::var(PARK_AT) else { return };
@@ -309,5 +314,5 @@ async fn parking_host() {
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
     superuser.deploy(&release_of(stage).0, &format!("grant=sql&id={at}")).await;
-    panic!("it outlived the deploy");
+    panic!("the deploy ended before the host was killed");
 }

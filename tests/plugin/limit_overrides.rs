@@ -1,4 +1,5 @@
-//! Limits that an operator sets for one plugin: they bound its calls and nobody else's, lower or higher than the host's.
+//! Limits that an operator sets for one plugin: they apply to its calls only, and may be lower or higher than the
+//! host's.
 
 use std::time::{Duration, Instant};
 
@@ -74,8 +75,8 @@ async fn a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &m
 async fn limits_belong_to_a_release(host: &mut TestHost) {
     deploy(host, "chameleon", "&limit=host_calls=5").await;
     get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
-    let answer = set(host, &["host_calls=6", "deadline=5s"]).await.ok();
-    assert_eq!(answer["message"], "'chameleon' has these limits from release 2 on");
+    let response = set(host, &["host_calls=6", "deadline=5s"]).await.ok();
+    assert_eq!(response["message"], "'chameleon' has these limits from release 2 on");
     assert_eq!(get(host, "chameleon", "host-calls/6").await.status, 200);
     operate(host, "chameleon/rollback").await.ok();
     get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
@@ -86,7 +87,7 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
     assert_eq!(get(host, "chameleon", "host-calls/6").await.status, 200);
 
     let before = plugins(host).await;
-    for (text, told) in [
+    for (text, expected) in [
         ("memory=1KiB", "'memory' is too small; accepted: a size from 64KiB to 4GiB, such as 65536, 512KiB or 64MiB"),
         ("memory", "'memory' has no value; write memory=VALUE"),
         (
@@ -94,14 +95,14 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
             "there is no limit 'sql.rows'; there are: memory, cpu_time, deadline, concurrency, queue_time, host_calls, request_bytes, header_bytes, response_bytes",
         ),
     ] {
-        let answer = set(host, &[text]).await;
-        answer.has_code(422, "validation_error");
-        assert_eq!(answer.problem()["errors"][0]["msg"], told);
+        let response = set(host, &[text]).await;
+        response.has_code(422, "validation_error");
+        assert_eq!(response.problem()["errors"][0]["msg"], expected);
     }
     assert_eq!(plugins(host).await, before);
 }
 
-/// Whoever comes second goes on from what the first made of it, or is told that there was a first.
+/// Of two concurrent changes, the second one either builds on the first or is refused with the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_limits_never_undoes_a_deploy() {
     let host = TestHost::sqlite(Setup::default()).await;
@@ -139,7 +140,7 @@ async fn request_and_header_limits_may_be_lower_or_higher_than_the_hosts() {
     };
     assert_eq!(with("twin", "x-long").await.status, 200);
     with("chameleon", "x-long").await.has_code(431, "headers_too_large");
-    assert_eq!(with("chameleon", "cookie").await.status, 200, "what the plugin does not get does not count");
+    assert_eq!(with("chameleon", "cookie").await.status, 200, "headers that the plugin does not receive do not count");
     let answered = format!("header?name=x-long&value={}", "x".repeat(3_000));
     get(&host, "chameleon", &answered).await.has_code(502, "plugin_response_limit");
     assert_eq!(get(&host, "twin", &answered).await.status, 200);
@@ -154,8 +155,8 @@ async fn a_small_response_limit_does_not_limit_requests() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "&limit=response_bytes=64KiB").await;
     let body = json!({ "url": "http://nobody.example/", "method": "POST", "body": "x".repeat(1_500_000) });
-    let answer = host.anonymous().post("/chameleon/fetch", &body).await.ok();
-    assert!(answer["error"].as_str().unwrap().starts_with("Error::Denied"), "{answer}");
+    let response = host.anonymous().post("/chameleon/fetch", &body).await.ok();
+    assert!(response["error"].as_str().unwrap().starts_with("Error::Denied"), "{response}");
 }
 
 #[tokio::test]
@@ -187,7 +188,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// As many guests as there are threads, and more, that compute without end: what answers soon still does.
+/// More endless guests than there are threads: short calls still finish soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_guests_leave_cpu_time_for_others() {
     let host = TestHost::sqlite(Setup::default().with(|config| {
@@ -213,7 +214,8 @@ async fn endless_guests_leave_cpu_time_for_others() {
             tokio::spawn(async move { client.get("/chameleon/endless").await.status })
         })
         .collect();
-    until("all of them to run", async || (limit(&host, "concurrency").await["current"] == 10).then_some(())).await;
+    until("all endless calls to run", async || (limit(&host, "concurrency").await["current"] == 10).then_some(()))
+        .await;
     let mut times = Vec::new();
     while !endless.iter().any(tokio::task::JoinHandle::is_finished) {
         times.push(greet().await);
@@ -221,8 +223,8 @@ async fn endless_guests_leave_cpu_time_for_others() {
     for endless in endless {
         assert_eq!(endless.await.unwrap(), 504);
     }
-    // Whatever else this machine does meanwhile: as if none of the ten were there, and not as if each answer waited for all
-    // of them to have their tick, again and again.
+    // The allowance is for other load on the machine. Calls must be about as fast as without the ten endless guests,
+    // and must not wait for a time slice of each of them repeatedly.
     let (quiet, times) = (median(quiet), median(times));
     assert!(times < quiet * 3 + Duration::from_millis(25), "{times:?}, and {quiet:?} before");
     host.stop().await;

@@ -1,5 +1,4 @@
-//! What a plugin may not do to its host, its neighbours and its callers: every limit ends one call with its own code, and
-//! the next call is answered.
+//! Limits and protections of single calls: every limit ends one call with its own code, and the next call works.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use super::liar;
 use crate::support::patience::until;
 use crate::support::{Client, Component, Setup, TestHost, both};
 
-/// Far beyond what a test takes.
+/// Far longer than a test takes.
 const NEVER: Duration = Duration::from_secs(600);
 
 async fn chameleon(setup: Setup) -> TestHost {
@@ -19,8 +18,8 @@ async fn chameleon(setup: Setup) -> TestHost {
     host
 }
 
-/// A call that breaks something; the plugin answers the next one.
-async fn breaks(setup: Setup, path: &str, status: u16, code: &str, detail: &str) {
+/// Makes a call that fails, and checks that the plugin serves the next one.
+async fn call_fails(setup: Setup, path: &str, status: u16, code: &str, detail: &str) {
     let host = chameleon(setup).await;
     host.anonymous().get(&format!("/chameleon{path}")).await.is_problem(status, code, detail);
     assert_eq!(host.anonymous().get("/chameleon/echo/alive").await.ok()["word"], "alive");
@@ -29,22 +28,22 @@ async fn breaks(setup: Setup, path: &str, status: u16, code: &str, detail: &str)
 
 #[tokio::test]
 async fn a_trap_is_a_bad_gateway() {
-    breaks(Setup::default(), "/trap", 502, "plugin_trap", "The plugin failed").await;
+    call_fails(Setup::default(), "/trap", 502, "plugin_trap", "The plugin failed").await;
 }
 
 #[tokio::test]
 async fn a_panic_is_a_bad_gateway_and_its_text_stays_inside() {
-    breaks(Setup::default(), "/panic", 502, "plugin_trap", "The plugin failed").await;
+    call_fails(Setup::default(), "/panic", 502, "plugin_trap", "The plugin failed").await;
 }
 
 #[tokio::test]
 async fn an_exit_is_a_bad_gateway() {
-    breaks(Setup::default(), "/exit/0", 502, "plugin_trap", "The plugin failed").await;
+    call_fails(Setup::default(), "/exit/0", 502, "plugin_trap", "The plugin failed").await;
 }
 
 #[tokio::test]
 async fn endless_recursion_is_a_bad_gateway() {
-    breaks(Setup::default(), "/recurse", 502, "plugin_trap", "The plugin failed").await;
+    call_fails(Setup::default(), "/recurse", 502, "plugin_trap", "The plugin failed").await;
 }
 
 #[tokio::test]
@@ -53,10 +52,10 @@ async fn an_endless_loop_ends_at_the_cpu_limit() {
         config.plugins.cpu_time = Duration::from_millis(200);
         config.plugins.deadline = NEVER;
     });
-    breaks(setup, "/endless", 504, "plugin_cpu_limit", "The plugin used up its CPU time").await;
+    call_fails(setup, "/endless", 504, "plugin_cpu_limit", "The plugin used up its CPU time").await;
 }
 
-/// Three seconds and more, most of which it waits.
+/// It takes at least three seconds, most of which it waits.
 #[tokio::test]
 async fn waiting_uses_no_cpu_time() {
     let setup = Setup::default().with(|config| {
@@ -88,14 +87,14 @@ async fn an_endless_loop_leaves_cpu_time_for_others() {
 #[tokio::test]
 async fn sleep_ends_at_the_deadline() {
     let setup = Setup::default().with(|config| config.plugins.deadline = Duration::from_secs(2));
-    breaks(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not answer in time").await;
+    call_fails(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not answer in time").await;
 }
 
 #[tokio::test]
 async fn memory_is_limited() {
     let setup = Setup::default().with(|config| config.plugins.memory_bytes = 16 << 20);
     let text = "The plugin needs more memory than it may have";
-    breaks(setup, "/grow/32", 502, "plugin_memory_limit", text).await;
+    call_fails(setup, "/grow/32", 502, "plugin_memory_limit", text).await;
 }
 
 #[tokio::test]
@@ -107,7 +106,8 @@ async fn memory_within_the_limit_is_available() {
 #[tokio::test]
 async fn host_calls_are_limited() {
     let setup = Setup::default().with(|config| config.plugins.host_calls = 100);
-    breaks(setup, "/host-calls/101", 502, "plugin_host_call_limit", "The plugin used up its calls into the host").await;
+    call_fails(setup, "/host-calls/101", 502, "plugin_host_call_limit", "The plugin used up its calls into the host")
+        .await;
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ const INVALID: &str = "The plugin gave an invalid answer";
 #[tokio::test]
 async fn an_invalid_status_is_rejected() {
     for status in ["0", "100", "101", "199", "600", "65535"] {
-        breaks(Setup::default(), &format!("/status/{status}"), 502, "plugin_invalid_response", INVALID).await;
+        call_fails(Setup::default(), &format!("/status/{status}"), 502, "plugin_invalid_response", INVALID).await;
     }
 }
 
@@ -151,10 +151,10 @@ async fn headers_that_are_not_the_plugins_are_rejected() {
         "name=not%20a%20token&value=x",
         "name=x-many&value=x&times=65",
     ] {
-        let answer = host.anonymous().get(&format!("/chameleon/header?{header}")).await;
-        answer.is_problem(502, "plugin_invalid_response", INVALID);
-        assert!(answer.header("set-cookie").is_none() && answer.header("x-split").is_none());
-        // Good calls in between, so that nobody takes it for broken.
+        let response = host.anonymous().get(&format!("/chameleon/header?{header}")).await;
+        response.is_problem(502, "plugin_invalid_response", INVALID);
+        assert!(response.header("set-cookie").is_none() && response.header("x-split").is_none());
+        // Successful calls in between, so that the circuit breaker does not open.
         for _ in 0..2 {
             host.anonymous().get("/chameleon/echo/x").await.ok();
         }
@@ -165,15 +165,15 @@ async fn headers_that_are_not_the_plugins_are_rejected() {
 #[tokio::test]
 async fn an_ordinary_header_reaches_the_client() {
     let host = chameleon(Setup::default()).await;
-    let answer = host.anonymous().get("/chameleon/header?name=x-colour&value=green").await;
-    assert_eq!((answer.status, answer.header("x-colour")), (200, Some("green")));
+    let response = host.anonymous().get("/chameleon/header?name=x-colour&value=green").await;
+    assert_eq!((response.status, response.header("x-colour")), (200, Some("green")));
 }
 
 #[tokio::test]
 async fn a_body_above_the_limit_is_rejected() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let detail = "The plugin's answer is larger than it may be";
-    breaks(setup, "/body/50001", 502, "plugin_response_limit", detail).await;
+    call_fails(setup, "/body/50001", 502, "plugin_response_limit", detail).await;
 }
 
 #[tokio::test]
@@ -186,31 +186,31 @@ async fn a_body_up_to_the_limit_is_forwarded() {
 async fn a_body_far_beyond_the_limit_is_never_copied() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let host = chameleon(setup).await;
-    let answer = host.anonymous().get("/chameleon/body/20000000").await;
-    assert_eq!(answer.problem()["status"], 502);
+    let response = host.anonymous().get("/chameleon/body/20000000").await;
+    assert_eq!(response.problem()["status"], 502);
     assert_eq!(host.anonymous().get("/chameleon/body/5").await.text(), "xxxxx");
 }
 
 #[tokio::test]
 async fn a_problem_from_a_plugin_is_forwarded() {
     let host = chameleon(Setup::default()).await;
-    let answer = host.anonymous().get("/chameleon/problem?status=418&code=teapot&detail=Short%20and%20stout").await;
-    answer.is_problem(418, "teapot", "Short and stout");
+    let response = host.anonymous().get("/chameleon/problem?status=418&code=teapot&detail=Short%20and%20stout").await;
+    response.is_problem(418, "teapot", "Short and stout");
 }
 
 #[tokio::test]
 async fn a_problem_above_the_limit_is_rejected() {
     let setup = || Setup::default().with(|config| config.plugins.response_bytes = 50_000);
     let detail = "The plugin's answer is larger than it may be";
-    // Three texts for each error, and six times as long for a client.
-    breaks(setup(), "/problems/10/400", 502, "plugin_response_limit", detail).await;
+    // Three texts for each error, and up to six times their size in JSON.
+    call_fails(setup(), "/problems/10/400", 502, "plugin_response_limit", detail).await;
     let host = chameleon(setup()).await;
-    let answer = host.anonymous().get("/chameleon/problems/10/200").await;
-    assert_eq!((answer.status, answer.problem()["errors"].as_array().unwrap().len()), (422, 11));
-    // The guest has memory for them once, and places count like any text.
+    let response = host.anonymous().get("/chameleon/problems/10/200").await;
+    assert_eq!((response.status, response.problem()["errors"].as_array().unwrap().len()), (422, 11));
+    // The guest has memory for one copy, and locations count like any text.
     let setup = Setup::default().with(|config| config.plugins.memory_bytes = 12 << 20);
     let text = "The plugin needs more memory than it may have";
-    breaks(setup, "/problems/250/10000", 502, "plugin_memory_limit", text).await;
+    call_fails(setup, "/problems/250/10000", 502, "plugin_memory_limit", text).await;
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn an_invalid_problem_is_rejected() {
         ["status=404&code=Not%20A%20Word&detail=x", "status=404&code=&detail=x", "status=200&code=x&detail=x"]
     {
         let path = format!("/problem?{problem}");
-        breaks(Setup::default(), &path, 502, "plugin_invalid_response", INVALID).await;
+        call_fails(Setup::default(), &path, 502, "plugin_invalid_response", INVALID).await;
     }
 }
 
@@ -238,14 +238,14 @@ async fn a_plugin_without_free_call_slots_is_busy_while_others_respond() {
     });
     let client = host.anonymous();
     let busy = until("a busy plugin", async || {
-        let answer = client.get("/chameleon/echo/x").await;
-        (answer.status != 200).then_some(answer)
+        let response = client.get("/chameleon/echo/x").await;
+        (response.status != 200).then_some(response)
     })
     .await;
     busy.is_problem(503, "plugin_busy", "The plugin is busy, try again");
     assert_eq!(busy.header("retry-after"), Some("1"));
     host.anonymous().get("/hello/").await.ok();
-    // A client that goes away takes its call with it.
+    // A client that disconnects cancels its call.
     holding.abort();
     until("a free plugin", async || (client.get("/chameleon/echo/x").await.status == 200).then_some(())).await;
     host.stop().await;
@@ -258,7 +258,7 @@ async fn calls_above_the_concurrency_limit_wait_for_a_slot() {
         config.plugins.queue_time = NEVER;
     });
     let host = chameleon(setup).await;
-    // Four run and as many wait; none more, so that all of them are answered.
+    // Four calls run and four wait; there are no more, so all of them succeed.
     let calls = (0..8).map(|_| {
         let client = host.anonymous();
         async move { client.get("/chameleon/sleep/50").await.status }
@@ -305,9 +305,9 @@ async fn credentials_and_forgeries_never_reach_a_plugin() {
 async fn the_plugin_and_the_client_see_the_same_host_request_id() {
     let host = chameleon(Setup::default()).await;
     let request = host.anonymous().request(Method::GET, "/chameleon/echo/x").header("x-request-id", "forged");
-    let answer = request.send().await;
-    assert_eq!(answer.ok()["id"].as_str(), answer.header("x-request-id"));
-    assert_ne!(answer.header("x-request-id"), Some("forged"));
+    let response = request.send().await;
+    assert_eq!(response.ok()["id"].as_str(), response.header("x-request-id"));
+    assert_ne!(response.header("x-request-id"), Some("forged"));
 }
 
 #[tokio::test]
@@ -338,10 +338,10 @@ async fn a_flood_of_log_lines_does_not_stop_the_call() {
     assert_eq!(host.anonymous().get("/chameleon/print/100000").await.text(), "printed");
 }
 
-/// Nothing looks at a guest while the host takes apart what it wrote.
+/// No limit is checked while the host processes the guest's output.
 #[tokio::test]
 async fn one_write_above_the_output_limit_is_a_trap() {
-    breaks(Setup::default(), "/print-at-once/4098", 502, "plugin_trap", "The plugin failed").await;
+    call_fails(Setup::default(), "/print-at-once/4098", 502, "plugin_trap", "The plugin failed").await;
     let host = chameleon(Setup::default()).await;
     assert_eq!(host.anonymous().get("/chameleon/print-at-once/4096").await.text(), "Ok(())");
 }
@@ -371,8 +371,8 @@ both!(
     }),
 );
 
-/// Leaves a transaction open, and then writes what it wrote.
-async fn leaves(host: &TestHost, end: &str, status: u16, code: &str) {
+/// Leaves a transaction open, and then writes the same row.
+async fn leaves_transaction_open(host: &TestHost, end: &str, status: u16, code: &str) {
     host.deploy_chameleon().await;
     let path = format!("/chameleon/transaction?end={end}&text=left");
     host.anonymous().request(Method::POST, &path).send().await.has_code(status, code);
@@ -382,21 +382,21 @@ async fn leaves(host: &TestHost, end: &str, status: u16, code: &str) {
 }
 
 async fn a_transaction_left_open_by_an_error_is_rolled_back(host: &TestHost) {
-    leaves(host, "fail", 409, "left").await;
+    leaves_transaction_open(host, "fail", 409, "left").await;
 }
 
 async fn a_transaction_left_open_by_a_trap_is_rolled_back(host: &TestHost) {
-    leaves(host, "trap", 502, "plugin_trap").await;
+    leaves_transaction_open(host, "trap", 502, "plugin_trap").await;
 }
 
 async fn a_transaction_left_open_by_an_exit_is_rolled_back(host: &TestHost) {
-    leaves(host, "return", 502, "plugin_trap").await;
+    leaves_transaction_open(host, "return", 502, "plugin_trap").await;
 }
 
 async fn a_transaction_left_open_at_the_deadline_is_rolled_back(host: &TestHost) {
-    leaves(host, "sleep", 504, "plugin_deadline").await;
+    leaves_transaction_open(host, "sleep", 504, "plugin_deadline").await;
 }
 
 async fn a_transaction_left_open_at_the_cpu_limit_is_rolled_back(host: &TestHost) {
-    leaves(host, "loop", 504, "plugin_cpu_limit").await;
+    leaves_transaction_open(host, "loop", 504, "plugin_cpu_limit").await;
 }

@@ -1,4 +1,4 @@
-//! Grants with parameters: they bound one plugin, belong to a release, and stay until somebody changes them.
+//! Grants with parameters: they limit one plugin, belong to a release, and stay until they are changed.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -23,13 +23,13 @@ async fn deploy(host: &TestHost, name: &str, quotas: &str) -> Answer {
     host.superuser().deploy(&component.0, &format!("name={name}&{CHAMELEON}&grant={quotas}")).await
 }
 
-/// What the guest hears of a statement.
-async fn statement(host: &TestHost, name: &str, sql: &str) -> Value {
+/// Returns the error that the guest gets for a statement.
+async fn statement_error(host: &TestHost, name: &str, sql: &str) -> Value {
     let request = host.anonymous().request(Method::POST, &format!("/{name}/statement"));
     request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok()["error"].clone()
 }
 
-async fn bound(host: &TestHost, capability: &str, parameters: &[&str]) -> Answer {
+async fn set_parameters(host: &TestHost, capability: &str, parameters: &[&str]) -> Answer {
     let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
     let path = format!("/plugins/chameleon/grants/{capability}?{}", query.join("&"));
     host.superuser().request(Method::PUT, &path).send().await
@@ -39,13 +39,13 @@ async fn grants(host: &TestHost) -> Value {
     host.superuser().get("/plugins/chameleon").await.ok()["grants"].clone()
 }
 
-/// What the guest hears.
-async fn keep(host: &TestHost, name: &str, bytes: usize) -> Value {
+/// Returns the result that the guest gets.
+async fn set_cached(host: &TestHost, name: &str, bytes: usize) -> Value {
     let request = host.anonymous().request(Method::PUT, &format!("/{name}/kept/key"));
     request.header("content-type", "application/octet-stream").body("x".repeat(bytes)).send().await.ok()
 }
 
-async fn is_kept(host: &TestHost, name: &str) -> bool {
+async fn is_cached(host: &TestHost, name: &str) -> bool {
     host.anonymous().get(&format!("/{name}/kept/key")).await.ok().is_string()
 }
 
@@ -57,81 +57,81 @@ async fn a_quota_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &m
     .await;
     deploy(host, "twin", "").await.ok();
     deploy(host, "chameleon", "sql.rows=3,sql.time=2s,sql.bytes=3MiB,cache.bytes=64KiB").await.ok();
-    assert_eq!(statement(host, "twin", THREE_ROWS).await, json!("Error::Limit(\"rows: 2\")"));
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    assert_eq!(statement_error(host, "twin", THREE_ROWS).await, json!("Error::Limit(\"rows: 2\")"));
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, json!(null));
     let four_rows = format!("{THREE_ROWS} UNION ALL SELECT 4");
-    assert_eq!(statement(host, "chameleon", &four_rows).await, json!("Error::Limit(\"rows: 3\")"));
-    assert_eq!(statement(host, "chameleon", ENDLESS).await, json!("Error::Limit(\"statement time: 2000 ms\")"));
+    assert_eq!(statement_error(host, "chameleon", &four_rows).await, json!("Error::Limit(\"rows: 3\")"));
+    assert_eq!(statement_error(host, "chameleon", ENDLESS).await, json!("Error::Limit(\"statement time: 2000 ms\")"));
     let two_mebibytes = match host.database() {
         Some(_) => "SELECT repeat('x', 2097152)",
         None => "SELECT hex(zeroblob(1048576))",
     };
-    assert_eq!(statement(host, "chameleon", two_mebibytes).await, json!(null));
-    assert_eq!(statement(host, "twin", two_mebibytes).await, json!("Error::Limit(\"bytes: 1048576\")"));
-    // 100 KB are more than the quota, and less than what the twin has.
-    assert_eq!(keep(host, "chameleon", 100_000).await, json!("Error::Limit(\"value size: 65536 bytes\")"));
-    assert_eq!(keep(host, "twin", 100_000).await, json!(null));
-    assert!(is_kept(host, "twin").await && !is_kept(host, "chameleon").await);
+    assert_eq!(statement_error(host, "chameleon", two_mebibytes).await, json!(null));
+    assert_eq!(statement_error(host, "twin", two_mebibytes).await, json!("Error::Limit(\"bytes: 1048576\")"));
+    // 100 KB are above this quota and below the twin's.
+    assert_eq!(set_cached(host, "chameleon", 100_000).await, json!("Error::Limit(\"value size: 65536 bytes\")"));
+    assert_eq!(set_cached(host, "twin", 100_000).await, json!(null));
+    assert!(is_cached(host, "twin").await && !is_cached(host, "chameleon").await);
 }
 
 async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
     deploy(host, "chameleon", "sql.rows=2,cache.bytes=1MiB").await.ok();
     let refused = json!("Error::Limit(\"rows: 2\")");
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, refused);
     assert_eq!(
         grants(host).await,
         json!(["auth", "cache", "cache.bytes=1MiB", "config", "http", "log", "sql", "sql.rows=2"])
     );
 
-    // Another bound is another release of the same file, made in one request and undone in one.
-    let answer = bound(host, "sql", &["rows=3", "connections=1"]).await.ok();
-    assert!(answer["message"].as_str().unwrap().contains("release 2"), "{answer}");
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    // A changed quota is another release of the same file, created by one request and rolled back by one.
+    let response = set_parameters(host, "sql", &["rows=3", "connections=1"]).await.ok();
+    assert!(response["message"].as_str().unwrap().contains("release 2"), "{response}");
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, json!(null));
     operate(host, "chameleon/rollback").await.ok();
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, refused);
 
-    // It stays: with the next file, over a restart, and when the capability is named again.
+    // The quota stays with the next file, after a restart, and when the capability is granted again.
     let rebuilt = Component::chameleon().rebuilt("next");
     host.superuser().deploy(&rebuilt.0, CHAMELEON).await.ok();
     host.restart().await;
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, refused);
 
-    // What all releases share follows the live one, not one on trial.
-    keep(host, "chameleon", 100).await;
+    // State that all releases share follows the live release, not a canary.
+    set_cached(host, "chameleon", 100).await;
     let trial = format!("{CHAMELEON}&grant=cache.bytes=2MiB&canary=header");
     host.superuser().deploy(&Component::chameleon().0, &trial).await.ok();
-    assert!(is_kept(host, "chameleon").await);
+    assert!(is_cached(host, "chameleon").await);
     operate(host, "chameleon/promote").await.ok();
-    assert!(!is_kept(host, "chameleon").await, "another size forgets");
+    assert!(!is_cached(host, "chameleon").await, "a new size clears the cache");
 
-    bound(host, "sql", &["rows=default"]).await.ok();
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, json!(null));
+    set_parameters(host, "sql", &["rows=default"]).await.ok();
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, json!(null));
     assert_eq!(grants(host).await, json!(["auth", "cache", "cache.bytes=2MiB", "config", "http", "log", "sql"]));
-    // A grant that was taken back comes back with its bound, whatever else the plugin has.
+    // A revoked grant returns with its quota, and other grants do not change.
     host.superuser().delete("/plugins/chameleon/grants/sql").await.ok();
-    bound(host, "sql", &["rows=2"]).await.ok();
-    assert_eq!(statement(host, "chameleon", THREE_ROWS).await, refused);
+    set_parameters(host, "sql", &["rows=2"]).await.ok();
+    assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, refused);
 }
 
 async fn an_invalid_quota_changes_nothing(host: &mut TestHost) {
     deploy(host, "chameleon", "").await.ok();
     let before = plugins(host).await;
-    for (quota, told) in [
+    for (quota, expected) in [
         ("sql.rows=0", "'sql.rows' is too small; accepted: a number from 1 to 10000000"),
         ("sql.rows", "'sql.rows' has no value; write sql.rows=VALUE"),
         ("sql.row=5", "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk"),
         ("smtp.hosts=x", "there is no capability 'smtp'; there are: auth, cache, config, http, log, sql"),
         ("sql.rows=5,sql.rows=6", "'sql.rows' has two values"),
     ] {
-        let answer = deploy(host, "chameleon", quota).await;
-        answer.has_code(422, "validation_error");
-        assert_eq!(answer.problem()["errors"][0]["msg"], told, "{quota}");
+        let response = deploy(host, "chameleon", quota).await;
+        response.has_code(422, "validation_error");
+        assert_eq!(response.problem()["errors"][0]["msg"], expected, "{quota}");
     }
-    let answer = bound(host, "sql", &["rows=many"]).await;
-    answer.has_code(422, "validation_error");
-    assert_eq!(answer.problem()["errors"][0]["loc"], json!(["query", "parameter"]));
+    let response = set_parameters(host, "sql", &["rows=many"]).await;
+    response.has_code(422, "validation_error");
+    assert_eq!(response.problem()["errors"][0]["loc"], json!(["query", "parameter"]));
     assert_eq!(
-        bound(host, "sql", &["rows=default"]).await.ok()["message"],
+        set_parameters(host, "sql", &["rows=default"]).await.ok()["message"],
         "'chameleon' has these bounds already, release 1"
     );
     assert_eq!(plugins(host).await, before);
@@ -145,7 +145,7 @@ async fn an_invalid_quota_changes_nothing(host: &mut TestHost) {
 async fn a_quota_ends_with_its_grant() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "log.rate=1").await.ok();
-    // What is printed is logged whether or not the log was granted.
+    // Printed text is logged with or without the log grant.
     let printing = super::liar(json!({ "name": "chameleon", "handle": "print" }));
     host.superuser().deploy(&printing.0, "").await.ok();
     assert_eq!(host.anonymous().get("/chameleon/").await.status, 200);
@@ -158,7 +158,7 @@ async fn a_quota_ends_with_its_grant() {
 async fn a_change_of_a_grants_quota_is_in_the_history() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, "chameleon", "").await.ok();
-    bound(&host, "log", &["rate=5"]).await.ok();
+    set_parameters(&host, "log", &["rate=5"]).await.ok();
     let history = host.superuser().get("/plugins/chameleon/history").await.ok();
     let detail = &history["data"][0]["detail"];
     assert_eq!((&detail["before"], &detail["after"]), (&json!(1), &json!(2)), "{history}");

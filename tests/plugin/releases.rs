@@ -1,4 +1,4 @@
-//! Releases: kept, shown, gone back to, paused, collected.
+//! Releases: kept, listed, rolled back, paused, deleted.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ both!(
     a_rollback_serves_the_earlier_release_and_survives_a_restart,
     an_impossible_rollback_is_refused_and_changes_nothing,
     releases_and_history_record_every_operation,
-    a_paused_plugin_answers_503_until_it_is_resumed,
+    a_paused_plugin_returns_503_until_it_is_resumed,
     a_paused_plugin_accepts_a_deploy_and_stays_paused,
     a_rollback_keeps_the_data,
 );
 
-pub(super) fn says(word: &str) -> Component {
+pub(super) fn responding_with(word: &str) -> Component {
     liar(json!({ "answer": word, "version": format!("1.0.0-{word}") }))
 }
 
 async fn deploy(host: &TestHost, word: &str) {
-    host.superuser().deploy(&says(word).0, "").await.ok();
+    host.superuser().deploy(&responding_with(word).0, "").await.ok();
 }
 
-async fn answer(host: &TestHost) -> String {
+async fn response(host: &TestHost) -> String {
     host.anonymous().get("/liar").await.text()
 }
 
@@ -40,14 +40,14 @@ async fn a_rollback_serves_the_earlier_release_and_survives_a_restart(host: &mut
         deploy(host, word).await;
     }
     assert_eq!(operate(host, "liar/rollback").await.ok()["release"]["number"], 2);
-    assert_eq!(answer(host).await, "two");
+    assert_eq!(response(host).await, "two");
     assert_eq!(operate(host, "liar/rollback?release=3").await.ok()["release"]["number"], 3);
-    assert_eq!(answer(host).await, "three");
+    assert_eq!(response(host).await, "three");
     operate(host, "liar/rollback?release=1").await.ok();
     host.restart().await;
-    assert_eq!(answer(host).await, "one");
-    // The next release has a number of its own.
-    assert_eq!(host.superuser().deploy(&says("four").0, "").await.ok()["plugin"]["release"]["number"], 4);
+    assert_eq!(response(host).await, "one");
+    // The next release gets a new number.
+    assert_eq!(host.superuser().deploy(&responding_with("four").0, "").await.ok()["plugin"]["release"]["number"], 4);
 }
 
 async fn an_impossible_rollback_is_refused_and_changes_nothing(host: &mut TestHost) {
@@ -57,13 +57,13 @@ async fn an_impossible_rollback_is_refused_and_changes_nothing(host: &mut TestHo
     operate(host, "liar/rollback?release=9").await.has_code(404, "release_not_found");
     operate(host, "liar/rollback?release=1").await.has_code(409, "release_live");
     operate(host, "liar/rollback?release=x").await.has_code(422, "validation_error");
-    // Where it would go is somebody else's by now.
-    host.superuser().deploy(&says("two").0, "mount=/elsewhere").await.ok();
+    // Its former mount belongs to another plugin now.
+    host.superuser().deploy(&responding_with("two").0, "mount=/elsewhere").await.ok();
     let neighbour = liar(json!({ "name": "neighbour" }));
     host.superuser().deploy(&neighbour.0, "mount=/api/v1/liar").await.ok();
     operate(host, "liar/rollback").await.has_code(409, "route_conflict");
     assert_eq!(host.anonymous().plain(Method::GET, "/elsewhere").send().await.text(), "two");
-    assert_eq!(answer(host).await, "one", "the neighbour's");
+    assert_eq!(response(host).await, "one", "the neighbour's response");
 }
 
 async fn releases_and_history_record_every_operation(host: &mut TestHost) {
@@ -82,7 +82,7 @@ async fn releases_and_history_record_every_operation(host: &mut TestHost) {
     host.superuser().get("/plugins/nobody/releases").await.has_code(404, "plugin_not_found");
 
     let history = host.superuser().get("/plugins/liar/history").await.ok();
-    let told: Vec<(&str, &str)> = history["data"]
+    let entries: Vec<(&str, &str)> = history["data"]
         .as_array()
         .unwrap()
         .iter()
@@ -96,7 +96,7 @@ async fn releases_and_history_record_every_operation(host: &mut TestHost) {
         ("deploy", "success"),
         ("deploy", "success"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(entries, expected);
     let back = &history["data"][3];
     assert_eq!((&back["detail"]["before"], &back["detail"]["after"]), (&json!(2), &json!(1)));
     assert_eq!(back["actor_email"], crate::support::host::SUPERUSER);
@@ -107,7 +107,7 @@ async fn releases_and_history_record_every_operation(host: &mut TestHost) {
     host.superuser().get("/plugins/nobody/history").await.has_code(404, "plugin_not_found");
 }
 
-async fn a_paused_plugin_answers_503_until_it_is_resumed(host: &mut TestHost) {
+async fn a_paused_plugin_returns_503_until_it_is_resumed(host: &mut TestHost) {
     deploy(host, "one").await;
     operate(host, "liar/resume").await.has_code(409, "plugin_state");
     assert_eq!(operate(host, "liar/pause").await.ok()["state"], "paused");
@@ -117,11 +117,11 @@ async fn a_paused_plugin_answers_503_until_it_is_resumed(host: &mut TestHost) {
     assert!(refused.header("retry-after").is_some());
     host.restart().await;
     host.anonymous().get("/liar").await.has_code(503, "plugin_paused");
-    // Nobody else gets its place meanwhile.
+    // No other plugin can take its mount meanwhile.
     let neighbour = liar(json!({ "name": "neighbour" }));
     host.superuser().deploy(&neighbour.0, "mount=/api/v1/liar").await.has_code(409, "route_conflict");
     assert_eq!(operate(host, "liar/resume").await.ok()["state"], "live");
-    assert_eq!(answer(host).await, "one");
+    assert_eq!(response(host).await, "one");
     operate(host, "nobody/pause").await.has_code(404, "plugin_not_found");
     operate(host, "nobody/resume").await.has_code(404, "plugin_not_found");
 }
@@ -132,11 +132,11 @@ async fn a_paused_plugin_accepts_a_deploy_and_stays_paused(host: &mut TestHost) 
     deploy(host, "two").await;
     host.anonymous().get("/liar").await.has_code(503, "plugin_paused");
     operate(host, "liar/resume").await.ok();
-    assert_eq!(answer(host).await, "two");
+    assert_eq!(response(host).await, "two");
     operate(host, "liar/pause").await.ok();
     host.superuser().delete("/plugins/liar").await.ok();
     deploy(host, "three").await;
-    assert_eq!(answer(host).await, "three");
+    assert_eq!(response(host).await, "three");
 }
 
 async fn a_rollback_keeps_the_data(host: &mut TestHost) {
@@ -162,7 +162,7 @@ async fn operator_actions_are_refused_to_others() {
         user.get(path).await.has_code(403, "forbidden");
     }
     user.delete("/plugins/liar/grants/sql").await.has_code(403, "forbidden");
-    assert_eq!(answer(&host).await, "one");
+    assert_eq!(response(&host).await, "one");
 }
 
 #[tokio::test]
@@ -181,43 +181,43 @@ async fn old_releases_are_collected_by_count_and_age() {
     for word in ["a", "b", "c", "d"] {
         deploy(&host, word).await;
     }
-    assert_eq!(numbers().await, [4, 3, 2, 1], "all are young");
+    assert_eq!(numbers().await, [4, 3, 2, 1], "all are recent");
     host.clock().advance(Duration::from_secs(1800));
     operate(&host, "liar/rollback?release=1").await.ok();
     host.clock().advance(Duration::from_secs(1801));
     deploy(&host, "e").await;
-    // Two are kept by count, and the one that may be needed at once by the deploy that replaced it.
+    // Two are kept by count, and one more for an immediate automatic rollback.
     let kept = numbers().await;
     assert!(kept.starts_with(&[5, 4]) && !kept.contains(&2) && !kept.contains(&3), "{kept:?}");
     host.superuser().get("/plugins/liar/releases/2").await.has_code(404, "release_not_found");
     operate(&host, "liar/rollback?release=2").await.has_code(404, "release_not_found");
-    assert_eq!(answer(&host).await, "e");
+    assert_eq!(response(&host).await, "e");
 }
 
 #[tokio::test]
 async fn calls_in_flight_finish_on_the_release_they_began_on() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 4_000 })).0, "").await.ok();
-    // Compiled before somebody waits for it.
-    host.superuser().deploy(&says("new").0, "name=other&mount=/other").await.ok();
+    // Compiled in advance, so that the deploy below is fast.
+    host.superuser().deploy(&responding_with("new").0, "name=other&mount=/other").await.ok();
     let slow = tokio::spawn({
         let client = host.anonymous();
         async move { client.get("/liar").await.text() }
     });
-    until_it_runs(&host).await;
+    until_running(&host).await;
     deploy(&host, "new").await;
-    assert_eq!(answer(&host).await, "new");
-    assert!(!slow.is_finished(), "nothing was in flight");
+    assert_eq!(response(&host).await, "new");
+    assert!(!slow.is_finished(), "the call was not in flight");
     assert_eq!(slow.await.unwrap(), "old");
     assert_eq!(first_release_calls(&host, "success").await, 1.0);
 }
 
-async fn until_it_runs(host: &TestHost) {
+async fn until_running(host: &TestHost) {
     let running = ("wharf_plugin_calls_running{plugin=\"liar\"}".to_owned(), 1.0);
     until("the call to run", async || samples(host.superuser()).await.contains(&running).then_some(())).await;
 }
 
-/// Calls of the first release, which is not served any more, as the metrics tell them.
+/// Returns the number of calls of the first release, which is no longer live, from the metrics.
 async fn first_release_calls(host: &TestHost, outcome: &str) -> f64 {
     let name = format!(r#"wharf_plugin_calls_total{{plugin="liar",release="1",outcome="{outcome}"}}"#);
     until("the call to be counted", async || {
@@ -238,23 +238,23 @@ async fn calls_beyond_the_drain_time_are_cancelled() {
         let client = host.anonymous();
         async move { client.get("/liar").await }
     });
-    until_it_runs(&host).await;
+    until_running(&host).await;
     deploy(&host, "new").await;
     slow.await.unwrap().has_code(503, "plugin_replaced");
-    assert_eq!(answer(&host).await, "new");
+    assert_eq!(response(&host).await, "new");
     assert_eq!(first_release_calls(&host, "replaced").await, 1.0);
-    // The same release, served again, counts anew, and is told once.
+    // The same release, live again, has a new counter, and appears once.
     operate(&host, "liar/rollback?release=1").await.ok();
     assert_eq!(first_release_calls(&host, "replaced").await, 0.0);
 }
 
-/// What `/plugins/{name}` says of its state.
+/// Returns the state of a plugin from `/plugins/{name}`.
 pub(super) async fn state(host: &TestHost, plugin: &str) -> Value {
     host.superuser().get(&format!("/plugins/{plugin}")).await.ok()["state"].clone()
 }
 
-/// Waits for an entry of the history.
-pub(super) async fn told(host: &TestHost, plugin: &str, action: &str) -> Value {
+/// Waits for an entry in the history.
+pub(super) async fn history_entry(host: &TestHost, plugin: &str, action: &str) -> Value {
     until(action, async || {
         let history = host.superuser().get(&format!("/plugins/{plugin}/history")).await.ok();
         history["data"].as_array().unwrap().iter().find(|entry| entry["action"] == action).cloned()
@@ -288,21 +288,21 @@ async fn a_destructive_migration_needs_a_compatible_live_release_and_prevents_ro
     let wrong = deploy("wrong", json!([["1_old", "CREATE TABLE old (a BIGINT)", "2_new"]])).await;
     wrong.has_code(422, "invalid_component");
     deploy("one", json!([first])).await.ok();
-    // The live release reads the table that would go.
+    // The live release still reads the table that the migration drops.
     let reason = deploy("three", json!([first, second, third])).await.has_code(409, "schema_too_new");
     assert!(reason.contains("'3_drop'") && reason.contains("'2_new'"), "{reason}");
-    assert_eq!(answer(&host).await, "one");
+    assert_eq!(response(&host).await, "one");
     deploy("two", json!([first, second])).await.ok();
     operate(&host, "liar/rollback").await.ok();
     operate(&host, "liar/rollback?release=2").await.ok();
     deploy("three", json!([first, second, third])).await.ok();
     operate(&host, "liar/rollback?release=1").await.has_code(409, "schema_too_new");
-    // Nor by its file.
+    // A deploy of the old file is refused too.
     deploy("one", json!([first])).await.has_code(409, "schema_too_new");
-    assert_eq!(answer(&host).await, "three");
+    assert_eq!(response(&host).await, "three");
     operate(&host, "liar/rollback?release=2").await.ok();
-    assert_eq!(answer(&host).await, "two");
-    // With other data it is another matter.
+    assert_eq!(response(&host).await, "two");
+    // After the data is deleted, the old release can be deployed.
     host.superuser().delete("/plugins/liar?delete_data=true").await.ok();
     deploy("one", json!([first])).await.ok();
 }

@@ -1,4 +1,4 @@
-//! Taking plugins down, with their data or without.
+//! Removing plugins, with or without their data.
 
 use reqwest::Method;
 use serde_json::json;
@@ -53,8 +53,8 @@ async fn data_of_a_removed_plugin_can_be_deleted_later(host: &TestHost) {
 async fn grants_end_with_a_removal() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     host.superuser().delete("/plugins/items").await.ok();
-    let answer = host.superuser().deploy(&Component::items().0, "grant=auth").await;
-    let reason = answer.has_code(403, "grant_missing");
+    let response = host.superuser().deploy(&Component::items().0, "grant=auth").await;
+    let reason = response.has_code(403, "grant_missing");
     assert!(reason.contains("was not granted: sql."), "{reason}");
     host.superuser().get("/items/").await.has_code(404, "plugin_removed");
     host.stop().await;
@@ -68,7 +68,7 @@ async fn a_removed_plugin_stays_removed_after_a_restart() {
     host.restart().await;
     host.anonymous().plain(Method::GET, "/greetings/you").send().await.has_code(404, "plugin_removed");
     host.superuser().get("/plugins/hello").await.is_problem(404, "plugin_not_found", "There is no plugin 'hello'");
-    // Where it was is where it comes back.
+    // A plugin comes back at its former mount.
     host.superuser().deploy(&Component::hello().0, "").await.ok();
     host.anonymous().plain(Method::GET, "/greetings/you").send().await.ok();
 }
@@ -76,8 +76,8 @@ async fn a_removed_plugin_stays_removed_after_a_restart() {
 #[tokio::test]
 async fn an_unknown_plugin_cannot_be_removed() {
     let host = TestHost::sqlite(Setup::default()).await;
-    let answer = host.superuser().delete("/plugins/nothing").await;
-    answer.is_problem(404, "plugin_not_found", "There is no plugin 'nothing'");
+    let response = host.superuser().delete("/plugins/nothing").await;
+    response.is_problem(404, "plugin_not_found", "There is no plugin 'nothing'");
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
-//! Who may bring a file in: signatures, their age and pinned digests. A refusal changes nothing, and comes before the file
-//! is compiled.
+//! Signatures, their age and pinned digests. A rejection changes nothing, and comes before the file is compiled.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::support::{Component, Setup, TestHost};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Somebody who signs.
+/// A key that signs components.
 struct Signer(PrivateKey);
 
 impl Signer {
@@ -25,7 +24,7 @@ impl Signer {
         Signature::sign(&self.0, ComponentDigest::of(&component.0), at)
     }
 
-    /// The component with a signature inside.
+    /// Returns the component with an embedded signature.
     fn sign(&self, component: &Component, at: Timestamp) -> Component {
         let signatures = vec![self.signature(component, at)];
         Component(Signed { component: &component.0, signatures }.write())
@@ -36,7 +35,7 @@ impl Signer {
         setup.with(|config| config.plugins.trusted_keys.push(key))
     }
 
-    /// A host that takes only what this one signed, and not longer ago than a day.
+    /// Starts a host that accepts only files that this key signed within the last day.
     async fn host(&self) -> TestHost {
         let setup = Setup::default().with_manual_clock().with(|config| {
             config.plugins.require_signed = true;
@@ -50,7 +49,7 @@ fn now(host: &TestHost) -> Timestamp {
     host.clock().now()
 }
 
-/// 403 or 422 with this code: the text. Nothing is deployed by it.
+/// Checks the status and code of a rejection and that it deployed nothing. Returns the detail.
 async fn refused(host: &TestHost, component: &Component, query: &str, status: u16, code: &str) -> String {
     let before = plugins(host).await;
     let detail = host.superuser().deploy(&component.0, query).await.has_code(status, code);
@@ -71,14 +70,14 @@ async fn a_signed_file_is_deployed_and_its_signer_is_shown_and_recorded() {
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     assert_eq!(audited(&host).await["signed_by"], json!([release]));
 
-    // Too old to be uploaded by now, it still comes back at a start.
+    // The signature is too old for an upload by now, and the plugin still starts.
     host.clock().advance(2 * DAY);
     host.restart().await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     host.stop().await;
 }
 
-/// The detail of the last deploy in the audit log.
+/// Returns the detail of the last deploy in the audit log.
 async fn audited(host: &TestHost) -> Value {
     use sqlx::{Connection as _, Row as _};
     let file = host.config().server.data_dir.join("wharf.sqlite");
@@ -99,7 +98,8 @@ async fn an_unsigned_file_is_rejected_with_instructions_and_never_compiled() {
          FILE --key KEYFILE`, or give its signature with --signature FILE.sig"
     );
     assert_eq!(audited(&host).await["code"], "signature_missing");
-    // A core module of two bytes inside: the compiler would say that it does not compile, and was not asked.
+    // It contains an invalid core module of two bytes, which the compiler would report. The code shows that the
+    // compiler did not run.
     let nonsense = Component(b"\0asm\x0d\0\x01\0\x01\x02xy".to_vec());
     refused(&host, &nonsense, "", 403, "signature_missing").await;
     let mut truncated = Component::hello();
@@ -162,7 +162,7 @@ async fn a_signature_from_the_future_or_too_old_is_rejected() {
 
     let fresh = signer.sign(&Component::hello(), now(&host));
     host.superuser().deploy(&fresh.0, "").await.ok();
-    // What is live may be deployed again, with other grants or at the next start of `serve --deploy`.
+    // The live file may be deployed again, with other grants or at the next start of `serve --deploy`.
     host.clock().advance(2 * DAY);
     assert_eq!(host.superuser().deploy(&fresh.0, "").await.ok()["unchanged"], true);
     host.stop().await;
@@ -179,8 +179,8 @@ async fn a_detached_signature_is_accepted_if_it_matches_the_file() {
     refused(&host, &component, &query(&wrong), 422, "signature_invalid").await;
     let strange = stranger.signature(&component, now(&host));
     refused(&host, &component, &query(&strange), 403, "signature_untrusted").await;
-    let answer = host.superuser().deploy(&component.0, "signature=wharf-signature:AAAA").await;
-    answer
+    let response = host.superuser().deploy(&component.0, "signature=wharf-signature:AAAA").await;
+    response
         .refuses(&["query.signature value_error: not a signature: it has the version 0, and this Wharf knows only 1"]);
     let many: String = (0..17).map(|_| query(&strange) + "&").collect();
     host.superuser().deploy(&component.0, &many).await.refuses(&["query.signature value_error: more than 16…"]);
@@ -191,7 +191,7 @@ async fn a_detached_signature_is_accepted_if_it_matches_the_file() {
     assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([format!("release={}", signer.0.public_key())]));
     host.anonymous().get("/hello/").await.ok();
 
-    // What bounds it can be changed without the signature, and when its key is trusted no more.
+    // Its limits can be changed without the signature, and after the key was removed from the trusted keys.
     let mut host = host;
     for limit in ["deadline=5s", "deadline=4s"] {
         let path = format!("/plugins/hello/limits?limit={limit}");
@@ -211,8 +211,8 @@ async fn a_file_that_does_not_match_its_pinned_digest_is_rejected() {
     let other = Digest::of(&component.rebuilt("another").0);
     let detail = refused(&host, &component, &format!("digest={other}"), 422, "digest_mismatch").await;
     assert!(detail.contains(digest.as_str()) && detail.contains(other.as_str()), "{detail}");
-    let answer = host.superuser().deploy(&component.0, "digest=abc").await;
-    answer.refuses(&["query.digest value_error: a digest is SHA-256 in 64 hexadecimal digits"]);
+    let response = host.superuser().deploy(&component.0, "digest=abc").await;
+    response.refuses(&["query.digest value_error: a digest is SHA-256 in 64 hexadecimal digits"]);
     let deployed = host.superuser().deploy(&component.0, &format!("digest=sha256:{digest}")).await.ok();
     assert_eq!(deployed["plugin"]["release"]["signed_by"], json!([]));
     host.stop().await;

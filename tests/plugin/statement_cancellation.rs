@@ -1,5 +1,5 @@
-//! A statement that runs when its call ends: it ends on the server too, what it did is undone, and its connection and the
-//! call's place come back.
+//! A statement that is running when its call ends: it ends on the server too, its changes are rolled back, and its
+//! connection and the call slot become free.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::http::metrics::samples;
 use crate::support::patience::until;
 use crate::support::{Setup, TestHost, both};
 
-/// Far beyond what a test takes.
+/// Far longer than a test takes.
 const NEVER: Duration = Duration::from_secs(600);
 
 const ENDLESS: &str =
     "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
 
-/// With the only connection and no other limit near, the next statement is answered only if the endless one is gone.
+/// There is only one connection and no other limit near, so the next statement works only after the endless one has
+/// ended.
 fn single(setup: Setup, deadline: Duration) -> Setup {
     setup.with(|config| {
         config.plugins.sql_connections = 1;
@@ -44,8 +45,8 @@ async fn connections(host: &TestHost) -> f64 {
     samples.iter().filter(|(key, _)| of(key)).map(|(_, value)| *value).sum()
 }
 
-/// Whether PostgreSQL runs it; SQLite runs what has a connection.
-async fn runs(host: &TestHost) -> bool {
+/// Returns whether the statement is running: on PostgreSQL from its activity, on SQLite from the connections in use.
+async fn is_running(host: &TestHost) -> bool {
     let Some(database) = host.database() else { return connections(host).await > 0.0 };
     let mut superuser = sqlx::PgConnection::connect(&database.superuser_url).await.unwrap();
     let count: i64 = sqlx::query_scalar(
@@ -58,9 +59,10 @@ async fn runs(host: &TestHost) -> bool {
     count > 0
 }
 
-/// Nothing of it is left.
-async fn is_gone(host: &TestHost) {
-    until("the statement to end", async || (!runs(host).await && connections(host).await == 0.0).then_some(())).await;
+/// Checks that the statement has ended and left no change.
+async fn assert_gone(host: &TestHost) {
+    until("the statement to end", async || (!is_running(host).await && connections(host).await == 0.0).then_some(()))
+        .await;
     for _ in 0..3 {
         assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
     }
@@ -70,13 +72,13 @@ async fn is_gone(host: &TestHost) {
 
 async fn at_the_deadline(host: &TestHost, path: &str) {
     host.deploy_chameleon().await;
-    // More of them, one after the other, than there are places and connections.
+    // More of them, one after the other, than there are call slots and connections.
     for _ in 0..3 {
         let request = host.anonymous().request(Method::POST, path);
         let request = request.header("content-type", "application/octet-stream").body(ENDLESS);
         request.send().await.has_code(504, "plugin_deadline");
     }
-    is_gone(host).await;
+    assert_gone(host).await;
 }
 
 async fn with_its_client(host: &TestHost, path: &'static str) {
@@ -87,12 +89,12 @@ async fn with_its_client(host: &TestHost, path: &'static str) {
             let request = client.request(Method::POST, path);
             request.header("content-type", "application/octet-stream").body(ENDLESS).try_send().await
         });
-        until("the statement to run", async || runs(host).await.then_some(())).await;
+        until("the statement to run", async || is_running(host).await.then_some(())).await;
         assert!(!calling.is_finished());
         calling.abort();
-        until("the statement to end", async || (!runs(host).await).then_some(())).await;
+        until("the statement to end", async || (!is_running(host).await).then_some(())).await;
     }
-    is_gone(host).await;
+    assert_gone(host).await;
 }
 
 async fn a_statement_ends_at_the_deadline_of_its_call(host: &TestHost) {

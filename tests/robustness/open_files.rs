@@ -1,4 +1,4 @@
-//! A machine that lets the host open few files, and clients that want them all.
+//! A process that may open few files, and clients that try to use them all.
 
 use reqwest::Method;
 use tokio::net::TcpStream;
@@ -15,24 +15,26 @@ async fn sample(client: &Client, name: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_connections_leave_file_descriptors_for_the_rest() {
-    // Fewer at first than it may have.
+    // The soft limit is lower than the hard limit.
     let process = Process::start_with_files(home(), 64, 256).await;
     let superuser = process.superuser().await;
     assert_eq!(sample(&superuser, "wharf_http_connection_places").await, 128.0);
     let mut idle = Vec::new();
-    // And as many as that fit into the kernel's queue.
+    // And as many as fit into the kernel's queue.
     for _ in 0..180 {
         idle.push(TcpStream::connect(process.addr).await.unwrap());
     }
-    until("them to be taken", async || (sample(&superuser, "wharf_http_connections").await >= 128.0).then_some(()))
-        .await;
-    // On a connection that is there, files, a compiler and databases are opened as ever.
+    until("the connections to be accepted", async || {
+        (sample(&superuser, "wharf_http_connections").await >= 128.0).then_some(())
+    })
+    .await;
+    // A request on an accepted connection can still open files, start the compiler and connect to databases.
     superuser.deploy(&Component::chameleon().0, &format!("name=late&{CHAMELEON}")).await.ok();
     for note in 0..4 {
-        let answer = superuser.request(Method::POST, &format!("/late/notes/{note}")).send().await;
-        assert_eq!(answer.status, 204, "{answer:?}");
+        let response = superuser.request(Method::POST, &format!("/late/notes/{note}")).send().await;
+        assert_eq!(response.status, 204, "{response:?}");
     }
     assert!(!process.log().contains("cannot accept"), "{}", process.log());
     drop(idle);
-    until("places", async || (process.client().get("/late/echo/x").await.status == 200).then_some(())).await;
+    until("free connections", async || (process.client().get("/late/echo/x").await.status == 200).then_some(())).await;
 }

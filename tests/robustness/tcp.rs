@@ -1,22 +1,22 @@
-//! What is no HTTP at all, or breaks off in the middle of it.
+//! Input that is not HTTP, or stops in the middle of a request.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::healthy;
+use super::assert_healthy;
 use crate::support::{Setup, TestHost};
 
-/// Sends bytes, ends its half and reads what comes until the other half ends.
+/// Sends bytes, closes the sending half, and reads until the host closes the connection.
 async fn exchange(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    // The host may close before it has read everything.
+    // The host may close the connection before it has read everything.
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 async fn host() -> TestHost {
@@ -41,11 +41,11 @@ async fn malformed_requests_are_rejected_or_dropped() {
         b"POST /api/v1/items/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrubbish that is no frame",
     ] {
-        let answer = exchange(host.addr(), rubbish).await;
-        let refused = answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 505");
-        assert!(refused || !answer.starts_with("HTTP/1.1"), "{}: {answer}", String::from_utf8_lossy(rubbish));
+        let response = exchange(host.addr(), rubbish).await;
+        let refused = response.starts_with("HTTP/1.1 4") || response.starts_with("HTTP/1.1 505");
+        assert!(refused || !response.starts_with("HTTP/1.1"), "{}: {response}", String::from_utf8_lossy(rubbish));
     }
-    healthy(&host).await;
+    assert_healthy(&host).await;
 }
 
 #[tokio::test]
@@ -55,10 +55,10 @@ async fn endless_headers_are_rejected() {
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-many: x\r\n".repeat(10_000));
     let line = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 20));
     for request in [long, many, line] {
-        let answer = exchange(host.addr(), request.as_bytes()).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        let response = exchange(host.addr(), request.as_bytes()).await;
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 4"), "{response}");
     }
-    healthy(&host).await;
+    assert_healthy(&host).await;
 }
 
 #[tokio::test]
@@ -66,9 +66,9 @@ async fn smuggled_requests_get_no_response() {
     let host = host().await;
     let both = "POST /api/v1/login/access-token HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\
                 \r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-    let answer = exchange(host.addr(), both.as_bytes()).await;
-    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
-    healthy(&host).await;
+    let response = exchange(host.addr(), both.as_bytes()).await;
+    assert!(!response.contains("HTTP/1.1 200"), "{response}");
+    assert_healthy(&host).await;
 }
 
 #[tokio::test]
@@ -81,11 +81,11 @@ async fn a_client_that_disconnects_mid_request_leaves_nothing_behind() {
         stream.write_all(&whole.as_bytes()[..length]).await.unwrap();
         drop(stream);
     }
-    healthy(&host).await;
+    assert_healthy(&host).await;
     host.stop().await;
 }
 
-/// A connection that is closed under a client that still sends is reset, and with it goes the answer.
+/// A connection that is closed while the client still sends is reset, and the client would lose the response.
 #[tokio::test]
 async fn a_client_that_sends_too_much_still_gets_the_response() {
     let host = host().await;
@@ -101,11 +101,11 @@ async fn a_client_that_sends_too_much_still_gets_the_response() {
             for _ in 0..LENGTH / 65_536 {
                 stream.write_all(&[b' '; 65_536]).await.unwrap();
             }
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.unwrap();
-            let answer = String::from_utf8_lossy(&answer);
-            assert!(answer.starts_with("HTTP/1.1 413") || answer.starts_with("HTTP/1.1 404"), "{answer}");
+            let mut response = Vec::new();
+            stream.read_to_end(&mut response).await.unwrap();
+            let response = String::from_utf8_lossy(&response);
+            assert!(response.starts_with("HTTP/1.1 413") || response.starts_with("HTTP/1.1 404"), "{response}");
         }
     }
-    healthy(&host).await;
+    assert_healthy(&host).await;
 }

@@ -1,1 +1,1 @@
-//! Empty: the tests are `wharf.rs`.
+//! Empty: the tests are in `wharf.rs`.

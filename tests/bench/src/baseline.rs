@@ -1,4 +1,4 @@
-//! The other side: the same answers by plain axum, and by sqlx on a SQLite file with the same table.
+//! The baseline: the same responses from plain axum, and sqlx on a SQLite file with the same table.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -13,14 +13,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
 use crate::{Failure, ITEMS};
 
-/// The server as a process of its own.
+/// The baseline server as a separate process.
 pub(crate) struct Baseline {
     process: Child,
     address: String,
 }
 
 impl Baseline {
-    /// Starts it.
+    /// Starts the server.
     pub(crate) fn start(file: &Path) -> Result<Self, Failure> {
         let mut process =
             Command::new(std::env::current_exe()?).arg("baseline").arg(file).stdout(Stdio::piped()).spawn()?;
@@ -65,9 +65,9 @@ struct Items {
     count: i64,
 }
 
-/// Serves until it is killed; says where on the first line.
+/// Serves until the process is killed. Prints its address as the first line.
 #[tokio::main]
-#[allow(clippy::print_stdout, reason = "where it listens")]
+#[allow(clippy::print_stdout, reason = "prints the address")]
 pub(crate) async fn serve(file: &Path) -> Result<(), Failure> {
     let options =
         SqliteConnectOptions::new().filename(file).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
@@ -94,7 +94,7 @@ pub(crate) async fn serve(file: &Path) -> Result<(), Failure> {
 
 async fn items(State(pool): State<SqlitePool>) -> Result<Json<Items>, axum::http::StatusCode> {
     let failed = |_| axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-    // One transaction, as the plugin's batch is.
+    // One transaction, like the plugin's batch.
     let mut transaction = pool.begin().await.map_err(failed)?;
     let data = sqlx::query_as::<_, Item>(
         "SELECT title, description, id, owner_id, created_at FROM item ORDER BY created_at DESC, id LIMIT $1 OFFSET $2",

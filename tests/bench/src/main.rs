@@ -1,8 +1,8 @@
-//! `make bench`: Wharf's routes against the same work in plain axum and sqlx, as ratios.
+//! `make bench`: compares Wharf's routes with the same work in plain axum and sqlx, as ratios.
 //!
-//! Both servers run at once and are measured in turns, round by round, so that what else the machine does falls on both.
-//! Throughput is wrk's; CPU time per request is the servers' own, read from /proc, and is the steadier figure. Nothing
-//! here asserts a number: machines differ.
+//! Both servers run at the same time and are measured alternately, round by round, so that other load on the machine
+//! affects both. Throughput comes from wrk. CPU time per request is the server's own, read from /proc, and is the
+//! steadier figure. The program asserts no numbers, because machines differ.
 
 mod baseline;
 mod wharf;
@@ -18,11 +18,11 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 5;
-/// One measurement.
+/// The duration of one measurement.
 const TIME: Duration = Duration::from_secs(3);
-/// Connections that ask at once.
+/// Concurrent connections.
 const CONNECTIONS: usize = 32;
-/// Items in the list that is asked for.
+/// Items in the list that is requested.
 const ITEMS: usize = 20;
 
 fn main() -> Result<(), Failure> {
@@ -34,8 +34,8 @@ fn main() -> Result<(), Failure> {
     }
 }
 
-/// What is measured: a name, and the URLs of the two sides.
-struct Pair<'a> {
+/// A benchmark: its name, and the URLs on both servers.
+struct Benchmark<'a> {
     name: &'a str,
     wharf: String,
     plain: String,
@@ -47,10 +47,10 @@ fn compare(binary: &std::path::Path) -> Result<(), Failure> {
     println!("Starting both servers …");
     let wharf = wharf::Wharf::start(binary, directory.path())?;
     let plain = baseline::Baseline::start(&directory.path().join("plain.sqlite"))?;
-    wharf.fill(ITEMS)?;
+    wharf.create_items(ITEMS)?;
     let pairs = [
-        Pair { name: "hello", wharf: wharf.url("/api/v1/hello/"), plain: plain.url("/hello") },
-        Pair { name: "items list", wharf: wharf.url("/api/v1/items/"), plain: plain.url("/items") },
+        Benchmark { name: "hello", wharf: wharf.url("/api/v1/hello/"), plain: plain.url("/hello") },
+        Benchmark { name: "items list", wharf: wharf.url("/api/v1/items/"), plain: plain.url("/items") },
     ];
     println!("{ROUNDS} rounds of {}s each side, {CONNECTIONS} connections\n", TIME.as_secs());
     println!(
@@ -58,7 +58,7 @@ fn compare(binary: &std::path::Path) -> Result<(), Failure> {
         "", "wharf req/s", "axum req/s", "ratio", "wharf µs CPU", "axum µs CPU"
     );
     for pair in &pairs {
-        // Once unmeasured: pools fill, caches warm.
+        // One unmeasured run fills pools and caches.
         measure(&pair.wharf, Some(wharf.token()), wharf.pid())?;
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
@@ -84,11 +84,11 @@ fn compare(binary: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What one measurement found.
+/// The result of one measurement.
 struct Load {
-    /// Answers a second.
+    /// Responses per second.
     rate: f64,
-    /// CPU time of the server for one answer.
+    /// CPU time of the server per response, in microseconds.
     cpu_micros: f64,
 }
 
@@ -115,7 +115,7 @@ fn measure(url: &str, token: Option<&str>, pid: u32) -> Result<Load, Failure> {
     Ok(Load { rate: number("Requests/sec")?, cpu_micros: (cpu_seconds(pid)? - before) * 1e6 / requests })
 }
 
-/// User and system time of a process, from /proc/PID/stat (proc(5): fields 14 and 15, in ticks of 10 ms).
+/// Returns the user and system time of a process from /proc/PID/stat (proc(5): fields 14 and 15, in ticks of 10 ms).
 fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;

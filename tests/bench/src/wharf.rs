@@ -1,4 +1,4 @@
-//! Wharf with the hello and items plugins, as `make run` has it.
+//! Wharf with the hello and items plugins, as `make run` starts it.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::Failure;
 
 const PASSWORD: &str = "bench password";
 
-/// The host as a process of its own.
+/// The host as a separate process.
 pub(crate) struct Wharf {
     process: Child,
     address: String,
@@ -19,7 +19,7 @@ pub(crate) struct Wharf {
 }
 
 impl Wharf {
-    /// Starts it and signs in.
+    /// Starts the host and signs in.
     pub(crate) fn start(binary: &Path, directory: &Path) -> Result<Self, Failure> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let process = Command::new(binary)
@@ -40,16 +40,16 @@ impl Wharf {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        let answer: Value = ureq::post(wharf.url("/api/v1/login/access-token"))
+        let response: Value = ureq::post(wharf.url("/api/v1/login/access-token"))
             .send_form([("username", "admin@example.com"), ("password", PASSWORD)])?
             .body_mut()
             .read_json()?;
-        wharf.token = answer.get("access_token").and_then(Value::as_str).ok_or("no token")?.to_owned();
+        wharf.token = response.get("access_token").and_then(Value::as_str).ok_or("no token")?.to_owned();
         Ok(wharf)
     }
 
-    /// Makes items.
-    pub(crate) fn fill(&self, items: usize) -> Result<(), Failure> {
+    /// Creates items.
+    pub(crate) fn create_items(&self, items: usize) -> Result<(), Failure> {
         for index in 0..items {
             ureq::post(self.url("/api/v1/items/"))
                 .header("Authorization", format!("Bearer {}", self.token))
@@ -78,7 +78,7 @@ impl Drop for Wharf {
     }
 }
 
-/// The status of an answer, whether ureq calls it an error or not.
+/// The status of a response, whether or not ureq treats it as an error.
 trait Status {
     fn status(&self) -> Option<u16>;
 }

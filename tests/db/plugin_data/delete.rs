@@ -1,4 +1,4 @@
-//! Removing everything a plugin stored.
+//! Deletes all data of a plugin.
 
 use std::pin::pin;
 
@@ -16,7 +16,7 @@ on_both! {
 
 const INSERT: &str = "INSERT INTO item (id, owner, title) VALUES (1, 'a', 'b')";
 
-async fn nothing_is_left(fixture: &Fixture, plugin: &str) {
+async fn assert_nothing_left(fixture: &Fixture, plugin: &str) {
     if fixture.backend == Backend::Sqlite {
         return assert!(!fixture.dir.path().join("plugins").join(plugin).exists());
     }
@@ -39,8 +39,12 @@ async fn a_deleted_plugin_starts_empty_again(fixture: &Fixture) {
         let database = fixture.tables("shop").await;
         execute(&database, INSERT, &[]).await.unwrap();
         fixture.data.delete(&name("shop")).await.unwrap();
-        nothing_is_left(fixture, "shop").await;
-        assert_eq!(query(&database, "SELECT 1", &[]).await, Err(DataError::Unavailable), "a handle from before");
+        assert_nothing_left(fixture, "shop").await;
+        assert_eq!(
+            query(&database, "SELECT 1", &[]).await,
+            Err(DataError::Unavailable),
+            "a handle from before the deletion"
+        );
         let error = query(&*fixture.open("shop").await, "SELECT id FROM item", &[]).await.unwrap_err();
         assert!(matches!(error, DataError::Invalid(_)), "{error:?}");
     }
@@ -53,11 +57,11 @@ async fn deleting_one_plugin_leaves_the_others(fixture: &Fixture) {
     fixture.tables("shop").await;
     fixture.data.delete(&name("shop")).await.unwrap();
     fixture.data.delete(&name("never-made")).await.unwrap();
-    nothing_is_left(fixture, "never-made").await;
+    assert_nothing_left(fixture, "never-made").await;
     assert_eq!(count(&keep).await, Value::Integer(1));
 }
 
-/// It comes to its end by itself, and the plugin can be used again.
+/// The deletion completes by itself, and the plugin can be used again.
 async fn an_abandoned_deletion_does_no_harm(fixture: &Fixture) {
     for steps in 0..12 {
         let database = fixture.tables("shop").await;
@@ -77,7 +81,7 @@ async fn an_abandoned_deletion_does_no_harm(fixture: &Fixture) {
             query(&database, "SELECT 1", &[]).await.ok()
         })
         .await;
-        // Waits for the one before.
+        // Waits for the previous deletion.
         fixture.data.delete(&shop).await.unwrap();
     }
 }
@@ -89,6 +93,6 @@ async fn concurrent_deletions_both_succeed(fixture: &Fixture) {
         let (one, two) = tokio::join!(fixture.data.delete(&shop), fixture.data.delete(&shop));
         one.unwrap();
         two.unwrap();
-        nothing_is_left(fixture, "shop").await;
+        assert_nothing_left(fixture, "shop").await;
     }
 }

@@ -1,4 +1,4 @@
-//! Where the two databases would differ if the host did not see to it.
+//! Differences between the two databases that the host hides from plugins.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ async fn a_batch_shares_one_row_limit_and_has_a_maximum_length(fixture: &Fixture
     assert!(matches!(database.batch(long).await, Err(DataError::Limit(..))));
 }
 
-/// As when the process ends while a call holds one.
+/// As at a process exit while a call holds a transaction.
 async fn a_transaction_dropped_outside_the_runtime_is_rolled_back(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     let mut transaction = database.begin().await.unwrap();

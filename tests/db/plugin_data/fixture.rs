@@ -1,4 +1,4 @@
-//! A host's databases without a host, and the macro that runs a case on both kinds.
+//! The databases of a host, without the host, and the macro that runs a case on both kinds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::Backend;
 use crate::support::patience::until;
 use crate::support::postgres::{self, TestDatabase};
 
-/// The tables that most cases use; the same text on both.
+/// The tables that most cases use; the same text for both databases.
 const TABLES: &str = "
     CREATE TABLE owner (id BIGINT PRIMARY KEY);
     CREATE TABLE item (
@@ -42,14 +42,14 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
-    /// None where PostgreSQL is not installed.
+    /// Returns `None` if PostgreSQL is not installed.
     pub(super) async fn new(backend: Backend, change: impl FnOnce(&mut Config)) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.server.data_dir = dir.path().to_owned();
         config.database.connections = 4;
         config.database.timeout = Duration::from_secs(30);
-        // A busy machine is not what is tested.
+        // Generous, so that a busy machine fails no test.
         config.plugins.sql_time = Duration::from_secs(30);
         let mut database = None;
         if backend == Backend::Postgres {
@@ -63,7 +63,7 @@ impl Fixture {
         Some(Self { backend, config, data, db, dir, postgres: database })
     }
 
-    /// What another node of the same Wharf has.
+    /// Opens the data as another node of the same Wharf would.
     pub(super) fn another_node(&self) -> PluginData {
         PluginData::open(&self.db, &self.config, Random::System).unwrap()
     }
@@ -72,23 +72,23 @@ impl Fixture {
         self.data.plugin(&name(plugin)).await.unwrap()
     }
 
-    /// A plugin's database with the usual tables.
+    /// Returns a plugin's database with the usual tables.
     pub(super) async fn tables(&self, plugin: &str) -> Arc<PluginDatabase> {
         self.data.migrate(&name(plugin), &[migration("0001_tables", TABLES)]).await.unwrap();
         self.open(plugin).await
     }
 
-    /// Looks behind the host's back.
+    /// Connects directly as the database superuser.
     pub(super) async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.postgres.as_ref().unwrap().superuser_url).await.unwrap()
     }
 
-    /// Whether a statement with this text runs on the server. SQLite cannot be asked: a statement of the shop's has a
-    /// connection, and a moment to begin.
+    /// Waits until a statement with this text runs on the server, or no longer runs. SQLite cannot be asked: the test
+    /// waits until the plugin `shop` uses a connection, and then a little longer for the statement to begin.
     pub(super) async fn until_running(&self, text: &str, running: bool) {
         if self.backend == Backend::Sqlite {
             let in_use = || (self.data.in_use(&name("shop")) > 0) == running;
-            until("the connection", async || in_use().then_some(())).await;
+            until("the connection to change", async || in_use().then_some(())).await;
             return tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let mut superuser = self.superuser().await;
@@ -113,7 +113,7 @@ impl Fixture {
     }
 }
 
-/// A statement that does not end.
+/// A statement that never ends.
 pub(super) const ENDLESS: &str =
     "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
 
@@ -141,7 +141,7 @@ pub(super) async fn execute(database: &PluginDatabase, sql: &str, params: &[Valu
     database.execute(Statement::new(sql, params)).await
 }
 
-/// The one value of the one row.
+/// Returns the only value of the only row.
 pub(super) async fn scalar(database: &PluginDatabase, sql: &str) -> Value {
     let rows = query(database, sql, &[]).await.unwrap();
     assert_eq!(rows.values.len(), 1, "{sql}");
@@ -161,15 +161,16 @@ pub(super) async fn count(database: &PluginDatabase) -> Value {
     scalar(database, "SELECT count(*) FROM item").await
 }
 
-/// `name::sqlite` and `name::postgres` of functions that take a `&Fixture`. After `=>` stands a change of the settings.
+/// Defines `name::sqlite` and `name::postgres` for functions that take a `&Fixture`. An optional change of the settings
+/// follows `=>`.
 macro_rules! on_both {
     ($($case:ident $(=> $change:expr)?),* $(,)?) => {
         $(mod $case {
-            #[allow(unused_imports, reason = "what a change of settings names")]
+            #[allow(unused_imports, reason = "for names in the change of settings")]
             use super::*;
 
             async fn run(backend: crate::support::Backend) {
-                #[allow(unused_variables, reason = "only the last one counts")]
+                #[allow(unused_variables, reason = "shadowed if a change is given")]
                 let change = |_: &mut wharf::config::Config| ();
                 $(let change = $change;)?
                 let Some(fixture) = crate::db::plugin_data::fixture::Fixture::new(backend, change).await else { return };

@@ -1,4 +1,4 @@
-//! What a plugin must not reach, tried as an attacker would.
+//! Isolation of a plugin's database: each attack must be refused.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Proptest, RngAlgorithm, TestRng, TestRunner};
@@ -16,8 +16,8 @@ on_both! {
     the_database_does_not_reveal_other_plugins,
 }
 
-/// Refused, whatever the reason; the database goes on.
-async fn refused(database: &PluginDatabase, attack: &str) {
+/// Checks that a statement is refused as invalid, alone and in a batch.
+async fn assert_refused(database: &PluginDatabase, attack: &str) {
     match query(database, attack, &[]).await {
         Err(DataError::Invalid(_)) => {}
         other => panic!("{attack:?}: {other:?}"),
@@ -28,7 +28,7 @@ async fn refused(database: &PluginDatabase, attack: &str) {
     }
 }
 
-/// Spellings that hide the first word of a statement.
+/// Returns spellings that hide the first word of a statement.
 fn spellings(attack: &str) -> Vec<String> {
     let (first, rest) = attack.split_once(' ').unwrap_or((attack, ""));
     let swapped: String = first
@@ -116,7 +116,7 @@ async fn only_permitted_kinds_of_statements_run(fixture: &Fixture) {
     ];
     for attack in &attacks {
         for spelling in spellings(attack) {
-            refused(&database, &spelling).await;
+            assert_refused(&database, &spelling).await;
         }
     }
     assert!(!outside.exists());
@@ -139,7 +139,7 @@ async fn another_plugins_data_is_out_of_reach(fixture: &Fixture) {
         "SELECT * FROM users",
         "SELECT * FROM secrets.item",
     ] {
-        refused(&database, attack).await;
+        assert_refused(&database, attack).await;
     }
     assert_eq!(count(&secrets).await, Value::Integer(1));
 }
@@ -147,14 +147,14 @@ async fn another_plugins_data_is_out_of_reach(fixture: &Fixture) {
 async fn the_migration_table_is_out_of_reach(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     for name in ["_wharf_migration", "\"_wharf_migration\"", "_WHARF_MIGRATION", "\"_Wharf_Migration\""] {
-        refused(&database, &format!("SELECT * FROM {name}")).await;
-        refused(&database, &format!("DELETE FROM {name}")).await;
-        refused(&database, &format!("WITH x AS (SELECT name FROM {name}) SELECT * FROM x")).await;
+        assert_refused(&database, &format!("SELECT * FROM {name}")).await;
+        assert_refused(&database, &format!("DELETE FROM {name}")).await;
+        assert_refused(&database, &format!("WITH x AS (SELECT name FROM {name}) SELECT * FROM x")).await;
     }
     if fixture.backend == Backend::Sqlite {
         for name in ["'_wharf_migration'", "[_wharf_migration]", "`_wharf_migration`", "main.'_wharf_migration'"] {
-            refused(&database, &format!("SELECT * FROM {name}")).await;
-            refused(&database, &format!("DELETE FROM {name}")).await;
+            assert_refused(&database, &format!("SELECT * FROM {name}")).await;
+            assert_refused(&database, &format!("DELETE FROM {name}")).await;
         }
     }
 }
@@ -176,8 +176,8 @@ fn words(words: &[&str]) -> impl Strategy<Value = String> + use<> {
     prop::sample::select(words)
 }
 
-/// Soups of what statements are made of, among them much that must not run.
-fn soup() -> impl Strategy<Value = String> {
+/// Generates random sequences of SQL tokens, many of which must not run.
+fn random_statement() -> impl Strategy<Value = String> {
     let token = prop_oneof![
         4 => words(&[
             "SELECT", "VALUES", "WITH", "INSERT INTO", "UPDATE", "DELETE FROM", "BEGIN", "COMMIT", "ROLLBACK", "PRAGMA",
@@ -211,27 +211,27 @@ async fn random_statements_never_panic_or_change_foreign_data(fixture: &Fixture)
     let cases = if fixture.backend == Backend::Sqlite { 2_000 } else { 500 };
     tokio::task::block_in_place(|| {
         let config = Proptest { cases, failure_persistence: None, ..Proptest::default() };
-        // A run is like the last one; `make fuzz FUZZ=sql` looks for more.
+        // The seed is fixed, so that runs are repeatable; `make fuzz FUZZ=sql` explores further.
         let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let run = |text: String| {
             runtime.block_on(async {
                 let params =
                     vec![Value::Integer(1); usize::from(text.contains("$1")) + usize::from(text.contains("$2"))];
-                let answer = query(&database, &text, &params).await;
-                prop_assert!(!matches!(answer, Err(DataError::Unavailable)), "{answer:?}");
+                let result = query(&database, &text, &params).await;
+                prop_assert!(!matches!(result, Err(DataError::Unavailable)), "{result:?}");
                 let wanted =
                     super::fixture::migration(&format!("soup {}", text.len()), &format!("CREATE {text}; nonsense"));
                 prop_assert!(fixture.data.migrate(&super::fixture::name("soup"), &[wanted]).await.is_err());
                 Ok(())
             })
         };
-        runner.run(&soup(), run).unwrap();
+        runner.run(&random_statement(), run).unwrap();
     });
     assert_eq!(tables_of(fixture, &database).await, before);
     assert_eq!(scalar(&other, "SELECT count(*) FROM canary").await, Value::Integer(0));
 }
 
-/// What there is, as a text; on PostgreSQL of all plugins.
+/// Returns the tables as text; on PostgreSQL those of all plugins.
 async fn tables_of(fixture: &Fixture, database: &PluginDatabase) -> Value {
     let columns = "SELECT string_agg(table_schema || table_name || column_name, ';' ORDER BY table_name, column_name) \
                    FROM information_schema.columns WHERE table_schema LIKE 'plugin%'";
@@ -243,7 +243,7 @@ async fn tables_of(fixture: &Fixture, database: &PluginDatabase) -> Value {
     }
 }
 
-/// Neither that it is there, nor what it has.
+/// Neither the existence of another plugin nor its tables can be inferred.
 async fn the_database_does_not_reveal_other_plugins(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     fixture.tables("present").await;
@@ -278,17 +278,17 @@ async fn the_database_does_not_reveal_other_plugins(fixture: &Fixture) {
         "UPDATE plugin_NAME.item SET id = 1",
     ] {
         let ask = async |name: &str| {
-            let answer = query(&database, &question.replace("NAME", name), &[]).await;
-            // What SQLite takes for a name is one of its own database, or of a column.
-            let told = matches!(answer, Err(DataError::Invalid(_))) || fixture.backend == Backend::Sqlite;
-            assert!(told, "{question}: {answer:?}");
-            format!("{answer:?}").replace(name, "NAME")
+            let result = query(&database, &question.replace("NAME", name), &[]).await;
+            // SQLite resolves the name within the plugin's own database, or as a column.
+            let is_expected = matches!(result, Err(DataError::Invalid(_))) || fixture.backend == Backend::Sqlite;
+            assert!(is_expected, "{question}: {result:?}");
+            format!("{result:?}").replace(name, "NAME")
         };
         assert_eq!(ask("present").await, ask("absent").await, "{question}");
     }
-    // What is not there of one's own is told by its name.
+    // A missing table of the plugin's own schema is named in the error.
     let mistyped = query(&database, "SELECT * FROM itme", &[]).await;
-    assert!(matches!(&mistyped, Err(DataError::Invalid(told)) if told.contains("itme")), "{mistyped:?}");
+    assert!(matches!(&mistyped, Err(DataError::Invalid(reason)) if reason.contains("itme")), "{mistyped:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -316,7 +316,7 @@ async fn sqlite_prepares_nothing_that_reaches_beyond_the_file() {
         "SELECT * FROM temp.x",
         "INSERT INTO item SELECT * FROM main._wharf_migration",
     ] {
-        refused(&database, attack).await;
+        assert_refused(&database, attack).await;
     }
     for harmless in
         ["SELECT 'load_extension(1)'", "SELECT name FROM sqlite_schema", "SELECT json_extract('[1]', '$[0]')"]
@@ -341,7 +341,7 @@ async fn sqlite_files_are_readable_by_their_owner_only() {
     fixture.stop().await;
 }
 
-/// What a plugin's statements would see of its session.
+/// The session settings that a plugin's statement would see.
 const SESSION: &str = "SELECT current_user || ' ' || session_user || ' ' || current_setting('search_path') || ' ' || \
     current_setting('statement_timeout') || ' ' || current_setting('standard_conforming_strings') || ' ' || \
     current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
@@ -391,7 +391,7 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
         "SELECT 1 AS a INTO TEMP evil",
         "SELECT * FROM dblink('dbname=postgres', 'SELECT 1') AS t (a INT)",
     ] {
-        refused(&database, attack).await;
+        assert_refused(&database, attack).await;
         assert_eq!(scalar(&database, SESSION).await, session, "{attack}");
     }
     let role = query(&database, "SELECT current_user", &[]).await.unwrap().values[0][0].clone();

@@ -1,4 +1,4 @@
-//! Rows, bytes, time and connections; calls that nobody waits for any more.
+//! Limits on rows, bytes, time, connections and disk; cancelled calls.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -122,13 +122,14 @@ async fn a_statement_beyond_its_time_limit_fails_its_transaction(fixture: &Fixtu
     assert_eq!(count(&database).await, Value::Integer(1));
 }
 
-/// With the only connection and a deadline far away, the next call works only when the endless one was interrupted.
+/// There is only one connection and no deadline near, so the next call works only if the endless statement was
+/// interrupted.
 async fn a_dropped_call_is_interrupted_and_returns_its_connection(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     for _ in 0..3 {
         tokio::select! {
             biased;
-            ended = query(&database, ENDLESS, &[]) => panic!("the endless ended: {ended:?}"),
+            ended = query(&database, ENDLESS, &[]) => panic!("the endless statement ended: {ended:?}"),
             () = fixture.until_running("endless", true) => {}
         }
         assert_eq!(count(&database).await, Value::Integer(0));
@@ -142,14 +143,14 @@ async fn a_dropped_call_rolls_its_transaction_back(fixture: &Fixture) {
     add(&mut transaction, 1).await.unwrap();
     tokio::select! {
         biased;
-        ended = transaction.query(sql(ENDLESS)) => panic!("the endless ended: {ended:?}"),
+        ended = transaction.query(sql(ENDLESS)) => panic!("the endless statement ended: {ended:?}"),
         () = fixture.until_running("endless", true) => {}
     }
-    assert!(transaction.commit().await.is_err(), "a statement of it did not come to its end");
+    assert!(transaction.commit().await.is_err(), "a statement of the transaction was interrupted");
     assert_eq!(count(&database).await, Value::Integer(0));
 }
 
-/// Whatever step a call is dropped at, all connections work afterwards and nothing half done stays.
+/// A call may be dropped at any step: all connections still work, and no partial change remains.
 async fn calls_dropped_at_any_step_lose_no_connection(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     for steps in 0..40 {
@@ -190,7 +191,7 @@ async fn transactions_above_the_connection_limit_are_refused(fixture: &Fixture) 
     database.begin().await.unwrap().rollback().await.unwrap();
 }
 
-/// A text that no database makes smaller.
+/// Returns an incompressible text.
 fn noise(seed: i64) -> Value {
     let mut state = seed.unsigned_abs() + 1;
     let letter = |_| {
@@ -213,8 +214,8 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
             Ok(_) => stored += 1,
             Err(error) => break error,
         }
-        assert!(stored < 200, "it never ends");
-        // PostgreSQL is measured now and then.
+        assert!(stored < 200, "the limit is never reached");
+        // The size on PostgreSQL is measured at intervals.
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert_eq!(refused, full);
@@ -229,7 +230,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     let mut transaction = database.begin().await.unwrap();
     let deleted = transaction.execute(Statement::new("DELETE FROM pile WHERE id = $1", [Value::Integer(0)])).await;
     assert_eq!(deleted, Ok(1));
-    // SQLite fills what became free, PostgreSQL gives it back later.
+    // SQLite reuses freed pages at once, PostgreSQL later.
     let mut inserted = transaction.execute(insert(1_000)).await;
     if fixture.backend == Backend::Sqlite {
         assert_eq!(inserted, Ok(1));
@@ -241,7 +242,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
 
     let roomy = database.within(Limits { disk: 20 << 20, ..database.limits().clone() });
     assert_eq!(roomy.execute(insert(1_000)).await, Ok(1));
-    // What an operator deploys is not held to it.
+    // An operator's migrations are not limited by it.
     let more = migration(
         "0002_more",
         "CREATE TABLE more AS SELECT id + 0 AS id, noise FROM pile; INSERT INTO more SELECT * FROM more",
@@ -250,7 +251,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     assert_eq!(execute(&database, "DELETE FROM pile", &[]).await, Ok(u64::try_from(stored).unwrap() + 1));
 }
 
-/// SQLite begins its log anew when nobody reads what is older; somebody always does here.
+/// SQLite restarts its write-ahead log only when no reader needs the old part; this reader always does.
 #[tokio::test]
 async fn a_write_ahead_log_that_cannot_restart_is_limited_too() {
     let fixture = Fixture::new(Backend::Sqlite, narrow).await.unwrap();
@@ -268,7 +269,7 @@ async fn a_write_ahead_log_that_cannot_restart_is_limited_too() {
             Ok(_) => renewed += 1,
             Err(error) => break error,
         }
-        assert!(renewed < 200, "it never ends");
+        assert!(renewed < 200, "the limit is never reached");
     };
     assert_eq!(refused, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
     assert!(renewed > 50, "{renewed}");

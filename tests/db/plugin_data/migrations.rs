@@ -44,7 +44,7 @@ async fn a_changed_migration_is_rejected(fixture: &Fixture) {
     let error = fixture.data.migrate(&shop, &changed).await.unwrap_err();
     assert!(matches!(&error, MigrationError::History { name, .. } if name == "0001"), "{error:?}");
     let database = fixture.open("shop").await;
-    assert!(query(&database, "SELECT id FROM two", &[]).await.is_err(), "nothing of the list is applied");
+    assert!(query(&database, "SELECT id FROM two", &[]).await.is_err(), "no migration of the list is applied");
 }
 
 async fn a_migration_inserted_before_an_applied_one_is_rejected(fixture: &Fixture) {
@@ -100,7 +100,7 @@ async fn prepared_statements_follow_the_schema(fixture: &Fixture) {
     fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap();
     let database = fixture.open("shop").await;
     const ALL: &str = "SELECT * FROM one";
-    // Every connection has compiled it.
+    // Every connection has prepared the statement.
     let before = futures_util::future::join_all((0..16).map(|_| query(&database, ALL, &[]))).await;
     assert!(before.into_iter().all(|rows| rows.unwrap().columns == ["id"]));
     fixture.data.migrate(&shop, &[migration("0001", ONE), migration("0002", TWO)]).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture)
         "CREATE VIEW v AS SELECT * FROM _wharf_migration",
     ];
     attacks.extend(match fixture.backend {
-        // SQLite takes strings for names.
+        // SQLite accepts strings as names.
         Backend::Sqlite => vec![
             "DROP TABLE '_wharf_migration'",
             "ALTER TABLE '_wharf_migration' RENAME TO stolen",

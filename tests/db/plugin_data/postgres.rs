@@ -1,4 +1,4 @@
-//! What only PostgreSQL has.
+//! Features that only PostgreSQL has.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn a_dropped_statement_ends_on_the_server() {
     fixture.stop().await;
 }
 
-/// As in a database that a PostgreSQL before 15 made.
+/// Restores the default of PostgreSQL before 15.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn create_on_the_public_schema_is_revoked() {
     let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };

@@ -1,4 +1,4 @@
-//! What only SQLite has.
+//! Features that only SQLite has.
 
 use futures_util::future::join_all;
 use wharf::db::plugin_data::{DataError, Value};
@@ -35,7 +35,8 @@ async fn full_text_search_and_triggers_work_from_migrations() {
     fixture.stop().await;
 }
 
-/// The splitter takes the name for the beginning of a body, and then gives SQLite all of it as one statement.
+/// The splitter takes the name for the beginning of a trigger body, and passes the whole text to SQLite as one
+/// statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_named_begin_does_not_exhaust_the_stack() {
     let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
@@ -59,7 +60,7 @@ async fn closing_checkpoints_the_write_ahead_log() {
     fixture.stop().await;
 }
 
-/// Making the log is the one moment at which SQLite does not wait for another process.
+/// SQLite does not wait for other processes while it creates the write-ahead log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_nodes_open_a_new_file_concurrently() {
     let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What SQLite does within this process: memory, stack and time that no statement of a plugin may take from the others.
+//! SQLite runs within the host's process: the memory, stack and time that a plugin's statement takes are limited.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ fn is_limit(error: &DataError, bound: Bound) -> bool {
     matches!(error, DataError::Limit(met, _) if *met == bound)
 }
 
-async fn invalid(database: &PluginDatabase, sql: &str) {
-    let told = sql.get(..100).unwrap_or(sql);
-    let error = query(database, sql, &[]).await.expect_err(told);
-    assert!(matches!(error, DataError::Invalid(_)), "{told}: {error:?}");
+async fn assert_invalid(database: &PluginDatabase, sql: &str) {
+    let shown = sql.get(..100).unwrap_or(sql);
+    let error = query(database, sql, &[]).await.expect_err(shown);
+    assert!(matches!(error, DataError::Invalid(_)), "{shown}: {error:?}");
 }
 
-/// A JSON in SQLite's own form, of arrays in arrays.
+/// Returns nested arrays in JSONB, the binary JSON format of SQLite.
 fn nested_blob(levels: usize) -> Vec<u8> {
-    // From the innermost on, each begins with its size, and is written backwards.
+    // Written backwards from the innermost array, because each array begins with its size.
     let mut backwards = vec![0x0b];
     for _ in 0..levels {
         let size = u32::try_from(backwards.len()).unwrap().to_be_bytes();
@@ -36,14 +36,14 @@ fn nested_blob(levels: usize) -> Vec<u8> {
     backwards
 }
 
-/// SQLite recurses as deep as the path or the blob says, and where the stack ends, the process does.
+/// SQLite recurses as deep as the path or the blob says; a stack overflow would end the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_json_exhausts_the_stack() {
     let fixture = fixture(|_| ()).await;
     let database = fixture.tables("shop").await;
     let path = "'$' || replace(hex(zeroblob(200000)), '00', '.a')";
     for function in ["json_set", "json_insert", "jsonb_set", "JSONB_INSERT", "json_replace"] {
-        invalid(&database, &format!("SELECT {function}('{{}}', {path}, 1)")).await;
+        assert_invalid(&database, &format!("SELECT {function}('{{}}', {path}, 1)")).await;
     }
     for question in [
         "json($1)",
@@ -69,38 +69,38 @@ async fn no_json_exhausts_the_stack() {
     fixture.stop().await;
 }
 
-/// What is taken apart by recursion is not as deep as a plugin likes.
+/// The nesting depth of parsed SQL is limited.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_statement_exhausts_the_stack() {
     let fixture = fixture(|_| ()).await;
     let database = fixture.tables("shop").await;
     let nested = |begin: &str, end: &str| format!("{}SELECT 1{}", begin.repeat(20_000), end.repeat(20_000));
-    invalid(&database, &nested("SELECT * FROM (", ")")).await;
-    invalid(&database, &nested("SELECT * FROM (", "")).await;
-    invalid(&database, &nested("WITH a AS (", ") SELECT * FROM a")).await;
-    invalid(&database, &nested("SELECT 1 UNION ALL SELECT * FROM (", ")")).await;
+    assert_invalid(&database, &nested("SELECT * FROM (", ")")).await;
+    assert_invalid(&database, &nested("SELECT * FROM (", "")).await;
+    assert_invalid(&database, &nested("WITH a AS (", ") SELECT * FROM a")).await;
+    assert_invalid(&database, &nested("SELECT 1 UNION ALL SELECT * FROM (", ")")).await;
     let chain = |count: u32| {
         let tables: Vec<String> = (1..count).map(|n| format!("a{n} AS (SELECT * FROM a{})", n - 1)).collect();
         format!("WITH a0 AS (SELECT 1 AS x), {} SELECT * FROM a{}", tables.join(", "), count - 1)
     };
     assert!(query(&database, &chain(50), &[]).await.is_ok());
-    invalid(&database, &chain(6_000)).await;
-    // Not with one text, but with many.
+    assert_invalid(&database, &chain(6_000)).await;
+    // Many statements that nest in each other, rather than one text.
     let views: Vec<String> = (1..5_000).map(|n| format!("CREATE VIEW v{n} AS SELECT * FROM v{};", n - 1)).collect();
     let views = format!("CREATE VIEW v0 AS SELECT 1 AS x; {}", views.concat());
     fixture.data.migrate(&name("views"), &[migration("1", &views)]).await.unwrap();
     let database = fixture.open("views").await;
-    invalid(&database, "SELECT * FROM v4999").await;
+    assert_invalid(&database, "SELECT * FROM v4999").await;
     assert_eq!(scalar(&database, "SELECT x FROM v20").await, Value::Integer(1));
     let tables: String = (0..1_001).map(|n| format!("CREATE TABLE t{n} (a INT);")).collect();
     let trigger = |n| format!("CREATE TRIGGER g{n} AFTER INSERT ON t{n} BEGIN INSERT INTO t{} VALUES (1); END;", n + 1);
     let triggers = tables + &(0..1_000).map(trigger).collect::<String>();
     fixture.data.migrate(&name("triggers"), &[migration("1", &triggers)]).await.unwrap();
-    invalid(&*fixture.open("triggers").await, "INSERT INTO t0 VALUES (1)").await;
+    assert_invalid(&*fixture.open("triggers").await, "INSERT INTO t0 VALUES (1)").await;
     fixture.stop().await;
 }
 
-/// They compare everything with everything within one instruction.
+/// These functions run in quadratic time within one instruction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
     let fixture = fixture(|_| ()).await;
@@ -114,7 +114,7 @@ async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
         format!("rtrim({long}, {half} || '1')"),
         format!("unhex({long}, {half} || '1')"),
     ] {
-        invalid(&database, &format!("SELECT {slow}")).await;
+        assert_invalid(&database, &format!("SELECT {slow}")).await;
     }
     for (expression, expected) in [
         ("instr('äbc', 'c')", Value::Integer(3)),
@@ -140,12 +140,12 @@ async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
     ] {
         assert_eq!(scalar(&database, &format!("SELECT {expression}")).await, expected, "{expression}");
     }
-    invalid(&database, "SELECT json('{')").await;
+    assert_invalid(&database, "SELECT json('{')").await;
     let error = query(&database, "SELECT replace(hex(zeroblob(100000)), '0', '01234567890123456789')", &[]).await;
     assert!(error.is_ok());
     let error = query(&database, "SELECT length(replace(hex(zeroblob(1000000)), '0', '0123456789'))", &[]).await;
     assert!(is_limit(&error.unwrap_err(), Bound::Bytes));
-    // They may stand where only what always says the same may.
+    // The replaced functions may be used where SQLite requires deterministic ones.
     let table = "CREATE TABLE t (a TEXT CHECK (json_valid(a)), b TEXT AS (replace(a, '1', '2')) STORED);
         CREATE INDEX i ON t (instr(a, '1'), a ->> 0); INSERT INTO t (a) VALUES ('[1]')";
     fixture.data.migrate(&name("kept"), &[migration("1", table)]).await.unwrap();
@@ -155,10 +155,10 @@ async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
     fixture.stop().await;
 }
 
-/// Between instructions without a jump SQLite looks at no deadline.
+/// SQLite checks no deadline in a sequence of instructions without a jump.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_long_expression_ends_at_its_time_limit() {
-    // With one connection, the next statement is answered only once this one has ended.
+    // With only one connection, the next statement works only after this one has ended.
     let fixture = fixture(|config| {
         config.plugins.sql_time = Duration::from_millis(500);
         config.plugins.sql_connections = 1;
@@ -178,7 +178,7 @@ async fn one_long_expression_ends_at_its_time_limit() {
     fixture.stop().await;
 }
 
-/// Values of so many bytes in one row, and then no end.
+/// Returns a statement with large values in one row that then never ends.
 fn wide(columns: usize, bytes: usize) -> String {
     let columns: Vec<String> = (0..columns).map(|n| format!("hex(zeroblob({}))", bytes / 2 - n)).collect();
     format!("SELECT {}, ({ENDLESS})", columns.join(", "))
@@ -190,7 +190,7 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
     let database = fixture.tables("shop").await;
     let error = query(&database, &wide(40, 8_000_000), &[]).await.unwrap_err();
     assert!(is_limit(&error, Bound::Bytes), "{error:?}");
-    // And then the statement is over, and the connection is as before.
+    // Afterwards the statement has ended and the connection is unchanged.
     assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
     let mut transaction = database.begin().await.unwrap();
     assert!(transaction.query(super::fixture::sql(&wide(40, 8_000_000))).await.is_err());
@@ -199,7 +199,7 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
     fixture.stop().await;
 }
 
-/// Whatever plugins hold, the host's own database and small statements of others get what they need.
+/// However much memory plugins hold, the host's own database and small statements of other plugins still work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_that_fill_memory_do_not_affect_others() {
     let fixture = fixture(|config| {
@@ -221,11 +221,11 @@ async fn plugins_that_fill_memory_do_not_affect_others() {
     };
     let (ended, ()) = tokio::join!(filling, others);
     let refused = ended.iter().filter(|ended| is_limit(ended.as_ref().unwrap_err(), Bound::Bytes)).count();
-    assert!(refused > 0, "together they got all that they wanted: {ended:?}");
+    assert!(refused > 0, "no statement hit the shared memory limit: {ended:?}");
     fixture.stop().await;
 }
 
-/// SQLite has taken the statement back before anybody can look how large the file was.
+/// SQLite rolls the statement back before the host can check the size of the file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_statement_that_fills_the_database_hits_its_limit() {
     let fixture = fixture(|config| config.plugins.sql_disk_bytes = 2 << 20).await;

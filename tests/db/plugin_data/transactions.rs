@@ -1,4 +1,4 @@
-//! Transactions, batches and what concurrent callers see of each other.
+//! Transactions, batches and isolation between concurrent callers.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn a_committed_transaction_is_durable(fixture: &Fixture) {
     transaction.commit().await.unwrap();
     assert_eq!(count(&database).await, Value::Integer(1));
     fixture.data.close().await;
-    assert_eq!(count(&*fixture.open("shop").await).await, Value::Integer(1), "after opening anew");
+    assert_eq!(count(&*fixture.open("shop").await).await, Value::Integer(1), "after reopening");
 }
 
 async fn a_transaction_rolled_back_or_dropped_leaves_nothing(fixture: &Fixture) {
@@ -78,8 +78,8 @@ async fn after_its_first_error_a_transaction_can_only_be_rolled_back(fixture: &F
 async fn a_batch_is_all_or_nothing(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     let insert = |id| Statement::new("INSERT INTO owner (id) VALUES ($1) RETURNING id", [Value::Integer(id)]);
-    let answers = database.batch(vec![insert(1), sql("SELECT count(*) FROM owner"), insert(2)]).await.unwrap();
-    let values: Vec<_> = answers.iter().map(|rows| rows.values[0][0].clone()).collect();
+    let results = database.batch(vec![insert(1), sql("SELECT count(*) FROM owner"), insert(2)]).await.unwrap();
+    let values: Vec<_> = results.iter().map(|rows| rows.values[0][0].clone()).collect();
     assert_eq!(values, [Value::Integer(1), Value::Integer(1), Value::Integer(2)]);
     for last in [insert(1), sql("SELECT nothing"), sql("COMMIT"), sql("SELECT $1")] {
         database.batch(vec![insert(3), last]).await.unwrap_err();
@@ -110,7 +110,7 @@ async fn concurrent_increments_are_all_counted(fixture: &Fixture) {
     assert_eq!(scalar(&database, "SELECT n FROM counter WHERE id = 'a'").await, Value::Integer(160));
 }
 
-/// Reads one counter and adds one to it, as a plugin would without thinking.
+/// Reads a counter and writes it back incremented, as a naive plugin would.
 async fn read_and_write(database: &PluginDatabase, ids: &[&str]) -> Result<(), DataError> {
     let mut transaction = database.begin().await?;
     for id in ids {
@@ -122,7 +122,7 @@ async fn read_and_write(database: &PluginDatabase, ids: &[&str]) -> Result<(), D
     transaction.commit().await
 }
 
-/// Tries again on a conflict, and on nothing else.
+/// Retries on a conflict, and on no other error.
 async fn persistently(database: &PluginDatabase, ids: &[&str]) {
     loop {
         match read_and_write(database, ids).await {

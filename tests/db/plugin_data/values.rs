@@ -1,4 +1,4 @@
-//! What goes in and what comes out.
+//! Values and their round trip through the database.
 
 use wharf::db::plugin_data::{DataError, Value};
 

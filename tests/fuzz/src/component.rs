@@ -1,8 +1,9 @@
-//! What the compiler and the host make of a file that begins as a component: the check in front of Cranelift and what
-//! follows, without the child process around it; then what a deploy reads from it, and the linker. The input is the file.
+//! How the compiler and the host treat a file that begins like a component: the validation before Cranelift and
+//! compilation, without the child process; then the values that a deploy reads from it, and the linker. The input is
+//! the file.
 //!
-//! Holds: nothing compiles that the host's own look at the first bytes would refuse; what is told of a refusal fits on a
-//! line; what a component needs is what it imports; signing a file changes none of this. No guest runs.
+//! Properties: no file compiles whose first bytes the host would refuse; the reason of a rejection fits on one line; a
+//! component needs exactly the capabilities that it imports; signing a file changes none of this. No guest runs.
 
 use std::sync::OnceLock;
 
@@ -26,15 +27,15 @@ pub fn check(data: &[u8]) {
     let header = fuzzing::header(data);
     let artifact = match compiled {
         Err(reason) => {
-            let told = fuzzing::told(&reason);
-            assert_line(&told);
-            assert!(told.chars().count() <= 301, "{told}");
+            let line = fuzzing::told(&reason);
+            assert_line(&line);
+            assert!(line.chars().count() <= 301, "{line}");
             return;
         }
         Ok(Err(error)) => return assert_refusal(&error),
         Ok(Ok(artifact)) => artifact,
     };
-    assert!(header.is_ok(), "it compiles, and its first bytes are refused");
+    assert!(header.is_ok(), "it compiles, but its first bytes are refused");
     assert_eq!((artifact.size, artifact.digest.as_str().len()), (data.len(), 64));
 
     let known = fuzzing::capabilities();
@@ -44,7 +45,7 @@ pub fn check(data: &[u8]) {
             for import in &artifact.imports {
                 let package = import.split('/').next().unwrap_or_default();
                 let of_capability = package.strip_prefix("wharf:").is_some_and(|name| needs.contains(name));
-                assert!(of_capability || package.starts_with("wasi:"), "'{import}' is needed from nobody");
+                assert!(of_capability || package.starts_with("wasi:"), "no capability provides '{import}'");
             }
         }
         Err(error) => assert_refusal(&error),
@@ -58,19 +59,25 @@ pub fn check(data: &[u8]) {
         }
     }
     match compiler().link(&artifact) {
-        // To the linker a later patch of an interface is the interface; a deploy asks for the role itself before.
+        // To the linker, a later patch version of an interface is compatible; a deploy checks the exact role first.
         Ok(()) => {
-            let answers = artifact.exports.iter().any(|export| export.starts_with("wharf:plugin/http@0.1."));
-            assert!(artifact.needs().is_ok() && answers, "{:?}", artifact.exports);
+            let responses = artifact.exports.iter().any(|export| export.starts_with("wharf:plugin/http@0.1."));
+            assert!(artifact.needs().is_ok() && responses, "{:?}", artifact.exports);
         }
         Err(error) => assert_refusal(&error),
     }
 
-    // The compiler takes a nested component that ends with the file before its section does; nobody can sign such a file.
+    // The compiler accepts a nested component that ends with the file before its section does; such a file cannot be
+    // signed.
     let Ok(signed) = Signed::read(data) else { return };
     let key = PrivateKey::generate(&Random::Sequence(std::sync::Arc::default())).unwrap();
     let signature = Signature::sign(&key, ComponentDigest::of(signed.component), Timestamp(0));
     let file = Signed { component: signed.component, signatures: vec![signature] }.write();
-    let again = compiler().artifact(&file).expect("it compiles unsigned").expect("it is taken unsigned");
-    assert_eq!((again.imports, again.exports), (artifact.imports, artifact.exports), "signing changed what it is");
+    let again =
+        compiler().artifact(&file).expect("it compiles without signatures").expect("it is accepted without signatures");
+    assert_eq!(
+        (again.imports, again.exports),
+        (artifact.imports, artifact.exports),
+        "signing changed its imports or exports"
+    );
 }

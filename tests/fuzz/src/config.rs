@@ -1,7 +1,7 @@
 //! `wharf.toml`. The input is the file's text.
 //!
-//! Holds: a file is taken or everything that is wrong is told, each on a line; a value that is in force, written as `config
-//! show` writes it, means the same.
+//! Properties: a file is accepted, or every error in it is reported on a line of its own. A value in the form that
+//! `config show` prints has the same meaning.
 
 use std::path::Path;
 
@@ -19,8 +19,8 @@ pub fn check(data: &[u8]) {
         Err(refused) => {
             assert!(!refused.0.is_empty());
             for finding in refused.0 {
-                let told = finding.to_string();
-                assert!(!told.contains(['\r', '\0', '\x1b']), "a control character: {told:?}");
+                let line = finding.to_string();
+                assert!(!line.contains(['\r', '\0', '\x1b']), "a control character: {line:?}");
             }
             return;
         }
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     let shown = |setting: &wharf::config::Setting| setting.value.clone().filter(|value| value != "[redacted]");
     let flags = loaded.settings.iter().filter_map(|setting| {
         shown(setting).map(|value| {
-            // The path of a directory is as the operator has it.
+            // The operator's path of a directory is unchanged.
             if !setting.key.ends_with("_dir") {
                 assert_line(&value);
             }
@@ -39,16 +39,16 @@ pub fn check(data: &[u8]) {
     again.add_flags(flags.collect());
     let again = match load(&again) {
         Ok(again) => again,
-        // A secret that was left out may have been needed.
+        // A redacted secret may have been required.
         Err(refused) => {
             let secret = loaded.settings.iter().any(|setting| setting.value.as_deref() == Some("[redacted]"));
-            assert!(secret, "what is shown is not read again: {refused}");
+            assert!(secret, "the shown configuration cannot be parsed: {refused}");
             return;
         }
     };
     for (setting, other) in loaded.settings.iter().zip(&again.settings) {
         if setting.value.as_deref() != Some("[redacted]") {
-            assert_eq!(setting.value, other.value, "{} is not what it is shown as", setting.key);
+            assert_eq!(setting.value, other.value, "{} changed when it was shown and parsed again", setting.key);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a component says of itself. The input is text, a member a line:
+//! A component's declaration. The input is text, one member per line:
 //!
 //! ```text
 //! name items
@@ -14,11 +14,11 @@
 //! live 0001
 //! ```
 //!
-//! `cache` is of the route before it; `public`, `authenticated` and `superuser` are what they say, any other word is a
-//! permission.
+//! `cache` applies to the route before it. `public`, `authenticated` and `superuser` are access levels; any other word
+//! is a permission.
 //!
-//! Holds: what is taken keeps every rule that is documented, and is the same after it was stored and read again; what is
-//! refused is told on one line.
+//! Properties: an accepted declaration follows every documented rule, and is unchanged after it was stored and read
+//! again; a rejection is one line.
 
 use std::collections::BTreeSet;
 
@@ -108,8 +108,8 @@ pub fn check(data: &[u8]) {
 
     let stored = serde_json::to_string(&declaration).expect("a declaration becomes JSON");
     match serde_json::from_str::<Declaration>(&stored) {
-        Ok(again) => assert_eq!(again, declaration, "it is another one after a restart"),
-        Err(error) => panic!("it is deployed, and cannot be read after a restart: {error}"),
+        Ok(again) => assert_eq!(again, declaration, "it differs after a restart"),
+        Err(error) => panic!("it was accepted but cannot be read after a restart: {error}"),
     }
 
     for settings in [Value::Object(Map::new()), Value::Null, serde_json::json!({ "a": 1, "b": ["x\n"] })] {
@@ -170,11 +170,11 @@ fn check_steps(steps: &[Step], applied: &[Step], live: &[Step]) {
             let has = |list: &[Step], name: &str| list.iter().any(|step| step.name == name);
             for (at, step) in steps.iter().enumerate() {
                 let Some(oldest) = &step.oldest else { continue };
-                assert!(has(&steps[..at], oldest), "{oldest} is no earlier one");
-                assert!(at < applied.len() || has(live, oldest), "the live release is broken by {}", step.name);
+                assert!(has(&steps[..at], oldest), "{oldest} is not an earlier migration");
+                assert!(at < applied.len() || has(live, oldest), "{} breaks the live release", step.name);
             }
             for step in applied.iter().skip(steps.len()) {
-                assert!(step.oldest.as_ref().is_none_or(|oldest| has(steps, oldest)), "it is broken by {}", step.name);
+                assert!(step.oldest.as_ref().is_none_or(|oldest| has(steps, oldest)), "{} breaks it", step.name);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! A plugin's request to another server. The input is text: `GET https://a.example/b`, a header a line (with `\r`, `\n` and
-//! `\0` as in Rust), an empty line, then the answers that send it on (`302 /c`). Every line is read as an origin of an
-//! allow-list too.
+//! A plugin's request to another server. The input is text: `GET https://a.example/b`, one header per line (with `\r`,
+//! `\n` and `\0` as in Rust), an empty line, then the redirects (`302 /c`). Every line is also parsed as an origin of
+//! an allowlist.
 //!
-//! Holds: a request that passes is one that HTTP can write, to a server that its URL names and names alone; it has no
-//! header that is the host's; sent on to another server it keeps only what is harmless, and never leaves encryption.
+//! Properties: an accepted request can be written as HTTP, to exactly the server that its URL names; it has none of the
+//! host's own headers. A redirect to another server keeps only harmless headers and never leaves TLS.
 
 use wharf::egress::fuzzing::{self, Written};
 use wharf::egress::origin::{Origin, Scheme, Target};
@@ -11,8 +11,8 @@ use wharf::egress::{Request, is_written_by_the_host};
 
 use crate::input::{lines, unescaped, words};
 
-/// What a plugin may not write, written down a second time.
-const OF_THE_HOST: &[&str] = &[
+/// The headers that a plugin may not set, as an independent copy.
+const RESERVED: &[&str] = &[
     "connection",
     "content-length",
     "expect",
@@ -29,7 +29,7 @@ const OF_THE_HOST: &[&str] = &[
     "upgrade",
 ];
 
-/// What another server may be told.
+/// The headers that may be sent to another server after a redirect.
 const HARMLESS: &[&str] = &[
     "accept",
     "accept-language",
@@ -54,7 +54,7 @@ pub fn check(data: &[u8]) {
         (unescaped(name), unescaped(value))
     };
     let headers: Vec<(String, String)> = parts.next().unwrap_or_default().iter().map(header).collect();
-    let answers: Vec<(u16, Vec<u8>)> = parts
+    let responses: Vec<(u16, Vec<u8>)> = parts
         .next()
         .unwrap_or_default()
         .iter()
@@ -64,12 +64,12 @@ pub fn check(data: &[u8]) {
         .collect();
     let body = if method == "POST" { "body".into() } else { bytes::Bytes::new() };
     let request = Request { method: unescaped(method), url: unescaped(url), headers, body, ..Request::default() };
-    let Ok((written, _)) = fuzzing::written(request, 1024, &answers) else { return };
+    let Ok((written, _)) = fuzzing::written(request, 1024, &responses) else { return };
     for one in &written {
         check_written(one);
     }
     for pair in written.windows(2) {
-        check_sent_on(&pair[0], &pair[1]);
+        check_redirect(&pair[0], &pair[1]);
     }
 }
 
@@ -78,23 +78,23 @@ fn check_written(written: &Written) {
     assert!(!matches!(method, "CONNECT" | "TRACE") && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'));
     let target = &written.target;
     let again =
-        Target::read(target.url()).unwrap_or_else(|error| panic!("{} is not read again: {error}", target.url()));
-    assert_eq!((&again.server, again.url()), (&target.server, target.url()), "a URL has two readings");
-    // What another parser would make of it: after the scheme stands the server and nothing before it.
+        Target::read(target.url()).unwrap_or_else(|error| panic!("{} cannot be parsed again: {error}", target.url()));
+    assert_eq!((&again.server, again.url()), (&target.server, target.url()), "a URL is parsed in two ways");
+    // Another parser's view: the server follows the scheme directly.
     let rest =
         target.url().strip_prefix(&format!("{}://", target.server.scheme)).expect("a URL begins with its scheme");
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     assert!(!authority.contains('@') && !path.contains('#'), "{}", target.url());
     assert_eq!(target.path_and_query(), path, "{}", target.url());
-    assert!(path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b)), "{path:?} is no path of HTTP");
+    assert!(path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b)), "{path:?} is not an HTTP path");
     let host = target.server.authority();
     assert!(!host.is_empty() && host.bytes().all(|b| (0x21..0x7f).contains(&b) && !b"/?#@\\".contains(&b)), "{host:?}");
     for (name, value) in &written.headers {
         let name = name.as_str();
-        assert!(!OF_THE_HOST.contains(&name) && !is_written_by_the_host(name), "{name} is the host's to write");
+        assert!(!RESERVED.contains(&name) && !is_written_by_the_host(name), "only the host may set {name}");
         assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0\x7f".contains(byte)), "{name} holds a control character");
     }
-    // An allow-list that names this server allows it; none can name a server on port 0.
+    // An allowlist that names this server allows it. None can name a server on port 0.
     let origin = target.server.to_string();
     if target.server.port != 0 {
         let origin = origin.parse::<Origin>().unwrap_or_else(|error| panic!("{origin} {error}"));
@@ -102,22 +102,22 @@ fn check_written(written: &Written) {
     }
 }
 
-fn check_sent_on(from: &Written, to: &Written) {
+fn check_redirect(from: &Written, to: &Written) {
     assert!(
         from.target.server.scheme == Scheme::Http || to.target.server.scheme == Scheme::Https,
-        "{} sends on to {} in the clear",
+        "{} redirects to {} without TLS",
         from.target.url(),
         to.target.url()
     );
     if from.target.server != to.target.server {
         for name in to.headers.keys() {
-            assert!(HARMLESS.contains(&name.as_str()), "{name} goes to another server");
+            assert!(HARMLESS.contains(&name.as_str()), "{name} is sent to another server");
         }
     }
     if to.method != from.method {
         assert!(to.method == "GET" && to.body.is_empty());
         for name in ["content-encoding", "content-language", "content-location", "content-type"] {
-            assert!(!to.headers.contains_key(name), "the body goes, and {name} stays");
+            assert!(!to.headers.contains_key(name), "the body was dropped but {name} was not");
         }
     }
 }
@@ -125,8 +125,8 @@ fn check_sent_on(from: &Written, to: &Written) {
 fn check_origin(line: &str) {
     let Ok(origin) = line.parse::<Origin>() else { return };
     let written = origin.to_string();
-    assert_eq!(written.parse::<Origin>().as_ref(), Ok(&origin), "{written} is not read again");
-    // Whoever is allowed has the name that is written, or a name below it.
+    assert_eq!(written.parse::<Origin>().as_ref(), Ok(&origin), "{written} cannot be parsed again");
+    // An allowed server has the name in the origin, or a name below it.
     let plain = written.replacen("*.", "", 1);
     let target = Target::read(&plain).unwrap_or_else(|error| panic!("{plain}: {error}"));
     assert_eq!(origin.allows(&target.server), plain == written, "{written}");
@@ -136,8 +136,8 @@ fn check_origin(line: &str) {
     {
         assert!(origin.allows(&target.server), "{written} does not allow {below}");
     }
-    let beside = plain.replacen("://", "://x", 1);
-    if let Ok(target) = Target::read(&beside) {
-        assert!(!origin.allows(&target.server), "{written} allows {beside}");
+    let sibling = plain.replacen("://", "://x", 1);
+    if let Ok(target) = Target::read(&sibling) {
+        assert!(!origin.allows(&target.server), "{written} allows {sibling}");
     }
 }

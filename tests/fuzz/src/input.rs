@@ -1,13 +1,13 @@
-//! Inputs as lines of text, and what several properties ask of a text.
+//! Inputs as lines of text, and checks that several targets share.
 
 use wharf::error::Error;
 
-/// The lines of an input; what is not UTF-8 is replaced.
+/// Splits an input into lines; invalid UTF-8 is replaced.
 pub(crate) fn lines(data: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(data).split('\n').map(str::to_owned).collect()
 }
 
-/// A line in which `\r`, `\n`, `\0` and `\\` are what they are in Rust.
+/// Replaces the escapes `\r`, `\n`, `\0` and `\\`, as Rust does.
 pub(crate) fn unescaped(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     let mut rest = line.chars();
@@ -26,7 +26,7 @@ pub(crate) fn unescaped(line: &str) -> String {
     text
 }
 
-/// Words with single spaces between them; the last one may hold spaces.
+/// Splits a line into words at single spaces; the last word may contain spaces.
 pub(crate) fn words<const N: usize>(line: &str) -> [&str; N] {
     let mut words = [""; N];
     for (word, part) in words.iter_mut().zip(line.splitn(N, ' ')) {
@@ -35,14 +35,15 @@ pub(crate) fn words<const N: usize>(line: &str) -> [&str; N] {
     words
 }
 
-/// A refusal is one line that a terminal shows as it is, and no essay. It is never for a defect of the host.
+/// Checks that a rejection is one short line that a terminal shows unchanged, and is never reported as a defect of the
+/// host.
 pub(crate) fn assert_refusal(error: &Error) {
     assert!(*error.kind() != wharf::error::Kind::Internal, "a defect: {}", error.report());
     assert_line(error.public());
-    assert!(error.public().len() < 8 * 1024, "an essay: {}", error.public());
+    assert!(error.public().len() < 8 * 1024, "a long text: {}", error.public());
 }
 
-/// A text without control characters.
+/// Checks that a text has no control characters.
 pub(crate) fn assert_line(text: &str) {
     assert!(!text.chars().any(char::is_control), "a control character: {text:?}");
 }

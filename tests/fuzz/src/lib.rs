@@ -1,10 +1,11 @@
-//! What must hold of the host whatever comes from outside. One module for each fuzz target (`targets/`), each with one
-//! function `check` that takes the bytes of a fuzzer and panics where a property does not hold: a panic is a finding.
+//! Properties of the host that hold for all untrusted input. There is one module for each fuzz target (`targets/`),
+//! each with a function `check` that takes a fuzzer's bytes and panics if a property does not hold. A panic is a
+//! finding.
 //!
-//! Owns the properties, and naive references to hold the host against; the host's own code is reached as everybody
-//! reaches it, or through its `fuzzing` modules where that is not possible. Never opens a file or a socket, so that an
-//! input means the same everywhere and every time. Inputs are text where that is possible: seeds can be read and written
-//! by hand (`corpus/`).
+//! This crate owns the properties, and naive references that the host is compared with. It calls the host's public
+//! interface, or its `fuzzing` modules where that is not possible. It never opens a file or a socket, so an input has
+//! the same result everywhere and every time. Inputs are text where possible, so that seeds can be read and written by
+//! hand (`corpus/`).
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +45,7 @@ pub mod value;
 #[doc(hidden)]
 pub use libfuzzer_sys;
 
-/// The program of a target: what libFuzzer calls, and an empty one in every other build.
+/// Defines the program of a target: the function that libFuzzer calls, or an empty program in every other build.
 #[cfg(fuzzing)]
 #[macro_export]
 macro_rules! target {
@@ -53,7 +54,7 @@ macro_rules! target {
     };
 }
 
-/// The program of a target: what libFuzzer calls, and an empty one in every other build.
+/// Defines the program of a target: the function that libFuzzer calls, or an empty program in every other build.
 #[cfg(not(fuzzing))]
 #[macro_export]
 macro_rules! target {

@@ -1,5 +1,5 @@
-//! A request's input: texts of the path and the query into typed values, a body into JSON, both held against an operation.
-//! The input is text, a member a line:
+//! A request's input: path and query texts are parsed to typed values and a body to JSON, and both are validated
+//! against an operation. The input is text, one member per line:
 //!
 //! ```text
 //! template /items/{id}
@@ -11,10 +11,10 @@
 //! body {"title":"x"}
 //! ```
 //!
-//! `body` is the last: it goes on to the end.
+//! `body` comes last and extends to the end.
 //!
-//! Holds: nothing is handed on but what was declared, each of the type that was declared, without a NUL; what is required
-//! is there; every finding has a place in path, query or body, and the refusal is a problem that can be written.
+//! Properties: only declared parameters are forwarded, with their declared types and without NUL; required parameters
+//! are present; every finding has a location in path, query or body, and the rejection can be written as a problem.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -86,7 +86,7 @@ pub fn check(data: &[u8]) {
             (name, Cow::from(text.to_owned()))
         })
         .collect();
-    // As the host reads it.
+    // Parsed as the host parses it.
     let query: Vec<(Cow<'_, str>, Cow<'_, str>)> = form_urlencoded::parse(input.query.as_bytes()).collect();
     let (value, suspicious) = match (operation.body_kind(), body) {
         (Some(BodyKind::Json), (json, _)) => json,
@@ -95,7 +95,7 @@ pub fn check(data: &[u8]) {
     };
     match operation.check(&path, &query, value.as_ref(), suspicious) {
         Err(findings) => {
-            assert!(!findings.is_empty(), "refused for nothing");
+            assert!(!findings.is_empty(), "rejected without a finding");
             for finding in &findings {
                 let place = finding.loc.first();
                 let known = ["path", "query", "body"].iter().any(|name| place == Some(&Loc::from(*name)));
@@ -124,7 +124,7 @@ pub fn check(data: &[u8]) {
             for name in required.filter_map(|parameter| parameter["name"].as_str()) {
                 assert!(inputs.query.contains_key(name), "{name} is required and missing");
             }
-            // An object's members that no schema names are ignored; anything else is looked at as a whole.
+            // Undeclared members of an object are ignored; any other value is checked as a whole.
             if let Some(value) = value.filter(|value| !value.is_object()) {
                 assert!(!holds_nul(&value), "the body holds a NUL: {value}");
             }
@@ -161,11 +161,14 @@ fn read_body(input: &Input) -> (Read, Read) {
     let form = runtime.block_on(http::form(input.content_type.as_bytes(), bytes)).unwrap_or_else(refused);
     for (value, suspicious) in [&json, &form] {
         if let Some(value) = value {
-            assert!(*suspicious || !holds_nul(value), "a NUL goes unnoticed: {value}");
+            assert!(*suspicious || !holds_nul(value), "a NUL was not reported: {value}");
         }
     }
     let texts = form.0.as_ref().and_then(Value::as_object).into_iter().flat_map(Map::values);
-    assert!(texts.into_iter().all(|text| text.as_str().is_some_and(|text| !text.is_empty())), "a form has only texts");
+    assert!(
+        texts.into_iter().all(|text| text.as_str().is_some_and(|text| !text.is_empty())),
+        "a form contains a non-empty text for every field"
+    );
     (json, form)
 }
 
@@ -176,7 +179,7 @@ fn assert_problem(error: &Error) {
     assert!(reply.status.is_client_error());
 }
 
-/// Against the naive reading of each type.
+/// Compares each type with a naive parser.
 fn check_scalars(text: &str) {
     let read = |scalar: Scalar| scalar.read(text, "query", "n").ok();
     assert_eq!(read(Scalar::Text), Some(text.into()));

@@ -1,8 +1,9 @@
-//! What a guest answers, and what of a request's headers it gets. The input is text: the status, then a header a line
+//! A guest's response, and the request headers that it receives. The input is text: the status, one header per line
 //! (`name: value`, with `\r`, `\n` and `\0` as in Rust), an empty line, the body.
 //!
-//! Holds: an answer that passes is one that HTTP can write, as it was given, with no header that is the host's; what
-//! nobody could mind passes; a refusal blames the plugin. No credential and no claim of the host's reaches a guest.
+//! Properties: an accepted response can be written as HTTP, is unchanged, and has none of the host's own headers; an
+//! ordinary response is accepted; a rejection blames the plugin. No credential and no header reserved for the host
+//! reaches a guest.
 
 use wharf::config::Plugins;
 use wharf::error::Kind;
@@ -11,8 +12,8 @@ use wharf::plugin::{Answer, fuzzing};
 
 use crate::input::{lines, unescaped};
 
-/// What a plugin may not set, written down a second time.
-const OF_THE_HOST: &[&str] = &[
+/// The headers that a plugin may not set, as an independent copy.
+const RESERVED: &[&str] = &[
     "connection",
     "content-length",
     "date",
@@ -30,7 +31,7 @@ const OF_THE_HOST: &[&str] = &[
     "x-request-id",
 ];
 
-/// What a plugin does not get, written down a second time.
+/// The headers that a plugin does not receive, as an independent copy.
 const WITHHELD: &[&str] = &[
     "authorization",
     "connection",
@@ -56,7 +57,7 @@ const WITHHELD: &[&str] = &[
 const BODY_LIMIT: usize = 256;
 const HEADER_LIMIT: usize = 16 * 1024;
 
-/// Checks one answer.
+/// Checks one response.
 pub fn check(data: &[u8]) {
     let lines = lines(data);
     let status = lines[0].parse().unwrap_or(200);
@@ -74,7 +75,7 @@ pub fn check(data: &[u8]) {
 
 fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
     let host = Plugins { response_bytes: BODY_LIMIT, header_bytes: HEADER_LIMIT, ..Plugins::default() };
-    let answer = fuzzing::answer(status, headers.to_vec(), body.to_vec(), &host);
+    let response = fuzzing::answer(status, headers.to_vec(), body.to_vec(), &host);
     let harmless = |(name, value): &(String, String)| {
         let own = name.starts_with("x-") && name != "x-request-id" && !name.contains("proxy");
         own && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
@@ -83,33 +84,35 @@ fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     let sound =
         (200..=599).contains(&status) && body.len() <= BODY_LIMIT && headers.len() <= 64 && bytes <= HEADER_LIMIT;
-    let answer = match answer {
+    let response = match response {
         Err(error) => {
             assert_eq!(*error.kind(), Kind::Plugin);
-            assert!(!(sound && headers.iter().all(harmless)), "an ordinary answer is refused: {}", error.report());
+            assert!(!(sound && headers.iter().all(harmless)), "an ordinary response was rejected: {}", error.report());
             return;
         }
-        Ok(answer) => answer,
+        Ok(response) => response,
     };
-    assert!(sound, "it passes beyond a limit");
-    let Answer::Response { status: given, headers: passed, .. } = &answer else { panic!("a response is a problem") };
-    assert_eq!((*given, passed.as_slice()), (status, headers), "the check changes the answer");
-    let reply =
-        http::reply(answer.clone()).unwrap_or_else(|error| panic!("it passes and is no HTTP: {}", error.report()));
+    assert!(sound, "it was accepted above a limit");
+    let Answer::Response { status: given, headers: passed, .. } = &response else {
+        panic!("a response became a problem")
+    };
+    assert_eq!((*given, passed.as_slice()), (status, headers), "the check changed the response");
+    let reply = http::reply(response.clone())
+        .unwrap_or_else(|error| panic!("it was accepted but is not valid HTTP: {}", error.report()));
     assert_eq!((reply.status.as_u16(), &*reply.body, reply.headers.len()), (status, body, headers.len()));
     for (name, value) in &reply.headers {
         let name = name.as_str();
-        assert!(!OF_THE_HOST.contains(&name) && !name.starts_with("access-control-"), "{name} is the host's to set");
+        assert!(!RESERVED.contains(&name) && !name.starts_with("access-control-"), "only the host may set {name}");
         assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0\x7f".contains(byte)), "{name} holds a control character");
     }
     for (name, _) in headers {
         let given = headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_bytes());
         let written = reply.headers.get_all(name).iter().map(|value| value.as_bytes());
-        assert!(given.eq(written), "{name} is written otherwise than it was given");
+        assert!(given.eq(written), "{name} was changed");
     }
 }
 
-/// The same as a problem: the first header is its code and detail, the others are refused inputs.
+/// Checks the same input as a problem: the first header is its code and detail, the others are field errors.
 fn check_problem(status: u16, headers: &[(String, String)], body: &[u8]) {
     let Some(((code, detail), errors)) = headers.split_first() else { return };
     let detail = format!("{detail}{}", String::from_utf8_lossy(body));
@@ -119,13 +122,14 @@ fn check_problem(status: u16, headers: &[(String, String)], body: &[u8]) {
             ("value_error".to_owned(), place.split('.').map(str::to_owned).collect::<Vec<_>>(), text.clone())
         })
         .collect();
-    let answer = match fuzzing::problem(status, code.clone(), detail.clone(), errors.clone()) {
+    let response = match fuzzing::problem(status, code.clone(), detail.clone(), errors.clone()) {
         Err(error) => return assert_eq!(*error.kind(), Kind::Plugin),
-        Ok(answer) => answer,
+        Ok(response) => response,
     };
     assert!((400..=599).contains(&status) && (1..=64).contains(&code.len()) && errors.len() <= 256);
     assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
-    let reply = http::reply(answer).unwrap_or_else(|error| panic!("it passes and is no HTTP: {}", error.report()));
+    let reply = http::reply(response)
+        .unwrap_or_else(|error| panic!("it was accepted but is not valid HTTP: {}", error.report()));
     let written: serde_json::Value = serde_json::from_slice(&reply.body).expect("a problem is JSON");
     assert_eq!(
         (&written["status"], &written["code"], &written["detail"]),
@@ -140,6 +144,6 @@ fn check_request(headers: &[(String, String)]) {
         assert!(!WITHHELD.contains(&name.as_str()), "{name} reaches a guest");
         assert!(value.bytes().all(|b| b == b'\t' || (b' '..0x7f).contains(&b)), "{name}: {value:?}");
         let same = |(other, text): &(String, String)| other.eq_ignore_ascii_case(&name) && text.trim() == value.trim();
-        assert!(headers.iter().any(same), "{name}: {value:?} came from nowhere");
+        assert!(headers.iter().any(same), "{name}: {value:?} was not in the request");
     }
 }

@@ -1,15 +1,15 @@
-//! The route table against a naive one. The input is text: routes (`GET /items/{id}`), an empty line, requests.
+//! The route table, compared with a naive one. The input is text: routes (`GET /items/{id}`), an empty line, requests.
 //!
-//! Holds: templates are read as they are written; a table is built unless two routes have one method and shape, in
-//! whatever order; each request finds what a walk over all routes finds, with the same parameters. Where several shapes fit
-//! a path, the one whose literal comes first wins; methods that it lacks are answered by shapes that cover it, those with
-//! fewer parameters first.
+//! Properties: a template is unchanged when it is written and parsed again. A table can be built unless two routes have
+//! the same method and shape, in any order. Each request finds the same route and parameters as a search through all
+//! routes. If several shapes match a path, the one with the earliest literal wins; a method that it lacks is served by
+//! shapes that cover it, those with fewer parameters first.
 
 use wharf::route::{Match, RouteTable, Template};
 
 use crate::input::{lines, words};
 
-/// A template, read naively.
+/// A naive template.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Literal(String),
@@ -59,7 +59,7 @@ impl Route {
     }
 }
 
-/// `/` alone has none.
+/// `/` alone has no segments.
 fn segments(path: &str) -> Vec<&str> {
     match path {
         "/" => Vec::new(),
@@ -72,7 +72,7 @@ fn read_template(path: &str) -> Option<Template> {
         Ok(template) => {
             let written = template.to_string();
             let slashless = if path == "/" { path } else { path.strip_suffix('/').unwrap_or(path) };
-            assert!(written == slashless || (path == "//" && written == "/"), "{path:?} is written {written:?}");
+            assert!(written == slashless || (path == "//" && written == "/"), "{path:?} became {written:?}");
             assert_eq!(written.parse::<Template>().as_ref(), Ok(&template));
             assert_eq!(template.depth(), segments(&written).len());
             assert_eq!(template.is_literal(), !written.contains('{'));
@@ -87,7 +87,7 @@ fn read_template(path: &str) -> Option<Template> {
     }
 }
 
-/// What a request finds: the route's place, or the methods there are.
+/// The result of a lookup: the route's index and parameters, or the allowed methods.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Route(usize, Vec<(String, String)>),
@@ -105,7 +105,7 @@ fn naive(routes: &[Route], method: &str, path: &str) -> Found {
     }
     let path = segments(path);
     let fitting: Vec<usize> = (0..routes.len()).filter(|at| routes[*at].fits(&path)).collect();
-    // Literals are less than parameters, so the least shape has a literal where another has a parameter first.
+    // A literal is less than a parameter, so the least shape has a literal where another one has a parameter first.
     let Some(parts) = fitting.iter().map(|at| &routes[*at].parts).min() else { return Found::Nothing };
     let mut answering: Vec<usize> = fitting.iter().copied().filter(|at| routes[*at].covers(parts)).collect();
     answering.sort_by_key(|at| routes[*at].params());
@@ -116,7 +116,7 @@ fn naive(routes: &[Route], method: &str, path: &str) -> Found {
         methods.dedup();
         return Found::Methods(methods);
     };
-    // Of equally narrow ones, neither is better: whichever the table takes, see `check`.
+    // Equally specific routes are interchangeable: `check` accepts each of them.
     let route = &routes[*first];
     let values = route.parts.iter().zip(&path).filter(|(part, _)| **part == Part::Param);
     Found::Route(*first, route.names.iter().cloned().zip(values.map(|(_, text)| (*text).to_owned())).collect())

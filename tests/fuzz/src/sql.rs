@@ -1,10 +1,10 @@
-//! A plugin's SQL as the host reads it, against SQLite itself. The input is the text.
+//! The host's parsing of a plugin's SQL, compared with SQLite itself. The input is the SQL text.
 //!
-//! Holds for both databases: tokens stand one behind the other, with nothing but blanks and comments between them; a
-//! statement that passes is a part of the text without a semicolon of its own, and passes again; a migration's statements
-//! are found again when they are joined. Holds for SQLite: what passes as one statement is one to SQLite, has the
-//! parameters that were counted, and touches neither transactions nor files.
-//! PostgreSQL itself is not asked: it takes a server.
+//! Properties for both databases: tokens follow one another, with only blanks and comments between them. An accepted
+//! statement is a part of the text without a semicolon of its own, and is accepted again. The statements of a migration
+//! are found again after joining them. Properties for SQLite: an accepted statement is one statement to SQLite, has the
+//! counted parameters, and touches neither transactions nor files. PostgreSQL itself is not called, because it needs a
+//! server.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use wharf::db::plugin_data::fuzzing::{self, Dialect, Sort};
 use wharf::db::plugin_data::{DataError, Limits, Value};
 
-/// What is there to speak about.
+/// The tables that statements can use.
 const SCHEMA: &str = "
     CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c REAL, d BLOB, e BOOLEAN);
     CREATE TABLE x (a, b, c);
@@ -32,7 +32,7 @@ thread_local! {
 fn open() -> Connection {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch(SCHEMA).unwrap();
-    // Nothing is run; what SQLite asks for while it compiles is noted.
+    // Statements are only prepared; the authorizer records the actions that SQLite asks for.
     let note = |context: AuthContext<'_>| {
         let beyond = matches!(
             context.action,
@@ -80,7 +80,7 @@ fn check_tokens(dialect: Dialect, sql: &str) {
             || between.contains("--")
             || between.contains("/*")
             || between.trim_matches('\x0b').trim().is_empty();
-        assert!(comments, "{between:?} is skipped");
+        assert!(comments, "{between:?} was skipped");
         match sort {
             Sort::Symbol(byte) => assert_eq!(token.as_bytes(), [byte]),
             Sort::Parameter(number) => assert_eq!(token, format!("${number}")),
@@ -90,7 +90,7 @@ fn check_tokens(dialect: Dialect, sql: &str) {
     }
 }
 
-/// The statement as it goes to the database, and how many values it takes.
+/// Returns the statement that goes to the database, and the number of its values.
 fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
     let values = fuzzing::tokens(dialect, sql).into_iter().filter_map(|(sort, _)| match sort {
         Sort::Parameter(number) => Some(usize::from(number)),
@@ -113,8 +113,12 @@ fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
     let first = first.unwrap_or_default().to_ascii_lowercase();
     assert!(["select", "values", "with", "insert", "update", "delete"].contains(&first.as_str()), "{first:?}");
     assert_eq!(reads, ["select", "values"].contains(&first.as_str()));
-    assert_eq!(admit(&statement, values).as_ref(), Ok(&(statement.clone(), reads, writes)), "it does not pass again");
-    assert!(admit(&statement, values + 1).is_err(), "a value too many passes");
+    assert_eq!(
+        admit(&statement, values).as_ref(),
+        Ok(&(statement.clone(), reads, writes)),
+        "it was not accepted again"
+    );
+    assert!(admit(&statement, values + 1).is_err(), "one value too many was accepted");
     Some((statement, values))
 }
 
@@ -128,14 +132,14 @@ fn check_migration(dialect: Dialect, sql: &str) {
         assert!(known.contains(&first.as_str()), "{first:?}");
     }
     let joined = statements.join(";\n");
-    assert_eq!(fuzzing::migration(dialect, &joined).as_ref(), Ok(&statements), "joined, they are others");
+    assert_eq!(fuzzing::migration(dialect, &joined).as_ref(), Ok(&statements), "joining changed the statements");
 }
 
 fn ask_sqlite(sql: &str, values: usize) {
     SQLITE.with_borrow(|sqlite| {
         REACHED.set(false);
         let prepared = sqlite.prepare(sql);
-        assert!(!REACHED.get(), "it reaches beyond the data: {sql:?}");
+        assert!(!REACHED.get(), "it requests a forbidden action: {sql:?}");
         match prepared {
             Ok(statement) => {
                 let names: std::collections::BTreeSet<usize> = (1..=statement.parameter_count())

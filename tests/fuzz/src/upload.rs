@@ -1,8 +1,8 @@
-//! What the host's own process does with an uploaded file before anything else: how it begins, where its component ends and
-//! its signatures begin, and who vouches for it. The input is the file.
+//! The first steps that the host's own process takes with an uploaded file: its header, the boundary between component
+//! and signatures, and the verification of signatures. The input is the file.
 //!
-//! Holds: what is read is written again, byte for byte; the component has the same digest however many sign it; nobody is
-//! believed who did not sign these very bytes.
+//! Properties: a parsed file is written again byte for byte; the digest of a component does not depend on its
+//! signatures; a signature is accepted only for the bytes that were signed.
 
 use std::sync::OnceLock;
 
@@ -17,10 +17,10 @@ use wharf::public_key::TrustedKey;
 
 use crate::input::assert_refusal;
 
-/// The moment at which everything happens.
+/// The time of all checks.
 const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 
-/// Keys that depend on nothing, so that a seed can hold their signatures.
+/// Deterministic keys, so that a seed can contain their signatures.
 struct Keys {
     trusted: PrivateKey,
     other: PrivateKey,
@@ -41,12 +41,12 @@ fn policy(required: bool) -> Plugins {
     Plugins { trusted_keys: vec![key], require_signed: required, ..Plugins::default() }
 }
 
-fn vouched(required: bool, file: &[u8], beside: &[Signature]) -> wharf::error::Result<Vec<String>> {
+fn verified(required: bool, file: &[u8], detached: &[Signature]) -> wharf::error::Result<Vec<String>> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_current_thread().build().unwrap());
     let file = Bytes::copy_from_slice(file);
     let limits = policy(required);
-    runtime.block_on(fuzzing::vouched(&limits, file, beside.to_vec(), NOW)).map(|(signed_by, _)| signed_by)
+    runtime.block_on(fuzzing::vouched(&limits, file, detached.to_vec(), NOW)).map(|(signed_by, _)| signed_by)
 }
 
 /// Checks one file.
@@ -56,18 +56,18 @@ pub fn check(data: &[u8]) {
     if let Err(error) = &header {
         assert_refusal(error);
     }
-    let lax = vouched(false, data, &[]);
-    let strict = vouched(true, data, &[]);
+    let lax = verified(false, data, &[]);
+    let strict = verified(true, data, &[]);
     for error in [&lax, &strict].into_iter().filter_map(|verdict| verdict.as_ref().err()) {
         assert_refusal(error);
     }
-    assert!(header.is_ok() || (lax.is_err() && strict.is_err()), "it passes without the header of a component");
+    assert!(header.is_ok() || (lax.is_err() && strict.is_err()), "it was accepted without the header of a component");
 
     let Ok(signed) = Signed::read(data) else {
-        assert!(strict.is_err(), "it passes unread");
+        assert!(strict.is_err(), "it was accepted unparsed");
         return;
     };
-    assert_eq!(signed.write(), data, "what was read is not what is written");
+    assert_eq!(signed.write(), data, "writing changed the file");
     assert!(data.starts_with(signed.component) && signed.signatures.len() <= MAX_SIGNATURES);
     for (index, signature) in signed.signatures.iter().enumerate() {
         assert!(signed.signatures.iter().take(index).all(|other| other.key != signature.key), "a key signs twice");
@@ -75,7 +75,7 @@ pub fn check(data: &[u8]) {
     let bare = Signed::read(signed.component).expect("a component without its signatures is readable");
     assert!(bare.component == signed.component && bare.signatures.is_empty());
 
-    // The one rule again, said otherwise: whoever is believed signed this digest, and nothing that is broken passes.
+    // An independent statement of the rule: an accepted key signed this digest, and no broken signature is accepted.
     let digest = ComponentDigest::of(signed.component);
     let trusted = Keys::get().trusted.public_key();
     let of_trusted = signed.signatures.iter().find(|signature| signature.key == trusted);
@@ -93,34 +93,35 @@ fn check_signing(signed: &Signed<'_>, runs: bool) {
     let digest = ComponentDigest::of(signed.component);
     let signatures = [&keys.other, &keys.trusted].map(|key| Signature::sign(key, digest, NOW));
     let file = Signed { component: signed.component, signatures: signatures.to_vec() }.write();
-    let again = Signed::read(&file).expect("what was signed is readable");
+    let again = Signed::read(&file).expect("the signed file is readable");
     assert!(again.component == signed.component && again.signatures == signatures);
-    assert_eq!(ComponentDigest::of(again.component), digest, "signing changed what is signed");
+    assert_eq!(ComponentDigest::of(again.component), digest, "signing changed the signed component");
     if !runs {
         return;
     }
-    assert!(vouched(true, &file, &[]).is_ok(), "a trusted signature inside is not believed");
-    assert!(vouched(true, signed.component, &signatures).is_ok(), "a trusted signature beside is not believed");
+    assert!(verified(true, &file, &[]).is_ok(), "a trusted embedded signature was rejected");
+    assert!(verified(true, signed.component, &signatures).is_ok(), "a trusted detached signature was rejected");
 
-    // Which byte is altered depends on the component alone. Signatures of others may be altered: they say nothing.
+    // The altered byte depends on the component alone. Signatures of untrusted keys may be altered, because they are
+    // not checked.
     let file = Signed { component: signed.component, signatures: signatures[1..].to_vec() }.write();
     let sum = file.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     let mut altered = file.clone();
     altered[sum % file.len()] ^= 1 << (sum / file.len() % 8);
-    let verdict = vouched(true, &altered, &[]);
-    assert!(verdict.is_err(), "byte {} was altered, and it passes", sum % file.len());
+    let verdict = verified(true, &altered, &[]);
+    assert!(verdict.is_err(), "byte {} was altered, and it was accepted", sum % file.len());
     let mut longer = file;
     longer.extend(b"\0\x03\x01xy");
-    assert!(vouched(true, &longer, &[]).is_err(), "something was added, and it passes");
+    assert!(verified(true, &longer, &[]).is_err(), "bytes were added, and it was accepted");
 }
 
-/// The texts of the same things: there is one way to write each.
+/// Checks that signatures, keys and digests have one text form each.
 fn check_text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(signatures) = Signature::read_lines(text) {
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let written: Vec<String> = signatures.iter().map(ToString::to_string).collect();
-        assert_eq!(lines, written, "a signature has two texts");
+        assert_eq!(lines, written, "a signature has two text forms");
     }
     if let Ok(key) = text.parse::<TrustedKey>() {
         assert_eq!(key.to_string().parse::<TrustedKey>().as_ref(), Ok(&key));

@@ -1,9 +1,10 @@
-//! Values to the databases and back. The input is text, a value a line: `integer 5`, `real 1.5`, `boolean true`, `null`,
-//! `text …` (with `\r`, `\n`, `\0` as in Rust), `blob …`; or `column numeric` followed by the bytes of a column of that type.
+//! Values sent to the databases and read back. The input is text, one value per line: `integer 5`, `real 1.5`, `boolean
+//! true`, `null`, `text …` (with `\r`, `\n`, `\0` as in Rust), `blob …`; or `column numeric` followed by the bytes of a
+//! column of that type.
 //!
-//! Holds for SQLite, which is asked itself: a value comes back as it went, a boolean as 0 or 1. Holds for PostgreSQL, whose
-//! binary forms are written and read here: a value that a type takes comes back with the same meaning, in one canonical
-//! text that goes the same way again; decimals lose no digit. Bytes of a column are a value or nothing, never a panic.
+//! Properties for SQLite, which is called: a value round-trips, a boolean as 0 or 1. Properties for PostgreSQL, whose
+//! binary formats are written and read here: an accepted value comes back with the same meaning, in a canonical text
+//! that round-trips; decimals lose no digit. The bytes of a column are read as a value or rejected, never with a panic.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -58,7 +59,7 @@ fn read(line: &[u8]) -> Option<Value> {
     })
 }
 
-/// NaN is not itself, and neither is checked here.
+/// Compares values; NaN equals NaN here.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Real(one), Value::Real(other)) => one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan(),
@@ -75,7 +76,7 @@ fn check_sqlite(values: &[Value]) {
     let sql = match fuzzing::admitted(fuzzing::Dialect::Sqlite, &sql, values.to_vec(), &LIMITS) {
         Ok((sql, ..)) => sql,
         Err(error) => {
-            // What no database may see.
+            // Values that no database may receive.
             let bad = |value: &Value| match value {
                 Value::Real(real) => real.is_nan(),
                 Value::Text(text) => text.contains('\0'),
@@ -102,7 +103,7 @@ fn check_sqlite(values: &[Value]) {
 
 fn check_column(name: &str, bytes: &[u8]) {
     if let Some(value) = postgres::read(name, bytes).expect("every type can be a column") {
-        // What is read can be written, unless it is one of the moments and numbers that have only a name.
+        // A value that was read can be written, except the timestamps and numbers that have only a name.
         let named = |text: &str| {
             text.ends_with("infinity") || text.ends_with("Infinity") || text == "NaN" || text.starts_with("24:00:00")
         };
@@ -114,7 +115,7 @@ fn check_column(name: &str, bytes: &[u8]) {
         {
             check_postgres(name, &value);
             let written = postgres::write(name, &value);
-            assert!(written.is_ok(), "{name} {text} is read and not written: {written:?}");
+            assert!(written.is_ok(), "{name} {text} can be read but not written: {written:?}");
         }
     }
 }
@@ -129,13 +130,13 @@ fn check_postgres(name: &str, value: &Value) {
         assert!(same(&expected, &back), "{value:?} as {name} comes back as {back:?} and not {expected:?}");
     }
     let again = postgres::write(name, &back).unwrap_or_else(|reason| panic!("{back:?} as {name} {reason}"));
-    let again = again.expect("what is no null is none now");
-    assert!(again == bytes || name == "jsonb", "{value:?} as {name} goes another way the second time: {back:?}");
+    let again = again.expect("a non-null value stays non-null");
+    assert!(again == bytes || name == "jsonb", "{value:?} as {name} has another encoding the second time: {back:?}");
     let twice = postgres::read(name, &again).ok().flatten();
-    assert!(twice.is_some_and(|twice| same(&twice, &back)), "{back:?} as {name} comes back as another");
+    assert!(twice.is_some_and(|twice| same(&twice, &back)), "{back:?} as {name} does not round-trip");
 }
 
-/// What a value comes back as; none where only its second way is checked.
+/// Returns the expected result of a round trip; `None` if only the second round trip is checked.
 fn expected(name: &str, value: &Value) -> Option<Value> {
     Some(match (name, value) {
         ("bool", Value::Integer(value)) => Value::Boolean(*value == 1),
@@ -152,7 +153,7 @@ fn expected(name: &str, value: &Value) -> Option<Value> {
     })
 }
 
-/// A decimal without exponent, sign of zero and leading zeros: by moving the point along the digits.
+/// Returns a decimal without exponent, negative zero and leading zeros, by moving the decimal point.
 fn plain(text: &str) -> Option<String> {
     let text = text.trim();
     let (negative, text) = match text.strip_prefix('-') {

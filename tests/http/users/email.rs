@@ -1,4 +1,4 @@
-//! Who somebody is: an address whose case makes no difference.
+//! Email addresses: the case of letters makes no difference.
 
 use serde_json::json;
 
@@ -19,11 +19,11 @@ async fn an_address_keeps_its_case_and_is_compared_without_case(host: &TestHost)
         host.anonymous().sign_in(form, PASSWORD).await.ok();
         assert_eq!(host.sign_up(form).await.status, 400, "{form}");
     }
-    // The own address in another case is a change of nobody else's.
+    // Changing the case of one's own address is not a conflict.
     let client = host.anonymous().signed_in("jane.doe+tag@example.com", PASSWORD).await;
     let changed = client.patch("/users/me", &json!({ "email": "jane.doe+tag@example.com" })).await.ok();
     assert_eq!(text(&changed, "email"), "jane.doe+tag@example.com");
-    // Beyond ASCII, local part and domain.
+    // Non-ASCII local part and domain.
     let made = host.sign_up("Jörg@MÜNCHEN.example").await.ok();
     assert_eq!(text(&made, "email"), "Jörg@münchen.example");
     assert_eq!(host.sign_up("JÖRG@münchen.example").await.status, 400);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{id, taken};
+use super::{email_taken, id};
 use crate::http::{USER, invalid_token, members, not_authenticated, text};
 use crate::support::host::PASSWORD;
 use crate::support::{TestHost, both};
@@ -24,7 +24,7 @@ async fn users_read_and_change_their_own_account(host: &TestHost) {
     assert_eq!(patch(json!({})).await.ok(), me);
     assert_eq!(patch(json!({ "email": "jane@example.com" })).await.ok(), me);
 
-    // What is not his to change is ignored.
+    // Members that users may not change are ignored.
     let body = json!({
         "full_name": "Jane", "email": "Jane@EXAMPLE.com", "is_superuser": true, "is_active": false, "password": "new password",
     });
@@ -36,7 +36,7 @@ async fn users_read_and_change_their_own_account(host: &TestHost) {
     host.anonymous().sign_in("jane@example.com", PASSWORD).await.ok();
     assert_eq!(patch(json!({ "full_name": null })).await.ok()["full_name"], Value::Null);
 
-    taken(&patch(json!({ "email": "OTHER@example.com" })).await, 409, "User with this email already exists");
+    email_taken(&patch(json!({ "email": "OTHER@example.com" })).await, 409, "User with this email already exists");
     patch(json!({ "email": null, "full_name": 1 })).await.refuses(&[
         "body.full_name string_type: Input should be a valid string",
         "body.email string_type: Input should be a valid string",
@@ -88,7 +88,7 @@ async fn users_delete_their_own_account(host: &TestHost) {
     invalid_token(&client.get("/users/me").await);
     invalid_token(&client.delete("/users/me").await);
     host.superuser().get(&path).await.is_problem(404, "user_not_found", "User not found");
-    let answer = host.anonymous().sign_in("jane@example.com", PASSWORD).await;
-    answer.is_problem(400, "incorrect_credentials", "Incorrect email or password");
+    let response = host.anonymous().sign_in("jane@example.com", PASSWORD).await;
+    response.is_problem(400, "incorrect_credentials", "Incorrect email or password");
     not_authenticated(&host.anonymous().delete("/users/me").await);
 }
