@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod path;
 mod query;
+mod request;
 mod settings;
 mod text;
 

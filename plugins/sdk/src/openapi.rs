@@ -8,14 +8,27 @@ mod schemas;
 
 pub(crate) use schemas::{FIELD_MARK, Schemas};
 
-use crate::plugin::Route;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-/// One route's operation while it is being written. Extractors and answers add themselves to it.
+/// The part of a route that its operation documents.
+#[derive(Debug)]
+pub(crate) struct Documentation<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) tag: &'a str,
+    pub(crate) summary: &'a str,
+    pub(crate) description: &'a str,
+    /// The parameters of the path, in its order.
+    pub(crate) parameters: &'a [&'a str],
+    /// The declared status of success.
+    pub(crate) status: Option<u16>,
+    pub(crate) smoke: bool,
+}
+
+/// One route's OpenAPI operation while it is written. Extractors and responses add themselves to it.
 #[derive(Debug)]
 pub struct Operation<'a> {
-    route: &'a Route,
+    route: Documentation<'a>,
     schemas: &'a mut Schemas,
     parameters: Vec<Value>,
     body: Option<Value>,
@@ -23,15 +36,16 @@ pub struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    pub(crate) fn new(route: &'a Route, schemas: &'a mut Schemas) -> Self {
+    pub(crate) fn new(route: Documentation<'a>, schemas: &'a mut Schemas) -> Self {
         let mut operation = Self { route, schemas, parameters: Vec::new(), body: None, answer: (200, Value::Null) };
         operation.set_answer(200, None);
         operation
     }
 
     /// The finished OpenAPI operation object.
-    pub(crate) fn finish(self, tag: &str) -> Value {
+    pub(crate) fn finish(self) -> Value {
         let Self { route, parameters, body, answer: (status, answer), .. } = self;
+        let tag = route.tag;
         let mut operation = Map::new();
         operation.insert("tags".to_owned(), json!([tag]));
         operation.insert("summary".to_owned(), json!(route.summary));

@@ -5,7 +5,7 @@
 
 use crate::bindings::http_role::exports::wharf::plugin::{descriptor, http};
 use crate::bindings::migrations_role::exports::wharf::sql::migrations;
-use crate::openapi::{Operation, Schemas};
+use crate::openapi::{Documentation, Operation, Schemas};
 use crate::{Problem, Request, Response};
 use std::marker::PhantomData;
 
@@ -104,9 +104,18 @@ impl Plugin {
     }
 
     fn route(&self, route: &Route, schemas: &mut Schemas) -> http::Route {
-        let mut operation = Operation::new(route, schemas);
+        let documentation = Documentation {
+            name: route.name,
+            tag: route.tag.unwrap_or(self.name),
+            summary: route.summary,
+            description: route.description,
+            parameters: route.parameters,
+            status: route.status,
+            smoke: route.smoke,
+        };
+        let mut operation = Operation::new(documentation, schemas);
         (route.describe)(&mut operation);
-        let operation = operation.finish(route.tag.unwrap_or(self.name)).to_string();
+        let operation = operation.finish().to_string();
         http::Route {
             method: route.method.to_owned(),
             path: route.path.to_owned(),

@@ -1,8 +1,6 @@
 //! The request as the host hands it over. Extractors read it; handlers that need more than typed arguments take it whole.
 
-use crate::Problem;
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
-use crate::extract::{FromRequest, Needs};
 
 /// Method, path, headers and body of the request being answered.
 ///
@@ -25,6 +23,11 @@ pub struct Request {
 impl Request {
     pub(crate) fn new(raw: wit::Request) -> Self {
         Self { raw }
+    }
+
+    /// Returns a copy without the body.
+    pub(crate) fn head(&self) -> Self {
+        Self { raw: wit::Request { body: Vec::new(), ..self.raw.clone() } }
     }
 
     pub(crate) fn route(&self) -> u32 {
@@ -68,14 +71,5 @@ impl Request {
     /// All headers, names in lower case.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-}
-
-impl FromRequest for Request {
-    const NEEDS: Needs = Needs::NOTHING;
-
-    fn from_request(request: &mut Request) -> Result<Self, Problem> {
-        let raw = wit::Request { body: Vec::new(), ..request.raw.clone() };
-        Ok(Self { raw })
     }
 }
