@@ -8,10 +8,7 @@
 
 use crate::log::{Fields, texts};
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::log::audit as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::audit as host;
+use crate::host::audit as host;
 
 pub use crate::bindings::imports::wharf::log::audit::Outcome;
 

@@ -2,7 +2,7 @@
 //!
 //! Each role is a world of its own, so that a component exports exactly the roles it plays, and the imports are a third,
 //! of which the linker keeps what is used. Nothing here is written by hand, and nothing outside this crate names it: the
-//! modules above wrap it. On other targets than WebAssembly the types are the same and calls go to `crate::testing`.
+//! modules above wrap it. On other targets than WebAssembly the types are the same and native tests call `crate::host::stand_in`.
 
 #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, clippy::all, clippy::unwrap_used)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]

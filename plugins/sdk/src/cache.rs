@@ -16,10 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::cache::store as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::cache as host;
+use crate::host::cache as host;
 
 pub use crate::bindings::imports::wharf::cache::store::Error;
 

@@ -44,10 +44,7 @@ use serde::de::DeserializeOwned;
 use std::fmt;
 use std::time::Duration;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::http::client as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::http as host;
+use crate::host::http as host;
 
 use crate::bindings::imports::wharf::http::client as wit;
 
@@ -247,7 +244,7 @@ impl Answer {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let upstream = |status, code, reason: &dyn fmt::Display| {
-            crate::log::diagnostic(format_args!("{code}: {reason}"));
+            crate::host::diagnostic(format_args!("{code}: {reason}"));
             Self::new(status, code, "A service that this one needs does not answer as it should, try again later")
         };
         match error {

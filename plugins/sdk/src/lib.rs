@@ -27,6 +27,7 @@ struct Guide;
 mod arena;
 mod bindings;
 mod field;
+mod host;
 mod plugin;
 mod problem;
 mod request;
@@ -40,7 +41,7 @@ pub mod http;
 pub mod log;
 pub mod openapi;
 pub mod sql;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 pub mod testing;
 
 pub use extract::{Bytes, Caller, FromRequest, Json, Needs, Path, Query, Settings, Text};

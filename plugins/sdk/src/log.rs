@@ -13,10 +13,7 @@
 
 use std::fmt::Display;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::log::log as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::log as host;
+use crate::host::log as host;
 
 pub use crate::bindings::imports::wharf::log::log::Level;
 
@@ -55,16 +52,4 @@ pub fn error(message: &str, fields: &Fields<'_>) {
 
 pub(crate) fn texts(fields: &Fields<'_>) -> Vec<(String, String)> {
     fields.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect()
-}
-
-/// What only the author should read, without asking for a capability.
-pub(crate) fn diagnostic(message: std::fmt::Arguments<'_>) {
-    #[cfg(target_arch = "wasm32")]
-    {
-        use std::io::Write as _;
-        // One write: each is a line of the plugin's log. Nothing can be done about a log that cannot be written.
-        let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
-    }
-    #[cfg(not(target_arch = "wasm32"))]
-    host::write(Level::Error, &message.to_string(), &[]);
 }

@@ -99,7 +99,7 @@ impl Problem {
     /// assert_eq!(problem.detail(), "The plugin could not handle the request");
     /// ```
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        crate::log::diagnostic(format_args!("plugin_error: {message}"));
+        crate::host::diagnostic(format_args!("plugin_error: {message}"));
         Self::new(500, "plugin_error", "The plugin could not handle the request")
     }
 

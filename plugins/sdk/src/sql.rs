@@ -25,10 +25,7 @@ mod row;
 mod transaction;
 mod value;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::sql::database as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::sql as host;
+use crate::host::sql as host;
 
 pub use crate::bindings::imports::wharf::sql::database::{Error, Statement, Value};
 #[doc(inline)]
@@ -133,12 +130,12 @@ impl From<Error> for Problem {
         match error {
             Error::Invalid(message) => Self::internal(format_args!("sql: {message}")),
             Error::Constraint(name) => {
-                crate::log::diagnostic(format_args!("sql: refused by the constraint {name}"));
+                crate::host::diagnostic(format_args!("sql: refused by the constraint {name}"));
                 Self::conflict("constraint_violated", "This contradicts what is stored")
             }
             Error::Conflict => Self::conflict("transaction_conflict", "Changed by somebody else meanwhile, try again"),
             Error::Limit(limit) => {
-                crate::log::diagnostic(format_args!("sql: beyond the limit of {limit}"));
+                crate::host::diagnostic(format_args!("sql: beyond the limit of {limit}"));
                 Self::new(503, "database_limit", "The request needs more of the database than it may use")
             }
             Error::Unavailable => {

@@ -28,23 +28,20 @@
     reason = "in a test, a panic is how a mistake is reported"
 )]
 
-pub(crate) mod cache;
 mod check;
 mod client;
-mod host;
-pub(crate) mod http;
-pub(crate) mod sql;
 mod validation;
 
+pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
 pub use client::{Answer, TestRequest};
-pub use host::{AuditEntry, LogEntry};
-pub(crate) use host::{audit, auth, config, log};
 
+use crate::host::stand_in::sql;
+use crate::host::stand_in::state::{self, HostState, Server};
 use crate::plugin::Plugin;
-use crate::{Caller, Uuid};
-use host::Host;
+use crate::{Caller, Uuid, http};
 use std::cell::RefCell;
+use std::rc::Rc;
 use validation::Validators;
 
 /// A caller with a random id.
@@ -63,7 +60,7 @@ pub struct TestPlugin {
     plugin: &'static Plugin,
     validators: Validators,
     /// Taken out while the plugin runs.
-    host: RefCell<Host>,
+    host: RefCell<HostState>,
 }
 
 impl TestPlugin {
@@ -78,7 +75,7 @@ impl TestPlugin {
             let result = connection.execute_batch(migration.sql);
             result.unwrap_or_else(|error| panic!("migration `{}` fails on SQLite: {error}", migration.name));
         }
-        let host = Host { connection: Some(connection), ..Host::default() };
+        let host = HostState { connection: Some(connection), ..HostState::default() };
         Self { plugin, validators: Validators::new(&api), host: RefCell::new(host) }
     }
 
@@ -92,7 +89,7 @@ impl TestPlugin {
 
     /// Gives a caller a permission of the plugin.
     pub fn permit(&self, caller: &Caller, permission: &str) {
-        self.host.borrow_mut().permissions.insert((caller.id, permission.to_owned()));
+        self.host.borrow_mut().permissions.insert((caller.id.to_string(), permission.to_owned()));
     }
 
     /// A server that the plugin may send requests to, as a function: of an origin (`https://api.example.com`), which is
@@ -120,15 +117,17 @@ impl TestPlugin {
     pub fn server(
         self,
         origin: &str,
-        answer: impl Fn(&crate::http::Sent) -> Result<crate::http::Answer, crate::http::Error> + 'static,
+        answer: impl Fn(&http::Sent) -> Result<http::Answer, http::Error> + 'static,
     ) -> Self {
-        self.host.borrow_mut().servers.push(http::Server::new(origin, answer));
+        let handler = Rc::new(move |request: &http::Sent| answer(request).map(|answer| answer.raw));
+        let server = Server { origin: origin.trim_end_matches('/').to_owned(), handler };
+        self.host.borrow_mut().servers.push(server);
         self
     }
 
     /// Runs code of the plugin that is not a handler with this plugin's host behind it.
     pub fn run<T>(&self, code: impl FnOnce() -> T) -> T {
-        host::enter(&self.host, code)
+        state::enter(&self.host, code)
     }
 
     /// What the plugin has logged so far, its diagnostics included.
@@ -179,5 +178,5 @@ impl TestPlugin {
 pub fn with_sql<T>(tables: &str, code: impl FnOnce() -> T) -> T {
     let connection = sql::open();
     connection.execute_batch(tables).unwrap_or_else(|error| panic!("the tables cannot be made: {error}"));
-    host::enter(&RefCell::new(Host { connection: Some(connection), ..Host::default() }), code)
+    state::enter(&RefCell::new(HostState { connection: Some(connection), ..HostState::default() }), code)
 }

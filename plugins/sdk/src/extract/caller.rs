@@ -4,10 +4,7 @@ use super::{FromRequest, Needs};
 use crate::{Problem, Request};
 use uuid::Uuid;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::auth::caller as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::auth as host;
+use crate::host::auth as host;
 
 /// The signed-in caller of this request. On a public route take `Option<Caller>`.
 ///

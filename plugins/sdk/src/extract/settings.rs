@@ -4,10 +4,7 @@ use super::{FromRequest, Needs};
 use crate::{Problem, Request};
 use serde::de::DeserializeOwned;
 
-#[cfg(target_arch = "wasm32")]
-use crate::bindings::imports::wharf::config::settings as host;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::testing::config as host;
+use crate::host::settings as host;
 
 /// The plugin's settings, in the type that `plugin!` declares as `settings: T`, whose schema they were checked against.
 ///

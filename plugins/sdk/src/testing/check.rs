@@ -1,8 +1,8 @@
 //! What only shows when the whole plugin is looked at: declarations that contradict each other. `plugin!` runs this as
 //! a test of every plugin.
 
-use super::sql;
 use crate::bindings::http_role::exports::wharf::plugin::http::Api;
+use crate::host::stand_in::sql;
 use crate::plugin::Plugin;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;

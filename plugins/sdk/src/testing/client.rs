@@ -1,8 +1,9 @@
 //! Requests to a plugin under test, in the order of the host: route, access, validation, handler.
 
 use super::TestPlugin;
-use super::host;
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
+use crate::bindings::imports::wharf::auth::caller::Principal;
+use crate::host::stand_in::state;
 use crate::plugin::{Access, Route};
 use crate::{Caller, Problem};
 use serde_json::Value;
@@ -74,8 +75,8 @@ impl<'a> TestRequest<'a> {
         raw.params = params;
         admit(route, plugin, caller.as_ref())?;
         plugin.validators.check(route, index, &raw)?;
-        plugin.host.borrow_mut().caller = caller;
-        host::enter(&plugin.host, || plugin.plugin.handle(raw))
+        plugin.host.borrow_mut().caller = caller.map(principal);
+        state::enter(&plugin.host, || plugin.plugin.handle(raw))
     }
 }
 
@@ -137,13 +138,17 @@ fn admit(route: &Route, plugin: &TestPlugin, caller: Option<&Caller>) -> Result<
         Access::Public | Access::Authenticated => true,
         Access::Superuser => caller.superuser,
         Access::Permission(name) => {
-            caller.superuser || plugin.host.borrow().permissions.contains(&(caller.id, name.to_owned()))
+            caller.superuser || plugin.host.borrow().permissions.contains(&(caller.id.to_string(), name.to_owned()))
         }
     };
     match admitted {
         true => Ok(()),
         false => Err(Problem::forbidden("forbidden", "The user doesn't have enough privileges")),
     }
+}
+
+fn principal(caller: Caller) -> Principal {
+    Principal { id: caller.id.to_string(), email: caller.email, superuser: caller.superuser, roles: caller.roles }
 }
 
 /// What the plugin answered.

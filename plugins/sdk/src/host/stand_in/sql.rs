@@ -1,13 +1,13 @@
 //! The database of a test: SQLite in memory, with the statements that the host lets through and no others.
 
-use super::host::with;
-use crate::bindings::imports::wharf::sql::database::{Rows, Statement};
-use crate::sql::{Error, Value};
+use super::state::with;
+use crate::bindings::imports::wharf::sql::database::{Error, Rows, Statement, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode};
 
-/// An empty database.
-pub(super) fn open() -> Connection {
+/// Opens an empty database.
+#[allow(clippy::expect_used, reason = "in a test, a panic is how a fault is reported")]
+pub(crate) fn open() -> Connection {
     Connection::open_in_memory().expect("SQLite can open a database in memory")
 }
 

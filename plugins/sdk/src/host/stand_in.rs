@@ -1,0 +1,59 @@
+//! Stands in for the host in native tests. Nothing leaves the process.
+//!
+//! Each module here has the functions of one generated import, so the capability modules do not know which of the two
+//! they call. The state behind them is [`state`].
+
+pub(crate) mod cache;
+pub(crate) mod http;
+pub(crate) mod sql;
+pub(crate) mod state;
+
+use crate::bindings::imports::wharf::log::log::Level;
+
+/// Appends an entry of the level `error` to the log of the test.
+pub(crate) fn diagnostic(message: std::fmt::Arguments<'_>) {
+    log::write(Level::Error, &message.to_string(), &[]);
+}
+
+pub(crate) mod auth {
+    use super::state::with;
+    use crate::bindings::imports::wharf::auth::caller::Principal;
+
+    pub(crate) fn current() -> Option<Principal> {
+        with(|host| host.caller.clone())
+    }
+
+    pub(crate) fn has_permission(name: &str) -> bool {
+        with(|host| match &host.caller {
+            Some(caller) => caller.superuser || host.permissions.contains(&(caller.id.clone(), name.to_owned())),
+            None => false,
+        })
+    }
+}
+
+pub(crate) mod settings {
+    use super::state::with;
+
+    pub(crate) fn all() -> String {
+        with(|host| if host.settings.is_empty() { "{}".to_owned() } else { host.settings.clone() })
+    }
+}
+
+pub(crate) mod log {
+    use super::state::{LogEntry, with};
+    use crate::bindings::imports::wharf::log::log::Level;
+
+    pub(crate) fn write(level: Level, message: &str, fields: &[(String, String)]) {
+        with(|host| host.log.push(LogEntry { level, message: message.to_owned(), fields: fields.to_vec() }));
+    }
+}
+
+pub(crate) mod audit {
+    use super::state::{AuditEntry, with};
+    use crate::bindings::imports::wharf::log::audit::Outcome;
+
+    pub(crate) fn record_entry(action: &str, object: &str, outcome: Outcome, detail: &[(String, String)]) {
+        let (action, object) = (action.to_owned(), object.to_owned());
+        with(|host| host.audit.push(AuditEntry { action, object, outcome, detail: detail.to_vec() }));
+    }
+}
