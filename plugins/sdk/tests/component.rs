@@ -1,9 +1,7 @@
 //! What the components in `plugins/` import and export: nothing that their code does not use, since every import of
 //! `wharf:` is a question to the operator.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
-
-use std::path::PathBuf;
+use crate::support::{target_directory, without_build_variables};
 use std::process::Command;
 use wasmparser::{Parser, Payload};
 
@@ -17,17 +15,29 @@ struct Component {
     memory: u64,
 }
 
-fn build(plugin: &str) -> Component {
-    // A directory of its own: the one in use is locked by the `cargo test` around this.
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("components");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--target", "wasm32-wasip2", "--profile", "plugin", "--package", plugin])
+/// Builds the plugins where `make plugins` does and with the same arguments, so that after it there is nothing to build.
+fn build() -> impl Fn(&str) -> Component {
+    let target = target_directory();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    without_build_variables(&mut cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--lib",
+            "--profile",
+            "plugin",
+            "--target",
+            "wasm32-wasip2",
+            "-p",
+            "hello",
+            "-p",
+            "items",
+        ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .env("CARGO_TARGET_DIR", &target)
-        .status();
-    assert!(status.unwrap().success(), "rustup target add wasm32-wasip2");
-    let bytes = std::fs::read(target.join(format!("wasm32-wasip2/plugin/{plugin}.wasm"))).unwrap();
-    inspect(&bytes)
+        .env("CARGO_TARGET_DIR", &target);
+    let status = cargo.status().unwrap();
+    assert!(status.success(), "the plugins do not build; is the target wasm32-wasip2 installed?");
+    move |plugin| inspect(&std::fs::read(target.join(format!("wasm32-wasip2/plugin/{plugin}.wasm"))).unwrap())
 }
 
 fn inspect(bytes: &[u8]) -> Component {
@@ -57,13 +67,14 @@ fn inspect(bytes: &[u8]) -> Component {
 
 #[test]
 fn components_import_what_their_code_uses_and_export_the_roles_they_play() {
-    let hello = build("hello");
+    let component = build();
+    let hello = component("hello");
     assert_eq!(hello.imports, [""; 0]);
     assert_eq!(hello.exports, ["wharf:plugin/descriptor@0.1.0", "wharf:plugin/http@0.1.0"]);
     // The stack of 64 KiB, the arena of 256 KiB and constants: more would be cleared for every request.
     assert!(hello.memory <= 7, "{} pages", hello.memory);
 
-    let items = build("items");
+    let items = component("items");
     assert_eq!(items.imports, ["wharf:auth/caller@0.1.0", "wharf:sql/database@0.1.0"]);
     assert_eq!(
         items.exports,

@@ -1,7 +1,5 @@
 //! Plugins whose declarations contradict each other, and what their authors are told.
 
-#![allow(missing_docs, unnameable_test_items, reason = "tests")]
-
 use wharf_sdk::testing::check;
 
 /// The test that `plugin!` adds would fail for these plugins; inside a function it is not collected.

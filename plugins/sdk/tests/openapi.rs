@@ -1,7 +1,5 @@
 //! What the types of handlers become in JSON Schema and OpenAPI.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
-
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::{Value, json};

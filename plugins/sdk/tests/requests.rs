@@ -1,7 +1,5 @@
 //! Extractors, answers and capabilities, through the stand-in for the host.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
-
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
