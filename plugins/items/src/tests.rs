@@ -5,7 +5,7 @@
 use crate::PLUGIN;
 use wharf_sdk::Caller;
 use wharf_sdk::serde_json::{Value, json};
-use wharf_sdk::testing::{Answer, TestPlugin, superuser, user};
+use wharf_sdk::testing::{TestPlugin, TestResponse, superuser, user};
 
 fn create(plugin: &TestPlugin, caller: &Caller, title: &str) -> Value {
     let answer = plugin.post("/").by(caller).json(json!({ "title": title })).send();
@@ -22,7 +22,7 @@ fn titles(list: &Value) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_problem(answer: &Answer, status: u16, code: &str, detail: &str) {
+fn assert_problem(answer: &TestResponse, status: u16, code: &str, detail: &str) {
     let problem = answer.problem();
     assert_eq!((problem.status(), problem.code(), problem.detail()), (status, code, detail));
 }

@@ -5,11 +5,11 @@
 
 mod body;
 mod caller;
+mod parameters;
 mod path;
 mod query;
 mod request;
 mod settings;
-mod text;
 
 pub use body::{Bytes, Json, Text};
 pub use caller::Caller;

@@ -25,17 +25,17 @@
 //! # let plugin = wharf_sdk::testing::TestPlugin::new(&PLUGIN)
 //! #     .server("https://rates.example.com", |request| {
 //! #         assert_eq!(request.url, "https://rates.example.com/v1/latest?of=a%26b");
-//! #         Ok(http::Answer::new(200, r#"{"euro":1.5}"#))
+//! #         Ok(http::Response::new(200, r#"{"euro":1.5}"#))
 //! #     })
 //! #     .server("https://hooks.example.com", |request| {
 //! #         assert_eq!((request.method.as_str(), &*request.body), ("POST", &br#"{"euro":1.5}"#[..]));
-//! #         Ok(http::Answer::new(202, ""))
+//! #         Ok(http::Response::new(202, ""))
 //! #     });
 //! # plugin.run(|| announce(rate("a&b").unwrap()).unwrap());
 //! # assert!(matches!(plugin.run(|| http::get("https://evil.example/").send()), Err(http::Error::Denied(_))));
 //! ```
 //!
-//! An answer of 400 and above is an answer like any other; [`Answer::successful`] makes an error of it. The host adds
+//! An answer of 400 and above is an answer like any other; [`Response::successful`] makes an error of it. The host adds
 //! `host`, `content-length` and the trace; those and what else frames a message are refused from a plugin.
 
 use crate::Problem;
@@ -50,7 +50,7 @@ use crate::bindings::imports::wharf::http::client as wit;
 
 pub use wit::Error;
 /// A request as it is sent; what a server of a test is called with.
-pub use wit::Request as Sent;
+pub use wit::Request as SentRequest;
 
 /// A `GET` request.
 pub fn get(url: impl Into<String>) -> Request {
@@ -88,7 +88,7 @@ pub fn request(method: impl Into<String>, url: impl Into<String>) -> Request {
             timeout_ms: None,
             redirects: None,
         },
-        broken: None,
+        invalid: None,
     }
 }
 
@@ -98,7 +98,7 @@ pub fn request(method: impl Into<String>, url: impl Into<String>) -> Request {
 pub struct Request {
     raw: wit::Request,
     /// Why it cannot be sent.
-    broken: Option<String>,
+    invalid: Option<String>,
 }
 
 impl Request {
@@ -124,7 +124,7 @@ impl Request {
     pub fn json(self, body: &impl Serialize) -> Self {
         match serde_json::to_vec(body) {
             Ok(bytes) => self.header("content-type", "application/json").body(bytes),
-            Err(error) => Self { broken: Some(format!("the body is no JSON: {error}")), ..self },
+            Err(error) => Self { invalid: Some(format!("the body is no JSON: {error}")), ..self },
         }
     }
 
@@ -147,8 +147,8 @@ impl Request {
     }
 
     /// How many redirects to follow, at most 5, which is also where nothing is said. With 0 a redirect is an answer.
-    pub fn redirects(mut self, most: u32) -> Self {
-        self.raw.redirects = Some(most);
+    pub fn redirects(mut self, limit: u32) -> Self {
+        self.raw.redirects = Some(limit);
         self
     }
 
@@ -156,21 +156,21 @@ impl Request {
     ///
     /// # Errors
     /// There is no answer. One of 400 and above is one.
-    pub fn send(self) -> Result<Answer, Error> {
-        match self.broken {
+    pub fn send(self) -> Result<Response, Error> {
+        match self.invalid {
             Some(reason) => Err(Error::Invalid(reason)),
-            None => host::send(&self.raw).map(|raw| Answer { raw }),
+            None => host::send(&self.raw).map(|raw| Response { raw }),
         }
     }
 }
 
 /// The answer of a server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct Response {
     pub(crate) raw: wit::Response,
 }
 
-impl Answer {
+impl Response {
     /// One for a test's server to give; it comes from the URL that was asked.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { raw: wit::Response { url: String::new(), status, headers: Vec::new(), body: body.into() } }

@@ -32,19 +32,19 @@ pub struct Operation<'a> {
     schemas: &'a mut Schemas,
     parameters: Vec<Value>,
     body: Option<Value>,
-    answer: (u16, Value),
+    response: (u16, Value),
 }
 
 impl<'a> Operation<'a> {
     pub(crate) fn new(route: Documentation<'a>, schemas: &'a mut Schemas) -> Self {
-        let mut operation = Self { route, schemas, parameters: Vec::new(), body: None, answer: (200, Value::Null) };
-        operation.set_answer(200, None);
+        let mut operation = Self { route, schemas, parameters: Vec::new(), body: None, response: (200, Value::Null) };
+        operation.set_response(200, None);
         operation
     }
 
     /// The finished OpenAPI operation object.
     pub(crate) fn finish(self) -> Value {
-        let Self { route, parameters, body, answer: (status, answer), .. } = self;
+        let Self { route, parameters, body, response: (status, response), .. } = self;
         let tag = route.tag;
         let mut operation = Map::new();
         operation.insert("tags".to_owned(), json!([tag]));
@@ -62,7 +62,7 @@ impl<'a> Operation<'a> {
         if let Some(body) = body {
             operation.insert("requestBody".to_owned(), body);
         }
-        operation.insert("responses".to_owned(), json!({ status.to_string(): answer }));
+        operation.insert("responses".to_owned(), json!({ status.to_string(): response }));
         Value::Object(operation)
     }
 
@@ -74,7 +74,7 @@ impl<'a> Operation<'a> {
             if members.len() != names.len() || names.iter().any(|name| !members.contains_key(*name)) {
                 let known = members.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
                 let type_name = T::schema_name();
-                self.fault(format!("its `Path<{type_name}>` has the members {known}: not the path's parameters"));
+                self.add_error(format!("its `Path<{type_name}>` has the members {known}: not the path's parameters"));
             }
             for name in names {
                 self.parameter("path", name, true, members.get(*name).cloned().unwrap_or_default());
@@ -86,7 +86,7 @@ impl<'a> Operation<'a> {
             None => vec![schema],
         };
         if elements.len() != names.len() {
-            self.fault(format!("its path has {} parameters, its `Path` takes {}", names.len(), elements.len()));
+            self.add_error(format!("its path has {} parameters, its `Path` takes {}", names.len(), elements.len()));
         }
         for (name, element) in names.iter().zip(elements) {
             self.parameter("path", name, true, element);
@@ -98,7 +98,7 @@ impl<'a> Operation<'a> {
         let schema = self.schemas.input::<T>();
         let Some(members) = schema.get("properties").and_then(Value::as_object) else {
             let type_name = T::schema_name();
-            self.fault(format!("its `Query<{type_name}>` is not a struct with named members"));
+            self.add_error(format!("its `Query<{type_name}>` is not a struct with named members"));
             return;
         };
         let required = schema.get("required").and_then(Value::as_array);
@@ -120,40 +120,40 @@ impl<'a> Operation<'a> {
     }
 
     /// Documents a JSON answer.
-    pub fn answer_json<T: JsonSchema>(&mut self) {
+    pub fn response_json<T: JsonSchema>(&mut self) {
         let schema = self.schemas.output_reference::<T>();
-        self.set_answer(200, Some(json!({ "application/json": { "schema": schema } })));
+        self.set_response(200, Some(json!({ "application/json": { "schema": schema } })));
     }
 
     /// Documents an answer of another content type.
-    pub fn answer(&mut self, content_type: &str) {
-        self.set_answer(200, Some(json!({ content_type: {} })));
+    pub fn response(&mut self, content_type: &str) {
+        self.set_response(200, Some(json!({ content_type: {} })));
     }
 
     /// Documents an answer without a body.
-    pub fn answer_nothing(&mut self) {
-        self.set_answer(204, None);
+    pub fn response_empty(&mut self) {
+        self.set_response(204, None);
     }
 
-    fn set_answer(&mut self, default: u16, content: Option<Value>) {
+    fn set_response(&mut self, default: u16, content: Option<Value>) {
         let status = self.route.status.unwrap_or(default);
-        let answer = match content {
+        let response = match content {
             Some(content) => json!({ "description": "Successful Response", "content": content }),
             None => json!({ "description": "Successful Response" }),
         };
-        self.answer = (status, answer);
+        self.response = (status, response);
     }
 
-    fn parameter(&mut self, place: &str, name: &str, required: bool, mut schema: Value) {
+    fn parameter(&mut self, location: &str, name: &str, required: bool, mut schema: Value) {
         let description = schema.as_object_mut().and_then(|schema| schema.shift_remove("description"));
-        let mut parameter = json!({ "name": name, "in": place, "required": required, "schema": schema });
+        let mut parameter = json!({ "name": name, "in": location, "required": required, "schema": schema });
         if let (Some(parameter), Some(description)) = (parameter.as_object_mut(), description) {
             parameter.insert("description".to_owned(), description);
         }
         self.parameters.push(parameter);
     }
 
-    fn fault(&mut self, message: String) {
-        self.schemas.fault(format!("`{}`: {message}", self.route.name));
+    fn add_error(&mut self, message: String) {
+        self.schemas.add_error(format!("`{}`: {message}", self.route.name));
     }
 }

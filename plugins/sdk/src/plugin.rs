@@ -166,7 +166,7 @@ impl<C: Component> http::Guest for Exports<C> {
     fn routes() -> http::Api {
         match C::PLUGIN.api() {
             Ok(api) => api,
-            Err(faults) => panic!("the plugin's routes are not consistent:\n{}", faults.join("\n")),
+            Err(errors) => panic!("the plugin's routes are not consistent:\n{}", errors.join("\n")),
         }
     }
 

@@ -61,9 +61,9 @@ impl Response {
 /// What a handler may return. Implemented for [`Json`], [`Text`], [`Response`], `()` (204), [`Status`] around one of
 /// these, and [`Result`](crate::Result).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a handler's answer",
+    message = "`{Self}` cannot be the return type of a handler",
     label = "not a response",
-    note = "answer with `Json<T>`, `Text`, `Response`, `Status(code, …)`, `()`, or a `Result` of one of them",
+    note = "return `Json<T>`, `Text`, `Response`, `Status(code, …)`, `()`, or a `Result` of one of them",
     note = "for `Json<T>`, `T` derives `Serialize` and `JsonSchema`"
 )]
 pub trait IntoResponse {
@@ -84,7 +84,7 @@ impl<T: Serialize + JsonSchema> IntoResponse for Json<T> {
     }
 
     fn describe(operation: &mut Operation<'_>) {
-        operation.answer_json::<T>();
+        operation.response_json::<T>();
     }
 }
 
@@ -94,7 +94,7 @@ impl IntoResponse for Text {
     }
 
     fn describe(operation: &mut Operation<'_>) {
-        operation.answer("text/plain");
+        operation.response("text/plain");
     }
 }
 
@@ -104,7 +104,7 @@ impl IntoResponse for Response {
     }
 
     fn describe(operation: &mut Operation<'_>) {
-        operation.answer("*/*");
+        operation.response("*/*");
     }
 }
 
@@ -114,7 +114,7 @@ impl IntoResponse for () {
     }
 
     fn describe(operation: &mut Operation<'_>) {
-        operation.answer_nothing();
+        operation.response_empty();
     }
 }
 

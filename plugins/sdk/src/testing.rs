@@ -34,7 +34,7 @@ mod validation;
 
 pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
-pub use client::{Answer, TestRequest};
+pub use client::{TestRequest, TestResponse};
 
 use crate::host::stand_in::sql;
 use crate::host::stand_in::state::{self, HostState, Server};
@@ -96,7 +96,7 @@ impl TestPlugin {
     /// what an operator would allow with `http.hosts`. Requests to any other are denied.
     ///
     /// ```
-    /// use wharf_sdk::http::Answer;
+    /// use wharf_sdk::http;
     /// use wharf_sdk::prelude::*;
     /// use wharf_sdk::testing::TestPlugin;
     ///
@@ -104,12 +104,12 @@ impl TestPlugin {
     ///
     /// #[get("/", access = public)]
     /// fn weather() -> Result<Text> {
-    ///     Ok(Text(wharf_sdk::http::get("https://api.example.com/now").send()?.text()))
+    ///     Ok(Text(http::get("https://api.example.com/now").send()?.text()))
     /// }
     ///
     /// let plugin = TestPlugin::new(&PLUGIN).server("https://api.example.com", |request| {
     ///     assert_eq!(request.url, "https://api.example.com/now");
-    ///     Ok(Answer::new(200, "sunny"))
+    ///     Ok(http::Response::new(200, "sunny"))
     /// });
     /// assert_eq!(plugin.get("/").send().text(), "sunny");
     /// ```
@@ -117,9 +117,9 @@ impl TestPlugin {
     pub fn server(
         self,
         origin: &str,
-        answer: impl Fn(&http::Sent) -> Result<http::Answer, http::Error> + 'static,
+        handler: impl Fn(&http::SentRequest) -> Result<http::Response, http::Error> + 'static,
     ) -> Self {
-        let handler = Rc::new(move |request: &http::Sent| answer(request).map(|answer| answer.raw));
+        let handler = Rc::new(move |request: &http::SentRequest| handler(request).map(|response| response.raw));
         let server = Server { origin: origin.trim_end_matches('/').to_owned(), handler };
         self.host.borrow_mut().servers.push(server);
         self

@@ -167,7 +167,7 @@ fn access_is_what_the_route_declares() {
 #[test]
 fn answers_have_the_status_and_type_they_say() {
     let plugin = TestPlugin::new(&PLUGIN).settings(json!({ "name": "Bob" }));
-    let answer = |answer: wharf_sdk::testing::Answer| {
+    let answer = |answer: wharf_sdk::testing::TestResponse| {
         (answer.status(), answer.header("content-type").unwrap_or_default().to_owned(), answer.text().to_owned())
     };
     let is = |status, content_type: &str, text: &str| (status, content_type.to_owned(), text.to_owned());

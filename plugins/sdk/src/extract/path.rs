@@ -1,6 +1,6 @@
 //! The path's parameters.
 
-use super::text::Pairs;
+use super::parameters::Parameters;
 use super::{FromRequest, Needs};
 use crate::openapi::Operation;
 use crate::{Problem, Request};
@@ -31,7 +31,7 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest for Path<T> {
     fn from_request(request: &mut Request) -> Result<Self, Problem> {
         let pairs =
             request.params().iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
-        T::deserialize(Pairs::new(pairs)).map(Self).map_err(|error| error.into_problem("path"))
+        T::deserialize(Parameters::new(pairs)).map(Self).map_err(|error| error.into_problem("path"))
     }
 
     fn describe(operation: &mut Operation<'_>) {

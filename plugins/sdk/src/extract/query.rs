@@ -1,6 +1,6 @@
 //! The query string.
 
-use super::text::Pairs;
+use super::parameters::Parameters;
 use super::{FromRequest, Needs};
 use crate::openapi::Operation;
 use crate::{Problem, Request};
@@ -47,7 +47,7 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest for Query<T> {
                 None => pairs.push((name, value)),
             }
         }
-        T::deserialize(Pairs::new(pairs)).map(Self).map_err(|error| error.into_problem("query"))
+        T::deserialize(Parameters::new(pairs)).map(Self).map_err(|error| error.into_problem("query"))
     }
 
     fn describe(operation: &mut Operation<'_>) {

@@ -17,7 +17,7 @@ pub(crate) struct Schemas {
     outputs: SchemaGenerator,
     /// Knows every type, only to see two of one name.
     all: SchemaGenerator,
-    faults: Vec<String>,
+    errors: Vec<String>,
 }
 
 impl Schemas {
@@ -35,7 +35,7 @@ impl Schemas {
             inputs: generator(Contract::Deserialize),
             outputs: generator(Contract::Serialize),
             all: generator(Contract::Deserialize),
-            faults: Vec::new(),
+            errors: Vec::new(),
         }
     }
 
@@ -57,8 +57,8 @@ impl Schemas {
         clean(self.outputs.subschema_for::<T>())
     }
 
-    pub(crate) fn fault(&mut self, message: String) {
-        self.faults.push(message);
+    pub(crate) fn add_error(&mut self, message: String) {
+        self.errors.push(message);
     }
 
     /// All components by name, or what the author has to correct.
@@ -67,7 +67,7 @@ impl Schemas {
             // The generator tells two types of one name apart by a number after the second.
             let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
             if stem.len() < name.len() && self.all.definitions().contains_key(stem) {
-                self.faults.push(format!(
+                self.errors.push(format!(
                     "two types have the schema name `{stem}` (or one is called `{name}`): rename one of them with \
                      `#[schemars(rename = \"…\")]`"
                 ));
@@ -85,20 +85,20 @@ impl Schemas {
         for (name, schema) in &mut components {
             let Ok(typed) = Schema::try_from(std::mem::take(schema)) else { continue };
             *schema = clean(typed);
-            check_fields(name, schema, &mut self.faults);
+            check_fields(name, schema, &mut self.errors);
             remove_marks(schema);
         }
-        if self.faults.is_empty() { Ok(components) } else { Err(self.faults) }
+        if self.errors.is_empty() { Ok(components) } else { Err(self.errors) }
     }
 }
 
 /// A member of the type `Field` that must not be left out lacks its `#[serde(default)]`.
-fn check_fields(name: &str, schema: &Value, faults: &mut Vec<String>) {
+fn check_fields(name: &str, schema: &Value, errors: &mut Vec<String>) {
     let Some(members) = schema.get("properties").and_then(Value::as_object) else { return };
     let required: &[Value] = schema.get("required").and_then(Value::as_array).map_or(&[], Vec::as_slice);
     for (member, schema) in members {
         if schema.get(FIELD_MARK).is_some() && required.iter().any(|known| known == member) {
-            faults.push(format!("`{name}` needs `#[serde(default)]` above it, so that `{member}` may be left out"));
+            errors.push(format!("`{name}` needs `#[serde(default)]` above it, so that `{member}` may be left out"));
         }
     }
 }

@@ -58,12 +58,12 @@ impl<'a> TestRequest<'a> {
     }
 
     /// Sends the request to the plugin.
-    pub fn send(self) -> Answer {
+    pub fn send(self) -> TestResponse {
         match self.dispatch() {
-            Ok(response) => Answer { response, problem: None },
+            Ok(response) => TestResponse { response, problem: None },
             Err(problem) => {
                 let response = wit::Response { status: problem.status(), headers: Vec::new(), body: Vec::new() };
-                Answer { response, problem: Some(problem) }
+                TestResponse { response, problem: Some(problem) }
             }
         }
     }
@@ -153,12 +153,12 @@ fn principal(caller: Caller) -> Principal {
 
 /// What the plugin answered.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TestResponse {
     response: wit::Response,
     problem: Option<Problem>,
 }
 
-impl Answer {
+impl TestResponse {
     /// The status, of a problem too.
     pub fn status(&self) -> u16 {
         self.response.status

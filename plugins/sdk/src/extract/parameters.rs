@@ -11,49 +11,49 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 /// The parameters in order, each name once.
-pub(super) struct Pairs<'de>(Vec<(Cow<'de, str>, Cow<'de, str>)>);
+pub(super) struct Parameters<'de>(Vec<(Cow<'de, str>, Cow<'de, str>)>);
 
-impl<'de> Pairs<'de> {
+impl<'de> Parameters<'de> {
     pub(super) fn new(pairs: Vec<(Cow<'de, str>, Cow<'de, str>)>) -> Self {
         Self(pairs)
     }
 
-    fn single(self) -> Result<Value<'de>, Fault> {
+    fn single(self) -> Result<Parameter<'de>, ParameterError> {
         match self.0.into_iter().next() {
-            Some((name, text)) => Ok(Value { name, text }),
-            None => Err(Fault { name: String::new(), kind: "missing", message: "Field required".to_owned() }),
+            Some((name, text)) => Ok(Parameter { name, text }),
+            None => Err(ParameterError { name: String::new(), kind: "missing", message: "Field required".to_owned() }),
         }
     }
 }
 
 /// One parameter. The name comes along so that a fault can say where it is.
-struct Value<'de> {
+struct Parameter<'de> {
     name: Cow<'de, str>,
     text: Cow<'de, str>,
 }
 
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct ParameterError {
     name: String,
     kind: &'static str,
     message: String,
 }
 
-impl Fault {
+impl ParameterError {
     pub(super) fn into_problem(self, place: &str) -> Problem {
         Problem::unprocessable([FieldError::new([place, self.name.as_str()], self.kind, self.message)])
     }
 }
 
-impl Display for Fault {
+impl Display for ParameterError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ParameterError {}
 
-impl serde::de::Error for Fault {
+impl serde::de::Error for ParameterError {
     fn custom<T: Display>(message: T) -> Self {
         Self { name: String::new(), kind: "value_error", message: message.to_string() }
     }
@@ -66,14 +66,14 @@ impl serde::de::Error for Fault {
 /// Scalars: all go to the single value.
 macro_rules! single {
     ($($method:ident)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
             self.single()?.$method(visitor)
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Pairs<'de> {
-    type Error = Fault;
+impl<'de> Deserializer<'de> for Parameters<'de> {
+    type Error = ParameterError;
 
     single! {
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128 deserialize_u8
@@ -81,16 +81,16 @@ impl<'de> Deserializer<'de> for Pairs<'de> {
         deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_option
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let pairs = self.0.into_iter().map(|(name, text)| (name.clone(), Value { name, text }));
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
+        let pairs = self.0.into_iter().map(|(name, text)| (name.clone(), Parameter { name, text }));
         visitor.visit_map(MapDeserializer::new(pairs))
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_seq(SeqDeserializer::new(self.0.into_iter().map(|(name, text)| Value { name, text })))
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
+        visitor.visit_seq(SeqDeserializer::new(self.0.into_iter().map(|(name, text)| Parameter { name, text })))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, ParameterError> {
         self.deserialize_seq(visitor)
     }
 
@@ -99,19 +99,27 @@ impl<'de> Deserializer<'de> for Pairs<'de> {
         _name: &'static str,
         _len: usize,
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, ParameterError> {
         self.deserialize_seq(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ParameterError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ParameterError> {
         visitor.visit_unit()
     }
 
@@ -120,14 +128,14 @@ impl<'de> Deserializer<'de> for Pairs<'de> {
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, ParameterError> {
         self.single()?.deserialize_enum(name, variants, visitor)
     }
 
     forward_to_deserialize_any! { map struct identifier ignored_any }
 }
 
-impl<'de> IntoDeserializer<'de, Fault> for Value<'de> {
+impl<'de> IntoDeserializer<'de, ParameterError> for Parameter<'de> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -135,12 +143,12 @@ impl<'de> IntoDeserializer<'de, Fault> for Value<'de> {
     }
 }
 
-impl Value<'_> {
-    fn fault(&self, kind: &'static str, message: String) -> Fault {
-        Fault { name: self.name.to_string(), kind, message }
+impl Parameter<'_> {
+    fn error(&self, kind: &'static str, message: String) -> ParameterError {
+        ParameterError { name: self.name.to_string(), kind, message }
     }
 
-    fn bool(&self) -> Result<bool, Fault> {
+    fn bool(&self) -> Result<bool, ParameterError> {
         let text = self.text.trim();
         let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
         if is(&["true", "1", "yes", "on", "t", "y"]) {
@@ -149,7 +157,7 @@ impl Value<'_> {
             Ok(false)
         } else {
             let message = "Input should be a valid boolean, unable to interpret input";
-            Err(self.fault("bool_parsing", message.to_owned()))
+            Err(self.error("bool_parsing", message.to_owned()))
         }
     }
 }
@@ -157,17 +165,17 @@ impl Value<'_> {
 /// Parsed scalars. A visitor's own refusal (a UUID that is none) is given the parameter's name.
 macro_rules! parsed {
     ($($method:ident $visit:ident $type:ty, $kind:literal $what:literal;)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
             let Ok(value) = self.text.trim().parse::<$type>() else {
-                return Err(self.fault($kind, concat!("Input should be a valid ", $what).to_owned()));
+                return Err(self.error($kind, concat!("Input should be a valid ", $what).to_owned()));
             };
-            visitor.$visit(value).map_err(|fault: Fault| Fault { name: self.name.into_owned(), ..fault })
+            visitor.$visit(value).map_err(|error: ParameterError| ParameterError { name: self.name.into_owned(), ..error })
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Value<'de> {
-    type Error = Fault;
+impl<'de> Deserializer<'de> for Parameter<'de> {
+    type Error = ParameterError;
 
     parsed! {
         deserialize_i8 visit_i8 i8, "int_parsing" "integer";
@@ -184,23 +192,27 @@ impl<'de> Deserializer<'de> for Value<'de> {
         deserialize_f64 visit_f64 f64, "float_parsing" "number";
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_bool(self.bool()?)
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let result: Result<V::Value, Fault> = match self.text {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
+        let result: Result<V::Value, ParameterError> = match self.text {
             Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
             Cow::Owned(text) => visitor.visit_string(text),
         };
-        result.map_err(|fault| Fault { name: self.name.into_owned(), ..fault })
+        result.map_err(|error| ParameterError { name: self.name.into_owned(), ..error })
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ParameterError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -209,9 +221,9 @@ impl<'de> Deserializer<'de> for Value<'de> {
         _name: &'static str,
         _variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Fault> {
+    ) -> Result<V::Value, ParameterError> {
         let name = self.name.to_string();
-        visitor.visit_enum(self).map_err(|fault| Fault { name, ..fault })
+        visitor.visit_enum(self).map_err(|error| ParameterError { name, ..error })
     }
 
     forward_to_deserialize_any! {
@@ -220,32 +232,36 @@ impl<'de> Deserializer<'de> for Value<'de> {
 }
 
 /// The variants of an enumeration without data, by name.
-impl<'de> EnumAccess<'de> for Value<'de> {
-    type Error = Fault;
+impl<'de> EnumAccess<'de> for Parameter<'de> {
+    type Error = ParameterError;
     type Variant = Self;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
-        let name: serde::de::value::StrDeserializer<'_, Fault> = self.text.as_ref().into_deserializer();
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), ParameterError> {
+        let name: serde::de::value::StrDeserializer<'_, ParameterError> = self.text.as_ref().into_deserializer();
         Ok((seed.deserialize(name)?, self))
     }
 }
 
-impl<'de> VariantAccess<'de> for Value<'de> {
-    type Error = Fault;
+impl<'de> VariantAccess<'de> for Parameter<'de> {
+    type Error = ParameterError;
 
-    fn unit_variant(self) -> Result<(), Fault> {
+    fn unit_variant(self) -> Result<(), ParameterError> {
         Ok(())
     }
 
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, _seed: S) -> Result<S::Value, Fault> {
-        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, _seed: S) -> Result<S::Value, ParameterError> {
+        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, _visitor: V) -> Result<V::Value, Fault> {
-        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, _visitor: V) -> Result<V::Value, ParameterError> {
+        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], _visitor: V) -> Result<V::Value, Fault> {
-        Err(self.fault("value_error", "a parameter cannot carry data beside its name".to_owned()))
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, ParameterError> {
+        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
     }
 }
