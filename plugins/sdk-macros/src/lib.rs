@@ -28,9 +28,9 @@ method!(delete, "DELETE");
 /// Declares the plugin: its name, what it asks of the operator, its migrations and its routes.
 ///
 /// A migration that takes something away says in a comment in front of its first statement which releases can run after
-/// it, `-- wharf:oldest 0002_split_name`: those that have that migration. The host applies it only when the live release
-/// is one of them, and does not go back to one that is not. Without such a comment every earlier release can, as when a
-/// table or a nullable column is added.
+/// it, `-- wharf:oldest 0002_split_name`: those that have that migration. The host applies it only when the live
+/// release is one of them, and does not go back to one that is not. Without such a comment every earlier release can,
+/// as when a table or a nullable column is added.
 #[proc_macro]
 pub fn plugin(input: TokenStream) -> TokenStream {
     expand(plugin::expand(input.into()))

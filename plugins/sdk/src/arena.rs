@@ -1,24 +1,24 @@
-//! The allocator of components: a bump arena inside the memory an instance starts with.
+//! The allocator of components: a bump arena inside the memory that an instance starts with.
 //!
-//! An instance lives for one request, so short requests never need memory back, and never call `memory.grow`, which
-//! costs the host two changes of page protection. The last block grows and shrinks in place and is given back when it is
-//! freed; other blocks are not. What does not fit goes to the standard library's allocator. Single-threaded by
-//! construction: WebAssembly components of this kind have one thread.
+//! An instance lives for one request, so a short request never needs freed memory again. It also never calls
+//! `memory.grow`, which costs the host two changes of page protection. The last block grows and shrinks in place, and
+//! freeing it makes its memory available again; other blocks stay allocated. A block that does not fit comes from the
+//! standard library's allocator. The arena is for one thread: WebAssembly components of this kind have no other.
 
-#![allow(unsafe_code, reason = "a global allocator is made of pointers; the rules it keeps are stated at each block")]
+#![allow(unsafe_code, reason = "a global allocator works with pointers; each block states its rules")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
 
-/// Large enough for a request with some tens of kilobytes of body and rows.
+/// Enough for a request with some tens of kilobytes of body and rows.
 const SIZE: usize = 256 * 1024;
 
-/// `SIZE` bytes, handed out from the front.
+/// `SIZE` bytes, allocated from the front.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Arena {
     memory: UnsafeCell<Memory>,
-    /// Bytes handed out.
+    /// Allocated bytes.
     used: Cell<usize>,
 }
 
@@ -26,12 +26,12 @@ pub struct Arena {
 #[derive(Debug)]
 struct Memory([u8; SIZE]);
 
-// SAFETY: `Arena` is only used as the global allocator of components, which have one thread, and by tests that keep
-// theirs to one thread.
+// SAFETY: `Arena` is only used as the global allocator of components, which have one thread, and by tests that use each
+// arena from one thread.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// All zero, so that it takes no room in the component and no page in the host until it is written to.
+    /// Creates an arena of zeros. It takes no space in the component, and no page in the host until it is written to.
     #[allow(clippy::new_without_default, reason = "a static is built with a constant function")]
     pub const fn new() -> Self {
         Self { memory: UnsafeCell::new(Memory([0; SIZE])), used: Cell::new(0) }
@@ -41,20 +41,21 @@ impl Arena {
         self.memory.get().cast()
     }
 
-    /// Where a block of the arena starts, counted from its front; none for a block of the system's.
+    /// Returns the offset of a block from the front of the arena; `None` for a block of the system's allocator.
     fn offset(&self, block: *mut u8) -> Option<usize> {
         let offset = block.addr().wrapping_sub(self.base().addr());
         (offset < SIZE).then_some(offset)
     }
 
-    /// Whether a block that starts at `offset` is the last one handed out.
+    /// Returns whether the block at `offset` is the last allocated one.
     fn is_last(&self, offset: usize, size: usize) -> bool {
         offset + size == self.used.get()
     }
 }
 
-// SAFETY: blocks handed out do not overlap (`used` only moves past them, or back over the last one), are aligned, and
-// stay where they are until freed. A block is of the arena exactly if its address is, and otherwise came from `System`.
+// SAFETY: allocated blocks do not overlap (`used` only moves past them, or back over the last one), are aligned, and do
+// not move until they are freed. A block belongs to the arena exactly if its address does; otherwise it came from
+// `System`.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let base = self.base();
@@ -65,7 +66,7 @@ unsafe impl GlobalAlloc for Arena {
                 // SAFETY: `start` lies inside the arena.
                 unsafe { base.add(start) }
             }
-            // SAFETY: the caller's layout is handed on.
+            // SAFETY: the caller's layout is passed on.
             _ => unsafe { System.alloc(layout) },
         }
     }
@@ -74,14 +75,14 @@ unsafe impl GlobalAlloc for Arena {
         match self.offset(block) {
             Some(offset) if self.is_last(offset, layout.size()) => self.used.set(offset),
             Some(_) => {}
-            // SAFETY: a block that is not of the arena is one of `System`, with the layout it was made with.
+            // SAFETY: a block outside the arena came from `System`, with this layout.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's layout is handed on; the block is `layout.size()` bytes long. Memory that was given back
-        // may hold old bytes, so it is always cleared.
+        // SAFETY: the caller's layout is passed on; the block is `layout.size()` bytes long. Freed memory may hold old
+        // bytes, so the block is always cleared.
         unsafe {
             let block = self.alloc(layout);
             if !block.is_null() {
@@ -104,8 +105,8 @@ unsafe impl GlobalAlloc for Arena {
         if new_size <= layout.size() {
             return block;
         }
-        // SAFETY: the new block is at least as long as the old one and does not overlap it; `new_size` with the old
-        // alignment is a valid layout by the contract of `realloc`.
+        // SAFETY: the new block is at least as long as the old one and does not overlap it. By the contract of
+        // `realloc`, `new_size` with the old alignment is a valid layout.
         unsafe {
             let moved = self.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
             if !moved.is_null() {
@@ -117,8 +118,8 @@ unsafe impl GlobalAlloc for Arena {
     }
 }
 
-/// The canonical ABI's allocation function, through the global allocator. wasi-libc has one too, a weak symbol that goes
-/// to its own heap and so would grow the memory for the first argument of every request.
+/// Exports the canonical ABI's allocation function, which uses the global allocator. wasi-libc has one as a weak
+/// symbol; that one uses its own heap, so the first argument of every request would grow the memory.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_cabi_realloc {
@@ -132,13 +133,14 @@ macro_rules! __export_cabi_realloc {
 }
 
 /// # Safety
-/// `old` is null with `old_size` 0, or a block of this allocator with that size and alignment; `align` is a power of two.
+/// `old` is null with `old_size` 0, or a block of this allocator with that size and alignment; `align` is a power of
+/// two.
 #[doc(hidden)]
 pub unsafe fn reallocate(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
     if new_size == 0 {
         return std::ptr::without_provenance_mut(align);
     }
-    // SAFETY: handed on from the caller; sizes of a 32-bit memory do not overflow a layout's limit.
+    // SAFETY: the caller keeps the contract; sizes in a 32-bit memory do not overflow the limit of a layout.
     let block = unsafe {
         match old_size {
             0 => std::alloc::alloc(Layout::from_size_align_unchecked(new_size, align)),
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_block_grows_shrinks_and_is_given_back() {
+    fn only_the_last_block_is_resized_and_freed_in_place() {
         let arena = Box::new(Arena::new());
         // SAFETY: blocks are used within their sizes and freed with the layouts they have.
         unsafe {
@@ -174,13 +176,13 @@ mod tests {
             let zeroed = arena.alloc_zeroed(layout(8, 8));
             assert_eq!((zeroed, zeroed.cast::<u64>().read()), (last, 0));
             let moved = arena.realloc(first, layout(3, 1), 9);
-            assert!(moved > zeroed, "a block with another behind it is copied");
-            assert_eq!(arena.realloc(first, layout(3, 1), 2), first, "and shrinks where it is");
+            assert!(moved > zeroed, "a block that is not the last is copied to grow");
+            assert_eq!(arena.realloc(first, layout(3, 1), 2), first, "and shrinks in place");
         }
     }
 
     #[test]
-    fn what_does_not_fit_comes_from_the_system() {
+    fn a_block_that_does_not_fit_comes_from_the_system() {
         let arena = Box::new(Arena::new());
         // SAFETY: as above.
         unsafe {

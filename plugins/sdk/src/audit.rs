@@ -1,4 +1,4 @@
-//! Entries in the host's audit log: who did what to which object. The host adds caller, time and request.
+//! Entries in the host's audit log: an action, its object and its outcome. The host adds caller, time and request.
 //!
 //! ```
 //! use wharf_sdk::audit::{self, Outcome};
@@ -12,8 +12,9 @@ use crate::host::audit as host;
 
 pub use crate::bindings::imports::wharf::log::audit::Outcome;
 
-/// Records that the caller did `action` (`item.delete`) to `object`. Beyond the rate of the grant it waits; 16 KiB of an entry
-/// are kept.
+/// Records that the caller did `action` (`item.delete`) to `object`.
+///
+/// The call waits while the plugin exceeds the rate of its grant. The host keeps at most 16 KiB of an entry.
 pub fn record(action: &str, object: &str, outcome: Outcome, detail: &Fields<'_>) {
     host::record_entry(action, object, outcome, &texts(detail));
 }

@@ -1,8 +1,9 @@
-//! The Rust side of `wit/`, generated: what a plugin may import, and the roles it can export.
+//! The Rust side of `wit/`: the imports that a plugin may use and the roles that it can export. All of it is generated.
 //!
-//! Each role is a world of its own, so that a component exports exactly the roles it plays, and the imports are a third,
-//! of which the linker keeps what is used. Nothing here is written by hand, and nothing outside this crate names it: the
-//! modules above wrap it. On other targets than WebAssembly the types are the same and native tests call `crate::host::stand_in`.
+//! Each role is a world of its own, so that a component exports exactly the roles it has. The imports are one more
+//! world, of which the linker keeps the functions that are called. Authors never name these types: the modules above
+//! wrap them. On targets other than WebAssembly the types are the same, but the imported functions panic; native tests
+//! call `crate::host::stand_in` instead.
 
 #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, clippy::all, clippy::unwrap_used)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
@@ -17,7 +18,7 @@ pub mod imports {
     });
 }
 
-/// `wharf:plugin/descriptor` and `wharf:plugin/http`: every plugin of this SDK.
+/// `wharf:plugin/descriptor` and `wharf:plugin/http`, the roles of every plugin of this SDK.
 pub mod http_role {
     wit_bindgen::generate!({
         path: "../../wit",
@@ -33,7 +34,7 @@ pub mod http_role {
     });
 }
 
-/// `wharf:sql/migrations`: plugins that own tables.
+/// `wharf:sql/migrations`, the role of plugins that own tables.
 pub mod migrations_role {
     wit_bindgen::generate!({
         path: "../../wit",

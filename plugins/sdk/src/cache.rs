@@ -1,4 +1,4 @@
-//! Values that may be forgotten at any time: private to the plugin, shared by its instances.
+//! A cache that is private to the plugin and shared by its instances. A value may be evicted at any time.
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::host::cache as host;
 
 pub use crate::bindings::imports::wharf::cache::store::Error;
 
-/// The value of a key, if it is still there.
+/// Returns the value of a key, if it is still cached.
 ///
 /// # Errors
 /// [`Error::Unavailable`] while the cache cannot be reached.
@@ -28,7 +28,7 @@ pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
     host::get(key)
 }
 
-/// Keeps a value, for a time or until it is evicted. `invalidate` drops it by one of its tags.
+/// Stores a value, for a time or until it is evicted. [`invalidate`] removes it by one of its tags.
 ///
 /// # Errors
 /// [`Error::Limit`] for keys and values beyond the grant.
@@ -37,7 +37,7 @@ pub fn set(key: &str, value: &[u8], ttl: Option<Duration>, tags: &[&str]) -> Res
     host::set(key, value, ttl.map(milliseconds), &tags)
 }
 
-/// Forgets a key.
+/// Removes a key.
 ///
 /// # Errors
 /// [`Error::Unavailable`] while the cache cannot be reached.
@@ -45,7 +45,7 @@ pub fn delete(key: &str) -> Result<(), Error> {
     host::delete(key)
 }
 
-/// Adds to a number, atomically; a missing key counts from 0. Returns the new number.
+/// Adds to a number atomically and returns the sum. A missing key counts as 0.
 ///
 /// # Errors
 /// As [`set`].
@@ -53,7 +53,7 @@ pub fn increment(key: &str, delta: i64, ttl: Option<Duration>) -> Result<i64, Er
     host::increment(key, delta, ttl.map(milliseconds))
 }
 
-/// Drops every entry, and every cached answer of this plugin, that carries the tag.
+/// Removes every entry and every cached response of this plugin that has the tag.
 ///
 /// # Errors
 /// [`Error::Unavailable`] while the cache cannot be reached.
@@ -61,20 +61,21 @@ pub fn invalidate(tag: &str) -> Result<(), Error> {
     host::invalidate(tag)
 }
 
-/// The kept value of a key, or a new one that is then kept as JSON. A cache that fails only costs the time it would
-/// have saved.
+/// Returns the cached value of a key. If there is none, calls `compute` and caches its result as JSON.
+///
+/// A failure of the cache is ignored: it costs only the time that the cache would have saved.
 ///
 /// # Errors
-/// What `make` returns.
-pub fn remember<T, E>(key: &str, ttl: Duration, tags: &[&str], make: impl FnOnce() -> Result<T, E>) -> Result<T, E>
+/// The error of `compute`.
+pub fn remember<T, E>(key: &str, ttl: Duration, tags: &[&str], compute: impl FnOnce() -> Result<T, E>) -> Result<T, E>
 where
     T: Serialize + DeserializeOwned,
 {
-    let kept = get(key).ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    if let Some(value) = kept {
+    let cached = get(key).ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(value) = cached {
         return Ok(value);
     }
-    let value = make()?;
+    let value = compute()?;
     if let Ok(bytes) = serde_json::to_vec(&value) {
         let _ = set(key, &bytes, Some(ttl), tags);
     }
@@ -85,14 +86,12 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// 503 `cache_unavailable`, or 500 `plugin_error` for a limit, which the author has to keep.
+/// 503 `cache_unavailable`, or 500 `plugin_error` for a limit: the author has to stay within it.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Limit(limit) => Self::internal(format_args!("cache limit: {limit}")),
-            Error::Unavailable => {
-                Self::new(503, "cache_unavailable", "The service cannot do this now, try again later")
-            }
+            Error::Unavailable => Self::new(503, "cache_unavailable", "The cache is unavailable, try again later"),
         }
     }
 }

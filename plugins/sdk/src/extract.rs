@@ -1,7 +1,8 @@
-//! Handler arguments: typed values taken from a request, which at the same time document the route.
+//! Extractors: the argument types of handlers. Each reads a typed value from a request and documents its part of the
+//! route.
 //!
-//! The host has validated path, query and body against the schemas these types gave at deploy, so an extractor that
-//! fails here met what the schema cannot say; it answers 422 and never panics.
+//! The host has validated path, query and body against the schemas that these types gave at deploy. An extractor
+//! therefore fails only on a rule that a schema cannot express. It then returns a 422 and never panics.
 
 mod body;
 mod caller;
@@ -22,7 +23,7 @@ use crate::{Problem, Request};
 
 /// A type that can be an argument of a handler.
 ///
-/// Implement it for what a plugin's handlers share, on top of the extractors there are:
+/// Implement it for arguments that several handlers of a plugin share. It can build on the existing extractors:
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -54,13 +55,13 @@ use crate::{Problem, Request};
     note = "`T` derives `Deserialize` and `JsonSchema`"
 )]
 pub trait FromRequest: Sized {
-    /// What it takes, so that a handler asking for what its route does not have does not compile.
+    /// The parts of a request that it needs. A handler whose route lacks one does not compile.
     const NEEDS: Needs;
 
-    /// Takes the value out of the request.
+    /// Reads the value from the request.
     ///
     /// # Errors
-    /// The problem the client is answered with instead of calling the handler.
+    /// The problem that the client gets. The handler is not called.
     fn from_request(request: &mut Request) -> Result<Self, Problem>;
 
     /// Adds parameters or a request body to the route's OpenAPI operation.
@@ -69,21 +70,21 @@ pub trait FromRequest: Sized {
     }
 }
 
-/// What an extractor takes from a request.
+/// The parts of a request that an extractor needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
-    /// The path's parameters.
+    /// The parameters of the path.
     pub path: bool,
-    /// The body, which can be taken once.
+    /// The body, which can be read once.
     pub body: bool,
     /// A signed-in caller.
     pub caller: bool,
 }
 
 impl Needs {
-    /// Nothing that a route might lack.
+    /// No part that a route might lack.
     pub const NOTHING: Self = Self { path: false, body: false, caller: false };
-    /// The path's parameters.
+    /// The parameters of the path.
     pub const PATH: Self = Self { path: true, ..Self::NOTHING };
     /// The body.
     pub const BODY: Self = Self { body: true, ..Self::NOTHING };

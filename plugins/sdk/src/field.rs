@@ -1,13 +1,14 @@
-//! Members of a partial update: absent is not the same as null.
+//! Members of a partial update. An absent member is not the same as null.
 
 use crate::openapi::FIELD_MARK;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 
-/// A member that a client may leave out. `Field<String>` refuses null; `Field<Option<String>>` tells null from absent.
+/// A member that a client may leave out. `Field<String>` refuses null. `Field<Option<String>>` distinguishes null from
+/// absent.
 ///
-/// The struct around it has `#[serde(default)]`, so that a missing member becomes [`Field::Absent`].
+/// The struct around it needs `#[serde(default)]`, so that a missing member becomes [`Field::Absent`].
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -27,7 +28,7 @@ use std::borrow::Cow;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Field<T> {
-    /// The client did not send the member: leave it as it is.
+    /// The client did not send the member: leave the stored value unchanged.
     #[default]
     Absent,
     /// The client sent this value.
@@ -35,12 +36,12 @@ pub enum Field<T> {
 }
 
 impl<T> Field<T> {
-    /// Whether the client sent the member.
+    /// Returns whether the client sent the member.
     pub fn is_set(&self) -> bool {
         matches!(self, Self::Set(_))
     }
 
-    /// The value the client sent.
+    /// Returns the value that the client sent.
     pub fn into_option(self) -> Option<T> {
         match self {
             Self::Absent => None,
@@ -48,7 +49,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Writes the value over an old one, if the client sent it.
+    /// Overwrites `target` with the value, if the client sent one.
     ///
     /// ```
     /// # use wharf_sdk::Field;
@@ -71,7 +72,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
-/// The schema of the value; that the member may be left out is said by the struct around it.
+/// The schema of the value. The struct around it declares that the member may be left out.
 impl<T: JsonSchema> JsonSchema for Field<T> {
     fn inline_schema() -> bool {
         true

@@ -1,4 +1,4 @@
-//! Requests to other servers: those that the operator allowed, by scheme, host and port, with `http.hosts`.
+//! Requests to other servers. The operator allows each by scheme, host and port with `http.hosts`.
 //!
 //! ```
 //! use wharf_sdk::prelude::*;
@@ -11,13 +11,13 @@
 //!
 //! fn rate(currency: &str) -> Result<f64> {
 //!     let request = http::get("https://rates.example.com/v1/latest").query(&[("of", currency)]);
-//!     let answer = request.header("accept", "application/json").send()?.successful()?;
-//!     Ok(answer.json::<Rate>()?.euro)
+//!     let response = request.header("accept", "application/json").send()?.successful()?;
+//!     Ok(response.json::<Rate>()?.euro)
 //! }
 //!
 //! fn announce(rate: f64) -> Result<(), http::Error> {
-//!     let answer = http::post("https://hooks.example.com/rates").json(&serde_json::json!({ "euro": rate })).send()?;
-//!     assert_eq!(answer.status(), 202);
+//!     let response = http::post("https://hooks.example.com/rates").json(&serde_json::json!({ "euro": rate })).send()?;
+//!     assert_eq!(response.status(), 202);
 //!     Ok(())
 //! }
 //! # use wharf_sdk::serde_json;
@@ -35,8 +35,9 @@
 //! # assert!(matches!(plugin.run(|| http::get("https://evil.example/").send()), Err(http::Error::Denied(_))));
 //! ```
 //!
-//! An answer of 400 and above is an answer like any other; [`Response::successful`] makes an error of it. The host adds
-//! `host`, `content-length` and the trace; those and what else frames a message are refused from a plugin.
+//! A status of 400 and above is an ordinary response; [`Response::successful`] turns it into an error. The host sets
+//! `host`, `content-length` and the trace headers. It refuses these from a plugin, and every other header that frames a
+//! message.
 
 use crate::Problem;
 use serde::Serialize;
@@ -49,35 +50,35 @@ use crate::host::http as host;
 use crate::bindings::imports::wharf::http::client as wit;
 
 pub use wit::Error;
-/// A request as it is sent; what a server of a test is called with.
+/// A request as it is sent. The server functions of tests get it.
 pub use wit::Request as SentRequest;
 
-/// A `GET` request.
+/// Starts a `GET` request.
 pub fn get(url: impl Into<String>) -> Request {
     request("GET", url)
 }
 
-/// A `POST` request.
+/// Starts a `POST` request.
 pub fn post(url: impl Into<String>) -> Request {
     request("POST", url)
 }
 
-/// A `PUT` request.
+/// Starts a `PUT` request.
 pub fn put(url: impl Into<String>) -> Request {
     request("PUT", url)
 }
 
-/// A `PATCH` request.
+/// Starts a `PATCH` request.
 pub fn patch(url: impl Into<String>) -> Request {
     request("PATCH", url)
 }
 
-/// A `DELETE` request.
+/// Starts a `DELETE` request.
 pub fn delete(url: impl Into<String>) -> Request {
     request("DELETE", url)
 }
 
-/// A request with any method, in upper case, to a whole URL.
+/// Starts a request with any method, in upper case, to an absolute URL.
 pub fn request(method: impl Into<String>, url: impl Into<String>) -> Request {
     Request {
         raw: wit::Request {
@@ -92,12 +93,12 @@ pub fn request(method: impl Into<String>, url: impl Into<String>) -> Request {
     }
 }
 
-/// A request that is being written; `send` gives the answer.
+/// A builder for a request; [`Request::send`] sends it.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Request {
     raw: wit::Request,
-    /// Why it cannot be sent.
+    /// Why the request cannot be sent.
     invalid: Option<String>,
 }
 
@@ -108,7 +109,7 @@ impl Request {
         self
     }
 
-    /// Adds parameters to the URL's query, encoded.
+    /// Encodes parameters and adds them to the URL's query.
     pub fn query(mut self, parameters: &[(&str, &str)]) -> Self {
         if !parameters.is_empty() {
             // A fragment is not sent anyway.
@@ -124,7 +125,7 @@ impl Request {
     pub fn json(self, body: &impl Serialize) -> Self {
         match serde_json::to_vec(body) {
             Ok(bytes) => self.header("content-type", "application/json").body(bytes),
-            Err(error) => Self { invalid: Some(format!("the body is no JSON: {error}")), ..self },
+            Err(error) => Self { invalid: Some(format!("the body cannot be written as JSON: {error}")), ..self },
         }
     }
 
@@ -140,22 +141,22 @@ impl Request {
         self
     }
 
-    /// The longest that the whole exchange may take; never more than the grant allows.
+    /// Limits the time of the whole exchange. The limit of the grant applies as well.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.raw.timeout_ms = Some(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         self
     }
 
-    /// How many redirects to follow, at most 5, which is also where nothing is said. With 0 a redirect is an answer.
+    /// Limits the redirects to follow. The default and maximum is 5. With 0 a redirect is returned as the response.
     pub fn redirects(mut self, limit: u32) -> Self {
         self.raw.redirects = Some(limit);
         self
     }
 
-    /// Sends it and reads the answer whole.
+    /// Sends the request and reads the whole response.
     ///
     /// # Errors
-    /// There is no answer. One of 400 and above is one.
+    /// There is no response. A status of 400 and above is not an error.
     pub fn send(self) -> Result<Response, Error> {
         match self.invalid {
             Some(reason) => Err(Error::Invalid(reason)),
@@ -164,88 +165,88 @@ impl Request {
     }
 }
 
-/// The answer of a server.
+/// The response of another server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Response {
     pub(crate) raw: wit::Response,
 }
 
 impl Response {
-    /// One for a test's server to give; it comes from the URL that was asked.
+    /// Creates a response, for the server functions of tests. Its URL becomes that of the request.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { raw: wit::Response { url: String::new(), status, headers: Vec::new(), body: body.into() } }
     }
 
-    /// The same with a header.
+    /// Adds a header; the name is lower-cased.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.raw.headers.push((name.to_ascii_lowercase(), value.into()));
         self
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.raw.status
     }
 
-    /// Where it came from, after redirects.
+    /// Returns the URL that the response came from, after redirects.
     pub fn url(&self) -> &str {
         &self.raw.url
     }
 
-    /// The first header of a name in any case.
+    /// Returns the first header with a name. The case of the name does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// All headers, with names in lower case.
+    /// Returns all headers, with names in lower case.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn bytes(&self) -> &[u8] {
         &self.raw.body
     }
 
-    /// The body, taken.
+    /// Returns the body without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
         self.raw.body
     }
 
-    /// The body as text; what is not UTF-8 is replaced.
+    /// Returns the body as text. Bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.raw.body).into_owned()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     ///
     /// # Errors
-    /// [`Error::Protocol`]: it is not JSON, or of another shape.
+    /// [`Error::Protocol`]: the body is not JSON or does not fit `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let read = serde_json::from_slice(&self.raw.body);
-        read.map_err(|error| Error::Protocol(format!("the answer is not the JSON that was expected: {error}")))
+        read.map_err(|error| Error::Protocol(format!("the response is not the expected JSON: {error}")))
     }
 
-    /// The same answer, if its status is 200 to 299.
+    /// Returns the response if its status is 200 to 299.
     ///
     /// # Errors
-    /// [`Error::Protocol`] that names the status.
+    /// [`Error::Protocol`], which names the status.
     pub fn successful(self) -> Result<Self, Error> {
         match self.raw.status {
             200..=299 => Ok(self),
-            status => Err(Error::Protocol(format!("the server answered {status}"))),
+            status => Err(Error::Protocol(format!("the server responded with status {status}"))),
         }
     }
 }
 
-/// 502 `upstream_failed` where the other server is at fault, 504 `upstream_timeout` where it is slow, 500 `plugin_error`
-/// for what the plugin's author or operator has to mend. The reason goes to the plugin's log.
+/// 502 `upstream_failed` if the other server is at fault, 504 `upstream_timeout` if it is slow, 500 `plugin_error` for
+/// an error that the plugin's author or operator has to fix. The reason goes to the plugin's log.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let upstream = |status, code, reason: &dyn fmt::Display| {
             crate::host::diagnostic(format_args!("{code}: {reason}"));
-            Self::new(status, code, "A service that this one needs does not answer as it should, try again later")
+            Self::new(status, code, "An external service failed, try again later")
         };
         match error {
             Error::Invalid(reason) => Self::internal(format_args!("request to another server: {reason}")),

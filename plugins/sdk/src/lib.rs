@@ -1,22 +1,24 @@
-//! What a Wharf plugin written in Rust depends on. The author's guide is this crate's `README.md`.
+//! The SDK for Wharf plugins written in Rust. The author's guide is this crate's `README.md`.
 //!
 //! ```
 //! use wharf_sdk::prelude::*;
 //!
 //! plugin! { name: "hello", summary: "Says hello", routes: [hello] }
 //!
-//! /// Greet somebody
+//! /// Greet a person
 //! #[get("/{name}", access = public)]
 //! fn hello(Path(name): Path<String>) -> Text {
 //!     Text(format!("Hello {name}"))
 //! }
 //! ```
 //!
-//! The crate turns the interfaces of `wit/` into ordinary Rust: [`extract`] reads requests, [`IntoResponse`] and
-//! [`Problem`] answer them, [`sql`], [`cache`], [`http`], [`log`] and [`audit`] are what the host can do for a plugin,
-//! [`testing`] stands in for the host in native tests. A component imports only what its code calls, and that is what its operator is
-//! asked for. It never decides about access and never validates inputs: the host does both before a handler runs, from
-//! what the attributes and types declare.
+//! The crate turns the interfaces of `wit/` into ordinary Rust. [`extract`] reads requests; [`IntoResponse`] and
+//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`] and [`audit`] are the capabilities of the host.
+//! `testing` (a feature) stands in for the host in native tests.
+//!
+//! A component imports only the interfaces that its code calls, and its operator grants only these. The crate never
+//! decides about access and never validates inputs. The host does both before a handler runs, from the declarations in
+//! attributes and types.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -54,14 +56,14 @@ pub use timestamp::{NotATimestamp, Timestamp};
 pub use uuid::Uuid;
 pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
 
-/// Derives `JsonSchema`, by which a type documents itself and has its inputs validated.
+/// Derives `JsonSchema`. The schema documents a type, and the host validates inputs against it.
 pub use schemars;
 pub use serde_json;
 
-/// What handlers return where they may refuse: the error becomes a problem response.
+/// The result of a handler that can refuse a request. The error becomes a problem response.
 pub type Result<T, E = Problem> = std::result::Result<T, E>;
 
-/// What nearly every plugin names. `use wharf_sdk::prelude::*;`
+/// The names that nearly every plugin uses: `use wharf_sdk::prelude::*;`
 pub mod prelude {
     pub use crate::schemars::{self, JsonSchema};
     pub use crate::{
@@ -71,7 +73,7 @@ pub mod prelude {
     pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
 }
 
-/// For the code that the macros write.
+/// For the code that the macros generate.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_arch = "wasm32")]

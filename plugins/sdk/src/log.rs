@@ -1,7 +1,7 @@
 //! Structured logs. The host adds plugin, release, request id and caller.
 //!
-//! A plugin that calls these functions asks the operator for `wharf:log`. Panics and [`Problem::internal`] do not need
-//! it: they go to standard error, which the host keeps in the plugin's log.
+//! A plugin that calls these functions needs the grant of `wharf:log`. Panics and [`Problem::internal`] do not need it:
+//! they go to standard error, which the host keeps in the plugin's log.
 //!
 //! [`Problem::internal`]: crate::Problem::internal
 //!
@@ -20,32 +20,32 @@ pub use crate::bindings::imports::wharf::log::log::Level;
 /// Names and values of an entry.
 pub type Fields<'a> = [(&'a str, &'a dyn Display)];
 
-/// Writes an entry of any level.
+/// Writes an entry of the given level.
 pub fn write(level: Level, message: &str, fields: &Fields<'_>) {
     host::write(level, message, &texts(fields));
 }
 
-/// For following a single request.
+/// Writes an entry for following a single request.
 pub fn trace(message: &str, fields: &Fields<'_>) {
     write(Level::Trace, message, fields);
 }
 
-/// For the author.
+/// Writes an entry for the author.
 pub fn debug(message: &str, fields: &Fields<'_>) {
     write(Level::Debug, message, fields);
 }
 
-/// For the operator: something happened.
+/// Writes an entry for the operator: an event.
 pub fn info(message: &str, fields: &Fields<'_>) {
     write(Level::Info, message, fields);
 }
 
-/// For the operator: something is not as it should be, and the request was answered all the same.
+/// Writes an entry for the operator: something is wrong, but the request succeeded.
 pub fn warn(message: &str, fields: &Fields<'_>) {
     write(Level::Warn, message, fields);
 }
 
-/// For the operator: something failed.
+/// Writes an entry for the operator: something failed.
 pub fn error(message: &str, fields: &Fields<'_>) {
     write(Level::Error, message, fields);
 }

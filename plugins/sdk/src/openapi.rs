@@ -1,8 +1,8 @@
 //! OpenAPI operations and JSON Schemas, derived from the types of handlers.
 //!
-//! Runs at deploy and in tests, never for a request. The host validates requests against what is written here and adds
-//! what is the same for all routes (security, shared error answers). A mistake that only the schemas show is collected as
-//! a text for the author; it never becomes a half-right document.
+//! This module runs at deploy and in tests, never for a request. The host validates requests against its output and
+//! adds the parts that are the same for all routes (security, shared error responses). A mistake that only the schemas
+//! show is collected as a text for the author; it never results in an incomplete document.
 
 mod schemas;
 
@@ -42,7 +42,7 @@ impl<'a> Operation<'a> {
         operation
     }
 
-    /// The finished OpenAPI operation object.
+    /// Returns the finished OpenAPI operation object.
     pub(crate) fn finish(self) -> Value {
         let Self { route, parameters, body, response: (status, response), .. } = self;
         let tag = route.tag;
@@ -66,7 +66,7 @@ impl<'a> Operation<'a> {
         Value::Object(operation)
     }
 
-    /// Documents the path's parameters: one value, a tuple, or a struct with a member for each.
+    /// Documents the parameters of the path: one value, a tuple, or a struct with a member for each.
     pub fn path<T: JsonSchema>(&mut self) {
         let schema = self.schemas.input::<T>();
         let names = self.route.parameters;
@@ -93,7 +93,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Documents the query: a parameter for each member of a struct.
+    /// Documents the query. Each member of the struct is a parameter.
     pub fn query<T: JsonSchema>(&mut self) {
         let schema = self.schemas.input::<T>();
         let Some(members) = schema.get("properties").and_then(Value::as_object) else {
@@ -108,29 +108,29 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Documents a JSON body that must be there.
+    /// Documents a required JSON body.
     pub fn body_json<T: JsonSchema>(&mut self) {
         let schema = self.schemas.input_reference::<T>();
         self.body = Some(json!({ "required": true, "content": { "application/json": { "schema": schema } } }));
     }
 
-    /// Documents a body of another content type, handed on as received.
+    /// Documents a body of another content type, which the plugin gets as received.
     pub fn body(&mut self, content_type: &str) {
         self.body = Some(json!({ "required": true, "content": { content_type: {} } }));
     }
 
-    /// Documents a JSON answer.
+    /// Documents a JSON response.
     pub fn response_json<T: JsonSchema>(&mut self) {
         let schema = self.schemas.output_reference::<T>();
         self.set_response(200, Some(json!({ "application/json": { "schema": schema } })));
     }
 
-    /// Documents an answer of another content type.
+    /// Documents a response of another content type.
     pub fn response(&mut self, content_type: &str) {
         self.set_response(200, Some(json!({ content_type: {} })));
     }
 
-    /// Documents an answer without a body.
+    /// Documents a response without a body.
     pub fn response_empty(&mut self) {
         self.set_response(204, None);
     }

@@ -1,11 +1,11 @@
-//! What a handler answers when it cannot do what was asked: the plugin's half of an RFC 9457 problem response.
+//! The refusal of a request: the plugin's part of an RFC 9457 problem response.
 //!
-//! Owns the statuses, codes and texts that reach a client. Internal messages (a failed statement, a broken setting) go
-//! to the plugin's log through [`Problem::internal`] and never into a response.
+//! A problem holds the status, the code and the text that reach the client. Internal messages (a failed statement, an
+//! invalid setting) go to the plugin's log through [`Problem::internal`] and never into a response.
 
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 
-/// A refusal: status, stable code and a text for people. The host adds title, instance and request id.
+/// A refusal: a status, a stable code and a text for people. The host adds title, instance and request id.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -21,19 +21,19 @@ pub struct Problem {
     errors: Vec<FieldError>,
 }
 
-/// One refused input: where it is, the stable kind of the fault, and a text for people.
+/// One invalid input: its location, the stable kind of the error, and a text for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldError {
-    /// `["body", "title"]`, `["query", "skip"]`, `["path", "id"]`.
+    /// The location: `["body", "title"]`, `["query", "skip"]`, `["path", "id"]`.
     pub loc: Vec<String>,
-    /// Stable: `value_error`.
+    /// The stable kind: `value_error`.
     pub kind: String,
-    /// For people.
+    /// The text for people.
     pub message: String,
 }
 
 impl FieldError {
-    /// A fault of the kind `value_error` in a member of the body.
+    /// Creates an error of the kind `value_error` in a member of the body.
     ///
     /// ```
     /// # use wharf_sdk::{FieldError, Problem};
@@ -44,7 +44,7 @@ impl FieldError {
         Self::new(["body", member], "value_error", message)
     }
 
-    /// A fault of any kind at any place.
+    /// Creates an error of any kind at any location.
     pub fn new<'a>(loc: impl IntoIterator<Item = &'a str>, kind: &str, message: impl Into<String>) -> Self {
         let loc = loc.into_iter().filter(|part| !part.is_empty()).map(str::to_owned).collect();
         Self { loc, kind: kind.to_owned(), message: message.into() }
@@ -52,7 +52,8 @@ impl FieldError {
 }
 
 impl Problem {
-    /// Any status from 400 to 599. Others would not be refusals: the host answers 502 `plugin_invalid_response` for them.
+    /// Creates a problem with a status from 400 to 599. For any other status the host responds with 502
+    /// `plugin_invalid_response`.
     ///
     /// ```
     /// # use wharf_sdk::Problem;
@@ -63,35 +64,36 @@ impl Problem {
         Self { status, code: code.into(), detail: detail.into(), errors: Vec::new() }
     }
 
-    /// 400: the request makes no sense here.
+    /// Creates a 400: the request is not valid here.
     pub fn bad_request(code: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(400, code, detail)
     }
 
-    /// 403: the caller may not do this.
+    /// Creates a 403: the caller may not do this.
     pub fn forbidden(code: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(403, code, detail)
     }
 
-    /// 404: there is no such thing.
+    /// Creates a 404: the object does not exist.
     pub fn not_found(code: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(404, code, detail)
     }
 
-    /// 409: it contradicts the present state.
+    /// Creates a 409: the request conflicts with the current state.
     pub fn conflict(code: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(409, code, detail)
     }
 
-    /// 422: inputs that the route's schema lets pass and the plugin does not. The detail is the first error's message.
+    /// Creates a 422 for inputs that match the route's schema but that the plugin refuses. The detail is the message of
+    /// the first error.
     pub fn unprocessable(errors: impl IntoIterator<Item = FieldError>) -> Self {
         let errors: Vec<_> = errors.into_iter().collect();
         let detail = errors.first().map(|error| error.message.clone()).unwrap_or_default();
         Self { status: 422, code: "validation_error".to_owned(), detail, errors }
     }
 
-    /// 500 `plugin_error` for a fault of the plugin itself: the message goes to the plugin's log, a fixed text to the
-    /// client.
+    /// Creates a 500 `plugin_error` for a defect of the plugin itself. The message goes to the plugin's log; the client
+    /// gets a fixed text.
     ///
     /// ```
     /// # use wharf_sdk::Problem;
@@ -103,22 +105,22 @@ impl Problem {
         Self::new(500, "plugin_error", "The plugin could not handle the request")
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The stable code that clients may act on.
+    /// Returns the stable code, on which clients may act.
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// The text for people.
+    /// Returns the text for people.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The refused inputs of a 422.
+    /// Returns the invalid inputs of a 422.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
     }

@@ -1,11 +1,12 @@
-//! The request as the host hands it over. Extractors read it; handlers that need more than typed arguments take it whole.
+//! The request as the host passes it. Extractors read it. A handler that needs more than typed arguments takes all of
+//! it.
 
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 
-/// Method, path, headers and body of the request being answered.
+/// Method, path and headers of the current request.
 ///
-/// As a handler argument it has no body: the host reads one only for routes that declare it, which
-/// [`Json`](crate::Json), [`Text`](crate::Text) and [`Bytes`](crate::Bytes) do.
+/// As a handler argument it has no body. The host reads a body only for routes that declare one, and
+/// [`Json`](crate::Json), [`Text`](crate::Text) and [`Bytes`](crate::Bytes) declare one.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -42,33 +43,33 @@ impl Request {
         std::mem::take(&mut self.raw.body)
     }
 
-    /// Unique; the same in the host's logs, traces and problem responses.
+    /// Returns the request id. It is unique, and the same in the host's logs, traces and problem responses.
     pub fn id(&self) -> &str {
         &self.raw.id
     }
 
-    /// `GET`, `POST`, …
+    /// Returns the method: `GET`, `POST`, …
     pub fn method(&self) -> &str {
         &self.raw.method
     }
 
-    /// The path below the plugin's mount, percent-encoded as received.
+    /// Returns the path below the plugin's mount, percent-encoded as received.
     pub fn path(&self) -> &str {
         &self.raw.path
     }
 
-    /// The query as received, without `?`.
+    /// Returns the query as received, without `?`.
     pub fn query(&self) -> &str {
         &self.raw.query
     }
 
-    /// The first header of a name in lower case. `authorization` and `cookie` never get here: see
+    /// Returns the first header with a name, given in lower case. The host removes `authorization` and `cookie`: see
     /// [`Caller`](crate::Caller).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.raw.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// All headers, names in lower case.
+    /// Returns all headers, with names in lower case.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }

@@ -1,4 +1,4 @@
-//! What handlers answer with, and how it becomes bytes, status and headers. Refusals are `Problem`s, not responses.
+//! The return types of handlers, and their conversion to status, headers and body. A refusal is a `Problem`.
 
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 use crate::openapi::Operation;
@@ -6,7 +6,7 @@ use crate::{Json, Problem, Text};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// An answer with a status, headers and a body of the plugin's choice.
+/// A response whose status, headers and body the plugin sets.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -27,18 +27,18 @@ pub struct Response {
 }
 
 impl Response {
-    /// An empty answer with a status from 200 to 599.
+    /// Creates a response without a body. The status is from 200 to 599.
     pub fn new(status: u16) -> Self {
         Self { status: Some(status), ..Self::default() }
     }
 
-    /// With the status that the route declares: 200, or `status = …` of its attribute.
+    /// Creates a response with the status that the route declares: 200, or `status = …` of its attribute.
     fn with_type(content_type: &str, body: Vec<u8>) -> Self {
         Self { status: None, headers: vec![("content-type".to_owned(), content_type.to_owned())], body }
     }
 
-    /// Adds a header; the name is lower-cased. Fields of the host (`content-length`, `set-cookie`, `date`, …) make the
-    /// answer invalid.
+    /// Adds a header; the name is lower-cased. Headers that belong to the host (`content-length`, `set-cookie`, `date`,
+    /// …) make the response invalid.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_ascii_lowercase(), value.into()));
@@ -58,8 +58,9 @@ impl Response {
     }
 }
 
-/// What a handler may return. Implemented for [`Json`], [`Text`], [`Response`], `()` (204), [`Status`] around one of
-/// these, and [`Result`](crate::Result).
+/// A type that a handler may return: [`Json`], [`Text`], [`Response`], `()` (204), [`Status`] around one of these, and
+/// a
+/// [`Result`](crate::Result) of them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the return type of a handler",
     label = "not a response",
@@ -67,13 +68,13 @@ impl Response {
     note = "for `Json<T>`, `T` derives `Serialize` and `JsonSchema`"
 )]
 pub trait IntoResponse {
-    /// Turns the answer into status, headers and body.
+    /// Converts the value to status, headers and body.
     ///
     /// # Errors
-    /// The problem that the handler returned, or one for a value that has no JSON form.
+    /// The problem that the handler returned, or 500 for a value that cannot be written as JSON.
     fn into_response(self) -> Result<Response, Problem>;
 
-    /// Adds the answer of success to the route's OpenAPI operation.
+    /// Adds the response of success to the route's OpenAPI operation.
     fn describe(operation: &mut Operation<'_>);
 }
 
@@ -118,8 +119,8 @@ impl IntoResponse for () {
     }
 }
 
-/// An answer with another status than the route declares. A status that is always the same belongs into the attribute
-/// (`status = 201`), where it is documented too.
+/// A response with a status other than the one that the route declares. A status that is always the same belongs in the
+/// attribute (`status = 201`), which also documents it.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;

@@ -1,7 +1,7 @@
-//! The plugin's own relational database: a SQLite file or a PostgreSQL schema, spoken to with one SQL text.
+//! The plugin's own relational database: a SQLite file or a PostgreSQL schema. The same SQL text runs on both.
 //!
-//! Statements have `$1`-style parameters. Rows are read into structs with `#[derive(FromRow)]` or into tuples, single
-//! values into any [`FromValue`].
+//! Statements have parameters `$1`, `$2`, …. Rows are read into structs with `#[derive(FromRow)]` or into tuples;
+//! single values are read into any [`FromValue`].
 //!
 //! ```
 //! # wharf_sdk::testing::with_sql("CREATE TABLE note (id TEXT PRIMARY KEY, stars BIGINT)", || {
@@ -37,29 +37,29 @@ pub use wharf_sdk_macros::FromRow;
 
 use crate::Problem;
 
-/// The parameters of a statement: `params![id, title, 3]`. Takes whatever turns into a [`Value`]: texts, integers,
-/// floats, booleans, bytes, [`Uuid`](crate::Uuid), [`Timestamp`](crate::Timestamp), JSON values, and `Option` or
-/// references of these.
+/// Builds the parameters of a statement: `params![id, title, 3]`. It takes every type that converts to a [`Value`]:
+/// texts, integers, floats, booleans, bytes, [`Uuid`](crate::Uuid), [`Timestamp`](crate::Timestamp), JSON values, and
+/// `Option` or references of these.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! sql_params {
     ($($value:expr),* $(,)?) => { ::std::vec![$($crate::sql::Value::from($value)),*] };
 }
 
-/// One statement of a [`batch`].
+/// Creates one statement of a [`batch`].
 pub fn statement(sql: impl Into<String>, params: Vec<Value>) -> Statement {
     Statement { sql: sql.into(), params }
 }
 
-/// All rows.
+/// Runs a statement and returns all rows.
 ///
 /// # Errors
-/// See [`Error`]; `?` in a handler turns it into an answer.
+/// See [`Error`]; `?` in a handler turns it into a problem response.
 pub fn query<T: FromRow>(sql: &str, params: Vec<Value>) -> Result<Vec<T>, Error> {
     Rows::new(host::query(&statement(sql, params))?).all()
 }
 
-/// The first row, if there is one.
+/// Runs a statement and returns the first row, if there is one.
 ///
 /// # Errors
 /// As [`query`].
@@ -67,15 +67,15 @@ pub fn query_optional<T: FromRow>(sql: &str, params: Vec<Value>) -> Result<Optio
     Rows::new(host::query(&statement(sql, params))?).optional()
 }
 
-/// The first row of a statement that always has one.
+/// Runs a statement that always returns a row, and returns the first.
 ///
 /// # Errors
-/// As [`query`], and [`Error::Invalid`] without a row.
+/// As [`query`], and [`Error::Invalid`] if there is no row.
 pub fn query_one<T: FromRow>(sql: &str, params: Vec<Value>) -> Result<T, Error> {
     Rows::new(host::query(&statement(sql, params))?).one()
 }
 
-/// The first column of the first row: `SELECT COUNT(*) …`.
+/// Runs a statement and returns the first column of the first row: `SELECT COUNT(*) …`.
 ///
 /// # Errors
 /// As [`query_one`].
@@ -83,7 +83,7 @@ pub fn query_value<T: FromValue>(sql: &str, params: Vec<Value>) -> Result<T, Err
     query_one::<Scalar<T>>(sql, params).map(|Scalar(value)| value)
 }
 
-/// How many rows the statement changed.
+/// Runs a statement and returns the number of rows that it changed.
 ///
 /// # Errors
 /// As [`query`].
@@ -91,7 +91,7 @@ pub fn execute(sql: &str, params: Vec<Value>) -> Result<u64, Error> {
     host::execute(&statement(sql, params))
 }
 
-/// Several statements in one transaction and one crossing to the host: all or nothing.
+/// Runs several statements in one transaction and one call to the host: all of them or none.
 ///
 /// ```
 /// # wharf_sdk::testing::with_sql("CREATE TABLE note (id TEXT PRIMARY KEY)", || {
@@ -108,35 +108,39 @@ pub fn execute(sql: &str, params: Vec<Value>) -> Result<u64, Error> {
 /// ```
 ///
 /// # Errors
-/// That of the first statement that failed.
+/// The error of the first statement that failed.
 pub fn batch<const N: usize>(statements: [Statement; N]) -> Result<[Rows; N], Error> {
     let rows: Vec<Rows> = host::batch(&statements)?.into_iter().map(Rows::new).collect();
-    rows.try_into().map_err(|_| Error::Invalid("the host answered another number of statements".to_owned()))
+    rows.try_into()
+        .map_err(|_| Error::Invalid("the host returned the results of another number of statements".to_owned()))
 }
 
-/// As [`batch`], for a number of statements that is known only when running.
+/// Does the same as [`batch`] for a number of statements that is only known at run time.
 ///
 /// # Errors
-/// That of the first statement that failed.
+/// The error of the first statement that failed.
 pub fn batch_all(statements: &[Statement]) -> Result<Vec<Rows>, Error> {
     Ok(host::batch(statements)?.into_iter().map(Rows::new).collect())
 }
 
-/// What a client is answered when a handler passes a database error on with `?`. The message itself only goes to the
-/// plugin's log: a constraint to 409 `constraint_violated`, a lost transaction to 409 `transaction_conflict`, a limit and
-/// a database out of reach to 503, and a wrong statement, which is the plugin's own fault, to 500 `plugin_error`.
+/// The problem response to a database error that a handler passes on with `?`: 409 `constraint_violated` for a
+/// constraint, 409 `transaction_conflict` for a lost transaction, 503 for a limit and for a database that cannot be
+/// reached, and 500 `plugin_error` for an invalid statement, which is a defect of the plugin. The message itself goes
+/// to the plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(message) => Self::internal(format_args!("sql: {message}")),
             Error::Constraint(name) => {
-                crate::host::diagnostic(format_args!("sql: refused by the constraint {name}"));
-                Self::conflict("constraint_violated", "This contradicts what is stored")
+                crate::host::diagnostic(format_args!("sql: violates the constraint {name}"));
+                Self::conflict("constraint_violated", "This conflicts with stored data")
             }
-            Error::Conflict => Self::conflict("transaction_conflict", "Changed by somebody else meanwhile, try again"),
+            Error::Conflict => {
+                Self::conflict("transaction_conflict", "The data was changed at the same time, try again")
+            }
             Error::Limit(limit) => {
-                crate::host::diagnostic(format_args!("sql: beyond the limit of {limit}"));
-                Self::new(503, "database_limit", "The request needs more of the database than it may use")
+                crate::host::diagnostic(format_args!("sql: exceeds the limit of {limit}"));
+                Self::new(503, "database_limit", "The request exceeds a limit of the database")
             }
             Error::Unavailable => {
                 Self::new(503, "database_unavailable", "The database cannot be reached, try again later")

@@ -1,8 +1,11 @@
-//! Stands in for the host in native tests: `cargo test` runs a whole plugin without WebAssembly.
+//! Runs a whole plugin natively, without WebAssembly: `cargo test` against a stand-in for the host.
 //!
-//! Routing, access and validation follow what the plugin declares, as the host does; the capability modules reach an
-//! in-memory SQLite with the plugin's migrations, a cache in a map, a log that is kept for the test to read, and servers
-//! that are functions of the test ([`TestPlugin::server`]): nothing leaves the process. The wording of validation errors is the host's own business, so test their status and place.
+//! It needs the feature `testing`, which belongs in the dev-dependencies of a plugin. Routing, access and validation
+//! follow the plugin's declarations, as in the host. The capabilities are an in-memory SQLite with the plugin's
+//! migrations, a cache in a map, a log that the test can read, and functions of the test in place of other servers
+//! ([`TestPlugin::server`]). Nothing leaves the process.
+//!
+//! The host words validation errors in its own way, so test their status and location.
 //!
 //! ```
 //! use wharf_sdk::prelude::*;
@@ -25,7 +28,7 @@
     clippy::panic,
     clippy::expect_used,
     clippy::missing_panics_doc,
-    reason = "in a test, a panic is how a mistake is reported"
+    reason = "a test reports a mistake by a panic"
 )]
 
 mod check;
@@ -44,30 +47,31 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use validation::Validators;
 
-/// A caller with a random id.
+/// Creates a caller with a random id.
 pub fn user(email: &str) -> Caller {
     Caller { id: Uuid::new_v4(), email: email.to_owned(), superuser: false, roles: Vec::new() }
 }
 
-/// A caller who may do everything.
+/// Creates a caller who may do everything.
 pub fn superuser(email: &str) -> Caller {
     Caller { superuser: true, ..user(email) }
 }
 
-/// A plugin with a host of its own, which nothing else sees.
+/// A plugin with a host of its own. No other `TestPlugin` shares its state.
 #[derive(Debug)]
 pub struct TestPlugin {
     plugin: &'static Plugin,
     validators: Validators,
-    /// Taken out while the plugin runs.
+    /// Empty while the plugin runs: then it is the current host of the thread.
     host: RefCell<HostState>,
 }
 
 impl TestPlugin {
-    /// The plugin after its deploy: migrated, no settings, nobody with a permission.
+    /// Creates the plugin as after its deploy: with all migrations, without settings, and without permissions for
+    /// anybody.
     ///
     /// # Panics
-    /// Where the plugin's declarations contradict each other or a migration fails.
+    /// If the plugin's declarations contradict each other or a migration fails.
     pub fn new(plugin: &'static Plugin) -> Self {
         let api = check::api(plugin);
         let connection = sql::open();
@@ -79,7 +83,7 @@ impl TestPlugin {
         Self { plugin, validators: Validators::new(&api), host: RefCell::new(host) }
     }
 
-    /// Sets what an operator would.
+    /// Sets the settings that an operator would give.
     #[must_use]
     #[allow(clippy::needless_pass_by_value, reason = "reads well with `json!`")]
     pub fn settings(self, settings: serde_json::Value) -> Self {
@@ -87,13 +91,13 @@ impl TestPlugin {
         self
     }
 
-    /// Gives a caller a permission of the plugin.
+    /// Grants a permission of the plugin to a caller.
     pub fn permit(&self, caller: &Caller, permission: &str) {
         self.host.borrow_mut().permissions.insert((caller.id.to_string(), permission.to_owned()));
     }
 
-    /// A server that the plugin may send requests to, as a function: of an origin (`https://api.example.com`), which is
-    /// what an operator would allow with `http.hosts`. Requests to any other are denied.
+    /// Adds a server, as a function that handles its requests. `origin` (`https://api.example.com`) is the value that
+    /// an operator would allow with `http.hosts`. Requests to other origins are denied.
     ///
     /// ```
     /// use wharf_sdk::http;
@@ -125,58 +129,58 @@ impl TestPlugin {
         self
     }
 
-    /// Runs code of the plugin that is not a handler with this plugin's host behind it.
+    /// Runs code of the plugin that is not a handler. Its capability calls go to this plugin's host.
     pub fn run<T>(&self, code: impl FnOnce() -> T) -> T {
         state::enter(&self.host, code)
     }
 
-    /// What the plugin has logged so far, its diagnostics included.
+    /// Returns the entries of the plugin's log so far, diagnostics included.
     pub fn log(&self) -> Vec<LogEntry> {
         self.host.borrow().log.clone()
     }
 
-    /// What the plugin has recorded for the audit so far.
+    /// Returns the audit entries that the plugin has recorded so far.
     pub fn audit(&self) -> Vec<AuditEntry> {
         self.host.borrow().audit.clone()
     }
 
-    /// A request with any method to a path below the mount, query included.
+    /// Starts a request with any method to a path below the mount, with its query.
     pub fn request(&self, method: &str, path: &str) -> TestRequest<'_> {
         TestRequest::new(self, method, path)
     }
 
-    /// A `GET` request.
+    /// Starts a `GET` request.
     pub fn get(&self, path: &str) -> TestRequest<'_> {
         self.request("GET", path)
     }
 
-    /// A `POST` request.
+    /// Starts a `POST` request.
     pub fn post(&self, path: &str) -> TestRequest<'_> {
         self.request("POST", path)
     }
 
-    /// A `PUT` request.
+    /// Starts a `PUT` request.
     pub fn put(&self, path: &str) -> TestRequest<'_> {
         self.request("PUT", path)
     }
 
-    /// A `PATCH` request.
+    /// Starts a `PATCH` request.
     pub fn patch(&self, path: &str) -> TestRequest<'_> {
         self.request("PATCH", path)
     }
 
-    /// A `DELETE` request.
+    /// Starts a `DELETE` request.
     pub fn delete(&self, path: &str) -> TestRequest<'_> {
         self.request("DELETE", path)
     }
 }
 
-/// Runs code with an empty database of its own, after `tables` were made in it. For testing SQL without a plugin.
+/// Runs code with a new database in which the SQL of `tables` was executed. It tests SQL without a plugin.
 ///
 /// # Panics
-/// Where `tables` is not SQL.
+/// If `tables` is not valid SQL.
 pub fn with_sql<T>(tables: &str, code: impl FnOnce() -> T) -> T {
     let connection = sql::open();
-    connection.execute_batch(tables).unwrap_or_else(|error| panic!("the tables cannot be made: {error}"));
+    connection.execute_batch(tables).unwrap_or_else(|error| panic!("cannot create the tables: {error}"));
     state::enter(&RefCell::new(HostState { connection: Some(connection), ..HostState::default() }), code)
 }

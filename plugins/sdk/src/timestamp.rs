@@ -1,4 +1,4 @@
-//! Moments in time in the one form the API has: RFC 3339 in UTC with six digits of fraction.
+//! Times in the one format of the API: RFC 3339 in UTC with six fractional digits.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -8,23 +8,22 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
-/// A moment between the years 0 and 9999, to the microsecond: `2026-11-23T14:35:13.768681Z`.
+/// A time between the years 0 and 9999, in microseconds: `2026-11-23T14:35:13.768681Z`.
 ///
-/// Its text always has the same length, so it sorts as text the way it sorts as time, in a `TEXT` column of either
-/// database too.
+/// Its text always has the same length, so texts sort in the order of time, also in a `TEXT` column of either database.
 ///
 /// ```
 /// use wharf_sdk::Timestamp;
 ///
-/// let moment: Timestamp = "2026-11-23T15:35:13.5+01:00".parse().unwrap();
-/// assert_eq!(moment.to_string(), "2026-11-23T14:35:13.500000Z");
-/// assert!(moment < "2026-11-23T14:35:13.500001Z".parse().unwrap());
-/// assert_eq!(serde_json::to_string(&moment).unwrap(), r#""2026-11-23T14:35:13.500000Z""#);
+/// let time: Timestamp = "2026-11-23T15:35:13.5+01:00".parse().unwrap();
+/// assert_eq!(time.to_string(), "2026-11-23T14:35:13.500000Z");
+/// assert!(time < "2026-11-23T14:35:13.500001Z".parse().unwrap());
+/// assert_eq!(serde_json::to_string(&time).unwrap(), r#""2026-11-23T14:35:13.500000Z""#);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
-/// A text that is no RFC 3339 moment.
+/// The error for a text that is not an RFC 3339 time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotATimestamp;
 
@@ -37,25 +36,25 @@ impl fmt::Display for NotATimestamp {
 impl std::error::Error for NotATimestamp {}
 
 impl Timestamp {
-    /// This moment, by the host's clock.
+    /// Returns the current time of the host's clock.
     pub fn now() -> Self {
-        // Clocks before 1970 are wrong in any case.
+        // A clock before 1970 is wrong in any case.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// From microseconds since 1970; years outside 0 to 9999 become 1970.
+    /// Creates a timestamp from microseconds since 1970. Years outside 0 to 9999 become 1970.
     pub fn from_unix_micros(micros: i64) -> Self {
-        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000);
-        Self(moment.ok().filter(|moment| moment.year() >= 0).unwrap_or(OffsetDateTime::UNIX_EPOCH))
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000);
+        Self(time.ok().filter(|time| time.year() >= 0).unwrap_or(OffsetDateTime::UNIX_EPOCH))
     }
 
-    /// Microseconds since 1970.
+    /// Returns the microseconds since 1970.
     pub fn unix_micros(self) -> i64 {
         self.0.unix_timestamp() * 1_000_000 + i64::from(self.0.microsecond())
     }
 
-    /// The fixed-width text.
+    /// Returns the text of fixed length.
     fn text(self) -> [u8; 27] {
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         let (year, month, day) = self.0.to_calendar_date();
@@ -92,8 +91,8 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// RFC 3339 with any offset and up to nine digits of fraction, also in the form of PostgreSQL (`2026-11-23
-/// 14:35:13.5+00`); digits beyond the sixth are dropped.
+/// Reads RFC 3339 with any offset and up to nine fractional digits, and PostgreSQL's form (`2026-11-23 14:35:13.5+00`).
+/// Digits after the sixth are dropped.
 impl FromStr for Timestamp {
     type Err = NotATimestamp;
 
@@ -130,11 +129,11 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         _ => return None,
     };
     let offset = UtcOffset::from_whole_seconds(offset).ok()?;
-    let moment = PrimitiveDateTime::new(date, time).assume_offset(offset).checked_to_utc()?;
-    (0..=9999).contains(&moment.year()).then(|| Timestamp(moment.into()))
+    let time = PrimitiveDateTime::new(date, time).assume_offset(offset).checked_to_utc()?;
+    (0..=9999).contains(&time.year()).then(|| Timestamp(time.into()))
 }
 
-/// The microseconds of a fraction such as `.5`, if there is one, and what follows it.
+/// Reads the microseconds of a fraction such as `.5`, if there is one. Returns them and the rest of the text.
 fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     let Some((b'.', rest)) = text.split_first() else { return Some((0, text)) };
     let length = rest.iter().take_while(|digit| digit.is_ascii_digit()).count();
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_read_in_every_form_and_written_in_one() {
+    fn reads_every_form_of_rfc_3339_and_writes_one() {
         for (text, expected) in [
             ("2026-11-23T14:35:13.768681Z", Some("2026-11-23T14:35:13.768681Z")),
             ("2026-11-23T14:35:13Z", Some("2026-11-23T14:35:13.000000Z")),
@@ -199,13 +198,13 @@ mod tests {
             ("9999-12-31T23:59:59-01:00", None),
             ("", None),
         ] {
-            let found = text.parse::<Timestamp>().ok().map(|moment| moment.to_string());
+            let found = text.parse::<Timestamp>().ok().map(|time| time.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
 
     #[test]
-    fn microseconds_go_both_ways() {
+    fn converts_to_microseconds_and_back() {
         for micros in [0, 1, 1_795_444_513_768_681, -1, -62_167_219_200_000_000] {
             assert_eq!(Timestamp::from_unix_micros(micros).unix_micros(), micros);
         }

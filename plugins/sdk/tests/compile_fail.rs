@@ -10,8 +10,8 @@ use std::process::Command;
 const CHILD: &str = "WHARF_SDK_COMPILE_FAIL";
 
 /// trybuild passes its environment on to Cargo and takes the features to build with from Cargo's record of the running
-/// program, which it finds by the program's name. So it runs in a child process without the variables of a lint, under a
-/// name that has no record: without the feature `testing` it need not compile SQLite.
+/// program, which it finds by the program's name. So it runs in a child process without the variables of a lint, under
+/// a name that has no record: without the feature `testing` it need not compile SQLite.
 #[test]
 fn mistakes_are_explained_where_they_were_made() {
     if std::env::var_os(CHILD).is_some() {

@@ -15,7 +15,8 @@ struct Component {
     memory: u64,
 }
 
-/// Builds the plugins where `make plugins` does and with the same arguments, so that after it there is nothing to build.
+/// Builds the plugins where `make plugins` does and with the same arguments, so that after it there is nothing to
+/// build.
 fn build() -> impl Fn(&str) -> Component {
     let target = target_directory();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -253,7 +253,7 @@ fn values_go_in_and_out_unchanged() {
             Values { h: None, a: "ü".to_owned(), b: u32::MAX.into(), c: true, d: 2.0, e: vec![0, 255], f: id, g: now };
         assert_eq!(values, expected);
         let wrong = sql::query_value::<i64>("SELECT a FROM v", params![]).unwrap_err();
-        assert_eq!(wrong, sql::Error::Invalid("column `a`: an integer was asked for, a text is there".to_owned()));
+        assert_eq!(wrong, sql::Error::Invalid("column `a`: expected an integer, found a text".to_owned()));
         assert!(sql::query::<(String,)>("SELECT a FROM v", params![1]).is_err(), "a parameter too many");
         assert!(sql::execute("CREATE TABLE w (a TEXT)", params![]).is_err(), "tables are made by migrations");
     });

@@ -1,4 +1,4 @@
-//! The request's body: JSON into a type, text, or bytes.
+//! The body of a request: JSON of a type, text, or bytes.
 
 use super::{FromRequest, Needs};
 use crate::openapi::Operation;
@@ -6,10 +6,10 @@ use crate::{FieldError, Problem, Request};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-/// A JSON body, or a JSON answer.
+/// A JSON body or a JSON response.
 ///
-/// As an argument, `T` derives `Deserialize` and `JsonSchema`; as an answer, `Serialize` and `JsonSchema`. Members that
-/// `T` does not have are ignored, and of a repeated member the last one counts.
+/// For an argument, `T` derives `Deserialize` and `JsonSchema`; for a response, `Serialize` and `JsonSchema`. Members
+/// that `T` does not have are ignored. If a member is repeated, the last one counts.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -44,12 +44,13 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest for Json<T> {
     }
 }
 
-/// Derived types refuse a repeated member, a JSON tree keeps its last value: the way round is slower and seldom taken.
+/// Parses a body in which a member is repeated. Derived types refuse that; a JSON tree keeps the last value. The detour
+/// is slower but rare.
 fn last_member_counts<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body).and_then(serde_json::from_value).ok()
 }
 
-/// A body or an answer of plain UTF-8 text.
+/// A body or a response of plain UTF-8 text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Text(pub String);
 

@@ -1,4 +1,4 @@
-//! Who is calling. The host has verified it; nothing here sees a credential.
+//! The caller of a request. The host has authenticated it; a plugin never sees a credential.
 
 use super::{FromRequest, Needs};
 use crate::{Problem, Request};
@@ -18,18 +18,19 @@ use crate::host::auth as host;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
-    /// The account.
+    /// The id of the account.
     pub id: Uuid,
-    /// As the account has it.
+    /// The email address of the account.
     pub email: String,
-    /// May do everything.
+    /// Whether the caller may do everything.
     pub superuser: bool,
-    /// Names of the roles the operator gave; empty until this host can give any.
+    /// The names of the caller's roles. Always empty: the host cannot assign roles yet.
     pub roles: Vec<String>,
 }
 
 impl Caller {
-    /// Whether the caller has a permission of this plugin, named as in `permissions: { … }`; superusers have all.
+    /// Returns whether the caller has a permission of this plugin, named as in `permissions: { … }`. Superusers have
+    /// all.
     pub fn has_permission(&self, name: &str) -> bool {
         self.superuser || host::has_permission(name)
     }

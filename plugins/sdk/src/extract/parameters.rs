@@ -1,7 +1,7 @@
-//! Named texts (path parameters, query parameters) read into typed values with serde.
+//! Reads named texts (path parameters, query parameters) into typed values with serde.
 //!
-//! One value reads the first text, a tuple reads in order, a struct by name. Texts are parsed by the type that asks, so
-//! `#[serde(flatten)]`, which asks for no type, sees strings.
+//! A single value reads the first text, a tuple reads them in order, a struct by name. A text is parsed as the type
+//! that serde requests. `#[serde(flatten)]` requests no type, so it gets strings.
 
 use crate::{FieldError, Problem};
 use serde::de::value::{MapDeserializer, SeqDeserializer};
@@ -10,7 +10,7 @@ use serde::forward_to_deserialize_any;
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// The parameters in order, each name once.
+/// The parameters in order. No name is repeated.
 pub(super) struct Parameters<'de>(Vec<(Cow<'de, str>, Cow<'de, str>)>);
 
 impl<'de> Parameters<'de> {
@@ -26,7 +26,7 @@ impl<'de> Parameters<'de> {
     }
 }
 
-/// One parameter. The name comes along so that a fault can say where it is.
+/// One parameter, with its name for the location of an error.
 struct Parameter<'de> {
     name: Cow<'de, str>,
     text: Cow<'de, str>,
@@ -40,8 +40,8 @@ pub(super) struct ParameterError {
 }
 
 impl ParameterError {
-    pub(super) fn into_problem(self, place: &str) -> Problem {
-        Problem::unprocessable([FieldError::new([place, self.name.as_str()], self.kind, self.message)])
+    pub(super) fn into_problem(self, location: &str) -> Problem {
+        Problem::unprocessable([FieldError::new([location, self.name.as_str()], self.kind, self.message)])
     }
 }
 
@@ -63,7 +63,7 @@ impl serde::de::Error for ParameterError {
     }
 }
 
-/// Scalars: all go to the single value.
+/// Forwards scalars to the single value.
 macro_rules! single {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
@@ -162,7 +162,7 @@ impl Parameter<'_> {
     }
 }
 
-/// Parsed scalars. A visitor's own refusal (a UUID that is none) is given the parameter's name.
+/// Parses scalars. An error of the visitor itself (a text that is not a UUID) gets the parameter's name.
 macro_rules! parsed {
     ($($method:ident $visit:ident $type:ty, $kind:literal $what:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParameterError> {
@@ -231,7 +231,7 @@ impl<'de> Deserializer<'de> for Parameter<'de> {
     }
 }
 
-/// The variants of an enumeration without data, by name.
+/// Reads a variant of an enumeration without data by its name.
 impl<'de> EnumAccess<'de> for Parameter<'de> {
     type Error = ParameterError;
     type Variant = Self;
@@ -250,11 +250,11 @@ impl<'de> VariantAccess<'de> for Parameter<'de> {
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, _seed: S) -> Result<S::Value, ParameterError> {
-        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
+        Err(self.error("value_error", "a parameter cannot carry data in addition to its name".to_owned()))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _len: usize, _visitor: V) -> Result<V::Value, ParameterError> {
-        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
+        Err(self.error("value_error", "a parameter cannot carry data in addition to its name".to_owned()))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -262,6 +262,6 @@ impl<'de> VariantAccess<'de> for Parameter<'de> {
         _fields: &'static [&'static str],
         _visitor: V,
     ) -> Result<V::Value, ParameterError> {
-        Err(self.error("value_error", "a parameter cannot carry data beside its name".to_owned()))
+        Err(self.error("value_error", "a parameter cannot carry data in addition to its name".to_owned()))
     }
 }

@@ -1,4 +1,4 @@
-//! The path's parameters.
+//! The parameters of the path.
 
 use super::parameters::Parameters;
 use super::{FromRequest, Needs};
@@ -7,7 +7,7 @@ use crate::{Problem, Request};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-/// The parameters in the route's path: one value, a tuple in the order of the path, or a struct by name.
+/// The parameters of the route's path: one value, a tuple in the order of the path, or a struct by name.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;

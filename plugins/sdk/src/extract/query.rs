@@ -1,4 +1,4 @@
-//! The query string.
+//! The parameters of the query string.
 
 use super::parameters::Parameters;
 use super::{FromRequest, Needs};
@@ -7,9 +7,9 @@ use crate::{Problem, Request};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-/// The query's parameters, each a member of a struct; of a repeated parameter the last value counts.
+/// The parameters of the query. Each is a member of a struct. If a parameter is repeated, the last value counts.
 ///
-/// Members that may be left out have a `#[serde(default)]` or are an `Option`.
+/// A member that may be left out has `#[serde(default)]` or is an `Option`.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;

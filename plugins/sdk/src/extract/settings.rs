@@ -1,4 +1,4 @@
-//! What the operator set for the plugin.
+//! The settings that the operator gave the plugin.
 
 use super::{FromRequest, Needs};
 use crate::{Problem, Request};
@@ -6,14 +6,15 @@ use serde::de::DeserializeOwned;
 
 use crate::host::settings as host;
 
-/// The plugin's settings, in the type that `plugin!` declares as `settings: T`, whose schema they were checked against.
+/// The plugin's settings, of the type that `plugin!` declares as `settings: T`. The host has validated them against its
+/// schema.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
 ///
 /// #[derive(serde::Deserialize, JsonSchema)]
 /// struct Greeting {
-///     /// Who is greeted.
+///     /// The name of the greeted person.
 ///     name: String,
 /// }
 ///
@@ -28,10 +29,10 @@ use crate::host::settings as host;
 pub struct Settings<T>(pub T);
 
 impl<T: DeserializeOwned> Settings<T> {
-    /// Reads the settings outside a handler's arguments.
+    /// Reads the settings outside the arguments of a handler.
     ///
     /// # Errors
-    /// 500 where they do not fit `T`, which means that `T` is not what `plugin!` declared.
+    /// 500 if they do not fit `T`: then `T` is not the type that `plugin!` declares.
     pub fn read() -> Result<T, Problem> {
         serde_json::from_str(&host::all()).map_err(|error| Problem::internal(format_args!("settings: {error}")))
     }

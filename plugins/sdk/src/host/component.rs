@@ -13,6 +13,7 @@ pub(crate) use crate::bindings::imports::wharf::{
 /// standard error in that log.
 pub(crate) fn diagnostic(message: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
-    // One write, because each write is a line of the plugin's log. A log that cannot be written cannot be reported either.
+    // One write, because each write is a line of the plugin's log. A log that cannot be written cannot be reported
+    // either.
     let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }

@@ -1,21 +1,22 @@
 //! The component schemas of one plugin: every named type that a route refers to, each name once.
 //!
-//! Inputs are described as they are read (a member with a default may be left out), answers as they are written (it is
-//! always there). A type that is both has the schema of an input.
+//! The schema of an input describes how it is read: a member with a default may be left out. The schema of a response
+//! describes how it is written: such a member is always present. A type that is used for both has the schema of an
+//! input.
 
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 
-/// Marks the schema of a [`Field`](crate::Field) until it has been checked that it may be left out.
+/// Marks the schema of a [`Field`](crate::Field), until the check that the member may be left out.
 pub(crate) const FIELD_MARK: &str = "x-wharf-field";
 
 #[derive(Debug)]
 pub(crate) struct Schemas {
     inputs: SchemaGenerator,
     outputs: SchemaGenerator,
-    /// Knows every type, only to see two of one name.
+    /// Knows every type. It only serves to detect two types of one name.
     all: SchemaGenerator,
     errors: Vec<String>,
 }
@@ -39,19 +40,19 @@ impl Schemas {
         }
     }
 
-    /// The schema itself; only what it refers to becomes a component.
+    /// Returns the schema itself. Only the types that it refers to become components.
     pub(crate) fn input<T: JsonSchema>(&mut self) -> Value {
         T::json_schema(&mut self.all);
         clean(T::json_schema(&mut self.inputs))
     }
 
-    /// A reference to the type's component, or the schema of a type that has no name.
+    /// Returns a reference to the type's component, or the schema of a type without a name.
     pub(crate) fn input_reference<T: JsonSchema>(&mut self) -> Value {
         self.all.subschema_for::<T>();
         clean(self.inputs.subschema_for::<T>())
     }
 
-    /// The same for an answer.
+    /// Does the same for a response.
     pub(crate) fn output_reference<T: JsonSchema>(&mut self) -> Value {
         self.all.subschema_for::<T>();
         clean(self.outputs.subschema_for::<T>())
@@ -61,10 +62,10 @@ impl Schemas {
         self.errors.push(message);
     }
 
-    /// All components by name, or what the author has to correct.
+    /// Returns all components by name, or the errors that the author has to fix.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, Value)>, Vec<String>> {
         for name in self.all.definitions().keys() {
-            // The generator tells two types of one name apart by a number after the second.
+            // The generator appends a number to the second type of a name.
             let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
             if stem.len() < name.len() && self.all.definitions().contains_key(stem) {
                 self.errors.push(format!(
@@ -92,7 +93,7 @@ impl Schemas {
     }
 }
 
-/// A member of the type `Field` that must not be left out lacks its `#[serde(default)]`.
+/// Reports each required member of the type `Field`: its struct lacks `#[serde(default)]`.
 fn check_fields(name: &str, schema: &Value, errors: &mut Vec<String>) {
     let Some(members) = schema.get("properties").and_then(Value::as_object) else { return };
     let required: &[Value] = schema.get("required").and_then(Value::as_array).map_or(&[], Vec::as_slice);
@@ -114,7 +115,7 @@ fn remove_marks(schema: &mut Value) {
     }
 }
 
-/// Without what says nothing to a client: Rust's integer widths that OpenAPI does not name.
+/// Removes formats that mean nothing to a client: Rust's integer widths that OpenAPI does not define.
 fn clean(mut schema: Schema) -> Value {
     Clean.transform(&mut schema);
     schema.to_value()
@@ -131,7 +132,7 @@ impl Transform for Clean {
     }
 }
 
-/// `uint32` is no registered format; its range is what a client can use.
+/// Replaces a format such as `uint32`, which is not registered, by the range, which a client can use.
 fn clean_integer(members: &mut Map<String, Value>) {
     let width = match members.get("format").and_then(Value::as_str) {
         Some("uint16") => Some(u64::from(u16::MAX)),

@@ -1,4 +1,5 @@
-//! Rows as the host gives them, read by column name or position into typed values. Values are moved out, never copied.
+//! Rows as the host returns them. They are read by column name or position into typed values, which are moved, never
+//! copied.
 
 use super::{Error, FromValue, Value};
 use crate::bindings::imports::wharf::sql::database as wit;
@@ -12,15 +13,15 @@ impl Rows {
         Self(rows)
     }
 
-    /// Whether there is no row.
+    /// Returns whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.0.values.is_empty()
     }
 
-    /// All rows.
+    /// Reads all rows.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a column is missing or has another type.
+    /// [`Error::Invalid`] if a column is missing or has another type.
     pub fn all<T: FromRow>(self) -> Result<Vec<T>, Error> {
         let mut row = Row { columns: self.0.columns, values: Vec::new() };
         let mut all = Vec::with_capacity(self.0.values.len());
@@ -31,7 +32,7 @@ impl Rows {
         Ok(all)
     }
 
-    /// The first row, if there is one.
+    /// Reads the first row, if there is one.
     ///
     /// # Errors
     /// As [`Rows::all`].
@@ -40,15 +41,15 @@ impl Rows {
         T::from_row(&mut Row { columns: self.0.columns, values }).map(Some)
     }
 
-    /// The first row of a statement that always has one.
+    /// Reads the first row of a statement that always returns one.
     ///
     /// # Errors
-    /// As [`Rows::all`], and without a row.
+    /// As [`Rows::all`], and if there is no row.
     pub fn one<T: FromRow>(self) -> Result<T, Error> {
-        self.optional()?.ok_or_else(|| Error::Invalid("the statement gave no row".to_owned()))
+        self.optional()?.ok_or_else(|| Error::Invalid("the statement returned no row".to_owned()))
     }
 
-    /// The first column of the first row.
+    /// Reads the first column of the first row.
     ///
     /// # Errors
     /// As [`Rows::one`].
@@ -65,7 +66,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Takes the value of a column by its name; a second time it is null.
+    /// Takes the value of a column by its name. A column that was taken before is null.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a column that is missing or has another type.
@@ -73,7 +74,7 @@ impl Row {
         self.take_near(0, name)
     }
 
-    /// As [`Row::take`], looking first where the column probably is.
+    /// Does the same as [`Row::take`], but looks at the probable position first.
     #[doc(hidden)]
     pub fn take_near<T: FromValue>(&mut self, position: usize, name: &str) -> Result<T, Error> {
         let is_named = |column: &String| column == name;
@@ -103,16 +104,16 @@ impl Row {
     }
 }
 
-/// A type that is read from a row: structs with `#[derive(FromRow)]` by column name, tuples by position.
+/// A type that can be read from a row: a struct with `#[derive(FromRow)]` by column name, a tuple by position.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a row",
     note = "derive `FromRow` for a struct, take a tuple such as `(String, i64)`, or `query_value` for a single value"
 )]
 pub trait FromRow: Sized {
-    /// Takes the values out of the row.
+    /// Reads the value from the row.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the row is not of this shape.
+    /// [`Error::Invalid`] if the row does not have these columns.
     fn from_row(row: &mut Row) -> Result<Self, Error>;
 }
 

@@ -1,13 +1,13 @@
-//! Several statements that hold together, with the plugin's own decisions between them.
+//! Transactions in which the plugin decides between the statements.
 
 use super::{Error, FromRow, FromValue, Rows, Scalar, Value, host, statement};
 
-/// A transaction that is open. It commits when the function given to [`transaction`] returns `Ok`.
+/// An open transaction. It commits when the function passed to [`transaction`] returns `Ok`.
 #[derive(Debug)]
 pub struct Transaction(host::Transaction);
 
-/// Runs `work` in a transaction: committed on `Ok`, rolled back on `Err` and when anything goes wrong. Where there is
-/// nothing to decide between the statements, [`batch`](super::batch) does it in one crossing.
+/// Runs `work` in a transaction. `Ok` commits it; `Err`, a trap and a timeout roll it back. If there is nothing to
+/// decide between the statements, use [`batch`](super::batch), which makes one call to the host.
 ///
 /// ```
 /// # wharf_sdk::testing::with_sql("CREATE TABLE account (id TEXT PRIMARY KEY, money BIGINT NOT NULL)", || {
@@ -34,7 +34,8 @@ pub struct Transaction(host::Transaction);
 /// ```
 ///
 /// # Errors
-/// What `work` returns, or the database's error on opening and committing; [`Error::Conflict`] asks for another try.
+/// The error of `work`, or the database's error at begin and commit. After [`Error::Conflict`] the transaction can be
+/// retried.
 pub fn transaction<T, E: From<Error>>(work: impl FnOnce(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
     let mut transaction = Transaction(host::Transaction::begin()?);
     match work(&mut transaction) {
@@ -43,7 +44,7 @@ pub fn transaction<T, E: From<Error>>(work: impl FnOnce(&mut Transaction) -> Res
             Ok(value)
         }
         Err(error) => {
-            // The first error is the one to report; the host rolls back in any case.
+            // The first error is the one to report. The host rolls back in any case.
             let _ = host::Transaction::rollback(transaction.0);
             Err(error)
         }
@@ -51,7 +52,7 @@ pub fn transaction<T, E: From<Error>>(work: impl FnOnce(&mut Transaction) -> Res
 }
 
 impl Transaction {
-    /// All rows.
+    /// Runs a statement and returns all rows.
     ///
     /// # Errors
     /// As [`query`](super::query).
@@ -59,7 +60,7 @@ impl Transaction {
         self.rows(sql, params)?.all()
     }
 
-    /// The first row, if there is one.
+    /// Runs a statement and returns the first row, if there is one.
     ///
     /// # Errors
     /// As [`query`](super::query).
@@ -67,7 +68,7 @@ impl Transaction {
         self.rows(sql, params)?.optional()
     }
 
-    /// The first row of a statement that always has one.
+    /// Runs a statement that always returns a row, and returns the first.
     ///
     /// # Errors
     /// As [`query_one`](super::query_one).
@@ -75,7 +76,7 @@ impl Transaction {
         self.rows(sql, params)?.one()
     }
 
-    /// The first column of the first row.
+    /// Runs a statement and returns the first column of the first row.
     ///
     /// # Errors
     /// As [`query_one`](super::query_one).
@@ -83,7 +84,7 @@ impl Transaction {
         self.query_one::<Scalar<T>>(sql, params).map(|Scalar(value)| value)
     }
 
-    /// How many rows the statement changed.
+    /// Runs a statement and returns the number of rows that it changed.
     ///
     /// # Errors
     /// As [`query`](super::query).

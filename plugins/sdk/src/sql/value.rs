@@ -1,19 +1,19 @@
-//! Rust's types to and from the values of the database.
+//! Conversion between the types of Rust and the values of the database.
 //!
-//! SQLite has no booleans and few types, PostgreSQL many that travel as text; both ends are accepted where they mean the
-//! same, and nothing else is: a number in a text column is an error, not a zero.
+//! SQLite has few types and no booleans; PostgreSQL has many types that are passed as text. A conversion accepts both
+//! forms of the same value and nothing else: a number that is read from a text column is an error, not a zero.
 
 use super::{Error, FromRow, Row, Value};
 use crate::Timestamp;
 use std::fmt::Display;
 use uuid::Uuid;
 
-/// A type that is read from one value.
+/// A type that can be read from one value.
 pub trait FromValue: Sized {
-    /// Takes the value, or says in words why it does not fit.
+    /// Converts the value.
     ///
     /// # Errors
-    /// What was found instead.
+    /// A text that names the expected type and the value that was found.
     fn from_value(value: Value) -> Result<Self, String>;
 }
 
@@ -36,7 +36,7 @@ fn mismatch(wanted: &str, value: &Value) -> String {
         Value::Text(_) => "a text",
         Value::Blob(_) => "bytes",
     };
-    format!("{wanted} was asked for, {found} is there")
+    format!("expected {wanted}, found {found}")
 }
 
 fn text(value: Value, wanted: &str) -> Result<String, String> {
@@ -47,7 +47,7 @@ fn text(value: Value, wanted: &str) -> Result<String, String> {
 }
 
 fn parsed<T, E: Display>(text: &str, wanted: &str, result: Result<T, E>) -> Result<T, String> {
-    result.map_err(|error| format!("{wanted} was asked for, `{text}` is there: {error}"))
+    result.map_err(|error| format!("expected {wanted}, found `{text}`: {error}"))
 }
 
 impl FromValue for Value {
@@ -86,8 +86,8 @@ impl FromValue for f64 {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
             Value::Real(value) => Ok(value),
-            // Whole numbers lose their point in a SQLite column without a type.
-            #[allow(clippy::cast_precision_loss, reason = "what the database would do")]
+            // A SQLite column without a type stores whole numbers as integers.
+            #[allow(clippy::cast_precision_loss, reason = "the database would convert it in the same way")]
             Value::Integer(value) => Ok(value as f64),
             other => Err(mismatch("a real number", &other)),
         }

@@ -1,5 +1,5 @@
-//! What only shows when the whole plugin is looked at: declarations that contradict each other. `plugin!` runs this as
-//! a test of every plugin.
+//! Checks that only the whole plugin allows: declarations that contradict each other. `plugin!` adds a test to every
+//! plugin that runs them.
 
 use crate::bindings::http_role::exports::wharf::plugin::http::Api;
 use crate::host::stand_in::sql;
@@ -8,17 +8,17 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Panics with what the author has to correct: schema names used twice, operations or paths declared twice, path
-/// parameters that do not fit.
+/// Checks the declarations of a plugin.
 ///
 /// # Panics
-/// See above.
+/// With the errors that the author has to fix: two types with one schema name, duplicate operations, paths or
+/// permissions, and `Path` types that do not fit their path.
 pub fn check(plugin: &Plugin) {
     api(plugin);
 }
 
-/// What the plugin declares, as JSON: `routes` (method, path, operation) and `schemas` by name. For tests on the
-/// documents that clients are generated from.
+/// Returns the declarations of the plugin as JSON: `routes` (method, path, operation) and `schemas` by name. For tests
+/// of the documents from which clients are generated.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -38,7 +38,7 @@ pub fn check(plugin: &Plugin) {
 /// As [`check`].
 pub fn describe(plugin: &Plugin) -> Value {
     let Api { routes, schemas } = api(plugin);
-    let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK generates JSON");
     let schemas: Map<String, Value> = schemas.iter().map(|(name, schema)| (name.clone(), parsed(schema))).collect();
     let routes = routes
         .iter()
@@ -47,41 +47,43 @@ pub fn describe(plugin: &Plugin) -> Value {
 }
 
 pub(super) fn api(plugin: &Plugin) -> Api {
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     let mut names = HashSet::new();
     let mut paths = HashSet::new();
     for route in plugin.routes {
         let tag = route.tag.unwrap_or(plugin.name);
         if !names.insert((tag, route.name)) {
-            faults
-                .push(format!("two handlers are `{}`, which makes two operations `{tag}-{}`", route.name, route.name));
+            errors.push(format!(
+                "two handlers have the name `{}`, so two operations are `{tag}-{}`",
+                route.name, route.name
+            ));
         }
         let segments = route.path.split('/');
         let shape: Vec<&str> = segments.map(|segment| if segment.starts_with('{') { "{}" } else { segment }).collect();
         if !paths.insert((route.method, shape)) {
-            faults.push(format!("`{}`: another handler answers `{} {}`", route.name, route.method, route.path));
+            errors.push(format!("`{}`: another handler has the route `{} {}`", route.name, route.method, route.path));
         }
     }
     let mut permissions = HashSet::new();
     for (name, _) in plugin.permissions {
         if !permissions.insert(name) {
-            faults.push(format!("the permission `{name}` is declared twice"));
+            errors.push(format!("the permission `{name}` is declared twice"));
         }
     }
-    match (plugin.api(), faults.is_empty()) {
+    match (plugin.api(), errors.is_empty()) {
         (Ok(api), true) => api,
         (api, _) => {
-            faults.extend(api.err().unwrap_or_default());
-            panic!("the plugin `{}` is not consistent:\n- {}", plugin.name, faults.join("\n- "));
+            errors.extend(api.err().unwrap_or_default());
+            panic!("the plugin `{}` is not consistent:\n- {}", plugin.name, errors.join("\n- "));
         }
     }
 }
 
-/// Panics if a file of the migrations directory is not in this build (Cargo does not see new files: touch `lib.rs`), or
-/// if the migrations do not run one after the other on an empty SQLite.
+/// Checks the migrations of a plugin.
 ///
 /// # Panics
-/// See above.
+/// If a file of the migrations directory is not in this build (Cargo does not notice new files: touch `lib.rs`), or if
+/// the migrations do not run one after the other on an empty SQLite database.
 pub fn check_migrations(plugin: &Plugin, root: &str, directory: Option<&str>) {
     let Some(directory) = directory else { return };
     let path = Path::new(root).join(directory);
@@ -93,7 +95,12 @@ pub fn check_migrations(plugin: &Plugin, root: &str, directory: Option<&str>) {
         .collect();
     names.sort();
     let embedded: Vec<&str> = plugin.migrations.iter().map(|migration| migration.name).collect();
-    assert_eq!(embedded, names, "the migrations in this build are not those in {}: touch lib.rs", path.display());
+    assert_eq!(
+        embedded,
+        names,
+        "the migrations in this build differ from the files in {}: touch lib.rs",
+        path.display()
+    );
 
     let connection = sql::open();
     for migration in plugin.migrations {

@@ -1,4 +1,4 @@
-//! Requests to a plugin under test, in the order of the host: route, access, validation, handler.
+//! Requests to a plugin under test. They pass the stages of the host in its order: route, access, validation, handler.
 
 use super::TestPlugin;
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
@@ -8,7 +8,7 @@ use crate::plugin::{Access, Route};
 use crate::{Caller, Problem};
 use serde_json::Value;
 
-/// A request that is being written; `send` gives the answer.
+/// A builder for a request to the plugin; [`TestRequest::send`] sends it.
 #[derive(Debug)]
 #[must_use]
 pub struct TestRequest<'a> {
@@ -33,7 +33,7 @@ impl<'a> TestRequest<'a> {
         Self { plugin, caller: None, raw }
     }
 
-    /// Signs the request in.
+    /// Sets the caller.
     pub fn by(mut self, caller: &Caller) -> Self {
         self.caller = Some(caller.clone());
         self
@@ -70,10 +70,10 @@ impl<'a> TestRequest<'a> {
 
     fn dispatch(self) -> Result<wit::Response, Problem> {
         let Self { plugin, caller, mut raw } = self;
-        let (index, route, params) = find(plugin.plugin.routes, &raw)?;
+        let (index, route, params) = find_route(plugin.plugin.routes, &raw)?;
         raw.route = index;
         raw.params = params;
-        admit(route, plugin, caller.as_ref())?;
+        check_access(route, plugin, caller.as_ref())?;
         plugin.validators.check(route, index, &raw)?;
         plugin.host.borrow_mut().caller = caller.map(principal);
         state::enter(&plugin.host, || plugin.plugin.handle(raw))
@@ -83,13 +83,13 @@ impl<'a> TestRequest<'a> {
 type Params = Vec<(String, String)>;
 type Found = (u32, &'static Route, Params);
 
-/// Literal segments win over parameters, as in the host's table.
-fn find(routes: &'static [Route], request: &wit::Request) -> Result<Found, Problem> {
+/// Finds the route of a request. Literal segments win over parameters, as in the host.
+fn find_route(routes: &'static [Route], request: &wit::Request) -> Result<Found, Problem> {
     let mut best: Option<(Found, Vec<bool>)> = None;
-    let mut known = false;
+    let mut path_exists = false;
     for (index, route) in (0..).zip(routes) {
-        let Some((params, literals)) = matched(route.path, &request.path) else { continue };
-        known = true;
+        let Some((params, literals)) = match_path(route.path, &request.path) else { continue };
+        path_exists = true;
         let better = best.as_ref().is_none_or(|(_, others)| literals > *others);
         if route.method == request.method && better {
             best = Some(((index, route, params), literals));
@@ -97,12 +97,12 @@ fn find(routes: &'static [Route], request: &wit::Request) -> Result<Found, Probl
     }
     match best {
         Some((found, _)) => Ok(found),
-        None if known => Err(Problem::new(405, "method_not_allowed", "Method Not Allowed")),
+        None if path_exists => Err(Problem::new(405, "method_not_allowed", "Method Not Allowed")),
         None => Err(Problem::not_found("not_found", "Not Found")),
     }
 }
 
-fn matched(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
+fn match_path(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
     let (pattern, path) = (pattern.trim_matches('/').split('/'), path.trim_matches('/').split('/'));
     if pattern.clone().count() != path.clone().count() {
         return None;
@@ -112,7 +112,7 @@ fn matched(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
         let name = wanted.strip_prefix('{').and_then(|wanted| wanted.strip_suffix('}'));
         literals.push(name.is_none());
         match name {
-            Some(name) if !segment.is_empty() => params.push((name.to_owned(), decoded(segment))),
+            Some(name) if !segment.is_empty() => params.push((name.to_owned(), percent_decode(segment))),
             None if wanted == segment => {}
             _ => return None,
         }
@@ -120,8 +120,8 @@ fn matched(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
     Some((params, literals))
 }
 
-/// Percent-decoding; `+` is itself in a path.
-fn decoded(segment: &str) -> String {
+/// Decodes percent-encoding. In a path, `+` is not a space.
+fn percent_decode(segment: &str) -> String {
     let segment = segment.replace('+', "%2B");
     form_urlencoded::parse(format!("p={segment}").as_bytes())
         .next()
@@ -129,19 +129,19 @@ fn decoded(segment: &str) -> String {
         .unwrap_or_default()
 }
 
-fn admit(route: &Route, plugin: &TestPlugin, caller: Option<&Caller>) -> Result<(), Problem> {
+fn check_access(route: &Route, plugin: &TestPlugin, caller: Option<&Caller>) -> Result<(), Problem> {
     if route.access == Access::Public {
         return Ok(());
     }
     let caller = caller.ok_or_else(|| Problem::new(401, "not_authenticated", "Not authenticated"))?;
-    let admitted = match route.access {
+    let is_allowed = match route.access {
         Access::Public | Access::Authenticated => true,
         Access::Superuser => caller.superuser,
         Access::Permission(name) => {
             caller.superuser || plugin.host.borrow().permissions.contains(&(caller.id.to_string(), name.to_owned()))
         }
     };
-    match admitted {
+    match is_allowed {
         true => Ok(()),
         false => Err(Problem::forbidden("forbidden", "The user doesn't have enough privileges")),
     }
@@ -151,7 +151,7 @@ fn principal(caller: Caller) -> Principal {
     Principal { id: caller.id.to_string(), email: caller.email, superuser: caller.superuser, roles: caller.roles }
 }
 
-/// What the plugin answered.
+/// The response of a plugin under test.
 #[derive(Debug)]
 pub struct TestResponse {
     response: wit::Response,
@@ -159,44 +159,44 @@ pub struct TestResponse {
 }
 
 impl TestResponse {
-    /// The status, of a problem too.
+    /// Returns the status, also of a problem.
     pub fn status(&self) -> u16 {
         self.response.status
     }
 
-    /// The first header of a name in lower case.
+    /// Returns the first header with a name, given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.response.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as received.
+    /// Returns the body.
     pub fn bytes(&self) -> &[u8] {
         &self.response.body
     }
 
-    /// The body of success as text.
+    /// Returns the body of a success as text.
     ///
     /// # Panics
-    /// For a problem.
+    /// If the response is a problem.
     pub fn text(&self) -> &str {
         if let Some(problem) = &self.problem {
             panic!("the plugin refused: {problem}");
         }
-        std::str::from_utf8(&self.response.body).expect("the answer is UTF-8")
+        std::str::from_utf8(&self.response.body).expect("the response is UTF-8")
     }
 
-    /// The body of success as JSON.
+    /// Returns the body of a success as JSON.
     ///
     /// # Panics
-    /// For a problem, and for a body that is not JSON.
+    /// If the response is a problem or its body is not JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(self.text()).expect("the answer is JSON")
+        serde_json::from_str(self.text()).expect("the response is JSON")
     }
 
-    /// The refusal.
+    /// Returns the problem.
     ///
     /// # Panics
-    /// For an answer of success.
+    /// If the response is a success.
     pub fn problem(&self) -> &Problem {
         self.problem.as_ref().expect("the plugin did not refuse")
     }

@@ -1,4 +1,4 @@
-//! Checks requests against the schemas that the plugin declares, as the host does before a plugin runs.
+//! Validates requests against the schemas that the plugin declares, as the host does before a plugin runs.
 
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 use crate::plugin::Route;
@@ -6,7 +6,7 @@ use crate::{FieldError, Problem};
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
-/// For each route, in order.
+/// The validators of each route, in order.
 #[derive(Debug)]
 pub(super) struct Validators(Vec<Operation>);
 
@@ -18,7 +18,7 @@ struct Operation {
 
 #[derive(Debug)]
 struct Parameter {
-    place: String,
+    location: String,
     name: String,
     required: bool,
     schema: Value,
@@ -27,7 +27,7 @@ struct Parameter {
 
 impl Validators {
     pub(super) fn new(api: &wit::Api) -> Self {
-        let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK writes JSON");
+        let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("the SDK generates JSON");
         let schemas: Map<String, Value> = api.schemas.iter().map(|(name, text)| (name.clone(), parsed(text))).collect();
         let components = json!({ "schemas": schemas });
         Self(api.routes.iter().map(|route| Operation::new(&parsed(&route.operation), &components)).collect())
@@ -57,7 +57,7 @@ impl Operation {
         let parameters = parameters.into_iter().map(|parameter| {
             let schema = parameter.get("schema").cloned().unwrap_or_default();
             Parameter {
-                place: text(&parameter, "in"),
+                location: text(&parameter, "in"),
                 name: text(&parameter, "name"),
                 required: parameter.get("required") == Some(&Value::Bool(true)),
                 validator: compile(&schema, components),
@@ -69,7 +69,7 @@ impl Operation {
     }
 }
 
-/// References go to `#/components/schemas/…`, so the components are put beside each schema.
+/// Compiles a schema. References start with `#/components/schemas/`, so each document contains the components.
 fn compile(schema: &Value, components: &Value) -> Validator {
     let document = json!({ "allOf": [schema], "components": components });
     let options = jsonschema::options().should_validate_formats(true);
@@ -78,7 +78,7 @@ fn compile(schema: &Value, components: &Value) -> Validator {
 
 impl Parameter {
     fn check(&self, request: &wit::Request, errors: &mut Vec<FieldError>) {
-        let text = match self.place.as_str() {
+        let text = match self.location.as_str() {
             "path" => request.params.iter().find(|(name, _)| *name == self.name).map(|(_, value)| value.clone()),
             _ => form_urlencoded::parse(request.query.as_bytes())
                 .filter(|(name, _)| *name == self.name)
@@ -86,35 +86,35 @@ impl Parameter {
                 .map(|(_, value)| value.into_owned()),
         };
         match text {
-            Some(text) => collect(&self.validator, &self.typed(text), &[&self.place, &self.name], errors),
+            Some(text) => collect(&self.validator, &self.convert(text), &[&self.location, &self.name], errors),
             None if self.required => {
-                errors.push(FieldError::new([self.place.as_str(), &self.name], "missing", "Field required"));
+                errors.push(FieldError::new([self.location.as_str(), &self.name], "missing", "Field required"));
             }
             None => {}
         }
     }
 
-    /// A text stands for a number or a boolean where the schema asks for one.
-    fn typed(&self, text: String) -> Value {
-        let asks = |wanted: &str| match self.schema.get("type") {
+    /// Converts a text to a number or a boolean if the schema expects one.
+    fn convert(&self, text: String) -> Value {
+        let expects = |wanted: &str| match self.schema.get("type") {
             Some(Value::String(name)) => name == wanted,
             Some(Value::Array(names)) => names.iter().any(|name| name == wanted),
             _ => false,
         };
         let parsed = match () {
-            () if asks("integer") => text.trim().parse::<i64>().ok().map(Value::from),
-            () if asks("number") => text.trim().parse::<f64>().ok().map(Value::from),
-            () if asks("boolean") => text.trim().to_lowercase().parse::<bool>().ok().map(Value::from),
+            () if expects("integer") => text.trim().parse::<i64>().ok().map(Value::from),
+            () if expects("number") => text.trim().parse::<f64>().ok().map(Value::from),
+            () if expects("boolean") => text.trim().to_lowercase().parse::<bool>().ok().map(Value::from),
             () => None,
         };
         parsed.unwrap_or(Value::String(text))
     }
 }
 
-fn collect(validator: &Validator, value: &Value, place: &[&str], errors: &mut Vec<FieldError>) {
+fn collect(validator: &Validator, value: &Value, location: &[&str], errors: &mut Vec<FieldError>) {
     for error in validator.iter_errors(value) {
         let path = error.instance_path().to_string();
-        let loc = place.iter().copied().chain(path.split('/').skip(1));
+        let loc = location.iter().copied().chain(path.split('/').skip(1));
         let keyword = error.schema_path().to_string();
         let keyword = keyword.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or_default();
         errors.push(FieldError::new(loc, keyword, error.to_string()));

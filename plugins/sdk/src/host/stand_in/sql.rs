@@ -1,4 +1,4 @@
-//! The database of a test: SQLite in memory, with the statements that the host lets through and no others.
+//! The database of a test: SQLite in memory. It runs only the statements that the host allows.
 
 use super::state::with;
 use crate::bindings::imports::wharf::sql::database::{Error, Rows, Statement, Value};
@@ -12,11 +12,11 @@ pub(crate) fn open() -> Connection {
 }
 
 pub(crate) fn query(statement: &Statement) -> Result<Rows, Error> {
-    connected(|connection| run(connection, statement))
+    with_connection(|connection| run(connection, statement))
 }
 
 pub(crate) fn execute(statement: &Statement) -> Result<u64, Error> {
-    connected(|connection| {
+    with_connection(|connection| {
         let before = connection.total_changes();
         run(connection, statement)?;
         Ok(connection.total_changes() - before)
@@ -30,7 +30,7 @@ pub(crate) fn batch(statements: &[Statement]) -> Result<Vec<Rows>, Error> {
     Ok(rows)
 }
 
-/// Rolled back unless committed, as the host's.
+/// A transaction. It is rolled back unless it is committed, as in the host.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     open: bool,
@@ -69,12 +69,12 @@ impl Drop for Transaction {
     }
 }
 
-fn connected<T>(work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+fn with_connection<T>(work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
     with(|host| work(host.connection.as_ref().ok_or(Error::Unavailable)?))
 }
 
 fn control(sql: &str) -> Result<(), Error> {
-    connected(|connection| connection.execute_batch(sql).map_err(refusal))
+    with_connection(|connection| connection.execute_batch(sql).map_err(translate_error))
 }
 
 fn run(connection: &Connection, Statement { sql, params }: &Statement) -> Result<Rows, Error> {
@@ -83,32 +83,32 @@ fn run(connection: &Connection, Statement { sql, params }: &Statement) -> Result
     if !ALLOWED.iter().any(|word| word.eq_ignore_ascii_case(first)) {
         return Err(Error::Invalid(format!("`{first}` is not a statement that a plugin may run")));
     }
-    let mut prepared = connection.prepare(sql).map_err(refusal)?;
+    let mut prepared = connection.prepare(sql).map_err(translate_error)?;
     let mut highest = 0;
     for index in 1..=prepared.parameter_count() {
-        // SQLite numbers `$2` by its place in the text; its name says which parameter is meant.
+        // SQLite numbers parameters by their order in the text; the name `$2` tells the number that is meant.
         let number = prepared.parameter_name(index).and_then(|name| name.get(1..)?.parse::<usize>().ok());
         let number = number.ok_or_else(|| Error::Invalid("parameters are written `$1`, `$2`, …".to_owned()))?;
         let value = params.get(number.wrapping_sub(1));
         let value = value.ok_or_else(|| Error::Invalid(format!("`${number}` has no parameter")))?;
-        prepared.raw_bind_parameter(index, output(value)).map_err(refusal)?;
+        prepared.raw_bind_parameter(index, to_sqlite(value)).map_err(translate_error)?;
         highest = highest.max(number);
     }
     if highest != params.len() {
-        return Err(Error::Invalid(format!("{} parameters are given, {highest} used", params.len())));
+        return Err(Error::Invalid(format!("the statement uses {highest} parameters, {} are given", params.len())));
     }
     let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
     let width = columns.len();
     let mut values = Vec::new();
     let mut rows = prepared.raw_query();
-    while let Some(row) = rows.next().map_err(refusal)? {
-        let read = |column| row.get_ref(column).map_err(refusal).and_then(input);
+    while let Some(row) = rows.next().map_err(translate_error)? {
+        let read = |column| row.get_ref(column).map_err(translate_error).and_then(from_sqlite);
         values.push((0..width).map(read).collect::<Result<_, _>>()?);
     }
     Ok(Rows { columns, values })
 }
 
-fn output(value: &Value) -> ToSqlOutput<'_> {
+fn to_sqlite(value: &Value) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(match value {
         Value::Null => ValueRef::Null,
         Value::Boolean(value) => ValueRef::Integer(i64::from(*value)),
@@ -119,7 +119,7 @@ fn output(value: &Value) -> ToSqlOutput<'_> {
     })
 }
 
-fn input(value: ValueRef<'_>) -> Result<Value, Error> {
+fn from_sqlite(value: ValueRef<'_>) -> Result<Value, Error> {
     Ok(match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(value) => Value::Integer(value),
@@ -133,9 +133,9 @@ fn not_utf8() -> Error {
     Error::Invalid("a text is not UTF-8".to_owned())
 }
 
-/// SQLite's error as the host would word it.
+/// Translates an error of SQLite as the host does.
 #[allow(clippy::needless_pass_by_value, reason = "goes into `map_err`")]
-fn refusal(error: rusqlite::Error) -> Error {
+fn translate_error(error: rusqlite::Error) -> Error {
     let message = error.to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation) => {
