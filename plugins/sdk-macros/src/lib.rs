@@ -1,8 +1,8 @@
 //! The macros of the Wharf plugin SDK. Authors use them through `wharf_sdk`, which re-exports and documents them.
 //!
 //! This crate turns attributes into values of `wharf_sdk`'s own types (`Route`, `Plugin`) and reports an author's
-//! mistakes where they were made; it never holds behaviour that could be an ordinary function of the SDK.
-//! Syntax comes in, tokens that name `::wharf_sdk` go out.
+//! mistakes at the tokens that are wrong. It never contains behaviour that could be an ordinary function of the SDK.
+//! Its input is syntax, its output are tokens that name `::wharf_sdk`.
 
 mod plugin;
 mod route;
@@ -12,7 +12,7 @@ use proc_macro::TokenStream;
 
 macro_rules! method {
     ($name:ident, $method:literal) => {
-        #[doc = concat!("Makes a function the handler of `", $method, "` requests: see `wharf_sdk`'s guide.")]
+        #[doc = concat!("Declares a function as the handler of `", $method, "` requests. See the guide of `wharf_sdk`.")]
         #[proc_macro_attribute]
         pub fn $name(attribute: TokenStream, item: TokenStream) -> TokenStream {
             expand(route::expand($method, attribute.into(), item.into()))
@@ -25,12 +25,12 @@ method!(put, "PUT");
 method!(patch, "PATCH");
 method!(delete, "DELETE");
 
-/// Declares the plugin: its name, what it asks of the operator, its migrations and its routes.
+/// Declares the plugin: its name, permissions, settings, migrations and routes.
 ///
-/// A migration that takes something away says in a comment in front of its first statement which releases can run after
-/// it, `-- wharf:oldest 0002_split_name`: those that have that migration. The host applies it only when the live
-/// release is one of them, and does not go back to one that is not. Without such a comment every earlier release can,
-/// as when a table or a nullable column is added.
+/// A migration that removes something names the oldest release that can run after it, in a comment before its first
+/// statement: `-- wharf:oldest 0002_split_name`. Releases that have that migration can; older ones cannot. The host
+/// applies the migration only if the live release can run after it, and never rolls back to a release that cannot.
+/// Without such a comment every earlier release can, as after a new table or a new nullable column.
 #[proc_macro]
 pub fn plugin(input: TokenStream) -> TokenStream {
     expand(plugin::expand(input.into()))

@@ -1,7 +1,7 @@
-//! `plugin!`: the plugin's declaration becomes the `PLUGIN` value, the component's exports and a test of consistency.
+//! `plugin!` turns the plugin's declaration into the `PLUGIN` value, the component's exports and a test of consistency.
 //!
-//! Reads the names of the migration files at compile time; their texts are embedded with `include_str!`, so that a
-//! changed file is a changed crate.
+//! It reads the names of the migration files at compile time. Their texts are embedded with `include_str!`, so a
+//! changed file recompiles the crate.
 
 mod migrations;
 
@@ -78,7 +78,7 @@ fn permission_list(input: ParseStream<'_>) -> Result<Vec<(LitStr, LitStr)>> {
     Ok(permissions)
 }
 
-/// `[a-z][a-z0-9-]{0,39}`, of plugins and of permissions.
+/// Checks the name of a plugin or a permission: `[a-z][a-z0-9-]{0,39}`.
 fn checked_name(name: LitStr) -> Result<LitStr> {
     let text = name.value();
     let valid = text.starts_with(|first: char| first.is_ascii_lowercase())
@@ -87,7 +87,10 @@ fn checked_name(name: LitStr) -> Result<LitStr> {
     if valid {
         return Ok(name);
     }
-    Err(Error::new(name.span(), "a name is a lower-case letter and up to 39 more letters, digits and `-`"))
+    Err(Error::new(
+        name.span(),
+        "a name is a lower-case letter followed by up to 39 lower-case letters, digits and `-`",
+    ))
 }
 
 pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
@@ -113,12 +116,12 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         quote_spanned! { route.span() =>
             const _: () = ::core::assert!(
                 ::wharf_sdk::__private::permission_is_declared(&<#route>::ROUTE, PLUGIN_PERMISSIONS),
-                "the access of this route names a permission that is not declared under `permissions`"
+                "this route requires a permission that `permissions` does not declare"
             );
         }
     });
     Ok(quote! {
-        /// The plugin: what it declares and the handlers behind it. Tests are given it; the component exports it.
+        /// The plugin: its declarations and handlers. The component exports it, and tests use it.
         pub static PLUGIN: ::wharf_sdk::Plugin = ::wharf_sdk::Plugin {
             name: #name,
             version: ::core::env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,7 @@
-//! `#[get]`, `#[post]`, `#[put]`, `#[patch]`, `#[delete]`: an ordinary function becomes a route.
+//! `#[get]`, `#[post]`, `#[put]`, `#[patch]` and `#[delete]` turn an ordinary function into a route.
 //!
-//! The function stays as it is. Beside it, in the namespace of types, a type of the same name holds the route, so that
-//! `routes: [read_items]` in `plugin!` finds it through any module path.
+//! The function itself does not change. The attribute adds a type of the same name, in the namespace of types, that
+//! holds the route. So `routes: [read_items]` in `plugin!` finds it through any module path.
 
 mod attribute;
 mod path;
@@ -18,7 +18,10 @@ pub(crate) fn expand(method: &'static str, attribute: TokenStream, item: TokenSt
         .map_err(|error| Error::new(error.span(), format!("`#[{}]` goes on a function", method.to_lowercase())))?;
     let arguments = arguments(&function)?;
     if attribute.smoke && method != "GET" {
-        return Err(Error::new(attribute.path.span(), "only a `#[get]` can be `smoke`: it is called at every deploy"));
+        return Err(Error::new(
+            attribute.path.span(),
+            "only a `#[get]` can be `smoke`: the host calls it at every deploy",
+        ));
     }
     for argument in &arguments {
         check_tuple(argument, &attribute.parameters)?;
@@ -41,13 +44,13 @@ pub(crate) fn expand(method: &'static str, attribute: TokenStream, item: TokenSt
     })
 }
 
-/// The types of the arguments, after the forms of functions that cannot be called for a request are refused.
+/// Returns the types of the arguments. Refuses functions that cannot be called for a request.
 fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
     let signature = &function.sig;
     if let Some(token) = &signature.asyncness {
         return Err(Error::new(
             token.span(),
-            "handlers are synchronous: capability calls return when they are done, and the host runs requests side by side",
+            "handlers are synchronous: capability calls block until they are done, and the host runs requests concurrently",
         ));
     }
     if !signature.generics.params.is_empty() {
@@ -76,7 +79,7 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
     Ok(types)
 }
 
-/// `Path<(A, B)>` must have one element for each parameter of the path.
+/// Checks that `Path<(A, B)>` has one element for each parameter of the path.
 fn check_tuple(argument: &Type, parameters: &[String]) -> Result<()> {
     let Type::Path(path) = argument else { return Ok(()) };
     let Some(segment) = path.path.segments.last().filter(|segment| segment.ident == "Path") else { return Ok(()) };
@@ -85,11 +88,12 @@ fn check_tuple(argument: &Type, parameters: &[String]) -> Result<()> {
     if tuple.elems.len() == parameters.len() {
         return Ok(());
     }
-    let message = format!("the path has {} parameter(s), this tuple {}", parameters.len(), tuple.elems.len());
+    let message = format!("the path has {} parameter(s), this tuple has {}", parameters.len(), tuple.elems.len());
     Err(Error::new(tuple.span(), message))
 }
 
-/// What only the types know is checked when the route constant is evaluated, each at the author's own tokens.
+/// Generates the checks that depend on the types. They run when the route constant is evaluated, and each points to the
+/// author's own tokens.
 fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&Type]) -> TokenStream {
     let name = function.sig.ident.to_string();
     let mut checks = TokenStream::new();
@@ -102,7 +106,8 @@ fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&
     let path_span = attribute.path.span();
     if attribute.parameters.is_empty() {
         for (need, ty) in needs.iter().zip(arguments) {
-            let message = format!("`{}` has no parameter in braces for this `Path`", attribute.path.value());
+            let message =
+                format!("`{}` has no parameter in braces that this `Path` could take", attribute.path.value());
             check(ty.span(), quote!(!#need.path), message);
         }
     } else {
@@ -116,13 +121,14 @@ fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&
         }
         if attribute.is_public() {
             let message =
-                "a public route may have no caller: take `Option<Caller>`, or set another `access`".to_owned();
+                "a public route may be called without a caller: take `Option<Caller>`, or set another `access`"
+                    .to_owned();
             check(ty.span(), quote!(!#need.caller), message);
         }
     }
     for (position, (need, ty)) in needs.iter().zip(arguments).enumerate().skip(1) {
         let earlier = needs.iter().take(position);
-        let message = "the body is read once: another argument has taken it".to_owned();
+        let message = "the body can be read only once, and another argument reads it".to_owned();
         check(ty.span(), quote!(!(#need.body && (false #(|| #earlier.body)*))), message);
     }
     checks

@@ -1,4 +1,4 @@
-//! `#[derive(FromRow)]`: a struct's fields from the columns of the same names. Never looks at the SQL.
+//! `#[derive(FromRow)]` reads the fields of a struct from the columns of the same names. It never looks at the SQL.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -13,7 +13,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     let Fields::Named(fields) = &data.fields else {
         return Err(Error::new(
             input.ident.span(),
-            "`FromRow` goes by field names; a tuple such as `(String, i64)` reads columns by position without it",
+            "`FromRow` needs field names; a tuple such as `(String, i64)` reads columns by position without it",
         ));
     };
     let reads = fields.named.iter().enumerate().map(|(position, field)| {

@@ -52,7 +52,7 @@ faulty!(a_field_that_must_be_there, "`Update` needs `#[serde(default)]` above it
     plugin! { name: "shop", summary: "Sells", routes: [update] }
 });
 
-faulty!(one_path_twice, "`two`: another handler answers `GET /{b}`", {
+faulty!(one_path_twice, "`two`: another handler has the route `GET /{b}`", {
     #[get("/{a}")]
     fn one(Path(a): Path<String>) -> Text {
         Text(a)

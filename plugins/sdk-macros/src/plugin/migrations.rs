@@ -1,17 +1,18 @@
-//! Finds the SQL files of a directory, in the order of their names, and embeds them.
+//! Embeds the SQL files of a directory, in the order of their names.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use std::path::PathBuf;
 use syn::{Error, LitStr, Result};
 
-/// One `Migration { … }` for each `*.sql` file below the crate's own directory.
+/// Returns one `Migration { … }` for each `*.sql` file. The directory is relative to the crate's own.
 pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let path = root.join(directory.value());
     let refuse = |message: String| Error::new(directory.span(), message);
-    let entries = std::fs::read_dir(&path)
-        .map_err(|error| refuse(format!("cannot read this directory beside the crate's Cargo.toml: {error}")))?;
+    let entries = std::fs::read_dir(&path).map_err(|error| {
+        refuse(format!("cannot read this directory, which is relative to the crate's Cargo.toml: {error}"))
+    })?;
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.map_err(|error| refuse(error.to_string()))?.path();
@@ -36,7 +37,7 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
                 quote!(::core::option::Option::Some(#oldest))
             }
             Some(oldest) => {
-                return Err(refuse(format!("`{name}.sql` says `{OLDEST} {oldest}`, which is no earlier migration")));
+                return Err(refuse(format!("`{name}.sql` has `{OLDEST} {oldest}`, which is not an earlier migration")));
             }
         };
         embedded.push(quote!(::wharf_sdk::__private::Migration {
@@ -49,7 +50,7 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
     Ok(embedded)
 }
 
-/// How a file says which releases can run after it, in a comment in front of its first statement.
+/// Marks the comment, before the first statement, that names the oldest migration whose release can run after this one.
 const OLDEST: &str = "-- wharf:oldest";
 
 fn oldest(sql: &str) -> Option<&str> {
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_comments_in_front_count() {
+    fn only_comments_before_the_first_statement_count() {
         assert_eq!(
             oldest("-- Drops what 0002 replaced.\n-- wharf:oldest 0002_split\nDROP TABLE a;"),
             Some("0002_split")

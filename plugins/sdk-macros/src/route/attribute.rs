@@ -1,4 +1,4 @@
-//! What stands in a route's attribute and above the function: path, access, cache policy, status, documentation.
+//! Parses the attribute of a route (path, access, cache policy, status) and the documentation above its function.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -11,7 +11,7 @@ const LEVELS: &str = "access is `public`, `authenticated`, `superuser` or `permi
 
 pub(crate) struct Attribute {
     pub(crate) path: LitStr,
-    /// The names in braces, in order.
+    /// The names of the path's parameters, in order.
     pub(crate) parameters: Vec<String>,
     pub(crate) access: TokenStream,
     pub(crate) tag: Option<LitStr>,
@@ -30,7 +30,7 @@ impl Attribute {
 impl Parse for Attribute {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if !input.peek(LitStr) {
-            return Err(input.error("the path comes first, in quotes: `\"/\"` or `\"/{id}\"`"));
+            return Err(input.error("the first argument is the path, in quotes: `\"/\"` or `\"/{id}\"`"));
         }
         let path: LitStr = input.parse()?;
         let parameters = super::path::parameters(&path)?;
@@ -55,11 +55,11 @@ impl Parse for Attribute {
                 }
                 "status" => {
                     input.parse::<Token![=]>()?;
-                    status.replace(success(input.parse()?)?).is_some()
+                    status.replace(success_status(input.parse()?)?).is_some()
                 }
                 "cache" => cache.replace(cache_policy(&key, input)?).is_some(),
                 "smoke" if !parameters.is_empty() => {
-                    return Err(Error::new(key.span(), "a smoke call has no values for the path's parameters"));
+                    return Err(Error::new(key.span(), "a smoke call has no values for the parameters of the path"));
                 }
                 "smoke" => std::mem::replace(&mut smoke, true),
                 other => return Err(Error::new(key.span(), format!("unknown key `{other}`: {KEYS}"))),
@@ -93,10 +93,13 @@ fn access_level(input: ParseStream<'_>) -> Result<(TokenStream, bool)> {
     Ok((tokens, level == "public"))
 }
 
-fn success(status: LitInt) -> Result<LitInt> {
+fn success_status(status: LitInt) -> Result<LitInt> {
     match status.base10_parse::<u16>() {
         Ok(200..=299) => Ok(status),
-        _ => Err(Error::new(status.span(), "`status` is that of success, 200 to 299; other answers are `Problem`s")),
+        _ => Err(Error::new(
+            status.span(),
+            "`status` is the status of success, 200 to 299; other responses are `Problem`s",
+        )),
     }
 }
 
@@ -128,7 +131,7 @@ fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<TokenStream> {
             content.parse::<Token![,]>()?;
         }
     }
-    let ttl = ttl.ok_or_else(|| Error::new(key.span(), "a cached answer needs an end: `ttl = \"10s\"`"))?;
+    let ttl = ttl.ok_or_else(|| Error::new(key.span(), "a cached response needs a lifetime: `ttl = \"10s\"`"))?;
     Ok(quote!(::wharf_sdk::__private::CachePolicy { ttl_ms: #ttl, per_caller: #per_caller, tags: &[#(#tags),*] }))
 }
 
@@ -145,12 +148,15 @@ fn milliseconds(text: &LitStr) -> Result<u32> {
     };
     match number.parse::<u32>().ok().and_then(|number| number.checked_mul(factor)) {
         Some(milliseconds @ 1..) => Ok(milliseconds),
-        _ => Err(Error::new(text.span(), "a time such as `\"500ms\"`, `\"10s\"`, `\"5m\"` or `\"1h\"`, up to 49 days")),
+        _ => Err(Error::new(
+            text.span(),
+            "write a time such as `\"500ms\"`, `\"10s\"`, `\"5m\"` or `\"1h\"`, up to 49 days",
+        )),
     }
 }
 
-/// The first line of the documentation is the summary, the rest the description; without any, `read_items` is
-/// summarised as `Read Items`.
+/// Returns summary and description. The first line of the documentation is the summary, the rest is the description.
+/// Without documentation, the summary of `read_items` is `Read Items`.
 pub(crate) fn documentation(function: &ItemFn) -> (String, String) {
     let mut lines = Vec::new();
     for attribute in &function.attrs {

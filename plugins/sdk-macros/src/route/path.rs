@@ -1,4 +1,4 @@
-//! The grammar of a route's path: `/`, `/{id}`, `/{id}/lines`. Returns the parameters in order.
+//! Parses the path of a route (`/`, `/{id}`, `/{id}/lines`) and returns its parameters in order.
 
 use syn::{Error, LitStr, Result};
 
