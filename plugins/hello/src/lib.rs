@@ -1,4 +1,4 @@
-//! The smallest plugin: two public routes and no capability at all.
+//! The smallest plugin: two public routes and no capability.
 
 use serde::Serialize;
 use wharf_sdk::prelude::*;

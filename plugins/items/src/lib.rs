@@ -1,7 +1,7 @@
-//! Items: every user keeps a list of his own; superusers see and change everybody's.
+//! Items: every user has a list of their own; superusers can see and change all items.
 //!
 //! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
-//! below. What is left here is who owns what.
+//! below. The handlers only check ownership.
 
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
@@ -20,7 +20,7 @@ plugin! {
 #[derive(Deserialize, JsonSchema)]
 #[serde(default)]
 struct Page {
-    /// How many of the newest to leave out.
+    /// The number of the newest items to skip.
     #[schemars(range(min = 0))]
     skip: i64,
     #[schemars(range(min = 0, max = 1000))]
@@ -63,7 +63,7 @@ struct ItemPublic {
 #[derive(Serialize, JsonSchema)]
 struct ItemsPublic {
     data: Vec<ItemPublic>,
-    /// How many there are without paging.
+    /// The number of items on all pages.
     count: i64,
 }
 
@@ -74,7 +74,7 @@ struct Message {
 
 /// Read Items
 ///
-/// The caller's own items, or everybody's for a superuser; newest first.
+/// The caller's own items, or all items for a superuser; newest first.
 #[get("/")]
 fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPublic>> {
     const ALL: &str = "SELECT title, description, id, owner_id, created_at FROM item
@@ -125,7 +125,7 @@ fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpda
     if !change.title.is_set() && !change.description.is_set() {
         return Ok(Json(item));
     }
-    // Written member by member, so that two callers who change different members both succeed.
+    // The statement writes each member by itself, so two callers that change different members both succeed.
     let updated = sql::query_optional(
         "UPDATE item SET
             title = COALESCE($2, title),
@@ -151,7 +151,7 @@ fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
     }
 }
 
-/// An item that exists (404) and is the caller's (403), in this order.
+/// Finds an item. Checks first that it exists (404), then that it is the caller's (403).
 fn find(id: Uuid, caller: &Caller) -> Result<ItemPublic> {
     const ONE: &str = "SELECT title, description, id, owner_id, created_at FROM item WHERE id = $1";
     let item: ItemPublic = sql::query_optional(ONE, params![id])?.ok_or_else(not_found)?;

@@ -1,4 +1,4 @@
-//! The contract of `/items`, rule by rule, against the SDK's stand-in for the host.
+//! The contract of `/items`, rule by rule, tested with the SDK's stand-in for the host.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -8,9 +8,9 @@ use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::testing::{TestPlugin, TestResponse, superuser, user};
 
 fn create(plugin: &TestPlugin, caller: &Caller, title: &str) -> Value {
-    let answer = plugin.post("/").by(caller).json(json!({ "title": title })).send();
-    assert_eq!(answer.status(), 200);
-    answer.json()
+    let response = plugin.post("/").by(caller).json(json!({ "title": title })).send();
+    assert_eq!(response.status(), 200);
+    response.json()
 }
 
 fn path(item: &Value) -> String {
@@ -22,27 +22,27 @@ fn titles(list: &Value) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_problem(answer: &TestResponse, status: u16, code: &str, detail: &str) {
-    let problem = answer.problem();
+fn assert_problem(response: &TestResponse, status: u16, code: &str, detail: &str) {
+    let problem = response.problem();
     assert_eq!((problem.status(), problem.code(), problem.detail()), (status, code, detail));
 }
 
 #[test]
-fn a_created_item_belongs_to_its_creator_and_has_the_contracts_shape() {
+fn a_created_item_belongs_to_its_creator_and_has_the_shape_of_the_contract() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     let body = json!({ "title": "Tea", "id": "x", "owner_id": "y", "created_at": "z", "other": 1 });
-    let answer = plugin.post("/").by(&alice).json(body).send();
+    let response = plugin.post("/").by(&alice).json(body).send();
 
-    assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")));
-    let item = answer.json();
+    assert_eq!((response.status(), response.header("content-type")), (200, Some("application/json")));
+    let item = response.json();
     let members: Vec<&String> = item.as_object().unwrap().keys().collect();
     assert_eq!(members, ["title", "description", "id", "owner_id", "created_at"]);
     assert_eq!((&item["title"], &item["description"]), (&json!("Tea"), &Value::Null));
     assert_eq!(item["owner_id"], json!(alice.id));
     let created_at = item["created_at"].as_str().unwrap();
     assert_eq!((created_at.len(), created_at.ends_with('Z')), (27, true));
-    assert!(!answer.text().contains(": "), "compact");
+    assert!(!response.text().contains(": "), "compact");
     assert_eq!(plugin.get(&path(&item)).by(&alice).send().json(), item);
 }
 
@@ -65,7 +65,7 @@ fn titles_have_1_to_255_characters_and_descriptions_up_to_255() {
 }
 
 #[test]
-fn of_a_repeated_member_the_last_counts() {
+fn the_last_of_a_repeated_member_counts() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     let item = plugin.post("/").by(&alice).body(r#"{"title":"first","title":"last"}"#).send().json();
@@ -73,13 +73,13 @@ fn of_a_repeated_member_the_last_counts() {
 }
 
 #[test]
-fn lists_are_the_callers_own_newest_first() {
+fn a_list_has_the_callers_own_items_newest_first() {
     let plugin = TestPlugin::new(&PLUGIN);
     let (alice, bob) = (user("alice@example.com"), user("bob@example.com"));
     for title in ["one", "two", "three"] {
         create(&plugin, &alice, title);
         create(&plugin, &bob, "other");
-        // The order of equal times is by id: let them differ.
+        // Items of the same time are sorted by id, so the times must differ.
         std::thread::sleep(std::time::Duration::from_micros(10));
     }
     let list = plugin.get("/").by(&alice).send().json();
@@ -89,7 +89,7 @@ fn lists_are_the_callers_own_newest_first() {
 }
 
 #[test]
-fn items_of_one_moment_are_listed_by_id() {
+fn items_created_at_the_same_time_are_sorted_by_id() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     plugin.run(|| {
@@ -105,7 +105,7 @@ fn items_of_one_moment_are_listed_by_id() {
 }
 
 #[test]
-fn pages_are_cut_out_of_the_list_and_count_stays_the_total() {
+fn a_page_is_a_part_of_the_list_and_count_is_the_total() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     for title in ["one", "two", "three"] {
@@ -127,7 +127,7 @@ fn pages_are_cut_out_of_the_list_and_count_stays_the_total() {
 }
 
 #[test]
-fn everything_needs_a_caller() {
+fn every_route_requires_a_caller() {
     let plugin = TestPlugin::new(&PLUGIN);
     for (method, path) in [("GET", "/"), ("POST", "/"), ("GET", "/1"), ("PUT", "/1"), ("DELETE", "/1")] {
         assert_eq!(plugin.request(method, path).send().status(), 401, "{method} {path}");
@@ -135,33 +135,33 @@ fn everything_needs_a_caller() {
 }
 
 #[test]
-fn existence_comes_before_ownership() {
+fn existence_is_checked_before_ownership() {
     let plugin = TestPlugin::new(&PLUGIN);
     let (alice, bob, root) = (user("alice@example.com"), user("bob@example.com"), superuser("root@example.com"));
     let item = path(&create(&plugin, &alice, "Tea"));
     let unknown = "/00000000-0000-4000-8000-000000000000";
     let change = json!({ "title": "Coffee" });
-    let answers = |caller: &Caller, path: &str| {
+    let responses = |caller: &Caller, path: &str| {
         [
             plugin.get(path).by(caller).send(),
             plugin.put(path).by(caller).json(change.clone()).send(),
             plugin.delete(path).by(caller).send(),
         ]
     };
-    for answer in answers(&bob, unknown) {
-        assert_problem(&answer, 404, "item_not_found", "Item not found");
+    for response in responses(&bob, unknown) {
+        assert_problem(&response, 404, "item_not_found", "Item not found");
     }
-    for answer in answers(&bob, &item) {
-        assert_problem(&answer, 403, "not_enough_permissions", "Not enough permissions");
+    for response in responses(&bob, &item) {
+        assert_problem(&response, 403, "not_enough_permissions", "Not enough permissions");
     }
-    for answer in answers(&root, &item) {
-        assert_eq!(answer.status(), 200);
+    for response in responses(&root, &item) {
+        assert_eq!(response.status(), 200);
     }
     assert_eq!(plugin.get("/tea").by(&alice).send().problem().errors()[0].loc, ["path", "id"]);
 }
 
 #[test]
-fn an_update_writes_the_members_sent_and_no_others() {
+fn an_update_changes_only_the_members_sent() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     let created = create(&plugin, &alice, "Tea");
@@ -182,11 +182,11 @@ fn an_update_writes_the_members_sent_and_no_others() {
 }
 
 #[test]
-fn a_deleted_item_is_gone() {
+fn a_deleted_item_no_longer_exists() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");
     let item = path(&create(&plugin, &alice, "Tea"));
-    let answer = plugin.delete(&item).by(&alice).send();
-    assert_eq!((answer.status(), answer.text()), (200, r#"{"message":"Item deleted successfully"}"#));
+    let response = plugin.delete(&item).by(&alice).send();
+    assert_eq!((response.status(), response.text()), (200, r#"{"message":"Item deleted successfully"}"#));
     assert_problem(&plugin.delete(&item).by(&alice).send(), 404, "item_not_found", "Item not found");
 }

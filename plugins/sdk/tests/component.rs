@@ -1,17 +1,17 @@
-//! What the components in `plugins/` import and export: nothing that their code does not use, since every import of
-//! `wharf:` is a question to the operator.
+//! The imports and exports of the components in `plugins/`. The operator must grant every import of `wharf:`, so a
+//! component must not import a capability that its code does not use.
 
 use crate::support::{target_directory, without_build_variables};
 use std::process::Command;
 use wasmparser::{Parser, Payload};
 
-/// What the standard library and wasi-libc bring along; the host links it for every plugin.
+/// The imports of the standard library and wasi-libc. The host provides them to every plugin.
 const WASI: [&str; 5] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/insecure-seed", "wasi:random/random"];
 
 struct Component {
     imports: Vec<String>,
     exports: Vec<String>,
-    /// Pages of 64 KiB that an instance starts with.
+    /// The pages of 64 KiB of an instance at its start.
     memory: u64,
 }
 
@@ -67,12 +67,12 @@ fn inspect(bytes: &[u8]) -> Component {
 }
 
 #[test]
-fn components_import_what_their_code_uses_and_export_the_roles_they_play() {
+fn components_import_only_used_capabilities_and_export_only_their_roles() {
     let component = build();
     let hello = component("hello");
     assert_eq!(hello.imports, [""; 0]);
     assert_eq!(hello.exports, ["wharf:plugin/descriptor@0.1.0", "wharf:plugin/http@0.1.0"]);
-    // The stack of 64 KiB, the arena of 256 KiB and constants: more would be cleared for every request.
+    // The stack of 64 KiB, the arena of 256 KiB and constants. The host clears this memory for every request.
     assert!(hello.memory <= 7, "{} pages", hello.memory);
 
     let items = component("items");

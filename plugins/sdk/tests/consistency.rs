@@ -1,9 +1,9 @@
-//! Plugins whose declarations contradict each other, and what their authors are told.
+//! Plugins whose declarations contradict each other, and the errors that their authors get.
 
 use wharf_sdk::testing::check;
 
-/// The test that `plugin!` adds would fail for these plugins; inside a function it is not collected.
-macro_rules! faulty {
+/// Checks an inconsistent plugin. The test that `plugin!` adds would fail, but inside a function it is not collected.
+macro_rules! inconsistent {
     ($name:ident, $text:literal, { $($item:item)* }) => {
         #[test]
         #[should_panic(expected = $text)]
@@ -24,7 +24,7 @@ mod other {
     }
 }
 
-faulty!(two_types_of_one_name, "two types have the schema name `Item`", {
+inconsistent!(two_types_with_one_schema_name_are_reported, "two types have the schema name `Item`", {
     #[derive(serde::Deserialize, JsonSchema)]
     struct Item {
         title: String,
@@ -38,21 +38,25 @@ faulty!(two_types_of_one_name, "two types have the schema name `Item`", {
     plugin! { name: "shop", summary: "Sells", routes: [create] }
 });
 
-faulty!(a_field_that_must_be_there, "`Update` needs `#[serde(default)]` above it, so that `title` may be left out", {
-    #[derive(serde::Deserialize, JsonSchema)]
-    struct Update {
-        title: Field<String>,
+inconsistent!(
+    a_required_field_is_reported,
+    "`Update` needs `#[serde(default)]` above it, so that `title` may be left out",
+    {
+        #[derive(serde::Deserialize, JsonSchema)]
+        struct Update {
+            title: Field<String>,
+        }
+
+        #[post("/")]
+        fn update(Json(update): Json<Update>) -> Text {
+            Text(update.title.into_option().unwrap_or_default())
+        }
+
+        plugin! { name: "shop", summary: "Sells", routes: [update] }
     }
+);
 
-    #[post("/")]
-    fn update(Json(update): Json<Update>) -> Text {
-        Text(update.title.into_option().unwrap_or_default())
-    }
-
-    plugin! { name: "shop", summary: "Sells", routes: [update] }
-});
-
-faulty!(one_path_twice, "`two`: another handler has the route `GET /{b}`", {
+inconsistent!(a_duplicate_path_is_reported, "`two`: another handler has the route `GET /{b}`", {
     #[get("/{a}")]
     fn one(Path(a): Path<String>) -> Text {
         Text(a)
@@ -66,21 +70,25 @@ faulty!(one_path_twice, "`two`: another handler has the route `GET /{b}`", {
     plugin! { name: "shop", summary: "Sells", routes: [one, two] }
 });
 
-faulty!(a_struct_with_other_members_than_the_path, "`Path<Line>` has the members order: not the path's parameters", {
-    #[derive(serde::Deserialize, JsonSchema)]
-    struct Line {
-        order: String,
+inconsistent!(
+    a_path_struct_with_other_members_is_reported,
+    "`Path<Line>` has the members order: not the path's parameters",
+    {
+        #[derive(serde::Deserialize, JsonSchema)]
+        struct Line {
+            order: String,
+        }
+
+        #[get("/{id}")]
+        fn line(Path(line): Path<Line>) -> Text {
+            Text(line.order)
+        }
+
+        plugin! { name: "shop", summary: "Sells", routes: [line] }
     }
+);
 
-    #[get("/{id}")]
-    fn line(Path(line): Path<Line>) -> Text {
-        Text(line.order)
-    }
-
-    plugin! { name: "shop", summary: "Sells", routes: [line] }
-});
-
-faulty!(a_query_without_names, "`Query<string>` is not a struct with named members", {
+inconsistent!(a_query_that_is_not_a_struct_is_reported, "`Query<string>` is not a struct with named members", {
     #[get("/")]
     fn list(Query(text): Query<String>) -> Text {
         Text(text)

@@ -1,4 +1,4 @@
-//! What the types of handlers become in JSON Schema and OpenAPI.
+//! The JSON Schema and OpenAPI documents of the types of handlers.
 
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
@@ -15,7 +15,7 @@ plugin! {
 #[derive(Deserialize, JsonSchema)]
 #[serde(default)]
 struct Filter {
-    /// How many to leave out.
+    /// The number of orders to skip.
     #[schemars(range(min = 0))]
     skip: i64,
     #[schemars(range(min = 0, max = 1000))]
@@ -33,7 +33,7 @@ impl Default for Filter {
     }
 }
 
-/// Where an order is.
+/// The state of an order.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum State {
@@ -87,7 +87,7 @@ struct OrderPublic {
 /// List Orders
 ///
 /// Newest first.
-/// Open ones only, if asked for.
+/// With `only_open`, open ones only.
 #[get("/", cache(ttl = "10s", per_caller, tags = ["orders"]))]
 fn list(Query(filter): Query<Filter>) -> Json<Vec<OrderPublic>> {
     let _ = (filter.skip, filter.limit, filter.page, filter.text, filter.only_open, filter.state);
@@ -154,7 +154,7 @@ fn query_parameters_are_the_members_of_the_struct_in_order() {
     assert_eq!(
         operation["parameters"],
         json!([
-            { "name": "skip", "in": "query", "required": false, "description": "How many to leave out.",
+            { "name": "skip", "in": "query", "required": false, "description": "The number of orders to skip.",
               "schema": { "type": "integer", "format": "int64", "minimum": 0, "default": 0 } },
             { "name": "limit", "in": "query", "required": false,
               "schema": { "type": "integer", "format": "int64", "minimum": 0, "maximum": 1000, "default": 100 } },
@@ -169,7 +169,7 @@ fn query_parameters_are_the_members_of_the_struct_in_order() {
         ])
     );
     assert_eq!(operation["summary"], "List Orders");
-    assert_eq!(operation["description"], "Newest first.\nOpen ones only, if asked for.");
+    assert_eq!(operation["description"], "Newest first.\nWith `only_open`, open ones only.");
     assert_eq!(operation["tags"], json!(["shop"]));
     let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
     assert_eq!(schema, &json!({ "type": "array", "items": { "$ref": "#/components/schemas/OrderPublic" } }));
@@ -200,7 +200,7 @@ fn path_parameters_come_from_one_value_a_tuple_or_a_struct() {
 }
 
 #[test]
-fn bodies_and_answers_refer_to_components() {
+fn bodies_and_responses_refer_to_components() {
     let order = operation("order");
     assert_eq!(
         order["requestBody"],
@@ -212,7 +212,7 @@ fn bodies_and_answers_refer_to_components() {
         json!({ "201": { "description": "Successful Response", "content": {
             "application/json": { "schema": { "$ref": "#/components/schemas/OrderPublic" } } } } })
     );
-    assert_eq!(order["summary"], "Order", "a function without documentation is summarised by its name");
+    assert_eq!(order["summary"], "Order", "the summary of a function without documentation is its name");
     let revise = operation("revise");
     assert_eq!((&revise["operationId"], &revise["tags"]), (&json!("desk-revise"), &json!(["desk"])));
     assert_eq!(revise["responses"], json!({ "204": { "description": "Successful Response" } }));
@@ -221,7 +221,7 @@ fn bodies_and_answers_refer_to_components() {
 }
 
 #[test]
-fn components_carry_what_the_host_validates_by() {
+fn components_contain_the_rules_that_the_host_validates() {
     let schemas = &describe(&PLUGIN)["schemas"];
     let names: Vec<&String> = schemas.as_object().unwrap().keys().collect();
     assert_eq!(names, ["Address", "Line", "OrderCreate", "OrderPublic", "OrderUpdate", "State"]);
@@ -250,12 +250,12 @@ fn components_carry_what_the_host_validates_by() {
     );
     assert_eq!(
         schemas["State"],
-        json!({ "type": "string", "enum": ["open", "sent"], "description": "Where an order is." })
+        json!({ "type": "string", "enum": ["open", "sent"], "description": "The state of an order." })
     );
 }
 
 #[test]
-fn members_of_a_partial_update_may_be_left_out_and_are_null_only_where_they_can_be() {
+fn members_of_a_partial_update_may_be_left_out_and_only_options_may_be_null() {
     assert_eq!(
         describe(&PLUGIN)["schemas"]["OrderUpdate"],
         json!({
@@ -270,7 +270,7 @@ fn members_of_a_partial_update_may_be_left_out_and_are_null_only_where_they_can_
 }
 
 #[test]
-fn answers_always_have_their_members_and_types_used_both_ways_are_described_as_inputs() {
+fn response_members_are_required_and_types_used_both_ways_have_the_schema_of_an_input() {
     let schemas = &describe(&PLUGIN)["schemas"];
     assert_eq!(schemas["OrderPublic"]["required"], json!(["id", "comment", "address", "created_at", "state"]));
     assert_eq!(schemas["OrderPublic"]["properties"]["created_at"], json!({ "type": "string", "format": "date-time" }));

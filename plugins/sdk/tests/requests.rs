@@ -1,4 +1,4 @@
-//! Extractors, answers and capabilities, through the stand-in for the host.
+//! Extractors, responses and capabilities, tested through the stand-in for the host.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use wharf_sdk::{audit, cache, log};
 
 plugin! {
     name: "kit",
-    summary: "Tries everything",
+    summary: "Uses every part of the SDK",
     permissions: { "read-all": "See everything" },
     settings: Greeting,
     routes: [search, literal, pair, named, who, all, admin, greet, echo, raw, hit, csv, gone, broken, note, head],
@@ -124,23 +124,24 @@ fn head(request: Request) -> Text {
 }
 
 #[test]
-fn query_texts_become_typed_values() {
+fn query_parameters_become_typed_values() {
     let plugin = TestPlugin::new(&PLUGIN);
     let found = plugin.get("/search?text=a%20b%2Bc&page=7&open=true&ratio=0.5&state=done&x=1").send().json();
     assert_eq!(found, json!({ "text": "a b+c", "page": 7, "open": true, "ratio": 0.5, "state": "done", "id": null }));
     assert_eq!(plugin.get("/search?text=a&text=b").send().json()["text"], "b");
-    for (query, place) in [("", "text"), ("text=a&page=-1", "page"), ("text=a&id=x", "id"), ("text=a&state=x", "state")]
+    for (query, parameter) in
+        [("", "text"), ("text=a&page=-1", "page"), ("text=a&id=x", "id"), ("text=a&state=x", "state")]
     {
-        let answer = plugin.get(&format!("/search?{query}")).send();
+        let response = plugin.get(&format!("/search?{query}")).send();
         assert_eq!(
-            (answer.status(), &answer.problem().errors()[0].loc),
-            (422, &vec!["query".to_owned(), place.to_owned()])
+            (response.status(), &response.problem().errors()[0].loc),
+            (422, &vec!["query".to_owned(), parameter.to_owned()])
         );
     }
 }
 
 #[test]
-fn paths_are_decoded_and_literals_win() {
+fn paths_are_decoded_and_literal_segments_win() {
     let plugin = TestPlugin::new(&PLUGIN);
     assert_eq!(plugin.get("/pairs/best").send().text(), "best");
     assert_eq!(plugin.get("/pairs/b%C3%A9st+/").send().text(), "bést+");
@@ -151,7 +152,7 @@ fn paths_are_decoded_and_literals_win() {
 }
 
 #[test]
-fn access_is_what_the_route_declares() {
+fn a_route_admits_only_the_callers_that_it_declares() {
     let plugin = TestPlugin::new(&PLUGIN);
     let (alice, root) = (user("alice@example.com"), superuser("root@example.com"));
     assert_eq!(plugin.get("/who").send().text(), "nobody");
@@ -165,37 +166,37 @@ fn access_is_what_the_route_declares() {
 }
 
 #[test]
-fn answers_have_the_status_and_type_they_say() {
+fn responses_have_the_declared_status_and_content_type() {
     let plugin = TestPlugin::new(&PLUGIN).settings(json!({ "name": "Bob" }));
-    let answer = |answer: wharf_sdk::testing::TestResponse| {
-        (answer.status(), answer.header("content-type").unwrap_or_default().to_owned(), answer.text().to_owned())
+    let parts = |response: wharf_sdk::testing::TestResponse| {
+        (response.status(), response.header("content-type").unwrap_or_default().to_owned(), response.text().to_owned())
     };
     let is = |status, content_type: &str, text: &str| (status, content_type.to_owned(), text.to_owned());
-    assert_eq!(answer(plugin.get("/greet").send()), is(200, "text/plain; charset=utf-8", "Bob"));
+    assert_eq!(parts(plugin.get("/greet").send()), is(200, "text/plain; charset=utf-8", "Bob"));
     assert_eq!(
-        answer(plugin.post("/echo").json(json!({ "b": 1, "a": 2 })).send()),
+        parts(plugin.post("/echo").json(json!({ "b": 1, "a": 2 })).send()),
         is(200, "application/json", r#"{"a":2,"b":1}"#)
     );
-    assert_eq!(answer(plugin.post("/raw").body("x").send()), is(200, "application/x-raw", "x"));
-    assert_eq!(answer(plugin.post("/hit").body("x").send()), is(202, "text/plain; charset=utf-8", "x"));
-    assert_eq!(answer(plugin.get("/csv").send()), is(203, "text/plain; charset=utf-8", "a,b"));
-    assert_eq!(answer(plugin.delete("/gone").send()), is(204, "", ""));
+    assert_eq!(parts(plugin.post("/raw").body("x").send()), is(200, "application/x-raw", "x"));
+    assert_eq!(parts(plugin.post("/hit").body("x").send()), is(202, "text/plain; charset=utf-8", "x"));
+    assert_eq!(parts(plugin.get("/csv").send()), is(203, "text/plain; charset=utf-8", "a,b"));
+    assert_eq!(parts(plugin.delete("/gone").send()), is(204, "", ""));
     assert_eq!(plugin.post("/hit").body([0xff]).send().status(), 422);
     let head = plugin.get("/head/?q").header("Accept", "text/*").send();
     assert_eq!(head.text(), "GET /head/ text/*");
 }
 
 #[test]
-fn a_fault_of_the_plugin_is_logged_and_not_told() {
+fn a_defect_of_the_plugin_is_logged_but_not_shown_to_the_client() {
     let plugin = TestPlugin::new(&PLUGIN);
-    let answer = plugin.get("/broken").send();
-    assert_eq!((answer.status(), answer.problem().code()), (500, "plugin_error"));
-    assert!(!answer.problem().detail().contains("secrets"));
+    let response = plugin.get("/broken").send();
+    assert_eq!((response.status(), response.problem().code()), (500, "plugin_error"));
+    assert!(!response.problem().detail().contains("secrets"));
     assert!(plugin.log()[0].message.contains("no such table: secrets"));
 }
 
 #[test]
-fn capabilities_leave_their_traces() {
+fn cache_log_and_audit_keep_the_calls_of_the_plugin() {
     let plugin = TestPlugin::new(&PLUGIN);
     assert_eq!(plugin.put("/note").body("hello").send().status(), 204);
     assert_eq!(plugin.run(|| cache::get("note")).unwrap().as_deref(), Some(b"hello".as_slice()));
@@ -207,7 +208,7 @@ fn capabilities_leave_their_traces() {
 }
 
 #[test]
-fn a_transaction_holds_together_or_leaves_nothing() {
+fn a_transaction_is_committed_as_a_whole_or_rolled_back() {
     with_sql("CREATE TABLE n (id BIGINT PRIMARY KEY)", || {
         let insert = |id: i64, fail: bool| {
             sql::transaction(|tx| {
@@ -229,7 +230,7 @@ fn a_transaction_holds_together_or_leaves_nothing() {
 }
 
 #[test]
-fn values_go_in_and_out_unchanged() {
+fn values_are_stored_and_read_unchanged() {
     with_sql("CREATE TABLE v (a TEXT, b BIGINT, c BOOLEAN, d REAL, e BLOB, f TEXT, g TEXT, h TEXT)", || {
         let (id, now) = (Uuid::new_v4(), Timestamp::now());
         sql::execute(
@@ -254,7 +255,7 @@ fn values_go_in_and_out_unchanged() {
         assert_eq!(values, expected);
         let wrong = sql::query_value::<i64>("SELECT a FROM v", params![]).unwrap_err();
         assert_eq!(wrong, sql::Error::Invalid("column `a`: expected an integer, found a text".to_owned()));
-        assert!(sql::query::<(String,)>("SELECT a FROM v", params![1]).is_err(), "a parameter too many");
-        assert!(sql::execute("CREATE TABLE w (a TEXT)", params![]).is_err(), "tables are made by migrations");
+        assert!(sql::query::<(String,)>("SELECT a FROM v", params![1]).is_err(), "one parameter too many");
+        assert!(sql::execute("CREATE TABLE w (a TEXT)", params![]).is_err(), "only migrations create tables");
     });
 }
