@@ -1,7 +1,7 @@
-;; A plugin whose core module a test writes: what it declares is whatever lies in its memory, proper or not. The module
-;; exports `memory`, `realloc`, `describe`, `routes` and `handle`; its items stand at the second of the four places that are
-;; named in capitals. Around it is what a compiler would generate: a role is an instance of a component that gives the types
-;; their names.
+;; A plugin whose core module a test writes. It declares the bytes of its memory, valid or not. A test replaces the four
+;; comments in capitals; the items of the core module replace the second. The module exports `memory`, `realloc`,
+;; `describe`, `routes` and `handle`. The rest is the code that a compiler would generate: a role is an instance of a
+;; component that names the types.
 (component
   ;; BEFORE
   (core module $core

@@ -1,4 +1,4 @@
-//! What it keeps, or the host for it: values, counters and answers.
+//! Values and counters in the cache, and responses that the host caches.
 
 use serde::Deserialize;
 use wharf_sdk::cache;
@@ -6,7 +6,7 @@ use wharf_sdk::prelude::*;
 
 use crate::body;
 
-/// Different with every call, so that a kept answer is seen.
+/// Returns a different text for every call, so that a cached response is recognised.
 fn fresh() -> Text {
     Text(Uuid::new_v4().to_string())
 }

@@ -1,4 +1,4 @@
-//! What it asks of its database.
+//! Calls to the database.
 
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
@@ -20,7 +20,7 @@ pub(crate) fn add_note(Path(text): Path<String>) -> Result<()> {
     Ok(())
 }
 
-/// All or nothing.
+/// Adds all notes or none.
 #[post("/notes", access = public)]
 pub(crate) fn add_notes(Json(texts): Json<Vec<String>>) -> Result<()> {
     let statements: Vec<_> =
@@ -29,7 +29,7 @@ pub(crate) fn add_notes(Json(texts): Json<Vec<String>>) -> Result<()> {
     Ok(())
 }
 
-/// A statement that does not end.
+/// A statement that never ends.
 const ENDLESS: &str =
     "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";
 
@@ -39,7 +39,7 @@ pub(crate) struct Leaving {
     text: String,
 }
 
-/// Writes in a transaction that it does not commit.
+/// Writes in a transaction and leaves it in the given way without a commit.
 #[post("/transaction", access = public)]
 pub(crate) fn leave_transaction(Query(leaving): Query<Leaving>) -> Result<()> {
     sql::transaction(|transaction| {
@@ -60,12 +60,12 @@ pub(crate) fn leave_transaction(Query(leaving): Query<Leaving>) -> Result<()> {
 
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Outcome {
-    /// Whether there were any.
+    /// Whether the statement returned rows.
     rows: bool,
     error: Option<String>,
 }
 
-/// Any statement; the outcome as the guest sees it.
+/// Runs any statement and returns the outcome that the guest sees.
 #[post("/statement", access = public)]
 pub(crate) fn statement(statement: Bytes) -> Json<Outcome> {
     let text = String::from_utf8_lossy(&statement.0).into_owned();

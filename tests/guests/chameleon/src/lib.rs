@@ -1,4 +1,5 @@
-//! Does whatever a test asks for: well-behaved, clumsy or hostile, one route for each. The host must stay unmoved.
+//! A guest that does what a test requests: well-behaved, clumsy or hostile, with one route for each behaviour. The host
+//! must withstand all of them.
 
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a guest of the tests")]
 
@@ -15,7 +16,7 @@ mod standard;
 
 plugin! {
     name: "chameleon",
-    summary: "Does what it is asked for",
+    summary: "Does what a test requests",
     permissions: { "read-all": "Read everything" },
     settings: Setting,
     migrations: "migrations",
@@ -125,7 +126,7 @@ fn grow(Path(mebibytes): Path<usize>) -> Text {
     Text(hoard.len().to_string())
 }
 
-/// Goes on without the memory that it does not get.
+/// Continues without memory if the host refuses it.
 #[get("/grow-gently/{mebibytes}", access = public)]
 fn grow_gently(Path(mebibytes): Path<usize>) -> Text {
     let mut hoard: Vec<u8> = Vec::new();
@@ -138,7 +139,7 @@ fn sleep(Path(millis): Path<u64>) {
     std::thread::sleep(std::time::Duration::from_millis(millis));
 }
 
-/// Sleeps often.
+/// Sleeps the given number of times.
 #[get("/naps/{count}/{millis}", access = public)]
 fn nap(Path((count, millis)): Path<(u32, u64)>) {
     for _ in 0..count {
@@ -170,7 +171,7 @@ struct Header {
 
 #[get("/header", access = public)]
 fn header(Query(header): Query<Header>) -> Response {
-    // A NUL is in no query.
+    // A query cannot contain a NUL.
     let [name, value] = [&header.name, &header.value].map(|text| text.replace('␀', "\0"));
     let once = |response: Response, _| response.header(&name, value.clone());
     (0..header.times.unwrap_or(1)).fold(Response::new(200), once)
@@ -181,7 +182,7 @@ fn body(Path(bytes): Path<usize>) -> Response {
     Response::new(200).body(vec![b'x'; bytes])
 }
 
-/// The same, after a while.
+/// Responds with the same body after a delay.
 #[get("/late-body/{millis}/{bytes}", access = public)]
 fn late_body(Path((millis, bytes)): Path<(u64, usize)>) -> Response {
     std::thread::sleep(std::time::Duration::from_millis(millis));
@@ -200,7 +201,8 @@ fn problem(Query(trouble): Query<Trouble>) -> Result<()> {
     Err(Problem::new(trouble.status, trouble.code, trouble.detail))
 }
 
-/// So many errors, with a text of so many characters and places with as many, each six times as long for a client.
+/// Returns the given number of errors. Each has a text and a location of the given number of characters, and each
+/// character is six times as long in the response.
 #[get("/problems/{errors}/{characters}", access = public)]
 fn problems(Path((errors, characters)): Path<(usize, usize)>) -> Result<()> {
     let text = "\u{1}".repeat(characters);
@@ -210,14 +212,14 @@ fn problems(Path((errors, characters)): Path<(usize, usize)>) -> Result<()> {
 }
 
 #[get("/print/{bytes}", access = public)]
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "both are what is tested")]
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the tests are about both streams")]
 fn print(Path(bytes): Path<usize>) -> Text {
     print!("{}", "o".repeat(bytes));
     eprintln!("{}", "e".repeat(bytes));
     Text("printed".to_owned())
 }
 
-/// Lines of one letter, in one write.
+/// Prints lines of one letter in one write.
 #[get("/print-at-once/{bytes}", access = public)]
 fn print_at_once(Path(bytes): Path<usize>) -> Text {
     Text(format!("{:?}", standard::print("o\n".repeat(bytes / 2).as_bytes())))
@@ -245,7 +247,7 @@ fn count_host_calls(Path(calls): Path<u32>) -> Text {
     Text(calls.to_string())
 }
 
-/// As many keys as it is told.
+/// Stores the given number of keys.
 #[get("/hoard/{keys}", access = public)]
 fn hoard(Path(keys): Path<u32>) -> Text {
     for key in 0..keys {
@@ -255,10 +257,10 @@ fn hoard(Path(keys): Path<u32>) -> Text {
     Text(keys.to_string())
 }
 
-/// What `taint` leaves behind, and `scan` looks for.
+/// The byte that `taint` leaves in memory and `scan` looks for.
 const TAINT: u8 = 0xa5;
 
-/// Fills memory, and ends.
+/// Fills memory and ends in the given way.
 #[get("/taint/{mebibytes}", access = public)]
 fn taint(Path(mebibytes): Path<usize>, Query(tainting): Query<Tainting>) {
     let filled = std::hint::black_box(vec![TAINT; mebibytes << 20]);
@@ -275,12 +277,13 @@ struct Tainting {
     end: End,
 }
 
-/// How many bytes of memory that nobody filled are what `taint` leaves.
+/// Counts the bytes of `taint` in memory that this instance has not written.
 #[get("/scan/{mebibytes}", access = public)]
-#[allow(unsafe_code, reason = "what lies in memory before anybody writes is what is tested")]
+#[allow(unsafe_code, reason = "the test is about memory before the first write")]
 fn scan(Path(mebibytes): Path<usize>) -> Text {
     let layout = std::alloc::Layout::from_size_align(mebibytes << 20, 16).unwrap();
-    // SAFETY: the layout is not empty, and each byte that is read lies within it. WebAssembly's memory is never undefined.
+    // SAFETY: the layout is not empty, and each byte that is read lies within it. WebAssembly's memory is never
+    // undefined.
     let found = unsafe {
         let start = std::alloc::alloc(layout);
         (0..layout.size()).filter(|at| start.add(*at).read_volatile() == TAINT).count()
@@ -293,7 +296,7 @@ fn audited() {
     audit::record("chameleon.change", "17", audit::Outcome::Success, &[("colour", &"green")]);
 }
 
-/// So many entries of so many bytes.
+/// Records the given number of audit entries of the given size.
 #[post("/audited/{entries}/{bytes}", access = public)]
 fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) {
     let detail = "x".repeat(bytes / 10);
@@ -304,7 +307,7 @@ fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) {
     }
 }
 
-/// How often this instance was called, if it had a memory.
+/// Counts the calls of this instance. It is 1 for every request unless an instance is reused.
 #[get("/remembered", access = public)]
 fn remembered() -> Json<u32> {
     static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -324,18 +327,19 @@ enum End {
 
 #[derive(Deserialize, JsonSchema)]
 struct Weighing {
-    /// What is asked of the host.
-    what: What,
-    /// A statement, or the bytes of what is handed over.
+    /// The call to the host.
+    what: HostCall,
+    /// The statement of a database call.
     #[serde(default)]
     sql: String,
+    /// The size of the value that is passed to the host.
     #[serde(default)]
     bytes: usize,
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum What {
+enum HostCall {
     Query,
     Batch,
     Parameter,
@@ -345,18 +349,18 @@ enum What {
     Audit,
 }
 
-/// The bytes of this instance's memory when the host has answered.
+/// Returns the size of this instance's memory, in bytes, after the call to the host.
 #[post("/weigh", access = public)]
 fn weigh(Json(weighing): Json<Weighing>) -> Result<Text> {
-    let handed = "x".repeat(weighing.bytes);
+    let payload = "x".repeat(weighing.bytes);
     match weighing.what {
-        What::Query => drop(std::hint::black_box(sql::query::<(String,)>(&weighing.sql, params![])?)),
-        What::Batch => drop(std::hint::black_box(sql::batch([sql::statement(weighing.sql, params![])])?)),
-        What::Parameter => drop(std::hint::black_box(sql::query::<(i64,)>(&weighing.sql, params![handed])?)),
-        What::Set => cache::set("weighed", handed.as_bytes(), None, &[])?,
-        What::Log => log::info(&handed, &[("also", &"short")]),
-        What::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &handed)]),
-        What::Get => drop(std::hint::black_box(cache::get("weighed")?)),
+        HostCall::Query => drop(std::hint::black_box(sql::query::<(String,)>(&weighing.sql, params![])?)),
+        HostCall::Batch => drop(std::hint::black_box(sql::batch([sql::statement(weighing.sql, params![])])?)),
+        HostCall::Parameter => drop(std::hint::black_box(sql::query::<(i64,)>(&weighing.sql, params![payload])?)),
+        HostCall::Set => cache::set("weighed", payload.as_bytes(), None, &[])?,
+        HostCall::Log => log::info(&payload, &[("also", &"short")]),
+        HostCall::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &payload)]),
+        HostCall::Get => drop(std::hint::black_box(cache::get("weighed")?)),
     }
     Ok(weight())
 }

@@ -1,4 +1,4 @@
-//! Requests to other servers, by Wharf's interface and by that of WASI.
+//! Requests to other servers, with Wharf's interface and with that of WASI.
 
 use serde::Deserialize;
 use wharf_sdk::http;
@@ -20,12 +20,12 @@ pub(crate) struct Fetching {
     pub(crate) timeout_ms: Option<u64>,
     #[serde(default)]
     pub(crate) redirects: Option<u32>,
-    /// How often, one after the other; the last answer counts.
+    /// The number of requests, one after the other. The last response is returned.
     #[serde(default)]
     pub(crate) times: Option<u32>,
 }
 
-/// Any request to another server; the outcome as the guest sees it.
+/// Sends any request to another server and returns the outcome that the guest sees.
 #[post("/fetch", access = public)]
 pub(crate) fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
     let send = || {
@@ -37,8 +37,8 @@ pub(crate) fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
         if let Some(millis) = fetching.timeout_ms {
             request = request.timeout(std::time::Duration::from_millis(millis));
         }
-        if let Some(most) = fetching.redirects {
-            request = request.redirects(most);
+        if let Some(limit) = fetching.redirects {
+            request = request.redirects(limit);
         }
         request.send()
     };
@@ -46,17 +46,17 @@ pub(crate) fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
         let _ = send();
     }
     Json(match send() {
-        Ok(answer) => json!({
-            "url": answer.url(),
-            "status": answer.status(),
-            "headers": answer.headers().collect::<Vec<_>>(),
-            "body": answer.text(),
+        Ok(response) => json!({
+            "url": response.url(),
+            "status": response.status(),
+            "headers": response.headers().collect::<Vec<_>>(),
+            "body": response.text(),
         }),
         Err(error) => json!({ "error": format!("{error:?}") }),
     })
 }
 
-/// The same by `wasi:http`.
+/// Does the same with `wasi:http`.
 #[post("/standard-fetch", access = public)]
 pub(crate) fn standard_fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
     for _ in 1..fetching.times.unwrap_or(1) {
@@ -65,34 +65,34 @@ pub(crate) fn standard_fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
     Json(standard::fetch(&fetching).unwrap_or_else(|error| json!({ "error": error })))
 }
 
-/// Keeps every answer.
+/// Keeps every response without reading it.
 #[post("/standard-answers", access = public)]
 pub(crate) fn standard_answers(Json(fetching): Json<Fetching>) -> Json<Value> {
-    Json(match standard::hoard_answers(&fetching) {
+    Json(match standard::hoard_responses(&fetching) {
         Ok(count) => json!({ "kept": count }),
         Err(error) => json!({ "error": error }),
     })
 }
 
-/// Keeps headers that are never sent.
+/// Keeps headers that it never sends.
 #[get("/standard-fields/{count}/{bytes}", access = public)]
 pub(crate) fn standard_fields(Path((count, bytes)): Path<(usize, usize)>) -> Text {
     Text(standard::hoard_fields(count, bytes).to_string())
 }
 
-/// The same, with as many small ones in each as there may be.
+/// Does the same with the maximum number of small headers in each.
 #[get("/standard-small-fields/{count}", access = public)]
 pub(crate) fn standard_small_fields(Path(count): Path<usize>) -> Text {
     Text(standard::hoard_small_fields(count).to_string())
 }
 
-/// Keeps requests that are never sent.
+/// Keeps requests that it never sends.
 #[get("/standard-methods/{count}/{bytes}", access = public)]
 pub(crate) fn standard_methods(Path((count, bytes)): Path<(usize, usize)>) -> Text {
     Text(standard::hoard_methods(count, bytes).to_string())
 }
 
-/// Uses a handle that it may have made, or may never have got.
+/// Uses a handle that it created or never got.
 #[get("/standard-handle/{number}", access = public)]
 pub(crate) fn standard_handle(Path(number): Path<u32>, Query(handle): Query<Handle>) -> Text {
     Text(standard::use_handle(number, handle.own).to_string())

@@ -1,4 +1,4 @@
-//! Requests by `wasi:http`, as a component that knows nothing of Wharf sends them.
+//! Requests with `wasi:http`, as a component that knows nothing of Wharf sends them.
 
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
@@ -10,17 +10,17 @@ use wharf_sdk::serde_json::{Value, json};
 use crate::requests::Fetching;
 
 pub(crate) fn fetch(fetching: &Fetching) -> Result<Value, String> {
-    read(answer(&send(fetching)?)?)
+    read(wait_for_response(&send(fetching)?)?)
 }
 
-/// Answers that come at once and that nobody reads.
-pub(crate) fn hoard_answers(fetching: &Fetching) -> Result<usize, String> {
+/// Gets several responses at the same time and reads none.
+pub(crate) fn hoard_responses(fetching: &Fetching) -> Result<usize, String> {
     let pending = (0..fetching.times.unwrap_or(1)).map(|_| send(fetching)).collect::<Result<Vec<_>, _>>()?;
-    let answers = pending.iter().map(answer).collect::<Result<Vec<_>, _>>()?;
-    Ok(answers.len())
+    let responses = pending.iter().map(wait_for_response).collect::<Result<Vec<_>, _>>()?;
+    Ok(responses.len())
 }
 
-/// As many requests, each with a method of so many bytes.
+/// Creates `count` requests, each with a method of `bytes` bytes.
 pub(crate) fn hoard_methods(count: usize, bytes: usize) -> usize {
     let method = Method::Other("A".repeat(bytes));
     let request = |_| {
@@ -31,7 +31,7 @@ pub(crate) fn hoard_methods(count: usize, bytes: usize) -> usize {
     (0..count).map(request).collect::<Vec<_>>().len()
 }
 
-/// As many fields, each with so many bytes, where as many were before.
+/// Creates `count` sets of headers of `bytes` bytes each, after the same number (at most 100) was created and dropped.
 pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
     drop((0..count.min(100)).map(|_| Fields::new()).collect::<Vec<_>>());
     let fields = |_| {
@@ -42,33 +42,33 @@ pub(crate) fn hoard_fields(count: usize, bytes: usize) -> usize {
     (0..count).map(fields).collect::<Vec<_>>().len()
 }
 
-/// Writes all of it at once.
+/// Prints all bytes in one write.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), StreamError> {
     wasip2::cli::stdout::get_stdout().write(bytes)
 }
 
-/// How many fields there are behind a handle of this number. If it is to be its own, as many as that are made, and left.
-#[allow(unsafe_code, reason = "a handle that nobody gave it is what is tested")]
+/// Counts the headers behind the handle with a number. With `own`, this guest has created that many handles before.
+#[allow(unsafe_code, reason = "the test is about a handle that the host never gave")]
 pub(crate) fn use_handle(number: u32, own: bool) -> usize {
     if own {
         (0..number).map(|_| Fields::new()).for_each(std::mem::forget);
     }
-    // SAFETY: the host knows what its handles are.
+    // SAFETY: the host checks every handle.
     let fields = unsafe { Fields::from_handle(number) };
     fields.entries().len()
 }
 
-/// As many fields, each with names only.
+/// Creates `count` sets of headers, each with 200 names without values.
 pub(crate) fn hoard_small_fields(count: usize) -> usize {
     let names: Vec<(String, Vec<u8>)> = (0..200).map(|name| (format!("x{name}"), Vec::new())).collect();
     (0..count).map(|_| Fields::from_list(&names).unwrap()).collect::<Vec<_>>().len()
 }
 
 fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
-    let told = |error: &dyn std::fmt::Debug| format!("{error:?}");
+    let text = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let headers = Fields::new();
     for (name, value) in &fetching.headers {
-        headers.append(name, value.as_bytes()).map_err(|error| told(&error))?;
+        headers.append(name, value.as_bytes()).map_err(|error| text(&error))?;
     }
     let (scheme, rest) = fetching.url.split_once("://").unwrap();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -90,30 +90,30 @@ fn send(fetching: &Fetching) -> Result<FutureIncomingResponse, String> {
     options.set_first_byte_timeout(nanos).map_err(refused)?;
     options.set_between_bytes_timeout(nanos).map_err(refused)?;
     let body = request.body().map_err(refused)?;
-    let answer = outgoing_handler::handle(request, Some(options)).map_err(|error| told(&error))?;
+    let response = outgoing_handler::handle(request, Some(options)).map_err(|error| text(&error))?;
     let stream = body.write().map_err(refused)?;
     for piece in fetching.body.as_bytes().chunks(4096) {
         if stream.blocking_write_and_flush(piece).is_err() {
-            // Why is told by the answer.
+            // The response reports the reason.
             break;
         }
     }
     drop(stream);
-    // An error here is told by the answer too.
+    // The response reports an error of this call as well.
     let _ = OutgoingBody::finish(body, None);
-    Ok(answer)
+    Ok(response)
 }
 
-fn answer(pending: &FutureIncomingResponse) -> Result<IncomingResponse, String> {
+fn wait_for_response(pending: &FutureIncomingResponse) -> Result<IncomingResponse, String> {
     pending.subscribe().block();
     pending.get().unwrap().unwrap().map_err(|error| format!("{error:?}"))
 }
 
-fn read(answer: IncomingResponse) -> Result<Value, String> {
-    let headers = answer.headers().entries();
+fn read(response: IncomingResponse) -> Result<Value, String> {
+    let headers = response.headers().entries();
     let headers = headers.into_iter().map(|(name, value)| (name, String::from_utf8(value).unwrap()));
-    let told = json!({ "status": answer.status(), "headers": headers.collect::<Vec<_>>() });
-    let body = answer.consume().unwrap();
+    let mut result = json!({ "status": response.status(), "headers": headers.collect::<Vec<_>>() });
+    let body = response.consume().unwrap();
     let stream = body.stream().unwrap();
     let mut whole = Vec::new();
     loop {
@@ -123,7 +123,6 @@ fn read(answer: IncomingResponse) -> Result<Value, String> {
             Err(error) => return Err(format!("{error:?}")),
         }
     }
-    let mut told = told;
-    told["body"] = String::from_utf8_lossy(&whole).into();
-    Ok(told)
+    result["body"] = String::from_utf8_lossy(&whole).into();
+    Ok(result)
 }

@@ -1,9 +1,10 @@
-//! Declares whatever a test wants: name, routes, schemas, migrations, or nothing because it traps, loops or grows instead.
+//! A guest whose declaration a test writes: name, routes, schemas and migrations. It can also trap, loop or grow
+//! instead of declaring anything.
 //!
-//! The declaration is a text of fixed length inside the component, so a test writes another one over it and needs no
-//! compiler. The host must take none of it on trust.
+//! The declaration is a text of fixed length inside the component. A test overwrites it and needs no compiler. The host
+//! must not trust any of it.
 
-// It has no use outside the sandbox, and no stand-in for the host to run against.
+// It has no use outside the sandbox, and no stand-in for the host.
 #![cfg(target_arch = "wasm32")]
 #![allow(
     clippy::indexing_slicing,
@@ -21,14 +22,14 @@ use wharf_sdk::serde_json::{self, Value};
 
 use http_role::exports::wharf::plugin::{descriptor, http};
 
-/// Bytes of the text; a shorter one is filled up with blanks.
+/// The length of the text in bytes. A shorter text is padded with blanks.
 const LENGTH: usize = 65_536;
 
-/// Begins with what tests look for; `tests/support/component.rs` knows it too.
+/// Begins with the text that tests search for; `tests/support/component.rs` has the same text.
 #[used]
-static DECLARATION: [u8; LENGTH] = filled(br#"{"declaration":"liar"}"#);
+static DECLARATION: [u8; LENGTH] = padded(br#"{"declaration":"liar"}"#);
 
-const fn filled(text: &[u8]) -> [u8; LENGTH] {
+const fn padded(text: &[u8]) -> [u8; LENGTH] {
     let mut bytes = [b' '; LENGTH];
     let mut at = 0;
     while at < text.len() {
@@ -134,7 +135,7 @@ impl http::Guest for Liar {
         http::Api { routes, schemas: pairs(&declaration["schemas"]) }
     }
 
-    /// What the declaration says, so that a test sees which release answered.
+    /// Responds with a text of the declaration, so that a test sees which release handled the request.
     fn handle(_: http::Request) -> Result<http::Response, http::Problem> {
         let declaration = declaration();
         act(&declaration["handle"]);
