@@ -28,8 +28,9 @@ use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::body_memory::BodyMemory;
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
-use crate::plugin::deploy::job::AtStage;
-use crate::plugin::deploy::{By, Deployed, Upload};
+use crate::plugin::deploy_job::AtStage;
+use crate::plugin::initiator::Initiator;
+use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
 
 /// What the host takes from the machine, so that tests can choose it.
@@ -176,7 +177,7 @@ impl App {
             Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
         })?;
         let grants = Grants::read(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
-        let by = By { actor: None, request_id: "start".into() };
+        let by = Initiator { actor: None, request_id: "start".into() };
         let id = Some(self.host.random.uuid()?.to_string());
         let upload = Upload { grants, id, ..Upload::new(component.into(), &by) };
         self.host.plugins.deploy(upload).await

@@ -1,42 +1,53 @@
-//! Plugins: uploads become releases, releases answer calls.
+//! Plugins: uploads become releases, and releases handle calls. Never knows HTTP: `http` decides the status on the wire.
 //!
-//! One way through: `compile` (machine code, made outside this process and kept on disk) → `artifact` (what does it
-//! import) → `declaration` (what it says of itself) → `release` (compiled, linked, admitted) → `generation` (the table
-//! requests are dispatched through) → `instance` (one call in a fresh sandbox) → `answer` (what it may say). `registry` owns the set and swaps generations; `deploy` is the
-//! only way in, past `signature` (who vouches for the file). Never knows HTTP: what a status is on the wire is `http`'s
-//! business.
+//! A file passes `compile` (machine code, produced by a child process and cached on disk) → `artifact` (imports and
+//! exports) → `declaration` (routes, permissions, settings) → `release` (compiled, linked, admitted to its grants). A call
+//! passes `generation` (the table that requests are dispatched through) → `bulkhead` (call slots) → `sandbox` (a fresh
+//! instance) → `response` (the check of the result).
+//!
+//! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
+//! Above it stand the operations, each in a module of its own: `startup`, `deploy` (the only way in, after `signature`
+//! checked the file), `operations`, `trial`, `supervisor`, and the reading ones, `history` and `limit_usage`.
 
-pub mod answer;
-mod archive;
 pub mod artifact;
 pub mod breaker;
 pub mod bulkhead;
+pub mod call_stats;
 pub mod canary;
 pub mod compile;
 pub mod declaration;
-pub mod deploy;
+mod deploy;
+pub mod deploy_job;
 pub mod drain;
 pub mod engine;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod generation;
+mod history;
+pub mod initiator;
 pub mod inspection;
-pub mod instance;
 mod interface;
+pub mod limit_usage;
 pub mod limits;
-pub mod load;
+mod live_set;
+mod operations;
+mod probation;
+pub mod refusal;
 pub mod registry;
 pub mod release;
-pub mod schema;
+mod release_store;
+pub mod response;
+pub mod sandbox;
+pub mod schema_compatibility;
 pub mod signature;
+mod startup;
 mod supervisor;
-pub mod switch;
-pub mod tally;
-pub mod trial;
+mod trial;
+pub mod upload;
 
-pub use answer::Answer;
 pub use compile::Compile;
 pub use generation::{Generation, Target};
-pub use instance::Request;
 pub use registry::Registry;
 pub use release::Release;
+pub use response::PluginResponse;
+pub use sandbox::Request;

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use wharf::app::{Ambient, App};
 use wharf::config::{Config, Secret};
 use wharf::plugin::Compile;
-use wharf::plugin::deploy::job::Stage;
+use wharf::plugin::deploy_job::Stage;
 
 use super::liar;
 use super::releases::responding_with;

@@ -6,7 +6,7 @@ use super::terminal::Terminal;
 use crate::app::App;
 use crate::auth::NewSuperuser;
 use crate::config::Config;
-use crate::plugin::deploy::Deployed;
+use crate::plugin::upload::Deployed;
 
 /// Everything the banner is made of.
 pub(super) struct Banner<'a> {

@@ -9,7 +9,7 @@ use super::body::{self, ReadBody};
 use super::reply::Reply;
 use super::{plugin_call, problem};
 use crate::error::{Error, Result};
-use crate::plugin::Answer;
+use crate::plugin::PluginResponse;
 
 /// What a plugin gets of a request's headers.
 pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
@@ -21,10 +21,10 @@ pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
 ///
 /// # Errors
 /// The check let something pass that is no answer.
-pub fn reply(answer: Answer) -> Result<Reply> {
+pub fn reply(answer: PluginResponse) -> Result<Reply> {
     match answer {
-        Answer::Response { status, headers, body } => plugin_call::response(status, &headers, body),
-        Answer::Problem { status, code, detail, errors } => {
+        PluginResponse::Response { status, headers, body } => plugin_call::response(status, &headers, body),
+        PluginResponse::Problem { status, code, detail, errors } => {
             let status = StatusCode::from_u16(status).map_err(Error::internal)?;
             Ok(problem::plugin_reply(status, &detail, &code, &errors, "/", "none"))
         }

@@ -17,9 +17,9 @@ use crate::auth::Caller;
 use crate::cache;
 use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
+use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::release::ReleaseRoute;
-use crate::plugin::tally::CallOutcome;
-use crate::plugin::{Answer, Registry, Release, Request};
+use crate::plugin::{PluginResponse, Registry, Release, Request};
 
 /// Headers of a request that a plugin never gets: credentials, framing, and what only the host may claim.
 const WITHHELD: &[&str] = &[
@@ -66,7 +66,7 @@ pub(super) async fn respond(
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
     if let Some(kept) = release.cache.answer(&key) {
-        release.tally.count(CallOutcome::Kept);
+        release.stats.count(CallOutcome::Cached);
         return response(kept.status, &kept.headers, kept.body.clone());
     }
     let ticket = release.cache.ticket();
@@ -96,7 +96,7 @@ fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
 
 async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
     let ready = || budget.admit_response(call.release.bulkhead.unread());
-    let refused = |error: &Error| call.release.tally.count(CallOutcome::of_error(error));
+    let refused = |error: &Error| call.release.stats.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
     let headers = passed_on(&call.parts.headers);
     check_size(call.release, &headers).inspect_err(refused)?;
@@ -116,11 +116,11 @@ async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> 
     };
     // Others were answered while it waited for its place.
     match registry.call(call.release, request, call.caller, ready).await? {
-        Answer::Response { status, headers, body } => {
+        PluginResponse::Response { status, headers, body } => {
             let reply = response(status, &headers, body.clone())?;
             Ok((reply, Some(cache::Answer { status, headers, body })))
         }
-        Answer::Problem { status, code, detail, errors } => {
+        PluginResponse::Problem { status, code, detail, errors } => {
             let status = StatusCode::from_u16(status).map_err(Error::internal)?;
             Ok((problem::plugin_reply(status, &detail, &code, &errors, path, call.request_id), None))
         }
@@ -148,7 +148,7 @@ pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
 pub(super) fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        // Checked in plugin::answer; http's own rules are the same.
+        // Checked in plugin::response; http's own rules are the same.
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?;
         map.append(name, HeaderValue::from_str(value).map_err(Error::internal)?);
     }

@@ -1,5 +1,5 @@
-//! An uploaded file: is it a component, what is its digest, what does it import and export. `compile` makes the machine
-//! code; what is told of it here is read from that.
+//! Artifacts: an uploaded file with its digest, its size, and the interfaces that it imports and exports. Owns the checks
+//! that concern the file alone. `compile` produces the machine code, from which the interfaces are read here.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,26 +19,26 @@ use crate::error::{Error, FieldError, Kind, Result, code};
 pub struct Digest(String);
 
 impl Digest {
-    /// The digest of a file.
+    /// Computes the digest of a file.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The same on a thread that may take its time over a large file.
+    /// Computes the digest on a blocking thread, because a large file takes long.
     ///
     /// # Errors
     /// A defect of the host.
-    pub(super) async fn aside(bytes: Bytes) -> Result<Self> {
+    pub(super) async fn compute(bytes: Bytes) -> Result<Self> {
         let hashing = tokio::task::spawn_blocking(move || Self::of(&bytes));
         hashing.await.map_err(|error| Error::internal("hashing a file panicked").with_source(error))
     }
 
-    /// One that was stored.
-    pub(crate) fn stored(text: String) -> Self {
+    /// Reads a stored digest.
+    pub(crate) fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// The hexadecimal text.
+    /// Returns the hexadecimal text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -47,7 +47,7 @@ impl Digest {
 impl std::str::FromStr for Digest {
     type Err = InvalidDigest;
 
-    /// One that somebody typed, as `sha256sum` or `wharf plugin show` tells it.
+    /// Parses a digest as `sha256sum` or `wharf plugin show` prints it.
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -57,7 +57,7 @@ impl std::str::FromStr for Digest {
     }
 }
 
-/// A text is not a digest.
+/// The text is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is SHA-256 in 64 hexadecimal digits")]
 pub struct InvalidDigest;
@@ -68,12 +68,12 @@ impl fmt::Display for Digest {
     }
 }
 
-/// A compiled component with what it imports and exports.
+/// A compiled component with the interfaces that it imports and exports.
 #[derive(Clone)]
 pub struct Artifact {
-    /// Of the file.
+    /// Digest of the file.
     pub digest: Digest,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub size: usize,
     /// Interfaces it imports, in order.
     pub imports: Vec<String>,
@@ -82,28 +82,30 @@ pub struct Artifact {
     pub(super) component: Component,
 }
 
-/// The roles, by the interface that makes a plugin play it.
+/// The roles of a plugin, each by the interface that it exports.
 pub(super) const DESCRIPTOR: &str = "wharf:plugin/descriptor@0.1.0";
 pub(super) const HTTP: &str = "wharf:plugin/http@0.1.0";
 pub(super) const MIGRATIONS: &str = "wharf:sql/migrations@0.1.0";
 
-/// How deeply components may lie in each other. One that a compiler made has two, and one composed of others some more.
+/// How deeply components may be nested. A component from a compiler has two levels, a composed one some more.
 const MAX_NESTING: usize = 20;
 
-/// What is told of a text that a file brings.
-const MAX_TOLD: usize = 300;
+/// The number of characters that are shown of a text from a file.
+const MAX_PRINTED: usize = 300;
 
 impl Artifact {
-    /// What a compiled component of this digest and size tells of itself.
+    /// Reads the imports and exports of a compiled component.
     ///
     /// # Errors
-    /// It is not a component that this host can run, and why.
+    /// The reason why this host cannot run the component.
     pub(super) fn new(component: Component, digest: Digest, size: usize) -> Result<Self> {
         let kind = component.component_type();
         let engine = component.engine();
         let name = |(name, item): (&str, _)| match item {
             ComponentItem::ComponentInstance(_) => Ok(name.to_owned()),
-            _ => Err(invalid(format!("'{}' is not an interface; Wharf's worlds have only interfaces", told(name)))),
+            _ => {
+                Err(invalid(format!("'{}' is not an interface; Wharf's worlds have only interfaces", printable(name))))
+            }
         };
         let imports = kind.imports(engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
         let exports = kind.exports(engine).map(|(n, i)| name((n, i.ty))).collect::<Result<Vec<_>>>()?;
@@ -113,10 +115,10 @@ impl Artifact {
         Ok(Self { digest, size, imports, exports, component })
     }
 
-    /// Capabilities that the imports ask for.
+    /// Returns the capabilities that the imports need.
     ///
     /// # Errors
-    /// An import that this host does not offer to anybody.
+    /// This host does not offer an import at all.
     pub fn needs(&self) -> Result<BTreeSet<&'static str>> {
         let mut needs = BTreeSet::new();
         for import in &self.imports {
@@ -132,24 +134,29 @@ impl Artifact {
                 Some(offer) => {
                     return Err(invalid(format!(
                         "it imports '{}', of which this Wharf offers only {}",
-                        told(import),
+                        printable(import),
                         offer.interfaces.join(", ")
                     )));
                 }
-                None => return Err(invalid(format!("it imports '{}', which this Wharf does not offer", told(import)))),
+                None => {
+                    return Err(invalid(format!(
+                        "it imports '{}', which this Wharf does not offer",
+                        printable(import)
+                    )));
+                }
             }
         }
         Ok(needs)
     }
 
-    /// Checks that it plays the roles of an HTTP plugin.
+    /// Checks that the component exports the interfaces of an HTTP plugin.
     ///
     /// # Errors
-    /// A role is missing.
+    /// An interface is missing.
     pub fn check_roles(&self) -> Result<()> {
         for role in [DESCRIPTOR, HTTP] {
             if !self.plays(role) {
-                let exports: Vec<String> = self.exports.iter().take(8).map(|name| told(name)).collect();
+                let exports: Vec<String> = self.exports.iter().take(8).map(|name| printable(name)).collect();
                 let exports = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
                 return Err(invalid(format!(
                     "it does not export '{role}', so it is not a Wharf plugin; it exports {exports}"
@@ -159,13 +166,13 @@ impl Artifact {
         Ok(())
     }
 
-    /// Whether it exports an interface.
+    /// Returns whether the component exports an interface.
     pub(super) fn plays(&self, role: &str) -> bool {
         self.exports.iter().any(|export| export == role)
     }
 }
 
-/// Whether an import is of an interface; one whose version has no patch number (`0.2`) is any patch of it.
+/// Returns whether an import names an interface. A version without a patch number (`0.2`) matches any patch of it.
 fn is_of(interface: &str, import: &str) -> bool {
     let patch = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
     match import.strip_prefix(interface) {
@@ -175,17 +182,17 @@ fn is_of(interface: &str, import: &str) -> bool {
     }
 }
 
-/// Checks what a component needs against the grants. Notes name grants that nothing needs.
+/// Checks the needs of a component against the grants. Returns notes about grants that are not needed.
 ///
 /// # Errors
-/// A needed capability is not granted: all of them are named.
+/// Needed capabilities are not granted; the error names all of them.
 pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Vec<String>> {
     let missing: Vec<&str> = needs.iter().copied().filter(|name| !grants.contains(name)).collect();
     if !missing.is_empty() {
         return Err(Error::forbidden(
             code::GRANT_MISSING,
             format!(
-                "The component needs what it was not granted: {}. Deploy it with --grant {}",
+                "The component needs capabilities that it was not granted: {}. Deploy it with --grant {}",
                 missing.join(", "),
                 needs.iter().copied().collect::<Vec<_>>().join(",")
             ),
@@ -199,7 +206,7 @@ pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Ve
         .collect())
 }
 
-/// The capability is the last step of the place, for programs that ask whether to grant it.
+/// Puts the capability last in the location, for programs that ask whether to grant it.
 fn missing_grant(capability: &str) -> FieldError {
     let text = format!("'{capability}' is needed and not granted");
     FieldError::new(code::GRANT_MISSING.as_str().to_owned(), ["query", "grant", capability], text)
@@ -208,7 +215,7 @@ fn missing_grant(capability: &str) -> FieldError {
 /// Checks the length of a file.
 ///
 /// # Errors
-/// 413: it is beyond the limit.
+/// 413: the file is larger than the limit.
 pub(super) fn check_size(bytes: usize, limit: usize) -> Result<()> {
     if bytes > limit {
         let text = format!("The file is larger than {limit} bytes");
@@ -217,10 +224,23 @@ pub(super) fn check_size(bytes: usize, limit: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a file begins as a component does, which costs nothing.
+/// Checks the digest of a file against the digest that the operator pinned.
 ///
 /// # Errors
-/// What it is instead.
+/// 422 `digest_mismatch`: it is another file.
+pub(super) fn check_pinned(digest: &Digest, pinned: Option<&Digest>) -> Result<()> {
+    let Some(pinned) = pinned.filter(|pinned| *pinned != digest) else { return Ok(()) };
+    let text = format!(
+        "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin this one once \
+         you know where it is from"
+    );
+    Err(Error::new(Kind::Invalid(Vec::new()), code::DIGEST_MISMATCH, text))
+}
+
+/// Checks that a file has the header of a component, which costs nothing.
+///
+/// # Errors
+/// The kind of file that it is instead.
 pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     // The preamble of the binary format: magic, version, layer (0: a core module, 1: a component).
     match bytes {
@@ -233,39 +253,39 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Checks what costs the compiler far more than a look: the header, and how deeply components lie in each other. Ten
-/// thousand of them, 150 KB in all, took more than 2 GiB to compile.
+/// Checks the properties that are cheap to check and expensive to compile: the header, and the nesting of components. Ten
+/// thousand nested components, 150 KB in all, took more than 2 GiB to compile.
 ///
 /// # Errors
-/// What is wrong. A file that cannot be read is the compiler's to explain.
-pub(super) fn check_form(bytes: &[u8]) -> Result<()> {
+/// The header or the nesting is wrong. The compiler reports a file that cannot be parsed.
+pub(super) fn check_structure(bytes: &[u8]) -> Result<()> {
     check_header(bytes)?;
     let mut depth = 0_usize;
     for payload in wasmparser::Parser::new(0).parse_all(bytes) {
         match payload {
-            // A module ends as a component does.
+            // `End` ends a module as well as a component.
             Ok(Payload::ComponentSection { .. } | Payload::ModuleSection { .. }) => depth += 1,
             Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
             Ok(_) => {}
             Err(_) => break,
         }
         if depth > MAX_NESTING {
-            return Err(invalid(format!("components lie in each other more than {MAX_NESTING} deep")));
+            return Err(invalid(format!("components are nested more than {MAX_NESTING} levels deep")));
         }
     }
     Ok(())
 }
 
-/// A refusal of the file as a whole.
+/// Returns 422: the file as a whole is refused.
 pub(super) fn invalid(reason: impl fmt::Display) -> Error {
     Error::new(Kind::Invalid(Vec::new()), code::INVALID_COMPONENT, format!("The file cannot be deployed: {reason}"))
 }
 
-/// A text that a file brought, short and on one line, fit to be told.
-pub(super) fn told(text: &str) -> String {
-    let mut told: String = text.chars().take(MAX_TOLD).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(MAX_TOLD).is_some() {
-        told.push('…');
+/// Returns a text from a file in a form that is safe to show: short and on one line.
+pub(super) fn printable(text: &str) -> String {
+    let mut printed: String = text.chars().take(MAX_PRINTED).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_PRINTED).is_some() {
+        printed.push('…');
     }
-    told
+    printed
 }

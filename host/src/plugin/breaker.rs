@@ -1,81 +1,90 @@
-//! Keeps a release that mostly fails from being called at all, so that it costs its neighbours nothing, and tries from
-//! time to time whether it works again. One for each release. Owns the decision; never swaps a release.
+//! The circuit breaker of a release: stops calls to a release that mostly fails, so that it costs the other plugins
+//! nothing, and probes from time to time whether it works again. Owns the decision; never swaps a release.
 //!
-//! closed → (faults among the latest calls) → open → (after a while) → half-open: one call at a time probes → closed or
-//! open again, for twice as long.
+//! closed → (at least half of the recent calls fail) → open → (after the quarantine) → half-open: one call at a time probes
+//! → closed, or open again for twice as long.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Kind, code};
+use crate::id::PluginName;
 
-/// The latest calls that count.
+/// The number of recent calls that count.
 const WINDOW: u32 = 20;
-/// Good probes that close it.
-const GOOD_PROBES: u32 = 3;
-/// The longest time it stays open before a probe, as a multiple of the first.
-const MOST_PATIENCE: u32 = 12;
+/// The number of successful probes that close it.
+const SUCCESSFUL_PROBES: u32 = 3;
+/// The longest time it stays open before a probe, as a multiple of the quarantine.
+const MAX_BACKOFF: u32 = 12;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Breaker {
     clock: Clock,
-    /// Faults among the latest [`WINDOW`] calls that open it.
+    /// The number of faults among the recent [`WINDOW`] calls that opens it, if they are half of these calls.
     faults: u32,
-    /// How long it stays open at first.
+    /// How long it stays open the first time.
     quarantine: Duration,
     state: Mutex<State>,
 }
 
+/// A release whose breaker opened.
+#[derive(Debug)]
+pub(super) struct TrippedRelease {
+    pub(super) plugin: PluginName,
+    pub(super) number: i64,
+}
+
 #[derive(Debug)]
 enum State {
-    /// The latest calls, newest in the lowest bit; a fault is a 1.
+    /// The recent calls, the newest in the lowest bit; a fault is a 1.
     Closed {
         latest: u32,
         seen: u32,
     },
     Open {
         until: Timestamp,
-        patience: u32,
+        backoff: u32,
     },
     HalfOpen {
         probing: bool,
-        good: u32,
-        patience: u32,
+        successes: u32,
+        backoff: u32,
     },
 }
 
-/// Leave to call; given back with what came of it. Dropped without, the call was given up and counts for nothing.
+/// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled and does not
+/// count.
 #[derive(Debug)]
 #[must_use]
-pub struct Pass<'a> {
+pub struct Admission<'a> {
     breaker: &'a Breaker,
     probe: bool,
     done: bool,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// Creates a closed breaker.
     pub fn new(clock: Clock, faults: u32, quarantine: Duration) -> Self {
         let state = Mutex::new(State::Closed { latest: 0, seen: 0 });
         Self { clock, faults: faults.clamp(1, WINDOW), quarantine, state }
     }
 
-    /// Whether a call may be made now.
+    /// Admits a call if the breaker is closed, or as a probe.
     ///
     /// # Errors
     /// 503 `plugin_quarantined`, with when to try again.
-    pub fn admit(&self) -> Result<Pass<'_>, Error> {
+    pub fn admit(&self) -> Result<Admission<'_>, Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let probe = match &mut *state {
             State::Closed { .. } => false,
-            State::Open { until, patience } => {
+            State::Open { until, backoff } => {
                 let left = until.0.saturating_sub(self.clock.now().0);
                 if left > 0 {
                     return Err(quarantined(Duration::from_micros(u64::try_from(left).unwrap_or(0))));
                 }
-                *state = State::HalfOpen { probing: true, good: 0, patience: *patience };
+                *state = State::HalfOpen { probing: true, successes: 0, backoff: *backoff };
                 true
             }
             State::HalfOpen { probing: true, .. } => return Err(quarantined(Duration::from_secs(1))),
@@ -84,22 +93,22 @@ impl Breaker {
                 true
             }
         };
-        Ok(Pass { breaker: self, probe, done: false })
+        Ok(Admission { breaker: self, probe, done: false })
     }
 
-    /// Whether calls are refused or only tried.
+    /// Returns whether calls are refused or only probes are admitted.
     pub fn is_open(&self) -> bool {
         !matches!(&*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Closed { .. })
     }
 
-    fn open(&self, state: &mut State, patience: u32) {
-        let until = self.clock.now().plus(self.quarantine.saturating_mul(patience));
-        *state = State::Open { until, patience };
+    fn open(&self, state: &mut State, backoff: u32) {
+        let until = self.clock.now().plus(self.quarantine.saturating_mul(backoff));
+        *state = State::Open { until, backoff };
     }
 }
 
-impl Pass<'_> {
-    /// Says what came of the call; answers whether that opened the breaker.
+impl Admission<'_> {
+    /// Records whether the call failed. Returns whether that opened the breaker.
     pub fn done(mut self, fault: bool) -> bool {
         self.done = true;
         let mut state = self.breaker.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +116,7 @@ impl Pass<'_> {
             State::Closed { latest, seen } => {
                 *latest = ((*latest << 1) | u32::from(fault)) & ((1 << WINDOW) - 1);
                 *seen = seen.saturating_add(1).min(WINDOW);
-                // Half of what was seen, so that a lasting small share of faults, such as one bad route, opens nothing.
+                // Half of the recent calls, so that a lasting small share of faults, such as one bad route, does not open it.
                 let faults = latest.count_ones();
                 let opens = fault && faults >= self.breaker.faults && faults * 2 >= *seen;
                 if opens {
@@ -115,26 +124,26 @@ impl Pass<'_> {
                 }
                 opens
             }
-            State::HalfOpen { probing, good, patience } if self.probe => {
+            State::HalfOpen { probing, successes, backoff } if self.probe => {
                 *probing = false;
                 if fault {
-                    let patience = patience.saturating_mul(2).min(MOST_PATIENCE);
-                    self.breaker.open(&mut state, patience);
+                    let backoff = backoff.saturating_mul(2).min(MAX_BACKOFF);
+                    self.breaker.open(&mut state, backoff);
                 } else {
-                    *good += 1;
-                    if *good >= GOOD_PROBES {
+                    *successes += 1;
+                    if *successes >= SUCCESSFUL_PROBES {
                         *state = State::Closed { latest: 0, seen: 0 };
                     }
                 }
                 false
             }
-            // A call that began before the breaker opened.
+            // The call began before the breaker opened.
             State::Open { .. } | State::HalfOpen { .. } => false,
         }
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.done || !self.probe {
             return;
@@ -147,7 +156,7 @@ impl Drop for Pass<'_> {
 }
 
 fn quarantined(retry: Duration) -> Error {
-    let text = "The plugin failed too often and is being left alone for a while";
+    let text = "The plugin is quarantined because too many of its calls failed, try again later";
     Error::new(Kind::Unavailable(retry), code::PLUGIN_QUARANTINED, text)
 }
 
@@ -163,7 +172,7 @@ mod tests {
     }
 
     fn call(breaker: &Breaker, fault: bool) -> Result<bool, Error> {
-        breaker.admit().map(|pass| pass.done(fault))
+        breaker.admit().map(|admission| admission.done(fault))
     }
 
     fn trip(breaker: &Breaker) {
@@ -173,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_once_and_says_when_to_come_back() {
+    fn it_opens_once_and_reports_when_to_retry() {
         let (clock, breaker) = breaker();
         trip(&breaker);
         let refused = call(&breaker, false).unwrap_err();
@@ -183,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_share_of_faults_opens_nothing() {
+    fn a_small_share_of_faults_does_not_open_it() {
         let (_, breaker) = breaker();
         for number in 0..1_000 {
             assert!(!call(&breaker, number % 3 == 0).unwrap());
@@ -192,21 +201,21 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_at_a_time_and_three_good_ones_close_it() {
+    fn three_successful_probes_one_at_a_time_close_it() {
         let (clock, breaker) = breaker();
         trip(&breaker);
         clock.advance(QUARANTINE);
         let probe = breaker.admit().unwrap();
         assert!(breaker.admit().is_err(), "a second call while one probes");
         probe.done(false);
-        // A probe whose caller went away leaves its place to the next.
+        // A cancelled probe lets the next call probe.
         drop(breaker.admit().unwrap());
         assert!(!call(&breaker, false).unwrap() && !call(&breaker, false).unwrap());
         assert!(!breaker.is_open());
     }
 
     #[test]
-    fn a_bad_probe_doubles_the_wait_up_to_a_minute() {
+    fn a_failed_probe_doubles_the_wait_up_to_a_minute() {
         let (clock, breaker) = breaker();
         trip(&breaker);
         for seconds in [5, 10, 20, 40, 60, 60] {

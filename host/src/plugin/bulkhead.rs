@@ -1,8 +1,8 @@
-//! How many calls may run at once: of each plugin, and of all together. Owns the places and who waits for one, in the order
-//! of asking; knows nothing of what a call is.
+//! The bulkhead: how many calls may run at once, of each plugin and of all plugins together. Owns the call slots and their
+//! queues, first come, first served; does not know what a call does.
 //!
-//! Half of the places of all are kept for the plugins that are served, as many for each; the rest is for whoever asks
-//! first. So no number of others can take the last place that a plugin would find.
+//! Half of the call slots are reserved, split evenly among the live plugins; the others are shared. So a plugin always
+//! finds its reserved slots, however many calls the other plugins have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,168 +12,168 @@ use crate::capability::Share;
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
-/// Places with a short bounded queue.
+/// Slots with a short bounded queue.
 #[derive(Debug)]
 struct Queue {
-    places: Arc<Permits>,
+    slots: Arc<Permits>,
     waiting: AtomicUsize,
     /// How long a call may wait, in nanoseconds.
     nanos: AtomicU64,
 }
 
-/// Places for the calls of one plugin.
+/// The call slots of one plugin.
 #[derive(Debug)]
 pub struct Bulkhead {
     queue: Queue,
-    /// Of those of all plugins: nobody else's.
-    kept: Arc<Permits>,
-    share: Share,
+    /// Slots of all plugins that only this plugin may use.
+    reserved: Arc<Permits>,
+    cpu_queue: Share,
     unread: Arc<AtomicUsize>,
 }
 
-/// Places for the calls of all plugins together.
+/// The call slots of all plugins together.
 #[derive(Debug)]
-pub struct Places {
+pub struct CallSlots {
     size: usize,
-    /// Those that are kept for nobody.
-    rest: Queue,
+    /// The slots that are reserved for no plugin.
+    shared: Queue,
 }
 
-/// A call's place among those of its plugin, and among those of all. Given back when it is dropped.
-pub(super) struct Place {
-    _own: Permit,
+/// A call's slot among those of its plugin, and among those of all plugins. Dropping it frees both.
+pub(super) struct CallSlot {
+    _of_plugin: Permit,
     _of_all: Permit,
 }
 
-/// There is no place.
+/// No call slot is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
+pub(super) enum NoSlot {
     /// Among those of the plugin.
-    Own,
+    OfPlugin,
     /// Among those of all plugins.
-    All,
+    OfAll,
 }
 
-impl From<Full> for Error {
-    fn from(_: Full) -> Self {
+impl From<NoSlot> for Error {
+    fn from(_: NoSlot) -> Self {
         busy()
     }
 }
 
 impl Queue {
-    fn new(places: usize, time: Duration) -> Self {
-        Self { places: Permits::new(places), waiting: AtomicUsize::new(0), nanos: nanos(time).into() }
+    fn new(slots: usize, time: Duration) -> Self {
+        Self { slots: Permits::new(slots), waiting: AtomicUsize::new(0), nanos: nanos(time).into() }
     }
 
     fn time(&self) -> Duration {
         Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 
-    /// As many as there are places may wait.
+    /// Waits for a slot. The queue is as long as the number of slots.
     async fn enter(&self) -> Option<Permit> {
-        if let Some(place) = self.places.try_acquire() {
-            return Some(place);
+        if let Some(slot) = self.slots.try_acquire() {
+            return Some(slot);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.places.size())?;
-        tokio::time::timeout(self.time(), self.places.acquire()).await.ok().flatten()
+        let _position = QueuePosition::take(&self.waiting, self.slots.size())?;
+        tokio::time::timeout(self.time(), self.slots.acquire()).await.ok().flatten()
     }
 }
 
 impl Bulkhead {
-    /// At most `calls` at once; as many again may wait, for `queue_time` at the most.
-    pub(super) fn new(calls: usize, queue_time: Duration, share: Share) -> Self {
-        Self { queue: Queue::new(calls, queue_time), kept: Permits::new(0), share, unread: Arc::default() }
+    /// Creates a bulkhead for at most `calls` at once; as many again may wait, each for at most `queue_time`.
+    pub(super) fn new(calls: usize, queue_time: Duration, cpu_queue: Share) -> Self {
+        Self { queue: Queue::new(calls, queue_time), reserved: Permits::new(0), cpu_queue, unread: Arc::default() }
     }
 
-    /// Has so many places from now on. Fewer takes effect as calls end.
+    /// Changes the number of slots. A lower number takes effect as calls end.
     pub(super) fn resize(&self, calls: usize, queue_time: Duration) {
         self.queue.nanos.store(nanos(queue_time), Ordering::Relaxed);
-        self.queue.places.resize(calls);
+        self.queue.slots.resize(calls);
     }
 
-    /// Calls that run now.
+    /// Returns the number of running calls.
     pub fn running(&self) -> usize {
-        self.queue.places.out()
+        self.queue.slots.out()
     }
 
-    /// Calls that wait now.
+    /// Returns the number of waiting calls.
     pub fn waiting(&self) -> usize {
         self.queue.waiting.load(Ordering::Relaxed)
     }
 
-    /// Calls that may run at once.
+    /// Returns the number of calls that may run at once.
     pub fn size(&self) -> usize {
-        self.queue.places.size()
+        self.queue.slots.size()
     }
 
-    /// Bytes of its answers that clients have not read yet; whoever sends them counts.
+    /// Returns the counter for bytes of the plugin's responses that clients have not read yet. The sender counts them.
     pub fn unread(&self) -> &Arc<AtomicUsize> {
         &self.unread
     }
 
-    /// Its share in the turns of those that compute for long.
-    pub(super) fn share(&self) -> &Share {
-        &self.share
+    /// Returns the queue in which the plugin's calls wait for CPU slots.
+    pub(super) fn cpu_queue(&self) -> &Share {
+        &self.cpu_queue
     }
 
-    /// A place for one call, among its own and among those of all.
+    /// Waits for a slot for one call, among those of the plugin and among those of all plugins.
     ///
     /// # Errors
-    /// As many as may are waiting already, or it waited as long as it may.
-    pub(super) async fn enter(&self, all: &Places) -> Result<Place, Full> {
-        let own = self.queue.enter().await.ok_or(Full::Own)?;
-        if let Some(of_all) = self.kept.try_acquire() {
-            return Ok(Place { _own: own, _of_all: of_all });
+    /// The queue is full, or the call waited for the queue time.
+    pub(super) async fn enter(&self, all: &CallSlots) -> Result<CallSlot, NoSlot> {
+        let of_plugin = self.queue.enter().await.ok_or(NoSlot::OfPlugin)?;
+        if let Some(of_all) = self.reserved.try_acquire() {
+            return Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all });
         }
-        // Who finds no room to wait for the rest may still get one of his own.
+        // A call for which the shared queue is full can still get a reserved slot.
         let of_all = async {
             tokio::select! {
                 biased;
-                Some(kept) = self.kept.acquire() => Some(kept),
-                Some(rest) = all.rest.enter() => Some(rest),
+                Some(reserved) = self.reserved.acquire() => Some(reserved),
+                Some(shared) = all.shared.enter() => Some(shared),
                 else => None,
             }
         };
         let of_all = tokio::time::timeout(self.queue.time(), of_all).await.ok().flatten();
-        Ok(Place { _own: own, _of_all: of_all.ok_or(Full::All)? })
+        Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all.ok_or(NoSlot::OfAll)? })
     }
 }
 
-impl Places {
-    /// So many, of which none is kept for anybody yet.
+impl CallSlots {
+    /// Creates the given number of slots, none of them reserved.
     pub(super) fn new(size: usize, queue_time: Duration) -> Self {
-        Self { size, rest: Queue::new(size, queue_time) }
+        Self { size, shared: Queue::new(size, queue_time) }
     }
 
-    /// All of them.
+    /// Returns the number of all slots.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Calls that wait for one of the rest.
+    /// Returns the number of calls that wait for a shared slot.
     pub fn waiting(&self) -> usize {
-        self.rest.waiting.load(Ordering::Relaxed)
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
-    /// Calls that run, on what is kept for these plugins and on the rest.
+    /// Returns the number of running calls, on the reserved slots of these plugins and on the shared ones.
     pub(super) fn running<'a>(&self, plugins: impl Iterator<Item = &'a Bulkhead>) -> usize {
-        plugins.map(|plugin| plugin.kept.out()).sum::<usize>().saturating_add(self.rest.places.out())
+        plugins.map(|plugin| plugin.reserved.out()).sum::<usize>().saturating_add(self.shared.slots.out())
     }
 
-    /// Keeps places for the plugins that are served, and none for the others. Where there are fewer places than that, all
-    /// are for whoever asks first.
-    pub(super) fn divide<'a>(&self, plugins: impl Iterator<Item = (&'a Bulkhead, bool)>) {
+    /// Reserves slots for the plugins that are live, and none for the others. If there are more live plugins than slots to
+    /// reserve, all slots are shared.
+    pub(super) fn reserve<'a>(&self, plugins: impl Iterator<Item = (&'a Bulkhead, bool)>) {
         let plugins: Vec<(&Bulkhead, bool)> = plugins.collect();
-        let served = plugins.iter().filter(|(_, served)| *served).count();
-        let each = (self.size / 2).checked_div(served).unwrap_or(0);
-        let mut rest = self.size;
-        for (plugin, served) in plugins {
-            // Nobody keeps what he may not use.
-            let kept = if served { each.min(plugin.size()) } else { 0 };
-            plugin.kept.resize(kept);
-            rest = rest.saturating_sub(kept);
+        let live = plugins.iter().filter(|(_, live)| *live).count();
+        let each = (self.size / 2).checked_div(live).unwrap_or(0);
+        let mut shared = self.size;
+        for (plugin, live) in plugins {
+            // No plugin gets more slots than its own limit lets it use.
+            let reserved = if live { each.min(plugin.size()) } else { 0 };
+            plugin.reserved.resize(reserved);
+            shared = shared.saturating_sub(reserved);
         }
-        self.rest.places.resize(rest);
+        self.shared.slots.resize(shared);
     }
 }
 
@@ -181,23 +181,23 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A place in the queue, given back when dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+/// A position in the queue, given back when dropped.
+struct QueuePosition<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn begin(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::SeqCst) < most).then_some(place)
+impl<'a> QueuePosition<'a> {
+    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let position = Self(waiting);
+        (waiting.fetch_add(1, Ordering::SeqCst) < max).then_some(position)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuePosition<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// 503: no place.
+/// Returns 503: no call slot is free.
 pub(super) fn busy() -> Error {
     Error::new(Kind::Unavailable(Duration::from_secs(1)), code::PLUGIN_BUSY, "The plugin is busy, try again")
 }
@@ -212,8 +212,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn as_many_may_wait_as_may_run() {
-        let (bulkhead, all) = (bulkhead(1, Duration::from_secs(600)), Arc::new(Places::new(9, Duration::ZERO)));
+    async fn as_many_calls_may_wait_as_may_run() {
+        let (bulkhead, all) = (bulkhead(1, Duration::from_secs(600)), Arc::new(CallSlots::new(9, Duration::ZERO)));
         let running = bulkhead.enter(&all).await.unwrap();
         let waiting = tokio::spawn({
             let (bulkhead, all) = (Arc::clone(&bulkhead), Arc::clone(&all));
@@ -227,18 +227,18 @@ mod tests {
         assert!(waiting.await.unwrap());
         bulkhead.resize(1, Duration::ZERO);
         let running = bulkhead.enter(&all).await.unwrap();
-        assert!(bulkhead.enter(&all).await.is_err(), "it may not wait any more");
+        assert!(bulkhead.enter(&all).await.is_err(), "the queue time is zero now");
         drop(running);
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
     }
 
     #[tokio::test]
-    async fn who_cannot_wait_for_the_rest_waits_for_his_own() {
-        let all = Arc::new(Places::new(2, Duration::from_secs(600)));
+    async fn a_call_waits_for_a_reserved_slot_when_the_shared_queue_is_full() {
+        let all = Arc::new(CallSlots::new(2, Duration::from_secs(600)));
         let (greedy, modest) = (bulkhead(9, Duration::from_secs(600)), bulkhead(9, Duration::from_secs(600)));
-        all.divide([(&*greedy, false), (&*modest, true)].into_iter());
-        let own = modest.enter(&all).await.unwrap();
-        let _rest = greedy.enter(&all).await.unwrap();
+        all.reserve([(&*greedy, false), (&*modest, true)].into_iter());
+        let reserved = modest.enter(&all).await.unwrap();
+        let _shared = greedy.enter(&all).await.unwrap();
         let wait = |plugin: &Arc<Bulkhead>| {
             let (plugin, all) = (Arc::clone(plugin), Arc::clone(&all));
             tokio::spawn(async move { plugin.enter(&all).await.is_ok() })
@@ -252,34 +252,34 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!waits.is_finished());
-        drop(own);
+        drop(reserved);
         assert!(waits.await.unwrap());
     }
 
     #[tokio::test]
-    async fn each_plugin_finds_its_part_of_half_the_places_whatever_others_do() {
-        let all = Places::new(12, Duration::ZERO);
+    async fn half_of_the_slots_are_reserved_evenly_for_the_live_plugins() {
+        let all = CallSlots::new(12, Duration::ZERO);
         let plugins = [(); 3].map(|()| bulkhead(100, Duration::ZERO));
         let [greedy, other, small] = &plugins;
         small.resize(1, Duration::ZERO);
-        let divide = |served: [bool; 3]| all.divide(plugins.iter().map(|plugin| &**plugin).zip(served));
+        let reserve = |live: [bool; 3]| all.reserve(plugins.iter().map(|plugin| &**plugin).zip(live));
         let enter = async |plugin: &Bulkhead| {
-            let mut places = Vec::new();
-            while let Ok(place) = plugin.enter(&all).await {
-                places.push(place);
+            let mut slots = Vec::new();
+            while let Ok(slot) = plugin.enter(&all).await {
+                slots.push(slot);
             }
-            places
+            slots
         };
-        divide([true; 3]);
+        reserve([true; 3]);
         let taken = enter(greedy).await;
-        assert_eq!(taken.len(), 2 + 7, "its own two, and the rest");
+        assert_eq!(taken.len(), 2 + 7, "two reserved ones, and the shared ones");
         assert_eq!(enter(other).await.len(), 2);
         assert_eq!(enter(small).await.len(), 1);
         assert_eq!(all.running(plugins.iter().map(|plugin| &**plugin)), 9);
         drop(taken);
-        divide([true, false, false]);
+        reserve([true, false, false]);
         assert_eq!(enter(greedy).await.len(), 12);
-        divide([false; 3]);
+        reserve([false; 3]);
         assert_eq!(enter(greedy).await.len(), 12);
     }
 }

@@ -1,6 +1,5 @@
-//! A release on trial beside the live one: who gets it, how the two compare, and when it is worse for certain.
-//!
-//! Owns the plan, the choice and the judgement; never swaps anything: `trial` acts on the judgement.
+//! A canary: a release on trial next to the live one. Owns the plan of the trial, the choice of callers and the statistical
+//! comparison of the two releases; never swaps anything. `trial` acts on the comparison.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,28 +8,29 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::call_stats::Counts;
 use super::release::Release;
-use super::tally::Counts;
 use crate::clock::Timestamp;
+use crate::error::{Error, Result};
 
-/// How sure a judgement must be, in standard deviations. One look would be sure enough with 2.3 (1 in 100); looking every
-/// second asks for more: 3.5 is 1 in 4,300.
+/// The certainty that a judgement needs, in standard deviations. A single look would need 2.3 (1 in 100). Because the host
+/// looks every second, it needs more: 3.5 is 1 in 4,300.
 const CERTAINTY: f64 = 3.5;
 /// A slower release is worse only if its median is this much slower …
 const SLOWER: f64 = 1.5;
-/// … and by at least this, so that microseconds on an idle machine condemn nobody.
+/// … and by at least this, so that microseconds on an idle machine do not count.
 const NOTICEABLE: Duration = Duration::from_millis(1);
 
-/// A share of callers, in hundredths of a percent.
+/// The share of callers that a canary serves, in hundredths of a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Share(u16);
 
 impl Share {
-    /// Everybody.
+    /// All callers.
     pub const ALL: Self = Self(10_000);
 
-    /// In percent.
+    /// Returns the share in percent.
     pub fn percent(self) -> f64 {
         f64::from(self.0) / 100.0
     }
@@ -39,7 +39,7 @@ impl Share {
 impl FromStr for Share {
     type Err = String;
 
-    /// `5%`, `0.5%`, `100%`; `header` and `0%` are nobody but who asks for it.
+    /// Parses `5%`, `0.5%`, `100%`. `header` and `0%` mean only requests that ask for the canary in a header.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refuse = || format!("'{text}' is not a share such as 5% or 0.5%");
         if text == "header" {
@@ -61,15 +61,15 @@ impl FromStr for Share {
     }
 }
 
-/// How a release is tried. Stored as JSON while it is.
+/// The plan of a trial. Stored as JSON while the trial runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Shares, one after the other; the last of several is followed by the promotion, a single one stays.
+    /// Shares, one after the other. After the last of several the release is promoted; a single one stays.
     pub steps: Vec<Share>,
-    /// How long each of several steps lasts at least.
+    /// The minimum duration of each of several steps.
     #[serde(with = "millis")]
     pub hold: Duration,
-    /// Calls of the candidate before it is judged, and before a step ends.
+    /// The number of calls that the candidate needs before it is judged and before a step ends.
     pub minimum: u64,
 }
 
@@ -88,7 +88,7 @@ mod millis {
     }
 }
 
-/// What is stored of a trial.
+/// A trial as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredCanary {
     pub(super) release: i64,
@@ -101,24 +101,24 @@ pub(super) struct StoredCanary {
 pub struct Canary {
     /// The release on trial.
     pub release: Arc<Release>,
-    /// How it is tried.
+    /// The plan of the trial.
     pub plan: Plan,
-    /// The step of the plan it is in.
+    /// The index of the present step.
     pub step: usize,
-    /// When the step began.
+    /// When the present step began.
     pub since: Timestamp,
     /// The live release's counts when the trial began; the candidate's began at zero.
     pub(super) baseline: Counts,
 }
 
-/// What one of the two did during the trial.
+/// The calls of one of the two releases during the trial.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Summary {
-    /// Of the release.
+    /// Number of the release.
     pub release: i64,
-    /// Calls.
+    /// Number of calls.
     pub calls: u64,
-    /// Calls that failed by the plugin's fault: traps, limits, deadlines, answers of 500 and above.
+    /// Calls that failed by the plugin's fault: traps, limits, deadlines, responses of 500 and above.
     pub faults: u64,
     /// Half of the calls took no longer, in microseconds.
     pub p50_micros: Option<u64>,
@@ -142,24 +142,40 @@ impl Summary {
     }
 }
 
-/// The two beside each other.
+/// The comparison of the two releases.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Comparison {
     /// The live release, since the trial began.
     pub live: Summary,
     /// The release on trial.
     pub candidate: Summary,
-    /// Why the candidate is worse for certain; none: it is not, or too little is known.
+    /// Why the candidate is certainly worse; `None` if it is not, or if there are too few calls.
     pub worse: Option<String>,
 }
 
 impl Canary {
-    /// The share of callers it has now.
+    /// Starts a trial.
+    pub(super) fn new(release: Arc<Release>, plan: Plan, live: &Release, now: Timestamp) -> Self {
+        Self { release, plan, step: 0, since: now, baseline: live.stats.counts() }
+    }
+
+    /// Returns the trial at another step, which begins now.
+    pub(super) fn at_step(&self, step: usize, now: Timestamp) -> Self {
+        Self {
+            release: Arc::clone(&self.release),
+            plan: self.plan.clone(),
+            step,
+            since: now,
+            baseline: self.baseline.clone(),
+        }
+    }
+
+    /// Returns the present share of callers.
     pub fn share(&self) -> Share {
         self.plan.steps.get(self.step).copied().unwrap_or(Share(0))
     }
 
-    /// Whether a caller takes part: the same one always does or never, and a larger share only adds callers.
+    /// Returns whether a caller takes part. The choice is stable for each caller, and a larger share only adds callers.
     pub fn chooses(&self, caller: &str) -> bool {
         let record = &self.release.record;
         let hash = Sha256::digest(format!("{}\n{}\n{caller}", record.plugin, record.number));
@@ -167,12 +183,12 @@ impl Canary {
         number % u64::from(Share::ALL.0) < u64::from(self.share().0)
     }
 
-    /// Compares it with the live release.
+    /// Compares the canary with the live release.
     pub fn compare(&self, live: &Release) -> Comparison {
-        let ours = live.tally.counts().since(&self.baseline);
-        let theirs = self.release.tally.counts();
-        // Too few calls of the live release during the trial: its whole life is the better measure.
-        let measure = if ours.calls() < self.plan.minimum { live.tally.counts() } else { ours.clone() };
+        let ours = live.stats.counts().since(&self.baseline);
+        let theirs = self.release.stats.counts();
+        // The live release had too few calls during the trial, so all its calls since it was loaded are the better measure.
+        let measure = if ours.calls() < self.plan.minimum { live.stats.counts() } else { ours.clone() };
         Comparison {
             live: Summary::of(live, &ours),
             candidate: Summary::of(&self.release, &theirs),
@@ -180,17 +196,18 @@ impl Canary {
         }
     }
 
-    pub(super) fn stored(&self) -> StoredCanary {
-        StoredCanary {
+    pub(super) fn to_json(&self) -> Result<String> {
+        let stored = StoredCanary {
             release: self.release.record.number,
             plan: self.plan.clone(),
             step: self.step,
             since: self.since,
-        }
+        };
+        serde_json::to_string(&stored).map_err(Error::internal)
     }
 }
 
-/// Why the candidate is worse for certain.
+/// Returns why the candidate is certainly worse.
 fn worse(live: &Counts, candidate: &Counts) -> Option<String> {
     let sure = faults_differ(live, candidate);
     if sure > CERTAINTY {
@@ -227,7 +244,7 @@ fn faults_differ(live: &Counts, candidate: &Counts) -> f64 {
 }
 
 /// The Mann-Whitney U test, normal approximation with the correction for ties (Mann and Whitney 1947; Siegel and
-/// Castellan 1988, section 6.4): it asks nothing of the shape of latencies, and bucketed times are ties.
+/// Castellan 1988, section 6.4): it assumes no distribution of latencies, and times in one bucket are ties.
 #[allow(clippy::cast_precision_loss, reason = "counts of calls")]
 fn times_differ(live: &Counts, candidate: &Counts) -> f64 {
     let (n, m) = (live.calls() as f64, candidate.calls() as f64);
@@ -235,7 +252,7 @@ fn times_differ(live: &Counts, candidate: &Counts) -> f64 {
         return 0.0;
     }
     let (mut faster, mut wins, mut ties) = (0.0, 0.0, 0.0);
-    for (ours, theirs) in live.beside(candidate) {
+    for (ours, theirs) in live.zip(candidate) {
         let (ours, theirs) = (ours as f64, theirs as f64);
         wins += theirs * (faster + ours / 2.0);
         faster += ours;
@@ -250,17 +267,17 @@ fn times_differ(live: &Counts, candidate: &Counts) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::tally::{CallOutcome, Tally};
+    use crate::plugin::call_stats::{CallOutcome, CallStats};
 
     fn counts(calls: &[(u64, u64, u64)]) -> Counts {
-        let tally = Tally::default();
+        let stats = CallStats::default();
         for (number, micros, faults) in calls {
             for index in 0..*number {
                 let outcome = if index < *faults { CallOutcome::Trap } else { CallOutcome::Success };
-                tally.record(Duration::from_micros(*micros), outcome);
+                stats.record(Duration::from_micros(*micros), outcome);
             }
         }
-        tally.counts()
+        stats.counts()
     }
 
     #[test]
@@ -275,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn more_faults_are_worse_only_when_it_is_certain() {
+    fn more_faults_are_worse_only_when_the_difference_is_certain() {
         let live = counts(&[(1_000, 500, 5)]);
         assert!(worse(&live, &counts(&[(100, 500, 2)])).is_none());
         assert!(worse(&live, &counts(&[(100, 500, 0)])).is_none());
@@ -287,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn slower_is_worse_when_people_would_notice() {
+    fn slower_is_worse_only_when_people_would_notice() {
         let live = counts(&[(900, 2_000, 0), (100, 20_000, 0)]);
         assert!(worse(&live, &counts(&[(180, 2_000, 0), (20, 20_000, 0)])).is_none());
         let reason = worse(&live, &counts(&[(200, 6_000, 0)])).unwrap();
         assert!(reason.contains("against 2048 µs"), "{reason}");
-        // Three times as slow, and nobody can tell.
+        // Three times as slow, but not noticeable.
         assert!(worse(&counts(&[(1_000, 20, 0)]), &counts(&[(1_000, 60, 0)])).is_none());
-        // A few slow calls among many are no slower release.
+        // A few slow calls among many do not make a release slower.
         assert!(worse(&live, &counts(&[(195, 2_000, 0), (5, 900_000, 0)])).is_none());
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Compiling what somebody uploaded can take any memory and time, so a child process does it, within limits
 //! ([`child`], [`program`]). Machine code is believed to the letter when it is loaded, so nothing is loaded but what came
-//! from that child or bears this host's own mark ([`shelf`]). One way through: memory → shelf → child; the outcome goes
+//! from that child or bears this host's own mark ([`code_cache`]). One way through: memory → cache → child; the outcome goes
 //! back into both. Never decides whether a component may be deployed: that is `deploy`'s business.
 
 mod child;
+mod code_cache;
 mod fingerprint;
 pub mod program;
-mod shelf;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,9 +19,9 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use self::child::Child;
+use self::code_cache::CodeCache;
 use self::fingerprint::Fingerprint;
-use self::shelf::Shelf;
-use super::artifact::{Artifact, Digest, check_form, invalid, told};
+use super::artifact::{Artifact, Digest, check_structure, invalid, printable};
 use super::engine::PluginEngine;
 use crate::capability::Boot;
 use crate::config;
@@ -81,7 +81,7 @@ impl fmt::Debug for Compiled {
     }
 }
 
-/// Machine code that this host may load: it came from the compiler, or from the shelf with this host's mark.
+/// Machine code that this host may load: it came from the compiler, or from the cache with this host's mark.
 pub(super) struct MachineCode(Vec<u8>);
 
 impl MachineCode {
@@ -99,7 +99,7 @@ impl MachineCode {
 /// # Errors
 /// As [`Compiler::artifact`].
 pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, component: Bytes) -> Result<Artifact> {
-    check_form(&component)?;
+    check_structure(&component)?;
     let (digest, size) = (Digest::of(&component), component.len());
     let Compile::Child(program) = Compile::default() else { return Err(Error::internal("no compiler")) };
     let child = Child::new(program, limits, limits.compile_memory_bytes / MACHINE_CODE_PART);
@@ -119,7 +119,7 @@ enum Worker {
 pub(super) struct Compiler {
     engine: Engine,
     worker: Worker,
-    shelf: Arc<Shelf>,
+    cache: Arc<CodeCache>,
     /// Lately used ones, so that going back to an earlier file loads nothing.
     kept: moka::sync::Cache<Digest, Artifact>,
     /// One at a time: the limits are for all that is compiled.
@@ -127,16 +127,16 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// Opens the shelf in the data directory.
+    /// Opens the cache in the data directory.
     ///
     /// # Errors
-    /// The shelf cannot be had.
+    /// The cache cannot be had.
     pub(super) fn open(engine: &PluginEngine, boot: &Boot, compile: Compile) -> Result<Self> {
         let engine = engine.wasmtime().clone();
         let limits = &boot.config.plugins;
         let machine_code = limits.compile_memory_bytes / MACHINE_CODE_PART;
         let compatibility = Fingerprint::of(&engine.precompile_compatibility_hash());
-        let shelf = Shelf::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
+        let cache = CodeCache::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
         let worker = match compile {
             Compile::Child(program) => Worker::Child(Child::new(program, limits, machine_code)),
             Compile::InProcess(compiled) => Worker::InProcess(compiled),
@@ -144,7 +144,7 @@ impl Compiler {
         Ok(Self {
             engine,
             worker,
-            shelf: Arc::new(shelf),
+            cache: Arc::new(cache),
             kept: moka::sync::Cache::builder()
                 .max_capacity(KEPT_BYTES)
                 .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
@@ -158,7 +158,7 @@ impl Compiler {
     /// # Errors
     /// It is not a component that this host can run, or takes more than it may to compile.
     pub(super) async fn artifact(&self, digest: &Digest, component: Bytes) -> Result<Artifact> {
-        check_form(&component)?;
+        check_structure(&component)?;
         if let Some(artifact) = self.kept.get(digest) {
             return Ok(artifact);
         }
@@ -181,15 +181,15 @@ impl Compiler {
     }
 
     async fn shelved(&self, digest: &Digest) -> Result<Option<Component>> {
-        let (engine, shelf, digest) = (self.engine.clone(), Arc::clone(&self.shelf), digest.clone());
+        let (engine, cache, digest) = (self.engine.clone(), Arc::clone(&self.cache), digest.clone());
         aside(move || {
-            let machine_code = shelf.take(&digest)?;
+            let machine_code = cache.take(&digest)?;
             match machine_code.load(&engine) {
                 Ok(component) => Some(component),
                 Err(error) => {
                     // Its mark is right, so this is no attack: a pool that was made smaller, for one.
                     let reason = format!("it does not load: {error:#}");
-                    shelf.discard(&digest, &reason);
+                    cache.discard(&digest, &reason);
                     None
                 }
             }
@@ -198,7 +198,7 @@ impl Compiler {
     }
 
     async fn compiled(&self, digest: &Digest, component: Bytes) -> Result<Component> {
-        let (engine, shelf, kept_as) = (self.engine.clone(), Arc::clone(&self.shelf), digest.clone());
+        let (engine, cache, kept_as) = (self.engine.clone(), Arc::clone(&self.cache), digest.clone());
         let machine_code = match &self.worker {
             Worker::Child(child) => Arc::new(child.compile(digest, component).await?),
             Worker::InProcess(compiled) => {
@@ -208,7 +208,7 @@ impl Compiler {
         };
         aside(move || {
             let loaded = machine_code.load(&engine).map_err(|error| refusal(&error))?;
-            shelf.put(&kept_as, &machine_code);
+            cache.put(&kept_as, &machine_code);
             Ok(loaded)
         })
         .await?
@@ -217,7 +217,7 @@ impl Compiler {
 
 /// A component that the compiler does not take.
 fn refusal(error: &wasmtime::Error) -> Error {
-    invalid(format!("it does not compile: {}", told(&format!("{error:#}"))))
+    invalid(format!("it does not compile: {}", printable(&format!("{error:#}"))))
 }
 
 /// Files and machine code keep a thread busy for a while; not one that answers requests.

@@ -1,40 +1,42 @@
-//! What a component says of itself, asked for once at deploy, checked, and kept with its release.
+//! Declarations: the name, version, routes, schemas, permissions and settings schema of a component. The host asks for the
+//! declaration once at deploy, checks it here, and keeps it with the release.
 //!
-//! The component runs for this in an instance that has entered no capability: what it declares cannot depend on data, on a
-//! caller or on the day.
+//! The component declares in an instance that has entered no capability, so its declaration cannot depend on data, on a
+//! caller or on the date.
 
 use serde_json::{Map, Value};
 
-use super::artifact::{invalid, told};
+use super::artifact::{invalid, printable};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http};
+use super::schema_compatibility::MigrationStep;
 use crate::error::Result;
 use crate::route::template::InvalidTemplate;
 use crate::route::{Access, Operation, Template};
 
-/// The most routes of one plugin.
+/// The maximum number of routes of one plugin.
 const MAX_ROUTES: usize = 256;
-/// The most schemas of one plugin.
+/// The maximum number of schemas of one plugin.
 const MAX_SCHEMAS: usize = 1024;
-/// The most permissions of one plugin.
+/// The maximum number of permissions of one plugin.
 const MAX_PERMISSIONS: usize = 128;
-/// The longest summary.
+/// The maximum length of the summary in bytes.
 const MAX_SUMMARY: usize = 1024;
-/// How deep what is declared as JSON may be nested. It is kept inside the declaration's own JSON, which must be readable
-/// again, and the parser takes 127 levels in all.
+/// The maximum nesting of declared JSON. It is stored inside the JSON of the declaration, which must stay readable, and the
+/// parser accepts 127 levels in all.
 const MAX_NESTING: usize = 64;
-/// Methods a plugin may serve; the others are the host's.
+/// Methods that a plugin may serve; the host serves the others.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// Everything a component declares, checked.
+/// The checked declaration of a component.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Declaration {
-    /// The name it would like.
+    /// The name that the plugin suggests for itself.
     pub name: String,
     /// Semantic version.
     pub version: String,
-    /// What it is for.
+    /// The purpose of the plugin.
     pub summary: String,
-    /// Permissions it checks.
+    /// Permissions that it checks.
     pub permissions: Vec<Permission>,
     /// JSON Schema of its settings.
     pub settings_schema: Option<Value>,
@@ -47,9 +49,9 @@ pub struct Declaration {
 /// A permission a plugin defines.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Permission {
-    /// Without the plugin's name.
+    /// The name, without the plugin's name.
     pub name: String,
-    /// What it permits.
+    /// The actions that it permits.
     pub summary: String,
 }
 
@@ -58,35 +60,41 @@ pub struct Permission {
 pub struct DeclaredRoute {
     /// Upper-case HTTP method.
     pub method: String,
-    /// Below the mount.
+    /// Path below the mount.
     pub path: Template,
-    /// Who may call it.
+    /// The callers that may call it.
     pub access: Access,
     /// OpenAPI operation object.
     pub operation: Value,
-    /// Whether the host keeps answers.
+    /// Whether and how the host caches responses.
     pub cache: Option<CachePolicy>,
 }
 
-/// How the host keeps a route's answers.
+/// How the host caches the responses of a route.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CachePolicy {
-    /// How long.
+    /// How long they are fresh.
     pub ttl_ms: u32,
-    /// Whether answers differ by caller.
+    /// Whether responses differ by caller.
     pub per_caller: bool,
-    /// What makes them stale.
+    /// Tags by which the plugin invalidates them.
     pub tags: Vec<String>,
 }
 
+/// A migration as a component declares it.
+pub(super) struct DeclaredMigration {
+    pub(super) step: MigrationStep,
+    pub(super) sql: String,
+}
+
 impl Declaration {
-    /// Checks what a component answered.
+    /// Checks the declaration that a component returned.
     ///
     /// # Errors
-    /// What it declares that cannot be.
+    /// The first part of it that is not valid.
     pub(super) fn check(descriptor: descriptor::PluginDescriptor, api: http::Api) -> Result<Self> {
         semver::Version::parse(&descriptor.version).map_err(|error| {
-            invalid(format!("its version '{}' is not a semantic version: {error}", told(&descriptor.version)))
+            invalid(format!("its version '{}' is not a semantic version: {error}", printable(&descriptor.version)))
         })?;
         if descriptor.summary.len() > MAX_SUMMARY {
             return Err(invalid(format!("its summary is longer than {MAX_SUMMARY} bytes")));
@@ -97,12 +105,12 @@ impl Declaration {
         let permissions: Vec<Permission> = descriptor
             .permissions
             .into_iter()
-            .map(|permission| Permission { name: permission.name, summary: told(&permission.summary) })
+            .map(|permission| Permission { name: permission.name, summary: printable(&permission.summary) })
             .collect();
         for (index, permission) in permissions.iter().enumerate() {
-            // The same shape as a plugin's name.
+            // Permission names have the syntax of plugin names.
             if permission.name.parse::<crate::id::PluginName>().is_err() {
-                return Err(invalid(format!("'{}' is not a permission's name", told(&permission.name))));
+                return Err(invalid(format!("'{}' is not a permission's name", printable(&permission.name))));
             }
             if permissions.iter().take(index).any(|earlier| earlier.name == permission.name) {
                 return Err(invalid(format!("it declares the permission '{}' twice", permission.name)));
@@ -121,7 +129,7 @@ impl Declaration {
         let mut schemas = Map::new();
         for (name, text) in api.schemas {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-                return Err(invalid(format!("'{}' is not a schema's name", told(&name))));
+                return Err(invalid(format!("'{}' is not a schema's name", printable(&name))));
             }
             let schema = parse(&text, &format!("schema '{name}'"))?;
             if schemas.insert(name.clone(), schema).is_some() {
@@ -136,7 +144,7 @@ impl Declaration {
         Ok(Self {
             name: descriptor.name,
             version: descriptor.version,
-            summary: told(&descriptor.summary),
+            summary: printable(&descriptor.summary),
             permissions,
             settings_schema,
             routes,
@@ -147,7 +155,7 @@ impl Declaration {
     /// Checks the operator's settings against the declared schema.
     ///
     /// # Errors
-    /// They do not fit, or are given to a plugin that takes none.
+    /// They do not match, or the plugin takes no settings.
     pub(super) fn check_settings(&self, settings: &Value) -> Result<()> {
         match &self.settings_schema {
             None if settings.as_object().is_some_and(Map::is_empty) => Ok(()),
@@ -157,12 +165,12 @@ impl Declaration {
                 let errors: Vec<String> = validator
                     .iter_errors(settings)
                     .take(8)
-                    .map(|error| format!("{}: {}", error.instance_path(), told(&error.to_string())))
+                    .map(|error| format!("{}: {}", error.instance_path(), printable(&error.to_string())))
                     .collect();
                 if errors.is_empty() {
                     Ok(())
                 } else {
-                    Err(invalid(format!("the settings do not fit its schema: {}", errors.join("; "))))
+                    Err(invalid(format!("the settings do not match its schema: {}", errors.join("; "))))
                 }
             }
         }
@@ -175,26 +183,28 @@ fn settings_validator(schema: &Value) -> Result<jsonschema::Validator> {
         .offline()
         .with_pattern_options(jsonschema::PatternOptions::regex())
         .build(schema)
-        .map_err(|error| invalid(format!("its settings schema is not a JSON Schema: {}", told(&error.to_string()))))
+        .map_err(|error| {
+            invalid(format!("its settings schema is not a JSON Schema: {}", printable(&error.to_string())))
+        })
 }
 
 impl DeclaredRoute {
     fn check(route: http::Route, permissions: &[Permission]) -> Result<Self> {
-        let here = format!("route {} {}", told(&route.method), told(&route.path));
+        let here = format!("route {} {}", printable(&route.method), printable(&route.path));
         if !METHODS.contains(&route.method.as_str()) {
             return Err(invalid(format!("{here}: the method is not one of {}", METHODS.join(", "))));
         }
         let path: Template = route
             .path
             .parse()
-            .map_err(|error: InvalidTemplate| invalid(format!("{here}: {}", told(&error.to_string()))))?;
+            .map_err(|error: InvalidTemplate| invalid(format!("{here}: {}", printable(&error.to_string()))))?;
         let access = match route.access {
             http::Access::Public => Access::Public,
             http::Access::Authenticated => Access::Authenticated,
             http::Access::Superuser => Access::Superuser,
             http::Access::Permission(name) => {
                 if !permissions.iter().any(|permission| permission.name == name) {
-                    return Err(invalid(format!("{here}: permission '{}' is not declared", told(&name))));
+                    return Err(invalid(format!("{here}: permission '{}' is not declared", printable(&name))));
                 }
                 Access::Permission(name)
             }
@@ -205,7 +215,7 @@ impl DeclaredRoute {
             tags: policy.tags,
         });
         if cache.is_some() && route.method != "GET" {
-            return Err(invalid(format!("{here}: only answers to GET can be kept")));
+            return Err(invalid(format!("{here}: only responses to GET can be cached")));
         }
         if let Some(policy) = &cache
             && (policy.tags.len() > crate::cache::MAX_TAGS
@@ -220,10 +230,10 @@ impl DeclaredRoute {
     /// Compiles the operation's schemas.
     ///
     /// # Errors
-    /// One of them is not a schema.
+    /// One of them is not a JSON schema.
     pub(super) fn compile(&self, schemas: &Map<String, Value>) -> Result<Operation> {
         Operation::compile(self.operation.clone(), schemas, &self.path)
-            .map_err(|error| invalid(format!("route {} {}: {}", self.method, self.path, told(&error.to_string()))))
+            .map_err(|error| invalid(format!("route {} {}: {}", self.method, self.path, printable(&error.to_string()))))
     }
 }
 
@@ -267,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_can_be_read_again_however_deep_it_is() {
+    fn an_accepted_declaration_is_readable_again_at_the_maximum_nesting() {
         let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         let declaration = check("/", &nested(MAX_NESTING - 1)).unwrap();
         let stored = serde_json::to_string(&declaration).unwrap();
@@ -279,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_one_line_whatever_was_declared() {
+    fn a_refusal_is_one_line_without_control_characters() {
         for path in ["/a\r\nb", "/\x1b[2J", "a\nb", "/{a\n}"] {
             let refused = check(path, "{}").unwrap_err();
             assert!(!refused.public().chars().any(char::is_control), "{:?}", refused.public());

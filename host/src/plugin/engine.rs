@@ -1,8 +1,9 @@
-//! The one wasmtime engine of the process, with the settings that ENGINE.md measured, and the clock that bounds guests.
+//! The one wasmtime engine of the process with its measured settings, and the epoch clock that limits guests.
 //!
-//! A fresh instance for every call comes out of a pool whose size follows the concurrency limit. The epoch moves every
-//! [`TICK`]; at each tick a running guest yields to the executor, waits for its turn once it ran for longer (`capability::turn`),
-//! and ends when its CPU time is used up. What a host function computed for it counts as soon as the guest goes on.
+//! Every call gets a fresh instance from a pool whose size follows the concurrency limit. The epoch advances every
+//! [`TICK`]. At each tick a running guest yields to the executor, waits for a time slice if it ran for longer
+//! (`capability::turn`), and is stopped when its CPU time is used up. CPU time of a host function counts as soon as the
+//! guest continues.
 
 use std::time::Duration;
 
@@ -17,41 +18,41 @@ use crate::capability::{Guest, wasi};
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Memory of a slot that stays resident between calls, so that the next call faults no pages in.
+/// Memory of a pool slot that stays resident between calls, so that the next call causes no page faults.
 const MEMORY_KEEP_RESIDENT: usize = 1024 * 1024;
 /// The same for a table.
 const TABLE_KEEP_RESIDENT: usize = 64 * 1024;
 /// The stack of a guest, inside the stack of its fiber.
 const WASM_STACK: usize = 512 * 1024;
-/// The stack of a fiber: the guest's and what host functions need above it.
+/// The stack of a fiber: the guest's stack and the host functions' above it.
 const FIBER_STACK: usize = 1024 * 1024;
-/// Handles of a guest's own resources, each of which takes memory of the host.
+/// The maximum number of handles of a guest's own resources, each of which takes host memory.
 const MAX_HANDLES: usize = 10_000;
-/// What one component may consist of. The pool holds as much for each call that may run, whoever's it is, so that no plugin
-/// takes what others need: a place among the calls is all that there is to take.
+/// The maximum parts of one component. The pool has this many for each call that may run, so that a call that has a call
+/// slot always finds an instance: plugins compete for call slots only.
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
-/// Instances that deploys ask or try at once, beside those of all calls.
-pub(super) const DEPLOYING: usize = 2;
+/// The number of instances for deploys, in addition to those for calls.
+pub(super) const DEPLOY_SLOTS: usize = 2;
 
-/// What the pool of instances holds at a moment.
+/// The usage of the instance pool at a moment.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Pool {
-    /// Slots of each kind that are in use.
+pub struct InstancePool {
+    /// The number of slots in use, by kind.
     pub in_use: [(&'static str, usize); 4],
-    /// Bytes that stay in slots which are not.
+    /// Bytes that stay resident in unused slots.
     pub resident: usize,
 }
 
-/// Compiles components and makes stores to run them in. Cheap to clone.
+/// Compiles components and creates stores to run them in. Cheap to clone.
 #[derive(Clone)]
 pub struct PluginEngine {
     engine: Engine,
 }
 
 impl PluginEngine {
-    /// The engine; its clock ticks until the last clone is dropped.
+    /// Creates the engine. Its clock ticks until the last clone is dropped.
     ///
     /// # Errors
     /// The settings do not fit this machine.
@@ -63,17 +64,17 @@ impl PluginEngine {
         Ok(Self { engine })
     }
 
-    /// The wasmtime engine.
+    /// Returns the wasmtime engine.
     pub(super) fn wasmtime(&self) -> &Engine {
         &self.engine
     }
 
-    /// How many of each kind of slot are in use, and the bytes that idle ones keep.
-    pub(super) fn pool(&self) -> Pool {
-        let Some(metrics) = self.engine.pooling_allocator_metrics() else { return Pool::default() };
+    /// Returns the usage of the instance pool.
+    pub(super) fn instance_pool(&self) -> InstancePool {
+        let Some(metrics) = self.engine.pooling_allocator_metrics() else { return InstancePool::default() };
         let core_instances = usize::try_from(metrics.core_instances()).unwrap_or(usize::MAX);
         let resident = metrics.unused_memory_bytes_resident().saturating_add(metrics.unused_table_bytes_resident());
-        Pool {
+        InstancePool {
             in_use: [
                 ("core_instance", core_instances),
                 ("memory", metrics.memories()),
@@ -84,19 +85,20 @@ impl PluginEngine {
         }
     }
 
-    /// A linker with what everybody may use.
+    /// Creates a linker with the interfaces that every plugin may use.
     pub(super) fn linker(&self) -> Result<Linker<Guest>> {
         let mut linker = Linker::new(&self.engine);
         wasi::link(&mut linker).map_err(|error| Error::internal("WASI cannot be linked").with_source(error))?;
         Ok(linker)
     }
 
-    /// A store in which a guest runs within its limits. One call into the host, or its answer, may bring so many bytes.
-    pub(super) fn store(&self, guest: Guest, brings: usize) -> Store<Guest> {
+    /// Creates a store in which a guest runs within its limits. One call into the host, or the response, may hand over
+    /// `max_call_bytes`.
+    pub(super) fn store(&self, guest: Guest, max_call_bytes: usize) -> Store<Guest> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| &mut guest.limits);
         store.set_max_component_handles(MAX_HANDLES);
-        // The deadline starts at 0, which would interrupt at once.
+        // The initial deadline of 0 would interrupt at once.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
             let guest = store.data_mut();
@@ -106,13 +108,13 @@ impl PluginEngine {
                 Err(_) => UpdateDeadline::Interrupt,
             })
         });
-        // What the host copies out of the guest in one go, and some room for names and headers.
-        store.set_hostcall_fuel(brings.saturating_add(1024 * 1024));
+        // The bytes that the host copies out of the guest in one call, and some more for names and headers.
+        store.set_hostcall_fuel(max_call_bytes.saturating_add(1024 * 1024));
         store
     }
 }
 
-/// An engine that compiles for a [`PluginEngine`] in another process. It runs nothing, so it has no pool: that would
+/// Creates an engine that compiles for a [`PluginEngine`] in another process. It runs nothing and has no pool, which would
 /// reserve far more addresses than a process with a limit has.
 pub(super) fn compiling() -> Result<Engine> {
     start(&settings())
@@ -123,8 +125,8 @@ fn start(settings: &Config) -> Result<Engine> {
 }
 
 fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
-    // Places that are kept anew may be taken before those that they came from are free: half as many again at the most.
-    let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2).saturating_add(DEPLOYING);
+    // Newly reserved call slots may be taken before the shared ones that they came from are free: at most half as many again.
+    let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2).saturating_add(DEPLOY_SLOTS);
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
@@ -144,7 +146,7 @@ fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
     pool
 }
 
-/// What machine code depends on, and so the same for whoever compiles and whoever runs it.
+/// Returns the settings that machine code depends on: the same for the process that compiles and the one that runs it.
 fn settings() -> Config {
     let mut config = Config::new();
     config
@@ -176,5 +178,5 @@ fn start_clock(engine: &Engine) -> Result<()> {
         .map_err(|error| Error::internal("the epoch thread does not start").with_source(error))
 }
 
-/// How long a declaration (`describe`, `routes`, `migrations`) may take; it has no reason to take any time at all.
+/// How long a declaration (`describe`, `routes`, `migrations`) may take. It only returns constants, so this is generous.
 pub(super) const DECLARATION_TIME: Duration = Duration::from_secs(2);

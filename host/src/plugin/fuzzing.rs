@@ -1,21 +1,20 @@
-//! The way in for fuzzers (`tests/fuzz`), and in no other build: what the stages of a deploy and the check of an answer ask,
-//! each alone and with plain data. Owns nothing, decides nothing, and checks nothing of its own: what must hold is said by
-//! the fuzz target. Never runs a guest.
+//! The entry points for fuzzers (`tests/fuzz`), in no other build: the checks of a deploy's stages and of a response, each
+//! alone and with plain data. Owns nothing and checks nothing itself: the fuzz targets state what must hold. Never runs a
+//! guest.
 
 use bytes::Bytes;
 
-use super::Answer;
+use super::PluginResponse;
 use super::artifact::{self, Artifact, Digest};
 use super::declaration::Declaration;
-use super::deploy::{By, Upload};
 use super::engine::PluginEngine;
-use super::generation::{Generation, Served};
+use super::generation::{Generation, MountedRoutes};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http as describe};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::Limits;
-use super::release::{Linked, compile_routes};
-use super::schema::{self, Step};
-use super::signature::{Signature, Vouched};
+use super::release::{LinkedComponent, compile_routes};
+use super::schema_compatibility::{self, MigrationStep};
+use super::signature::{Signature, VerifiedSignatures};
 use crate::capability::{Capabilities, Grants, Usage};
 use crate::clock::Timestamp;
 use crate::config;
@@ -23,69 +22,67 @@ use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::route::{Access, Template};
 
-/// What a component answers to `describe` and `routes`, before anything of it is checked.
+/// The results of `describe` and `routes` before they are checked.
 #[derive(Debug, Clone, Default)]
 pub struct Declared {
-    /// The name it would like.
+    /// The name that the plugin suggests for itself.
     pub name: String,
-    /// Its version.
+    /// Version.
     pub version: String,
-    /// What it is for.
+    /// The purpose of the plugin.
     pub summary: String,
-    /// Names and summaries.
+    /// Permissions: names and summaries.
     pub permissions: Vec<(String, String)>,
-    /// As JSON text.
+    /// Settings schema as JSON text.
     pub settings_schema: Option<String>,
-    /// Its routes.
+    /// Routes.
     pub routes: Vec<DeclaredRoute>,
-    /// Names, and schemas as JSON text.
+    /// Schemas: names and JSON texts.
     pub schemas: Vec<(String, String)>,
 }
 
-/// One route of it.
+/// A route before it is checked.
 #[derive(Debug, Clone)]
 pub struct DeclaredRoute {
-    /// The method.
+    /// Method.
     pub method: String,
-    /// Below the mount.
+    /// Path below the mount.
     pub path: String,
-    /// Who may call it.
+    /// The callers that may call it.
     pub access: Access,
-    /// As JSON text.
+    /// Operation as JSON text.
     pub operation: String,
-    /// The time that answers are kept, whether they differ by caller, and their tags.
+    /// Cache policy: time to live in milliseconds, whether responses differ by caller, and tags.
     pub cache: Option<(u32, bool, Vec<String>)>,
 }
 
-/// How a file begins.
+/// Checks the header and the structure of a file.
 ///
 /// # Errors
-/// Not as a component does.
+/// It is not a component.
 pub fn header(file: &[u8]) -> Result<()> {
-    artifact::check_form(file)
+    artifact::check_structure(file)
 }
 
-/// Who vouches for a file: the trusted keys whose signatures hold, and the notes.
+/// Checks the signatures of a file. Returns the trusted keys that signed it, and notes.
 ///
 /// # Errors
-/// As a deploy has it.
-pub async fn vouched(
+/// As at a deploy.
+pub async fn signatures(
     limits: &config::Plugins,
     file: Bytes,
-    beside: Vec<Signature>,
+    detached: Vec<Signature>,
     now: Timestamp,
 ) -> Result<(Vec<String>, Vec<String>)> {
-    let digest = Digest::of(&file);
-    let upload = Upload { signatures: beside, ..Upload::new(file, &By::host()) };
-    let vouched = Vouched::check(limits, &upload, &digest, &[], now).await?;
-    Ok((vouched.signed_by, vouched.notes))
+    let verified = VerifiedSignatures::check(limits, file, detached, false, now).await?;
+    Ok((verified.signed_by, verified.notes))
 }
 
-/// Compiles components as the child does, but in this process and without its limits; links them as a deploy does.
+/// Compiles components as the child process does, but in this process and without its limits; links them as a deploy does.
 pub struct Compiler(PluginEngine);
 
 impl Compiler {
-    /// One whose pool is as small as can be.
+    /// Creates a compiler with the smallest possible instance pool.
     ///
     /// # Errors
     /// The engine does not start.
@@ -94,41 +91,41 @@ impl Compiler {
         PluginEngine::new(&limits).map(Self)
     }
 
-    /// What the compiler says of a file, and what a deploy reads from the machine code.
+    /// Compiles a file and reads its imports and exports.
     ///
     /// # Errors
-    /// The text of the compiler's own refusal, or the host's.
+    /// The text of the compiler's error, or the host's refusal.
     pub fn artifact(&self, file: &[u8]) -> std::result::Result<Result<Artifact>, String> {
         let component = wasmtime::component::Component::new(self.0.wasmtime(), file);
         let component = component.map_err(|error| format!("{error:#}"))?;
         Ok(Artifact::new(component, Digest::of(file), file.len()))
     }
 
-    /// Whether a component links with everything that it needs.
+    /// Links a component with all capabilities that it needs.
     ///
     /// # Errors
-    /// It imports what the host does not have in that form, or does not answer requests.
+    /// An import has other types than the host offers, or the component does not export `handle`.
     pub fn link(&self, artifact: &Artifact) -> Result<()> {
         let needs = artifact.needs()?;
         let grants = Grants::read(needs).map_err(Error::internal)?;
-        Linked::new(&self.0, artifact, &grants).map(drop)
+        LinkedComponent::new(&self.0, artifact, &grants).map(drop)
     }
 }
 
-/// The names of all capabilities.
+/// Returns the names of all capabilities.
 pub fn capabilities() -> Vec<&'static str> {
     Capabilities::OFFERED.iter().map(|offer| offer.name).collect()
 }
 
-/// A text that a file brought, as it is told.
-pub fn told(text: &str) -> String {
-    artifact::told(text)
+/// Returns a text from a file in a form that is safe to show.
+pub fn printable(text: &str) -> String {
+    artifact::printable(text)
 }
 
-/// The check of what a component says of itself.
+/// Checks a declaration.
 ///
 /// # Errors
-/// As a deploy has it.
+/// As at a deploy.
 pub fn declaration(declared: Declared) -> Result<Declaration> {
     let permissions = declared.permissions.into_iter();
     let descriptor = descriptor::PluginDescriptor {
@@ -154,55 +151,60 @@ pub fn declaration(declared: Declared) -> Result<Declaration> {
     Declaration::check(descriptor, api)
 }
 
-/// The routes of a declaration at a mount, compiled and found to fit together.
+/// Compiles the routes of a declaration at a mount and checks them for conflicts.
 ///
 /// # Errors
-/// As a deploy has it.
+/// As at a deploy.
 pub fn routes(declaration: &Declaration, plugin: &PluginName, mount: &Template) -> Result<Vec<(String, Template)>> {
     let routes = compile_routes(declaration, mount)?;
-    Generation::check(&[], &[Served { plugin, mount, routes: &routes }])?;
+    Generation::check(&[], &[MountedRoutes { plugin, mount, routes: &routes }])?;
     Ok(routes.into_iter().map(|route| (route.method, route.template)).collect())
 }
 
-/// Whether settings fit a declaration.
+/// Checks settings against a declaration.
 ///
 /// # Errors
-/// They do not.
+/// They do not match.
 pub fn settings(declaration: &Declaration, settings: &serde_json::Value) -> Result<()> {
     declaration.check_settings(settings)
 }
 
-/// Whether what a component says of its migrations makes sense, and whether it can come after `applied` while `live` runs.
+/// Checks declared migrations, and whether they can follow `applied` while `live` runs.
 ///
 /// # Errors
-/// As a deploy has it.
-pub fn migrations(steps: &[Step], applied: &[Step], live: &[Step]) -> Result<()> {
-    schema::check_declared(steps)?;
-    schema::check_back(steps, applied)?;
-    schema::check_forward(steps, applied, live)
+/// As at a deploy.
+pub fn migrations(steps: &[MigrationStep], applied: &[MigrationStep], live: &[MigrationStep]) -> Result<()> {
+    schema_compatibility::check_declared(steps)?;
+    schema_compatibility::check_back(steps, applied)?;
+    schema_compatibility::check_forward(steps, applied, live)
 }
 
-/// The check of a guest's answer.
+/// Checks a guest's response.
 ///
 /// # Errors
-/// As a call has it.
-pub fn answer(status: u16, headers: Vec<(String, String)>, body: Vec<u8>, host: &config::Plugins) -> Result<Answer> {
+/// As at a call.
+pub fn response(
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    host: &config::Plugins,
+) -> Result<PluginResponse> {
     let limits = Limits::default().resolve(host)?;
-    Answer::check(Ok(http::Response { status, headers, body }), &limits, &Usage::default())
+    PluginResponse::check(Ok(http::Response { status, headers, body }), &limits, &Usage::default())
 }
 
-/// The check of a guest's problem; each error is kind, place and text.
+/// Checks a guest's problem; each error is kind, location and text.
 ///
 /// # Errors
-/// As a call has it.
+/// As at a call.
 pub fn problem(
     status: u16,
     code: String,
     detail: String,
     errors: Vec<(String, Vec<String>, String)>,
-) -> Result<Answer> {
+) -> Result<PluginResponse> {
     let error = |(kind, loc, message)| http::FieldError { kind, loc, message };
     let problem = http::Problem { status, code, detail, errors: errors.into_iter().map(error).collect() };
     let limits = Limits::default().resolve(&config::Plugins::default())?;
-    Answer::check(Err(problem), &limits, &Usage::default())
+    PluginResponse::check(Err(problem), &limits, &Usage::default())
 }

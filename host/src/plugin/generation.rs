@@ -1,5 +1,5 @@
-//! A generation: the immutable table of everything that is served at one moment. Swapped as a whole, so that a request
-//! sees either all of a deploy or nothing of it.
+//! A generation: the immutable table of everything that is served at one moment. It is swapped as a whole, so that a
+//! request sees either all of a deploy or nothing of it. Owns the route tables and the rules for mounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::id::PluginName;
 use crate::route::table::Conflict;
 use crate::route::{RouteTable, Template};
 
-/// What answers a request.
+/// The target of a request.
 #[derive(Clone)]
 pub enum Target {
-    /// The host's own route of this index.
+    /// A route of the host, by its index.
     Host(usize),
     /// A route of a release, by its index.
     Plugin(Arc<Release>, usize),
@@ -22,33 +22,33 @@ pub enum Target {
 
 /// Everything that is served at one moment.
 pub struct Generation {
-    /// Counts up with every swap.
+    /// Increases with every swap.
     pub number: u64,
-    /// The plugins.
+    /// The plugins by state.
     pub plugins: Plugins,
     /// Finds the target of a request.
     table: RouteTable<Target>,
-    /// The same with the release on trial in place of the live one; one for each trial.
+    /// For each trial, the same table with the canary in place of the live release.
     trials: Vec<Trial>,
 }
 
-/// The plugins of a generation, each in one of these states.
+/// The plugins of a generation by state.
 #[derive(Clone, Default)]
 pub struct Plugins {
     /// Live releases.
     pub live: BTreeMap<PluginName, Arc<Release>>,
-    /// Releases on trial beside a live one.
+    /// Releases on trial next to a live one.
     pub canaries: BTreeMap<PluginName, Arc<Canary>>,
-    /// Releases that are loaded and answer 503 until they are resumed.
+    /// Releases that are loaded and respond 503 until they are resumed.
     pub paused: BTreeMap<PluginName, Arc<Release>>,
-    /// Plugins that are known and not loaded.
+    /// Plugins that are known but not loaded.
     pub absent: BTreeMap<PluginName, Absent>,
 }
 
-/// A plugin that is known and not loaded.
+/// A plugin that is known but not loaded.
 #[derive(Debug, Clone)]
 pub struct Absent {
-    /// Where it was.
+    /// Its last mount.
     pub mount: Template,
     /// Why it is not served.
     pub reason: Absence,
@@ -60,8 +60,8 @@ struct Trial {
     table: RouteTable<Target>,
 }
 
-/// What one plugin would serve.
-pub(super) struct Served<'a> {
+/// The mount and the routes of one plugin.
+pub(super) struct MountedRoutes<'a> {
     pub(super) plugin: &'a PluginName,
     pub(super) mount: &'a Template,
     pub(super) routes: &'a [ReleaseRoute],
@@ -76,28 +76,35 @@ pub enum Absence {
     Broken,
     /// An operator paused it.
     Paused,
-    /// An operator took back a grant that its release needs.
+    /// An operator revoked a grant that its release needs.
     Revoked,
 }
 
+impl<'a> MountedRoutes<'a> {
+    /// Returns the mount and the routes of a release.
+    pub(super) fn of(release: &'a Release) -> Self {
+        Self { plugin: &release.record.plugin, mount: &release.record.mount, routes: &release.routes }
+    }
+}
+
 impl Plugins {
-    /// The release of a plugin that is served, or would be if it were not paused.
+    /// Returns the release of a plugin that is live or paused.
     pub fn current(&self, plugin: &PluginName) -> Option<&Arc<Release>> {
         self.live.get(plugin).or_else(|| self.paused.get(plugin))
     }
 
-    /// Names of all of them, in order.
+    /// Returns the names of all plugins, in order.
     pub fn names(&self) -> std::collections::BTreeSet<&PluginName> {
         self.live.keys().chain(self.paused.keys()).chain(self.absent.keys()).collect()
     }
 
-    /// Every release that is loaded.
+    /// Returns every loaded release.
     pub fn releases(&self) -> impl Iterator<Item = &Arc<Release>> {
         let canaries = self.canaries.values().map(|canary| &canary.release);
         self.live.values().chain(self.paused.values()).chain(canaries)
     }
 
-    /// Takes a plugin out of every state.
+    /// Removes a plugin from every state.
     pub(super) fn forget(&mut self, plugin: &PluginName) {
         self.live.remove(plugin);
         self.canaries.remove(plugin);
@@ -105,7 +112,7 @@ impl Plugins {
         self.absent.remove(plugin);
     }
 
-    /// Every plugin that is loaded, with whether it is paused.
+    /// Returns the current release of every loaded plugin, with whether it is paused.
     pub fn loaded(&self) -> impl Iterator<Item = (&Arc<Release>, bool)> {
         let live = self.live.values().map(|release| (release, false));
         live.chain(self.paused.values().map(|release| (release, true)))
@@ -113,17 +120,18 @@ impl Plugins {
 }
 
 impl Generation {
-    /// Whether these plugins can be served together, beside the host's routes.
+    /// Checks that these plugins can be served together and next to the host's routes.
     ///
     /// # Errors
-    /// 409 `route_conflict`: a mount or a route is somebody else's already.
-    pub(super) fn check(host_routes: &[(String, Template)], served: &[Served<'_>]) -> Result<()> {
+    /// 409 `route_conflict`: a mount or a route is already taken.
+    pub(super) fn check(host_routes: &[(String, Template)], served: &[MountedRoutes<'_>]) -> Result<()> {
         for (index, one) in served.iter().enumerate() {
             check_mount(one.mount, host_routes)?;
-            let overlaps = |other: &&Served<'_>| one.mount.is_within(other.mount) || other.mount.is_within(one.mount);
+            let overlaps =
+                |other: &&MountedRoutes<'_>| one.mount.is_within(other.mount) || other.mount.is_within(one.mount);
             if let Some(other) = served.iter().take(index).find(overlaps) {
                 return Err(conflict(format!(
-                    "The mount {} of '{}' overlaps with {}, where the plugin '{}' is",
+                    "The mount {} of '{}' overlaps with {}, the mount of the plugin '{}'",
                     one.mount, one.plugin, other.mount, other.plugin
                 )));
             }
@@ -132,13 +140,13 @@ impl Generation {
         let plugins = served
             .iter()
             .flat_map(|one| one.routes.iter().map(|route| (route.method.clone(), route.template.clone(), ())));
-        RouteTable::build(host.chain(plugins)).map(drop).map_err(clash)
+        RouteTable::build(host.chain(plugins)).map(drop).map_err(route_taken)
     }
 
-    /// Builds the tables of the host's routes and these plugins, which [`Generation::check`] found to fit together.
+    /// Builds the route tables of the host's routes and these plugins, which passed [`Generation::check`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Generation::check`].
     pub(super) fn build(number: u64, host_routes: &[(String, Template)], plugins: Plugins) -> Result<Self> {
         let table = build_table(host_routes, plugins.live.values())?;
         let trials = plugins
@@ -153,18 +161,18 @@ impl Generation {
         Ok(Self { number, plugins, table, trials })
     }
 
-    /// The routes for whoever is not part of a trial.
+    /// Returns the routes for callers that take part in no trial.
     pub fn table(&self) -> &RouteTable<Target> {
         &self.table
     }
 
-    /// The trial that a path takes part in, with the routes for whoever it chooses.
+    /// Returns the trial below whose mount a path lies, with the routes for its chosen callers.
     pub fn trial(&self, path: &str) -> Option<(&Canary, &RouteTable<Target>)> {
         let trial = self.trials.iter().find(|trial| is_below(path, &trial.mount))?;
         Some((&trial.canary, &trial.table))
     }
 
-    /// The plugin whose mount a path lies below, when it is known and not served.
+    /// Returns why the plugin is not served below whose mount a path lies.
     pub fn absence(&self, path: &str) -> Option<Absence> {
         let plugins = &self.plugins;
         if plugins.paused.values().any(|release| is_below(path, &release.record.mount.to_string())) {
@@ -191,10 +199,10 @@ fn build_table<'a>(
             (route.method.clone(), route.template.clone(), Target::Plugin(Arc::clone(release), index))
         })
     });
-    RouteTable::build(host.chain(plugins)).map_err(clash)
+    RouteTable::build(host.chain(plugins)).map_err(route_taken)
 }
 
-/// A mount is a fixed path that neither holds nor lies below a path of the host's.
+/// Checks that a mount is a fixed path that neither contains nor lies below a path of the host.
 fn check_mount(mount: &Template, host_routes: &[(String, Template)]) -> Result<()> {
     if !mount.is_literal() || mount.depth() == 0 {
         return Err(conflict(format!("The mount {mount} is not a fixed path below '/'")));
@@ -202,14 +210,14 @@ fn check_mount(mount: &Template, host_routes: &[(String, Template)]) -> Result<(
     for (_, template) in host_routes {
         let root = template.root();
         if mount.is_within(&root) || root.is_within(mount) {
-            return Err(conflict(format!("The mount {mount} overlaps with {root}, which is the host's")));
+            return Err(conflict(format!("The mount {mount} overlaps with {root}, which belongs to the host")));
         }
     }
     Ok(())
 }
 
-fn clash(clash: Conflict) -> Error {
-    conflict(format!("The route {} {} is already served", clash.method, clash.path))
+fn route_taken(taken: Conflict) -> Error {
+    conflict(format!("The route {} {} is already served", taken.method, taken.path))
 }
 
 fn conflict(reason: String) -> Error {
@@ -221,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_keep_off_the_hosts_paths() {
+    fn a_mount_that_overlaps_a_path_of_the_host_is_refused() {
         let parse = |text: &str| text.parse::<Template>().unwrap();
         let host: Vec<(String, Template)> = ["/healthz", "/api/v1/users/{user_id}", "/api/v1/openapi.json"]
             .map(|path| ("GET".into(), parse(path)))

@@ -1,7 +1,7 @@
-//! What a file is, seen before it is deployed: the same questions in the same order as a deploy, without a database, a data
-//! directory or a host. [`Examined`] is the part that both ask; [`Inspection`] is what a person reads.
+//! The inspection of a file before a deploy: the same checks in the same order as a deploy, without a database, a data
+//! directory or a host. [`ComponentDescription`] is the part that both share; [`Inspection`] is the report for people.
 //!
-//! What only a host knows is not judged here: grants, other plugins' routes, settings, and whether migrations run.
+//! Checks that need a host are left out: grants, other plugins' routes, settings, and whether migrations run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::artifact::{Artifact, Digest, check_size, invalid, told};
+use super::artifact::{Artifact, Digest, check_size, invalid, printable};
 use super::compile;
-use super::declaration::{Declaration, Permission};
-use super::deploy::job::Stage;
+use super::declaration::{Declaration, DeclaredMigration, Permission};
+use super::deploy_job::Stage;
 use super::engine::PluginEngine;
-use super::generation::{Generation, Served};
-use super::instance::{DeclaredMigration, Sandbox};
-use super::release::{Linked, compile_routes};
-use super::schema::{self, Step};
+use super::generation::{Generation, MountedRoutes};
+use super::release::{LinkedComponent, compile_routes};
+use super::sandbox::Sandbox;
+use super::schema_compatibility::{self, MigrationStep};
 use crate::capability::log::PluginLogs;
 use crate::capability::sql::Sql;
 use crate::capability::{Capability as _, Grants};
@@ -28,23 +28,23 @@ use crate::error::{Error, Kind, Result};
 use crate::id::PluginName;
 use crate::route::Template;
 
-/// What a component says of itself, and what it needs.
-pub(super) struct Examined {
+/// A component's own description with the capabilities that it needs.
+pub(super) struct ComponentDescription {
     /// Its name: the operator's choice, else its own.
     pub(super) plugin: PluginName,
     pub(super) declaration: Declaration,
     pub(super) migrations: Vec<DeclaredMigration>,
-    /// What the migrations say of themselves.
-    pub(super) steps: Vec<Step>,
-    /// Capabilities.
+    /// The migrations without their SQL.
+    pub(super) steps: Vec<MigrationStep>,
+    /// The capabilities that it needs.
     pub(super) needs: BTreeSet<&'static str>,
 }
 
-impl Examined {
-    /// Asks a component.
+impl ComponentDescription {
+    /// Asks a component for its description.
     ///
     /// # Errors
-    /// It is no plugin, imports what nobody offers, or declares what cannot be.
+    /// It is not a plugin, an import is not available on any host, or its declaration is not valid.
     pub(super) async fn of(
         sandbox: &Sandbox,
         artifact: &Artifact,
@@ -57,85 +57,84 @@ impl Examined {
             Some(name) => name.clone(),
             None => "undeclared".parse().map_err(Error::internal)?,
         };
-        let (declaration, migrations) = sandbox.declare(artifact, &provisional, request_id).await?;
-        let steps: Vec<Step> = migrations.iter().map(|migration| migration.step.clone()).collect();
-        schema::check_declared(&steps)?;
+        let (declaration, migrations) = sandbox.describe(artifact, &provisional, request_id).await?;
+        let steps: Vec<MigrationStep> = migrations.iter().map(|migration| migration.step.clone()).collect();
+        schema_compatibility::check_declared(&steps)?;
         if !migrations.is_empty() {
-            // Tables are made in a database, whether the code asks for it or not.
+            // Migrations need the database, even if the code does not import it.
             needs.insert(Sql::NAME);
         }
         let plugin = match name {
             Some(name) => name,
-            None => declaration
-                .name
-                .parse()
-                .map_err(|error| invalid(format!("its name '{}' cannot be: {error}", told(&declaration.name))))?,
+            None => declaration.name.parse().map_err(|error| {
+                invalid(format!("its name '{}' is not valid: {error}", printable(&declaration.name)))
+            })?,
         };
         Ok(Self { plugin, declaration, migrations, steps, needs })
     }
 }
 
-/// A file with everything that could be found out about it.
+/// The report on a file.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// Of the file.
+    /// Digest of the file.
     pub digest: Digest,
-    /// Bytes.
+    /// Size in bytes.
     pub size: usize,
-    /// Why it cannot be deployed; none: nothing in the file is against it.
+    /// Why it cannot be deployed; `None` if nothing in the file is against it.
     pub refused: Option<Refusal>,
-    /// Interfaces it imports.
+    /// Interfaces that it imports.
     pub imports: Vec<String>,
-    /// Interfaces it exports: the roles it plays.
+    /// Interfaces that it exports: its roles.
     pub exports: Vec<String>,
-    /// Capabilities it must be granted.
+    /// Capabilities that it must be granted.
     pub needs: BTreeSet<&'static str>,
-    /// What it says of itself, once it was asked.
-    pub declared: Option<Declared>,
+    /// Its declaration, if the inspection got that far.
+    pub declared: Option<DeclarationReport>,
 }
 
 /// Why a file cannot be deployed.
 #[derive(Debug, Serialize)]
 pub struct Refusal {
-    /// The stage at which a deploy would end.
+    /// The stage at which a deploy would fail.
     pub stage: Stage,
-    /// For programs.
+    /// The error code, for programs.
     pub code: String,
-    /// For people.
+    /// The error text, for people.
     pub reason: String,
 }
 
-/// What a component says of itself.
+/// The declaration of a component in the report.
 #[derive(Debug, Serialize)]
-pub struct Declared {
-    /// The name it would like.
+pub struct DeclarationReport {
+    /// The name that the plugin suggests for itself.
     pub name: String,
     /// Semantic version.
     pub version: String,
-    /// What it is for.
+    /// The purpose of the plugin.
     pub summary: String,
     /// Routes below its mount.
-    pub routes: Vec<DeclaredRoute>,
-    /// Permissions it checks.
+    pub routes: Vec<RouteReport>,
+    /// Permissions that it checks.
     pub permissions: Vec<Permission>,
     /// Its migrations, in order.
-    pub migrations: Vec<Step>,
-    /// JSON Schema of its settings; none: it takes none.
+    pub migrations: Vec<MigrationStep>,
+    /// JSON Schema of its settings; `None` if it takes no settings.
     pub settings_schema: Option<Value>,
-    /// It cannot be deployed without settings.
+    /// Whether it cannot be deployed without settings.
     pub settings_required: bool,
     #[serde(skip)]
     declaration: Declaration,
 }
 
-/// A route as a person reads it.
+/// A route in the report.
 #[derive(Debug, Serialize)]
-pub struct DeclaredRoute {
+pub struct RouteReport {
     /// Upper-case HTTP method.
     pub method: String,
-    /// Below the mount.
+    /// Path below the mount.
     pub path: Template,
-    /// Who may call it.
+    /// The callers that may call it.
     pub access: String,
 }
 
@@ -143,7 +142,8 @@ impl Inspection {
     /// Inspects a file within the limits of a host's plugins.
     ///
     /// # Errors
-    /// It could not be inspected here. That it cannot be deployed is no error but [`Inspection::refused`].
+    /// It could not be inspected on this machine. A file that cannot be deployed is not an error: see
+    /// [`Inspection::refused`].
     pub async fn of(bytes: Bytes, limits: &config::Plugins) -> Result<Self> {
         let mut inspection = Self {
             digest: Digest::of(&bytes),
@@ -155,7 +155,7 @@ impl Inspection {
             declared: None,
         };
         let mut stage = Stage::Check;
-        match inspection.pass_stages(bytes, limits, &mut stage).await {
+        match inspection.run_stages(bytes, limits, &mut stage).await {
             Ok(()) => {}
             Err(error) if *error.kind() == Kind::Internal => return Err(error),
             Err(error) => {
@@ -166,8 +166,8 @@ impl Inspection {
         Ok(inspection)
     }
 
-    /// Keeps what each stage finds, so that a refusal leaves what was known by then.
-    async fn pass_stages(&mut self, bytes: Bytes, limits: &config::Plugins, stage: &mut Stage) -> Result<()> {
+    /// Runs the stages. Stores the findings of each stage, so that a refusal keeps the earlier ones.
+    async fn run_stages(&mut self, bytes: Bytes, limits: &config::Plugins, stage: &mut Stage) -> Result<()> {
         check_size(bytes.len(), limits.upload_bytes)?;
 
         *stage = Stage::Compile;
@@ -177,29 +177,29 @@ impl Inspection {
         let artifact = compile::once(&engine, &limits, bytes).await?;
         self.imports.clone_from(&artifact.imports);
         self.exports.clone_from(&artifact.exports);
-        // What cannot be offered is told by the stage that follows.
+        // The next stage reports an import that is not available.
         self.needs = artifact.needs().unwrap_or_default();
 
         *stage = Stage::Describe;
         let logs = PluginLogs::new(Clock::System, (&limits).into());
         let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
-        let examined = Examined::of(&sandbox, &artifact, None, &"inspection".into()).await?;
-        let Examined { plugin, declaration, steps, needs, .. } = examined;
+        let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into()).await?;
+        let ComponentDescription { plugin, declaration, steps, needs, .. } = description;
         self.needs = needs;
-        let declared = self.declared.insert(Declared::new(declaration, steps));
+        let declared = self.declared.insert(DeclarationReport::new(declaration, steps));
 
         *stage = Stage::Conflicts;
         let grants = Grants::read(self.needs.iter().copied()).map_err(Error::internal)?;
-        Linked::new(&engine, &artifact, &grants)?;
+        LinkedComponent::new(&engine, &artifact, &grants)?;
         let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
         let routes = compile_routes(&declared.declaration, &mount)?;
-        Generation::check(&[], &[Served { plugin: &plugin, mount: &mount, routes: &routes }])
+        Generation::check(&[], &[MountedRoutes { plugin: &plugin, mount: &mount, routes: &routes }])
     }
 }
 
-impl Declared {
-    fn new(declaration: Declaration, migrations: Vec<Step>) -> Self {
-        let route = |route: &super::declaration::DeclaredRoute| DeclaredRoute {
+impl DeclarationReport {
+    fn new(declaration: Declaration, migrations: Vec<MigrationStep>) -> Self {
+        let route = |route: &super::declaration::DeclaredRoute| RouteReport {
             method: route.method.clone(),
             path: route.path.clone(),
             access: route.access.to_string(),
@@ -217,10 +217,10 @@ impl Declared {
         }
     }
 
-    /// Whether it takes these settings.
+    /// Checks settings against its schema.
     ///
     /// # Errors
-    /// What does not fit its schema.
+    /// The settings do not match.
     pub fn check_settings(&self, settings: &Value) -> Result<()> {
         self.declaration.check_settings(settings)
     }

@@ -1,8 +1,9 @@
-//! The roles a plugin can play, as wasmtime sees them. A component exports the roles it plays; each is looked for alone.
+//! The wasmtime bindings of the roles of a plugin. A component exports the interfaces of its roles; the host looks for each
+//! role separately.
 
 #![allow(missing_docs, unreachable_pub, reason = "generated")]
 
-/// Says what the plugin is and which routes it has.
+/// Describes the plugin and its routes.
 pub(super) mod describe {
     wasmtime::component::bindgen!({
         inline: "package wharf:host-describe; world role {
@@ -14,7 +15,7 @@ pub(super) mod describe {
     });
 }
 
-/// Answers requests.
+/// Handles requests.
 pub(super) mod handle {
     wasmtime::component::bindgen!({
         inline: "package wharf:host-handle; world role { export wharf:plugin/http@0.1.0; }",
@@ -24,7 +25,7 @@ pub(super) mod handle {
     });
 }
 
-/// Owns tables.
+/// Declares migrations of the plugin's tables.
 pub(super) mod migrate {
     wasmtime::component::bindgen!({
         inline: "package wharf:host-migrate; world role { export wharf:sql/migrations@0.1.0; }",

@@ -1,19 +1,20 @@
-//! A release: one immutable upload, compiled, linked and admitted, with its routes ready to be served.
+//! A release: one immutable upload, compiled, linked and admitted to its grants, with its routes ready to be served. Owns
+//! the record as it is stored; never changes after it was created.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::artifact::{Artifact, Digest};
+use super::artifact::{Artifact, Digest, invalid, printable};
 use super::breaker::Breaker;
 use super::bulkhead::Bulkhead;
+use super::call_stats::CallStats;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
 use super::interface::handle;
 use super::limits::{CallLimits, Limits};
-use super::schema::Step;
-use super::tally::Tally;
+use super::schema_compatibility::MigrationStep;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
 use crate::capability::{Admitted, Capabilities, Grants, Guest, Usage};
@@ -21,12 +22,11 @@ use crate::clock::Timestamp;
 use crate::db::release::StoredRelease;
 use crate::error::{Error, Result};
 use crate::id::{PluginName, UserId};
-use crate::plugin::artifact::{invalid, told};
 use crate::route::{Access, Operation, Template};
 
-/// A live or once live upload of a plugin.
+/// An upload of a plugin that is live or once was.
 pub struct Release {
-    /// What it is, as recorded.
+    /// Its record, as stored.
     pub record: Record,
     /// Bytes of the component.
     pub size: usize,
@@ -34,52 +34,52 @@ pub struct Release {
     pub imports: Vec<String>,
     /// Its routes, in the order it declared them.
     pub routes: Vec<ReleaseRoute>,
-    /// Where the host keeps its answers.
+    /// Its cached responses.
     pub cache: Arc<PluginCache>,
     pub(super) handle: handle::RolePre<Guest>,
     pub(super) admitted: Admitted,
-    /// Its plugin's log.
+    /// The log of its plugin.
     pub log: Arc<PluginLog>,
-    /// Its plugin's places for calls.
+    /// The bulkhead of its plugin.
     pub bulkhead: Arc<Bulkhead>,
-    /// What its calls are held to.
+    /// The limits of its calls.
     pub limits: CallLimits,
-    /// What it did.
-    pub tally: Arc<Tally>,
-    /// What it used.
+    /// Its call statistics.
+    pub stats: Arc<CallStats>,
+    /// Its resource usage and limit hits.
     pub usage: Arc<Usage>,
-    /// Whether it may be called.
+    /// Its circuit breaker.
     pub breaker: Breaker,
-    /// Cancelled when it was replaced and its last calls had their time.
+    /// Cancelled when the drain time after its replacement is over.
     pub(super) ended: CancellationToken,
 }
 
-/// What is recorded of a release.
+/// The record of a release.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// Its plugin.
     pub plugin: PluginName,
-    /// Counts up from 1 within the plugin.
+    /// Its number, counted from 1 within the plugin.
     pub number: i64,
-    /// Of the component.
+    /// Digest of the component.
     pub digest: Digest,
-    /// Where its routes are.
+    /// The path below which its routes are.
     pub mount: Template,
-    /// What it says of itself.
+    /// Its declaration.
     pub declaration: Declaration,
-    /// What it may use.
+    /// The capabilities that it may use.
     pub grants: Grants,
-    /// What the operator set for it.
+    /// The operator's settings for it.
     pub settings: Value,
     /// Its migrations, in order.
-    pub migrations: Vec<Step>,
+    pub migrations: Vec<MigrationStep>,
     /// When it was deployed.
     pub created_at: Timestamp,
-    /// By whom; none: by the host at start.
+    /// The account that deployed it; `None` means the host at start.
     pub created_by: Option<UserId>,
-    /// The trusted keys that signed its component then, as they were configured.
+    /// The trusted keys that had signed its component, as they were configured at its deploy.
     pub signed_by: Vec<String>,
-    /// What bounds its calls, where the operator said so.
+    /// The limits that the operator set for it.
     pub limits: Limits,
 }
 
@@ -105,16 +105,16 @@ impl Record {
         })
     }
 
-    /// What was stored.
+    /// Reads a stored record.
     ///
     /// # Errors
-    /// The row is not readable, which only another program can have done.
+    /// The row is not readable, which only another program can have caused.
     pub fn from_stored(stored: &StoredRelease) -> Result<Self> {
         let broken = |error: serde_json::Error| Error::internal("its record is not readable").with_source(error);
         Ok(Self {
             plugin: stored.plugin.clone(),
             number: stored.number,
-            digest: Digest::stored(stored.digest.clone()),
+            digest: Digest::from_stored(stored.digest.clone()),
             mount: stored.mount.parse().map_err(Error::internal)?,
             declaration: serde_json::from_str(&stored.declaration).map_err(broken)?,
             grants: serde_json::from_str(&stored.grants).map_err(broken)?,
@@ -137,23 +137,25 @@ pub struct ReleaseRoute {
     pub template: Template,
     /// Who may call it.
     pub access: Access,
-    /// What it takes.
+    /// Its operation: parameters, body and responses.
     pub operation: Operation,
-    /// Whether the host keeps its answers.
+    /// Whether and how the host caches its responses.
     pub cache: Option<CachePolicy>,
-    /// Called once before the release is served: a GET without parameters that its operation marks with `x-wharf-smoke`.
+    /// Whether it is called before the release is served: a GET without parameters that its operation marks with
+    /// `x-wharf-smoke`.
     pub smoke: bool,
 }
 
-/// A component type-checked against what it was granted; the expensive half of a release.
-pub(super) struct Linked {
+/// A component that is type-checked against its grants: the expensive part of a release.
+pub(super) struct LinkedComponent {
     handle: handle::RolePre<Guest>,
 }
 
-impl Linked {
-    /// Links a component with what it may use.
+impl LinkedComponent {
+    /// Links a component with the capabilities that it was granted.
     pub(super) fn new(engine: &PluginEngine, artifact: &Artifact, grants: &Grants) -> Result<Self> {
-        let refuse = |error: wasmtime::Error| invalid(format!("it does not link: {}", told(&format!("{error:#}"))));
+        let refuse =
+            |error: wasmtime::Error| invalid(format!("it does not link: {}", printable(&format!("{error:#}"))));
         let mut linker = engine.linker()?;
         Capabilities::link(&mut linker, grants).map_err(refuse)?;
         let instance = linker.instantiate_pre(&artifact.component).map_err(refuse)?;
@@ -162,36 +164,36 @@ impl Linked {
 }
 
 impl Release {
-    /// Puts a release together.
+    /// Creates a release.
     pub(super) fn new(
         record: Record,
         artifact: &Artifact,
-        linked: Linked,
+        linked: LinkedComponent,
         admitted: Admitted,
         routes: Vec<ReleaseRoute>,
-        parts: Parts,
+        resources: ReleaseResources,
     ) -> Self {
         Self {
             record,
             size: artifact.size,
             imports: artifact.imports.clone(),
             routes,
-            cache: parts.cache,
+            cache: resources.cache,
             handle: linked.handle,
             admitted,
-            log: parts.log,
-            bulkhead: parts.bulkhead,
-            limits: parts.limits,
-            tally: Arc::default(),
-            usage: parts.usage,
-            breaker: parts.breaker,
+            log: resources.log,
+            bulkhead: resources.bulkhead,
+            limits: resources.limits,
+            stats: Arc::default(),
+            usage: resources.usage,
+            breaker: resources.breaker,
             ended: CancellationToken::new(),
         }
     }
 }
 
-/// What a release gets beside its code: the first three are its plugin's, the others are its own.
-pub(super) struct Parts {
+/// The resources of a release. It shares the first three with the other releases of its plugin.
+pub(super) struct ReleaseResources {
     pub(super) cache: Arc<PluginCache>,
     pub(super) log: Arc<PluginLog>,
     pub(super) bulkhead: Arc<Bulkhead>,
@@ -200,7 +202,7 @@ pub(super) struct Parts {
     pub(super) breaker: Breaker,
 }
 
-/// The routes of a declaration below a mount.
+/// Compiles the routes of a declaration below a mount.
 pub(super) fn compile_routes(declaration: &Declaration, mount: &Template) -> Result<Vec<ReleaseRoute>> {
     declaration
         .routes

@@ -23,7 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-pub(super) use self::policy::Vouched;
+pub(super) use self::policy::VerifiedSignatures;
 pub use self::private_key::{PrivateKey, UnusablePrivateKey};
 pub use self::section::{Signed, Unreadable};
 use crate::clock::Timestamp;

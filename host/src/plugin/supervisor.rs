@@ -1,5 +1,6 @@
-//! What the host does with plugins by itself: ends trials that go badly and moves on those that go well, takes back a fresh
-//! deploy whose breaker opens, and tells what was left out of a log. Runs beside the server until it stops.
+//! The supervisor: what the host does with plugins by itself. It aborts trials that go badly and moves on those that go
+//! well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the server until it
+//! stops.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -7,24 +8,26 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::deploy::By;
-use super::registry::{Registry, Tripped};
+use super::breaker::TrippedRelease;
+use super::initiator::Initiator;
+use super::registry::Registry;
+use crate::error::Result;
 
-/// Between two looks at trials and logs.
-const LOOK: Duration = Duration::from_secs(1);
+/// The time between two checks of trials and logs.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Registry {
-    /// Supervises until `stopping`; a second call has nothing to do.
+    /// Supervises until `stopping`. A second call returns at once.
     pub async fn supervise(&self, stopping: CancellationToken) {
         let trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut trips) = trips else { return };
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let outcome = tokio::select! {
                 () = stopping.cancelled() => return,
-                Some(tripped) = trips.recv() => self.answer_trip(&tripped).await,
-                _ = looks.tick() => {
+                Some(tripped) = trips.recv() => self.handle_trip(&tripped).await,
+                _ = interval.tick() => {
                     self.logs.tell_dropped();
                     self.judge_trials().await
                 }
@@ -35,22 +38,15 @@ impl Registry {
         }
     }
 
-    /// A release on trial ends its trial; one that was deployed lately gives way to the one before it.
-    async fn answer_trip(&self, tripped: &Tripped) -> crate::error::Result<()> {
-        if self.abort_tripped(&tripped.plugin, tripped.release).await? {
+    /// Aborts the trial of the release, or rolls it back if it is on probation.
+    async fn handle_trip(&self, TrippedRelease { plugin, number }: &TrippedRelease) -> Result<()> {
+        if self.abort_tripped(plugin, *number).await? {
             return Ok(());
         }
-        let _turn = self.changing.lock().await;
-        let previous = {
-            let probation = self.probation.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = probation.get(&tripped.plugin);
-            fresh
-                .filter(|fresh| fresh.release == tripped.release && self.clock.now() < fresh.until)
-                .map(|fresh| fresh.previous)
-        };
-        let Some(previous) = previous else { return Ok(()) };
-        let detail = json!({ "reason": "It failed too often soon after its deploy and was quarantined" });
-        self.roll_back_in_turn(&tripped.plugin, Some(previous), &By::host(), detail).await?;
+        let _changing = self.live.lock().await;
+        let Some(previous) = self.probations.fallback(plugin, *number, self.clock.now()) else { return Ok(()) };
+        let detail = json!({ "reason": "Too many of its calls failed soon after its deploy and it was quarantined" });
+        self.roll_back_locked(plugin, Some(previous), &Initiator::host(), detail).await?;
         Ok(())
     }
 }

@@ -1,68 +1,52 @@
-//! Trials: a canary begins with a deploy, is judged while it runs, and ends by promotion, by an operator's abort, or by
-//! the host's own when it is worse for certain.
+//! Trials: a canary starts with a deploy, is compared while it runs, and ends by promotion, by an operator's abort, or by
+//! the host's own abort when it is certainly worse. Acts on the comparisons that `canary` makes.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::canary::{Canary, Comparison, Plan, StoredCanary};
-use super::deploy::By;
-use super::registry::{Registry, not_found};
-use super::release::{Record, Release};
-use super::switch::{check_revoked, state};
-use crate::clock::Timestamp;
+use super::canary::{Canary, Comparison};
+use super::initiator::Initiator;
+use super::refusal::{plugin_not_found, state_conflict};
+use super::registry::Registry;
+use super::release::Release;
 use crate::db::audit::Outcome;
 use crate::db::plugin as table;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::PluginName;
 use crate::route::Template;
 
-impl Canary {
-    /// A trial that begins now.
-    pub(super) fn new(release: Arc<Release>, plan: Plan, live: &Release, now: Timestamp) -> Self {
-        Self { release, plan, step: 0, since: now, baseline: live.tally.counts() }
-    }
-
-    pub(super) fn to_json(&self) -> Result<String> {
-        serde_json::to_string(&self.stored()).map_err(Error::internal)
-    }
-
-    fn at_step(&self, step: usize, now: Timestamp) -> Self {
-        Self {
-            release: Arc::clone(&self.release),
-            plan: self.plan.clone(),
-            step,
-            since: now,
-            baseline: self.baseline.clone(),
-        }
-    }
-}
-
-/// Whether a release can be tried beside the live one.
+/// Checks that a release can be tried next to the live one.
+///
+/// # Errors
+/// 409: there is no live release, or it has another mount.
 pub(super) fn check_trial(plugin: &PluginName, live: Option<&Arc<Release>>, mount: &Template) -> Result<()> {
     let Some(live) = live else {
-        return Err(state(format!("'{plugin}' is not served, so there is nothing to try a release beside")));
+        return Err(state_conflict(format!(
+            "'{plugin}' is not served, so a release cannot be compared with a live one"
+        )));
     };
     if live.record.mount != *mount {
-        return Err(state(format!("A trial is served where the live release is, at {}", live.record.mount)));
+        let text = format!("A trial has the mount of the live release, which is {}", live.record.mount);
+        return Err(state_conflict(text));
     }
     Ok(())
 }
 
 impl Registry {
-    /// The trial of a plugin.
+    /// Finds the trial of a plugin: the live release and the canary.
     fn trial(&self, plugin: &PluginName) -> Result<(Arc<Release>, Arc<Canary>)> {
         let generation = self.generation();
-        let live = generation.plugins.current(plugin).ok_or_else(|| not_found(plugin))?;
+        let live = generation.plugins.current(plugin).ok_or_else(|| plugin_not_found(plugin))?;
         let canary = generation.plugins.canaries.get(plugin);
-        let canary = canary.ok_or_else(|| state(format!("No release of '{plugin}' is on trial")))?;
+        let canary = canary.ok_or_else(|| state_conflict(format!("No release of '{plugin}' is on trial")))?;
         Ok((Arc::clone(live), Arc::clone(canary)))
     }
 
-    /// The trial of a plugin, and how the two releases compare.
+    /// Compares the two releases of a trial.
     ///
     /// # Errors
-    /// There is no such plugin (404), or nothing is on trial (409).
+    /// There is no such plugin (404), or no release is on trial (409).
     pub fn compare(&self, plugin: &PluginName) -> Result<(Arc<Canary>, Comparison)> {
         let (live, canary) = self.trial(plugin)?;
         let comparison = canary.compare(&live);
@@ -73,38 +57,38 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::compare`].
-    pub async fn promote(&self, plugin: &PluginName, by: &By) -> Result<Arc<Release>> {
-        let _turn = self.changing.lock().await;
-        self.promote_in_turn(plugin, by).await
+    pub async fn promote(&self, plugin: &PluginName, by: &Initiator) -> Result<Arc<Release>> {
+        let _changing = self.live.lock().await;
+        self.promote_locked(plugin, by).await
     }
 
-    async fn promote_in_turn(&self, plugin: &PluginName, by: &By) -> Result<Arc<Release>> {
+    async fn promote_locked(&self, plugin: &PluginName, by: &Initiator) -> Result<Arc<Release>> {
         let (live, canary) = self.trial(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
         table::set_live(&self.db, plugin, after, self.clock.now()).await?;
-        self.serve(Arc::clone(&canary.release))?;
-        self.watch(&canary.release.record, Some(before));
+        self.live.serve(Arc::clone(&canary.release))?;
+        self.start_probation(plugin, after, Some(before));
         tracing::info!(%plugin, before, after, "promoted");
         let detail = json!({ "before": before, "after": after, "evidence": comparison });
         self.audit("plugin.promote", Some(plugin.clone()), by, Outcome::Success, detail).await;
         Ok(Arc::clone(&canary.release))
     }
 
-    /// Ends the trial; the live release gets everybody again.
+    /// Ends the trial; all requests go to the live release again.
     ///
     /// # Errors
     /// As [`Registry::compare`].
-    pub async fn abort(&self, plugin: &PluginName, by: &By) -> Result<()> {
-        let _turn = self.changing.lock().await;
-        self.abort_in_turn(plugin, by, "An operator ended the trial").await
+    pub async fn abort(&self, plugin: &PluginName, by: &Initiator) -> Result<()> {
+        let _changing = self.live.lock().await;
+        self.abort_locked(plugin, by, "An operator ended the trial").await
     }
 
-    async fn abort_in_turn(&self, plugin: &PluginName, by: &By, reason: &str) -> Result<()> {
+    async fn abort_locked(&self, plugin: &PluginName, by: &Initiator, reason: &str) -> Result<()> {
         let (live, canary) = self.trial(plugin)?;
         let comparison = canary.compare(&live);
         table::set_canary(&self.db, plugin, None).await?;
-        self.swap(|plugins| {
+        self.live.swap(|plugins| {
             plugins.canaries.remove(plugin);
         })?;
         let release = canary.release.record.number;
@@ -115,15 +99,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Looks at every trial: one that is worse ends, one that has lasted takes its next step.
+    /// Judges every trial: aborts it if the candidate is worse, and starts its next step once the present one lasted long
+    /// enough.
     pub(super) async fn judge_trials(&self) -> Result<()> {
         let canaries: Vec<PluginName> = self.generation().plugins.canaries.keys().cloned().collect();
         for plugin in canaries {
-            let _turn = self.changing.lock().await;
+            let _changing = self.live.lock().await;
             let Ok((live, canary)) = self.trial(&plugin) else { continue };
             let comparison = canary.compare(&live);
             if let Some(reason) = &comparison.worse {
-                self.abort_in_turn(&plugin, &By::host(), reason).await?;
+                self.abort_locked(&plugin, &Initiator::host(), reason).await?;
                 continue;
             }
             let now = self.clock.now();
@@ -136,44 +121,29 @@ impl Registry {
                 let next = canary.at_step(canary.step + 1, now);
                 let (release, percent) = (next.release.record.number, next.share().percent());
                 table::set_canary(&self.db, &plugin, Some(&next.to_json()?)).await?;
-                self.swap(|plugins| {
+                self.live.swap(|plugins| {
                     plugins.canaries.insert(plugin.clone(), Arc::new(next));
                 })?;
-                tracing::info!(%plugin, release, percent, "the trial takes its next step");
+                tracing::info!(%plugin, release, percent, "the trial starts its next step");
                 let detail = json!({ "release": release, "percent": percent, "evidence": comparison });
-                self.audit("plugin.step", Some(plugin.clone()), &By::host(), Outcome::Success, detail).await;
+                self.audit("plugin.step", Some(plugin.clone()), &Initiator::host(), Outcome::Success, detail).await;
             } else {
-                self.promote_in_turn(&plugin, &By::host()).await?;
+                self.promote_locked(&plugin, &Initiator::host()).await?;
             }
         }
         Ok(())
     }
 
-    /// Ends the trial of a release whose breaker opened.
+    /// Aborts the trial of a release whose breaker opened. Returns whether the release was on trial.
     pub(super) async fn abort_tripped(&self, plugin: &PluginName, release: i64) -> Result<bool> {
-        let _turn = self.changing.lock().await;
+        let _changing = self.live.lock().await;
         match self.trial(plugin) {
             Ok((_, canary)) if canary.release.record.number == release => {
-                self.abort_in_turn(plugin, &By::host(), "It failed too often and was quarantined").await?;
+                self.abort_locked(plugin, &Initiator::host(), "Too many of its calls failed and it was quarantined")
+                    .await?;
                 Ok(true)
             }
             _ => Ok(false),
         }
-    }
-
-    /// Goes on with a trial after a restart; the counts begin anew.
-    pub(super) async fn restore_canary(&self, plugin: &PluginName, text: &str) -> Result<()> {
-        let stored: StoredCanary = serde_json::from_str(text).map_err(Error::internal)?;
-        let release = self.stored_release(plugin, stored.release).await?;
-        let record = Record::from_stored(&release)?;
-        check_revoked(&self.present(plugin).await?, &record)?;
-        let release = Arc::new(self.load(&release).await?);
-        let generation = self.generation();
-        let live = generation.plugins.live.get(plugin).ok_or_else(|| not_found(plugin))?;
-        let mut canary = Canary::new(release, stored.plan, live, stored.since);
-        canary.step = stored.step;
-        self.swap(|plugins| {
-            plugins.canaries.insert(plugin.clone(), Arc::new(canary));
-        })
     }
 }

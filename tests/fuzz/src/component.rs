@@ -27,7 +27,7 @@ pub fn check(data: &[u8]) {
     let header = fuzzing::header(data);
     let artifact = match compiled {
         Err(reason) => {
-            let line = fuzzing::told(&reason);
+            let line = fuzzing::printable(&reason);
             assert_line(&line);
             assert!(line.chars().count() <= 301, "{line}");
             return;

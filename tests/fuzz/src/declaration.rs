@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 use wharf::plugin::declaration::Declaration;
 use wharf::plugin::fuzzing::{self, Declared, DeclaredRoute};
-use wharf::plugin::schema::Step;
+use wharf::plugin::schema_compatibility::MigrationStep;
 use wharf::route::{Access, Template};
 
 use crate::input::{assert_line, assert_refusal, lines, unescaped, words};
@@ -33,9 +33,9 @@ use crate::input::{assert_line, assert_refusal, lines, unescaped, words};
 #[derive(Default)]
 struct Input {
     declared: Declared,
-    steps: Vec<Step>,
-    applied: Vec<Step>,
-    live: Vec<Step>,
+    steps: Vec<MigrationStep>,
+    applied: Vec<MigrationStep>,
+    live: Vec<MigrationStep>,
 }
 
 impl Input {
@@ -44,7 +44,7 @@ impl Input {
         let declared = &mut input.declared;
         let step = |rest: &str| {
             let [name, oldest] = words(rest);
-            Step { name: name.to_owned(), oldest: Some(oldest.to_owned()).filter(|oldest| !oldest.is_empty()) }
+            MigrationStep { name: name.to_owned(), oldest: Some(oldest.to_owned()).filter(|oldest| !oldest.is_empty()) }
         };
         for line in lines(data) {
             let [member, rest] = words(&line);
@@ -163,11 +163,11 @@ fn check_rules(declared: &Declared, declaration: &Declaration) {
     }
 }
 
-fn check_steps(steps: &[Step], applied: &[Step], live: &[Step]) {
+fn check_steps(steps: &[MigrationStep], applied: &[MigrationStep], live: &[MigrationStep]) {
     match fuzzing::migrations(steps, applied, live) {
         Err(error) => assert_refusal(&error),
         Ok(()) => {
-            let has = |list: &[Step], name: &str| list.iter().any(|step| step.name == name);
+            let has = |list: &[MigrationStep], name: &str| list.iter().any(|step| step.name == name);
             for (at, step) in steps.iter().enumerate() {
                 let Some(oldest) = &step.oldest else { continue };
                 assert!(has(&steps[..at], oldest), "{oldest} is not an earlier migration");

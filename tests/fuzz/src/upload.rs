@@ -46,7 +46,7 @@ fn verified(required: bool, file: &[u8], detached: &[Signature]) -> wharf::error
     let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_current_thread().build().unwrap());
     let file = Bytes::copy_from_slice(file);
     let limits = policy(required);
-    runtime.block_on(fuzzing::vouched(&limits, file, detached.to_vec(), NOW)).map(|(signed_by, _)| signed_by)
+    runtime.block_on(fuzzing::signatures(&limits, file, detached.to_vec(), NOW)).map(|(signed_by, _)| signed_by)
 }
 
 /// Checks one file.

@@ -15,7 +15,7 @@ use super::view::inspection;
 use super::{PLUGINS, capabilities};
 use crate::config;
 use crate::id::PluginName;
-use crate::plugin::inspection::{Declared, Inspection};
+use crate::plugin::inspection::{DeclarationReport, Inspection};
 use crate::route::Template;
 
 /// Say what a file is and whether it can be deployed.
@@ -91,7 +91,12 @@ impl Check {
 }
 
 impl Comparison {
-    fn of(inspection: &Inspection, declared: &Declared, name: &PluginName, api: &Api) -> Result<Self, Failure> {
+    fn of(
+        inspection: &Inspection,
+        declared: &DeclarationReport,
+        name: &PluginName,
+        api: &Api,
+    ) -> Result<Self, Failure> {
         let plugin = api.get(&format!("{PLUGINS}{name}"))?;
         let number = plugin.pointer("/release/number").and_then(Value::as_i64);
         let live = number.ok_or_else(|| Failure::new(format!("{} did not say what is live", api.url())))?;
@@ -132,7 +137,7 @@ impl Comparison {
 }
 
 /// The release that the file would become in place of the live one, as the operator API would describe it.
-fn deployed(inspection: &Inspection, declared: &Declared, live: &Value) -> Value {
+fn deployed(inspection: &Inspection, declared: &DeclarationReport, live: &Value) -> Value {
     let of_live = |name: &str| live.get(name).cloned().unwrap_or_default();
     // What bounds a grant stays with it.
     let bounds = super::view::members(live, "grants").filter_map(Value::as_str).filter(|grant| {

@@ -22,8 +22,8 @@ use crate::http::reply::Reply;
 use crate::http::{Host, access};
 use crate::id::PluginName;
 use crate::plugin::Release;
+use crate::plugin::call_stats::Counts;
 use crate::plugin::drain::Drain;
-use crate::plugin::tally::Counts;
 use crate::route::Access;
 
 /// Returns the route of the metrics.
@@ -41,7 +41,7 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     add_host(&mut families, &host).await;
     let generation = host.plugins.generation();
     let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
-    add_calls(&mut families, &releases, &host.plugins.drained());
+    add_calls(&mut families, &releases, &host.plugins.drains());
     add_releases(&mut families, &releases);
     add_plugins(&mut families, &host, &releases);
     Ok(Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", families.into_text()?))
@@ -93,8 +93,8 @@ async fn add_host(families: &mut Families, host: &Host) {
     let (running, waiting) = host.plugins.calls();
     families.single_gauge("calls_running", "Plugin calls that are running", running);
     families.single_gauge("calls_waiting", "Plugin calls that are waiting for a call slot of the host", waiting);
-    families.single_gauge("call_places", "Call slots of the host", host.plugins.places());
-    let pool = host.plugins.pool();
+    families.single_gauge("call_places", "Call slots of the host", host.plugins.call_slots());
+    let pool = host.plugins.instance_pool();
     families.gauge(
         "pool_slots",
         "Slots of the instance pool in use, by kind",
@@ -126,14 +126,14 @@ async fn add_host(families: &mut Families, host: &Host) {
 fn add_calls(families: &mut Families, releases: &[&Arc<Release>], drained: &[Drain]) {
     let mut outcomes = Vec::new();
     let mut latencies = Vec::new();
-    let served = releases.iter().map(|release| (&release.record.plugin, release.record.number, &release.tally));
-    let drained = drained.iter().map(|drain| (&drain.plugin, drain.release, &drain.tally));
-    for (plugin, number, tally) in served.chain(drained) {
-        for (outcome, count) in tally.outcomes() {
+    let served = releases.iter().map(|release| (&release.record.plugin, release.record.number, &release.stats));
+    let drained = drained.iter().map(|drain| (&drain.plugin, drain.release, &drain.stats));
+    for (plugin, number, stats) in served.chain(drained) {
+        for (outcome, count) in stats.outcomes() {
             outcomes.push((release_labels(plugin, number, Some(("outcome", outcome.as_str()))), count));
         }
-        let counts = tally.counts();
-        let (sum, count) = (tally.latency_sum().as_secs_f64(), counts.calls());
+        let counts = stats.counts();
+        let (sum, count) = (stats.latency_sum().as_secs_f64(), counts.calls());
         let histogram = Histogram { sum, count, buckets: buckets(&counts) };
         latencies.push((release_labels(plugin, number, None), histogram));
     }
@@ -150,16 +150,16 @@ fn add_releases(families: &mut Families, releases: &[&Arc<Release>]) {
     let seconds = |time: &dyn Fn(&Release) -> Duration| -> Vec<_> {
         releases.iter().map(|release| (labels(release, None), time(release).as_secs_f64())).collect()
     };
-    families.counter("plugin_instances", "Instances created", counts(&|release| release.tally.instantiations().0));
+    families.counter("plugin_instances", "Instances created", counts(&|release| release.stats.instantiations().0));
     families.seconds(
         "plugin_instantiation_seconds",
         "Time spent creating instances",
-        seconds(&|release| release.tally.instantiations().1),
+        seconds(&|release| release.stats.instantiations().1),
     );
     families.seconds(
         "plugin_cpu_seconds",
         "Time that calls occupied a worker thread",
-        seconds(&|release| release.tally.cpu_time()),
+        seconds(&|release| release.stats.cpu_time()),
     );
     families.gauge(
         "plugin_memory_peak_bytes",

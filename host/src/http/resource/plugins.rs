@@ -18,12 +18,13 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::id::PluginName;
 use crate::plugin::canary::{Plan, Share};
-use crate::plugin::deploy::job::Passed;
-use crate::plugin::deploy::{By, Upload};
+use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::generation::{Absence, Plugins};
+use crate::plugin::initiator::Initiator;
 use crate::plugin::limits::Limits;
-use crate::plugin::registry::not_found;
+use crate::plugin::refusal::plugin_not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
+use crate::plugin::upload::Upload;
 
 /// Routes of the operator API.
 pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
@@ -59,8 +60,8 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
 }
 
 /// Who asks.
-fn by(call: &Call) -> Result<By> {
-    Ok(By { actor: Some(call.caller()?.user.id), request_id: Arc::clone(&call.request_id) })
+fn by(call: &Call) -> Result<Initiator> {
+    Ok(Initiator { actor: Some(call.caller()?.user.id), request_id: Arc::clone(&call.request_id) })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -162,7 +163,7 @@ struct DeployedPublic {
     /// It is on trial beside the live release, which `replaced` names.
     on_trial: bool,
     /// What was done and how long it took.
-    stages: Vec<Passed>,
+    stages: Vec<CompletedStage>,
 }
 
 async fn read_plugins(host: Arc<Host>, _: Call) -> Result<Reply> {
@@ -178,7 +179,7 @@ async fn read_plugins(host: Arc<Host>, _: Call) -> Result<Reply> {
 async fn read_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let generation = host.plugins.generation();
-    let plugin = find(&host, &generation.plugins, &name).await?.ok_or_else(|| not_found(&name))?;
+    let plugin = find(&host, &generation.plugins, &name).await?.ok_or_else(|| plugin_not_found(&name))?;
     let revoked = host.plugins.revoked(&name).await?;
     Reply::json(&PluginDetail { plugin, revoked })
 }
@@ -240,7 +241,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         request_id: Arc::clone(&call.request_id),
         id: query.id,
         canary,
-        again: None,
+        redeploys: None,
     };
     let deployed = host.plugins.deploy(upload).await?;
     Reply::json(&DeployedPublic {

@@ -18,7 +18,7 @@ use super::MachineCode;
 use super::program::{COMMAND, OUT_OF_MEMORY, REFUSED};
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
-use crate::plugin::artifact::{Digest, invalid, told};
+use crate::plugin::artifact::{Digest, invalid, printable};
 
 /// Threads that compile.
 const THREADS: &str = "2";
@@ -147,7 +147,7 @@ impl Child {
     fn judge(&self, digest: &Digest, end: End) -> Result<MachineCode> {
         // Whole, because a long path in front may put what matters beyond what is told.
         let verdict = verdict(end.status, &end.said);
-        let said = told(end.said.trim());
+        let said = printable(end.said.trim());
         match verdict {
             Verdict::Compiled => Ok(MachineCode(end.machine_code)),
             Verdict::Refused => Err(invalid(format!("it does not compile: {said}"))),

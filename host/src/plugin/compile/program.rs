@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::plugin::artifact::told;
+use crate::plugin::artifact::printable;
 use crate::plugin::engine;
 
 /// The hidden subcommand that runs this.
@@ -72,7 +72,7 @@ pub fn run(bounds: &Bounds) -> Result<(), Ended> {
         if error.is::<wasmtime::error::OutOfMemory>() {
             Ended::OutOfMemory
         } else {
-            Ended::Refused(told(&format!("{error:#}")))
+            Ended::Refused(printable(&format!("{error:#}")))
         }
     })?;
     let mut output = io::stdout().lock();

@@ -1,85 +1,76 @@
-//! What a host makes of a file's signatures before anything else is done with the file: hashing and checking cost
-//! milliseconds and run no code of the file, so where signatures are required the compiler never sees an untrusted one.
+//! The signature policy of a host, applied before anything else is done with a file. Hashing and checking take milliseconds
+//! and run no code of the file, so where signatures are required the compiler never sees an untrusted file.
 //!
-//! A trusted key's signature must hold, also where none is required: one that does not says that the file was altered. A
-//! signature of any other key says nothing and is not checked. One good signature of a trusted key is enough.
+//! A signature of a trusted key must be valid even where none is required: an invalid one shows that the file was altered.
+//! A signature of any other key proves nothing and is not checked. One valid signature of a trusted key is enough.
 
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::{Broken, ComponentDigest, Signature, Signed, Unreadable};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
-use crate::plugin::artifact::{Digest, check_header, invalid};
-use crate::plugin::deploy::Upload;
+use crate::plugin::artifact::{check_header, invalid};
 use crate::public_key::TrustedKey;
 
-/// Who vouches for a file.
+/// The result of the check of a file's signatures.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::plugin) struct Vouched {
-    /// The trusted keys whose signatures hold, as in the configuration.
+pub(in crate::plugin) struct VerifiedSignatures {
+    /// The trusted keys with valid signatures, as they are configured.
     pub(in crate::plugin) signed_by: Vec<String>,
-    /// What the operator may want to know.
+    /// Remarks for the operator.
     pub(in crate::plugin) notes: Vec<String>,
 }
 
-/// What the operator wants of signatures.
+/// The operator's requirements.
 struct Policy {
     trusted: Vec<TrustedKey>,
     required: bool,
     max_age: Option<Duration>,
 }
 
-impl Vouched {
-    /// Checks the digest of the file against the one that was pinned, and the signatures, in the file and beside it. `live` are the files that are
-    /// served now: what is live is not too old to be deployed again, for the age is there to keep old files from coming
-    /// back.
+impl VerifiedSignatures {
+    /// Checks the signatures in a file and the detached ones. `live` tells that the same file is live now: its age does
+    /// not matter then, because the age limit is there to keep old files from coming back.
     ///
     /// # Errors
-    /// The file is another one than was pinned, or is not signed as the operator wants it.
+    /// The file is not signed as the operator requires.
     pub(in crate::plugin) async fn check(
         config: &config::Plugins,
-        upload: &Upload,
-        digest: &Digest,
-        live: &[Digest],
+        file: Bytes,
+        detached: Vec<Signature>,
+        live: bool,
         now: Timestamp,
     ) -> Result<Self> {
         let policy = Policy {
             trusted: config.trusted_keys.clone(),
             required: config.require_signed,
-            max_age: config.signature_max_age,
+            max_age: config.signature_max_age.filter(|_| !live),
         };
-        if let Some(pinned) = upload.digest.as_ref().filter(|pinned| *pinned != digest) {
-            let text = format!(
-                "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin this \
-                 one once you know where it is from"
-            );
-            return Err(Error::new(Kind::Invalid(Vec::new()), code::DIGEST_MISMATCH, text));
-        }
-        let policy = if live.contains(digest) { Policy { max_age: None, ..policy } } else { policy };
-        let (file, beside) = (upload.component.clone(), upload.signatures.clone());
-        let checked = tokio::task::spawn_blocking(move || policy.check(&file, &beside, now));
+        let checked = tokio::task::spawn_blocking(move || policy.check(&file, &detached, now));
         checked.await.map_err(|error| Error::internal("the check of signatures panicked").with_source(error))?
     }
 }
 
 impl Policy {
-    fn check(&self, file: &[u8], beside: &[Signature], now: Timestamp) -> Result<Vouched> {
+    fn check(&self, file: &[u8], detached: &[Signature], now: Timestamp) -> Result<VerifiedSignatures> {
         check_header(file)?;
         let signed = match Signed::read(file) {
             Ok(signed) => signed,
-            // What is no component has no signatures; where none is needed, the compiler says better what is wrong.
-            Err(Unreadable::Preamble | Unreadable::Cut(_)) if !self.required && beside.is_empty() => {
-                return Ok(Vouched::default());
+            // A file that is not a component has no signatures. Where none is required, the compiler reports the error better.
+            Err(Unreadable::Preamble | Unreadable::Cut(_)) if !self.required && detached.is_empty() => {
+                return Ok(VerifiedSignatures::default());
             }
             Err(error @ (Unreadable::Preamble | Unreadable::Cut(_))) => return Err(invalid(error)),
             Err(error) => return Err(broken(&format!("The file cannot be deployed: {error}"))),
         };
-        let mut vouched = Vouched::default();
+        let mut verified = VerifiedSignatures::default();
         let mut untrusted = Vec::new();
         let mut expired = None;
         let mut component = None;
-        for signature in signed.signatures.iter().chain(beside) {
+        for signature in signed.signatures.iter().chain(detached) {
             let Some(trusted) = self.trusted.iter().find(|trusted| trusted.key == signature.key) else {
                 add(&mut untrusted, signature.key.to_string());
                 continue;
@@ -90,11 +81,11 @@ impl Policy {
                 Some(max_age) if signature.at < now.minus(max_age) => {
                     expired.get_or_insert_with(|| too_old(trusted, signature, max_age));
                 }
-                _ => add(&mut vouched.signed_by, trusted.to_string()),
+                _ => add(&mut verified.signed_by, trusted.to_string()),
             }
         }
-        if !vouched.signed_by.is_empty() {
-            return Ok(vouched);
+        if !verified.signed_by.is_empty() {
+            return Ok(verified);
         }
         if let Some(text) = expired {
             return Err(Error::forbidden(code::SIGNATURE_EXPIRED, text));
@@ -102,27 +93,27 @@ impl Policy {
         match (self.required, untrusted.is_empty()) {
             (true, true) => Err(Error::forbidden(
                 code::SIGNATURE_MISSING,
-                "The file is not signed, and this host takes only what a trusted key signed. Sign it with `wharf plugin \
+                "The file is not signed, and this host accepts only files that a trusted key signed. Sign it with `wharf plugin \
                  sign FILE --key KEYFILE`, or give its signature with --signature FILE.sig",
             )),
             (true, false) => Err(Error::forbidden(
                 code::SIGNATURE_UNTRUSTED,
                 format!(
-                    "The file is signed by nobody whom this host trusts, only by {}. Have it signed with a trusted key, \
+                    "The file is signed only by keys that this host does not trust: {}. Have it signed with a trusted key, \
                      or add its key to plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS)",
                     untrusted.join(", ")
                 ),
             )),
             (false, _) => {
                 let note = |key| format!("signed by {key}, which is not trusted here; the signature was not checked");
-                vouched.notes.extend(untrusted.into_iter().map(note));
-                Ok(vouched)
+                verified.notes.extend(untrusted.into_iter().map(note));
+                Ok(verified)
             }
         }
     }
 }
 
-/// A key may have signed in the file and beside it.
+/// Adds a key once; a key may have signed both in the file and detached.
 fn add(keys: &mut Vec<String>, key: String) {
     if !keys.contains(&key) {
         keys.push(key);
@@ -135,7 +126,7 @@ fn broken(text: &str) -> Error {
 }
 
 fn refused(trusted: &TrustedKey, error: Broken) -> Error {
-    let text = format!("The signature of {trusted} does not hold: {error}");
+    let text = format!("The signature of {trusted} is not valid: {error}");
     match error {
         Broken::Future(_) => Error::forbidden(code::SIGNATURE_EXPIRED, text),
         Broken::Component | Broken::Signature => broken(&text),
@@ -144,7 +135,7 @@ fn refused(trusted: &TrustedKey, error: Broken) -> Error {
 
 fn too_old(trusted: &TrustedKey, signature: &Signature, max_age: Duration) -> String {
     format!(
-        "The signature of {trusted} is from {}, longer ago than the {} that plugins.signature_max_age allows. Sign the \
+        "The signature of {trusted} is from {}, which is longer ago than plugins.signature_max_age allows ({}). Sign the \
          file again with `wharf plugin sign FILE --key KEYFILE`",
         signature.at,
         humantime::format_duration(max_age)
@@ -179,29 +170,29 @@ mod tests {
     }
 
     #[track_caller]
-    fn refusal(checked: Result<Vouched>) -> String {
+    fn refusal(checked: Result<VerifiedSignatures>) -> String {
         checked.unwrap_err().code().to_string()
     }
 
     #[test]
-    fn one_good_signature_of_a_trusted_key_is_enough() {
+    fn one_valid_signature_of_a_trusted_key_is_enough() {
         let (ours, theirs) = (key(), key());
         let policy = policy(&[&ours], true);
-        for (file, beside) in [
+        for (file, detached) in [
             (file(&[signed(&theirs, NOW), signed(&ours, NOW)]), vec![]),
             (file(&[signed(&theirs, NOW)]), vec![signed(&ours, NOW)]),
             (file(&[]), vec![signed(&ours, NOW)]),
             (file(&[signed(&ours, NOW)]), vec![signed(&ours, NOW)]),
         ] {
-            let vouched = policy.check(&file, &beside, NOW).unwrap();
-            assert_eq!(vouched.signed_by, [format!("release={}", ours.public_key())]);
+            let verified = policy.check(&file, &detached, NOW).unwrap();
+            assert_eq!(verified.signed_by, [format!("release={}", ours.public_key())]);
         }
         assert_eq!(refusal(policy.check(&file(&[]), &[], NOW)), "signature_missing");
         assert_eq!(refusal(policy.check(&file(&[signed(&theirs, NOW)]), &[], NOW)), "signature_untrusted");
     }
 
     #[test]
-    fn a_broken_signature_of_a_trusted_key_is_refused_whatever_else_there_is() {
+    fn an_invalid_signature_of_a_trusted_key_is_refused_even_next_to_a_valid_one() {
         let (ours, other) = (key(), key());
         let broken = Signature::sign(&ours, ComponentDigest::of(b"another file"), NOW);
         for required in [false, true] {
@@ -214,29 +205,29 @@ mod tests {
     }
 
     #[test]
-    fn age_counts_where_it_is_limited_and_a_fresh_signature_makes_up_for_an_old_one() {
+    fn an_old_signature_is_refused_unless_a_fresh_one_is_there() {
         let (old, fresh) = (key(), key());
         let mut policy = policy(&[&old, &fresh], false);
         let old = signed(&old, NOW.minus(2 * DAY));
         assert!(policy.check(&file(std::slice::from_ref(&old)), &[], NOW).is_ok());
         policy.max_age = Some(DAY);
         assert_eq!(refusal(policy.check(&file(std::slice::from_ref(&old)), &[], NOW)), "signature_expired");
-        let vouched = policy.check(&file(&[old, signed(&fresh, NOW)]), &[], NOW).unwrap();
-        assert_eq!(vouched.signed_by.len(), 1);
+        let verified = policy.check(&file(&[old, signed(&fresh, NOW)]), &[], NOW).unwrap();
+        assert_eq!(verified.signed_by.len(), 1);
     }
 
     #[test]
-    fn where_none_is_required_a_stranger_is_a_note() {
+    fn a_signature_of_an_unknown_key_is_a_note_where_none_is_required() {
         let policy = policy(&[&key()], false);
-        assert_eq!(policy.check(COMPONENT, &[], NOW).unwrap(), Vouched::default());
+        assert_eq!(policy.check(COMPONENT, &[], NOW).unwrap(), VerifiedSignatures::default());
         let stranger = key();
-        let vouched = policy.check(&file(&[signed(&stranger, NOW)]), &[], NOW).unwrap();
-        assert_eq!(vouched.signed_by, [""; 0]);
-        assert!(vouched.notes[0].contains(&stranger.public_key().to_string()), "{:?}", vouched.notes);
+        let verified = policy.check(&file(&[signed(&stranger, NOW)]), &[], NOW).unwrap();
+        assert_eq!(verified.signed_by, [""; 0]);
+        assert!(verified.notes[0].contains(&stranger.public_key().to_string()), "{:?}", verified.notes);
     }
 
     #[test]
-    fn what_has_no_sections_reaches_the_compiler_only_where_no_signature_is_required() {
+    fn a_file_without_sections_reaches_the_compiler_only_where_no_signature_is_required() {
         let ours = key();
         let cut = &COMPONENT[..10];
         assert!(policy(&[&ours], false).check(cut, &[], NOW).is_ok());

@@ -17,9 +17,9 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::http::resource::pagination::Page;
 use crate::id::{PluginName, UserId};
-use crate::plugin::deploy::job::Passed;
+use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::limits::Limits;
-use crate::plugin::registry::not_found;
+use crate::plugin::refusal::plugin_not_found;
 
 const TAG: &str = "plugins";
 
@@ -173,7 +173,7 @@ struct DeployPublic {
     /// The stage it is at, or ended at.
     stage: String,
     /// The stages it passed.
-    stages: Vec<Passed>,
+    stages: Vec<CompletedStage>,
     release: Option<i64>,
     code: Option<String>,
     reason: Option<String>,
@@ -254,7 +254,7 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let deployed = host.plugins.bound(&name, grants, Limits::default(), &by(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, grants, Limits::default(), &by(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' has these bounds already, release {number}"),
@@ -265,14 +265,14 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn read_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let generation = host.plugins.generation();
-    let release = generation.plugins.current(&name).ok_or_else(|| not_found(&name))?;
-    let data = host.plugins.bounds(release)?.into_iter().map(|bound| LimitPublic {
-        name: bound.name,
-        value: bound.value,
-        own: bound.own,
-        current: bound.current,
-        peak: bound.peak,
-        met: bound.met,
+    let release = generation.plugins.current(&name).ok_or_else(|| plugin_not_found(&name))?;
+    let data = host.plugins.limit_usage(release)?.into_iter().map(|limit| LimitPublic {
+        name: limit.name,
+        value: limit.value,
+        own: limit.overridden,
+        current: limit.current,
+        peak: limit.peak,
+        met: limit.hits,
     });
     Reply::json(&LimitsPublic { release: release.record.number, data: data.collect() })
 }
@@ -285,7 +285,7 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
         return Err(refuse("name one at least, such as memory=128MiB".to_owned()));
     }
     let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
-    let deployed = host.plugins.bound(&name, Grants::default(), limits, &by(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &by(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' has these limits already, release {number}"),
@@ -301,7 +301,7 @@ async fn revoke_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn read_deploy(host: Arc<Host>, call: Call) -> Result<Reply> {
     let id: String = call.path("id")?;
-    let deploy = host.plugins.deploy_of(&id).await?;
+    let deploy = host.plugins.find_deploy(&id).await?;
     Reply::json(&DeployPublic {
         id: deploy.id,
         plugin: deploy.plugin,

@@ -12,7 +12,7 @@ use crate::plugin::canary::{Canary, Comparison};
 use crate::plugin::declaration::Permission;
 use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::release::Record;
-use crate::plugin::schema::Step;
+use crate::plugin::schema_compatibility::MigrationStep;
 
 /// What a plugin is doing.
 #[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub(super) struct ReleaseDetail {
     /// As a deploy takes them: capabilities, and what bounds them.
     grants: Vec<String>,
     permissions: Vec<Permission>,
-    migrations: Vec<Step>,
+    migrations: Vec<MigrationStep>,
     settings: Value,
     /// What bounds its calls where that was set for this plugin, as a deploy takes it.
     limits: Vec<String>,

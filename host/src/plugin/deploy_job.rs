@@ -1,44 +1,44 @@
-//! The record of one deploy: what it is at, how long each stage took and what came of it, kept in the database before each
-//! stage begins, so that a crash at any moment leaves behind how far it came.
+//! Deploy jobs: the record of one deploy with its present stage, the durations of its stages and its outcome. The record is
+//! written before each stage begins, so that after a crash it shows the stage that was reached.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::artifact::Digest;
 use crate::clock::{Clock, Timestamp};
 use crate::db::Db;
 use crate::db::deploy::{self as table, StoredDeploy};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{PluginName, UserId};
-use crate::plugin::artifact::Digest;
 
-/// What a deploy does, in this order.
+/// The stages of a deploy, in this spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Is it a component, within the limits?
+    /// Checks the size, the pinned digest and the signatures.
     Check,
-    /// To machine code.
+    /// Compiles to machine code.
     Compile,
-    /// What does it say of itself, what does it need, may it?
+    /// Asks the component for its declaration, and checks its grants and settings.
     Describe,
-    /// Does it fit beside what is served?
+    /// Checks its routes and migrations against the live plugins, links it and admits it to its grants.
     Conflicts,
-    /// Its tables.
+    /// Applies its migrations.
     Migrate,
-    /// One call before anybody else's.
+    /// Calls it before any client does.
     Smoke,
-    /// Recorded, and served from now on.
+    /// Records the release and serves it.
     Swap,
 }
 
 impl Stage {
-    /// All, in order.
+    /// All stages, in spec.
     pub const ALL: [Self; 7] =
         [Self::Check, Self::Compile, Self::Describe, Self::Conflicts, Self::Migrate, Self::Smoke, Self::Swap];
 
-    /// The word for it.
+    /// Returns the name of the stage.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
@@ -52,31 +52,31 @@ impl Stage {
     }
 }
 
-/// A stage that was passed.
+/// A completed stage.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Passed {
-    /// Which.
+pub struct CompletedStage {
+    /// The stage.
     pub stage: Stage,
-    /// How long it took, in microseconds.
+    /// Its duration in microseconds.
     pub micros: u64,
 }
 
-/// Called when a stage begins; tests stop the process there.
+/// A hook that is called when a stage begins; tests stop the process there.
 pub type AtStage = fn(Stage);
 
-/// One that runs.
+/// A running deploy.
 pub(super) struct Job {
     db: Db,
     clock: Clock,
     row: StoredDeploy,
     stage: Stage,
-    passed: Vec<Passed>,
+    completed: Vec<CompletedStage>,
     began: Instant,
     at_stage: Option<AtStage>,
 }
 
-/// Who deploys what.
-pub(super) struct Order<'a> {
+/// The identity of a deploy.
+pub(super) struct JobSpec<'a> {
     pub(super) id: &'a str,
     pub(super) digest: &'a Digest,
     pub(super) actor: Option<UserId>,
@@ -85,14 +85,17 @@ pub(super) struct Order<'a> {
 }
 
 impl Job {
-    /// Begins one, or begins one again that did not come to a good end.
-    pub(super) async fn begin(db: &Db, clock: &Clock, order: Order<'_>, at_stage: Option<AtStage>) -> Result<Self> {
+    /// Begins a deploy, or begins one again that did not succeed.
+    ///
+    /// # Errors
+    /// 409: the id belongs to a running deploy or to one of another file.
+    pub(super) async fn begin(db: &Db, clock: &Clock, spec: JobSpec<'_>, at_stage: Option<AtStage>) -> Result<Self> {
         let now = clock.now();
         let stage = Stage::Check;
         let row = StoredDeploy {
-            id: order.id.to_owned(),
+            id: spec.id.to_owned(),
             plugin: None,
-            digest: order.digest.to_string(),
+            digest: spec.digest.to_string(),
             state: "running".to_owned(),
             stage: stage.as_str().to_owned(),
             stages: "[]".to_owned(),
@@ -100,20 +103,20 @@ impl Job {
             code: None,
             reason: None,
             made_data: false,
-            actor: order.actor,
-            request_id: order.request_id.to_string(),
-            node: order.node.to_owned(),
+            actor: spec.actor,
+            request_id: spec.request_id.to_string(),
+            node: spec.node.to_owned(),
             started_at: now,
             changed_at: now,
         };
         match table::find(db, &row.id).await? {
             None => table::insert(db, &row).await?,
             Some(earlier) if earlier.digest != row.digest => {
-                return Err(conflict("A deploy of another file has this id already"));
+                return Err(conflict("A deploy of another file already has this id"));
             }
-            // Of several that repeat it at once, one does.
+            // Of several concurrent repetitions, one begins.
             Some(_) if !table::begin_again(db, &row).await? => {
-                return Err(conflict("The deploy of this id is running"));
+                return Err(conflict("The deploy with this id is running"));
             }
             Some(_) => {}
         }
@@ -122,71 +125,71 @@ impl Job {
             clock: clock.clone(),
             row,
             stage,
-            passed: Vec::new(),
+            completed: Vec::new(),
             began: Instant::now(),
             at_stage,
         };
-        job.reached();
+        job.call_hook();
         Ok(job)
     }
 
-    /// Ends a stage and begins the next.
+    /// Completes the present stage and begins the next one.
     pub(super) async fn enter(&mut self, stage: Stage) -> Result<()> {
-        self.pass();
+        self.complete_stage();
         self.stage = stage;
         stage.as_str().clone_into(&mut self.row.stage);
         self.write().await?;
-        self.reached();
+        self.call_hook();
         Ok(())
     }
 
-    /// Says whose deploy it is, once that is known.
-    pub(super) fn of(&mut self, plugin: &PluginName) {
+    /// Sets the plugin, once it is known.
+    pub(super) fn set_plugin(&mut self, plugin: &PluginName) {
         self.row.plugin = Some(plugin.clone());
     }
 
-    /// Says that the next stage makes the plugin's database, which nobody had before.
-    pub(super) fn makes_data(&mut self) {
+    /// Notes that a later stage creates the database of the plugin.
+    pub(super) fn mark_created_data(&mut self) {
         self.row.made_data = true;
     }
 
-    /// The plugin whose database it made.
-    pub(super) fn made_data(&self) -> Option<PluginName> {
+    /// Returns the plugin if this deploy created its database.
+    pub(super) fn created_data(&self) -> Option<PluginName> {
         self.row.plugin.clone().filter(|_| self.row.made_data)
     }
 
-    /// The stage it is at.
+    /// Returns the present stage.
     pub(super) fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// Records a good end.
-    pub(super) async fn succeed(mut self, release: i64) -> Result<Vec<Passed>> {
-        self.pass();
+    /// Records the success. Returns the completed stages.
+    pub(super) async fn succeed(mut self, release: i64) -> Result<Vec<CompletedStage>> {
+        self.complete_stage();
         "succeeded".clone_into(&mut self.row.state);
         self.row.release = Some(release);
         self.write().await?;
-        Ok(self.passed)
+        Ok(self.completed)
     }
 
-    /// Records why it failed.
+    /// Records the failure.
     pub(super) async fn fail(mut self, error: &Error) {
-        self.pass();
+        self.complete_stage();
         "failed".clone_into(&mut self.row.state);
         self.row.code = Some(error.code().to_string());
         self.row.reason = Some(error.public().to_owned());
         if let Err(error) = self.write().await {
-            tracing::error!(deploy = self.row.id, error = error.report(), "the end of a deploy was not recorded");
+            tracing::error!(deploy = self.row.id, error = error.report(), "the failure of a deploy was not recorded");
         }
     }
 
-    fn pass(&mut self) {
+    fn complete_stage(&mut self) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.passed.push(Passed { stage: self.stage, micros });
+        self.completed.push(CompletedStage { stage: self.stage, micros });
         self.began = Instant::now();
     }
 
-    fn reached(&self) {
+    fn call_hook(&self) {
         if let Some(at_stage) = self.at_stage {
             at_stage(self.stage);
         }
@@ -194,7 +197,7 @@ impl Job {
 
     async fn write(&mut self) -> Result<()> {
         self.row.changed_at = self.clock.now();
-        self.row.stages = serde_json::to_string(&self.passed).map_err(Error::internal)?;
+        self.row.stages = serde_json::to_string(&self.completed).map_err(Error::internal)?;
         table::update(&self.db, &self.row).await
     }
 }
@@ -203,14 +206,14 @@ fn conflict(text: &'static str) -> Error {
     Error::new(Kind::Conflict, code::DEPLOY_CONFLICT, text)
 }
 
-/// How long a node may be silent before its deploys count as interrupted: longer than any stage may take.
+/// The time without an update after which a deploy of another node counts as interrupted: longer than any stage may take.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
 
-/// Tells of the deploys that the end of this node, or of another, cut off.
+/// Finds and logs the deploys that the end of this node, or of another one, interrupted.
 ///
 /// # Errors
 /// The database fails.
-pub(in crate::plugin) async fn find_interrupted(db: &Db, node: &str, now: Timestamp) -> Result<Vec<StoredDeploy>> {
+pub(super) async fn find_interrupted(db: &Db, node: &str, now: Timestamp) -> Result<Vec<StoredDeploy>> {
     let found = table::interrupt(db, node, now.minus(SILENCE), now).await?;
     for deploy in &found {
         let plugin = deploy.plugin.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -219,7 +222,7 @@ pub(in crate::plugin) async fn find_interrupted(db: &Db, node: &str, now: Timest
             plugin,
             digest = deploy.digest,
             stage = deploy.stage,
-            "a deploy was interrupted; what was live is live, and it can be repeated"
+            "a deploy was interrupted; the live release did not change, and the deploy can be repeated"
         );
     }
     Ok(found)

@@ -1,58 +1,59 @@
-//! Which releases can run on which state of a plugin's tables. Migrations only go forward, so a release that goes back, or
-//! that still runs while they are applied, meets tables that are newer than itself: each migration says the oldest one
-//! whose releases can (expand first, contract in a later release). Owns the rules; applies nothing.
+//! Schema compatibility: which releases can run on which state of a plugin's tables. Migrations only go forward, so an
+//! earlier release after a rollback, or the live release during a deploy, can meet tables that are newer than itself. Each
+//! migration therefore names the oldest migration whose releases can run on its result (expand first, contract in a later
+//! release). Owns the rules; applies no migration.
 
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{invalid, told};
+use super::artifact::{invalid, printable};
 use crate::db::plugin::StoredPlugin;
 use crate::error::{Error, Result, code};
 
-/// A migration, as recorded of a release and of a database.
+/// A migration as it is recorded for a release and for a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Step {
+pub struct MigrationStep {
     /// Its name.
     pub name: String,
-    /// The earliest migration whose releases can run after it; none: all can.
+    /// The oldest migration whose releases can run after this one; `None` if all can.
     pub oldest: Option<String>,
 }
 
 impl StoredPlugin {
-    /// The migrations that its database has seen.
-    pub(super) fn steps(&self) -> Result<Vec<Step>> {
+    /// Returns the migrations that were applied to its database.
+    pub(super) fn steps(&self) -> Result<Vec<MigrationStep>> {
         serde_json::from_str(&self.schema)
             .map_err(|error| Error::internal("a plugin's recorded schema is not readable").with_source(error))
     }
 }
 
-fn has(steps: &[Step], name: &str) -> bool {
+fn has(steps: &[MigrationStep], name: &str) -> bool {
     steps.iter().any(|step| step.name == name)
 }
 
-/// Whether what a component declares makes sense.
+/// Checks declared migrations.
 ///
 /// # Errors
-/// A migration names one that does not stand before it.
-pub(super) fn check_declared(steps: &[Step]) -> Result<()> {
+/// A migration names one that does not precede it.
+pub(super) fn check_declared(steps: &[MigrationStep]) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
         if let Some(oldest) = &step.oldest
             && !steps.iter().take(index).any(|earlier| earlier.name == *oldest)
         {
             return Err(invalid(format!(
-                "its migration '{}' says that '{}' is the oldest that can run after it, which is no earlier one",
-                told(&step.name),
-                told(oldest)
+                "its migration '{}' names '{}' as the oldest that can run after it, which is not an earlier migration",
+                printable(&step.name),
+                printable(oldest)
             )));
         }
     }
     Ok(())
 }
 
-/// Whether a release can run on tables that have seen `applied`.
+/// Checks that a release can run on tables with the migrations `applied`.
 ///
 /// # Errors
-/// 409 `schema_too_new`: a migration that the release does not have has taken away what it needs.
-pub(super) fn check_back(release: &[Step], applied: &[Step]) -> Result<()> {
+/// 409 `schema_too_new`: a later migration is not compatible with the release.
+pub(super) fn check_back(release: &[MigrationStep], applied: &[MigrationStep]) -> Result<()> {
     for step in applied.iter().skip(release.len()) {
         if let Some(oldest) = &step.oldest
             && !has(release, oldest)
@@ -60,20 +61,20 @@ pub(super) fn check_back(release: &[Step], applied: &[Step]) -> Result<()> {
             let known = release.last().map_or("none", |step| step.name.as_str());
             return Err(too_new(format!(
                 "Since the migration '{}' the plugin's tables need a release that has '{}'; this one has {}",
-                told(&step.name),
-                told(oldest),
-                told(known)
+                printable(&step.name),
+                printable(oldest),
+                printable(known)
             )));
         }
     }
     Ok(())
 }
 
-/// Whether the live release can run on what a new one will make of the tables.
+/// Checks that the live release can run on the tables after the migrations of a new release.
 ///
 /// # Errors
-/// 409 `schema_too_new`: a release in between has to be deployed first.
-pub(super) fn check_forward(new: &[Step], applied: &[Step], live: &[Step]) -> Result<()> {
+/// 409 `schema_too_new`: another release has to be deployed in between.
+pub(super) fn check_forward(new: &[MigrationStep], applied: &[MigrationStep], live: &[MigrationStep]) -> Result<()> {
     for step in new.iter().skip(applied.len()) {
         if let Some(oldest) = &step.oldest
             && !has(live, oldest)
@@ -81,8 +82,8 @@ pub(super) fn check_forward(new: &[Step], applied: &[Step], live: &[Step]) -> Re
             return Err(too_new(format!(
                 "The migration '{}' would break the live release, which does not have '{}': deploy a release with that \
                  one first",
-                told(&step.name),
-                told(oldest)
+                printable(&step.name),
+                printable(oldest)
             )));
         }
     }
@@ -97,12 +98,14 @@ fn too_new(text: String) -> Error {
 mod tests {
     use super::*;
 
-    fn steps(list: &[(&str, Option<&str>)]) -> Vec<Step> {
-        list.iter().map(|(name, oldest)| Step { name: (*name).to_owned(), oldest: oldest.map(str::to_owned) }).collect()
+    fn steps(list: &[(&str, Option<&str>)]) -> Vec<MigrationStep> {
+        list.iter()
+            .map(|(name, oldest)| MigrationStep { name: (*name).to_owned(), oldest: oldest.map(str::to_owned) })
+            .collect()
     }
 
     #[test]
-    fn only_a_contraction_bars_the_way_back() {
+    fn only_a_contraction_prevents_a_rollback() {
         let applied = steps(&[("1", None), ("2", None), ("3", Some("2"))]);
         let upto = |count: usize| applied.get(..count).unwrap();
         assert!(check_back(upto(2), &applied).is_ok());
@@ -114,17 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn a_contraction_waits_for_a_live_release_that_allows_it() {
+    fn a_contraction_needs_a_live_release_that_allows_it() {
         let new = steps(&[("1", None), ("2", None), ("3", Some("2"))]);
         let upto = |count: usize| new.get(..count).unwrap();
         assert!(check_forward(&new, upto(2), upto(2)).is_ok());
         assert!(check_forward(&new, upto(1), upto(1)).is_err());
-        // It has been applied before.
+        // It was applied before.
         assert!(check_forward(&new, &new, upto(1)).is_ok());
     }
 
     #[test]
-    fn a_migration_names_an_earlier_one() {
+    fn a_migration_must_name_an_earlier_one() {
         assert!(check_declared(&steps(&[("1", None), ("2", Some("1"))])).is_ok());
         assert!(check_declared(&steps(&[("1", Some("1"))])).is_err());
         assert!(check_declared(&steps(&[("1", Some("2")), ("2", None)])).is_err());

@@ -31,10 +31,10 @@ const MAGIC: &[u8; 8] = b"wharfc\x00\x01";
 const HEADER: usize = 8 + 32 + 8 + 32;
 
 /// How much is kept; the files that were written first go first.
-const SHELF_BYTES: u64 = 1024 * 1024 * 1024;
+const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// The directory.
-pub(super) struct Shelf {
+pub(super) struct CodeCache {
     directory: PathBuf,
     fingerprint: Fingerprint,
     /// Knows the key, and nothing else yet.
@@ -64,7 +64,7 @@ enum Refusal {
     WrongMark,
 }
 
-impl Shelf {
+impl CodeCache {
     /// Opens or makes the directory and the key; removes what no run of this host can use any more.
     pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, largest: u64, random: &Random) -> Result<Self> {
         let directory = data_dir.join(DIRECTORY);
@@ -73,11 +73,11 @@ impl Shelf {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         let mark = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;
-        let shelf = Self { directory, fingerprint, mark, largest, written: AtomicU64::new(0) };
-        if let Err(error) = shelf.remove_stale() {
-            tracing::warn!(directory = %shelf.directory.display(), %error, "old compiled components were not removed");
+        let cache = Self { directory, fingerprint, mark, largest, written: AtomicU64::new(0) };
+        if let Err(error) = cache.remove_stale() {
+            tracing::warn!(directory = %cache.directory.display(), %error, "old compiled components were not removed");
         }
-        Ok(shelf)
+        Ok(cache)
     }
 
     /// The machine code of a component, if it is here and as it was written.
@@ -205,7 +205,7 @@ impl Shelf {
         files.sort();
         let mut whole: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in files {
-            if whole <= SHELF_BYTES {
+            if whole <= MAX_BYTES {
                 break;
             }
             fs::remove_file(path)?;

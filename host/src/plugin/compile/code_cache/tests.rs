@@ -6,28 +6,28 @@ use super::*;
 
 const LARGEST: u64 = 1024;
 
-fn shelf(directory: &TempDir) -> Shelf {
-    Shelf::open(directory.path(), Fingerprint([7; 32]), LARGEST, &Random::System).unwrap()
+fn cache(directory: &TempDir) -> CodeCache {
+    CodeCache::open(directory.path(), Fingerprint([7; 32]), LARGEST, &Random::System).unwrap()
 }
 
 fn digest() -> Digest {
     Digest::of(b"a component")
 }
 
-/// A shelf with one file on it, and the file.
-fn filled(directory: &TempDir) -> (Shelf, PathBuf) {
-    let shelf = shelf(directory);
-    shelf.put(&digest(), &MachineCode(b"machine code".to_vec()));
-    let path = shelf.path(&digest());
+/// A cache with one file on it, and the file.
+fn filled(directory: &TempDir) -> (CodeCache, PathBuf) {
+    let cache = cache(directory);
+    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    let path = cache.path(&digest());
     assert!(path.is_file());
-    (shelf, path)
+    (cache, path)
 }
 
 /// The reason why what is there now is not loaded; it is gone afterwards.
-fn refused(shelf: &Shelf) -> String {
-    let reason = shelf.read(&digest()).unwrap_err().to_string();
-    assert!(shelf.take(&digest()).is_none());
-    assert!(!shelf.path(&digest()).exists(), "{reason}");
+fn refused(cache: &CodeCache) -> String {
+    let reason = cache.read(&digest()).unwrap_err().to_string();
+    assert!(cache.take(&digest()).is_none());
+    assert!(!cache.path(&digest()).exists(), "{reason}");
     reason
 }
 
@@ -37,7 +37,7 @@ fn what_was_put_is_taken_after_a_restart_and_is_for_its_owner_only() {
     let (_, path) = filled(&directory);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-    let again = shelf(&directory);
+    let again = cache(&directory);
     assert_eq!(again.take(&digest()).unwrap().0, b"machine code");
     assert!(again.take(&Digest::of(b"another")).is_none());
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
@@ -46,56 +46,56 @@ fn what_was_put_is_taken_after_a_restart_and_is_for_its_owner_only() {
 #[test]
 fn a_byte_changed_anywhere_is_found() {
     let directory = tempfile::tempdir().unwrap();
-    let (shelf, path) = filled(&directory);
+    let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
     assert_eq!(whole.len(), HEADER + b"machine code".len());
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
-        refused(&shelf);
+        refused(&cache);
     }
     fs::write(&path, &whole).unwrap();
-    assert!(shelf.take(&digest()).is_some());
+    assert!(cache.take(&digest()).is_some());
 }
 
 #[test]
 fn a_file_of_another_length_is_found() {
     let directory = tempfile::tempdir().unwrap();
-    let (shelf, path) = filled(&directory);
+    let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(refused(&shelf), "it has not the length that it had");
+        assert_eq!(refused(&cache), "it has not the length that it had");
     }
     fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
-    assert_eq!(refused(&shelf), "it has not the length that it had");
+    assert_eq!(refused(&cache), "it has not the length that it had");
 }
 
 #[test]
 fn a_file_under_the_name_of_another_component_is_found() {
     let directory = tempfile::tempdir().unwrap();
-    let (shelf, path) = filled(&directory);
+    let (cache, path) = filled(&directory);
     let other = Digest::of(b"another");
-    fs::rename(&path, shelf.path(&other)).unwrap();
-    assert!(matches!(shelf.read(&other), Err(Refusal::WrongMark)));
-    assert!(shelf.take(&other).is_none() && !shelf.path(&other).exists());
+    fs::rename(&path, cache.path(&other)).unwrap();
+    assert!(matches!(cache.read(&other), Err(Refusal::WrongMark)));
+    assert!(cache.take(&other).is_none() && !cache.path(&other).exists());
 }
 
 #[test]
 fn a_file_of_another_host_is_found() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (shelf, path) = filled(&directory);
+    let (cache, path) = filled(&directory);
     let (_, foreign) = filled(&elsewhere);
     fs::copy(foreign, path).unwrap();
-    assert_eq!(refused(&shelf), "its mark is wrong: somebody or something changed it");
+    assert_eq!(refused(&cache), "its mark is wrong: somebody or something changed it");
 }
 
 #[test]
 fn a_file_of_another_engine_is_found_and_removed_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
-    let (shelf, path) = filled(&directory);
-    let open = || Shelf::open(directory.path(), Fingerprint([8; 32]), LARGEST, &Random::System).unwrap();
+    let (cache, path) = filled(&directory);
+    let open = || CodeCache::open(directory.path(), Fingerprint([8; 32]), LARGEST, &Random::System).unwrap();
     let foreign = directory.path().join(DIRECTORY).join("README");
     let unfinished = directory.path().join(DIRECTORY).join(format!("{}.3.tmp", digest()));
     fs::write(&foreign, b"an operator's").unwrap();
@@ -104,12 +104,12 @@ fn a_file_of_another_engine_is_found_and_removed_at_the_next_start() {
     assert!(!path.exists() && !unfinished.exists() && foreign.exists());
 
     // Under the right name, with the right key.
-    shelf.put(&digest(), &MachineCode(b"machine code".to_vec()));
-    fs::rename(shelf.path(&digest()), other.path(&digest())).unwrap();
+    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    fs::rename(cache.path(&digest()), other.path(&digest())).unwrap();
     assert_eq!(refused(&other), "it was compiled for another engine");
     // With a header that says what it should.
-    shelf.put(&digest(), &MachineCode(b"machine code".to_vec()));
-    let mut bytes = fs::read(shelf.path(&digest())).unwrap();
+    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    let mut bytes = fs::read(cache.path(&digest())).unwrap();
     bytes[8..40].fill(8);
     fs::write(other.path(&digest()), bytes).unwrap();
     assert_eq!(refused(&other), "its mark is wrong: somebody or something changed it");
@@ -118,16 +118,16 @@ fn a_file_of_another_engine_is_found_and_removed_at_the_next_start() {
 #[test]
 fn a_file_larger_than_compiling_gives_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = shelf(&directory);
-    shelf.put(&digest(), &MachineCode(vec![0; 1025]));
-    assert_eq!(refused(&shelf), "it is larger than compiling gives");
+    let cache = cache(&directory);
+    cache.put(&digest(), &MachineCode(vec![0; 1025]));
+    assert_eq!(refused(&cache), "it is larger than compiling gives");
 }
 
 #[test]
 fn a_disk_that_takes_nothing_is_no_failure() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = shelf(&directory);
-    fs::remove_dir(&shelf.directory).unwrap();
-    shelf.put(&digest(), &MachineCode(b"machine code".to_vec()));
-    assert!(shelf.take(&digest()).is_none());
+    let cache = cache(&directory);
+    fs::remove_dir(&cache.directory).unwrap();
+    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    assert!(cache.take(&digest()).is_none());
 }

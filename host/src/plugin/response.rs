@@ -1,4 +1,5 @@
-//! What a plugin may answer: checked before anything of it reaches a client.
+//! The check of a guest's response: nothing of it reaches a client before. Owns the rules for status, headers, problems and
+//! sizes; does not know how the response is sent.
 
 use std::io;
 
@@ -9,32 +10,32 @@ use super::limits::CallLimits;
 use crate::capability::{Limit, Usage};
 use crate::error::{Code, Error, FieldError, Kind, Result, code};
 
-/// A checked answer.
+/// A checked response of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum PluginResponse {
     /// A response.
     Response {
         /// 200 to 599.
         status: u16,
-        /// Lower-case names, none that belongs to the host.
+        /// Headers with lower-case names, none that only the host may set.
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
     },
-    /// A problem; the host adds what it knows.
+    /// A problem, which the host completes (for example with the request id).
     Problem {
         /// 400 to 599.
         status: u16,
-        /// The plugin's word.
+        /// The plugin's code.
         code: Code,
-        /// For people.
+        /// The text for people.
         detail: String,
-        /// Refused inputs.
+        /// The refused inputs.
         errors: Vec<FieldError>,
     },
 }
 
-/// Headers that are the host's to set: framing, connection, identity, cookies, CORS.
+/// Headers that only the host may set: framing, connection, identity, cookies, CORS.
 const FORBIDDEN: &[&str] = &[
     "connection",
     "content-length",
@@ -52,37 +53,37 @@ const FORBIDDEN: &[&str] = &[
     "upgrade",
     "x-request-id",
 ];
-/// The most headers of an answer.
+/// The maximum number of headers of a response.
 const MAX_HEADERS: usize = 64;
-/// The longest code and detail of a problem.
+/// The maximum lengths of the code and the detail of a problem.
 const MAX_CODE: usize = 64;
 const MAX_DETAIL: usize = 4 * 1024;
-/// The most refused inputs of a problem.
+/// The maximum number of refused inputs of a problem.
 const MAX_ERRORS: usize = 256;
 
-impl Answer {
-    /// Checks what a guest returned, and counts a limit that it met.
+impl PluginResponse {
+    /// Checks the return value of a guest, and counts a limit that it hit.
     ///
     /// # Errors
-    /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text says what was wrong, for the plugin's author.
+    /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text states the reason, for the plugin's author.
     pub(super) fn check(
-        answer: Result<http::Response, http::Problem>,
+        returned: Result<http::Response, http::Problem>,
         limits: &CallLimits,
         usage: &Usage,
     ) -> Result<Self> {
-        match answer {
+        match returned {
             Ok(response) => {
                 if !(200..=599).contains(&response.status) {
                     return Err(refused(format!("status {} is not within 200..=599", response.status)));
                 }
                 let headers = response.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-                for (limit, part, bytes, most) in [
+                for (limit, part, bytes, max) in [
                     (Limit::ResponseBytes, "body", response.body.len(), limits.response_bytes),
                     (Limit::HeaderBytes, "headers", headers, limits.header_bytes),
                 ] {
-                    if bytes > most {
+                    if bytes > max {
                         usage.hit(limit);
-                        return Err(too_large(part, bytes, most));
+                        return Err(too_large(part, bytes, max));
                     }
                 }
                 check_headers(&response.headers)?;
@@ -92,8 +93,8 @@ impl Answer {
                 if !(400..=599).contains(&problem.status) {
                     return Err(refused(format!("problem status {} is not within 400..=599", problem.status)));
                 }
-                let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-                if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(word) {
+                let code_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+                if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(code_byte) {
                     return Err(refused("a problem's code is 1 to 64 of a-z, 0-9 and _"));
                 }
                 if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
@@ -104,11 +105,11 @@ impl Answer {
                     .into_iter()
                     .map(|error| FieldError::new(error.kind, error.loc, error.message))
                     .collect();
-                // As a client gets it: a control character is six there.
-                let mut written = Written { most: limits.response_bytes, bytes: 0 };
+                // Measured as JSON, in which a control character takes six bytes.
+                let mut written = SizeCounter { max: limits.response_bytes, bytes: 0 };
                 if serde_json::to_writer(&mut written, &(&problem.detail, &errors)).is_err() {
                     usage.hit(Limit::ResponseBytes);
-                    return Err(too_large("problem", written.bytes, written.most));
+                    return Err(too_large("problem", written.bytes, written.max));
                 }
                 Ok(Self::Problem {
                     status: problem.status,
@@ -126,13 +127,13 @@ fn check_headers(headers: &[(String, String)]) -> Result<()> {
         return Err(refused(format!("more than {MAX_HEADERS} headers")));
     }
     for (name, value) in headers {
-        // RFC 9110: a name is a token, here in lower case; a value is visible text, blanks and tabs.
+        // RFC 9110: a name is a token, here in lower case; a value is visible text, spaces and tabs.
         let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(token) {
             return Err(refused("a header's name is not a lower-case token"));
         }
         if FORBIDDEN.contains(&name.as_str()) || name.starts_with("access-control-") {
-            return Err(refused(format!("header '{name}' is the host's to set")));
+            return Err(refused(format!("only the host may set the header '{name}'")));
         }
         if !value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
             return Err(refused(format!("the value of header '{name}' has a control character")));
@@ -141,16 +142,16 @@ fn check_headers(headers: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Measures what would be written, and fails where that is too much.
-struct Written {
-    most: usize,
+/// Counts the bytes that are written, and fails beyond the maximum.
+struct SizeCounter {
+    max: usize,
     bytes: usize,
 }
 
-impl io::Write for Written {
+impl io::Write for SizeCounter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes = self.bytes.saturating_add(bytes.len());
-        if self.bytes > self.most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
+        if self.bytes > self.max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -158,13 +159,14 @@ impl io::Write for Written {
     }
 }
 
-fn too_large(part: &str, bytes: usize, most: usize) -> Error {
-    let error = Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, "The plugin's answer is larger than it may be");
-    error.with_internal(format!("{part}: {bytes} bytes, and {most} are allowed"))
+fn too_large(part: &str, bytes: usize, max: usize) -> Error {
+    let error = Error::new(Kind::Plugin, code::PLUGIN_RESPONSE_LIMIT, "The plugin's response exceeds its size limit");
+    error.with_internal(format!("{part}: {bytes} bytes, and {max} are allowed"))
 }
 
 fn refused(reason: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Plugin, code::PLUGIN_INVALID_RESPONSE, "The plugin gave an invalid answer").with_internal(reason)
+    Error::new(Kind::Plugin, code::PLUGIN_INVALID_RESPONSE, "The plugin returned an invalid response")
+        .with_internal(reason)
 }
 
 #[cfg(test)]
@@ -173,24 +175,24 @@ mod tests {
     use crate::config;
     use crate::plugin::limits::Limits;
 
-    fn check(answer: Result<http::Response, http::Problem>) -> Result<Answer> {
+    fn check(returned: Result<http::Response, http::Problem>) -> Result<PluginResponse> {
         let host = config::Plugins { response_bytes: 50, header_bytes: 1_000, ..config::Plugins::default() };
-        Answer::check(answer, &Limits::default().resolve(&host)?, &Usage::default())
+        PluginResponse::check(returned, &Limits::default().resolve(&host)?, &Usage::default())
     }
 
-    fn response(status: u16, headers: &[(&str, &str)]) -> Result<Answer> {
+    fn response(status: u16, headers: &[(&str, &str)]) -> Result<PluginResponse> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         check(Ok(http::Response { status, headers, body: vec![0; 50] }))
     }
 
     #[test]
-    fn ordinary_answers_pass() {
+    fn ordinary_responses_pass() {
         assert!(response(200, &[("content-type", "text/plain"), ("etag", "\"ü\"")]).is_ok());
         assert!(response(599, &[]).is_ok());
     }
 
     #[test]
-    fn what_would_confuse_a_client_or_speak_for_the_host_is_refused() {
+    fn responses_that_confuse_a_client_or_set_headers_of_the_host_are_refused() {
         for status in [0, 100, 101, 199, 600, 65535] {
             assert!(response(status, &[]).is_err(), "{status}");
         }
@@ -212,7 +214,7 @@ mod tests {
         }
         let many: Vec<(String, String)> = (0..65).map(|i| (format!("x-{i}"), String::new())).collect();
         assert!(check_headers(&many).is_err());
-        let code = |answer: Result<Answer>| answer.unwrap_err().code().clone();
+        let code = |checked: Result<PluginResponse>| checked.unwrap_err().code().clone();
         assert_eq!(code(response(200, &[("x", &"y".repeat(1_000))])), code::PLUGIN_RESPONSE_LIMIT);
         let large = http::Response { status: 200, headers: vec![], body: vec![0; 51] };
         assert_eq!(code(check(Ok(large))), code::PLUGIN_RESPONSE_LIMIT);
@@ -230,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_as_large_as_it_is_written() {
+    fn the_size_of_a_problem_is_that_of_its_json() {
         let problem = |loc: &str, message: &str| {
             let error = http::FieldError { loc: vec![loc.into()], kind: "k".into(), message: message.into() };
-            let answer =
+            let checked =
                 check(Err(http::Problem { status: 422, code: "x".into(), detail: String::new(), errors: vec![error] }));
-            answer.map_err(|error| error.code().clone())
+            checked.map_err(|error| error.code().clone())
         };
         // ["",[{"type":"k","loc":["a"],"msg":"…"}]]
         assert!(problem("a", &"x".repeat(10)).is_ok());

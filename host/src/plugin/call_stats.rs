@@ -1,50 +1,50 @@
-//! What a release did: calls, faults and how long they took, counted without a lock. Owns the counts and their summary;
-//! never decides anything by them.
+//! Call statistics of a release: calls by outcome, faults and latencies, counted without a lock. Owns the counts and their
+//! summaries; makes no decisions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::answer::Answer;
+use super::response::PluginResponse;
 use crate::error::{Code, Error, Result, code};
 
-/// Buckets of a power of two. Four keep a bucket within 19 % of the time it stands for.
+/// Buckets per power of two. Four keep each bucket within 19 % of the time that it stands for.
 const PER_OCTAVE: u32 = 4;
-/// Microseconds below this power of two have a bucket each; the last bucket holds everything beyond two minutes.
+/// The powers of two of microseconds that have buckets; the last bucket holds all times above two minutes.
 const OCTAVES: u32 = 27;
 const BUCKETS: usize = ((OCTAVES + 1) * PER_OCTAVE) as usize;
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// An answer below 400.
+    /// A response below 400.
     Success,
-    /// An answer that was kept from an earlier call; nothing ran.
-    Kept,
-    /// An answer of 400 to 499.
+    /// A cached response; no guest ran.
+    Cached,
+    /// A response of 400 to 499.
     ClientError,
-    /// An answer of 500 and above that the plugin gave.
+    /// A response of 500 or above from the plugin.
     ServerError,
     /// A trap.
     Trap,
-    /// Beyond a limit.
+    /// A limit was hit.
     Limit,
-    /// An answer that is none.
+    /// An invalid response.
     InvalidResponse,
-    /// Ended with its release.
+    /// Cancelled at the end of the drain time of its release.
     Replaced,
-    /// Its client went away.
+    /// The client disconnected.
     Cancelled,
-    /// Never begun: no place was free.
+    /// Refused: no call slot was free.
     Busy,
-    /// Never begun: the release is quarantined.
+    /// Refused: the release is quarantined.
     Quarantined,
 }
 
 impl CallOutcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 11] = [
         Self::Success,
-        Self::Kept,
+        Self::Cached,
         Self::ClientError,
         Self::ServerError,
         Self::Trap,
@@ -56,11 +56,11 @@ impl CallOutcome {
         Self::Quarantined,
     ];
 
-    /// In metrics.
+    /// Returns the name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
-            Self::Kept => "kept",
+            Self::Cached => "kept",
             Self::ClientError => "client_error",
             Self::ServerError => "server_error",
             Self::Trap => "trap",
@@ -73,10 +73,10 @@ impl CallOutcome {
         }
     }
 
-    /// What an answer was.
-    pub fn of(answer: &Result<Answer>) -> Self {
-        match answer {
-            Ok(Answer::Response { status, .. } | Answer::Problem { status, .. }) => match status {
+    /// Returns the outcome of a call that ran.
+    pub fn of(response: &Result<PluginResponse>) -> Self {
+        match response {
+            Ok(PluginResponse::Response { status, .. } | PluginResponse::Problem { status, .. }) => match status {
                 ..400 => Self::Success,
                 400..500 => Self::ClientError,
                 _ => Self::ServerError,
@@ -85,7 +85,7 @@ impl CallOutcome {
         }
     }
 
-    /// What a call without an answer was.
+    /// Returns the outcome of a call without a response.
     pub fn of_error(error: &Error) -> Self {
         const KNOWN: [(Code, CallOutcome); 6] = [
             (code::PLUGIN_BUSY, CallOutcome::Busy),
@@ -99,15 +99,15 @@ impl CallOutcome {
         known.map_or(Self::Limit, |(_, outcome)| *outcome)
     }
 
-    /// Whether it is the plugin's.
+    /// Returns whether it is the plugin's fault.
     pub fn is_fault(self) -> bool {
         matches!(self, Self::ServerError | Self::Trap | Self::Limit | Self::InvalidResponse)
     }
 }
 
-/// Counts of one release, from the moment it was loaded.
+/// The counts of one release since it was loaded.
 #[derive(Debug)]
-pub struct Tally {
+pub struct CallStats {
     outcomes: [AtomicU64; CallOutcome::ALL.len()],
     latency: Box<[AtomicU64; BUCKETS]>,
     latency_micros: AtomicU64,
@@ -116,7 +116,7 @@ pub struct Tally {
     cpu_nanos: AtomicU64,
 }
 
-impl Default for Tally {
+impl Default for CallStats {
     fn default() -> Self {
         Self {
             outcomes: Default::default(),
@@ -133,10 +133,10 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Tally {
-    /// Counts a call as cancelled, unless it is said before this is dropped that it came to an end.
-    pub(super) fn begin(&self) -> Begun<'_> {
-        Begun(Some(self))
+impl CallStats {
+    /// Begins a call, which counts as cancelled unless [`CallInProgress::ended`] is called.
+    pub(super) fn begin(&self) -> CallInProgress<'_> {
+        CallInProgress(Some(self))
     }
 
     /// Counts a call that ran.
@@ -148,25 +148,25 @@ impl Tally {
         self.count(outcome);
     }
 
-    /// Counts a call, also one that never began or never ended.
+    /// Counts a call, including one that was refused or cancelled.
     pub fn count(&self, outcome: CallOutcome) {
         if let Some(count) = self.outcomes.get(outcome as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// An instance was made, in such a time.
+    /// Counts an instance and the time that its creation took.
     pub fn instantiated(&self, took: Duration) {
         self.instantiations.fetch_add(1, Ordering::Relaxed);
         self.instantiation_nanos.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
-    /// A call kept a thread for such a time.
+    /// Adds CPU time of a call.
     pub fn computed(&self, took: Duration) {
         self.cpu_nanos.fetch_add(nanos(took), Ordering::Relaxed);
     }
 
-    /// How many calls came to each outcome.
+    /// Returns the number of calls by outcome.
     pub fn outcomes(&self) -> impl Iterator<Item = (CallOutcome, u64)> + '_ {
         CallOutcome::ALL
             .into_iter()
@@ -174,28 +174,28 @@ impl Tally {
             .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
-    /// Calls, whatever they came to.
+    /// Returns the number of all calls.
     pub fn total(&self) -> u64 {
         self.outcomes.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Instances made, and the time that took.
+    /// Returns the number of created instances and the time that their creation took.
     pub fn instantiations(&self) -> (u64, Duration) {
         let nanos = self.instantiation_nanos.load(Ordering::Relaxed);
         (self.instantiations.load(Ordering::Relaxed), Duration::from_nanos(nanos))
     }
 
-    /// The time of all calls together, waiting included.
+    /// Returns the total duration of all calls, including waits in host calls.
     pub fn latency_sum(&self) -> Duration {
         Duration::from_micros(self.latency_micros.load(Ordering::Relaxed))
     }
 
-    /// The time that all calls together kept a thread.
+    /// Returns the total CPU time of all calls.
     pub fn cpu_time(&self) -> Duration {
         Duration::from_nanos(self.cpu_nanos.load(Ordering::Relaxed))
     }
 
-    /// The counts now.
+    /// Returns the present counts.
     pub fn counts(&self) -> Counts {
         Counts {
             faults: self.outcomes().filter(|(outcome, _)| outcome.is_fault()).map(|(_, count)| count).sum(),
@@ -206,28 +206,28 @@ impl Tally {
     }
 }
 
-/// A call that has begun.
-pub(super) struct Begun<'a>(Option<&'a Tally>);
+/// A call in progress.
+pub(super) struct CallInProgress<'a>(Option<&'a CallStats>);
 
-impl Begun<'_> {
-    /// It came to an end, which is counted as what it was.
+impl CallInProgress<'_> {
+    /// Ends the call; the caller counts its outcome.
     pub(super) fn ended(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Begun<'_> {
+impl Drop for CallInProgress<'_> {
     fn drop(&mut self) {
-        if let Some(tally) = self.0 {
-            tally.count(CallOutcome::Cancelled);
+        if let Some(stats) = self.0 {
+            stats.count(CallOutcome::Cancelled);
         }
     }
 }
 
-/// Counts at one moment.
+/// The counts at a moment.
 #[derive(Debug, Clone)]
 pub struct Counts {
-    /// Calls that were the plugin's fault.
+    /// Calls that failed by the plugin's fault.
     pub faults: u64,
     latency: Box<[u64; BUCKETS]>,
 }
@@ -239,12 +239,12 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Calls.
+    /// Returns the number of calls that ran.
     pub fn calls(&self) -> u64 {
         self.latency.iter().sum()
     }
 
-    /// What was counted after `earlier`.
+    /// Returns the counts since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut latency = self.latency.clone();
@@ -254,7 +254,7 @@ impl Counts {
         Self { faults: self.faults.saturating_sub(earlier.faults), latency }
     }
 
-    /// The time that `share` of the calls stayed within; none without a call.
+    /// Returns the time within which `share` of the calls ended; `None` without a call.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let calls = self.calls();
         #[allow(
@@ -274,15 +274,15 @@ impl Counts {
         None
     }
 
-    /// Calls by how long they took: times, longest last, each with the calls that took longer than the time before it.
-    /// One for each power of two microseconds.
+    /// Returns a histogram of the durations: for each power of two of microseconds, shortest first, the number of calls
+    /// that took up to this time and longer than the one before it.
     pub fn by_octave(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let octaves = self.latency.chunks(PER_OCTAVE as usize).zip(1..);
         octaves.map(|(buckets, octave): (_, u32)| (Duration::from_micros(1 << octave), buckets.iter().sum()))
     }
 
-    /// Pairs of bucket counts of two releases, fastest first.
-    pub(super) fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (u64, u64)> + 'a {
+    /// Returns the pairs of bucket counts of two releases, fastest first.
+    pub(super) fn zip<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (u64, u64)> + 'a {
         self.latency.iter().copied().zip(other.latency.iter().copied())
     }
 }
@@ -308,31 +308,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_within_a_quarter_of_the_truth() {
+    fn a_quantile_is_at_most_a_quarter_above_the_true_time() {
         for micros in [1_u64, 2, 3, 5, 7, 10, 100, 999, 12_345, 1_000_000, 60_000_000] {
-            let tally = Tally::default();
-            tally.record(Duration::from_micros(micros), CallOutcome::Success);
-            let found = tally.counts().quantile(0.5).unwrap().as_micros();
+            let stats = CallStats::default();
+            stats.record(Duration::from_micros(micros), CallOutcome::Success);
+            let found = stats.counts().quantile(0.5).unwrap().as_micros();
             assert!(found >= u128::from(micros) && found <= u128::from(micros + micros / 4 + 1), "{micros}: {found}");
         }
     }
 
     #[test]
-    fn counts_are_those_since_then() {
-        let tally = Tally::default();
-        tally.record(Duration::from_micros(10), CallOutcome::Trap);
-        let before = tally.counts();
+    fn counts_since_an_earlier_moment_leave_out_the_calls_before_it() {
+        let stats = CallStats::default();
+        stats.record(Duration::from_micros(10), CallOutcome::Trap);
+        let before = stats.counts();
         for micros in [100, 100, 100, 5_000] {
             let outcome = if micros > 1_000 { CallOutcome::ServerError } else { CallOutcome::ClientError };
-            tally.record(Duration::from_micros(micros), outcome);
+            stats.record(Duration::from_micros(micros), outcome);
         }
-        let since = tally.counts().since(&before);
+        let since = stats.counts().since(&before);
         assert_eq!((since.calls(), since.faults), (4, 1));
         assert!(since.quantile(0.5).unwrap() < Duration::from_micros(130));
         assert!(since.quantile(0.99).unwrap() >= Duration::from_millis(5));
         assert_eq!(Counts::default().quantile(0.5), None);
-        tally.record(Duration::MAX, CallOutcome::Success);
-        let octaves: Vec<_> = tally.counts().by_octave().filter(|(_, calls)| *calls > 0).collect();
+        stats.record(Duration::MAX, CallOutcome::Success);
+        let octaves: Vec<_> = stats.counts().by_octave().filter(|(_, calls)| *calls > 0).collect();
         let upper = [16_u64, 128, 8_192, 1 << 28].map(Duration::from_micros);
         assert_eq!(octaves, [(upper[0], 1), (upper[1], 3), (upper[2], 1), (upper[3], 1)]);
     }

@@ -1,0 +1,149 @@
+//! The stages of a deploy that follow the proposal: conflicts, migrate, smoke, swap. Each takes what the earlier ones
+//! returned; the caller holds the change lock and records the stages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::proposal::Proposal;
+use crate::capability::{Admitted, Candidate};
+use crate::db::plugin as table;
+use crate::db::plugin_data::{Migration, MigrationError};
+use crate::db::release::{self as releases, Around, Place};
+use crate::error::{Error, Kind, Result, code};
+use crate::id::UserId;
+use crate::plugin::artifact::printable;
+use crate::plugin::canary::{Canary, Plan};
+use crate::plugin::generation::MountedRoutes;
+use crate::plugin::registry::Registry;
+use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute, compile_routes};
+use crate::plugin::schema_compatibility;
+
+/// What the stage `conflicts` prepared for a release without conflicts.
+pub(super) struct Admission {
+    linked: LinkedComponent,
+    routes: Vec<ReleaseRoute>,
+    admitted: Admitted,
+    number: i64,
+}
+
+/// The state of the plugin that is recorded with the release.
+pub(super) struct PluginState {
+    /// The migrations that its database has, as JSON.
+    pub(super) schema: String,
+    /// Its revoked grants.
+    pub(super) revoked: Vec<String>,
+}
+
+impl Registry {
+    /// The stage `conflicts`: links the component, checks its routes and migrations against the present ones, and admits
+    /// it to its grants.
+    pub(super) async fn check_conflicts(&self, proposal: &Proposal) -> Result<Admission> {
+        let Proposal { plugin, mount, grants, steps, .. } = proposal;
+        let linked = LinkedComponent::new(&self.engine, &proposal.artifact, grants)?;
+        let routes = compile_routes(&proposal.declaration, mount)?;
+        self.live.check_routes(MountedRoutes { plugin, mount, routes: &routes })?;
+        let applied = proposal.applied_steps()?;
+        schema_compatibility::check_back(steps, &applied)?;
+        if let Some(live) = &proposal.live {
+            schema_compatibility::check_forward(steps, &applied, &live.record.migrations)?;
+        }
+        let number = releases::next_number(&self.db, plugin).await?;
+        let candidate = Candidate { plugin, release: number, settings: &proposal.settings };
+        let admitted = self.live.capabilities().admit(&candidate, grants).await?;
+        Ok(Admission { linked, routes, admitted, number })
+    }
+
+    /// The stage `migrate`: applies the migrations, and returns the recorded list of them as JSON.
+    pub(super) async fn migrate(&self, proposal: &Proposal) -> Result<String> {
+        let Proposal { plugin, migrations, steps, .. } = proposal;
+        let migrations: Vec<Migration> = migrations
+            .iter()
+            .map(|migration| Migration { name: migration.step.name.clone(), sql: migration.sql.clone() })
+            .collect();
+        if !migrations.is_empty() {
+            self.data.migrate(plugin, &migrations).await.map_err(migration_failed)?;
+        }
+        let applied = proposal.applied_steps()?;
+        let schema = if steps.len() > applied.len() { steps } else { &applied };
+        let schema = serde_json::to_string(schema).map_err(Error::internal)?;
+        table::set_schema(&self.db, plugin, &schema).await?;
+        Ok(schema)
+    }
+
+    /// The stage `smoke`: puts the release together and calls it before any client does.
+    pub(super) async fn smoke(
+        &self,
+        proposal: Proposal,
+        admission: Admission,
+        created_by: Option<UserId>,
+        request_id: &Arc<str>,
+    ) -> Result<Arc<Release>> {
+        let artifact = proposal.artifact;
+        let record = Record {
+            plugin: proposal.plugin,
+            number: admission.number,
+            digest: artifact.digest.clone(),
+            mount: proposal.mount,
+            declaration: proposal.declaration,
+            grants: proposal.grants,
+            settings: proposal.settings,
+            migrations: proposal.steps,
+            created_at: self.clock.now(),
+            created_by,
+            signed_by: proposal.signed_by,
+            limits: proposal.limits,
+        };
+        let resources = self.release_resources(&record)?;
+        let Admission { linked, routes, admitted, .. } = admission;
+        let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, resources));
+        self.live.sandbox().smoke(&release, request_id).await?;
+        Ok(release)
+    }
+
+    /// The stage `swap`: records the release and serves it, in place of the live one or on trial next to it.
+    pub(super) async fn publish(
+        &self,
+        release: &Arc<Release>,
+        live: Option<Arc<Release>>,
+        component: &Bytes,
+        plan: Option<Plan>,
+        state: &PluginState,
+    ) -> Result<()> {
+        let record = &release.record;
+        let stored = record.to_stored(release.size)?;
+        let revoked = Value::from(state.revoked.clone()).to_string();
+        let around = Around { revoked: &revoked, schema: &state.schema };
+        match (plan, live) {
+            (Some(plan), Some(live)) => {
+                let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
+                let text = canary.to_json()?;
+                releases::insert(&self.db, &stored, component, Place::Canary(&text), &around).await?;
+                self.live.swap(|plugins| {
+                    plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
+                })
+            }
+            (_, live) => {
+                let replaced = live.map(|release| release.record.number);
+                releases::insert(&self.db, &stored, component, Place::Live, &around).await?;
+                self.live.serve(Arc::clone(release))?;
+                self.start_probation(&record.plugin, record.number, replaced);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn migration_failed(error: MigrationError) -> Error {
+    match error {
+        MigrationError::Host(error) => error,
+        MigrationError::Database(error) => {
+            let kind = Kind::Unavailable(Duration::from_secs(5));
+            Error::new(kind, code::DATABASE_UNAVAILABLE, "The plugin's database cannot be reached now")
+                .with_source(error)
+        }
+        error => Error::new(Kind::Invalid(Vec::new()), code::MIGRATION_FAILED, printable(&error.to_string())),
+    }
+}

@@ -1,0 +1,110 @@
+//! Recorded releases: finds them in the database, loads them from their kept components, and deletes those that the
+//! retention policy does not keep. Never changes the live set.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::artifact::{Digest, check_grants};
+use super::breaker::Breaker;
+use super::refusal::{plugin_not_found, release_not_found};
+use super::registry::Registry;
+use super::release::{LinkedComponent, Record, Release, ReleaseResources, compile_routes};
+use crate::capability::Candidate;
+use crate::db::deploy as deploys;
+use crate::db::plugin::{self as table, StoredPlugin};
+use crate::db::release::{self as releases, StoredRelease};
+use crate::error::{Error, Result};
+use crate::id::PluginName;
+
+impl Registry {
+    /// Finds a plugin that was not removed.
+    pub(super) async fn present(&self, plugin: &PluginName) -> Result<StoredPlugin> {
+        let stored = table::find(&self.db, plugin).await?;
+        stored.filter(|stored| stored.state == "live").ok_or_else(|| plugin_not_found(plugin))
+    }
+
+    /// Finds a recorded release.
+    pub(super) async fn stored_release(&self, plugin: &PluginName, number: i64) -> Result<StoredRelease> {
+        releases::find(&self.db, plugin, number).await?.ok_or_else(|| release_not_found(plugin, number))
+    }
+
+    /// Reads the component of a recorded release.
+    pub(super) async fn component(&self, record: &Record) -> Result<Bytes> {
+        let component = releases::component(&self.db, record.digest.as_str()).await?;
+        component.map(Bytes::from).ok_or_else(|| Error::internal("its component is not in the database"))
+    }
+
+    /// Loads a recorded release from its kept component.
+    pub(super) async fn load(&self, stored: &StoredRelease) -> Result<Release> {
+        let record = Record::from_stored(stored)?;
+        let component = self.component(&record).await?;
+        if Digest::compute(component.clone()).await? != record.digest {
+            return Err(Error::internal("its component no longer has its digest"));
+        }
+        let artifact = self.compiler.artifact(&record.digest, component).await?;
+        check_grants(&artifact.needs()?, &record.grants)?;
+        let linked = LinkedComponent::new(&self.engine, &artifact, &record.grants)?;
+        let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
+        let admitted = self.live.capabilities().admit(&candidate, &record.grants).await?;
+        let routes = compile_routes(&record.declaration, &record.mount)?;
+        let resources = self.release_resources(&record)?;
+        Ok(Release::new(record, &artifact, linked, admitted, routes, resources))
+    }
+
+    /// Creates or finds the resources of a release.
+    ///
+    /// # Errors
+    /// Its stored limits are not valid for this version.
+    pub(super) fn release_resources(&self, record: &Record) -> Result<ReleaseResources> {
+        let plugin = &record.plugin;
+        Ok(ReleaseResources {
+            cache: self.caches.plugin(plugin),
+            log: self.logs.plugin(plugin),
+            bulkhead: self.live.bulkhead(plugin),
+            limits: record.limits.resolve(&self.limits)?,
+            usage: Arc::default(),
+            breaker: Breaker::new(self.clock.clone(), self.limits.breaker_faults, self.limits.quarantine),
+        })
+    }
+
+    /// Removes the database that a failed deploy created for a plugin without any release. Otherwise nobody could remove
+    /// it, and later deploys would have to keep migrations that were never released.
+    pub(super) async fn remove_unreleased_data(&self, plugin: &PluginName) {
+        let removed = match table::find(&self.db, plugin).await {
+            Ok(None) => self.data.delete(plugin).await,
+            // Another deploy succeeded with this database.
+            Ok(Some(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::error!(%plugin, error = error.report(), "the database of a plugin without a release was not removed");
+        }
+    }
+
+    /// Deletes releases and records of deploys that the retention policy does not keep. A failure is logged: it costs disk
+    /// space, nothing else.
+    pub(super) async fn collect_releases(&self, plugin: &PluginName) {
+        let generation = self.generation();
+        let plugins = &generation.plugins;
+        let mut spared: Vec<i64> = plugins.current(plugin).map(|release| release.record.number).into_iter().collect();
+        spared.extend(plugins.canaries.get(plugin).map(|canary| canary.release.record.number));
+        spared.extend(self.probations.kept_release(plugin));
+        if spared.is_empty() {
+            // The plugin is not loaded now, but its live release can be loaded later.
+            match table::find(&self.db, plugin).await {
+                Ok(stored) => spared.extend(stored.map(|stored| stored.live_release)),
+                Err(error) => return tracing::error!(error = error.report(), "old releases were not collected"),
+            }
+        }
+        let since = self.clock.now().minus(self.limits.keep_releases_for);
+        if let Err(error) = deploys::forget(&self.db, since).await {
+            tracing::error!(error = error.report(), "records of old deploys were not collected");
+        }
+        match releases::collect(&self.db, plugin, self.limits.keep_releases, since, &spared).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(%plugin, releases = ?gone, "old releases were collected"),
+            Err(error) => tracing::error!(error = error.report(), "old releases were not collected"),
+        }
+    }
+}

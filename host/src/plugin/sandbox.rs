@@ -1,0 +1,242 @@
+//! The sandbox: runs each call of a guest in a fresh instance.
+//!
+//! The bulkhead admits the call. Memory, CPU time and host calls are limited from inside, and a deadline covers the whole
+//! call, host calls included. Afterwards the instance is gone with everything it held. `description` asks a component for
+//! its declaration and `smoke_test` tests a new release; both use call slots of their own. `execution` runs the guest code.
+
+mod description;
+mod execution;
+mod smoke_test;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::Store;
+
+use self::execution::{Stop, run_until};
+use super::bulkhead::{CallSlots, NoSlot};
+use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
+use super::interface::handle::exports::wharf::plugin::http;
+use super::limits::{CallLimits, Limits};
+use super::release::Release;
+use super::response::PluginResponse;
+use crate::auth::Caller;
+use crate::capability::guest;
+use crate::capability::http::Http;
+use crate::capability::log::{PluginLog, PluginLogs};
+use crate::capability::{CallContext, Capability as _, Entered, Guest, Limit, Share, Turn, Turns, Usage};
+use crate::clock::Clock;
+use crate::config;
+use crate::egress::Trace;
+use crate::error::{Error, Kind, Result, code};
+
+/// A request as a plugin receives it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Unique id.
+    pub id: &'a Arc<str>,
+    /// Index of the route in the plugin's declaration.
+    pub route: u32,
+    /// Upper-case method.
+    pub method: &'a str,
+    /// Path below the mount, as received.
+    pub path: &'a str,
+    /// Decoded path parameters in order.
+    pub params: &'a [(&'a str, &'a str)],
+    /// Query as received, without `?`.
+    pub query: &'a str,
+    /// Headers with lower-case names, without credentials.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Body.
+    pub body: &'a [u8],
+}
+
+/// Runs guests.
+pub struct Sandbox {
+    engine: PluginEngine,
+    clock: Clock,
+    /// The limits of a component that is not a release yet.
+    default_limits: CallLimits,
+    turns: Turns,
+    call_slots: CallSlots,
+    /// Deploys have instances of their own, so that calls and deploys never block each other.
+    deploy_slots: Semaphore,
+    logs: PluginLogs,
+}
+
+impl Sandbox {
+    /// Creates a sandbox with these limits.
+    /// Must be called within the runtime that guests run on: the CPU scheduling depends on its worker threads.
+    ///
+    /// # Errors
+    /// None that a configuration can cause.
+    pub fn new(engine: PluginEngine, clock: Clock, limits: &config::Plugins, logs: PluginLogs) -> Result<Self> {
+        Ok(Self {
+            engine,
+            clock,
+            default_limits: Limits::default().resolve(limits)?,
+            turns: Turns::of(tokio::runtime::Handle::current().metrics().num_workers()),
+            call_slots: CallSlots::new(limits.total_concurrency, limits.queue_time),
+            deploy_slots: Semaphore::new(DEPLOY_SLOTS),
+            logs,
+        })
+    }
+
+    /// Returns the call slots of all plugins together.
+    pub fn call_slots(&self) -> &CallSlots {
+        &self.call_slots
+    }
+
+    /// Returns the usage of the instance pool.
+    pub fn instance_pool(&self) -> InstancePool {
+        self.engine.instance_pool()
+    }
+
+    /// Returns the queue for CPU slots of one more plugin.
+    pub(super) fn cpu_queue(&self) -> Share {
+        self.turns.share()
+    }
+
+    /// Waits for a slot for one instance of a deploy. Each of these instances ends soon.
+    async fn deploy_slot(&self) -> Result<SemaphorePermit<'_>> {
+        self.deploy_slots.acquire().await.map_err(Error::internal)
+    }
+
+    /// Runs a request. Returns the outcome with its duration, without the time in the queue. `ready` is checked last before
+    /// the guest runs.
+    ///
+    /// # Errors
+    /// The plugin is busy (503), or `ready` fails. Within the outcome: it trapped, hit a limit or returned an invalid
+    /// response (502), or exceeded its deadline (504).
+    pub async fn call(
+        &self,
+        release: &Release,
+        request: Request<'_>,
+        caller: Option<Arc<Caller>>,
+        ready: impl FnOnce() -> Result<()>,
+    ) -> Result<(Result<PluginResponse>, Duration)> {
+        let slot = release.bulkhead.enter(&self.call_slots).await;
+        let _slot = slot.inspect_err(|no_slot| {
+            // A higher limit of the plugin would not help when the slots of all plugins are taken.
+            if *no_slot == NoSlot::OfPlugin {
+                release.usage.hit(Limit::Concurrency);
+            }
+        })?;
+        ready()?;
+        let started = Instant::now();
+        let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
+            Some(outcome) => outcome,
+            None => Err(Error::new(
+                Kind::Unavailable(Duration::from_secs(1)),
+                code::PLUGIN_REPLACED,
+                "The plugin was replaced before it responded, try again",
+            )),
+        };
+        Ok((outcome, started.elapsed()))
+    }
+
+    async fn run(
+        &self,
+        release: &Release,
+        request: Request<'_>,
+        caller: Option<Arc<Caller>>,
+    ) -> Result<PluginResponse> {
+        // Only a plugin that sends requests to other servers continues the trace.
+        let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
+        let mut store = self.release_store(release, request.id, caller, trace);
+        let request = http::Request {
+            id: request.id,
+            route: request.route,
+            method: request.method,
+            path: request.path,
+            params: request.params,
+            query: request.query,
+            headers: request.headers,
+            body: request.body,
+        };
+        let (turn, budget) = (store.data().turn.clone(), store.data().limits.budget.clone());
+        let work = async {
+            let began = Instant::now();
+            let _request = budget.hold(request.body.len())?;
+            let role = release.handle.instantiate_async(&mut store).await?;
+            release.stats.instantiated(began.elapsed());
+            let response = role.wharf_plugin_http().call_handle(&mut store, request).await?;
+            store.data_mut().settle();
+            let _response = budget.hold(host_bytes(&response))?;
+            Ok(response)
+        };
+        let outcome = run_until(&turn, &release.stats, release.limits.deadline, work).await;
+        release.usage.took_memory(budget.peak());
+        // Includes a limit that the guest recovered from, such as an allocation that failed.
+        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { budget.met() };
+        if let Some(limit) = hit {
+            release.usage.hit(limit);
+        }
+        match outcome {
+            Ok(response) => PluginResponse::check(response, &release.limits, &release.usage),
+            Err(stop) => {
+                let error = stop.into_error(hit);
+                let record = &release.record;
+                Err(error_of(record.plugin.as_str(), record.number, error))
+            }
+        }
+    }
+
+    /// Creates a store for one call of a release.
+    fn release_store(
+        &self,
+        release: &Release,
+        request_id: &Arc<str>,
+        caller: Option<Arc<Caller>>,
+        trace: Option<Trace>,
+    ) -> Store<Guest> {
+        let context = Arc::new(CallContext {
+            plugin: release.record.plugin.clone(),
+            release: release.record.number,
+            request_id: Arc::clone(request_id),
+            caller,
+            trace,
+        });
+        let entered = release.admitted.enter(&context);
+        let resources = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.cpu_queue().turn());
+        self.store(context, entered, resources, &release.limits, release.admitted.brings())
+    }
+
+    fn store(
+        &self,
+        context: Arc<CallContext>,
+        entered: Entered,
+        (log, usage, turn): (Arc<PluginLog>, Arc<Usage>, Turn),
+        limits: &CallLimits,
+        max_call_bytes: usize,
+    ) -> Store<Guest> {
+        let own = guest::Limits::new(limits.memory, limits.cpu_time, limits.host_calls);
+        let guest = Guest::new(context, entered, own, log, usage, turn, self.clock.clone());
+        self.engine.store(guest, max_call_bytes.max(limits.response_bytes))
+    }
+}
+
+/// Returns the host memory that a response takes: its texts with their overhead.
+fn host_bytes(response: &Result<http::Response, http::Problem>) -> usize {
+    let text = |text: &str| text.len().saturating_add(size_of::<String>());
+    let texts = |texts: [&str; 2]| texts.into_iter().map(text).fold(0, usize::saturating_add);
+    match response {
+        Ok(response) => {
+            let headers = response.headers.iter().map(|(name, value)| texts([name, value]));
+            headers.fold(response.body.len(), usize::saturating_add)
+        }
+        Err(problem) => {
+            let errors = problem.errors.iter().map(|error| {
+                let location = error.loc.iter().map(|step| text(step));
+                location.fold(texts([&error.kind, &error.message]), usize::saturating_add)
+            });
+            errors.fold(texts([&problem.detail, &problem.code]), usize::saturating_add)
+        }
+    }
+}
+
+fn error_of(plugin: &str, release: i64, error: Error) -> Error {
+    let internal = format!("plugin {plugin} release {release}: {}", error.report());
+    error.with_internal(internal)
+}

@@ -1,0 +1,60 @@
+//! The smoke test of a release, which runs before any client can call it.
+
+use std::sync::Arc;
+
+use super::execution::run_until;
+use super::{Request, Sandbox};
+use crate::error::{Error, Kind, Result, code};
+use crate::plugin::release::Release;
+use crate::plugin::response::PluginResponse;
+
+impl Sandbox {
+    /// Tests a release: creates an instance with everything it was granted, and calls the routes that it marked with
+    /// `x-wharf-smoke`, without a caller.
+    ///
+    /// # Errors
+    /// It traps, hits a limit, does not respond in time, or responds 500 or above.
+    pub(in crate::plugin) async fn smoke(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
+        let refuse = |route: &str, reason: String| {
+            Error::new(
+                Kind::Invalid(Vec::new()),
+                code::SMOKE_FAILED,
+                format!("The release does not pass its first call{route}: {reason}. The live release stays live"),
+            )
+        };
+        let _slot = self.deploy_slot().await?;
+        let mut store = self.release_store(release, request_id, None, None);
+        let turn = store.data().turn.clone();
+        let instance = release.handle.instantiate_async(&mut store);
+        if let Err(stop) = run_until(&turn, &release.stats, release.limits.deadline, instance).await {
+            let error = stop.into_error(store.data().limits.budget.met());
+            return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
+        }
+        drop(store);
+        for (index, route) in release.routes.iter().enumerate().filter(|(_, route)| route.smoke) {
+            let path = route.template.to_string();
+            let mount = release.record.mount.to_string();
+            let request = Request {
+                id: request_id,
+                route: u32::try_from(index).unwrap_or(u32::MAX),
+                method: &route.method,
+                path: path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/"),
+                params: &[],
+                query: "",
+                headers: &[],
+                body: &[],
+            };
+            let at = format!(" ({} {path})", route.method);
+            match self.run(release, request, None).await {
+                Ok(PluginResponse::Response { status, .. } | PluginResponse::Problem { status, .. })
+                    if status >= 500 =>
+                {
+                    return Err(refuse(&at, format!("it responds {status}")));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(refuse(&at, error.public().to_owned()).with_internal(error.report())),
+            }
+        }
+        Ok(())
+    }
+}
