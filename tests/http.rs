@@ -2,10 +2,10 @@
 
 mod body;
 mod cors;
+mod email;
 mod health;
 mod items;
 mod login;
-mod mail;
 pub(crate) mod metrics;
 mod openapi;
 mod private;

@@ -83,8 +83,8 @@ async fn current_usage_is_reported(host: &mut TestHost) {
         |samples: &BTreeMap<String, f64>, name: &str| samples[&format!("wharf_plugin_{name}{{plugin=\"chameleon\"}}")];
     until("one call to run and one to wait", async || {
         let samples = metrics(host).await;
-        let held = ["calls_running", "calls_waiting", "sql_connections"].map(|name| of(&samples, name));
-        (held == [1.0, 1.0, 1.0]).then_some(())
+        let usage = ["calls_running", "calls_waiting", "sql_connections"].map(|name| of(&samples, name));
+        (usage == [1.0, 1.0, 1.0]).then_some(())
     })
     .await;
     // The values of one response are not all from the same instant.

@@ -1,6 +1,6 @@
 //! Accounts: administration by superusers, the caller's own account, and signing up.
 
-mod email;
+mod address;
 mod me;
 
 use serde_json::{Value, json};

@@ -16,14 +16,14 @@ async fn deploy_plan(host: &TestHost, component: &Component, plan: &str) -> Valu
     host.superuser().deploy(&component.0, plan).await.ok()
 }
 
-async fn get_with_canary_header(client: &Client, wish: &str) -> String {
-    client.request(reqwest::Method::GET, "/liar").header("x-wharf-canary", wish).send().await.text()
+async fn get_with_canary_header(client: &Client, value: &str) -> String {
+    client.request(reqwest::Method::GET, "/liar").header("x-wharf-canary", value).send().await.text()
 }
 
 async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
     deploy_plan(host, &responding_with("live"), "").await;
-    let begun = deploy_plan(host, &responding_with("candidate"), "canary=header").await;
-    assert_eq!((&begun["on_trial"], &begun["replaced"]), (&json!(true), &json!(1)));
+    let started = deploy_plan(host, &responding_with("candidate"), "canary=header").await;
+    assert_eq!((&started["on_trial"], &started["replaced"]), (&json!(true), &json!(1)));
     let anyone = host.anonymous();
     assert_eq!(anyone.get("/liar").await.text(), "live");
     assert_eq!(get_with_canary_header(&anyone, "always").await, "candidate");
@@ -105,7 +105,7 @@ async fn new_routes_of_a_canary_are_served_to_its_callers_only() {
     let route = |path: &str| json!({ "method": "GET", "path": path, "access": "public", "operation": {} });
     let candidate = liar(json!({ "answer": "candidate", "routes": [route("/"), route("/new")] }));
     deploy_plan(&host, &candidate, "canary=header").await;
-    let new = |wish: &str| host.anonymous().request(reqwest::Method::GET, "/liar/new").header("x-wharf-canary", wish);
+    let new = |value: &str| host.anonymous().request(reqwest::Method::GET, "/liar/new").header("x-wharf-canary", value);
     assert_eq!(new("always").send().await.text(), "candidate");
     new("never").send().await.has_code(404, "route_not_found");
 }
