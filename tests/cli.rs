@@ -91,7 +91,7 @@ async fn a_missing_grant_is_reported_with_the_flag_to_add() {
     let refused = process.command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8_lossy(&refused.stderr);
-    assert!(text.contains("The component needs what it was not granted: auth, sql"), "{text}");
+    assert!(text.contains("The component needs capabilities that it was not granted: auth, sql"), "{text}");
     assert!(text.contains("--grant auth,sql"), "{text}");
     assert!(text.contains("sql   may keep data in a database of its own"), "{text}");
     assert!(text.contains("stage: describe"), "{text}");

@@ -122,7 +122,7 @@ async fn a_deploy_that_never_ends_is_rejected() {
                 let response = arena.superuser.deploy(bytes, "name=other").await;
                 let reason = response.has_code(422, "invalid_component");
                 // Both limits expire at the same time.
-                let ends = ["The plugin used up its CPU time", "The plugin did not answer in time"];
+                let ends = ["The plugin used up its CPU time", "The plugin did not respond in time"];
                 assert!(ends.iter().any(|end| reason.ends_with(end)), "{reason}");
             })
             .await;

@@ -77,7 +77,7 @@ fn an_undeployable_file_is_reported_with_stage_and_reason() {
     assert!(printed.contains("it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer"), "{printed}");
 
     let (_, printed) = check_rejected(home, &liar(json!({ "describe": "loop" })));
-    assert!(printed.contains("it fails when it is asked what it is"), "{printed}");
+    assert!(printed.contains("it fails when it is asked for its declaration"), "{printed}");
 
     let twice = json!({ "method": "GET", "path": "/a", "access": "public", "operation": {} });
     let (report, printed) = check_rejected(home, &liar(json!({ "routes": [twice, twice] })));

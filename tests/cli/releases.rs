@@ -96,7 +96,7 @@ async fn releases_are_listed_compared_and_rolled_back() {
     let printed = releases.printed(&["rollback", "liar", "--to", "2"]);
     assert!(printed.contains("Rolled back liar: release 2 (1.1.0) is live"), "{printed}");
     assert_eq!(releases.response_text().await, "two");
-    assert!(failure(&releases.run(&["rollback", "liar", "--to", "2"])).contains("is the live one already"));
+    assert!(failure(&releases.run(&["rollback", "liar", "--to", "2"])).contains("is already the live one"));
     assert!(failure(&releases.run(&["rollback", "liar", "--to", "9"])).contains("wharf plugin releases"));
     usage(&releases.run(&["rollback", "liar", "--to", "0"]));
 
@@ -163,7 +163,7 @@ async fn a_plugin_is_paused_and_loses_a_grant() {
     let client = releases.process.client();
     assert_eq!(releases.json(&["pause", "liar"])["state"], "paused");
     client.get("/liar/").await.has_code(503, "plugin_paused");
-    assert!(failure(&releases.run(&["pause", "liar"])).contains("is paused already"));
+    assert!(failure(&releases.run(&["pause", "liar"])).contains("is already paused"));
     assert!(releases.printed(&["resume", "liar"]).contains("Resumed liar: release 2 (1.1.0) is live"));
     assert_eq!(releases.response_text().await, "two");
 

@@ -47,7 +47,7 @@ async fn a_fresh_deploy_that_keeps_failing_is_rolled_back() {
     let back = history_entry(&host, "liar", "rollback").await;
     assert_eq!((&back["detail"]["before"], &back["detail"]["after"]), (&json!(2), &json!(1)));
     assert_eq!(back["actor"], json!(null));
-    assert!(back["detail"]["reason"].as_str().unwrap().contains("failed too often"), "{back}");
+    assert!(back["detail"]["reason"].as_str().unwrap().contains("Too many of its calls failed"), "{back}");
     assert_eq!(host.anonymous().get("/liar").await.text(), "good");
 }
 

@@ -40,7 +40,7 @@ async fn settings_that_violate_the_schema_are_rejected_and_the_old_ones_stay() {
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
     let response = deploy_with_settings(host.superuser(), &chameleon, "", &json!({ "word": "x".repeat(21) })).await;
     let detail = response.has_code(422, "invalid_component");
-    assert!(detail.starts_with("The file cannot be deployed: the settings do not fit its schema: /word: "), "{detail}");
+    assert!(detail.starts_with("The file cannot be deployed: the settings do not match its schema: /word: "), "{detail}");
     assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
 }
 

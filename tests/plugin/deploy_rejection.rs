@@ -133,7 +133,7 @@ async fn missing_grants_are_all_named() {
     response.is_problem(
         403,
         "grant_missing",
-        "The component needs what it was not granted: cache, config, http, log, sql. Deploy it with --grant \
+        "The component needs capabilities that it was not granted: cache, config, http, log, sql. Deploy it with --grant \
          auth,cache,config,http,log,sql",
     );
 }
@@ -190,7 +190,7 @@ async fn the_mount_of_another_plugin_is_rejected() {
     response.is_problem(
         409,
         "route_conflict",
-        "The mount /api/v1/hello of 'chameleon' overlaps with /api/v1/hello, where the plugin 'hello' is",
+        "The mount /api/v1/hello of 'chameleon' overlaps with /api/v1/hello, the mount of the plugin 'hello'",
     );
 }
 
@@ -210,7 +210,7 @@ async fn an_invalid_name_is_an_invalid_parameter() {
 #[tokio::test]
 async fn an_invalid_declared_name_is_rejected() {
     let reason = rejected_declaration(json!({ "name": "Not A Name" })).await;
-    assert!(reason.starts_with("its name 'Not A Name' cannot be: "), "{reason}");
+    assert!(reason.starts_with("its name 'Not A Name' is not valid: "), "{reason}");
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn a_cached_post_is_rejected() {
     let routes = json!([{ "method": "POST", "path": "/", "access": "public", "operation": {}, "ttl_ms": 1000 }]);
     assert_eq!(
         rejected_declaration(json!({ "routes": routes })).await,
-        "route POST /: only answers to GET can be kept"
+        "route POST /: only responses to GET can be cached"
     );
 }
 
@@ -324,19 +324,19 @@ async fn an_invalid_settings_schema_is_rejected() {
 #[tokio::test]
 async fn a_plugin_that_traps_in_describe_is_rejected() {
     let reason = rejected_declaration(json!({ "describe": "trap" })).await;
-    assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
+    assert_eq!(reason, "it fails when it is asked for its declaration: The plugin failed");
 }
 
 #[tokio::test]
 async fn a_plugin_that_panics_in_routes_is_rejected() {
     let reason = rejected_declaration(json!({ "list": "panic" })).await;
-    assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
+    assert_eq!(reason, "it fails when it is asked for its declaration: The plugin failed");
 }
 
 #[tokio::test]
 async fn a_plugin_that_traps_in_migrations_is_rejected() {
     let reason = rejected_declaration(json!({ "migrate": "trap" })).await;
-    assert_eq!(reason, "it fails when it is asked what it is: The plugin failed");
+    assert_eq!(reason, "it fails when it is asked for its declaration: The plugin failed");
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn a_plugin_that_loops_in_describe_is_rejected() {
     // CPU limit and deadline are equal here; which one expires first depends on scheduling.
     let reason = rejected_declaration(json!({ "describe": "loop" })).await;
     assert!(
-        reason.ends_with("The plugin used up its CPU time") || reason.ends_with("The plugin did not answer in time"),
+        reason.ends_with("The plugin used up its CPU time") || reason.ends_with("The plugin did not respond in time"),
         "{reason}"
     );
 }
@@ -352,19 +352,19 @@ async fn a_plugin_that_loops_in_describe_is_rejected() {
 #[tokio::test]
 async fn a_plugin_that_sleeps_in_routes_is_rejected() {
     let reason = rejected_declaration(json!({ "list": "sleep" })).await;
-    assert_eq!(reason, "it fails when it is asked what it is: The plugin did not answer in time");
+    assert_eq!(reason, "it fails when it is asked for its declaration: The plugin did not respond in time");
 }
 
 #[tokio::test]
 async fn a_plugin_that_takes_all_memory_in_describe_is_rejected() {
     let reason = rejected_declaration(json!({ "describe": "grow" })).await;
-    assert_eq!(reason, "it fails when it is asked what it is: The plugin needs more memory than it may have");
+    assert_eq!(reason, "it fails when it is asked for its declaration: The plugin needs more memory than its limit");
 }
 
 #[tokio::test]
 async fn a_huge_descriptor_is_rejected() {
     let reason = rejected_declaration(json!({ "summary_bytes": 20 << 20 })).await;
-    assert!(reason.starts_with("it fails when it is asked what it is: "), "{reason}");
+    assert!(reason.starts_with("it fails when it is asked for its declaration: "), "{reason}");
 }
 
 #[tokio::test]

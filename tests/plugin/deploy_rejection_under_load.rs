@@ -53,7 +53,7 @@ impl HostileFile {
     }
 
     fn failing_describe(what: &'static str, component: Component, why: &str) -> Self {
-        let reason = format!("The file cannot be deployed: it fails when it is asked what it is: {why}");
+        let reason = format!("The file cannot be deployed: it fails when it is asked for its declaration: {why}");
         Self::new(what, component, "describe", "invalid_component", &reason)
     }
 
@@ -152,7 +152,7 @@ async fn has_all_its_call_slots(host: &TestHost) {
 
 async fn hostile_files_are_rejected_under_load(host: &mut TestHost) {
     let memory_bytes = host.config().plugins.compile_memory_bytes;
-    let cpu = "it fails when it is asked what it is: The plugin used up its CPU time";
+    let cpu = "it fails when it is asked for its declaration: The plugin used up its CPU time";
     let smoke = "The release does not pass its first call (GET /api/v1/liar): ";
     let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": {} });
     let new_table = json!(["0002", "CREATE TABLE u (a BIGINT PRIMARY KEY)"]);
@@ -171,7 +171,7 @@ async fn hostile_files_are_rejected_under_load(host: &mut TestHost) {
         HostileFile::failing_describe(
             "a start function that loops",
             raw("(func $spin (loop $again (br $again))) (start $spin)", "", |_| {}),
-            "The plugin did not answer in time",
+            "The plugin did not respond in time",
         )
         // Both limits are equal here; which one expires first depends on scheduling.
         .or(&format!("The file cannot be deployed: {cpu}")),
@@ -223,7 +223,7 @@ async fn hostile_files_are_rejected_under_load(host: &mut TestHost) {
         HostileFile::failing_describe(
             "a gibibyte above the memory limit",
             raw("", GROW_BY_A_GIBIBYTE, |words| words[5] = GIBIBYTE),
-            "The plugin needs more memory than it may have",
+            "The plugin needs more memory than its limit",
         ),
         HostileFile::new(
             "a route that is declared twice",
@@ -246,16 +246,16 @@ async fn hostile_files_are_rejected_under_load(host: &mut TestHost) {
             with_smoke_route("trap"),
             "smoke",
             "smoke_failed",
-            &format!("{smoke}The plugin failed. What was live still is"),
+            &format!("{smoke}The plugin failed. The live release stays live"),
         ),
         HostileFile::new(
             "a first call that loops",
             with_smoke_route("loop"),
             "smoke",
             "smoke_failed",
-            &format!("{smoke}The plugin used up its CPU time. What was live still is"),
+            &format!("{smoke}The plugin used up its CPU time. The live release stays live"),
         )
-        .or(&format!("{smoke}The plugin did not answer in time. What was live still is")),
+        .or(&format!("{smoke}The plugin did not respond in time. The live release stays live")),
     ];
     assert_all_rejected(host, &bad).await;
     // Successful migrations of the same deploy are rolled back too: other migrations with the same names and tables

@@ -87,13 +87,13 @@ async fn an_endless_loop_leaves_cpu_time_for_others() {
 #[tokio::test]
 async fn sleep_ends_at_the_deadline() {
     let setup = Setup::default().with(|config| config.plugins.deadline = Duration::from_secs(2));
-    call_fails(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not answer in time").await;
+    call_fails(setup, "/sleep/3600000", 504, "plugin_deadline", "The plugin did not respond in time").await;
 }
 
 #[tokio::test]
 async fn memory_is_limited() {
     let setup = Setup::default().with(|config| config.plugins.memory_bytes = 16 << 20);
-    let text = "The plugin needs more memory than it may have";
+    let text = "The plugin needs more memory than its limit";
     call_fails(setup, "/grow/32", 502, "plugin_memory_limit", text).await;
 }
 
@@ -118,7 +118,7 @@ async fn host_calls_up_to_the_limit_succeed() {
     }
 }
 
-const INVALID: &str = "The plugin gave an invalid answer";
+const INVALID: &str = "The plugin returned an invalid response";
 
 #[tokio::test]
 async fn an_invalid_status_is_rejected() {
@@ -172,7 +172,7 @@ async fn an_ordinary_header_reaches_the_client() {
 #[tokio::test]
 async fn a_body_above_the_limit_is_rejected() {
     let setup = Setup::default().with(|config| config.plugins.response_bytes = 50_000);
-    let detail = "The plugin's answer is larger than it may be";
+    let detail = "The plugin's response exceeds its size limit";
     call_fails(setup, "/body/50001", 502, "plugin_response_limit", detail).await;
 }
 
@@ -201,7 +201,7 @@ async fn a_problem_from_a_plugin_is_forwarded() {
 #[tokio::test]
 async fn a_problem_above_the_limit_is_rejected() {
     let setup = || Setup::default().with(|config| config.plugins.response_bytes = 50_000);
-    let detail = "The plugin's answer is larger than it may be";
+    let detail = "The plugin's response exceeds its size limit";
     // Three texts for each error, and up to six times their size in JSON.
     call_fails(setup(), "/problems/10/400", 502, "plugin_response_limit", detail).await;
     let host = chameleon(setup()).await;
@@ -209,7 +209,7 @@ async fn a_problem_above_the_limit_is_rejected() {
     assert_eq!((response.status, response.problem()["errors"].as_array().unwrap().len()), (422, 11));
     // The guest has memory for one copy, and locations count like any text.
     let setup = Setup::default().with(|config| config.plugins.memory_bytes = 12 << 20);
-    let text = "The plugin needs more memory than it may have";
+    let text = "The plugin needs more memory than its limit";
     call_fails(setup, "/problems/250/10000", 502, "plugin_memory_limit", text).await;
 }
 

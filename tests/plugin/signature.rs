@@ -94,7 +94,7 @@ async fn an_unsigned_file_is_rejected_with_instructions_and_never_compiled() {
     let detail = refused(&host, &Component::hello(), "", 403, "signature_missing").await;
     assert_eq!(
         detail,
-        "The file is not signed, and this host takes only what a trusted key signed. Sign it with `wharf plugin sign \
+        "The file is not signed, and this host accepts only files that a trusted key signed. Sign it with `wharf plugin sign \
          FILE --key KEYFILE`, or give its signature with --signature FILE.sig"
     );
     assert_eq!(audited(&host).await["code"], "signature_missing");
@@ -129,7 +129,7 @@ async fn an_altered_component_and_an_altered_signature_are_rejected() {
 
     let altered = signed.with_text("Hello", "Hullo");
     let detail = refused(&host, &altered, "", 422, "signature_invalid").await;
-    assert!(detail.contains("does not hold: the component is not the one that was signed"), "{detail}");
+    assert!(detail.contains("is not valid: the component is not the one that was signed"), "{detail}");
 
     let mut altered = signed.clone();
     *altered.0.last_mut().unwrap() ^= 1;
@@ -158,7 +158,7 @@ async fn a_signature_from_the_future_or_too_old_is_rejected() {
 
     host.clock().advance(DAY + Duration::from_secs(1));
     let detail = refused(&host, &component, "", 403, "signature_expired").await;
-    assert!(detail.contains("longer ago than the 1day that plugins.signature_max_age allows"), "{detail}");
+    assert!(detail.contains("longer ago than plugins.signature_max_age allows (1day)"), "{detail}");
 
     let fresh = signer.sign(&Component::hello(), now(&host));
     host.superuser().deploy(&fresh.0, "").await.ok();

@@ -8,7 +8,7 @@
 use wharf::config::Plugins;
 use wharf::error::Kind;
 use wharf::http::fuzzing as http;
-use wharf::plugin::{Answer, fuzzing};
+use wharf::plugin::{PluginResponse, fuzzing};
 
 use crate::input::{lines, unescaped};
 
@@ -93,7 +93,7 @@ fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
         Ok(response) => response,
     };
     assert!(sound, "it was accepted above a limit");
-    let Answer::Response { status: given, headers: passed, .. } = &response else {
+    let PluginResponse::Response { status: given, headers: passed, .. } = &response else {
         panic!("a response became a problem")
     };
     assert_eq!((*given, passed.as_slice()), (status, headers), "the check changed the response");
