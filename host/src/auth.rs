@@ -1,9 +1,9 @@
-//! Identity: who is calling, proven by an access token that is tied to a session.
+//! Authentication: accounts, passwords, sessions, tokens, and links to reset a password.
 //!
-//! Owns accounts and their passwords, sessions and their tokens, and links to set a password. Never knows HTTP or mail: it
-//! hands out tokens and answers with [`Error`]s whose texts are the contract's. Way of a credential: password or refresh
-//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change
-//! of an account or a session goes through here, because here what is known of verified tokens is forgotten with it.
+//! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and returns
+//! [`Error`]s with the texts of the contract. The way of a credential: password or refresh token → [`Auth::sign_in`],
+//! [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change of an account or a
+//! session goes through this module, because it also invalidates the cached tokens.
 
 mod access_token;
 mod account;
@@ -31,20 +31,20 @@ use crate::db::{self, Db};
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
 
-/// An account as the rest of the host sees it; the password hash never leaves `auth`.
+/// An account without its password hash, which never leaves `auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Identity.
+    /// The id.
     pub id: UserId,
-    /// As given, domain lower-cased.
+    /// The address as given, with the domain in lower case.
     pub email: String,
-    /// Inactive accounts cannot sign in, and their tokens are refused.
+    /// Whether the account is active. Inactive accounts cannot sign in, and their tokens are refused.
     pub is_active: bool,
-    /// May do everything.
+    /// Whether the user has every privilege.
     pub is_superuser: bool,
-    /// A name for people.
+    /// The display name.
     pub full_name: Option<String>,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
 }
 
@@ -61,24 +61,24 @@ impl From<db::user::UserRow> for User {
     }
 }
 
-/// A verified caller.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The account.
     pub user: User,
-    /// The session its token belongs to.
+    /// The session of the token.
     pub session: SessionId,
 }
 
 impl Caller {
-    /// Whether the caller has `permission` of `plugin`. Superusers have all; nobody else has any until roles can be
-    /// assigned.
+    /// Returns whether the caller has `permission` of `plugin`. Superusers have all permissions. Other users have none, because
+    /// roles cannot be assigned yet.
     pub fn has_permission(&self, _plugin: &crate::id::PluginName, _permission: &str) -> bool {
         self.user.is_superuser
     }
 }
 
-/// Identity as a service. Cheap to clone.
+/// The authentication service. Cheap to clone.
 #[derive(Clone)]
 pub struct Auth(Arc<Inner>);
 
@@ -93,10 +93,10 @@ struct Inner {
 }
 
 impl Auth {
-    /// Opens identity on a migrated database; makes the signing key at the first start.
+    /// Opens the service on a migrated database. Creates the signing key at the first start.
     ///
     /// # Errors
-    /// The database, or a signing key in it that cannot be read.
+    /// The database fails, or a signing key in it cannot be read.
     pub async fn open(
         db: Db,
         settings: &config::Auth,
@@ -110,10 +110,10 @@ impl Auth {
         Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, token_cache })))
     }
 
-    /// Begins a session. The email is looked up by its lower-cased whole; an unknown one takes as long as a known one.
+    /// Starts a session. The email is looked up in lower case. An unknown email takes as long as a known one.
     ///
     /// # Errors
-    /// `incorrect_credentials`; `inactive_user`, only after the right password; too many at once.
+    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
     pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<IssuedTokens> {
         let incorrect = || Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password");
         let Inner { db, passwords, .. } = &*self.0;
@@ -129,16 +129,16 @@ impl Auth {
             db::user::rehash(db, user.id, &user.password_hash, &better).await?;
             user.password_hash = better;
         }
-        // None: the password was changed or the account deactivated while this one was being checked.
+        // `None`: the password was changed or the account was deactivated during the check.
         self.begin_session(user.id, &user.password_hash, user_agent).await?.ok_or_else(incorrect)
     }
 
-    /// The caller that an access token stands for. Called for every request: a token seen lately costs no query and no
-    /// signature check, yet every change made through this process counts at once, one made by another node within a
-    /// second.
+    /// Returns the caller of an access token. Called for every request, so a cached token needs neither a query nor a signature
+    /// check. Changes by this process take effect immediately, changes by another node within one second.
     ///
     /// # Errors
-    /// `invalid_token` for whatever is malformed, forged, expired, revoked or of nobody; 403 `inactive_user`.
+    /// `invalid_token` for a token that is malformed, forged, expired or revoked, or whose user does not exist; 403
+    /// `inactive_user`.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>> {
         let Inner { db, clock, keys, token_cache, .. } = &*self.0;
         let now = clock.now();
@@ -147,7 +147,7 @@ impl Auth {
             return Ok(caller);
         }
         let claims = keys.verify(token, now)?;
-        // Taken before the look-up: what changes from here on makes the answer void for the cache.
+        // Read before the look-up, so that any later change makes the cached result invalid.
         let generation = token_cache.generation(claims.sub);
         let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;
         if !found.user.is_active {
@@ -161,7 +161,7 @@ impl Auth {
     }
 
     async fn find_by_email(&self, email: &str) -> Result<Option<db::user::UserRow>> {
-        // PostgreSQL has no text with a NUL in it, so there is nobody of that name.
+        // PostgreSQL cannot store a NUL in a text, so no account has this address.
         if email.contains('\0') {
             return Ok(None);
         }

@@ -1,8 +1,8 @@
-//! Outgoing mail: a durable queue in the host's database, and the worker that empties it.
+//! Outgoing mail: a durable queue in the host database, and the worker that empties it.
 //!
-//! A request only ever puts an order on the queue, which costs the same whether the address is known or not; the worker
-//! looks the account up, makes the link and sends the mail, and tries again later when that fails. An order names whom a
-//! mail is for; tokens are made at the last moment and are in no table but their own, as hashes. Way of a mail:
+//! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker looks
+//! up the account, issues the link and sends the mail, and retries later if that fails. An entry names the recipient but holds
+//! no token: tokens are issued just before sending and are only stored as hashes in their own table. The way of a mail:
 //! [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`. Never knows HTTP.
 
 mod message;
@@ -26,38 +26,38 @@ use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::id::UserId;
 
-/// A mail is given up after this many attempts, about two hours.
+/// A mail is dropped after this number of attempts, which is after about two hours.
 const MAX_ATTEMPTS: i64 = 10;
-/// The wait after the first failure; it doubles with each.
+/// The wait after the first failure. It doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest wait between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
-/// How long a claimed mail is left alone by other nodes; longer than an attempt can take.
+/// How long other nodes leave a claimed mail alone. Longer than an attempt can take.
 const LEASE: Duration = Duration::from_secs(120);
-/// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(30);
-/// How often the queue is looked at for retries and for what other nodes left.
-const POLL: Duration = Duration::from_secs(2);
+/// The time limit of one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the queue is checked for retries and for mails of other nodes.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after the queue could not be read.
-const TROUBLE: Duration = Duration::from_secs(5);
+const QUEUE_ERROR_PAUSE: Duration = Duration::from_secs(5);
 
-/// An order for a mail, as it waits in the queue.
+/// An entry of the queue: which mail goes to which recipient.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Mail {
-    /// A link to set a new password, if there is an account with this address. Any text will do.
+    /// A link to set a new password, if an account has this address. Any text is accepted.
     Recovery {
-        /// As it was asked for.
+        /// The address as requested.
         email: String,
     },
     /// A link to set the first password.
     NewAccount {
-        /// Whose.
+        /// The new user.
         user_id: UserId,
     },
-    /// To see whether mail arrives.
+    /// A test of the delivery.
     Test {
-        /// Where to.
+        /// The recipient.
         email: String,
     },
 }
@@ -72,18 +72,18 @@ impl Mail {
     }
 }
 
-/// What becomes of mail.
+/// How mail is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// It is sent.
+    /// By SMTP.
     Smtp,
-    /// It is written to the log with its links: development without a server.
+    /// To the log, with working links: development without a mail server.
     Log,
-    /// It is dropped with a warning.
+    /// Not at all: mail is dropped with a warning.
     Off,
 }
 
-/// Mail as a service. Cheap to clone.
+/// The mail service. Cheap to clone.
 #[derive(Clone)]
 pub struct Mailer(Arc<Inner>);
 
@@ -99,10 +99,10 @@ struct Inner {
 }
 
 impl Mailer {
-    /// Opens the queue; must be called within a Tokio runtime. Says in the log when mail will not be sent.
+    /// Opens the queue. Must be called within a Tokio runtime. Logs a message if mail will not be sent.
     ///
     /// # Errors
-    /// `email.smtp_url` or `email.from` is not what it should be; the text never holds the URL.
+    /// `email.smtp_url` or `email.from` is not valid. The text never contains the URL.
     pub fn open(config: &Config, db: Db, auth: Auth, clock: Clock, random: Random) -> Result<Self> {
         let smtp = match (&config.email.smtp_url, &config.email.from) {
             (Some(url), Some(from)) => Some(Smtp::open(url, &config.server.project_name, from)?),
@@ -120,18 +120,18 @@ impl Mailer {
         match delivery {
             Delivery::Smtp => {}
             Delivery::Log => tracing::info!("no mail server is configured: mail is written to the log"),
-            Delivery::Off => tracing::warn!("no mail server is configured: nobody can recover a password by mail"),
+            Delivery::Off => tracing::warn!("no mail server is configured: users cannot recover a password by mail"),
         }
         let templates = Templates::new(config)?;
         Ok(Self(Arc::new(Inner { db, auth, clock, random, templates, delivery, smtp, wake: Notify::new() })))
     }
 
-    /// What becomes of mail.
+    /// Returns how mail is delivered.
     pub fn delivery(&self) -> Delivery {
         self.0.delivery
     }
 
-    /// Puts an order on the queue.
+    /// Adds a mail to the queue.
     ///
     /// # Errors
     /// The database.
@@ -143,7 +143,7 @@ impl Mailer {
         Ok(())
     }
 
-    /// The recovery mail of an account with a link that works, for a superuser to look at; it is not sent.
+    /// Returns the recovery mail of an account with a working link, as a preview for a superuser. Does not send it.
     ///
     /// # Errors
     /// The database.
@@ -152,15 +152,15 @@ impl Mailer {
         self.0.templates.recovery(&user.email, &token)
     }
 
-    /// Sends what is on the queue until `stop`; a mail being sent then is finished first. Any number of nodes may run it.
+    /// Sends queued mails until `stop`, and finishes the mail that is being sent then. Any number of nodes may run it.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let wait = match self.step().await {
                 Ok(true) => continue,
-                Ok(false) => POLL,
+                Ok(false) => POLL_INTERVAL,
                 Err(error) => {
                     tracing::error!(error = error.report(), "the mail queue cannot be read");
-                    TROUBLE
+                    QUEUE_ERROR_PAUSE
                 }
             };
             tokio::select! {
@@ -171,22 +171,28 @@ impl Mailer {
         }
     }
 
-    /// Handles one mail that is due; false: there is none.
+    /// Handles one mail that is due. Returns false if there is none.
     async fn step(&self) -> Result<bool> {
         let Inner { db, clock, .. } = &*self.0;
         let now = clock.now();
         let Some(row) = db::email::claim(db, now, now.plus(LEASE)).await? else { return Ok(false) };
         let (id, kind, attempts) = (row.id, row.kind.as_str(), row.attempts);
-        // A mail that takes the process down with it never reports a failure, but its attempts are counted.
+        // A mail that crashes the process never reports a failure, but its attempts are counted.
         let result = if attempts > MAX_ATTEMPTS {
-            Err(Error::internal("its attempts never came to an end"))
+            Err(Error::internal("no attempt ever ended"))
         } else {
             self.attempt(&row.payload).await
         };
         match result {
             Ok(()) => db::email::delete(db, id).await?,
             Err(error) if attempts >= MAX_ATTEMPTS => {
-                tracing::error!(mail = id, kind, attempts, error = error.report(), "mail given up");
+                tracing::error!(
+                    mail = id,
+                    kind,
+                    attempts,
+                    error = error.report(),
+                    "mail dropped after the last attempt"
+                );
                 db::email::delete(db, id).await?;
             }
             Err(error) => {
@@ -200,19 +206,19 @@ impl Mailer {
 
     async fn attempt(&self, payload: &str) -> Result<()> {
         let mail: Mail = serde_json::from_str(payload)
-            .map_err(|error| Error::internal("a mail of another version of Wharf").with_source(error))?;
+            .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
             tracing::warn!(kind = mail.kind(), "mail dropped: no mail server is configured");
             return Ok(());
         }
-        // Nobody there, or nobody any more.
+        // The account does not exist, or not any more.
         let Some(message) = self.compose(&mail).await? else { return Ok(()) };
         match &self.0.smtp {
             Some(smtp) => {
                 let send = smtp.send(&message, self.0.clock.now(), self.0.random.uuid()?);
-                tokio::time::timeout(ATTEMPT, send)
+                tokio::time::timeout(ATTEMPT_TIMEOUT, send)
                     .await
-                    .map_err(|_| Error::internal("the mail server did not answer in time"))?
+                    .map_err(|_| Error::internal("the mail server did not respond in time"))?
             }
             None => {
                 tracing::info!("mail to {} - {}\n{}", message.to, message.subject, message.text);
@@ -243,7 +249,7 @@ impl Mailer {
     }
 }
 
-/// The wait after this many attempts.
+/// Returns the wait after the given number of attempts.
 fn backoff(attempts: i64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(16);
     FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF)

@@ -1,8 +1,8 @@
-//! The one error of the host.
+//! The error type of the host.
 //!
-//! Owns the vocabulary of failure: a kind (what sort of thing went wrong), a stable code (for programs), a public text
-//! (for clients) and an internal text with a source chain (for operators). It never knows HTTP: `http::problem` is the
-//! one place that turns an [`Error`] into a response, and the log is the only place the internal half goes to.
+//! An error has a kind, a stable code (for programs), a public text (for clients) and an internal text with a source chain
+//! (for operators). It never knows HTTP: only `http::problem` turns an [`Error`] into a response. The internal half only goes
+//! to the log and to the terminal of an operator.
 
 pub mod code;
 
@@ -12,43 +12,43 @@ use std::time::Duration;
 
 pub use code::Code;
 
-/// What every fallible function of the host returns.
+/// The result of every fallible function of the host.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure it is; each kind has one HTTP status (see `http::problem`).
+/// The kind of a failure. Each kind has one HTTP status (see `http::problem`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// The request contradicts the state or the rules of the resource.
+    /// The request contradicts a rule of the resource.
     BadRequest,
-    /// Who is calling is unknown or no longer valid.
+    /// The credentials are missing or not valid.
     Unauthenticated(Challenge),
-    /// The caller is known and may not do this.
+    /// The caller is known and is not allowed to do this.
     Forbidden,
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound,
-    /// The thing exists but not with this method.
+    /// The path exists with other methods, which are listed here.
     MethodNotAllowed(Vec<String>),
-    /// The thing's present state forbids it.
+    /// The current state of the resource forbids the operation.
     Conflict,
-    /// A body or upload beyond its limit.
+    /// A body or an upload exceeds its size limit.
     TooLarge,
-    /// Headers beyond their limit.
+    /// The headers exceed their size limit.
     HeadersTooLarge,
-    /// The input is malformed; each finding names its place.
+    /// The input is malformed. Each finding names its location.
     Invalid(Vec<FieldError>),
-    /// Too many attempts; when to try again.
+    /// Too many attempts were made. The duration is the wait before the next one.
     TooManyRequests(Duration),
-    /// A plugin broke its side of the contract.
+    /// A plugin violated its contract.
     Plugin,
-    /// Busy, stopping or not reachable now; when to try again.
+    /// The host is busy or shutting down, or a service is not reachable. The duration is the wait before the next attempt.
     Unavailable(Duration),
-    /// A plugin or a service ran out of time.
+    /// A plugin or a service exceeded its time limit.
     Timeout,
-    /// A bug or a broken environment of the host's own.
+    /// The host has a defect, or its environment is broken.
     Internal,
 }
 
-/// What an unauthenticated caller is told to bring (RFC 6750).
+/// The challenge of a 401 response (RFC 6750).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Challenge {
     /// No credentials were given.
@@ -57,20 +57,20 @@ pub enum Challenge {
     InvalidToken,
 }
 
-/// One refused input. Serialized as in the reference contract: `{"type":…,"loc":[…],"msg":…}`.
+/// One rejected input. Serialized as in the contract: `{"type":…,"loc":[…],"msg":…}`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct FieldError {
-    /// Stable machine word, `string_too_long`.
+    /// A stable word for programs, such as `string_too_long`.
     #[serde(rename = "type")]
     pub kind: Cow<'static, str>,
-    /// Where: `body`, `query` or `path` first, then member names and indexes.
+    /// The location: first `body`, `query` or `path`, then member names and indexes.
     pub loc: Vec<Loc>,
-    /// Text for people.
+    /// A text for people.
     pub msg: String,
 }
 
 impl FieldError {
-    /// A finding at `loc`, outermost place first.
+    /// Creates a finding at `loc`, outermost step first.
     pub fn new(
         kind: impl Into<Cow<'static, str>>,
         loc: impl IntoIterator<Item = impl Into<Loc>>,
@@ -80,13 +80,13 @@ impl FieldError {
     }
 }
 
-/// One step of a place in the input.
+/// One step of a location in the input.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
 pub enum Loc {
-    /// A member.
+    /// The name of a member.
     Name(String),
-    /// An element of a list, or a byte offset of malformed JSON.
+    /// The index of a list element, or the byte offset of malformed JSON.
     Index(u64),
 }
 
@@ -110,7 +110,7 @@ impl From<u64> for Loc {
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A failure: what the client may read and, kept apart, what the operator must read.
+/// A failure, with separate texts for clients and for operators.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -123,81 +123,81 @@ struct Inner {
 }
 
 impl Error {
-    /// A failure with its public text. Nothing of the host's inside belongs in `public`.
+    /// Creates an error. `public` must not contain internals of the host.
     pub fn new(kind: Kind, code: Code, public: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner { kind, code, public: public.into(), findings: Vec::new(), internal: None, source: None }))
     }
 
-    /// 400.
+    /// Creates a 400.
     pub fn bad_request(code: Code, public: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::BadRequest, code, public)
     }
 
-    /// 403.
+    /// Creates a 403.
     pub fn forbidden(code: Code, public: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Forbidden, code, public)
     }
 
-    /// 404.
+    /// Creates a 404.
     pub fn not_found(code: Code, public: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::NotFound, code, public)
     }
 
-    /// 409.
+    /// Creates a 409.
     pub fn conflict(code: Code, public: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Conflict, code, public)
     }
 
-    /// 422 with every finding; the public text is the first one's.
+    /// Creates a 422 with all findings. The public text is that of the first one.
     pub fn invalid(findings: Vec<FieldError>) -> Self {
         let public = findings.first().map_or_else(|| "Invalid input".to_owned(), |first| first.msg.clone());
         Self::new(Kind::Invalid(findings), code::VALIDATION_ERROR, public)
     }
 
-    /// 401: the credentials given are malformed, expired, forged, revoked or of nobody.
+    /// Creates a 401: the token is malformed, expired, forged or revoked, or its user does not exist.
     pub fn invalid_token() -> Self {
         Self::new(Kind::Unauthenticated(Challenge::InvalidToken), code::INVALID_TOKEN, "Could not validate credentials")
     }
 
-    /// 500: `internal` goes to the log, the client reads a fixed text.
+    /// Creates a 500. `internal` goes to the log, and the client gets a fixed text.
     pub fn internal(internal: impl fmt::Display) -> Self {
         let mut error = Self::new(Kind::Internal, code::INTERNAL, "Internal Server Error");
         error.0.internal = Some(internal.to_string());
         error
     }
 
-    /// Adds findings to an error that is not about malformed input, so that programs need not read its text.
+    /// Adds findings to an error of any kind, so that programs need not parse its text.
     #[must_use]
     pub fn with_findings(mut self, findings: Vec<FieldError>) -> Self {
         self.0.findings = findings;
         self
     }
 
-    /// Adds what only an operator may read.
+    /// Adds a text that only operators may read.
     #[must_use]
     pub fn with_internal(mut self, internal: impl fmt::Display) -> Self {
         self.0.internal = Some(internal.to_string());
         self
     }
 
-    /// Adds the cause; it is only ever logged.
+    /// Adds the cause, which is only logged.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// What sort of failure.
+    /// Returns the kind.
     pub fn kind(&self) -> &Kind {
         &self.0.kind
     }
 
-    /// The stable word for programs.
+    /// Returns the stable word for programs.
     pub fn code(&self) -> &Code {
         &self.0.code
     }
 
-    /// Every finding, each with its place; none: the error has no list of them.
+    /// Returns all findings. `None` means that the error has no list of findings.
     pub fn findings(&self) -> Option<&[FieldError]> {
         match &self.0.kind {
             Kind::Invalid(findings) => Some(findings),
@@ -205,12 +205,12 @@ impl Error {
         }
     }
 
-    /// The text for clients.
+    /// Returns the text for clients.
     pub fn public(&self) -> &str {
         &self.0.public
     }
 
-    /// Public and internal text and the whole source chain on one line, for the log and the operator's terminal.
+    /// Returns public text, internal text and source chain on one line, for the log and the operator's terminal.
     pub fn report(&self) -> String {
         let mut report = self.0.public.to_string();
         if let Some(internal) = &self.0.internal {
@@ -250,14 +250,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_public_text_never_carries_the_cause() {
+    fn the_public_text_never_contains_the_cause() {
         let error = Error::internal("pool").with_source(std::io::Error::other("password=hunter2"));
         assert_eq!(error.to_string(), "Internal Server Error");
         assert_eq!(error.report(), "Internal Server Error: pool: password=hunter2");
     }
 
     #[test]
-    fn findings_read_as_in_the_reference() {
+    fn findings_are_serialized_as_in_the_contract() {
         let finding = FieldError::new("missing", ["body", "title"], "Field required");
         let json = serde_json::to_string(&finding).unwrap_or_default();
         assert_eq!(json, r#"{"type":"missing","loc":["body","title"],"msg":"Field required"}"#);

@@ -1,8 +1,8 @@
-//! HTTP: the only module that names axum, writes status codes and knows the wire.
+//! HTTP: the only module that names axum, sets status codes and knows the wire format.
 //!
 //! A request passes one way: `server` (connections, limits) → `dispatch` (route, body, access, validation) → a handler of
-//! the host (`http::resource`) or a plugin call → `reply`/`problem` → the wire. Host routes and plugin routes share
-//! everything before the handler.
+//! the host (`http::resource`) or a plugin call (`plugin_call`) → `reply` or `problem` → the client. Host routes and plugin
+//! routes share everything before the handler.
 
 mod access;
 mod body;
@@ -36,28 +36,28 @@ use crate::plugin::Registry;
 
 pub use dispatch::Dispatcher;
 
-/// What the host's own handlers work with.
+/// The services that handlers of the host use.
 pub struct Host {
-    /// Settings, checked at start.
+    /// The checked settings.
     pub config: Arc<Config>,
-    /// Time.
+    /// The time of day.
     pub clock: Clock,
-    /// Randomness.
+    /// The source of randomness.
     pub random: Random,
-    /// The host's tables.
+    /// The host database.
     pub db: Db,
-    /// Identity.
+    /// Accounts, sessions and tokens.
     pub auth: Auth,
     /// Outgoing mail.
     pub mail: Mailer,
-    /// The plugins.
+    /// The deployed plugins.
     pub plugins: Registry,
-    /// Requests that were answered.
+    /// Counts of requests and connections.
     pub traffic: Arc<traffic::Traffic>,
-    /// Memory for bodies.
+    /// The memory limit of request and response bodies.
     pub body_memory: body_memory::BodyMemory,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
-    /// Cancelled when the host begins to stop.
+    /// Cancelled when the shutdown begins.
     pub stopping: CancellationToken,
 }

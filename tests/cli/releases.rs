@@ -151,7 +151,7 @@ async fn a_canary_release_runs_next_to_the_live_one() {
         (&json!([10.0, 100.0]), &json!(3_600_000), &json!(7))
     );
     assert!(releases.printed(&["canary", "liar"]).contains("[10%] → 100%, each for at least 1h"));
-    assert_eq!(releases.json(&["abort", "liar"]), json!({ "message": "The trial of 'liar' has ended" }));
+    assert_eq!(releases.json(&["abort", "liar"]), json!({ "message": "The canary of 'liar' was aborted" }));
     assert!(failure(&releases.run(&["abort", "liar"])).contains("No release of 'liar' is on trial"));
     assert!(failure(&releases.run(&["canary", "liar"])).contains("No release of 'liar' is on trial"));
     assert_eq!(releases.response_text().await, "three");
@@ -168,7 +168,7 @@ async fn a_plugin_is_paused_and_loses_a_grant() {
     assert_eq!(releases.response_text().await, "two");
 
     let taken = releases.json(&["revoke", "liar", "sql"]);
-    assert_eq!(taken, json!({ "message": "The grant 'sql' was taken back from 'liar'" }));
+    assert_eq!(taken, json!({ "message": "The grant 'sql' of 'liar' was revoked" }));
     client.get("/liar/").await.has_code(503, "plugin_revoked");
     assert!(releases.printed(&["list"]).contains("revoked"));
     assert!(failure(&releases.run(&["revoke", "liar", "a/../b"])).contains("does not have the grant 'a/../b'"));
@@ -211,7 +211,7 @@ async fn every_removal_says_whether_the_data_is_deleted() {
 async fn quotas_of_a_grant_are_changed_shown_and_compared() {
     let releases = Releases::start().await;
     let printed = releases.printed(&["grant", "liar", "sql.rows=5", "sql.time=2s"]);
-    assert!(printed.contains("'liar' has the grant 'sql' with these bounds from release 3 on"), "{printed}");
+    assert!(printed.contains("'liar' has the grant 'sql' with these parameters from release 3 on"), "{printed}");
     assert!(releases.printed(&["show", "liar"]).contains("sql, sql.rows=5, sql.time=2s"));
     releases.printed(&["grant", "liar", "sql.rows=6", "sql.time=default"]);
     let printed = releases.printed(&["diff", "liar", "3", "4"]);

@@ -72,7 +72,7 @@ async fn shut_down_with_endless_calls(database: Option<TestDatabase>) {
         until("the statement to end", async || (statements(database).await == 0).then_some(())).await;
     }
     let log = process.log();
-    assert!(log.contains("cut what did not finish within the grace") && !log.contains("panicked"), "{log}");
+    assert!(log.contains("cut unfinished connections") && !log.contains("panicked"), "{log}");
 
     let process = Process::start_with(process.kill(), &settings[1..]).await;
     assert_eq!(process.client().get("/chameleon/notes").await.ok(), json!([]));

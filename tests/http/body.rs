@@ -201,7 +201,7 @@ async fn bodies_of_all_requests_share_one_memory_limit() {
     slow.write_all(&vec![b'x'; 800_000]).await.unwrap();
     until("the body to arrive", async || (body_memory(&host, "request").await >= 800_000.0).then_some(())).await;
     let refused = post(1_000_000).await;
-    refused.is_problem(503, "overloaded", "The host holds as many bodies as it may, try again");
+    refused.is_problem(503, "overloaded", "The memory for bodies is used up, try again");
     assert_eq!(refused.header("retry-after"), Some("1"));
     post(1_700_000).await.is_problem(413, "body_too_large", "Request body too large");
     assert_eq!(post(10_000).await.status, 200, "a part is reserved for small bodies");

@@ -132,7 +132,7 @@ async fn an_invalid_quota_changes_nothing(host: &mut TestHost) {
     assert_eq!(response.problem()["errors"][0]["loc"], json!(["query", "parameter"]));
     assert_eq!(
         set_parameters(host, "sql", &["rows=default"]).await.ok()["message"],
-        "'chameleon' has these bounds already, release 1"
+        "'chameleon' already has these parameters, release 1"
     );
     assert_eq!(plugins(host).await, before);
     host.superuser().deploy(&Component::hello().0, "").await.ok();

@@ -1,8 +1,8 @@
-//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the keys and the claims; whether the session a token names still
-//! lives is `auth`'s to ask.
+//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the signing keys and the claims. Never checks whether the session
+//! of a token still exists: `auth` does.
 //!
-//! A token is accepted only with `alg` EdDSA, `typ` at+jwt (RFC 9068), a `kid` of ours, our audience and an expiry in the
-//! future of the host's clock, so that no other kind of token ever passes for one.
+//! A token is accepted only with `alg` EdDSA, `typ` at+jwt (RFC 9068), the `kid` of a known key, the right audience, and an
+//! expiry after the current time of the host's clock. So no other kind of token is accepted as an access token.
 
 use std::time::Duration;
 
@@ -22,21 +22,21 @@ use crate::id::{SessionId, UserId};
 const TYPE: &str = "at+jwt";
 const AUDIENCE: &str = "wharf";
 
-/// No token of ours comes near this length; longer ones are refused before any work.
+/// Longer tokens are refused before any work. Tokens of Wharf are much shorter.
 const MAX_LEN: usize = 2048;
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Claims {
-    /// Whose.
+    /// The user.
     pub(super) sub: UserId,
-    /// Of which session.
+    /// The session.
     pub(super) sid: SessionId,
-    /// Whom for: always Wharf.
+    /// The audience, which is always Wharf.
     aud: String,
-    /// Made at, in seconds since 1970.
+    /// The time of issue in seconds since 1970.
     iat: i64,
-    /// Valid until, in seconds since 1970.
+    /// The expiry in seconds since 1970.
     pub(super) exp: i64,
 }
 
@@ -49,7 +49,7 @@ impl Claims {
 /// The keys of this installation, shared by its nodes through the database.
 pub(super) struct SigningKeys {
     signing: Key,
-    /// Older keys, whose tokens are still good.
+    /// Older keys. Their tokens are still valid.
     older: Vec<Key>,
     validation: Validation,
 }
@@ -61,7 +61,7 @@ struct Key {
 }
 
 impl SigningKeys {
-    /// Reads the keys, making the first one at the first start. Nodes that start at once agree on one.
+    /// Reads the keys, and creates the first one at the first start. Nodes that start at the same time agree on one key.
     pub(super) async fn open(db: &Db, random: &Random, now: Timestamp) -> Result<Self> {
         let mut rows = signing_key::list(db).await?;
         if rows.is_empty() {
@@ -75,7 +75,7 @@ impl SigningKeys {
         Ok(Self { signing, older: keys, validation: validation() })
     }
 
-    /// The signed token.
+    /// Returns the signed token.
     pub(super) fn sign(&self, claims: &Claims) -> Result<String> {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(TYPE.to_owned());
@@ -84,10 +84,10 @@ impl SigningKeys {
             .map_err(|error| Error::internal("an access token cannot be signed").with_source(error))
     }
 
-    /// The claims of a token that is ours and has not expired.
+    /// Returns the claims of a valid token that has not expired.
     ///
     /// # Errors
-    /// Anything else: `invalid_token`, with the reason for the log only.
+    /// `invalid_token` for any other token. Only the log contains the reason.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims> {
         let refuse = |reason: &str| Error::invalid_token().with_internal(reason);
         if token.len() > MAX_LEN {
@@ -122,14 +122,14 @@ impl Key {
 
 fn validation() -> Validation {
     let mut validation = Validation::new(Algorithm::EdDSA);
-    // The library would ask the system's clock, with a minute of leeway; `SigningKeys::verify` asks the host's.
+    // The library would use the system clock with a minute of leeway. `SigningKeys::verify` uses the host's clock.
     validation.validate_exp = false;
     validation.set_required_spec_claims(&["exp", "sub", "aud"]);
     validation.set_audience(&[AUDIENCE]);
     validation
 }
 
-/// The key's name: its JWK thumbprint (RFC 7638).
+/// Returns the JWK thumbprint of a key (RFC 7638), which is its `kid`.
 fn thumbprint(key: &SigningKey) -> String {
     let public = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
     let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#);

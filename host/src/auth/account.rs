@@ -1,5 +1,5 @@
-//! Accounts: made, read, changed and removed. What a change means for sessions and links is decided in the same transaction
-//! by `db::user`; here passwords become hashes and verified tokens are forgotten.
+//! Accounts: create, read, change and delete. This module hashes passwords and invalidates cached tokens. `db::user` decides
+//! in the same transaction which sessions and links a change ends.
 
 use super::password_hashing::PasswordMatch;
 use super::{Auth, Caller, User};
@@ -10,22 +10,22 @@ use crate::db::user::{NewUser, UserUpdate};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 
-/// What an account is made of.
+/// A new account.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
-    /// Unique by its lower-cased whole.
+    /// The address. It must be unique in lower case.
     pub email: Address,
-    /// Its length is the caller's to check.
+    /// The password. The caller must check its length.
     pub password: Secret,
-    /// A name for people.
+    /// The display name.
     pub full_name: Option<String>,
-    /// May sign in.
+    /// Whether the user may sign in.
     pub is_active: bool,
-    /// May do everything.
+    /// Whether the user has every privilege.
     pub is_superuser: bool,
 }
 
-/// What is to change; none leaves a member as it is.
+/// A change of an account. `None` keeps a member.
 #[derive(Debug, Clone, Default)]
 pub struct AccountChange {
     /// A new address.
@@ -34,14 +34,14 @@ pub struct AccountChange {
     pub password: Option<Secret>,
     /// A new name; `Some(None)` removes it.
     pub full_name: Option<Option<String>>,
-    /// Whether it may sign in; deactivation ends every session.
+    /// Whether the user may sign in. Deactivation ends every session.
     pub is_active: Option<bool>,
-    /// Whether it may do everything.
+    /// Whether the user has every privilege.
     pub is_superuser: Option<bool>,
 }
 
 impl Auth {
-    /// An account.
+    /// Returns an account.
     ///
     /// # Errors
     /// `user_not_found`.
@@ -49,7 +49,7 @@ impl Auth {
         db::user::find(&self.0.db, id).await?.map(User::from).ok_or_else(not_found)
     }
 
-    /// The account with this address, in any case.
+    /// Returns the account with this address, ignoring case.
     ///
     /// # Errors
     /// The database.
@@ -57,7 +57,7 @@ impl Auth {
         Ok(self.find_by_email(email).await?.map(User::from))
     }
 
-    /// A page of all accounts, newest first, and how many there are.
+    /// Returns a page of all accounts, newest first, and the total number.
     ///
     /// # Errors
     /// The database.
@@ -67,12 +67,12 @@ impl Auth {
         Ok((rows.into_iter().map(User::from).collect(), count))
     }
 
-    /// Makes an account.
+    /// Creates an account.
     ///
     /// # Errors
-    /// A conflict `email_taken`; too many passwords at once.
+    /// A conflict `email_taken`; `throttled`.
     pub async fn create_user(&self, account: NewAccount) -> Result<User> {
-        // Whoever asks is told anyway, so a taken address need not cost a hash.
+        // The response reveals a taken address anyway, so skip the cost of hashing.
         if self.find_by_email(account.email.as_str()).await?.is_some() {
             return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
         }
@@ -123,7 +123,7 @@ impl Auth {
         db::user::update(&self.0.db, id, &update).await?.map(User::from).ok_or_else(not_found)
     }
 
-    /// Removes an account with its sessions.
+    /// Deletes an account with its sessions.
     ///
     /// # Errors
     /// `user_not_found`; a conflict `last_superuser`.
@@ -132,7 +132,7 @@ impl Auth {
         if db::user::delete(&self.0.db, id).await? { Ok(()) } else { Err(not_found()) }
     }
 
-    /// Changes the caller's own password and ends every other session of his.
+    /// Changes the password of the caller and ends their other sessions.
     ///
     /// # Errors
     /// `incorrect_password`, then `same_password`.
@@ -149,7 +149,7 @@ impl Auth {
         let hash = self.0.passwords.hash(new).await?;
         let _forget = self.0.token_cache.invalidate_after(id);
         let changed = db::user::change_password(&self.0.db, id, &old, &hash, caller.session).await?;
-        // Changed meanwhile, so that the one given is the current one no longer.
+        // The password was changed meanwhile, so the given one is no longer the current one.
         if changed { Ok(()) } else { Err(incorrect()) }
     }
 }

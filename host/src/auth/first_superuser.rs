@@ -1,4 +1,4 @@
-//! The first superuser, made at the first start.
+//! The first superuser, created at the first start.
 
 use super::password_hashing::{MAX_CHARS, MIN_CHARS};
 use super::{Auth, NewAccount};
@@ -9,24 +9,24 @@ use crate::error::{Error, Result};
 
 const DEFAULT_EMAIL: &str = "admin@example.com";
 
-/// 32 letters and digits that are not mistaken for one another (Crockford's base 32): five bits each.
+/// 32 letters and digits that are hard to confuse (Crockford's base 32). Each encodes five bits.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// The superuser that was made just now.
+/// The superuser that was just created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSuperuser {
-    /// To sign in with.
+    /// The address for signing in.
     pub email: String,
-    /// To be shown once; none: the configured one is set.
+    /// The generated password, to be shown once. `None` means that the configured password is set.
     pub generated_password: Option<Secret>,
 }
 
 impl Auth {
-    /// Makes the first superuser if there is none at all. Never changes an account: where there is no superuser but the
-    /// address is taken, it says so in the log and makes none. Several nodes may start at once.
+    /// Creates the first superuser if there is none. Never changes an account: if the address belongs to an ordinary account,
+    /// it logs a warning and creates none. Several nodes may start at the same time.
     ///
     /// # Errors
-    /// A configured address or password that cannot be one.
+    /// The configured address or password is not valid.
     pub async fn ensure_superuser(&self, settings: &config::Auth) -> Result<Option<NewSuperuser>> {
         let email = settings.superuser_email.as_deref().unwrap_or(DEFAULT_EMAIL);
         let email: Address = email.parse().map_err(|error: InvalidAddress| {
@@ -55,12 +55,12 @@ impl Auth {
             return Ok(Some(NewSuperuser { email: row.email.to_string(), generated_password }));
         }
         if !db::user::has_superuser(&self.0.db).await? {
-            tracing::warn!(email = %row.email, "there is no superuser, and auth.superuser_email is an ordinary account");
+            tracing::warn!(email = %row.email, "there is no superuser, and auth.superuser_email belongs to an ordinary account");
         }
         Ok(None)
     }
 
-    /// 160 random bits in four groups of eight.
+    /// Generates 160 random bits as four groups of eight characters.
     fn generate_password(&self) -> Result<Secret> {
         let bytes: [u8; 32] = self.0.random.bytes()?;
         let mut text = String::with_capacity(35);

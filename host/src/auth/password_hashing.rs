@@ -1,5 +1,6 @@
-//! Passwords. Owns how they are hashed and checked, and how many at a time: each hash takes 64 MiB and a core, so a flood of
-//! logins waits in line instead of exhausting the machine. Never decides who may sign in, and keeps nothing.
+//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs 64 MiB and
+//! a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may sign in, and
+//! stores nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +13,25 @@ use tokio::sync::Semaphore;
 use crate::clock::Random;
 use crate::error::{Error, Kind, Result, code};
 
-/// The fewest code points of a password that is set.
+/// The minimum number of code points of a new password.
 pub const MIN_CHARS: u32 = 8;
-/// The most code points of a password that is set.
+/// The maximum number of code points of a new password.
 pub const MAX_CHARS: u32 = 128;
 
-/// How long a request waits for its turn to hash.
+/// How long a request waits before it is hashed.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A hash of no password, with the parameters of real ones: checking against it costs what checking a real one costs.
+/// A hash that no password matches. It has the parameters of real hashes, so a check against it takes the same time.
 const DUMMY_HASH: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
                       Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
 
-/// What hashing a password costs.
+/// The cost of hashing a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HashCost {
-    /// Argon2id with m = 64 MiB, t = 3, p = 4, as in the reference.
+    /// Argon2id with m = 64 MiB, t = 3, p = 4, as the contract requires.
     #[default]
     Reference,
-    /// Next to nothing: for tests of everything else.
+    /// The lowest cost, for tests of other features.
     Minimal,
 }
 
@@ -44,18 +45,18 @@ impl HashCost {
     }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PasswordMatch {
     /// The password is right.
     Right,
-    /// It is right, and its hash is weaker than new ones are.
+    /// The password is right, and its hash is weaker than new hashes.
     Outdated,
-    /// It is wrong, or nobody's.
+    /// The password is wrong, or there is no account.
     Wrong,
 }
 
-/// Hashes and checks passwords on as many threads as there are cores. Cheap to clone.
+/// Hashes and checks passwords, at most one per core at the same time. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct PasswordHasher {
     params: Params,
@@ -64,16 +65,16 @@ pub(super) struct PasswordHasher {
 }
 
 impl PasswordHasher {
-    /// New hashes cost so much.
+    /// Creates a hasher whose new hashes have the given cost.
     pub(super) fn new(random: Random, cost: HashCost) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self { params: cost.params()?, permits: Arc::new(Semaphore::new(cores)), random })
     }
 
-    /// The PHC string of a password under a fresh salt.
+    /// Returns the PHC string of a password with a fresh salt.
     ///
     /// # Errors
-    /// No turn came in time (429).
+    /// 429: the wait was too long.
     pub(super) async fn hash(&self, password: &str) -> Result<String> {
         let salt: [u8; 16] = self.random.bytes()?;
         let password = password.to_owned();
@@ -85,10 +86,10 @@ impl PasswordHasher {
         .await
     }
 
-    /// Checks a password; `hash` is none where there is no account, which costs the same and is always wrong.
+    /// Checks a password. `hash` is `None` if there is no account: the check takes the same time and always fails.
     ///
     /// # Errors
-    /// No turn came in time (429).
+    /// 429: the wait was too long.
     pub(super) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<PasswordMatch> {
         let password = password.to_owned();
         let hash = hash.unwrap_or(DUMMY_HASH).to_owned();
@@ -97,13 +98,13 @@ impl PasswordHasher {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let turn = tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
-        let Ok(Ok(permit)) = turn else {
+        let permit = tokio::time::timeout(QUEUE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
             let kind = Kind::TooManyRequests(QUEUE_TIMEOUT);
             return Err(Error::new(kind, code::THROTTLED, "Too many passwords are being checked now"));
         };
         let work = move || {
-            // The permit goes with the work: a client that hangs up does not let another one in before it is done.
+            // The work holds the permit, so a client that disconnects does not admit another hash before this one is done.
             let _permit = permit;
             work()
         };
@@ -125,7 +126,7 @@ fn check(params: Params, password: &str, hash: &str) -> PasswordMatch {
         };
     }
     let Ok(parsed) = PasswordHash::new(hash) else { return PasswordMatch::Wrong };
-    // The parameters are the hash's own; outputs are compared in constant time (`phc::Output`).
+    // The hash contains its parameters. `phc::Output` compares outputs in constant time.
     if argon2(params.clone()).verify_password(password.as_bytes(), &parsed).is_err() {
         return PasswordMatch::Wrong;
     }
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_hash_is_the_references_and_checks() {
+    async fn a_hash_has_the_required_parameters_and_verifies() {
         let passwords = PasswordHasher::new(Random::System, HashCost::Reference).unwrap();
         let hash = passwords.hash("correct horse").await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=65536,t=3,p=4$"), "{hash}");
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn older_hashes_are_right_but_outdated() {
+    async fn hashes_of_other_kinds_match_but_are_outdated() {
         let quick = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
         let bcrypt = bcrypt::hash("changethis", 4).unwrap();
         assert_eq!(quick.verify("changethis", Some(&bcrypt)).await.unwrap(), PasswordMatch::Outdated);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobodys_password_costs_as_much_and_is_wrong() {
+    async fn a_password_without_an_account_is_wrong_at_the_same_cost() {
         let parsed = PasswordHash::new(DUMMY_HASH).unwrap();
         let params = Params::try_from(&parsed).unwrap();
         assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));

@@ -1,5 +1,5 @@
-//! Links to set a password: 256-bit tokens that work once, kept only as SHA-256, and that end with the password they were
-//! made under.
+//! Reset tokens: 256-bit tokens in links to set a password. A token works once, is stored only as SHA-256, and becomes
+//! invalid when the password changes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +14,7 @@ use crate::id::UserId;
 const LEN: usize = 32;
 
 impl Auth {
-    /// A token to set the user's password with; URL-safe.
+    /// Issues a URL-safe token to set the user's password.
     ///
     /// # Errors
     /// The database.
@@ -26,16 +26,16 @@ impl Auth {
         Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
     }
 
-    /// Sets the password of the account that the token was made for, and ends all its sessions and tokens.
+    /// Sets the password of the account of the token, and ends all its sessions and tokens.
     ///
     /// # Errors
-    /// `invalid_reset_token`: unknown, used, expired or outlived by another change; `inactive_user`.
+    /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`.
     pub async fn reset_password(&self, token: &str, password: &str) -> Result<()> {
         let invalid = || Error::bad_request(code::INVALID_RESET_TOKEN, "Invalid token");
         let inactive = || Error::bad_request(code::INACTIVE_USER, "Inactive user");
         let token = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == LEN).ok_or_else(invalid)?;
         let token_hash = Sha256::digest(token);
-        // Asked before the password is hashed, so that a guessed token costs no hash.
+        // Looked up before hashing, so that a guessed token does not cost a hash.
         let holder = reset_token::holder(&self.0.db, &token_hash, self.0.clock.now()).await?.ok_or_else(invalid)?;
         if !holder.is_active {
             return Err(inactive());

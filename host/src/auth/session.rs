@@ -1,10 +1,10 @@
 //! Sessions and their refresh tokens.
 //!
-//! A refresh token is 16 bytes that all tokens of its session share and 32 bytes that change with every refresh, kept only
-//! as SHA-256. The shared part finds the session from any token it ever had: one that is neither the token in use nor the
-//! one before it within [`GRACE`] was stolen, or its successor was, and ends the session. A successor is derived from the
-//! token and a stored nonce, so refreshes that cross on the way get the same answer instead of shutting each other out; the
-//! database alone yields no token.
+//! A refresh token has 16 bytes that all tokens of its session share, and 32 bytes that change with every refresh. Both are
+//! stored only as SHA-256. The shared part identifies the session of every token that was ever issued for it. A token that is
+//! neither the current one nor the previous one within [`GRACE`] indicates theft of that token or its successor, and ends the
+//! session. A successor is derived from the token and a stored nonce, so concurrent refreshes get the same successor instead
+//! of invalidating each other. The database alone reveals no token.
 
 use std::time::Duration;
 
@@ -21,38 +21,38 @@ use crate::db::session::{self, NewSession, Rotation, SessionRow};
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
 
-/// How long after a refresh the token before it still works: tabs and retries refresh at the same time.
+/// How long the previous token works after a refresh, because browser tabs and retries refresh at the same time.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The most characters of a client's name that are kept.
+/// The maximum number of stored characters of a `User-Agent`.
 const USER_AGENT_CHARS: usize = 255;
 
 const FAMILY_LEN: usize = 16;
 const SECRET_LEN: usize = 32;
 
-/// What a caller gets to prove who he is with.
+/// The tokens that a client gets at a sign-in or a refresh.
 #[derive(Debug, Clone)]
 pub struct IssuedTokens {
-    /// For every request, as a bearer token.
+    /// The bearer token of every request.
     pub access_token: Secret,
-    /// How long the access token is good for.
+    /// The lifetime of the access token.
     pub expires_in: Duration,
-    /// For [`Auth::refresh`], once.
+    /// Valid once, for [`Auth::refresh`].
     pub refresh_token: Secret,
 }
 
-/// A session as its owner sees it.
+/// A session without its secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Identity.
+    /// The id.
     pub id: SessionId,
-    /// When it was signed in.
+    /// When the user signed in.
     pub created_at: Timestamp,
     /// When it was last refreshed.
     pub last_used_at: Timestamp,
-    /// When it ends unless it is refreshed.
+    /// When it expires unless it is refreshed.
     pub expires_at: Timestamp,
-    /// How the client called itself.
+    /// The `User-Agent` of the client.
     pub user_agent: Option<String>,
 }
 
@@ -91,7 +91,7 @@ impl RefreshToken {
 }
 
 impl Auth {
-    /// Adds a session; none: the account is no longer active or has another password by now.
+    /// Adds a session. `None` means that the account is no longer active or has another password.
     pub(super) async fn begin_session(
         &self,
         user: UserId,
@@ -115,12 +115,12 @@ impl Auth {
         if !session::insert(&self.0.db, &row, password_hash).await? {
             return Ok(None);
         }
-        // Signing in is rare and slow already, so it also clears away what has expired.
+        // Signing in is rare and slow, so it also deletes expired sessions.
         session::delete_expired(&self.0.db, now).await?;
         self.issue_tokens(user, id, &token, now).map(Some)
     }
 
-    /// Replaces a refresh token by a new one and hands out an access token.
+    /// Replaces a refresh token by a new one and issues an access token.
     ///
     /// # Errors
     /// `invalid_token`: unknown, expired, revoked, or used before, which ends its session.
@@ -146,13 +146,13 @@ impl Auth {
             if session::rotate(db, row.id, &rotation).await? {
                 return self.issue_tokens(row.user_id, row.id, &next, now);
             }
-            // Another refresh with the same token was faster.
+            // A concurrent refresh with the same token was faster.
             row = find().await?;
         }
         match successor_in_grace(&token, &row, now) {
             Some(next) => self.issue_tokens(row.user_id, row.id, &next, now),
             None => {
-                tracing::warn!(user = %row.user_id, session = %row.id, "a used refresh token came back; session ended");
+                tracing::warn!(user = %row.user_id, session = %row.id, "a refresh token was reused; session ended");
                 self.revoke_session(row.user_id, row.id).await?;
                 Err(Error::invalid_token().with_internal("a refresh token was reused"))
             }
@@ -167,7 +167,7 @@ impl Auth {
         self.revoke_session(caller.user.id, caller.session).await.map(drop)
     }
 
-    /// The living sessions of a user, newest first.
+    /// Returns the sessions of a user that have not expired, newest first.
     ///
     /// # Errors
     /// The database.
@@ -179,7 +179,7 @@ impl Auth {
     /// Ends one session of a user.
     ///
     /// # Errors
-    /// `session_not_found`: he has no such session.
+    /// `session_not_found`: the user has no such session.
     pub async fn end_session(&self, user: UserId, session: SessionId) -> Result<()> {
         if self.revoke_session(user, session).await? {
             Ok(())
@@ -206,7 +206,7 @@ impl Auth {
     }
 }
 
-/// The token in use, if `token` is the one right before it and that was replaced just now.
+/// Returns the current token if `token` is its predecessor and was replaced within [`GRACE`].
 fn successor_in_grace(token: &RefreshToken, row: &SessionRow, now: Timestamp) -> Option<RefreshToken> {
     let (previous, nonce, rotated_at) =
         (row.previous_hash.as_deref()?, row.rotation_nonce.as_deref()?, row.rotated_at?);

@@ -6,7 +6,7 @@ use crate::error::Kind;
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
-/// Identity on an empty database, with a clock that stands still and hashes that take no time.
+/// The authentication service on an empty database, with a manual clock and cheap hashes.
 pub(crate) struct World {
     pub(crate) auth: Auth,
     pub(crate) clock: Clock,
@@ -64,7 +64,7 @@ fn demotion() -> AccountChange {
 }
 
 #[tokio::test]
-async fn a_password_becomes_a_caller() {
+async fn a_user_signs_in_and_is_authenticated() {
     let world = World::new().await;
     let user = world.user("Jane@Example.com").await;
     assert_eq!(user.email, "Jane@example.com");
@@ -78,7 +78,7 @@ async fn a_password_becomes_a_caller() {
 }
 
 #[tokio::test]
-async fn a_login_is_refused_with_one_text_until_the_password_is_right() {
+async fn a_failed_login_has_the_same_text_for_every_reason() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     for (email, password) in [("a@example.com", "wrong"), ("b@example.com", "changethis"), ("a\0", ""), ("", "")] {
@@ -92,13 +92,13 @@ async fn a_login_is_refused_with_one_text_until_the_password_is_right() {
 }
 
 #[tokio::test]
-async fn an_old_hash_is_replaced_at_the_next_login() {
+async fn an_outdated_hash_is_replaced_at_the_next_login() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let stored = async || db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
     let current = stored().await;
     world.sign_in("a@example.com").await;
-    assert_eq!(stored().await, current, "a good hash stays");
+    assert_eq!(stored().await, current, "a current hash stays");
     db::user::rehash(&world.db, user.id, &current, &bcrypt::hash("changethis", 4).unwrap()).await.unwrap();
     world.sign_in("a@example.com").await;
     assert!(stored().await.starts_with("$argon2id$"));
@@ -106,7 +106,7 @@ async fn an_old_hash_is_replaced_at_the_next_login() {
 }
 
 #[tokio::test]
-async fn an_access_token_ends_with_its_time_even_when_remembered() {
+async fn an_access_token_expires_even_when_it_is_cached() {
     let world = World::new().await;
     world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -117,7 +117,7 @@ async fn an_access_token_ends_with_its_time_even_when_remembered() {
 }
 
 #[tokio::test]
-async fn every_change_counts_at_once() {
+async fn every_change_takes_effect_immediately() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -151,7 +151,7 @@ async fn an_inactive_users_token_is_forbidden_and_a_deleted_users_invalid() {
 }
 
 #[tokio::test]
-async fn a_look_up_that_was_overtaken_by_a_change_is_not_remembered() {
+async fn a_look_up_overtaken_by_a_change_is_not_cached() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -180,7 +180,7 @@ async fn a_refresh_rotates_and_reuse_ends_the_session() {
 }
 
 #[tokio::test]
-async fn the_reuse_of_a_much_older_token_is_noticed_too() {
+async fn reuse_of_a_much_older_token_ends_the_session_too() {
     let world = World::new().await;
     world.user("a@example.com").await;
     let first = world.sign_in("a@example.com").await;
@@ -191,7 +191,7 @@ async fn the_reuse_of_a_much_older_token_is_noticed_too() {
 }
 
 #[tokio::test]
-async fn crossing_refreshes_get_the_same_answer() {
+async fn concurrent_refreshes_get_the_same_token() {
     let world = World::new().await;
     world.user("a@example.com").await;
     let first = world.sign_in("a@example.com").await;
@@ -205,7 +205,7 @@ async fn crossing_refreshes_get_the_same_answer() {
 }
 
 #[tokio::test]
-async fn a_refresh_needs_a_living_session_and_a_token() {
+async fn a_refresh_needs_a_valid_session_and_a_token() {
     let world = World::new().await;
     world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -218,7 +218,7 @@ async fn a_refresh_needs_a_living_session_and_a_token() {
 }
 
 #[tokio::test]
-async fn one_session_is_ended_and_only_by_its_owner() {
+async fn a_session_can_be_ended_only_by_its_owner() {
     let world = World::new().await;
     let (a, b) = (world.user("a@example.com").await, world.user("b@example.com").await);
     let grant = world.sign_in("a@example.com").await;
@@ -231,7 +231,7 @@ async fn one_session_is_ended_and_only_by_its_owner() {
 }
 
 #[tokio::test]
-async fn changing_the_own_password_keeps_this_session_only() {
+async fn a_password_change_by_the_user_keeps_only_the_current_session() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let (here, there) = (world.sign_in("a@example.com").await, world.sign_in("a@example.com").await);
@@ -250,7 +250,7 @@ async fn changing_the_own_password_keeps_this_session_only() {
 }
 
 #[tokio::test]
-async fn a_password_set_by_an_admin_ends_every_session() {
+async fn a_password_change_by_a_superuser_ends_every_session() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -262,7 +262,7 @@ async fn a_password_set_by_an_admin_ends_every_session() {
 }
 
 #[tokio::test]
-async fn a_reset_token_works_once_for_its_time() {
+async fn a_reset_token_works_once_until_it_expires() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
@@ -274,17 +274,17 @@ async fn a_reset_token_works_once_for_its_time() {
     }
     let results = tokio::join!(reset(link.expose()), reset(link.expose()), reset(link.expose()));
     let done = [results.0, results.1, results.2].iter().filter(|result| result.is_ok()).count();
-    assert_eq!(done, 1, "single use, also at once");
-    assert_eq!(code_of(reset(other.expose()).await), "invalid_reset_token", "it ends with the old password");
+    assert_eq!(done, 1, "single use, even concurrently");
+    assert_eq!(code_of(reset(other.expose()).await), "invalid_reset_token", "it became invalid with the old password");
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
     let late = world.auth.issue_reset_token(user.id).await.unwrap();
     world.clock.advance(Duration::from_secs(48 * 3600));
     assert_eq!(code_of(reset(late.expose()).await), "invalid_reset_token");
-    assert_eq!(code_of(world.auth.authenticate(late.expose()).await), "invalid_token", "no bearer token");
+    assert_eq!(code_of(world.auth.authenticate(late.expose()).await), "invalid_token", "it is not a bearer token");
 }
 
 #[tokio::test]
-async fn a_reset_token_waits_for_an_inactive_account_and_ends_with_the_address() {
+async fn a_reset_token_is_refused_while_the_account_is_inactive_and_after_an_address_change() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let link = world.auth.issue_reset_token(user.id).await.unwrap();
@@ -296,7 +296,7 @@ async fn a_reset_token_waits_for_an_inactive_account_and_ends_with_the_address()
 }
 
 #[tokio::test]
-async fn an_address_belongs_to_one_account_in_any_case() {
+async fn an_address_belongs_to_one_account_regardless_of_case() {
     let world = World::new().await;
     let a = world.user("a@example.com").await;
     world.user("b@example.com").await;
@@ -336,7 +336,7 @@ async fn accounts_are_listed_newest_first() {
 }
 
 #[tokio::test]
-async fn one_active_superuser_always_remains() {
+async fn the_last_active_superuser_cannot_be_removed() {
     let world = World::new().await;
     let (a, b) = (world.superuser("a@example.com").await, world.superuser("b@example.com").await);
     let (one, two) = tokio::join!(world.auth.update_user(a.id, demotion()), world.auth.update_user(b.id, demotion()));
@@ -350,7 +350,7 @@ async fn one_active_superuser_always_remains() {
 }
 
 #[tokio::test]
-async fn superusers_deleted_at_once_leave_one() {
+async fn concurrent_deletions_of_superusers_leave_one() {
     let world = World::new().await;
     let mut ids = Vec::new();
     for name in ["a", "b", "c", "d"] {
@@ -371,14 +371,14 @@ async fn superusers_deleted_at_once_leave_one() {
 }
 
 #[tokio::test]
-async fn the_first_superuser_is_made_once() {
+async fn the_first_superuser_is_created_once() {
     let world = World::new().await;
     let settings = config::Auth::default();
-    let made = tokio::join!(world.auth.ensure_superuser(&settings), world.auth.ensure_superuser(&settings));
-    let made: Vec<NewSuperuser> = [made.0.unwrap(), made.1.unwrap()].into_iter().flatten().collect();
-    assert_eq!(made.len(), 1);
-    assert_eq!(made[0].email, "admin@example.com");
-    let password = made[0].generated_password.clone().unwrap();
+    let created = tokio::join!(world.auth.ensure_superuser(&settings), world.auth.ensure_superuser(&settings));
+    let created: Vec<NewSuperuser> = [created.0.unwrap(), created.1.unwrap()].into_iter().flatten().collect();
+    assert_eq!(created.len(), 1);
+    assert_eq!(created[0].email, "admin@example.com");
+    let password = created[0].generated_password.clone().unwrap();
     assert_eq!(password.expose().len(), 35);
     let grant = world.auth.sign_in("admin@example.com", password.expose(), None).await.unwrap();
     assert!(world.caller(&grant).await.unwrap().user.is_superuser);
@@ -387,7 +387,7 @@ async fn the_first_superuser_is_made_once() {
 }
 
 #[tokio::test]
-async fn the_first_superuser_is_the_configured_one_or_none() {
+async fn the_first_superuser_has_the_configured_address_or_is_not_created() {
     let world = World::new().await;
     let settings = |email: &str, password: &str| config::Auth {
         superuser_email: Some(email.into()),
@@ -399,7 +399,7 @@ async fn the_first_superuser_is_the_configured_one_or_none() {
     let user = world.user("taken@example.com").await;
     assert_eq!(world.auth.ensure_superuser(&settings("Taken@example.com", "changethat")).await.unwrap(), None);
     assert_eq!(world.auth.user(user.id).await.unwrap(), user, "an account is never changed");
-    let made = world.auth.ensure_superuser(&settings("a@example.com", "changethat")).await.unwrap();
-    assert_eq!(made, Some(NewSuperuser { email: "a@example.com".into(), generated_password: None }));
+    let created = world.auth.ensure_superuser(&settings("a@example.com", "changethat")).await.unwrap();
+    assert_eq!(created, Some(NewSuperuser { email: "a@example.com".into(), generated_password: None }));
     assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
 }

@@ -1,9 +1,9 @@
-//! Tokens verified lately, so that a request costs neither a signature check nor a query.
+//! The cache of verified access tokens, so that a request needs neither a signature check nor a query.
 //!
-//! An entry counts only while its user's generation is the one it was made under. Every change of a user or session of this
-//! process raises the generation after it is committed, so a look-up that read the old state and stores it late stores
-//! something that is never used. Changes by other nodes are seen when an entry's time is up. An expired token is never
-//! served: the entry ends with it.
+//! An entry is valid only while its generation equals the generation of its user. Every change of a user or a session by this
+//! process raises the generation after the commit, so a look-up that read the old state and stores it late stores an invalid
+//! entry. Changes by other nodes take effect when an entry expires. An expired token is never accepted, because its entry
+//! expires with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +16,13 @@ use crate::clock::Timestamp;
 use crate::db::Db;
 use crate::id::UserId;
 
-/// How long an entry counts where other nodes may change the same users.
+/// Lifetime of an entry if other nodes may change the same users.
 const SHARED_TTL: Duration = Duration::from_secs(1);
-/// How long an entry counts where this process is the only one.
+/// Lifetime of an entry if this process is the only node.
 const SOLE_TTL: Duration = Duration::from_secs(10);
-/// More tokens than this in use at once are looked up more often.
+/// Maximum number of entries. With more tokens in use, some are looked up more often.
 const CAPACITY: u64 = 100_000;
-/// Generations are kept by a part of the user's id: changing one user makes a few others be looked up again, no more.
+/// Generations are shared by part of the user id, so a change of one user also invalidates the entries of a few others.
 const STRIPES: usize = 1024;
 
 pub(super) type Key = [u8; 32];
@@ -39,7 +39,7 @@ struct Entry {
     ends: Timestamp,
 }
 
-/// A token's key; the token itself is not kept.
+/// Returns the key of a token. The cache does not contain the token itself.
 pub(super) fn key(token: &str) -> Key {
     Sha256::digest(token.as_bytes()).into()
 }
@@ -50,7 +50,7 @@ impl TokenCache {
             Db::Sqlite(_) => SOLE_TTL,
             Db::Postgres(_) => SHARED_TTL,
         };
-        // moka's own clock only clears the shelves; `Entry::ends` decides.
+        // The clock of moka only evicts entries. `Entry::ends` decides whether an entry is valid.
         let entries = moka::sync::Cache::builder().max_capacity(CAPACITY).time_to_live(ttl).build();
         Self { entries, generations: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(), ttl }
     }
@@ -61,7 +61,7 @@ impl TokenCache {
         (current && now < entry.ends).then(|| Arc::clone(&entry.caller))
     }
 
-    /// Must be asked for before the look-up whose result is inserted under it.
+    /// Returns the generation of a user. Must be read before the look-up whose result is inserted with it.
     pub(super) fn generation(&self, user: UserId) -> u64 {
         self.stripe(user).map_or(0, |stripe| stripe.load(Ordering::SeqCst))
     }
@@ -71,8 +71,8 @@ impl TokenCache {
         self.entries.insert(key, Arc::new(Entry { caller, generation, ends }));
     }
 
-    /// Forgets the user's tokens when the guard is dropped: to be held over a change, so that also a change whose request
-    /// was abandoned half-way counts.
+    /// Invalidates the tokens of the user when the guard is dropped. Hold it during a change, so that the tokens are also
+    /// invalidated if the request is dropped half-way.
     #[must_use]
     pub(super) fn invalidate_after(&self, user: UserId) -> InvalidateOnDrop<'_> {
         InvalidateOnDrop { cache: self, user }

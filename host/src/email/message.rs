@@ -1,4 +1,4 @@
-//! What mails say: templates in the binary, filled in with HTML escaping, each beside a plain text.
+//! The content of mails: templates in the binary, rendered as HTML with escaping and as plain text.
 
 use std::borrow::Cow;
 
@@ -7,20 +7,20 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 
-/// A mail ready to be sent. Holds a link that works: only ever shown on purpose.
+/// A mail that is ready to be sent. It can contain a working link, so it has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The address it goes to.
+    /// The address of the recipient.
     pub to: String,
     /// The subject line.
     pub subject: String,
-    /// For programs that show HTML.
+    /// The body as HTML.
     pub html: String,
-    /// For those that do not.
+    /// The body as plain text.
     pub text: String,
 }
 
-/// The templates and what is the same in all of them.
+/// The templates and the values that all of them share.
 pub(super) struct Templates {
     environment: Environment<'static>,
     project_name: String,
@@ -28,7 +28,7 @@ pub(super) struct Templates {
     valid_hours: u64,
 }
 
-/// Embeds a template in both forms; the ending decides on escaping.
+/// Embeds a template in both forms. The file name extension decides whether values are escaped.
 macro_rules! embedded {
     ($($name:literal),*) => {
         [$(
@@ -86,8 +86,8 @@ impl Templates {
     }
 }
 
-/// Escapes a URL for a double-quoted attribute. Slashes stay, unlike with the templates' own escaping: clients look for the
-/// path of the link in the HTML.
+/// Escapes a URL for a double-quoted attribute. Unlike the escaping of the templates, it keeps slashes, because clients search
+/// the HTML for the path of the link.
 fn attribute(url: &str) -> Cow<'_, str> {
     if !url.contains(['&', '<', '>', '"', '\'']) {
         return Cow::Borrowed(url);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_stands_unescaped_in_a_quoted_attribute() {
+    fn the_link_is_an_unescaped_quoted_attribute() {
         let message =
             templates("Wharf", "https://app.example.com/").recovery("a@example.com", &Secret::new("Ab-_9")).unwrap();
         let link = "https://app.example.com/reset-password?token=Ab-_9";
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_chose_is_escaped() {
+    fn names_and_addresses_are_escaped() {
         let evil = templates("<script>alert(1)</script>", "https://app.example.com/\"><b>&");
         for message in [
             evil.recovery("o'<i>@example.com", &Secret::new("t")).unwrap(),
@@ -135,12 +135,12 @@ mod tests {
             for tag in ["<script", "<i>", "<b>", "com/\""] {
                 assert!(!message.html.contains(tag), "{tag} in {}", message.html);
             }
-            assert!(message.text.contains("<script>"), "plain text is plain");
+            assert!(message.text.contains("<script>"), "plain text is not escaped");
         }
     }
 
     #[test]
-    fn a_new_account_gets_a_link_and_a_test_none() {
+    fn the_mail_for_a_new_account_has_a_link_and_a_test_mail_has_none() {
         let templates = templates("Wharf", "http://localhost:5173");
         let message = templates.new_account("a@example.com", &Secret::new("tok")).unwrap();
         assert_eq!(message.subject, "Wharf - New account for user a@example.com");

@@ -1,4 +1,4 @@
-//! Sending over SMTP, on a connection that is kept open while there is something to send.
+//! Sending over SMTP, on a pooled connection that stays open while there is mail to send.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
-/// How long the server may take for one answer.
+/// The time limit of one response of the mail server.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Smtp {
@@ -25,9 +25,10 @@ pub(super) struct Smtp {
 }
 
 impl Smtp {
-    /// `smtp://` with STARTTLS (port 587), `smtps://` with TLS (465), `smtp://…?tls=none` in the clear (25).
+    /// Opens the transport: `smtp://` with STARTTLS (port 587), `smtps://` with TLS (465), or `smtp://…?tls=none` without
+    /// encryption (25).
     pub(super) fn open(url: &Secret, sender_name: &str, from: &str) -> Result<Self> {
-        // No error of these parsers is kept: they may quote the URL, and with it the password.
+        // The errors of these parsers are dropped, because they may quote the URL with the password.
         let refuse = |reason: &str| Error::internal(format!("email.smtp_url {reason}"));
         let url = Url::parse(url.expose()).map_err(|_| refuse("is not a URL"))?;
         let host = url.host_str().ok_or_else(|| refuse("has no host"))?.trim_matches(['[', ']']);
@@ -70,11 +71,11 @@ impl Smtp {
             .date(date)
             .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
             .multipart(MultiPart::alternative_plain_html(message.text.clone(), message.html.clone()))
-            .map_err(|error| Error::internal("a mail cannot be put together").with_source(error))?;
+            .map_err(|error| Error::internal("a mail cannot be composed").with_source(error))?;
         self.transport
             .send(mail)
             .await
             .map(drop)
-            .map_err(|error| Error::internal("the mail server did not take a mail").with_source(error))
+            .map_err(|error| Error::internal("the mail server did not accept a mail").with_source(error))
     }
 }

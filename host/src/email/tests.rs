@@ -8,12 +8,12 @@ use super::*;
 use crate::auth::tests::World;
 use crate::config::Secret;
 
-/// A mail server that keeps what it gets.
+/// A mail server that stores received mails.
 #[derive(Default)]
 struct Sink {
     mails: Mutex<Vec<String>>,
     connections: AtomicUsize,
-    /// How many recipients it turns away before it takes one.
+    /// The number of recipients that it refuses before it accepts one.
     refuses: AtomicUsize,
 }
 
@@ -39,7 +39,7 @@ impl Sink {
         while let Some(line) = lines.next_line().await.ok()? {
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             let refuse = |left: usize| left.checked_sub(1);
-            let answer = match verb.as_str() {
+            let reply = match verb.as_str() {
                 "RCPT" if self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() => "451 later",
                 "DATA" => {
                     writer.write_all(b"354 go on\r\n").await.ok()?;
@@ -54,7 +54,7 @@ impl Sink {
                 "QUIT" => "221 bye",
                 _ => "250 fine",
             };
-            writer.write_all(format!("{answer}\r\n").as_bytes()).await.ok()?;
+            writer.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
         }
         Some(())
     }
@@ -82,13 +82,13 @@ fn recovery(email: &str) -> Mail {
     Mail::Recovery { email: email.to_owned() }
 }
 
-/// Undoes the soft line breaks and escapes of quoted-printable, as far as links need it.
+/// Decodes the soft line breaks and escapes of quoted-printable that occur in links.
 fn readable(mail: &str) -> String {
     mail.replace("=\n", "").replace("=3D", "=")
 }
 
 #[tokio::test]
-async fn a_recovery_reaches_who_is_known_and_its_link_works_once() {
+async fn a_recovery_mail_reaches_a_known_address_and_its_link_works_once() {
     let world = World::new().await;
     world.user("Jane@example.com").await;
     let (sink, url) = Sink::start().await;
@@ -113,7 +113,7 @@ async fn a_recovery_reaches_who_is_known_and_its_link_works_once() {
 }
 
 #[tokio::test]
-async fn connections_are_reused() {
+async fn one_connection_is_reused_for_several_mails() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let (sink, url) = Sink::start().await;
@@ -122,21 +122,21 @@ async fn connections_are_reused() {
     mailer.enqueue(&Mail::NewAccount { user_id: user.id }).await.unwrap();
     mailer.enqueue(&recovery("a@example.com")).await.unwrap();
     while mailer.step().await.unwrap() {
-        // A connection goes back to its pool in a task of its own.
+        // A connection goes back to its pool in a separate task.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!((sink.mails().len(), sink.connections.load(Ordering::SeqCst)), (3, 1));
 }
 
 #[tokio::test]
-async fn a_failed_mail_is_tried_again_later_and_later() {
+async fn a_failed_mail_is_retried_after_growing_waits() {
     let world = World::new().await;
     let (sink, url) = Sink::start().await;
     sink.refuses.store(2, Ordering::SeqCst);
     let mailer = mailer(&world, with_server(&url)).unwrap();
     mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
     assert!(mailer.step().await.unwrap());
-    assert!(!mailer.step().await.unwrap(), "not before its time");
+    assert!(!mailer.step().await.unwrap(), "it is not due yet");
     world.clock.advance(Duration::from_secs(15));
     assert!(mailer.step().await.unwrap());
     world.clock.advance(Duration::from_secs(15));
@@ -147,9 +147,9 @@ async fn a_failed_mail_is_tried_again_later_and_later() {
 }
 
 #[tokio::test]
-async fn a_mail_is_given_up_in_the_end() {
+async fn a_mail_is_dropped_after_the_last_attempt() {
     let world = World::new().await;
-    // Nobody listens there any more.
+    // No server listens on this address any more.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mailer = mailer(&world, with_server(&format!("smtp://{address}?tls=none"))).unwrap();
     mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_mail_is_given_up_in_the_end() {
 }
 
 #[tokio::test]
-async fn several_workers_send_a_mail_once() {
+async fn several_workers_send_each_mail_once() {
     let world = World::new().await;
     let (sink, url) = Sink::start().await;
     let workers = [mailer(&world, with_server(&url)).unwrap(), mailer(&world, with_server(&url)).unwrap()];
@@ -176,13 +176,13 @@ async fn several_workers_send_a_mail_once() {
     }
     stop.cancel();
     for task in tasks {
-        tokio::time::timeout(Duration::from_secs(5), task).await.expect("stops at once").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), task).await.expect("stops immediately").unwrap();
     }
     assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (10, 0));
 }
 
 #[tokio::test]
-async fn a_claimed_mail_is_another_nodes_after_its_lease() {
+async fn a_claimed_mail_can_be_claimed_by_another_node_after_its_lease() {
     let world = World::new().await;
     let (sink, url) = Sink::start().await;
     let mailer = mailer(&world, with_server(&url)).unwrap();
@@ -209,7 +209,7 @@ async fn without_a_server_mail_is_logged_in_development_and_dropped_otherwise() 
 }
 
 #[tokio::test]
-async fn a_bad_url_is_refused_without_being_quoted() {
+async fn an_invalid_url_is_refused_and_not_quoted() {
     let world = World::new().await;
     for url in
         ["hunter2", "http://u:hunter2@mail", "smtp://u:hunter2@mail?tls=maybe", "smtp:///hunter2", "smtp://u:hunter2@"]

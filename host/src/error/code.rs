@@ -31,7 +31,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// What is declared of one code of the host.
+/// The declaration of one code of the host.
 #[derive(Debug)]
 pub struct Declaration {
     /// The code.

@@ -1,4 +1,4 @@
-//! The access check, the same for host routes and plugin routes: credentials → caller → privilege.
+//! The access check of host routes and plugin routes: credentials → caller → privilege.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::error::{Challenge, Error, Kind, Result, code};
 use crate::id::PluginName;
 use crate::route::Access;
 
-/// The caller of a route, if it may be called by him. `plugin` is whose permissions count.
+/// Returns the caller if they may call a route with this access. `plugin` is the plugin that defines the permission.
 ///
 /// # Errors
-/// 401 without or with bad credentials, 403 without the privilege.
+/// 401 without valid credentials, 403 without the privilege.
 pub(super) async fn check(
     auth: &Auth,
     headers: &HeaderMap,
@@ -21,7 +21,7 @@ pub(super) async fn check(
     plugin: Option<&PluginName>,
 ) -> Result<Option<Arc<Caller>>> {
     if *access == Access::Public {
-        // A plugin may greet whom it knows; credentials that are no good make nobody of the caller.
+        // A public plugin route can greet a known caller. Invalid credentials count as none.
         return Ok(if plugin.is_some() { identify(auth, headers).await } else { None });
     }
     let Some(token) = bearer(headers) else {
@@ -41,13 +41,13 @@ pub(super) async fn check(
     }
 }
 
-/// Who a request says it is from, if its credentials are good.
+/// Returns the caller, or `None` if the credentials are missing or invalid.
 pub(super) async fn identify(auth: &Auth, headers: &HeaderMap) -> Option<Arc<Caller>> {
     auth.authenticate(bearer(headers)?).await.ok()
 }
 
-/// The token of an `Authorization: Bearer` header; the scheme is case-insensitive. A header that is there with the
-/// scheme and no token, or that is not readable, is an empty token: given, and not valid.
+/// Returns the token of an `Authorization: Bearer` header. The scheme is case-insensitive. A header that has the scheme but
+/// no token, or that is not readable, gives an empty token, which is never valid.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(AUTHORIZATION)?.to_str().unwrap_or("bearer");
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));

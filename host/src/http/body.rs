@@ -1,5 +1,6 @@
-//! Reads a request's body as its route declares: bounded in size, in time and together with all others, JSON and forms
-//! parsed.
+//! Reads the body of a request as its route declares, and parses JSON and forms.
+//!
+//! Owns the size limit and the time limit of one body. The memory for all bodies together is limited by `body_memory`.
 
 use std::time::Duration;
 
@@ -14,51 +15,51 @@ use serde_json::{Map, Value};
 use super::body_memory::{BodyBudget, Reservation};
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
-/// What a value takes beside its text, and a member of an object more than an element: the largest of either, as vectors
-/// grow.
+/// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element. Both are
+/// upper bounds, because vectors grow by doubling.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
 const MEMBER_BYTES: usize = 2 * size_of::<(String, u64)>();
 
-/// A byte that is none of a text is U+FFFD in it.
+/// A byte that is not valid UTF-8 becomes U+FFFD.
 const LOSSY_GROWTH: usize = char::REPLACEMENT_CHARACTER.len_utf8();
 
 /// A body that was read.
 #[derive(Debug, Default)]
 pub(super) struct ReadBody {
-    /// As received.
+    /// The bytes as received.
     pub(super) bytes: Bytes,
-    /// Parsed; none where there is no body, or it is JSON's `null`.
+    /// The parsed value; `None` without a body and for JSON `null`.
     pub(super) value: Option<Value>,
-    /// Whether a text in it may hold U+0000.
+    /// Whether a string in the body may contain U+0000.
     pub(super) may_contain_nul: bool,
-    /// The memory that all of it takes.
+    /// The reserved memory for the bytes and the value.
     reservation: Option<Reservation>,
 }
 
 impl ReadBody {
-    /// Bytes that are in memory anyway.
+    /// Wraps bytes without reserving memory for them.
     #[cfg(any(test, fuzzing))]
     pub(super) fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), ..Self::default() }
     }
 
-    /// Takes memory for what is made of the bytes, before it is made.
+    /// Reserves memory for the parsed value, before parsing.
     fn reserve_more(&mut self, more: usize) -> Result<()> {
         let bytes = self.bytes.len().saturating_add(more);
         self.reservation.as_mut().map_or(Ok(()), |reservation| reservation.resize(bytes))
     }
 
-    /// What was made of them, the bytes, and the memory of both.
+    /// Returns the parsed value, the bytes and the reservation for both.
     pub(super) fn into_parts(self) -> (Option<Value>, Bytes, Option<Reservation>) {
         (self.value, self.bytes, self.reservation)
     }
 
-    /// What nobody needs to look into any more: the bytes, and their memory for as long as they are needed.
+    /// Drops the parsed value and returns the bytes with a reservation for them alone.
     pub(super) fn into_raw(self) -> (Bytes, Option<Reservation>) {
         let Self { bytes, value, mut reservation, .. } = self;
         drop(value);
         if let Some(reservation) = &mut reservation {
-            // Less is always there.
+            // Shrinking never fails.
             let _ = reservation.resize(bytes.len());
         }
         (bytes, reservation)
@@ -67,7 +68,7 @@ impl ReadBody {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The whole body, at most `limit` bytes within `time`, as long as there is `budget` for it.
+/// Reads a whole body of at most `limit` bytes within `time`, and reserves memory for it from `budget`.
 pub(super) async fn read_raw<B>(
     headers: &HeaderMap,
     body: B,
@@ -79,7 +80,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    // What never fits is told at once.
+    // Refuse a body that can never fit before reading it.
     let limit = limit.min(budget.largest_body());
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
@@ -104,10 +105,10 @@ where
             true => too_large(),
             false => unreadable().with_internal(error),
         })?;
-        // Trailers are nobody's business.
+        // Trailers are ignored.
         let Ok(data) = frame.into_data() else { continue };
         reservation.resize(whole.len().saturating_add(data.len()))?;
-        // The first piece, which mostly is the whole, is not copied.
+        // The first frame is not copied, because it usually is the whole body.
         whole = if whole.is_empty() {
             data
         } else {
@@ -127,7 +128,7 @@ fn unreadable() -> Error {
     Error::bad_request(code::MALFORMED_BODY, "There was an error parsing the body")
 }
 
-/// Parses a body as JSON, if it says that it is; any other text is a text (and so no object).
+/// Parses a body as JSON if its content type says so. Any other text becomes a JSON string, which fits no object schema.
 pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     if read.bytes.is_empty() {
         return Ok(read);
@@ -145,8 +146,8 @@ pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<Read
     Ok(ReadBody { value: (!value.is_null()).then_some(value), may_contain_nul, ..read })
 }
 
-/// What the values of a JSON text take beside it, at the most: each is as large as it is in the text once more, and one
-/// with an escape is put together in a place that grows by doubling.
+/// Returns an upper bound of the memory for the parsed values of a JSON text. Each string is copied at its length in the
+/// text, and a string with an escape is assembled in a buffer that grows by doubling.
 fn parsed_bytes(text: &[u8]) -> usize {
     let (mut bytes, mut in_string, mut escaped) = (VALUE_BYTES, false, false);
     let (mut texts, mut escapes) = (0_usize, false);
@@ -171,26 +172,26 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
-    // A lone surrogate is well-formed JSON that no text can hold; serde_json has no error kind of its own for it.
+    // A lone surrogate is well-formed JSON, but no string can hold it. serde_json has no separate error kind for it.
     let reason = error.to_string();
     if reason.contains("surrogate") || reason.contains("unexpected end of hex escape") {
         return FieldError::new("value_error", ["body"], "String should not contain a lone surrogate");
     }
     let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    // The column is that of the last byte read, which at the end is not the one that is wrong.
+    // The column is that of the last byte read, which is not the wrong byte at the end of the input.
     let offset = if error.is_eof() { text.len() } else { before + error.column().saturating_sub(1) };
     FieldError::new("json_invalid", [Loc::from("body"), Loc::Index(offset as u64)], "JSON decode error")
 }
 
-/// Parses a form, URL-encoded or multipart, into an object of texts. Empty values count as absent; anything else that is
-/// sent has no members.
+/// Parses a form, URL-encoded or multipart, into an object of strings. Empty values count as absent. A body of any other
+/// content type gives an empty object.
 pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(kind).ok();
-    // A member ends with `&`, a part of several lines with a line.
+    // Upper bound: each member ends with `&`, and each part of a multipart form has at least one line break.
     let members = read.bytes.iter().filter(|byte| matches!(byte, b'&' | b'\n')).count().saturating_add(1);
-    // What is no text in UTF-8 becomes one that is three times as long. multer has all of it once more, and each part again
-    // before it is a text, of whatever coding.
+    // Bytes that are not UTF-8 become a string three times as long. multer copies the whole body, and each part again before
+    // it decodes the part.
     let texts = match (&boundary, std::str::from_utf8(&read.bytes)) {
         (Some(_), _) => 2 + LOSSY_GROWTH,
         (None, Err(_)) => LOSSY_GROWTH,
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_parsed_where_it_says_so() {
+    fn json_is_parsed_only_with_a_json_content_type() {
         assert_eq!(parse("application/json; charset=utf-8", b"{}").unwrap().value, Some(serde_json::json!({})));
         assert_eq!(parse("application/merge-patch+json", b"1").unwrap().value, Some(1.into()));
         assert_eq!(parse("text/plain", b"{}").unwrap().value, Some("{}".into()));
@@ -263,17 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn values_take_more_memory_than_their_text() {
+    fn parsed_values_need_more_memory_than_their_text() {
         let numbers = format!("[{}0]", "0,".repeat(999));
         assert_eq!(parsed_bytes(numbers.as_bytes()), 1_001 * VALUE_BYTES);
         let text = format!("{{\"a\": \"{}\\\"[[[[\"}}", ",".repeat(999));
-        // With the quotes that end them.
+        // Includes the closing quotes.
         assert_eq!(parsed_bytes(text.as_bytes()), 2 * VALUE_BYTES + MEMBER_BYTES + 3 * (2 + 999 + 2 + 4 + 1));
         assert_eq!(parsed_bytes(format!("\"{}\"", ",".repeat(999)).as_bytes()), VALUE_BYTES + 1_000);
     }
 
     #[test]
-    fn what_is_not_json_is_placed() {
+    fn invalid_json_is_reported_with_its_offset() {
         let bad = finding("application/json", b"{\n\"a\": x}");
         assert_eq!((bad.kind.as_ref(), bad.loc), ("json_invalid", vec![Loc::from("body"), Loc::Index(7)]));
         assert_eq!(finding("application/json", b"{").loc, [Loc::from("body"), Loc::Index(1)]);
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forms_become_objects_and_empty_is_absent() {
+    async fn forms_become_objects_and_empty_values_are_absent() {
         let form =
             parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes("a=1&b=&c=%C3%A4&a=2"))
                 .await;
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_nul_is_noticed_wherever_it_stands() {
+    async fn a_nul_is_noticed_anywhere_in_a_body() {
         assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().may_contain_nul);
         assert!(parse("text/plain", b"a\0b").unwrap().may_contain_nul);
         for form in ["a=%00", "%00=a"] {

@@ -1,8 +1,10 @@
-//! Memory for bodies: what requests bring, and what answers wait with until somebody has read them. Each is bounded by
-//! itself, but no host outlives thousands of connections that are all at that bound. What has come counts, not what was
-//! announced: an announcement costs a client nothing. Requests and answers have a part each, so that clients that do not
-//! read keep nobody from sending. A quarter of what is for requests is for small ones, such as a login; the answers of the
-//! host itself count too and are always given, only plugins are kept from making more.
+//! The memory limit of all bodies together: request bodies, and response bodies that clients have not read yet.
+//!
+//! Each body has its own size limit, but thousands of connections at that limit would exhaust the memory of any host. Only
+//! received bytes count, because announcing a length costs a client nothing. Requests and responses have separate budgets,
+//! so clients that do not read cannot block clients that send. A quarter of the request budget is reserved for small bodies
+//! such as a login. Responses of the host itself count too, but are never refused: only plugins are stopped from producing
+//! more responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,29 +14,29 @@ use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result, code};
 
-/// Bodies of requests up to this may use all of it.
+/// Request bodies up to this size may use the whole budget.
 const SMALL_BODY: usize = 16 * 1024;
 
-/// The part of the memory that answers of one plugin may always wait with: so many parts make the whole.
+/// Divides the response budget: unread responses of one plugin may always use one of this number of shares.
 const FREE_SHARES: usize = 16;
 
-/// The memory of one host.
+/// The memory for bodies of one host.
 #[derive(Debug)]
 pub struct BodyMemory {
-    /// What requests bring.
+    /// The budget for request bodies.
     pub requests: BodyBudget,
-    /// What answers wait with.
+    /// The budget for unread response bodies.
     pub responses: BodyBudget,
 }
 
 impl BodyMemory {
-    /// So many bytes together, half for each.
+    /// Splits the given number of bytes into two budgets of equal size.
     pub fn new(bytes: usize) -> Self {
         Self { requests: BodyBudget::new(bytes / 2), responses: BodyBudget::new(bytes / 2) }
     }
 }
 
-/// A part of the memory.
+/// A budget of memory that bodies share.
 #[derive(Debug, Clone)]
 pub struct BodyBudget(Arc<Shared>);
 
@@ -45,7 +47,7 @@ struct Shared {
     refused: AtomicU64,
 }
 
-/// What is taken for one body, given back when it is dropped.
+/// The memory reserved for one body, released when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: BodyBudget,
@@ -57,38 +59,38 @@ impl BodyBudget {
         Self(Arc::new(Shared { size, reserved: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
     }
 
-    /// The most that one body may take: three quarters.
+    /// Returns the largest size of one body: three quarters of the budget.
     pub fn largest_body(&self) -> usize {
         self.0.size - self.0.size / 4
     }
 
-    /// Bytes that are taken.
+    /// Returns the reserved bytes.
     pub fn reserved(&self) -> usize {
         self.0.reserved.load(Ordering::Relaxed)
     }
 
-    /// Requests that there was no room for.
+    /// Returns the number of requests refused because the budget was used up.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// For a body of which nothing has come.
+    /// Returns a reservation for a body of which nothing has arrived yet.
     pub(super) fn reserve(&self) -> Reservation {
         Reservation { budget: self.clone(), bytes: 0 }
     }
 
-    /// Whether there is room for one more answer, of whatever size, of a plugin of which so many bytes wait. One of which
-    /// little waits is let through: who does not read the answers of one plugin does not keep the others from answering.
+    /// Checks that a plugin may produce one more response of any size. `plugin` holds the bytes of its unread responses. A
+    /// plugin with few unread bytes always passes, so clients that do not read one plugin's responses cannot block others.
     ///
     /// # Errors
-    /// 503: there is none.
+    /// 503: the budget is used up.
     pub(super) fn admit_response(&self, plugin: &AtomicUsize) -> Result<()> {
         let little = plugin.load(Ordering::Relaxed) <= self.0.size / FREE_SHARES;
         if little || self.reserved() < self.largest_body() { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    /// The body of an answer, and of which plugin it is, if of any. It counts until it is written or nobody wants it any
-    /// more. It exists, so it is never refused: the work is done.
+    /// Counts a response body until it is written or dropped. `plugin` is the count of the plugin that produced it, if any.
+    /// Never refuses, because the body already exists and the work is done.
     pub(super) fn track_response(&self, plugin: Option<&Arc<AtomicUsize>>, body: Bytes) -> Bytes {
         if body.is_empty() {
             return body;
@@ -103,16 +105,16 @@ impl BodyBudget {
 
     fn overloaded(&self) -> Error {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
-        let text = "The host holds as many bodies as it may, try again";
+        let text = "The memory for bodies is used up, try again";
         Error::new(Kind::Unavailable(Duration::from_secs(1)), code::OVERLOADED, text)
     }
 }
 
 impl Reservation {
-    /// Takes so many bytes in all.
+    /// Changes the reservation to the given number of bytes.
     ///
     /// # Errors
-    /// 503: there are not as many now. 413: there never are.
+    /// 503: the budget is used up at present. 413: the body can never fit.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.budget.largest_body() {
             return Err(Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, "Request body too large"));
@@ -166,7 +168,7 @@ mod tests {
     const UNIT: usize = SMALL_BODY + 1;
 
     #[test]
-    fn there_is_so_much_room_and_what_is_dropped_comes_back() {
+    fn the_budget_is_limited_and_dropped_reservations_are_released() {
         let budget = BodyBudget::new(100 * UNIT);
         let (mut one, mut other) = (budget.reserve(), budget.reserve());
         one.resize(10).unwrap();
@@ -185,16 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_exists_is_kept_and_the_next_is_not_begun() {
+    fn an_existing_response_is_kept_and_the_next_one_is_refused() {
         let budget = BodyBudget::new(4 * UNIT);
         let (plugin, other) = (Arc::default(), AtomicUsize::new(0));
         budget.admit_response(&plugin).unwrap();
-        let answer = budget.track_response(Some(&plugin), vec![1; 5 * UNIT].into());
-        let part = answer.slice(..10);
+        let response = budget.track_response(Some(&plugin), vec![1; 5 * UNIT].into());
+        let part = response.slice(..10);
         assert_eq!(*budget.admit_response(&plugin).unwrap_err().code(), code::OVERLOADED);
         budget.admit_response(&other).unwrap();
-        drop(answer);
-        assert_eq!(budget.reserved(), 5 * UNIT, "a part of it is not written");
+        drop(response);
+        assert_eq!(budget.reserved(), 5 * UNIT, "part of it is not written yet");
         drop(part);
         budget.admit_response(&plugin).unwrap();
         let small = budget.track_response(None, "of the host".into());

@@ -1,4 +1,4 @@
-//! A request as a handler of the host sees it: identified, authenticated, validated.
+//! A request as a handler of the host receives it: authenticated and validated.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::auth::Caller;
 use crate::error::{Error, FieldError, Result};
 use crate::route::Inputs;
 
-/// One request, after access and validation.
+/// One request after the access check and validation.
 #[derive(Debug)]
 pub struct Call {
-    /// Unique; the same in logs and problem responses.
+    /// The unique id that logs and problem responses show.
     pub request_id: Arc<str>,
-    /// The caller; always there unless the route is public.
+    /// The caller; always present unless the route is public.
     pub caller: Option<Arc<Caller>>,
-    /// Path and query parameters, typed by their schemas.
+    /// Path and query parameters with the types of their schemas.
     pub inputs: Inputs,
-    /// The body, read as the route declares.
+    /// The body.
     pub body: Payload,
     /// All headers of the request.
     pub headers: HeaderMap,
@@ -29,32 +29,32 @@ pub struct Call {
 /// A body, read as the route declares.
 #[derive(Debug)]
 pub enum Payload {
-    /// None declared or none sent.
+    /// No body was declared, or none was sent.
     None,
-    /// JSON, or a form as an object of texts; fits the route's schema.
+    /// JSON, or a form as an object of strings. It fits the schema of the route.
     Json(Value),
-    /// As received.
+    /// The bytes as received.
     Raw(Bytes),
 }
 
 impl Call {
-    /// The caller of a route that is not public.
+    /// Returns the caller of a route that is not public.
     ///
     /// # Errors
-    /// There is none: 401.
+    /// 401: there is no caller.
     pub fn caller(&self) -> Result<&Arc<Caller>> {
         self.caller.as_ref().ok_or_else(Error::invalid_token)
     }
 
-    /// A path parameter.
+    /// Returns a path parameter.
     ///
     /// # Errors
-    /// It is missing or of another type, which validation has made impossible: 422.
+    /// 422: it is missing or has another type, which validation has ruled out.
     pub fn path<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         read(self.inputs.path.get(name).cloned().unwrap_or_default(), "path")
     }
 
-    /// The query parameters as a struct.
+    /// Returns the query parameters as a struct.
     ///
     /// # Errors
     /// As [`Call::path`].
@@ -62,7 +62,7 @@ impl Call {
         read(Value::Object(self.inputs.query.clone()), "query")
     }
 
-    /// The JSON or form body.
+    /// Takes the JSON or form body.
     ///
     /// # Errors
     /// As [`Call::path`].
@@ -73,7 +73,7 @@ impl Call {
         }
     }
 
-    /// The raw body; empty when none was sent.
+    /// Takes the raw body; empty when none was sent.
     pub fn raw(&mut self) -> Bytes {
         match std::mem::replace(&mut self.body, Payload::None) {
             Payload::Raw(bytes) => bytes,
@@ -84,7 +84,7 @@ impl Call {
 
 fn read<T: DeserializeOwned>(value: Value, place: &'static str) -> Result<T> {
     serde_json::from_value(value).map_err(|error| {
-        // The schema is derived from the same type; where the two differ, the client still gets a 422, not a 500.
+        // The schema is derived from the same type. If the two ever differ, the client still gets a 422 and not a 500.
         Error::invalid(vec![FieldError::new("value_error", [place], "Input does not fit the schema")])
             .with_internal(error)
     })

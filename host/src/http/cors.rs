@@ -1,5 +1,5 @@
-//! Cross-origin requests: one allowed origin, with credentials, as the reference contract has it. Pure functions over
-//! headers; `dispatch` asks for a preflight's answer first and decorates every response last, problems too.
+//! Cross-origin requests (CORS): one allowed origin, with credentials, as the contract requires. Pure functions over headers.
+//! `dispatch` handles a preflight first and decorates every response last, including problem responses.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -17,10 +17,10 @@ const METHOD_LIST: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, OP
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
-/// What a script on the allowed origin may read beside the simple headers.
+/// Headers that a script on the allowed origin may read in addition to the simple headers.
 const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, www-authenticate, retry-after");
 
-/// The rule: requests of one origin.
+/// The CORS rules for the one allowed origin.
 #[derive(Debug, Clone)]
 pub struct Cors {
     allowed: HeaderValue,
@@ -30,16 +30,16 @@ impl Cors {
     /// Allows the origin of `frontend_url`.
     ///
     /// # Errors
-    /// It is not a URL, which the configuration has made impossible.
+    /// It is not a URL, which the configuration check has ruled out.
     pub fn new(frontend_url: &str) -> Result<Self> {
         let invalid = || Error::internal("server.frontend_url has no origin");
         let url = Url::parse(frontend_url).map_err(|error| invalid().with_source(error))?;
-        // A path is for the links in mails; browsers send only scheme, host and port.
+        // A path only matters for links in mails. Browsers send scheme, host and port.
         let origin = url.origin().ascii_serialization();
         Ok(Self { allowed: HeaderValue::from_str(&origin).map_err(|error| invalid().with_source(error))? })
     }
 
-    /// The answer to a preflight; none if the request is not one.
+    /// Returns the reply to a preflight, or `None` if the request is not one.
     pub fn preflight(&self, method: &Method, request: &HeaderMap) -> Option<Reply> {
         let origin = request.get(ORIGIN)?;
         let wanted = request.get(ACCESS_CONTROL_REQUEST_METHOD)?;
@@ -72,8 +72,8 @@ impl Cors {
         Some(reply)
     }
 
-    /// Adds what a browser needs to hand `response` to the script that sent `request`. Whatever a plugin put there is
-    /// overwritten: which origins are trusted is the operator's choice.
+    /// Adds the headers that let a browser pass `response` to the script that sent `request`. Headers set by a plugin are
+    /// overwritten, because the operator decides which origins are trusted.
     pub fn decorate(&self, request: &HeaderMap, response: &mut HeaderMap) {
         for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
             response.remove(name);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_of_the_allowed_origin_is_ok() {
+    fn a_preflight_of_the_allowed_origin_succeeds() {
         let request = headers(&[
             ("origin", "http://localhost:5173"),
             ("access-control-request-method", "PATCH"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_preflight_is_left_alone() {
+    fn a_request_that_is_not_a_preflight_is_passed_on() {
         let origin = headers(&[("origin", "http://localhost:5173")]);
         assert!(cors().preflight(&Method::OPTIONS, &origin).is_none());
         let method = headers(&[("origin", "http://localhost:5173"), ("access-control-request-method", "GET")]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allowed_origin_may_read_and_others_may_not() {
+    fn only_the_allowed_origin_may_read_responses() {
         let decorated = |request: &[(&'static str, &'static str)], response: &[(&'static str, &'static str)]| {
             let mut response = headers(response);
             cors().decorate(&headers(request), &mut response);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_the_frontend_is_not_part_of_its_origin() {
+    fn the_path_of_the_frontend_url_is_not_part_of_the_origin() {
         assert_eq!(Cors::new("https://example.com/app").unwrap().allowed, "https://example.com");
     }
 }

@@ -1,5 +1,5 @@
-//! The way in for fuzzers (`tests/fuzz`), and in no other build: headers and bodies between the wire and a plugin, each
-//! alone. Owns nothing, decides nothing, and checks nothing of its own: what must hold is said by the fuzz target.
+//! The entry points for the fuzz targets (`tests/fuzz`), absent from every other build: headers and bodies between the wire
+//! and a plugin, each on its own. Checks nothing itself: the fuzz target asserts the properties.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
@@ -11,18 +11,18 @@ use super::{plugin_call, problem};
 use crate::error::{Error, Result};
 use crate::plugin::PluginResponse;
 
-/// What a plugin gets of a request's headers.
+/// Returns the request headers that are passed to a plugin.
 pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
     let parsed = map(headers);
     plugin_call::passed_on(&parsed).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// A checked answer of a plugin as it is written.
+/// Converts a checked response of a plugin into a reply.
 ///
 /// # Errors
-/// The check let something pass that is no answer.
-pub fn reply(answer: PluginResponse) -> Result<Reply> {
-    match answer {
+/// The check accepted an invalid response.
+pub fn reply(response: PluginResponse) -> Result<Reply> {
+    match response {
         PluginResponse::Response { status, headers, body } => plugin_call::response(status, &headers, body),
         PluginResponse::Problem { status, code, detail, errors } => {
             let status = StatusCode::from_u16(status).map_err(Error::internal)?;
@@ -31,30 +31,30 @@ pub fn reply(answer: PluginResponse) -> Result<Reply> {
     }
 }
 
-/// The response to a request that the host refuses.
+/// Returns the response to a request that the host refuses.
 pub fn refusal(error: &Error) -> Reply {
     problem::reply(error, "/", "none")
 }
 
-/// A body as JSON: its value, and whether a NUL may be in it.
+/// Parses a body as JSON. Returns its value and whether a string in it may contain U+0000.
 ///
 /// # Errors
-/// It is none.
+/// The body is not JSON.
 pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
     let read = body::parse_json(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes))?;
     Ok((read.value, read.may_contain_nul))
 }
 
-/// A body as a form.
+/// Parses a body as a form.
 ///
 /// # Errors
-/// It is none.
+/// The body is not a form.
 pub async fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
     let read = body::parse_form(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes)).await?;
     Ok((read.value, read.may_contain_nul))
 }
 
-/// What the wire would not let through is left out.
+/// Returns a header map without the headers that HTTP does not allow.
 fn map(headers: &[(&[u8], &[u8])]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in headers {

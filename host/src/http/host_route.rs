@@ -1,4 +1,4 @@
-//! A route of the host's own: declared like a plugin's, answered by a function.
+//! A route of the host: declared like a route of a plugin, and handled by a function.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use crate::route::Access;
 
 type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
 
-/// A route of the host: where it is, who may call it, what it takes, what answers it. `S` is what handlers work with.
+/// A route of the host: its path, access, input and handler. `S` is the state that is passed to handlers.
 pub struct HostRoute<S> {
     /// Upper-case HTTP method.
     pub method: &'static str,
     /// Absolute path template.
     pub path: &'static str,
-    /// Who may call it.
+    /// The required access.
     pub access: Access,
-    /// Whether it stands in the OpenAPI document.
+    /// Whether the OpenAPI document contains it.
     pub documented: bool,
-    /// Largest raw body; other bodies have the server's limit.
+    /// Maximum size of a raw body. `None` means the limit of the server.
     pub body_limit: Option<usize>,
-    /// Answers the request.
+    /// Handles the request.
     pub handler: Arc<dyn Fn(Arc<S>, Call) -> ReplyFuture + Send + Sync>,
     declare: Vec<Declaration>,
     operation: Map<String, Value>,
@@ -35,7 +35,7 @@ pub struct HostRoute<S> {
 type Declaration = Box<dyn Fn(&mut SchemaGenerator, &mut Map<String, Value>) + Send + Sync>;
 
 impl<S: Send + Sync + 'static> HostRoute<S> {
-    /// A route, open to signed-in callers unless said otherwise.
+    /// Declares a route that requires a signed-in caller. Other methods change the access.
     pub fn new<F, A>(method: &'static str, path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -53,7 +53,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         }
     }
 
-    /// `GET`.
+    /// Declares a `GET` route.
     pub fn get<F, A>(path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -62,7 +62,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         Self::new("GET", path, handler)
     }
 
-    /// `POST`.
+    /// Declares a `POST` route.
     pub fn post<F, A>(path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -71,7 +71,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         Self::new("POST", path, handler)
     }
 
-    /// `PATCH`.
+    /// Declares a `PATCH` route.
     pub fn patch<F, A>(path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -80,7 +80,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         Self::new("PATCH", path, handler)
     }
 
-    /// `PUT`.
+    /// Declares a `PUT` route.
     pub fn put<F, A>(path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -89,7 +89,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         Self::new("PUT", path, handler)
     }
 
-    /// `DELETE`.
+    /// Declares a `DELETE` route.
     pub fn delete<F, A>(path: &'static str, handler: F) -> Self
     where
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
@@ -98,29 +98,29 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         Self::new("DELETE", path, handler)
     }
 
-    /// Open to everybody.
+    /// Allows everybody to call the route.
     #[must_use]
     pub fn public(mut self) -> Self {
         self.access = Access::Public;
         self
     }
 
-    /// For superusers.
+    /// Allows only superusers to call the route.
     #[must_use]
     pub fn superuser(mut self) -> Self {
         self.access = Access::Superuser;
         self
     }
 
-    /// Runs in a task of its own: a client that goes away must not leave it half done.
+    /// Runs the handler in its own task, so that a client that disconnects cannot leave the work half done.
     #[must_use]
     pub fn run_to_completion(mut self) -> Self {
         let handler = self.handler;
         self.handler = Arc::new(move |host, call| {
-            let answer = handler(host, call);
+            let reply = handler(host, call);
             Box::pin(async move {
-                let ended = tokio::spawn(answer).await;
-                ended.map_err(|error| Error::internal("a handler did not come to its end").with_source(error))?
+                let ended = tokio::spawn(reply).await;
+                ended.map_err(|error| Error::internal("a handler did not run to completion").with_source(error))?
             })
         });
         self
@@ -133,7 +133,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
-    /// Tag, function name and summary: the operation id is `<tag>-<function>`.
+    /// Sets tag, function name and summary. The operation id is `<tag>-<function>`.
     #[must_use]
     pub fn named(mut self, tag: &str, function: &str, summary: &str) -> Self {
         self.operation.insert("tags".into(), json!([tag]));
@@ -142,14 +142,14 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
-    /// A longer text for the OpenAPI document.
+    /// Sets the description in the OpenAPI document.
     #[must_use]
     pub fn described(mut self, description: &str) -> Self {
         self.operation.insert("description".into(), json!(description));
         self
     }
 
-    /// A path parameter of type `T`.
+    /// Declares a path parameter of type `T`.
     #[must_use]
     pub fn path<T: JsonSchema>(self, name: &'static str) -> Self {
         self.declaring(move |generator, operation| {
@@ -158,7 +158,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
-    /// The members of `T` as query parameters.
+    /// Declares the members of `T` as query parameters.
     #[must_use]
     pub fn query<T: JsonSchema>(self) -> Self {
         self.declaring(|generator, operation| {
@@ -178,13 +178,13 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
-    /// A required JSON body of type `T`.
+    /// Declares a required JSON body of type `T`.
     #[must_use]
     pub fn json<T: JsonSchema>(self) -> Self {
         self.body::<T>("application/json")
     }
 
-    /// A required form body of type `T`, URL-encoded or multipart.
+    /// Declares a required form body of type `T`, URL-encoded or multipart.
     #[must_use]
     pub fn form<T: JsonSchema>(self) -> Self {
         self.body::<T>("application/x-www-form-urlencoded")
@@ -200,7 +200,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
-    /// A raw body of at most `limit` bytes, read only after the access check.
+    /// Declares a raw body of at most `limit` bytes, which is read after the access check.
     #[must_use]
     pub fn raw(mut self, content_type: &'static str, limit: usize) -> Self {
         self.body_limit = Some(limit);
@@ -208,13 +208,13 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
-    /// What a successful answer holds; the status is 200.
+    /// Declares the content of a successful response with status 200.
     #[must_use]
     pub fn replies<T: JsonSchema>(self) -> Self {
         self.replies_with::<T>(200)
     }
 
-    /// What a successful answer with this status holds.
+    /// Declares the content of a successful response with the given status.
     #[must_use]
     pub fn replies_with<T: JsonSchema>(self, status: u16) -> Self {
         self.declaring(move |generator, operation| {
@@ -229,7 +229,7 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
-    /// The operation object; the schemas that it refers to are left in `generator`.
+    /// Returns the OpenAPI operation object. The schemas that it refers to are added to `generator`.
     pub fn operation(&self, generator: &mut SchemaGenerator) -> Value {
         let mut operation = self.operation.clone();
         for declare in &self.declare {

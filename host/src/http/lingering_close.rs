@@ -1,5 +1,6 @@
-//! A body that goes on being read after its request was refused. A connection that is closed while the client still sends
-//! is reset, and the client loses the answer that said why; so what it has under way is read and thrown away, for a while.
+//! Lingering close: a request body is still read after its request was refused. If a connection is closed while the client
+//! is sending, TCP resets it and the client loses the response with the reason. So the rest of the body is read and
+//! discarded, up to a limit of bytes and time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,20 +10,21 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// What is thrown away at the most …
+/// The maximum number of discarded bytes. A client that sends more had the response in time to stop.
 const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
-/// … and for how long. A client that sends more, or slower, was told to stop by then.
+/// The maximum time for discarding. A client that sends more slowly had the response in time to stop.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// A request body that is discarded rather than closed when it is dropped before its end.
 pub(super) struct LingeringBody<B: Body<Data = Bytes> + Send + Unpin + 'static> {
-    /// None: it came to its end.
+    /// `None` after the end of the body.
     body: Option<B>,
     lingers: bool,
 }
 
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> LingeringBody<B> {
-    /// A client that waits to be asked for its body (`Expect: 100-continue`) has none under way: it does not linger.
+    /// Wraps a body. `lingers` is false for a client that waits before it sends (`Expect: 100-continue`), because no bytes
+    /// of its body are in flight.
     pub(super) fn new(body: B, lingers: bool) -> Self {
         Self { body: Some(body), lingers }
     }

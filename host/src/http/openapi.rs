@@ -1,7 +1,7 @@
-//! The OpenAPI 3.1 document: the host's operations and the live plugins' in one.
+//! The OpenAPI 3.1 document of the host and the live plugins.
 //!
-//! A plugin's schema keeps its name unless another one has it with other content; then it is prefixed with the plugin's
-//! name, and the plugin's references follow.
+//! A schema of a plugin keeps its name unless the name is taken by a schema with other content. In that case, it gets the
+//! name of the plugin as a prefix, and the references of the plugin follow.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::plugin::generation::Generation;
 use crate::route::{Access, Operation};
 
-/// Gives out the document of the current generation, made once for each.
+/// Provides the document of the current generation, and builds it once per generation.
 #[derive(Default)]
 pub struct Publisher {
     host: OnceLock<HostDocument>,
@@ -21,12 +21,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Sets the host's part, once.
+    /// Sets the part of the host, once.
     pub(super) fn describe_host(&self, document: HostDocument) {
         let _ = self.host.set(document);
     }
 
-    /// The document as JSON.
+    /// Returns the document as JSON.
     pub(super) fn document(&self, generation: &Generation) -> Result<Bytes> {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((number, document)) = &*published
@@ -34,7 +34,8 @@ impl Publisher {
         {
             return Ok(document.clone());
         }
-        let host = self.host.get().ok_or_else(|| Error::internal("the host has not described itself"))?;
+        let host =
+            self.host.get().ok_or_else(|| Error::internal("the operations of the host are not described yet"))?;
         let document: Bytes = serde_json::to_vec(&host.with(generation)).map_err(Error::internal)?.into();
         *published = Some((generation.number, document.clone()));
         Ok(document)
@@ -49,7 +50,7 @@ pub(super) struct HostDocument {
 }
 
 impl HostDocument {
-    /// The host's part.
+    /// Builds the part of the host.
     pub(super) fn new<'a>(
         title: &str,
         schemas: Map<String, Value>,
@@ -63,7 +64,7 @@ impl HostDocument {
         Self { title: title.to_owned(), schemas, paths }
     }
 
-    /// The whole document of a generation.
+    /// Returns the whole document of a generation.
     pub(super) fn with(&self, generation: &Generation) -> Value {
         let mut schemas = self.schemas.clone();
         let mut paths = self.paths.clone();
@@ -82,7 +83,7 @@ impl HostDocument {
             for route in &release.routes {
                 let mut operation = complete(route.operation.json().clone(), &route.access);
                 rename(&mut operation, &renamed);
-                // A mount's own path is shown with a slash, as the reference shows its collections.
+                // The path of the mount itself ends with a slash, as collections do in the contract.
                 let root = route.template == release.record.mount;
                 let path = if root { format!("{}/", route.template) } else { route.template.to_string() };
                 paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);
@@ -103,7 +104,7 @@ impl HostDocument {
     }
 }
 
-/// Adds what the host knows of every operation: the security requirement and the problem responses.
+/// Adds the security requirement and the problem responses to an operation.
 fn complete(mut operation: Value, access: &Access) -> Value {
     let Value::Object(object) = &mut operation else { return operation };
     let takes_input = object.contains_key("parameters") || object.contains_key("requestBody");

@@ -1,5 +1,5 @@
-//! A plugin's route: the request as the plugin gets it, the kept answers, and the plugin's answer as the client gets it.
-//! What is kept is the answer itself; what waits for its client is counted where all answers leave (`dispatch`).
+//! Requests to plugin routes: which parts of a request the plugin receives, the cached responses, and how the response of the
+//! plugin becomes a reply. Bodies of cached responses are shared; `dispatch` counts every body that a client has not read.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
-/// Headers of a request that a plugin never gets: credentials, framing, and what only the host may claim.
+/// Request headers that a plugin never receives: credentials, framing, and headers that only the host may set.
 const WITHHELD: &[&str] = &[
     "authorization",
     "connection",
@@ -44,7 +44,7 @@ const WITHHELD: &[&str] = &[
     "x-request-id",
 ];
 
-/// A request that passed access and validation, on its way to a plugin.
+/// A request to a plugin after the access check and validation.
 pub(super) struct PluginCall<'a> {
     pub(super) release: &'a Release,
     pub(super) route: usize,
@@ -55,7 +55,7 @@ pub(super) struct PluginCall<'a> {
     pub(super) body: Bytes,
 }
 
-/// Answers a request by its plugin, or by an answer kept earlier.
+/// Returns a cached response, or calls the plugin and caches its response if the route allows it.
 pub(super) async fn respond(
     registry: &Registry,
     budget: &BodyBudget,
@@ -65,9 +65,9 @@ pub(super) async fn respond(
     let Some(policy) = &contract.cache else { return run(registry, budget, call).await.map(|(reply, _)| reply) };
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
-    if let Some(kept) = release.cache.answer(&key) {
+    if let Some(cached) = release.cache.answer(&key) {
         release.stats.count(CallOutcome::Cached);
-        return response(kept.status, &kept.headers, kept.body.clone());
+        return response(cached.status, &cached.headers, cached.body.clone());
     }
     let ticket = release.cache.ticket();
     let (reply, answer) = run(registry, budget, call).await?;
@@ -75,14 +75,14 @@ pub(super) async fn respond(
         && answer.status == 200
     {
         let ttl = Duration::from_millis(policy.ttl_ms.into());
-        // The tags were checked at deploy.
+        // The tags were checked at the deploy, so this cannot fail.
         let _ = release.cache.keep(key, answer, ttl, &policy.tags, ticket);
     }
     Ok(reply)
 }
 
 fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
-    // Another release may answer otherwise, so its number is part of the key.
+    // The key contains the release number, because another release may respond differently.
     let caller = call.caller.as_ref().filter(|_| per_caller).map(|caller| caller.user.id.to_string());
     format!(
         "{}\n{}\n{}\n{}\n{}",
@@ -114,7 +114,7 @@ async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> 
         headers: &headers,
         body: &call.body,
     };
-    // Others were answered while it waited for its place.
+    // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
     match registry.call(call.release, request, call.caller, ready).await? {
         PluginResponse::Response { status, headers, body } => {
             let reply = response(status, &headers, body.clone())?;
@@ -133,7 +133,7 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
         return Ok(());
     }
     release.usage.hit(Limit::HeaderBytes);
-    let text = format!("The headers have more than {most} bytes together");
+    let text = format!("The headers have more than {most} bytes in total");
     Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text))
 }
 
@@ -148,7 +148,7 @@ pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
 pub(super) fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        // Checked in plugin::response; http's own rules are the same.
+        // `plugin::response` has checked the header by the same rules.
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?;
         map.append(name, HeaderValue::from_str(value).map_err(Error::internal)?);
     }

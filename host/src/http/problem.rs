@@ -44,7 +44,7 @@ struct Finding {
     msg: String,
 }
 
-/// A member name or an index.
+/// A member name or an index. The OpenAPI document shows this name.
 #[derive(schemars::JsonSchema)]
 #[schemars(untagged)]
 #[allow(dead_code, reason = "only its schema is used")]

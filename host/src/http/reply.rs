@@ -1,4 +1,4 @@
-//! What a handler answers.
+//! The result of a handler: a response whose body is complete in memory.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -9,28 +9,29 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// A complete answer: status, headers, body.
+/// A complete response: status, headers and body.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
-    /// The headers, without those the server adds.
+    /// The headers, without those that `dispatch` adds.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
 
 impl Reply {
-    /// 200 with compact JSON.
+    /// Returns 200 with compact JSON.
     ///
     /// # Errors
-    /// The value cannot be written as JSON, which is a defect of the host.
+    /// The value cannot be serialized, which is a defect of the host.
     pub fn json(value: &impl Serialize) -> Result<Self> {
-        let body = serde_json::to_vec(value).map_err(|error| Error::internal("answer to JSON").with_source(error))?;
+        let body = serde_json::to_vec(value)
+            .map_err(|error| Error::internal("a reply cannot be serialized").with_source(error))?;
         Ok(Self::new(StatusCode::OK, "application/json", body))
     }
 
-    /// 200 with `{"message": …}`.
+    /// Returns 200 with `{"message": …}`.
     ///
     /// # Errors
     /// As [`Reply::json`].
@@ -38,26 +39,26 @@ impl Reply {
         Self::json(&Message { message: message.to_owned() })
     }
 
-    /// 200 with HTML.
+    /// Returns 200 with HTML.
     pub fn html(body: impl Into<Bytes>) -> Self {
         Self::new(StatusCode::OK, "text/html; charset=utf-8", body)
     }
 
-    /// Any status, content type and body.
+    /// Returns a reply with the given status, content type and body.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Self { status, headers, body: body.into() }
     }
 
-    /// The same answer with another status.
+    /// Replaces the status.
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// The same answer with one more header.
+    /// Sets a header.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
@@ -77,6 +78,6 @@ impl From<Reply> for Response {
 /// `{"message": "…"}`
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Message {
-    /// What happened.
+    /// The result, for people.
     pub message: String,
 }

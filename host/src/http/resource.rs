@@ -1,4 +1,4 @@
-//! The host's own routes, a file per resource. Each file declares its routes beside the handlers that answer them.
+//! The routes of the host, one file per resource. Each file declares its routes next to their handlers.
 
 mod docs;
 mod health;
@@ -16,7 +16,7 @@ use super::Host;
 use super::host_route::HostRoute;
 use crate::config::Config;
 
-/// Every route of the host, below `/api/v1` and beside it.
+/// Returns every route of the host, below `/api/v1` and elsewhere.
 pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     let mut routes = Vec::new();
     routes.extend(login::routes());

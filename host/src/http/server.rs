@@ -1,7 +1,8 @@
-//! Connections: accepts them, bounds them, reads HTTP/1.1 and HTTP/2 from them and hands each request to a service.
+//! The server: accepts and limits connections, reads HTTP/1.1 and HTTP/2 from them, and passes each request to a service.
 //!
-//! Owns every limit that is older than a request: how many connections there are, how long one may take to send headers,
-//! stand idle or not read its answer, how large headers may be; and the order of a shutdown. Never looks into a request.
+//! Owns every limit that applies before a request is complete: the number of connections, the time for sending headers, for
+//! being idle and for reading a response, and the size of headers. Also owns the graceful shutdown. Never looks into a
+//! request.
 
 mod activity;
 mod http2_streams;
@@ -36,32 +37,32 @@ use super::traffic::Traffic;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Headers of one request; more are 431.
+/// Maximum number of headers of one request. More give a 431.
 const MAX_HEADERS: usize = 100;
 
-/// All header bytes of one request; more are 431.
+/// Maximum size of all headers of one request. More bytes give a 431.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// Requests that one HTTP/2 connection may have open.
+/// Maximum number of open streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 
-/// How often a silent HTTP/2 peer is asked whether it is still there.
+/// Interval of the pings to a silent HTTP/2 client.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How long nothing is accepted after the system refused a connection for want of file descriptors or memory.
+/// Pause after the system refused a connection because it lacks file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What serves requests: called once for each, with the address of the peer. It always answers; should it panic, the
-/// client gets a plain 500.
+/// Handles requests: called once per request, with the address of the client. It always returns a response. If it panics,
+/// the client gets a plain 500.
 pub trait Service<F>: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
 
 impl<S, F> Service<F> for S where S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
 
-/// Serves `listener` until `shutdown`, then lets requests in flight finish within `server.shutdown_grace` and cuts the
-/// rest.
+/// Serves `listener` until `shutdown`. Then lets in-flight requests finish within `server.shutdown_grace` and cuts the
+/// others.
 ///
 /// # Errors
-/// None yet; the signature leaves room for listeners that can fail for good.
+/// None at present. The signature allows for listeners that can fail permanently.
 pub async fn serve<S, F>(
     listener: TcpListener,
     config: Arc<config::Server>,
@@ -74,14 +75,14 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let builder = builder(&config);
-    // More wait in the kernel's queue; each costs a file and a task and, while it speaks, a buffer.
+    // More connections wait in the queue of the kernel. Each accepted one costs a file, a task and a buffer.
     let permits = Arc::new(Semaphore::new(config.connections.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 
     loop {
         let accepted = async {
-            // The permit comes first: a connection that nobody may serve is better left to the kernel.
+            // The permit comes first: a connection that cannot be served yet stays in the queue of the kernel.
             let permit = Arc::clone(&permits).acquire_owned().await;
             (permit, listener.accept().await)
         };
@@ -101,7 +102,7 @@ where
                 };
                 let cut = cut.clone();
                 connections.spawn(async move {
-                    // Dropping the connection drops the handlers of its requests with it.
+                    // Dropping the connection also drops the handlers of its requests.
                     let _ = cut.run_until_cancelled(connection.run(stream, peer)).await;
                     drop(permit);
                 });
@@ -118,7 +119,7 @@ where
     connections.close();
     if timeout(config.shutdown_grace, connections.wait()).await.is_err() {
         let left = connections.len();
-        tracing::warn!(connections = left, grace = ?config.shutdown_grace, "cut what did not finish within the grace");
+        tracing::warn!(connections = left, grace = ?config.shutdown_grace, "cut connections that did not finish within the grace period");
         cut.cancel();
         connections.wait().await;
     }
@@ -144,7 +145,7 @@ fn builder(config: &config::Server) -> Builder<StreamExecutor> {
     builder
 }
 
-/// The peer went away between its SYN and our accept.
+/// Returns whether the client disconnected between its SYN and our accept.
 fn concerns_one_connection(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }
@@ -184,7 +185,7 @@ impl<S> Connection<S> {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        // Peers that vanish or speak something else; nothing an operator could act on.
+                        // The client disconnected or does not speak HTTP. An operator cannot act on that.
                         tracing::debug!(error, %peer, "connection ended early");
                         connected.is_broken();
                     }
@@ -197,12 +198,12 @@ impl<S> Connection<S> {
                 () = sleep_until(deadline) => {
                     let ended = activity.end_stalled(self.config.body_timeout);
                     if ended > 0 {
-                        tracing::debug!(streams = ended, %peer, "streams ended: their answers are not read");
+                        tracing::debug!(streams = ended, %peer, "streams reset: the client does not read their responses");
                         connected.are_stalled(ended);
                     }
-                    // The deadline may have moved while we slept: only a connection that let it pass is dropped.
+                    // The deadline may have moved during the sleep, so check it again before dropping the connection.
                     if activity.deadline(self.config.header_timeout, self.config.body_timeout) <= Instant::now() {
-                        tracing::debug!(%peer, "connection dropped: idle, or its peer sends or reads nothing");
+                        tracing::debug!(%peer, "connection dropped: it is idle, or the client sends or reads nothing");
                         connected.is_slow();
                         return;
                     }
@@ -212,15 +213,15 @@ impl<S> Connection<S> {
     }
 }
 
-/// The service's answer; a plain 500 should it panic, so that one request's defect is not the whole connection's.
+/// Returns the response of the service, or a plain 500 if it panics, so that one defect does not end the whole connection.
 async fn guarded<S, F>(service: S, request: Request<Incoming>, peer: SocketAddr) -> Response<Body>
 where
     S: Service<F>,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let instance = request.uri().path().to_owned();
-    let answer = AssertUnwindSafe(async { service(request, peer).await }).catch_unwind();
-    answer.await.unwrap_or_else(|_| {
+    let response = AssertUnwindSafe(async { service(request, peer).await }).catch_unwind();
+    response.await.unwrap_or_else(|_| {
         let error = Error::internal("a request handler panicked; the panic is in the log");
         problem::reply(&error, &instance, "").into()
     })

@@ -1,8 +1,8 @@
-//! The built frontend: files of one directory, and its `index.html` for every page that the frontend routes itself.
+//! Static files: the built frontend in one directory. Its `index.html` is sent for every page that the frontend routes itself.
 //!
-//! Owns which request paths may name a file: none outside the directory (not by `..`, encoding or symbolic link), none
-//! that begins with a dot, no directory, nothing under the paths of the API; and how many files are open at once. How a
-//! file is sent (ETag, ranges, conditions) is tower-http's.
+//! Owns the rules for which request paths may name a file: none outside the directory (not by `..`, encoding or symbolic
+//! link), none that begins with a dot, no directory, and nothing below the paths of the API. Also limits the number of open
+//! files. tower-http sends the file (ETag, ranges, conditional requests).
 
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
@@ -28,44 +28,44 @@ use crate::error::{Error, Kind, Result, code};
 
 const INDEX: &str = "index.html";
 
-/// Files that are sent at once, of however many connections: each is open until its client has read it.
+/// The maximum number of files that are sent at the same time. Each file is open until its client has read it.
 const MAX_OPEN: usize = 256;
 
-/// Never a file and never a page of the frontend: an unknown path there is a problem response.
+/// First path segments that never name a file or a page: an unknown path below them gives a problem response.
 const RESERVED: &[&str] = &["api", "docs", "healthz", "readyz"];
 
-/// On every file. Pages carry reset tokens in their URL, so a link to elsewhere must not tell it.
+/// Headers of every file. The URL of a page can contain a reset token, so the referrer must not reach another site.
 const PROTECTION: [(HeaderName, HeaderValue); 3] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
 ];
 
-/// A directory that is served.
+/// A directory of files to serve.
 #[derive(Debug, Clone)]
 pub struct StaticFiles {
     root: PathBuf,
-    places: Arc<Semaphore>,
+    open_files: Arc<Semaphore>,
 }
 
 impl StaticFiles {
-    /// Serves `directory`; at most `connections` files are open at once.
+    /// Opens `directory`. At most `connections` files are sent at the same time.
     ///
     /// # Errors
-    /// It is missing, not a directory or not readable.
+    /// The directory is missing, not a directory or not readable.
     pub fn open(directory: &Path, connections: usize) -> Result<Self> {
         let refused = |reason: &str| Error::internal(format!("server.static_dir {}: {reason}", directory.display()));
         let root = directory.canonicalize().map_err(|error| refused("cannot be opened").with_source(error))?;
         if !root.is_dir() {
             return Err(refused("is not a directory"));
         }
-        Ok(Self { root, places: Arc::new(Semaphore::new(connections.clamp(1, MAX_OPEN))) })
+        Ok(Self { root, open_files: Arc::new(Semaphore::new(connections.clamp(1, MAX_OPEN))) })
     }
 
-    /// The file that a request names, or the frontend's page for it; `None`: there is none.
+    /// Returns the file that a request names, or the page of the frontend for it. `None` means that there is neither.
     ///
     /// # Errors
-    /// 405: the file exists and the method is neither GET nor HEAD. 503: as many files are being sent as may be.
+    /// 405: the file exists and the method is neither GET nor HEAD. 503: the maximum number of files is being sent.
     pub async fn serve(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Option<Response>> {
         let Some(relative) = relative(path) else { return Ok(None) };
         let reads = method == Method::GET || method == Method::HEAD;
@@ -85,7 +85,7 @@ impl StaticFiles {
         Ok(None)
     }
 
-    /// The regular file at `relative`, links resolved, if it is within the root.
+    /// Returns the regular file at `relative` with links resolved, if it is within the root.
     async fn find(&self, relative: &Path, directory: bool) -> Option<PathBuf> {
         let path = self.root.join(relative);
         let path = if directory { path.join(INDEX) } else { path };
@@ -95,20 +95,20 @@ impl StaticFiles {
     }
 
     async fn send(&self, file: &Path, method: &Method, headers: &HeaderMap) -> Result<Option<Response>> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let text = "The host sends as many files as it may, try again";
+        let Ok(permit) = Arc::clone(&self.open_files).try_acquire_owned() else {
+            let text = "The host is sending the maximum number of files, try again";
             return Err(Error::new(Kind::Unavailable(Duration::from_secs(1)), code::OVERLOADED, text));
         };
         Ok(send(file, method, headers)
             .await
-            .map(|response| response.map(|body| Body::new(Sending { body, _place: place }))))
+            .map(|response| response.map(|body| Body::new(Sending { body, _permit: permit }))))
     }
 }
 
-/// A file that is being sent.
+/// The body of a file that is being sent. It holds the permit until the client has read it.
 struct Sending {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl HttpBody for Sending {
@@ -131,7 +131,7 @@ impl HttpBody for Sending {
     }
 }
 
-/// The path below the root that a request path names, if it may name one.
+/// Returns the path below the root that a request path names, if it is allowed to name one.
 fn relative(path: &str) -> Option<PathBuf> {
     let decoded = percent_decode_str(path).decode_utf8().ok()?;
     if decoded.contains(['\0', '\\']) {
@@ -163,13 +163,13 @@ async fn send(file: &Path, method: &Method, headers: &HeaderMap) -> Option<Respo
         headers.insert(name, value);
     }
     if headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html")) {
-        // A page names its scripts by hash; asked for each time, it never names those of an older build.
+        // A page names its scripts by hash. Revalidated each time, it never names the scripts of an older build.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
     Some(response)
 }
 
-/// Whether `Accept` names HTML with a quality other than 0. `*/*` alone is a script's, not a person's, request.
+/// Returns whether `Accept` names HTML with a quality other than 0. Scripts send `*/*` alone, browsers name HTML.
 fn accepts_html(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|range| {
@@ -253,14 +253,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_api_is_never_a_page() {
+    async fn a_path_of_the_api_never_gives_a_page() {
         for path in ["/api", "/api/v1/nothing", "/%61pi/v1/x", "//api/x", "/docs/x", "/healthz", "/readyz", "/api/x"] {
             assert_eq!(text(path, HTML).await, None, "{path}");
         }
     }
 
     #[tokio::test]
-    async fn nothing_outside_and_nothing_hidden_is_served() {
+    async fn files_outside_the_directory_and_hidden_files_are_not_served() {
         for path in [
             "/../secret.txt",
             "/%2e%2e/secret.txt",
@@ -281,13 +281,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writing_to_a_file_is_not_allowed() {
+    async fn a_file_accepts_only_get_and_head() {
         let error = ask(Method::POST, "/assets/app.js", &[]).await.unwrap_err();
         assert!(matches!(error.kind(), Kind::MethodNotAllowed(methods) if methods == &["GET", "HEAD"]));
     }
 
     #[tokio::test]
-    async fn only_so_many_files_are_open_at_once() {
+    async fn the_number_of_open_files_is_limited() {
         let outer = directory();
         let files = StaticFiles::open(&outer.path().join("dist"), 1).unwrap();
         let headers = HeaderMap::new();

@@ -1,11 +1,11 @@
-//! Counts the requests of this host, its own and the plugins' alike: how many are in flight, and how those ended that are
-//! over. Knows no route and no caller.
+//! Counts of connections and requests: how many are open, and how the others ended. Requests to host routes and to plugin
+//! routes count alike. Knows no route and no caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
 
-/// Classes of statuses as metrics name them; the last is for clients that did not wait for their answer.
+/// Status classes as metrics name them. `cancelled` counts requests of clients that did not wait for the response.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "cancelled"];
 const CANCELLED: usize = 5;
 
@@ -20,10 +20,10 @@ pub struct Traffic {
     ended: [AtomicU64; CLASSES.len()],
 }
 
-/// A connection of a client.
+/// An open connection of a client.
 pub(super) struct Connected<'a>(&'a Traffic);
 
-/// A request in flight. Dropped before its end, it was cancelled.
+/// An in-flight request. It counts as cancelled if it is dropped before `ended` is called.
 pub(super) struct InFlight<'a> {
     traffic: &'a Traffic,
     class: usize,
@@ -35,17 +35,17 @@ impl Traffic {
         Connected(self)
     }
 
-    /// Connections of clients.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Connections that the host ended, by the reason.
+    /// Returns the connections that the host closed, by reason.
     pub fn dropped(&self) -> [(&'static str, u64); 2] {
         [("slow", self.idle.load(Ordering::Relaxed)), ("broken", self.broken.load(Ordering::Relaxed))]
     }
 
-    /// Streams that the host ended because nobody read their answer.
+    /// Returns the HTTP/2 streams that the host reset because the client stopped reading the response.
     pub fn stalled(&self) -> u64 {
         self.stalled.load(Ordering::Relaxed)
     }
@@ -55,29 +55,29 @@ impl Traffic {
         InFlight { traffic: self, class: CANCELLED }
     }
 
-    /// Requests that have no answer yet.
+    /// Returns the number of requests without a response yet.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Requests that are over, by the class of their status.
+    /// Returns the requests that ended, by status class.
     pub fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         CLASSES.into_iter().zip(&self.ended).map(|(class, count)| (class, count.load(Ordering::Relaxed)))
     }
 }
 
 impl Connected<'_> {
-    /// It sends or reads nothing.
+    /// Counts a connection whose client sends or reads nothing.
     pub(super) fn is_slow(&self) {
         self.0.idle.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many of its streams are not read.
+    /// Counts the given number of streams whose responses the client does not read.
     pub(super) fn are_stalled(&self, streams: u64) {
         self.0.stalled.fetch_add(streams, Ordering::Relaxed);
     }
 
-    /// It sends what is no request, or went away in the middle of one.
+    /// Counts a connection whose client did not send valid HTTP or disconnected during a request.
     pub(super) fn is_broken(&self) {
         self.0.broken.fetch_add(1, Ordering::Relaxed);
     }

@@ -17,7 +17,7 @@ fn claims() -> Claims {
     Claims::new(UserId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)), NOW, LIFETIME)
 }
 
-/// A token with our own key and any header and claims.
+/// Returns a token signed with our key, with changed header and claims.
 fn forge(keys: &SigningKeys, change: impl FnOnce(&mut Header, &mut Value)) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
     header.typ = Some(TYPE.to_owned());
@@ -32,7 +32,7 @@ fn part(json: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_token_says_who_until_it_expires() {
+async fn a_token_is_valid_until_it_expires() {
     let (_dir, _db, keys) = keys().await;
     let token = keys.sign(&claims()).unwrap();
     assert_eq!(keys.verify(&token, NOW).unwrap(), claims());
@@ -41,7 +41,7 @@ async fn a_token_says_who_until_it_expires() {
 }
 
 #[tokio::test]
-async fn nodes_share_the_first_key() {
+async fn nodes_that_start_together_share_the_first_key() {
     let (_dir, db, keys) = keys().await;
     let (one, two) =
         tokio::join!(SigningKeys::open(&db, &Random::System, NOW), SigningKeys::open(&db, &Random::System, NOW));
@@ -51,7 +51,7 @@ async fn nodes_share_the_first_key() {
 }
 
 #[tokio::test]
-async fn what_is_not_exactly_ours_is_refused() {
+async fn a_token_that_differs_in_any_part_is_refused() {
     let (_dir, _db, keys) = keys().await;
     let good = keys.sign(&claims()).unwrap();
     let (head, signature) = good.rsplit_once('.').unwrap();
@@ -103,7 +103,7 @@ async fn what_is_not_exactly_ours_is_refused() {
         ("an expiry that is no number", forge(&keys, |_, claims| claims["exp"] = json!("never"))),
         ("endless", "x".repeat(MAX_LEN + 1)),
     ];
-    assert!(keys.verify(&forge(&keys, |_, _| {}), NOW).is_ok(), "the forger itself is right");
+    assert!(keys.verify(&forge(&keys, |_, _| {}), NOW).is_ok(), "an unchanged forgery is valid");
     for (name, token) in cases {
         let error = keys.verify(&token, NOW).expect_err(name);
         assert_eq!(error.code(), &crate::error::code::INVALID_TOKEN, "{name}");
@@ -111,7 +111,7 @@ async fn what_is_not_exactly_ours_is_refused() {
 }
 
 #[tokio::test]
-async fn no_text_panics() {
+async fn no_text_makes_verification_panic() {
     let (_dir, _db, keys) = keys().await;
     proptest::proptest!(|(text in "[A-Za-z0-9._=-]{0,200}")| {
         assert!(keys.verify(&text, NOW).is_err());

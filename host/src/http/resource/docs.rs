@@ -1,4 +1,4 @@
-//! The OpenAPI document and its viewer; both are off when `server.docs` is.
+//! The OpenAPI document and its viewer. `server.docs` turns both off.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
 
-/// Routes of the document and the viewer.
+/// Returns the routes of the document and the viewer.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::get("/api/v1/openapi.json", read_document).public().undocumented(),
@@ -25,7 +25,7 @@ async fn read_document(host: Arc<Host>, _: Call) -> Result<Reply> {
     Ok(Reply::new(StatusCode::OK, "application/json", document))
 }
 
-/// Swagger UI, from files inside the binary: no page of Wharf's loads anything from elsewhere.
+/// Swagger UI. Its files are part of the binary, so that the page loads nothing from another site.
 const VIEWER: &str = r##"<!doctype html>
 <html lang="en">
 <head>
@@ -59,7 +59,7 @@ async fn read_viewer_file(_: Arc<Host>, call: Call) -> Result<Reply> {
     let missing = || Error::not_found(code::ROUTE_NOT_FOUND, "Not Found");
     let config = Arc::new(utoipa_swagger_ui::Config::from("/api/v1/openapi.json"));
     let found = utoipa_swagger_ui::serve(&file, config)
-        .map_err(|error| Error::internal("a file of the viewer cannot be read").with_internal(error))?
+        .map_err(|error| Error::internal("a file of the API viewer cannot be read").with_internal(error))?
         .ok_or_else(missing)?;
     let mut reply = Reply::html(found.bytes.into_owned());
     reply.headers.insert(CONTENT_TYPE, HeaderValue::from_str(&found.content_type).map_err(Error::internal)?);

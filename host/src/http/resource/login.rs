@@ -1,4 +1,4 @@
-//! Signing in and out, and recovering a password.
+//! Login: sign in, refresh tokens, sign out, and recover a password.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::http::reply::{Message, Reply};
 
 const TAG: &str = "login";
 
-/// Routes of this resource.
+/// Returns the routes of login and password recovery.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::post("/api/v1/login/access-token", create_access_token)
             .public()
             .named(TAG, "login_access_token", "Login Access Token")
-            .described("Begins a session. OAuth2 password flow: the username is the email address.")
+            .described("Starts a session by the OAuth2 password flow. The username is the email address.")
             .form::<LoginForm>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/login/refresh-token", refresh_token)
             .public()
             .named(TAG, "refresh_token", "Refresh Token")
-            .described("Replaces a refresh token by a new one and hands out an access token. Using one twice ends its session.")
+            .described("Replaces a refresh token by a new one and issues an access token. Reusing a refresh token ends its session.")
             .json::<RefreshRequest>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/login/logout", delete_session)
@@ -38,29 +38,29 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<Message>(),
         HostRoute::post("/api/v1/login/test-token", read_token)
             .named(TAG, "test_token", "Test Token")
-            .described("Tells whose the access token is.")
+            .described("Returns the account of the access token.")
             .replies::<UserPublic>(),
         HostRoute::post("/api/v1/password-recovery/{email}", recover_password)
             .public()
             .named(TAG, "recover_password", "Recover Password")
-            .described("Sends a link to set a new password, if the address is known; the answer is always the same.")
+            .described("Sends a link to set a new password if the address is known. The response is the same if it is not.")
             .path::<String>("email")
             .replies::<Message>(),
         HostRoute::post("/api/v1/reset-password/", reset_password)
             .public()
             .named(TAG, "reset_password", "Reset Password")
-            .described("Sets a new password with the token of a link, and ends every session of the account.")
+            .described("Sets a new password with the token of a link and ends every session of the account.")
             .json::<NewPassword>()
             .replies::<Message>(),
         HostRoute::post("/api/v1/password-recovery-html-content/{email}", read_recovery_mail)
             .superuser()
             .named(TAG, "recover_password_html_content", "Recover Password Html Content")
-            .described("The recovery mail as HTML, its subject in the header `subject`; nothing is sent.")
+            .described("Returns the recovery mail as HTML, with its subject in the header `subject`. No mail is sent.")
             .path::<String>("email"),
     ]
 }
 
-/// What the password flow sends.
+/// The form of the OAuth2 password flow.
 #[derive(Deserialize, JsonSchema)]
 struct LoginForm {
     #[serde(default, rename = "grant_type")]
@@ -80,16 +80,16 @@ struct LoginForm {
     _client_secret: Option<String>,
 }
 
-/// What proves a caller.
+/// The tokens of a session.
 #[derive(Serialize, JsonSchema)]
 struct Token {
-    /// For every request, as `Authorization: Bearer …`.
+    /// Sent with every request as `Authorization: Bearer …`.
     access_token: String,
     /// Always `bearer`.
     token_type: &'static str,
-    /// Seconds that the access token is good for.
+    /// Lifetime of the access token in seconds.
     expires_in: u64,
-    /// For `POST /login/refresh-token`, once.
+    /// Valid once, for `POST /login/refresh-token`.
     refresh_token: String,
 }
 
@@ -100,7 +100,7 @@ struct RefreshRequest {
 
 #[derive(Deserialize, JsonSchema)]
 struct NewPassword {
-    /// From the link.
+    /// The token of the link.
     token: String,
     #[schemars(length(min = 8, max = 128))]
     new_password: String,
@@ -116,7 +116,7 @@ fn token(issued: &IssuedTokens) -> Result<Reply> {
     Ok(secret(reply))
 }
 
-/// Keeps an answer that works as a key out of every cache (RFC 6749, 5.1).
+/// Forbids caching a reply that contains a secret (RFC 6749, section 5.1).
 fn secret(reply: Reply) -> Reply {
     reply.with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }
@@ -158,7 +158,7 @@ async fn read_recovery_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
     let user = host.auth.user_by_email(&call.path::<String>("email")?).await?.ok_or_else(unknown)?;
     let message = host.mail.preview_recovery(&user).await?;
     let reply = secret(Reply::html(message.html));
-    // Beyond ASCII it is sent as the UTF-8 it is; without control characters it always fits.
+    // A subject that is not ASCII is sent as UTF-8. Without control characters, it is always a valid header value.
     let subject: String = message.subject.chars().filter(|c| !c.is_control()).collect();
     Ok(match HeaderValue::from_bytes(subject.as_bytes()) {
         Ok(subject) => reply.with_header(HeaderName::from_static("subject"), subject),

@@ -1,9 +1,9 @@
-//! Which part of a list, the same for every list of the host.
+//! Pagination: `skip` and `limit`, the same for every list of the host.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// `skip` and `limit` of the contract.
+/// The query parameters of a list, as in the contract.
 #[derive(Deserialize, JsonSchema)]
 pub(in crate::http::resource) struct Page {
     #[serde(default)]

@@ -1,18 +1,18 @@
-//! A member of a partial update, where being absent, being `null` and having a value are three things.
+//! A member of a partial update, which distinguishes an absent member, `null` and a value.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
-/// What a partial update says of one member; to be declared with `#[serde(default)]`. `null` is a value only for a `T`
-/// that has it, such as an option.
+/// The change of one member. Declare the field with `#[serde(default)]`. `null` is a value only if `T` accepts it, such as an
+/// `Option`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Change<T> {
-    /// Nothing: it stays as it is.
+    /// The member was absent and keeps its value.
     #[default]
     Keep,
-    /// It becomes this.
+    /// The member gets this value.
     To(T),
 }
 

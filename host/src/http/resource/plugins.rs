@@ -1,4 +1,4 @@
-//! The operator API: deploy, list, show and remove plugins. What is done with one that is there is in `operations`.
+//! The operator API: deploy, list, show and remove plugins. `operations` has the routes that act on a deployed plugin.
 
 mod operations;
 mod view;
@@ -26,7 +26,7 @@ use crate::plugin::refusal::plugin_not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
 use crate::plugin::upload::Upload;
 
-/// Routes of the operator API.
+/// Returns the routes of the operator API.
 pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
     let mut routes = vec![
         HostRoute::get("/api/v1/plugins/", read_plugins)
@@ -37,7 +37,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .run_to_completion()
             .superuser()
             .named("plugins", "deploy_plugin", "Deploy Plugin")
-            .described("The body is a component file. What it imports must be granted, now or by an earlier deploy.")
+            .described("The body is a component file. Its imports must be granted by this deploy or by an earlier one.")
             .query::<DeployQuery>()
             .raw("application/wasm", upload_bytes)
             .replies::<DeployedPublic>(),
@@ -50,7 +50,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .run_to_completion()
             .superuser()
             .named("plugins", "delete_plugin", "Remove Plugin")
-            .described("Its data stays, and comes back with the next deploy, unless `delete_data` is true.")
+            .described("Keeps the data for the next deploy, unless `delete_data` is true.")
             .path::<PluginName>("name")
             .query::<DeleteQuery>()
             .replies::<Message>(),
@@ -59,62 +59,63 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
     routes
 }
 
-/// Who asks.
-fn by(call: &Call) -> Result<Initiator> {
+/// Returns the initiator of an operation: the caller.
+fn initiator(call: &Call) -> Result<Initiator> {
     Ok(Initiator { actor: Some(call.caller()?.user.id), request_id: Arc::clone(&call.request_id) })
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct DeployQuery {
-    /// Its name here; without: the one it declares.
+    /// The name of the plugin on this host. Default: the declared name.
     #[serde(default)]
     #[schemars(with = "PluginName")]
     name: Option<PluginName>,
-    /// Where its routes are; without: where they were, else `/api/v1/<name>`.
+    /// The path of its routes. Default: the current path, or `/api/v1/<name>` for a new plugin.
     #[serde(default)]
     #[schemars(with = "String")]
     mount: Option<String>,
-    /// Capabilities it may use (`sql`) and what bounds them (`sql.rows=500`, `sql.rows=default`); once for each.
+    /// A granted capability (`sql`) or one of its parameters (`sql.rows=500`, `sql.rows=default`). Repeatable.
     #[serde(default)]
     grant: Vec<String>,
-    /// What bounds its calls (`memory=128MiB`, `memory=default`); once for each.
+    /// A limit of its calls (`memory=128MiB`, `memory=default`). Repeatable.
     #[serde(default)]
     limit: Vec<String>,
-    /// Names this deploy, so that it can be followed at `/api/v1/deploys/<id>` and sent again without being done twice.
+    /// The id of this deploy. Its progress is at `/api/v1/deploys/<id>`, and a retry with the same id deploys only once.
     #[serde(default)]
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
     id: Option<String>,
-    /// Try it beside the live release: the share of callers it gets, such as `10%`, or the shares it goes through, such
-    /// as `5%,25%,100%`; `header`: only those who ask for it with `X-Wharf-Canary: always`.
+    /// Deploys a canary next to the live release: the share of callers, such as `10%`, or several steps, such as
+    /// `5%,25%,100%`. `header` means only requests with `X-Wharf-Canary: always`.
     #[serde(default)]
     #[schemars(with = "String")]
     canary: Option<String>,
-    /// How long each of several steps lasts at least, such as `10m`.
+    /// The minimum duration of each of several steps, such as `10m`.
     #[serde(default)]
     #[schemars(with = "String")]
     hold: Option<String>,
-    /// Calls of the candidate before it is judged.
+    /// The number of calls of the canary before it is judged.
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1))]
     minimum: Option<u64>,
-    /// A signature beside those inside: a line of a `.sig` file of `wharf plugin sign --detached`; once for each.
+    /// A detached signature in addition to those in the file: a line of a `.sig` file of `wharf plugin sign --detached`.
+    /// Repeatable.
     #[serde(default)]
     signature: Vec<String>,
-    /// The SHA-256 that the file must have, in hexadecimal; any other file is refused.
+    /// The required SHA-256 of the file in hexadecimal. Any other file is refused.
     #[serde(default)]
     #[schemars(with = "String")]
     digest: Option<String>,
-    /// Its settings as a JSON text; without: those it had.
+    /// The settings of the plugin as JSON text. Default: the current settings.
     #[serde(default)]
     #[schemars(with = "String")]
     settings: Option<String>,
 }
 
-/// Calls of a candidate before it is judged, unless said otherwise.
-const MINIMUM: u64 = 100;
-/// How long each of several steps of a trial lasts, unless said otherwise.
-const HOLD: Duration = Duration::from_secs(10 * 60);
-/// The most steps of a trial.
+/// The default number of calls of a canary before it is judged.
+const DEFAULT_MINIMUM_CALLS: u64 = 100;
+/// The default duration of each of several steps of a canary.
+const DEFAULT_HOLD: Duration = Duration::from_secs(10 * 60);
+/// The maximum number of steps of a canary.
 const MAX_STEPS: usize = 20;
 
 fn plan(
@@ -135,12 +136,12 @@ fn plan(
         return Err(refuse("canary", "each step must be larger than the one before it".to_owned()));
     }
     let hold = hold.map(humantime::parse_duration).transpose().map_err(|error| refuse("hold", error.to_string()))?;
-    Ok(Plan { steps, hold: hold.unwrap_or(HOLD), minimum: minimum.unwrap_or(MINIMUM).max(1) })
+    Ok(Plan { steps, hold: hold.unwrap_or(DEFAULT_HOLD), minimum: minimum.unwrap_or(DEFAULT_MINIMUM_CALLS).max(1) })
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct DeleteQuery {
-    /// Delete the plugin's database too.
+    /// Deletes the plugin's database too.
     #[serde(default)]
     delete_data: bool,
 }
@@ -154,15 +155,15 @@ struct PluginsPublic {
 #[derive(Serialize, JsonSchema)]
 struct DeployedPublic {
     plugin: PluginPublic,
-    /// What the operator may want to know: grants that nothing needs, signatures of nobody who is trusted.
+    /// Notes for the operator, such as unused grants and signatures by keys that are not trusted.
     notes: Vec<String>,
-    /// The release that was live before.
+    /// The number of the release that was live before.
     replaced: Option<i64>,
-    /// The same file with the same grants, mount and settings was live already.
+    /// Whether the same file with the same grants, mount and settings was already live.
     unchanged: bool,
-    /// It is on trial beside the live release, which `replaced` names.
+    /// Whether it is a canary next to the live release, whose number is `replaced`.
     on_trial: bool,
-    /// What was done and how long it took.
+    /// The completed stages with their durations.
     stages: Vec<CompletedStage>,
 }
 
@@ -184,7 +185,7 @@ async fn read_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     Reply::json(&PluginDetail { plugin, revoked })
 }
 
-/// A plugin that was not removed.
+/// Returns a plugin unless it was removed.
 async fn find(host: &Host, plugins: &Plugins, name: &PluginName) -> Result<Option<PluginPublic>> {
     if let Some(release) = plugins.current(name) {
         return Ok(Some(PluginPublic::of(release, plugins)));
@@ -257,6 +258,6 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 async fn delete_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let query: DeleteQuery = call.query()?;
-    host.plugins.remove(&name, query.delete_data, &by(&call)?).await?;
+    host.plugins.remove(&name, query.delete_data, &initiator(&call)?).await?;
     Reply::message(&format!("Plugin '{name}' removed"))
 }

@@ -1,4 +1,4 @@
-//! Making accounts without asking anybody: for tests of frontends, in development only.
+//! Creation of accounts without authentication, for tests of frontends. Only available in development.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::http::reply::Reply;
 
 const TAG: &str = "private";
 
-/// Routes of this resource; `http::resource` leaves them out unless the development flag is set.
+/// Returns the routes for development. `http::resource` omits them unless `server.development` is set.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::post("/api/v1/private/users/", create_user)
             .public()
             .named(TAG, "create_user", "Create User")
-            .described("Makes an account without asking anybody. There only in development.")
+            .described("Creates an account without authentication. Only available in development.")
             .json::<PrivateUserCreate>()
             .replies::<UserPublic>(),
     ]
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 #[derive(Deserialize, JsonSchema)]
 struct PrivateUserCreate {
     email: Address,
-    /// Of any length.
+    /// A password of any length.
     password: String,
     #[schemars(length(max = 255))]
     full_name: String,

@@ -1,4 +1,4 @@
-//! The caller's own sessions.
+//! The sessions of the caller.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::id::SessionId;
 
 const TAG: &str = "users";
 
-/// Routes of this resource.
+/// Returns the routes of sessions.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::get("/api/v1/users/me/sessions", read_sessions)
             .named(TAG, "read_sessions_me", "Read Sessions Me")
-            .described("Where the caller is signed in, newest first.")
+            .described("Lists the sessions of the caller, newest first.")
             .replies::<SessionsPublic>(),
         HostRoute::delete("/api/v1/users/me/sessions/{session_id}", delete_session)
             .named(TAG, "delete_session_me", "Delete Session Me")
-            .described("Ends one of the caller's sessions; its tokens are no good from then on.")
+            .described("Ends a session of the caller and invalidates its tokens.")
             .path::<SessionId>("session_id")
             .replies::<Message>(),
     ]
@@ -35,13 +35,13 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 #[derive(Serialize, JsonSchema)]
 struct SessionPublic {
     id: SessionId,
-    /// When it was signed in.
+    /// When the user signed in.
     created_at: Timestamp,
     /// When it was last refreshed.
     last_used_at: Timestamp,
-    /// When it ends unless it is refreshed.
+    /// When it expires unless it is refreshed.
     expires_at: Timestamp,
-    /// How the client called itself.
+    /// The `User-Agent` of the client.
     user_agent: Option<String>,
     /// Whether this request belongs to it.
     is_current: bool,

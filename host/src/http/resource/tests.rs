@@ -12,7 +12,7 @@ fn generator() -> SchemaGenerator {
     SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()).into()
 }
 
-/// The compiled operation of a route, found by its operation id.
+/// Returns the compiled operation of the route with the given operation id.
 fn operation(id: &str) -> Operation {
     let mut config = Config::default();
     config.server.development = true;
@@ -27,7 +27,7 @@ fn operation(id: &str) -> Operation {
     panic!("no operation {id}");
 }
 
-/// `loc type` of everything refused in a body.
+/// Returns `loc type` of every finding.
 fn refused(id: &str, path: &[(&str, &str)], query: &[(&str, &str)], body: Option<Value>) -> Vec<String> {
     let path: Vec<_> = path.iter().map(|(name, text)| (*name, Cow::from(*text))).collect();
     let query: Vec<_> = query.iter().map(|(name, text)| (Cow::from(*name), Cow::from(*text))).collect();
@@ -63,7 +63,7 @@ fn operations_are_named_as_in_the_contract() {
 }
 
 #[test]
-fn every_operation_compiles_and_says_what_it_answers() {
+fn every_operation_compiles_and_declares_its_responses() {
     let mut config = Config::default();
     config.server.development = true;
     for route in routes(&config).into_iter().filter(|route| route.documented) {
@@ -75,7 +75,7 @@ fn every_operation_compiles_and_says_what_it_answers() {
 }
 
 #[test]
-fn a_login_form_is_checked() {
+fn a_login_form_is_validated() {
     let id = "login-login_access_token";
     let both = [r#"["body","username"] missing"#, r#"["body","password"] missing"#];
     assert_eq!(refused(id, &[], &[], Some(json!({}))), both);
@@ -86,7 +86,7 @@ fn a_login_form_is_checked() {
 }
 
 #[test]
-fn a_new_user_is_checked_member_by_member() {
+fn a_new_user_is_validated_member_by_member() {
     let id = "users-create_user";
     let body = json!({ "email": "x", "is_active": null, "is_superuser": [], "full_name": 1, "password": "1234567" });
     let found = [
@@ -105,7 +105,7 @@ fn a_new_user_is_checked_member_by_member() {
 }
 
 #[test]
-fn a_partial_update_knows_absent_null_and_value() {
+fn a_partial_update_distinguishes_absent_null_and_value() {
     let id = [("user_id", ID)];
     assert!(refused("users-update_user", &id, &[], Some(json!({}))).is_empty());
     assert!(refused("users-update_user", &id, &[], Some(json!({ "full_name": null }))).is_empty());
@@ -130,7 +130,7 @@ fn a_partial_update_knows_absent_null_and_value() {
 }
 
 #[test]
-fn pages_and_identifiers_are_checked() {
+fn pagination_and_ids_are_validated() {
     let id = "users-read_users";
     assert!(refused(id, &[], &[("skip", "0"), ("limit", "1000")], None).is_empty());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Accounts: the caller's own, and everybody's for superusers.
+//! User accounts: the account of the caller, and all accounts for superusers.
 
 use std::sync::Arc;
 
@@ -21,61 +21,61 @@ use crate::id::UserId;
 
 const TAG: &str = "users";
 
-/// Routes of this resource.
+/// Returns the routes of user accounts.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::get("/api/v1/users/", read_users)
             .superuser()
             .named(TAG, "read_users", "Read Users")
-            .described("All accounts, newest first.")
+            .described("Lists all accounts, newest first.")
             .query::<Page>()
             .replies::<UsersPublic>(),
         HostRoute::post("/api/v1/users/", create_user)
             .superuser()
             .named(TAG, "create_user", "Create User")
-            .described("Makes an account, and sends a link to set its password.")
+            .described("Creates an account and sends a link to set its password.")
             .json::<UserCreate>()
             .replies::<UserPublic>(),
         HostRoute::get("/api/v1/users/me", read_user_me)
             .named(TAG, "read_user_me", "Read User Me")
-            .described("The caller's own account.")
+            .described("Returns the account of the caller.")
             .replies::<UserPublic>(),
         HostRoute::patch("/api/v1/users/me", update_user_me)
             .named(TAG, "update_user_me", "Update User Me")
-            .described("Changes the caller's own account; absent members stay as they are.")
+            .described("Changes the account of the caller. Absent members keep their values.")
             .json::<UserUpdateMe>()
             .replies::<UserPublic>(),
         HostRoute::delete("/api/v1/users/me", delete_user_me)
             .named(TAG, "delete_user_me", "Delete User Me")
-            .described("Removes the caller's own account.")
+            .described("Deletes the account of the caller.")
             .replies::<Message>(),
         HostRoute::patch("/api/v1/users/me/password", update_password_me)
             .named(TAG, "update_password_me", "Update Password Me")
-            .described("Changes the caller's own password, and ends every other session of his.")
+            .described("Changes the password of the caller and ends their other sessions.")
             .json::<UpdatePassword>()
             .replies::<Message>(),
         HostRoute::post("/api/v1/users/signup", register_user)
             .public()
             .named(TAG, "register_user", "Register User")
-            .described("Makes an account for oneself.")
+            .described("Creates an account for the caller.")
             .json::<UserRegister>()
             .replies::<UserPublic>(),
         HostRoute::get("/api/v1/users/{user_id}", read_user_by_id)
             .named(TAG, "read_user_by_id", "Read User By Id")
-            .described("An account: the caller's own, or anybody's for superusers.")
+            .described("Returns an account. Users may read their own account, superusers any account.")
             .path::<UserId>("user_id")
             .replies::<UserPublic>(),
         HostRoute::patch("/api/v1/users/{user_id}", update_user)
             .superuser()
             .named(TAG, "update_user", "Update User")
-            .described("Changes an account; absent members stay as they are. A new password ends its sessions.")
+            .described("Changes an account. Absent members keep their values. A new password ends its sessions.")
             .path::<UserId>("user_id")
             .json::<UserUpdate>()
             .replies::<UserPublic>(),
         HostRoute::delete("/api/v1/users/{user_id}", delete_user)
             .superuser()
             .named(TAG, "delete_user", "Delete User")
-            .described("Removes an account.")
+            .described("Deletes an account.")
             .path::<UserId>("user_id")
             .replies::<Message>(),
     ]
@@ -110,7 +110,7 @@ impl From<User> for UserPublic {
 #[derive(Serialize, JsonSchema)]
 struct UsersPublic {
     data: Vec<UserPublic>,
-    /// How many there are before paging.
+    /// The number of accounts before pagination.
     count: i64,
 }
 
@@ -175,7 +175,7 @@ struct UpdatePassword {
     new_password: String,
 }
 
-/// Where the contract answers a taken address with 400 and a text of its own.
+/// Converts `email_taken` to 400 with the given text, as the contract requires for some routes.
 fn taken_as(text: &'static str) -> impl FnOnce(Error) -> Error {
     move |error| if *error.code() == code::EMAIL_TAKEN { Error::bad_request(code::EMAIL_TAKEN, text) } else { error }
 }
@@ -259,7 +259,7 @@ async fn read_user_by_id(host: Arc<Host>, call: Call) -> Result<Reply> {
     if id == caller.id {
         return one(caller.clone());
     }
-    // Asked before existence, so that nobody learns which identifiers exist.
+    // Checked before the look-up, so that a caller cannot find out which ids exist.
     if !caller.is_superuser {
         return Err(Error::forbidden(code::FORBIDDEN, "The user doesn't have enough privileges"));
     }

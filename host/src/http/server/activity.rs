@@ -1,8 +1,8 @@
-//! What one connection is doing, so that one whose peer does nothing can be told from one that is being served.
+//! The activity of one connection, which tells a connection with a stalled client from one that is being served.
 //!
-//! hyper bounds the headers of HTTP/1.1 only, and only once it knows that it is HTTP/1.1. This covers the rest: a peer
-//! that never says which protocol it speaks, an idle HTTP/2 connection, a peer that does not read an answer. Over HTTP/2
-//! such an answer ends alone: others of the connection may be for somebody else, who reads.
+//! hyper limits the time for headers only after it has recognized HTTP/1.1. This module covers the rest: a client that never
+//! reveals its protocol, an idle HTTP/2 connection, and a client that does not read a response. Over HTTP/2, only the stream
+//! of that response ends, because other streams of the connection may belong to other users behind a proxy.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,35 +12,35 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// While requests are handled, nothing is due: handlers have deadlines of their own. This is when to look again.
+/// Interval of the deadline check while requests are handled. Nothing is due then, because handlers have their own deadlines.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes a second that a peer reads of an answer at least, once it has had its time to begin. Who takes a little now and
-/// then keeps as much memory as who takes nothing.
+/// Minimum rate at which a client must read a response, after an initial timeout. A client that reads a little now and then
+/// occupies as much memory as one that reads nothing.
 const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
-/// The state of one connection. Moments are milliseconds since it was opened.
+/// The state of one connection. Times are milliseconds since it was opened.
 pub(super) struct Activity {
     opened: Instant,
-    /// The last sign of life.
+    /// The time of the last activity.
     last: AtomicU64,
     handling: AtomicUsize,
-    /// How far each answer is read that is not read to its end.
+    /// The progress of each response that the client has not read completely.
     responses: Mutex<HashMap<u64, Progress>>,
     next: AtomicU64,
 }
 
 struct Progress {
     began: u64,
-    /// When the peer last took a piece.
+    /// When the client last read a piece.
     last_read: u64,
     bytes: u64,
-    /// Ends its stream; none in HTTP/1.1, where it is all that the connection does.
+    /// Resets the stream of the response. `None` over HTTP/1.1, where the connection carries nothing else.
     stream: Option<CancellationToken>,
 }
 
 impl Progress {
-    /// When the peer must have gone on reading.
+    /// Returns the time by which the client must have read more.
     fn due(&self, stalled: u64) -> u64 {
         let paced = self.bytes.saturating_mul(1000) / MIN_BYTES_PER_SECOND;
         self.last_read.min(self.began.saturating_add(paced)).saturating_add(stalled)
@@ -60,16 +60,16 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// A request has come and is being handled until the guard is dropped.
+    /// Records that a request is being handled until the guard is dropped.
     pub(super) fn begin_request(activity: &Arc<Self>) -> RequestGuard {
         activity.touch();
         activity.handling.fetch_add(1, Ordering::Relaxed);
         RequestGuard(Arc::clone(activity))
     }
 
-    /// When the connection is to be dropped, or a stream of it ended, unless something happens: `idle` after the last
-    /// request, `stalled` after the peer last took a piece of any answer, or should have by the pace, whatever else it
-    /// asks for meanwhile.
+    /// Returns when the connection must be dropped, or one of its streams reset, unless there is activity: `idle` after the last
+    /// request, or `stalled` after the client last read a piece of a response or fell behind the minimum rate. Other requests
+    /// on the connection do not extend the deadline of a response.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
         let unread = self.responses().values().map(|response| response.due(millis(stalled))).min().map(at);
@@ -82,8 +82,8 @@ impl Activity {
         }
     }
 
-    /// Ends the streams whose answers are overdue, and says how many. What they held is free as soon as the connection
-    /// goes on.
+    /// Resets the streams whose responses are overdue, and returns their number. Their memory is released when the connection
+    /// is polled again.
     pub(super) fn end_stalled(&self, stalled: Duration) -> u64 {
         let now = self.now();
         let mut ended = 0;
@@ -117,11 +117,11 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A request is being handled.
+/// Marks a request as being handled until it is dropped.
 pub(super) struct RequestGuard(Arc<Activity>);
 
 impl RequestGuard {
-    /// The request is handled; what remains is that the peer reads the answer, on a stream of its own if there is one.
+    /// Ends the handling and starts tracking how the client reads the response. `stream` resets its HTTP/2 stream.
     pub(super) fn into_response(self, stream: Option<CancellationToken>) -> ResponseGuard {
         let activity = Arc::clone(&self.0);
         let number = activity.next.fetch_add(1, Ordering::Relaxed);
@@ -138,14 +138,14 @@ impl Drop for RequestGuard {
     }
 }
 
-/// An answer is being read by the peer.
+/// Tracks a response until the client has read it.
 pub(super) struct ResponseGuard {
     activity: Arc<Activity>,
     number: u64,
 }
 
 impl ResponseGuard {
-    /// The peer took so many bytes.
+    /// Records that the client read the given number of bytes.
     pub(super) fn bytes_read(&self, bytes: usize) {
         let now = self.activity.touch();
         if let Some(response) = self.activity.responses().get_mut(&self.number) {
@@ -167,26 +167,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_reads_a_little_now_and_then_is_late_too() {
+    fn a_client_that_reads_too_slowly_is_overdue() {
         const STALLED: u64 = 30_000;
         let due = |last_read: u64, bytes: u64| Progress { began: 5_000, last_read, bytes, stream: None }.due(STALLED);
         assert_eq!(due(5_000, 0), 35_000, "nothing yet");
-        assert_eq!(due(30_000, MIN_BYTES_PER_SECOND / 2), 35_500, "a little, just now");
+        assert_eq!(due(30_000, MIN_BYTES_PER_SECOND / 2), 35_500, "a little was just read");
         assert_eq!(
             due(30_000, 1_000 * MIN_BYTES_PER_SECOND),
             60_000,
-            "who was fast rests no longer than who never began"
+            "a fast client may pause no longer than one that never began"
         );
     }
 
     #[test]
-    fn a_stream_that_stalls_ends_alone() {
+    fn a_stalled_stream_is_reset_alone() {
         let activity = Arc::new(Activity::default());
         let [one, other] = [(); 2].map(|()| CancellationToken::new());
         let _one = Activity::begin_request(&activity).into_response(Some(one.clone()));
         let reading = Activity::begin_request(&activity).into_response(Some(other.clone()));
         let _alone = Activity::begin_request(&activity).into_response(None);
-        // As if it had a minute more.
+        // Moves this response a minute into the future.
         activity.responses().get_mut(&reading.number).unwrap().began = 60_000;
         activity.responses().get_mut(&reading.number).unwrap().last_read = 60_000;
         assert_eq!(activity.end_stalled(Duration::ZERO), 1);

@@ -1,5 +1,5 @@
-//! Streams of HTTP/2 connections, each in a task of its own that can be ended without the connection: hyper tells the peer
-//! so (RST_STREAM), and h2 gives up what it was to send.
+//! HTTP/2 streams, each in its own task that can be cancelled without the connection. hyper then resets the stream
+//! (RST_STREAM), and h2 discards the data that it still had to send.
 
 use std::future::Future;
 
@@ -10,7 +10,7 @@ tokio::task_local! {
     static STREAM: CancellationToken;
 }
 
-/// Runs what hyper asks for beside a connection: its streams.
+/// The executor that hyper uses for the streams of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamExecutor;
 
@@ -24,7 +24,7 @@ where
     }
 }
 
-/// What ends the stream that this runs for; none in HTTP/1.1.
+/// Returns the token that cancels the current stream. `None` over HTTP/1.1.
 pub(super) fn current() -> Option<CancellationToken> {
     STREAM.try_with(Clone::clone).ok()
 }

@@ -1,5 +1,5 @@
-//! An answer on the wire, in pieces that are known until the peer has them: hyper and h2 take a piece long before there is
-//! room to send it, and with the last one they forget the body it came from.
+//! A response body that tracks how far the client has read it. It is handed to hyper in small pieces, each tracked until it
+//! is written: hyper and h2 accept a piece long before it can be sent, and drop the body once they have the last piece.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,23 +14,24 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use super::activity::{RequestGuard, ResponseGuard};
 use super::http2_streams;
 
-/// What hyper is given of an answer at once, so that it comes back for more as the peer reads. A frame of HTTP/2.
+/// Size of a piece. hyper asks for the next piece as the client reads. The size of an HTTP/2 frame.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// A body that notes when the peer has read a piece of it.
+/// A body that records when the client has read a piece of it.
 pub(super) struct ResponseBody {
     body: Body,
-    /// Of what the body gave already.
+    /// The part of the current frame that hyper does not have yet.
     rest: Bytes,
     ended: bool,
     pieces: Arc<Pieces>,
 }
 
-/// What the peer does not have yet.
+/// The pieces that the client has not read yet.
 struct Pieces {
     unread: AtomicUsize,
     all_read: AtomicWaker,
-    /// A stream is one until it has sent its end, and only then can it be ended alone.
+    /// Whether this is an HTTP/2 stream. Such a body ends only after all pieces are written, because a stream can be reset
+    /// only before it has sent its end.
     is_stream: bool,
     guard: ResponseGuard,
 }
@@ -41,7 +42,7 @@ struct Piece {
 }
 
 impl ResponseBody {
-    /// The request is handled; what remains is that the peer reads `body`. Called in the stream's task, if it has one.
+    /// Wraps the body of a response. Must be called in the task of the HTTP/2 stream, if there is one.
     pub(super) fn new(body: Body, request: RequestGuard) -> Self {
         let stream = http2_streams::current();
         let pieces = Pieces {

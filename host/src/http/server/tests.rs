@@ -1,10 +1,10 @@
-//! The server against real sockets.
+//! Tests of the server on real sockets.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// A running server: its address, how to stop it, and its end.
+/// A running server: its address, its shutdown token and its task.
 struct Running {
     addr: SocketAddr,
     shutdown: CancellationToken,
@@ -16,11 +16,11 @@ async fn start(header_timeout: Duration, shutdown_grace: Duration) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, Arc::new(config), Arc::default(), answer, shutdown.clone()));
+    let served = tokio::spawn(serve(listener, Arc::new(config), Arc::default(), respond, shutdown.clone()));
     Running { addr, shutdown, served }
 }
 
-async fn answer(request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+async fn respond(request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
     match request.uri().path() {
         "/slow" => sleep(Duration::from_millis(400)).await,
         "/hung" => std::future::pending().await,
@@ -36,7 +36,7 @@ async fn connect(addr: SocketAddr, bytes: &str) -> TcpStream {
     stream
 }
 
-/// Everything until the server closes; fails should it not.
+/// Returns all bytes until the server closes the connection. Fails if the server does not close it.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await;
@@ -52,7 +52,7 @@ const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_peer_that_does_not_send_its_headers_is_dropped() {
+async fn a_client_that_does_not_send_its_headers_is_dropped() {
     let server = start(SHORT, LONG).await;
     for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         let began = Instant::now();
@@ -62,7 +62,7 @@ async fn a_peer_that_does_not_send_its_headers_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_kept_a_while_and_then_closed() {
+async fn an_idle_connection_is_kept_for_a_while_and_then_closed() {
     let server = start(SHORT * 10, LONG).await;
     let mut stream = connect(server.addr, &get("/")).await;
     sleep(SHORT).await;
@@ -72,7 +72,7 @@ async fn an_idle_connection_is_kept_a_while_and_then_closed() {
 }
 
 #[tokio::test]
-async fn a_handler_may_take_longer_than_headers() {
+async fn a_handler_may_take_longer_than_the_header_timeout() {
     let server = start(SHORT, LONG).await;
     let all = rest(&mut connect(server.addr, &get("/slow")).await).await;
     assert!(all.ends_with("done"), "{all}");
@@ -95,7 +95,7 @@ async fn too_many_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_answer() {
+async fn a_panic_becomes_a_500_response() {
     let server = start(SHORT, LONG).await;
     let all = rest(&mut connect(server.addr, &get("/panic")).await).await;
     assert!(all.starts_with("HTTP/1.1 500") && all.contains("application/problem+json"), "{all}");
@@ -110,17 +110,17 @@ async fn a_request_in_flight_finishes_at_shutdown() {
     server.shutdown.cancel();
     let all = rest(&mut busy).await;
     assert!(all.contains("connection: close") && all.ends_with("done"), "{all}");
-    assert!(rest(&mut idle).await.ends_with("done"), "an idle connection is closed at once");
-    timeout(SHORT, server.served).await.expect("nothing keeps the server").unwrap().unwrap();
-    assert!(TcpStream::connect(server.addr).await.is_err(), "nothing is accepted any more");
+    assert!(rest(&mut idle).await.ends_with("done"), "an idle connection is closed immediately");
+    timeout(SHORT, server.served).await.expect("nothing delays the shutdown").unwrap().unwrap();
+    assert!(TcpStream::connect(server.addr).await.is_err(), "the listener is closed");
 }
 
 #[tokio::test]
-async fn a_hung_request_is_cut_at_the_grace() {
+async fn a_hung_request_is_cut_after_the_grace_period() {
     let server = start(LONG, SHORT).await;
     let mut hung = connect(server.addr, &get("/hung")).await;
     sleep(Duration::from_millis(100)).await;
     server.shutdown.cancel();
-    timeout(Duration::from_secs(2), server.served).await.expect("the grace ends").unwrap().unwrap();
+    timeout(Duration::from_secs(2), server.served).await.expect("the grace period ends").unwrap().unwrap();
     assert_eq!(rest(&mut hung).await, "");
 }

@@ -1,4 +1,4 @@
-//! What an operator does with a plugin that is there: its releases and history, rollback, pause, trial, grants.
+//! Operations on a deployed plugin: releases, history, rollback, pause, canary, grants, limits, and the state of a deploy.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::by;
+use super::initiator;
 use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
 use crate::capability::Grants;
 use crate::clock::Timestamp;
@@ -23,7 +23,7 @@ use crate::plugin::refusal::plugin_not_found;
 
 const TAG: &str = "plugins";
 
-/// Routes of one plugin.
+/// Returns the routes of one plugin.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     let of = |route: HostRoute<Host>, function: &str, summary: &str| {
         let route = if route.method == "GET" { route } else { route.run_to_completion() };
@@ -31,60 +31,60 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
     };
     vec![
         of(HostRoute::get("/api/v1/plugins/{name}/releases", read_releases), "read_releases", "Read Releases")
-            .described("Every release that is kept, newest first.")
+            .described("Lists every stored release, newest first.")
             .replies::<ReleasesPublic>(),
         of(HostRoute::get("/api/v1/plugins/{name}/releases/{number}", read_release), "read_release", "Read Release")
             .path::<i64>("number")
             .replies::<ReleaseDetail>(),
         of(HostRoute::get("/api/v1/plugins/{name}/history", read_history), "read_history", "Read History")
-            .described("What operators and the host did with the plugin, newest first.")
+            .described("Lists the operations of operators and of the host on the plugin, newest first.")
             .query::<Page>()
             .replies::<HistoryPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/rollback", roll_back), "roll_back", "Roll Back")
-            .described("Serves an earlier release again; its tables stay as they are now.")
+            .described("Serves an earlier release again. The database keeps its current tables.")
             .query::<RollbackQuery>()
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/pause", pause_plugin), "pause_plugin", "Pause Plugin")
-            .described("Its routes answer 503 until it is resumed.")
+            .described("Its routes respond with 503 until it is resumed.")
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/resume", resume_plugin), "resume_plugin", "Resume Plugin")
             .replies::<PluginPublic>(),
         of(HostRoute::get("/api/v1/plugins/{name}/canary", read_canary), "read_canary", "Read Canary")
-            .described("The release on trial beside the live one, and how the two compare.")
+            .described("Returns the canary and its comparison with the live release.")
             .replies::<TrialPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/promote", promote_canary), "promote_canary", "Promote Canary")
-            .described("Makes the release on trial the live one.")
+            .described("Makes the canary the live release.")
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/abort", abort_canary), "abort_canary", "Abort Canary")
-            .described("Ends the trial; the live release gets everybody again.")
+            .described("Ends the canary. The live release gets all callers again.")
             .replies::<Message>(),
         of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
             .described(
-                "Gives a grant again that was taken back. With parameters, changes what bounds it, by a new release of \
-                 the same file.",
+                "Restores a revoked grant. With parameters, changes the parameters of the grant by a new release of the \
+                 same file.",
             )
             .path::<String>("capability")
-            .query::<BoundQuery>()
+            .query::<GrantParametersQuery>()
             .replies::<Message>(),
         of(
             HostRoute::delete("/api/v1/plugins/{name}/grants/{capability}", revoke_grant),
             "revoke_grant",
             "Revoke Grant",
         )
-        .described("Takes a grant back, at once: a release that needs it is not served any more.")
+        .described("Revokes a grant immediately. A release that needs it is no longer served.")
         .path::<String>("capability")
         .replies::<Message>(),
         of(HostRoute::get("/api/v1/plugins/{name}/limits", read_limits), "read_limits", "Read Limits")
-            .described("Every limit of the live release, with what is in use and how often it was met.")
+            .described("Lists the limits of the live release with current usage and hit counts.")
             .replies::<LimitsPublic>(),
         of(HostRoute::put("/api/v1/plugins/{name}/limits", set_limits), "set_limits", "Set Limits")
-            .described("Changes what bounds the plugin's calls, by a new release of the same file.")
+            .described("Changes the limits of the plugin by a new release of the same file.")
             .query::<LimitsQuery>()
             .replies::<Message>(),
         HostRoute::get("/api/v1/deploys/{id}", read_deploy)
             .superuser()
             .named(TAG, "read_deploy", "Read Deploy")
-            .described("How far a deploy has come, or what became of it.")
+            .described("Returns the progress or the outcome of a deploy.")
             .path::<String>("id")
             .replies::<DeployPublic>(),
     ]
@@ -105,15 +105,15 @@ struct RollbackQuery {
 }
 
 #[derive(Deserialize, JsonSchema)]
-struct BoundQuery {
-    /// What bounds the grant: `rows=500`, or `rows=default` for what the host is configured to; once for each.
+struct GrantParametersQuery {
+    /// A parameter of the grant (`rows=500`), or `rows=default` for the configured value of the host. Repeatable.
     #[serde(default)]
     parameter: Vec<String>,
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct LimitsQuery {
-    /// A limit (`memory=128MiB`), or `memory=default` for what the host is configured to; once for each.
+    /// A limit (`memory=128MiB`), or `memory=default` for the configured value of the host. Repeatable.
     #[schemars(length(min = 1))]
     #[serde(default)]
     limit: Vec<String>,
@@ -127,39 +127,39 @@ struct LimitsPublic {
 
 #[derive(Serialize, JsonSchema)]
 struct LimitPublic {
-    /// `memory`, or `sql.rows` for what bounds a grant.
+    /// `memory`, or `sql.rows` for a parameter of a grant.
     name: String,
-    /// As it is written: `64MiB`.
+    /// The value as text, such as `64MiB`.
     value: String,
-    /// Set for this plugin rather than for all.
+    /// Whether it is set for this plugin rather than for all.
     own: bool,
-    /// What is in use now, where something is between calls.
+    /// The current usage, for limits with a usage between calls.
     current: Option<u64>,
-    /// The most that was in use since the release was loaded, where that is counted.
+    /// The highest usage since the release was loaded, where it is counted.
     peak: Option<u64>,
-    /// How often it was met since then, where that is counted.
+    /// How often it was hit since then, where it is counted.
     met: Option<u64>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct HistoryPublic {
     data: Vec<HistoryEntry>,
-    /// How many there are before paging.
+    /// The number of entries before pagination.
     count: i64,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct HistoryEntry {
     at: Timestamp,
-    /// Without the leading `plugin.`.
+    /// The action without the leading `plugin.`.
     action: String,
     /// `success` or `failure`.
     outcome: String,
-    /// None: the host itself.
+    /// `None` means the host itself.
     actor: Option<UserId>,
     actor_email: Option<String>,
     request_id: Option<String>,
-    /// Before and after, reasons and evidence.
+    /// Values before and after, reasons and evidence.
     detail: Value,
 }
 
@@ -170,9 +170,9 @@ struct DeployPublic {
     digest: String,
     /// `running`, `succeeded`, `failed` or `interrupted`.
     state: String,
-    /// The stage it is at, or ended at.
+    /// The current stage, or the last one of a deploy that ended.
     stage: String,
-    /// The stages it passed.
+    /// The completed stages.
     stages: Vec<CompletedStage>,
     release: Option<i64>,
     code: Option<String>,
@@ -212,17 +212,17 @@ async fn read_history(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn roll_back(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: RollbackQuery = call.query()?;
-    let release = host.plugins.roll_back(&call.path("name")?, query.release, &by(&call)?).await?;
+    let release = host.plugins.roll_back(&call.path("name")?, query.release, &initiator(&call)?).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn pause_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.pause(&call.path("name")?, &by(&call)?).await?;
+    let release = host.plugins.pause(&call.path("name")?, &initiator(&call)?).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn resume_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.resume(&call.path("name")?, &by(&call)?).await?;
+    let release = host.plugins.resume(&call.path("name")?, &initiator(&call)?).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
@@ -232,33 +232,33 @@ async fn read_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn promote_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.promote(&call.path("name")?, &by(&call)?).await?;
+    let release = host.plugins.promote(&call.path("name")?, &initiator(&call)?).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn abort_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
-    host.plugins.abort(&name, &by(&call)?).await?;
-    Reply::message(&format!("The trial of '{name}' has ended"))
+    host.plugins.abort(&name, &initiator(&call)?).await?;
+    Reply::message(&format!("The canary of '{name}' was aborted"))
 }
 
 async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
-    let query: BoundQuery = call.query()?;
+    let query: GrantParametersQuery = call.query()?;
     Grants::read([capability.as_str()]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
     if query.parameter.is_empty() {
-        host.plugins.grant(&name, &capability, &by(&call)?).await?;
+        host.plugins.grant(&name, &capability, &initiator(&call)?).await?;
         return Reply::message(&format!("'{name}' has the grant '{capability}' again"));
     }
     let parameters: Vec<String> = query.parameter.iter().map(|text| format!("{capability}.{text}")).collect();
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let deployed = host.plugins.set_limits(&name, grants, Limits::default(), &by(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, grants, Limits::default(), &initiator(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
-        true => format!("'{name}' has these bounds already, release {number}"),
-        false => format!("'{name}' has the grant '{capability}' with these bounds from release {number} on"),
+        true => format!("'{name}' already has these parameters, release {number}"),
+        false => format!("'{name}' has the grant '{capability}' with these parameters from release {number} on"),
     })
 }
 
@@ -282,21 +282,21 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: LimitsQuery = call.query()?;
     let refuse = |error| Error::invalid(vec![FieldError::new("value_error", ["query", "limit"], error)]);
     if query.limit.is_empty() {
-        return Err(refuse("name one at least, such as memory=128MiB".to_owned()));
+        return Err(refuse("name at least one limit, such as memory=128MiB".to_owned()));
     }
     let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
-    let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &by(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &initiator(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
-        true => format!("'{name}' has these limits already, release {number}"),
+        true => format!("'{name}' already has these limits, release {number}"),
         false => format!("'{name}' has these limits from release {number} on"),
     })
 }
 
 async fn revoke_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
-    host.plugins.revoke(&name, &capability, &by(&call)?).await?;
-    Reply::message(&format!("The grant '{capability}' was taken back from '{name}'"))
+    host.plugins.revoke(&name, &capability, &initiator(&call)?).await?;
+    Reply::message(&format!("The grant '{capability}' of '{name}' was revoked"))
 }
 
 async fn read_deploy(host: Arc<Host>, call: Call) -> Result<Reply> {

@@ -1,4 +1,4 @@
-//! Plugins and releases as operators see them.
+//! The JSON of plugins and releases in the operator API.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -14,23 +14,23 @@ use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::release::Record;
 use crate::plugin::schema_compatibility::MigrationStep;
 
-/// What a plugin is doing.
+/// The state of a plugin.
 #[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
-    /// Serves.
+    /// It serves requests.
     Live,
-    /// Failed too often; calls are refused or only tried.
+    /// The circuit breaker is open after too many failures. Calls are refused, except for single attempts.
     Quarantined,
-    /// Answers 503 until it is resumed.
+    /// It responds with 503 until it is resumed.
     Paused,
-    /// A grant it needs was taken back.
+    /// A grant that it needs was revoked.
     Revoked,
-    /// Its release could not be loaded at start.
+    /// Its release could not be loaded at the start.
     Broken,
 }
 
-/// A plugin with the release it serves, or would serve.
+/// A plugin with the release that it serves, or would serve.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct PluginPublic {
     name: PluginName,
@@ -38,21 +38,21 @@ pub(super) struct PluginPublic {
     summary: String,
     state: State,
     release: ReleasePublic,
-    /// The release on trial.
+    /// The canary.
     canary: Option<CanaryPublic>,
-    /// As a deploy takes them: capabilities, and what bounds them.
+    /// Capabilities and their parameters, in the form that a deploy accepts.
     grants: Vec<String>,
     imports: Vec<String>,
     permissions: Vec<Permission>,
     routes: Vec<RoutePublic>,
 }
 
-/// A plugin in full.
+/// A plugin with its details.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct PluginDetail {
     #[serde(flatten)]
     pub(super) plugin: PluginPublic,
-    /// Capabilities that were taken back: no release that needs one of them is served.
+    /// Revoked capabilities. A release that needs one of them is not served.
     pub(super) revoked: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct ReleasePublic {
     number: i64,
     version: String,
     digest: String,
-    /// Bytes of the component.
+    /// The size of the component in bytes.
     size: usize,
     created_at: Timestamp,
     created_by: Option<UserId>,
@@ -70,25 +70,25 @@ pub(super) struct ReleasePublic {
     signed_by: Vec<String>,
 }
 
-/// A trial.
+/// A canary.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CanaryPublic {
     release: i64,
-    /// The share of callers it has now.
+    /// The current share of callers.
     percent: f64,
-    /// The shares it goes through; 0 is nobody but who asks for it with `X-Wharf-Canary: always`.
+    /// The shares of its steps. 0 means only requests with `X-Wharf-Canary: always`.
     steps: Vec<f64>,
-    /// Which of them it is at, from 0.
+    /// The index of the current step.
     step: usize,
-    /// When that step began.
+    /// When the current step began.
     since: Timestamp,
-    /// How long each of several steps lasts at least, in milliseconds.
+    /// The minimum duration of each of several steps in milliseconds.
     hold_ms: u64,
-    /// Calls before it is judged.
+    /// The number of calls before it is judged.
     minimum: u64,
 }
 
-/// A trial with how its two releases compare.
+/// A canary with its comparison with the live release.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct TrialPublic {
     #[serde(flatten)]
@@ -105,7 +105,7 @@ pub(super) struct RoutePublic {
     operation_id: Option<String>,
 }
 
-/// A release in full.
+/// A release with its details.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ReleaseDetail {
     plugin: PluginName,
@@ -113,12 +113,12 @@ pub(super) struct ReleaseDetail {
     release: ReleasePublic,
     mount: String,
     summary: String,
-    /// As a deploy takes them: capabilities, and what bounds them.
+    /// Capabilities and their parameters, in the form that a deploy accepts.
     grants: Vec<String>,
     permissions: Vec<Permission>,
     migrations: Vec<MigrationStep>,
     settings: Value,
-    /// What bounds its calls where that was set for this plugin, as a deploy takes it.
+    /// The limits that are set for this plugin, in the form that a deploy accepts.
     limits: Vec<String>,
     routes: Vec<RoutePublic>,
 }
@@ -202,7 +202,7 @@ impl PluginPublic {
         }
     }
 
-    /// A release that is loaded.
+    /// Describes the plugin of a loaded release.
     pub(super) fn of(release: &Release, plugins: &Plugins) -> Self {
         let name = &release.record.plugin;
         let state = if plugins.paused.contains_key(name) {
@@ -216,7 +216,7 @@ impl PluginPublic {
         Self::new(&release.record, release.size, &release.imports, state, canary)
     }
 
-    /// A plugin that is known and not loaded; none if it was removed.
+    /// Describes a known plugin that is not loaded. `None` means that it was removed.
     pub(super) fn absent(record: &Record, size: usize, reason: Absence) -> Result<Option<Self>> {
         let state = match reason {
             Absence::Removed => return Ok(None),
