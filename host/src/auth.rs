@@ -1,9 +1,9 @@
 //! Authentication: accounts, passwords, sessions, tokens, and links to reset a password.
 //!
-//! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and returns
-//! [`Error`]s with the texts of the contract. The way of a credential: password or refresh token → [`Auth::sign_in`],
-//! [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every change of an account or a
-//! session goes through this module, because it also invalidates the cached tokens.
+//! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and
+//! returns [`Error`]s with the texts of the contract. The way of a credential: password or refresh token →
+//! [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every
+//! change of an account or a session goes through this module, because it also invalidates the cached tokens.
 
 mod access_token;
 mod account;
@@ -71,8 +71,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Returns whether the caller has `permission` of `plugin`. Superusers have all permissions. Other users have none, because
-    /// roles cannot be assigned yet.
+    /// Returns whether the caller has `permission` of `plugin`. Superusers have all permissions. Other users have none,
+    /// because roles cannot be assigned yet.
     pub fn has_permission(&self, _plugin: &crate::id::PluginName, _permission: &str) -> bool {
         self.user.is_superuser
     }
@@ -133,8 +133,8 @@ impl Auth {
         self.begin_session(user.id, &user.password_hash, user_agent).await?.ok_or_else(incorrect)
     }
 
-    /// Returns the caller of an access token. Called for every request, so a cached token needs neither a query nor a signature
-    /// check. Changes by this process take effect immediately, changes by another node within one second.
+    /// Returns the caller of an access token. Called for every request, so a cached token needs neither a query nor a
+    /// signature check. Changes by this process take effect immediately, changes by another node within one second.
     ///
     /// # Errors
     /// `invalid_token` for a token that is malformed, forged, expired or revoked, or whose user does not exist; 403

@@ -1,9 +1,10 @@
 //! Outgoing mail: a durable queue in the host database, and the worker that empties it.
 //!
-//! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker looks
-//! up the account, issues the link and sends the mail, and retries later if that fails. An entry names the recipient but holds
-//! no token: tokens are issued just before sending and are only stored as hashes in their own table. The way of a mail:
-//! [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`. Never knows HTTP.
+//! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker
+//! looks up the account, issues the link and sends the mail, and retries later if that fails. An entry names the
+//! recipient but holds no token: tokens are issued just before sending and are only stored as hashes in their own
+//! table. The way of a mail: [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`.
+//! Never knows HTTP.
 
 mod message;
 mod smtp;

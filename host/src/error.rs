@@ -1,8 +1,8 @@
 //! The error type of the host.
 //!
-//! An error has a kind, a stable code (for programs), a public text (for clients) and an internal text with a source chain
-//! (for operators). It never knows HTTP: only `http::problem` turns an [`Error`] into a response. The internal half only goes
-//! to the log and to the terminal of an operator.
+//! An error has a kind, a stable code (for programs), a public text (for clients) and an internal text with a source
+//! chain (for operators). It never knows HTTP: only `http::problem` turns an [`Error`] into a response. The internal
+//! half only goes to the log and to the terminal of an operator.
 
 pub mod code;
 
@@ -40,7 +40,8 @@ pub enum Kind {
     TooManyRequests(Duration),
     /// A plugin violated its contract.
     Plugin,
-    /// The host is busy or shutting down, or a service is not reachable. The duration is the wait before the next attempt.
+    /// The host is busy or shutting down, or a service is not reachable. The duration is the wait before the next
+    /// attempt.
     Unavailable(Duration),
     /// A plugin or a service exceeded its time limit.
     Timeout,

@@ -1,8 +1,8 @@
 //! HTTP: the only module that names axum, sets status codes and knows the wire format.
 //!
-//! A request passes one way: `server` (connections, limits) → `dispatch` (route, body, access, validation) → a handler of
-//! the host (`http::resource`) or a plugin call (`plugin_call`) → `reply` or `problem` → the client. Host routes and plugin
-//! routes share everything before the handler.
+//! A request passes one way: `server` (connections, limits) → `dispatch` (route, body, access, validation) → a handler
+//! of the host (`http::resource`) or a plugin call (`plugin_call`) → `reply` or `problem` → the client. Host routes and
+//! plugin routes share everything before the handler.
 
 mod access;
 mod body;

@@ -1,8 +1,8 @@
-//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the signing keys and the claims. Never checks whether the session
-//! of a token still exists: `auth` does.
+//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the signing keys and the claims. Never checks whether the
+//! session of a token still exists: `auth` does.
 //!
-//! A token is accepted only with `alg` EdDSA, `typ` at+jwt (RFC 9068), the `kid` of a known key, the right audience, and an
-//! expiry after the current time of the host's clock. So no other kind of token is accepted as an access token.
+//! A token is accepted only with `alg` EdDSA, `typ` at+jwt (RFC 9068), the `kid` of a known key, the right audience,
+//! and an expiry after the current time of the host's clock. So no other kind of token is accepted as an access token.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ struct Key {
 }
 
 impl SigningKeys {
-    /// Reads the keys, and creates the first one at the first start. Nodes that start at the same time agree on one key.
+    /// Reads the keys, and creates the first one at the first start. Nodes that start at the same time agree on one
+    /// key.
     pub(super) async fn open(db: &Db, random: &Random, now: Timestamp) -> Result<Self> {
         let mut rows = signing_key::list(db).await?;
         if rows.is_empty() {

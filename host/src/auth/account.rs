@@ -1,5 +1,5 @@
-//! Accounts: create, read, change and delete. This module hashes passwords and invalidates cached tokens. `db::user` decides
-//! in the same transaction which sessions and links a change ends.
+//! Accounts: create, read, change and delete. This module hashes passwords and invalidates cached tokens. `db::user`
+//! decides in the same transaction which sessions and links a change ends.
 
 use super::password_hashing::PasswordMatch;
 use super::{Auth, Caller, User};

@@ -22,8 +22,8 @@ pub struct NewSuperuser {
 }
 
 impl Auth {
-    /// Creates the first superuser if there is none. Never changes an account: if the address belongs to an ordinary account,
-    /// it logs a warning and creates none. Several nodes may start at the same time.
+    /// Creates the first superuser if there is none. Never changes an account: if the address belongs to an ordinary
+    /// account, it logs a warning and creates none. Several nodes may start at the same time.
     ///
     /// # Errors
     /// The configured address or password is not valid.
@@ -55,7 +55,8 @@ impl Auth {
             return Ok(Some(NewSuperuser { email: row.email.to_string(), generated_password }));
         }
         if !db::user::has_superuser(&self.0.db).await? {
-            tracing::warn!(email = %row.email, "there is no superuser, and auth.superuser_email belongs to an ordinary account");
+            let text = "there is no superuser, and auth.superuser_email belongs to an ordinary account";
+            tracing::warn!(email = %row.email, "{text}");
         }
         Ok(None)
     }

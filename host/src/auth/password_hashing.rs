@@ -1,6 +1,6 @@
-//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs 64 MiB and
-//! a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may sign in, and
-//! stores nothing.
+//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs 64
+//! MiB and a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may
+//! sign in, and stores nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,8 @@ impl PasswordHasher {
             return Err(Error::new(kind, code::THROTTLED, "Too many passwords are being checked now"));
         };
         let work = move || {
-            // The work holds the permit, so a client that disconnects does not admit another hash before this one is done.
+            // The work holds the permit, so a client that disconnects does not admit another hash before this one is
+            // done.
             let _permit = permit;
             work()
         };

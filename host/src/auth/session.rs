@@ -1,10 +1,10 @@
 //! Sessions and their refresh tokens.
 //!
-//! A refresh token has 16 bytes that all tokens of its session share, and 32 bytes that change with every refresh. Both are
-//! stored only as SHA-256. The shared part identifies the session of every token that was ever issued for it. A token that is
-//! neither the current one nor the previous one within [`GRACE`] indicates theft of that token or its successor, and ends the
-//! session. A successor is derived from the token and a stored nonce, so concurrent refreshes get the same successor instead
-//! of invalidating each other. The database alone reveals no token.
+//! A refresh token has 16 bytes that all tokens of its session share, and 32 bytes that change with every refresh. Both
+//! are stored only as SHA-256. The shared part identifies the session of every token that was ever issued for it. A
+//! token that is neither the current one nor the previous one within [`GRACE`] indicates theft of that token or its
+//! successor, and ends the session. A successor is derived from the token and a stored nonce, so concurrent refreshes
+//! get the same successor instead of invalidating each other. The database alone reveals no token.
 
 use std::time::Duration;
 

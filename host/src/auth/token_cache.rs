@@ -1,9 +1,9 @@
 //! The cache of verified access tokens, so that a request needs neither a signature check nor a query.
 //!
-//! An entry is valid only while its generation equals the generation of its user. Every change of a user or a session by this
-//! process raises the generation after the commit, so a look-up that read the old state and stores it late stores an invalid
-//! entry. Changes by other nodes take effect when an entry expires. An expired token is never accepted, because its entry
-//! expires with it.
+//! An entry is valid only while its generation equals the generation of its user. Every change of a user or a session
+//! by this process raises the generation after the commit, so a look-up that read the old state and stores it late
+//! stores an invalid entry. Changes by other nodes take effect when an entry expires. An expired token is never
+//! accepted, because its entry expires with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,8 +71,8 @@ impl TokenCache {
         self.entries.insert(key, Arc::new(Entry { caller, generation, ends }));
     }
 
-    /// Invalidates the tokens of the user when the guard is dropped. Hold it during a change, so that the tokens are also
-    /// invalidated if the request is dropped half-way.
+    /// Invalidates the tokens of the user when the guard is dropped. Hold it during a change, so that the tokens are
+    /// also invalidated if the request is dropped half-way.
     #[must_use]
     pub(super) fn invalidate_after(&self, user: UserId) -> InvalidateOnDrop<'_> {
         InvalidateOnDrop { cache: self, user }

@@ -86,8 +86,8 @@ impl Templates {
     }
 }
 
-/// Escapes a URL for a double-quoted attribute. Unlike the escaping of the templates, it keeps slashes, because clients search
-/// the HTML for the path of the link.
+/// Escapes a URL for a double-quoted attribute. Unlike the escaping of the templates, it keeps slashes, because clients
+/// search the HTML for the path of the link.
 fn attribute(url: &str) -> Cow<'_, str> {
     if !url.contains(['&', '<', '>', '"', '\'']) {
         return Cow::Borrowed(url);

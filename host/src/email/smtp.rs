@@ -25,8 +25,8 @@ pub(super) struct Smtp {
 }
 
 impl Smtp {
-    /// Opens the transport: `smtp://` with STARTTLS (port 587), `smtps://` with TLS (465), or `smtp://…?tls=none` without
-    /// encryption (25).
+    /// Opens the transport: `smtp://` with STARTTLS (port 587), `smtps://` with TLS (465), or `smtp://…?tls=none`
+    /// without encryption (25).
     pub(super) fn open(url: &Secret, sender_name: &str, from: &str) -> Result<Self> {
         // The errors of these parsers are dropped, because they may quote the URL with the password.
         let refuse = |reason: &str| Error::internal(format!("email.smtp_url {reason}"));

@@ -1,9 +1,9 @@
 //! The stable error codes of problem responses: the only declaration of each code, its HTTP statuses and its meaning.
 //!
-//! A released code keeps its meaning. To add a code, add one entry here and run
-//! `WHARF_UPDATE_DOCS=1 cargo test -p wharf-tests --test wharf architecture`, which rewrites the table in
-//! `host/ARCHITECTURE.md`. Debug builds check in `http::problem` that a code is only sent with a status that is declared
-//! here. Plugins add codes of their own, which their authors document.
+//! A released code keeps its meaning. To add a code, add one entry here and run `WHARF_UPDATE_DOCS=1 cargo test -p
+//! wharf-tests --test wharf architecture`, which rewrites the table in `host/ARCHITECTURE.md`. Debug builds check in
+//! `http::problem` that a code is only sent with a status that is declared here. Plugins add codes of their own, which
+//! their authors document.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,7 +36,8 @@ impl fmt::Display for Code {
 pub struct Declaration {
     /// The code.
     pub code: Code,
-    /// Every HTTP status that the code is sent with. Where there are several, the meaning says which one is chosen when.
+    /// Every HTTP status that the code is sent with. Where there are several, the meaning says which one is chosen
+    /// when.
     pub statuses: &'static [u16],
     meaning: &'static str,
 }
@@ -86,8 +87,8 @@ codes! {
     INTERNAL = "internal", 500;
     /// The host is shutting down.
     SHUTTING_DOWN = "shutting_down", 503;
-    /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files is
-    /// being sent. See `Retry-After`.
+    /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files
+    /// is being sent. See `Retry-After`.
     OVERLOADED = "overloaded", 503;
     /// The database is not reachable at present.
     DATABASE_UNAVAILABLE = "database_unavailable", 503;
@@ -100,7 +101,8 @@ codes! {
     SAME_PASSWORD = "same_password", 400;
     /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.
     INVALID_RESET_TOKEN = "invalid_reset_token", 400;
-    /// The email address belongs to another account: 400 at sign-up and when a superuser creates an account, 409 otherwise.
+    /// The email address belongs to another account: 400 at sign-up and when a superuser creates an account, 409
+    /// otherwise.
     EMAIL_TAKEN = "email_taken", 400 | 409;
     /// The user does not exist.
     USER_NOT_FOUND = "user_not_found", 404;
@@ -131,8 +133,8 @@ codes! {
     INVALID_COMPONENT = "invalid_component", 422;
     /// Compiling the component exceeds the limit of memory or time. The text names the setting.
     COMPILE_LIMIT = "compile_limit", 422;
-    /// A capability is not granted: 403 when the component imports it (`errors` lists each one) or when the release needs a
-    /// revoked one, 404 when the plugin does not have the grant that is to be changed or revoked.
+    /// A capability is not granted: 403 when the component imports it (`errors` lists each one) or when the release
+    /// needs a revoked one, 404 when the plugin does not have the grant that is to be changed or revoked.
     GRANT_MISSING = "grant_missing", 403 | 404;
     /// The file is not signed, and this host accepts only signed files.
     SIGNATURE_MISSING = "signature_missing", 403;

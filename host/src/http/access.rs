@@ -46,8 +46,8 @@ pub(super) async fn identify(auth: &Auth, headers: &HeaderMap) -> Option<Arc<Cal
     auth.authenticate(bearer(headers)?).await.ok()
 }
 
-/// Returns the token of an `Authorization: Bearer` header. The scheme is case-insensitive. A header that has the scheme but
-/// no token, or that is not readable, gives an empty token, which is never valid.
+/// Returns the token of an `Authorization: Bearer` header. The scheme is case-insensitive. A header that has the scheme
+/// but no token, or that is not readable, gives an empty token, which is never valid.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(AUTHORIZATION)?.to_str().unwrap_or("bearer");
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));

@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 use super::body_memory::{BodyBudget, Reservation};
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
-/// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element. Both are
-/// upper bounds, because vectors grow by doubling.
+/// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element.
+/// Both are upper bounds, because vectors grow by doubling.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
 const MEMBER_BYTES: usize = 2 * size_of::<(String, u64)>();
 
@@ -128,7 +128,8 @@ fn unreadable() -> Error {
     Error::bad_request(code::MALFORMED_BODY, "There was an error parsing the body")
 }
 
-/// Parses a body as JSON if its content type says so. Any other text becomes a JSON string, which fits no object schema.
+/// Parses a body as JSON if its content type says so. Any other text becomes a JSON string, which fits no object
+/// schema.
 pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     if read.bytes.is_empty() {
         return Ok(read);
@@ -146,8 +147,8 @@ pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<Read
     Ok(ReadBody { value: (!value.is_null()).then_some(value), may_contain_nul, ..read })
 }
 
-/// Returns an upper bound of the memory for the parsed values of a JSON text. Each string is copied at its length in the
-/// text, and a string with an escape is assembled in a buffer that grows by doubling.
+/// Returns an upper bound of the memory for the parsed values of a JSON text. Each string is copied at its length in
+/// the text, and a string with an escape is assembled in a buffer that grows by doubling.
 fn parsed_bytes(text: &[u8]) -> usize {
     let (mut bytes, mut in_string, mut escaped) = (VALUE_BYTES, false, false);
     let (mut texts, mut escapes) = (0_usize, false);
@@ -183,15 +184,15 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
     FieldError::new("json_invalid", [Loc::from("body"), Loc::Index(offset as u64)], "JSON decode error")
 }
 
-/// Parses a form, URL-encoded or multipart, into an object of strings. Empty values count as absent. A body of any other
-/// content type gives an empty object.
+/// Parses a form, URL-encoded or multipart, into an object of strings. Empty values count as absent. A body of any
+/// other content type gives an empty object.
 pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(kind).ok();
     // Upper bound: each member ends with `&`, and each part of a multipart form has at least one line break.
     let members = read.bytes.iter().filter(|byte| matches!(byte, b'&' | b'\n')).count().saturating_add(1);
-    // Bytes that are not UTF-8 become a string three times as long. multer copies the whole body, and each part again before
-    // it decodes the part.
+    // Bytes that are not UTF-8 become a string three times as long. multer copies the whole body, and each part again
+    // before it decodes the part.
     let texts = match (&boundary, std::str::from_utf8(&read.bytes)) {
         (Some(_), _) => 2 + LOSSY_GROWTH,
         (None, Err(_)) => LOSSY_GROWTH,

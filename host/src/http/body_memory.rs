@@ -1,10 +1,10 @@
 //! The memory limit of all bodies together: request bodies, and response bodies that clients have not read yet.
 //!
-//! Each body has its own size limit, but thousands of connections at that limit would exhaust the memory of any host. Only
-//! received bytes count, because announcing a length costs a client nothing. Requests and responses have separate budgets,
-//! so clients that do not read cannot block clients that send. A quarter of the request budget is reserved for small bodies
-//! such as a login. Responses of the host itself count too, but are never refused: only plugins are stopped from producing
-//! more responses.
+//! Each body has its own size limit, but thousands of connections at that limit would exhaust the memory of any host.
+//! Only received bytes count, because announcing a length costs a client nothing. Requests and responses have separate
+//! budgets, so clients that do not read cannot block clients that send. A quarter of the request budget is reserved for
+//! small bodies such as a login. Responses of the host itself count too, but are never refused: only plugins are
+//! stopped from producing more responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -79,8 +79,9 @@ impl BodyBudget {
         Reservation { budget: self.clone(), bytes: 0 }
     }
 
-    /// Checks that a plugin may produce one more response of any size. `plugin` holds the bytes of its unread responses. A
-    /// plugin with few unread bytes always passes, so clients that do not read one plugin's responses cannot block others.
+    /// Checks that a plugin may produce one more response of any size. `plugin` holds the bytes of its unread
+    /// responses. A plugin with few unread bytes always passes, so clients that do not read one plugin's responses
+    /// cannot block others.
     ///
     /// # Errors
     /// 503: the budget is used up.
@@ -89,8 +90,8 @@ impl BodyBudget {
         if little || self.reserved() < self.largest_body() { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    /// Counts a response body until it is written or dropped. `plugin` is the count of the plugin that produced it, if any.
-    /// Never refuses, because the body already exists and the work is done.
+    /// Counts a response body until it is written or dropped. `plugin` is the count of the plugin that produced it, if
+    /// any. Never refuses, because the body already exists and the work is done.
     pub(super) fn track_response(&self, plugin: Option<&Arc<AtomicUsize>>, body: Bytes) -> Bytes {
         if body.is_empty() {
             return body;

@@ -1,5 +1,5 @@
-//! Cross-origin requests (CORS): one allowed origin, with credentials, as the contract requires. Pure functions over headers.
-//! `dispatch` handles a preflight first and decorates every response last, including problem responses.
+//! Cross-origin requests (CORS): one allowed origin, with credentials, as the contract requires. Pure functions over
+//! headers. `dispatch` handles a preflight first and decorates every response last, including problem responses.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -72,8 +72,8 @@ impl Cors {
         Some(reply)
     }
 
-    /// Adds the headers that let a browser pass `response` to the script that sent `request`. Headers set by a plugin are
-    /// overwritten, because the operator decides which origins are trusted.
+    /// Adds the headers that let a browser pass `response` to the script that sent `request`. Headers set by a plugin
+    /// are overwritten, because the operator decides which origins are trusted.
     pub fn decorate(&self, request: &HeaderMap, response: &mut HeaderMap) {
         for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
             response.remove(name);

@@ -1,9 +1,9 @@
 //! The way of every request: route → body → access → validation → handler or plugin → response.
 //!
-//! Everything before the handler is the same for routes of the host and of plugins. None of it runs guest code, so a bad
-//! request costs no instance. The contract fixes the order of the checks: malformed JSON is reported before missing
-//! credentials, and missing credentials before wrong values. A raw body is the exception: it can be large, so the caller is
-//! authorized before it is read. This module never fails: every error becomes a problem response.
+//! Everything before the handler is the same for routes of the host and of plugins. None of it runs guest code, so a
+//! bad request costs no instance. The contract fixes the order of the checks: malformed JSON is reported before missing
+//! credentials, and missing credentials before wrong values. A raw body is the exception: it can be large, so the
+//! caller is authorized before it is read. This module never fails: every error becomes a problem response.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -268,8 +268,8 @@ impl Dispatcher {
         reply.into()
     }
 
-    /// Returns whether a request goes to the canary: its header decides, or else its caller. The caller is identified here
-    /// before their credentials are checked, so invalid credentials count as none.
+    /// Returns whether a request goes to the canary: its header decides, or else its caller. The caller is identified
+    /// here before their credentials are checked, so invalid credentials count as none.
     async fn uses_canary(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
         match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
             Some(b"always") => return true,

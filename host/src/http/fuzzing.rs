@@ -1,5 +1,5 @@
-//! The entry points for the fuzz targets (`tests/fuzz`), absent from every other build: headers and bodies between the wire
-//! and a plugin, each on its own. Checks nothing itself: the fuzz target asserts the properties.
+//! The entry points for the fuzz targets (`tests/fuzz`), absent from every other build: headers and bodies between the
+//! wire and a plugin, each on its own. Checks nothing itself: the fuzz target asserts the properties.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;

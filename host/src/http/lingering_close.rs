@@ -1,6 +1,6 @@
-//! Lingering close: a request body is still read after its request was refused. If a connection is closed while the client
-//! is sending, TCP resets it and the client loses the response with the reason. So the rest of the body is read and
-//! discarded, up to a limit of bytes and time.
+//! Lingering close: a request body is still read after its request was refused. If a connection is closed while the
+//! client is sending, TCP resets it and the client loses the response with the reason. So the rest of the body is read
+//! and discarded, up to a limit of bytes and time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,8 +23,8 @@ pub(super) struct LingeringBody<B: Body<Data = Bytes> + Send + Unpin + 'static> 
 }
 
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> LingeringBody<B> {
-    /// Wraps a body. `lingers` is false for a client that waits before it sends (`Expect: 100-continue`), because no bytes
-    /// of its body are in flight.
+    /// Wraps a body. `lingers` is false for a client that waits before it sends (`Expect: 100-continue`), because no
+    /// bytes of its body are in flight.
     pub(super) fn new(body: B, lingers: bool) -> Self {
         Self { body: Some(body), lingers }
     }

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document of the host and the live plugins.
 //!
-//! A schema of a plugin keeps its name unless the name is taken by a schema with other content. In that case, it gets the
-//! name of the plugin as a prefix, and the references of the plugin follow.
+//! A schema of a plugin keeps its name unless the name is taken by a schema with other content. In that case, it gets
+//! the name of the plugin as a prefix, and the references of the plugin follow.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};

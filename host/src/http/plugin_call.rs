@@ -1,5 +1,6 @@
-//! Requests to plugin routes: which parts of a request the plugin receives, the cached responses, and how the response of the
-//! plugin becomes a reply. Bodies of cached responses are shared; `dispatch` counts every body that a client has not read.
+//! Requests to plugin routes: which parts of a request the plugin receives, the cached responses, and how the response
+//! of the plugin becomes a reply. Bodies of cached responses are shared; `dispatch` counts every body that a client has
+//! not read.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The only place where an [`Error`] becomes a response: RFC 9457 `application/problem+json`.
 //!
-//! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal half
-//! goes to the log here, with the request id.
+//! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal
+//! half goes to the log here, with the request id.
 
 use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
@@ -97,7 +97,7 @@ statuses! {
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers exceed their size limit.";
     Internal = INTERNAL_SERVER_ERROR, "The host has a defect. No input leads to this status.";
     Plugin = BAD_GATEWAY, "A plugin violated its contract.";
-    Unavailable(_) = SERVICE_UNAVAILABLE, "The host is busy or shutting down, or a service is not reachable at present.";
+    Unavailable(_) = SERVICE_UNAVAILABLE, "The host is busy or shutting down, or a service is not reachable.";
     Timeout = GATEWAY_TIMEOUT, "A plugin exceeded its time limit.";
 }
 

@@ -1,8 +1,9 @@
-//! The server: accepts and limits connections, reads HTTP/1.1 and HTTP/2 from them, and passes each request to a service.
+//! The server: accepts and limits connections, reads HTTP/1.1 and HTTP/2 from them, and passes each request to a
+//! service.
 //!
-//! Owns every limit that applies before a request is complete: the number of connections, the time for sending headers, for
-//! being idle and for reading a response, and the size of headers. Also owns the graceful shutdown. Never looks into a
-//! request.
+//! Owns every limit that applies before a request is complete: the number of connections, the time for sending headers,
+//! for being idle and for reading a response, and the size of headers. Also owns the graceful shutdown. Never looks
+//! into a request.
 
 mod activity;
 mod http2_streams;
@@ -52,8 +53,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Pause after the system refused a connection because it lacks file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Handles requests: called once per request, with the address of the client. It always returns a response. If it panics,
-/// the client gets a plain 500.
+/// Handles requests: called once per request, with the address of the client. It always returns a response. If it
+/// panics, the client gets a plain 500.
 pub trait Service<F>: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
 
 impl<S, F> Service<F> for S where S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
@@ -119,7 +120,7 @@ where
     connections.close();
     if timeout(config.shutdown_grace, connections.wait()).await.is_err() {
         let left = connections.len();
-        tracing::warn!(connections = left, grace = ?config.shutdown_grace, "cut connections that did not finish within the grace period");
+        tracing::warn!(connections = left, grace = ?config.shutdown_grace, "cut unfinished connections");
         cut.cancel();
         connections.wait().await;
     }
@@ -198,7 +199,7 @@ impl<S> Connection<S> {
                 () = sleep_until(deadline) => {
                     let ended = activity.end_stalled(self.config.body_timeout);
                     if ended > 0 {
-                        tracing::debug!(streams = ended, %peer, "streams reset: the client does not read their responses");
+                        tracing::debug!(streams = ended, %peer, "streams reset: their responses are not read");
                         connected.are_stalled(ended);
                     }
                     // The deadline may have moved during the sleep, so check it again before dropping the connection.
@@ -213,7 +214,8 @@ impl<S> Connection<S> {
     }
 }
 
-/// Returns the response of the service, or a plain 500 if it panics, so that one defect does not end the whole connection.
+/// Returns the response of the service, or a plain 500 if it panics, so that one defect does not end the whole
+/// connection.
 async fn guarded<S, F>(service: S, request: Request<Incoming>, peer: SocketAddr) -> Response<Body>
 where
     S: Service<F>,

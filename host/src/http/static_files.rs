@@ -1,8 +1,9 @@
-//! Static files: the built frontend in one directory. Its `index.html` is sent for every page that the frontend routes itself.
+//! Static files: the built frontend in one directory. Its `index.html` is sent for every page that the frontend routes
+//! itself.
 //!
-//! Owns the rules for which request paths may name a file: none outside the directory (not by `..`, encoding or symbolic
-//! link), none that begins with a dot, no directory, and nothing below the paths of the API. Also limits the number of open
-//! files. tower-http sends the file (ETag, ranges, conditional requests).
+//! Owns the rules for which request paths may name a file: none outside the directory (not by `..`, encoding or
+//! symbolic link), none that begins with a dot, no directory, and nothing below the paths of the API. Also limits the
+//! number of open files. tower-http sends the file (ETag, ranges, conditional requests).
 
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;

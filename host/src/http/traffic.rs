@@ -1,5 +1,5 @@
-//! Counts of connections and requests: how many are open, and how the others ended. Requests to host routes and to plugin
-//! routes count alike. Knows no route and no caller.
+//! Counts of connections and requests: how many are open, and how the others ended. Requests to host routes and to
+//! plugin routes count alike. Knows no route and no caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

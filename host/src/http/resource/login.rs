@@ -29,7 +29,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/login/refresh-token", refresh_token)
             .public()
             .named(TAG, "refresh_token", "Refresh Token")
-            .described("Replaces a refresh token by a new one and issues an access token. Reusing a refresh token ends its session.")
+            .described("Replaces a refresh token and issues an access token. Reusing a refresh token ends its session.")
             .json::<RefreshRequest>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/login/logout", delete_session)
@@ -43,7 +43,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/password-recovery/{email}", recover_password)
             .public()
             .named(TAG, "recover_password", "Recover Password")
-            .described("Sends a link to set a new password if the address is known. The response is the same if it is not.")
+            .described("Sends a link to set a new password if the address is known. The response is always the same.")
             .path::<String>("email")
             .replies::<Message>(),
         HostRoute::post("/api/v1/reset-password/", reset_password)

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
-/// The change of one member. Declare the field with `#[serde(default)]`. `null` is a value only if `T` accepts it, such as an
-/// `Option`.
+/// The change of one member. Declare the field with `#[serde(default)]`. `null` is a value only if `T` accepts it, such
+/// as an `Option`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Change<T> {
     /// The member was absent and keeps its value.

@@ -80,7 +80,8 @@ struct DeployQuery {
     /// A limit of its calls (`memory=128MiB`, `memory=default`). Repeatable.
     #[serde(default)]
     limit: Vec<String>,
-    /// The id of this deploy. Its progress is at `/api/v1/deploys/<id>`, and a retry with the same id deploys only once.
+    /// The id of this deploy. Its progress is at `/api/v1/deploys/<id>`, and a retry with the same id deploys only
+    /// once.
     #[serde(default)]
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
     id: Option<String>,
@@ -97,8 +98,8 @@ struct DeployQuery {
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1))]
     minimum: Option<u64>,
-    /// A detached signature in addition to those in the file: a line of a `.sig` file of `wharf plugin sign --detached`.
-    /// Repeatable.
+    /// A detached signature in addition to those in the file: a line of a `.sig` file of `wharf plugin sign
+    /// --detached`. Repeatable.
     #[serde(default)]
     signature: Vec<String>,
     /// The required SHA-256 of the file in hexadecimal. Any other file is refused.

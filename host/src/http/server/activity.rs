@@ -1,8 +1,8 @@
 //! The activity of one connection, which tells a connection with a stalled client from one that is being served.
 //!
-//! hyper limits the time for headers only after it has recognized HTTP/1.1. This module covers the rest: a client that never
-//! reveals its protocol, an idle HTTP/2 connection, and a client that does not read a response. Over HTTP/2, only the stream
-//! of that response ends, because other streams of the connection may belong to other users behind a proxy.
+//! hyper limits the time for headers only after it has recognized HTTP/1.1. This module covers the rest: a client that
+//! never reveals its protocol, an idle HTTP/2 connection, and a client that does not read a response. Over HTTP/2, only
+//! the stream of that response ends, because other streams of the connection may belong to other users behind a proxy.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Interval of the deadline check while requests are handled. Nothing is due then, because handlers have their own deadlines.
+/// Interval of the deadline check while requests are handled. Nothing is due then, because handlers have their own
+/// deadlines.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Minimum rate at which a client must read a response, after an initial timeout. A client that reads a little now and then
-/// occupies as much memory as one that reads nothing.
+/// Minimum rate at which a client must read a response, after an initial timeout. A client that reads a little now and
+/// then occupies as much memory as one that reads nothing.
 const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// The state of one connection. Times are milliseconds since it was opened.
@@ -67,9 +68,9 @@ impl Activity {
         RequestGuard(Arc::clone(activity))
     }
 
-    /// Returns when the connection must be dropped, or one of its streams reset, unless there is activity: `idle` after the last
-    /// request, or `stalled` after the client last read a piece of a response or fell behind the minimum rate. Other requests
-    /// on the connection do not extend the deadline of a response.
+    /// Returns when the connection must be dropped, or one of its streams reset, unless there is activity: `idle` after
+    /// the last request, or `stalled` after the client last read a piece of a response or fell behind the minimum rate.
+    /// Other requests on the connection do not extend the deadline of a response.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
         let unread = self.responses().values().map(|response| response.due(millis(stalled))).min().map(at);
@@ -82,8 +83,8 @@ impl Activity {
         }
     }
 
-    /// Resets the streams whose responses are overdue, and returns their number. Their memory is released when the connection
-    /// is polled again.
+    /// Resets the streams whose responses are overdue, and returns their number. Their memory is released when the
+    /// connection is polled again.
     pub(super) fn end_stalled(&self, stalled: Duration) -> u64 {
         let now = self.now();
         let mut ended = 0;

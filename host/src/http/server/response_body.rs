@@ -1,5 +1,6 @@
-//! A response body that tracks how far the client has read it. It is handed to hyper in small pieces, each tracked until it
-//! is written: hyper and h2 accept a piece long before it can be sent, and drop the body once they have the last piece.
+//! A response body that tracks how far the client has read it. It is handed to hyper in small pieces, each tracked
+//! until it is written: hyper and h2 accept a piece long before it can be sent, and drop the body once they have the
+//! last piece.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ pub(super) struct ResponseBody {
 struct Pieces {
     unread: AtomicUsize,
     all_read: AtomicWaker,
-    /// Whether this is an HTTP/2 stream. Such a body ends only after all pieces are written, because a stream can be reset
-    /// only before it has sent its end.
+    /// Whether this is an HTTP/2 stream. Such a body ends only after all pieces are written, because a stream can be
+    /// reset only before it has sent its end.
     is_stream: bool,
     guard: ResponseGuard,
 }

@@ -1,4 +1,5 @@
-//! Operations on a deployed plugin: releases, history, rollback, pause, canary, grants, limits, and the state of a deploy.
+//! Operations on a deployed plugin: releases, history, rollback, pause, canary, grants, limits, and the state of a
+//! deploy.
 
 use std::sync::Arc;
 
@@ -60,8 +61,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<Message>(),
         of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
             .described(
-                "Restores a revoked grant. With parameters, changes the parameters of the grant by a new release of the \
-                 same file.",
+                "Restores a revoked grant. With parameters, changes the parameters of the grant by a new release of \
+                 the same file.",
             )
             .path::<String>("capability")
             .query::<GrantParametersQuery>()
