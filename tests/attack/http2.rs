@@ -125,7 +125,7 @@ async fn hostile_frames_do_no_harm() {
                 // This client reads no response.
                 let mut wire = connect(arena, WINDOW).await;
                 let many = flooding.repeat(1_000);
-                let flooded = tokio::time::timeout(FLOODED, flood(&mut wire, &many, 1_000)).await;
+                let flooded = tokio::time::timeout(FLOOD_TIME, flood(&mut wire, &many, 1_000)).await;
                 assert!(flooded != Ok(true), "the host keeps reading although its responses are not read");
                 drop(wire);
                 // This client reads every response and never sends a request.
@@ -137,4 +137,4 @@ async fn hostile_frames_do_no_harm() {
 }
 
 /// How long a client floods if it is not refused.
-const FLOODED: std::time::Duration = std::time::Duration::from_secs(3);
+const FLOOD_TIME: std::time::Duration = std::time::Duration::from_secs(3);

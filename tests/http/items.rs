@@ -9,7 +9,7 @@ use crate::support::host::ITEMS;
 use crate::support::{Answer, Backend, Client, Component, Setup, TestHost, both};
 
 const ITEM: [&str; 5] = ["title", "description", "id", "owner_id", "created_at"];
-const NOTHING: &str = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+const UNKNOWN_ITEM: &str = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
 both! {
     an_item_is_created_for_its_caller => Setup::default().with_items(),
@@ -110,7 +110,7 @@ async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     foreign(&jane.put(&path(&his), &json!({ "title": "mine" })).await);
     foreign(&jane.put(&path(&his), &json!({})).await);
     foreign(&jane.delete(&path(&his)).await);
-    item_not_found(&jane.get(NOTHING).await);
+    item_not_found(&jane.get(UNKNOWN_ITEM).await);
     assert_eq!(admin.get(&path(&hers)).await.ok(), hers);
     let changed = admin.put(&path(&hers), &json!({ "title": "changed" })).await.ok();
     assert_eq!((&changed["title"], &changed["owner_id"]), (&json!("changed"), &hers["owner_id"]));
@@ -134,7 +134,7 @@ async fn an_item_is_updated_member_by_member(host: &TestHost) {
     expected["description"] = json!("");
     assert_eq!(put(json!({ "description": "" })).await.ok(), expected);
     assert_eq!(admin.get(&path(&item)).await.ok(), expected);
-    item_not_found(&admin.put(NOTHING, &json!({})).await);
+    item_not_found(&admin.put(UNKNOWN_ITEM, &json!({})).await);
     put(json!({ "title": null })).await.refuses(&["body.title string_type: Input should be a valid string"]);
     put(json!({ "title": "", "description": "x".repeat(256) })).await.refuses(&[
         "body.title string_too_short: String should have at least 1 character",
@@ -192,7 +192,7 @@ async fn a_removed_plugin_leaves_404_and_its_data(host: &TestHost) {
 }
 
 async fn the_path_of_a_plugin_that_was_never_deployed_is_unknown(host: &TestHost) {
-    for path in ["/items/", "/items", NOTHING] {
+    for path in ["/items/", "/items", UNKNOWN_ITEM] {
         host.superuser().get(path).await.is_problem(404, "route_not_found", "Not Found");
     }
 }

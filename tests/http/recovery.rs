@@ -10,7 +10,7 @@ use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Answer, TestHost, both};
 
 const SENT: &str = "If that email is registered, we sent a password recovery link";
-const NEW: &str = "battery staple";
+const NEW_PASSWORD: &str = "battery staple";
 
 both! {
     known_and_unknown_addresses_get_the_same_response,
@@ -61,10 +61,10 @@ async fn a_reset_link_works_once_and_ends_every_session(host: &TestHost) {
     recover(host, "jane@example.com").await.says(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
     client.get("/users/me").await.ok();
-    reset(host, &token, NEW).await.says("Password updated successfully");
+    reset(host, &token, NEW_PASSWORD).await.says("Password updated successfully");
     invalid_token(&client.get("/users/me").await);
     assert_eq!(host.anonymous().sign_in("jane@example.com", PASSWORD).await.status, 400);
-    let client = host.anonymous().signed_in("jane@example.com", NEW).await;
+    let client = host.anonymous().signed_in("jane@example.com", NEW_PASSWORD).await;
     is_invalid_link(&reset(host, &token, "another password").await);
     client.get("/users/me").await.ok();
     // A reset token is not an access token.
@@ -78,7 +78,7 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
         recover(host, "jane@example.com").await.says(SENT);
         tokens.push(host.mails().take("jane@example.com").await.reset_token());
     }
-    let body = json!({ "current_password": PASSWORD, "new_password": NEW });
+    let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
     client.patch("/users/me/password", &body).await.ok();
     is_invalid_link(&reset(host, &tokens[0], "another password").await);
     is_invalid_link(&reset(host, &tokens[1], "another password").await);
@@ -114,8 +114,8 @@ async fn a_reset_link_expires(host: &TestHost) {
     recover(host, SUPERUSER).await.says(SENT);
     let late = host.mails().take(SUPERUSER).await.reset_token();
     host.clock().advance(ttl - Duration::from_secs(10));
-    is_invalid_link(&reset(host, &early, NEW).await);
-    reset(host, &late, NEW).await.ok();
+    is_invalid_link(&reset(host, &early, NEW_PASSWORD).await);
+    reset(host, &late, NEW_PASSWORD).await.ok();
 }
 
 async fn a_reset_link_of_an_inactive_account_is_refused(host: &TestHost) {
@@ -125,14 +125,14 @@ async fn a_reset_link_of_an_inactive_account_is_refused(host: &TestHost) {
     // The account still gets a mail.
     recover(host, "jane@example.com").await.says(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
-    reset(host, &token, NEW).await.is_problem(400, "inactive_user", "Inactive user");
+    reset(host, &token, NEW_PASSWORD).await.is_problem(400, "inactive_user", "Inactive user");
     host.superuser().delete(&path).await.ok();
-    is_invalid_link(&reset(host, &token, NEW).await);
+    is_invalid_link(&reset(host, &token, NEW_PASSWORD).await);
 }
 
 async fn a_reset_request_is_validated(host: &TestHost) {
     for token in ["", "garbage", "a.b.c", host.superuser().token(), &"A".repeat(43)] {
-        is_invalid_link(&reset(host, token, NEW).await);
+        is_invalid_link(&reset(host, token, NEW_PASSWORD).await);
     }
     let client = host.anonymous();
     client

@@ -25,7 +25,7 @@ async fn host(memory: usize, patience: Duration) -> TestHost {
 
 const NEVER: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(1);
-const PIECE: u32 = 16 * 1024;
+const CHUNK: u32 = 16 * 1024;
 
 async fn sample(host: &TestHost, name: &str) -> f64 {
     metrics::samples(host.superuser()).await.into_iter().find(|(sample, _)| sample == name).unwrap().1
@@ -114,9 +114,9 @@ async fn a_client_that_reads_too_slowly_loses_its_response() {
     wire.get(1, "/api/v1/chameleon/body/8000000").await;
     // The client reads one chunk at a time, each within the timeout.
     for _ in 0..8 {
-        wire.widen(0, PIECE).await;
-        wire.widen(1, PIECE).await;
-        let mut left = usize::try_from(PIECE).unwrap();
+        wire.widen(0, CHUNK).await;
+        wire.widen(1, CHUNK).await;
+        let mut left = usize::try_from(CHUNK).unwrap();
         while left > 0 {
             let frame = wire.next().await.expect("the connection must stay open");
             match frame.kind {

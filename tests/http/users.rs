@@ -23,7 +23,7 @@ both! {
     two_superusers_cannot_demote_each_other_concurrently,
 }
 
-const NOBODY: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+const UNKNOWN_ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
 fn id(user: &Value) -> &str {
     text(user, "id")
@@ -99,12 +99,12 @@ async fn a_superuser_creates_accounts(host: &TestHost) {
     let admin = host.superuser();
     let body = json!({
         "email": "Jane.Doe@EXAMPLE.com", "password": PASSWORD, "is_active": false, "is_superuser": true,
-        "full_name": "Jörg 👋", "confirm_password": "x", "id": NOBODY, "created_at": null,
+        "full_name": "Jörg 👋", "confirm_password": "x", "id": UNKNOWN_ID, "created_at": null,
     });
     let response = admin.post("/users/", &body).await;
     let user = response.ok();
     is_stamped(&user);
-    assert_ne!(id(&user), NOBODY);
+    assert_ne!(id(&user), UNKNOWN_ID);
     // Compact JSON, members in order, null members present, UTF-8 unescaped.
     let expected = format!(
         "{{\"email\":\"Jane.Doe@example.com\",\"is_active\":false,\"is_superuser\":true,\"full_name\":\"Jörg 👋\",\
@@ -214,10 +214,10 @@ async fn an_account_is_read_by_its_owner_and_superusers(host: &TestHost) {
     }
     let admin = host.superuser().get("/users/me").await.ok();
     // The response does not reveal whether the account exists.
-    for other in [id(&admin), NOBODY] {
+    for other in [id(&admin), UNKNOWN_ID] {
         client.get(&format!("/users/{other}")).await.is_problem(403, "forbidden", PRIVILEGES);
     }
-    host.superuser().get(&format!("/users/{NOBODY}")).await.is_problem(404, "user_not_found", "User not found");
+    host.superuser().get(&format!("/users/{UNKNOWN_ID}")).await.is_problem(404, "user_not_found", "User not found");
     for path in ["/users/signup", "/users/1", "/users/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d1g"] {
         client.get(path).await.refuses(&["path.user_id uuid_parsing: Input should be a valid UUID, …"]);
     }
@@ -257,10 +257,10 @@ async fn a_superuser_changes_accounts(host: &TestHost) {
         .patch("/users/x", &json!({ "email": "x" }))
         .await
         .refuses(&["path.user_id uuid_parsing: …", "body.email value_error: value is not a valid email address: …"]);
-    let nobody = admin.patch(&format!("/users/{NOBODY}"), &json!({ "password": PASSWORD })).await;
-    nobody.is_problem(404, "user_not_found", "The user with this id does not exist in the system");
-    let nobody = admin.patch(&format!("/users/{NOBODY}"), &json!({ "full_name": "x" })).await;
-    nobody.is_problem(404, "user_not_found", "The user with this id does not exist in the system");
+    let unknown = admin.patch(&format!("/users/{UNKNOWN_ID}"), &json!({ "password": PASSWORD })).await;
+    unknown.is_problem(404, "user_not_found", "The user with this id does not exist in the system");
+    let unknown = admin.patch(&format!("/users/{UNKNOWN_ID}"), &json!({ "full_name": "x" })).await;
+    unknown.is_problem(404, "user_not_found", "The user with this id does not exist in the system");
     not_authenticated(&host.anonymous().patch(&path, &json!({})).await);
 }
 
@@ -287,7 +287,7 @@ async fn a_superuser_deletes_accounts_but_not_their_own(host: &TestHost) {
     let own = "Super users are not allowed to delete themselves";
     admin.delete(&format!("/users/{}", id(&me))).await.is_problem(403, "superuser_self_deletion", own);
     admin.delete("/users/me").await.is_problem(403, "superuser_self_deletion", own);
-    admin.delete(&format!("/users/{NOBODY}")).await.is_problem(404, "user_not_found", "User not found");
+    admin.delete(&format!("/users/{UNKNOWN_ID}")).await.is_problem(404, "user_not_found", "User not found");
     admin.delete("/users/x").await.refuses(&["path.user_id uuid_parsing: …"]);
 
     // Another superuser can be deleted.

@@ -13,8 +13,8 @@ use crate::support::files::files;
 use crate::support::{Component, Load, Setup, TestHost, both};
 
 both!(
-    hostile_files_are_rejected_under_load => tight(),
-    a_descriptor_of_a_gibibyte_is_rejected_under_load => tight().with(|config| config.plugins.memory_bytes = 2 << 30),
+    hostile_files_are_rejected_under_load => scarce_call_slots(),
+    a_descriptor_of_a_gibibyte_is_rejected_under_load => scarce_call_slots().with(|config| config.plugins.memory_bytes = 2 << 30),
 );
 
 const CLIENTS: usize = 4;
@@ -22,7 +22,7 @@ const NEIGHBOURS: usize = 2;
 
 /// As many call slots as clients, and a short queue time: if the deploy took a call slot or did not return one, a
 /// client would get "busy".
-fn tight() -> Setup {
+fn scarce_call_slots() -> Setup {
     // Distinguishes the compiler processes from those of other tests.
     static NUMBER: AtomicU64 = AtomicU64::new(1);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

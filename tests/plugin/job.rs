@@ -85,7 +85,7 @@ const DATA_DIR: &str = "WHARF_TEST_DATA_DIR";
 const DATABASE: &str = "WHARF_TEST_DATABASE";
 
 /// Returns a release with one table for each stage up to this one.
-fn release_of(stage: Stage) -> Component {
+fn release_for(stage: Stage) -> Component {
     let until = Stage::ALL.iter().position(|one| *one == stage).unwrap();
     let steps: Vec<_> = Stage::ALL[..=until].iter().map(|stage| [step(*stage), creation(*stage)]).collect();
     liar(json!({ "answer": stage.as_str(), "migrations": steps }))
@@ -131,7 +131,7 @@ async fn a_host_killed_at_any_stage_keeps_the_live_release(host: &mut TestHost) 
         assert!(left.is_empty() && after.is_superset(&before), "{id}: {left:?}");
 
         // The deploy can be repeated with its own id.
-        let repeated = deploy(host, &release_of(stage), id).await.ok();
+        let repeated = deploy(host, &release_for(stage), id).await.ok();
         assert_eq!(repeated["plugin"]["release"]["number"], number + 1, "{id}");
         assert_eq!(job_record(host, id).await["state"], "succeeded");
         assert_eq!(host.anonymous().get("/liar").await.text(), id);
@@ -313,6 +313,6 @@ async fn parking_host() {
             .unwrap();
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
-    superuser.deploy(&release_of(stage).0, &format!("grant=sql&id={at}")).await;
+    superuser.deploy(&release_for(stage).0, &format!("grant=sql&id={at}")).await;
     panic!("the deploy ended before the host was killed");
 }

@@ -68,7 +68,7 @@ async fn a_signed_file_is_deployed_and_its_signer_is_shown_and_recorded() {
     let digest = Digest::of(&component.0);
     assert_eq!(deployed["plugin"]["release"]["digest"], digest.as_str(), "the digest is that of the whole file");
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
-    assert_eq!(audited(&host).await["signed_by"], json!([release]));
+    assert_eq!(audit_detail(&host).await["signed_by"], json!([release]));
 
     // The signature is too old for an upload by now, and the plugin still starts.
     host.clock().advance(2 * DAY);
@@ -78,7 +78,7 @@ async fn a_signed_file_is_deployed_and_its_signer_is_shown_and_recorded() {
 }
 
 /// Returns the detail of the last deploy in the audit log.
-async fn audited(host: &TestHost) -> Value {
+async fn audit_detail(host: &TestHost) -> Value {
     use sqlx::{Connection as _, Row as _};
     let file = host.config().server.data_dir.join("wharf.sqlite");
     let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
@@ -97,7 +97,7 @@ async fn an_unsigned_file_is_rejected_with_instructions_and_never_compiled() {
         "The file is not signed, and this host accepts only files that a trusted key signed. Sign it with `wharf plugin sign \
          FILE --key KEYFILE`, or give its signature with --signature FILE.sig"
     );
-    assert_eq!(audited(&host).await["code"], "signature_missing");
+    assert_eq!(audit_detail(&host).await["code"], "signature_missing");
     // It contains an invalid core module of two bytes, which the compiler would report. The code shows that the
     // compiler did not run.
     let nonsense = Component(b"\0asm\x0d\0\x01\0\x01\x02xy".to_vec());

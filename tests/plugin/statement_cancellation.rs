@@ -19,7 +19,7 @@ const ENDLESS: &str =
 
 /// There is only one connection and no other limit near, so the next statement works only after the endless one has
 /// ended.
-fn single(setup: Setup, deadline: Duration) -> Setup {
+fn one_connection(setup: Setup, deadline: Duration) -> Setup {
     setup.with(|config| {
         config.plugins.sql_connections = 1;
         config.plugins.sql_time = NEVER;
@@ -30,10 +30,10 @@ fn single(setup: Setup, deadline: Duration) -> Setup {
 }
 
 both!(
-    a_statement_ends_at_the_deadline_of_its_call => single(Setup::default(), Duration::from_secs(3)),
-    a_transaction_with_a_running_statement_ends_at_the_deadline => single(Setup::default(), Duration::from_secs(3)),
-    a_statement_ends_when_its_client_disconnects => single(Setup::default(), NEVER),
-    a_transaction_with_a_running_statement_ends_when_its_client_disconnects => single(Setup::default(), NEVER),
+    a_statement_ends_at_the_deadline_of_its_call => one_connection(Setup::default(), Duration::from_secs(3)),
+    a_transaction_with_a_running_statement_ends_at_the_deadline => one_connection(Setup::default(), Duration::from_secs(3)),
+    a_statement_ends_when_its_client_disconnects => one_connection(Setup::default(), NEVER),
+    a_transaction_with_a_running_statement_ends_when_its_client_disconnects => one_connection(Setup::default(), NEVER),
 );
 
 const ALONE: &str = "/chameleon/statement";

@@ -11,35 +11,35 @@ use super::fixture::{ENDLESS, Fixture, add, count, execute, migration, name, on_
 use crate::support::Backend;
 
 on_both! {
-    a_result_above_the_row_limit_names_the_limit => small,
-    a_result_above_the_byte_limit_names_the_limit => small,
-    empty_values_count_towards_the_byte_limit => small,
-    a_write_whose_result_exceeds_a_limit_is_rolled_back => small,
+    a_result_above_the_row_limit_names_the_limit => small_results,
+    a_result_above_the_byte_limit_names_the_limit => small_results,
+    empty_values_count_towards_the_byte_limit => small_results,
+    a_write_whose_result_exceeds_a_limit_is_rolled_back => small_results,
     an_error_stays_short_when_it_quotes_a_long_input,
-    a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection => hasty,
-    a_statement_beyond_its_time_limit_fails_its_transaction => hasty,
-    a_dropped_call_is_interrupted_and_returns_its_connection => single,
-    a_dropped_call_rolls_its_transaction_back => single,
+    a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection => short_time_limit,
+    a_statement_beyond_its_time_limit_fails_its_transaction => short_time_limit,
+    a_dropped_call_is_interrupted_and_returns_its_connection => one_connection,
+    a_dropped_call_rolls_its_transaction_back => one_connection,
     calls_dropped_at_any_step_lose_no_connection,
-    transactions_above_the_connection_limit_are_refused => hasty,
-    a_full_database_stops_growing_and_can_be_read_and_emptied => narrow,
+    transactions_above_the_connection_limit_are_refused => short_time_limit,
+    a_full_database_stops_growing_and_can_be_read_and_emptied => small_disk,
 }
 
-fn small(config: &mut Config) {
+fn small_results(config: &mut Config) {
     config.plugins.sql_rows = 10;
     config.plugins.sql_bytes = 1_000;
 }
 
-fn hasty(config: &mut Config) {
+fn short_time_limit(config: &mut Config) {
     config.plugins.sql_time = Duration::from_millis(500);
     config.plugins.sql_connections = 2;
 }
 
-fn narrow(config: &mut Config) {
+fn small_disk(config: &mut Config) {
     config.plugins.sql_disk_bytes = 2 << 20;
 }
 
-fn single(config: &mut Config) {
+fn one_connection(config: &mut Config) {
     config.plugins.sql_connections = 1;
 }
 
@@ -192,7 +192,7 @@ async fn transactions_above_the_connection_limit_are_refused(fixture: &Fixture) 
 }
 
 /// Returns an incompressible text.
-fn noise(seed: i64) -> Value {
+fn incompressible_text(seed: i64) -> Value {
     let mut state = seed.unsigned_abs() + 1;
     let letter = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -205,8 +205,9 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     let pile = migration("0001_pile", "CREATE TABLE pile (id BIGINT PRIMARY KEY, noise TEXT NOT NULL)");
     fixture.data.migrate(&name("shop"), std::slice::from_ref(&pile)).await.unwrap();
     let database = fixture.open("shop").await;
-    let insert =
-        |id: i64| Statement::new("INSERT INTO pile (id, noise) VALUES ($1, $2)", [Value::Integer(id), noise(id)]);
+    let insert = |id: i64| {
+        Statement::new("INSERT INTO pile (id, noise) VALUES ($1, $2)", [Value::Integer(id), incompressible_text(id)])
+    };
     let full = DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned());
     let mut stored = 0;
     let refused = loop {
@@ -254,7 +255,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
 /// SQLite restarts its write-ahead log only when no reader needs the old part; this reader always does.
 #[tokio::test]
 async fn a_write_ahead_log_that_cannot_restart_is_limited_too() {
-    let fixture = Fixture::new(Backend::Sqlite, narrow).await.unwrap();
+    let fixture = Fixture::new(Backend::Sqlite, small_disk).await.unwrap();
     let pile = migration("0001_pile", "CREATE TABLE pile (noise TEXT NOT NULL); INSERT INTO pile VALUES ('')");
     fixture.data.migrate(&name("shop"), &[pile]).await.unwrap();
     let database = fixture.open("shop").await;

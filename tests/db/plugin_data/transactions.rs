@@ -13,14 +13,14 @@ on_both! {
     an_open_transaction_is_invisible_to_others,
     after_its_first_error_a_transaction_can_only_be_rolled_back,
     a_batch_is_all_or_nothing,
-    a_write_that_waits_too_long_for_another_is_a_conflict => hasty,
+    a_write_that_waits_too_long_for_another_is_a_conflict => short_time_limit,
     concurrent_increments_are_all_counted,
     concurrent_transactions_lose_no_update,
     transactions_in_opposite_orders_complete,
     concurrent_readers_see_whole_transactions,
 }
 
-fn hasty(config: &mut Config) {
+fn short_time_limit(config: &mut Config) {
     config.plugins.sql_time = Duration::from_millis(500);
 }
 
@@ -123,7 +123,7 @@ async fn read_and_write(database: &PluginDatabase, ids: &[&str]) -> Result<(), D
 }
 
 /// Retries on a conflict, and on no other error.
-async fn persistently(database: &PluginDatabase, ids: &[&str]) {
+async fn retry_on_conflict(database: &PluginDatabase, ids: &[&str]) {
     loop {
         match read_and_write(database, ids).await {
             Ok(()) => return,
@@ -137,7 +137,7 @@ async fn concurrent_transactions_lose_no_update(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     let writers = (0..4).map(|_| async {
         for _ in 0..10 {
-            persistently(&database, &["a"]).await;
+            retry_on_conflict(&database, &["a"]).await;
         }
     });
     futures_util::future::join_all(writers).await;
@@ -151,7 +151,7 @@ async fn transactions_in_opposite_orders_complete(fixture: &Fixture) {
         let database = &database;
         async move {
             for _ in 0..5 {
-                persistently(database, &ids).await;
+                retry_on_conflict(database, &ids).await;
             }
         }
     });
