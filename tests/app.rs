@@ -1,6 +1,6 @@
 //! The application as a whole: several hosts on one database, and the start.
 
-use wharf::app::{Ambient, App, Deployment};
+use wharf::app::{App, Deployment, Environment};
 use wharf::plugin::Compile;
 
 use crate::support::host::PASSWORD;
@@ -13,7 +13,7 @@ async fn two_hosts_on_one_postgres_share_accounts_and_sessions() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = host.config().clone();
     config.server.data_dir = directory.path().join("data");
-    let second = App::start(config, Ambient::default()).await.unwrap();
+    let second = App::start(config, Environment::default()).await.unwrap();
     assert!(second.first_superuser().is_none());
     let client = Client::new(second.addr());
     client.with_token(host.superuser().token()).get("/users/me").await.ok();
@@ -36,7 +36,7 @@ async fn a_missing_static_directory_prevents_the_start() {
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.data_dir = directory.path().join("data");
     config.server.static_dir = Some(directory.path().join("missing"));
-    let error = App::start(config, Ambient::default()).await.err().unwrap();
+    let error = App::start(config, Environment::default()).await.err().unwrap();
     assert!(error.report().contains("static_dir"), "{}", error.report());
 }
 
@@ -49,8 +49,8 @@ async fn components_given_at_startup_are_deployed_once() {
     config.server.data_dir = directory.path().join("data");
     config.plugins.total_concurrency = 4;
     for unchanged in [false, true] {
-        let ambient = Ambient { compile: Compile::in_process(), ..Ambient::default() };
-        let app = App::start(config.clone(), ambient).await.unwrap();
+        let environment = Environment { compile: Compile::in_process(), ..Environment::default() };
+        let app = App::start(config.clone(), environment).await.unwrap();
         for name in ["hello", "items"] {
             let grants = vec!["auth".to_owned(), "sql".to_owned()];
             let deployed = app.deploy(&Deployment { file: Component::file(name), grants }).await;

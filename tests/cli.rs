@@ -93,7 +93,7 @@ async fn a_missing_grant_is_reported_with_the_flag_to_add() {
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(text.contains("The component needs capabilities that it was not granted: auth, sql"), "{text}");
     assert!(text.contains("--grant auth,sql"), "{text}");
-    assert!(text.contains("sql   may keep data in a database of its own"), "{text}");
+    assert!(text.contains("sql   may store data in its own database"), "{text}");
     assert!(text.contains("stage: describe"), "{text}");
     let granted = process
         .command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap(), "--grant", "auth,sql", "--json"]);

@@ -1,23 +1,24 @@
-//! Email addresses: syntax as the reference's validator has it, and the two forms an address is kept in.
+//! Email addresses: the syntax that the HTTP contract prescribes, and the two forms of an address.
 //!
-//! The local part is kept as given, the domain lower-cased; identity is the lower-cased whole. No DNS is asked.
+//! The form for mail keeps the local part as given and lower-cases the domain. The form that identifies an account is
+//! all in lower case. DNS is never asked.
 
 use std::fmt;
 use std::str::FromStr;
 
 use email_address::{EmailAddress, Options};
 
-/// The longest address in characters (RFC 5321's path limit, as in the reference).
+/// The longest address in characters (the path limit of RFC 5321, without the angle brackets).
 const MAX_LEN: usize = 254;
 
-/// Top-level names that cannot receive mail (RFC 6761 and the reference's list).
+/// Top-level names that cannot receive mail (RFC 6761, and those that the HTTP contract adds).
 const RESERVED: &[&str] = &["arpa", "invalid", "local", "localhost", "onion", "test"];
 
 /// A checked address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(String);
 
-/// Why a text is not an address; the text is the one clients see after `value is not a valid email address: `.
+/// The reason why a text is not an address. Clients read it after `value is not a valid email address: `.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAddress {
     /// No `@`.
@@ -35,26 +36,26 @@ pub enum InvalidAddress {
     /// Over 254 characters.
     #[error("The email address is too long ({0} characters too many).")]
     TooLong(usize),
-    /// The part before the `@`.
+    /// An invalid part before the `@`.
     #[error("The email address contains invalid characters before the @-sign.")]
     LocalPart,
-    /// The part after the `@`.
+    /// An invalid part after the `@`.
     #[error("The part after the @-sign contains invalid characters.")]
     Domain,
 }
 
 impl Address {
-    /// The address as shown and written to.
+    /// Returns the address as it is shown and as mail is sent to it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What identifies the account: the lower-cased whole.
+    /// Returns the form that identifies the account: all in lower case.
     pub fn key(&self) -> String {
         Self::key_of(&self.0)
     }
 
-    /// The identity of a text that may or may not be an address, for look-ups.
+    /// Returns that form of any text, for look-ups by a text that may be no address.
     pub fn key_of(text: &str) -> String {
         text.trim().to_lowercase()
     }
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_kept_as_the_contract_says() {
+    fn an_address_keeps_its_local_part_and_lower_cases_its_domain() {
         let address: Result<Address, _> = " Jane.Doe@EXAMPLE.com ".parse();
         assert_eq!(address.as_ref().map(Address::as_str), Ok("Jane.Doe@example.com"));
         assert_eq!(address.map(|address| address.key()).as_deref(), Ok("jane.doe@example.com"));
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_the_references_reason() {
+    fn a_text_that_is_no_address_is_refused_with_the_contracts_reason() {
         let long = format!(
             "{}@{}.com",
             "a".repeat(60),

@@ -1,8 +1,8 @@
-//! The running host: opens everything in order, from the data directory up to the listener, and closes it in the opposite
-//! order. Owns the lifetimes and nothing else; it is the one place that knows all parts.
+//! The running host: opens all parts in order, from the data directory up to the listener, and closes them in the
+//! opposite order. Owns their lifetimes and nothing else; no other module knows all parts.
 
 mod data_dir;
-mod descriptors;
+mod open_files;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,33 +33,33 @@ use crate::plugin::initiator::Initiator;
 use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
 
-/// What the host takes from the machine, so that tests can choose it.
+/// The host's dependencies on the machine, which tests replace.
 #[derive(Debug, Clone, Default)]
-pub struct Ambient {
-    /// Time.
+pub struct Environment {
+    /// The source of time.
     pub clock: Clock,
-    /// Randomness.
+    /// The source of randomness.
     pub random: Random,
-    /// Called when a stage of a deploy begins, so that a test can end the process there.
+    /// A function to call when a stage of a deploy begins, so that a test can end the process there.
     pub at_stage: Option<AtStage>,
-    /// Where components are compiled.
+    /// The compiler of components: a child process, or this process.
     pub compile: Compile,
-    /// Names and certificates of other servers.
+    /// The names and certificates of other servers.
     pub outside: Outside,
-    /// What hashing a password costs.
+    /// The cost of a password hash.
     pub passwords: HashCost,
 }
 
-/// A component to deploy as soon as the host runs, unless it is live already.
+/// A component to deploy as soon as the host serves, unless it is live already.
 #[derive(Debug, Clone)]
 pub struct Deployment {
-    /// The component; its name is the one it declares.
+    /// The component's file; the plugin gets the name that the component declares.
     pub file: PathBuf,
-    /// What to grant, as [`Grants::read`] takes it.
+    /// The grants, as texts for [`Grants::read`].
     pub grants: Vec<String>,
 }
 
-/// A host that serves. Dropped without [`App::stop`], it ends without grace.
+/// A host that serves. If it is dropped without [`App::stop`], it ends without waiting for requests in flight.
 pub struct App {
     addr: SocketAddr,
     shutdown: CancellationToken,
@@ -69,30 +69,30 @@ pub struct App {
     first_superuser: Option<NewSuperuser>,
     host: Arc<Host>,
     data: Arc<PluginData>,
-    // Last, so that the directory is free only when nothing uses it any more.
+    // The last field is dropped last: the directory's lock is held while anything may use the directory.
     _data_dir: DataDir,
 }
 
 impl App {
-    /// Opens everything and starts to serve.
+    /// Opens all parts and starts to serve.
     ///
     /// # Errors
-    /// The first part that cannot start, with the reason; or the part that did not within `server.start_timeout`.
-    pub async fn start(mut config: Config, ambient: Ambient) -> Result<Self> {
-        config.server.connections = descriptors::connections(config.server.connections);
+    /// A part cannot start, or not within `server.start_timeout`. The error names the part and the reason.
+    pub async fn start(mut config: Config, environment: Environment) -> Result<Self> {
+        config.server.connections = open_files::limit_connections(config.server.connections);
         let limit = config.server.start_timeout;
         let mut stage = "opening the data directory";
-        let started = timeout(limit, Self::open(Arc::new(config), ambient, &mut stage)).await;
+        let started = timeout(limit, Self::open(Arc::new(config), environment, &mut stage)).await;
         started.unwrap_or_else(|_| Err(too_slow(stage, limit)))
     }
 
-    async fn open(config: Arc<Config>, ambient: Ambient, stage: &mut &'static str) -> Result<Self> {
-        let Ambient { clock, random, compile, at_stage, outside, passwords } = ambient;
+    async fn open(config: Arc<Config>, environment: Environment, stage: &mut &'static str) -> Result<Self> {
+        let Environment { clock, random, compile, at_stage, outside, passwords } = environment;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
         let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
-            // The report may name a file or a cause, never the URL.
+            // The report may name a file or a cause, but never the URL, which holds a password.
             Error::internal(format!("{}: {}", config.database.place(), error.report()))
         })?;
         let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
@@ -134,7 +134,7 @@ impl App {
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&host), routes)?);
 
         *stage = "opening the listener";
-        // Last: whoever can connect finds everything in place.
+        // The listener opens last, so that a client that can connect finds all parts ready.
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
             Error::internal(format!("cannot listen on {}", config.server.listen)).with_source(error)
         })?;
@@ -153,17 +153,17 @@ impl App {
         Ok(Self { addr, shutdown, served, mailing, supervising, first_superuser, host, data, _data_dir: data_dir })
     }
 
-    /// Where it listens; with port 0 in the configuration, the port that was found.
+    /// Returns the address that it listens on. With port 0 in the configuration, this is the port that was found.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The account that this start made, if it was the first.
+    /// Returns the superuser that this start created, if it was the first start.
     pub fn first_superuser(&self) -> Option<&NewSuperuser> {
         self.first_superuser.as_ref()
     }
 
-    /// Cancelled when the host is to stop; cancelling it makes it stop.
+    /// Returns the token of the shutdown. Cancelling it stops the host.
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
@@ -171,7 +171,7 @@ impl App {
     /// Deploys a component unless its digest is live already.
     ///
     /// # Errors
-    /// The component is refused; whatever was live stays so.
+    /// The component is refused. The live release stays live.
     pub async fn deploy(&self, deployment: &Deployment) -> Result<Deployed> {
         let component = tokio::fs::read(&deployment.file).await.map_err(|error| {
             Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
@@ -183,7 +183,7 @@ impl App {
         self.host.plugins.deploy(upload).await
     }
 
-    /// Stops, with grace for the requests in flight.
+    /// Shuts down gracefully: requests in flight may finish.
     ///
     /// # Errors
     /// As [`App::wait`].
@@ -192,15 +192,15 @@ impl App {
         self.wait().await
     }
 
-    /// Waits until somebody cancels [`App::shutdown`] and everything has ended.
+    /// Waits until [`App::shutdown`] is cancelled and all parts have ended.
     ///
     /// # Errors
     /// The server ended for another reason.
     pub async fn wait(self) -> Result<()> {
         let served = self.served.await;
-        // A server that failed has cancelled nothing, and the rest must end with it rather than be waited for for ever.
+        // A server that failed has cancelled nothing. Without this, the wait for the other parts would never end.
         self.shutdown.cancel();
-        // Ends by itself with the same token; what it has not sent waits in the queue.
+        // It ends by itself with the same token; mails that are not sent yet stay in the queue.
         let _ = self.mailing.await;
         let _ = self.supervising.await;
         self.data.close().await;
@@ -211,7 +211,7 @@ impl App {
 
 fn too_slow(stage: &str, limit: Duration) -> Error {
     let text = format!("{stage} took longer than server.start_timeout ({})", humantime::format_duration(limit));
-    Error::new(Kind::Timeout, code::INTERNAL, "The start was given up").with_internal(text)
+    Error::new(Kind::Timeout, code::INTERNAL, "The start timed out").with_internal(text)
 }
 
 #[cfg(test)]
@@ -226,26 +226,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_starts_serves_and_leaves_the_directory_free() {
+    async fn a_stopped_host_releases_its_data_directory() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let app = App::start(config(&directory), Ambient::default()).await.unwrap();
+            let app = App::start(config(&directory), Environment::default()).await.unwrap();
             assert_ne!(app.addr().port(), 0);
-            let second = App::start(config(&directory), Ambient::default()).await.err().unwrap();
+            let second = App::start(config(&directory), Environment::default()).await.err().unwrap();
             assert!(second.report().contains("in use by another wharf"), "{}", second.report());
             app.stop().await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn a_start_that_hangs_is_given_up_with_a_reason() {
+    async fn a_start_that_hangs_times_out_and_names_the_part() {
         let directory = tempfile::tempdir().unwrap();
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(&directory);
         let url = format!("postgres://u:hunter2@{}/x?sslmode=disable", silent.local_addr().unwrap());
         config.database = crate::config::Database { url: Some(crate::config::Secret::new(url)), ..config.database };
         config.server.start_timeout = Duration::from_millis(300);
-        let error = App::start(config, Ambient::default()).await.err().unwrap();
+        let error = App::start(config, Environment::default()).await.err().unwrap();
         let text = "opening the database took longer than server.start_timeout (300ms)";
         assert!(error.report().contains(text) && !error.report().contains("hunter2"), "{}", error.report());
     }

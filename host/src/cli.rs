@@ -1,5 +1,5 @@
-//! The command line: what an operator types, and what comes back. Owns arguments, texts and exit codes; the work is done
-//! by `app` (`wharf serve`) or, through the operator API, by a running host. Only this module prints.
+//! The command line. Owns arguments, output and exit codes; the work is done by `app` (`wharf serve`) or, through the
+//! operator API, by a running host. Only this module prints.
 
 #![allow(clippy::result_large_err, reason = "a failure ends the process, so its size costs nothing")]
 
@@ -16,12 +16,9 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use self::terminal::Terminal;
-
-/// Variables that the command line itself uses; every other `WHARF_*` is a setting of the host.
-const NOT_SETTINGS: &[&str] = &["WHARF_CONFIG", "WHARF_URL", "WHARF_TOKEN"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -29,14 +26,14 @@ Exit codes:
   1  refused or failed
   2  wrong usage or configuration
 
-WHARF_URL and WHARF_TOKEN name the host that commands talk to and who they are, instead of --url and `wharf login`.
+WHARF_URL replaces --url, and WHARF_TOKEN replaces the login of `wharf login`.
 Settings of the host come from wharf.toml, WHARF_* and flags; `wharf config show` lists them.";
 
 /// A backend in one binary whose business routes are sandboxed WebAssembly components
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
-    /// Write answers and errors as JSON
+    /// Write results and errors as JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -46,31 +43,23 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the host
-    Serve(serve::Serve),
+    Serve(serve::ServeCommand),
     /// Check or show the configuration
     #[command(subcommand)]
-    Config(config::Config),
-    /// Sign in to a host and remember it
-    Login(account::Login),
-    /// Forget the login of a host
-    Logout(account::Logout),
-    /// Build, deploy and look at plugins
+    Config(config::ConfigCommand),
+    /// Sign in to a host and store the login
+    Login(account::LoginCommand),
+    /// Delete the stored login of a host
+    Logout(account::LogoutCommand),
+    /// Build, deploy and operate plugins
     #[command(subcommand)]
-    Plugin(plugin::Plugin),
-    /// Compile a component within limits, for the host
+    Plugin(plugin::PluginCommand),
+    /// Compile a component within resource limits; run by the host
     #[command(name = crate::plugin::compile::program::COMMAND, hide = true)]
-    Compile(compile::Compile),
+    Compile(compile::CompileCommand),
 }
 
-/// Which host to talk to.
-#[derive(Debug, Args)]
-struct Remote {
-    /// The host to talk to
-    #[arg(long, env = "WHARF_URL", default_value = "http://127.0.0.1:8000")]
-    url: String,
-}
-
-/// Runs what was asked for.
+/// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let terminal = Terminal::new(cli.json);

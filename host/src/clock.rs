@@ -1,4 +1,4 @@
-//! Time and randomness, injected: nothing else in the host asks the system for either, so tests can choose both.
+//! The sources of time and randomness. No other module asks the system for either, so tests can replace both.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use uuid::Uuid;
 
-/// A moment: microseconds since 1970-01-01T00:00:00Z. Stored as an integer, shown as RFC 3339 in UTC with `Z`.
+/// A point in time: microseconds since 1970-01-01T00:00:00Z. Stored as an integer, shown as RFC 3339 in UTC with `Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
@@ -20,18 +20,18 @@ const WITH_FRACTION: &[BorrowedFormatItem<'_>] =
 const WHOLE_SECONDS: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
 
 impl Timestamp {
-    /// Whole seconds since 1970, rounded down, as JWT claims have them.
+    /// Returns whole seconds since 1970, rounded down: the form of JWT claims.
     pub fn as_secs(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
 
-    /// The moment `duration` later; stays at the end of time rather than wrapping.
+    /// Returns the time `duration` later. It saturates instead of wrapping.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// The moment `duration` earlier.
+    /// Returns the time `duration` earlier. It saturates too.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
@@ -39,12 +39,12 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// `2026-11-23T14:35:13.768681Z`; the fraction is left out only when it is zero, as in the reference.
+    /// Writes `2026-11-23T14:35:13.768681Z`. The fraction is omitted only when it is zero, as the HTTP contract has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0).saturating_mul(1_000);
-        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| fmt::Error)?;
+        let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| fmt::Error)?;
         let format = if self.0.rem_euclid(1_000_000) == 0 { WHOLE_SECONDS } else { WITH_FRACTION };
-        f.write_str(&moment.format(format).map_err(|_| fmt::Error)?)
+        f.write_str(&time.format(format).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -52,8 +52,8 @@ impl FromStr for Timestamp {
     type Err = time::error::Parse;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moment = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)?;
-        Ok(Self(i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
+        let time = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)?;
+        Ok(Self(i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
     }
 }
 
@@ -83,23 +83,23 @@ impl schemars::JsonSchema for Timestamp {
     }
 }
 
-/// Where the time comes from.
+/// A source of time.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// The machine's.
+    /// The machine's clock.
     #[default]
     System,
-    /// A test's: stands still until it is moved.
+    /// A clock for tests, which stands still until [`Clock::advance`].
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// A clock that stands at `start` until [`Clock::advance`].
+    /// Creates a clock that stands at `start` until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
         Self::Manual(Arc::new(AtomicI64::new(start.0)))
     }
 
-    /// The present moment.
+    /// Returns the current time.
     #[allow(clippy::disallowed_methods, reason = "this is where time comes in")]
     pub fn now(&self) -> Timestamp {
         match self {
@@ -111,7 +111,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on; the system's is not ours to move.
+    /// Moves a manual clock forward. The system's clock is left alone.
     pub fn advance(&self, duration: Duration) {
         if let Self::Manual(now) = self {
             now.fetch_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
@@ -119,21 +119,21 @@ impl Clock {
     }
 }
 
-/// Where randomness comes from: identifiers, tokens, salts and keys.
+/// A source of randomness for identifiers, tokens, salts and keys.
 #[derive(Debug, Clone, Default)]
 pub enum Random {
     /// The operating system's generator.
     #[default]
     System,
-    /// A test's counter: unique, repeatable, and worthless as a secret.
+    /// A counter for tests: unique, repeatable, and worthless as a secret.
     Sequence(Arc<AtomicI64>),
 }
 
 impl Random {
-    /// `N` random bytes.
+    /// Returns `N` random bytes.
     ///
     /// # Errors
-    /// The operating system's generator failed; nothing that needs a secret may go on then.
+    /// The operating system's generator failed. An operation that needs a secret must not continue then.
     #[allow(clippy::disallowed_methods, reason = "this is where randomness comes in")]
     pub fn bytes<const N: usize>(&self) -> crate::error::Result<[u8; N]> {
         let mut bytes = [0; N];
@@ -151,7 +151,7 @@ impl Random {
         Ok(bytes)
     }
 
-    /// A random (version 4) UUID.
+    /// Returns a random (version 4) UUID.
     ///
     /// # Errors
     /// As [`Random::bytes`].
@@ -165,14 +165,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_reads_as_in_the_reference() {
+    fn a_timestamp_omits_only_a_fraction_of_zero() {
         assert_eq!(Timestamp(1_763_908_513_768_681).to_string(), "2025-11-23T14:35:13.768681Z");
         assert_eq!(Timestamp(1_763_908_513_000_000).to_string(), "2025-11-23T14:35:13Z");
         assert_eq!("2025-11-23T14:35:13.768681Z".parse(), Ok(Timestamp(1_763_908_513_768_681)));
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_told() {
+    fn a_manual_clock_moves_only_when_it_is_advanced() {
         let clock = Clock::manual(Timestamp(0));
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_secs(2));

@@ -1,4 +1,4 @@
-//! Identifiers, each a type of its own so that one is never taken for another.
+//! Identifiers. Each has its own type, so that the compiler refuses one in the place of another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ macro_rules! uuid_ids {
     )*};
 }
 
-/// Calls a macro with every UUID newtype, so that `db::value` can teach the databases each of them.
+/// Calls a macro with every UUID newtype, so that `db::value` can implement the database traits for each.
 macro_rules! for_each_uuid_id {
     ($macro:ident) => {
         $macro!(UserId, SessionId);
@@ -40,15 +40,15 @@ uuid_ids! {
     SessionId;
 }
 
-/// A plugin's name as the operator deployed it: `[a-z][a-z0-9-]{0,39}`. Cheap to clone.
+/// The name under which a plugin is deployed: `[a-z][a-z0-9-]{0,39}`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PluginName(Arc<str>);
 
 impl PluginName {
-    /// The longest name; leaves room for prefixes within PostgreSQL's 63 bytes of a role or schema name.
+    /// The longest name. PostgreSQL allows 63 bytes for the name of a role or schema, and those get prefixes.
     pub const MAX_LEN: usize = 40;
 
-    /// The name itself.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plugin_names_are_checked() {
+    fn a_plugin_name_of_other_characters_is_refused() {
         for good in ["a", "items", "a-1", &"a".repeat(40)] {
             assert!(good.parse::<PluginName>().is_ok(), "{good}");
         }

@@ -1,5 +1,5 @@
-//! Wharf: a backend in one binary whose business routes are sandboxed WebAssembly components. `ARCHITECTURE.md` beside
-//! this crate is the map.
+//! Wharf: a backend in one binary whose business routes are sandboxed WebAssembly components. `ARCHITECTURE.md` in this
+//! crate's directory is the map.
 
 pub mod address;
 pub mod app;

@@ -1,8 +1,8 @@
-//! The `wharf` program. Everything it does is in the library, where tests can reach it.
+//! The `wharf` program. All of its code is in the library, where tests can reach it.
 
 use std::process::ExitCode;
 
-/// Every request makes and drops an instance, a store and their buffers; mimalloc is markedly faster at that than the
+/// Every request creates and drops an instance, a store and their buffers. mimalloc is markedly faster at that than the
 /// system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

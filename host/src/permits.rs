@@ -1,25 +1,25 @@
-//! Permits whose number may change while some are out: for connections, calls and requests that an operator may allow more
-//! or fewer of at any moment. Owns how many there are and the order of asking; knows nothing of what they are for.
+//! A semaphore whose size may change while permits are in use: an operator may change the number of connections, calls
+//! and requests at any time. Owns the number of permits and the order of waiting; knows nothing about their use.
 //!
-//! There are always as many as `size` and `surplus` together, be they out or not: a smaller number takes effect as permits
-//! come back.
+//! The permits that exist, in use or free, are always `size` plus `surplus`: a smaller size takes effect as permits are
+//! returned.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A number of permits.
+/// The semaphore.
 #[derive(Debug)]
 pub(crate) struct Permits {
     semaphore: Arc<Semaphore>,
     size: AtomicUsize,
-    /// Those that go when they come back.
+    /// Permits that are discarded when they are returned, because the size was lowered.
     surplus: AtomicUsize,
     resizing: Mutex<()>,
 }
 
-/// One of them, given back when it is dropped.
+/// One permit, returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     permits: Arc<Permits>,
@@ -33,21 +33,21 @@ impl Permits {
         Arc::new(Self { semaphore, size: size.into(), surplus: 0.into(), resizing: Mutex::default() })
     }
 
-    /// How many there are, without those that go when they come back.
+    /// Returns the number of permits, without the surplus.
     pub(crate) fn size(&self) -> usize {
         self.size.load(Ordering::SeqCst)
     }
 
-    /// How many are out.
+    /// Returns the number of permits that are in use.
     pub(crate) fn out(&self) -> usize {
         let all = self.size().saturating_add(self.surplus.load(Ordering::SeqCst));
         all.saturating_sub(self.semaphore.available_permits())
     }
 
-    /// So many from now on. Nothing once they are closed.
+    /// Changes the number of permits, unless the semaphore is closed.
     pub(crate) fn resize(&self, size: usize) {
         let size = size.min(Semaphore::MAX_PERMITS);
-        let _turn = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed() {
             return;
         }
@@ -57,30 +57,30 @@ impl Permits {
                 self.semaphore.add_permits(1);
             }
         }
-        // Those that are there go first, and only what is missing then is surplus. The other way round, one that comes back
-        // in between would go for one that goes here too.
+        // Free permits are discarded first, and only the rest becomes surplus. In the other order, a permit that is
+        // returned in between would be discarded in addition to one that is discarded here.
         let fewer = before.saturating_sub(size);
         let gone = self.semaphore.forget_permits(fewer);
         self.surplus.fetch_add(fewer.saturating_sub(gone), Ordering::SeqCst);
     }
 
-    /// One at once; none where all are out, or they are closed.
+    /// Takes a permit without waiting. Returns `None` if all are in use, or if the semaphore is closed.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         Arc::clone(&self.semaphore).try_acquire_owned().ok().map(|held| self.permit(held))
     }
 
-    /// Waits for one, in the order of asking; none once they are closed.
+    /// Waits for a permit, first come, first served. Returns `None` once the semaphore is closed.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Option<Permit> {
         Arc::clone(&self.semaphore).acquire_owned().await.ok().map(|held| self.permit(held))
     }
 
-    /// Waits until none is out.
+    /// Waits until no permit is in use.
     pub(crate) async fn all_back(&self) {
         let all = u32::try_from(self.size()).unwrap_or(u32::MAX);
         drop(self.semaphore.acquire_many(all).await);
     }
 
-    /// Gives out no more.
+    /// Closes the semaphore: it gives out no more permits.
     pub(crate) fn close(&self) {
         self.semaphore.close();
     }
@@ -100,7 +100,7 @@ impl Permits {
 }
 
 impl Permit {
-    /// Whether it goes rather than comes back, because there are fewer now; then it is gone.
+    /// Discards this permit if there is a surplus. Returns whether it is discarded.
     pub(crate) fn is_gone(&mut self) -> bool {
         if self.held.is_some() && self.permits.take_surplus() {
             self.held.take().into_iter().for_each(OwnedSemaphorePermit::forget);
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_are_there_at_once_and_fewer_as_they_come_back() {
+    fn more_permits_exist_at_once_and_fewer_as_they_are_returned() {
         let permits = Permits::new(2);
         let take = || permits.try_acquire();
         let (first, second) = (take().unwrap(), take().unwrap());
@@ -132,11 +132,11 @@ mod tests {
         permits.resize(1);
         assert_eq!((permits.size(), permits.out()), (1, 3));
         drop(first);
-        assert!(take().is_none(), "two are out still");
+        assert!(take().is_none(), "two are still in use");
         permits.resize(2);
         permits.resize(1);
         drop(second);
-        assert!(take().is_none(), "one is out, and there is one");
+        assert!(take().is_none(), "the only one is in use");
         drop(third);
         assert_eq!(permits.out(), 0);
         let one = take().unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_many_says_so_before_it_goes() {
+    fn a_surplus_permit_is_discarded_once() {
         let permits = Permits::new(1);
         let mut permit = permits.try_acquire().unwrap();
         assert!(!permit.is_gone());
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_lost_whatever_comes_back_meanwhile() {
+    fn no_permit_is_lost_when_resizing_races_with_returns() {
         let permits = Permits::new(4);
         std::thread::scope(|scope| {
             for _ in 0..3 {
@@ -171,7 +171,7 @@ mod tests {
             }
         });
         permits.resize(4);
-        // What was surplus went as it came back, or goes now.
+        // A surplus was discarded when it was returned, or is discarded now.
         while permits.out() > 0 || permits.surplus.load(Ordering::SeqCst) > 0 {
             drop(permits.try_acquire().unwrap());
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_gets_what_comes_back_in_the_order_of_asking() {
+    async fn waiting_tasks_get_returned_permits_in_order() {
         let permits = Permits::new(1);
         let permit = permits.acquire().await.unwrap();
         let mut first = Box::pin(permits.acquire());

@@ -1,5 +1,5 @@
-//! Public keys of Ed25519 and their one text form, `wharf-ed25519:` and 32 bytes in base64url. Owns reading, writing and
-//! asking a key whether a signature is its own; never knows what is signed, nor who is trusted.
+//! Public keys of Ed25519 and their text form, `wharf-ed25519:` and 32 bytes in base64url. Owns parsing, writing and
+//! verification; knows neither the content that is signed nor the keys that are trusted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
 
-/// What the text of every public key begins with. Names the algorithm, so that another one can stand beside it.
+/// The prefix of every public key's text. It names the algorithm, so that another one can be added.
 const PREFIX: &str = "wharf-ed25519:";
 
 /// Bytes of a public key.
@@ -20,47 +20,47 @@ pub const SIGNATURE_LEN: usize = 64;
 /// The longest name of a key.
 const MAX_NAME: usize = 64;
 
-/// A key that can have signed something. Its bytes, checked to be one; the point they stand for is six times as large.
+/// A public key, as bytes that are checked to be one. The curve point that they encode would take six times as many.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey([u8; PUBLIC_KEY_LEN]);
 
-/// Why a text or bytes are no public key. The text goes on after the key, as in a finding.
+/// The reason why a text or bytes are no public key. Its text continues a sentence that begins with the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPublicKey {
-    /// Something else.
+    /// Without the prefix.
     #[error("does not begin with {PREFIX}")]
     Prefix,
     /// Not base64url, or padded.
     #[error("is not base64url after {PREFIX}")]
     Encoding,
-    /// Cut short, or something was added.
-    #[error("has not the length of a key; was all of it copied?")]
+    /// Too few or too many bytes.
+    #[error("does not have the length of a key; was all of it copied?")]
     Length,
-    /// No point of the curve, or one of the few for which everybody can sign.
+    /// Not a point of the curve, or one of the few weak ones, for which anybody can forge signatures.
     #[error("is not a key of Ed25519")]
     Point,
-    /// What stands before `=`.
+    /// A malformed name before `=`.
     #[error("has a name that is not 1 to {MAX_NAME} letters, digits, '.', '_', '-' or '@'")]
     Name,
 }
 
 impl PublicKey {
-    /// The key of these bytes.
+    /// Reads a key from its bytes.
     ///
     /// # Errors
-    /// They are none, or one of the weak keys, whose signatures anybody can make.
+    /// The bytes are no key, or a weak key, whose signatures anybody can forge.
     pub fn from_bytes(bytes: &[u8; PUBLIC_KEY_LEN]) -> Result<Self, InvalidPublicKey> {
         let key = VerifyingKey::from_bytes(bytes).map_err(|_| InvalidPublicKey::Point)?;
         if key.is_weak() { Err(InvalidPublicKey::Point) } else { Ok(Self(*bytes)) }
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8; PUBLIC_KEY_LEN] {
         &self.0
     }
 
-    /// Whether this key signed `message`. Strict: one message and key have few signatures and no malleable ones, so all
-    /// verifiers agree.
+    /// Returns whether this key signed `message`. The check is strict: it refuses malleable signatures and small-order
+    /// points, so that all verifiers agree.
     pub fn verifies(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         let signature = Signature::from_bytes(signature);
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
@@ -98,10 +98,10 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A public key that somebody trusts, and what they call it: `wharf-ed25519:…` or `name=wharf-ed25519:…`.
+/// A trusted public key with an optional name: `wharf-ed25519:…` or `name=wharf-ed25519:…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedKey {
-    /// For people; none: the key itself.
+    /// A name for people. `None` means that the key itself is shown.
     pub name: Option<String>,
     /// The key.
     pub key: PublicKey,
@@ -141,7 +141,7 @@ mod tests {
     const KEY: &str = "wharf-ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 
     #[test]
-    fn a_key_is_read_as_it_is_written() {
+    fn a_key_survives_writing_and_reading() {
         let key: PublicKey = KEY.parse().unwrap();
         assert_eq!(key.to_string(), KEY);
         let named: TrustedKey = format!("release@shop = {KEY}").parse().unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_with_the_reason() {
+    fn a_text_that_is_no_key_is_refused_with_the_reason() {
         let weak = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([0; 32]));
         for (text, error) in [
             ("", InvalidPublicKey::Prefix),

@@ -1,5 +1,5 @@
-//! When the process ends: the first SIGINT or SIGTERM asks for it, the second one insists. Owns the signals; what ending
-//! means is the business of whoever holds the token.
+//! Graceful shutdown by signal: the first SIGINT or SIGTERM cancels a token, the second one ends the process. Owns the
+//! signals; the parts that hold the token do their own stopping.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;

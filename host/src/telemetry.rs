@@ -1,5 +1,5 @@
-//! The log: what is written, how it looks, and that a panic is in it. Lines go to standard error, so that standard output
-//! stays for answers to commands.
+//! The log: its filter, its format, and an entry for every panic. Lines go to standard error, so that standard output
+//! stays free for the results of commands.
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
@@ -11,16 +11,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{Log, LogFormat};
 use crate::error::{Error, Result};
 
-/// What is written unless `log.filter` says otherwise.
+/// The filter unless `log.filter` sets another.
 const DEFAULT_FILTER: &str = "info";
 
-/// A panic's text is cut here: it may quote the data that caused it.
+/// Characters of a panic's text that are logged: it may quote the data that caused it.
 const PANIC_TEXT: usize = 300;
 
 /// Starts the log of this process, once.
 ///
 /// # Errors
-/// The filter is malformed, or a log was started before.
+/// The filter is malformed, or the log was started before.
 pub fn start(config: &Log, colours: bool) -> Result<()> {
     let filter = config.filter.as_deref().unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::builder()
@@ -38,7 +38,7 @@ pub fn start(config: &Log, colours: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether log lines are for people.
+/// Returns whether log lines are for people.
 pub fn is_text(config: &Log) -> bool {
     match config.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),

@@ -45,8 +45,8 @@ fn a_plugin_is_described_without_a_host() {
     assert!(output.status.success(), "{output:?}");
     let [printed, hint] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(printed.contains(report["digest"].as_str().unwrap()), "{printed}");
-    assert!(printed.contains("sql   may keep data in a database of its own"), "{printed}");
-    assert!(printed.contains("Nothing in the file is against a deploy") && !printed.contains('\u{1b}'), "{printed}");
+    assert!(printed.contains("sql   may store data in its own database"), "{printed}");
+    assert!(printed.contains("The file can be deployed") && !printed.contains('\u{1b}'), "{printed}");
     assert!(hint.contains("--grant auth,sql"), "{hint}");
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "no file is left");
 }

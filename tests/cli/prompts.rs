@@ -40,7 +40,7 @@ async fn a_missing_grant_is_explained_and_given_after_confirmation() {
     let deploy = format!("plugin deploy {}", file.display());
     let ask = |arguments: &str, input: &str| run_with_input(&process, superuser.token(), arguments, input);
     let Some(printed) = ask(&deploy, "n\n") else { return };
-    assert!(printed.contains("auth  may read who is calling") && printed.contains("sql   may keep data"), "{printed}");
+    assert!(printed.contains("auth  may read the caller") && printed.contains("sql   may store data"), "{printed}");
     assert!(printed.contains("nothing was deployed"), "{printed}");
     let printed = ask(&format!("{deploy} --yes"), "y\n").unwrap();
     assert!(printed.contains("--grant auth,sql") && !printed.contains("[y/N]"), "{printed}");
@@ -62,6 +62,6 @@ async fn removal_asks_whether_to_delete_the_data() {
     assert!(ask("delete\nother\n").unwrap().contains("nothing was removed"));
     superuser.get("/plugins/hello").await.ok();
     let printed = ask("keep\nhello\n").unwrap();
-    assert!(printed.contains("Plugin 'hello' removed") && printed.contains("Its data stay"), "{printed}");
+    assert!(printed.contains("Plugin 'hello' removed") && printed.contains("Its data are kept"), "{printed}");
     superuser.get("/plugins/hello").await.has_code(404, "plugin_not_found");
 }

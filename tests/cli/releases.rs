@@ -122,7 +122,7 @@ async fn a_canary_release_runs_next_to_the_live_one() {
 
     let output = releases.run(&["deploy", &file, "--canary", "header"]);
     let [printed, hint] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(printed.contains("liar release 3 is on trial beside release 2"), "{printed}");
+    assert!(printed.contains("liar release 3 is a canary next to release 2"), "{printed}");
     assert!(printed.contains("compile ") && printed.contains(" ms"), "{printed}");
     assert!(hint.contains("wharf plugin promote liar") && hint.contains("wharf plugin abort liar"), "{hint}");
     assert_eq!(releases.response_text().await, "two");
@@ -134,10 +134,10 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     let calls = |release: &str| compared["comparison"][release]["calls"].clone();
     assert_eq!((calls("live"), calls("candidate")), (json!(1), json!(1)));
     let printed = releases.printed(&["canary", "liar"]);
-    assert!(printed.contains("LIVE 2") && printed.contains("TRIAL 3") && printed.contains('█'), "{printed}");
-    assert!(printed.contains("only who asks with X-Wharf-Canary: always"), "{printed}");
-    assert!(releases.printed(&["releases", "liar"]).lines().any(|line| line.contains("on trial")));
-    assert!(releases.printed(&["show", "liar"]).contains("on trial"));
+    assert!(printed.contains("LIVE 2") && printed.contains("CANARY 3") && printed.contains('█'), "{printed}");
+    assert!(printed.contains("only requests with X-Wharf-Canary: always"), "{printed}");
+    assert!(releases.printed(&["releases", "liar"]).lines().any(|line| line.contains("canary")));
+    assert!(releases.printed(&["show", "liar"]).contains("canary    release 3"));
 
     let printed = releases.printed(&["promote", "liar"]);
     assert!(printed.contains("Promoted liar: release 3 (1.2.0) is live"), "{printed}");

@@ -41,7 +41,7 @@ fn a_private_key_file_is_readable_by_its_owner_only_and_never_overwritten() {
         let text = std::fs::read(home.path().join(there)).unwrap();
         std::fs::remove_file(home.path().join(gone)).unwrap();
         let refused = failure(&run(home.path(), &["plugin", "keygen", "--out", "release.key"]));
-        assert!(refused.contains(&format!("{there} is there already")), "{refused}");
+        assert!(refused.contains(&format!("{there} exists already")), "{refused}");
         assert_eq!(std::fs::read(home.path().join(there)).unwrap(), text);
         assert!(!home.path().join(gone).exists());
         std::fs::remove_file(home.path().join(there)).unwrap();
@@ -85,7 +85,7 @@ fn a_signed_file_verifies_until_it_is_altered() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["verified"], &report["signatures"][0]["holds"]), (&json!(false), &json!(false)));
     let again = run(home, &["plugin", "sign", "hello.wasm", "--key", "one"]);
-    assert!(failure(&again).contains(&format!("the signature of {two} does not hold")), "{again:?}");
+    assert!(failure(&again).contains(&format!("the signature of {two} is not valid")), "{again:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
-use wharf::app::{Ambient, App};
+use wharf::app::{App, Environment};
 use wharf::config::{Config, Secret};
 use wharf::plugin::Compile;
 use wharf::plugin::deploy_job::Stage;
@@ -307,10 +307,12 @@ async fn parking_host() {
     config.database.url = std::env::var(DATABASE).ok().map(Secret::new);
     config.plugins.concurrency = 4;
     config.plugins.total_concurrency = 4;
-    let app =
-        App::start(config, Ambient { at_stage: Some(park), compile: Compile::in_process(), ..Ambient::default() })
-            .await
-            .unwrap();
+    let app = App::start(
+        config,
+        Environment { at_stage: Some(park), compile: Compile::in_process(), ..Environment::default() },
+    )
+    .await
+    .unwrap();
     let superuser = Client::new(app.addr()).signed_in(SUPERUSER, PASSWORD).await;
     ARMED.store(true, Ordering::SeqCst);
     superuser.deploy(&release_for(stage).0, &format!("grant=sql&id={at}")).await;

@@ -1,4 +1,4 @@
-//! A host in this process, through Wharf's public interface: its own directory, its own database, a free port.
+//! A host in this process, through Wharf's public interface, with its own directory, its own database and a free port.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use wharf::app::{Ambient, App};
+use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret};
@@ -21,17 +21,17 @@ use super::postgres::{self, TestDatabase};
 
 /// The first superuser of every test host.
 pub(crate) const SUPERUSER: &str = "admin@example.com";
-/// The password of every account that a test makes without caring for it.
+/// The password of all test accounts unless a test sets another.
 pub(crate) const PASSWORD: &str = "correct horse";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
 /// The grants that the chameleon needs.
 pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql";
 
-/// Every host of this process has its components compiled here, so each component is compiled once.
+/// The compiler of all hosts in this process, so that each component is compiled once.
 static WITHIN: LazyLock<Compile> = LazyLock::new(Compile::in_process);
 
-/// How a test wants its host.
+/// The set-up of a test host.
 pub(crate) struct Setup {
     config: Config,
     clock: Clock,
@@ -41,14 +41,14 @@ pub(crate) struct Setup {
     items: bool,
 }
 
-/// Where a host's mail goes.
+/// The destination of a host's mail.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mailing {
-    /// To a server of the test's.
-    Kept,
-    /// Nowhere: none is configured.
+    /// A mail server of the test.
+    TestServer,
+    /// None: no mail server is configured.
     Off,
-    /// To a port where nobody listens.
+    /// A port where no server listens.
     Refused,
 }
 
@@ -63,46 +63,46 @@ impl Default for Setup {
         config.auth.superuser_password = Some(Secret::new(PASSWORD));
         config.email.from = Some("noreply@shop.example".to_owned());
         config.database.connections = 4;
-        // A pool for as many calls as a test makes at once.
+        // Enough call slots for the concurrent calls of a test.
         config.plugins.concurrency = 16;
         config.plugins.total_concurrency = 32;
         config.plugins.queue_time = Duration::from_secs(20);
-        // A busy machine is not what is tested.
+        // Long enough for a busy machine.
         config.database.timeout = Duration::from_secs(30);
-        // The program that runs is the tests', which cannot be asked to compile.
+        // The running program is the tests', which cannot serve as the compiler's child process.
         let compile = WITHIN.clone();
-        let outside = Outside { resolver: nobody(), ..Outside::default() };
-        Self { config, clock: Clock::System, compile, outside, mail: Mailing::Kept, items: false }
+        let outside = Outside { resolver: empty_resolver(), ..Outside::default() };
+        Self { config, clock: Clock::System, compile, outside, mail: Mailing::TestServer, items: false }
     }
 }
 
 impl Setup {
-    /// Changes settings.
+    /// Changes the settings.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
     }
 
-    /// The items plugin is deployed.
+    /// Deploys the items plugin at the start.
     pub(crate) fn with_items(mut self) -> Self {
         self.items = true;
         self
     }
 
-    /// Time stands still until the test moves it.
+    /// Uses a clock that stands still until the test advances it.
     pub(crate) fn with_manual_clock(mut self) -> Self {
         // 2027-01-15T08:00:00.123456Z
         self.clock = Clock::manual(Timestamp(1_800_000_000_123_456));
         self
     }
 
-    /// Components are compiled elsewhere than in this process.
+    /// Uses another compiler.
     pub(crate) fn compiling(mut self, compile: Compile) -> Self {
         self.compile = compile;
         self
     }
 
-    /// Other servers have these names and certificates.
+    /// Sets the names and certificates of other servers.
     pub(crate) fn with_outside(mut self, outside: Outside) -> Self {
         self.outside = outside;
         self
@@ -124,7 +124,7 @@ impl Setup {
     }
 }
 
-/// A running host. Dropped without `stop`, it ends without grace.
+/// A running host. If it is dropped without `stop`, it ends without waiting for requests in flight.
 pub(crate) struct TestHost {
     app: Option<App>,
     addr: SocketAddr,
@@ -134,13 +134,13 @@ pub(crate) struct TestHost {
     outside: Outside,
     superuser: Client,
     mails: Option<MailServer>,
-    // Dropped after the host that uses them.
+    // These are dropped after the host, which uses them.
     database: Option<TestDatabase>,
     _directory: TempDir,
 }
 
 impl TestHost {
-    /// A fresh host; none where its database is not installed.
+    /// Starts a fresh host. Returns `None` if its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
         build_components();
         let Setup { mut config, clock, compile, outside, mail, items } = setup;
@@ -152,11 +152,11 @@ impl TestHost {
         config.server.data_dir = directory.path().join("data");
         config.database.url = database.as_ref().map(|database| Secret::new(database.url.clone()));
         let mails = match mail {
-            Mailing::Kept => Some(MailServer::start().await),
+            Mailing::TestServer => Some(MailServer::start().await),
             Mailing::Off | Mailing::Refused => None,
         };
         config.email.smtp_url = match mail {
-            Mailing::Kept => mails.as_ref().map(|server| Secret::new(server.url())),
+            Mailing::TestServer => mails.as_ref().map(|server| Secret::new(server.url())),
             Mailing::Refused => Some(Secret::new("smtp://127.0.0.1:1?tls=none")),
             Mailing::Off => None,
         };
@@ -172,17 +172,17 @@ impl TestHost {
         Some(host)
     }
 
-    /// A fresh host on SQLite, for tests in which the database makes no difference.
+    /// Starts a fresh host on SQLite, for tests that do not depend on the database.
     pub(crate) async fn sqlite(setup: Setup) -> Self {
         Self::start(Backend::Sqlite, setup).await.unwrap()
     }
 
-    /// Ends it with grace and begins it again with the same data; clients have to be made anew.
+    /// Stops the host gracefully and starts it again with the same data. Clients must be created again.
     pub(crate) async fn restart(&mut self) {
         self.restart_after(async |_| ()).await;
     }
 
-    /// The same, with something done to the data in between.
+    /// Does the same, with work on the data in between.
     pub(crate) async fn restart_after(&mut self, work: impl AsyncFnOnce(&Config)) {
         self.app.take().unwrap().stop().await.unwrap();
         work(&self.config).await;
@@ -192,19 +192,19 @@ impl TestHost {
         self.superuser = Client::new(self.addr).with_token(self.superuser.token());
     }
 
-    /// The same with other settings.
+    /// Does the same with other settings.
     pub(crate) async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         self.restart().await;
     }
 
-    /// The same, and from then on components are compiled by another.
+    /// Does the same with another compiler.
     pub(crate) async fn restart_compiling(&mut self, compile: Compile) {
         self.compile = compile;
         self.restart().await;
     }
 
-    /// Ends it with grace.
+    /// Stops the host gracefully.
     pub(crate) async fn stop(mut self) {
         self.app.take().unwrap().stop().await.unwrap();
     }
@@ -221,33 +221,33 @@ impl TestHost {
         &self.clock
     }
 
-    /// The database, where it is PostgreSQL.
+    /// Returns the database, if it is PostgreSQL.
     pub(crate) fn database(&self) -> Option<&TestDatabase> {
         self.database.as_ref()
     }
 
-    /// A client without credentials.
+    /// Returns a client without credentials.
     pub(crate) fn anonymous(&self) -> Client {
         Client::new(self.addr)
     }
 
-    /// The first superuser, signed in.
+    /// Returns the client of the first superuser.
     pub(crate) fn superuser(&self) -> &Client {
         &self.superuser
     }
 
-    /// An account of this address, made by signing up, and signed in.
+    /// Signs up an account with this address and returns its client.
     pub(crate) async fn user(&self, email: &str) -> Client {
         self.sign_up(email).await.ok();
         self.anonymous().signed_in(email, PASSWORD).await
     }
 
-    /// The answer to a sign-up.
+    /// Signs up and returns the response.
     pub(crate) async fn sign_up(&self, email: &str) -> Answer {
         self.anonymous().post("/users/signup", &json!({ "email": email, "password": PASSWORD })).await
     }
 
-    /// Where the host's mail goes.
+    /// Returns the mail server that the host uses.
     pub(crate) fn mails(&self) -> &MailServer {
         self.mails.as_ref().unwrap()
     }
@@ -261,13 +261,13 @@ impl TestHost {
     }
 }
 
-/// No test asks the system's resolver.
-fn nobody() -> Resolver {
+/// Returns a resolver that knows no name, so that no test asks the system's.
+fn empty_resolver() -> Resolver {
     Resolver::new(|name| async move { Err(std::io::Error::other(format!("no test gave {name} an address"))) })
 }
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, outside: &Outside) -> App {
     let (clock, compile, outside) = (clock.clone(), compile.clone(), outside.clone());
-    let ambient = Ambient { clock, compile, outside, passwords: HashCost::Minimal, ..Ambient::default() };
-    App::start(config.clone(), ambient).await.unwrap_or_else(|error| panic!("{}", error.report()))
+    let environment = Environment { clock, compile, outside, passwords: HashCost::Minimal, ..Environment::default() };
+    App::start(config.clone(), environment).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

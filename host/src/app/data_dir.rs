@@ -1,4 +1,4 @@
-//! The data directory: made for its owner only, and used by one host at a time.
+//! The data directory: only its owner may enter it, and only one host uses it at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 const LOCK: &str = "wharf.lock";
 const NODE: &str = "node";
 
-/// The directory, locked until it is dropped. The operating system frees the lock of a process that dies, so the file may
-/// stay behind without harm.
+/// The directory, locked until this value is dropped. The operating system frees the lock of a process that dies, so a
+/// lock file that stays behind is harmless.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
@@ -21,13 +21,13 @@ pub(super) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if it is missing and takes its lock.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |what: &str, error: std::io::Error| {
             Error::internal(format!("data directory {}: {what}", path.display())).with_source(error)
         };
         let create = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        create.map_err(|error| failed("cannot be made", error))?;
+        create.map_err(|error| failed("cannot be created", error))?;
         let mode = path.metadata().map_err(|error| failed("cannot be read", error))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others may enter the data directory");
@@ -46,7 +46,7 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Only to help find it; a holder that has not written its number yet is still a holder.
+                // The number only helps an operator; a process that has not written it yet holds the lock all the same.
                 let _ = lock.read_to_string(&mut holder);
                 return Err(Error::internal(format!(
                     "data directory {} is in use by another wharf (process {}); stop it, or choose another with \
@@ -69,10 +69,11 @@ impl DataDir {
         &self.path
     }
 
-    /// The name of this node: made with the directory, and the same as long as the directory is.
+    /// Returns the name of this node. It is created with the directory and stays the same as long as the directory
+    /// exists.
     pub(super) fn node(&self, random: &Random) -> Result<Arc<str>> {
         let file = self.path.join(NODE);
-        let failed = |error| Error::internal(format!("{} cannot be kept", file.display())).with_source(error);
+        let failed = |error| Error::internal(format!("{} cannot be written", file.display())).with_source(error);
         match std::fs::read_to_string(&file) {
             Ok(name) if !name.trim().is_empty() => return Ok(name.trim().into()),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_at_a_time_and_nobody_else_may_look() {
+    fn only_one_host_locks_the_directory_and_only_its_owner_may_enter() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("a/data");
         let first = DataDir::open(&path).unwrap();

@@ -5,17 +5,16 @@ use std::io::BufRead as _;
 use clap::Args;
 use serde_json::json;
 
-use super::Remote;
-use super::api::Api;
-use super::credentials::{Credentials, Login as Kept};
+use super::api::{Api, Remote};
+use super::credentials::{Credentials, StoredLogin};
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::config::Secret;
 
-/// Sign in to a host and remember it.
+/// Sign in to a host and store the login.
 #[derive(Debug, Args)]
-pub(super) struct Login {
-    /// The account; asked for if not given
+pub(super) struct LoginCommand {
+    /// The email address of the account; asked for if not given
     #[arg(long)]
     email: Option<String>,
     /// Read the password from standard input
@@ -25,7 +24,7 @@ pub(super) struct Login {
     remote: Remote,
 }
 
-impl Login {
+impl LoginCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let api = Api::without_login(&self.remote.url)?;
         let credentials = Credentials::of_person()?;
@@ -44,7 +43,7 @@ impl Login {
                 .map_err(|error| unreadable(error).next("Without a terminal, use --password-stdin."))?,
         };
         let token = api.sign_in(&email, &Secret::new(password))?;
-        credentials.keep(api.url(), Kept { email: email.clone(), access_token: token.expose().to_owned() })?;
+        credentials.store(api.url(), StoredLogin { email: email.clone(), access_token: token.expose().to_owned() })?;
         match terminal.is_json() {
             true => terminal.json(&json!({ "url": api.url(), "email": email })),
             false => terminal.line(format!("Signed in to {} as {email}", api.url())),
@@ -53,20 +52,20 @@ impl Login {
     }
 }
 
-/// Forget the login of a host.
+/// Delete the stored login of a host.
 #[derive(Debug, Args)]
-pub(super) struct Logout {
+pub(super) struct LogoutCommand {
     #[command(flatten)]
     remote: Remote,
 }
 
-impl Logout {
+impl LogoutCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let api = Api::without_login(&self.remote.url)?;
-        let forgotten = Credentials::of_person()?.forget(api.url())?;
+        let forgotten = Credentials::of_person()?.delete(api.url())?;
         match terminal.is_json() {
             true => terminal.json(&json!({ "url": api.url(), "forgotten": forgotten })),
-            false if forgotten => terminal.line(format!("Forgot the login of {}", api.url())),
+            false if forgotten => terminal.line(format!("Deleted the login of {}", api.url())),
             false => terminal.line(format!("There was no login of {}", api.url())),
         }
         Ok(())

@@ -1,29 +1,40 @@
-//! A running host, seen from outside: requests of the operator API and what its refusals mean to a person. Reads answers
+//! The client of the operator API. Owns requests and the explanation of errors to people. It parses responses
 //! leniently, so that an older command works with a newer host.
 
 use std::io::Read;
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::{Map, Value};
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body, SendBody};
 use url::Url;
 
-use super::Remote;
 use super::credentials::Credentials;
 use super::failure::Failure;
 use crate::config::Secret;
 
-/// No answer of the operator API is larger.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// The largest response to read, in bytes; the operator API sends none that is larger.
+const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
 
-/// Connecting, and each part of a call that should be quick.
-const QUICK: Duration = Duration::from_secs(10);
+/// The timeout of a connect, and of a request that should be quick.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A deploy compiles, migrates and tries the component before it answers.
-const PATIENT: Duration = Duration::from_secs(300);
+/// The timeout of other requests: a deploy compiles, migrates and smoke-tests the component before the host responds.
+const LONG_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// One host and, with a login, one caller.
+/// The operator API's path of plugins.
+pub(super) const PLUGINS: &str = "/api/v1/plugins/";
+
+/// The option that names the host.
+#[derive(Debug, Args)]
+pub(super) struct Remote {
+    /// The host to talk to
+    #[arg(long, env = "WHARF_URL", default_value = "http://127.0.0.1:8000")]
+    pub(super) url: String,
+}
+
+/// A client of one host, with a login or without.
 pub(super) struct Api {
     agent: Agent,
     url: String,
@@ -31,10 +42,10 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Talks to a host with `WHARF_TOKEN` or the login that `wharf login` kept.
+    /// Creates a client that authenticates by `WHARF_TOKEN`, or else by the login that `wharf login` stored.
     pub(super) fn open(remote: &Remote) -> Result<Self, Failure> {
         let mut api = Self::without_login(&remote.url)?;
-        // Only by the environment: an argument can be read by everybody on the machine.
+        // There is no flag for the token: every user of the machine can read the arguments of a process.
         api.token = match std::env::var("WHARF_TOKEN") {
             Ok(token) if !token.trim().is_empty() => Some(Secret::new(token.trim())),
             _ => Credentials::of_person()?.find(&api.url)?.map(|login| Secret::new(login.access_token)),
@@ -46,7 +57,7 @@ impl Api {
         Ok(api)
     }
 
-    /// Talks to a host as nobody.
+    /// Creates a client without credentials.
     pub(super) fn without_login(url: &str) -> Result<Self, Failure> {
         let usage = |reason: &str| {
             Failure::usage(format!("{url:?} is not the URL of a host: {reason}"))
@@ -59,24 +70,24 @@ impl Api {
             return Err(usage("it begins with neither http:// nor https://"));
         }
         if !parsed.username().is_empty() || parsed.password().is_some() || parsed.query().is_some() {
-            return Err(usage("it holds more than a place"));
+            return Err(usage("it has a user name, a password or a query"));
         }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would carry a component, or a password, to a place that nobody named.
+            // A redirect would send a component or a password to a server that the operator did not name.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(QUICK))
-            .timeout_recv_response(Some(PATIENT))
-            .timeout_recv_body(Some(PATIENT))
-            .timeout_send_body(Some(PATIENT))
+            .timeout_connect(Some(SHORT_TIMEOUT))
+            .timeout_recv_response(Some(LONG_TIMEOUT))
+            .timeout_recv_body(Some(LONG_TIMEOUT))
+            .timeout_send_body(Some(LONG_TIMEOUT))
             .build()
             .new_agent();
         Ok(Self { agent, url: parsed.as_str().trim_end_matches('/').to_owned(), token: None })
     }
 
-    /// The host, without a trailing slash.
+    /// Returns the URL of the host, without a trailing slash.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -87,38 +98,38 @@ impl Api {
         form.append_pair("username", email).append_pair("password", password.expose());
         let request = self.request(Method::POST, "/api/v1/login/access-token")?;
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let answer = self.send(request.body(form.finish()).map_err(malformed)?)?;
-        let token = answer.get("access_token").and_then(Value::as_str);
-        token.map(Secret::new).ok_or_else(|| Failure::new(format!("{} answered without a token", self.url)))
+        let response = self.send(request.body(form.finish()).map_err(malformed)?)?;
+        let token = response.get("access_token").and_then(Value::as_str);
+        token.map(Secret::new).ok_or_else(|| Failure::new(format!("{} sent no token", self.url)))
     }
 
-    /// `GET`.
+    /// Sends a `GET`.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::GET, path)?.body(()).map_err(malformed)?)
     }
 
-    /// `GET` of something that is worth no waiting.
+    /// Sends a `GET` with a short timeout.
     pub(super) fn get_quickly(&self, path: &str) -> Result<Value, Failure> {
         let request = self.request(Method::GET, path)?.body(()).map_err(malformed)?;
-        self.send(self.agent.configure_request(request).timeout_global(Some(QUICK)).build())
+        self.send(self.agent.configure_request(request).timeout_global(Some(SHORT_TIMEOUT)).build())
     }
 
-    /// `POST` without a body.
+    /// Sends a `POST` without a body.
     pub(super) fn post(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::POST, path)?.body(()).map_err(malformed)?)
     }
 
-    /// `PUT` without a body.
+    /// Sends a `PUT` without a body.
     pub(super) fn put(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::PUT, path)?.body(()).map_err(malformed)?)
     }
 
-    /// `DELETE`.
+    /// Sends a `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::DELETE, path)?.body(()).map_err(malformed)?)
     }
 
-    /// `POST` of `length` bytes of a component.
+    /// Uploads a component of `length` bytes by `POST`.
     pub(super) fn upload(&self, path: &str, body: impl Read + 'static, length: u64) -> Result<Value, Failure> {
         let request = self
             .request(Method::POST, path)?
@@ -140,14 +151,14 @@ impl Api {
 
     fn send(&self, request: Request<impl ureq::AsSendBody>) -> Result<Value, Failure> {
         let mut response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
-        let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string();
+        let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
         let text = text.map_err(|error| self.unreachable(&error))?;
         let value = serde_json::from_str::<Value>(&text).ok();
         match value {
             Some(value) if response.status().is_success() => Ok(value),
             Some(Value::Object(problem)) => Err(self.refused(&response, problem)),
             _ => Err(Failure::new(format!(
-                "{} answered {} and nothing that Wharf would say",
+                "{} responded with {} and a body that is not Wharf's",
                 self.url,
                 response.status()
             ))
@@ -160,7 +171,7 @@ impl Api {
             ureq::Error::Timeout(_) => "The host is slow or unreachable; try again, or look at its log.",
             _ => "Is it running (`wharf serve`), and is the URL right (--url, WHARF_URL)?",
         };
-        Failure::new(format!("no answer from {}: {error}", self.url)).next(next)
+        Failure::new(format!("no response from {}: {error}", self.url)).next(next)
     }
 
     fn refused(&self, response: &Response<Body>, problem: Map<String, Value>) -> Failure {
@@ -171,7 +182,7 @@ impl Api {
         for finding in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
             failure.details.push(describe(finding));
         }
-        // The code is for searching the documentation, the id for searching the host's log.
+        // The code can be looked up in the documentation, and the id in the host's log.
         for name in ["code", "request_id"] {
             if let Some(value) = text(name).filter(|value| !value.is_empty()) {
                 failure.details.push(format!("{}: {value}", name.replace('_', " ")));
@@ -181,12 +192,12 @@ impl Api {
         failure.next = match (status.as_u16(), text("code").as_deref()) {
             (401, _) if self.token.is_some() => Some("Run `wharf login` (or renew WHARF_TOKEN).".to_owned()),
             (403, Some("grant_missing")) => Some(
-                "Read what it asks for, then add it with --grant (or `wharf plugin grant`, if it was taken back)."
+                "Review the capability, then add it with --grant (or with `wharf plugin grant`, if it was revoked)."
                     .to_owned(),
             ),
             (_, Some("forbidden")) => Some("Sign in as a superuser with `wharf login`.".to_owned()),
-            (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` shows what is kept.".to_owned()),
-            (_, Some("plugin_not_found")) => Some("`wharf plugin list` shows what there is.".to_owned()),
+            (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` lists the releases.".to_owned()),
+            (_, Some("plugin_not_found")) => Some("`wharf plugin list` lists the plugins.".to_owned()),
             (429 | 503, _) => retry.map(|seconds| format!("Try again in {seconds} seconds.")),
             _ => None,
         };
@@ -196,7 +207,7 @@ impl Api {
 }
 
 fn malformed(error: ureq::http::Error) -> Failure {
-    Failure::usage(format!("the request cannot be written: {error}"))
+    Failure::usage(format!("the request is malformed: {error}"))
 }
 
 /// `query.mount: msg`
@@ -219,48 +230,48 @@ mod tests {
 
     use super::*;
 
-    /// A host that gives one answer, and what it was asked.
-    fn answering(status: &'static str, body: &'static str) -> (Api, std::thread::JoinHandle<String>) {
+    /// Starts a host that gives one response. The thread returns the request.
+    fn responding(status: &'static str, body: &'static str) -> (Api, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut api = Api::without_login(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
         api.token = Some(Secret::new("secret"));
-        let asked = std::thread::spawn(move || {
+        let request = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = Vec::new();
-            while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
                 let mut bytes = [0; 1024];
                 let read = stream.read(&mut bytes).unwrap();
-                asked.extend_from_slice(&bytes[..read]);
+                request.extend_from_slice(&bytes[..read]);
             }
             let length = body.len();
             let head = format!("HTTP/1.1 {status}\r\nretry-after: 3\r\ncontent-length: {length}\r\nconnection: close");
             stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
-            String::from_utf8(asked).unwrap()
+            String::from_utf8(request).unwrap()
         });
-        (api, asked)
+        (api, request)
     }
 
     #[test]
-    fn an_answer_is_read_and_the_caller_is_named() {
-        let (api, asked) = answering("200 OK", r#"{"count":1,"new":{}}"#);
+    fn a_request_carries_the_token_and_its_response_is_parsed() {
+        let (api, request) = responding("200 OK", r#"{"count":1,"new":{}}"#);
         assert_eq!(api.get("/api/v1/plugins/").unwrap()["count"], 1);
-        let asked = asked.join().unwrap();
-        assert!(asked.starts_with("GET /api/v1/plugins/ HTTP/1.1\r\n"), "{asked}");
-        assert!(asked.contains("authorization: Bearer secret"), "{asked}");
+        let request = request.join().unwrap();
+        assert!(request.starts_with("GET /api/v1/plugins/ HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("authorization: Bearer secret"), "{request}");
     }
 
     #[test]
-    fn a_refusal_says_what_why_and_what_next() {
+    fn an_error_is_shown_with_its_details_and_the_next_step() {
         let problem = r#"{"detail":"Bad mount","code":"validation_error","request_id":"r1",
             "errors":[{"loc":["query","mount",0],"type":"x","msg":"must begin with /"}]}"#;
-        let (api, _) = answering("422 Unprocessable Entity", problem);
+        let (api, _) = responding("422 Unprocessable Entity", problem);
         let failure = api.get("/").unwrap_err();
         assert_eq!(failure.text, "Bad mount (422 Unprocessable Entity)");
         let details = ["query.mount.0: must begin with /", "code: validation_error", "request id: r1"];
         assert_eq!(failure.details, details);
         assert_eq!(failure.to_json()["error"]["code"], "validation_error");
 
-        let next = |status, body| answering(status, body).0.get("/").unwrap_err().next.unwrap();
+        let next = |status, body| responding(status, body).0.get("/").unwrap_err().next.unwrap();
         assert_eq!(next("401 Unauthorized", r#"{"detail":"x"}"#), "Run `wharf login` (or renew WHARF_TOKEN).");
         assert_eq!(next("503 Service Unavailable", r#"{"detail":"x"}"#), "Try again in 3 seconds.");
         assert!(next("403 Forbidden", r#"{"detail":"x","code":"grant_missing"}"#).contains("--grant"));
@@ -268,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_states_its_length_and_waits_to_be_let_in() {
-        let (api, asked) = answering("401 Unauthorized", r#"{"detail":"x"}"#);
+    fn an_upload_states_its_length_and_expects_100_continue() {
+        let (api, request) = responding("401 Unauthorized", r#"{"detail":"x"}"#);
         assert!(api.upload("/", std::io::repeat(0).take(1 << 20), 1 << 20).is_err());
-        let asked = asked.join().unwrap();
-        assert!(asked.contains("content-length: 1048576") && asked.contains("expect: 100-continue"), "{asked}");
+        let request = request.join().unwrap();
+        assert!(request.contains("content-length: 1048576") && request.contains("expect: 100-continue"), "{request}");
     }
 }

@@ -1,4 +1,4 @@
-//! What `wharf serve` says when it is ready: how to reach it, what it runs on, what an operator must know now.
+//! The banner of `wharf serve`: the addresses of the host, its configuration, and the first superuser.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use crate::auth::NewSuperuser;
 use crate::config::Config;
 use crate::plugin::upload::Deployed;
 
-/// Everything the banner is made of.
+/// The content of the banner.
 pub(super) struct Banner<'a> {
     pub(super) config: &'a Config,
     pub(super) file: Option<&'a str>,
@@ -17,7 +17,8 @@ pub(super) struct Banner<'a> {
 }
 
 impl Banner<'_> {
-    /// Shows the banner to `people`; to programs, which have the log, only a generated password, since it is kept nowhere.
+    /// Prints the banner for `people`. For programs it prints only a generated password, because that is stored
+    /// nowhere; the log has the rest.
     pub(super) fn show(&self, terminal: &Terminal, people: bool) {
         if people {
             self.greet(terminal);
@@ -28,8 +29,8 @@ impl Banner<'_> {
                 row("First superuser", &first.email);
             }
             match &first.generated_password {
-                Some(password) => row("His password", &format!("{}  (shown only now)", password.expose())),
-                None if people => row("His password", "as configured"),
+                Some(password) => row("Password", &format!("{}  (shown only once)", password.expose())),
+                None if people => row("Password", "as configured"),
                 None => {}
             }
         }
@@ -38,7 +39,7 @@ impl Banner<'_> {
         }
     }
 
-    /// One command to try: signing in where the credentials are known, else a look whether it lives.
+    /// Returns a command to try: a sign-in if the password is shown, else a health check.
     fn example(&self) -> String {
         let base = base_url(self.app.addr());
         match self.app.first_superuser() {
@@ -72,22 +73,22 @@ impl Banner<'_> {
             match (&email.smtp_url, &email.from) {
                 _ if server.development => "logged, not sent (development)",
                 (Some(_), Some(_)) => "sent by SMTP",
-                _ => "off: nobody can reset a password until email.smtp_url and email.from are set",
+                _ => "off: passwords cannot be reset until email.smtp_url and email.from are set",
             },
         );
         for deployed in self.deployed {
             let record = &deployed.release.record;
-            let news = if deployed.unchanged { "live already" } else { "deployed" };
-            row("Plugin", &format!("{} at {}, release {} ({news})", record.plugin, record.mount, record.number));
+            let outcome = if deployed.unchanged { "live already" } else { "deployed" };
+            row("Plugin", &format!("{} at {}, release {} ({outcome})", record.plugin, record.mount, record.number));
         }
         if server.development {
-            let text = "DEVELOPMENT MODE: /api/v1/private makes accounts for anybody. Never reachable from outside.";
+            let text = "DEVELOPMENT MODE: /api/v1/private creates accounts for anybody. Block outside access.";
             terminal.line(format!("\n  {}", terminal.warning(text)));
         }
     }
 }
 
-/// The URL that works on this machine.
+/// Returns a URL that works on this machine.
 fn base_url(mut addr: SocketAddr) -> String {
     if addr.ip().is_unspecified() {
         addr.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_works_on_this_machine() {
+    fn an_unspecified_address_is_shown_as_loopback() {
         assert_eq!(base_url("0.0.0.0:8000".parse().unwrap()), "http://127.0.0.1:8000");
     }
 }

@@ -1,5 +1,6 @@
-//! `wharf compile-component`: what the host runs to compile a component, never typed by people. Standard input and output
-//! are for the component and its machine code; nothing is read from the environment or the configuration.
+//! `wharf compile-component`: the child process in which the host compiles a component; people never run it. It reads
+//! the component from standard input and writes machine code to standard output. It reads neither the environment nor
+//! the configuration.
 
 use std::process::ExitCode;
 
@@ -10,19 +11,19 @@ use crate::plugin::compile::program::{self, Bounds};
 
 /// Compile the component on standard input to standard output.
 #[derive(Debug, Args)]
-pub(super) struct Compile {
-    /// Address space of this process
+pub(super) struct CompileCommand {
+    /// Limit of this process's address space
     #[arg(long)]
     memory_bytes: u64,
-    /// CPU seconds of this process
+    /// Limit of this process's CPU time, in seconds
     #[arg(long)]
     cpu_seconds: u64,
-    /// Length of the component; what follows it is not read, but its end ends this process
+    /// Length of the component; the end of standard input after it ends this process
     #[arg(long)]
     component_bytes: u64,
 }
 
-impl Compile {
+impl CompileCommand {
     pub(super) fn run(self, terminal: &Terminal) -> ExitCode {
         let Self { memory_bytes, cpu_seconds, component_bytes } = self;
         match program::run(&Bounds { memory_bytes, cpu_seconds, component_bytes }) {

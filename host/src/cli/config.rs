@@ -1,5 +1,4 @@
-//! `wharf config`: whether the configuration is right, and what it is. Also the flags that set settings, which
-//! `wharf serve` shares.
+//! `wharf config`: checks and shows the configuration. Owns the flags that set settings, which `wharf serve` shares.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,7 +11,10 @@ use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::config::{Flag, Loaded, Origin, Sources, load, source};
 
-/// Settings on the command line. Values are text here; the configuration checks them together with all others.
+/// Variables that the command line itself uses; every other `WHARF_*` is a setting of the host.
+const NOT_SETTINGS: &[&str] = &["WHARF_CONFIG", "WHARF_URL", "WHARF_TOKEN"];
+
+/// Settings on the command line. Values are text here; `config` checks them together with all others.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
     /// The configuration file [default: ./wharf.toml if there is one]
@@ -21,28 +23,28 @@ pub(super) struct Settings {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS", help_heading = "Settings")]
     listen: Option<String>,
-    /// Where SQLite files live
+    /// The directory of SQLite files, keys and caches
     #[arg(long, value_name = "DIR", help_heading = "Settings")]
     data_dir: Option<String>,
     /// Open /api/v1/private and log mail instead of sending it
     #[arg(long, help_heading = "Settings")]
     development: bool,
-    /// The allowed CORS origin and base of links in mails
+    /// The frontend's URL: the allowed CORS origin, and the base of links in mails
     #[arg(long, value_name = "URL", help_heading = "Settings")]
     frontend_url: Option<String>,
-    /// A built frontend to serve
+    /// The directory of a built frontend to serve
     #[arg(long, value_name = "DIR", help_heading = "Settings")]
     static_dir: Option<String>,
-    /// auto, text or json
+    /// The format of log lines: auto, text or json
     #[arg(long, value_name = "FORMAT", help_heading = "Settings")]
     log_format: Option<String>,
-    /// What to log, such as info,wharf::plugin=debug
+    /// The log filter, such as info,wharf::plugin=debug
     #[arg(long, value_name = "FILTER", help_heading = "Settings")]
     log: Option<String>,
 }
 
 impl Settings {
-    /// Reads and checks the whole configuration; also says which file it read.
+    /// Loads and checks the whole configuration. Returns it with the path of the file that was read.
     pub(super) fn load(self) -> Result<(Loaded, Option<String>), Failure> {
         // An empty variable counts as unset, as with every setting.
         let file = self.config.filter(|path| !path.is_empty());
@@ -56,7 +58,7 @@ impl Settings {
             ("log.filter", "--log", self.log),
         ];
         let flags = given.into_iter().filter_map(|(key, name, value)| value.map(|value| Flag { key, name, value }));
-        let sources = Sources::of_process(file.as_deref().map(Path::new), super::NOT_SETTINGS, flags.collect());
+        let sources = Sources::of_process(file.as_deref().map(Path::new), NOT_SETTINGS, flags.collect());
         let read = sources.path().map(|path| path.display().to_string());
         match load(&sources) {
             Ok(loaded) => Ok((loaded, read)),
@@ -67,14 +69,14 @@ impl Settings {
 
 /// Check or show the configuration.
 #[derive(Debug, Subcommand)]
-pub(super) enum Config {
-    /// Report everything that is wrong with the configuration
+pub(super) enum ConfigCommand {
+    /// Report every error in the configuration
     Check(Settings),
-    /// Show every setting, its value and where that came from
+    /// Show every setting, its value and the source of the value
     Show(Settings),
 }
 
-impl Config {
+impl ConfigCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         match self {
             Self::Check(settings) => {

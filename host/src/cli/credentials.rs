@@ -1,4 +1,4 @@
-//! The logins of this person: one token per host, in a file that only they can read.
+//! The stored logins of the person at the command line: one token per host, in a file that only they can read.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
@@ -14,23 +14,23 @@ use super::failure::Failure;
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     #[serde(default)]
-    hosts: BTreeMap<String, Login>,
+    hosts: BTreeMap<String, StoredLogin>,
 }
 
-/// A login of one host. The refresh token is not kept: what is not there cannot be stolen, and signing in again is easy.
+/// A login of one host. The refresh token is not stored, so it cannot be stolen, and signing in again is easy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Login {
+pub(super) struct StoredLogin {
     pub(super) email: String,
     pub(super) access_token: String,
 }
 
-/// `$XDG_CONFIG_HOME/wharf/credentials.toml`, `~/.config` when that is unset.
+/// `$XDG_CONFIG_HOME/wharf/credentials.toml`, or below `~/.config` if that is unset.
 pub(super) struct Credentials {
     path: PathBuf,
 }
 
 impl Credentials {
-    /// The file of the person who runs this.
+    /// Locates the file of the person who runs this process.
     pub(super) fn of_person() -> Result<Self, Failure> {
         let base = std::env::var_os("XDG_CONFIG_HOME")
             .map(PathBuf::from)
@@ -42,20 +42,20 @@ impl Credentials {
         Ok(Self { path: base.join("wharf").join("credentials.toml") })
     }
 
-    /// The login of a host.
-    pub(super) fn find(&self, url: &str) -> Result<Option<Login>, Failure> {
+    /// Returns the login of a host, if there is one.
+    pub(super) fn find(&self, url: &str) -> Result<Option<StoredLogin>, Failure> {
         Ok(self.read()?.hosts.remove(url))
     }
 
-    /// Keeps a login.
-    pub(super) fn keep(&self, url: &str, login: Login) -> Result<(), Failure> {
+    /// Stores a login.
+    pub(super) fn store(&self, url: &str, login: StoredLogin) -> Result<(), Failure> {
         let mut content = self.read()?;
         content.hosts.insert(url.to_owned(), login);
         self.write(&content)
     }
 
-    /// Forgets a login; whether there was one.
-    pub(super) fn forget(&self, url: &str) -> Result<bool, Failure> {
+    /// Deletes a login. Returns whether there was one.
+    pub(super) fn delete(&self, url: &str) -> Result<bool, Failure> {
         let mut content = self.read()?;
         let found = content.hosts.remove(url).is_some();
         if found {
@@ -71,8 +71,8 @@ impl Credentials {
             Err(error) => return Err(self.failure(&error)),
         };
         toml::from_str(&text).map_err(|_| {
-            // The error quotes the line, and with it a token.
-            Failure::new(format!("{} is not readable as credentials", self.path.display()))
+            // The parser's error is not shown: it quotes the line, and with it a token.
+            Failure::new(format!("{} does not hold credentials", self.path.display()))
                 .next("Remove it and run `wharf login`.")
         })
     }
@@ -80,7 +80,7 @@ impl Credentials {
     fn write(&self, content: &Content) -> Result<(), Failure> {
         let text =
             toml::to_string(content).map_err(|error| Failure::new(format!("cannot write credentials: {error}")))?;
-        // Beside it first, so that a full disk does not cost the logins that are there.
+        // A new file first, then a rename, so that a full disk does not destroy the stored logins.
         let fresh = self.path.with_extension("toml.new");
         let write = || {
             if let Some(directory) = self.path.parent() {
@@ -110,17 +110,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_kept_for_its_host_and_its_owner_only() {
+    fn a_login_is_stored_per_host_and_only_its_owner_may_read_it() {
         let directory = tempfile::tempdir().unwrap();
         let credentials = Credentials { path: directory.path().join("wharf/credentials.toml") };
         assert!(credentials.find("http://a").unwrap().is_none());
         for url in ["http://a", "http://b"] {
-            credentials.keep(url, Login { email: "x@y.org".into(), access_token: url.into() }).unwrap();
+            credentials.store(url, StoredLogin { email: "x@y.org".into(), access_token: url.into() }).unwrap();
         }
         assert_eq!(credentials.path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(credentials.find("http://a").unwrap().unwrap().access_token, "http://a");
-        assert!(credentials.forget("http://a").unwrap());
-        assert!(!credentials.forget("http://a").unwrap());
+        assert!(credentials.delete("http://a").unwrap());
+        assert!(!credentials.delete("http://a").unwrap());
         assert!(credentials.find("http://b").unwrap().is_some());
     }
 }

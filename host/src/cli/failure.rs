@@ -1,4 +1,4 @@
-//! Why a command did not do what was asked, and what to do next.
+//! The failure of a command: its text, details, next step and exit code.
 
 use std::process::ExitCode;
 
@@ -7,45 +7,45 @@ use serde_json::{Map, Value, json};
 use crate::config::Refused;
 use crate::error::Error;
 
-/// What is shown instead of an answer.
+/// A failed command, as it is shown to the operator.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// In a sentence.
+    /// The reason, in a sentence.
     pub(super) text: String,
-    /// One line each.
+    /// More about it, a line each.
     pub(super) details: Vec<String>,
-    /// What to do now.
+    /// The next step that the operator can take.
     pub(super) next: Option<String>,
-    /// For programs: `code`, `status`, `request_id` … of the host's answer.
+    /// For programs: `code`, `status`, `request_id` … of the host's response.
     pub(super) members: Map<String, Value>,
     usage: bool,
 }
 
 impl Failure {
-    /// The command was understood and did not succeed: exit code 1.
+    /// Creates the failure of a command that ran and did not succeed: exit code 1.
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), details: Vec::new(), next: None, members: Map::new(), usage: false }
     }
 
-    /// The command makes no sense as given: exit code 2.
+    /// Creates the failure of a command with wrong arguments: exit code 2.
     pub(super) fn usage(text: impl Into<String>) -> Self {
         Self { usage: true, ..Self::new(text) }
     }
 
-    /// The configuration is refused: exit code 2.
+    /// Creates the failure of an invalid configuration: exit code 2.
     pub(super) fn configuration(refused: &Refused) -> Self {
         let details: Vec<_> = refused.0.iter().map(ToString::to_string).collect();
         let text = match details.len() {
             1 => "the configuration has an error".to_owned(),
             count => format!("the configuration has {count} errors"),
         };
-        let next = "`wharf config show` lists every setting once these are mended".to_owned();
+        let next = "`wharf config show` lists every setting once these are fixed".to_owned();
         Self { details, next: Some(next), ..Self::usage(text) }
     }
 
-    /// The host, or a part of it, failed.
+    /// Creates the failure of the host or one of its parts.
     pub(super) fn host(error: &Error) -> Self {
-        // What clients read instead of an internal reason says nothing to the operator, who reads the reason.
+        // The public text hides the reason from clients. The operator reads the reason itself.
         let report = error.report();
         let reason = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
         Self::new(reason)

@@ -1,4 +1,4 @@
-//! `wharf serve`: loads, starts, says how to reach it, waits for the end.
+//! `wharf serve`: loads the configuration, starts the host, prints the banner and waits for the shutdown.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::banner::Banner;
 use super::config::Settings;
 use super::failure::Failure;
 use super::terminal::Terminal;
-use crate::app::{Ambient, App, Deployment};
+use crate::app::{App, Deployment, Environment};
 use crate::config::Config;
 use crate::{shutdown, telemetry};
 
-/// How long the threads that still run are waited for when all has ended.
-const LAST_THREADS: Duration = Duration::from_secs(2);
+/// How long the process waits for threads that still run after the shutdown.
+const THREAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Run the host.
 #[derive(Debug, Args)]
-pub(super) struct Serve {
-    /// Components to deploy at start, unless they are live already
+pub(super) struct ServeCommand {
+    /// Components to deploy at the start, unless they are live already
     #[arg(long, value_name = "FILE", num_args = 1..)]
     deploy: Vec<PathBuf>,
     /// Capabilities to grant to the deployed components
@@ -29,7 +29,7 @@ pub(super) struct Serve {
     settings: Settings,
 }
 
-impl Serve {
+impl ServeCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let (loaded, file) = self.settings.load()?;
         let config = loaded.config;
@@ -41,8 +41,8 @@ impl Serve {
             .build()
             .map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
         let served = runtime.block_on(serve(config, file, deployments, terminal));
-        // Else a thread that does not come to its end, in a statement of a plugin, would be waited for without limit.
-        runtime.shutdown_timeout(LAST_THREADS);
+        // Without the timeout, a thread that is stuck in a plugin's SQL statement would delay the exit without limit.
+        runtime.shutdown_timeout(THREAD_TIMEOUT);
         served
     }
 }
@@ -54,9 +54,9 @@ async fn serve(
     terminal: &Terminal,
 ) -> Result<(), Failure> {
     if config.server.development {
-        tracing::warn!("development mode: /api/v1/private is open to everybody and mail is logged, not sent");
+        tracing::warn!("development mode: /api/v1/private is open to everybody, and mail is logged instead of sent");
     }
-    let app = App::start(config.clone(), Ambient::default()).await.map_err(|error| Failure::host(&error))?;
+    let app = App::start(config.clone(), Environment::default()).await.map_err(|error| Failure::host(&error))?;
     shutdown::on_signal(app.shutdown().clone()).map_err(|error| Failure::host(&error))?;
     tracing::info!(address = %app.addr(), "listening");
 
@@ -67,7 +67,7 @@ async fn serve(
             None => break,
             Some(Ok(done)) => deployed.push(done),
             Some(Err(error)) => {
-                // Refused at once rather than serving without what was asked for.
+                // The start fails: the host must not serve without a plugin that the operator named.
                 let failure = Failure::host(&error);
                 app.stop().await.map_err(|error| Failure::host(&error))?;
                 let text = format!("{} could not be deployed: {}", deployment.file.display(), failure.text);

@@ -1,5 +1,5 @@
-//! What is printed and how. Answers go to standard output, everything said on the way to standard error, so that a
-//! script gets nothing but the answer. A reader that has gone (`| head`) is not an error.
+//! Output and questions. Results go to standard output, and all other lines to standard error, so that a script reads
+//! nothing but the result. A reader that has closed the pipe (`| head`) is not an error.
 
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::failure::Failure;
 
-/// How often a spinner turns.
+/// The interval between two frames of a spinner.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The two ends of the output.
+/// Standard output and standard error, with the form in which to write.
 pub(super) struct Terminal {
     json: bool,
     colours: bool,
@@ -25,35 +25,35 @@ impl Terminal {
         Self { json, colours: colours(&std::io::stdout()), error_colours: colours(&std::io::stderr()) }
     }
 
-    /// Whether answers are JSON.
+    /// Returns whether results are written as JSON.
     pub(super) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Whether log lines may have colours.
+    /// Returns whether log lines may have colours.
     pub(super) fn error_colours(&self) -> bool {
         self.error_colours
     }
 
-    /// An answer for people.
+    /// Writes a line of the result, for people.
     #[allow(clippy::unused_self, reason = "all output goes through the terminal")]
     pub(super) fn line(&self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
     }
 
-    /// An answer for programs.
+    /// Writes the result as JSON, for programs.
     pub(super) fn json(&self, value: &impl Serialize) {
         self.line(serde_json::to_string_pretty(value).unwrap_or_default());
     }
 
-    /// What is being done; for people only.
+    /// Writes a note on the progress; for people only.
     pub(super) fn note(&self, text: impl AsRef<str>) {
         if !self.json {
             let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
         }
     }
 
-    /// What could be done next; for people only.
+    /// Writes a possible next step; for people only.
     pub(super) fn hint(&self, text: impl AsRef<str>) {
         let text = text.as_ref();
         self.note(if self.error_colours { text.dimmed().to_string() } else { text.to_owned() });
@@ -83,7 +83,7 @@ impl Terminal {
         if self.colours { text.style(style).to_string() } else { text.to_owned() }
     }
 
-    /// Rows below a head, each column as wide as it must be.
+    /// Writes a table whose columns are as wide as their widest cell.
     pub(super) fn table<const N: usize>(&self, head: [&str; N], rows: &[[String; N]]) {
         let widths: [usize; N] = std::array::from_fn(|column| {
             let cells =
@@ -100,7 +100,7 @@ impl Terminal {
         }
     }
 
-    /// A bar for `length` bytes; nothing is drawn unless a person watches.
+    /// Creates a progress bar for `length` bytes. It draws nothing unless standard error is a terminal.
     pub(super) fn progress(&self, length: u64) -> ProgressBar {
         if self.json || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();
@@ -110,7 +110,7 @@ impl Terminal {
         ProgressBar::new(length).with_style(style)
     }
 
-    /// From now on, a bar says what is waited for.
+    /// Turns a progress bar into a spinner with a text.
     #[allow(clippy::unused_self, reason = "all output goes through the terminal")]
     pub(super) fn spin(&self, bar: &ProgressBar, text: String) {
         let first = bar.message().is_empty();
@@ -122,7 +122,7 @@ impl Terminal {
         }
     }
 
-    /// Why a command failed.
+    /// Writes the failure of a command.
     pub(super) fn fail(&self, failure: &Failure) {
         let mut out = std::io::stderr().lock();
         if self.json {
@@ -139,12 +139,12 @@ impl Terminal {
         }
     }
 
-    /// Whether a person is there to be asked and to read why.
+    /// Returns whether a person can read a question and answer it.
     pub(super) fn can_ask(&self) -> bool {
         !self.json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
     }
 
-    /// Asks for a line; the question is not part of the answer.
+    /// Asks for a line. The question goes to standard error, because it is no part of the result.
     pub(super) fn ask(&self, question: &str) -> Result<String, Failure> {
         if !std::io::stdin().is_terminal() {
             return Err(Failure::usage(format!("cannot ask {question:?}: standard input is not a terminal")));
@@ -160,7 +160,7 @@ impl Terminal {
     }
 }
 
-/// On a terminal, unless the person said otherwise (no-color.org).
+/// Returns whether to use colours: on a terminal, unless `NO_COLOR` (no-color.org) or `TERM=dumb` is set.
 fn colours(stream: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

@@ -1,5 +1,5 @@
-//! `wharf plugin build`: from a Rust crate to a component file, by cargo. Says each step, and adds the target if rustup is
-//! there to do it.
+//! `wharf plugin build`: builds a component from a Rust crate with cargo. Prints each step, and adds the target with
+//! rustup if it is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,17 +7,17 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 
 const TARGET: &str = "wasm32-wasip2";
 
-/// Small code without unwinding tables, if the workspace defines it.
+/// The cargo profile for small code without unwinding tables, used if the workspace defines it.
 const PROFILE: &str = "plugin";
 
 /// Build a Rust plugin.
 #[derive(Debug, Args)]
-pub(crate) struct Build {
+pub(crate) struct BuildCommand {
     /// The directory of the plugin's crate
     #[arg(default_value = ".")]
     dir: PathBuf,
@@ -26,13 +26,13 @@ pub(crate) struct Build {
 /// The crate to build, as cargo describes it.
 struct Crate {
     name: String,
-    /// The library's name, which is the file's.
+    /// The library's name, which is also the built file's.
     library: String,
     target_dir: PathBuf,
     profile: bool,
 }
 
-impl Build {
+impl BuildCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let manifest = self.dir.join("Cargo.toml");
         if !manifest.is_file() {
@@ -76,7 +76,7 @@ fn describe(manifest: &Path) -> Result<Crate, Failure> {
     if !output.status.success() {
         return Err(Failure::new(format!("cargo cannot read {}", manifest.display())));
     }
-    let unexpected = || Failure::new("`cargo metadata` answered something unexpected");
+    let unexpected = || Failure::new("the output of `cargo metadata` has an unexpected form");
     let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|_| unexpected())?;
     let manifest = manifest.canonicalize().map_err(|error| Failure::new(error.to_string()))?;
     let members = metadata.get("packages").and_then(Value::as_array).ok_or_else(unexpected)?;
@@ -97,16 +97,16 @@ fn describe(manifest: &Path) -> Result<Crate, Failure> {
         let next = "A plugin's Cargo.toml says: [lib] crate-type = [\"cdylib\"]";
         Failure::usage(format!("{name} is not a plugin: it builds no cdylib")).next(next)
     })?;
-    let place = |member: &str| metadata.get(member).and_then(Value::as_str).map(PathBuf::from).ok_or_else(unexpected);
+    let path = |member: &str| metadata.get(member).and_then(Value::as_str).map(PathBuf::from).ok_or_else(unexpected);
     Ok(Crate {
         library: library.replace('-', "_"),
-        target_dir: place("target_directory")?,
-        profile: has_profile(&place("workspace_root")?.join("Cargo.toml")),
+        target_dir: path("target_directory")?,
+        profile: has_profile(&path("workspace_root")?.join("Cargo.toml")),
         name,
     })
 }
 
-/// `cargo metadata` does not tell profiles.
+/// Returns whether a manifest defines the profile; `cargo metadata` does not list profiles.
 fn has_profile(manifest: &Path) -> bool {
     let text = std::fs::read_to_string(manifest).unwrap_or_default();
     let table = toml::from_str::<toml::Table>(&text).unwrap_or_default();
@@ -127,7 +127,7 @@ fn ensure_target(terminal: &Terminal) -> Result<(), Failure> {
 }
 
 fn run(command: &mut Command, name: &str) -> Result<(), Failure> {
-    // Standard output belongs to the answer.
+    // Standard output is for the result only.
     let status = command.stdout(Stdio::null()).status();
     let status = status.map_err(|error| Failure::new(format!("{name} cannot run: {error}")))?;
     if status.success() { Ok(()) } else { Err(Failure::new(format!("{name} failed ({status})"))) }

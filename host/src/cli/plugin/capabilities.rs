@@ -1,27 +1,27 @@
-//! What each capability allows, in a sentence that somebody can decide by.
+//! The meaning of each capability, for an operator who must decide on a grant.
 
 use serde_json::Value;
 
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 
-/// In the words of who has to answer for it.
+/// The permission that each capability gives to a plugin.
 const MEANINGS: &[(&str, &str)] = &[
-    ("auth", "may read who is calling: account and email address, never a password or token"),
-    ("cache", "may keep values for a while in a cache of its own"),
+    ("auth", "may read the caller's account and email address, never a password or token"),
+    ("cache", "may store values for a limited time in its own cache"),
     ("config", "may read the settings that you give it"),
     ("http", "may send requests to the servers that you name in http.hosts, and to no others"),
     ("log", "may write lines to the host's log and entries to its audit log"),
-    ("sql", "may keep data in a database of its own; it sees nobody else's"),
+    ("sql", "may store data in its own database, and cannot reach any other"),
 ];
 
-/// What a capability allows.
+/// Returns the meaning of a capability.
 pub(super) fn meaning(capability: &str) -> &'static str {
     let found = MEANINGS.iter().find(|(name, _)| *name == capability);
-    found.map_or("this command does not know it; read the host's documentation", |(_, meaning)| meaning)
+    found.map_or("unknown to this command; see the host's documentation", |(_, meaning)| meaning)
 }
 
-/// Capabilities that a refused component lacks; empty if it was refused for another reason.
+/// Returns the grants that a refused component lacks; none if it was refused for another reason.
 pub(super) fn missing(refusal: &Failure) -> Vec<String> {
     let code = |value: Option<&Value>| value.and_then(Value::as_str) == Some("grant_missing");
     if !code(refusal.members.get("code")) {
@@ -35,7 +35,7 @@ pub(super) fn missing(refusal: &Failure) -> Vec<String> {
         .collect()
 }
 
-/// Says of each missing grant what it allows, in place of what is written for programs.
+/// Replaces the findings on missing grants, which are written for programs, by the meaning of each capability.
 pub(super) fn explain(mut refusal: Failure) -> Failure {
     let missing = missing(&refusal);
     if !missing.is_empty() {
@@ -50,13 +50,13 @@ fn lines(missing: &[String]) -> impl Iterator<Item = String> {
     missing.iter().map(move |capability| format!("{capability:width$}  {}", meaning(capability)))
 }
 
-/// Shows what is asked for, and asks whether to grant it.
+/// Lists the missing grants and asks whether to add them.
 pub(super) fn ask(missing: &[String], terminal: &Terminal) -> Result<bool, Failure> {
-    terminal.note("The component asks for more than it was granted:");
+    terminal.note("The component needs capabilities that are not granted:");
     for line in lines(missing) {
         terminal.note(format!("  {line}"));
     }
-    let answer = terminal.ask("Grant it and deploy? [y/N]")?;
+    let answer = terminal.ask("Grant them and deploy? [y/N]")?;
     Ok(matches!(answer.to_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_grant_is_one() {
+    fn only_findings_of_a_missing_grant_are_listed() {
         let mut refusal = Failure::new("x");
         let finding = |kind: &str, name: &str| json!({ "type": kind, "loc": ["query", "grant", name], "msg": "x" });
         let errors = json!([finding("grant_missing", "sql"), finding("other", "x"), finding("grant_missing", "a\nb")]);
@@ -90,7 +90,7 @@ mod tests {
         let explained = explain(refusal);
         let [first, .., last] = explained.details.as_slice() else { panic!("{explained:?}") };
         assert_eq!((explained.details.len(), last.as_str()), (3, "code: grant_missing"));
-        assert!(first.starts_with("sql  may keep data"), "{first}");
+        assert!(first.starts_with("sql  may store data"), "{first}");
 
         let mut refusal = explained;
         refusal.members.remove("errors");

@@ -1,27 +1,26 @@
-//! `wharf plugin check`: what a deploy would find out about a file, found out here. With `--against` also how it differs
-//! from what a host serves.
+//! `wharf plugin check`: runs the checks of a deploy on a file, without a host. With `--against` it also compares the
+//! file with a plugin's live release.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::Remote;
-use super::super::api::Api;
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
+use super::capabilities;
 use super::diff::{Diff, release_path};
 use super::view::inspection;
-use super::{PLUGINS, capabilities};
+use crate::cli::api::{Api, PLUGINS, Remote};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::config;
 use crate::id::PluginName;
 use crate::plugin::inspection::{DeclarationReport, Inspection};
 use crate::route::Template;
 
-/// Say what a file is and whether it can be deployed.
+/// Describe a file and check whether it can be deployed.
 #[derive(Debug, Args)]
-pub(crate) struct Check {
-    /// The file
+pub(crate) struct CheckCommand {
+    /// The component
     file: PathBuf,
     /// Also compare it with the live release of a plugin
     #[arg(long, value_name = "NAME")]
@@ -30,16 +29,16 @@ pub(crate) struct Check {
     remote: Remote,
 }
 
-/// A file beside the release that is live.
+/// The differences between a file and the live release.
 struct Comparison {
     live: i64,
     diff: Diff,
     missing: Vec<String>,
-    /// Why the live release's settings, which a deploy takes over, do not fit.
+    /// The reason why the live release's settings, which a deploy takes over, do not fit.
     settings: Option<String>,
 }
 
-impl Check {
+impl CheckCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let path = self.file.display().to_string();
         let bytes = std::fs::read(&self.file).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
@@ -57,14 +56,14 @@ impl Check {
             _ => None,
         };
 
-        let mut answer = serde_json::to_value(&inspection).unwrap_or_default();
-        if let (Some((name, comparison)), Some(answer)) = (&comparison, answer.as_object_mut()) {
-            answer.insert("against".to_owned(), comparison.to_json(name));
+        let mut report = serde_json::to_value(&inspection).unwrap_or_default();
+        if let (Some((name, comparison)), Some(report)) = (&comparison, report.as_object_mut()) {
+            report.insert("against".to_owned(), comparison.to_json(name));
         }
         if terminal.is_json() {
-            terminal.json(&answer);
+            terminal.json(&report);
         } else {
-            inspection::inspection(&answer, terminal);
+            inspection::inspection(&report, terminal);
             if let Some((name, comparison)) = &comparison {
                 comparison.show(name, terminal);
             }
@@ -99,7 +98,7 @@ impl Comparison {
     ) -> Result<Self, Failure> {
         let plugin = api.get(&format!("{PLUGINS}{name}"))?;
         let number = plugin.pointer("/release/number").and_then(Value::as_i64);
-        let live = number.ok_or_else(|| Failure::new(format!("{} did not say what is live", api.url())))?;
+        let live = number.ok_or_else(|| Failure::new(format!("{} did not report the live release", api.url())))?;
         let release = api.get(&release_path(name, live))?;
         let names = |value, list| super::view::members(value, list).filter_map(Value::as_str).collect::<Vec<_>>();
         let (granted, revoked) = (names(&release, "grants"), names(&plugin, "revoked"));
@@ -131,19 +130,19 @@ impl Comparison {
         }
         if let Some(reason) = &self.settings {
             let reason = super::view::printable(reason);
-            terminal.line(format!("  {} {reason}; give others with --settings", terminal.warning("settings:")));
+            terminal.line(format!("  {} {reason}; set others with --settings", terminal.warning("settings:")));
         }
     }
 }
 
-/// The release that the file would become in place of the live one, as the operator API would describe it.
+/// Returns the release that a deploy of the file would create, in the form of the operator API.
 fn deployed(inspection: &Inspection, declared: &DeclarationReport, live: &Value) -> Value {
     let of_live = |name: &str| live.get(name).cloned().unwrap_or_default();
-    // What bounds a grant stays with it.
-    let bounds = super::view::members(live, "grants").filter_map(Value::as_str).filter(|grant| {
+    // The limits of a grant stay with it.
+    let limits = super::view::members(live, "grants").filter_map(Value::as_str).filter(|grant| {
         grant.split_once('.').is_some_and(|(capability, _)| inspection.needs.iter().any(|need| *need == capability))
     });
-    let grants: Vec<&str> = inspection.needs.iter().copied().chain(bounds).collect();
+    let grants: Vec<&str> = inspection.needs.iter().copied().chain(limits).collect();
     let mount: Option<Template> = live.get("mount").and_then(Value::as_str).and_then(|text| text.parse().ok());
     let path = |path: &Template| mount.as_ref().map_or_else(|| path.clone(), |mount| path.below(mount)).to_string();
     let routes = declared.routes.iter();

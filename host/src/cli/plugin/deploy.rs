@@ -1,4 +1,4 @@
-//! `wharf plugin deploy`: sends a component, shows how far its deploy has come, and asks for grants that are missing.
+//! `wharf plugin deploy`: uploads a component, shows the stage of its deploy, and asks for missing grants.
 
 mod stages;
 
@@ -7,65 +7,65 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::Value;
 
-use super::super::Remote;
-use super::super::api::Api;
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
-use super::{PLUGINS, capabilities, open_component, sign, view};
+use super::component_file::open_component;
+use super::{capabilities, sign, view};
+use crate::cli::api::{Api, PLUGINS, Remote};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::clock::Random;
 use crate::id::PluginName;
 use crate::plugin::artifact::Digest;
 
 /// Deploy a component.
 #[derive(Debug, Args)]
-pub(crate) struct Deploy {
+pub(crate) struct DeployCommand {
     /// The component
     file: PathBuf,
-    /// The plugin's name here [default: the name that the component declares]
+    /// The plugin's name on this host [default: the name that the component declares]
     #[arg(long)]
     name: Option<PluginName>,
-    /// Where its routes begin [default: where they were, else /api/v1/NAME]
+    /// The path below which its routes are mounted [default: the live release's, else /api/v1/NAME]
     #[arg(long, value_name = "PATH")]
     mount: Option<String>,
-    /// Capabilities it may use, and what bounds them: sql,sql.rows=500
+    /// Capabilities to grant, and limits of the grants, such as sql,sql.rows=500
     #[arg(long, value_name = "CAPABILITY[.PARAMETER=VALUE],…", value_delimiter = ',')]
     grant: Vec<String>,
-    /// What bounds its calls, such as memory=128MiB,deadline=2s
+    /// Limits of its calls, such as memory=128MiB,deadline=2s
     #[arg(long, value_name = "LIMIT=VALUE,…", value_delimiter = ',')]
     limit: Vec<String>,
     /// Its settings, a JSON file
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// A signature of `wharf plugin sign --detached`
+    /// A file with signatures, from `wharf plugin sign --detached`
     #[arg(long, value_name = "FILE.sig")]
     signature: Option<PathBuf>,
-    /// The digest that the file must have; any other file is refused
+    /// The digest of the expected file; the host refuses any other
     #[arg(long, value_name = "SHA256")]
     digest: Option<Digest>,
-    /// Try it beside the live release: for a share of callers (10%), for growing shares (5%,25%,100%), or only for
-    /// requests with `X-Wharf-Canary: always` (header)
+    /// Deploy it as a canary next to the live release: for a share of callers (10%), for growing shares (5%,25%,100%),
+    /// or only for requests with `X-Wharf-Canary: always` (header)
     #[arg(long, value_name = "SHARE,…|header")]
     canary: Option<String>,
-    /// How long each of several shares lasts at least, such as 10m
+    /// The minimum time of each of several shares, such as 10m
     #[arg(long, value_name = "TIME", requires = "canary")]
     hold: Option<String>,
-    /// Calls of the release on trial before it is judged
+    /// The number of canary calls before the releases are compared
     #[arg(long, value_name = "CALLS", requires = "canary")]
     minimum: Option<u64>,
-    /// Do not ask; a component that lacks a grant is refused
+    /// Do not ask for missing grants; a component that lacks one is refused
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
     remote: Remote,
 }
 
-impl Deploy {
+impl DeployCommand {
     pub(super) fn run(mut self, terminal: &Terminal) -> Result<(), Failure> {
-        // A wrong file is told before a missing login.
+        // An error in the file is reported before a missing login.
         open_component(&self.file)?;
         let settings = self.settings.as_deref().map(read_settings).transpose()?;
         let api = Api::open(&self.remote)?;
-        let answer = match self.upload(&api, settings.as_deref(), terminal) {
+        let response = match self.upload(&api, settings.as_deref(), terminal) {
             Err(refusal) if !self.yes && terminal.can_ask() => {
                 let missing = capabilities::missing(&refusal);
                 if missing.is_empty() {
@@ -80,9 +80,9 @@ impl Deploy {
             outcome => outcome?,
         };
         if terminal.is_json() {
-            terminal.json(&answer);
+            terminal.json(&response);
         } else {
-            view::deployed(&answer, api.url(), terminal);
+            view::deployed(&response, api.url(), terminal);
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Deploy {
 fn read_settings(path: &Path) -> Result<String, Failure> {
     let failure = |reason: String| Failure::usage(format!("settings {}: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| failure(error.to_string()))?;
-    // Written compactly: it travels in the URL.
+    // Compact, because it is sent in the URL.
     let value: Value = serde_json::from_str(&text).map_err(|error| failure(format!("not JSON: {error}")))?;
     Ok(value.to_string())
 }

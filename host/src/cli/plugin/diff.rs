@@ -1,34 +1,32 @@
-//! What differs between two releases, member by member: read from the host's descriptions of both, or from one and a file
-//! that is not deployed yet.
+//! `wharf plugin diff`: compares two releases member by member. The input is two descriptions in the form of the
+//! operator API; `wharf plugin check` passes that of a file that is not deployed yet.
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::super::Remote;
-use super::super::api::Api;
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
-use super::PLUGINS;
-use super::view::{SHORT, members, printable, text};
+use super::view::{DIGEST_DIGITS, members, printable, text};
+use crate::cli::api::{Api, PLUGINS, Remote};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::id::PluginName;
 
-/// Tell what differs between two releases.
+/// Show the differences between two releases.
 #[derive(Debug, Args)]
-pub(crate) struct Between {
+pub(crate) struct DiffCommand {
     /// The plugin
     name: PluginName,
-    /// The number of one release
+    /// The number of the first release
     #[arg(value_name = "A", value_parser = clap::value_parser!(i64).range(1..))]
     before: i64,
-    /// The number of the other
+    /// The number of the second release
     #[arg(value_name = "B", value_parser = clap::value_parser!(i64).range(1..))]
     after: i64,
     #[command(flatten)]
     remote: Remote,
 }
 
-impl Between {
+impl DiffCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let Self { name, before, after, remote } = self;
         let api = Api::open(&remote)?;
@@ -44,7 +42,7 @@ impl Between {
     }
 }
 
-/// Where the host describes a release.
+/// Returns the path of a release in the operator API.
 pub(super) fn release_path(name: &PluginName, number: i64) -> String {
     format!("{PLUGINS}{name}/releases/{number}")
 }
@@ -53,32 +51,32 @@ pub(super) fn release_path(name: &PluginName, number: i64) -> String {
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Change {
     name: String,
-    change: Kind,
-    /// Null where there is nothing beside the name.
+    change: ChangeKind,
+    /// Null if the member has a name only.
     before: Value,
     after: Value,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum ChangeKind {
     Added,
     Removed,
     Changed,
 }
 
-/// Every difference, by what it is about.
+/// All differences, by topic.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Diff {
     /// Version, digest, size, mount, summary.
     component: Vec<Change>,
-    /// By method and path: who may call them.
+    /// By method and path: the access rule.
     routes: Vec<Change>,
-    /// By name: what they permit.
+    /// By name: the summary.
     permissions: Vec<Change>,
     /// By capability, or capability and parameter.
     grants: Vec<Change>,
-    /// By name: what bounds its calls.
+    /// By name: the limits of its calls.
     limits: Vec<Change>,
     migrations: Vec<Change>,
     /// By JSON pointer.
@@ -122,7 +120,7 @@ impl Diff {
         ]
     }
 
-    /// `+` added, `-` removed, `~` changed.
+    /// Prints the differences: `+` added, `-` removed, `~` changed.
     pub(super) fn show(&self, terminal: &Terminal) {
         let sections = self.sections();
         if sections.iter().all(|(_, changes)| changes.is_empty()) {
@@ -138,22 +136,22 @@ impl Diff {
 }
 
 impl Change {
-    /// As a line without colours, in its section.
+    /// Returns the change as a line without colours, for its section.
     fn line(&self, section: &str) -> String {
         let Self { name, change, before, after } = self;
         let short = section == "component" && name == "digest";
         let shown = |value: &Value| match value {
             Value::Null => String::new(),
-            Value::String(digest) if short => digest.chars().take(SHORT).collect(),
+            Value::String(digest) if short => digest.chars().take(DIGEST_DIGITS).collect(),
             Value::String(oldest) if section == "migrations" => format!("(needs {})", printable(oldest)),
             Value::String(text) => printable(text),
             other => printable(&other.to_string()),
         };
         let name = printable(name);
         let line = match change {
-            Kind::Added => format!("+ {name}  {}", shown(after)),
-            Kind::Removed => format!("- {name}  {}", shown(before)),
-            Kind::Changed => format!("~ {name}  {} → {}", shown(before), shown(after)),
+            ChangeKind::Added => format!("+ {name}  {}", shown(after)),
+            ChangeKind::Removed => format!("- {name}  {}", shown(before)),
+            ChangeKind::Changed => format!("~ {name}  {} → {}", shown(before), shown(after)),
         };
         line.trim_end().to_owned()
     }
@@ -161,9 +159,9 @@ impl Change {
     fn coloured(&self, section: &str, terminal: &Terminal) -> String {
         let line = self.line(section);
         match self.change {
-            Kind::Added => terminal.good(&line),
-            Kind::Removed => terminal.bad(&line),
-            Kind::Changed => line,
+            ChangeKind::Added => terminal.good(&line),
+            ChangeKind::Removed => terminal.bad(&line),
+            ChangeKind::Changed => line,
         }
     }
 }
@@ -182,7 +180,7 @@ fn names(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(|name| (name.to_owned(), Value::Null)).collect()
 }
 
-/// Names, and names with a value: `sql.rows=500`.
+/// Returns names, and names with a value: `sql.rows=500`.
 fn assignments(release: &Value, list: &str) -> Vec<(String, Value)> {
     let apart = |text: &str| match text.split_once('=') {
         Some((name, value)) => (name.to_owned(), Value::from(value)),
@@ -191,14 +189,15 @@ fn assignments(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(apart).collect()
 }
 
-/// Names, or names with the oldest migration whose releases can run after it.
+/// Returns migration names. In the newer form of the API each comes with the oldest migration whose releases can run
+/// after it.
 fn migrations(release: &Value) -> Vec<(String, Value)> {
     let described = members(release, "migrations").filter(|migration| migration.is_object());
     let described = described.map(|migration| (text(migration, "name"), member(migration, "oldest")));
     names(release, "migrations").into_iter().chain(described).collect()
 }
 
-/// Everything that is no object, by its JSON pointer.
+/// Collects all values that are no objects, by JSON pointer.
 fn flatten(value: &Value, at: &str, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(members) => {
@@ -213,17 +212,17 @@ fn flatten(value: &Value, at: &str, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// What is gone or changed in the order of before, then what is new in the order of after.
+/// Returns removed and changed members in the order of `before`, then added ones in the order of `after`.
 fn changes(before: Vec<(String, Value)>, after: &[(String, Value)]) -> Vec<Change> {
     let earlier: Map<String, Value> = before.iter().cloned().collect();
     let later: Map<String, Value> = after.iter().cloned().collect();
     let gone_or_changed = before.into_iter().filter_map(|(name, before)| match later.get(&name).cloned() {
         Some(after) if after == before => None,
-        Some(after) => Some(Change { name, change: Kind::Changed, before, after }),
-        None => Some(Change { name, change: Kind::Removed, before, after: Value::Null }),
+        Some(after) => Some(Change { name, change: ChangeKind::Changed, before, after }),
+        None => Some(Change { name, change: ChangeKind::Removed, before, after: Value::Null }),
     });
     let new = after.iter().filter(|(name, _)| !earlier.contains_key(name)).cloned();
-    let new = new.map(|(name, after)| Change { name, change: Kind::Added, before: Value::Null, after });
+    let new = new.map(|(name, after)| Change { name, change: ChangeKind::Added, before: Value::Null, after });
     gone_or_changed.chain(new).collect()
 }
 
@@ -235,13 +234,14 @@ mod tests {
 
     fn lines(before: &Value, after: &Value) -> Vec<(String, Vec<String>)> {
         let diff = Diff::of(before, after);
-        let told = diff.sections().into_iter().filter(|(_, changes)| !changes.is_empty());
-        told.map(|(title, changes)| (title.to_owned(), changes.iter().map(|change| change.line(title)).collect()))
+        let sections = diff.sections().into_iter().filter(|(_, changes)| !changes.is_empty());
+        sections
+            .map(|(title, changes)| (title.to_owned(), changes.iter().map(|change| change.line(title)).collect()))
             .collect()
     }
 
     #[test]
-    fn every_member_that_matters_is_compared() {
+    fn all_sections_are_compared() {
         let before = json!({
             "number": 1, "version": "1.0.0", "digest": "aaaaaaaaaaaaaa", "size": 10, "mount": "/a", "summary": "x",
             "routes": [{ "method": "GET", "path": "/a", "access": "public" },
@@ -274,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn migrations_may_name_the_oldest_whose_releases_run_after_them() {
+    fn a_migration_is_shown_with_the_oldest_that_its_releases_need() {
         let before = json!({ "migrations": [{ "name": "1", "oldest": null }] });
         let after = json!({ "migrations": [{ "name": "1", "oldest": null }, { "name": "2", "oldest": "1" }] });
         assert_eq!(lines(&before, &after), [("migrations".to_owned(), vec!["+ 2  (needs 1)".to_owned()])]);
     }
 
     #[test]
-    fn what_a_host_does_not_say_is_no_difference() {
+    fn a_member_that_is_missing_or_empty_is_no_difference() {
         assert!(lines(&json!({}), &json!({ "settings": {}, "routes": [] })).is_empty());
         assert!(lines(&json!({ "settings": null }), &json!({ "settings": {}, "summary": null })).is_empty());
     }

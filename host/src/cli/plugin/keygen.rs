@@ -1,5 +1,5 @@
-//! `wharf plugin keygen`: a pair of keys in two files. The private one is for its owner only, and neither replaces a file
-//! that is there: a lost key cannot be made again.
+//! `wharf plugin keygen`: writes a key pair to two files. Only the owner may read the private key. An existing file is
+//! never overwritten, because a lost key cannot be recovered.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::clock::Random;
 use crate::plugin::signature::PrivateKey;
 
-/// Make a pair of keys to sign with.
+/// Create a key pair for signatures.
 #[derive(Debug, Args)]
-pub(crate) struct Keygen {
-    /// Where to write the private key; the public one is written to FILE.pub
+pub(crate) struct KeygenCommand {
+    /// The file for the private key; the public key is written to FILE.pub
     #[arg(long, value_name = "FILE", default_value = "wharf-signing.key")]
     out: PathBuf,
 }
 
-impl Keygen {
+impl KeygenCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let private = self.out;
         let mut public = private.clone().into_os_string();
@@ -30,7 +30,7 @@ impl Keygen {
         let public = PathBuf::from(public);
         let key = PrivateKey::generate(&Random::System).map_err(|error| Failure::host(&error))?;
         let pem = key.to_pem().map_err(|error| Failure::host(&error))?;
-        // The public file first: where it cannot be made, there is no private key without its other half.
+        // The public key is written first, so that a private key never exists without it.
         create(&public, 0o644, &format!("{}\n", key.public_key()))?;
         if let Err(failure) = create(&private, 0o600, pem.expose()) {
             let _ = std::fs::remove_file(&public);
@@ -44,8 +44,8 @@ impl Keygen {
         terminal.line(key.public_key().to_string());
         terminal.note(format!("{} {} and {}", terminal.good("Wrote"), private.display(), public.display()));
         terminal.hint(format!(
-            "Keep {} secret: whoever has it signs in your name. Operators put the public key into plugins.trusted_keys; \
-             `wharf plugin sign FILE --key {}` signs",
+            "Keep {} secret: anybody who has it can sign in your name. Operators add the public key to \
+             plugins.trusted_keys; `wharf plugin sign FILE --key {}` signs a component",
             private.display(),
             private.display()
         ));
@@ -60,8 +60,8 @@ fn create(path: &Path, mode: u32, text: &str) -> Result<(), Failure> {
         file.sync_all()
     };
     write().map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Failure::new(format!("{} is there already", path.display()))
-            .next("A key that is in use is never overwritten; give another name with --out."),
+        ErrorKind::AlreadyExists => Failure::new(format!("{} exists already", path.display()))
+            .next("A key file is never overwritten; choose another name with --out."),
         _ => Failure::new(format!("{}: {error}", path.display())),
     })
 }

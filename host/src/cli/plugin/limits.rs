@@ -1,78 +1,75 @@
-//! `wharf plugin limits`: what bounds a plugin, how near it is to that, and how often it was met; or other bounds for its
-//! calls.
+//! `wharf plugin limits`: shows a plugin's limits, current usage and hit counts, or changes the limits of its calls.
 
 use clap::Args;
 use indicatif::BinaryBytes;
 use serde_json::Value;
 
-use super::super::Remote;
-use super::super::api::Api;
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
-use super::view::{members, text};
-use super::{PLUGINS, tell};
+use super::view::{members, show_response, text};
+use crate::cli::api::{Api, PLUGINS, Remote};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::id::PluginName;
 
-/// Show or change what bounds a plugin.
+/// Show or change the limits of a plugin.
 #[derive(Debug, Args)]
-pub(crate) struct Limits {
+pub(crate) struct LimitsCommand {
     /// The plugin
     name: PluginName,
-    /// Bounds of its calls from now on (memory=128MiB; memory=default); none: show them
+    /// New limits of its calls (memory=128MiB; memory=default). Without any, the limits are shown
     #[arg(value_name = "LIMIT=VALUE")]
     limits: Vec<String>,
     #[command(flatten)]
     remote: Remote,
 }
 
-impl Limits {
+impl LimitsCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let Self { name, limits, remote } = self;
         let api = Api::open(&remote)?;
         let path = format!("{PLUGINS}{name}/limits");
         if limits.is_empty() {
-            let answer = api.get(&path)?;
-            tell(&answer, terminal, show);
+            let response = api.get(&path)?;
+            show_response(&response, terminal, show);
             if !terminal.is_json() {
-                terminal.hint(format!("`wharf plugin limits {name} memory=128MiB` changes one of its calls"));
-                terminal.hint(format!("`wharf plugin grant {name} sql.rows=500` changes one of a grant"));
+                terminal.hint(format!("`wharf plugin limits {name} memory=128MiB` changes a limit of its calls"));
+                terminal.hint(format!("`wharf plugin grant {name} sql.rows=500` changes a limit of a grant"));
             }
             return Ok(());
         }
-        // What bounds a grant has a dot, and a command of its own.
+        // A limit of a grant has a dot in its name, and another command changes it.
         if let Some(grant) = limits.iter().find(|limit| limit.split('=').next().is_some_and(|name| name.contains('.')))
         {
-            let failure = Failure::usage(format!("'{grant}' bounds a grant, not the plugin's calls"));
+            let failure = Failure::usage(format!("'{grant}' is a limit of a grant, not of the plugin's calls"));
             return Err(failure.next(format!("`wharf plugin grant {name} {grant}` changes it")));
         }
         let mut query = form_urlencoded::Serializer::new(String::new());
         for limit in &limits {
             query.append_pair("limit", limit);
         }
-        let answer = api.put(&format!("{path}?{}", query.finish()))?;
-        tell(&answer, terminal, |answer, terminal| terminal.line(text(answer, "message")));
+        let response = api.put(&format!("{path}?{}", query.finish()))?;
+        show_response(&response, terminal, |response, terminal| terminal.line(text(response, "message")));
         Ok(())
     }
 }
 
-/// Limits of which bytes are taken.
+/// Limits whose usage is in bytes.
 const SIZES: &[&str] = &["memory", "cache.bytes", "sql.disk"];
 
-fn show(answer: &Value, terminal: &Terminal) {
-    let rows: Vec<_> = members(answer, "data")
+fn show(response: &Value, terminal: &Terminal) {
+    let rows: Vec<_> = members(response, "data")
         .map(|limit| {
             let own = limit.get("own").and_then(Value::as_bool).unwrap_or_default();
             let set = if own { "plugin" } else { "host" };
             let or_none =
                 |name: &str| Some(text(limit, name)).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
             let (name, value) = (text(limit, "name"), or_none("value"));
-            let taken = |taken: &str| match limit.get(taken).and_then(Value::as_u64) {
+            let usage = |member: &str| match limit.get(member).and_then(Value::as_u64) {
                 Some(bytes) if SIZES.contains(&name.as_str()) => BinaryBytes(bytes).to_string(),
-                _ => or_none(taken),
+                _ => or_none(member),
             };
-            let (now, peak) = (taken("current"), taken("peak"));
+            let (now, peak) = (usage("current"), usage("peak"));
             [name, value, set.to_owned(), now, peak, or_none("met")]
         })
         .collect();
-    terminal.table(["LIMIT", "VALUE", "SET FOR", "NOW", "PEAK", "MET"], &rows);
+    terminal.table(["LIMIT", "VALUE", "SET FOR", "NOW", "PEAK", "HITS"], &rows);
 }

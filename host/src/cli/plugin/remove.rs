@@ -1,21 +1,20 @@
-//! `wharf plugin remove`: what becomes of the data is said, never assumed.
+//! `wharf plugin remove`: removes a plugin. The operator must say whether its data are kept or deleted; there is no
+//! default.
 
 use clap::Args;
 
-use super::super::Remote;
-use super::super::api::Api;
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
-use super::view::text;
-use super::{PLUGINS, tell};
+use super::view::{show_response, text};
+use crate::cli::api::{Api, PLUGINS, Remote};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::id::PluginName;
 
-/// Take a plugin down.
+/// Remove a plugin, and keep or delete its data.
 #[derive(Debug, Args)]
-pub(crate) struct Remove {
+pub(crate) struct RemoveCommand {
     /// The plugin
     name: PluginName,
-    /// Keep its data; they come back with its next deploy
+    /// Keep its data; the next deploy of the plugin uses them again
     #[arg(long, conflicts_with = "delete_data")]
     keep_data: bool,
     /// Delete its data too; this cannot be undone
@@ -28,36 +27,35 @@ pub(crate) struct Remove {
     remote: Remote,
 }
 
-impl Remove {
+impl RemoveCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let Self { name, keep_data, delete_data, yes, remote } = self;
         let delete_data = match (keep_data, delete_data) {
-            (false, false) => ask_fate(&name, terminal)?,
+            (false, false) => ask_whether_to_delete(&name, terminal)?,
             (_, delete) => delete,
         };
         let api = Api::open(&remote)?;
         if !yes {
-            let what = if delete_data { "and ALL ITS DATA" } else { "(its data stay)" };
-            let question = format!("This removes {name} {what} from {}. Type its name to go on", api.url());
-            let typed =
-                terminal.ask(&question).map_err(|failure| failure.next("Add --yes to go on without a question."))?;
+            let what = if delete_data { "and ALL ITS DATA" } else { "(its data are kept)" };
+            let question = format!("This removes {name} {what} from {}. Type its name to confirm", api.url());
+            let typed = terminal.ask(&question).map_err(|failure| failure.next("Add --yes to skip the question."))?;
             if typed != name.as_str() {
                 return Err(Failure::new("nothing was removed"));
             }
         }
-        let answer = api.delete(&format!("{PLUGINS}{name}?delete_data={delete_data}"))?;
-        tell(&answer, terminal, |answer, terminal| terminal.line(text(answer, "message")));
+        let response = api.delete(&format!("{PLUGINS}{name}?delete_data={delete_data}"))?;
+        show_response(&response, terminal, |response, terminal| terminal.line(text(response, "message")));
         if !delete_data {
-            terminal.hint(format!("Its data stay; `wharf plugin remove {name} --delete-data` deletes them"));
+            terminal.hint(format!("Its data are kept; `wharf plugin remove {name} --delete-data` deletes them"));
         }
         Ok(())
     }
 }
 
-/// Whether to delete the data.
-fn ask_fate(name: &PluginName, terminal: &Terminal) -> Result<bool, Failure> {
+/// Asks whether to delete the data.
+fn ask_whether_to_delete(name: &PluginName, terminal: &Terminal) -> Result<bool, Failure> {
     if !terminal.can_ask() {
-        let text = format!("say what becomes of the data of {name}: --keep-data or --delete-data");
+        let text = format!("choose what happens to the data of {name}: --keep-data or --delete-data");
         return Err(Failure::usage(text));
     }
     match terminal.ask(&format!("Keep or delete the data of {name}? [keep/delete]"))?.to_lowercase().as_str() {

@@ -1,5 +1,5 @@
-//! `wharf plugin sign`: puts a signature into a component, or into a file beside it. Signatures of other keys stay as long
-//! as they are of this component; the same key's is replaced.
+//! `wharf plugin sign`: adds a signature to a component, or to a file of its own. Signatures of other keys stay if they
+//! are valid for this component; an earlier signature of the same key is replaced.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write as _};
@@ -9,33 +9,33 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::super::failure::Failure;
-use super::super::terminal::Terminal;
-use super::read_component;
+use super::component_file::read_component;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 use crate::clock::{Clock, Timestamp};
 use crate::plugin::artifact::Digest;
 use crate::plugin::signature::{ComponentDigest, MAX_SIGNATURES, PrivateKey, Signature, Signed, Unreadable};
 
-/// No key in PEM and no file of signatures is larger.
+/// The largest key file or signature file, in bytes.
 const MAX_SMALL_FILE: u64 = 64 * 1024;
 
 /// Sign a component.
 #[derive(Debug, Args)]
-pub(crate) struct Sign {
+pub(crate) struct SignCommand {
     /// The component
     file: PathBuf,
     /// The private key, as `wharf plugin keygen` writes it
     #[arg(long, value_name = "KEYFILE")]
     key: PathBuf,
-    /// Write the signature beside the component and leave the component as it is
+    /// Write the signature to a file of its own and leave the component unchanged
     #[arg(long)]
     detached: bool,
-    /// Where to write the signed component, or the signature [default: FILE itself, with --detached FILE.sig]
+    /// The file for the signed component, or for the signature [default: FILE itself, with --detached FILE.sig]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-impl Sign {
+impl SignCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let file = read_component(&self.file)?;
         let signed = read(&self.file, &file)?;
@@ -44,10 +44,10 @@ impl Sign {
         let now = Clock::System.now();
         let signature = Signature::sign(&key, component, now);
         let (out, digest) = if self.detached {
-            let out = self.out.unwrap_or_else(|| beside(&self.file));
+            let out = self.out.unwrap_or_else(|| detached_path(&self.file));
             let (kept, left_out) = others(&out, &signature, component, now)?;
             if left_out > 0 {
-                terminal.note(format!("Left out of {}: {left_out} of another component", out.display()));
+                terminal.note(format!("Removed from {}: {left_out} signatures of another component", out.display()));
             }
             replace(&out, lines(&with(kept, &signature)?).as_bytes(), None)?;
             (out, Digest::of(&file))
@@ -75,33 +75,33 @@ impl Sign {
     }
 }
 
-/// `FILE.sig`.
-fn beside(file: &Path) -> PathBuf {
+/// Returns the default file of a detached signature, `FILE.sig`.
+fn detached_path(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".sig");
     name.into()
 }
 
-/// A component, taken apart.
+/// Splits a file into the component and its signatures.
 pub(super) fn read<'f>(path: &Path, file: &'f [u8]) -> Result<Signed<'f>, Failure> {
     Signed::read(file).map_err(|error| {
         let failure = Failure::new(format!("{}: {error}", path.display()));
         match error {
-            Unreadable::Preamble | Unreadable::Cut(_) => failure.next("Is all of the file there?"),
-            _ => failure.next("It was altered after it was signed; build it anew, and sign that."),
+            Unreadable::Preamble | Unreadable::Cut(_) => failure.next("Is the file complete?"),
+            _ => failure.next("The file was altered after it was signed; build it again, then sign it."),
         }
     })
 }
 
-/// Signatures beside a component.
+/// Reads a file of detached signatures.
 pub(super) fn read_signatures(path: &Path) -> Result<Vec<Signature>, Failure> {
-    let text = small(path)?;
+    let text = read_small_text(path)?;
     Signature::read_lines(&text)
         .map_err(|(line, error)| Failure::new(format!("{}:{line} is not a signature: {error}", path.display())))
 }
 
-/// The text of a file that cannot be large.
-pub(super) fn small(path: &Path) -> Result<String, Failure> {
+/// Reads a text file, and refuses one that is too large to be the right one.
+pub(super) fn read_small_text(path: &Path) -> Result<String, Failure> {
     let failure = |reason: String| Failure::usage(format!("{}: {reason}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| failure(error.to_string()))?.len();
     if length > MAX_SMALL_FILE {
@@ -111,13 +111,13 @@ pub(super) fn small(path: &Path) -> Result<String, Failure> {
 }
 
 fn read_key(path: &Path, terminal: &Terminal) -> Result<PrivateKey, Failure> {
-    let key = PrivateKey::from_pem(&small(path)?).map_err(|error| {
-        Failure::usage(format!("{}: {error}", path.display())).next("`wharf plugin keygen` makes one.")
+    let key = PrivateKey::from_pem(&read_small_text(path)?).map_err(|error| {
+        Failure::usage(format!("{}: {error}", path.display())).next("`wharf plugin keygen` creates one.")
     })?;
     let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
     if mode & 0o077 != 0 {
         terminal.note(format!(
-            "{} {} can be read by others; chmod 600 it, and make a new key if anybody did",
+            "{} {} can be read by other users; run chmod 600, and create a new key if anybody read it",
             terminal.warning("note:"),
             path.display()
         ));
@@ -125,20 +125,20 @@ fn read_key(path: &Path, terminal: &Terminal) -> Result<PrivateKey, Failure> {
     Ok(key)
 }
 
-/// Nobody's signature is carried on that does not hold: a host would refuse the file for it.
+/// Refuses a file with an invalid signature of another key, because a host would refuse it too.
 fn check_others(path: &Path, signed: &Signed<'_>, ours: &Signature, now: Timestamp) -> Result<(), Failure> {
     let component = ComponentDigest::of(signed.component);
     for other in signed.signatures.iter().filter(|other| other.key != ours.key) {
         other.check(component, now).map_err(|error| {
-            Failure::new(format!("{}: the signature of {} does not hold: {error}", path.display(), other.key))
-                .next("Build the component anew, and sign that.")
+            Failure::new(format!("{}: the signature of {} is not valid: {error}", path.display(), other.key))
+                .next("Build the component again, then sign it.")
         })?;
     }
     Ok(())
 }
 
-/// Other keys' signatures in the file that is to be written, and how many are of another component: those of the build
-/// before this one.
+/// Returns the valid signatures of other keys in the output file, and the number of those that are dropped because they
+/// are of another component, such as an earlier build.
 fn others(
     out: &Path,
     ours: &Signature,
@@ -149,7 +149,8 @@ fn others(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         _ => {}
     }
-    let found = read_signatures(out).map_err(|failure| failure.next("Remove it, or write elsewhere with --out."))?;
+    let found =
+        read_signatures(out).map_err(|failure| failure.next("Remove it, or choose another file with --out."))?;
     let others: Vec<_> = found.into_iter().filter(|other| other.key != ours.key).collect();
     let count = others.len();
     let kept: Vec<_> = others.into_iter().filter(|other| other.check(component, now).is_ok()).collect();
@@ -157,14 +158,14 @@ fn others(
     Ok((kept, left_out))
 }
 
-/// The signatures with this one in the place of its key's.
+/// Adds a signature, or replaces the one of the same key.
 fn with(mut signatures: Vec<Signature>, ours: &Signature) -> Result<Vec<Signature>, Failure> {
     match signatures.iter_mut().find(|other| other.key == ours.key) {
         Some(other) => ours.clone_into(other),
         None => signatures.push(ours.clone()),
     }
     if signatures.len() > MAX_SIGNATURES {
-        return Err(Failure::new(format!("it has {MAX_SIGNATURES} signatures already, and more are not read")));
+        return Err(Failure::new(format!("it has {MAX_SIGNATURES} signatures already, and a host reads no more")));
     }
     Ok(signatures)
 }
@@ -173,9 +174,9 @@ fn lines(signatures: &[Signature]) -> String {
     signatures.iter().map(|signature| format!("{signature}\n")).collect()
 }
 
-/// Writes a file whole or not at all: beside it first, then in its place.
+/// Writes a file atomically: a new file first, then a rename.
 fn replace(path: &Path, bytes: &[u8], permissions: Option<Permissions>) -> Result<(), Failure> {
-    // Behind a link, so that the link stays.
+    // The target of a symbolic link is replaced, not the link.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");

@@ -1,17 +1,27 @@
-//! Plugins for people. The host's answers are read leniently: what is missing is left out, what is new is ignored.
+//! The output for people. It reads the host's responses leniently: missing members are omitted, and unknown ones are
+//! ignored.
 
+pub(super) mod canary;
 pub(super) mod history;
 pub(super) mod inspection;
-pub(super) mod trial;
 
 use serde_json::{Map, Value};
 
-use super::super::terminal::Terminal;
+use crate::cli::terminal::Terminal;
 
-/// Digits of a digest that tell releases apart.
-pub(super) const SHORT: usize = 12;
+/// The number of a digest's digits to show: enough to tell releases apart.
+pub(super) const DIGEST_DIGITS: usize = 12;
 
-/// A member as text; empty if it is missing.
+/// Prints a response: for programs as JSON, for people by `view`.
+pub(super) fn show_response(response: &Value, terminal: &Terminal, view: impl FnOnce(&Value, &Terminal)) {
+    if terminal.is_json() {
+        terminal.json(response);
+    } else {
+        view(response, terminal);
+    }
+}
+
+/// Returns a member as text; empty if it is missing.
 pub(super) fn text(value: &Value, name: &str) -> String {
     match value.get(name) {
         None | Some(Value::Null) => String::new(),
@@ -20,7 +30,8 @@ pub(super) fn text(value: &Value, name: &str) -> String {
     }
 }
 
-/// What a plugin says of itself must not move the cursor or ring the bell of an operator's terminal.
+/// Replaces control characters by spaces, so that a plugin's texts cannot move the cursor or ring the bell of an
+/// operator's terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -29,42 +40,42 @@ pub(super) fn members<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = 
     value.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A list of texts, or of things with a name.
+/// Returns a list of texts, or of objects with a name, as text.
 fn words(value: &Value, name: &str) -> String {
     let word = |item: &Value| item.as_str().or_else(|| item.get("name")?.as_str()).map(printable);
     let words: Vec<_> = members(value, name).filter_map(word).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
-/// A size.
+/// Returns a size as text.
 fn bytes(size: Option<&Value>) -> String {
     size.and_then(Value::as_u64).map(|size| format!("{size} bytes")).unwrap_or_default()
 }
 
-/// What nobody did.
+/// The actor of an operation without an account.
 const HOST: &str = "the host";
 
-/// An account by its address, where that is known.
-fn who(account: &str, people: &Map<String, Value>) -> String {
-    let email = people.get(account).and_then(Value::as_str).filter(|email| !email.is_empty()).map(printable);
+/// Returns the email address of an account if it is known, else its id.
+fn account_name(account: &str, email_addresses: &Map<String, Value>) -> String {
+    let email = email_addresses.get(account).and_then(Value::as_str).filter(|email| !email.is_empty()).map(printable);
     email.unwrap_or_else(|| if account.is_empty() { HOST.to_owned() } else { account.to_owned() })
 }
 
-/// A moment to the second.
-fn moment(text: &str) -> String {
+/// Shortens a timestamp to seconds.
+fn to_the_second(text: &str) -> String {
     text.get(..19).unwrap_or(text).replacen('T', " ", 1)
 }
 
-/// How long the stages took that took a while: `compile 134 ms · migrate 3 ms`.
-fn stages(answer: &Value) -> String {
-    let stages = members(answer, "stages").filter_map(|passed| {
+/// Returns the stages that took at least half a millisecond: `compile 134 ms · migrate 3 ms`.
+fn stages(response: &Value) -> String {
+    let stages = members(response, "stages").filter_map(|passed| {
         let micros = passed.get("micros").and_then(Value::as_f64).filter(|micros| *micros >= 500.0)?;
         Some(format!("{} {:.0} ms", text(passed, "stage"), micros / 1_000.0))
     });
     stages.collect::<Vec<_>>().join(" · ")
 }
 
-/// What the plugin asked for. WASI is linked into every plugin and harmless, so it is only counted.
+/// Returns the imports of a plugin. Imports of WASI are only counted: every plugin has them, and they grant nothing.
 fn imports(plugin: &Value) -> String {
     let (wasi, asked): (Vec<_>, Vec<_>) =
         members(plugin, "imports").filter_map(Value::as_str).map(printable).partition(|name| name.starts_with("wasi:"));
@@ -79,17 +90,17 @@ fn release(plugin: &Value) -> &Value {
     plugin.get("release").unwrap_or(&Value::Null)
 }
 
-/// What a deploy did.
-pub(super) fn deployed(answer: &Value, url: &str, terminal: &Terminal) {
-    let plugin = answer.get("plugin").unwrap_or(&Value::Null);
+/// Prints the outcome of a deploy.
+pub(super) fn deployed(response: &Value, url: &str, terminal: &Terminal) {
+    let plugin = response.get("plugin").unwrap_or(&Value::Null);
     let name = text(plugin, "name");
     let number = text(release(plugin), "number");
-    let unchanged = answer.get("unchanged").and_then(Value::as_bool).unwrap_or_default();
-    let replaced = answer.get("replaced").filter(|value| !value.is_null());
-    let on_trial = answer.get("on_trial").and_then(Value::as_bool).unwrap_or_default();
+    let unchanged = response.get("unchanged").and_then(Value::as_bool).unwrap_or_default();
+    let replaced = response.get("replaced").filter(|value| !value.is_null());
+    let on_trial = response.get("on_trial").and_then(Value::as_bool).unwrap_or_default();
     terminal.line(match (unchanged, replaced) {
         (false, Some(live)) if on_trial => {
-            format!("{} release {number} is on trial beside release {live}", terminal.bold(&name))
+            format!("{} release {number} is a canary next to release {live}", terminal.bold(&name))
         }
         (true, _) => format!("{} is live already, release {number}", terminal.bold(&name)),
         (false, Some(old)) => {
@@ -112,39 +123,48 @@ pub(super) fn deployed(answer: &Value, url: &str, terminal: &Terminal) {
     if on_trial && !share.is_empty() {
         row("share", share);
     }
-    let took = stages(answer);
+    let took = stages(response);
     if !took.is_empty() {
         row("took", took);
     }
-    for note in members(answer, "notes").filter_map(Value::as_str) {
+    for note in members(response, "notes").filter_map(Value::as_str) {
         terminal.line(format!("  {} {}", terminal.warning("note:"), printable(note)));
     }
     if on_trial {
-        terminal.hint(format!("`wharf plugin canary {name}` compares the two"));
-        terminal
-            .hint(format!("`wharf plugin promote {name}` makes it the live one, `wharf plugin abort {name}` ends it"));
+        terminal.hint(format!("`wharf plugin canary {name}` compares the two releases"));
+        terminal.hint(format!(
+            "`wharf plugin promote {name}` makes it the live release, `wharf plugin abort {name}` ends it"
+        ));
     } else {
         terminal.hint(format!("`wharf plugin show {name}` shows its routes and permissions"));
     }
 }
 
-/// What an operation left: the plugin as it is then.
-pub(super) fn now(plugin: &Value, done: &str, terminal: &Terminal) {
+/// Prints the state of a plugin after an operation.
+pub(super) fn state(plugin: &Value, done: &str, terminal: &Terminal) {
     let (name, release) = (text(plugin, "name"), release(plugin));
     let (number, version) = (text(release, "number"), text(release, "version"));
     let state = text(plugin, "state");
     terminal.line(format!("{} {}: release {number} ({version}) is {state}", terminal.good(done), terminal.bold(&name)));
 }
 
-/// The share of callers that the release on trial has.
+/// Returns the share of callers that the canary serves.
 fn canary(plugin: &Value) -> String {
     let percent = plugin.pointer("/canary/percent").and_then(Value::as_f64);
-    percent.map(trial::share).unwrap_or_default()
+    percent.map(share).unwrap_or_default()
 }
 
-/// All plugins.
-pub(super) fn list(answer: &Value, terminal: &Terminal) {
-    let rows: Vec<_> = members(answer, "data")
+/// Returns a share of callers as text; 0 means callers that ask for the canary.
+fn share(percent: f64) -> String {
+    if percent == 0.0 {
+        return "only requests with X-Wharf-Canary: always".to_owned();
+    }
+    format!("{percent}% of callers")
+}
+
+/// Prints the list of all plugins.
+pub(super) fn list(response: &Value, terminal: &Terminal) {
+    let rows: Vec<_> = members(response, "data")
         .map(|plugin| {
             let release = release(plugin);
             [
@@ -165,8 +185,8 @@ pub(super) fn list(answer: &Value, terminal: &Terminal) {
     }
 }
 
-/// One plugin, in full.
-pub(super) fn plugin(plugin: &Value, people: &Map<String, Value>, terminal: &Terminal) {
+/// Prints one plugin in full.
+pub(super) fn plugin(plugin: &Value, email_addresses: &Map<String, Value>, terminal: &Terminal) {
     let release = release(plugin);
     let row = |name: &str, value: String| {
         if !value.is_empty() {
@@ -179,10 +199,14 @@ pub(super) fn plugin(plugin: &Value, people: &Map<String, Value>, terminal: &Ter
     row("version", text(release, "version"));
     row("release", text(release, "number"));
     let on_trial = plugin.pointer("/canary/release").map(|number| format!("release {number}, {}", canary(plugin)));
-    row("on trial", on_trial.unwrap_or_default());
+    row("canary", on_trial.unwrap_or_default());
     row(
         "deployed",
-        format!("{} by {}", moment(&text(release, "created_at")), who(&text(release, "created_by"), people)),
+        format!(
+            "{} by {}",
+            to_the_second(&text(release, "created_at")),
+            account_name(&text(release, "created_by"), email_addresses)
+        ),
     );
     row("digest", text(release, "digest"));
     row("size", bytes(release.get("size")));
@@ -223,14 +247,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_plugin_says_cannot_drive_the_terminal() {
+    fn control_characters_of_a_plugins_text_are_replaced() {
         assert_eq!(text(&json!({ "summary": "a\u{1b}[2Jb\nc" }), "summary"), "a [2Jb c");
         assert_eq!(text(&json!({ "n": 3, "x": null }), "n"), "3");
         assert_eq!(text(&json!({}), "x"), "");
     }
 
     #[test]
-    fn stages_that_took_no_time_are_not_told() {
+    fn stages_that_took_no_time_are_omitted() {
         let passed = |stage: &str, micros: u64| json!({ "stage": stage, "micros": micros });
         let stages_of = |list: Value| stages(&json!({ "stages": list }));
         let list =
@@ -241,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_read_to_the_second() {
-        assert_eq!(moment("2026-11-23T14:35:13.768681Z"), "2026-11-23 14:35:13");
-        assert_eq!(moment(""), "");
+    fn a_timestamp_is_shown_to_the_second() {
+        assert_eq!(to_the_second("2026-11-23T14:35:13.768681Z"), "2026-11-23 14:35:13");
+        assert_eq!(to_the_second(""), "");
     }
 
     #[test]
-    fn imports_of_wasi_do_not_hide_the_others() {
+    fn imports_of_wasi_are_counted_and_others_are_listed() {
         let plugin = json!({ "imports": ["wasi:io/poll@0.2.6", "wharf:sql/database@0.1.0", "wasi:cli/exit@0.2.6"] });
         assert_eq!(imports(&plugin), "wharf:sql/database@0.1.0, 2 of WASI");
         assert_eq!(imports(&json!({})), "none");

@@ -1,4 +1,4 @@
-//! How far a deploy has come: asked for while the upload waits for its answer, and once more after a refusal.
+//! The stage of a deploy: polled while the upload waits for its response, and read once more after an error.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::super::super::api::Api;
-use super::super::super::failure::Failure;
-use super::super::super::terminal::Terminal;
 use super::super::view::text;
+use crate::cli::api::Api;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::Terminal;
 
-/// How often to ask.
-const EVERY: Duration = Duration::from_millis(150);
+/// The interval between two polls.
+const INTERVAL: Duration = Duration::from_millis(150);
 
 fn ask(api: &Api, id: &str) -> Option<Value> {
     api.get_quickly(&format!("/api/v1/deploys/{id}")).ok()
 }
 
-/// Does `work`, and meanwhile shows its stage if anybody watches. That the host cannot be asked is no failure.
+/// Runs `work` and meanwhile shows the stage, if the progress bar is visible. A failed poll is no failure.
 pub(super) fn follow<T>(api: &Api, id: &str, bar: &ProgressBar, terminal: &Terminal, work: impl FnOnce() -> T) -> T {
     if bar.is_hidden() {
         return work();
@@ -26,8 +26,8 @@ pub(super) fn follow<T>(api: &Api, id: &str, bar: &ProgressBar, terminal: &Termi
     let (working, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                // Not there while the file is sent or another deploy has its turn.
+            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                // The record does not exist while the file is sent or while the deploy waits for another one.
                 if let Some(deploy) = ask(api, id).filter(|deploy| text(deploy, "state") == "running") {
                     terminal.spin(bar, text(&deploy, "stage"));
                 }
@@ -39,7 +39,7 @@ pub(super) fn follow<T>(api: &Api, id: &str, bar: &ProgressBar, terminal: &Termi
     })
 }
 
-/// Adds to a refusal at which stage it came. A deploy that was refused before it began has none.
+/// Adds the stage of the deploy to an error. A deploy that was refused before it began has none.
 pub(super) fn locate(mut refusal: Failure, api: &Api, id: &str) -> Failure {
     let Some(deploy) = ask(api, id) else { return refusal };
     let stage = text(&deploy, "stage");
@@ -49,9 +49,9 @@ pub(super) fn locate(mut refusal: Failure, api: &Api, id: &str) -> Failure {
             refusal.members.insert("stage".to_owned(), json!(stage));
         }
         state @ ("running" | "succeeded") => {
-            // The answer was lost on its way.
+            // The response was lost.
             refusal.details.insert(0, format!("the deploy itself: {state}, at stage {stage}"));
-            refusal.next = Some("`wharf plugin list` shows what came of it.".to_owned());
+            refusal.next = Some("`wharf plugin list` shows the outcome.".to_owned());
         }
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! A file that is not deployed yet.
+//! The output of `wharf plugin check`: a file that is not deployed yet.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use super::super::capabilities::meaning;
 use super::{bytes, imports, members, permissions, routes, text, words};
 use crate::cli::terminal::Terminal;
 
-/// What a file is.
+/// Prints the description of a file.
 pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal) {
     let declared = inspection.get("declared").filter(|declared| !declared.is_null());
     let title = declared.map(|declared| [text(declared, "name"), text(declared, "version")].join(" "));
     let summary = declared.map(|declared| text(declared, "summary")).unwrap_or_default();
-    let title = title.unwrap_or_else(|| "Not a plugin that can be deployed".to_owned());
+    let title = title.unwrap_or_else(|| "Not a deployable plugin".to_owned());
     terminal.line(format!("{} {}", terminal.bold(&title), terminal.faint(&summary)).trim_end());
     let row = |name: &str, value: &str| terminal.line(format!("  {name:<12}{value}"));
     row("digest", &text(inspection, "digest"));
@@ -28,7 +28,7 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
     }
     if let Some(declared) = declared {
         if needs.is_empty() {
-            row("needs", "nothing that must be granted");
+            row("needs", "no capability");
         }
         row("migrations", &words(declared, "migrations"));
         row("settings", settings(declared));
@@ -37,7 +37,7 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
     }
     if inspection.get("refused").is_none_or(Value::is_null) {
         terminal.line("");
-        terminal.line(terminal.good("Nothing in the file is against a deploy"));
+        terminal.line(terminal.good("The file can be deployed"));
     }
 }
 
@@ -46,8 +46,8 @@ fn settings(declared: &Value) -> &'static str {
     let required = declared.get("settings_required").and_then(Value::as_bool).unwrap_or_default();
     match (takes, required) {
         (false, _) => "none",
-        (true, false) => "may be given (--settings FILE)",
-        (true, true) => "must be given (--settings FILE)",
+        (true, false) => "optional (--settings FILE)",
+        (true, true) => "required (--settings FILE)",
     }
 }
 
@@ -58,12 +58,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_none_possible_or_needed() {
+    fn settings_are_none_optional_or_required() {
         assert_eq!(settings(&json!({ "settings_schema": null })), "none");
-        assert_eq!(settings(&json!({ "settings_schema": {} })), "may be given (--settings FILE)");
+        assert_eq!(settings(&json!({ "settings_schema": {} })), "optional (--settings FILE)");
         assert_eq!(
             settings(&json!({ "settings_schema": {}, "settings_required": true })),
-            "must be given (--settings FILE)"
+            "required (--settings FILE)"
         );
     }
 }

@@ -1,43 +1,46 @@
-//! A trial: two releases beside each other, as numbers with bars, because people would rather look than read.
+//! The output of `wharf plugin canary`: the numbers of both releases with bars, which are quicker to compare than
+//! digits.
 
 use serde_json::Value;
 
-use super::{members, moment, printable, text};
+use super::{members, printable, share, text, to_the_second};
 use crate::cli::terminal::Terminal;
 use crate::id::PluginName;
 
-/// Characters of a whole bar.
+/// The width of a full bar, in characters.
 const WIDTH: usize = 20;
 
-/// The trial and how its two releases compare.
-pub(in crate::cli::plugin) fn trial(name: &PluginName, trial: &Value, terminal: &Terminal) {
+/// Prints a canary and the comparison with the live release.
+pub(in crate::cli::plugin) fn canary(name: &PluginName, trial: &Value, terminal: &Terminal) {
     let null = Value::Null;
     let of = |release: &str| trial.pointer(&format!("/comparison/{release}")).unwrap_or(&null);
     let (live, candidate) = (of("live"), of("candidate"));
     let (live_number, number) = (text(live, "release"), text(trial, "release"));
-    terminal.line(format!("{} release {number} on trial beside release {live_number}", terminal.bold(name.as_str())));
+    terminal
+        .line(format!("{} release {number} is a canary next to release {live_number}", terminal.bold(name.as_str())));
     let percent = trial.get("percent").and_then(Value::as_f64).unwrap_or_default();
     terminal.line(format!("  share   {} {}", gauge(percent / 100.0), share(percent)));
-    for (title, value) in [("step", step(trial)), ("since", moment(&text(trial, "since")))] {
+    for (title, value) in [("step", step(trial)), ("since", to_the_second(&text(trial, "since")))] {
         if !value.is_empty() {
             terminal.line(format!("  {title:<8}{value}"));
         }
     }
     terminal.line("");
-    let [live_title, title] = [format!("LIVE {live_number}"), format!("TRIAL {number}")];
+    let [live_title, title] = [format!("LIVE {live_number}"), format!("CANARY {number}")];
     terminal.table(["", live_title.as_str(), "", title.as_str(), ""], &rows(live, candidate));
     match trial.pointer("/comparison/worse").and_then(Value::as_str) {
         Some(reason) => terminal.line(format!("{} {}", terminal.warning("worse:"), printable(reason))),
         None => terminal.line(verdict(trial, candidate)),
     }
-    terminal.hint(format!("`wharf plugin promote {name}` makes it the live one, `wharf plugin abort {name}` ends it"));
+    terminal
+        .hint(format!("`wharf plugin promote {name}` makes it the live release, `wharf plugin abort {name}` ends it"));
 }
 
 fn number(value: &Value, name: &str) -> Option<f64> {
     value.get(name).and_then(Value::as_f64)
 }
 
-/// Calls, failures and times; each with a bar that is whole for the larger of the two.
+/// Returns calls, failures and latencies. The larger of two values has the full bar.
 fn rows(live: &Value, candidate: &Value) -> Vec<[String; 5]> {
     let failed = |release: &Value| {
         let calls = number(release, "calls").filter(|calls| *calls > 0.0)?;
@@ -61,7 +64,7 @@ fn rows(live: &Value, candidate: &Value) -> Vec<[String; 5]> {
     ]
 }
 
-/// Microseconds for people.
+/// Returns a time in microseconds as text.
 pub(super) fn time(micros: f64) -> String {
     match micros {
         micros if micros < 1_000.0 => format!("{micros:.0} µs"),
@@ -71,15 +74,7 @@ pub(super) fn time(micros: f64) -> String {
     }
 }
 
-/// A share of callers; 0 is those who ask for it.
-pub(super) fn share(percent: f64) -> String {
-    if percent == 0.0 {
-        return "only who asks with X-Wharf-Canary: always".to_owned();
-    }
-    format!("{percent}% of callers")
-}
-
-/// `5% → [25%] → 100%, each for at least 10m`; nothing for a single step.
+/// Returns the steps: `5% → [25%] → 100%, each for at least 10m`. A single step gives an empty text.
 fn step(trial: &Value) -> String {
     let steps: Vec<f64> = members(trial, "steps").filter_map(Value::as_f64).collect();
     if steps.len() < 2 {
@@ -99,9 +94,9 @@ fn verdict(trial: &Value, candidate: &Value) -> String {
     let [calls, minimum] = [(candidate, "calls"), (trial, "minimum")].map(|(value, name)| number(value, name));
     match (calls, minimum) {
         (Some(calls), Some(minimum)) if calls < minimum => {
-            format!("It is judged after {minimum} calls; {calls} so far")
+            format!("The releases are compared after {minimum} calls of the canary; {calls} so far")
         }
-        _ => "It is not worse for certain".to_owned(),
+        _ => "The canary is not significantly worse".to_owned(),
     }
 }
 
@@ -112,7 +107,7 @@ fn verdict(trial: &Value, candidate: &Value) -> String {
     reason = "a small number of characters"
 )]
 fn filled(share: f64) -> usize {
-    // What is there is seen, however little it is.
+    // A value above zero has at least one character.
     let least = if share > 0.0 { 1 } else { 0 };
     ((share.clamp(0.0, 1.0) * WIDTH as f64).round() as usize).max(least)
 }
@@ -121,7 +116,7 @@ fn bar(share: f64) -> String {
     "█".repeat(filled(share))
 }
 
-/// A bar with the rest of the whole behind it.
+/// Returns a bar on a background of the full width.
 fn gauge(share: f64) -> String {
     let filled = filled(share);
     format!("{}{}", "█".repeat(filled), "░".repeat(WIDTH.saturating_sub(filled)))
@@ -134,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_larger_of_two_has_the_whole_bar() {
+    fn the_larger_of_two_values_has_the_full_bar() {
         let live = json!({ "release": 3, "calls": 1000, "faults": 0, "p50_micros": 640, "p95_micros": 2048,
             "p99_micros": 15_000 });
         let candidate = json!({ "release": 4, "calls": 100, "faults": 5, "p50_micros": 1280, "p95_micros": 1024,
@@ -157,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_show_where_the_trial_is() {
+    fn the_current_step_is_in_brackets() {
         let trial = json!({ "steps": [5.0, 25.0, 100.0], "step": 1, "hold_ms": 600_000 });
         assert_eq!(step(&trial), "5% → [25%] → 100%, each for at least 10m");
         assert_eq!(step(&json!({ "steps": [10.0], "step": 0 })), "");
@@ -167,9 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn too_few_calls_are_no_verdict() {
+    fn there_is_no_verdict_before_the_minimum_number_of_calls() {
         let trial = json!({ "minimum": 100 });
-        assert_eq!(verdict(&trial, &json!({ "calls": 12 })), "It is judged after 100 calls; 12 so far");
-        assert_eq!(verdict(&trial, &json!({ "calls": 120 })), "It is not worse for certain");
+        assert_eq!(
+            verdict(&trial, &json!({ "calls": 12 })),
+            "The releases are compared after 100 calls of the canary; 12 so far"
+        );
+        assert_eq!(verdict(&trial, &json!({ "calls": 120 })), "The canary is not significantly worse");
     }
 }
