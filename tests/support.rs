@@ -1,4 +1,4 @@
-//! What tests stand on: throwaway servers and hosts, clients and components. Knows nothing of any one test.
+//! The test support: throwaway servers and hosts, clients and components. Knows nothing about any single test.
 
 pub(crate) mod backend;
 pub(crate) mod client;

@@ -1,34 +1,34 @@
-//! Where a host keeps its data, and the macro that runs one test on each of them.
+//! The databases of a host, and the macro that runs one test on each of them.
 
 use super::host::{Setup, TestHost};
 
-/// Where a host keeps its data.
+/// The database of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// A file in the data directory.
     Sqlite,
-    /// A database of the test's own in the run's cluster.
+    /// The test's own database in the cluster of the test run.
     Postgres,
 }
 
-/// Runs a test on a fresh host. Where there is no PostgreSQL, its half is skipped and says so (see `postgres`).
+/// Runs a test on a fresh host. If PostgreSQL is not installed, its half is reported as skipped (see `postgres`).
 pub(crate) async fn run(backend: Backend, setup: Setup, test: impl AsyncFnOnce(&mut TestHost)) {
     let Some(mut host) = TestHost::start(backend, setup).await else { return };
     test(&mut host).await;
     host.stop().await;
 }
 
-/// Turns functions that take a `&TestHost`, or a `&mut` one, into tests: `name::sqlite` and `name::postgres`. After `=>` stands the set-up
-/// of the host, where it is not the usual one.
+/// Turns functions that take a `&TestHost` or a `&mut TestHost` into tests: `name::sqlite` and `name::postgres`. A
+/// set-up of the host other than the default one follows after `=>`.
 macro_rules! both {
     ($($name:ident $(=> $setup:expr)?),* $(,)?) => {
         $(mod $name {
-            #[allow(unused_imports, reason = "what a set-up names")]
+            #[allow(unused_imports, reason = "only some set-ups use it")]
             use super::*;
             use crate::support::{Backend, Setup, TestHost, backend::run};
 
             fn set_up() -> Setup {
-                #[allow(unused_variables, reason = "only the last one counts")]
+                #[allow(unused_variables, reason = "the second one shadows it")]
                 let setup = Setup::default();
                 $(let setup = $setup;)?
                 setup

@@ -1,4 +1,4 @@
-//! A client of a host, as frontends and operators have one; nothing of Wharf's own code is in it.
+//! An HTTP client of a host, like those of frontends and operators. It uses none of Wharf's own code.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
-/// Sends requests, with a token or without.
+/// Sends requests, with or without a token.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -14,10 +14,10 @@ pub(crate) struct Client {
     token: Option<String>,
 }
 
-/// A request that is being put together.
+/// A request that is being built.
 pub(crate) struct Request(reqwest::RequestBuilder);
 
-/// What came back, read whole.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -26,50 +26,51 @@ pub(crate) struct Answer {
 }
 
 impl Client {
-    /// A client without credentials.
+    /// Creates a client without credentials.
     pub(crate) fn new(addr: SocketAddr) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            // Less than any test lets a host keep an idle connection, lest a request goes into one that ends just then.
+            // Shorter than any idle timeout of a host in the tests, so that no request uses a connection that the host
+            // closes.
             .pool_idle_timeout(std::time::Duration::from_millis(500))
             .build()
             .unwrap();
         Self { http, base: format!("http://{addr}"), token: None }
     }
 
-    /// The same client with a token.
+    /// Returns the same client with a token.
     pub(crate) fn with_token(&self, token: impl Into<String>) -> Self {
         Self { token: Some(token.into()), ..self.clone() }
     }
 
-    /// The same client, signed in.
+    /// Signs in and returns the same client with the token.
     pub(crate) async fn signed_in(&self, email: &str, password: &str) -> Self {
         let tokens = self.sign_in(email, password).await.ok();
         self.with_token(tokens["access_token"].as_str().unwrap())
     }
 
-    /// The answer to a sign-in.
+    /// Signs in and returns the response.
     pub(crate) async fn sign_in(&self, email: &str, password: &str) -> Answer {
         let form = [("username", email), ("password", password)];
         self.request(Method::POST, "/login/access-token").form(&form).send().await
     }
 
-    /// The token it has.
+    /// Returns the token.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().unwrap()
     }
 
-    /// Where a path is.
+    /// Returns the URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// A request to a path below `/api/v1`.
+    /// Creates a request to a path below `/api/v1`.
     pub(crate) fn request(&self, method: Method, path: &str) -> Request {
         self.plain(method, &format!("/api/v1{path}"))
     }
 
-    /// A request to any path.
+    /// Creates a request to any path.
     pub(crate) fn plain(&self, method: Method, path: &str) -> Request {
         let request = self.http.request(method, self.url(path));
         Request(match &self.token {
@@ -98,7 +99,7 @@ impl Client {
         self.request(Method::DELETE, path).send().await
     }
 
-    /// Deploys a component, as the operator API has it: `query` such as `grant=sql&grant=auth`.
+    /// Deploys a component through the operator API, with a `query` such as `grant=sql&grant=auth`.
     pub(crate) async fn deploy(&self, component: &[u8], query: &str) -> Answer {
         let request = self.request(Method::POST, &format!("/plugins/?{query}"));
         request.header("content-type", "application/wasm").body(component.to_vec()).send().await
@@ -126,17 +127,17 @@ impl Request {
         Self(self.0.body(body))
     }
 
-    /// A body that says it is JSON, whatever it is.
+    /// Sets a body with the content type of JSON, even if the text is not JSON.
     pub(crate) fn json_text(self, text: impl Into<reqwest::Body>) -> Self {
         self.header(CONTENT_TYPE.as_str(), "application/json").body(text)
     }
 
-    /// The answer.
+    /// Sends the request and returns the response.
     pub(crate) async fn send(self) -> Answer {
-        self.try_send().await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+        self.try_send().await.unwrap_or_else(|error| panic!("no response: {error:?}"))
     }
 
-    /// The answer, if the connection brought one.
+    /// Sends the request and returns the response, or the error of the connection.
     pub(crate) async fn try_send(self) -> reqwest::Result<Answer> {
         let response = self.0.send().await?;
         let status = response.status().as_u16();
@@ -149,24 +150,24 @@ impl Request {
 const PROBLEM: [&str; 7] = ["type", "title", "status", "detail", "instance", "code", "request_id"];
 
 impl Answer {
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes)
             .unwrap_or_else(|error| panic!("{} is not JSON ({error}): {}", self.status, self.text()))
     }
 
-    /// A header, if it is there.
+    /// Returns a header, if it is there.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The JSON of a 200.
+    /// Expects a 200 and returns its JSON.
     #[track_caller]
     pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text());
@@ -174,14 +175,15 @@ impl Answer {
         self.json()
     }
 
-    /// A 200 that says something.
+    /// Expects a 200 with this message.
     #[track_caller]
     pub(crate) fn says(&self, message: &str) {
         assert_eq!(self.status, 200, "{}", self.text());
         assert_eq!(self.text(), serde_json::json!({ "message": message }).to_string());
     }
 
-    /// A problem (RFC 9457), of whatever sort: content type, members in order, the request's id in the header too.
+    /// Expects a problem (RFC 9457) and returns it. Checks the content type, the order of the members, and that the
+    /// header has the same request id.
     #[track_caller]
     pub(crate) fn problem(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{} {}", self.status, self.text());
@@ -196,7 +198,7 @@ impl Answer {
         problem
     }
 
-    /// Exactly this problem.
+    /// Expects exactly this problem.
     #[track_caller]
     pub(crate) fn is_problem(&self, status: u16, code: &str, detail: &str) {
         let problem = self.problem();
@@ -207,7 +209,7 @@ impl Answer {
         );
     }
 
-    /// A problem with this status and code, whatever its text; the text.
+    /// Expects a problem with this status and code, and returns its text.
     #[track_caller]
     pub(crate) fn has_code(&self, status: u16, code: &str) -> String {
         let problem = self.problem();
@@ -215,8 +217,8 @@ impl Answer {
         problem["detail"].as_str().unwrap().to_owned()
     }
 
-    /// A 422 with exactly these findings, each `loc type: msg` with `loc` joined by dots. A text that ends in `…` only
-    /// has to begin so.
+    /// Expects a 422 with exactly these findings, each `loc type: msg` with `loc` joined by dots. An expected text that
+    /// ends in `…` is a prefix.
     #[track_caller]
     pub(crate) fn refuses(&self, expected: &[&str]) {
         let problem = self.problem();

@@ -1,5 +1,5 @@
-//! Components to deploy: the repository's plugins and the tests' guests, built once for each run, and variants of them made
-//! without a compiler.
+//! Components to deploy: the repository's plugins and the tests' guests, built once for each test run, and variants of
+//! them that need no compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,28 +11,28 @@ use serde_json::Value;
 #[derive(Clone)]
 pub(crate) struct Component(pub(crate) Vec<u8>);
 
-/// Everything that the tests deploy.
+/// The packages that the tests deploy.
 const PACKAGES: [&str; 4] = ["items", "hello", "chameleon", "liar"];
 
-/// How the text inside `tests/guests/liar` begins.
+/// The beginning of the text inside `tests/guests/liar`.
 const DECLARATION: &[u8] = br#"{"declaration":"liar"}"#;
 
-/// The workspace's directory.
+/// Returns the workspace's directory.
 pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Where Cargo builds, seen from the running test.
+/// Returns Cargo's target directory, found from the running test.
 pub(crate) fn target() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap().to_owned()
 }
 
-/// Cargo, building into the same place as the tests.
+/// Returns a Cargo command that builds into the same target directory as the tests.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace()).env("CARGO_TARGET_DIR", target());
-    // What Cargo tells a running test of its package; build scripts (ring's) would take it for a change and build all again.
+    // Cargo sets these variables for a running test. Build scripts (ring's) would see a change in them and build again.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             cargo.env_remove(name);
@@ -41,10 +41,10 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// A plugin by its parts in text.
+/// The parts of a plugin in WebAssembly text.
 #[derive(Default)]
 pub(crate) struct Raw<'a> {
-    /// Items of the component in front of the core instance.
+    /// Items of the component before the core instance.
     pub(crate) before: &'a str,
     /// Items of the core module.
     pub(crate) core: &'a str,
@@ -55,35 +55,35 @@ pub(crate) struct Raw<'a> {
 }
 
 impl Component {
-    /// The items plugin.
+    /// Returns the items plugin.
     pub(crate) fn items() -> Self {
         Self::built("items")
     }
 
-    /// The smallest plugin, without any capability.
+    /// Returns the smallest plugin, which has no capability.
     pub(crate) fn hello() -> Self {
         Self::built("hello")
     }
 
-    /// The guest that does what it is asked for.
+    /// Returns the guest whose routes do all that tests need.
     pub(crate) fn chameleon() -> Self {
         Self::built("chameleon")
     }
 
-    /// The guest that declares what it is told to.
+    /// Returns the guest with the given declaration.
     pub(crate) fn liar(declaration: &Value) -> Self {
         let text = declaration.to_string();
         let mut component = Self::built("liar");
         let bytes = &mut component.0;
         let at = bytes.windows(DECLARATION.len()).position(|window| window == DECLARATION).unwrap();
-        let room = bytes[at + DECLARATION.len()..].iter().take_while(|byte| **byte == b' ').count();
-        assert!(text.len() <= DECLARATION.len() + room, "the declaration is longer than the liar has room for");
+        let space = bytes[at + DECLARATION.len()..].iter().take_while(|byte| **byte == b' ').count();
+        assert!(text.len() <= DECLARATION.len() + space, "the declaration is longer than the space in the liar");
         bytes[at..at + DECLARATION.len()].fill(b' ');
         bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
         component
     }
 
-    /// The same component with other bytes, as a rebuild would have: a custom section at its end says something.
+    /// Returns the same component with another digest, like a rebuild: a custom section is appended.
     pub(crate) fn rebuilt(&self, word: &str) -> Self {
         let name = b"rebuilt";
         let length = 1 + name.len() + word.len();
@@ -95,7 +95,7 @@ impl Component {
         Self(bytes)
     }
 
-    /// The same component with one text in its data replaced by another of the same length.
+    /// Returns the same component with a text in its data replaced by another of the same length.
     pub(crate) fn with_text(&self, old: &str, new: &str) -> Self {
         assert_eq!(old.len(), new.len());
         let mut bytes = self.0.clone();
@@ -110,20 +110,20 @@ impl Component {
         Self(bytes)
     }
 
-    /// One written as text.
+    /// Returns a component from WebAssembly text.
     pub(crate) fn text(text: &str) -> Self {
         Self(wat::parse_str(text).unwrap())
     }
 
-    /// A plugin that is written by hand, see `tests/guests/raw.wat`.
+    /// Returns a handwritten plugin, see `tests/guests/raw.wat`.
     pub(crate) fn raw(raw: &Raw<'_>) -> Self {
         let parts =
             [(";; BEFORE", raw.before), (";; CORE", raw.core), (";; WITH", raw.with), (";; OPTIONS", raw.options)];
         let text = include_str!("../guests/raw.wat").to_owned();
-        Self::text(&parts.into_iter().fold(text, |text, (place, part)| text.replace(place, part)))
+        Self::text(&parts.into_iter().fold(text, |text, (marker, part)| text.replace(marker, part)))
     }
 
-    /// A file with it, for whoever wants one.
+    /// Builds the components and returns the file of one.
     pub(crate) fn file(name: &str) -> PathBuf {
         build_components();
         target().join("wasm32-wasip2/plugin").join(name).with_extension("wasm")
@@ -135,8 +135,8 @@ impl Component {
     }
 }
 
-/// Builds once for each run; Cargo finds out whether there is anything to do. Hosts do it before they start: what is built
-/// once a client has connected may take longer than a server keeps an idle connection.
+/// Builds the components once for each test run. Test hosts call it before they start: a build after a client has
+/// connected may take longer than the host's idle timeout.
 pub(crate) fn build_components() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {

@@ -1,9 +1,9 @@
-//! What lies in a directory.
+//! The files of a directory.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The files below a directory, by their paths from there, without those that SQLite keeps beside an open database.
+/// Returns the files below a directory as relative paths, without SQLite's temporary files of an open database.
 pub(crate) fn files(directory: &Path) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
     collect(directory, directory, &mut files);
@@ -11,7 +11,7 @@ pub(crate) fn files(directory: &Path) -> BTreeSet<String> {
 }
 
 fn collect(root: &Path, directory: &Path, files: &mut BTreeSet<String>) {
-    // One that is removed meanwhile is not there.
+    // A directory that is removed in the meantime has no files.
     for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
         if path.is_dir() {

@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame, for what no client would send.
+//! HTTP/2 frame by frame, for requests that no client library would send.
 
 use std::net::SocketAddr;
 
@@ -20,7 +20,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 /// One connection.
 pub(crate) struct Wire(TcpStream);
 
-/// What comes.
+/// A received frame.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
@@ -30,7 +30,7 @@ pub(crate) struct Frame {
 }
 
 impl Wire {
-    /// Connects; the other side may send so many bytes on each stream.
+    /// Connects, and sets the initial window of each stream: the number of bytes that the host may send.
     pub(crate) async fn connect(addr: SocketAddr, window: u32) -> Self {
         let mut wire = Self(TcpStream::connect(addr).await.unwrap());
         wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -39,7 +39,7 @@ impl Wire {
         wire
     }
 
-    /// The other side may have gone.
+    /// Sends bytes. Returns whether the connection took them.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
         self.0.write_all(bytes).await.is_ok()
     }
@@ -48,12 +48,12 @@ impl Wire {
         self.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &head(path))).await
     }
 
-    /// The other side may send so many bytes more: on a stream, or (0) on all together.
+    /// Widens the window of a stream, or of the connection (stream 0), by the given number of bytes.
     pub(crate) async fn widen(&mut self, stream: u32, bytes: u32) -> bool {
         self.send(&frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())).await
     }
 
-    /// The next frame; none when the other side ended.
+    /// Returns the next frame, or `None` at the end of the connection.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
@@ -64,7 +64,7 @@ impl Wire {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The next frame of a kind on a stream; none when the other side ended.
+    /// Returns the next frame of a kind on a stream, or `None` at the end of the connection.
     pub(crate) async fn next_of(&mut self, kind: u8, stream: u32) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
@@ -75,13 +75,13 @@ impl Wire {
     }
 }
 
-/// A frame's bytes.
+/// Encodes a frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The compressed headers of a GET.
+/// Encodes the headers of a GET.
 pub(crate) fn head(path: &str) -> Vec<u8> {
     // `:method: GET` and `:scheme: http` of the static table, then `:path` and `:authority` by their names in it.
     let mut head = vec![0x82, 0x86, 0x04];
@@ -91,7 +91,7 @@ pub(crate) fn head(path: &str) -> Vec<u8> {
     head
 }
 
-/// A header that the other side does not remember.
+/// Encodes a header that is not added to the dynamic table.
 pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     let mut header = vec![0];
     text(&mut header, name);
@@ -99,7 +99,7 @@ pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     header
 }
 
-/// A text as it is, behind its length in seven bits and then seven more at a time.
+/// Encodes a text without Huffman coding: its length in seven bits, continued in groups of seven, then its bytes.
 fn text(head: &mut Vec<u8>, text: &str) {
     match text.len().checked_sub(127) {
         None => head.push(u8::try_from(text.len()).unwrap()),

@@ -1,4 +1,4 @@
-//! A mail server that keeps what it is sent.
+//! A mail server that stores the mails it receives.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use super::patience::until;
 /// A mail as its receiver reads it.
 #[derive(Debug, Clone)]
 pub(crate) struct Mail {
-    /// The envelope's receiver.
+    /// The recipient in the envelope.
     pub(crate) receiver: String,
     pub(crate) from: String,
     pub(crate) to: String,
@@ -21,7 +21,7 @@ pub(crate) struct Mail {
     pub(crate) html: String,
 }
 
-/// The server; gone when dropped.
+/// The server, which ends when it is dropped.
 pub(crate) struct MailServer {
     addr: SocketAddr,
     mails: Arc<Mutex<Vec<Mail>>>,
@@ -42,17 +42,17 @@ impl MailServer {
         Self { addr, mails, task }
     }
 
-    /// For `email.smtp_url`.
+    /// Returns the value for `email.smtp_url`.
     pub(crate) fn url(&self) -> String {
         format!("smtp://{}?tls=none", self.addr)
     }
 
-    /// What came so far.
+    /// Returns the mails so far.
     pub(crate) fn received(&self) -> Vec<Mail> {
         self.mails.lock().unwrap().clone()
     }
 
-    /// The first mail for somebody, once it is there; it is taken away.
+    /// Waits for a mail to a recipient and removes it from the server.
     pub(crate) async fn take(&self, receiver: &str) -> Mail {
         until(&format!("a mail for {receiver}"), async || {
             let mut mails = self.mails.lock().unwrap();
@@ -70,7 +70,7 @@ impl Drop for MailServer {
 }
 
 impl Mail {
-    /// The token of the link, found as the reference's own browser tests find it.
+    /// Returns the token of the link, found as a browser test would find it.
     pub(crate) fn reset_token(&self) -> String {
         let link = "/reset-password?token=";
         let (_, rest) = self.html.split_once(link).unwrap_or_else(|| panic!("no link in {}", self.html));
@@ -94,7 +94,7 @@ fn part(mail: &ParsedMail<'_>, kind: &str) -> String {
     mail.parts().find(|part| part.ctype.mimetype == kind).map(|part| part.get_body().unwrap()).unwrap_or_default()
 }
 
-/// Enough of RFC 5321 for one client.
+/// Speaks enough of RFC 5321 for one client.
 async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 test\r\n").await.ok();

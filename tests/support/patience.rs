@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take before the test fails; far more than any needs, so that a busy machine fails none.
-const PATIENCE: Duration = Duration::from_secs(30);
-const BETWEEN: Duration = Duration::from_millis(20);
+/// The timeout of a condition. It is far longer than any needs, so that no test fails on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Asks until there is an answer.
-pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls until there is a value.
+pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(value) = poll().await {
+            return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        tokio::time::sleep(BETWEEN).await;
+        assert!(begun.elapsed() < TIMEOUT, "waited {TIMEOUT:?} for {what}");
+        tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -1,10 +1,9 @@
 //! A throwaway PostgreSQL: one private cluster for the whole test process, a fresh database for each test.
 //!
-//! The cluster is made from the installed binaries in a temporary directory, in memory where there is room, on a free
-//! loopback port. A watchdog shell
-//! owns the server and reads a pipe from this process: when the pipe closes, however this process ended, it stops the
-//! server and removes the directory. Where no PostgreSQL is installed, [`database`] is `None` and tests report
-//! themselves skipped; with `CI=true` that is a failure.
+//! The cluster is created from the installed binaries in a temporary directory, in memory if there is space, on a free
+//! loopback port. A watchdog shell owns the server and reads a pipe from this process. When the pipe closes, however
+//! this process ended, the shell stops the server and removes the directory. If PostgreSQL is not installed,
+//! [`database`] returns `None` and tests report themselves as skipped; with `CI=true` that is a failure.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
@@ -16,24 +15,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, postgres::PgConnectOptions};
 
-/// The role Wharf logs in with: it may make roles and databases, as an operator would allow, and is no superuser.
+/// The role that Wharf logs in with. It may create roles and databases, as an operator would allow, and is no
+/// superuser.
 const HOST_ROLE: &str = "wharf_host";
 const PASSWORD: &str = "wharf";
 /// Linux's file system in memory.
 const IN_MEMORY: &str = "/dev/shm";
-/// The room that a cluster may take, some times over.
-const ROOM_MIB: u64 = 4 * 1024;
+/// The free space that is required for a cluster in memory; a cluster needs less.
+const MIN_FREE_MIB: u64 = 4 * 1024;
 
-/// A database of one test's own; dropped with this value.
+/// A database of a single test, dropped with this value.
 pub(crate) struct TestDatabase {
     /// `postgres://…` for `database.url`.
     pub(crate) url: String,
-    /// The same database as a superuser, to look behind the host's back.
+    /// The same database as a superuser, to inspect it independently of the host.
     pub(crate) superuser_url: String,
     name: String,
 }
 
-/// A fresh database owned by the host's role; `None` where PostgreSQL is not installed.
+/// Creates a fresh database that the host's role owns. Returns `None` if PostgreSQL is not installed.
 pub(crate) async fn database() -> Option<TestDatabase> {
     let cluster = tokio::task::spawn_blocking(cluster).await.unwrap()?;
     static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -49,7 +49,7 @@ pub(crate) async fn database() -> Option<TestDatabase> {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
-        // Drop runs inside the test's runtime, where nothing may block on a future of that runtime.
+        // Drop runs inside the test's runtime, where a thread must not block on a future.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             if let Some(cluster) = cluster() {
@@ -64,7 +64,7 @@ impl Drop for TestDatabase {
 
 struct Cluster {
     port: u16,
-    /// Holds the pipe whose end tells the watchdog that this process has gone.
+    /// Holds the pipe. Its end tells the watchdog that this process has ended.
     _watchdog: Child,
 }
 
@@ -93,8 +93,8 @@ fn cluster() -> Option<&'static Cluster> {
     cluster.as_ref()
 }
 
-/// The directory of the programs: that of PATH, or else the newest of Debian's. Links are followed, because PATH may hold
-/// one to `initdb` alone.
+/// Returns the directory of PostgreSQL's programs: the one in PATH, or else the newest of Debian's. Links are followed,
+/// because PATH may have a link to `initdb` only.
 fn binaries() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut installed: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
@@ -107,9 +107,10 @@ fn binaries() -> Option<PathBuf> {
         .find(|directory| ["postgres", "pg_isready", "psql"].iter().all(|name| directory.join(name).is_file()))
 }
 
-/// Everything runs in one shell: the server must end before its directory is removed. `$1` binaries, `$2` directory,
-/// `$3` port, the rest is the prefix that drops root's rights, which PostgreSQL refuses to run with. Passwords pass as they
-/// are, over loopback: proving one without telling it takes an unoptimised client longer than many a test.
+/// Starts and stops the server in one shell, because the server must end before its directory is removed. `$1` is the
+/// directory of the binaries, `$2` the data directory, `$3` the port. The rest is a prefix that drops root's rights,
+/// because PostgreSQL refuses to run as root. Passwords are sent in clear over loopback: SCRAM takes an unoptimised
+/// client longer than many a test.
 const WATCHDOG: &str = r#"
 bin=$1 dir=$2 port=$3; shift 3
 printf %s "$PGPASSWORD" >"$dir/password"
@@ -135,7 +136,7 @@ rm -rf "$dir"
 "#;
 
 fn start(binaries: &Path) -> Cluster {
-    // Another process may take a port between our finding it free and the server's taking it.
+    // Another process may take the port after this one has found it free.
     for _ in 0..3 {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
@@ -163,7 +164,7 @@ fn try_start(binaries: &Path, port: u16) -> Option<Child> {
         .env("PGPASSWORD", PASSWORD)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // A Ctrl-C is for the tests; the watchdog ends after them.
+        // A Ctrl-C ends the tests only; the watchdog ends after them.
         .process_group(0)
         .spawn()
         .unwrap();
@@ -172,22 +173,22 @@ fn try_start(binaries: &Path, port: u16) -> Option<Child> {
     (line == "ready\n").then_some(watchdog)
 }
 
-/// In memory, because each database is made of hundreds of files, which it takes a disk a third of the tests' time to make
-/// and to remove.
+/// Creates the cluster's directory, in memory if there is space: each database has hundreds of files, and a disk spends
+/// a third of the tests' time on them.
 fn directory() -> PathBuf {
     let mut builder = tempfile::Builder::new();
     builder.prefix("wharf-pg-");
-    let in_memory = has_room(IN_MEMORY).then(|| builder.tempdir_in(IN_MEMORY).ok()).flatten();
+    let in_memory = has_space(IN_MEMORY).then(|| builder.tempdir_in(IN_MEMORY).ok()).flatten();
     in_memory.unwrap_or_else(|| builder.tempdir().unwrap()).keep()
 }
 
-/// As `df` of the GNU core utilities tells it; where there is another, there is no room.
-fn has_room(directory: &str) -> bool {
+/// Returns whether a file system has enough free space, by GNU `df`. With another `df` the result is `false`.
+fn has_space(directory: &str) -> bool {
     let Ok(free) = Command::new("df").args(["--output=avail", "--block-size=1M", directory]).output() else {
         return false;
     };
     let free = String::from_utf8_lossy(&free.stdout);
-    free.lines().last().and_then(|free| free.trim().parse().ok()).is_some_and(|free: u64| free >= ROOM_MIB)
+    free.lines().last().and_then(|free| free.trim().parse().ok()).is_some_and(|free: u64| free >= MIN_FREE_MIB)
 }
 
 fn is_root() -> bool {
@@ -196,7 +197,7 @@ fn is_root() -> bool {
 }
 
 #[tokio::test]
-async fn every_test_has_a_database_of_its_own() {
+async fn each_test_has_its_own_database() {
     let (Some(one), Some(two)) = (database().await, database().await) else { return };
     assert_ne!(one.url, two.url);
     let mut connection = sqlx::PgConnection::connect(&one.url).await.unwrap();

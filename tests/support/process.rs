@@ -1,4 +1,4 @@
-//! A host in a process of its own: the real program, its log, its end, and what it holds of the machine.
+//! A host in its own process: the real program, its log, its end, and its use of the machine's resources.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,17 +14,17 @@ use super::host::{PASSWORD, SUPERUSER};
 use super::patience::until;
 use super::program::program;
 
-/// The program with nothing of this machine's in its environment.
+/// Returns a command that runs the program in an empty environment.
 pub(crate) fn wharf(home: &Path) -> Command {
-    alone(Command::new(program()), home)
+    isolated(Command::new(program()), home)
 }
 
-fn alone(mut command: Command, home: &Path) -> Command {
+fn isolated(mut command: Command, home: &Path) -> Command {
     command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
     command
 }
 
-/// A host in a process of its own; killed when dropped.
+/// A host in its own process, killed when it is dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) addr: SocketAddr,
@@ -41,9 +41,9 @@ impl Process {
         Self::start_by(command, home, settings).await
     }
 
-    /// One that may have so many files open, and raise that so far.
+    /// Starts a host with these limits of open files.
     pub(crate) async fn start_with_files(home: TempDir, soft: u32, hard: u32) -> Self {
-        let mut command = alone(Command::new("sh"), home.path());
+        let mut command = isolated(Command::new("sh"), home.path());
         let limited = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
         command.arg("-c").arg(limited).arg(program());
         Self::start_by(command, home, &[]).await
@@ -100,19 +100,19 @@ impl Process {
         until("the end of the process", async || self.child.try_wait().unwrap()).await
     }
 
-    /// Kills it at once, and gives back where its data are.
+    /// Kills the process at once and returns its home directory.
     pub(crate) fn kill(mut self) -> TempDir {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.home, TempDir::new().unwrap())
     }
 
-    /// What it holds now.
+    /// Returns its present use of resources.
     pub(crate) fn holdings(&self) -> Holdings {
         Holdings::of(self)
     }
 
-    /// A command against this host.
+    /// Runs a command against this host.
     pub(crate) fn command(&self, token: &str, arguments: &[&str]) -> Output {
         let mut command = wharf(self.home.path());
         command.env("WHARF_URL", format!("http://{}", self.addr)).env("WHARF_TOKEN", token).args(arguments);
@@ -131,7 +131,7 @@ pub(crate) fn home() -> TempDir {
     tempfile::Builder::new().prefix("wharf-cli-").tempdir().unwrap()
 }
 
-/// What a process holds.
+/// The resources that a process uses.
 #[derive(Debug)]
 pub(crate) struct Holdings {
     pub(crate) resident_kib: u64,

@@ -1,5 +1,5 @@
-//! A server somewhere else, on loopback: it does what a test says, and tells what was sent to it and which connections
-//! were opened and closed.
+//! A stand-in for a remote server, on loopback. A test sets its replies and reads the requests and the number of
+//! connections that it got.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::patience::until;
 
-/// What it does with a request.
+/// The server's reaction to a request.
 #[derive(Clone)]
 pub(crate) enum Reply {
     /// Writes this and waits for the next request.
@@ -24,28 +24,28 @@ pub(crate) enum Reply {
     Close(String),
     /// Writes this and then nothing, until the other side closes.
     Hang(String),
-    /// Writes the first and then the second again and again.
+    /// Writes the first text, and then the second one repeatedly, with a pause before each.
     Endless(String, String, Duration),
 }
 
 impl Reply {
-    /// An answer of this status with a body.
+    /// Returns a response with this status and body.
     pub(crate) fn of(status: u16, body: &str) -> Self {
         Self::with(status, "", body)
     }
 
-    /// The same with header lines, each with its line break.
+    /// Returns the same with header lines, each with its line break.
     pub(crate) fn with(status: u16, headers: &str, body: &str) -> Self {
         Self::Say(format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()))
     }
 
-    /// Sends on.
+    /// Returns a redirect.
     pub(crate) fn to(status: u16, location: &str) -> Self {
         Self::with(status, &format!("location: {location}\r\n"), "elsewhere")
     }
 }
 
-type Answer = dyn Fn(&str) -> Reply + Send + Sync;
+type Responder = dyn Fn(&str) -> Reply + Send + Sync;
 
 /// The server.
 #[derive(Clone)]
@@ -70,12 +70,12 @@ impl Identity {
 }
 
 impl Remote {
-    /// Answers each request, which is given as the text that came.
+    /// Starts a server. `answer` gets the text of each request.
     pub(crate) async fn start(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         Self::serve(None, Arc::new(answer)).await
     }
 
-    /// The same over TLS.
+    /// Starts the same server with TLS.
     pub(crate) async fn start_tls(identity: &Identity, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -89,7 +89,7 @@ impl Remote {
         Self::serve(Some(Arc::new(config).into()), Arc::new(answer)).await
     }
 
-    async fn serve(tls: Option<TlsAcceptor>, answer: Arc<Answer>) -> Self {
+    async fn serve(tls: Option<TlsAcceptor>, answer: Arc<Responder>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let remote = Self {
             addr: listener.local_addr().unwrap(),
@@ -118,7 +118,7 @@ impl Remote {
         remote
     }
 
-    async fn talk(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &Answer) {
+    async fn talk(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &Responder) {
         while let Some(request) = read(&mut stream).await {
             self.seen.lock().unwrap().push(request.clone());
             match answer(&request) {
@@ -150,7 +150,7 @@ impl Remote {
         }
     }
 
-    /// Where it is, as an origin.
+    /// Returns its origin.
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -159,17 +159,17 @@ impl Remote {
         format!("http://{}{path}", self.addr)
     }
 
-    /// The requests so far, as they came.
+    /// Returns the texts of the requests so far.
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Connections that were ever opened.
+    /// Returns the number of connections that were opened.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many requests came.
+    /// Waits until the given number of requests arrived.
     pub(crate) async fn until_seen(&self, count: usize) {
         until("a request", async || (self.seen().len() >= count).then_some(())).await;
     }
@@ -181,7 +181,7 @@ impl Remote {
     }
 }
 
-/// One request, or none where the other side is done.
+/// Reads a request. Returns `None` at the end of the connection.
 async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
@@ -198,8 +198,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     }
 }
 
-/// An address at which nobody ever finishes to connect: its queue is full, and nobody empties it. It lasts as long as what
-/// is returned beside.
+/// Returns an address at which no connect completes, because the accept queue is full. This lasts until the second
+/// value is dropped.
 pub(crate) async fn silent() -> (SocketAddr, impl Sized) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
