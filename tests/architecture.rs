@@ -34,7 +34,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["argon2", "jsonwebtoken"], &["auth"]),
     (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
-    (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/turn.rs"]),
+    (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 

@@ -93,7 +93,7 @@ impl App {
         *stage = "opening the database";
         let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
             // The report may name a file or a cause, but never the URL, which holds a password.
-            Error::internal(format!("{}: {}", config.database.place(), error.report()))
+            Error::internal(format!("{}: {}", config.database.description(), error.report()))
         })?;
         let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
 

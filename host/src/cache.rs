@@ -1,9 +1,11 @@
-//! Bytes that may be forgotten: one bounded cache for each plugin, holding the values it stores itself and the answers
-//! the host keeps for it. Owns expiry and tags. Knows neither Wasm nor HTTP.
+//! The caches of plugins: one bounded cache per plugin, for the values that the plugin stores itself and for the responses
+//! that the host caches for it ([`response_cache`]). Entries may be evicted at any time. Owns expiry and tags. Knows
+//! neither WebAssembly nor HTTP.
 //!
-//! A tag is invalidated by moving its mark; an entry is stale when one of its tags was marked after the entry's ticket
-//! was drawn. Answers draw their ticket before the plugin runs, so a write that lands while an answer is being made
-//! makes that answer stale before it is stored.
+//! Invalidating a tag sets its mark to a new number. Each entry carries a ticket: the number at the time when its content
+//! began to be computed. An entry is stale when one of its tags has a mark above the entry's ticket.
+
+pub mod response_cache;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,36 +18,37 @@ use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
+use self::response_cache::CachedResponse;
 use crate::clock::{Clock, Timestamp};
 use crate::id::PluginName;
 
-/// The longest key in bytes.
+/// Maximum length of a key in bytes.
 pub const MAX_KEY: usize = 512;
-/// The largest value in bytes.
+/// Maximum size of a value in bytes.
 pub const MAX_VALUE: usize = 1024 * 1024;
-/// The most tags of one entry.
+/// Maximum number of tags of one entry.
 pub const MAX_TAGS: usize = 16;
-/// The longest tag in bytes.
+/// Maximum length of a tag in bytes.
 pub const MAX_TAG: usize = 128;
-/// Marks kept for one plugin; beyond them its whole cache is forgotten, which is always allowed.
+/// Maximum number of marks of one plugin. Beyond it the whole cache is cleared, which is always permitted.
 const MAX_MARKS: usize = 10_000;
-/// What an entry costs beside its bytes: 200,000 of them took 510 bytes more each than their keys and values, and 590 with a
-/// tag and a time (resident memory, moka 0.12). So the bytes of a cache bound its keys too.
+/// The memory of an entry in addition to its bytes. Measured with 200,000 entries (resident memory, moka 0.12): 510 bytes
+/// each beyond key and value, 590 with a tag and an expiry time. So the size of a cache bounds its number of keys too.
 const OVERHEAD: usize = 512;
 
-/// Why an entry is refused; names the limit.
+/// Why an entry is refused. The text names the limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The key.
+    /// The key is too long.
     #[error("key length: {MAX_KEY} bytes")]
     Key,
-    /// The value: larger than any may be, or with its key and tags than the whole cache.
+    /// The value is larger than any value may be, or is with its key and tags larger than the whole cache.
     #[error("value size: {0} bytes")]
     Value(u64),
-    /// The tags.
+    /// There are too many tags, or one is too long.
     #[error("tags: {MAX_TAGS} of {MAX_TAG} bytes")]
     Tags,
-    /// A counter that is not one, or overflows.
+    /// The value is not a counter, or the counter would overflow.
     #[error("counter: the value is not a 64-bit integer, or would overflow")]
     Counter,
 }
@@ -59,30 +62,30 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// No cache yet; each plugin's will hold at most `bytes`, unless it is [resized](PluginCache::resize).
+    /// Creates an empty set of caches. Each plugin's cache holds at most `bytes`, unless it is [resized](PluginCache::resize).
     pub fn new(clock: Clock, bytes: u64) -> Self {
         Self { clock, bytes, plugins: Arc::default() }
     }
 
-    /// What each holds unless it is resized.
+    /// Returns the size of a cache that is not resized.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The cache of a plugin, made when it is first asked for.
+    /// Returns the cache of a plugin. Creates it at the first request.
     pub fn plugin(&self, name: &PluginName) -> Arc<PluginCache> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         let cache = plugins.entry(name.clone()).or_insert_with(|| Arc::new(PluginCache::new(&self.clock, self.bytes)));
         Arc::clone(cache)
     }
 
-    /// Forgets everything of a plugin.
+    /// Removes the cache of a plugin.
     pub fn remove(&self, name: &PluginName) {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
-/// What one plugin's cache holds.
+/// The cache of one plugin.
 #[derive(Debug)]
 pub struct PluginCache {
     clock: Clock,
@@ -94,12 +97,12 @@ pub struct PluginCache {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Value(Box<str>),
-    Answer(Box<str>),
+    Response(Box<str>),
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
-    held: Held,
+    payload: Payload,
     tags: Arc<[Box<str>]>,
     ticket: u64,
     ttl: Option<Duration>,
@@ -107,25 +110,10 @@ struct Entry {
 }
 
 #[derive(Debug, Clone)]
-enum Held {
+enum Payload {
     Value(Bytes),
-    Answer(Arc<Answer>),
+    Response(Arc<CachedResponse>),
 }
-
-/// A successful answer that the host may give again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// Checked headers.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// Drawn before an answer is made; see the module's text.
-#[derive(Debug, Clone, Copy)]
-pub struct Ticket(u64);
 
 struct PerEntry;
 
@@ -146,38 +134,33 @@ impl PluginCache {
         Self { clock: clock.clone(), entries, marks, counter }
     }
 
-    /// Holds so many bytes from now on. A change forgets what is held.
+    /// Changes the size in bytes. A change clears the cache.
     pub fn resize(&self, bytes: u64) {
         if self.entries.load().policy().max_capacity() != Some(bytes) {
             self.entries.store(Arc::new(entries(bytes)));
         }
     }
 
-    /// Entries and bytes that it holds.
-    pub fn held(&self) -> (u64, u64) {
+    /// Returns the number of entries and their bytes.
+    pub fn usage(&self) -> (u64, u64) {
         let entries = self.entries.load();
-        // What was stored lately is not counted before, and what expired not left out.
+        // Without this, moka does not count recent entries yet and still counts expired ones.
         entries.run_pending_tasks();
         (entries.entry_count(), entries.weighted_size())
     }
 
-    /// A ticket for an answer that is about to be made.
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.counter.load(Ordering::SeqCst))
-    }
-
-    /// A value.
+    /// Returns a value.
     pub fn get(&self, key: &str) -> Option<Bytes> {
-        match self.fresh(&Key::Value(key.into()))?.held {
-            Held::Value(bytes) => Some(bytes),
-            Held::Answer(_) => None,
+        match self.fresh(&Key::Value(key.into()))?.payload {
+            Payload::Value(bytes) => Some(bytes),
+            Payload::Response(_) => None,
         }
     }
 
-    /// Stores a value until `ttl` is over, or until it must make room.
+    /// Stores a value until `ttl` is over or until it is evicted.
     ///
     /// # Errors
-    /// Key, value or tags are beyond their limit.
+    /// The key, the value or the tags exceed their limit.
     pub fn set(&self, key: &str, value: Bytes, ttl: Option<Duration>, tags: &[String]) -> Result<(), Refusal> {
         if key.len() > MAX_KEY {
             return Err(Refusal::Key);
@@ -185,11 +168,11 @@ impl PluginCache {
         if value.len() > MAX_VALUE {
             return Err(Refusal::Value(MAX_VALUE as u64));
         }
-        let entry = self.entry(Held::Value(value), ttl, tags, self.ticket())?;
+        let entry = self.entry(Payload::Value(value), ttl, tags, self.now_ticket())?;
         self.insert(Key::Value(key.into()), entry)
     }
 
-    /// What could never stay is not taken in: it would push out everything else first.
+    /// Stores an entry. Refuses one that is larger than the cache: it would evict everything else first.
     fn insert(&self, key: Key, entry: Entry) -> Result<(), Refusal> {
         let entries = self.entries.load();
         let bytes = entries.policy().max_capacity().unwrap_or(u64::MAX);
@@ -200,13 +183,13 @@ impl PluginCache {
         Ok(())
     }
 
-    /// Forgets a value.
+    /// Removes a value.
     pub fn delete(&self, key: &str) {
         self.entries.load().invalidate(&Key::Value(key.into()));
     }
 
-    /// Adds to a counter, atomically; a missing one counts from 0. `ttl` is for a counter that is made; one that is
-    /// there keeps its own.
+    /// Adds to a counter atomically and returns the sum. A missing counter starts at 0 with the given `ttl`; an
+    /// existing counter keeps its own.
     ///
     /// # Errors
     /// The key is too long, the value is not a counter, or the sum overflows.
@@ -219,22 +202,22 @@ impl PluginCache {
             let present = present.map(moka::Entry::into_value).filter(|entry| self.is_fresh(entry));
             let count = match &present {
                 None => Some(0),
-                Some(Entry { held: Held::Value(bytes), .. }) => {
+                Some(Entry { payload: Payload::Value(bytes), .. }) => {
                     std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<i64>().ok())
                 }
                 Some(_) => None,
             };
             let Some(next) = count.and_then(|count| count.checked_add(delta)) else { return Op::Nop };
             sum = Ok(next);
-            let held = Held::Value(next.to_string().into());
+            let payload = Payload::Value(next.to_string().into());
             match present {
                 Some(mut entry) => {
-                    entry.held = held;
-                    // moka counts the time anew at an update: what is left is what it gets.
+                    entry.payload = payload;
+                    // moka restarts the time at an update, so the entry gets the remaining time.
                     entry.ttl = entry.expires.map(|expires| remaining(self.clock.now(), expires));
                     Op::Put(entry)
                 }
-                None => match self.entry(held, ttl, &[], self.ticket()) {
+                None => match self.entry(payload, ttl, &[], self.now_ticket()) {
                     Ok(entry) => Op::Put(entry),
                     Err(refusal) => {
                         sum = Err(refusal);
@@ -246,31 +229,7 @@ impl PluginCache {
         sum
     }
 
-    /// An answer kept earlier.
-    pub fn answer(&self, key: &str) -> Option<Arc<Answer>> {
-        match self.fresh(&Key::Answer(key.into()))?.held {
-            Held::Answer(answer) => Some(answer),
-            Held::Value(_) => None,
-        }
-    }
-
-    /// Keeps an answer whose ticket was drawn before it was made.
-    ///
-    /// # Errors
-    /// The tags are beyond their limit, or the answer is larger than the cache.
-    pub fn keep(
-        &self,
-        key: String,
-        answer: Answer,
-        ttl: Duration,
-        tags: &[String],
-        ticket: Ticket,
-    ) -> Result<(), Refusal> {
-        let entry = self.entry(Held::Answer(Arc::new(answer)), Some(ttl), tags, ticket)?;
-        self.insert(Key::Answer(key.into()), entry)
-    }
-
-    /// Makes every value and answer with this tag stale.
+    /// Makes every value and response with this tag stale.
     ///
     /// # Errors
     /// The tag is too long.
@@ -288,12 +247,16 @@ impl PluginCache {
         Ok(())
     }
 
-    fn entry(&self, held: Held, ttl: Option<Duration>, tags: &[String], ticket: Ticket) -> Result<Entry, Refusal> {
+    fn now_ticket(&self) -> u64 {
+        self.counter.load(Ordering::SeqCst)
+    }
+
+    fn entry(&self, payload: Payload, ttl: Option<Duration>, tags: &[String], ticket: u64) -> Result<Entry, Refusal> {
         if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG) {
             return Err(Refusal::Tags);
         }
         let expires = ttl.map(|ttl| self.clock.now().plus(ttl));
-        Ok(Entry { held, tags: tags.iter().map(|tag| tag.as_str().into()).collect(), ticket: ticket.0, ttl, expires })
+        Ok(Entry { payload, tags: tags.iter().map(|tag| tag.as_str().into()).collect(), ticket, ttl, expires })
     }
 
     fn fresh(&self, key: &Key) -> Option<Entry> {
@@ -301,7 +264,7 @@ impl PluginCache {
     }
 
     fn is_fresh(&self, entry: &Entry) -> bool {
-        // moka's clock reclaims memory; the injected one decides.
+        // moka's clock only reclaims memory. The injected clock decides.
         if entry.expires.is_some_and(|expires| expires <= self.clock.now()) {
             return false;
         }
@@ -326,14 +289,12 @@ fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
 }
 
 fn weight(key: &Key, entry: &Entry) -> usize {
-    let (Key::Value(key) | Key::Answer(key)) = key;
-    let held = match &entry.held {
-        Held::Value(bytes) => bytes.len(),
-        Held::Answer(answer) => {
-            answer.body.len() + answer.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
-        }
+    let (Key::Value(key) | Key::Response(key)) = key;
+    let payload = match &entry.payload {
+        Payload::Value(bytes) => bytes.len(),
+        Payload::Response(response) => response.weight(),
     };
-    OVERHEAD + key.len() + held + entry.tags.iter().map(|tag| tag.len()).sum::<usize>()
+    OVERHEAD + key.len() + payload + entry.tags.iter().map(|tag| tag.len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -357,32 +318,19 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_forgets_values_and_answers_that_carry_it() {
+    fn invalidating_a_tag_removes_the_values_that_carry_it() {
         let (_, cache) = cache(1 << 20);
-        let answer = Answer { status: 200, headers: vec![], body: Bytes::from_static(b"x") };
         cache.set("a", Bytes::from_static(b"1"), None, &["t".into()]).unwrap();
         cache.set("b", Bytes::from_static(b"2"), None, &["u".into()]).unwrap();
-        cache.keep("r".into(), answer, Duration::from_secs(9), &["t".into()], cache.ticket()).unwrap();
         cache.invalidate("t").unwrap();
         assert_eq!(cache.get("a"), None);
-        assert_eq!(cache.answer("r"), None);
         assert!(cache.get("b").is_some());
         cache.set("a", Bytes::from_static(b"3"), None, &["t".into()]).unwrap();
         assert!(cache.get("a").is_some());
     }
 
     #[test]
-    fn an_answer_made_across_an_invalidation_is_never_given() {
-        let (_, cache) = cache(1 << 20);
-        let answer = Answer { status: 200, headers: vec![], body: Bytes::from_static(b"old") };
-        let ticket = cache.ticket();
-        cache.invalidate("t").unwrap();
-        cache.keep("r".into(), answer, Duration::from_secs(9), &["t".into()], ticket).unwrap();
-        assert_eq!(cache.answer("r"), None);
-    }
-
-    #[test]
-    fn counters_count_and_keep_their_time() {
+    fn a_counter_keeps_its_expiry_time() {
         let (clock, cache) = cache(1 << 20);
         assert_eq!(cache.increment("n", 5, Some(Duration::from_secs(10))), Ok(5));
         clock.advance(Duration::from_secs(9));
@@ -395,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_named_and_the_whole_stays_bounded() {
+    fn a_refusal_names_the_limit_and_the_cache_stays_bounded() {
         let (_, cache) = cache(100_000);
         assert_eq!(cache.set(&"k".repeat(513), Bytes::new(), None, &[]), Err(Refusal::Key));
         assert_eq!(cache.set("k", vec![0; MAX_VALUE + 1].into(), None, &[]), Err(Refusal::Value(1 << 20)));
@@ -409,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn another_size_forgets_and_holds_and_the_same_keeps() {
+    fn a_new_size_clears_the_cache_and_the_same_size_does_not() {
         let (_, cache) = cache(100_000);
         cache.set("k", Bytes::from_static(b"1"), None, &[]).unwrap();
         cache.resize(100_000);
@@ -425,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn many_marks_do_not_grow_without_end_nor_revive_anything() {
+    fn the_number_of_marks_is_bounded_and_no_stale_entry_returns() {
         let (_, cache) = cache(1 << 20);
         cache.set("a", Bytes::from_static(b"1"), None, &["first".into()]).unwrap();
         cache.invalidate("first").unwrap();

@@ -1,18 +1,22 @@
-//! Capabilities: what a plugin may import. Each is one WIT package, one file here and one line in [`capabilities!`].
+//! Capabilities: the packages that a plugin may import. Each is one WIT package, one file here and one line in
+//! [`capabilities!`].
 //!
-//! A capability has five moments, and state that belongs to exactly one of them:
-//! - `open`, once at boot: the services it is made of;
-//! - `link`, once per linker: its functions, for releases that were granted it;
-//! - `admit`, once per release: the grant's parameters checked, the plugin's own resources found;
-//! - `serve`, whenever a release becomes the live one: its quotas take effect on what all releases of a plugin share;
-//! - `enter`, once per call: what the call's functions work with.
+//! A capability has five steps. State belongs to exactly one of them:
+//! - `open`, once at boot: finds the services that it uses;
+//! - `link`, once per linker: defines its functions for releases that were granted it;
+//! - `admit`, once per release: checks the grant's parameters and finds the plugin's own resources;
+//! - `serve`, whenever a release becomes live: applies its quotas to the state that all releases of the plugin share;
+//! - `enter`, once per call: creates the state that the call's functions use.
 //!
-//! Data passes from boot to release to call and never back. A capability answers the guest in typed WIT errors; only a
-//! broken limit or a defect of the host is a trap. Only this module and `plugin` name wasmtime.
+//! Data passes from boot to release to call and never back. A capability returns typed WIT errors to the guest. Only an
+//! exceeded limit of the call, a forbidden action or a defect of the host is a trap. Only this module and `plugin` name
+//! wasmtime.
 
 pub mod auth;
 pub mod budget;
 pub mod cache;
+pub mod call_context;
+pub mod cpu_scheduler;
 pub mod grant;
 pub mod guest;
 pub mod http;
@@ -20,9 +24,9 @@ pub mod log;
 pub mod parameter;
 pub mod settings;
 pub mod sql;
-pub mod turn;
 pub mod usage;
 pub mod wasi;
+mod wasi_context;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,134 +41,141 @@ use crate::db::Db;
 use crate::error::Result;
 use crate::id::PluginName;
 
+pub use call_context::CallContext;
+pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
 pub use grant::{Grants, InvalidGrant};
-pub use guest::{CallContext, Guest};
+pub use guest::Guest;
 use parameter::{NoParameters, Parameter, Parameters};
-pub use turn::{Share, Turn, Turns};
-pub use usage::{Limit, Usage};
+pub use usage::Usage;
+
+pub use crate::config::Limit;
 
 /// One WIT package that the host implements for plugins.
 pub trait Capability: Sized + Send + Sync + 'static {
-    /// What operators grant, and the package's name in `wharf:NAME`.
+    /// The name that operators grant, and the package's name in `wharf:NAME`.
     const NAME: &'static str;
-    /// The interfaces it offers, with their version: `wharf:sql/database@0.1.0`.
+    /// The rights of a plugin that has it, for an operator who decides about a grant. Continues "the plugin …".
+    const MEANING: &'static str;
+    /// The interfaces that it offers, with their version: `wharf:sql/database@0.1.0`.
     const INTERFACES: &'static [&'static str];
-    /// Parameters of a grant; the default is what a grant without parameters means.
+    /// Parameters of a grant. Those that a grant leaves out have the value of the host's setting.
     type Grant: Parameters;
-    /// State of one release.
+    /// The state of one release.
     type Release: Send + Sync + 'static;
-    /// State of one call.
+    /// The state of one call.
     type Call: Send + 'static;
 
-    /// Once at boot.
+    /// Opens the capability, once at boot.
     ///
     /// # Errors
-    /// A service it needs cannot be had.
+    /// A service that it needs is not available.
     fn open(boot: &Boot) -> impl Future<Output = Result<Self>> + Send;
 
-    /// Once per linker: defines the functions.
+    /// Defines the functions, once per linker.
     ///
     /// # Errors
     /// Two definitions of one name, which is a defect of the host.
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()>;
 
-    /// Once per release.
+    /// Admits a release, once.
     ///
     /// # Errors
-    /// The grant's parameters do not make sense, or the plugin's resources cannot be had.
+    /// The grant's parameters are not valid, or the plugin's resources are not available.
     fn admit(
         &self,
         candidate: &Candidate<'_>,
         grant: Self::Grant,
     ) -> impl Future<Output = Result<Self::Release>> + Send;
 
-    /// Whenever a release becomes the one that is served: what all releases of its plugin share (a cache, a rate) is
-    /// set to what this one was granted.
+    /// Applies the quotas of a release that becomes live to the state that all releases of its plugin share (a cache, a
+    /// rate).
     fn serve(_: &Self::Release) {}
 
-    /// The same when a release becomes it that was not granted this: what is shared is as the host is configured.
-    fn withdraw(&self, _: &PluginName) {}
+    /// Resets the shared state to the host's settings: a release becomes live that was not granted this capability.
+    fn reset_shared(&self, _: &PluginName) {}
 
-    /// The most bytes that the guest may hand over in one call into it.
-    fn brings(_: &Self::Release) -> usize {
+    /// Returns the most bytes that the guest may pass in one call into the capability.
+    fn max_input_bytes(_: &Self::Release) -> usize {
         0
     }
 
-    /// How much is in use now of what one of the grant's parameters bounds; none where that is not counted.
+    /// Returns the current usage of the resource that a parameter limits; `None` if it is not counted.
     fn in_use(_: &Self::Release, _parameter: &str) -> Option<u64> {
         None
     }
 
-    /// Once per call.
+    /// Creates the state of one call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
 }
 
-/// What capabilities are opened with.
+/// The services that capabilities are opened with.
 #[derive(Clone)]
 pub struct Boot {
-    /// All settings.
+    /// The settings.
     pub config: Arc<config::Config>,
-    /// Time.
+    /// The clock.
     pub clock: Clock,
-    /// Randomness.
+    /// The source of randomness.
     pub random: Random,
-    /// The host's tables.
+    /// The host's database.
     pub db: Db,
     /// The plugins' databases.
     pub data: Arc<crate::db::plugin_data::PluginData>,
-    /// The plugins' caches, shared with the response cache.
+    /// The plugins' caches, which hold cached responses too.
     pub cache: crate::cache::Caches,
-    /// The way to other servers.
+    /// The client for other servers.
     pub egress: crate::egress::Egress,
-    /// The plugins' logs, shared with what they write to their standard output.
+    /// The plugins' logs, which receive their standard output too.
     pub logs: log::PluginLogs,
-    /// This node, by a name that outlives its process.
+    /// The name of this node, which survives a restart.
     pub node: Arc<str>,
 }
 
-/// A capability as it is offered to plugins and operators.
+/// The description of a capability for plugins and operators.
 #[derive(Debug)]
 pub struct Offer {
-    /// What operators grant.
+    /// The name that operators grant.
     pub name: &'static str,
-    /// What plugins import.
+    /// The rights of a plugin that has it. Continues "the plugin …".
+    pub meaning: &'static str,
+    /// The interfaces that plugins import.
     pub interfaces: &'static [&'static str],
-    /// What a grant may bound.
+    /// The parameters of a grant.
     pub parameters: &'static [Parameter],
 }
 
-/// A release that asks to be admitted.
+/// A release that is about to be admitted.
 pub struct Candidate<'a> {
-    /// Its plugin.
+    /// The plugin.
     pub plugin: &'a PluginName,
-    /// Its number within the plugin.
+    /// The release's number within the plugin.
     pub release: i64,
-    /// The operator's settings for it, validated against its schema.
+    /// The operator's settings for the plugin, validated against the plugin's schema.
     pub settings: &'a Value,
 }
 
-/// Registers every capability, in the order operators see them.
+/// Registers every capability, in the order in which operators see them.
 macro_rules! capabilities {
     ($($field:ident: $capability:ty,)*) => {
-        /// Every capability, opened.
+        /// Every capability, open.
         pub struct Capabilities {
             $($field: $capability,)*
             configured: Arc<config::Config>,
         }
 
-        /// What a release was admitted to.
+        /// The state of one release in each capability that it was granted.
         #[derive(Default)]
         pub struct Admitted {
             $($field: Option<<$capability as Capability>::Release>,)*
         }
 
-        /// What a call entered.
+        /// The state of one call in each capability that its release was granted.
         #[derive(Default)]
         pub struct Entered {
             $($field: Option<<$capability as Capability>::Call>,)*
         }
 
-        /// How often each capability was called.
+        /// The number of calls into each capability.
         #[derive(Debug, Default)]
         pub struct HostCalls {
             $($field: AtomicU64,)*
@@ -172,13 +183,13 @@ macro_rules! capabilities {
 
         impl HostCalls {
             $(
-                /// Of this capability.
+                /// The count of this capability.
                 pub fn $field(&self) -> &AtomicU64 {
                     &self.$field
                 }
             )*
 
-            /// The count of each capability.
+            /// Returns the name and the count of each capability.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((<$capability as Capability>::NAME, self.$field.load(Ordering::Relaxed))),*].into_iter()
             }
@@ -188,15 +199,16 @@ macro_rules! capabilities {
             /// Opens every capability.
             ///
             /// # Errors
-            /// A service that one of them needs cannot be had.
+            /// A service that one of them needs is not available.
             pub async fn open(boot: &Boot) -> Result<Self> {
                 let configured = Arc::clone(&boot.config);
                 Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* configured })
             }
 
-            /// What there is to grant.
+            /// The capabilities that an operator may grant.
             pub const OFFERED: &'static [Offer] = &[$(Offer {
                 name: <$capability as Capability>::NAME,
+                meaning: <$capability as Capability>::MEANING,
                 interfaces: <$capability as Capability>::INTERFACES,
                 parameters: <<$capability as Capability>::Grant as Parameters>::OFFERED,
             }),*];
@@ -204,7 +216,7 @@ macro_rules! capabilities {
             /// Defines the functions of the granted capabilities.
             ///
             /// # Errors
-            /// A defect of the host.
+            /// Two definitions of one name, which is a defect of the host.
             pub fn link(linker: &mut Linker<Guest>, granted: &Grants) -> wasmtime::Result<()> {
                 $(if granted.contains(<$capability as Capability>::NAME) {
                     <$capability as Capability>::link(linker)?;
@@ -212,24 +224,24 @@ macro_rules! capabilities {
                 Ok(())
             }
 
-            /// What bounds each granted capability: `sql.rows` with its value, as granted or as the host is configured.
+            /// Returns the parameters of each granted capability, such as `sql.rows`, with their effective values.
             ///
             /// # Errors
-            /// A grant's parameters do not make sense.
+            /// A grant's parameters are not valid.
             pub fn bounds(&self, grants: &Grants) -> Result<Vec<(String, String)>> {
                 let host = &self.configured.plugins;
                 let mut bounds = Vec::new();
                 $(if let Some(grant) = grants.parameters::<$capability>(host)? {
                     let named = |(name, value)| (format!("{}.{name}", <$capability as Capability>::NAME), value);
-                    bounds.extend(grant.texts().into_iter().map(named));
+                    bounds.extend(grant.to_texts().into_iter().map(named));
                 })*
                 Ok(bounds)
             }
 
-            /// Admits a release to what it was granted.
+            /// Admits a release to the capabilities that it was granted.
             ///
             /// # Errors
-            /// A grant's parameters do not make sense, or a resource cannot be had.
+            /// A grant's parameters are not valid, or a resource is not available.
             pub async fn admit(&self, candidate: &Candidate<'_>, grants: &Grants) -> Result<Admitted> {
                 let host = &self.configured.plugins;
                 let mut admitted = Admitted::default();
@@ -239,23 +251,23 @@ macro_rules! capabilities {
                 Ok(admitted)
             }
 
-            /// A release of the plugin is the one that is served from now on.
+            /// Applies the quotas of the release that becomes live.
             pub fn serve(&self, plugin: &PluginName, admitted: &Admitted) {
                 $(match &admitted.$field {
                     Some(release) => <$capability>::serve(release),
-                    None => self.$field.withdraw(plugin),
+                    None => self.$field.reset_shared(plugin),
                 })*
             }
         }
 
         impl Admitted {
-            /// The most bytes that the guest may hand over in one call into any of them.
-            pub fn brings(&self) -> usize {
-                let each = [$(self.$field.as_ref().map_or(0, <$capability>::brings)),*];
+            /// Returns the most bytes that the guest may pass in one call into any capability.
+            pub fn max_input_bytes(&self) -> usize {
+                let each = [$(self.$field.as_ref().map_or(0, <$capability>::max_input_bytes)),*];
                 each.into_iter().max().unwrap_or_default()
             }
 
-            /// How much is in use now of what `sql.connections` or the like bounds; none where that is not counted.
+            /// Returns the current usage of a limit such as `sql.connections`; `None` if it is not counted.
             pub fn in_use(&self, name: &str) -> Option<u64> {
                 let (capability, parameter) = name.split_once('.')?;
                 let mut in_use = None;
@@ -265,7 +277,7 @@ macro_rules! capabilities {
                 in_use
             }
 
-            /// What one call works with.
+            /// Creates the state of one call.
             pub fn enter(&self, context: &Arc<CallContext>) -> Entered {
                 Entered { $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)* }
             }
@@ -273,10 +285,10 @@ macro_rules! capabilities {
 
         impl Entered {
             $(
-                /// The call's state of this capability.
+                /// Returns the call's state in this capability.
                 ///
                 /// # Errors
-                /// The release was not granted it; its functions are not linked then, so this is a defect of the host.
+                /// The release was not granted it. Its functions are not linked then, so this is a defect of the host.
                 pub fn $field(&mut self) -> wasmtime::Result<&mut <$capability as Capability>::Call> {
                     self.$field.as_mut().ok_or_else(|| wasmtime::Error::msg(concat!(stringify!($field), " was not entered")))
                 }

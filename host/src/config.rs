@@ -1,23 +1,29 @@
-//! What an operator can set. Owns the typed settings, their defaults and their limits; `config::load` fills them from
-//! `wharf.toml`, `WHARF_*` and flags. Nothing else reads settings from the environment. Data passes one way: sources → [`Config`] → the
-//! services, which get their own section only.
+//! The settings of an operator. Owns the typed settings, their defaults and their ranges. `config::load` fills them from
+//! `wharf.toml`, `WHARF_*` variables and flags; nothing else reads settings from the environment. Data passes one way:
+//! sources → [`Config`] → the services, which get only their own section.
+//!
+//! A setting is one entry of its section (`section` holds the macro). A limit of plugins is one entry in [`plugins`].
 
 pub(crate) mod kind;
 pub mod load;
+pub mod plugins;
 mod reader;
 pub mod secret;
+mod section;
 pub mod source;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use load::{Loaded, Refused, load};
+pub use load::{InvalidConfig, Loaded, load};
+pub use plugins::{Limit, Plugins};
 pub use reader::{Finding, Setting};
 pub use secret::Secret;
 pub use source::{Flag, Origin, Sources};
 
-use crate::public_key::TrustedKey;
+use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
+use self::section::section;
 
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
@@ -36,85 +42,60 @@ pub struct Config {
     pub log: Log,
 }
 
-/// The process and its HTTP face.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Where to listen. `WHARF_LISTEN`
-    pub listen: SocketAddr,
-    /// Where SQLite files live; made with mode 0700. `WHARF_DATA_DIR`
-    pub data_dir: PathBuf,
-    /// Opens `/api/v1/private`, logs mail instead of sending it. `WHARF_DEVELOPMENT`
-    pub development: bool,
-    /// Title of the OpenAPI document, subject prefix and sender name of mails. `WHARF_PROJECT_NAME`
-    pub project_name: String,
-    /// The allowed CORS origin and base of links in mails, without a trailing slash. `WHARF_FRONTEND_URL`
-    pub frontend_url: String,
-    /// A directory to serve with SPA fallback. `WHARF_STATIC_DIR`
-    pub static_dir: Option<PathBuf>,
-    /// Connections of clients at once; more wait. At most half of the files that the process may have open.
-    /// `WHARF_CONNECTIONS`
-    pub connections: usize,
-    /// Largest request body in bytes; uploads of plugins have their own limit. `WHARF_MAX_BODY_BYTES`
-    pub max_body_bytes: usize,
-    /// Memory for bodies: half for what requests bring, parsed, and half for answers that wait to be read; beyond it, 503.
-    /// `WHARF_BODY_MEMORY_BYTES`
-    pub body_memory_bytes: usize,
-    /// Serve the OpenAPI document and its viewer. `WHARF_DOCS`
-    pub docs: bool,
-    /// How long requests in flight may take to finish at shutdown. `WHARF_SHUTDOWN_GRACE`
-    pub shutdown_grace: Duration,
-    /// How long the start may take before it gives up with a reason. `WHARF_START_TIMEOUT`
-    pub start_timeout: Duration,
-    /// How long a client may take to send the headers of a request. `WHARF_HEADER_TIMEOUT`
-    pub header_timeout: Duration,
-    /// How long a client may take to send a body, or to read on in an answer. `WHARF_BODY_TIMEOUT`
-    pub body_timeout: Duration,
-    /// Who may read `/metrics` beside superusers: whoever sends it as a bearer token. `WHARF_METRICS_TOKEN`
-    pub metrics_token: Option<Secret>,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
-            data_dir: PathBuf::from("wharf-data"),
-            development: false,
-            project_name: "Wharf".to_owned(),
-            frontend_url: "http://localhost:5173".to_owned(),
-            static_dir: None,
-            connections: 4096,
-            max_body_bytes: 2 * 1024 * 1024,
-            body_memory_bytes: 256 * 1024 * 1024,
-            docs: true,
-            shutdown_grace: Duration::from_secs(30),
-            start_timeout: Duration::from_secs(60),
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            metrics_token: None,
-        }
+section! {
+    /// The process and its HTTP side.
+    Server in server {
+        /// Address and port to listen on.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), "WHARF_LISTEN", kind::socket_address();
+        /// Directory of the SQLite files; created with mode 0700.
+        data_dir: PathBuf = PathBuf::from("wharf-data"), "WHARF_DATA_DIR", kind::directory();
+        /// Opens `/api/v1/private` and logs mail instead of sending it.
+        development: bool = false, "WHARF_DEVELOPMENT", kind::boolean();
+        /// Title of the OpenAPI document, subject prefix and sender name of mails.
+        project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
+        /// The allowed CORS origin and the base of links in mails, without a trailing slash.
+        frontend_url: String = "http://localhost:5173".to_owned(), "WHARF_FRONTEND_URL", kind::web_url();
+        /// A directory to serve, with its `index.html` for unknown paths (SPA fallback).
+        static_dir: Option<PathBuf> = None, "WHARF_STATIC_DIR", kind::directory().optional();
+        /// Concurrent client connections; further connections wait. At most half of the files that the process may have
+        /// open.
+        connections: usize = 4096, "WHARF_CONNECTIONS", kind::count(1..=1_000_000);
+        /// Largest request body in bytes; plugin uploads have their own limit.
+        max_body_bytes: usize = 2 * 1024 * 1024, "WHARF_MAX_BODY_BYTES", kind::bytes(KIB..=GIB);
+        /// Memory for bodies: half for parsed request bodies, half for responses that clients have not read. Beyond it,
+        /// the response is 503.
+        body_memory_bytes: usize = 256 * 1024 * 1024, "WHARF_BODY_MEMORY_BYTES", kind::bytes(MIB..=64 * GIB);
+        /// Serve the OpenAPI document and its viewer.
+        docs: bool = true, "WHARF_DOCS", kind::boolean();
+        /// How long in-flight requests may take to finish at shutdown.
+        shutdown_grace: Duration = 30 * SECOND, "WHARF_SHUTDOWN_GRACE", kind::duration(SECOND..=HOUR);
+        /// How long the start may take before it fails with a reason.
+        start_timeout: Duration = MINUTE, "WHARF_START_TIMEOUT", kind::duration(SECOND..=HOUR);
+        /// How long a client may take to send the headers of a request.
+        header_timeout: Duration = 10 * SECOND, "WHARF_HEADER_TIMEOUT", kind::duration(SECOND..=HOUR);
+        /// How long a client may take to send a body, or to continue reading a response.
+        body_timeout: Duration = 30 * SECOND, "WHARF_BODY_TIMEOUT", kind::duration(SECOND..=HOUR);
+        /// A bearer token that may read `/metrics`. Superusers may read it too.
+        metrics_token: Option<Secret> = None, "WHARF_METRICS_TOKEN", kind::token().optional();
     }
 }
 
-/// Where the host's and the plugins' data live.
-#[derive(Debug, Clone)]
-pub struct Database {
-    /// `postgres://…`; none: SQLite in the data directory. `WHARF_DATABASE_URL`
-    pub url: Option<Secret>,
-    /// Connections of the host's own pool. `WHARF_DATABASE_CONNECTIONS`
-    pub connections: u32,
-    /// How long to wait for a connection. `WHARF_DATABASE_TIMEOUT`
-    pub timeout: Duration,
-}
-
-impl Default for Database {
-    fn default() -> Self {
-        Self { url: None, connections: 8, timeout: Duration::from_secs(5) }
+section! {
+    /// The database of the host and of the plugins.
+    Database in database {
+        /// `postgres://…`; `None` means SQLite in the data directory.
+        url: Option<Secret> = None, "WHARF_DATABASE_URL",
+            kind::secret_url("postgres://user:password@host:5432/database", &["postgres", "postgresql"]).optional();
+        /// Connections of the host's own pool.
+        connections: u32 = 8, "WHARF_DATABASE_CONNECTIONS", kind::count(1..=1000);
+        /// How long to wait for a connection.
+        timeout: Duration = 5 * SECOND, "WHARF_DATABASE_TIMEOUT", kind::duration(SECOND..=10 * MINUTE);
     }
 }
 
 impl Database {
-    /// Which database it is, for people: never a user or a password.
-    pub fn place(&self) -> String {
+    /// Describes the database for people, without user and password.
+    pub fn description(&self) -> String {
         let Some(url) = &self.url else { return "SQLite in the data directory".to_owned() };
         let Ok(url) = url::Url::parse(url.expose()) else { return "PostgreSQL".to_owned() };
         let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("a local socket");
@@ -123,166 +104,45 @@ impl Database {
     }
 }
 
-/// Identity.
-#[derive(Debug, Clone)]
-pub struct Auth {
-    /// Lifetime of access tokens; every one is tied to a session that can be revoked. `WHARF_ACCESS_TOKEN_TTL`
-    pub access_token_ttl: Duration,
-    /// Lifetime of a session without a refresh. `WHARF_REFRESH_TOKEN_TTL`
-    pub refresh_token_ttl: Duration,
-    /// Lifetime of links to set a password. `WHARF_RESET_TOKEN_TTL`
-    pub reset_token_ttl: Duration,
-    /// First superuser, made at the first start. `WHARF_SUPERUSER_EMAIL`
-    pub superuser_email: Option<String>,
-    /// His password; none: one is generated and printed once. `WHARF_SUPERUSER_PASSWORD`
-    pub superuser_password: Option<Secret>,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            access_token_ttl: Duration::from_secs(8 * 24 * 3600),
-            refresh_token_ttl: Duration::from_secs(30 * 24 * 3600),
-            reset_token_ttl: Duration::from_secs(48 * 3600),
-            superuser_email: None,
-            superuser_password: None,
-        }
+section! {
+    /// Identity.
+    Auth in auth {
+        /// Lifetime of access tokens. Each belongs to a session that can be revoked.
+        access_token_ttl: Duration = 8 * DAY, "WHARF_ACCESS_TOKEN_TTL", kind::duration(SECOND..=YEAR);
+        /// Lifetime of a session without a refresh.
+        refresh_token_ttl: Duration = 30 * DAY, "WHARF_REFRESH_TOKEN_TTL", kind::duration(SECOND..=10 * YEAR);
+        /// Lifetime of links to set a password.
+        reset_token_ttl: Duration = 2 * DAY, "WHARF_RESET_TOKEN_TTL", kind::duration(SECOND..=30 * DAY);
+        /// Email address of the first superuser, created at the first start.
+        superuser_email: Option<String> = None, "WHARF_SUPERUSER_EMAIL", kind::email_address().optional();
+        /// Password of the first superuser; `None` means that one is generated and printed once.
+        superuser_password: Option<Secret> = None, "WHARF_SUPERUSER_PASSWORD", kind::password().optional();
     }
 }
 
-/// Outgoing mail; off unless both are set.
-#[derive(Debug, Clone, Default)]
-pub struct Email {
-    /// `smtp://user:password@host:587` (STARTTLS), `smtps://…:465` (TLS), `smtp://…?tls=none`. `WHARF_SMTP_URL`
-    pub smtp_url: Option<Secret>,
-    /// Sender address. `WHARF_EMAIL_FROM`
-    pub from: Option<String>,
-}
-
-/// Limits of every plugin, unless its grant says otherwise.
-#[derive(Debug, Clone)]
-pub struct Plugins {
-    /// All memories and tables of one call, and what the host holds for it, together. `WHARF_PLUGIN_MEMORY_BYTES`
-    pub memory_bytes: usize,
-    /// CPU time of one call. `WHARF_PLUGIN_CPU_TIME`
-    pub cpu_time: Duration,
-    /// Wall time of one call, host calls included. `WHARF_PLUGIN_DEADLINE`
-    pub deadline: Duration,
-    /// Concurrent calls of one plugin. `WHARF_PLUGIN_CONCURRENCY`
-    pub concurrency: usize,
-    /// Concurrent calls of all plugins; sizes the instance pool. `WHARF_PLUGIN_TOTAL_CONCURRENCY`
-    pub total_concurrency: usize,
-    /// How long a call may wait for its turn before the answer is 503. `WHARF_PLUGIN_QUEUE_TIME`
-    pub queue_time: Duration,
-    /// Body of a request; as `server.max_body_bytes` unless it is set. `WHARF_PLUGIN_REQUEST_BYTES`
-    pub request_bytes: usize,
-    /// Headers that a request brings, credentials aside, and those of an answer. `WHARF_PLUGIN_HEADER_BYTES`
-    pub header_bytes: usize,
-    /// Largest answer body in bytes. `WHARF_PLUGIN_RESPONSE_BYTES`
-    pub response_bytes: usize,
-    /// Largest component file in bytes. `WHARF_PLUGIN_UPLOAD_BYTES`
-    pub upload_bytes: usize,
-    /// Memory of the process that compiles a component. `WHARF_PLUGIN_COMPILE_MEMORY_BYTES`
-    pub compile_memory_bytes: u64,
-    /// CPU time of compiling a component, of all its threads together. `WHARF_PLUGIN_COMPILE_CPU_TIME`
-    pub compile_cpu_time: Duration,
-    /// Wall time of compiling a component. `WHARF_PLUGIN_COMPILE_TIME`
-    pub compile_time: Duration,
-    /// Calls from one plugin call into the host. `WHARF_PLUGIN_HOST_CALLS`
-    pub host_calls: u64,
-    /// Rows of one SQL answer. `WHARF_PLUGIN_SQL_ROWS`
-    pub sql_rows: usize,
-    /// Bytes of one SQL answer. `WHARF_PLUGIN_SQL_BYTES`
-    pub sql_bytes: usize,
-    /// Time of one SQL statement. `WHARF_PLUGIN_SQL_TIME`
-    pub sql_time: Duration,
-    /// Database connections of one plugin. `WHARF_PLUGIN_SQL_CONNECTIONS`
-    pub sql_connections: u32,
-    /// Disk that a plugin's database may take. `WHARF_PLUGIN_SQL_DISK_BYTES`
-    pub sql_disk_bytes: u64,
-    /// Cache of one plugin in bytes. `WHARF_PLUGIN_CACHE_BYTES`
-    pub cache_bytes: u64,
-    /// Time of one request to another server, redirects included. `WHARF_PLUGIN_HTTP_TIME`
-    pub http_time: Duration,
-    /// Body of an answer of another server, and of a request to it. `WHARF_PLUGIN_HTTP_BYTES`
-    pub http_bytes: usize,
-    /// Requests of one plugin to other servers at once. `WHARF_PLUGIN_HTTP_REQUESTS`
-    pub http_requests: usize,
-    /// Log lines of one plugin a second; more are counted and summarised. `WHARF_PLUGIN_LOG_RATE`
-    pub log_rate: u32,
-    /// Audit entries of one plugin a second; who writes more waits. `WHARF_PLUGIN_LOG_AUDIT`
-    pub log_audit: u32,
-    /// How long the calls in flight may go on on a release that was replaced. `WHARF_PLUGIN_DRAIN_TIME`
-    pub drain_time: Duration,
-    /// Faults among the latest 20 calls that quarantine a release. `WHARF_PLUGIN_BREAKER_FAULTS`
-    pub breaker_faults: u32,
-    /// How long a quarantine lasts at first. `WHARF_PLUGIN_QUARANTINE`
-    pub quarantine: Duration,
-    /// How long after a deploy a quarantine brings back the release before it. `WHARF_PLUGIN_PROBATION`
-    pub probation: Duration,
-    /// Releases of a plugin that are kept whatever their age. `WHARF_PLUGIN_KEEP_RELEASES`
-    pub keep_releases: usize,
-    /// How long releases beyond those are kept. `WHARF_PLUGIN_KEEP_RELEASES_FOR`
-    pub keep_releases_for: Duration,
-    /// Whose signatures count, `wharf-ed25519:…` or `name=wharf-ed25519:…`. `WHARF_PLUGIN_TRUSTED_KEYS`
-    pub trusted_keys: Vec<TrustedKey>,
-    /// Deploy only what a trusted key signed. `WHARF_PLUGIN_REQUIRE_SIGNED`
-    pub require_signed: bool,
-    /// How old a signature may be at a deploy; none: of any age. `WHARF_PLUGIN_SIGNATURE_MAX_AGE`
-    pub signature_max_age: Option<Duration>,
-}
-
-impl Default for Plugins {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 64 * 1024 * 1024,
-            cpu_time: Duration::from_secs(1),
-            deadline: Duration::from_secs(10),
-            concurrency: 64,
-            total_concurrency: 256,
-            queue_time: Duration::from_secs(1),
-            request_bytes: 2 * 1024 * 1024,
-            header_bytes: 16 * 1024,
-            response_bytes: 8 * 1024 * 1024,
-            upload_bytes: 64 * 1024 * 1024,
-            compile_memory_bytes: 2 * 1024 * 1024 * 1024,
-            compile_cpu_time: Duration::from_secs(60),
-            compile_time: Duration::from_secs(60),
-            host_calls: 10_000,
-            sql_rows: 10_000,
-            sql_bytes: 8 * 1024 * 1024,
-            sql_time: Duration::from_secs(5),
-            sql_connections: 4,
-            sql_disk_bytes: 10 * 1024 * 1024 * 1024,
-            cache_bytes: 16 * 1024 * 1024,
-            http_time: Duration::from_secs(30),
-            http_bytes: 8 * 1024 * 1024,
-            http_requests: 16,
-            log_rate: 200,
-            log_audit: 20,
-            drain_time: Duration::from_secs(30),
-            breaker_faults: 10,
-            quarantine: Duration::from_secs(5),
-            probation: Duration::from_secs(5 * 60),
-            keep_releases: 10,
-            keep_releases_for: Duration::from_secs(30 * 24 * 3600),
-            trusted_keys: Vec::new(),
-            require_signed: false,
-            signature_max_age: None,
-        }
+section! {
+    /// Outgoing mail; off unless both are set.
+    Email in email {
+        /// `smtp://user:password@host:587` (STARTTLS), `smtps://…:465` (TLS) or `smtp://…?tls=none`.
+        smtp_url: Option<Secret> = None, "WHARF_SMTP_URL",
+            kind::secret_url("smtp://user:password@host:587, smtps://…:465 or smtp://…:25?tls=none", &["smtp", "smtps"])
+                .optional();
+        /// Sender address.
+        from: Option<String> = None, "WHARF_EMAIL_FROM", kind::email_address().optional();
     }
 }
 
-/// Logging.
-#[derive(Debug, Clone, Default)]
-pub struct Log {
-    /// `auto` (text on a terminal, JSON otherwise), `text` or `json`. `WHARF_LOG_FORMAT`
-    pub format: LogFormat,
-    /// A `tracing` filter such as `info,wharf::plugin=debug`. `WHARF_LOG`
-    pub filter: Option<String>,
+section! {
+    /// Logging.
+    Log in log {
+        /// `auto` (text on a terminal, JSON otherwise), `text` or `json`.
+        format: LogFormat = LogFormat::Auto, "WHARF_LOG_FORMAT", kind::log_format();
+        /// A `tracing` filter such as `info,wharf::plugin=debug`.
+        filter: Option<String> = None, "WHARF_LOG", kind::log_filter().optional();
+    }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -290,7 +150,7 @@ pub enum LogFormat {
     Auto,
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -299,9 +159,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_database_is_named_without_its_password() {
+    fn the_description_of_the_database_contains_no_password() {
         let url = Secret::new("postgres://user:hunter2@db.example.com:5433/app?sslmode=require");
         let database = Database { url: Some(url), ..Database::default() };
-        assert_eq!(database.place(), "PostgreSQL at db.example.com:5433, database app");
+        assert_eq!(database.description(), "PostgreSQL at db.example.com:5433, database app");
     }
 }

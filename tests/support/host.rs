@@ -25,8 +25,24 @@ pub(crate) const SUPERUSER: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "correct horse";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
-/// The grants that the chameleon needs.
+/// The grants that the chameleon needs. It imports every capability.
 pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql";
+
+/// The grants of the chameleon as the API shows them: each capability, followed by its parameters among `parameters`.
+pub(crate) fn chameleon_grants(parameters: &[&str]) -> Vec<String> {
+    let capabilities = CHAMELEON.trim_start_matches("grant=").split(',');
+    let grants = capabilities.flat_map(|capability| {
+        let own = move |parameter: &&&str| parameter.starts_with(&format!("{capability}."));
+        std::iter::once(capability).chain(parameters.iter().filter(own).copied())
+    });
+    grants.map(str::to_owned).collect()
+}
+
+/// The names of all capabilities, as error texts list them.
+pub(crate) fn offered_capabilities() -> String {
+    let names: Vec<&str> = wharf::capability::Capabilities::OFFERED.iter().map(|offer| offer.name).collect();
+    names.join(", ")
+}
 
 /// The compiler of all hosts in this process, so that each component is compiled once.
 static WITHIN: LazyLock<Compile> = LazyLock::new(Compile::in_process);

@@ -1,4 +1,4 @@
-//! `wharf:auth`: who is calling. The plugin sees a verified caller, never a token, a password or a session.
+//! `wharf:auth`: the caller of a request. The plugin sees a verified caller, never a token, a password or a session.
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ pub struct Auth;
 
 impl Capability for Auth {
     const NAME: &'static str = "auth";
+    const MEANING: &'static str = "may read the caller's account and email address, never a password or token";
     const INTERFACES: &'static [&'static str] = &["wharf:auth/caller@0.1.0"];
     type Grant = NoParameters;
     type Release = ();

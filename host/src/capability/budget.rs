@@ -1,6 +1,7 @@
-//! What one call may take beside time: memory and calls into the host. Memory is what the guest grew to, which it never
-//! gives back, and what the host holds for it at the moment: what it handed over, what it is about to get, what its
-//! handles stand for. Shared, because a request that is on its way beside the guest holds some too.
+//! The budget of one call: memory and calls into the host. Memory is the sum of two parts. The guest's own memory only
+//! grows. The host's memory for the call changes: values that the guest passed, results that it is about to get, objects
+//! behind its handles. The budget is shared, because a request to another server may run concurrently with the guest and
+//! reserve memory too.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Limit;
 use crate::egress::Memory;
 
-/// What one call may take.
+/// The budget of one call.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Shared>);
 
@@ -18,29 +19,29 @@ struct Shared {
     taken: AtomicUsize,
     peak: AtomicUsize,
     host_calls: AtomicU64,
-    met: Mutex<Option<Limit>>,
+    limit_hit: Mutex<Option<Limit>>,
 }
 
-/// Memory that the host holds for a call until this is dropped.
+/// Memory that counts as used by a call until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct MemoryReservation {
     budget: Budget,
     bytes: usize,
 }
 
 impl Budget {
-    /// So many bytes, and so many calls into the host.
+    /// Creates a budget of `memory` bytes and `host_calls` calls into the host.
     pub fn new(memory: usize, host_calls: u64) -> Self {
         Self(Arc::new(Shared {
             memory,
             taken: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             host_calls: AtomicU64::new(host_calls),
-            met: Mutex::default(),
+            limit_hit: Mutex::default(),
         }))
     }
 
-    /// Takes memory for the rest of the call, if there is as much.
+    /// Takes memory for the rest of the call. Returns `false` if the budget has less left.
     pub fn take(&self, bytes: usize) -> bool {
         let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.0.memory);
         match self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
@@ -49,86 +50,86 @@ impl Budget {
                 true
             }
             Err(_) => {
-                self.meet(Limit::Memory);
+                self.record_limit_hit(Limit::Memory);
                 false
             }
         }
     }
 
-    /// Takes memory until the answer is dropped.
+    /// Takes memory until the returned reservation is dropped.
     ///
     /// # Errors
-    /// There is not as much.
-    pub fn hold(&self, bytes: usize) -> wasmtime::Result<Held> {
+    /// The budget has less memory left.
+    pub fn reserve(&self, bytes: usize) -> wasmtime::Result<MemoryReservation> {
         if !self.take(bytes) {
-            return Err(beyond());
+            return Err(out_of_memory());
         }
-        Ok(Held { budget: self.clone(), bytes })
+        Ok(MemoryReservation { budget: self.clone(), bytes })
     }
 
-    /// Counts a call into the host.
+    /// Counts one call into the host.
     ///
     /// # Errors
-    /// There were as many as there may be.
+    /// The budget of host calls is used up.
     pub fn spend_host_call(&self) -> wasmtime::Result<()> {
         let one_less = |left: u64| left.checked_sub(1);
         match self.0.host_calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
             Ok(_) => Ok(()),
             Err(_) => {
-                self.meet(Limit::HostCalls);
+                self.record_limit_hit(Limit::HostCalls);
                 Err(wasmtime::Error::msg("the call used up its budget of host calls"))
             }
         }
     }
 
-    /// The most bytes that were taken at once.
+    /// Returns the most bytes that were taken at once.
     pub fn peak(&self) -> usize {
         self.0.peak.load(Ordering::Relaxed)
     }
 
-    /// Remembers a limit that was met.
-    pub fn meet(&self, limit: Limit) {
-        *self.0.met.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
+    /// Records that the call hit a limit.
+    pub fn record_limit_hit(&self, limit: Limit) {
+        *self.0.limit_hit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
     }
 
-    /// The limit that was met last.
-    pub fn met(&self) -> Option<Limit> {
-        *self.0.met.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the limit that the call hit last.
+    pub fn limit_hit(&self) -> Option<Limit> {
+        *self.0.limit_hit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    /// How many.
+impl MemoryReservation {
+    /// Returns the number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Holds so many bytes from now on.
+    /// Changes the number of reserved bytes.
     ///
     /// # Errors
-    /// There is not as much; it holds what it held.
+    /// The budget has less memory left. The reservation then keeps its size.
     pub fn resize(&mut self, bytes: usize) -> wasmtime::Result<()> {
         if bytes <= self.bytes {
             self.budget.0.taken.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
         } else if !self.budget.take(bytes.saturating_sub(self.bytes)) {
-            return Err(beyond());
+            return Err(out_of_memory());
         }
         self.bytes = bytes;
         Ok(())
     }
 }
 
-impl Memory for Held {
+impl Memory for MemoryReservation {
     fn grow(&mut self, bytes: usize) -> bool {
         self.resize(bytes).is_ok()
     }
 }
 
-fn beyond() -> wasmtime::Error {
-    wasmtime::Error::msg("what the host would hold for the call is beyond its memory")
+fn out_of_memory() -> wasmtime::Error {
+    wasmtime::Error::msg("the host's memory for the call would exceed the call's memory limit")
 }
 
-impl Drop for Held {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.budget.0.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -139,29 +140,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_what_was_taken_and_what_is_held() {
+    fn used_memory_is_the_taken_and_the_reserved_memory() {
         let budget = Budget::new(100, 0);
         assert!(budget.take(50));
-        let held = budget.hold(50).unwrap();
-        assert!(budget.hold(1).is_err());
-        assert_eq!(budget.met(), Some(Limit::Memory));
-        drop(held);
-        let mut held = budget.hold(10).unwrap();
-        held.resize(50).unwrap();
-        assert!(held.resize(51).is_err());
-        held.resize(20).unwrap();
+        let reservation = budget.reserve(50).unwrap();
+        assert!(budget.reserve(1).is_err());
+        assert_eq!(budget.limit_hit(), Some(Limit::Memory));
+        drop(reservation);
+        let mut reservation = budget.reserve(10).unwrap();
+        reservation.resize(50).unwrap();
+        assert!(reservation.resize(51).is_err());
+        reservation.resize(20).unwrap();
         assert!(budget.take(30));
-        drop(held);
+        drop(reservation);
         assert!(budget.take(20));
         assert!(!budget.take(usize::MAX));
         assert_eq!(budget.peak(), 100);
     }
 
     #[test]
-    fn so_many_calls_and_no_more() {
+    fn host_calls_beyond_the_budget_are_refused() {
         let budget = Budget::new(0, 1);
         budget.spend_host_call().unwrap();
         assert!(budget.spend_host_call().is_err());
-        assert_eq!(budget.met(), Some(Limit::HostCalls));
+        assert_eq!(budget.limit_hit(), Some(Limit::HostCalls));
     }
 }

@@ -8,7 +8,6 @@ use wasmtime::component::{HasSelf, Linker};
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::cache::{Caches, MAX_VALUE, PluginCache, Refusal};
-use crate::config::kind;
 use crate::error::Result;
 use crate::id::PluginName;
 
@@ -23,10 +22,9 @@ mod bindings {
 use bindings::wharf::cache::store;
 
 parameters! {
-    /// What a grant may bound.
+    /// The limits that a grant may change.
     Quota {
-        /// Bytes of the plugin's cache, of its answers that the host keeps too.
-        bytes: u64 = kind::bytes(64 << 10..=64 << 30), else cache_bytes;
+        bytes: u64 = cache_bytes,
     }
 }
 
@@ -35,6 +33,7 @@ pub struct Cache(Caches);
 
 impl Capability for Cache {
     const NAME: &'static str = "cache";
+    const MEANING: &'static str = "may store values for a limited time in its own cache";
     const INTERFACES: &'static [&'static str] = &["wharf:cache/store@0.1.0"];
     type Grant = Quota;
     type Release = (Arc<PluginCache>, Quota);
@@ -52,7 +51,7 @@ impl Capability for Cache {
         Ok((self.0.plugin(candidate.plugin), quota))
     }
 
-    fn brings(_: &Self::Release) -> usize {
+    fn max_input_bytes(_: &Self::Release) -> usize {
         MAX_VALUE
     }
 
@@ -60,8 +59,8 @@ impl Capability for Cache {
         cache.resize(quota.bytes);
     }
 
-    fn withdraw(&self, plugin: &PluginName) {
-        // The host keeps answers there, whatever the plugin may do.
+    fn reset_shared(&self, plugin: &PluginName) {
+        // The host caches responses there, with or without the grant.
         self.0.plugin(plugin).resize(self.0.bytes());
     }
 
@@ -71,8 +70,8 @@ impl Capability for Cache {
 }
 
 impl Guest {
-    /// The guest's error; a limit that was met is counted.
-    fn refused(&self, refusal: &Refusal) -> store::Error {
+    /// Converts a refusal for the guest and counts the limit that it hit.
+    fn cache_error(&self, refusal: &Refusal) -> store::Error {
         if !matches!(refusal, Refusal::Counter) {
             self.usage.hit(Limit::CacheBytes);
         }
@@ -80,40 +79,40 @@ impl Guest {
     }
 }
 
-type Answer<T> = wasmtime::Result<Result<T, store::Error>>;
+type CacheResult<T> = wasmtime::Result<Result<T, store::Error>>;
 
 impl store::Host for Guest {
-    fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+    fn get(&mut self, key: String) -> CacheResult<Option<Vec<u8>>> {
         self.charge(HostCalls::cache)?;
         let value = self.entered.cache()?.get(&key);
-        self.hand(self.hold(value.as_ref().map_or(0, bytes::Bytes::len))?);
+        self.hold_result(self.reserve(value.as_ref().map_or(0, bytes::Bytes::len))?);
         Ok(Ok(value.map(Vec::from)))
     }
 
-    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>, tags: Vec<String>) -> Answer<()> {
+    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>, tags: Vec<String>) -> CacheResult<()> {
         self.charge(HostCalls::cache)?;
-        let _held = self.hold(value.len())?;
+        let _reservation = self.reserve(value.len())?;
         let ttl = ttl_ms.map(Duration::from_millis);
         let done = self.entered.cache()?.set(&key, value.into(), ttl, &tags);
-        Ok(done.map_err(|refusal| self.refused(&refusal)))
+        Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 
-    fn delete(&mut self, key: String) -> Answer<()> {
+    fn delete(&mut self, key: String) -> CacheResult<()> {
         self.charge(HostCalls::cache)?;
         self.entered.cache()?.delete(&key);
         Ok(Ok(()))
     }
 
-    fn increment(&mut self, key: String, delta: i64, ttl_ms: Option<u64>) -> Answer<i64> {
+    fn increment(&mut self, key: String, delta: i64, ttl_ms: Option<u64>) -> CacheResult<i64> {
         self.charge(HostCalls::cache)?;
         let ttl = ttl_ms.map(Duration::from_millis);
         let done = self.entered.cache()?.increment(&key, delta, ttl);
-        Ok(done.map_err(|refusal| self.refused(&refusal)))
+        Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 
-    fn invalidate(&mut self, tag: String) -> Answer<()> {
+    fn invalidate(&mut self, tag: String) -> CacheResult<()> {
         self.charge(HostCalls::cache)?;
         let done = self.entered.cache()?.invalidate(&tag);
-        Ok(done.map_err(|refusal| self.refused(&refusal)))
+        Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 }

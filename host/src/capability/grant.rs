@@ -1,13 +1,13 @@
-//! What an operator permits one plugin: capabilities, each with the parameters that bound it.
+//! Grants: the capabilities that an operator permits one plugin, each with the parameters that limit it.
 //!
-//! One notation everywhere (command line, API, answers, history): `sql` is a capability, `sql.rows=500` is that capability
-//! with a parameter. Parameters are texts as in the configuration file, kept in their canonical form, so that two grants
-//! are equal when they mean the same. Knows which parameters there are through [`Capabilities::OFFERED`]; never what they
-//! do.
+//! The notation is the same everywhere (command line, API, responses, history): `sql` is a capability, `sql.rows=500` is that
+//! capability with a parameter. Parameters are texts as in the configuration file, stored in their canonical form, so that
+//! two grants are equal when they mean the same. Knows the names of parameters through [`Capabilities::OFFERED`]; never
+//! what they do.
 
 use std::collections::BTreeMap;
 
-use super::parameter::{Given, InvalidParameter, Parameter, Parameters as _, printable};
+use super::parameter::{InvalidParameter, Parameter, ParameterValues, Parameters as _, printable};
 use super::{Capabilities, Capability};
 use crate::config;
 use crate::error::{Error, Result};
@@ -15,12 +15,12 @@ use crate::error::{Error, Result};
 /// Capability names with their parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
-pub struct Grants(BTreeMap<String, Given>);
+pub struct Grants(BTreeMap<String, ParameterValues>);
 
-/// Why a grant makes no sense.
+/// Why a grant is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidGrant {
-    /// No capability has the name.
+    /// There is no capability of this name.
     #[error("there is no capability '{0}'; there are: {names}", names = offered_names())]
     Capability(String),
     /// The capability has no such parameter.
@@ -28,15 +28,15 @@ pub enum InvalidGrant {
     Parameter {
         /// The capability.
         capability: String,
-        /// What it does not have.
+        /// The name that is not one of its parameters.
         parameter: String,
     },
-    /// A value that the parameter does not take.
+    /// The parameter does not accept the value.
     #[error(transparent)]
     Value(#[from] InvalidParameter),
 }
 
-/// Names of capabilities.
+/// Returns the names of all capabilities, for error texts.
 fn offered_names() -> String {
     let names: Vec<&str> = Capabilities::OFFERED.iter().map(|offer| offer.name).collect();
     names.join(", ")
@@ -53,11 +53,11 @@ fn parameter_names(capability: &str) -> String {
 }
 
 impl Grants {
-    /// Reads grants such as `sql` and `sql.rows=500`; a parameter grants its capability too. `sql.rows=default` takes a
-    /// parameter back when it is [merged](Self::merged). A parameter that is a set may be given often: it is all of them.
+    /// Reads grants such as `sql` and `sql.rows=500`. A parameter grants its capability too. `sql.rows=default` removes a
+    /// parameter when it is [merged](Self::merged). A set may be given several times; its value is the union.
     ///
     /// # Errors
-    /// The first one that makes no sense; the text says what would.
+    /// The first grant that is wrong; the text names the accepted values.
     pub fn read<'a>(grants: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidGrant> {
         let mut read = Self::default();
         for grant in grants {
@@ -90,38 +90,37 @@ impl Grants {
         Ok(read)
     }
 
-    /// Every capability there is, without parameters.
+    /// Returns a grant of every capability, without parameters.
     pub fn all() -> Self {
-        Self(Capabilities::OFFERED.iter().map(|offer| (offer.name.to_owned(), Given::default())).collect())
+        Self(Capabilities::OFFERED.iter().map(|offer| (offer.name.to_owned(), ParameterValues::default())).collect())
     }
 
-    /// Whether a capability is among them.
+    /// Returns whether a capability is granted.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// The value that was given for `sql.rows`, say.
+    /// Returns the value that was given for a parameter such as `sql.rows`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let (capability, parameter) = name.split_once('.')?;
         self.0.get(capability)?.get(parameter)
     }
 
-    /// Names of the capabilities in order.
+    /// Returns the names of the granted capabilities in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// Each as [`Grants::read`] takes it: every capability, followed by its parameters.
+    /// Returns the grants as [`Grants::read`] takes them: every capability, followed by its parameters.
     pub fn to_texts(&self) -> Vec<String> {
-        let texts = |(name, given): (&String, &Given)| {
+        let texts = |(name, given): (&String, &ParameterValues)| {
             let parameters = given.iter().map(|(parameter, value)| format!("{name}.{parameter}={value}"));
             std::iter::once(name.clone()).chain(parameters).collect::<Vec<_>>()
         };
         self.0.iter().flat_map(texts).collect()
     }
 
-    /// These and those of `other`. Where both give a parameter, `other` wins, with all of a set; one that it gives as
-    /// `default` is gone.
+    /// Merges two grants. A parameter of `other` wins and replaces a whole set; a value `default` removes the parameter.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         for (name, given) in other.0 {
@@ -131,7 +130,7 @@ impl Grants {
         self
     }
 
-    /// Only what `keep` says.
+    /// Returns the grants of the capabilities for which `keep` is true.
     #[must_use]
     pub fn retaining(mut self, keep: impl Fn(&str) -> bool) -> Self {
         self.0.retain(|name, _| keep(name));
@@ -140,8 +139,8 @@ impl Grants {
 
     pub(super) fn parameters<C: Capability>(&self, host: &config::Plugins) -> Result<Option<C::Grant>> {
         let given = self.0.get(C::NAME).map(|given| C::Grant::read(given, host)).transpose();
-        // They were checked when they were read; what was stored may be of another version of Wharf.
-        given.map_err(|error| Error::internal(format!("the grant of '{}' makes no sense: {error}", C::NAME)))
+        // Grants are checked when they are read, but a stored grant may be of another version of Wharf.
+        given.map_err(|error| Error::internal(format!("the stored grant of '{}' is not valid: {error}", C::NAME)))
     }
 }
 
@@ -154,31 +153,31 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_grants_its_capability_and_is_kept_in_its_canonical_form() {
+    fn a_parameter_grants_its_capability_and_is_stored_in_canonical_form() {
         let texts = read(&["cache.bytes=1024KiB", "sql", " sql.time = 1500ms", "sql.rows=0500"]).unwrap();
         assert_eq!(texts, ["cache", "cache.bytes=1MiB", "sql", "sql.rows=500", "sql.time=1s500ms"]);
         assert_eq!(read(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), texts);
     }
 
     #[test]
-    fn what_makes_no_sense_is_told_with_what_would() {
-        let told = |grant| read(&[grant]).unwrap_err();
-        assert_eq!(told("sq"), "there is no capability 'sq'; there are: auth, cache, config, http, log, sql");
-        assert_eq!(told("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
-        assert_eq!(told("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
-        assert_eq!(told("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections, disk");
-        assert_eq!(told("sql.rows"), "'sql.rows' has no value; write sql.rows=VALUE");
-        assert_eq!(told("sql.rows=many"), "'sql.rows' is not a number; accepted: a number from 1 to 10000000");
+    fn an_error_says_what_is_accepted() {
+        let error = |grant| read(&[grant]).unwrap_err();
+        assert_eq!(error("sq"), "there is no capability 'sq'; there are: auth, cache, config, http, log, sql");
+        assert_eq!(error("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
+        assert_eq!(error("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
+        assert_eq!(error("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections, disk");
+        assert_eq!(error("sql.rows"), "'sql.rows' has no value; write sql.rows=VALUE");
+        assert_eq!(error("sql.rows=many"), "'sql.rows' is not a number; accepted: a number from 1 to 10000000");
         assert!(
-            told("sql.time=5").starts_with("'sql.time' has no unit; accepted: a duration from "),
+            error("sql.time=5").starts_with("'sql.time' has no unit; accepted: a duration from "),
             "{}",
-            told("sql.time=5")
+            error("sql.time=5")
         );
-        assert!(told("s\nl").contains("'s l'"));
+        assert!(error("s\nl").contains("'s l'"));
     }
 
     #[test]
-    fn a_set_is_all_that_is_given_and_anything_else_is_given_once() {
+    fn a_set_is_a_union_and_any_other_parameter_has_one_value() {
         let texts = read(&[
             "http.hosts=https://b.example",
             "http.hosts=HTTPS://A.example/",
@@ -192,15 +191,15 @@ mod tests {
         assert_eq!(read(&["sql.rows=5", "sql.rows=6"]).unwrap_err(), "'sql.rows' has two values");
         assert_eq!(read(&["sql.rows=5", "sql.rows=default"]).unwrap_err(), "'sql.rows' has two values");
         assert_eq!(read(&["http.hosts=default", "http.hosts=https://a.b"]).unwrap_err(), "'http.hosts' has two values");
-        let told = read(&["http.hosts=https://a.example", "http.hosts=a.example"]).unwrap_err();
-        assert!(told.starts_with("'http.hosts' holds 'a.example', which has no scheme; "), "{told}");
+        let error = read(&["http.hosts=https://a.example", "http.hosts=a.example"]).unwrap_err();
+        assert!(error.starts_with("'http.hosts' holds 'a.example', which has no scheme; "), "{error}");
         let many: Vec<String> = (0..101).map(|i| format!("http.hosts=https://a{i}.example")).collect();
-        let told = read(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
-        assert!(told.starts_with("'http.hosts' holds 101 of them; accepted: "), "{told}");
+        let error = read(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
+        assert!(error.starts_with("'http.hosts' holds 101 of them; accepted: "), "{error}");
     }
 
     #[test]
-    fn a_later_grant_changes_what_it_names_and_nothing_else() {
+    fn a_later_grant_changes_only_the_parameters_that_it_names() {
         let grants = |texts: &[&str]| Grants::read(texts.iter().copied()).unwrap();
         let merged = |before: &[&str], after: &[&str]| grants(before).merged(grants(after)).to_texts();
         let before = ["sql.rows=5", "sql.time=1s"];
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_reads_what_it_shows() {
+    fn every_parameter_says_what_it_accepts() {
         for offer in Capabilities::OFFERED {
             for parameter in offer.parameters {
                 let refusal = (parameter.check)("nonsense").unwrap_err();

@@ -1,4 +1,4 @@
-//! What an instance's store holds: the call's context, the capabilities it entered, and the limits it lives in.
+//! The data of an instance's store: the call's context, the capabilities that the call entered, and the limits of the call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,155 +8,138 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
-use super::budget::{Budget, Held};
+use super::budget::{Budget, MemoryReservation};
+use super::call_context::CallContext;
 use super::log::PluginLog;
-use super::{Entered, HostCalls, Limit, Turn, Usage};
-use crate::auth::Caller;
+use super::wasi_context::wasi_context;
+use super::{CpuSlot, Entered, HostCalls, Limit, Usage};
 use crate::clock::Clock;
-use crate::egress::Trace;
-use crate::id::PluginName;
-
-/// Who and what a call is for; the same for all its capabilities.
-#[derive(Debug, Clone)]
-pub struct CallContext {
-    /// The plugin.
-    pub plugin: PluginName,
-    /// The release.
-    pub release: i64,
-    /// The request's id.
-    pub request_id: Arc<str>,
-    /// The verified caller.
-    pub caller: Option<Arc<Caller>>,
-    /// The trace that the request said it belongs to.
-    pub trace: Option<Trace>,
-}
 
 /// The data of an instance's store.
 pub struct Guest {
-    /// Who and what for.
+    /// The plugin, the request and the caller.
     pub context: Arc<CallContext>,
     /// The capabilities.
     pub entered: Entered,
-    /// Handles the guest holds: transactions, WASI streams.
+    /// The handles that the guest holds: transactions, WASI streams.
     pub table: ResourceTable,
-    /// Limits and what was hit.
-    pub limits: Limits,
-    /// Where the guest's output goes.
+    /// The limits of the call, and the limit that it hit.
+    pub limits: GuestLimits,
+    /// The log that receives the guest's output.
     pub output: Arc<PluginLog>,
-    /// What the release used.
+    /// The usage counts of the release.
     pub usage: Arc<Usage>,
-    /// Its turn among those that compute for long.
-    pub turn: Turn,
-    /// What the guest was handed last; it may be on its way yet.
-    handed: Option<Held>,
+    /// The slot that the call needs to compute for longer than a tick.
+    pub cpu_slot: CpuSlot,
+    /// Memory of the last result, which wasmtime may still be copying into the guest.
+    result: Option<MemoryReservation>,
     clock: Clock,
     wasi: Option<WasiCtx>,
-    /// Of those that speak to others by handles.
+    /// State of `wasi:http`, whose requests and responses are handles.
     pub(super) http: Option<Box<super::http::wasi::Wasi>>,
 }
 
-/// Handles one call may hold at once.
+/// The most handles that one call may hold at once.
 const MAX_HANDLES: usize = 1_000;
 
 impl Guest {
-    /// A store's data for one call.
+    /// Creates a store's data for one call.
     pub fn new(
         context: Arc<CallContext>,
         entered: Entered,
-        limits: Limits,
+        limits: GuestLimits,
         output: Arc<PluginLog>,
         usage: Arc<Usage>,
-        turn: Turn,
+        cpu_slot: CpuSlot,
         clock: Clock,
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Self { context, entered, table, limits, output, usage, turn, handed: None, clock, wasi: None, http: None }
+        Self { context, entered, table, limits, output, usage, cpu_slot, result: None, clock, wasi: None, http: None }
     }
 
     /// Counts one call into a capability.
     ///
     /// # Errors
-    /// A trap: the call has used up its budget.
+    /// The call has used up its budget of host calls. The error is a trap.
     pub fn charge(&mut self, capability: fn(&HostCalls) -> &AtomicU64) -> wasmtime::Result<()> {
-        self.settle();
+        self.release_result();
         capability(&self.usage.host_calls).fetch_add(1, Ordering::Relaxed);
         self.limits.budget.spend_host_call()
     }
 
-    /// Counts what the guest hands over against its memory, until the answer is dropped.
+    /// Counts a value that the guest passed against its memory, until the reservation is dropped.
     ///
     /// # Errors
-    /// A trap: there is not as much.
-    pub fn hold(&self, bytes: usize) -> wasmtime::Result<Held> {
-        self.limits.budget.hold(bytes)
+    /// The budget has less memory left. The error is a trap.
+    pub fn reserve(&self, bytes: usize) -> wasmtime::Result<MemoryReservation> {
+        self.limits.budget.reserve(bytes)
     }
 
-    /// Counts what the guest is handed against its memory, as long as the host has it too.
-    pub fn hand(&mut self, held: Held) {
-        self.handed = Some(held);
+    /// Counts a result against the guest's memory for as long as the host has a copy of it.
+    pub fn hold_result(&mut self, reservation: MemoryReservation) {
+        self.result = Some(reservation);
     }
 
-    /// The guest has what it was handed.
-    pub fn settle(&mut self) {
-        self.handed = None;
+    /// Stops counting the last result: the guest has its copy.
+    pub fn release_result(&mut self) {
+        self.result = None;
     }
 
     pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
         // Most calls never touch WASI, and building its context costs more than the call of a small guest.
-        let wasi = self
-            .wasi
-            .get_or_insert_with(|| super::wasi::context(&self.context, &self.output, &self.usage, &self.clock));
+        let wasi = self.wasi.get_or_insert_with(|| wasi_context(&self.context, &self.output, &self.usage, &self.clock));
         (wasi, &mut self.table)
     }
 }
 
-/// The limits of one call. Counts memory over all memories and tables of the store, which wasmtime's own does not.
+/// The limits of one call. Counts memory over all memories and tables of the store. wasmtime's own limiter counts each
+/// alone.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct GuestLimits {
     /// Memory and calls into the host.
     pub budget: Budget,
-    /// For how long it may run.
+    /// The CPU time that the call may use.
     cpu_time: Duration,
-    /// It goes on for as long without a turn, or without another one.
-    next_turn: Duration,
+    /// The CPU time from which the guest needs a CPU slot, or another one.
+    next_slot: Duration,
 }
 
-/// One tick of the epoch: how often a running guest is looked at, and so for how long one may keep a thread that others
-/// wait for. Beside eight clients whose calls compute for some milliseconds each, a neighbour's p99 was 30 ms with ticks of
-/// ten and 13 ms with ticks of two (`make attack`, two threads).
+/// One tick of the epoch: the interval at which the host checks a running guest, and so the longest time that a guest keeps
+/// a worker thread while others wait for it. With eight clients whose calls compute for some milliseconds each, the p99 of
+/// another plugin was 30 ms with ticks of 10 ms and 13 ms with ticks of 2 ms (`make attack`, two threads).
 pub const TICK: Duration = Duration::from_millis(2);
 
-/// What one table element takes in the host.
+/// Host memory of one table element.
 const TABLE_ELEMENT_BYTES: usize = 16;
-/// Core instances, memories and tables of one store.
+/// The most core instances, memories and tables of one store, each.
 const MAX_CORE_PARTS: usize = 64;
 
-impl Limits {
-    /// Limits of a call.
+impl GuestLimits {
+    /// Creates the limits of one call.
     pub fn new(memory_bytes: usize, cpu_time: Duration, host_calls: u64) -> Self {
-        Self { budget: Budget::new(memory_bytes, host_calls), cpu_time, next_turn: TICK }
+        Self { budget: Budget::new(memory_bytes, host_calls), cpu_time, next_slot: TICK }
     }
 
-    /// Looks at a guest that ran for so long: whether it needs a turn to go on.
+    /// Checks a guest that used the given CPU time. Returns whether it needs a CPU slot to continue.
     ///
     /// # Errors
-    /// It may not go on.
-    pub fn look(&mut self, ran: Duration) -> Result<bool, Limit> {
-        if ran >= self.cpu_time {
-            self.budget.meet(Limit::CpuTime);
+    /// The guest used up its CPU time.
+    pub fn check_cpu_time(&mut self, used: Duration) -> Result<bool, Limit> {
+        if used >= self.cpu_time {
+            self.budget.record_limit_hit(Limit::CpuTime);
             return Err(Limit::CpuTime);
         }
-        let due = ran >= self.next_turn;
-        if due {
-            // Half, as who ran for nearly a tick would otherwise have another one.
-            self.next_turn = ran + TICK / 2;
+        let is_due = used >= self.next_slot;
+        if is_due {
+            // Half a tick: after a full one, a guest that ran for nearly a tick would get another tick for free.
+            self.next_slot = used + TICK / 2;
         }
-        Ok(due)
+        Ok(is_due)
     }
 }
 
-impl ResourceLimiter for Limits {
+impl ResourceLimiter for GuestLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
@@ -189,25 +172,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_by_the_time_that_a_guest_ran() {
-        let mut limits = Limits::new(1, TICK * 10, 1);
-        let mut looks = |ran: Duration| limits.look(ran);
+    fn a_guest_needs_a_cpu_slot_once_per_tick_of_cpu_time() {
+        let mut limits = GuestLimits::new(1, TICK * 10, 1);
+        let mut check = |used: Duration| limits.check_cpu_time(used);
         let few = TICK / 100;
-        assert_eq!(looks(few), Ok(false));
-        assert_eq!(looks(TICK), Ok(true));
-        assert_eq!(looks(TICK + few), Ok(false), "it was looked at after it had waited");
-        assert_eq!(looks(TICK * 2), Ok(true));
-        assert_eq!(looks(TICK * 10), Err(Limit::CpuTime));
-        assert_eq!(limits.budget.met(), Some(Limit::CpuTime));
+        assert_eq!(check(few), Ok(false));
+        assert_eq!(check(TICK), Ok(true));
+        assert_eq!(check(TICK + few), Ok(false), "it was checked just after it had waited");
+        assert_eq!(check(TICK * 2), Ok(true));
+        assert_eq!(check(TICK * 10), Err(Limit::CpuTime));
+        assert_eq!(limits.budget.limit_hit(), Some(Limit::CpuTime));
     }
 
     #[test]
     fn memory_is_summed_over_memories_and_tables() {
-        let mut limits = Limits::new(100, Duration::from_secs(1), 1);
+        let mut limits = GuestLimits::new(100, Duration::from_secs(1), 1);
         assert!(limits.memory_growing(0, 60, None).unwrap());
         assert!(!limits.memory_growing(0, 60, None).unwrap());
         assert!(limits.table_growing(0, 2, None).unwrap());
         assert!(!limits.table_growing(2, 4, None).unwrap());
-        assert_eq!(limits.budget.met(), Some(Limit::Memory));
+        assert_eq!(limits.budget.limit_hit(), Some(Limit::Memory));
     }
 }

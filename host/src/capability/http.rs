@@ -1,5 +1,5 @@
-//! `wharf:http`: requests to other servers, see `crate::egress`. The same grant is for the same requests by the interfaces
-//! that components of any host speak, see `wasi`.
+//! `wharf:http`: requests to other servers, sent by `crate::egress`. The same grant covers the same requests through the
+//! standard interface `wasi:http`, see `wasi`.
 
 pub(super) mod wasi;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::budget::Held;
+use super::budget::MemoryReservation;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit, Usage};
 use crate::clock::Random;
@@ -29,19 +29,16 @@ mod bindings {
 use bindings::wharf::http::client;
 
 parameters! {
-    /// What a grant may allow and bound.
+    /// The limits that a grant may change, and the servers that it allows.
     Quota {
-        /// Time of one exchange.
-        time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else http_time;
-        /// Body of one answer, and of one request.
-        bytes: usize = kind::bytes(1 << 10..=1 << 30), else http_bytes;
-        /// Requests of the plugin at once.
-        requests: usize = kind::count(1..=1_000), else http_requests;
+        time: Duration = http_time,
+        bytes: usize = http_bytes,
+        requests: usize = http_requests,
     }
     sets {
-        /// Servers that may be spoken to; nobody where there is none.
+        /// Servers that the plugin may send requests to.
         hosts: Origin = kind::set("origins such as https://api.example.com, http://10.1.2.3:8080 or https://*.example.com"),
-        /// Addresses that may be connected to beside the public ones.
+        /// Networks that the plugin may connect to in addition to public addresses.
         networks: Network = kind::set("networks such as 10.1.0.0/16, 127.0.0.1 or fd00:1::/32"),
     }
 }
@@ -52,24 +49,25 @@ pub struct Http {
     random: Random,
 }
 
-/// What a release sends with.
+/// The state of one release.
 pub struct HttpRelease {
     egress: Arc<ReleaseEgress>,
     bytes: usize,
     random: Random,
 }
 
-/// What a call sends with.
+/// The state of one call.
 pub struct HttpCall {
     egress: Arc<ReleaseEgress>,
     bytes: usize,
     random: Random,
-    /// Of all its requests; begun by the first where the call came without one.
+    /// The trace of all its requests. The first request begins one if the call carries none.
     trace: Option<Trace>,
 }
 
 impl Capability for Http {
     const NAME: &'static str = "http";
+    const MEANING: &'static str = "may send requests to the servers that you name in http.hosts, and to no others";
     const INTERFACES: &'static [&'static str] =
         &["wharf:http/client@0.1.0", "wasi:http/types@0.2", "wasi:http/outgoing-handler@0.2"];
     type Grant = Quota;
@@ -87,14 +85,14 @@ impl Capability for Http {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<HttpRelease> {
         let Quota { time, bytes, requests, hosts, networks } = quota;
-        // An answer may be thought about for as long as the whole may take.
+        // The first byte of a response may take as long as the whole exchange.
         let limits = Limits { time, first_byte: time, bytes, requests, ..Limits::default() };
         let allowed = Allowed { hosts, networks };
         let egress = Arc::new(self.egress.release(candidate.plugin, allowed, limits));
         Ok(HttpRelease { egress, bytes, random: self.random.clone() })
     }
 
-    fn brings(release: &HttpRelease) -> usize {
+    fn max_input_bytes(release: &HttpRelease) -> usize {
         release.bytes
     }
 
@@ -113,7 +111,7 @@ impl Capability for Http {
 }
 
 impl HttpCall {
-    /// What one request needs to be sent; it may go on beside the guest.
+    /// Returns a sender for one request, which may run concurrently with the guest.
     fn sender(&mut self, context: &Arc<CallContext>, usage: &Arc<Usage>) -> wasmtime::Result<Sender> {
         let trace = match &mut self.trace {
             Some(trace) => &*trace,
@@ -128,7 +126,7 @@ impl HttpCall {
 #[derive(Clone)]
 struct Sender {
     egress: Arc<ReleaseEgress>,
-    /// Of one body.
+    /// Maximum size of a body.
     bytes: usize,
     context: Arc<CallContext>,
     usage: Arc<Usage>,
@@ -136,19 +134,19 @@ struct Sender {
 }
 
 impl Sender {
-    async fn send(self, request: Request, memory: &mut Held) -> Result<Response, Failure> {
-        // What was said by who asks is no limit that anybody could raise.
+    async fn send(self, request: Request, memory: &mut MemoryReservation) -> Result<Response, Failure> {
+        // A timeout that the plugin chose itself is not a limit that an operator could raise.
         let own = [request.time, request.connect, request.first_byte, request.idle].iter().any(Option::is_some);
         let mut exchange =
             Exchange { context: self.context, report: Report::default(), failure: Some(GONE.to_owned()) };
         let outcome = self.egress.send(request, &self.trace, memory, &mut exchange.report).await;
         exchange.failure = outcome.as_ref().err().map(|failure| match failure {
-            // Its text quotes what the plugin wrote.
+            // Its text quotes the plugin's input.
             Failure::Invalid(_) => "invalid".to_owned(),
             failure => failure.to_string(),
         });
         outcome.inspect_err(|failure| {
-            if let Some(limit) = met(failure).filter(|_| !own || !matches!(failure, Failure::Timeout(_))) {
+            if let Some(limit) = limit_hit_by(failure).filter(|_| !own || !matches!(failure, Failure::Timeout(_))) {
                 self.usage.hit(limit);
             }
         })
@@ -159,12 +157,12 @@ impl client::Host for Guest {
     async fn send(&mut self, request: client::Request) -> wasmtime::Result<Result<client::Response, client::Error>> {
         self.charge(HostCalls::http)?;
         let request = Request::from(request);
-        let _held = self.hold(request.weight())?;
+        let _reservation = self.reserve(request.weight())?;
         let sender = self.entered.http()?.sender(&self.context, &self.usage)?;
-        let mut held = self.hold(0)?;
-        match sender.send(request, &mut held).await {
+        let mut reservation = self.reserve(0)?;
+        match sender.send(request, &mut reservation).await {
             Ok(response) => {
-                self.hand(held);
+                self.hold_result(reservation);
                 Ok(Ok(response.into()))
             }
             Err(failure) => client::Error::try_from(failure).map(Err),
@@ -172,19 +170,19 @@ impl client::Host for Guest {
     }
 }
 
-/// The limit that a request met, if it met one.
-fn met(failure: &Failure) -> Option<Limit> {
+/// Returns the limit that a request hit, if it hit one.
+fn limit_hit_by(failure: &Failure) -> Option<Limit> {
     match failure {
         Failure::Denied(_) => Some(Limit::HttpHosts),
         Failure::Timeout(phase) => Some(match *phase {
-            // Shorter than the whole, and the same for everybody.
+            // Shorter than the time of the whole exchange, and the same for every plugin.
             "resolve" | "connect" | "tls" => Limit::HttpConnect,
             _ => Limit::HttpTime,
         }),
         Failure::Limit(bound, _) => Some(match bound {
             Bound::Requests => Limit::HttpRequests,
             Bound::Bytes => Limit::HttpBytes,
-            // Counted with the call.
+            // The call's budget counts it.
             Bound::Memory => return None,
             Bound::Headers => Limit::HttpHeaders,
             Bound::Redirects => Limit::HttpRedirects,
@@ -193,10 +191,10 @@ fn met(failure: &Failure) -> Option<Limit> {
     }
 }
 
-/// Why an exchange ended that nobody waited for any more.
+/// The failure of an exchange whose call ended before it.
 const GONE: &str = "the call ended first";
 
-/// Tells the log of one exchange, however it ends. Never a path, a query or a header: those may hold secrets.
+/// Logs one exchange when it ends, in any way. Never logs a path, a query or a header: those may contain secrets.
 struct Exchange {
     context: Arc<CallContext>,
     report: Report,
@@ -258,7 +256,7 @@ impl TryFrom<Failure> for client::Error {
             Failure::Denied(reason) => Self::Denied(reason),
             Failure::Unreachable(reason) => Self::Unreachable(reason),
             Failure::Timeout(phase) => Self::Timeout(phase.to_owned()),
-            // As when its own memory does not suffice.
+            // A trap, as when the guest's own memory is exhausted.
             Failure::Limit(Bound::Memory, reason) => return Err(wasmtime::Error::msg(reason)),
             Failure::Limit(_, limit) => Self::Limit(limit),
             Failure::Protocol(reason) => Self::Protocol(reason),

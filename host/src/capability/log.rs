@@ -1,11 +1,11 @@
 //! `wharf:log`: structured log lines and audit entries of a plugin.
 //!
-//! The host adds plugin, release, request id and caller, so a plugin cannot speak in another's name. Log lines are rated
-//! for each plugin, by their number and their bytes: beyond its rate they are counted, and the count is logged once the
-//! second is over. Audit entries go to the host's database before the call goes on; none is dropped, so beyond its rate
-//! ([`pace`]) the call waits.
+//! The host adds plugin, release, request id and caller, so a plugin cannot write in another's name. Log lines are
+//! rate-limited per plugin, by their number and their bytes. Lines beyond the rate are counted, and the count is logged when
+//! the second is over. Audit entries are in the host's database before the call continues. None is dropped: beyond the rate
+//! ([`audit_rate`]) the call waits.
 
-mod pace;
+mod audit_rate;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use wasmtime::component::{HasSelf, Linker};
 
-use self::pace::Pace;
+use self::audit_rate::AuditRateLimiter;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, kind};
+use crate::config;
 use crate::db::Db;
 use crate::db::audit::{self, Outcome};
 use crate::error::Result;
@@ -39,26 +39,24 @@ use bindings::wharf::log::{audit as audit_wit, log as log_wit};
 
 pub use log_wit::Level;
 
-/// The longest message, field name or field value kept, in bytes.
+/// Maximum length of a message, a field name or a field value in bytes; longer texts are cut.
 const MAX_TEXT: usize = 8 * 1024;
-/// What a line may take on average: so many bytes for each of the lines a second that a plugin may write.
+/// Average size of a line in bytes: a plugin may write this many bytes for each line of its rate.
 const MEAN_LINE: usize = 1024;
-/// The most fields kept of one entry.
+/// Maximum number of fields of one entry; further fields are dropped.
 const MAX_FIELDS: usize = 32;
-/// What an audit entry may take, all its texts together.
+/// Maximum size of an audit entry, all its texts together.
 const MAX_ENTRY: usize = 16 * 1024;
-/// In place of what is beyond that.
+/// The name of the field that marks an entry as cut.
 const CUT: &str = "…";
-/// Entries of all plugins that are written at once: the host's connections are for its requests.
+/// Audit entries of all plugins that are written concurrently. Few, so that the host's requests find database connections.
 const WRITERS: usize = 2;
 
 parameters! {
-    /// What a grant may bound.
+    /// The limits that a grant may change.
     Quota {
-        /// Lines a second; more are counted and summarised.
-        rate: u32 = kind::count(1..=1_000_000), else log_rate;
-        /// Audit entries a second; who writes more waits.
-        audit: u32 = kind::count(1..=10_000), else log_audit;
+        rate: u32 = log_rate,
+        audit: u32 = log_audit,
     }
 }
 
@@ -68,7 +66,7 @@ pub struct Log {
     logs: PluginLogs,
 }
 
-/// Where audit entries go.
+/// The destination of audit entries.
 #[derive(Clone)]
 struct Audit {
     db: Db,
@@ -76,14 +74,14 @@ struct Audit {
     writers: Arc<Semaphore>,
 }
 
-/// What a release logs with.
+/// The state of one release.
 pub struct LogRelease {
     audit: Audit,
     log: Arc<PluginLog>,
     quota: Quota,
 }
 
-/// What a call logs with.
+/// The state of one call.
 pub struct LogCall {
     context: Arc<CallContext>,
     audit: Audit,
@@ -92,6 +90,7 @@ pub struct LogCall {
 
 impl Capability for Log {
     const NAME: &'static str = "log";
+    const MEANING: &'static str = "may write lines to the host's log and entries to its audit log";
     const INTERFACES: &'static [&'static str] = &["wharf:log/log@0.1.0", "wharf:log/audit@0.1.0"];
     type Grant = Quota;
     type Release = LogRelease;
@@ -118,8 +117,8 @@ impl Capability for Log {
         release.log.audit.set_rate(release.quota.audit);
     }
 
-    fn withdraw(&self, plugin: &PluginName) {
-        // What a plugin prints is logged without the grant too.
+    fn reset_shared(&self, plugin: &PluginName) {
+        // A plugin's standard output is logged without the grant too.
         self.logs.plugin(plugin).set_rate(self.logs.rates.lines);
     }
 
@@ -132,7 +131,7 @@ impl log_wit::Host for Guest {
     fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         self.charge(HostCalls::log)?;
         let texts = fields.iter().map(|(name, value)| name.len().saturating_add(value.len()));
-        let _held = self.hold(texts.fold(message.len(), usize::saturating_add))?;
+        let _reservation = self.reserve(texts.fold(message.len(), usize::saturating_add))?;
         self.entered.log()?;
         if !self.output.write(&self.context, level, &message, &fields) {
             self.usage.hit(Limit::LogRate);
@@ -141,7 +140,7 @@ impl log_wit::Host for Guest {
     }
 }
 
-/// What the host itself does with plugins; no plugin may write its own history.
+/// The prefix of the host's own actions. A plugin must not be able to write its own history.
 const HOST_ACTIONS: &str = "plugin.";
 
 impl audit_wit::Host for Guest {
@@ -156,13 +155,13 @@ impl audit_wit::Host for Guest {
         if action.starts_with(HOST_ACTIONS) {
             return Err(wasmtime::Error::msg(format!("audit actions that begin with '{HOST_ACTIONS}' are the host's")));
         }
-        let handed = detail.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+        let fields = detail.iter().map(|(name, value)| name.len().saturating_add(value.len()));
         let texts = action.len().saturating_add(object.len());
-        let _held = self.hold(handed.fold(texts, usize::saturating_add))?;
+        let _reservation = self.reserve(fields.fold(texts, usize::saturating_add))?;
         let call = self.entered.log()?;
-        let mut room = MAX_ENTRY;
-        let (action, object) = (within(&mut room, &action).to_owned(), within(&mut room, &object).to_owned());
-        let detail = kept(&mut room, &detail);
+        let mut space = MAX_ENTRY;
+        let (action, object) = (cut(&mut space, &action).to_owned(), cut(&mut space, &object).to_owned());
+        let detail = cut_detail(&mut space, &detail);
         let entry = audit::Entry {
             at: call.audit.clock.now(),
             actor: call.context.caller.as_ref().map(|caller| caller.user.id),
@@ -177,54 +176,54 @@ impl audit_wit::Host for Guest {
             detail: detail.into(),
             request_id: Some(call.context.request_id.to_string()),
         };
-        // No entry vanishes: the deadline ends who writes more than he may.
-        if let Some(wait) = call.log.audit.turn(MAX_ENTRY.saturating_sub(room)) {
+        // No entry is lost: a plugin that exceeds its rate waits here until its call's deadline.
+        if let Some(delay) = call.log.audit.reserve(MAX_ENTRY.saturating_sub(space)) {
             self.usage.hit(Limit::LogAudit);
-            wait.over().await;
+            delay.wait().await;
         }
         let _writer = call.audit.writers.acquire().await;
-        // The interface has no error to give back: an entry that cannot be kept must not pass unseen.
+        // The interface has no error, and an entry that cannot be stored must not go unnoticed. So the call traps.
         audit::insert(&call.audit.db, &entry).await.map_err(|error| {
-            tracing::error!(plugin = %call.context.plugin, error = error.report(), "an audit entry was not kept");
-            wasmtime::Error::msg("the audit entry could not be kept")
+            tracing::error!(plugin = %call.context.plugin, error = error.report(), "an audit entry was not stored");
+            wasmtime::Error::msg("the audit entry could not be stored")
         })
     }
 }
 
-/// As much of a text as there is room for, which is less from then on.
-fn within<'a>(room: &mut usize, text: &'a str) -> &'a str {
-    let kept = shorten(text);
-    let kept = kept.get(..kept.floor_char_boundary(*room)).unwrap_or_default();
-    *room = room.saturating_sub(kept.len());
-    kept
+/// Cuts a text to the space that is left, and takes that space.
+fn cut<'a>(space: &mut usize, text: &'a str) -> &'a str {
+    let text = shorten(text);
+    let text = text.get(..text.floor_char_boundary(*space)).unwrap_or_default();
+    *space = space.saturating_sub(text.len());
+    text
 }
 
-/// As many fields as there is room for; whoever reads it sees that there were more.
-fn kept(room: &mut usize, detail: &[(String, String)]) -> serde_json::Map<String, serde_json::Value> {
-    let mut kept = serde_json::Map::new();
+/// Cuts fields to the space that is left. Marks the result if anything was cut.
+fn cut_detail(space: &mut usize, detail: &[(String, String)]) -> serde_json::Map<String, serde_json::Value> {
+    let mut result = serde_json::Map::new();
     let mut is_all = detail.len() <= MAX_FIELDS;
     for (name, value) in detail.iter().take(MAX_FIELDS) {
-        if *room == 0 {
+        if *space == 0 {
             is_all = false;
             break;
         }
-        let (kept_name, kept_value) = (within(room, name), within(room, value));
-        is_all &= kept_name.len() == name.len() && kept_value.len() == value.len();
-        kept.insert(kept_name.to_owned(), kept_value.into());
+        let (cut_name, cut_value) = (cut(space, name), cut(space, value));
+        is_all &= cut_name.len() == name.len() && cut_value.len() == value.len();
+        result.insert(cut_name.to_owned(), cut_value.into());
     }
     if !is_all {
-        kept.insert(CUT.to_owned(), true.into());
+        result.insert(CUT.to_owned(), true.into());
     }
-    kept
+    result
 }
 
-/// The log of one plugin: writes to the host's log within the plugin's rate.
+/// The log of one plugin. Writes to the host's log within the plugin's rate.
 pub struct PluginLog {
     clock: Clock,
     rate: AtomicU32,
     dropped: AtomicU64,
     window: Mutex<Window>,
-    audit: Pace,
+    audit: AuditRateLimiter,
 }
 
 #[derive(Default)]
@@ -236,24 +235,24 @@ struct Window {
 }
 
 impl PluginLog {
-    /// A log of at most so many lines, and so many audit entries, a second.
+    /// Creates a log with the given rates.
     pub fn new(clock: Clock, rates: Rates) -> Self {
         let Rates { lines, entries } = rates;
         let window = Mutex::default();
-        Self { clock, rate: lines.into(), dropped: AtomicU64::new(0), window, audit: Pace::new(entries) }
+        Self { clock, rate: lines.into(), dropped: AtomicU64::new(0), window, audit: AuditRateLimiter::new(entries) }
     }
 
-    /// At most so many lines a second from now on.
+    /// Changes the number of lines per second.
     pub fn set_rate(&self, rate: u32) {
         self.rate.store(rate, Ordering::Relaxed);
     }
 
-    /// Writes one entry, or counts it; whether it was written.
+    /// Writes one entry and returns `true`, or counts it as dropped and returns `false`.
     pub fn write(&self, call: &CallContext, level: Level, message: &str, fields: &[(String, String)]) -> bool {
         let texts = fields.iter().take(MAX_FIELDS).map(|(name, value)| shorten(name).len() + shorten(value).len());
         let bytes = shorten(message).len() + texts.sum::<usize>();
         let (admitted, dropped) = self.admit(self.clock.now(), bytes);
-        tell_dropped(&call.plugin, dropped);
+        log_dropped(&call.plugin, dropped);
         if !admitted {
             return false;
         }
@@ -280,18 +279,18 @@ impl PluginLog {
         true
     }
 
-    /// Entries that were dropped in a second that is over, and that nobody was told of.
+    /// Takes the number of entries that were dropped in a past second and are not logged yet.
     fn take_dropped(&self) -> u64 {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.second == self.clock.now().as_secs() { 0 } else { std::mem::take(&mut window.dropped) }
     }
 
-    /// Entries that were dropped since it was opened.
+    /// Returns the number of entries that were dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Whether an entry may be written now, and how many were dropped in the second that is over.
+    /// Returns whether an entry may be written now, and the number of entries that were dropped in the past second.
     fn admit(&self, now: Timestamp, bytes: usize) -> (bool, u64) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let mut dropped = 0;
@@ -300,8 +299,8 @@ impl PluginLog {
             *window = Window { second: now.as_secs(), ..Window::default() };
         }
         let rate = self.rate.load(Ordering::Relaxed);
-        let room = usize::try_from(rate).unwrap_or(usize::MAX).saturating_mul(MEAN_LINE);
-        if window.written < rate && window.bytes.saturating_add(bytes) <= room.max(MAX_TEXT) {
+        let space = usize::try_from(rate).unwrap_or(usize::MAX).saturating_mul(MEAN_LINE);
+        if window.written < rate && window.bytes.saturating_add(bytes) <= space.max(MAX_TEXT) {
             window.written += 1;
             window.bytes += bytes;
             (true, dropped)
@@ -313,7 +312,7 @@ impl PluginLog {
     }
 }
 
-/// What a plugin may write in a second.
+/// The rates of a plugin per second.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
     /// Lines.
@@ -328,7 +327,7 @@ impl From<&config::Plugins> for Rates {
     }
 }
 
-/// One [`PluginLog`] for each plugin, so that a rate outlives a release.
+/// One [`PluginLog`] per plugin, so that a rate spans releases.
 #[derive(Clone)]
 pub struct PluginLogs {
     clock: Clock,
@@ -337,12 +336,12 @@ pub struct PluginLogs {
 }
 
 impl PluginLogs {
-    /// None yet.
+    /// Creates an empty set of logs.
     pub fn new(clock: Clock, rates: Rates) -> Self {
         Self { clock, rates, plugins: Arc::default() }
     }
 
-    /// The log of a plugin.
+    /// Returns the log of a plugin.
     pub fn plugin(&self, name: &PluginName) -> Arc<PluginLog> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         let log =
@@ -350,16 +349,16 @@ impl PluginLogs {
         Arc::clone(log)
     }
 
-    /// Tells of entries that were dropped of plugins that wrote nothing since.
-    pub fn tell_dropped(&self) {
+    /// Logs the number of dropped entries for plugins that wrote nothing since.
+    pub fn log_dropped(&self) {
         let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         for (plugin, log) in &*plugins {
-            tell_dropped(plugin, log.take_dropped());
+            log_dropped(plugin, log.take_dropped());
         }
     }
 }
 
-fn tell_dropped(plugin: &PluginName, dropped: u64) {
+fn log_dropped(plugin: &PluginName, dropped: u64) {
     if dropped > 0 {
         tracing::warn!(target: "wharf::plugin::log", %plugin, dropped, "log entries were dropped: over the plugin's rate");
     }
@@ -374,10 +373,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beyond_the_rate_entries_are_counted_and_told_once() {
+    fn entries_beyond_the_rate_are_counted_and_logged_once() {
         let log = PluginLog::new(Clock::manual(Timestamp(0)), Rates { lines: 2, entries: 1 });
         let second = |second: i64| Timestamp(second * 1_000_000);
-        assert_eq!(log.admit(second(0), 9_000), (false, 0), "more than the lines of a second may take together");
+        assert_eq!(
+            log.admit(second(0), 9_000),
+            (false, 0),
+            "more bytes than the lines of one second may have together"
+        );
         assert_eq!(log.admit(second(1), 10), (true, 1));
         assert_eq!(log.admit(second(1), 10), (true, 0));
         assert_eq!(log.admit(second(1), 10), (false, 0));
@@ -392,29 +395,29 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_told_when_nothing_follows() {
+    fn dropped_entries_are_reported_when_no_entry_follows() {
         let clock = Clock::manual(Timestamp(0));
         let log = PluginLog::new(clock.clone(), Rates { lines: 1, entries: 1 });
         for _ in 0..3 {
             log.admit(clock.now(), 10);
         }
-        assert_eq!(log.take_dropped(), 0, "there may be more in this second");
+        assert_eq!(log.take_dropped(), 0, "the second is not over");
         clock.advance(std::time::Duration::from_secs(1));
         assert_eq!([log.take_dropped(), log.take_dropped()], [2, 0]);
         assert_eq!(log.admit(clock.now(), 10), (true, 0));
     }
 
     #[test]
-    fn an_entry_says_that_there_was_more() {
+    fn an_entry_that_was_cut_says_so() {
         let field = |name: &str, length: usize| (name.to_owned(), "x".repeat(length));
-        let mut room = MAX_ENTRY;
-        assert_eq!(kept(&mut room, &[field("a", 5), field("b", 0)]).len(), 2);
+        let mut space = MAX_ENTRY;
+        assert_eq!(cut_detail(&mut space, &[field("a", 5), field("b", 0)]).len(), 2);
         let long: Vec<_> = (0..5).map(|n| field(&n.to_string(), 5_000)).collect();
-        let cut = kept(&mut room, &long);
-        assert_eq!((room, cut.get(CUT)), (0, Some(&true.into())));
-        assert!(serde_json::Value::from(cut).to_string().len() < MAX_ENTRY + 100);
+        let detail = cut_detail(&mut space, &long);
+        assert_eq!((space, detail.get(CUT)), (0, Some(&true.into())));
+        assert!(serde_json::Value::from(detail).to_string().len() < MAX_ENTRY + 100);
         let many: Vec<_> = (0..40).map(|n| field(&n.to_string(), 1)).collect();
-        assert_eq!(kept(&mut MAX_ENTRY.clone(), &many).len(), MAX_FIELDS + 1);
+        assert_eq!(cut_detail(&mut MAX_ENTRY.clone(), &many).len(), MAX_FIELDS + 1);
     }
 
     #[test]

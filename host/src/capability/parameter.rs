@@ -1,8 +1,9 @@
-//! Parameters: named values that bound or widen something for one plugin, in place of what the host is configured to. What
-//! a grant gives and what bounds a plugin's calls are both made of them.
+//! Parameters: named values that replace a limit of the host for one plugin, or that allow it more. A grant gives the
+//! parameters of a capability; `--limit` gives the parameters of a plugin's calls.
 //!
-//! Kept as texts in their canonical form, so that two that mean the same are equal; read into a type of their own where they
-//! are used. Never knows what they do.
+//! Values are stored as texts in their canonical form, so that two values that mean the same are equal. They are parsed
+//! into a type of their own where they are used. Ranges and defaults come from the settings (`config::plugins`). Never
+//! knows the effect of a parameter.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,36 +13,38 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::config::kind::Kind;
 
-/// Gives a parameter back to what the host is configured to.
+/// The value that returns a parameter to the setting of the host.
 const DEFAULT: &str = "default";
 
 /// A parameter that may be given.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {
-    /// As it is written.
+    /// The name in a grant, without the capability's name.
     pub name: &'static str,
-    /// The canonical form of a value, or what is accepted in its place.
+    /// The setting in `[plugins]` whose range it has and whose value it replaces; `None` for a set.
+    pub setting: Option<&'static str>,
+    /// Returns the canonical form of a value, or the reason why it is wrong with the accepted values.
     pub check: fn(&str) -> Result<String, String>,
-    /// Whether it is a set of things: given again, it has more of them.
+    /// Whether it is a set. A set that is given again gets more members.
     pub is_set: bool,
 }
 
-/// Parameters as a type, each a member.
+/// Parameters as a type with one member each.
 pub trait Parameters: Send + Sized {
-    /// All of them.
+    /// Every parameter.
     const OFFERED: &'static [Parameter];
 
-    /// Reads what was given; what was not is as the host is configured.
+    /// Reads the given values. A parameter without a value has the value of the host's setting.
     ///
     /// # Errors
-    /// The first one that makes no sense.
-    fn read(given: &Given, host: &config::Plugins) -> Result<Self, InvalidParameter>;
+    /// The first value that is wrong.
+    fn read(given: &ParameterValues, host: &config::Plugins) -> Result<Self, InvalidParameter>;
 
-    /// Every member as [`read`](Parameters::read) takes it; a set without anything in it is empty.
-    fn texts(&self) -> Vec<(&'static str, String)>;
+    /// Returns every member as [`read`](Parameters::read) takes it. An empty set is an empty text.
+    fn to_texts(&self) -> Vec<(&'static str, String)>;
 }
 
-/// Why a parameter makes no sense.
+/// Why a parameter is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{name}' {reason}")]
 pub struct InvalidParameter {
@@ -50,7 +53,7 @@ pub struct InvalidParameter {
 }
 
 impl InvalidParameter {
-    /// `reason` goes on from the parameter's name.
+    /// Creates an error. `reason` continues the sentence after the parameter's name.
     pub fn new(name: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { name: name.into(), reason: reason.into() }
     }
@@ -59,13 +62,13 @@ impl InvalidParameter {
 /// Values by the names of their parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Given(BTreeMap<String, String>);
+pub struct ParameterValues(BTreeMap<String, String>);
 
-impl Given {
-    /// Adds a value, `default` among them; `name` is the parameter's in what is told. More of a set may be given.
+impl ParameterValues {
+    /// Adds a value, which may be `default`. `name` is the parameter's name in error texts. A set may be given several times.
     ///
     /// # Errors
-    /// There is no value, the parameter does not take it, or it has another one already.
+    /// There is no value, the parameter does not accept it, or the parameter has another value already.
     pub fn add(&mut self, parameter: &Parameter, name: &str, value: Option<&str>) -> Result<(), InvalidParameter> {
         let refuse = |reason: String| InvalidParameter::new(name, reason);
         let value = value.ok_or_else(|| refuse(format!("has no value; write {name}=VALUE")))?;
@@ -73,33 +76,33 @@ impl Given {
             DEFAULT => Ok(DEFAULT.to_owned()),
             value => (parameter.check)(value).map_err(refuse),
         };
-        // By itself first, so that an error is about what was given.
+        // The value alone is checked first, so that an error is about the value that was given.
         let value = check(value)?;
         match self.0.entry(parameter.name.to_owned()) {
-            Entry::Vacant(place) => {
-                place.insert(value);
+            Entry::Vacant(entry) => {
+                entry.insert(value);
             }
-            Entry::Occupied(place) if *place.get() == value => {}
-            Entry::Occupied(mut place) if parameter.is_set && value != DEFAULT && place.get() != DEFAULT => {
-                let both = check(&format!("{} {value}", place.get()))?;
-                place.insert(both);
+            Entry::Occupied(entry) if *entry.get() == value => {}
+            Entry::Occupied(mut entry) if parameter.is_set && value != DEFAULT && entry.get() != DEFAULT => {
+                let both = check(&format!("{} {value}", entry.get()))?;
+                entry.insert(both);
             }
             Entry::Occupied(_) => return Err(refuse("has two values".to_owned())),
         }
         Ok(())
     }
 
-    /// The value that was given for a parameter.
+    /// Returns the value that was given for a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Names and values, in the order of names.
+    /// Returns names and values in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// These and those of `other`, which wins, with all of a set; one that it gives as `default` is gone.
+    /// Merges two sets of values. A value of `other` wins and replaces a whole set; a value `default` removes the parameter.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         self.0.extend(other.0);
@@ -108,49 +111,50 @@ impl Given {
     }
 }
 
-/// What somebody wrote, short and on one line, fit to be told.
+/// Returns user input for an error text: short, on one line, without control characters.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The canonical form of a value of some kind.
+/// Returns the canonical form of a value.
 pub(crate) fn canonical<T: 'static>(kind: &Kind<T>, text: &str) -> Result<String, String> {
-    kind.read(text).map(|value| (kind.show)(&value))
+    kind.read(text).map(|value| kind.show(&value).unwrap_or_default())
 }
 
-/// None at all.
+/// No parameters at all.
 #[derive(Debug, Default)]
 pub struct NoParameters;
 
 impl Parameters for NoParameters {
     const OFFERED: &'static [Parameter] = &[];
 
-    fn read(_: &Given, _: &config::Plugins) -> Result<Self, InvalidParameter> {
+    fn read(_: &ParameterValues, _: &config::Plugins) -> Result<Self, InvalidParameter> {
         Ok(Self)
     }
 
-    fn texts(&self) -> Vec<(&'static str, String)> {
+    fn to_texts(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
 }
 
-/// Declares parameters: members of a type, each with the kind of its values and the setting of the host that
-/// holds where nothing is given; those that are sets apart.
+/// Declares the parameters of a grant, or of a plugin's calls, as a type. A parameter is `NAME: TYPE = SETTING`: its range
+/// is that of the setting in `[plugins]`, and so is its value where none is given. Sets have no setting: `NAME: ITEM = KIND`,
+/// empty where none is given.
 macro_rules! parameters {
-    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }) => {
+    ($(#[$about:meta])* $name:ident { $($member:ident: $type:ty = $setting:ident,)* }) => {
         $crate::capability::parameter::parameters! {
-            $(#[$about])* $name { $($(#[$meaning])* $member: $type = $kind, else $setting;)* } sets {}
+            $(#[$about])* $name { $($member: $type = $setting,)* } sets {}
         }
     };
     (
         $(#[$about:meta])*
-        $name:ident { $($(#[$meaning:meta])* $member:ident: $type:ty = $kind:expr, else $setting:ident;)* }
+        $name:ident { $($member:ident: $type:ty = $setting:ident,)* }
         sets { $($(#[$set_meaning:meta])* $set:ident: $item:ty = $set_kind:expr,)* }
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name {
-            $($(#[$meaning])* pub $member: $type,)*
+            $(#[doc = concat!("In place of `plugins.", stringify!($setting), "`.")] pub $member: $type,)*
             $($(#[$set_meaning])* pub $set: Vec<$item>,)*
         }
 
@@ -158,25 +162,29 @@ macro_rules! parameters {
             const OFFERED: &'static [$crate::capability::parameter::Parameter] = &[
                 $($crate::capability::parameter::Parameter {
                     name: stringify!($set),
+                    setting: None,
                     check: |text| $crate::capability::parameter::canonical::<Vec<$item>>(&$set_kind, text),
                     is_set: true,
                 },)*
                 $($crate::capability::parameter::Parameter {
                     name: stringify!($member),
-                    check: |text| $crate::capability::parameter::canonical::<$type>(&$kind, text),
+                    setting: Some(stringify!($setting)),
+                    check: |text| {
+                        $crate::capability::parameter::canonical(&$crate::config::Plugins::$setting(), text)
+                    },
                     is_set: false,
                 },)*
             ];
 
             fn read(
-                given: &$crate::capability::parameter::Given,
+                given: &$crate::capability::parameter::ParameterValues,
                 host: &$crate::config::Plugins,
             ) -> Result<Self, $crate::capability::parameter::InvalidParameter> {
                 let mut read = Self { $($member: host.$setting,)* $($set: Vec::new(),)* };
                 for (name, text) in given.iter() {
                     match name {
                         $(stringify!($member) => {
-                            read.$member = $kind.read(text).map_err(|reason| {
+                            read.$member = $crate::config::Plugins::$setting().read(text).map_err(|reason| {
                                 $crate::capability::parameter::InvalidParameter::new(name, reason)
                             })?;
                         })*
@@ -194,10 +202,13 @@ macro_rules! parameters {
                 Ok(read)
             }
 
-            fn texts(&self) -> Vec<(&'static str, String)> {
+            fn to_texts(&self) -> Vec<(&'static str, String)> {
                 vec![
-                    $((stringify!($set), ($set_kind.show)(&self.$set)),)*
-                    $((stringify!($member), ($kind.show)(&self.$member)),)*
+                    $((stringify!($set), $set_kind.show(&self.$set).unwrap_or_default()),)*
+                    $((
+                        stringify!($member),
+                        $crate::config::Plugins::$setting().show(&self.$member).unwrap_or_default(),
+                    ),)*
                 ]
             }
         }

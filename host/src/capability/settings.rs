@@ -1,4 +1,4 @@
-//! `wharf:config`: what the operator set for the plugin, validated against its schema at deploy.
+//! `wharf:config`: the settings that the operator gave the plugin, validated against the plugin's schema at deploy.
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ pub struct Settings;
 
 impl Capability for Settings {
     const NAME: &'static str = "config";
+    const MEANING: &'static str = "may read the settings that you give it";
     const INTERFACES: &'static [&'static str] = &["wharf:config/settings@0.1.0"];
     type Grant = NoParameters;
     type Release = Arc<Value>;
@@ -49,14 +50,14 @@ impl settings::Host for Guest {
     fn all(&mut self) -> wasmtime::Result<String> {
         self.charge(HostCalls::config)?;
         let settings = self.entered.config()?.to_string();
-        self.hand(self.hold(settings.len())?);
+        self.hold_result(self.reserve(settings.len())?);
         Ok(settings)
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
         self.charge(HostCalls::config)?;
         let setting = self.entered.config()?.get(&name).map(Value::to_string);
-        self.hand(self.hold(setting.as_ref().map_or(0, String::len))?);
+        self.hold_result(self.reserve(setting.as_ref().map_or(0, String::len))?);
         Ok(setting)
     }
 }

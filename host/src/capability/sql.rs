@@ -1,17 +1,16 @@
 //! `wharf:sql`: the plugin's own database, see `db::plugin_data`.
 //!
-//! A transaction is a handle in the call's table: whatever ends the call (an answer, a trap, the deadline, a client that
-//! went away) drops the table, and with it rolls back what was not committed.
+//! A transaction is a handle in the call's table. Every end of the call (a response, a trap, the deadline, a client that
+//! disconnects) drops the table, which rolls back an uncommitted transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
-use super::budget::Held;
+use super::budget::MemoryReservation;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
-use crate::config::kind;
 use crate::db::plugin_data::{
     Bound, DataError, Limits, PluginData, PluginDatabase, Rows, Statement, Transaction, Value,
 };
@@ -29,18 +28,13 @@ mod bindings {
 use bindings::wharf::sql::database;
 
 parameters! {
-    /// What a grant may bound.
+    /// The limits that a grant may change.
     Quota {
-        /// Rows of one answer.
-        rows: usize = kind::count(1..=10_000_000), else sql_rows;
-        /// Bytes of one answer, and of one statement's parameters.
-        bytes: usize = kind::bytes(64 << 10..=4 << 30), else sql_bytes;
-        /// Time of one statement.
-        time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else sql_time;
-        /// Database connections of the plugin.
-        connections: u32 = kind::count(1..=1_000), else sql_connections;
-        /// Disk that the plugin's database may take.
-        disk: u64 = kind::bytes(1 << 20..=1 << 50), else sql_disk_bytes;
+        rows: usize = sql_rows,
+        bytes: usize = sql_bytes,
+        time: Duration = sql_time,
+        connections: u32 = sql_connections,
+        disk: u64 = sql_disk_bytes,
     }
 }
 
@@ -49,6 +43,7 @@ pub struct Sql(Arc<PluginData>);
 
 impl Capability for Sql {
     const NAME: &'static str = "sql";
+    const MEANING: &'static str = "may store data in its own database, and cannot reach any other";
     const INTERFACES: &'static [&'static str] = &["wharf:sql/database@0.1.0"];
     type Grant = Quota;
     type Release = Arc<PluginDatabase>;
@@ -68,7 +63,7 @@ impl Capability for Sql {
         Ok(Arc::new(database.within(Limits { rows, bytes, time, connections, disk })))
     }
 
-    fn brings(release: &Arc<PluginDatabase>) -> usize {
+    fn max_input_bytes(release: &Arc<PluginDatabase>) -> usize {
         release.limits().bytes
     }
 
@@ -81,7 +76,7 @@ impl Capability for Sql {
     }
 }
 
-type Answer<T> = wasmtime::Result<Result<T, database::Error>>;
+type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
 
 impl Guest {
     fn database(&mut self) -> wasmtime::Result<Arc<PluginDatabase>> {
@@ -89,23 +84,23 @@ impl Guest {
         Ok(Arc::clone(self.entered.sql()?))
     }
 
-    /// What the guest wants to be done, counted as long as it is.
-    fn taken(&self, statement: database::Statement) -> wasmtime::Result<(Statement, Held)> {
+    /// Reads a statement and counts its memory until the reservation is dropped.
+    fn reserve_statement(&self, statement: database::Statement) -> wasmtime::Result<(Statement, MemoryReservation)> {
         let statement = Statement::from(statement);
-        let held = self.hold(statement.memory())?;
-        Ok((statement, held))
+        let reservation = self.reserve(statement.memory())?;
+        Ok((statement, reservation))
     }
 
-    /// What came of a query.
-    fn handed(&mut self, rows: Result<Rows, DataError>) -> Answer<database::Rows> {
+    /// Counts the memory of a query's rows and converts the outcome.
+    fn rows_result(&mut self, rows: Result<Rows, DataError>) -> SqlResult<database::Rows> {
         if let Ok(rows) = &rows {
-            self.hand(self.hold(rows.memory())?);
+            self.hold_result(self.reserve(rows.memory())?);
         }
-        self.told(rows.map(Into::into))
+        self.sql_result(rows.map(Into::into))
     }
 
-    /// The guest's error; a limit that was met is counted, and so is what the plugin may not say.
-    fn told<T>(&self, result: Result<T, DataError>) -> Answer<T> {
+    /// Converts an outcome for the guest. Counts a limit that it hit, and a statement that was refused.
+    fn sql_result<T>(&self, result: Result<T, DataError>) -> SqlResult<T> {
         match &result {
             Err(DataError::Limit(bound, _)) => self.usage.hit(match bound {
                 Bound::Rows => Limit::SqlRows,
@@ -115,7 +110,7 @@ impl Guest {
                 Bound::Disk => Limit::SqlDisk,
                 Bound::Statements => Limit::SqlStatements,
             }),
-            Err(DataError::Invalid(_)) => self.usage.refused_statement(),
+            Err(DataError::Invalid(_)) => self.usage.count_refused_statement(),
             _ => {}
         }
         Ok(result.map_err(Into::into))
@@ -123,29 +118,29 @@ impl Guest {
 }
 
 impl database::Host for Guest {
-    async fn query(&mut self, statement: database::Statement) -> Answer<database::Rows> {
+    async fn query(&mut self, statement: database::Statement) -> SqlResult<database::Rows> {
         let database = self.database()?;
-        let (statement, _held) = self.taken(statement)?;
+        let (statement, _reservation) = self.reserve_statement(statement)?;
         let rows = database.query(statement).await;
-        self.handed(rows)
+        self.rows_result(rows)
     }
 
-    async fn execute(&mut self, statement: database::Statement) -> Answer<u64> {
+    async fn execute(&mut self, statement: database::Statement) -> SqlResult<u64> {
         let database = self.database()?;
-        let (statement, _held) = self.taken(statement)?;
+        let (statement, _reservation) = self.reserve_statement(statement)?;
         let affected = database.execute(statement).await;
-        self.told(affected)
+        self.sql_result(affected)
     }
 
-    async fn batch(&mut self, statements: Vec<database::Statement>) -> Answer<Vec<database::Rows>> {
+    async fn batch(&mut self, statements: Vec<database::Statement>) -> SqlResult<Vec<database::Rows>> {
         let database = self.database()?;
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
-        let _held = self.hold(sum(statements.iter().map(Statement::memory)))?;
-        let answers = database.batch(statements).await;
-        if let Ok(answers) = &answers {
-            self.hand(self.hold(sum(answers.iter().map(Rows::memory)))?);
+        let _reservation = self.reserve(sum(statements.iter().map(Statement::memory)))?;
+        let results = database.batch(statements).await;
+        if let Ok(results) = &results {
+            self.hold_result(self.reserve(sum(results.iter().map(Rows::memory)))?);
         }
-        self.told(answers.map(|answers| answers.into_iter().map(Into::into).collect()))
+        self.sql_result(results.map(|results| results.into_iter().map(Into::into).collect()))
     }
 }
 
@@ -154,37 +149,41 @@ fn sum(parts: impl Iterator<Item = usize>) -> usize {
 }
 
 impl database::HostTransaction for Guest {
-    async fn begin(&mut self) -> Answer<Resource<Transaction>> {
+    async fn begin(&mut self) -> SqlResult<Resource<Transaction>> {
         match self.database()?.begin().await {
             Ok(transaction) => Ok(Ok(self.table.push(transaction)?)),
-            Err(error) => self.told(Err(error)),
+            Err(error) => self.sql_result(Err(error)),
         }
     }
 
-    async fn query(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<database::Rows> {
+    async fn query(
+        &mut self,
+        handle: Resource<Transaction>,
+        statement: database::Statement,
+    ) -> SqlResult<database::Rows> {
         self.charge(HostCalls::sql)?;
-        let (statement, _held) = self.taken(statement)?;
+        let (statement, _reservation) = self.reserve_statement(statement)?;
         let rows = self.table.get_mut(&handle)?.query(statement).await;
-        self.handed(rows)
+        self.rows_result(rows)
     }
 
-    async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> Answer<u64> {
+    async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> SqlResult<u64> {
         self.charge(HostCalls::sql)?;
-        let (statement, _held) = self.taken(statement)?;
+        let (statement, _reservation) = self.reserve_statement(statement)?;
         let affected = self.table.get_mut(&handle)?.execute(statement).await;
-        self.told(affected)
+        self.sql_result(affected)
     }
 
-    async fn commit(&mut self, handle: Resource<Transaction>) -> Answer<()> {
+    async fn commit(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         self.charge(HostCalls::sql)?;
         let committed = self.table.delete(handle)?.commit().await;
-        self.told(committed)
+        self.sql_result(committed)
     }
 
-    async fn rollback(&mut self, handle: Resource<Transaction>) -> Answer<()> {
+    async fn rollback(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         self.charge(HostCalls::sql)?;
         let rolled_back = self.table.delete(handle)?.rollback().await;
-        self.told(rolled_back)
+        self.sql_result(rolled_back)
     }
 
     async fn drop(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<()> {

@@ -66,7 +66,7 @@ impl Banner<'_> {
         }
         let directory = std::path::absolute(&server.data_dir).unwrap_or_else(|_| server.data_dir.clone());
         row("Data", &directory.display().to_string());
-        row("Database", &database.place());
+        row("Database", &database.description());
         row("Configuration", self.file.unwrap_or("defaults, WHARF_* and flags"));
         row(
             "Mail",

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::Refused;
+use crate::config::InvalidConfig;
 use crate::error::Error;
 
 /// A failed command, as it is shown to the operator.
@@ -33,7 +33,7 @@ impl Failure {
     }
 
     /// Creates the failure of an invalid configuration: exit code 2.
-    pub(super) fn configuration(refused: &Refused) -> Self {
+    pub(super) fn configuration(refused: &InvalidConfig) -> Self {
         let details: Vec<_> = refused.0.iter().map(ToString::to_string).collect();
         let text = match details.len() {
             1 => "the configuration has an error".to_owned(),

@@ -1,5 +1,5 @@
-//! The kinds of values that settings have: how each is read, what it accepts, how it is shown. Bounds belong to the kind,
-//! so that no setting takes a value that cannot work.
+//! The kinds of values that settings have: how a value is parsed, which values are accepted, how a value is shown. Ranges
+//! belong to the kind, so no setting accepts a value that cannot work.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -11,28 +11,38 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::source::{SEPARATOR, Sort};
+use super::source::{SEPARATOR, ValueType};
 use super::{LogFormat, Secret};
 use crate::address::Address;
 use crate::public_key::TrustedKey;
 
-/// The most things in a [`set`].
+/// The most members of a [`set`].
 const MAX_SET: usize = 100;
 
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
+type Show<T> = Box<dyn Fn(&T) -> Option<String>>;
 
 /// A kind of value.
 pub(crate) struct Kind<T> {
-    /// For people, after `accepted: `.
+    /// The accepted values, for people; follows `accepted: `.
     pub(super) accepted: String,
-    /// Reads it, or says what is wrong with it.
+    /// Parses a value, or returns what is wrong with it.
     pub(super) parse: Parse<T>,
     /// Writes it for `config show`.
-    pub(crate) show: fn(&T) -> String,
-    /// Never shown, not even when it is wrong.
+    show: Show<T>,
+    /// Whether the value is never shown, not even when it is wrong.
     pub(super) secret: bool,
-    /// What TOML may write it as, beside text.
-    bare: Option<Sort>,
+    /// The TOML type that is accepted in addition to text.
+    bare: Option<ValueType>,
 }
 
 impl<T: 'static> Kind<T> {
@@ -41,7 +51,16 @@ impl<T: 'static> Kind<T> {
         show: fn(&T) -> String,
         parse: impl Fn(&str) -> Result<T, String> + 'static,
     ) -> Self {
-        Self { accepted: accepted.into(), parse: Box::new(parse), show, secret: false, bare: None }
+        Self::with_unset(accepted, move |value| Some(show(value)), parse)
+    }
+
+    /// A kind of which some values mean that nothing is set: `show` returns `None` for them.
+    fn with_unset(
+        accepted: impl Into<String>,
+        show: impl Fn(&T) -> Option<String> + 'static,
+        parse: impl Fn(&str) -> Result<T, String> + 'static,
+    ) -> Self {
+        Self { accepted: accepted.into(), parse: Box::new(parse), show: Box::new(show), secret: false, bare: None }
     }
 
     fn secret(mut self) -> Self {
@@ -49,20 +68,37 @@ impl<T: 'static> Kind<T> {
         self
     }
 
-    fn or_bare(mut self, sort: Sort) -> Self {
-        self.bare = Some(sort);
+    /// Accepts the same values, or none: for a setting without a default.
+    pub(super) fn optional(self) -> Kind<Option<T>> {
+        let Self { accepted, parse, show, secret, bare } = self;
+        Kind {
+            accepted,
+            parse: Box::new(move |text| parse(text).map(Some)),
+            show: Box::new(move |value| value.as_ref().and_then(&show)),
+            secret,
+            bare,
+        }
+    }
+
+    fn or_bare(mut self, value_type: ValueType) -> Self {
+        self.bare = Some(value_type);
         self
     }
 }
 
 impl<T> Kind<T> {
-    /// Reads it, or says what is wrong with it and what is accepted.
+    /// Parses a value, or returns what is wrong with it and what is accepted.
     pub(crate) fn read(&self, text: &str) -> Result<T, String> {
         (self.parse)(text).map_err(|reason| format!("{reason}; accepted: {}", self.accepted))
     }
 
-    pub(super) fn takes(&self, sort: Sort) -> bool {
-        sort == Sort::Text || self.bare == Some(sort)
+    /// Writes a value as [`read`](Self::read) takes it. Returns `None` for a value that is not set.
+    pub(crate) fn show(&self, value: &T) -> Option<String> {
+        (self.show)(value)
+    }
+
+    pub(super) fn takes(&self, value_type: ValueType) -> bool {
+        value_type == ValueType::Text || self.bare == Some(value_type)
     }
 }
 
@@ -72,12 +108,12 @@ pub(super) fn boolean() -> Kind<bool> {
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err("is neither true nor false".to_owned()),
     };
-    Kind::new("true or false", bool::to_string, parse).or_bare(Sort::Boolean)
+    Kind::new("true or false", bool::to_string, parse).or_bare(ValueType::Boolean)
 }
 
 pub(super) fn socket_address() -> Kind<SocketAddr> {
     Kind::new("an IP address with a port, such as 127.0.0.1:8000 or [::]:8000", SocketAddr::to_string, |text| {
-        // What people write for the loopback; a look-up could give several addresses, so no other name is taken.
+        // The common name of the loopback. A lookup could return several addresses, so no other name is accepted.
         let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
         text.parse().map_err(|_| "is not an address with a port".to_owned())
     })
@@ -94,7 +130,7 @@ pub(super) fn directory() -> Kind<PathBuf> {
     )
 }
 
-/// A line of text of at most `max` characters.
+/// One line of text of at most `max` characters.
 pub(super) fn line(max: usize) -> Kind<String> {
     Kind::new(format!("a line of 1 to {max} characters"), String::clone, move |text| {
         let text = filled(text)?;
@@ -106,7 +142,7 @@ pub(super) fn line(max: usize) -> Kind<String> {
     })
 }
 
-/// A new account's password, within the bounds of the API's own rule.
+/// The password of a new account, with the length that the API requires.
 pub(super) fn password() -> Kind<Secret> {
     let accepted = "a password of 8 to 128 characters";
     Kind::new(accepted, Secret::to_string, |text| match text.chars().count() {
@@ -117,7 +153,7 @@ pub(super) fn password() -> Kind<Secret> {
     .secret()
 }
 
-/// What programs show for themselves: long enough that nobody guesses it, and fit for a header.
+/// A bearer token of a program: too long to guess, and valid in a header.
 pub(super) fn token() -> Kind<Secret> {
     let accepted = "a token of 16 to 256 letters, digits and -._~+/=";
     Kind::new(accepted, Secret::to_string, |text| match text.len() {
@@ -139,7 +175,7 @@ pub(super) fn email_address() -> Kind<String> {
     })
 }
 
-/// A URL that may hold a password.
+/// A URL that may contain a password.
 pub(super) fn secret_url(accepted: &str, schemes: &'static [&'static str]) -> Kind<Secret> {
     Kind::new(accepted, Secret::to_string, |text| {
         let url = parse_url(text, schemes)?;
@@ -151,15 +187,15 @@ pub(super) fn secret_url(accepted: &str, schemes: &'static [&'static str]) -> Ki
     .secret()
 }
 
-/// The base of links: no query, no fragment, no user; kept without a trailing slash.
+/// The base of links: no query, no fragment, no user. Stored without a trailing slash.
 pub(super) fn web_url() -> Kind<String> {
     Kind::new("an http:// or https:// URL, such as https://app.example.com", String::clone, |text| {
         let url = parse_url(text, &["http", "https"])?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("holds a user name or password".to_owned());
+            return Err("contains a user name or password".to_owned());
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("holds a query or fragment".to_owned());
+            return Err("contains a query or fragment".to_owned());
         }
         Ok(url.as_str().trim_end_matches('/').to_owned())
     })
@@ -170,7 +206,7 @@ fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
     if schemes.contains(&url.scheme()) { Ok(url) } else { Err(format!("has the scheme {:?}", url.scheme())) }
 }
 
-/// A duration with units. Without a unit it is refused: seconds here and minutes there are how a setting goes wrong.
+/// A duration with units. A number without a unit is refused, because seconds and minutes are easily confused.
 pub(crate) fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
     let show = |value: &Duration| {
         let text = humantime::format_duration(*value).to_string();
@@ -202,10 +238,10 @@ where
         let size = parse_size(text).ok_or_else(|| "is not a size".to_owned())?;
         T::try_from(within(size, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
     })
-    .or_bare(Sort::Integer)
+    .or_bare(ValueType::Integer)
 }
 
-/// A number of things.
+/// A number.
 pub(crate) fn count<T>(bounds: RangeInclusive<u64>) -> Kind<T>
 where
     T: TryFrom<u64> + Display + 'static,
@@ -214,10 +250,10 @@ where
         let number = text.trim().parse::<u64>().map_err(|_| "is not a number".to_owned())?;
         T::try_from(within(number, &bounds)?).map_err(|_| "is too large for this machine".to_owned())
     })
-    .or_bare(Sort::Integer)
+    .or_bare(ValueType::Integer)
 }
 
-/// Things with spaces between them, each once and in order: commas already stand between grants.
+/// A set: members with spaces between them, sorted, each once. Commas already separate grants.
 pub(crate) fn set<T>(accepted: &str) -> Kind<Vec<T>>
 where
     T: FromStr<Err = String> + Display + Ord + 'static,
@@ -236,13 +272,14 @@ where
     })
 }
 
-/// Public keys, each with a name or without. Everything that is wrong with any of them is told at once.
+/// Public keys, with or without names. Everything that is wrong with any key is reported at once.
 pub(super) fn trusted_keys() -> Kind<Vec<TrustedKey>> {
     let show = |keys: &Vec<TrustedKey>| {
-        keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(&format!("{SEPARATOR} "))
+        let texts: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join(&format!("{SEPARATOR} ")))
     };
     let accepted = "public keys of `wharf plugin keygen`, such as release=wharf-ed25519:…, with commas between them";
-    Kind::new(accepted, show, |text| {
+    Kind::with_unset(accepted, show, |text| {
         let mut keys: Vec<TrustedKey> = Vec::new();
         let mut wrong = Vec::new();
         let texts = text.split(SEPARATOR).map(str::trim).filter(|text| !text.is_empty());
@@ -250,7 +287,7 @@ pub(super) fn trusted_keys() -> Kind<Vec<TrustedKey>> {
             match text.parse::<TrustedKey>() {
                 Err(error) => wrong.push(format!("key {number} {error}")),
                 Ok(key) if keys.iter().any(|other| other.key == key.key) => {
-                    wrong.push(format!("key {number} stands twice"));
+                    wrong.push(format!("key {number} is a duplicate"));
                 }
                 Ok(key) if key.name.is_some() && keys.iter().any(|other| other.name == key.name) => {
                     wrong.push(format!("key {number} has the name of another key"));
@@ -260,7 +297,7 @@ pub(super) fn trusted_keys() -> Kind<Vec<TrustedKey>> {
         }
         if wrong.is_empty() { Ok(keys) } else { Err(wrong.join("; ")) }
     })
-    .or_bare(Sort::List)
+    .or_bare(ValueType::List)
 }
 
 pub(super) fn log_format() -> Kind<LogFormat> {
@@ -348,14 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_one_line() {
+    fn a_log_filter_is_one_line() {
         let read = |text: &str| (log_filter().parse)(text);
         assert_eq!(read(" info,wharf::plugin=debug\n").unwrap(), "info,wharf::plugin=debug");
         assert!(read("info,a\tb=debug").is_err());
     }
 
     #[test]
-    fn a_base_url_loses_its_slash_and_nothing_else() {
+    fn a_base_url_loses_only_its_trailing_slash() {
         let read = |text: &str| (web_url().parse)(text);
         assert_eq!(read("https://App.example.com/").unwrap(), "https://app.example.com");
         assert_eq!(read("http://localhost:5173").unwrap(), "http://localhost:5173");

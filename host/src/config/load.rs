@@ -1,170 +1,54 @@
-//! Fills the settings: defaults ← `wharf.toml` ← `WHARF_*` ← flags. Every section names its own keys, once; everything
-//! that is wrong anywhere is reported together, so that an operator mends a configuration in one go.
-
-mod plugins;
+//! Fills the settings: defaults ← `wharf.toml` ← `WHARF_*` ← flags. Reports everything that is wrong together, so that an
+//! operator fixes a configuration in one go.
 
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use super::kind::{self, Kind};
 use super::reader::Reader;
 use super::{Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources};
 
-/// A checked configuration and where each part of it came from.
+/// A checked configuration with the origin of each setting.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The settings.
     pub config: Config,
-    /// Each of them for `config show`, in the order of the sections.
+    /// Every setting for `config show`, in the order of the sections.
     pub settings: Vec<Setting>,
 }
 
 /// Everything that is wrong with a configuration.
 #[derive(Debug, Clone)]
-pub struct Refused(pub Vec<Finding>);
+pub struct InvalidConfig(pub Vec<Finding>);
 
-impl fmt::Display for Refused {
+impl fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|finding| writeln!(f, "{finding}"))
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for InvalidConfig {}
 
 /// Reads and checks every setting.
 ///
 /// # Errors
-/// All that is wrong, at once.
-pub fn load(sources: &Sources) -> Result<Loaded, Refused> {
+/// Everything that is wrong, at once.
+pub fn load(sources: &Sources) -> Result<Loaded, InvalidConfig> {
     let mut reader = Reader::new(sources);
-    let server = Server::read(&mut reader);
-    let most = server.max_body_bytes;
+    let server = Server::read(&mut reader, Server::default());
+    let plugins = Plugins { request_bytes: server.max_body_bytes, ..Plugins::default() };
     let config = Config {
         server,
-        database: Database::read(&mut reader),
-        auth: Auth::read(&mut reader),
-        email: Email::read(&mut reader),
-        plugins: Plugins::read(&mut reader, most),
-        log: Log::read(&mut reader),
+        database: Database::read(&mut reader, Database::default()),
+        auth: Auth::read(&mut reader, Auth::default()),
+        email: Email::read(&mut reader, Email::default()),
+        plugins: Plugins::read(&mut reader, plugins),
+        log: Log::read(&mut reader, Log::default()),
     };
     check_together(&config, &mut reader);
     let (settings, findings) = reader.finish();
-    if findings.is_empty() { Ok(Loaded { config, settings }) } else { Err(Refused(findings)) }
+    if findings.is_empty() { Ok(Loaded { config, settings }) } else { Err(InvalidConfig(findings)) }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-
-fn duration(bounds: RangeInclusive<Duration>) -> Kind<Duration> {
-    kind::duration(bounds)
-}
-
-impl Server {
-    fn read(r: &mut Reader<'_>) -> Self {
-        let d = Self::default();
-        let wait = duration(SECOND..=HOUR);
-        Self {
-            listen: r.read("server.listen", "WHARF_LISTEN", &kind::socket_address(), d.listen),
-            data_dir: r.read("server.data_dir", "WHARF_DATA_DIR", &kind::directory(), d.data_dir),
-            development: r.read("server.development", "WHARF_DEVELOPMENT", &kind::boolean(), d.development),
-            project_name: r.read("server.project_name", "WHARF_PROJECT_NAME", &kind::line(100), d.project_name),
-            frontend_url: r.read("server.frontend_url", "WHARF_FRONTEND_URL", &kind::web_url(), d.frontend_url),
-            static_dir: r.find("server.static_dir", "WHARF_STATIC_DIR", &kind::directory()),
-            connections: r.read("server.connections", "WHARF_CONNECTIONS", &kind::count(1..=1_000_000), d.connections),
-            max_body_bytes: r.read(
-                "server.max_body_bytes",
-                "WHARF_MAX_BODY_BYTES",
-                &kind::bytes(KIB..=GIB),
-                d.max_body_bytes,
-            ),
-            body_memory_bytes: r.read(
-                "server.body_memory_bytes",
-                "WHARF_BODY_MEMORY_BYTES",
-                &kind::bytes(MIB..=64 * GIB),
-                d.body_memory_bytes,
-            ),
-            docs: r.read("server.docs", "WHARF_DOCS", &kind::boolean(), d.docs),
-            shutdown_grace: r.read("server.shutdown_grace", "WHARF_SHUTDOWN_GRACE", &wait, d.shutdown_grace),
-            start_timeout: r.read("server.start_timeout", "WHARF_START_TIMEOUT", &wait, d.start_timeout),
-            header_timeout: r.read("server.header_timeout", "WHARF_HEADER_TIMEOUT", &wait, d.header_timeout),
-            body_timeout: r.read("server.body_timeout", "WHARF_BODY_TIMEOUT", &wait, d.body_timeout),
-            metrics_token: r.find("server.metrics_token", "WHARF_METRICS_TOKEN", &kind::token()),
-        }
-    }
-}
-
-impl Database {
-    fn read(r: &mut Reader<'_>) -> Self {
-        let d = Self::default();
-        let url = kind::secret_url("postgres://user:password@host:5432/database", &["postgres", "postgresql"]);
-        Self {
-            url: r.find("database.url", "WHARF_DATABASE_URL", &url),
-            connections: r.read(
-                "database.connections",
-                "WHARF_DATABASE_CONNECTIONS",
-                &kind::count(1..=1000),
-                d.connections,
-            ),
-            timeout: r.read("database.timeout", "WHARF_DATABASE_TIMEOUT", &duration(SECOND..=10 * MINUTE), d.timeout),
-        }
-    }
-}
-
-impl Auth {
-    fn read(r: &mut Reader<'_>) -> Self {
-        let d = Self::default();
-        Self {
-            access_token_ttl: r.read(
-                "auth.access_token_ttl",
-                "WHARF_ACCESS_TOKEN_TTL",
-                &duration(SECOND..=YEAR),
-                d.access_token_ttl,
-            ),
-            refresh_token_ttl: r.read(
-                "auth.refresh_token_ttl",
-                "WHARF_REFRESH_TOKEN_TTL",
-                &duration(SECOND..=10 * YEAR),
-                d.refresh_token_ttl,
-            ),
-            reset_token_ttl: r.read(
-                "auth.reset_token_ttl",
-                "WHARF_RESET_TOKEN_TTL",
-                &duration(SECOND..=30 * DAY),
-                d.reset_token_ttl,
-            ),
-            superuser_email: r.find("auth.superuser_email", "WHARF_SUPERUSER_EMAIL", &kind::email_address()),
-            superuser_password: r.find("auth.superuser_password", "WHARF_SUPERUSER_PASSWORD", &kind::password()),
-        }
-    }
-}
-
-impl Email {
-    fn read(r: &mut Reader<'_>) -> Self {
-        let accepted = "smtp://user:password@host:587, smtps://…:465 or smtp://…:25?tls=none";
-        Self {
-            smtp_url: r.find("email.smtp_url", "WHARF_SMTP_URL", &kind::secret_url(accepted, &["smtp", "smtps"])),
-            from: r.find("email.from", "WHARF_EMAIL_FROM", &kind::email_address()),
-        }
-    }
-}
-
-impl Log {
-    fn read(r: &mut Reader<'_>) -> Self {
-        Self {
-            format: r.read("log.format", "WHARF_LOG_FORMAT", &kind::log_format(), Self::default().format),
-            filter: r.find("log.filter", "WHARF_LOG", &kind::log_filter()),
-        }
-    }
-}
-
-/// What no key can know alone. Such a finding stands at the key that was set.
+/// Checks rules that involve several settings. A finding names the setting that was set.
 fn check_together(config: &Config, r: &mut Reader<'_>) {
     let auth = &config.auth;
     if auth.refresh_token_ttl < auth.access_token_ttl {
@@ -177,14 +61,14 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
     }
     let plugins = &config.plugins;
     let largest = config.server.max_body_bytes.max(plugins.request_bytes).max(plugins.upload_bytes);
-    // Half of it is for requests, and one body has three quarters of that at the most.
+    // Half of the memory is for requests, and one body may use at most three quarters of that half.
     let needed = largest.saturating_mul(8).div_ceil(3);
     if config.server.body_memory_bytes < needed {
         let key = "server.body_memory_bytes";
-        let text = format!("has no room for the largest body that is taken, {largest} bytes; it takes {needed}");
+        let text = format!("is too small for the largest accepted body, {largest} bytes; it needs {needed}");
         r.refuse(key, r.origin(key), text);
     }
-    // Keys that cannot be read are a finding already.
+    // Invalid keys are a finding already.
     if plugins.require_signed && plugins.trusted_keys.is_empty() && !r.is_refused("plugins.trusted_keys") {
         let text =
             "is true and plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS) names no key; nothing could be deployed";
@@ -201,7 +85,7 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
     }
 }
 
-/// What the reference's example configuration has, and so what half the internet has tried.
+/// The password of a widely copied example configuration, which attackers try first.
 const WELL_KNOWN_PASSWORD: &str = "changethis";
 
 fn has_well_known_password(url: &Secret) -> bool {
@@ -216,6 +100,7 @@ mod tests {
 
     use super::*;
     use crate::config::Flag;
+    use crate::config::kind::DAY;
 
     fn with(file: &str, environment: &[(&str, &str)], flags: Vec<Flag>) -> Result<Loaded, String> {
         let mut sources = Sources::default();
@@ -226,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_source_wins_and_show_says_which() {
+    fn a_later_source_wins_and_show_names_it() {
         let file = "[server]\nproject_name = \"file\"\nlisten = \"127.0.0.1:1\"\nmax_body_bytes = 0x1000\n";
         let flags = vec![Flag { key: "server.listen", name: "--listen", value: "127.0.0.1:3".into() }];
         let environment = [("WHARF_LISTEN", "127.0.0.1:2"), ("WHARF_PROJECT_NAME", ""), ("WHARF_URL", "x")];
@@ -241,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once_and_no_secret_is() {
+    fn all_findings_are_reported_at_once_without_secrets() {
         let file = "listen = 1\n[server]\nlisten = \"here\"\nproject_name = 5\ndocs = [1]\ndata_dri = \"x\"\n[severs]\na = 1\n[sever]\n";
         let environment = [
             ("WHARF_ACCESS_TOKEN_TTL", "0s"),
@@ -266,8 +151,8 @@ mod tests {
             "WHARF_DATABASE_URL: database.url has the scheme \"mysql\"",
             "WHARF_SUPERUSER_PASSWORD: auth.superuser_password has 7 characters",
             "WHARF_SUPERUSER_EMAIL: auth.superuser_email = \"nobody\": is not an email address",
-            "WHARF_LISTN: is no setting of Wharf's; did you mean \"WHARF_LISTEN\"?",
-            "WHARF_BANANA: is no setting of Wharf's\n",
+            "WHARF_LISTN: is not a setting of Wharf; did you mean \"WHARF_LISTEN\"?",
+            "WHARF_BANANA: is not a setting of Wharf\n",
             "WHARF_FRONTEND_URL: server.frontend_url has the scheme \"ftp\"",
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
@@ -277,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_go_together_are_refused() {
+    fn settings_that_contradict_each_other_are_refused() {
         let text = with(
             "[email]\nsmtp_url = \"smtp://mail\"\n[auth]\naccess_token_ttl = \"2d\"\nrefresh_token_ttl = \"1d\"\n\
              superuser_password = \"changethis\"\n[database]\nurl = \"postgres://u:changethis@h/d\"",
@@ -294,7 +179,7 @@ mod tests {
     const OTHER: &str = "wharf-ed25519:Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE";
 
     #[test]
-    fn trusted_keys_are_a_list_in_the_file_and_a_line_elsewhere() {
+    fn trusted_keys_are_a_list_in_the_file_and_one_line_in_a_variable() {
         let file =
             format!("[plugins]\ntrusted_keys = [\n  \"release={KEY}\",\n  \"{OTHER}\",\n]\nrequire_signed = true\n");
         let loaded = with(&file, &[], Vec::new()).unwrap();
@@ -309,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_that_is_none_is_told() {
+    fn every_invalid_key_is_reported() {
         let file = format!(
             "[plugins]\ntrusted_keys = [\"wharf-ed25519:short\", \"a={KEY}\", \"a={OTHER}\", \"b={KEY}\", \"two words={OTHER}\", \"hello\"]\nrequire_signed = true\n"
         );
@@ -319,7 +204,7 @@ mod tests {
             "wharf.toml:2: plugins.trusted_keys",
             "key 1 has not the length of a key; was all of it copied?",
             "key 3 has the name of another key",
-            "key 4 stands twice",
+            "key 4 is a duplicate",
             "key 5 has a name that is not 1 to 64 letters",
             "key 6 does not begin with wharf-ed25519:",
         ] {
@@ -330,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_cannot_be_required_of_nobody() {
+    fn required_signatures_need_a_trusted_key() {
         for file in ["", "[plugins]\ntrusted_keys = []"] {
             let text = with(file, &[("WHARF_PLUGIN_REQUIRE_SIGNED", "true")], Vec::new()).unwrap_err();
             assert_eq!(text.lines().count(), 1, "{text}");
@@ -341,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_within_their_own_bounds() {
+    fn the_defaults_are_within_their_own_ranges() {
         let shown = with("", &[], Vec::new()).unwrap().settings;
         let environment: Vec<_> = shown.iter().filter_map(|s| s.value.as_deref().map(|value| (s.env, value))).collect();
         let again = with("", &environment, Vec::new()).unwrap();

@@ -1,19 +1,19 @@
-//! Reads settings one by one out of layered sources. Each key is named once, where its section is filled; from those
-//! calls come the error messages, the list of known keys, `config show` and the check for keys that nobody knows.
+//! Reads settings one by one from layered sources. Each key is declared once, in its section. The calls of the sections
+//! give the error messages, the list of known keys, `config show` and the check for unknown keys.
 
 use std::fmt;
 
 use super::kind::Kind;
-use super::source::{Origin, PREFIX, Raw, Sort, Sources};
+use super::source::{Origin, PREFIX, RawValue, Sources, ValueType};
 
-/// A setting that cannot be used, or a key that is none.
+/// A setting with a wrong value, or an unknown key.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// Where it stands.
+    /// Where it was found.
     pub origin: Origin,
-    /// Which setting, if it is about one.
+    /// The setting that it is about, if any.
     pub key: Option<String>,
-    /// What is wrong with it and what would be right.
+    /// The reason, and the accepted values.
     pub text: String,
 }
 
@@ -33,22 +33,22 @@ impl fmt::Display for Finding {
     }
 }
 
-/// One setting as it is in force.
+/// The effective value of one setting.
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// `server.listen`
     pub key: &'static str,
     /// `WHARF_LISTEN`
     pub env: &'static str,
-    /// As it is in force; none: not set. Secrets are redacted.
+    /// The effective value; `None` means not set. Secrets are redacted.
     pub value: Option<String>,
-    /// Who set it.
+    /// The source that set it.
     pub origin: Origin,
-    /// What it takes.
+    /// The accepted values.
     pub accepted: String,
 }
 
-/// Reads keys and collects what is wrong.
+/// Reads settings and collects findings.
 pub(super) struct Reader<'a> {
     sources: &'a Sources,
     settings: Vec<Setting>,
@@ -60,31 +60,26 @@ impl<'a> Reader<'a> {
         Self { sources, settings: Vec::new(), findings: sources.findings.clone() }
     }
 
-    /// A setting with a default.
+    /// Reads a setting. Returns the default if no source gives it, or if its value is wrong.
     pub(super) fn read<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>, default: T) -> T {
-        let value = self.take(key, env, kind).unwrap_or(default);
-        self.note(key, env, kind, Some((kind.show)(&value)));
+        let value = self.parse(key, env, kind).unwrap_or(default);
+        let origin = self.raw(key, env).map_or(Origin::Default, |raw| raw.origin.clone());
+        let (shown, accepted) = (kind.show(&value), kind.accepted.clone());
+        self.settings.push(Setting { key, env, value: shown, origin, accepted });
         value
     }
 
-    /// A setting that may be left out.
-    pub(super) fn find<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>) -> Option<T> {
-        let value = self.take(key, env, kind);
-        self.note(key, env, kind, value.as_ref().map(kind.show));
-        value
-    }
-
-    fn raw(&self, key: &str, env: &str) -> Option<&'a Raw> {
+    fn raw(&self, key: &str, env: &str) -> Option<&'a RawValue> {
         let sources = self.sources;
         sources.flags.get(key).or_else(|| sources.environment.get(env)).or_else(|| sources.file.get(key))
     }
 
-    fn take<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>) -> Option<T> {
+    fn parse<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>) -> Option<T> {
         let raw = self.raw(key, env)?;
-        let parsed = match raw.sort {
-            Sort::Other(sort) => Err(format!("is a TOML {sort}")),
-            Sort::List if !kind.takes(Sort::List) => Err("is a TOML array".to_owned()),
-            sort if !kind.takes(sort) => Err("must be written as text, in quotes".to_owned()),
+        let parsed = match raw.value_type {
+            ValueType::Other(name) => Err(format!("is a TOML {name}")),
+            ValueType::List if !kind.takes(ValueType::List) => Err("is a TOML array".to_owned()),
+            value_type if !kind.takes(value_type) => Err("must be written as text, in quotes".to_owned()),
             _ => (kind.parse)(&raw.text).map_err(|reason| match kind.secret || may_hold_a_password(&raw.text) {
                 true => reason,
                 false => format!("= {:?}: {reason}", shorten(&raw.text)),
@@ -100,18 +95,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn note<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>, value: Option<String>) {
-        let origin = self.raw(key, env).map_or(Origin::Default, |raw| raw.origin.clone());
-        self.settings.push(Setting { key, env, value, origin, accepted: kind.accepted.clone() });
-    }
-
-    /// Where the value of a key that was read came from.
+    /// Returns the source of a setting that was read.
     pub(super) fn origin(&self, key: &str) -> Origin {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(Origin::Default, |setting| setting.origin.clone())
     }
 
-    /// Whether there is a finding about a key.
+    /// Returns whether there is a finding about a key.
     pub(super) fn is_refused(&self, key: &str) -> bool {
         self.findings.iter().any(|finding| finding.key.as_deref() == Some(key))
     }
@@ -121,7 +111,7 @@ impl<'a> Reader<'a> {
         self.findings.push(Finding { origin, key: Some(key.to_owned()), text: text.into() });
     }
 
-    /// Refuses what nobody read, and hands over what was read.
+    /// Refuses unknown keys and variables. Returns the settings and all findings.
     pub(super) fn finish(mut self) -> (Vec<Setting>, Vec<Finding>) {
         self.refuse_unknown_keys();
         self.refuse_unknown_variables();
@@ -130,21 +120,21 @@ impl<'a> Reader<'a> {
 
     fn refuse_unknown_keys(&mut self) {
         let mut unknown_table: Option<String> = None;
-        // Sorted, so a table comes before its members, and one misspelt section is one finding.
+        // Keys are sorted, so a table precedes its members, and a misspelt section is a single finding.
         for (key, raw) in &self.sources.file {
             let inside = |table: &String| key.strip_prefix(table.as_str()).is_some_and(|rest| rest.starts_with('.'));
             if unknown_table.as_ref().is_some_and(inside) || self.knows_key(key) {
                 continue;
             }
             let section = format!("{key}.");
-            if raw.sort == Sort::Other("table") {
+            if raw.value_type == ValueType::Other("table") {
                 if self.settings.iter().any(|setting| setting.key.starts_with(&section)) {
                     continue;
                 }
                 unknown_table = Some(key.clone());
             }
-            let (what, hint) = match raw.sort {
-                Sort::Other("table") if !key.contains('.') => ("section", nearest(key, self.sections())),
+            let (what, hint) = match raw.value_type {
+                ValueType::Other("table") if !key.contains('.') => ("section", nearest(key, self.sections())),
                 _ => ("key", nearest_key(key, self.settings.iter().map(|setting| setting.key))),
             };
             let text = format!("unknown {what} {key:?}{hint}");
@@ -155,11 +145,11 @@ impl<'a> Reader<'a> {
     fn refuse_unknown_variables(&mut self) {
         for (name, raw) in &self.sources.environment {
             if self.settings.iter().all(|setting| setting.env != name) {
-                // Compared without the prefix, which would make all of them alike.
+                // Compared without the prefix, which makes all names similar.
                 let bare = name.trim_start_matches(PREFIX);
                 let known = self.settings.iter().map(|setting| setting.env.trim_start_matches(PREFIX));
                 let hint = closest(bare, known).map_or_else(String::new, |env| did_you_mean(&format!("{PREFIX}{env}")));
-                let text = format!("is no setting of Wharf's{hint}");
+                let text = format!("is not a setting of Wharf{hint}");
                 self.findings.push(Finding { origin: raw.origin.clone(), key: None, text });
             }
         }
@@ -174,17 +164,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// At most 60 characters, so that a message stays a line.
+/// Shortens a text to 60 characters, so that a message stays on one line.
 fn shorten(text: &str) -> String {
     if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(59).chain(['…']).collect() }
 }
 
-/// A URL of the wrong scheme or for the wrong setting is still one with a password in it.
+/// Returns whether a text looks like a URL with a password. Such a URL may be given for the wrong setting.
 fn may_hold_a_password(text: &str) -> bool {
     text.contains("://") && text.contains('@')
 }
 
-/// A key without its section, or in the wrong one, is the likelier mistake than a misspelt letter.
+/// Suggests a known key. A missing or wrong section is more likely than a misspelt letter.
 fn nearest_key<'k>(key: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
     let last = key.rsplit_once('.').map_or(key, |(_, last)| last);
     let same_name = known.clone().find(|known| known.rsplit_once('.').is_some_and(|(_, name)| name == last));

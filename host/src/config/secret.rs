@@ -1,18 +1,18 @@
-//! A text that must not be shown: passwords, and URLs that carry one.
+//! Texts that must not be shown: passwords, and URLs that contain one.
 
 use std::fmt;
 
-/// Prints as `[redacted]`; [`Secret::expose`] says in the code where it is really read.
+/// A text that prints as `[redacted]`. [`Secret::expose`] marks the code that reads it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides `text`.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself.
+    /// Returns the text.
     pub fn expose(&self) -> &str {
         &self.0
     }

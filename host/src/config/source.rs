@@ -1,5 +1,5 @@
-//! Where settings come from: a TOML file, the environment and flags. Owns reading the three into one shape, text with a
-//! place; never knows which keys exist. `config::load` layers them.
+//! The sources of settings: a TOML file, the environment and flags. Owns reading all three into one form, a text with its
+//! origin. Never knows which keys exist. `config::load` layers the sources.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,24 +12,24 @@ use toml::de::{DeTable, DeValue};
 
 use super::Finding;
 
-/// The name that is read when neither `--config` nor `WHARF_CONFIG` names a file.
+/// The file that is read when neither `--config` nor `WHARF_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "wharf.toml";
 
-/// What every variable of Wharf's begins with.
+/// The prefix of every variable of Wharf.
 pub(super) const PREFIX: &str = "WHARF_";
 
-/// Between the members of a list where there is only text.
+/// The separator of a list that is written as text.
 pub(super) const SEPARATOR: char = ',';
 
-/// No configuration is larger; more is the wrong file.
+/// Maximum size of the file. A larger one is not a configuration.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// No source set it.
     Default,
-    /// A line of the file; none: the file as a whole.
+    /// A line of the file; `None` means the file as a whole.
     File(PathBuf, Option<usize>),
     /// A variable.
     Environment(String),
@@ -49,9 +49,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What sort of value was written. The environment and flags only have text, so text is always acceptable.
+/// The TOML type of a value. Variables and flags are always text, so every setting accepts text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
+pub(super) enum ValueType {
     /// A TOML string, a variable or a flag.
     Text,
     /// A TOML integer.
@@ -60,15 +60,15 @@ pub(super) enum Sort {
     Boolean,
     /// A list of texts, which stand in one text with [`SEPARATOR`] between them.
     List,
-    /// Anything that no setting takes; its name in TOML.
+    /// A type that no setting accepts; its name in TOML.
     Other(&'static str),
 }
 
-/// A value as written.
+/// A value as it was written.
 #[derive(Debug, Clone)]
-pub(super) struct Raw {
+pub(super) struct RawValue {
     pub(super) text: String,
-    pub(super) sort: Sort,
+    pub(super) value_type: ValueType,
     pub(super) origin: Origin,
 }
 
@@ -77,30 +77,30 @@ pub(super) struct Raw {
 pub struct Flag {
     /// The setting, `server.listen`.
     pub key: &'static str,
-    /// As typed, `--listen`.
+    /// The flag as it was typed, `--listen`.
     pub name: &'static str,
     /// Its value.
     pub value: String,
 }
 
-/// Everything that was set, not yet understood.
+/// Everything that was set, not parsed yet.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// The file that was read.
     pub(super) path: Option<PathBuf>,
-    /// Dotted key → value, of the file; tables too, so that a misspelt section is found.
-    pub(super) file: BTreeMap<String, Raw>,
+    /// Dotted key → value of the file. Includes tables, so that a misspelt section is found.
+    pub(super) file: BTreeMap<String, RawValue>,
     /// Variable → value.
-    pub(super) environment: BTreeMap<String, Raw>,
+    pub(super) environment: BTreeMap<String, RawValue>,
     /// Key → value.
-    pub(super) flags: BTreeMap<&'static str, Raw>,
-    /// What could not be read at all.
+    pub(super) flags: BTreeMap<&'static str, RawValue>,
+    /// Input that could not be read at all.
     pub(super) findings: Vec<Finding>,
 }
 
 impl Sources {
-    /// Reads `file` (or `./wharf.toml` if there is one) and the process's environment. `not_settings` are the variables
-    /// that the command line itself uses.
+    /// Reads `file` (or `./wharf.toml` if it exists) and the process's environment. `not_settings` are the variables that
+    /// the command line itself uses.
     pub fn of_process(file: Option<&Path>, not_settings: &[&str], flags: Vec<Flag>) -> Self {
         let mut sources = Self::default();
         match file {
@@ -113,7 +113,7 @@ impl Sources {
         sources
     }
 
-    /// The file that was read, if any.
+    /// Returns the file that was read, if any.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -169,7 +169,7 @@ impl Sources {
             }
             let origin = Origin::Environment(name.clone());
             match value.into_string() {
-                Ok(text) => drop(self.environment.insert(name, Raw { text, sort: Sort::Text, origin })),
+                Ok(text) => drop(self.environment.insert(name, RawValue { text, value_type: ValueType::Text, origin })),
                 Err(_) => self.findings.push(Finding { origin, key: None, text: "is not text in UTF-8".into() }),
             }
         }
@@ -178,35 +178,35 @@ impl Sources {
     /// Adds settings given on the command line.
     pub fn add_flags(&mut self, flags: Vec<Flag>) {
         for Flag { key, name, value } in flags {
-            self.flags.insert(key, Raw { text: value, sort: Sort::Text, origin: Origin::Flag(name) });
+            self.flags.insert(key, RawValue { text: value, value_type: ValueType::Text, origin: Origin::Flag(name) });
         }
     }
 }
 
-/// Kubernetes and Docker describe a service called `wharf` to its neighbours, and to itself, with such variables.
+/// Returns whether Kubernetes or Docker set a variable to describe a service named `wharf` to other containers.
 fn is_service_link(name: &str) -> bool {
     name == "WHARF_PORT" || name.starts_with("WHARF_PORT_") || name.starts_with("WHARF_SERVICE_")
 }
 
-fn raw(value: &Spanned<DeValue<'_>>, origin: Origin) -> Raw {
-    let (text, sort) = match value.get_ref() {
-        DeValue::String(text) => (text.to_string(), Sort::Text),
-        DeValue::Boolean(value) => (value.to_string(), Sort::Boolean),
+fn raw(value: &Spanned<DeValue<'_>>, origin: Origin) -> RawValue {
+    let (text, value_type) = match value.get_ref() {
+        DeValue::String(text) => (text.to_string(), ValueType::Text),
+        DeValue::Boolean(value) => (value.to_string(), ValueType::Boolean),
         DeValue::Integer(value) => {
-            // In decimal, whatever radix the file has; one beyond 128 bits stays as written and is refused later.
+            // Converted to decimal from any radix. A number beyond 128 bits stays as written and is refused later.
             let decimal = i128::from_str_radix(value.as_str(), value.radix());
-            (decimal.map_or_else(|_| value.as_str().to_owned(), |value| value.to_string()), Sort::Integer)
+            (decimal.map_or_else(|_| value.as_str().to_owned(), |value| value.to_string()), ValueType::Integer)
         }
         DeValue::Array(members) => {
             let texts: Option<Vec<&str>> = members.iter().map(|member| member.get_ref().as_str()).collect();
             match texts {
-                Some(texts) => (texts.join(&SEPARATOR.to_string()), Sort::List),
-                None => (String::new(), Sort::Other("array")),
+                Some(texts) => (texts.join(&SEPARATOR.to_string()), ValueType::List),
+                None => (String::new(), ValueType::Other("array")),
             }
         }
-        other => (String::new(), Sort::Other(other.type_str())),
+        other => (String::new(), ValueType::Other(other.type_str())),
     };
-    Raw { text, sort, origin }
+    RawValue { text, value_type, origin }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -15,7 +15,7 @@ use super::body_memory::BodyBudget;
 use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
-use crate::cache;
+use crate::cache::response_cache::{CachedResponse, ResponseKey};
 use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
@@ -66,7 +66,7 @@ pub(super) async fn respond(
     let Some(policy) = &contract.cache else { return run(registry, budget, call).await.map(|(reply, _)| reply) };
     let key = cache_key(&call, policy.per_caller);
     let release = call.release;
-    if let Some(cached) = release.cache.answer(&key) {
+    if let Some(cached) = release.cache.response(&key) {
         release.stats.count(CallOutcome::Cached);
         return response(cached.status, &cached.headers, cached.body.clone());
     }
@@ -77,25 +77,27 @@ pub(super) async fn respond(
     {
         let ttl = Duration::from_millis(policy.ttl_ms.into());
         // The tags were checked at the deploy, so this cannot fail.
-        let _ = release.cache.keep(key, answer, ttl, &policy.tags, ticket);
+        let _ = release.cache.store_response(&key, answer, ttl, &policy.tags, ticket);
     }
     Ok(reply)
 }
 
-fn cache_key(call: &PluginCall<'_>, per_caller: bool) -> String {
-    // The key contains the release number, because another release may respond differently.
+fn cache_key<'a>(call: &PluginCall<'a>, per_caller: bool) -> ResponseKey<'a> {
     let caller = call.caller.as_ref().filter(|_| per_caller).map(|caller| caller.user.id.to_string());
-    format!(
-        "{}\n{}\n{}\n{}\n{}",
-        call.release.record.number,
-        call.route,
-        caller.unwrap_or_default(),
-        call.parts.uri.path(),
-        call.parts.uri.query().unwrap_or_default()
-    )
+    ResponseKey {
+        release: call.release.record.number,
+        route: call.route,
+        caller,
+        path: call.parts.uri.path(),
+        query: call.parts.uri.query().unwrap_or_default(),
+    }
 }
 
-async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> Result<(Reply, Option<cache::Answer>)> {
+async fn run(
+    registry: &Registry,
+    budget: &BodyBudget,
+    call: PluginCall<'_>,
+) -> Result<(Reply, Option<CachedResponse>)> {
     let ready = || budget.admit_response(call.release.bulkhead.unread());
     let refused = |error: &Error| call.release.stats.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
@@ -119,7 +121,7 @@ async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> 
     match registry.call(call.release, request, call.caller, ready).await? {
         PluginResponse::Response { status, headers, body } => {
             let reply = response(status, &headers, body.clone())?;
-            Ok((reply, Some(cache::Answer { status, headers, body })))
+            Ok((reply, Some(CachedResponse { status, headers, body })))
         }
         PluginResponse::Problem { status, code, detail, errors } => {
             let status = StatusCode::from_u16(status).map_err(Error::internal)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::capability::Share;
+use crate::capability::PluginCpuQueue;
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
@@ -27,7 +27,7 @@ pub struct Bulkhead {
     queue: Queue,
     /// Slots of all plugins that only this plugin may use.
     reserved: Arc<Permits>,
-    cpu_queue: Share,
+    cpu_queue: PluginCpuQueue,
     unread: Arc<AtomicUsize>,
 }
 
@@ -81,7 +81,7 @@ impl Queue {
 
 impl Bulkhead {
     /// Creates a bulkhead for at most `calls` at once; as many again may wait, each for at most `queue_time`.
-    pub(super) fn new(calls: usize, queue_time: Duration, cpu_queue: Share) -> Self {
+    pub(super) fn new(calls: usize, queue_time: Duration, cpu_queue: PluginCpuQueue) -> Self {
         Self { queue: Queue::new(calls, queue_time), reserved: Permits::new(0), cpu_queue, unread: Arc::default() }
     }
 
@@ -112,7 +112,7 @@ impl Bulkhead {
     }
 
     /// Returns the queue in which the plugin's calls wait for CPU slots.
-    pub(super) fn cpu_queue(&self) -> &Share {
+    pub(super) fn cpu_queue(&self) -> &PluginCpuQueue {
         &self.cpu_queue
     }
 
@@ -205,10 +205,10 @@ pub(super) fn busy() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::Turns;
+    use crate::capability::CpuScheduler;
 
     fn bulkhead(calls: usize, queue_time: Duration) -> Arc<Bulkhead> {
-        Arc::new(Bulkhead::new(calls, queue_time, Turns::of(1).share()))
+        Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(1).plugin_queue()))
     }
 
     #[tokio::test]

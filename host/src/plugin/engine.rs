@@ -2,7 +2,7 @@
 //!
 //! Every call gets a fresh instance from a pool whose size follows the concurrency limit. The epoch advances every
 //! [`TICK`]. At each tick a running guest yields to the executor, waits for a time slice if it ran for longer
-//! (`capability::turn`), and is stopped when its CPU time is used up. CPU time of a host function counts as soon as the
+//! (`capability::cpu_scheduler`), and is stopped when its CPU time is used up. CPU time of a host function counts as soon as the
 //! guest continues.
 
 use std::time::Duration;
@@ -12,10 +12,10 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Store, UpdateDeadline,
 };
 
-use super::limits::MAX_MEMORY;
 use crate::capability::guest::TICK;
 use crate::capability::{Guest, wasi};
 use crate::config;
+use crate::config::plugins::MAX_MEMORY;
 use crate::error::{Error, Result};
 
 /// Memory of a pool slot that stays resident between calls, so that the next call causes no page faults.
@@ -102,8 +102,8 @@ impl PluginEngine {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
             let guest = store.data_mut();
-            Ok(match guest.limits.look(guest.turn.ran()) {
-                Ok(true) => UpdateDeadline::YieldCustom(1, Box::pin(guest.turn.clone().take())),
+            Ok(match guest.limits.check_cpu_time(guest.cpu_slot.cpu_time()) {
+                Ok(true) => UpdateDeadline::YieldCustom(1, Box::pin(guest.cpu_slot.clone().acquire())),
                 Ok(false) => UpdateDeadline::Yield(1),
                 Err(_) => UpdateDeadline::Interrupt,
             })

@@ -11,7 +11,7 @@ use super::engine::PluginEngine;
 use super::generation::{Generation, MountedRoutes};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http as describe};
 use super::interface::handle::exports::wharf::plugin::http;
-use super::limits::Limits;
+use super::limits::LimitOverrides;
 use super::release::{LinkedComponent, compile_routes};
 use super::schema_compatibility::{self, MigrationStep};
 use super::signature::{Signature, VerifiedSignatures};
@@ -189,7 +189,7 @@ pub fn response(
     body: Vec<u8>,
     host: &config::Plugins,
 ) -> Result<PluginResponse> {
-    let limits = Limits::default().resolve(host)?;
+    let limits = LimitOverrides::default().resolve(host)?;
     PluginResponse::check(Ok(http::Response { status, headers, body }), &limits, &Usage::default())
 }
 
@@ -205,6 +205,6 @@ pub fn problem(
 ) -> Result<PluginResponse> {
     let error = |(kind, loc, message)| http::FieldError { kind, loc, message };
     let problem = http::Problem { status, code, detail, errors: errors.into_iter().map(error).collect() };
-    let limits = Limits::default().resolve(&config::Plugins::default())?;
+    let limits = LimitOverrides::default().resolve(&config::Plugins::default())?;
     PluginResponse::check(Err(problem), &limits, &Usage::default())
 }

@@ -36,7 +36,7 @@ impl Registry {
     /// The stored limits are not valid for this version.
     pub fn limit_usage(&self, release: &Release) -> Result<Vec<LimitUsage>> {
         let record = &release.record;
-        let calls = release.limits.texts().into_iter().map(|(name, value)| {
+        let calls = release.limits.to_texts().into_iter().map(|(name, value)| {
             let overridden = record.limits.get(name).is_some();
             (name.to_owned(), value, overridden)
         });
@@ -50,7 +50,7 @@ impl Registry {
             .map(|(name, value, overridden)| {
                 let current = match name.as_str() {
                     "concurrency" => Some(as_number(release.bulkhead.running())),
-                    "cache.bytes" => Some(release.cache.held().1),
+                    "cache.bytes" => Some(release.cache.usage().1),
                     "sql.disk" => self.data.disk(&record.plugin),
                     "sql.connections" => Some(as_number(self.data.in_use(&record.plugin))),
                     _ => release.admitted.in_use(&name),

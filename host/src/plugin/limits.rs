@@ -1,53 +1,41 @@
-//! What bounds the calls of a plugin: what the host is configured to, unless the operator said otherwise for this one.
-//! Belongs to a release, as its grants do; what bounds a capability is part of its grant instead.
+//! The limits of a plugin's calls: the settings of the host, unless the operator set others for this plugin. They belong to
+//! a release, as its grants do. The limits of a capability are part of its grant instead.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capability::parameter::{Given, Parameters as _, parameters, printable};
-use crate::config::{self, kind};
+use crate::capability::parameter::{ParameterValues, Parameters as _, parameters, printable};
+use crate::config;
 use crate::error::{Error, Result};
 
 parameters! {
-    /// What a call is held to.
+    /// The limits of one call.
     CallLimits {
-        /// All memories and tables of one call, and what the host holds for it, together.
-        memory: usize = kind::bytes(64 << 10..=MAX_MEMORY as u64), else memory_bytes;
-        /// CPU time of one call.
-        cpu_time: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else cpu_time;
-        /// Wall time of one call.
-        deadline: Duration = kind::duration(Duration::from_millis(10)..=Duration::from_secs(600)), else deadline;
-        /// Calls at once.
-        concurrency: usize = kind::count(1..=10_000), else concurrency;
-        /// How long a call may wait for its turn.
-        queue_time: Duration = kind::duration(Duration::ZERO..=Duration::from_secs(60)), else queue_time;
-        /// Calls into the host from one call.
-        host_calls: u64 = kind::count(1..=1_000_000_000), else host_calls;
-        /// Bytes of a request's body.
-        request_bytes: usize = kind::bytes(1 << 10..=1 << 30), else request_bytes;
-        /// Bytes of the headers that a request brings, credentials aside, and of those of an answer.
-        header_bytes: usize = kind::bytes(1 << 10..=64 << 10), else header_bytes;
-        /// Bytes of an answer's body.
-        response_bytes: usize = kind::bytes(64 << 10..=1 << 30), else response_bytes;
+        memory: usize = memory_bytes,
+        cpu_time: Duration = cpu_time,
+        deadline: Duration = deadline,
+        concurrency: usize = concurrency,
+        queue_time: Duration = queue_time,
+        host_calls: u64 = host_calls,
+        request_bytes: usize = request_bytes,
+        header_bytes: usize = header_bytes,
+        response_bytes: usize = response_bytes,
     }
 }
 
-/// What any plugin may be given. A memory of 32 bits ends here, and each slot of the pool has the addresses for it.
-pub(super) const MAX_MEMORY: usize = 4 << 30;
-
-/// The limits that an operator set for a plugin, as texts such as `memory=128MiB`.
+/// The limits that an operator set for one plugin, as texts such as `memory=128MiB`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Limits(Given);
+pub struct LimitOverrides(ParameterValues);
 
-impl Limits {
-    /// Reads texts such as `memory=128MiB`; `memory=default` takes one back when it is [merged](Self::merged).
+impl LimitOverrides {
+    /// Reads texts such as `memory=128MiB`. `memory=default` removes an override when it is [merged](Self::merged).
     ///
     /// # Errors
-    /// The first one that makes no sense; the text says what would.
+    /// The first text that is wrong; the error names the accepted values.
     pub fn read<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let mut given = Given::default();
+        let mut given = ParameterValues::default();
         for text in texts {
             let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.trim())));
             let name = name.trim();
@@ -60,39 +48,54 @@ impl Limits {
         Ok(Self(given))
     }
 
-    /// The value that was set for one.
+    /// Returns the value that was set for a limit.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name)
     }
 
-    /// Each as [`Limits::read`] takes it.
+    /// Returns every override as [`LimitOverrides::read`] takes it.
     pub fn to_texts(&self) -> Vec<String> {
         self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
-    /// These and those of `other`, which wins; one that it gives as `default` is gone.
+    /// Merges two sets of overrides. A value of `other` wins; a value `default` removes the override.
     #[must_use]
     pub fn merged(self, other: Self) -> Self {
         Self(self.0.merged(other.0))
     }
 
-    /// What a call is held to.
+    /// Returns the limits of a call: the overrides, and the settings of the host for the rest.
     ///
     /// # Errors
-    /// What was stored makes no sense to this version.
+    /// A stored override is not valid in this version.
     pub(super) fn resolve(&self, host: &config::Plugins) -> Result<CallLimits> {
         let resolved = CallLimits::read(&self.0, host);
-        resolved.map_err(|error| Error::internal(format!("its limits make no sense: {error}")))
+        resolved.map_err(|error| Error::internal(format!("its stored limits are not valid: {error}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capability::parameter::Parameter;
+    use crate::capability::{Capabilities, Limit};
 
     #[test]
-    fn limits_are_read_merged_and_resolved() {
-        let read = |texts: &[&str]| Limits::read(texts.iter().copied());
+    fn every_counted_setting_is_a_parameter_of_the_same_name() {
+        let of_calls = CallLimits::OFFERED.iter().map(|parameter| (parameter.name.to_owned(), parameter.setting));
+        let of_grants = Capabilities::OFFERED.iter().flat_map(|offer| {
+            let named = |parameter: &Parameter| (format!("{}.{}", offer.name, parameter.name), parameter.setting);
+            offer.parameters.iter().map(named).collect::<Vec<_>>()
+        });
+        let parameters: Vec<_> = of_calls.chain(of_grants).collect();
+        for limit in Limit::ALL.iter().filter(|limit| limit.setting().is_some()) {
+            assert!(parameters.contains(&(limit.as_str().to_owned(), limit.setting())), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn overrides_are_read_merged_and_resolved() {
+        let read = |texts: &[&str]| LimitOverrides::read(texts.iter().copied());
         let limits = read(&["memory=131072KiB", "deadline=2s"]).unwrap();
         assert_eq!(limits.to_texts(), ["deadline=2s", "memory=128MiB"]);
         let merged = limits.merged(read(&["deadline=default", "host_calls=5"]).unwrap());

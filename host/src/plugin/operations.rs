@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::generation::{Absence, Absent, MountedRoutes};
 use super::initiator::Initiator;
-use super::limits::Limits;
+use super::limits::LimitOverrides;
 use super::refusal::{check_revoked, plugin_not_found, revoked_needs, state_conflict};
 use super::registry::Registry;
 use super::release::{Record, Release};
@@ -129,7 +129,7 @@ impl Registry {
         &self,
         plugin: &PluginName,
         grants: Grants,
-        limits: Limits,
+        limits: LimitOverrides,
         by: &Initiator,
     ) -> Result<Deployed> {
         let stored = self.present(plugin).await?;

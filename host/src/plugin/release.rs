@@ -13,7 +13,7 @@ use super::call_stats::CallStats;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
 use super::interface::handle;
-use super::limits::{CallLimits, Limits};
+use super::limits::{CallLimits, LimitOverrides};
 use super::schema_compatibility::MigrationStep;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
@@ -80,7 +80,7 @@ pub struct Record {
     /// The trusted keys that had signed its component, as they were configured at its deploy.
     pub signed_by: Vec<String>,
     /// The limits that the operator set for it.
-    pub limits: Limits,
+    pub limits: LimitOverrides,
 }
 
 impl Record {

@@ -173,11 +173,11 @@ fn refused(reason: impl std::fmt::Display) -> Error {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::plugin::limits::Limits;
+    use crate::plugin::limits::LimitOverrides;
 
     fn check(returned: Result<http::Response, http::Problem>) -> Result<PluginResponse> {
         let host = config::Plugins { response_bytes: 50, header_bytes: 1_000, ..config::Plugins::default() };
-        PluginResponse::check(returned, &Limits::default().resolve(&host)?, &Usage::default())
+        PluginResponse::check(returned, &LimitOverrides::default().resolve(&host)?, &Usage::default())
     }
 
     fn response(status: u16, headers: &[(&str, &str)]) -> Result<PluginResponse> {

@@ -18,14 +18,16 @@ use self::execution::{Stop, run_until};
 use super::bulkhead::{CallSlots, NoSlot};
 use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
-use super::limits::{CallLimits, Limits};
+use super::limits::{CallLimits, LimitOverrides};
 use super::release::Release;
 use super::response::PluginResponse;
 use crate::auth::Caller;
-use crate::capability::guest;
+use crate::capability::guest::GuestLimits;
 use crate::capability::http::Http;
 use crate::capability::log::{PluginLog, PluginLogs};
-use crate::capability::{CallContext, Capability as _, Entered, Guest, Limit, Share, Turn, Turns, Usage};
+use crate::capability::{
+    CallContext, Capability as _, CpuScheduler, CpuSlot, Entered, Guest, Limit, PluginCpuQueue, Usage,
+};
 use crate::clock::Clock;
 use crate::config;
 use crate::egress::Trace;
@@ -58,7 +60,7 @@ pub struct Sandbox {
     clock: Clock,
     /// The limits of a component that is not a release yet.
     default_limits: CallLimits,
-    turns: Turns,
+    cpu: CpuScheduler,
     call_slots: CallSlots,
     /// Deploys have instances of their own, so that calls and deploys never block each other.
     deploy_slots: Semaphore,
@@ -75,8 +77,8 @@ impl Sandbox {
         Ok(Self {
             engine,
             clock,
-            default_limits: Limits::default().resolve(limits)?,
-            turns: Turns::of(tokio::runtime::Handle::current().metrics().num_workers()),
+            default_limits: LimitOverrides::default().resolve(limits)?,
+            cpu: CpuScheduler::new(tokio::runtime::Handle::current().metrics().num_workers()),
             call_slots: CallSlots::new(limits.total_concurrency, limits.queue_time),
             deploy_slots: Semaphore::new(DEPLOY_SLOTS),
             logs,
@@ -94,8 +96,8 @@ impl Sandbox {
     }
 
     /// Returns the queue for CPU slots of one more plugin.
-    pub(super) fn cpu_queue(&self) -> Share {
-        self.turns.share()
+    pub(super) fn cpu_queue(&self) -> PluginCpuQueue {
+        self.cpu.plugin_queue()
     }
 
     /// Waits for a slot for one instance of a deploy. Each of these instances ends soon.
@@ -155,21 +157,21 @@ impl Sandbox {
             headers: request.headers,
             body: request.body,
         };
-        let (turn, budget) = (store.data().turn.clone(), store.data().limits.budget.clone());
+        let (slot, budget) = (store.data().cpu_slot.clone(), store.data().limits.budget.clone());
         let work = async {
             let began = Instant::now();
-            let _request = budget.hold(request.body.len())?;
+            let _request = budget.reserve(request.body.len())?;
             let role = release.handle.instantiate_async(&mut store).await?;
             release.stats.instantiated(began.elapsed());
             let response = role.wharf_plugin_http().call_handle(&mut store, request).await?;
-            store.data_mut().settle();
-            let _response = budget.hold(host_bytes(&response))?;
+            store.data_mut().release_result();
+            let _response = budget.reserve(host_bytes(&response))?;
             Ok(response)
         };
-        let outcome = run_until(&turn, &release.stats, release.limits.deadline, work).await;
-        release.usage.took_memory(budget.peak());
+        let outcome = run_until(&slot, &release.stats, release.limits.deadline, work).await;
+        release.usage.record_peak(budget.peak());
         // Includes a limit that the guest recovered from, such as an allocation that failed.
-        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { budget.met() };
+        let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { budget.limit_hit() };
         if let Some(limit) = hit {
             release.usage.hit(limit);
         }
@@ -199,20 +201,20 @@ impl Sandbox {
             trace,
         });
         let entered = release.admitted.enter(&context);
-        let resources = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.cpu_queue().turn());
-        self.store(context, entered, resources, &release.limits, release.admitted.brings())
+        let resources = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.cpu_queue().slot());
+        self.store(context, entered, resources, &release.limits, release.admitted.max_input_bytes())
     }
 
     fn store(
         &self,
         context: Arc<CallContext>,
         entered: Entered,
-        (log, usage, turn): (Arc<PluginLog>, Arc<Usage>, Turn),
+        (log, usage, slot): (Arc<PluginLog>, Arc<Usage>, CpuSlot),
         limits: &CallLimits,
         max_call_bytes: usize,
     ) -> Store<Guest> {
-        let own = guest::Limits::new(limits.memory, limits.cpu_time, limits.host_calls);
-        let guest = Guest::new(context, entered, own, log, usage, turn, self.clock.clone());
+        let own = GuestLimits::new(limits.memory, limits.cpu_time, limits.host_calls);
+        let guest = Guest::new(context, entered, own, log, usage, slot, self.clock.clone());
         self.engine.store(guest, max_call_bytes.max(limits.response_bytes))
     }
 }

@@ -28,7 +28,7 @@ impl Registry {
                 () = stopping.cancelled() => return,
                 Some(tripped) = trips.recv() => self.handle_trip(&tripped).await,
                 _ = interval.tick() => {
-                    self.logs.tell_dropped();
+                    self.logs.log_dropped();
                     self.judge_trials().await
                 }
             };

@@ -9,7 +9,7 @@ use super::artifact::Digest;
 use super::canary::Plan;
 use super::deploy_job::CompletedStage;
 use super::initiator::Initiator;
-use super::limits::Limits;
+use super::limits::LimitOverrides;
 use super::release::Release;
 use super::signature::Signature;
 use crate::capability::Grants;
@@ -28,7 +28,7 @@ pub struct Upload {
     /// Grants in addition to those of the live release.
     pub grants: Grants,
     /// Limits that override those of the live release.
-    pub limits: Limits,
+    pub limits: LimitOverrides,
     /// Detached signatures, in addition to those inside the file.
     pub signatures: Vec<Signature>,
     /// The digest that the file must have; `None` means any.
@@ -56,7 +56,7 @@ impl Upload {
             name: None,
             mount: None,
             grants: Grants::default(),
-            limits: Limits::default(),
+            limits: LimitOverrides::default(),
             signatures: Vec::new(),
             digest: None,
             settings: None,

@@ -5,7 +5,7 @@
 //! a rejection is one line.
 
 use wharf::capability::Grants;
-use wharf::plugin::limits::Limits;
+use wharf::plugin::limits::LimitOverrides;
 
 use crate::input::{assert_line, lines};
 
@@ -87,8 +87,8 @@ fn quantity(text: &str) -> Option<u128> {
     Some(text[..digits].parse::<u64>().ok()? as u128 * unit)
 }
 
-fn read_limits(texts: &[&str]) -> Option<Limits> {
-    let limits = match Limits::read(texts.iter().copied()) {
+fn read_limits(texts: &[&str]) -> Option<LimitOverrides> {
+    let limits = match LimitOverrides::read(texts.iter().copied()) {
         Ok(limits) => limits,
         Err(error) => {
             assert_line(&error);
@@ -97,7 +97,7 @@ fn read_limits(texts: &[&str]) -> Option<Limits> {
     };
     let written = limits.to_texts();
     assert_eq!(
-        Limits::read(written.iter().map(String::as_str)).as_ref(),
+        LimitOverrides::read(written.iter().map(String::as_str)).as_ref(),
         Ok(&limits),
         "{written:?} cannot be parsed again"
     );

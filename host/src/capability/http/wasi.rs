@@ -1,8 +1,8 @@
-//! `wasi:http/outgoing-handler`, for components that were made for any host: a request goes the way of `wharf:http`, within
-//! the same grant and the same limits. What a guest builds out of handles first, and reads piece by piece afterwards, the
-//! host holds for it meanwhile; all of that counts as memory of the call.
+//! `wasi:http/outgoing-handler`, for components that are not written for Wharf. A request is sent as with `wharf:http`, within
+//! the same grant and limits. A guest builds a request from handles and reads a response piece by piece; the host's memory
+//! for those handles counts as memory of the call.
 //!
-//! As the interface has it, a redirect is an answer like any other. Trailers are not sent.
+//! As in the interface's specification, a redirect is returned like any other response. Trailers are not sent.
 
 use std::any::Any;
 use std::future::Future;
@@ -22,18 +22,18 @@ use wasmtime_wasi_http::{
 };
 
 use super::Sender;
-use crate::capability::budget::{Budget, Held};
+use crate::capability::budget::{Budget, MemoryReservation};
 use crate::capability::{Guest, HostCalls, Limit};
 use crate::egress::{Bound, Failure, Request, Response, is_written_by_the_host};
 
-/// The most bytes of one map of fields, and of one piece of a body.
+/// Maximum size of one map of fields, and of one piece of a body.
 const FIELDS: usize = 16 * 1024;
-/// What a place for a field takes in its map, and one more value of the same name: a list that grows by doubling.
+/// Memory of a field in its map, and of one more value of the same name. Values are in a list that grows by doubling.
 const FIELD: usize = size_of::<HeaderName>() + size_of::<HeaderValue>() + 6 * size_of::<usize>();
 const VALUE: usize = 2 * (size_of::<HeaderValue>() + 4 * size_of::<usize>());
-/// What a request may hold beside its texts: its fields, and two pieces and the trailers of a body that nobody takes yet.
+/// Memory of a request in addition to its texts: its fields, and two pieces and the trailers of an unread body.
 const REQUEST: usize = 4 * FIELDS;
-/// What any other handle takes; the bodies of answers are counted where they come in.
+/// Memory of any other handle. Response bodies are counted where they are received.
 const HANDLE: usize = 1024;
 
 /// Defines the functions.
@@ -42,25 +42,26 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     outgoing_handler::add_to_linker::<Guest, WasiHttp>(linker, view)
 }
 
-/// What the functions work with in one call of a guest.
+/// The state of the functions in one call of a guest.
 pub(in crate::capability) struct Wasi {
     context: WasiHttpCtx,
     hooks: Hooks,
-    /// For all handles.
-    held: Option<Held>,
-    /// Instead of the call's: every function needs a handle that is there, or a place for one, and so it traps.
+    /// The memory of all handles.
+    reservation: Option<MemoryReservation>,
+    /// An empty table in place of the call's. Every function needs a handle or space for one, so it traps with this table.
     nothing: ResourceTable,
 }
 
-/// Before each function: what the handles hold by now is counted. A function that may not be called any more, because
-/// they hold too much or the component was not granted to speak to anybody, cannot be refused from here, so it finds no
-/// handles.
+/// Counts the memory of the handles before each function. A function can no longer be called when the handles use too much
+/// memory, or when the component was not granted requests to other servers. It cannot be refused from here, so it gets an
+/// empty table.
 fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
-    guest.settle();
+    guest.release_result();
     let budget = &guest.limits.budget;
     let wasi = guest.http.get_or_insert_with(|| {
         let sender = guest.entered.http().and_then(|call| call.sender(&guest.context, &guest.usage));
-        let sender = sender.inspect_err(|error| tracing::debug!(%error, "no requests to others in this call")).ok();
+        let sender =
+            sender.inspect_err(|error| tracing::debug!(%error, "no requests to other servers in this call")).ok();
         Box::new(Wasi::new(sender, budget))
     });
     let allowed = wasi.hooks.sender.is_some() && wasi.count(&mut guest.table, budget);
@@ -74,16 +75,16 @@ impl Wasi {
         context.set_field_size_limit(FIELDS);
         let mut nothing = ResourceTable::new();
         nothing.set_max_capacity(0);
-        Self { context, hooks: Hooks { sender, budget: budget.clone() }, held: None, nothing }
+        Self { context, hooks: Hooks { sender, budget: budget.clone() }, reservation: None, nothing }
     }
 
-    /// Whether there is memory for what the handles hold.
+    /// Returns whether the budget has memory for the handles.
     fn count(&mut self, table: &mut ResourceTable, budget: &Budget) -> bool {
         let bytes = table.iter_mut().map(|handle| weight(handle)).fold(0, usize::saturating_add);
-        match &mut self.held {
-            Some(held) => held.resize(bytes).is_ok(),
+        match &mut self.reservation {
+            Some(reservation) => reservation.resize(bytes).is_ok(),
             none => {
-                *none = budget.hold(bytes).ok();
+                *none = budget.reserve(bytes).ok();
                 none.is_some()
             }
         }
@@ -98,29 +99,29 @@ fn weight(handle: &(dyn Any + Send)) -> usize {
     let method = if let types::Method::Other(method) = &request.method { method.len() } else { 0 };
     let scheme = if let Some(types::Scheme::Other(scheme)) = &request.scheme { scheme.len() } else { 0 };
     let texts = [&request.authority, &request.path_with_query].into_iter().flatten().map(String::len);
-    texts.chain([method, scheme, places(&request.headers)]).fold(REQUEST, usize::saturating_add)
+    texts.chain([method, scheme, table_bytes(&request.headers)]).fold(REQUEST, usize::saturating_add)
 }
 
-/// The texts of an answer's fields are counted with the answer, and copies of the map share them.
+/// Returns the memory of a response's map of fields. The texts are counted with the response; copies of the map share them.
 fn fields(map: &HeaderMap) -> usize {
-    FIELDS.saturating_add(places(map))
+    FIELDS.saturating_add(table_bytes(map))
 }
 
-/// Small fields take more by their places than by their texts.
-fn places(map: &HeaderMap) -> usize {
+/// Returns the memory of the map's table. Small fields use more memory there than for their texts.
+fn table_bytes(map: &HeaderMap) -> usize {
     let more = map.len().saturating_sub(map.keys_len());
     map.capacity().saturating_mul(FIELD).saturating_add(more.saturating_mul(VALUE))
 }
 
 struct Hooks {
-    /// None for a component that is only asked what it is.
+    /// `None` for a component that is only asked for its declaration.
     sender: Option<Sender>,
     budget: Budget,
 }
 
 impl Hooks {
     fn sender(&self) -> Result<Sender, Error> {
-        let sender = self.sender.as_ref().ok_or_else(|| internal("nothing is sent now"))?;
+        let sender = self.sender.as_ref().ok_or_else(|| internal("requests cannot be sent in this call"))?;
         HostCalls::http(&sender.usage.host_calls).fetch_add(1, Ordering::Relaxed);
         self.budget.spend_host_call().map_err(internal)?;
         Ok(sender.clone())
@@ -161,7 +162,7 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// The length is held against the body before it is sent.
+/// A plugin may write `content-length`; it is compared with the body before the request is sent.
 fn is_forbidden(name: &HeaderName) -> bool {
     *name != CONTENT_LENGTH && is_written_by_the_host(name.as_str())
 }
@@ -188,40 +189,40 @@ async fn exchange(
         redirects: Some(0),
         time: None,
     };
-    let mut held = budget.hold(request.weight().saturating_add(request.method.len())).map_err(internal)?;
-    request.body = collect(&sender, &mut held, body).await?.into();
+    let mut reservation = budget.reserve(request.weight().saturating_add(request.method.len())).map_err(internal)?;
+    request.body = collect(&sender, &mut reservation, body).await?.into();
     if parts
         .headers
         .get(CONTENT_LENGTH)
-        .is_some_and(|told| told.as_bytes() != request.body.len().to_string().as_bytes())
+        .is_some_and(|declared| declared.as_bytes() != request.body.len().to_string().as_bytes())
     {
         return Err(Error::HttpRequestBodySize(u64::try_from(request.body.len()).ok()));
     }
     let most = sender.bytes;
-    let mut answered = budget.hold(0).map_err(internal)?;
-    let response = sender.send(request, &mut answered).await.map_err(|failure| told(failure, most))?;
-    answer(response, answered, budget)
+    let mut response_memory = budget.reserve(0).map_err(internal)?;
+    let response = sender.send(request, &mut response_memory).await.map_err(|failure| to_wasi_error(failure, most))?;
+    wasi_response(response, response_memory, budget)
 }
 
-/// The body of a request, whole, in memory that is taken as it comes.
-async fn collect(sender: &Sender, held: &mut Held, mut body: WasiBody) -> Result<Vec<u8>, Error> {
-    let (beside, mut whole) = (held.bytes(), Vec::new());
+/// Collects the body of a request. Reserves memory as the body arrives.
+async fn collect(sender: &Sender, reservation: &mut MemoryReservation, mut body: WasiBody) -> Result<Vec<u8>, Error> {
+    let (headers, mut whole) = (reservation.bytes(), Vec::new());
     while let Some(frame) = body.frame().await {
         let data = frame?.into_data().map_err(|_| Error::HttpRequestTrailerSectionSize(Some(0)))?;
         if data.len() > sender.bytes.saturating_sub(whole.len()) {
             sender.usage.hit(Limit::HttpBytes);
             return Err(Error::HttpRequestBodySize(u64::try_from(sender.bytes).ok()));
         }
-        held.resize(beside.saturating_add(whole.len()).saturating_add(data.len())).map_err(internal)?;
+        reservation.resize(headers.saturating_add(whole.len()).saturating_add(data.len())).map_err(internal)?;
         whole.extend_from_slice(&data);
     }
     Ok(whole)
 }
 
-/// A body that the guest has not read to its end.
+/// A body that the guest has not finished reading.
 struct Unread {
     bytes: Bytes,
-    _held: Held,
+    _reservation: MemoryReservation,
 }
 
 impl AsRef<[u8]> for Unread {
@@ -230,11 +231,15 @@ impl AsRef<[u8]> for Unread {
     }
 }
 
-fn answer(response: Response, mut held: Held, budget: &Budget) -> Result<WireResponse<WasiBody>, Error> {
+fn wasi_response(
+    response: Response,
+    mut reservation: MemoryReservation,
+    budget: &Budget,
+) -> Result<WireResponse<WasiBody>, Error> {
     let Response { status, headers, body, .. } = response;
-    // Handles of the headers may live for as long as the call, the body goes when it is read.
+    // Handles of the headers may live as long as the call. The body is freed when it is read.
     let heads = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
-    held.resize(body.len()).map_err(internal)?;
+    reservation.resize(body.len()).map_err(internal)?;
     if !budget.take(heads) {
         return Err(Error::HttpResponseHeaderSectionSize(None));
     }
@@ -243,19 +248,19 @@ fn answer(response: Response, mut held: Held, budget: &Budget) -> Result<WireRes
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::HttpProtocolError)?;
         map.append(name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Error::HttpProtocolError)?);
     }
-    let body = Full::new(Bytes::from_owner(Unread { bytes: body, _held: held }));
-    let mut answer = WireResponse::new(body.map_err(|never| match never {}).boxed_unsync());
-    *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Error::HttpProtocolError)?;
-    *answer.headers_mut() = map;
-    Ok(answer)
+    let body = Full::new(Bytes::from_owner(Unread { bytes: body, _reservation: reservation }));
+    let mut response = WireResponse::new(body.map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Error::HttpProtocolError)?;
+    *response.headers_mut() = map;
+    Ok(response)
 }
 
 fn internal(reason: impl std::fmt::Display) -> Error {
     Error::InternalError(Some(reason.to_string()))
 }
 
-/// In the words that the interface has; `most` is the largest body.
-fn told(failure: Failure, most: usize) -> Error {
+/// Converts a failure into the interface's error. `most` is the largest body.
+fn to_wasi_error(failure: Failure, most: usize) -> Error {
     match failure {
         Failure::Invalid(reason) => internal(reason),
         Failure::Denied(_) => Error::HttpRequestDenied,
@@ -271,7 +276,7 @@ fn told(failure: Failure, most: usize) -> Error {
         Failure::Limit(Bound::Redirects, _) => Error::LoopDetected,
         Failure::Protocol(_) => Error::HttpProtocolError,
         Failure::Internal(reason) => {
-            tracing::error!(reason, "a request of a plugin failed for a reason of this host");
+            tracing::error!(reason, "a plugin's request failed because of a defect of the host");
             Error::InternalError(None)
         }
     }

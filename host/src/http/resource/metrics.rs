@@ -206,12 +206,12 @@ fn add_plugins(families: &mut Families, host: &Host, releases: &[&Arc<Release>])
     families.gauge(
         "plugin_cache_entries",
         "Entries in the cache of the plugin",
-        plugins.iter().map(|release| (label(release), release.cache.held().0)),
+        plugins.iter().map(|release| (label(release), release.cache.usage().0)),
     );
     families.gauge(
         "plugin_cache_bytes",
         "Bytes in the cache of the plugin",
-        plugins.iter().map(|release| (label(release), release.cache.held().1)),
+        plugins.iter().map(|release| (label(release), release.cache.usage().1)),
     );
     families.gauge(
         "plugin_sql_connections",

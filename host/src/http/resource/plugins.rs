@@ -21,7 +21,7 @@ use crate::plugin::canary::{Plan, Share};
 use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::generation::{Absence, Plugins};
 use crate::plugin::initiator::Initiator;
-use crate::plugin::limits::Limits;
+use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::plugin_not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
 use crate::plugin::upload::Upload;
@@ -209,7 +209,8 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map_err(|error: crate::route::template::InvalidTemplate| refuse("mount", error.to_string()))?;
     let grants = Grants::read(query.grant.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()))
         .map_err(|error| refuse("grant", error.to_string()))?;
-    let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(|error| refuse("limit", error))?;
+    let limits =
+        LimitOverrides::read(query.limit.iter().map(String::as_str)).map_err(|error| refuse("limit", error))?;
     if query.signature.len() > MAX_SIGNATURES {
         return Err(refuse("signature", format!("more than {MAX_SIGNATURES} signatures")));
     }

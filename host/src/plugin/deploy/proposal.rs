@@ -14,7 +14,7 @@ use crate::id::PluginName;
 use crate::plugin::artifact::{Artifact, check_grants};
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
 use crate::plugin::inspection::ComponentDescription;
-use crate::plugin::limits::Limits;
+use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::state_conflict;
 use crate::plugin::registry::Registry;
 use crate::plugin::release::{Record, Release};
@@ -34,7 +34,7 @@ pub(super) struct Proposal {
     pub(super) mount: Template,
     pub(super) grants: Grants,
     pub(super) settings: Value,
-    pub(super) limits: Limits,
+    pub(super) limits: LimitOverrides,
     pub(super) signed_by: Vec<String>,
     /// Remarks for the operator.
     pub(super) notes: Vec<String>,

@@ -48,40 +48,40 @@ impl Sandbox {
             trace: None,
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.default_limits.clone() };
-        let share = self.cpu_queue();
-        let resources = || (self.logs.plugin(plugin), Arc::default(), share.turn());
+        let queue = self.cpu_queue();
+        let resources = || (self.logs.plugin(plugin), Arc::default(), queue.slot());
         let store = || self.store(Arc::clone(&context), Entered::default(), resources(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
-            if let Some(mismatch) = stop.type_mismatch().filter(|_| store.data().limits.budget.met().is_none()) {
+            if let Some(mismatch) = stop.type_mismatch().filter(|_| store.data().limits.budget.limit_hit().is_none()) {
                 return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
             }
-            let error = stop.into_error(store.data().limits.budget.met());
+            let error = stop.into_error(store.data().limits.budget.limit_hit());
             invalid(format!("it fails when it is asked for its declaration: {error}")).with_internal(error.report())
         };
 
         let _slot = self.deploy_slot().await?;
         let mut describing = store();
         // Nobody reads these counts.
-        let (turn, stats) = (describing.data().turn.clone(), CallStats::default());
+        let (slot, stats) = (describing.data().cpu_slot.clone(), CallStats::default());
         let work = async {
             let role = role.instantiate_async(&mut describing).await.context(Instantiating)?;
             let descriptor = role.wharf_plugin_descriptor().call_describe(&mut describing).await?;
             let api = role.wharf_plugin_http().call_routes(&mut describing).await?;
             Ok((descriptor, api))
         };
-        let outcome = run_until(&turn, &stats, DECLARATION_TIME, work).await;
+        let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
         let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
         let declaration = Declaration::check(descriptor, api)?;
         drop(describing);
 
         let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
         let mut migrating = store();
-        let turn = migrating.data().turn.clone();
+        let slot = migrating.data().cpu_slot.clone();
         let work = async {
             let role = owner.instantiate_async(&mut migrating).await.context(Instantiating)?;
             role.wharf_sql_migrations().call_migrations(&mut migrating).await
         };
-        let outcome = run_until(&turn, &stats, DECLARATION_TIME, work).await;
+        let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
         let migrations = outcome.map_err(|stop| stopped(stop, &migrating))?;
         let migrations = migrations.into_iter().map(|migration| DeclaredMigration {
             step: MigrationStep { name: migration.name, oldest: migration.oldest },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
-use crate::capability::{Limit, Turn};
+use crate::capability::{CpuSlot, Limit};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::artifact::printable;
 use crate::plugin::bulkhead::busy;
@@ -26,14 +26,14 @@ pub(super) enum Stop {
 /// the work cancels the host call that it waits in. The guest holds its time slice and uses CPU time only while it runs,
 /// not while it waits.
 pub(super) async fn run_until<T>(
-    turn: &Turn,
+    slot: &CpuSlot,
     stats: &CallStats,
     deadline: Duration,
     work: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Stop> {
     let mut work = std::pin::pin!(work);
     let running = std::future::poll_fn(|context| {
-        let (polled, took) = turn.run(|| work.as_mut().poll(context));
+        let (polled, took) = slot.run(|| work.as_mut().poll(context));
         stats.computed(took);
         polled
     });

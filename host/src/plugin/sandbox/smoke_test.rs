@@ -24,10 +24,10 @@ impl Sandbox {
         };
         let _slot = self.deploy_slot().await?;
         let mut store = self.release_store(release, request_id, None, None);
-        let turn = store.data().turn.clone();
+        let slot = store.data().cpu_slot.clone();
         let instance = release.handle.instantiate_async(&mut store);
-        if let Err(stop) = run_until(&turn, &release.stats, release.limits.deadline, instance).await {
-            let error = stop.into_error(store.data().limits.budget.met());
+        if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
+            let error = stop.into_error(store.data().limits.budget.limit_hit());
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
         drop(store);

@@ -19,7 +19,7 @@ use crate::http::reply::{Message, Reply};
 use crate::http::resource::pagination::Page;
 use crate::id::{PluginName, UserId};
 use crate::plugin::deploy_job::CompletedStage;
-use crate::plugin::limits::Limits;
+use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::plugin_not_found;
 
 const TAG: &str = "plugins";
@@ -255,7 +255,7 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let deployed = host.plugins.set_limits(&name, grants, Limits::default(), &initiator(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, grants, LimitOverrides::default(), &initiator(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' already has these parameters, release {number}"),
@@ -285,7 +285,7 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
     if query.limit.is_empty() {
         return Err(refuse("name at least one limit, such as memory=128MiB".to_owned()));
     }
-    let limits = Limits::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
+    let limits = LimitOverrides::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
     let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &initiator(&call)?).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {

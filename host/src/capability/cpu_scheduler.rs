@@ -1,0 +1,195 @@
+//! The CPU scheduler for guests that compute for long. A guest that ran for more than one tick waits for a CPU slot before
+//! each further tick. There are fewer slots than worker threads, so short calls and the host's own work find a free thread.
+//! One plugin asks for at most as many slots at once as there are, so a plugin with few calls waits no longer than one
+//! with many.
+//!
+//! A guest holds its slot only while it runs. When its call waits, for the host or for others, the slot is released. Only
+//! the CPU time that the thread got counts: neither waiting nor the load of other processes does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The CPU slots of all guests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CpuScheduler {
+    free: Arc<Semaphore>,
+    size: usize,
+}
+
+impl CpuScheduler {
+    /// Creates slots for three quarters of the worker threads, at least one.
+    pub fn new(worker_threads: usize) -> Self {
+        let size = (worker_threads * 3 / 4).max(1);
+        Self { free: Arc::new(Semaphore::new(size)), size }
+    }
+
+    /// Returns the queue of one more plugin.
+    pub fn plugin_queue(&self) -> PluginCpuQueue {
+        PluginCpuQueue { scheduler: self.clone(), own: Arc::new(Semaphore::new(self.size)) }
+    }
+}
+
+/// The queue in which all calls of one plugin wait for CPU slots. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PluginCpuQueue {
+    scheduler: CpuScheduler,
+    own: Arc<Semaphore>,
+}
+
+impl PluginCpuQueue {
+    /// Returns the slot of one call, which the call does not hold yet.
+    pub fn slot(&self) -> CpuSlot {
+        CpuSlot { queue: self.clone(), run: Arc::default() }
+    }
+}
+
+/// The CPU slot of one call, and the CPU time that the call used. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CpuSlot {
+    queue: PluginCpuQueue,
+    run: Arc<Run>,
+}
+
+/// Times are in nanoseconds.
+#[derive(Debug, Default)]
+struct Run {
+    permits: Mutex<Option<Permits>>,
+    /// The CPU time of the thread when this run began.
+    began: AtomicU64,
+    /// The CPU time of the call's earlier runs.
+    before: AtomicU64,
+}
+
+/// The plugin's permit to wait for a slot, and the slot itself.
+#[derive(Debug)]
+struct Permits {
+    _own: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl CpuSlot {
+    /// Waits for the slot in first-come order, after every task that is ready had the thread.
+    pub async fn acquire(self) {
+        self.release();
+        // The poll that ends here holds no slot, see `run`. The poll in which the guest continues holds one.
+        tokio::task::yield_now().await;
+        // Neither semaphore is ever closed.
+        let Ok(own) = Arc::clone(&self.queue.own).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&self.queue.scheduler.free).acquire_owned().await else { return };
+        *self.permits() = Some(Permits { _own: own, _slot: slot });
+    }
+
+    /// Runs a guest until it waits, then releases the slot. Returns the CPU time of the run too.
+    pub fn run<T>(&self, guest: impl FnOnce() -> T) -> (T, Duration) {
+        let began = thread_time();
+        self.run.began.store(began, Ordering::Relaxed);
+        let done = guest();
+        let took = thread_time().saturating_sub(began);
+        self.run.before.fetch_add(took, Ordering::Relaxed);
+        self.release();
+        (done, Duration::from_nanos(took))
+    }
+
+    /// Returns the CPU time of the call so far. The guest must be running on this thread.
+    pub fn cpu_time(&self) -> Duration {
+        let now = thread_time().saturating_sub(self.run.began.load(Ordering::Relaxed));
+        Duration::from_nanos(self.run.before.load(Ordering::Relaxed).saturating_add(now))
+    }
+
+    fn release(&self) {
+        drop(self.permits().take());
+    }
+
+    fn permits(&self) -> std::sync::MutexGuard<'_, Option<Permits>> {
+        self.run.permits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the CPU time of this thread. This is a system call of some tenths of a microsecond.
+fn thread_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn there_are_fewer_slots_than_threads_and_at_least_one() {
+        for (threads, slots) in [(1, 1), (2, 1), (4, 3), (8, 6)] {
+            assert_eq!(CpuScheduler::new(threads).size, slots);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_acquired_anew_and_released_with_its_call() {
+        let scheduler = CpuScheduler::new(1);
+        let (first, second) = (scheduler.plugin_queue().slot(), scheduler.plugin_queue().slot());
+        first.clone().acquire().await;
+        first.clone().acquire().await;
+        let mut waits = tokio::spawn(second.acquire());
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        first.release();
+        (&mut waits).await.unwrap();
+        assert_eq!(scheduler.free.available_permits(), 1, "the second slot is released too");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_holds_no_slot_and_uses_no_cpu_time() {
+        let scheduler = CpuScheduler::new(1);
+        let (one, other) = (scheduler.plugin_queue().slot(), scheduler.plugin_queue().slot());
+        let mut work = std::pin::pin!(async {
+            one.clone().acquire().await;
+            std::future::pending::<()>().await
+        });
+        for _ in 0..4 {
+            std::future::poll_fn(|context| {
+                let (polled, _) = one.run(|| work.as_mut().poll(context));
+                assert!(polled.is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        other.acquire().await;
+        let while_it_ran = one.run(|| one.cpu_time()).0;
+        one.run(|| std::thread::sleep(Duration::from_millis(100)));
+        assert!(one.run(|| one.cpu_time()).0 < while_it_ran + Duration::from_millis(100), "it slept");
+        let enough = one.run(|| one.cpu_time()).0 + Duration::from_millis(20);
+        let (_, took) = one.run(|| while one.cpu_time() < enough {});
+        assert!(took > Duration::from_millis(15) && one.run(|| one.cpu_time()).0 >= enough);
+    }
+
+    #[tokio::test]
+    async fn a_plugin_with_few_calls_waits_no_longer_than_one_with_many() {
+        let scheduler = CpuScheduler::new(1);
+        let (greedy, modest) = (scheduler.plugin_queue(), scheduler.plugin_queue());
+        let running = greedy.slot();
+        running.clone().acquire().await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let ask = |name: &'static str, slot: CpuSlot| {
+            let order = Arc::clone(&order);
+            tokio::spawn(async move {
+                slot.clone().acquire().await;
+                order.lock().unwrap().push(name);
+            })
+        };
+        let mut calls: Vec<_> = (0..10).map(|_| ask("greedy", greedy.slot())).collect();
+        tokio::task::yield_now().await;
+        calls.push(ask("modest", modest.slot()));
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        running.release();
+        for call in calls {
+            call.await.unwrap();
+        }
+        assert_eq!(order.lock().unwrap()[..2], ["modest", "greedy"]);
+    }
+}
