@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wharf::clock::{Random, Timestamp};
 use wharf::plugin::artifact::Digest;
-use wharf::plugin::signature::{ComponentDigest, PrivateKey, Signature, Signed};
+use wharf::plugin::signature::{ComponentDigest, PrivateKey, Signature, SignedFile};
 
 use super::plugins;
 use crate::support::{Component, Setup, TestHost};
@@ -27,7 +27,7 @@ impl Signer {
     /// Returns the component with an embedded signature.
     fn sign(&self, component: &Component, at: Timestamp) -> Component {
         let signatures = vec![self.signature(component, at)];
-        Component(Signed { component: &component.0, signatures }.write())
+        Component(SignedFile { component: &component.0, signatures }.write())
     }
 
     fn trusted(&self, setup: Setup) -> Setup {
@@ -134,7 +134,7 @@ async fn an_altered_component_and_an_altered_signature_are_rejected() {
     let mut altered = signed.clone();
     *altered.0.last_mut().unwrap() ^= 1;
     let detail = refused(&host, &altered, "", 422, "signature_invalid").await;
-    assert!(detail.contains("the signature is not its key's"), "{detail}");
+    assert!(detail.contains("the signature does not match its key"), "{detail}");
 
     let detail = refused(&host, &signed.rebuilt("more"), "", 422, "signature_invalid").await;
     assert!(detail.contains("something was added to it after it was signed"), "{detail}");
@@ -180,8 +180,9 @@ async fn a_detached_signature_is_accepted_if_it_matches_the_file() {
     let strange = stranger.signature(&component, now(&host));
     refused(&host, &component, &query(&strange), 403, "signature_untrusted").await;
     let response = host.superuser().deploy(&component.0, "signature=wharf-signature:AAAA").await;
-    response
-        .refuses(&["query.signature value_error: not a signature: it has the version 0, and this Wharf knows only 1"]);
+    response.refuses(&[
+        "query.signature value_error: not a signature: it has the version 0, and this Wharf supports only 1",
+    ]);
     let many: String = (0..17).map(|_| query(&strange) + "&").collect();
     host.superuser().deploy(&component.0, &many).await.refuses(&["query.signature value_error: more than 16…"]);
 

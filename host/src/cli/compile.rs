@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::terminal::Terminal;
-use crate::plugin::compile::program::{self, Bounds};
+use crate::plugin::compile::program::{self, ChildLimits};
 
 /// Compile the component on standard input to standard output.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(super) struct CompileCommand {
 impl CompileCommand {
     pub(super) fn run(self, terminal: &Terminal) -> ExitCode {
         let Self { memory_bytes, cpu_seconds, component_bytes } = self;
-        match program::run(&Bounds { memory_bytes, cpu_seconds, component_bytes }) {
+        match program::run(&ChildLimits { memory_bytes, cpu_seconds, component_bytes }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(ended) => {
                 terminal.note(ended.to_string());

@@ -1,15 +1,15 @@
-//! Signatures of component files: who vouches for these bytes, and since when. Owns the format, in the file
-//! (`section`) and beside it, the private keys (`private_key`) and what a host makes of signatures at a deploy (`policy`);
-//! never knows how a file came here.
+//! Signatures of component files: which key signed these bytes, and when. Owns the format inside the file (`section`) and
+//! outside it, the private keys (`private_key`) and the signature policy of a host (`policy`); does not know where a file
+//! came from.
 //!
-//! A signature is 137 bytes: version (1), public key (32), time in seconds since 1970 (8, big-endian), SHA-256 of the
-//! component (32), Ed25519 signature (64). The last signs [`DOMAIN`] and all that stands before it, so that no signature
-//! made for anything else, by the same key, is one of a component, and none of these is anything else. The component is
-//! the file without the signatures at its end: several people sign the same bytes, in any order. A key's name is the key
-//! itself, so nothing has to be looked up, and no two keys are mixed up.
+//! A signature has 137 bytes: version (1), public key (32), time in seconds since 1970 (8, big-endian), SHA-256 of the
+//! component (32), Ed25519 signature (64). The Ed25519 signature covers [`DOMAIN`] and all fields before it, so that a
+//! signature that the same key made for another purpose is never valid for a component, and the reverse. The component is
+//! the file without the signatures at its end, so several people can sign the same bytes in any order. A key is identified
+//! by itself, so there is no lookup, and no two keys can be confused.
 //!
-//! Inside a file each signature is a custom section of its own (`section`). Beside it, in `FILE.sig` and in the operator
-//! API, it is a line: `wharf-signature:` and the same bytes in base64url.
+//! Inside a file each signature is a custom section of its own (`section`). A detached signature, in `FILE.sig` and in the
+//! operator API, is a line: `wharf-signature:` and the same bytes in base64url.
 
 mod policy;
 mod private_key;
@@ -25,83 +25,83 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) use self::policy::VerifiedSignatures;
 pub use self::private_key::{PrivateKey, UnusablePrivateKey};
-pub use self::section::{Signed, Unreadable};
+pub use self::section::{SignedFile, Unreadable};
 use crate::clock::Timestamp;
 use crate::public_key::{PUBLIC_KEY_LEN, PublicKey, SIGNATURE_LEN};
 
-/// What every signed text begins with: its purpose, which no other text of this key's has.
+/// The prefix of every signed message: its purpose, which no other message of the same key has.
 const DOMAIN: &[u8] = b"wharf plugin component signature\0";
 
-/// Of the format. A host refuses what it does not know rather than to guess what is signed.
+/// The version of the format. A host refuses unknown versions rather than guess their content.
 const VERSION: u8 = 1;
 
 const DIGEST_LEN: usize = 32;
 const STATEMENT_LEN: usize = 1 + PUBLIC_KEY_LEN + 8 + DIGEST_LEN;
 const LEN: usize = STATEMENT_LEN + SIGNATURE_LEN;
 
-/// What a signature beside a file begins with.
+/// The prefix of a detached signature.
 const PREFIX: &str = "wharf-signature:";
 
-/// Most signatures of one file; bounds the work that an upload can ask for.
+/// The maximum number of signatures of one file, which limits the work for an upload.
 pub const MAX_SIGNATURES: usize = 16;
 
-/// How far the clock of whoever signs may be ahead of ours.
+/// How far the signer's clock may be ahead of the host's.
 pub const SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// A claim that a key signed a component at a time. Says nothing before [`Signature::check`].
+/// A claim that a key signed a component at a time. It proves nothing before [`Signature::check`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature {
     /// The key that claims to have signed.
     pub key: PublicKey,
-    /// When, in whole seconds.
+    /// The time of signing, in whole seconds.
     pub at: Timestamp,
     component: [u8; DIGEST_LEN],
     signature: [u8; SIGNATURE_LEN],
 }
 
-/// Why bytes or a text are no signature.
+/// Why bytes or a text are not a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Not the text of one.
+    /// The prefix is missing.
     #[error("it does not begin with {PREFIX}")]
     Prefix,
-    /// Not base64url, or padded.
+    /// The rest is not base64url, or is padded.
     #[error("it is not base64url after {PREFIX}")]
     Encoding,
-    /// Cut short, or something was added.
-    #[error("it has not the length of a signature")]
+    /// It is too short or too long.
+    #[error("it does not have the length of a signature")]
     Length,
-    /// Of a later Wharf, or nonsense.
-    #[error("it has the version {0}, and this Wharf knows only {VERSION}")]
+    /// A later version of Wharf made it, or it is damaged.
+    #[error("it has the version {0}, and this Wharf supports only {VERSION}")]
     Version(u8),
-    /// The key is none.
-    #[error("its key is not one of Ed25519")]
+    /// The key is not valid.
+    #[error("its key is not an Ed25519 key")]
     Key,
-    /// Before 1970 or beyond the end of time.
-    #[error("its time cannot be")]
+    /// The time is after the year 9999.
+    #[error("its time is not valid")]
     Time,
 }
 
-/// Why a signature does not hold.
+/// Why a signature is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    /// It is of other bytes.
+pub enum InvalidSignature {
+    /// It is for another component.
     #[error("the component is not the one that was signed: it was altered, or the signature is another file's")]
     Component,
-    /// The key did not sign this.
-    #[error("the signature is not its key's: it was altered")]
+    /// The key did not sign this message.
+    #[error("the signature does not match its key: it was altered")]
     Signature,
-    /// From the future, so its age would mean nothing.
-    #[error("the signature says it was made in the future, at {0}; is the clock of the machine that signs right?")]
+    /// Its time is in the future, so its age would be meaningless.
+    #[error("the signature has a time in the future, {0}; check the clock of the machine that signed")]
     Future(Timestamp),
 }
 
-/// The digest that signatures sign: SHA-256 of a file without the signatures at its end.
+/// The digest that is signed: SHA-256 of a file without the signatures at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ComponentDigest([u8; DIGEST_LEN]);
 
 impl ComponentDigest {
-    /// The digest of a component, which has no signatures at its end.
+    /// Computes the digest of a component, which has no signatures at its end.
     pub fn of(component: &[u8]) -> Self {
         Self(Sha256::digest(component).into())
     }
@@ -110,7 +110,7 @@ impl ComponentDigest {
 impl Signature {
     /// Signs a component.
     pub fn sign(key: &PrivateKey, component: ComponentDigest, at: Timestamp) -> Self {
-        // As it is read back: no fraction, and nothing before 1970.
+        // Rounded as the format stores it: no fraction, and no time before 1970.
         let at = Timestamp(at.as_secs().max(0).saturating_mul(1_000_000));
         let mut made = Self { key: key.public_key(), at, component: component.0, signature: [0; SIGNATURE_LEN] };
         made.signature = key.sign(&made.message());
@@ -120,30 +120,30 @@ impl Signature {
     /// Checks that its key signed this component, and not in the future.
     ///
     /// # Errors
-    /// Why it does not hold.
-    pub fn check(&self, component: ComponentDigest, now: Timestamp) -> Result<(), Broken> {
-        // First, because whoever has the wrong file should read so, whether or not the rest is right.
+    /// The reason why it is not valid.
+    pub fn check(&self, component: ComponentDigest, now: Timestamp) -> Result<(), InvalidSignature> {
+        // First, so that a person with the wrong file reads this reason, whether or not the rest is right.
         if self.component != component.0 {
-            return Err(Broken::Component);
+            return Err(InvalidSignature::Component);
         }
         if !self.key.verifies(&self.message(), &self.signature) {
-            return Err(Broken::Signature);
+            return Err(InvalidSignature::Signature);
         }
         if self.at > now.plus(SKEW) {
-            return Err(Broken::Future(self.at));
+            return Err(InvalidSignature::Future(self.at));
         }
         Ok(())
     }
 
-    /// Whether it claims to be of this component; true for every signature that holds.
+    /// Returns whether it claims to be for this component, which is true for every valid signature.
     pub fn is_of(&self, component: ComponentDigest) -> bool {
         self.component == component.0
     }
 
-    /// Reads signatures beside a file: one a line.
+    /// Parses detached signatures, one per line.
     ///
     /// # Errors
-    /// The first line that is none, counted from one.
+    /// The number of the first invalid line, counted from one, with the reason.
     pub fn read_lines(text: &str) -> Result<Vec<Self>, (usize, Malformed)> {
         let lines = text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty());
         lines.map(|(line, number)| line.parse().map_err(|error| (number, error))).collect()
@@ -168,7 +168,7 @@ impl Signature {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        // Asked before the length, which another version may have otherwise.
+        // Checked before the length, which may differ in another version.
         match bytes.first() {
             Some(&VERSION) => {}
             Some(&version) => return Err(Malformed::Version(version)),
@@ -181,7 +181,7 @@ impl Signature {
         let (component, rest) = rest.split_first_chunk::<DIGEST_LEN>().ok_or(Malformed::Length)?;
         let signature = rest.try_into().map_err(|_| Malformed::Length)?;
         let seconds = u64::from_be_bytes(*time);
-        // The last second of the year 9999, beyond which no calendar of ours goes.
+        // The last second of the year 9999, the last year that timestamps support.
         let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds <= 253_402_300_799);
         Ok(Self {
             key: PublicKey::from_bytes(key).map_err(|_| Malformed::Key)?,

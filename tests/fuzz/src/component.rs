@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use wharf::clock::{Random, Timestamp};
 use wharf::plugin::fuzzing::{self, Compiler};
-use wharf::plugin::signature::{ComponentDigest, PrivateKey, Signature, Signed};
+use wharf::plugin::signature::{ComponentDigest, PrivateKey, Signature, SignedFile};
 
 use crate::input::{assert_line, assert_refusal};
 
@@ -69,10 +69,10 @@ pub fn check(data: &[u8]) {
 
     // The compiler accepts a nested component that ends with the file before its section does; such a file cannot be
     // signed.
-    let Ok(signed) = Signed::read(data) else { return };
+    let Ok(signed) = SignedFile::read(data) else { return };
     let key = PrivateKey::generate(&Random::Sequence(std::sync::Arc::default())).unwrap();
     let signature = Signature::sign(&key, ComponentDigest::of(signed.component), Timestamp(0));
-    let file = Signed { component: signed.component, signatures: vec![signature] }.write();
+    let file = SignedFile { component: signed.component, signatures: vec![signature] }.write();
     let again =
         compiler().artifact(&file).expect("it compiles without signatures").expect("it is accepted without signatures");
     assert_eq!(

@@ -12,7 +12,7 @@ use wharf::clock::{Random, Timestamp};
 use wharf::config::Plugins;
 use wharf::plugin::artifact::Digest;
 use wharf::plugin::fuzzing;
-use wharf::plugin::signature::{ComponentDigest, MAX_SIGNATURES, PrivateKey, Signature, Signed};
+use wharf::plugin::signature::{ComponentDigest, MAX_SIGNATURES, PrivateKey, Signature, SignedFile};
 use wharf::public_key::TrustedKey;
 
 use crate::input::assert_refusal;
@@ -63,7 +63,7 @@ pub fn check(data: &[u8]) {
     }
     assert!(header.is_ok() || (lax.is_err() && strict.is_err()), "it was accepted without the header of a component");
 
-    let Ok(signed) = Signed::read(data) else {
+    let Ok(signed) = SignedFile::read(data) else {
         assert!(strict.is_err(), "it was accepted unparsed");
         return;
     };
@@ -72,7 +72,7 @@ pub fn check(data: &[u8]) {
     for (index, signature) in signed.signatures.iter().enumerate() {
         assert!(signed.signatures.iter().take(index).all(|other| other.key != signature.key), "a key signs twice");
     }
-    let bare = Signed::read(signed.component).expect("a component without its signatures is readable");
+    let bare = SignedFile::read(signed.component).expect("a component without its signatures is readable");
     assert!(bare.component == signed.component && bare.signatures.is_empty());
 
     // An independent statement of the rule: an accepted key signed this digest, and no broken signature is accepted.
@@ -88,12 +88,12 @@ pub fn check(data: &[u8]) {
 }
 
 /// Signs a component, and alters it afterwards.
-fn check_signing(signed: &Signed<'_>, runs: bool) {
+fn check_signing(signed: &SignedFile<'_>, runs: bool) {
     let keys = Keys::get();
     let digest = ComponentDigest::of(signed.component);
     let signatures = [&keys.other, &keys.trusted].map(|key| Signature::sign(key, digest, NOW));
-    let file = Signed { component: signed.component, signatures: signatures.to_vec() }.write();
-    let again = Signed::read(&file).expect("the signed file is readable");
+    let file = SignedFile { component: signed.component, signatures: signatures.to_vec() }.write();
+    let again = SignedFile::read(&file).expect("the signed file is readable");
     assert!(again.component == signed.component && again.signatures == signatures);
     assert_eq!(ComponentDigest::of(again.component), digest, "signing changed the signed component");
     if !runs {
@@ -104,7 +104,7 @@ fn check_signing(signed: &Signed<'_>, runs: bool) {
 
     // The altered byte depends on the component alone. Signatures of untrusted keys may be altered, because they are
     // not checked.
-    let file = Signed { component: signed.component, signatures: signatures[1..].to_vec() }.write();
+    let file = SignedFile { component: signed.component, signatures: signatures[1..].to_vec() }.write();
     let sum = file.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     let mut altered = file.clone();
     altered[sum % file.len()] ^= 1 << (sum / file.len() % 8);

@@ -14,7 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::terminal::Terminal;
 use crate::clock::{Clock, Timestamp};
 use crate::plugin::artifact::Digest;
-use crate::plugin::signature::{ComponentDigest, MAX_SIGNATURES, PrivateKey, Signature, Signed, Unreadable};
+use crate::plugin::signature::{ComponentDigest, MAX_SIGNATURES, PrivateKey, Signature, SignedFile, Unreadable};
 
 /// The largest key file or signature file, in bytes.
 const MAX_SMALL_FILE: u64 = 64 * 1024;
@@ -54,7 +54,7 @@ impl SignCommand {
         } else {
             check_others(&self.file, &signed, &signature, now)?;
             let signatures = with(signed.signatures, &signature)?;
-            let bytes = Signed { component: signed.component, signatures }.write();
+            let bytes = SignedFile { component: signed.component, signatures }.write();
             let permissions = std::fs::metadata(&self.file).map(|metadata| metadata.permissions()).ok();
             let out = self.out.unwrap_or(self.file);
             replace(&out, &bytes, permissions)?;
@@ -83,8 +83,8 @@ fn detached_path(file: &Path) -> PathBuf {
 }
 
 /// Splits a file into the component and its signatures.
-pub(super) fn read<'f>(path: &Path, file: &'f [u8]) -> Result<Signed<'f>, Failure> {
-    Signed::read(file).map_err(|error| {
+pub(super) fn read<'f>(path: &Path, file: &'f [u8]) -> Result<SignedFile<'f>, Failure> {
+    SignedFile::read(file).map_err(|error| {
         let failure = Failure::new(format!("{}: {error}", path.display()));
         match error {
             Unreadable::Preamble | Unreadable::Cut(_) => failure.next("Is the file complete?"),
@@ -126,7 +126,7 @@ fn read_key(path: &Path, terminal: &Terminal) -> Result<PrivateKey, Failure> {
 }
 
 /// Refuses a file with an invalid signature of another key, because a host would refuse it too.
-fn check_others(path: &Path, signed: &Signed<'_>, ours: &Signature, now: Timestamp) -> Result<(), Failure> {
+fn check_others(path: &Path, signed: &SignedFile<'_>, ours: &Signature, now: Timestamp) -> Result<(), Failure> {
     let component = ComponentDigest::of(signed.component);
     for other in signed.signatures.iter().filter(|other| other.key != ours.key) {
         other.check(component, now).map_err(|error| {

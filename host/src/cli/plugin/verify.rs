@@ -11,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::terminal::Terminal;
 use crate::clock::{Clock, Timestamp};
 use crate::plugin::artifact::Digest;
-use crate::plugin::signature::{Broken, ComponentDigest, Signature};
+use crate::plugin::signature::{ComponentDigest, InvalidSignature, Signature};
 use crate::public_key::TrustedKey;
 
 /// Verify the signatures of a component.
@@ -34,7 +34,7 @@ struct Checked {
     detached: bool,
     /// The trusted key of `--key`, if one matches.
     trusted: Option<TrustedKey>,
-    validity: Result<(), Broken>,
+    validity: Result<(), InvalidSignature>,
 }
 
 impl VerifyCommand {

@@ -1,7 +1,6 @@
-//! The parent's half of a compile: starts the child, hands it the component, holds it to its limits, and tells from how it
-//! ended what that means. Whatever happens, no child outlives the deploy that wanted it.
+//! The parent's side of a compile: starts the child process, sends it the component, enforces the wall-time limit, and
+//! interprets its exit. A child never outlives the deploy that started it.
 
-use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -9,39 +8,40 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use humantime::format_duration;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::MachineCode;
+use super::machine_code::MachineCode;
 use super::program::{COMMAND, OUT_OF_MEMORY, REFUSED};
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::artifact::{Digest, invalid, printable};
 
-/// Threads that compile.
+/// The number of compiler threads.
 const THREADS: &str = "2";
-/// Addresses that the allocator reserves at a time, in KiB; its usual 1 GiB would be half of the child's.
+/// The address space that the allocator reserves at a time, in KiB. Its default of 1 GiB would be half of the child's limit.
 const ARENA_KIB: &str = "32768";
-/// What is read of the child's last words.
-const SAID_BYTES: u64 = 4 * 1024;
-/// How a Rust program ends after a panic.
+/// The number of bytes that are read of the child's standard error.
+const STDERR_BYTES: u64 = 4 * 1024;
+/// The exit status of a Rust program after a panic.
 const PANICKED: i32 = 101;
-/// Last words of a child that had no more memory.
-const OUT_OF_MEMORY_WORDS: [&str; 5] = [
+/// Texts on standard error that mean that the child ran out of memory.
+const OUT_OF_MEMORY_TEXTS: [&str; 5] = [
     // The standard library, when an allocation fails.
     "memory allocation of",
-    // wasmtime and Cranelift, where they cannot pass it on (`wasmtime_internal_core::alloc::PanicOnOom`).
+    // wasmtime and Cranelift, where they cannot return an error (`wasmtime_internal_core::alloc::PanicOnOom`).
     "out-of-memory error",
-    // The system, when a mapping or a thread cannot be had.
+    // The operating system, when it refuses a mapping or a thread.
     "os error 12",
     "os error 11",
     "kind: WouldBlock",
 ];
 
-/// How components are compiled in a child.
-pub(super) struct Child {
+/// Compiles components in child processes.
+pub(super) struct ChildCompiler {
     program: PathBuf,
     memory_bytes: u64,
     cpu_time: Duration,
@@ -49,7 +49,7 @@ pub(super) struct Child {
     machine_code_bytes: u64,
 }
 
-/// What a compile used up.
+/// The limit that a compile hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
     Memory,
@@ -58,27 +58,27 @@ enum Limit {
     MachineCode,
 }
 
-/// How a child ended, and what it left.
-struct End {
+/// The exit of a child with its output.
+struct Exit {
     status: ExitStatus,
     machine_code: Vec<u8>,
-    said: String,
+    stderr: String,
 }
 
-/// What an end means.
+/// The meaning of an exit.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Compiled,
-    /// The compiler does not take the component.
+    /// The compiler rejected the component.
     Refused,
     Limit(Limit),
-    /// The component broke the compiler.
+    /// The component crashed the compiler.
     Crashed,
-    /// The child did not do its work, whatever the component.
+    /// The child failed for a reason other than the component.
     Failed,
 }
 
-impl Child {
+impl ChildCompiler {
     pub(super) fn new(program: PathBuf, limits: &config::Plugins, machine_code_bytes: u64) -> Self {
         Self {
             program,
@@ -92,7 +92,7 @@ impl Child {
     /// Compiles a component.
     ///
     /// # Errors
-    /// The compiler refuses it, it takes more than it may, or the child does not work.
+    /// The compiler rejects it, it hits a limit, or the child fails.
     pub(super) async fn compile(&self, digest: &Digest, component: Bytes) -> Result<MachineCode> {
         let mut child = self.command(component.len()).spawn().map_err(|error| {
             Error::internal(format!("the compiler {} does not start", self.program.display())).with_source(error)
@@ -102,19 +102,21 @@ impl Child {
             return Err(Error::internal("the compiler has no standard streams"));
         };
         let conversation = async {
-            // The end of standard input that is given back stays open until the child has ended: see `program`.
-            let (_open, machine_code, said) = tokio::join!(
-                hand_over(stdin, &component),
-                machine_code(stdout, self.machine_code_bytes),
-                last_words(stderr)
+            // The returned end of standard input stays open until the child has exited: see `program`.
+            let (_stdin, machine_code, stderr) = tokio::join!(
+                send_component(stdin, &component),
+                read_machine_code(stdout, self.machine_code_bytes),
+                read_stderr(stderr)
             );
             let Some(machine_code) = machine_code? else { return Ok(None) };
-            Ok::<_, io::Error>(Some(End { status: child.wait().await?, machine_code, said: said? }))
+            Ok::<_, io::Error>(Some(Exit { status: child.wait().await?, machine_code, stderr: stderr? }))
         };
         let limit = match timeout(self.wall_time, conversation).await {
-            Ok(Ok(Some(end))) => return self.judge(digest, end),
+            Ok(Ok(Some(exit))) => return self.interpret(digest, exit),
             Ok(Ok(None)) => Limit::MachineCode,
-            Ok(Err(error)) => return Err(Error::internal("the compiler cannot be heard").with_source(error)),
+            Ok(Err(error)) => {
+                return Err(Error::internal("the output of the compiler cannot be read").with_source(error));
+            }
             Err(_) => Limit::Wall,
         };
         child.kill().await.map_err(|error| Error::internal("the compiler cannot be ended").with_source(error))?;
@@ -128,7 +130,7 @@ impl Child {
             .args(["--memory-bytes", &self.memory_bytes.to_string()])
             .args(["--cpu-seconds", &self.cpu_seconds().to_string()])
             .args(["--component-bytes", &component_bytes.to_string()])
-            // The host's own holds passwords.
+            // The environment of the host contains passwords.
             .env_clear()
             .env("RAYON_NUM_THREADS", THREADS)
             .env("MIMALLOC_ARENA_RESERVE", ARENA_KIB)
@@ -139,24 +141,24 @@ impl Child {
         command
     }
 
-    /// The operating system counts whole seconds.
+    /// Returns the CPU limit in whole seconds, as the operating system counts it.
     fn cpu_seconds(&self) -> u64 {
         self.cpu_time.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)
     }
 
-    fn judge(&self, digest: &Digest, end: End) -> Result<MachineCode> {
-        // Whole, because a long path in front may put what matters beyond what is told.
-        let verdict = verdict(end.status, &end.said);
-        let said = printable(end.said.trim());
+    fn interpret(&self, digest: &Digest, exit: Exit) -> Result<MachineCode> {
+        // Uses the whole text, because a long path in front can push the reason beyond the printable part.
+        let verdict = verdict(exit.status, &exit.stderr);
+        let reason = printable(exit.stderr.trim());
         match verdict {
-            Verdict::Compiled => Ok(MachineCode(end.machine_code)),
-            Verdict::Refused => Err(invalid(format!("it does not compile: {said}"))),
+            Verdict::Compiled => Ok(MachineCode::trusted(exit.machine_code)),
+            Verdict::Refused => Err(invalid(format!("it does not compile: {reason}"))),
             Verdict::Limit(limit) => Err(self.exceeded(digest, limit)),
             Verdict::Crashed => {
-                tracing::error!(%digest, status = %end.status, said, "a component broke the compiler");
-                Err(invalid("it does not compile: it broke the compiler; the operator's log says how"))
+                tracing::error!(%digest, status = %exit.status, reason, "a component crashed the compiler");
+                Err(invalid("it does not compile: it crashed the compiler; the host's log has the details"))
             }
-            Verdict::Failed => Err(Error::internal(format!("the compiler failed ({}): {said}", end.status))),
+            Verdict::Failed => Err(Error::internal(format!("the compiler failed ({}): {reason}", exit.status))),
         }
     }
 
@@ -170,55 +172,47 @@ impl Child {
                 "more memory than plugins.compile_memory_bytes allows ({} bytes, of which the machine code may take {})",
                 self.memory_bytes, self.machine_code_bytes
             ),
-            Limit::Cpu => format!("more CPU time than plugins.compile_cpu_time allows ({})", Shown(cpu_time)),
-            Limit::Wall => format!("more time than plugins.compile_time allows ({})", Shown(self.wall_time)),
+            Limit::Cpu => format!("more CPU time than plugins.compile_cpu_time allows ({})", format_duration(cpu_time)),
+            Limit::Wall => format!("more time than plugins.compile_time allows ({})", format_duration(self.wall_time)),
         };
-        tracing::warn!(%digest, reason, "a compile was ended");
+        tracing::warn!(%digest, reason, "a compile was stopped at its limit");
         let text = format!("The file cannot be deployed: compiling it takes {reason}");
         Error::new(Kind::Invalid(Vec::new()), code::COMPILE_LIMIT, text)
     }
 }
 
-struct Shown(Duration);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
-/// A child that ends before it has read everything has said why, so a broken pipe is no failure of its own.
-async fn hand_over(mut stdin: ChildStdin, component: &Bytes) -> ChildStdin {
+/// Sends the component. A broken pipe is not an error, because a child that exits early reports the reason itself.
+async fn send_component(mut stdin: ChildStdin, component: &Bytes) -> ChildStdin {
     let _ = stdin.write_all(component).await;
     let _ = stdin.flush().await;
     stdin
 }
 
-/// None: it is more than it may be.
-async fn machine_code(stdout: ChildStdout, most: u64) -> io::Result<Option<Vec<u8>>> {
+/// Reads the machine code; `None` if it is larger than `max`.
+async fn read_machine_code(stdout: ChildStdout, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    stdout.take(most.saturating_add(1)).read_to_end(&mut bytes).await?;
-    Ok((bytes.len() as u64 <= most).then_some(bytes))
+    stdout.take(max.saturating_add(1)).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-async fn last_words(stderr: ChildStderr) -> io::Result<String> {
+async fn read_stderr(stderr: ChildStderr) -> io::Result<String> {
     let mut bytes = Vec::new();
-    stderr.take(SAID_BYTES).read_to_end(&mut bytes).await?;
+    stderr.take(STDERR_BYTES).read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn verdict(status: ExitStatus, said: &str) -> Verdict {
+fn verdict(status: ExitStatus, stderr: &str) -> Verdict {
     let is = |signal: Signal| status.signal() == Some(signal.as_raw());
-    let short = OUT_OF_MEMORY_WORDS.iter().any(|words| said.contains(words));
+    let out_of_memory = OUT_OF_MEMORY_TEXTS.iter().any(|text| stderr.contains(text));
     match status.code() {
         Some(0) => Verdict::Compiled,
         Some(status) if status == i32::from(REFUSED) => Verdict::Refused,
         Some(status) if status == i32::from(OUT_OF_MEMORY) => Verdict::Limit(Limit::Memory),
-        Some(PANICKED) | None if short => Verdict::Limit(Limit::Memory),
+        Some(PANICKED) | None if out_of_memory => Verdict::Limit(Limit::Memory),
         Some(PANICKED) => Verdict::Crashed,
         Some(_) => Verdict::Failed,
         None if is(Signal::XCPU) => Verdict::Limit(Limit::Cpu),
-        // Not by this process: by the system, which had no more memory to give.
+        // The operating system killed it, because the machine was out of memory.
         None if is(Signal::KILL) => Verdict::Limit(Limit::Memory),
         None => Verdict::Crashed,
     }
@@ -228,30 +222,30 @@ fn verdict(status: ExitStatus, said: &str) -> Verdict {
 mod tests {
     use super::*;
 
-    fn of(raw: i32, said: &str) -> Verdict {
-        verdict(ExitStatus::from_raw(raw), said)
+    fn of(raw: i32, stderr: &str) -> Verdict {
+        verdict(ExitStatus::from_raw(raw), stderr)
     }
 
-    fn exited(code: i32, said: &str) -> Verdict {
-        of(code << 8, said)
+    fn exited(code: i32, stderr: &str) -> Verdict {
+        of(code << 8, stderr)
     }
 
     #[test]
-    fn an_end_is_told_from_how_it_came() {
+    fn the_verdict_follows_from_the_exit_status_and_standard_error() {
         let allocation = "memory allocation of 38297504 bytes failed";
         let thread = "ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: WouldBlock, message: \"…\" }) }";
         assert_eq!(exited(0, ""), Verdict::Compiled);
         assert_eq!(exited(3, "unexpected end"), Verdict::Refused);
         assert_eq!(exited(3, "it has the name 'os error 12'"), Verdict::Refused);
         let within = "unhandled out-of-memory error: out of memory (failed to allocate 64 bytes)";
-        for end in [
+        for verdict in [
             exited(4, "out of memory"),
             of(6, allocation),
             of(9, ""),
             exited(PANICKED, thread),
             exited(PANICKED, within),
         ] {
-            assert_eq!(end, Verdict::Limit(Limit::Memory));
+            assert_eq!(verdict, Verdict::Limit(Limit::Memory));
         }
         assert_eq!(of(Signal::XCPU.as_raw(), ""), Verdict::Limit(Limit::Cpu));
         assert_eq!(exited(PANICKED, "index out of bounds"), Verdict::Crashed);
@@ -261,19 +255,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_in_front_hides_no_reason() {
-        let child = Child::new("wharf".into(), &config::Plugins::default(), 1);
-        let said = format!("panicked at {}map.rs:100:5:\nunhandled out-of-memory error", "registry/".repeat(50));
-        let end = End { status: ExitStatus::from_raw(PANICKED << 8), machine_code: Vec::new(), said };
-        let error = child.judge(&Digest::of(b""), end).err().unwrap();
+    fn a_long_path_does_not_hide_the_reason() {
+        let child = ChildCompiler::new("wharf".into(), &config::Plugins::default(), 1);
+        let stderr = format!("panicked at {}map.rs:100:5:\nunhandled out-of-memory error", "registry/".repeat(50));
+        let exit = Exit { status: ExitStatus::from_raw(PANICKED << 8), machine_code: Vec::new(), stderr };
+        let error = child.interpret(&Digest::of(b""), exit).err().unwrap();
         assert_eq!(*error.code(), code::COMPILE_LIMIT);
     }
 
     #[test]
-    fn parts_of_a_second_of_cpu_time_are_counted_as_whole_ones() {
+    fn the_cpu_limit_is_rounded_up_to_whole_seconds() {
         let child = |cpu_time| {
             let limits = config::Plugins { compile_cpu_time: cpu_time, ..config::Plugins::default() };
-            Child::new("wharf".into(), &limits, 1).cpu_seconds()
+            ChildCompiler::new("wharf".into(), &limits, 1).cpu_seconds()
         };
         assert_eq!([0, 1, 1000, 1001].map(|millis| child(Duration::from_millis(millis))), [1, 1, 1, 2]);
     }

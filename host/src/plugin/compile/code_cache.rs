@@ -1,8 +1,8 @@
-//! Compiled components on disk, in `compiled/` of the data directory, so that a restart compiles nothing.
+//! The code cache: compiled components on disk, in `compiled/` of the data directory, so that a restart compiles nothing.
 //!
-//! A file is loaded only if this host wrote it, for this digest and this engine: its mark is an HMAC over all three, with
-//! a key that stands beside the directory. Whatever else is found under a name of ours is reported, removed and compiled
-//! again. Nothing here is worth more than the time to compile it, so no failure of the disk is one of the deploy.
+//! A file is loaded only if this host wrote it, for this digest and this engine: its MAC is an HMAC over all three, with a
+//! key that is stored next to the directory. Any other file under one of these names is reported, removed and compiled
+//! again. A lost file costs only the time to compile it, so an error of the disk never fails a deploy.
 
 mod key;
 
@@ -15,75 +15,75 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::MachineCode;
 use super::fingerprint::Fingerprint;
+use super::machine_code::MachineCode;
 use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::plugin::artifact::Digest;
 
 const DIRECTORY: &str = "compiled";
 const EXTENSION: &str = "cwasm";
-/// Of a file that is not whole yet.
+/// The extension of a file that is still being written.
 const UNFINISHED: &str = "tmp";
 
-/// A file is magic, fingerprint, length of the machine code, mark, machine code.
+/// A file consists of magic, fingerprint, length of the machine code, MAC, machine code.
 const MAGIC: &[u8; 8] = b"wharfc\x00\x01";
 const HEADER: usize = 8 + 32 + 8 + 32;
 
-/// How much is kept; the files that were written first go first.
+/// The maximum size of the cache; the files that were written first are removed first.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// The directory.
+/// The cache directory.
 pub(super) struct CodeCache {
     directory: PathBuf,
     fingerprint: Fingerprint,
-    /// Knows the key, and nothing else yet.
-    mark: Hmac<Sha256>,
-    /// More than the compiler gives is not read.
+    /// The HMAC with the key and no data yet.
+    mac: Hmac<Sha256>,
+    /// The maximum size of machine code; a larger file is not read.
     largest: u64,
-    /// Tells temporary names apart.
+    /// Distinguishes temporary names.
     written: AtomicU64,
 }
 
 /// Why a file is not loaded.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("there is none")]
+    #[error("there is no such file")]
     Missing,
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    #[error("it is not one of Wharf's")]
+    #[error("Wharf did not write it")]
     Foreign,
     #[error("it was compiled for another engine")]
     OtherEngine,
-    #[error("it has not the length that it had")]
+    #[error("its length has changed")]
     OtherLength,
-    #[error("it is larger than compiling gives")]
+    #[error("it is larger than compiled code can be")]
     TooLarge,
-    #[error("its mark is wrong: somebody or something changed it")]
-    WrongMark,
+    #[error("its MAC is wrong, so it was changed")]
+    WrongMac,
 }
 
 impl CodeCache {
-    /// Opens or makes the directory and the key; removes what no run of this host can use any more.
+    /// Opens or creates the directory and the key. Removes files that this host can no longer use.
     pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, largest: u64, random: &Random) -> Result<Self> {
         let directory = data_dir.join(DIRECTORY);
         let failed =
-            |error: io::Error| Error::internal(format!("{} cannot be made", directory.display())).with_source(error);
+            |error: io::Error| Error::internal(format!("{} cannot be created", directory.display())).with_source(error);
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-        let mark = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;
-        let cache = Self { directory, fingerprint, mark, largest, written: AtomicU64::new(0) };
+        let mac = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;
+        let cache = Self { directory, fingerprint, mac, largest, written: AtomicU64::new(0) };
         if let Err(error) = cache.remove_stale() {
             tracing::warn!(directory = %cache.directory.display(), %error, "old compiled components were not removed");
         }
         Ok(cache)
     }
 
-    /// The machine code of a component, if it is here and as it was written.
+    /// Returns the machine code of a component, if it is cached and unchanged.
     pub(super) fn take(&self, digest: &Digest) -> Option<MachineCode> {
         match self.read(digest) {
-            Ok(bytes) => Some(MachineCode(bytes)),
+            Ok(bytes) => Some(MachineCode::trusted(bytes)),
             Err(Refusal::Missing) => None,
             Err(refusal) => {
                 self.discard(digest, &refusal.to_string());
@@ -92,19 +92,19 @@ impl CodeCache {
         }
     }
 
-    /// Keeps machine code.
+    /// Stores machine code.
     pub(super) fn put(&self, digest: &Digest, machine_code: &MachineCode) {
-        if let Err(error) = self.write(digest, &machine_code.0).and_then(|()| self.make_room()) {
-            tracing::warn!(%digest, %error, "a compiled component was not kept; the next start compiles it again");
+        if let Err(error) = self.write(digest, machine_code.as_bytes()).and_then(|()| self.evict()) {
+            tracing::warn!(%digest, %error, "a compiled component was not cached; the next start compiles it again");
         }
     }
 
-    /// Removes a file and says why.
+    /// Removes a file and logs the reason.
     pub(super) fn discard(&self, digest: &Digest, reason: &str) {
         let path = self.path(digest);
-        tracing::warn!(%digest, file = %path.display(), reason, "a compiled component is not loaded but compiled again");
+        tracing::warn!(%digest, file = %path.display(), reason, "a cached component is not loaded but compiled again");
         if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(file = %path.display(), %error, "it was not removed");
+            tracing::warn!(file = %path.display(), %error, "the cached component was not removed");
         }
     }
 
@@ -117,8 +117,8 @@ impl CodeCache {
         let mut magic = [0; 8];
         let mut fingerprint = [0; 32];
         let mut length = [0; 8];
-        let mut mark = [0; 32];
-        for part in [magic.as_mut_slice(), &mut fingerprint, &mut length, &mut mark] {
+        let mut mac = [0; 32];
+        for part in [magic.as_mut_slice(), &mut fingerprint, &mut length, &mut mac] {
             file.read_exact(part).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => Refusal::OtherLength,
                 _ => Refusal::Unreadable(error),
@@ -139,11 +139,11 @@ impl CodeCache {
         }
         let mut bytes = Vec::new();
         file.take(length).read_to_end(&mut bytes)?;
-        self.mark(digest, &bytes).verify_slice(&mark).map_err(|_| Refusal::WrongMark)?;
+        self.mac(digest, &bytes).verify_slice(&mac).map_err(|_| Refusal::WrongMac)?;
         Ok(bytes)
     }
 
-    /// Whole or not at all: under its name stands only what was written to the end.
+    /// Writes a file atomically: under its final name there is only a complete file.
     fn write(&self, digest: &Digest, machine_code: &[u8]) -> io::Result<()> {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.directory.join(format!("{digest}.{number}.{UNFINISHED}"));
@@ -152,25 +152,25 @@ impl CodeCache {
             file.write_all(MAGIC)?;
             file.write_all(&self.fingerprint.0)?;
             file.write_all(&(machine_code.len() as u64).to_le_bytes())?;
-            file.write_all(&self.mark(digest, machine_code).finalize().into_bytes())?;
+            file.write_all(&self.mac(digest, machine_code).finalize().into_bytes())?;
             file.write_all(machine_code)?;
             file.sync_all()?;
             fs::rename(&unfinished, self.path(digest))
         })();
         written.inspect_err(|_| {
-            // What is left is removed at the next start at the latest.
+            // A file that is left is removed at the next start.
             let _ = fs::remove_file(&unfinished);
         })
     }
 
-    fn mark(&self, digest: &Digest, machine_code: &[u8]) -> Hmac<Sha256> {
-        let mut mark = self.mark.clone();
+    fn mac(&self, digest: &Digest, machine_code: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
         // The first three have a fixed length, so no two different triples are the same bytes.
-        mark.update(MAGIC);
-        mark.update(digest.as_str().as_bytes());
-        mark.update(&self.fingerprint.0);
-        mark.update(machine_code);
-        mark
+        mac.update(MAGIC);
+        mac.update(digest.as_str().as_bytes());
+        mac.update(&self.fingerprint.0);
+        mac.update(machine_code);
+        mac
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -188,14 +188,14 @@ impl CodeCache {
             let name = name.to_string_lossy();
             let ours = [EXTENSION, UNFINISHED].iter().any(|ending| name.ends_with(&format!(".{ending}")));
             if ours && !name.ends_with(&self.ending()) {
-                tracing::info!(file = %name, "a compiled component of another engine or an unfinished one is removed");
+                tracing::info!(file = %name, "a cached component of another engine or an unfinished file is removed");
                 fs::remove_file(entry.path())?;
             }
         }
         Ok(())
     }
 
-    fn make_room(&self) -> io::Result<()> {
+    fn evict(&self) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;

@@ -1,24 +1,24 @@
-//! What an engine's machine code depends on, as bytes that can be compared and kept: wasmtime's version, the processor's
-//! features, every setting that changes what is generated.
+//! The fingerprint of an engine: everything that its machine code depends on, as bytes that can be compared and stored.
+//! That is wasmtime's version, the processor's features, and every setting that changes the generated code.
 
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of what wasmtime hashes; the standard library's hashers promise nothing from one release to the next.
+/// SHA-256 of the values that wasmtime hashes. The standard library's hashers may change from one release to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint(pub(super) [u8; 32]);
 
 impl Fingerprint {
-    /// Of `Engine::precompile_compatibility_hash`.
+    /// Computes the fingerprint of `Engine::precompile_compatibility_hash`.
     pub(super) fn of(compatibility: &impl Hash) -> Self {
         let mut hasher = Collector(Sha256::new());
         compatibility.hash(&mut hasher);
         Self(hasher.0.finalize().into())
     }
 
-    /// Enough of it to tell files apart by their names.
+    /// Returns a prefix that distinguishes file names.
     pub(super) fn short(&self) -> String {
         self.0.iter().take(8).fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
@@ -47,7 +47,7 @@ mod tests {
     use crate::plugin::engine::{self, PluginEngine};
 
     #[tokio::test]
-    async fn who_compiles_and_who_serves_agree_whatever_the_limits() {
+    async fn compiling_and_serving_engines_have_the_same_fingerprint_under_any_limits() {
         let compiling = engine::compiling().unwrap();
         let compiling = Fingerprint::of(&compiling.precompile_compatibility_hash());
         for size in [1, 64, 2_048] {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn another_setting_is_another_fingerprint() {
+    fn other_settings_have_another_fingerprint() {
         let other = wasmtime::Engine::default();
         let compiling = engine::compiling().unwrap();
         assert_ne!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Broken, ComponentDigest, Signature, Signed, Unreadable};
+use super::{ComponentDigest, InvalidSignature, Signature, SignedFile, Unreadable};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
@@ -57,14 +57,14 @@ impl VerifiedSignatures {
 impl Policy {
     fn check(&self, file: &[u8], detached: &[Signature], now: Timestamp) -> Result<VerifiedSignatures> {
         check_header(file)?;
-        let signed = match Signed::read(file) {
+        let signed = match SignedFile::read(file) {
             Ok(signed) => signed,
             // A file that is not a component has no signatures. Where none is required, the compiler reports the error better.
             Err(Unreadable::Preamble | Unreadable::Cut(_)) if !self.required && detached.is_empty() => {
                 return Ok(VerifiedSignatures::default());
             }
             Err(error @ (Unreadable::Preamble | Unreadable::Cut(_))) => return Err(invalid(error)),
-            Err(error) => return Err(broken(&format!("The file cannot be deployed: {error}"))),
+            Err(error) => return Err(altered(&format!("The file cannot be deployed: {error}"))),
         };
         let mut verified = VerifiedSignatures::default();
         let mut untrusted = Vec::new();
@@ -120,16 +120,16 @@ fn add(keys: &mut Vec<String>, key: String) {
     }
 }
 
-fn broken(text: &str) -> Error {
+fn altered(text: &str) -> Error {
     let text = format!("{text}. Deploy the file as it was signed, or have it built and signed again");
     Error::new(Kind::Invalid(Vec::new()), code::SIGNATURE_INVALID, text)
 }
 
-fn refused(trusted: &TrustedKey, error: Broken) -> Error {
+fn refused(trusted: &TrustedKey, error: InvalidSignature) -> Error {
     let text = format!("The signature of {trusted} is not valid: {error}");
     match error {
-        Broken::Future(_) => Error::forbidden(code::SIGNATURE_EXPIRED, text),
-        Broken::Component | Broken::Signature => broken(&text),
+        InvalidSignature::Future(_) => Error::forbidden(code::SIGNATURE_EXPIRED, text),
+        InvalidSignature::Component | InvalidSignature::Signature => altered(&text),
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn file(signatures: &[Signature]) -> Vec<u8> {
-        Signed { component: COMPONENT, signatures: signatures.to_vec() }.write()
+        SignedFile { component: COMPONENT, signatures: signatures.to_vec() }.write()
     }
 
     fn policy(trusted: &[&PrivateKey], required: bool) -> Policy {

@@ -1,5 +1,5 @@
-//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them. Only people who sign have one; a
-//! host never reads it.
+//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them. Only people who sign files have one;
+//! a host never reads it.
 
 use std::fmt;
 
@@ -15,41 +15,41 @@ use crate::public_key::{PublicKey, SIGNATURE_LEN};
 /// A key that signs. Wiped from memory when dropped.
 pub struct PrivateKey(SigningKey);
 
-/// A file is not a private key of Ed25519.
+/// The text is not a private key of Ed25519.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a private key of Ed25519 in PEM (PKCS#8)")]
 pub struct UnusablePrivateKey;
 
 impl PrivateKey {
-    /// A new key.
+    /// Generates a key.
     ///
     /// # Errors
-    /// The operating system has no randomness.
+    /// The operating system provides no randomness.
     pub fn generate(random: &Random) -> Result<Self> {
         Ok(Self(SigningKey::from_bytes(&random.bytes()?)))
     }
 
-    /// Reads a file's text.
+    /// Parses the text of a key file.
     ///
     /// # Errors
-    /// It is none. The error quotes nothing of it.
+    /// It is not a key. The error contains nothing of the text.
     pub fn from_pem(text: &str) -> Result<Self, UnusablePrivateKey> {
         SigningKey::from_pkcs8_pem(text).map(Self).map_err(|_| UnusablePrivateKey)
     }
 
-    /// Writes a file's text.
+    /// Returns the text of a key file.
     ///
     /// # Errors
-    /// None that can be had: every key has this form.
+    /// A defect of the host: every key has this form.
     pub fn to_pem(&self) -> Result<Secret> {
-        // Without the public half, which OpenSSL does not read.
+        // Without the public key, which OpenSSL does not read in this format.
         let key = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
         let pem = key.to_pkcs8_pem(LineEnding::LF);
-        let pem = pem.map_err(|error| Error::internal("a private key does not become PEM").with_source(error))?;
+        let pem = pem.map_err(|error| Error::internal("a private key cannot be encoded as PEM").with_source(error))?;
         Ok(Secret::new(pem.as_str()))
     }
 
-    /// What others know it by.
+    /// Returns its public key.
     pub fn public_key(&self) -> PublicKey {
         self.0.verifying_key().into()
     }

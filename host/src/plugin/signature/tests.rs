@@ -15,48 +15,48 @@ fn signed(key: &PrivateKey) -> Signature {
 }
 
 #[test]
-fn a_signature_holds_for_its_component_only() {
+fn a_signature_is_valid_for_its_component_only() {
     let signature = signed(&key());
     assert_eq!(signature.check(ComponentDigest::of(COMPONENT), NOW), Ok(()));
-    assert_eq!(signature.check(ComponentDigest::of(b"another"), NOW), Err(Broken::Component));
+    assert_eq!(signature.check(ComponentDigest::of(b"another"), NOW), Err(InvalidSignature::Component));
     assert_eq!(signature.at, Timestamp(1_800_000_000_000_000), "whole seconds");
 }
 
 #[test]
-fn everything_that_is_said_is_signed() {
+fn every_field_of_a_signature_is_signed() {
     let signature = signed(&key());
     let broken = |change: fn(&mut Signature)| {
         let mut changed = signature.clone();
         change(&mut changed);
         changed.check(ComponentDigest::of(COMPONENT), NOW)
     };
-    assert_eq!(broken(|s| s.at = s.at.minus(Duration::from_secs(1))), Err(Broken::Signature));
-    assert_eq!(broken(|s| s.key = key().public_key()), Err(Broken::Signature));
-    assert_eq!(broken(|s| s.signature[3] ^= 1), Err(Broken::Signature));
-    assert_eq!(broken(|s| s.component[3] ^= 1), Err(Broken::Component));
+    assert_eq!(broken(|s| s.at = s.at.minus(Duration::from_secs(1))), Err(InvalidSignature::Signature));
+    assert_eq!(broken(|s| s.key = key().public_key()), Err(InvalidSignature::Signature));
+    assert_eq!(broken(|s| s.signature[3] ^= 1), Err(InvalidSignature::Signature));
+    assert_eq!(broken(|s| s.component[3] ^= 1), Err(InvalidSignature::Component));
 }
 
 #[test]
-fn a_signature_for_another_purpose_is_none() {
+fn a_signature_for_another_purpose_is_not_valid() {
     let key = key();
     let mut signature = signed(&key);
     signature.signature = key.sign(&signature.statement());
-    assert_eq!(signature.check(ComponentDigest::of(COMPONENT), NOW), Err(Broken::Signature));
+    assert_eq!(signature.check(ComponentDigest::of(COMPONENT), NOW), Err(InvalidSignature::Signature));
     signature.signature = key.sign(&[b"wharf something else\0", signature.statement().as_slice()].concat());
-    assert_eq!(signature.check(ComponentDigest::of(COMPONENT), NOW), Err(Broken::Signature));
+    assert_eq!(signature.check(ComponentDigest::of(COMPONENT), NOW), Err(InvalidSignature::Signature));
 }
 
 #[test]
-fn the_future_is_refused_beyond_the_skew() {
+fn a_time_in_the_future_beyond_the_skew_is_refused() {
     let signature = signed(&key());
     let at = |now: Timestamp| signature.check(ComponentDigest::of(COMPONENT), now);
     assert_eq!(at(signature.at.minus(SKEW)), Ok(()));
     let before = signature.at.minus(SKEW).minus(Duration::from_secs(1));
-    assert_eq!(at(before), Err(Broken::Future(signature.at)));
+    assert_eq!(at(before), Err(InvalidSignature::Future(signature.at)));
 }
 
 #[test]
-fn a_key_is_kept_as_pem_and_openssl_keys_are_read() {
+fn a_key_is_written_as_pem_and_openssl_keys_are_read() {
     let key = key();
     let pem = key.to_pem().unwrap();
     assert!(pem.expose().starts_with("-----BEGIN PRIVATE KEY-----\n"));
@@ -71,7 +71,7 @@ fn a_key_is_kept_as_pem_and_openssl_keys_are_read() {
     assert!(PrivateKey::from_pem("wharf-ed25519:Gb9E").is_err());
 }
 
-/// What version 1 is: the numbers stay as they are, or released files and hosts part.
+/// The format of version 1. If these numbers changed, released files and hosts would be incompatible.
 #[test]
 fn the_format_is_frozen() {
     let openssl = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END \
@@ -89,7 +89,7 @@ fn the_format_is_frozen() {
 }
 
 #[test]
-fn lines_are_read_one_by_one() {
+fn detached_signatures_are_read_line_by_line() {
     let (one, two) = (signed(&key()), signed(&key()));
     let text = format!("{one}\r\n\n  {two}\n");
     assert_eq!(Signature::read_lines(&text).unwrap(), [one.clone(), two]);
@@ -102,7 +102,7 @@ fn lines_are_read_one_by_one() {
 }
 
 #[test]
-fn a_time_that_no_calendar_has_is_refused() {
+fn a_time_after_the_year_9999_is_refused() {
     let mut bytes = signed(&key()).to_bytes();
     for time in [u64::MAX, i64::MAX.unsigned_abs(), 253_402_300_800] {
         bytes[33..41].copy_from_slice(&time.to_be_bytes());
@@ -114,10 +114,10 @@ fn a_time_that_no_calendar_has_is_refused() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic_and_what_is_read_is_written_again(mut bytes in prop::collection::vec(any::<u8>(), 130..140), ours: bool) {
+    fn no_bytes_cause_a_panic_and_a_read_signature_is_written_back(mut bytes in prop::collection::vec(any::<u8>(), 130..140), ours: bool) {
         if ours {
             bytes[0] = VERSION;
-            // A key that is one, and a time that can be.
+            // A valid key and a valid time.
             bytes[1..33].copy_from_slice(key().public_key().as_bytes());
             bytes[33..37].fill(0);
         }
@@ -130,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text in "\\PC*", encoded in "[A-Za-z0-9_=-]{0,200}") {
+    fn no_text_causes_a_panic(text in "\\PC*", encoded in "[A-Za-z0-9_=-]{0,200}") {
         let _ = Signature::read_lines(&text);
         let _ = format!("{PREFIX}{encoded}").parse::<Signature>();
     }

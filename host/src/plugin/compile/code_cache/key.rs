@@ -1,4 +1,4 @@
-//! The key of the marks: one for each data directory, made once, for its owner only.
+//! The key of the MACs: one for each data directory, created once, readable by its owner only.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -9,11 +9,11 @@ use crate::clock::Random;
 use crate::error::{Error, Result};
 
 const FILE: &str = "compiled.key";
-/// Of a key.
+/// The length of a key.
 pub(super) const BYTES: usize = 32;
 
-/// The key of a data directory. One that cannot be trusted (another length, or others could read it) is replaced, which
-/// costs compiling everything again.
+/// Opens or creates the key of a data directory. A key that cannot be trusted (wrong length, or readable by others) is
+/// replaced, after which everything is compiled again.
 pub(super) fn open(data_dir: &Path, random: &Random) -> Result<[u8; BYTES]> {
     let path = data_dir.join(FILE);
     let failed = |error: io::Error| Error::internal(format!("{} cannot be used", path.display())).with_source(error);
@@ -21,7 +21,7 @@ pub(super) fn open(data_dir: &Path, random: &Random) -> Result<[u8; BYTES]> {
         Ok(file) => match read(file).map_err(failed)? {
             Some(key) => return Ok(key),
             None => {
-                tracing::warn!(file = %path.display(), "the key of the compiled components is damaged or others could read it; it is replaced")
+                tracing::warn!(file = %path.display(), "the key of the code cache is damaged or readable by others; it is replaced")
             }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -42,10 +42,10 @@ fn read(mut file: File) -> io::Result<Option<[u8; BYTES]>> {
     Ok(Some(key))
 }
 
-/// Under its name stands only a whole key: the data directory has one host, and a rename is all or nothing.
+/// Writes a key atomically: the data directory has only one host, and a rename is atomic.
 fn write(path: &Path, key: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension("key.tmp");
-    // One that a crash left, whoever may read it.
+    // A file that a crash left may be readable by others.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_made_once_for_its_owner_and_replaced_when_it_is_no_good() {
+    fn a_key_is_created_once_for_its_owner_and_replaced_when_it_is_damaged_or_readable() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         let open = || open(directory.path(), &Random::System).unwrap();

@@ -14,16 +14,16 @@ fn digest() -> Digest {
     Digest::of(b"a component")
 }
 
-/// A cache with one file on it, and the file.
+/// Returns a cache with one file, and the path of the file.
 fn filled(directory: &TempDir) -> (CodeCache, PathBuf) {
     let cache = cache(directory);
-    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     let path = cache.path(&digest());
     assert!(path.is_file());
     (cache, path)
 }
 
-/// The reason why what is there now is not loaded; it is gone afterwards.
+/// Returns the reason why the present file is not loaded. The file is removed afterwards.
 fn refused(cache: &CodeCache) -> String {
     let reason = cache.read(&digest()).unwrap_err().to_string();
     assert!(cache.take(&digest()).is_none());
@@ -32,19 +32,19 @@ fn refused(cache: &CodeCache) -> String {
 }
 
 #[test]
-fn what_was_put_is_taken_after_a_restart_and_is_for_its_owner_only() {
+fn machine_code_survives_a_restart_and_is_readable_by_its_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let (_, path) = filled(&directory);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
     let again = cache(&directory);
-    assert_eq!(again.take(&digest()).unwrap().0, b"machine code");
+    assert_eq!(again.take(&digest()).unwrap().as_bytes(), b"machine code");
     assert!(again.take(&Digest::of(b"another")).is_none());
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
 }
 
 #[test]
-fn a_byte_changed_anywhere_is_found() {
+fn a_change_of_any_byte_is_detected() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
@@ -60,39 +60,39 @@ fn a_byte_changed_anywhere_is_found() {
 }
 
 #[test]
-fn a_file_of_another_length_is_found() {
+fn a_change_of_the_length_is_detected() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(refused(&cache), "it has not the length that it had");
+        assert_eq!(refused(&cache), "its length has changed");
     }
     fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
-    assert_eq!(refused(&cache), "it has not the length that it had");
+    assert_eq!(refused(&cache), "its length has changed");
 }
 
 #[test]
-fn a_file_under_the_name_of_another_component_is_found() {
+fn a_file_under_the_name_of_another_component_is_detected() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
     let other = Digest::of(b"another");
     fs::rename(&path, cache.path(&other)).unwrap();
-    assert!(matches!(cache.read(&other), Err(Refusal::WrongMark)));
+    assert!(matches!(cache.read(&other), Err(Refusal::WrongMac)));
     assert!(cache.take(&other).is_none() && !cache.path(&other).exists());
 }
 
 #[test]
-fn a_file_of_another_host_is_found() {
+fn a_file_of_another_host_is_detected() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (cache, path) = filled(&directory);
     let (_, foreign) = filled(&elsewhere);
     fs::copy(foreign, path).unwrap();
-    assert_eq!(refused(&cache), "its mark is wrong: somebody or something changed it");
+    assert_eq!(refused(&cache), "its MAC is wrong, so it was changed");
 }
 
 #[test]
-fn a_file_of_another_engine_is_found_and_removed_at_the_next_start() {
+fn a_file_of_another_engine_is_detected_and_removed_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
     let open = || CodeCache::open(directory.path(), Fingerprint([8; 32]), LARGEST, &Random::System).unwrap();
@@ -104,30 +104,30 @@ fn a_file_of_another_engine_is_found_and_removed_at_the_next_start() {
     assert!(!path.exists() && !unfinished.exists() && foreign.exists());
 
     // Under the right name, with the right key.
-    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     fs::rename(cache.path(&digest()), other.path(&digest())).unwrap();
     assert_eq!(refused(&other), "it was compiled for another engine");
-    // With a header that says what it should.
-    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    // With the expected header.
+    cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     let mut bytes = fs::read(cache.path(&digest())).unwrap();
     bytes[8..40].fill(8);
     fs::write(other.path(&digest()), bytes).unwrap();
-    assert_eq!(refused(&other), "its mark is wrong: somebody or something changed it");
+    assert_eq!(refused(&other), "its MAC is wrong, so it was changed");
 }
 
 #[test]
-fn a_file_larger_than_compiling_gives_is_not_read() {
+fn a_file_above_the_maximum_size_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let cache = cache(&directory);
-    cache.put(&digest(), &MachineCode(vec![0; 1025]));
-    assert_eq!(refused(&cache), "it is larger than compiling gives");
+    cache.put(&digest(), &MachineCode::trusted(vec![0; 1025]));
+    assert_eq!(refused(&cache), "it is larger than compiled code can be");
 }
 
 #[test]
-fn a_disk_that_takes_nothing_is_no_failure() {
+fn a_disk_that_cannot_be_written_is_not_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let cache = cache(&directory);
     fs::remove_dir(&cache.directory).unwrap();
-    cache.put(&digest(), &MachineCode(b"machine code".to_vec()));
+    cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     assert!(cache.take(&digest()).is_none());
 }
