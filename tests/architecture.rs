@@ -1,11 +1,21 @@
-//! What may know what: the edges between the parts of `host/src`, read from its source.
+//! Rules about the source itself: which part may use which, which part names which crate, which files may form a
+//! circle, and how files are named. `imports` reads the source, `circles` searches the graph, `claims` and `language`
+//! read the texts.
 
-use std::collections::BTreeSet;
+mod circles;
+mod claims;
+mod generated_tables;
+mod imports;
+mod language;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use self::circles::circles;
+use self::imports::{Edges, Imports};
 use crate::support::component::workspace;
 
-/// From the top down. A part uses those below its own line, and those beside it on `services`' line.
+/// From the top down. A part uses those on the lines below its own, and those on its own line.
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
@@ -25,11 +35,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 /// Dependencies, and the only parts or files that name them.
 const OWNERS: &[(&[&str], &[&str])] = &[
     (&["axum", "tower_http"], &["http"]),
-    // The server's side of the wire, the client's, and what `wasi:http` is made of.
+    // The server's side of the wire, the client's side, and the types of `wasi:http`.
     (&["hyper", "hyper_util", "http_body_util"], &["http", "egress", "capability/http/wasi.rs"]),
     (&["tokio_rustls", "rustls_native_certs", "ipnet"], &["egress"]),
     (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_http", "wasmtime_wasi_io"], &["plugin", "capability"]),
-    (&["sqlx", "rusqlite", "libsqlite3_sys"], &["db"]),
+    (&["sqlx", "rusqlite"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
     (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
@@ -38,16 +48,59 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["clap", "ureq"], &["cli"]),
 ];
 
-/// Names that say nothing of what is inside.
-const FORBIDDEN: &[&str] =
-    &["mod", "util", "utils_mod", "helper", "helpers", "common", "misc", "types", "manager", "base", "core"];
+/// Circles between files that are allowed: the edge that closes one or more of them, and the note that explains why.
+const ALLOWED_CIRCLES: &[Circle] = &[];
 
-struct Source {
-    file: PathBuf,
-    part: String,
-    /// Without comments and without the tests inside.
-    code: String,
+/// Edges that close a circle and are to be removed: the crate's directory, from, to. The list only gets shorter.
+const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
+    // auth
+    ("host/src", "auth/session.rs", "auth.rs"),
+    ("host/src", "auth/token_cache.rs", "auth.rs"),
+    // capability
+    ("host/src", "capability/auth.rs", "capability.rs"),
+    ("host/src", "capability/cache.rs", "capability.rs"),
+    ("host/src", "capability/grant.rs", "capability.rs"),
+    ("host/src", "capability/guest.rs", "capability/http/wasi.rs"),
+    ("host/src", "capability/guest.rs", "capability/log.rs"),
+    ("host/src", "capability/guest.rs", "capability/wasi.rs"),
+    ("host/src", "capability/http.rs", "capability.rs"),
+    ("host/src", "capability/http/wasi.rs", "capability/http.rs"),
+    ("host/src", "capability/log.rs", "capability.rs"),
+    ("host/src", "capability/settings.rs", "capability.rs"),
+    ("host/src", "capability/sql.rs", "capability.rs"),
+    // config
+    ("host/src", "config/kind.rs", "config/source.rs"),
+    ("host/src", "config/reader.rs", "config/source.rs"),
+    // db
+    ("host/src", "db/plugin_data/error.rs", "db/plugin_data/value.rs"),
+    // egress
+    ("host/src", "egress/connection.rs", "egress.rs"),
+    // http
+    ("host/src", "http/resource/plugins/operations.rs", "http/resource/plugins.rs"),
+    // plugin
+    ("host/src", "plugin/compile/child.rs", "plugin/compile.rs"),
+    ("host/src", "plugin/compile/code_cache.rs", "plugin/compile.rs"),
+    // plugins/sdk
+    ("plugins/sdk/src", "sql/row.rs", "sql/value.rs"),
+    ("plugins/sdk/src", "testing/client.rs", "testing.rs"),
+];
+
+/// One entry of [`ALLOWED_CIRCLES`].
+struct Circle {
+    /// The crate's directory.
+    source: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// A file of the repository that says why the two files know each other.
+    note: &'static str,
 }
+
+/// The crates whose files form no circle: the directory and the root file.
+const CRATES: &[(&str, &str)] = &[("host/src", "lib.rs"), ("plugins/sdk/src", "lib.rs")];
+
+/// Names that do not say what is inside.
+const VAGUE: &[&str] =
+    &["mod", "util", "utils_mod", "helper", "helpers", "common", "misc", "types", "manager", "base", "core"];
 
 fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -62,58 +115,23 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn host() -> Vec<Source> {
-    let root = workspace().join("host/src");
+/// The text of each file of a crate, by its path below `src`.
+fn sources(directory: &str) -> BTreeMap<String, String> {
+    let root = workspace().join(directory);
     let mut found = Vec::new();
     files(&root, &mut found);
-    found
-        .into_iter()
-        .filter(|file| file.file_stem().unwrap() != "tests" && file.file_stem().unwrap() != "lib")
-        .map(|file| {
-            let below = file.strip_prefix(&root).unwrap();
-            let part = Path::new(below.iter().next().unwrap()).file_stem().unwrap().to_str().unwrap().to_owned();
-            let text = std::fs::read_to_string(&file).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-            let code = code.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
-            Source { file: below.to_owned(), part, code }
-        })
-        .collect()
+    assert!(found.len() > 10, "the sources of {directory} were not found");
+    let name = |file: &Path| file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    found.iter().map(|file| (name(file), std::fs::read_to_string(file).unwrap())).collect()
 }
 
-/// The words that stand right after `prefix`, also in braces: `crate::{a, b::c}`.
-fn words_after(code: &str, prefix: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut words = BTreeSet::new();
-    for (at, _) in code.match_indices(prefix) {
-        let before = code[..at].chars().next_back();
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-            continue;
-        }
-        let rest = &code[at + prefix.len()..];
-        match rest.strip_prefix('{') {
-            None => {
-                words.insert(word(rest));
-            }
-            Some(list) => {
-                let mut depth = 0;
-                let mut begins = true;
-                for (index, c) in list.char_indices() {
-                    match c {
-                        '}' if depth == 0 => break,
-                        '{' => depth += 1,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => begins = true,
-                        c if begins && depth == 0 && (c.is_alphabetic() || c == '_') => {
-                            words.insert(word(&list[index..]));
-                            begins = false;
-                        }
-                        _ => {}
-                    }
-                }
-            }
-        }
-    }
-    words
+fn host() -> Imports {
+    imports::read("lib.rs", &sources("host/src"))
+}
+
+/// The part of the host that a file belongs to: its directory below `src`, or its own name.
+fn part(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
 fn layer(part: &str) -> Option<usize> {
@@ -121,25 +139,23 @@ fn layer(part: &str) -> Option<usize> {
 }
 
 #[test]
-fn lower_parts_never_know_upper_ones() {
+fn lower_parts_never_use_upper_ones() {
     let mut wrong = BTreeSet::new();
     let mut used = BTreeSet::new();
-    for source in host() {
-        let from = layer(&source.part).unwrap_or_else(|| panic!("{} belongs to no layer", source.file.display()));
-        // The program is another crate than its library.
-        let root = if source.part == "main" { "wharf::" } else { "crate::" };
-        for part in words_after(&source.code, root) {
-            let Some(to) = layer(&part) else { continue };
-            if to >= from || part == source.part {
-                continue;
+    for file in sources("host/src").keys().filter(|file| *file != "lib.rs") {
+        assert!(layer(part(file)).is_some(), "{file} belongs to no layer");
+    }
+    for ((from, to), names) in host().edges {
+        let (above, below) = (part(&from), part(&to));
+        if above == below || layer(below) >= layer(above) {
+            continue;
+        }
+        match EXCEPTIONS.iter().find(|exception| (exception.0, exception.1) == (above, below)) {
+            Some(exception) => {
+                used.insert(exception);
             }
-            match EXCEPTIONS.iter().find(|(above, below, _)| *above == source.part && *below == part) {
-                Some(exception) => {
-                    used.insert(exception);
-                }
-                None => {
-                    wrong.insert(format!("{} uses {part}", source.file.display()));
-                }
+            None => {
+                wrong.insert(format!("{from} uses {names:?} of {to}"));
             }
         }
     }
@@ -150,20 +166,48 @@ fn lower_parts_never_know_upper_ones() {
 #[test]
 fn dependencies_are_named_only_by_the_part_that_owns_them() {
     let mut wrong = BTreeSet::new();
-    for source in host() {
+    let mut seen = BTreeSet::new();
+    for (file, external) in host().external {
         for (crates, owners) in OWNERS {
-            for name in *crates {
-                let named = source.code.match_indices(&format!("{name}::")).any(|(at, _)| {
-                    !source.code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-                });
-                let owns = |owner: &&str| **owner == source.part || source.file == Path::new(owner);
-                if named && !owners.iter().any(owns) {
-                    wrong.insert(format!("{} names {name}, which is for {}", source.file.display(), owners.join(", ")));
+            for name in crates.iter().filter(|name| external.contains(**name)) {
+                seen.insert(*name);
+                if !owners.iter().any(|owner| *owner == part(&file) || *owner == file) {
+                    wrong.insert(format!("{file} names {name}, which is for {}", owners.join(", ")));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let unused: Vec<_> = OWNERS.iter().flat_map(|(crates, _)| *crates).filter(|name| !seen.contains(*name)).collect();
+    assert!(unused.is_empty(), "nothing names {unused:?}");
+}
+
+#[test]
+fn files_form_no_circle() {
+    for (directory, root) in CRATES {
+        let mut edges = imports::read(root, &sources(directory)).edges;
+        let mut allowed = Edges::new();
+        for circle in ALLOWED_CIRCLES.iter().filter(|circle| circle.source == *directory) {
+            let note = std::fs::read_to_string(workspace().join(circle.note));
+            let note = note.unwrap_or_else(|error| panic!("{}: {error}", circle.note));
+            for file in [circle.from, circle.to] {
+                assert!(note.contains(file.trim_end_matches(".rs")), "{} does not name {file}", circle.note);
+            }
+        }
+        let explained = ALLOWED_CIRCLES.iter().map(|circle| (circle.source, circle.from, circle.to));
+        for (_, from, to) in explained.chain(OPEN_CIRCLES.iter().copied()).filter(|(of, ..)| of == directory) {
+            let edge = (from.to_owned(), to.to_owned());
+            let names = edges.remove(&edge).unwrap_or_else(|| panic!("{from} does not use {to} any more"));
+            allowed.insert(edge, names);
+        }
+        let found = circles(&edges);
+        assert!(found.is_empty(), "circles in {directory}:\n{}", found.into_iter().collect::<Vec<_>>().join("\n"));
+        for (edge, names) in allowed {
+            let mut with = edges.clone();
+            with.insert(edge.clone(), names);
+            assert!(!circles(&with).is_empty(), "{} → {} closes no circle any more", edge.0, edge.1);
+        }
+    }
 }
 
 #[test]
@@ -174,51 +218,6 @@ fn modules_have_telling_names() {
     }
     assert!(found.len() > 100, "the sources were not found");
     let vague: Vec<_> =
-        found.iter().filter(|file| FORBIDDEN.contains(&file.file_stem().unwrap().to_str().unwrap())).collect();
+        found.iter().filter(|file| VAGUE.contains(&file.file_stem().unwrap().to_str().unwrap())).collect();
     assert!(vague.is_empty(), "{vague:#?}");
-}
-
-/// Compares the table behind `<!-- generated: {name} -->` in `host/ARCHITECTURE.md` with the code, row by row. Rewrites it
-/// when `WHARF_UPDATE_DOCS` is set.
-fn check_table(name: &str, head: &str, rows: impl Iterator<Item = String>) {
-    // Two tests rewrite the same file.
-    static FILE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = FILE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let file = workspace().join("host/ARCHITECTURE.md");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let begin = format!("<!-- generated: {name} -->\n\n");
-    let at = text.find(&begin).unwrap_or_else(|| panic!("{} has no marker for {name}", file.display())) + begin.len();
-    let documented: String = text[at..].split_inclusive('\n').take_while(|line| line.starts_with('|')).collect();
-    let rule = "|---".repeat(head.matches('|').count() - 1);
-    let table: String = [head.to_owned(), format!("{rule}|")].into_iter().chain(rows).map(|row| row + "\n").collect();
-    if std::env::var_os("WHARF_UPDATE_DOCS").is_some() {
-        let end = at + documented.len();
-        std::fs::write(&file, format!("{}{table}{}", &text[..at], &text[end..])).unwrap();
-        return;
-    }
-    let differences: Vec<_> = std::iter::zip(table.lines(), documented.lines().chain(std::iter::repeat("")))
-        .filter(|(right, found)| right != found)
-        .collect();
-    assert!(
-        table == documented,
-        "the table of {name} in host/ARCHITECTURE.md is out of date; WHARF_UPDATE_DOCS=1 rewrites it. \
-         (Expected, found): {differences:#?}\n{table}"
-    );
-}
-
-#[test]
-fn the_table_of_error_codes_matches_the_code() {
-    let row = |declared: &wharf::error::code::Declaration| {
-        let statuses: Vec<String> = declared.statuses.iter().map(ToString::to_string).collect();
-        format!("| `{}` | {} | {} |", declared.code, statuses.join(", "), declared.meaning())
-    };
-    check_table("error codes", "| code | status | meaning |", wharf::error::code::ALL.iter().map(row));
-}
-
-#[test]
-fn the_table_of_status_codes_matches_the_code() {
-    let row = |rule: &wharf::http::problem::StatusRule| {
-        format!("| `{}` | {} | {} |", rule.kind, rule.status.as_u16(), rule.when)
-    };
-    check_table("status codes", "| kind | status | when |", wharf::http::problem::STATUSES.iter().map(row));
 }

@@ -1,0 +1,108 @@
+//! Holds `.github/SECURITY.md` against the tests: each test that a table names exists.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::Item;
+
+use super::files;
+use crate::support::component::workspace;
+
+/// The crates whose tests the page may name: the directory, and the names in front of its own.
+const TESTED: &[(&str, &[&str])] = &[("tests", &[]), ("host/src", &[]), ("tests/fuzz/targets", &["fuzz"])];
+
+/// The names of all modules and functions below a directory, each as `module::module::name`.
+fn names(directory: &Path, before: &[&str]) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    files(directory, &mut found);
+    let mut names = BTreeSet::new();
+    for file in found {
+        let below = file.strip_prefix(directory).unwrap().with_extension("");
+        let module = before.iter().copied().chain(below.iter().map(|part| part.to_str().unwrap()));
+        let module = module.collect::<Vec<_>>().join("::");
+        let items = syn::parse_file(&std::fs::read_to_string(&file).unwrap()).unwrap().items;
+        add(&items, &module, &mut names);
+    }
+    names
+}
+
+fn add(items: &[Item], module: &str, names: &mut BTreeSet<String>) {
+    names.insert(module.to_owned());
+    for item in items {
+        match item {
+            Item::Fn(function) => {
+                names.insert(format!("{module}::{}", function.sig.ident));
+            }
+            Item::Mod(inner) => {
+                // The unit tests of a file are named by the file.
+                let name = inner.ident.to_string();
+                let below = if name == "tests" { module.to_owned() } else { format!("{module}::{name}") };
+                if let Some((_, items)) = &inner.content {
+                    add(items, &below, names);
+                }
+            }
+            Item::Macro(invoked) => {
+                let functions = functions(invoked.mac.tokens.clone());
+                names.extend(functions.into_iter().map(|name| format!("{module}::{name}")));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Functions in the tokens of a macro, such as `proptest!`.
+fn functions(tokens: TokenStream) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut after_fn = false;
+    for token in tokens {
+        if let (true, TokenTree::Ident(name)) = (after_fn, &token) {
+            found.push(name.to_string());
+        }
+        after_fn = matches!(&token, TokenTree::Ident(word) if word == "fn");
+    }
+    found
+}
+
+/// What stands in backticks in the last column of the tables of a page.
+fn claimed(page: &str) -> Vec<&str> {
+    let rows = page.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.filter_map(|row| row.trim_end_matches(['|', ' ']).rsplit('|').next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+/// Whether a name, or the beginning of one with `…` at its end, is among `names`.
+fn exists(claim: &str, names: &BTreeSet<String>) -> bool {
+    match claim.strip_suffix('…') {
+        Some(beginning) => names.iter().any(|name| name.starts_with(beginning)),
+        None => names.contains(claim),
+    }
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let mut known = BTreeSet::new();
+    for (directory, before) in TESTED {
+        known.extend(names(&workspace().join(directory), before));
+    }
+    let page = std::fs::read_to_string(workspace().join(".github/SECURITY.md")).unwrap();
+    let claims = claimed(&page);
+    assert!(claims.len() > 20, "the tables were not found");
+    let missing: BTreeSet<_> = claims.into_iter().filter(|claim| !exists(claim, &known)).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:#?}");
+}
+
+#[test]
+fn a_claim_is_a_module_a_test_or_the_beginning_of_one() {
+    let text =
+        "fn alone() {} mod tests { fn unit() {} } proptest! { fn property(x in 0..1) {} } mod inner { fn f() {} }";
+    let mut names = BTreeSet::new();
+    add(&syn::parse_file(text).unwrap().items, "part::file", &mut names);
+    for claim in ["part::file", "part::file::alone", "part::file::unit", "part::file::prop…", "part::file::inner::f"]
+    {
+        assert!(exists(claim, &names), "{claim}");
+    }
+    assert!(!exists("part::file::gone", &names) && !exists("part::file::gone…", &names) && !exists("part", &names));
+    assert_eq!(claimed("| promise | shown by |\n|---|---|\n| `a` holds | `b::c`, `d` (unit) |\n`e`"), ["b::c", "d"]);
+}

@@ -1,0 +1,312 @@
+//! Keeps the texts of the repository in plain English where a machine can tell: no person is *he*, and no statement
+//! begins with a question word. Reads Markdown, and the comments of Rust, WIT and TOML files, in Rust files also the
+//! strings.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::component::workspace;
+
+/// Pronouns of one gender.
+const PRONOUNS: &[&str] = &["he", "his", "him", "himself"];
+
+/// A statement that begins so has a clause for its subject; a question may.
+const QUESTION_WORDS: &[&str] = &["Who", "What", "Whoever", "Whatever"];
+
+/// Files and words that are allowed there, each with the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] =
+    &[("tests/architecture/language.rs", "he", "names the words that it looks for")];
+
+/// Files with such words still in them.
+const NOT_YET: &[&str] = &[
+    ".cargo/deny.toml",
+    "Cargo.toml",
+    "host/src/cache.rs",
+    "host/src/capability.rs",
+    "host/src/capability/budget.rs",
+    "host/src/capability/cache.rs",
+    "host/src/capability/grant.rs",
+    "host/src/capability/guest.rs",
+    "host/src/capability/http.rs",
+    "host/src/capability/http/wasi.rs",
+    "host/src/capability/log.rs",
+    "host/src/capability/log/pace.rs",
+    "host/src/capability/parameter.rs",
+    "host/src/capability/sql.rs",
+    "host/src/capability/turn.rs",
+    "host/src/capability/usage.rs",
+    "host/src/config.rs",
+    "host/src/config/kind.rs",
+    "host/src/config/load.rs",
+    "host/src/config/reader.rs",
+    "host/src/config/source.rs",
+    "host/src/db/audit.rs",
+    "host/src/db/deploy.rs",
+    "host/src/db/plugin_data.rs",
+    "host/src/db/plugin_data/error.rs",
+    "host/src/db/plugin_data/fuzzing.rs",
+    "host/src/db/plugin_data/migration.rs",
+    "host/src/db/plugin_data/postgres.rs",
+    "host/src/db/plugin_data/postgres/backend.rs",
+    "host/src/db/plugin_data/postgres/disk.rs",
+    "host/src/db/plugin_data/postgres/role.rs",
+    "host/src/db/plugin_data/slots.rs",
+    "host/src/db/plugin_data/sqlite.rs",
+    "host/src/db/plugin_data/sqlite/authorizer.rs",
+    "host/src/db/plugin_data/sqlite/connection.rs",
+    "host/src/db/plugin_data/sqlite/control.rs",
+    "host/src/db/plugin_data/sqlite/failure.rs",
+    "host/src/db/plugin_data/sqlite/fuzzing.rs",
+    "host/src/db/plugin_data/sqlite/heap.rs",
+    "host/src/db/plugin_data/sqlite/plan.rs",
+    "host/src/db/plugin_data/statement.rs",
+    "host/src/db/plugin_data/statement/definition.rs",
+    "host/src/db/plugin_data/value.rs",
+    "host/src/db/release.rs",
+    "host/src/db/reset_token.rs",
+    "host/src/db/session.rs",
+    "host/src/db/user.rs",
+    "host/src/egress.rs",
+    "host/src/egress/address.rs",
+    "host/src/egress/client.rs",
+    "host/src/egress/connection.rs",
+    "host/src/egress/message.rs",
+    "host/src/egress/origin.rs",
+    "host/src/egress/trace.rs",
+    "host/src/plugin/compile.rs",
+    "host/src/plugin/compile/child.rs",
+    "host/src/plugin/compile/code_cache.rs",
+    "host/src/plugin/compile/fingerprint.rs",
+    "host/src/plugin/compile/program.rs",
+    "host/src/plugin/deploy/stages.rs",
+    "host/src/plugin/limits.rs",
+    "host/src/plugin/release.rs",
+    "host/src/plugin/signature.rs",
+    "host/src/plugin/signature/private_key.rs",
+    "host/src/plugin/signature/section.rs",
+    "host/src/plugin/signature/tests.rs",
+    "host/src/route.rs",
+    "host/src/route/finding.rs",
+    "host/src/route/operation.rs",
+    "host/src/route/scalar.rs",
+    "host/src/route/table.rs",
+    "tests/architecture.rs",
+    "tests/http/items.rs",
+];
+
+/// Piece of a file for people to read: one comment block, one string, one paragraph.
+#[derive(Debug, PartialEq, Eq)]
+struct Passage {
+    line: usize,
+    text: String,
+    /// Whether its sentences are looked at, or its words only.
+    prose: bool,
+}
+
+/// The files that the repository tracks.
+fn tracked() -> Vec<String> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output().unwrap();
+    assert!(listed.status.success(), "git lists no files: {}", String::from_utf8_lossy(&listed.stderr));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    listed.split('\0').filter(|file| !file.is_empty()).map(str::to_owned).collect()
+}
+
+/// Joins the lines of comments that follow each other.
+fn comments(text: &str, marks: &[&str]) -> Vec<Passage> {
+    let mut found: Vec<Passage> = Vec::new();
+    let mut open = false;
+    for (index, line) in text.lines().enumerate() {
+        let comment = marks.iter().find_map(|mark| line.trim_start().strip_prefix(mark));
+        match comment.map(str::trim) {
+            Some(words) => extend(&mut found, &mut open, index + 1, words),
+            None => open = false,
+        }
+    }
+    found
+}
+
+/// Paragraphs, list items, headings and table cells of a page, without its code blocks.
+fn paragraphs(text: &str) -> Vec<Passage> {
+    let mut found = Vec::new();
+    let (mut open, mut code) = (false, false);
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.starts_with("```") {
+            code = !code;
+            open = false;
+        } else if !code {
+            for cell in if line.starts_with('|') { line.split('|').collect() } else { vec![line] } {
+                open &= !line.starts_with('|');
+                extend(&mut found, &mut open, index + 1, cell.trim());
+            }
+        }
+    }
+    found
+}
+
+/// Adds a line to the passage that is open, or begins another at a blank line, a heading or the item of a list.
+fn extend(found: &mut Vec<Passage>, open: &mut bool, line: usize, words: &str) {
+    let item = words.trim_start_matches(['#', '-', '*', '>', ' ']);
+    let begins = item.len() < words.len() && !words.starts_with("**");
+    match found.last_mut() {
+        Some(passage) if *open && !begins && !words.is_empty() => {
+            passage.text.push(' ');
+            passage.text.push_str(words);
+        }
+        _ if words.is_empty() => *open = false,
+        _ => {
+            found.push(Passage { line, text: item.trim_start_matches('*').to_owned(), prose: true });
+            *open = !words.starts_with('#');
+        }
+    }
+}
+
+/// The strings of a Rust file, by a reader that knows of comments, character literals and raw strings.
+fn strings(text: &str) -> Vec<Passage> {
+    let mut found = Vec::new();
+    let bytes = text.as_bytes();
+    let (mut at, mut line) = (0, 1);
+    while let Some(&byte) = bytes.get(at) {
+        let rest = &text[at..];
+        let raw = rest.strip_prefix('r').map(|rest| rest.len() - rest.trim_start_matches('#').len());
+        let word_before = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if let Some(hashes) =
+            raw.filter(|hashes| rest[1 + hashes..].starts_with('"')).filter(|_| !word_before || bytes[at - 1] == b'b')
+        {
+            let end = format!("\"{}", "#".repeat(hashes));
+            let body = &rest[hashes + 2..];
+            let length = body.find(&end).unwrap_or(body.len());
+            found.push(Passage { line, text: body[..length].to_owned(), prose: false });
+            (hashes + 2 + length + end.len()).min(rest.len())
+        } else if byte == b'"' {
+            let mut length = 1;
+            while let Some(&next) = rest.as_bytes().get(length) {
+                length += if next == b'\\' { 2 } else { 1 };
+                if next == b'"' {
+                    break;
+                }
+            }
+            let length = length.min(rest.len());
+            let body = rest[1..length].strip_suffix('"').unwrap_or(&rest[1..length]);
+            found.push(Passage { line, text: body.to_owned(), prose: false });
+            length
+        } else if rest.starts_with("'\"'") {
+            3
+        } else if rest.starts_with("'\\") {
+            3 + rest[3..].find('\'').unwrap_or(0)
+        } else {
+            rest.chars().next().map_or(1, char::len_utf8)
+        };
+        line += rest.as_bytes()[..length].iter().filter(|byte| **byte == b'\n').count();
+        at += length;
+    }
+    found
+}
+
+fn passages(file: &str, text: &str) -> Vec<Passage> {
+    match Path::new(file).extension().and_then(|extension| extension.to_str()) {
+        Some("md") => paragraphs(text),
+        Some("rs") => {
+            let mut found = comments(text, &["//!", "///", "//"]);
+            found.extend(strings(text));
+            found
+        }
+        Some("wit") => comments(text, &["///", "//"]),
+        Some("toml") => comments(text, &["#"]),
+        _ => Vec::new(),
+    }
+}
+
+/// The passage without what stands in backticks: code is in no language.
+fn plain(text: &str) -> String {
+    text.split('`').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
+}
+
+/// Pronouns of a passage.
+fn pronouns(text: &str) -> Vec<&'static str> {
+    let plain = plain(text);
+    let words: BTreeSet<&str> = plain.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    PRONOUNS.iter().copied().filter(|word| words.contains(word)).collect()
+}
+
+/// Statements of a passage that begin with a question word, by their first words.
+fn statements(text: &str) -> Vec<String> {
+    let plain = plain(text);
+    let mut found = Vec::new();
+    let mut rest = plain.as_str();
+    while !rest.trim().is_empty() {
+        rest = rest.trim_start_matches([' ', '\n', '"', '(', '*', '_']);
+        let end = rest.match_indices(['.', '!', '?']).find(|(at, mark)| {
+            rest[at + mark.len()..]
+                .trim_start_matches(['*', ')', '"', '_'])
+                .chars()
+                .next()
+                .is_none_or(char::is_whitespace)
+        });
+        let (length, mark) = end.map_or((rest.len(), ""), |(at, mark)| (at + mark.len(), mark));
+        let first = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        if mark != "?" && QUESTION_WORDS.contains(&first) {
+            found.push(rest[..length].split_whitespace().take(6).collect::<Vec<_>>().join(" "));
+        }
+        rest = &rest[length..];
+    }
+    found
+}
+
+#[test]
+fn texts_are_in_plain_words() {
+    let mut wrong: Vec<String> = Vec::new();
+    let mut clean: BTreeSet<&str> = NOT_YET.iter().copied().collect();
+    let mut read = 0;
+    for file in tracked() {
+        // A file that was deleted and not committed yet is tracked still.
+        let Ok(text) = std::fs::read_to_string(workspace().join(&file)) else { continue };
+        for passage in passages(&file, &text) {
+            read += 1;
+            let allowed = |word: &&str| EXCEPTIONS.iter().any(|(of, allowed, _)| *of == file && allowed == word);
+            let words =
+                pronouns(&passage.text).into_iter().filter(|word| !allowed(word)).map(|word| format!("says {word:?}"));
+            let statements = if passage.prose { statements(&passage.text) } else { Vec::new() };
+            for fault in words.chain(statements.into_iter().map(|words| format!("states {words:?}"))) {
+                match NOT_YET.iter().find(|of| **of == file) {
+                    Some(file) => {
+                        clean.remove(file);
+                    }
+                    None => wrong.push(format!("{file}:{} {fault}", passage.line)),
+                }
+            }
+        }
+    }
+    assert!(read > 5_000, "only {read} passages were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(clean.is_empty(), "nothing is left to write again in {clean:?}");
+}
+
+#[test]
+fn statements_and_pronouns_are_told_from_questions_and_code() {
+    assert_eq!(pronouns("A client that he signs in, by `his` name; others, theirs. history, the"), ["he"]);
+    assert!(statements("Who may do what? Says what is so. A user who signed in. `What` is a type.").is_empty());
+    assert_eq!(statements("It is so. Who reads, gets it. What now?"), ["Who reads, gets it."]);
+    assert_eq!(statements("What a plugin answers"), ["What a plugin answers"]);
+    assert_eq!(statements("Two: what is it? (Whatever comes.)"), ["Whatever comes."]);
+    assert_eq!(statements("What does it cost: much, or little? What counts: the cost."), ["What counts: the cost."]);
+}
+
+#[test]
+fn passages_are_comments_strings_and_paragraphs() {
+    let of = |file: &str, text: &str| -> Vec<(usize, String)> {
+        passages(file, text).into_iter().map(|passage| (passage.line, passage.text)).collect()
+    };
+    let at = |line: usize, text: &str| (line, text.to_owned());
+    let code =
+        "/// One\n/// sentence.\nfn f<'a>(c: char) { '\"'; '\\''; \"a \\\"b\\\"\"; r#\"c \"d\"#; } // not read\n";
+    assert_eq!(of("a.rs", code), [at(1, "One sentence."), at(3, "a \\\"b\\\""), at(3, "c \"d")]);
+    let page = "# Head\nOne\ntwo.\n\n- item\n  goes on\n- next\n\n```\ncode\n```\n| a | b c |\n";
+    assert_eq!(
+        of("a.md", page),
+        [at(1, "Head"), at(2, "One two."), at(5, "item goes on"), at(7, "next"), at(12, "a"), at(12, "b c")]
+    );
+}
