@@ -27,7 +27,7 @@ use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
 use crate::support::postgres::{self, TestDatabase};
 use crate::support::process::{Holdings, Process, home};
-use crate::support::{Answer, Backend, Client, Component};
+use crate::support::{Backend, Client, Component, TestResponse};
 
 /// The number of attacks that run at once. It does not depend on the machine, because each attack may take gigabytes.
 /// `make attack` runs one test at a time, because each test measures things that others would disturb.
@@ -154,12 +154,12 @@ impl Arena {
         self.superuser.deploy(&component.0, "name=attacker").await.ok();
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> TestResponse {
         get_after_quarantine(&self.client, &format!("/attacker/{path}")).await
     }
 
     /// Sends the same request from the given number of clients at once.
-    async fn flood(&self, clients: usize, path: &str) -> Vec<Answer> {
+    async fn flood(&self, clients: usize, path: &str) -> Vec<TestResponse> {
         let calls = (0..clients).map(|_| {
             let (client, path) = (self.process.client(), format!("/attacker/{path}"));
             tokio::spawn(async move { get_after_quarantine(&client, &path).await })
@@ -292,7 +292,7 @@ impl Arena {
 
 /// Returns the response to a request once the circuit breaker lets it through: the attacker fails so often that it is
 /// quarantined too.
-async fn get_after_quarantine(client: &Client, path: &str) -> Answer {
+async fn get_after_quarantine(client: &Client, path: &str) -> TestResponse {
     loop {
         let response = client.get(path).await;
         if response.status != 503 || response.problem()["code"] != "plugin_quarantined" {

@@ -20,7 +20,7 @@ mod utils;
 
 use serde_json::Value;
 
-use crate::support::Answer;
+use crate::support::TestResponse;
 
 /// The members of an account, in order.
 const USER: [&str; 6] = ["email", "is_active", "is_superuser", "full_name", "id", "created_at"];
@@ -48,14 +48,14 @@ fn column<'v>(list: &'v Value, member: &str) -> Vec<&'v str> {
 
 /// Checks a 401 for missing credentials, with the challenge.
 #[track_caller]
-fn not_authenticated(response: &Answer) {
+fn not_authenticated(response: &TestResponse) {
     response.is_problem(401, "not_authenticated", "Not authenticated");
     assert_eq!(response.header("www-authenticate"), Some("Bearer"));
 }
 
 /// Checks a 401 for an invalid token, with no hint at the reason.
 #[track_caller]
-fn invalid_token(response: &Answer) {
+fn invalid_token(response: &TestResponse) {
     response.is_problem(401, "invalid_token", INVALID_TOKEN);
     assert_eq!(response.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
 }

@@ -20,7 +20,7 @@ mod statement_cancellation;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Component, TestHost};
+use crate::support::{Client, Component, TestHost, TestResponse};
 
 /// Returns the default declaration of a liar: one public route at its mount that responds with `answer`.
 pub(crate) fn declaration() -> Value {
@@ -47,7 +47,7 @@ pub(crate) async fn deploy_with_settings(
     component: &Component,
     grant: &str,
     settings: &Value,
-) -> Answer {
+) -> TestResponse {
     let settings: String = settings.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
     client.deploy(&component.0, &format!("grant={grant}&settings={settings}")).await
 }

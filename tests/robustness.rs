@@ -8,13 +8,13 @@ use proptest::test_runner::{Config, TestRunner};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Component, Setup, TestHost};
+use crate::support::{Client, Component, Setup, TestHost, TestResponse};
 
 /// Requests per property; each is one round trip.
 const CASES: u32 = 150;
 
 /// Checks the properties of every response.
-fn check_response(response: &Answer, what: &dyn std::fmt::Debug) {
+fn check_response(response: &TestResponse, what: &dyn std::fmt::Debug) {
     assert_ne!(response.status, 500, "{what:?}: {}", response.text());
     // A response to HEAD has no body, and a rejected preflight is plain text for the browser's console.
     let preflight = response.text().starts_with("Disallowed CORS ");

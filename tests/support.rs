@@ -15,7 +15,7 @@ pub(crate) mod program;
 pub(crate) mod remote;
 
 pub(crate) use backend::{Backend, both};
-pub(crate) use client::{Answer, Client};
+pub(crate) use client::{Client, TestResponse};
 pub(crate) use component::Component;
 pub(crate) use host::{Setup, TestHost};
 pub(crate) use load::Load;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, CountedBy};
 use crate::support::patience::until;
-use crate::support::{Answer, Component};
+use crate::support::{Component, TestResponse};
 
 async fn arena() -> Arena {
     let limits = "&limit=memory=48MiB&limit=concurrency=8&limit=cpu_time=20s&limit=deadline=60s&grant=log.rate=100";
@@ -17,7 +17,7 @@ fn lines(arena: &Arena, message: &str) -> usize {
     arena.process.entries().iter().filter(|entry| entry["message"] == message).count()
 }
 
-fn assert_all_rejected(responses: &[Answer], code: &str) {
+fn assert_all_rejected(responses: &[TestResponse], code: &str) {
     for response in responses {
         response.has_code(502, code);
     }

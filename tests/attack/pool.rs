@@ -3,7 +3,7 @@
 
 use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, CountedBy};
-use crate::support::Answer;
+use crate::support::TestResponse;
 
 /// The handwritten equivalent of `taint`: it fills eight mebibytes.
 const TAINT: &str = "(drop (memory.grow (i32.const 128)))
@@ -65,7 +65,7 @@ async fn many_core_instances_do_not_exhaust_the_pool() {
     arena
         .attack("two plugins with the maximum number of core instances", CountedBy::Limit("cpu_time"), async |arena| {
             let (responses, more) = tokio::join!(arena.flood(24, ""), flood_of(arena, "second", 24));
-            let responses: Vec<Answer> = responses.into_iter().chain(more).collect();
+            let responses: Vec<TestResponse> = responses.into_iter().chain(more).collect();
             let ended = responses.iter().filter(|response| response.status == 504).count();
             assert!(ended > 8, "{ended}");
             for response in responses {
@@ -146,7 +146,7 @@ async fn a_slot_used_by_another_component_is_empty() {
         .await;
 }
 
-async fn flood_of(arena: &Arena, plugin: &str, clients: usize) -> Vec<Answer> {
+async fn flood_of(arena: &Arena, plugin: &str, clients: usize) -> Vec<TestResponse> {
     let calls = (0..clients).map(|_| {
         let (client, path) = (arena.process.client(), format!("/{plugin}/"));
         async move { client.get(&path).await }

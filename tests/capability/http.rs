@@ -8,7 +8,7 @@ use wharf::egress::{Outside, Resolver};
 
 use crate::support::host::{CHAMELEON, chameleon_grants};
 use crate::support::remote::{Remote, Reply};
-use crate::support::{Answer, Client, Component, Setup, TestHost};
+use crate::support::{Client, Component, Setup, TestHost, TestResponse};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -34,7 +34,7 @@ async fn get(host: &TestHost, url: &str) -> Value {
     fetch(&host.anonymous(), &json!({ "url": url })).await
 }
 
-async fn set_parameters(host: &TestHost, parameters: &[&str]) -> Answer {
+async fn set_parameters(host: &TestHost, parameters: &[&str]) -> TestResponse {
     let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
     let path = format!("/plugins/chameleon/grants/http?{}", query.join("&"));
     host.superuser().request(Method::PUT, &path).send().await

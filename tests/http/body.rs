@@ -48,8 +48,8 @@ async fn malformed_json_is_reported_before_missing_credentials(host: &TestHost) 
     for (name, path) in ROUTES {
         eprintln!("{name} {path}");
         let send = async |text: &'static str| host.anonymous().request(method(name), path).json_text(text).send().await;
-        send("{").await.refuses(&[&format!("body.1 {JSON_ERROR}")]);
-        send("{\"a\": x}").await.refuses(&[&format!("body.6 {JSON_ERROR}")]);
+        send("{").await.has_findings(&[&format!("body.1 {JSON_ERROR}")]);
+        send("{\"a\": x}").await.has_findings(&[&format!("body.6 {JSON_ERROR}")]);
         for text in ["nonsense", "{}{}", "{'a': 1}", "{\"a\": 1,}", "[1", "\"a", "NaN", " ", "{\"a\": \"\u{1}\"}"] {
             let response = send(text).await;
             assert_eq!(response.problem()["errors"][0]["type"], "json_invalid", "{text}");
@@ -80,14 +80,14 @@ async fn missing_credentials_are_reported_before_invalid_values(host: &TestHost)
 
 async fn path_query_and_body_errors_are_reported_together_before_404(host: &TestHost) {
     const ID: &str = "path.id uuid_parsing: Input should be a valid UUID, …";
-    host.superuser().put("/items/x?skip=x", &json!({ "title": "", "description": 1 })).await.refuses(&[
+    host.superuser().put("/items/x?skip=x", &json!({ "title": "", "description": 1 })).await.has_findings(&[
         ID,
         "body.title string_too_short: String should have at least 1 character",
         "body.description string_type: Input should be a valid string",
     ]);
     let unknown = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
-    host.superuser().put(unknown, &json!({ "title": 1 })).await.refuses(&["body.title string_type: …"]);
-    host.superuser().put("/items/x", &json!([])).await.refuses(&[ID, NO_OBJECT]);
+    host.superuser().put(unknown, &json!({ "title": 1 })).await.has_findings(&["body.title string_type: …"]);
+    host.superuser().put("/items/x", &json!([])).await.has_findings(&[ID, NO_OBJECT]);
     host.superuser().put(unknown, &json!({ "title": "x" })).await.is_problem(404, "item_not_found", "Item not found");
 }
 
@@ -110,22 +110,22 @@ async fn only_json_content_types_are_parsed_as_json(host: &TestHost) {
         for kind in
             [None, Some("text/plain"), Some("text/json"), Some("application/x-www-form-urlencoded"), Some("nonsense")]
         {
-            send(kind).await.refuses(&[NO_OBJECT]);
+            send(kind).await.has_findings(&[NO_OBJECT]);
         }
     }
     // No body at all.
-    post("/items/").send().await.refuses(&[MISSING]);
-    post("/items/").header("content-type", "text/plain").send().await.refuses(&[MISSING]);
+    post("/items/").send().await.has_findings(&[MISSING]);
+    post("/items/").header("content-type", "text/plain").send().await.has_findings(&[MISSING]);
 }
 
 async fn a_body_that_is_not_an_object_is_422(host: &TestHost) {
     for (name, path) in ROUTES {
         let send = async |text: &'static str| host.superuser().request(method(name), path).json_text(text).send().await;
         for text in ["[]", "\"x\"", "1", "true", "[{}]"] {
-            send(text).await.refuses(&[NO_OBJECT]);
+            send(text).await.has_findings(&[NO_OBJECT]);
         }
         for text in ["null", "", " null "] {
-            send(text).await.refuses(&[MISSING]);
+            send(text).await.has_findings(&[MISSING]);
         }
     }
 }
@@ -133,8 +133,8 @@ async fn a_body_that_is_not_an_object_is_422(host: &TestHost) {
 async fn text_that_no_database_can_store_is_422(host: &TestHost) {
     let send =
         async |text: &'static str| host.superuser().request(Method::POST, "/items/").json_text(text).send().await;
-    send(r#"{"title": "a\u0000b"}"#).await.refuses(&["body.title value_error: …"]);
-    send(r#"{"title": "a", "description": "\u0000"}"#).await.refuses(&["body.description value_error: …"]);
+    send(r#"{"title": "a\u0000b"}"#).await.has_findings(&["body.title value_error: …"]);
+    send(r#"{"title": "a", "description": "\u0000"}"#).await.has_findings(&["body.description value_error: …"]);
     let lone = send(r#"{"title": "\ud800"}"#).await;
     assert_eq!(lone.problem()["errors"][0]["type"], "value_error");
     let me = host.superuser().request(Method::PATCH, "/users/me").json_text(r#"{"full_name": "\udc00x"}"#).send().await;
@@ -157,7 +157,7 @@ async fn a_body_above_the_limit_is_413(host: &TestHost) {
     };
     let post = |length: usize| admin.request(Method::POST, "/items/").json_text(padded(length));
     post(1000).send().await.ok();
-    let too_large = |response: crate::support::Answer| {
+    let too_large = |response: crate::support::TestResponse| {
         response.is_problem(413, "body_too_large", "Request body too large");
         assert!(response.bytes.len() < 1000);
     };

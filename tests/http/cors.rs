@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Setup, TestHost};
+use crate::support::{Setup, TestHost, TestResponse};
 
 const ORIGIN: &str = "https://shop.example";
 const METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 
-async fn preflight(host: &TestHost, path: &str, origin: &str, method: &str, headers: Option<&str>) -> Answer {
+async fn preflight(host: &TestHost, path: &str, origin: &str, method: &str, headers: Option<&str>) -> TestResponse {
     let request = host.anonymous().plain(Method::OPTIONS, path);
     let request = request.header("origin", origin).header("access-control-request-method", method);
     match headers {

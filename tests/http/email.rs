@@ -26,7 +26,7 @@ async fn a_new_account_gets_a_link_and_never_its_password(host: &TestHost) {
     assert!(mail.html.contains(r#"href="https://shop.example/reset-password?token="#), "{}", mail.html);
 
     let body = json!({ "token": mail.reset_token(), "new_password": PASSWORD });
-    host.anonymous().post("/reset-password/", &body).await.says("Password updated successfully");
+    host.anonymous().post("/reset-password/", &body).await.has_message("Password updated successfully");
     host.anonymous().sign_in("new@example.com", PASSWORD).await.ok();
     assert_eq!(host.anonymous().sign_in("new@example.com", "a first password").await.status, 400);
 }

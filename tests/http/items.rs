@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{column, invalid_token, is_stamped, members, not_authenticated, text};
 use crate::support::host::ITEMS;
-use crate::support::{Answer, Backend, Client, Component, Setup, TestHost, both};
+use crate::support::{Backend, Client, Component, Setup, TestHost, TestResponse, both};
 
 const ITEM: [&str; 5] = ["title", "description", "id", "owner_id", "created_at"];
 const UNKNOWN_ITEM: &str = "/items/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
@@ -31,12 +31,12 @@ async fn create_item(client: &Client, title: &str) -> Value {
 }
 
 #[track_caller]
-fn item_not_found(response: &Answer) {
+fn item_not_found(response: &TestResponse) {
     response.is_problem(404, "item_not_found", "Item not found");
 }
 
 #[track_caller]
-fn foreign(response: &Answer) {
+fn foreign(response: &TestResponse) {
     response.is_problem(403, "not_enough_permissions", "Not enough permissions");
 }
 
@@ -86,11 +86,11 @@ async fn items_are_listed_newest_first_and_in_pages(host: &TestHost) {
         let part = admin.get(&format!("/items/?{query}")).await.ok();
         assert_eq!((column(&part, "title"), &part["count"]), (expected.to_vec(), &json!(3)), "{query}");
     }
-    admin.get("/items/?skip=-1&limit=-1").await.refuses(&[
+    admin.get("/items/?skip=-1&limit=-1").await.has_findings(&[
         "query.skip greater_than_equal: Input should be greater than or equal to 0",
         "query.limit greater_than_equal: Input should be greater than or equal to 0",
     ]);
-    admin.get("/items/?limit=1001&skip=9223372036854775808").await.refuses(&[
+    admin.get("/items/?limit=1001&skip=9223372036854775808").await.has_findings(&[
         "query.skip int_parsing: …",
         "query.limit less_than_equal: Input should be less than or equal to 1000",
     ]);
@@ -114,7 +114,7 @@ async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     assert_eq!(admin.get(&path(&hers)).await.ok(), hers);
     let changed = admin.put(&path(&hers), &json!({ "title": "changed" })).await.ok();
     assert_eq!((&changed["title"], &changed["owner_id"]), (&json!("changed"), &hers["owner_id"]));
-    admin.delete(&path(&hers)).await.says("Item deleted successfully");
+    admin.delete(&path(&hers)).await.has_message("Item deleted successfully");
     item_not_found(&jane.get(&path(&hers)).await);
     not_authenticated(&host.anonymous().get("/items/").await);
     not_authenticated(&host.anonymous().post("/items/", &json!({ "title": "x" })).await);
@@ -135,8 +135,8 @@ async fn an_item_is_updated_member_by_member(host: &TestHost) {
     assert_eq!(put(json!({ "description": "" })).await.ok(), expected);
     assert_eq!(admin.get(&path(&item)).await.ok(), expected);
     item_not_found(&admin.put(UNKNOWN_ITEM, &json!({})).await);
-    put(json!({ "title": null })).await.refuses(&["body.title string_type: Input should be a valid string"]);
-    put(json!({ "title": "", "description": "x".repeat(256) })).await.refuses(&[
+    put(json!({ "title": null })).await.has_findings(&["body.title string_type: Input should be a valid string"]);
+    put(json!({ "title": "", "description": "x".repeat(256) })).await.has_findings(&[
         "body.title string_too_short: String should have at least 1 character",
         "body.description string_too_long: String should have at most 255 characters",
     ]);
@@ -145,25 +145,25 @@ async fn an_item_is_updated_member_by_member(host: &TestHost) {
 async fn an_item_is_deleted_once(host: &TestHost) {
     let admin = host.superuser();
     let item = create_item(admin, "x").await;
-    admin.delete(&format!("{}/", path(&item))).await.says("Item deleted successfully");
+    admin.delete(&format!("{}/", path(&item))).await.has_message("Item deleted successfully");
     item_not_found(&admin.delete(&path(&item)).await);
     item_not_found(&admin.get(&path(&item)).await);
-    admin.delete("/items/x").await.refuses(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
-    admin.get("/items/x").await.refuses(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
+    admin.delete("/items/x").await.has_findings(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
+    admin.get("/items/x").await.has_findings(&["path.id uuid_parsing: Input should be a valid UUID, …"]);
 }
 
 async fn an_item_is_validated(host: &TestHost) {
     let post = async |body: Value| host.superuser().post("/items/", &body).await;
-    post(json!({})).await.refuses(&["body.title missing: Field required"]);
-    post(json!({ "description": 1, "title": null })).await.refuses(&[
+    post(json!({})).await.has_findings(&["body.title missing: Field required"]);
+    post(json!({ "description": 1, "title": null })).await.has_findings(&[
         "body.title string_type: Input should be a valid string",
         "body.description string_type: Input should be a valid string",
     ]);
     post(json!({ "title": "" }))
         .await
-        .refuses(&["body.title string_too_short: String should have at least 1 character"]);
+        .has_findings(&["body.title string_too_short: String should have at least 1 character"]);
     let response = post(json!({ "title": "x".repeat(256), "description": "x".repeat(256) })).await;
-    response.refuses(&[
+    response.has_findings(&[
         "body.title string_too_long: String should have at most 255 characters",
         "body.description string_too_long: String should have at most 255 characters",
     ]);

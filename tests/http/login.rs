@@ -48,7 +48,7 @@ async fn signing_in_returns_a_token_pair(host: &TestHost) {
 }
 
 async fn a_sign_in_that_fails_is_400(host: &TestHost) {
-    let refused = |response: crate::support::Answer| {
+    let refused = |response: crate::support::TestResponse| {
         response.is_problem(400, "incorrect_credentials", "Incorrect email or password");
         assert_eq!(response.header("www-authenticate"), None);
     };
@@ -72,21 +72,21 @@ async fn a_sign_in_form_is_validated_for_every_content_type(host: &TestHost) {
     const PASSWORD: &str = "body.password missing: Field required";
     let client = host.anonymous();
     let form = async |fields: &[(&str, &str)]| client.request(Method::POST, PATH).form(fields).send().await;
-    form(&[]).await.refuses(&[USERNAME, PASSWORD]);
-    form(&[("username", "a"), ("password", "")]).await.refuses(&[PASSWORD]);
-    form(&[("username", ""), ("password", "a")]).await.refuses(&[USERNAME]);
+    form(&[]).await.has_findings(&[USERNAME, PASSWORD]);
+    form(&[("username", "a"), ("password", "")]).await.has_findings(&[PASSWORD]);
+    form(&[("username", ""), ("password", "a")]).await.has_findings(&[USERNAME]);
     form(&[("username", "a"), ("password", "b"), ("grant_type", "client_credentials")])
         .await
-        .refuses(&["body.grant_type string_pattern_mismatch: String should match pattern '^password$'"]);
-    form(&[("username", "a\0"), ("password", "b")]).await.refuses(&["body.username value_error: …"]);
-    client.post(PATH, &json!({ "username": "a", "password": "b" })).await.refuses(&[USERNAME, PASSWORD]);
-    client.request(Method::POST, PATH).send().await.refuses(&[USERNAME, PASSWORD]);
+        .has_findings(&["body.grant_type string_pattern_mismatch: String should match pattern '^password$'"]);
+    form(&[("username", "a\0"), ("password", "b")]).await.has_findings(&["body.username value_error: …"]);
+    client.post(PATH, &json!({ "username": "a", "password": "b" })).await.has_findings(&[USERNAME, PASSWORD]);
+    client.request(Method::POST, PATH).send().await.has_findings(&[USERNAME, PASSWORD]);
     client
         .request(Method::POST, PATH)
         .multipart(Form::new().text("x", "y"))
         .send()
         .await
-        .refuses(&[USERNAME, PASSWORD]);
+        .has_findings(&[USERNAME, PASSWORD]);
 }
 
 async fn a_multipart_form_that_cannot_be_read_is_400(host: &TestHost) {
@@ -127,7 +127,7 @@ async fn signing_out_ends_the_session_at_once(host: &TestHost) {
     let client = host.anonymous().with_token(text(&tokens, "access_token"));
     client.get("/users/me").await.ok();
     let logout = || client.request(Method::POST, "/login/logout");
-    logout().send().await.says("Logged out successfully");
+    logout().send().await.has_message("Logged out successfully");
     invalid_token(&client.get("/users/me").await);
     invalid_token(&logout().send().await);
     let refresh = json!({ "refresh_token": tokens["refresh_token"] });
@@ -158,11 +158,11 @@ async fn a_refresh_replaces_both_tokens(host: &TestHost) {
     for token in ["", "garbage", text(&first, "access_token")] {
         invalid_token(&refresh(token).await);
     }
-    client.post("/login/refresh-token", &json!({})).await.refuses(&["body.refresh_token missing: Field required"]);
+    client.post("/login/refresh-token", &json!({})).await.has_findings(&["body.refresh_token missing: Field required"]);
     client
         .post("/login/refresh-token", &json!({ "refresh_token": 1 }))
         .await
-        .refuses(&["body.refresh_token string_type: Input should be a valid string"]);
+        .has_findings(&["body.refresh_token string_type: Input should be a valid string"]);
 }
 
 async fn a_reused_refresh_token_ends_its_session(host: &TestHost) {

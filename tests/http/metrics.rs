@@ -7,13 +7,13 @@ use wharf::config::Secret;
 
 use crate::support::host::CHAMELEON;
 use crate::support::patience::until;
-use crate::support::{Answer, Client, Component, Setup, TestHost, both};
+use crate::support::{Client, Component, Setup, TestHost, TestResponse, both};
 
 both!(calls_are_counted_by_outcome, current_usage_is_reported, removed_plugins_and_releases_have_no_samples);
 
 const TOKEN: &str = "a-token-of-the-monitoring";
 
-async fn scrape(client: &Client) -> Answer {
+async fn scrape(client: &Client) -> TestResponse {
     client.plain(Method::GET, "/metrics").send().await
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{invalid_token, not_authenticated, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
-use crate::support::{Answer, TestHost, both};
+use crate::support::{TestHost, TestResponse, both};
 
 const SENT: &str = "If that email is registered, we sent a password recovery link";
 const NEW_PASSWORD: &str = "battery staple";
@@ -25,28 +25,28 @@ both! {
     a_superuser_reads_the_recovery_mail,
 }
 
-async fn recover(host: &TestHost, email: &str) -> Answer {
+async fn recover(host: &TestHost, email: &str) -> TestResponse {
     host.anonymous().request(Method::POST, &format!("/password-recovery/{email}")).send().await
 }
 
-async fn reset(host: &TestHost, token: &str, password: &str) -> Answer {
+async fn reset(host: &TestHost, token: &str, password: &str) -> TestResponse {
     host.anonymous().post("/reset-password/", &json!({ "token": token, "new_password": password })).await
 }
 
 #[track_caller]
-fn is_invalid_link(response: &Answer) {
+fn is_invalid_link(response: &TestResponse) {
     response.is_problem(400, "invalid_reset_token", "Invalid token");
 }
 
 async fn known_and_unknown_addresses_get_the_same_response(host: &TestHost) {
     for email in ["nobody@example.com", "no-address", "a%20b", "%FF", "ä", "x%2Fy@example.com"] {
-        recover(host, email).await.says(SENT);
-        recover(host, &format!("{email}/")).await.says(SENT);
+        recover(host, email).await.has_message(SENT);
+        recover(host, &format!("{email}/")).await.has_message(SENT);
     }
-    recover(host, &"x".repeat(1000)).await.says(SENT);
-    recover(host, "a%00b").await.refuses(&["path.email value_error: …"]);
+    recover(host, &"x".repeat(1000)).await.has_message(SENT);
+    recover(host, "a%00b").await.has_findings(&["path.email value_error: …"]);
     // In any case and encoding; the mail goes to the stored address.
-    recover(host, "ADMIN%40Example.com").await.says(SENT);
+    recover(host, "ADMIN%40Example.com").await.has_message(SENT);
     let mail = host.mails().take(SUPERUSER).await;
     assert_eq!(mail.subject, format!("Test & Co - Password recovery for user {SUPERUSER}"));
     // The requests before this one had no recipient.
@@ -58,10 +58,10 @@ async fn known_and_unknown_addresses_get_the_same_response(host: &TestHost) {
 
 async fn a_reset_link_works_once_and_ends_every_session(host: &TestHost) {
     let client = host.user("jane@example.com").await;
-    recover(host, "jane@example.com").await.says(SENT);
+    recover(host, "jane@example.com").await.has_message(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
     client.get("/users/me").await.ok();
-    reset(host, &token, NEW_PASSWORD).await.says("Password updated successfully");
+    reset(host, &token, NEW_PASSWORD).await.has_message("Password updated successfully");
     invalid_token(&client.get("/users/me").await);
     assert_eq!(host.anonymous().sign_in("jane@example.com", PASSWORD).await.status, 400);
     let client = host.anonymous().signed_in("jane@example.com", NEW_PASSWORD).await;
@@ -75,7 +75,7 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
     let client = host.user("jane@example.com").await;
     let mut tokens = Vec::new();
     for _ in 0..2 {
-        recover(host, "jane@example.com").await.says(SENT);
+        recover(host, "jane@example.com").await.has_message(SENT);
         tokens.push(host.mails().take("jane@example.com").await.reset_token());
     }
     let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
@@ -86,7 +86,7 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
     // A reset invalidates the other links too.
     tokens.clear();
     for _ in 0..2 {
-        recover(host, "jane@example.com").await.says(SENT);
+        recover(host, "jane@example.com").await.has_message(SENT);
         tokens.push(host.mails().take("jane@example.com").await.reset_token());
     }
     assert_ne!(tokens[0], tokens[1]);
@@ -95,7 +95,7 @@ async fn a_reset_link_becomes_invalid_when_the_password_changes(host: &TestHost)
 }
 
 async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHost) {
-    recover(host, SUPERUSER).await.says(SENT);
+    recover(host, SUPERUSER).await.has_message(SENT);
     let token = host.mails().take(SUPERUSER).await.reset_token();
     let passwords = ["one password", "two password"];
     let (one, two) = tokio::join!(reset(host, &token, passwords[0]), reset(host, &token, passwords[1]));
@@ -108,10 +108,10 @@ async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHos
 async fn a_reset_link_expires(host: &TestHost) {
     let ttl = host.config().auth.reset_token_ttl;
     assert_eq!(ttl, Duration::from_secs(48 * 3600));
-    recover(host, SUPERUSER).await.says(SENT);
+    recover(host, SUPERUSER).await.has_message(SENT);
     let early = host.mails().take(SUPERUSER).await.reset_token();
     host.clock().advance(Duration::from_secs(10));
-    recover(host, SUPERUSER).await.says(SENT);
+    recover(host, SUPERUSER).await.has_message(SENT);
     let late = host.mails().take(SUPERUSER).await.reset_token();
     host.clock().advance(ttl - Duration::from_secs(10));
     is_invalid_link(&reset(host, &early, NEW_PASSWORD).await);
@@ -123,7 +123,7 @@ async fn a_reset_link_of_an_inactive_account_is_refused(host: &TestHost) {
     let path = format!("/users/{}", text(&user, "id"));
     host.superuser().patch(&path, &json!({ "is_active": false })).await.ok();
     // The account still gets a mail.
-    recover(host, "jane@example.com").await.says(SENT);
+    recover(host, "jane@example.com").await.has_message(SENT);
     let token = host.mails().take("jane@example.com").await.reset_token();
     reset(host, &token, NEW_PASSWORD).await.is_problem(400, "inactive_user", "Inactive user");
     host.superuser().delete(&path).await.ok();
@@ -138,19 +138,19 @@ async fn a_reset_request_is_validated(host: &TestHost) {
     client
         .post("/reset-password", &json!({}))
         .await
-        .refuses(&["body.token missing: Field required", "body.new_password missing: Field required"]);
+        .has_findings(&["body.token missing: Field required", "body.new_password missing: Field required"]);
     reset(host, "x", "short")
         .await
-        .refuses(&["body.new_password string_too_short: String should have at least 8 characters"]);
-    client.post("/reset-password/", &json!({ "token": null, "new_password": "x".repeat(129) })).await.refuses(&[
+        .has_findings(&["body.new_password string_too_short: String should have at least 8 characters"]);
+    client.post("/reset-password/", &json!({ "token": null, "new_password": "x".repeat(129) })).await.has_findings(&[
         "body.token string_type: Input should be a valid string",
         "body.new_password string_too_long: String should have at most 128 characters",
     ]);
 }
 
 async fn recovery_without_mail_responds_the_same(host: &TestHost) {
-    recover(host, SUPERUSER).await.says(SENT);
-    recover(host, "nobody@example.com").await.says(SENT);
+    recover(host, SUPERUSER).await.has_message(SENT);
+    recover(host, "nobody@example.com").await.has_message(SENT);
     let body = json!({ "email": "new@example.com", "password": PASSWORD });
     host.superuser().post("/users/", &body).await.ok();
     let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=a@example.com").send().await;

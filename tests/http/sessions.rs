@@ -58,17 +58,17 @@ async fn a_session_is_ended_by_its_owner_only(host: &TestHost) {
     // Not even a superuser can end another user's session.
     host.superuser().delete(&path).await.is_problem(404, "session_not_found", "Session not found");
     first.get("/users/me").await.ok();
-    second.delete(&path).await.says("Session deleted successfully");
+    second.delete(&path).await.has_message("Session deleted successfully");
     invalid_token(&first.get("/users/me").await);
     second.get("/users/me").await.ok();
     second.delete(&path).await.is_problem(404, "session_not_found", "Session not found");
-    second.delete("/users/me/sessions/x").await.refuses(&["path.session_id uuid_parsing: …"]);
+    second.delete("/users/me/sessions/x").await.has_findings(&["path.session_id uuid_parsing: …"]);
     not_authenticated(&host.anonymous().delete(&path).await);
     // Ending the current session is the same as signing out.
     let own = second.get("/users/me/sessions").await.ok();
     second
         .delete(&format!("/users/me/sessions/{}", text(&own["data"][0], "id")))
         .await
-        .says("Session deleted successfully");
+        .has_message("Session deleted successfully");
     invalid_token(&second.get("/users/me").await);
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Setup, TestHost};
+use crate::support::{Setup, TestHost, TestResponse};
 
 const HTML: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
@@ -27,7 +27,7 @@ impl Site {
         Self { host: TestHost::sqlite(setup).await, _directory: directory }
     }
 
-    async fn ask(&self, method: Method, path: &str, accept: &str) -> Answer {
+    async fn ask(&self, method: Method, path: &str, accept: &str) -> TestResponse {
         self.host.anonymous().plain(method, path).header("accept", accept).send().await
     }
 }

@@ -124,7 +124,7 @@ async fn a_token_of_a_deleted_user_is_401(host: &TestHost) {
     let client = host.user("gone@example.com").await;
     let id = client.get("/users/me").await.ok()["id"].as_str().unwrap().to_owned();
     client.get("/items/").await.ok();
-    host.superuser().delete(&format!("/users/{id}")).await.says("User deleted successfully");
+    host.superuser().delete(&format!("/users/{id}")).await.has_message("User deleted successfully");
     invalid_token(&client.get("/users/me").await);
     invalid_token(&client.get("/items/").await);
 }
@@ -145,7 +145,7 @@ async fn an_inactive_users_token_is_403_and_stays_revoked(host: &TestHost) {
 
 async fn a_superuser_route_is_403_for_everybody_else(host: &TestHost) {
     let client = host.user("plain@example.com").await;
-    let refused = |response: crate::support::Answer| response.is_problem(403, "forbidden", PRIVILEGES);
+    let refused = |response: crate::support::TestResponse| response.is_problem(403, "forbidden", PRIVILEGES);
     // The check comes before validation.
     refused(client.get("/users/?skip=-1").await);
     refused(client.post("/users/", &json!({ "email": 1 })).await);

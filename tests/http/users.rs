@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{PRIVILEGES, USER, column, invalid_token, is_stamped, members, not_authenticated, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
-use crate::support::{Answer, TestHost, both};
+use crate::support::{TestHost, TestResponse, both};
 
 both! {
     accounts_are_listed_newest_first_and_in_pages => Setup::default().with_manual_clock(),
@@ -30,7 +30,7 @@ fn id(user: &Value) -> &str {
 }
 
 #[track_caller]
-fn email_taken(response: &Answer, status: u16, detail: &str) {
+fn email_taken(response: &TestResponse, status: u16, detail: &str) {
     response.is_problem(status, "email_taken", detail);
 }
 
@@ -82,14 +82,16 @@ async fn invalid_page_parameters_are_422(host: &TestHost) {
     let refused = async |query: &str| admin.get(&format!("/users/?{query}")).await;
     let skip = "query.skip greater_than_equal: Input should be greater than or equal to 0";
     let limit = "query.limit greater_than_equal: Input should be greater than or equal to 0";
-    refused("skip=-1").await.refuses(&[skip]);
-    refused("limit=-1&skip=-1").await.refuses(&[skip, limit]);
-    refused("limit=1001").await.refuses(&["query.limit less_than_equal: Input should be less than or equal to 1000"]);
+    refused("skip=-1").await.has_findings(&[skip]);
+    refused("limit=-1&skip=-1").await.has_findings(&[skip, limit]);
+    refused("limit=1001")
+        .await
+        .has_findings(&["query.limit less_than_equal: Input should be less than or equal to 1000"]);
     for text in ["", "x", "1.5", "0x1", "1e1", "9223372036854775808", "-9223372036854775809", "1%00"] {
         let response = refused(&format!("skip={text}")).await;
         let expected =
             if text == "1%00" { "query.skip value_error: …".to_owned() } else { format!("query.skip {NUMBER}") };
-        response.refuses(&[&expected]);
+        response.has_findings(&[&expected]);
     }
     refused("limit=1000").await.ok();
     not_authenticated(&host.anonymous().get("/users/?skip=-1").await);
@@ -131,11 +133,11 @@ async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
     const SECRET: &str = "body.password missing: Field required";
     let admin = host.superuser();
     let post = async |body: Value| admin.post("/users/", &body).await;
-    post(json!({})).await.refuses(&[EMAIL, SECRET]);
+    post(json!({})).await.has_findings(&[EMAIL, SECRET]);
     // All errors together, in the order of the schema and not of the body.
     post(json!({ "password": "short", "full_name": 1, "is_superuser": null, "is_active": null, "email": "nobody" }))
         .await
-        .refuses(&[
+        .has_findings(&[
             "body.email value_error: value is not a valid email address: An email address must have an @-sign.",
             "body.is_active bool_type: Input should be a valid boolean",
             "body.is_superuser bool_type: Input should be a valid boolean",
@@ -144,28 +146,28 @@ async fn a_new_account_is_validated_member_by_member(host: &TestHost) {
         ]);
     post(json!({ "email": null, "password": null, "is_active": "maybe", "is_superuser": [], "full_name": {} }))
         .await
-        .refuses(&[
+        .has_findings(&[
             "body.email string_type: Input should be a valid string",
             "body.is_active bool_parsing: Input should be a valid boolean, unable to interpret input",
             "body.is_superuser bool_type: Input should be a valid boolean",
             "body.full_name string_type: Input should be a valid string",
             "body.password string_type: Input should be a valid string",
         ]);
-    post(json!({ "email": 7, "password": 7, "is_active": 7 })).await.refuses(&[
+    post(json!({ "email": 7, "password": 7, "is_active": 7 })).await.has_findings(&[
         "body.email string_type: Input should be a valid string",
         "body.is_active bool_parsing: Input should be a valid boolean, unable to interpret input",
         "body.password string_type: Input should be a valid string",
     ]);
     let long = "x".repeat(129);
     let response = post(json!({ "email": "a@example.com", "password": long, "full_name": "x".repeat(256) })).await;
-    response.refuses(&[
+    response.has_findings(&[
         "body.full_name string_too_long: String should have at most 255 characters",
         "body.password string_too_long: String should have at most 128 characters",
     ]);
     assert!(!response.text().contains("xxx"), "the input is not echoed");
     post(json!({ "email": "a@example.com", "password": "12345678\0", "full_name": "a\0b" }))
         .await
-        .refuses(&["body.full_name value_error: …", "body.password value_error: …"]);
+        .has_findings(&["body.full_name value_error: …", "body.password value_error: …"]);
     // Lengths are counted in code points.
     let emoji =
         post(json!({ "email": "a@example.com", "password": "🔑".repeat(8), "full_name": "👋".repeat(255) })).await;
@@ -189,7 +191,7 @@ async fn signing_up_creates_an_ordinary_account(host: &TestHost) {
 
     let again = sign_up(json!({ "email": "NEW@example.com", "password": PASSWORD })).await;
     email_taken(&again, 400, "The user with this email already exists in the system");
-    sign_up(json!({ "password": "short" })).await.refuses(&[
+    sign_up(json!({ "password": "short" })).await.has_findings(&[
         "body.email missing: Field required",
         "body.password string_too_short: String should have at least 8 characters",
     ]);
@@ -219,7 +221,7 @@ async fn an_account_is_read_by_its_owner_and_superusers(host: &TestHost) {
     }
     host.superuser().get(&format!("/users/{UNKNOWN_ID}")).await.is_problem(404, "user_not_found", "User not found");
     for path in ["/users/signup", "/users/1", "/users/5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d1g"] {
-        client.get(path).await.refuses(&["path.user_id uuid_parsing: Input should be a valid UUID, …"]);
+        client.get(path).await.has_findings(&["path.user_id uuid_parsing: Input should be a valid UUID, …"]);
     }
     not_authenticated(&host.anonymous().get(&own).await);
 }
@@ -243,20 +245,20 @@ async fn a_superuser_changes_accounts(host: &TestHost) {
     assert_eq!(patch(json!({ "full_name": null, "is_superuser": false })).await.ok()["full_name"], Value::Null);
 
     email_taken(&patch(json!({ "email": "Other@example.com" })).await, 409, "User with this email already exists");
-    patch(json!({ "email": null, "is_active": null, "is_superuser": null, "password": null })).await.refuses(&[
+    patch(json!({ "email": null, "is_active": null, "is_superuser": null, "password": null })).await.has_findings(&[
         "body.email string_type: Input should be a valid string",
         "body.is_active bool_type: Input should be a valid boolean",
         "body.is_superuser bool_type: Input should be a valid boolean",
         "body.password string_type: Input should be a valid string",
     ]);
-    patch(json!({ "password": "short", "full_name": "x".repeat(256) })).await.refuses(&[
+    patch(json!({ "password": "short", "full_name": "x".repeat(256) })).await.has_findings(&[
         "body.full_name string_too_long: String should have at most 255 characters",
         "body.password string_too_short: String should have at least 8 characters",
     ]);
-    admin
-        .patch("/users/x", &json!({ "email": "x" }))
-        .await
-        .refuses(&["path.user_id uuid_parsing: …", "body.email value_error: value is not a valid email address: …"]);
+    admin.patch("/users/x", &json!({ "email": "x" })).await.has_findings(&[
+        "path.user_id uuid_parsing: …",
+        "body.email value_error: value is not a valid email address: …",
+    ]);
     let unknown = admin.patch(&format!("/users/{UNKNOWN_ID}"), &json!({ "password": PASSWORD })).await;
     unknown.is_problem(404, "user_not_found", "The user with this id does not exist in the system");
     let unknown = admin.patch(&format!("/users/{UNKNOWN_ID}"), &json!({ "full_name": "x" })).await;
@@ -288,13 +290,13 @@ async fn a_superuser_deletes_accounts_but_not_their_own(host: &TestHost) {
     admin.delete(&format!("/users/{}", id(&me))).await.is_problem(403, "superuser_self_deletion", own);
     admin.delete("/users/me").await.is_problem(403, "superuser_self_deletion", own);
     admin.delete(&format!("/users/{UNKNOWN_ID}")).await.is_problem(404, "user_not_found", "User not found");
-    admin.delete("/users/x").await.refuses(&["path.user_id uuid_parsing: …"]);
+    admin.delete("/users/x").await.has_findings(&["path.user_id uuid_parsing: …"]);
 
     // Another superuser can be deleted.
     let body = json!({ "email": "second@example.com", "password": PASSWORD, "is_superuser": true });
     let second = admin.post("/users/", &body).await.ok();
     let path = format!("/users/{}", id(&second));
-    admin.delete(&path).await.says("User deleted successfully");
+    admin.delete(&path).await.has_message("User deleted successfully");
     admin.delete(&path).await.is_problem(404, "user_not_found", "User not found");
     assert_eq!(host.anonymous().sign_in("second@example.com", PASSWORD).await.status, 400);
     // The address can be used again.
@@ -304,7 +306,8 @@ async fn a_superuser_deletes_accounts_but_not_their_own(host: &TestHost) {
 async fn the_last_superuser_cannot_be_removed(host: &TestHost) {
     let admin = host.superuser();
     let path = format!("/users/{}", id(&admin.get("/users/me").await.ok()));
-    let last = |response: Answer| response.is_problem(409, "last_superuser", "The last superuser cannot be removed");
+    let last =
+        |response: TestResponse| response.is_problem(409, "last_superuser", "The last superuser cannot be removed");
     last(admin.patch(&path, &json!({ "is_superuser": false })).await);
     last(admin.patch(&path, &json!({ "is_active": false })).await);
     // An inactive superuser does not count.

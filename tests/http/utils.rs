@@ -18,13 +18,13 @@ async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
         assert_eq!(response.header("content-type"), Some("application/json"));
         host.mails().take("a@example.com").await;
     }
-    post("/utils/test-email/").await.refuses(&["query.email_to missing: Field required"]);
+    post("/utils/test-email/").await.has_findings(&["query.email_to missing: Field required"]);
     post("/utils/test-email/?email_to=nobody")
         .await
-        .refuses(&["query.email_to value_error: value is not a valid email address: …"]);
+        .has_findings(&["query.email_to value_error: value is not a valid email address: …"]);
     // It is not a member of the body.
     let body = serde_json::json!({ "email_to": "a@example.com" });
-    host.superuser().post("/utils/test-email/", &body).await.refuses(&["query.email_to missing: Field required"]);
+    host.superuser().post("/utils/test-email/", &body).await.has_findings(&["query.email_to missing: Field required"]);
     let path = "/utils/test-email/?email_to=a@example.com";
     not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
 }

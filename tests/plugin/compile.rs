@@ -14,7 +14,7 @@ use wharf::plugin::Compile;
 
 use crate::support::patience::until;
 use crate::support::program::program;
-use crate::support::{Answer, Component, Setup, TestHost};
+use crate::support::{Component, Setup, TestHost, TestResponse};
 
 /// Far longer than a test takes.
 const NEVER: Duration = Duration::from_secs(600);
@@ -70,7 +70,7 @@ fn compiler_after(command: &str, directory: &Path) -> Compile {
 }
 
 /// Returns the rejection of a compile bomb. The host and a plugin must respond during the compilation and after it.
-async fn rejection_of_bomb(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> Answer {
+async fn rejection_of_bomb(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> TestResponse {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("seen");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -50,7 +50,7 @@ async fn settings_that_violate_the_schema_are_rejected_and_the_old_ones_stay() {
 #[tokio::test]
 async fn settings_that_are_not_json_are_an_invalid_parameter() {
     let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&settings=%7B")).await;
-    response.refuses(&["query.settings value_error: not JSON: …"]);
+    response.has_findings(&["query.settings value_error: not JSON: …"]);
 }
 
 #[tokio::test]

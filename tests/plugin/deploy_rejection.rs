@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::{liar, plugins};
 use crate::support::host::{CHAMELEON, chameleon_grants, offered_capabilities};
-use crate::support::{Answer, Component, Setup, TestHost};
+use crate::support::{Component, Setup, TestHost, TestResponse};
 
 /// Deploys to a host that serves a liar and hello, and checks that the rejection changed nothing.
-async fn rejection_with(setup: Setup, component: Component, query: &str) -> Answer {
+async fn rejection_with(setup: Setup, component: Component, query: &str) -> TestResponse {
     let host = TestHost::sqlite(setup).await;
     host.superuser().deploy(&liar(json!({})).0, "").await.ok();
     host.superuser().deploy(&Component::hello().0, "").await.ok();
@@ -22,7 +22,7 @@ async fn rejection_with(setup: Setup, component: Component, query: &str) -> Answ
     response
 }
 
-pub(super) async fn rejection(component: Component, query: &str) -> Answer {
+pub(super) async fn rejection(component: Component, query: &str) -> TestResponse {
     rejection_with(Setup::default(), component, query).await
 }
 
@@ -144,7 +144,7 @@ async fn missing_grants_are_all_named() {
 async fn an_unknown_grant_is_rejected_with_the_list_of_known_ones() {
     let response = rejection(Component::chameleon(), "grant=sql,root").await;
     let offered = offered_capabilities();
-    response.refuses(&[&format!("query.grant value_error: there is no capability 'root'; there are: {offered}")]);
+    response.has_findings(&[&format!("query.grant value_error: there is no capability 'root'; there are: {offered}")]);
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn a_mount_with_a_parameter_is_rejected() {
 #[tokio::test]
 async fn a_mount_that_is_not_a_path_is_an_invalid_parameter() {
     let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&mount=shop")).await;
-    response.refuses(&["query.mount value_error: a path begins with '/'"]);
+    response.has_findings(&["query.mount value_error: a path begins with '/'"]);
 }
 
 #[tokio::test]

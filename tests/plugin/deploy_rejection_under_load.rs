@@ -124,8 +124,8 @@ async fn assert_all_rejected(host: &TestHost, bad: &[HostileFile]) {
         if *stage != "compile" {
             compiled.push(job["digest"].as_str().unwrap().to_owned());
         }
-        load.goes_on().await;
-        neighbour.goes_on().await;
+        load.wait_for_progress().await;
+        neighbour.wait_for_progress().await;
     }
     load.end().await;
     neighbour.end().await;

@@ -12,7 +12,7 @@ async fn revoke(host: &TestHost, capability: &str) {
     host.superuser().delete(&format!("/plugins/chameleon/grants/{capability}")).await.ok();
 }
 
-async fn give(host: &TestHost, capability: &str) -> crate::support::Answer {
+async fn give(host: &TestHost, capability: &str) -> crate::support::TestResponse {
     host.superuser().put(&format!("/plugins/chameleon/grants/{capability}"), &json!(null)).await
 }
 

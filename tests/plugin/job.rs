@@ -31,7 +31,7 @@ fn with_table(word: &str) -> Component {
     liar(json!({ "answer": word, "migrations": migrations }))
 }
 
-async fn deploy(host: &TestHost, component: &Component, id: &str) -> crate::support::Answer {
+async fn deploy(host: &TestHost, component: &Component, id: &str) -> crate::support::TestResponse {
     host.superuser().deploy(&component.0, &format!("grant=sql&id={id}")).await
 }
 

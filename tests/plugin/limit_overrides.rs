@@ -11,7 +11,7 @@ use super::releases::operate;
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
 use crate::support::patience::until;
-use crate::support::{Answer, Component, Setup, TestHost, both};
+use crate::support::{Component, Setup, TestHost, TestResponse, both};
 
 both!(a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default, limits_belong_to_a_release);
 
@@ -20,11 +20,11 @@ async fn deploy(host: &TestHost, name: &str, limits: &str) {
     host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
 }
 
-async fn get(host: &TestHost, plugin: &str, path: &str) -> Answer {
+async fn get(host: &TestHost, plugin: &str, path: &str) -> TestResponse {
     host.anonymous().get(&format!("/{plugin}/{path}")).await
 }
 
-async fn set(host: &TestHost, limits: &[&str]) -> Answer {
+async fn set(host: &TestHost, limits: &[&str]) -> TestResponse {
     let query: Vec<String> = limits.iter().map(|limit| format!("limit={limit}")).collect();
     let path = format!("/plugins/chameleon/limits?{}", query.join("&"));
     host.superuser().request(Method::PUT, &path).send().await

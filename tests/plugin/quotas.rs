@@ -7,7 +7,7 @@ use super::plugins;
 use super::releases::operate;
 use crate::http::metrics::samples;
 use crate::support::host::{CHAMELEON, chameleon_grants, offered_capabilities};
-use crate::support::{Answer, Component, Setup, TestHost, both};
+use crate::support::{Component, Setup, TestHost, TestResponse, both};
 
 both!(
     a_quota_applies_to_one_plugin_and_may_exceed_the_hosts_default,
@@ -18,7 +18,7 @@ both!(
 const THREE_ROWS: &str = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3";
 const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n";
 
-async fn deploy(host: &TestHost, name: &str, quotas: &str) -> Answer {
+async fn deploy(host: &TestHost, name: &str, quotas: &str) -> TestResponse {
     let component = Component::chameleon();
     host.superuser().deploy(&component.0, &format!("name={name}&{CHAMELEON}&grant={quotas}")).await
 }
@@ -29,7 +29,7 @@ async fn statement_error(host: &TestHost, name: &str, sql: &str) -> Value {
     request.header("content-type", "application/octet-stream").body(sql.to_owned()).send().await.ok()["error"].clone()
 }
 
-async fn set_parameters(host: &TestHost, capability: &str, parameters: &[&str]) -> Answer {
+async fn set_parameters(host: &TestHost, capability: &str, parameters: &[&str]) -> TestResponse {
     let query: Vec<String> = parameters.iter().map(|parameter| format!("parameter={parameter}")).collect();
     let path = format!("/plugins/chameleon/grants/{capability}?{}", query.join("&"));
     host.superuser().request(Method::PUT, &path).send().await

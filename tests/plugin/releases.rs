@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::liar;
 use crate::http::metrics::samples;
 use crate::support::patience::until;
-use crate::support::{Answer, Backend, Component, Setup, TestHost, both};
+use crate::support::{Backend, Component, Setup, TestHost, TestResponse, both};
 
 both!(
     a_rollback_serves_the_earlier_release_and_survives_a_restart,
@@ -31,7 +31,7 @@ async fn response(host: &TestHost) -> String {
     host.anonymous().get("/liar").await.text()
 }
 
-pub(super) async fn operate(host: &TestHost, action: &str) -> Answer {
+pub(super) async fn operate(host: &TestHost, action: &str) -> TestResponse {
     host.superuser().request(Method::POST, &format!("/plugins/{action}")).send().await
 }
 

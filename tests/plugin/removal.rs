@@ -20,7 +20,7 @@ async fn add_note(host: &TestHost, plugin: &str) {
 async fn data_survives_a_removal(host: &TestHost) {
     host.deploy_chameleon().await;
     add_note(host, "chameleon").await;
-    host.superuser().delete("/plugins/chameleon").await.says("Plugin 'chameleon' removed");
+    host.superuser().delete("/plugins/chameleon").await.has_message("Plugin 'chameleon' removed");
     assert_eq!(plugins(host).await["count"], 0);
     host.anonymous().get("/chameleon/notes").await.is_problem(404, "plugin_removed", "Not Found");
     host.deploy_chameleon().await;
@@ -33,7 +33,7 @@ async fn deleted_data_is_gone_and_other_plugins_keep_theirs(host: &TestHost) {
     host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
     add_note(host, "chameleon").await;
     add_note(host, "twin").await;
-    host.superuser().delete("/plugins/chameleon?delete_data=true").await.says("Plugin 'chameleon' removed");
+    host.superuser().delete("/plugins/chameleon?delete_data=true").await.has_message("Plugin 'chameleon' removed");
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!([]));
     assert_eq!(host.anonymous().get("/twin/notes").await.ok(), json!(["kept"]));
@@ -64,7 +64,7 @@ async fn grants_end_with_a_removal() {
 async fn a_removed_plugin_stays_removed_after_a_restart() {
     let Some(mut host) = TestHost::start(Backend::Sqlite, Setup::default()).await else { return };
     host.superuser().deploy(&Component::hello().0, "mount=/greetings").await.ok();
-    host.superuser().delete("/plugins/hello").await.says("Plugin 'hello' removed");
+    host.superuser().delete("/plugins/hello").await.has_message("Plugin 'hello' removed");
     host.restart().await;
     host.anonymous().plain(Method::GET, "/greetings/you").send().await.has_code(404, "plugin_removed");
     host.superuser().get("/plugins/hello").await.is_problem(404, "plugin_not_found", "There is no plugin 'hello'");
@@ -85,7 +85,7 @@ async fn a_plugins_cache_is_removed_with_the_plugin() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
     host.anonymous().request(Method::PUT, "/chameleon/kept/k").body("v").send().await.ok();
-    host.superuser().delete("/plugins/chameleon").await.says("Plugin 'chameleon' removed");
+    host.superuser().delete("/plugins/chameleon").await.has_message("Plugin 'chameleon' removed");
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/kept/k").await.ok(), json!(null));
 }

@@ -19,7 +19,7 @@ pub(crate) struct Request(reqwest::RequestBuilder);
 
 /// A response with its whole body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) bytes: Vec<u8>,
@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// Signs in and returns the response.
-    pub(crate) async fn sign_in(&self, email: &str, password: &str) -> Answer {
+    pub(crate) async fn sign_in(&self, email: &str, password: &str) -> TestResponse {
         let form = [("username", email), ("password", password)];
         self.request(Method::POST, "/login/access-token").form(&form).send().await
     }
@@ -79,28 +79,28 @@ impl Client {
         })
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> TestResponse {
         self.request(Method::GET, path).send().await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> TestResponse {
         self.request(Method::POST, path).json(body).send().await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> TestResponse {
         self.request(Method::PUT, path).json(body).send().await
     }
 
-    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> TestResponse {
         self.request(Method::PATCH, path).json(body).send().await
     }
 
-    pub(crate) async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> TestResponse {
         self.request(Method::DELETE, path).send().await
     }
 
     /// Deploys a component through the operator API, with a `query` such as `grant=sql&grant=auth`.
-    pub(crate) async fn deploy(&self, component: &[u8], query: &str) -> Answer {
+    pub(crate) async fn deploy(&self, component: &[u8], query: &str) -> TestResponse {
         let request = self.request(Method::POST, &format!("/plugins/?{query}"));
         request.header("content-type", "application/wasm").body(component.to_vec()).send().await
     }
@@ -133,23 +133,23 @@ impl Request {
     }
 
     /// Sends the request and returns the response.
-    pub(crate) async fn send(self) -> Answer {
+    pub(crate) async fn send(self) -> TestResponse {
         self.try_send().await.unwrap_or_else(|error| panic!("no response: {error:?}"))
     }
 
     /// Sends the request and returns the response, or the error of the connection.
-    pub(crate) async fn try_send(self) -> reqwest::Result<Answer> {
+    pub(crate) async fn try_send(self) -> reqwest::Result<TestResponse> {
         let response = self.0.send().await?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        Ok(Answer { status, headers, bytes: response.bytes().await?.to_vec() })
+        Ok(TestResponse { status, headers, bytes: response.bytes().await?.to_vec() })
     }
 }
 
 /// The members of a problem, in order.
 const PROBLEM: [&str; 7] = ["type", "title", "status", "detail", "instance", "code", "request_id"];
 
-impl Answer {
+impl TestResponse {
     /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
@@ -177,7 +177,7 @@ impl Answer {
 
     /// Expects a 200 with this message.
     #[track_caller]
-    pub(crate) fn says(&self, message: &str) {
+    pub(crate) fn has_message(&self, message: &str) {
         assert_eq!(self.status, 200, "{}", self.text());
         assert_eq!(self.text(), serde_json::json!({ "message": message }).to_string());
     }
@@ -220,7 +220,7 @@ impl Answer {
     /// Expects a 422 with exactly these findings, each `loc type: msg` with `loc` joined by dots. An expected text that
     /// ends in `…` is a prefix.
     #[track_caller]
-    pub(crate) fn refuses(&self, expected: &[&str]) {
+    pub(crate) fn has_findings(&self, expected: &[&str]) {
         let problem = self.problem();
         assert_eq!((self.status, problem["code"].as_str()), (422, Some("validation_error")), "{problem}");
         let found: Vec<String> = problem["errors"]

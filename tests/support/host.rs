@@ -14,7 +14,7 @@ use wharf::egress::{Outside, Resolver};
 use wharf::plugin::Compile;
 
 use super::backend::Backend;
-use super::client::{Answer, Client};
+use super::client::{Client, TestResponse};
 use super::component::{Component, build_components};
 use super::mail::MailServer;
 use super::postgres::{self, TestDatabase};
@@ -259,7 +259,7 @@ impl TestHost {
     }
 
     /// Signs up and returns the response.
-    pub(crate) async fn sign_up(&self, email: &str) -> Answer {
+    pub(crate) async fn sign_up(&self, email: &str) -> TestResponse {
         self.anonymous().post("/users/signup", &json!({ "email": email, "password": PASSWORD })).await
     }
 

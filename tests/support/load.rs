@@ -40,7 +40,7 @@ impl Load {
     }
 
     /// Waits until each client could have got a response to a request that it sent from now on.
-    pub(crate) async fn goes_on(&self) {
+    pub(crate) async fn wait_for_progress(&self) {
         let seen = self.responses.load(Ordering::Relaxed);
         // Each client may have one request in flight.
         let enough = u32::try_from(2 * self.clients.len()).unwrap();

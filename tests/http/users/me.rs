@@ -37,11 +37,11 @@ async fn users_read_and_change_their_own_account(host: &TestHost) {
     assert_eq!(patch(json!({ "full_name": null })).await.ok()["full_name"], Value::Null);
 
     email_taken(&patch(json!({ "email": "OTHER@example.com" })).await, 409, "User with this email already exists");
-    patch(json!({ "email": null, "full_name": 1 })).await.refuses(&[
+    patch(json!({ "email": null, "full_name": 1 })).await.has_findings(&[
         "body.full_name string_type: Input should be a valid string",
         "body.email string_type: Input should be a valid string",
     ]);
-    patch(json!({ "email": "jane@localhost", "full_name": "x".repeat(256) })).await.refuses(&[
+    patch(json!({ "email": "jane@localhost", "full_name": "x".repeat(256) })).await.has_findings(&[
         "body.full_name string_too_long: String should have at most 255 characters",
         "body.email value_error: value is not a valid email address: …",
     ]);
@@ -53,7 +53,7 @@ async fn changing_ones_own_password_ends_every_other_session(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let other = host.anonymous().sign_in("jane@example.com", PASSWORD).await.ok();
     let body = json!({ "current_password": PASSWORD, "new_password": "battery staple", "confirm_password": "x" });
-    client.patch("/users/me/password", &body).await.says("Password updated successfully");
+    client.patch("/users/me/password", &body).await.has_message("Password updated successfully");
     client.get("/users/me").await.ok();
     invalid_token(&host.anonymous().with_token(text(&other, "access_token")).get("/users/me").await);
     let refresh = json!({ "refresh_token": other["refresh_token"] });
@@ -70,11 +70,11 @@ async fn a_new_password_is_validated(host: &TestHost) {
     change("wrong password", "wrong password").await.is_problem(400, "incorrect_password", "Incorrect password");
     let same = change(PASSWORD, PASSWORD).await;
     same.is_problem(400, "same_password", "New password cannot be the same as the current one");
-    change("short", &"x".repeat(129)).await.refuses(&[
+    change("short", &"x".repeat(129)).await.has_findings(&[
         "body.current_password string_too_short: String should have at least 8 characters",
         "body.new_password string_too_long: String should have at most 128 characters",
     ]);
-    client.patch("/users/me/password", &json!({ "new_password": null })).await.refuses(&[
+    client.patch("/users/me/password", &json!({ "new_password": null })).await.has_findings(&[
         "body.current_password missing: Field required",
         "body.new_password string_type: Input should be a valid string",
     ]);
@@ -84,7 +84,7 @@ async fn a_new_password_is_validated(host: &TestHost) {
 async fn users_delete_their_own_account(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let path = format!("/users/{}", id(&client.get("/users/me").await.ok()));
-    client.delete("/users/me").await.says("User deleted successfully");
+    client.delete("/users/me").await.has_message("User deleted successfully");
     invalid_token(&client.get("/users/me").await);
     invalid_token(&client.delete("/users/me").await);
     host.superuser().get(&path).await.is_problem(404, "user_not_found", "User not found");
