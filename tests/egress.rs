@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use wharf::clock::Random;
 use wharf::egress::{
-    Allowed, Egress, Failure, Limits, Outside, ReleaseEgress, Report, Request, Resolver, Response, Roots,
+    Allowlist, Egress, EgressEnvironment, EgressLimits, Failure, ReleaseEgress, Report, Request, Resolver, Response,
+    Roots,
 };
 use wharf::egress::{Trace, trace};
 
@@ -55,8 +56,8 @@ impl FakeDns {
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 
 /// Short enough for tests of hanging servers, long enough that a busy machine fails no other test.
-fn generous_limits() -> Limits {
-    Limits { time: Duration::from_secs(20), connect: Duration::from_secs(10), ..Limits::default() }
+fn generous_limits() -> EgressLimits {
+    EgressLimits { time: Duration::from_secs(20), connect: Duration::from_secs(10), ..EgressLimits::default() }
 }
 
 struct EgressClient {
@@ -65,9 +66,9 @@ struct EgressClient {
 }
 
 impl EgressClient {
-    fn new(names: &FakeDns, roots: Roots, hosts: &[&str], networks: &[&str], limits: Limits) -> Self {
-        let outside = Outside { resolver: names.resolver(), roots };
-        let egress = Egress::new(outside, Random::Sequence(Arc::default()));
+    fn new(names: &FakeDns, roots: Roots, hosts: &[&str], networks: &[&str], limits: EgressLimits) -> Self {
+        let environment = EgressEnvironment { resolver: names.resolver(), roots };
+        let egress = Egress::new(environment, Random::Sequence(Arc::default()));
         let release = release(&egress, hosts, networks, limits);
         Self { egress, release }
     }
@@ -77,7 +78,7 @@ impl EgressClient {
         Self::new(&FakeDns::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, generous_limits())
     }
 
-    fn within(hosts: &[&str], limits: Limits) -> Self {
+    fn within(hosts: &[&str], limits: EgressLimits) -> Self {
         Self::new(&FakeDns::default(), Roots::Only(Vec::new()), hosts, LOOPBACK, limits)
     }
 
@@ -90,10 +91,10 @@ impl EgressClient {
     }
 }
 
-fn release(egress: &Egress, hosts: &[&str], networks: &[&str], limits: Limits) -> Arc<ReleaseEgress> {
+fn release(egress: &Egress, hosts: &[&str], networks: &[&str], limits: EgressLimits) -> Arc<ReleaseEgress> {
     let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
     let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
-    Arc::new(egress.release(&"test".parse().unwrap(), Allowed { hosts, networks }, limits))
+    Arc::new(egress.release(&"test".parse().unwrap(), Allowlist { hosts, networks }, limits))
 }
 
 async fn send(release: &ReleaseEgress, request: Request) -> Result<Response, Failure> {

@@ -23,7 +23,7 @@ use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
 use crate::db::plugin_data::PluginData;
-use crate::egress::{Egress, Outside};
+use crate::egress::{Egress, EgressEnvironment};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::body_memory::BodyMemory;
@@ -45,7 +45,7 @@ pub struct Environment {
     /// The compiler of components: a child process, or this process.
     pub compile: Compile,
     /// The names and certificates of other servers.
-    pub outside: Outside,
+    pub egress: EgressEnvironment,
     /// The cost of a password hash.
     pub passwords: HashCost,
 }
@@ -87,7 +87,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, environment: Environment, stage: &mut &'static str) -> Result<Self> {
-        let Environment { clock, random, compile, at_stage, outside, passwords } = environment;
+        let Environment { clock, random, compile, at_stage, egress, passwords } = environment;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -103,7 +103,7 @@ impl App {
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 
         *stage = "loading the plugins";
-        let egress = Egress::new(outside, random.clone());
+        let egress = Egress::new(egress, random.clone());
         let boot = Boot {
             config: Arc::clone(&config),
             clock: clock.clone(),

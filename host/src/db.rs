@@ -1,9 +1,9 @@
 //! The host's own database: SQLite in the data directory, or a schema of PostgreSQL.
 //!
 //! Owns the pools, the migrations and all SQL on the host's tables (`db::user`, `db::session`, … one file per table
-//! family), and the databases of the plugins (`db::plugin_data`), which share nothing with it. Each statement is written
-//! once, with `$1` parameters, and runs on both; the `on!` macro picks the pool. Timestamps are microseconds in integers,
-//! identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). Nothing above this module names sqlx.
+//! family). The plugins' databases (`db::plugin_data`) share nothing with it. Each statement is written once, with `$1`
+//! parameters, and runs on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds.
+//! Identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
 pub mod audit;
 pub mod deploy;
@@ -14,6 +14,7 @@ pub mod release;
 pub(crate) mod reset_token;
 pub(crate) mod session;
 pub(crate) mod signing_key;
+mod sqlite_memory;
 pub(crate) mod user;
 mod value;
 
@@ -30,10 +31,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, SqlitePool};
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
 
-/// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once for each database, so
-/// queries in it must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second
-/// form also binds the statement that begins a writing transaction, for `pool.begin_with(…)`: SQLite must take its write
-/// lock first, or a transaction that reads before it writes can fail on a concurrent writer.
+/// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
+/// queries must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second form also
+/// binds `$begin`, the statement that begins a writing transaction, for `pool.begin_with(…)`: on SQLite it takes the write
+/// lock first, because a transaction that reads before it writes can fail on a concurrent writer.
 macro_rules! on {
     ($db:expr, $pool:ident => $body:expr) => {
         match $db {
@@ -56,20 +57,20 @@ macro_rules! on {
 }
 pub(crate) use on;
 
-/// The schema of the host's tables on PostgreSQL. Plugins' roles have no right to it.
+/// The schema of the host's tables on PostgreSQL. The plugins' roles have no rights to it.
 pub(crate) const HOST_SCHEMA: &str = "wharf";
 
 /// A pool of connections to the host's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Db {
-    /// The embedded default.
+    /// The embedded default, a file in the data directory.
     Sqlite(SqlitePool),
-    /// When `database.url` is set.
+    /// Used when `database.url` is set.
     Postgres(PgPool),
 }
 
 impl Db {
-    /// Connects and brings the schema up to date, under a lock so that several nodes may start at once.
+    /// Connects and migrates the schema, under a lock so that several nodes can start at the same time.
     ///
     /// # Errors
     /// The database cannot be reached within `database.timeout`, or its schema is newer than this binary.
@@ -81,11 +82,11 @@ impl Db {
     }
 
     async fn open_sqlite(config: &config::Database, file: &Path) -> Result<Self> {
-        // Before anybody uses SQLite; what this database needs is never refused.
-        plugin_data::count_memory_of_sqlite()?;
-        // It holds the signing key; SQLite gives its log the rights of the file.
+        // SQLite accepts this only before its first use. The memory of the host's database is never limited.
+        sqlite_memory::install()?;
+        // The file contains the signing key. SQLite gives its write-ahead log the permissions of the file.
         private_file(file)
-            .map_err(|error| Error::internal(format!("cannot make {}", file.display())).with_source(error))?;
+            .map_err(|error| Error::internal(format!("cannot create {}", file.display())).with_source(error))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .journal_mode(SqliteJournalMode::Wal)
@@ -112,7 +113,7 @@ impl Db {
             .acquire_timeout(config.timeout)
             .connect_with(options)
             .await?;
-        // CREATE SCHEMA IF NOT EXISTS races with itself; sqlx takes its own advisory lock only for what follows.
+        // Two concurrent CREATE SCHEMA IF NOT EXISTS can both fail; sqlx takes its own advisory lock only for migrations.
         let mut connection = pool.acquire().await?;
         sqlx::query("SELECT pg_advisory_lock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
         let created = sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {HOST_SCHEMA}")))
@@ -125,8 +126,8 @@ impl Db {
         Ok(Self::Postgres(pool))
     }
 
-    /// The statement for the database in use, for the few that cannot be written once: row locks, which SQLite neither has
-    /// nor needs (it has one writer).
+    /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor
+    /// needs (it has one writer).
     pub(crate) fn dialect(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self {
             Self::Sqlite(_) => sqlite,
@@ -134,7 +135,7 @@ impl Db {
         }
     }
 
-    /// Connections that are open, and those of them that nobody uses now.
+    /// Returns the number of open connections, and how many of these are idle.
     pub fn connections(&self) -> (usize, usize) {
         let (open, idle) = match self {
             Self::Sqlite(pool) => (pool.size(), pool.num_idle()),
@@ -143,28 +144,28 @@ impl Db {
         (usize::try_from(open).unwrap_or(usize::MAX), idle)
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
-    /// It does not, within the pool's timeout.
+    /// The database does not respond within the pool's timeout.
     pub async fn ping(&self) -> Result<()> {
         on!(self, pool => sqlx::query("SELECT 1").execute(pool).await.map(drop))?;
         Ok(())
     }
 
-    /// Closes every connection, writing what SQLite still has in its log.
+    /// Closes every connection. SQLite then writes its write-ahead log into the file.
     pub async fn close(&self) {
         on!(self, pool => pool.close().await);
     }
 }
 
-/// Makes a file that nobody else may read, if it is missing.
+/// Creates the file if it is missing, and makes it readable by this user only.
 fn private_file(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)?;
     std::fs::set_permissions(file, Permissions::from_mode(0o600))
 }
 
-/// Connection options of a `postgres://` URL; the URL may hold a password, so it is never part of the error.
+/// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains it.
 pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
     PgConnectOptions::from_str(url)
         .map(ConnectOptions::disable_statement_logging)
@@ -172,7 +173,7 @@ pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
 }
 
 fn migration_failed(error: sqlx::migrate::MigrateError) -> Error {
-    Error::internal("the host's schema could not be brought up to date").with_source(error)
+    Error::internal("the host's schema could not be migrated").with_source(error)
 }
 
 impl From<sqlx::Error> for Error {
@@ -187,7 +188,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Whether the statement failed because a unique constraint refused it.
+/// Returns whether a unique constraint refused the statement.
 pub(crate) fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }
@@ -196,7 +197,7 @@ pub(crate) fn is_duplicate(error: &sqlx::Error) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// A database of its own in a directory that goes with the first value.
+    /// Opens a new database in a directory that is removed when the first value is dropped.
     pub(crate) async fn sqlite() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&config::Database::default(), dir.path()).await.unwrap();

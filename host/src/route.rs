@@ -1,8 +1,8 @@
-//! What a route promises, without HTTP: its path template, who may call it, and the schemas its input must fit.
+//! The contract of a route, without HTTP: its path template, the callers that may use it, and the schemas of its input.
 //!
-//! The host's own routes and the plugins' are the same kind of thing here: `route::table` finds them by path,
-//! `route::operation` turns an OpenAPI operation into compiled validators, and `route::finding` words what they refuse.
-//! Never names a status code, a plugin or a handler.
+//! Treats the host's own routes and the plugins' alike: `route::table` finds them by path, `route::operation` compiles an
+//! OpenAPI operation into validators, and `route::finding` describes the input that they refuse. Never names a status code, a
+//! plugin or a handler.
 
 pub mod finding;
 pub mod operation;
@@ -14,15 +14,15 @@ pub use operation::{BodyKind, Inputs, Operation};
 pub use table::{Match, RouteTable};
 pub use template::Template;
 
-/// Who may call a route.
+/// The callers that may use a route.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// Everybody.
+    /// All callers.
     Public,
     /// Any signed-in caller.
     Authenticated,
-    /// Callers with this permission of the plugin, without the plugin's name; superusers have all.
+    /// Callers with this permission of the plugin, without the plugin's name. Superusers have all permissions.
     Permission(String),
     /// Superusers.
     Superuser,

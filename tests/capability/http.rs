@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use wharf::egress::{Outside, Resolver};
+use wharf::egress::{EgressEnvironment, Resolver};
 
 use crate::support::host::{CHAMELEON, chameleon_grants};
 use crate::support::remote::{Remote, Reply};
@@ -73,8 +73,8 @@ async fn a_plugin_reaches_only_the_servers_its_grant_names() {
 #[tokio::test]
 async fn the_operator_api_is_never_reached_by_a_plugin() {
     let resolver = Resolver::new(|_| std::future::ready(Ok(vec![[127, 0, 0, 1].into()])));
-    let outside = Outside { resolver, ..Outside::default() };
-    let host = TestHost::sqlite(Setup::default().with_outside(outside)).await;
+    let egress = EgressEnvironment { resolver, ..EgressEnvironment::default() };
+    let host = TestHost::sqlite(Setup::default().with_egress(egress)).await;
     let port = host.addr().port();
     let names = ["127.0.0.1", "wharf.example", "2130706433", "[::ffff:7f00:1]"];
     let spellings = names.map(|name| format!("http://{name}:{port}"));
@@ -82,17 +82,14 @@ async fn the_operator_api_is_never_reached_by_a_plugin() {
     deploy(&host, &["http.networks=127.0.0.0/8", &hosts[0], &hosts[1]]).await;
     for origin in &spellings {
         let response = get(&host, &format!("{origin}/healthz")).await;
-        assert_eq!(
-            response["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")",
-            "{origin}"
-        );
+        assert_eq!(response["error"], "Error::Denied(\"no grant allows requests to this host itself\")", "{origin}");
     }
     // A redirect from another server does not help either.
     let back = format!("{}/healthz", spellings[0]);
     let remote = Remote::start(move |_| Reply::to(302, &back)).await;
     deploy(&host, &["http.networks=127.0.0.0/8", &format!("http.hosts={}", remote.origin()), &hosts[0]]).await;
     let response = get(&host, &remote.url("/")).await;
-    assert_eq!(response["error"], "Error::Denied(\"this host itself is never reached, whatever was granted\")");
+    assert_eq!(response["error"], "Error::Denied(\"no grant allows requests to this host itself\")");
 }
 
 #[tokio::test]
@@ -133,7 +130,7 @@ async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
         assert_eq!(seen.matches("traceparent: ").count(), 1);
     }
     let forged = json!({ "url": remote.url("/"), "headers": [["traceparent", &parent]] });
-    let expected = "Error::Invalid(\"the header 'traceparent' is the host's to write\")";
+    let expected = "Error::Invalid(\"only the host writes the header 'traceparent'\")";
     assert_eq!(fetch(&host.anonymous(), &forged).await["error"], expected);
 }
 

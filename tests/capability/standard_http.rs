@@ -130,7 +130,7 @@ async fn wasi_http_objects_in_the_host_count_as_the_calls_memory() {
     };
     assert_eq!(hoard(3).await.ok()["kept"], 3);
     let refused = hoard(12).await.ok()["error"].as_str().unwrap().to_owned();
-    assert_eq!(refused, "ErrorCode::InternalError(Some(\"memory: the answer is beyond it\"))");
+    assert_eq!(refused, "ErrorCode::InternalError(Some(\"memory: the response needs more than is left\"))");
     let fields = |count: u32| {
         let client = host.anonymous();
         async move { client.get(&format!("/chameleon/standard-fields/{count}/15000")).await }

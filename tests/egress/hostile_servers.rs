@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{EgressClient, FakeDns, LOOPBACK, Limits, generous_limits, get, port, release, send};
+use super::{EgressClient, EgressLimits, FakeDns, LOOPBACK, generous_limits, get, port, release, send};
 use crate::support::remote::{Identity, Remote, Reply, silent};
-use wharf::egress::{Bound, Egress, Failure, Outside, Report, Request, Resolver, Roots, Trace};
+use wharf::egress::{Egress, EgressEnvironment, Failure, LimitKind, Report, Request, Resolver, Roots, Trace};
 
 const SHORT: Duration = Duration::from_millis(200);
 /// Far longer than a test takes.
@@ -17,17 +17,17 @@ fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
 
 /// Returns three ways to limit a phase: its own limit, the limit of the exchange, and the timeout that the plugin
 /// requests.
-fn limit_variants(own: impl Fn(&mut Limits)) -> [(Limits, Option<Duration>); 3] {
+fn limit_variants(own: impl Fn(&mut EgressLimits)) -> [(EgressLimits, Option<Duration>); 3] {
     let mut short = generous_limits();
     own(&mut short);
-    [(short, None), (Limits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))]
+    [(short, None), (EgressLimits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))]
 }
 
 #[tokio::test]
 async fn a_name_lookup_that_hangs_times_out() {
     for (limits, time) in limit_variants(|limits| limits.resolve = SHORT) {
         let resolver = Resolver::new(|_| std::future::pending());
-        let egress = Egress::new(Outside { resolver, roots: Roots::default() }, wharf::clock::Random::System);
+        let egress = Egress::new(EgressEnvironment { resolver, roots: Roots::default() }, wharf::clock::Random::System);
         let release = release(&egress, &["http://api.example"], LOOPBACK, limits);
         // More lookups than may run at once: each waits for the others no longer than its own limit.
         let requests = (0..12).map(|_| send(&release, Request { time, ..get("http://api.example/") }));
@@ -59,7 +59,7 @@ async fn an_address_that_hangs_leaves_time_for_the_next_one() {
         std::future::pending::<()>().await;
     });
     let origin = format!("http://api.example:{}", port(addr));
-    let limits = Limits { connect: Duration::from_secs(2), ..generous_limits() };
+    let limits = EgressLimits { connect: Duration::from_secs(2), ..generous_limits() };
     let client = EgressClient::new(&names, Roots::default(), &[&origin], LOOPBACK, limits);
     assert_eq!(client.get(&origin).await.unwrap().status, 204);
 }
@@ -97,7 +97,9 @@ async fn a_body_that_never_ends_times_out() {
     let slow = Reply::Endless(head.clone(), "x".to_owned(), Duration::from_millis(10));
     for reply in [Reply::Hang(head), slow] {
         let remote = Remote::start(move |_| reply.clone()).await;
-        for (limits, time) in [(Limits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))] {
+        for (limits, time) in
+            [(EgressLimits { time: SHORT, ..generous_limits() }, None), (generous_limits(), Some(SHORT))]
+        {
             let client = EgressClient::within(&[&remote.origin()], limits);
             assert_eq!(client.send(Request { time, ..get(&remote.url("/")) }).await, timeout("body"));
             remote.until_closed().await;
@@ -111,8 +113,8 @@ async fn a_response_above_its_limits_is_not_read() {
     let undeclared = "HTTP/1.1 200 X\r\n\r\n".to_owned();
     let chunked = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     let kilobyte = "x".repeat(100);
-    let body = (Bound::Bytes, "response body: 1000 bytes");
-    let head = (Bound::Headers, "response headers: 100, 65536 bytes");
+    let body = (LimitKind::Bytes, "response body: 1000 bytes");
+    let head = (LimitKind::Headers, "response headers: 100, 65536 bytes");
     let now = Duration::ZERO;
     for (reply, (bound, limit)) in [
         (Reply::Hang(declared), body),
@@ -123,12 +125,12 @@ async fn a_response_above_its_limits_is_not_read() {
         (Reply::Endless("HTTP/1.1 200 X\r\n".to_owned(), format!("x: {kilobyte}\r\n"), now), head),
     ] {
         let remote = Remote::start(move |_| reply.clone()).await;
-        let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+        let client = EgressClient::within(&[&remote.origin()], EgressLimits { bytes: 1_000, ..generous_limits() });
         assert_eq!(client.get(&remote.url("/")).await, Err(Failure::Limit(bound, limit.to_owned())));
         remote.until_closed().await;
     }
     let remote = Remote::start(|_| Reply::with(200, &"x: y\r\n".repeat(99), &"x".repeat(1_000))).await;
-    let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+    let client = EgressClient::within(&[&remote.origin()], EgressLimits { bytes: 1_000, ..generous_limits() });
     let response = client.get(&remote.url("/")).await.unwrap();
     assert_eq!((response.body.len(), response.headers.len()), (1_000, 100));
 }
@@ -177,7 +179,7 @@ async fn a_cancelled_request_closes_its_connection() {
     for text in ["", "HTTP/1.1 200 X\r\n", body] {
         let remote = Remote::start(move |_| Reply::Hang(text.to_owned())).await;
         // No limit is near, so only the cancellation can end the request.
-        let limits = Limits { first_byte: NEVER, time: NEVER, ..generous_limits() };
+        let limits = EgressLimits { first_byte: NEVER, time: NEVER, ..generous_limits() };
         let client = EgressClient::within(&[&remote.origin()], limits);
         let (release, url) = (Arc::clone(&client.release), remote.url("/"));
         let going = tokio::spawn(async move { send(&release, get(&url)).await });
@@ -195,7 +197,7 @@ async fn concurrent_requests_are_limited() {
         false => Reply::of(200, ""),
     })
     .await;
-    let limits = Limits { requests: 2, queue: SHORT, ..generous_limits() };
+    let limits = EgressLimits { requests: 2, queue: SHORT, ..generous_limits() };
     let client = EgressClient::within(&[&remote.origin()], limits.clone());
     let hang = || {
         let (release, url) = (Arc::clone(&client.release), remote.url("/hang"));
@@ -204,10 +206,10 @@ async fn concurrent_requests_are_limited() {
     let (first, second) = (hang(), hang());
     remote.until_seen(2).await;
     // The plugin's other releases count too.
-    let other = release(&client.egress, &[&remote.origin()], LOOPBACK, Limits { requests: 3, ..limits });
+    let other = release(&client.egress, &[&remote.origin()], LOOPBACK, EgressLimits { requests: 3, ..limits });
     for release in [&client.release, &other] {
         let outcome = send(release, get(&remote.url("/"))).await;
-        assert_eq!(outcome, Err(Failure::Limit(Bound::Requests, "requests: 2 at once".to_owned())));
+        assert_eq!(outcome, Err(Failure::Limit(LimitKind::Requests, "requests: 2 at once".to_owned())));
     }
     assert_eq!(remote.seen().len(), 2);
     // The live release's limit applies.

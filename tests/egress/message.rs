@@ -1,6 +1,6 @@
 //! Headers, methods and bodies that a plugin may send, and those that it may not.
 
-use super::{EgressClient, Limits, generous_limits, get};
+use super::{EgressClient, EgressLimits, generous_limits, get};
 use crate::support::remote::{Remote, Reply};
 use wharf::egress::{Failure, Request};
 
@@ -80,7 +80,7 @@ async fn allowed_headers_and_bodies_arrive_unchanged() {
 #[tokio::test]
 async fn an_outgoing_request_is_limited_too() {
     let remote = Remote::start(|_| Reply::of(200, "")).await;
-    let client = EgressClient::within(&[&remote.origin()], Limits { bytes: 1_000, ..generous_limits() });
+    let client = EgressClient::within(&[&remote.origin()], EgressLimits { bytes: 1_000, ..generous_limits() });
     let limit = async |request| match client.send(request).await {
         Err(Failure::Limit(_, limit)) => limit,
         other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{EgressClient, FakeDns, LOOPBACK, denied_reason, generous_limits, get, port};
 use crate::support::remote::{Identity, Remote, Reply};
-use wharf::egress::{Bound, Failure, Request, Roots};
+use wharf::egress::{Failure, LimitKind, Request, Roots};
 
 /// Starts a server that redirects every request to a location that the test sets later.
 async fn redirecting_server(status: u16) -> (Remote, Arc<Mutex<String>>) {
@@ -82,11 +82,14 @@ async fn redirects_are_limited() {
     let (remote, location) = redirecting_server(307).await;
     *location.lock().unwrap() = "/".to_owned();
     let client = EgressClient::to(&[&remote.origin()]);
-    assert_eq!(client.get(&remote.url("/")).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
+    assert_eq!(
+        client.get(&remote.url("/")).await,
+        Err(Failure::Limit(LimitKind::Redirects, "redirects: 5".to_owned()))
+    );
     assert_eq!(remote.seen().len(), 6);
     let most = |redirects| Request { redirects: Some(redirects), ..get(&remote.url("/")) };
-    assert_eq!(client.send(most(1)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 1".to_owned())));
-    assert_eq!(client.send(most(1_000)).await, Err(Failure::Limit(Bound::Redirects, "redirects: 5".to_owned())));
+    assert_eq!(client.send(most(1)).await, Err(Failure::Limit(LimitKind::Redirects, "redirects: 1".to_owned())));
+    assert_eq!(client.send(most(1_000)).await, Err(Failure::Limit(LimitKind::Redirects, "redirects: 5".to_owned())));
     let response = client.send(most(0)).await.unwrap();
     assert_eq!((response.status, &*response.body), (307, &b"elsewhere"[..]));
 }

@@ -254,7 +254,7 @@ async fn a_path_that_leaves_the_mount_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/../users", "access": "public", "operation": {} }]);
     assert_eq!(
         rejected_declaration(json!({ "routes": routes })).await,
-        "route GET /../users: segment '..' would be resolved away by clients"
+        "route GET /../users: clients would remove the segment '..' when they resolve the path"
     );
 }
 

@@ -10,7 +10,7 @@ use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret};
-use wharf::egress::{Outside, Resolver};
+use wharf::egress::{EgressEnvironment, Resolver};
 use wharf::plugin::Compile;
 
 use super::backend::Backend;
@@ -52,7 +52,7 @@ pub(crate) struct Setup {
     config: Config,
     clock: Clock,
     compile: Compile,
-    outside: Outside,
+    egress: EgressEnvironment,
     mail: Mailing,
     items: bool,
 }
@@ -87,8 +87,8 @@ impl Default for Setup {
         config.database.timeout = Duration::from_secs(30);
         // The running program is the tests', which cannot serve as the compiler's child process.
         let compile = WITHIN.clone();
-        let outside = Outside { resolver: empty_resolver(), ..Outside::default() };
-        Self { config, clock: Clock::System, compile, outside, mail: Mailing::TestServer, items: false }
+        let egress = EgressEnvironment { resolver: empty_resolver(), ..EgressEnvironment::default() };
+        Self { config, clock: Clock::System, compile, egress, mail: Mailing::TestServer, items: false }
     }
 }
 
@@ -119,8 +119,8 @@ impl Setup {
     }
 
     /// Sets the names and certificates of other servers.
-    pub(crate) fn with_outside(mut self, outside: Outside) -> Self {
-        self.outside = outside;
+    pub(crate) fn with_egress(mut self, egress: EgressEnvironment) -> Self {
+        self.egress = egress;
         self
     }
 
@@ -147,7 +147,7 @@ pub(crate) struct TestHost {
     config: Config,
     clock: Clock,
     compile: Compile,
-    outside: Outside,
+    egress: EgressEnvironment,
     superuser: Client,
     mails: Option<MailServer>,
     // These are dropped after the host, which uses them.
@@ -159,7 +159,7 @@ impl TestHost {
     /// Starts a fresh host. Returns `None` if its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
         build_components();
-        let Setup { mut config, clock, compile, outside, mail, items } = setup;
+        let Setup { mut config, clock, compile, egress, mail, items } = setup;
         let database = match backend {
             Backend::Sqlite => None,
             Backend::Postgres => Some(postgres::database().await?),
@@ -176,12 +176,12 @@ impl TestHost {
             Mailing::Refused => Some(Secret::new("smtp://127.0.0.1:1?tls=none")),
             Mailing::Off => None,
         };
-        let app = start(&config, &clock, &compile, &outside).await;
+        let app = start(&config, &clock, &compile, &egress).await;
         let addr = app.addr();
         let superuser = Client::new(addr).signed_in(SUPERUSER, PASSWORD).await;
         let app = Some(app);
         let host =
-            Self { app, addr, config, clock, compile, outside, superuser, mails, database, _directory: directory };
+            Self { app, addr, config, clock, compile, egress, superuser, mails, database, _directory: directory };
         if items {
             host.deploy_items().await;
         }
@@ -202,7 +202,7 @@ impl TestHost {
     pub(crate) async fn restart_after(&mut self, work: impl AsyncFnOnce(&Config)) {
         self.app.take().unwrap().stop().await.unwrap();
         work(&self.config).await;
-        let app = start(&self.config, &self.clock, &self.compile, &self.outside).await;
+        let app = start(&self.config, &self.clock, &self.compile, &self.egress).await;
         self.addr = app.addr();
         self.app = Some(app);
         self.superuser = Client::new(self.addr).with_token(self.superuser.token());
@@ -282,8 +282,8 @@ fn empty_resolver() -> Resolver {
     Resolver::new(|name| async move { Err(std::io::Error::other(format!("no test gave {name} an address"))) })
 }
 
-async fn start(config: &Config, clock: &Clock, compile: &Compile, outside: &Outside) -> App {
-    let (clock, compile, outside) = (clock.clone(), compile.clone(), outside.clone());
-    let environment = Environment { clock, compile, outside, passwords: HashCost::Minimal, ..Environment::default() };
+async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {
+    let (clock, compile, egress) = (clock.clone(), compile.clone(), egress.clone());
+    let environment = Environment { clock, compile, egress, passwords: HashCost::Minimal, ..Environment::default() };
     App::start(config.clone(), environment).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Auth;
 use crate::config::Secret;
-use crate::db::reset_token::{self, Used};
+use crate::db::reset_token::{self, ConsumeOutcome};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 
@@ -36,16 +36,17 @@ impl Auth {
         let token = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == LEN).ok_or_else(invalid)?;
         let token_hash = Sha256::digest(token);
         // Looked up before hashing, so that a guessed token does not cost a hash.
-        let holder = reset_token::holder(&self.0.db, &token_hash, self.0.clock.now()).await?.ok_or_else(invalid)?;
+        let holder =
+            reset_token::find_account(&self.0.db, &token_hash, self.0.clock.now()).await?.ok_or_else(invalid)?;
         if !holder.is_active {
             return Err(inactive());
         }
         let password_hash = self.0.passwords.hash(password).await?;
         let _forget = self.0.token_cache.invalidate_after(holder.id);
         match reset_token::consume(&self.0.db, &token_hash, holder.id, self.0.clock.now(), &password_hash).await? {
-            Used::Reset => Ok(()),
-            Used::Inactive => Err(inactive()),
-            Used::Unknown => Err(invalid()),
+            ConsumeOutcome::Reset => Ok(()),
+            ConsumeOutcome::Inactive => Err(inactive()),
+            ConsumeOutcome::Unknown => Err(invalid()),
         }
     }
 }

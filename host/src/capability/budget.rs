@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Limit;
-use crate::egress::Memory;
+use crate::egress::ResponseMemory;
 
 /// The budget of one call.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ impl MemoryReservation {
     }
 }
 
-impl Memory for MemoryReservation {
+impl ResponseMemory for MemoryReservation {
     fn grow(&mut self, bytes: usize) -> bool {
         self.resize(bytes).is_ok()
     }

@@ -15,7 +15,9 @@ use crate::clock::Random;
 use crate::config::kind;
 use crate::egress::address::Network;
 use crate::egress::origin::Origin;
-use crate::egress::{Allowed, Bound, Egress, Failure, Limits, ReleaseEgress, Report, Request, Response, Trace};
+use crate::egress::{
+    Allowlist, Egress, EgressLimits, Failure, LimitKind, ReleaseEgress, Report, Request, Response, Trace,
+};
 use crate::error::Result;
 
 mod bindings {
@@ -86,9 +88,9 @@ impl Capability for Http {
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<HttpRelease> {
         let Quota { time, bytes, requests, hosts, networks } = quota;
         // The first byte of a response may take as long as the whole exchange.
-        let limits = Limits { time, first_byte: time, bytes, requests, ..Limits::default() };
-        let allowed = Allowed { hosts, networks };
-        let egress = Arc::new(self.egress.release(candidate.plugin, allowed, limits));
+        let limits = EgressLimits { time, first_byte: time, bytes, requests, ..EgressLimits::default() };
+        let allowlist = Allowlist { hosts, networks };
+        let egress = Arc::new(self.egress.release(candidate.plugin, allowlist, limits));
         Ok(HttpRelease { egress, bytes, random: self.random.clone() })
     }
 
@@ -180,12 +182,12 @@ fn limit_hit_by(failure: &Failure) -> Option<Limit> {
             _ => Limit::HttpTime,
         }),
         Failure::Limit(bound, _) => Some(match bound {
-            Bound::Requests => Limit::HttpRequests,
-            Bound::Bytes => Limit::HttpBytes,
+            LimitKind::Requests => Limit::HttpRequests,
+            LimitKind::Bytes => Limit::HttpBytes,
             // The call's budget counts it.
-            Bound::Memory => return None,
-            Bound::Headers => Limit::HttpHeaders,
-            Bound::Redirects => Limit::HttpRedirects,
+            LimitKind::Memory => return None,
+            LimitKind::Headers => Limit::HttpHeaders,
+            LimitKind::Redirects => Limit::HttpRedirects,
         }),
         _ => None,
     }
@@ -257,7 +259,7 @@ impl TryFrom<Failure> for client::Error {
             Failure::Unreachable(reason) => Self::Unreachable(reason),
             Failure::Timeout(phase) => Self::Timeout(phase.to_owned()),
             // A trap, as when the guest's own memory is exhausted.
-            Failure::Limit(Bound::Memory, reason) => return Err(wasmtime::Error::msg(reason)),
+            Failure::Limit(LimitKind::Memory, reason) => return Err(wasmtime::Error::msg(reason)),
             Failure::Limit(_, limit) => Self::Limit(limit),
             Failure::Protocol(reason) => Self::Protocol(reason),
             Failure::Internal(reason) => return Err(wasmtime::Error::msg(reason)),

@@ -12,7 +12,7 @@ use super::budget::MemoryReservation;
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::db::plugin_data::{
-    Bound, DataError, Limits, PluginData, PluginDatabase, Rows, Statement, Transaction, Value,
+    DataError, LimitKind, PluginData, PluginDatabase, Rows, Statement, StatementLimits, Transaction, Value,
 };
 use crate::error::Result;
 
@@ -60,7 +60,7 @@ impl Capability for Sql {
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<PluginDatabase>> {
         let database = self.0.plugin(candidate.plugin).await?;
         let Quota { rows, bytes, time, connections, disk } = quota;
-        Ok(Arc::new(database.within(Limits { rows, bytes, time, connections, disk })))
+        Ok(Arc::new(database.with_limits(StatementLimits { rows, bytes, time, connections, disk })))
     }
 
     fn max_input_bytes(release: &Arc<PluginDatabase>) -> usize {
@@ -103,12 +103,12 @@ impl Guest {
     fn sql_result<T>(&self, result: Result<T, DataError>) -> SqlResult<T> {
         match &result {
             Err(DataError::Limit(bound, _)) => self.usage.hit(match bound {
-                Bound::Rows => Limit::SqlRows,
-                Bound::Bytes => Limit::SqlBytes,
-                Bound::Time => Limit::SqlTime,
-                Bound::Connections => Limit::SqlConnections,
-                Bound::Disk => Limit::SqlDisk,
-                Bound::Statements => Limit::SqlStatements,
+                LimitKind::Rows => Limit::SqlRows,
+                LimitKind::Bytes => Limit::SqlBytes,
+                LimitKind::Time => Limit::SqlTime,
+                LimitKind::Connections => Limit::SqlConnections,
+                LimitKind::Disk => Limit::SqlDisk,
+                LimitKind::Statements => Limit::SqlStatements,
             }),
             Err(DataError::Invalid(_)) => self.usage.count_refused_statement(),
             _ => {}

@@ -1,4 +1,4 @@
-//! The audit log: who did what to which object, and how it went. Only ever appended to.
+//! The audit log: each entry names an actor, an action, its object and its outcome. Entries are only ever appended.
 
 use sqlx::Executor as _;
 
@@ -10,32 +10,32 @@ use crate::id::{PluginName, UserId};
 /// One entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// When.
+    /// The time of the action.
     pub at: Timestamp,
-    /// Who; none for the host itself or an anonymous caller.
+    /// The user; `None` for the host itself or an anonymous caller.
     pub actor: Option<UserId>,
-    /// The plugin that recorded it, or that it is about.
+    /// The plugin that recorded the entry, or that the entry is about.
     pub plugin: Option<PluginName>,
-    /// What: `plugin.deploy`, `item.delete`.
+    /// The action: `plugin.deploy`, `item.delete`.
     pub action: String,
-    /// To which object.
+    /// The object of the action.
     pub object: String,
-    /// How it went.
+    /// The outcome.
     pub outcome: Outcome,
-    /// More, as a JSON object.
+    /// Details, a JSON object.
     pub detail: serde_json::Value,
-    /// The request that did it.
+    /// The request of the action.
     pub request_id: Option<String>,
 }
 
-/// How an action went.
+/// The outcome of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done.
+    /// The action was done.
     Success,
-    /// Not permitted.
+    /// The actor was not permitted.
     Denied,
-    /// Tried and failed.
+    /// The action failed.
     Failure,
 }
 
@@ -52,7 +52,7 @@ impl Outcome {
 /// Appends an entry.
 ///
 /// # Errors
-/// The database does not take it.
+/// The database fails.
 pub async fn insert(db: &Db, entry: &Entry) -> Result<()> {
     on!(db, pool => {
         let query = sqlx::query(
@@ -75,24 +75,24 @@ pub async fn insert(db: &Db, entry: &Entry) -> Result<()> {
 /// An entry, as stored.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct StoredEntry {
-    /// When.
+    /// The time of the action.
     pub at: Timestamp,
-    /// Who.
+    /// The user.
     pub actor: Option<UserId>,
-    /// The address of who it was, while the account is there.
+    /// The user's email address, while the account exists.
     pub actor_email: Option<String>,
-    /// What.
+    /// The action.
     pub action: String,
-    /// How it went.
+    /// The outcome.
     pub outcome: String,
-    /// JSON.
+    /// Details, as JSON.
     pub detail: String,
-    /// The request that did it.
+    /// The request of the action.
     pub request_id: Option<String>,
 }
 
-/// What operators and the host did with a plugin, newest first, and how many entries there are. What the plugin recorded
-/// itself is not among them.
+/// Returns the actions of operators and the host on a plugin, newest first, and the number of all such entries. Entries that
+/// the plugin recorded itself are left out.
 ///
 /// # Errors
 /// The database fails.

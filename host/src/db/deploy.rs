@@ -1,4 +1,5 @@
-//! What became of each deploy: one row from its first stage on, so that one that a crash cut off is found and told.
+//! The state of each deploy: one row, written from its first stage on, so that the host finds and reports a deploy that a
+//! crash interrupted.
 
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
@@ -8,42 +9,42 @@ use crate::id::{PluginName, UserId};
 /// A deploy, as stored.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct StoredDeploy {
-    /// Chosen by whoever deploys, or by the host.
+    /// The id, chosen by the client or by the host.
     pub id: String,
-    /// The plugin, once it is known.
+    /// The plugin, once the deploy knows it.
     pub plugin: Option<PluginName>,
-    /// SHA-256 of the file in hexadecimal.
+    /// SHA-256 of the component file, in hexadecimal.
     pub digest: String,
     /// `running`, `succeeded`, `failed` or `interrupted`.
     pub state: String,
-    /// The stage it is in, or ended in.
+    /// The current stage, or the stage in which the deploy ended.
     pub stage: String,
-    /// The stages it has passed, JSON.
+    /// The completed stages, as JSON.
     pub stages: String,
-    /// The release it made.
+    /// The release that the deploy created.
     pub release: Option<i64>,
-    /// Why it failed: the stable code.
+    /// The stable error code of a failure.
     pub code: Option<String>,
-    /// Why it failed, for people.
+    /// The reason of a failure, as text.
     pub reason: Option<String>,
-    /// It made the plugin's database, or is about to: nobody had one before.
+    /// The deploy created the plugin's database or is about to: the plugin had none before.
     pub made_data: bool,
-    /// Who deploys.
+    /// The user who deploys.
     pub actor: Option<UserId>,
-    /// The request that deploys.
+    /// The request of the deploy.
     pub request_id: String,
-    /// The node that runs it.
+    /// The node that runs the deploy.
     pub node: String,
-    /// When it began.
+    /// The time at which the deploy started.
     pub started_at: Timestamp,
-    /// When it was last heard of.
+    /// The time of the latest update.
     pub changed_at: Timestamp,
 }
 
 /// Records a new deploy.
 ///
 /// # Errors
-/// The database fails; or there is one of this id (409 `deploy_conflict`).
+/// The database fails, or a deploy with this id exists (409 `deploy_conflict`).
 pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     on!(db, pool => {
         sqlx::query(
@@ -73,11 +74,11 @@ pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     Ok(())
 }
 
-/// Records that a deploy begins again which came to no good end: by whom, where and when. False: it runs already.
+/// Restarts a deploy that failed or was interrupted, with its new actor, node and time. Returns false if it is running.
 ///
 /// # Errors
 /// The database fails.
-pub async fn begin_again(db: &Db, deploy: &StoredDeploy) -> Result<bool> {
+pub async fn restart(db: &Db, deploy: &StoredDeploy) -> Result<bool> {
     const SQL: &str = "UPDATE deploys SET plugin = NULL, state = 'running', stage = $2, stages = $3, release = NULL,
         code = NULL, reason = NULL, made_data = FALSE, actor = $4, request_id = $5, node = $6, started_at = $7,
         changed_at = $7 WHERE id = $1 AND state <> 'running'";
@@ -105,7 +106,7 @@ fn refused(error: sqlx::Error) -> Error {
     }
 }
 
-/// Records how far a deploy has come.
+/// Records the progress of a deploy.
 ///
 /// # Errors
 /// The database fails.
@@ -130,7 +131,7 @@ pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     Ok(())
 }
 
-/// One deploy.
+/// Returns one deploy.
 ///
 /// # Errors
 /// The database fails.
@@ -139,12 +140,12 @@ pub async fn find(db: &Db, id: &str) -> Result<Option<StoredDeploy>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredDeploy>(SQL).bind(id).fetch_optional(pool).await)?)
 }
 
-/// Deploys that this node was running when it ended, and those of nodes that were not heard of since `silent`: marks
-/// them as interrupted and answers them.
+/// Marks deploys as interrupted and returns them: those that this node was running when it ended, and those of other nodes
+/// without an update since `silent`.
 ///
 /// # Errors
 /// The database fails.
-pub async fn interrupt(db: &Db, node: &str, silent: Timestamp, now: Timestamp) -> Result<Vec<StoredDeploy>> {
+pub async fn mark_interrupted(db: &Db, node: &str, silent: Timestamp, now: Timestamp) -> Result<Vec<StoredDeploy>> {
     const SQL: &str = "UPDATE deploys SET state = 'interrupted', changed_at = $3
         WHERE state = 'running' AND (node = $1 OR changed_at < $2) RETURNING *";
     Ok(on!(db, pool => {
@@ -152,11 +153,11 @@ pub async fn interrupt(db: &Db, node: &str, silent: Timestamp, now: Timestamp) -
     })?)
 }
 
-/// Forgets deploys that ended before `since`.
+/// Deletes deploys that ended before `since`.
 ///
 /// # Errors
 /// The database fails.
-pub async fn forget(db: &Db, since: Timestamp) -> Result<()> {
+pub async fn delete_ended_before(db: &Db, since: Timestamp) -> Result<()> {
     const SQL: &str = "DELETE FROM deploys WHERE state <> 'running' AND changed_at < $1";
     on!(db, pool => { sqlx::query(SQL).bind(since).execute(pool).await?; });
     Ok(())

@@ -1,16 +1,16 @@
-//! The queue of outgoing mail. Owns the SQL on `mail_queue`; what a payload means is `email`'s.
+//! The queue of outgoing mail. Owns the SQL on `mail_queue`; the module `email` owns the format of payloads.
 
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 
-/// A mail to be sent, claimed until its lease ends.
+/// A mail to send, claimed until its lease ends.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct MailRow {
     pub(crate) id: i64,
     pub(crate) kind: String,
     pub(crate) payload: String,
-    /// This attempt included.
+    /// The number of attempts, this one included.
     pub(crate) attempts: i64,
 }
 
@@ -20,7 +20,7 @@ pub(crate) async fn insert(db: &Db, kind: &str, payload: &str, now: Timestamp) -
     Ok(())
 }
 
-/// Claims the mail that is due longest until `lease_until`: a node that dies with it leaves it to the others then.
+/// Claims the mail that has been due longest until `lease_until`. If this node dies, another node can claim it afterwards.
 pub(crate) async fn claim(db: &Db, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
     macro_rules! claim {
         ($lock:literal) => {
@@ -39,20 +39,20 @@ pub(crate) async fn claim(db: &Db, now: Timestamp, lease_until: Timestamp) -> Re
     Ok(row)
 }
 
-/// Puts a claimed mail back until `next_at`.
+/// Returns a claimed mail to the queue; it is due at `next_at`.
 pub(crate) async fn postpone(db: &Db, id: i64, next_at: Timestamp) -> Result<()> {
     const SQL: &str = "UPDATE mail_queue SET next_at = $2 WHERE id = $1";
     on!(db, pool => sqlx::query(SQL).bind(id).bind(next_at).execute(pool).await.map(drop))?;
     Ok(())
 }
 
-/// Takes a mail off the queue.
+/// Removes a mail from the queue.
 pub(crate) async fn delete(db: &Db, id: i64) -> Result<()> {
     on!(db, pool => sqlx::query("DELETE FROM mail_queue WHERE id = $1").bind(id).execute(pool).await.map(drop))?;
     Ok(())
 }
 
-/// How many mails wait or are being sent.
+/// Returns the number of mails that wait or are being sent.
 ///
 /// # Errors
 /// The database fails.

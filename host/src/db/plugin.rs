@@ -1,4 +1,4 @@
-//! Plugins and their state in the host's database: which release is live, which is on trial, what is paused or removed.
+//! Plugins and their state in the host's database: the live release, the canary, whether the plugin is paused or removed.
 
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -8,32 +8,32 @@ use crate::id::PluginName;
 /// A plugin, as stored.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct StoredPlugin {
-    /// The plugin.
+    /// The plugin's name.
     pub name: PluginName,
-    /// Where its live release is or was.
+    /// The mount path of its live release, or of the last one.
     pub mount: String,
     /// `live` or `removed`.
     pub state: String,
-    /// Answers 503 until it is resumed.
+    /// Requests get 503 until the plugin is resumed.
     pub paused: bool,
     /// The number of its live release.
     pub live_release: i64,
-    /// The release on trial and how, as JSON.
+    /// The canary release and its plan, as JSON.
     pub canary: Option<String>,
-    /// Capabilities that were taken back, a JSON list.
+    /// Revoked capabilities, a JSON list.
     pub revoked: String,
-    /// The migrations that its database has seen, a JSON list.
+    /// The migrations that were applied to its database, a JSON list.
     pub schema: String,
 }
 
 impl StoredPlugin {
-    /// The capabilities that were taken back.
+    /// Returns the revoked capabilities.
     ///
     /// # Errors
-    /// The column is not readable, which only another program can have done.
+    /// The column cannot be parsed; only another program can have written such a value.
     pub fn revoked(&self) -> Result<Vec<String>> {
         serde_json::from_str(&self.revoked)
-            .map_err(|error| Error::internal("a list of revoked grants is not readable").with_source(error))
+            .map_err(|error| Error::internal("a list of revoked capabilities cannot be parsed").with_source(error))
     }
 }
 
@@ -43,7 +43,7 @@ macro_rules! select {
     };
 }
 
-/// One plugin, removed or not.
+/// Returns one plugin, even if it is removed.
 ///
 /// # Errors
 /// The database fails.
@@ -52,7 +52,7 @@ pub async fn find(db: &Db, plugin: &PluginName) -> Result<Option<StoredPlugin>> 
     Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).bind(plugin.clone()).fetch_optional(pool).await)?)
 }
 
-/// Keeps which migrations the plugin's database has seen.
+/// Records the migrations that were applied to the plugin's database.
 ///
 /// # Errors
 /// The database fails.
@@ -62,7 +62,7 @@ pub async fn set_schema(db: &Db, plugin: &PluginName, schema: &str) -> Result<()
     Ok(())
 }
 
-/// Keeps which capabilities were taken back.
+/// Records the revoked capabilities.
 ///
 /// # Errors
 /// The database fails.
@@ -73,7 +73,7 @@ pub async fn set_revoked(db: &Db, plugin: &PluginName, revoked: &[String]) -> Re
     Ok(())
 }
 
-/// Every plugin, removed ones included.
+/// Returns every plugin, removed ones included.
 ///
 /// # Errors
 /// The database fails.
@@ -82,7 +82,7 @@ pub async fn list(db: &Db) -> Result<Vec<StoredPlugin>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).fetch_all(pool).await)?)
 }
 
-/// Makes a recorded release the live one, and ends a trial.
+/// Makes a recorded release the live one, and ends a canary.
 ///
 /// # Errors
 /// The database fails.
@@ -99,7 +99,7 @@ pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, now: Timestamp
     Ok(())
 }
 
-/// Pauses or resumes.
+/// Pauses or resumes a plugin.
 ///
 /// # Errors
 /// The database fails.
@@ -109,7 +109,7 @@ pub async fn set_paused(db: &Db, plugin: &PluginName, paused: bool) -> Result<()
     Ok(())
 }
 
-/// Begins, changes or ends a trial.
+/// Starts, changes or ends a canary.
 ///
 /// # Errors
 /// The database fails.
@@ -119,7 +119,7 @@ pub async fn set_canary(db: &Db, plugin: &PluginName, canary: Option<&str>) -> R
     Ok(())
 }
 
-/// Marks a plugin as removed; its releases stay.
+/// Marks a plugin as removed. Its releases stay.
 ///
 /// # Errors
 /// The database fails.

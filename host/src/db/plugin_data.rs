@@ -1,20 +1,22 @@
-//! The plugins' databases: for each plugin a SQLite file, or a PostgreSQL schema with a login role of its own, that
-//! nobody else can reach. Owns opening, limits, transactions, migrations and removal; shares nothing with the host's own
-//! tables but the passwords of the roles. Knows no WebAssembly and no HTTP: `capability::sql` carries statements in and
-//! rows or a [`DataError`] out.
+//! The plugins' databases. Each plugin has a SQLite file, or a PostgreSQL schema with its own login role, that no other
+//! plugin can reach. Owns opening, limits, transactions, migrations and removal. Shares nothing with the host's own tables
+//! except the passwords of the roles. Knows no WebAssembly and no HTTP: `capability::sql` passes statements in, and gets rows
+//! or a [`DataError`] back.
 //!
-//! The same text runs on both: [`statement`] says which statements there are, [`Value`] how values travel. After its
-//! first error a transaction can only be rolled back, on both; the rest of what differs is in `wit/deps/sql/sql.wit`.
+//! The same SQL runs on both databases: [`statement`] checks it, and [`Value`] is the type of all values. On both, a
+//! transaction can only be rolled back after its first error. `wit/deps/sql/sql.wit` lists the remaining differences.
 
+mod connection_pool;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lexer;
 mod migration;
 mod postgres;
-mod slots;
+mod result_budget;
 mod sqlite;
 mod statement;
+mod statement_limits;
 mod value;
 
 use std::collections::HashMap;
@@ -26,163 +28,162 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
 
-pub use self::error::{Bound, DataError};
+pub use self::error::{DataError, LimitKind};
 pub use self::migration::{Migration, MigrationError};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
-pub(super) use self::sqlite::heap::install as count_memory_of_sqlite;
-pub use self::value::{Limits, Rows, Statement, Value};
+pub use self::statement_limits::StatementLimits;
+pub use self::value::{Rows, Statement, Value};
 use super::Db;
 use crate::clock::Random;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
-/// How long all migrations of one deploy may take together.
-const MIGRATION_TIME: Duration = Duration::from_secs(60);
-
-/// A connection that nobody used for this long is closed.
+/// The idle time after which a connection is closed.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// Statements of one batch.
+/// The maximum number of statements in one batch.
 const MAX_BATCH: usize = 1_000;
 
-/// How often idle connections are looked for.
-const IDLE_LOOK: Duration = Duration::from_secs(20);
+/// The interval between two searches for idle connections.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The databases of all plugins of this host.
 pub struct PluginData {
-    place: Place,
-    limits: Limits,
-    open: Arc<Mutex<Open>>,
+    storage: Storage,
+    limits: StatementLimits,
+    open: Arc<Mutex<OpenDatabases>>,
     deleting: Arc<tokio::sync::Mutex<()>>,
     idle: tokio::task::JoinHandle<()>,
 }
 
-type Open = HashMap<PluginName, Arc<OnceCell<Arc<PluginDatabase>>>>;
+type OpenDatabases = HashMap<PluginName, Arc<OnceCell<Arc<PluginDatabase>>>>;
 
-enum Place {
+enum Storage {
     Files { directory: PathBuf },
-    Roles { host: PgPool, options: Box<PgConnectOptions>, random: Random },
+    Schemas { host: PgPool, options: Box<PgConnectOptions>, random: Random },
 }
 
 impl PluginData {
-    /// Keeps plugins' data where the host keeps its own. Opens nothing yet; must be called within the runtime, which
-    /// closes idle connections from then on.
+    /// Keeps the plugins' data on the same database as the host's. Opens no connection yet. Must be called within the
+    /// runtime: it starts a task that closes idle connections.
     ///
     /// # Errors
-    /// `database.url` cannot be read.
+    /// `database.url` is invalid.
     pub fn open(db: &Db, config: &Config, random: Random) -> Result<Self> {
-        let place = match (db, &config.database.url) {
+        let storage = match (db, &config.database.url) {
             (Db::Postgres(host), Some(url)) => {
                 let options = Box::new(super::postgres_options(url.expose())?);
-                Place::Roles { host: host.clone(), options, random }
+                Storage::Schemas { host: host.clone(), options, random }
             }
-            _ => Place::Files { directory: config.server.data_dir.join("plugins") },
+            _ => Storage::Files { directory: config.server.data_dir.join("plugins") },
         };
-        let open = Arc::new(Mutex::new(Open::new()));
+        let open = Arc::new(Mutex::new(OpenDatabases::new()));
         let idle = tokio::spawn(close_idle(Arc::downgrade(&open)));
-        Ok(Self { place, limits: Limits::from(&config.plugins), open, deleting: Arc::default(), idle })
+        Ok(Self { storage, limits: StatementLimits::from(&config.plugins), open, deleting: Arc::default(), idle })
     }
 
-    /// The database of a plugin, made when it is missing; cheap when it is open already.
+    /// Returns the database of a plugin, and creates it if it is missing. Cheap if it is open already.
     ///
     /// # Errors
-    /// It cannot be made: no room or no right to write files, or a PostgreSQL role that may not make roles and schemas.
+    /// The database cannot be created: the disk is full, files cannot be written, or the PostgreSQL role of the host may not
+    /// create roles and schemas.
     pub async fn plugin(&self, name: &PluginName) -> Result<Arc<PluginDatabase>> {
         let cell = Arc::clone(self.lock().entry(name.clone()).or_default());
         cell.get_or_try_init(|| async {
-            Ok(Arc::new(PluginDatabase { kind: self.make(name).await?, limits: self.limits.clone() }))
+            Ok(Arc::new(PluginDatabase { engine: self.create(name).await?, limits: self.limits.clone() }))
         })
         .await
         .cloned()
     }
 
-    /// Database connections of a plugin that are in use now.
+    /// Returns the number of the plugin's database connections in use.
     pub fn in_use(&self, name: &PluginName) -> usize {
         let database = self.lock().get(name).and_then(|cell| cell.get().cloned());
-        database.map_or(0, |database| match &database.kind {
-            Kind::Sqlite(sqlite) => sqlite.in_use(),
-            Kind::Postgres(postgres) => postgres.in_use(),
+        database.map_or(0, |database| match &database.engine {
+            Engine::Sqlite(sqlite) => sqlite.in_use(),
+            Engine::Postgres(postgres) => postgres.in_use(),
         })
     }
 
-    /// Bytes of disk that the database of a plugin takes, as far as that is known.
+    /// Returns the bytes of disk that the plugin's database uses, if they are known.
     pub fn disk(&self, name: &PluginName) -> Option<u64> {
         let database = self.lock().get(name).and_then(|cell| cell.get().cloned())?;
-        match &database.kind {
-            Kind::Sqlite(sqlite) => sqlite.disk(),
-            Kind::Postgres(postgres) => postgres.disk(),
+        match &database.engine {
+            Engine::Sqlite(sqlite) => sqlite.disk(),
+            Engine::Postgres(postgres) => postgres.disk(),
         }
     }
 
-    /// Whether a plugin has a database.
+    /// Returns whether a plugin has a database.
     ///
     /// # Errors
-    /// It cannot be found out.
+    /// The file system or the database fails.
     pub async fn exists(&self, name: &PluginName) -> Result<bool> {
-        match &self.place {
-            Place::Files { directory } => {
+        match &self.storage {
+            Storage::Files { directory } => {
                 let directory = directory.join(name.as_str());
                 directory.try_exists().map_err(|error| {
-                    Error::internal(format!("cannot look for {}", directory.display())).with_source(error)
+                    Error::internal(format!("cannot check whether {} exists", directory.display())).with_source(error)
                 })
             }
-            Place::Roles { host, .. } => Postgres::exists(host, name).await,
+            Storage::Schemas { host, .. } => Postgres::exists(host, name).await,
         }
     }
 
-    async fn make(&self, name: &PluginName) -> Result<Kind> {
-        match &self.place {
-            Place::Files { directory } => {
+    async fn create(&self, name: &PluginName) -> Result<Engine> {
+        match &self.storage {
+            Storage::Files { directory } => {
                 let (directory, limits) = (directory.join(name.as_str()), self.limits.clone());
-                let made = tokio::task::spawn_blocking(move || Sqlite::open(directory, &limits)).await;
+                let opened = tokio::task::spawn_blocking(move || Sqlite::open(directory, &limits)).await;
                 let sqlite =
-                    made.map_err(|error| Error::internal("opening a plugin's file failed").with_source(error))??;
-                Ok(Kind::Sqlite(Arc::new(sqlite)))
+                    opened.map_err(|error| Error::internal("opening a plugin's file failed").with_source(error))??;
+                Ok(Engine::Sqlite(Arc::new(sqlite)))
             }
-            Place::Roles { host, options, random } => {
-                Ok(Kind::Postgres(Arc::new(Postgres::open(host, options, random, name, &self.limits).await?)))
+            Storage::Schemas { host, options, random } => {
+                Ok(Engine::Postgres(Arc::new(Postgres::open(host, options, random, name, &self.limits).await?)))
             }
         }
     }
 
-    /// Applies the migrations that are not applied yet and gives their names. All or nothing; safe on several nodes at
-    /// once.
+    /// Applies the migrations that are not applied yet, in one transaction, and returns their names. Several nodes may call
+    /// this at the same time.
     ///
     /// # Errors
-    /// The list does not continue what was applied, or a migration failed; it names the migration and the reason.
+    /// The list does not continue the applied migrations, or a migration failed. The error names the migration and the
+    /// reason.
     pub async fn migrate(&self, name: &PluginName, migrations: &[Migration]) -> Result<Vec<String>, MigrationError> {
-        match &self.plugin(name).await?.kind {
-            Kind::Sqlite(sqlite) => sqlite.migrate(migrations.to_vec()).await,
-            Kind::Postgres(postgres) => postgres.migrate(migrations).await,
+        match &self.plugin(name).await?.engine {
+            Engine::Sqlite(sqlite) => sqlite.migrate(migrations.to_vec()).await,
+            Engine::Postgres(postgres) => postgres.migrate(migrations).await,
         }
     }
 
-    /// Removes everything a plugin stored. Waits a while for its running statements, then ends them.
+    /// Deletes all data of a plugin. Waits for its running statements as long as one may take, then ends them.
     ///
     /// # Errors
-    /// It could not be removed; then it is still there, and may be tried again.
+    /// The data could not be deleted. It is still there, and the call can be retried.
     pub async fn delete(&self, name: &PluginName) -> Result<()> {
-        // One at a time: a second one would remove what was opened anew after the first.
-        let turn = Arc::clone(&self.deleting).lock_owned().await;
+        // One deletion at a time: a second one would remove a database that was opened after the first.
+        let guard = Arc::clone(&self.deleting).lock_owned().await;
         let database = self.plugin(name).await?;
         let (open, name) = (Arc::clone(&self.open), name.clone());
-        // It comes to its end though its caller may leave: half deleted, the plugin could never be used again.
+        // Runs to its end even if the caller goes away: a half-deleted database could never be used again.
         let deletion = tokio::spawn(async move {
-            let deleted = match &database.kind {
-                Kind::Sqlite(sqlite) => sqlite.delete().await,
-                Kind::Postgres(postgres) => postgres.delete().await,
+            let deleted = match &database.engine {
+                Engine::Sqlite(sqlite) => sqlite.delete().await,
+                Engine::Postgres(postgres) => postgres.delete().await,
             };
-            // Whatever came of it, its connections are closed: the next use opens anew.
+            // In any case its connections are closed: the next use opens the database again.
             open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            drop(turn);
+            drop(guard);
             deleted
         });
         deletion.await.map_err(|error| Error::internal("deleting a plugin's data failed").with_source(error))?
     }
 
-    /// Closes every connection, waiting a while for running statements.
+    /// Closes every connection. Waits for running statements as long as one may take.
     pub async fn close(&self) {
         self.idle.abort();
         let all: Vec<_> = self.lock().drain().collect();
@@ -190,7 +191,7 @@ impl PluginData {
         futures_util::future::join_all(closing).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, OpenDatabases> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,10 +202,10 @@ impl Drop for PluginData {
     }
 }
 
-async fn close_idle(open: Weak<Mutex<Open>>) {
-    let mut look = tokio::time::interval(IDLE_LOOK);
+async fn close_idle(open: Weak<Mutex<OpenDatabases>>) {
+    let mut interval = tokio::time::interval(IDLE_CHECK_INTERVAL);
     loop {
-        look.tick().await;
+        interval.tick().await;
         let Some(open) = open.upgrade() else { return };
         let databases: Vec<_> = open
             .lock()
@@ -213,156 +214,156 @@ async fn close_idle(open: Weak<Mutex<Open>>) {
             .filter_map(|cell| cell.get().cloned())
             .collect();
         for database in databases {
-            match &database.kind {
-                Kind::Sqlite(sqlite) => sqlite.close_idle(IDLE_TIME).await,
-                Kind::Postgres(postgres) => postgres.close_idle(IDLE_TIME),
+            match &database.engine {
+                Engine::Sqlite(sqlite) => sqlite.close_idle(IDLE_TIME).await,
+                Engine::Postgres(postgres) => postgres.close_idle(IDLE_TIME),
             }
         }
     }
 }
 
-/// One plugin's database. Every call may be dropped at any moment: the statement is interrupted, and its connection
-/// comes back clean.
+/// One plugin's database. The future of every call may be dropped at any time: the statement is interrupted, and its
+/// connection returns clean to the pool.
 pub struct PluginDatabase {
-    kind: Kind,
-    limits: Limits,
+    engine: Engine,
+    limits: StatementLimits,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum Engine {
     Sqlite(Arc<Sqlite>),
     Postgres(Arc<Postgres>),
 }
 
 impl PluginDatabase {
-    /// What its statements are held to.
-    pub fn limits(&self) -> &Limits {
+    /// Returns the limits of its statements.
+    pub fn limits(&self) -> &StatementLimits {
         &self.limits
     }
 
-    /// The same database for somebody who is held to other limits. Its connections are the plugin's, whoever uses them;
-    /// how many there are is changed by [`PluginDatabase::apply_connections`].
+    /// Returns the same database with other limits. All such values share the plugin's connections;
+    /// [`PluginDatabase::apply_connections`] changes their number.
     #[must_use]
-    pub fn within(&self, limits: Limits) -> Self {
-        Self { kind: self.kind.clone(), limits }
+    pub fn with_limits(&self, limits: StatementLimits) -> Self {
+        Self { engine: self.engine.clone(), limits }
     }
 
-    /// Gives the plugin as many connections as these limits say.
+    /// Applies the limit on connections to the plugin.
     pub fn apply_connections(&self) {
-        match &self.kind {
-            Kind::Sqlite(sqlite) => sqlite.resize(self.limits.connections),
-            Kind::Postgres(postgres) => postgres.resize(self.limits.connections),
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.resize(self.limits.connections),
+            Engine::Postgres(postgres) => postgres.resize(self.limits.connections),
         }
     }
 
-    /// One statement with its answer.
+    /// Runs one statement and returns its rows.
     ///
     /// # Errors
-    /// As the cases of [`DataError`] say.
+    /// See the cases of [`DataError`].
     pub async fn query(&self, statement: Statement) -> Result<Rows, DataError> {
         self.run(statement).await.map(|(rows, _)| rows)
     }
 
-    /// One statement; gives the number of rows it changed.
+    /// Runs one statement and returns the number of rows that it changed.
     ///
     /// # Errors
-    /// As the cases of [`DataError`] say.
+    /// See the cases of [`DataError`].
     pub async fn execute(&self, statement: Statement) -> Result<u64, DataError> {
         self.run(statement).await.map(|(_, affected)| affected)
     }
 
     async fn run(&self, statement: Statement) -> Result<(Rows, u64), DataError> {
-        match &self.kind {
-            Kind::Sqlite(sqlite) => sqlite.run(&self.limits, statement).await,
-            Kind::Postgres(postgres) => postgres.run(&self.limits, statement).await,
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.run(&self.limits, statement).await,
+            Engine::Postgres(postgres) => postgres.run(&self.limits, statement).await,
         }
     }
 
-    /// All statements in one transaction, all or nothing, with the answer of each.
+    /// Runs all statements in one transaction and returns the rows of each.
     ///
     /// # Errors
-    /// As the cases of [`DataError`] say; nothing was changed then.
+    /// See the cases of [`DataError`]. No statement has changed anything then.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
         if statements.len() > MAX_BATCH {
-            return Err(DataError::Limit(Bound::Statements, format!("statements of a batch: {MAX_BATCH}")));
+            return Err(DataError::Limit(LimitKind::Statements, format!("statements of a batch: {MAX_BATCH}")));
         }
-        match &self.kind {
-            Kind::Sqlite(sqlite) => sqlite.batch(&self.limits, statements).await,
-            Kind::Postgres(postgres) => postgres.batch(&self.limits, statements).await,
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.batch(&self.limits, statements).await,
+            Engine::Postgres(postgres) => postgres.batch(&self.limits, statements).await,
         }
     }
 
-    /// A transaction; on SQLite it waits for the one that is open.
+    /// Begins a transaction. On SQLite it waits until the open transaction ends.
     ///
     /// # Errors
-    /// [`DataError::Conflict`] when others hold it too long, [`DataError::Limit`] when all connections are in use.
+    /// [`DataError::Conflict`] if another transaction stays open too long, [`DataError::Limit`] if all connections are in use.
     pub async fn begin(&self) -> Result<Transaction, DataError> {
-        Ok(Transaction(match &self.kind {
-            Kind::Sqlite(sqlite) => Begun::Sqlite(Box::new(sqlite.begin(&self.limits).await?)),
-            Kind::Postgres(postgres) => Begun::Postgres(Box::new(postgres.begin(&self.limits).await?)),
+        Ok(Transaction(match &self.engine {
+            Engine::Sqlite(sqlite) => OpenTransaction::Sqlite(Box::new(sqlite.begin(&self.limits).await?)),
+            Engine::Postgres(postgres) => OpenTransaction::Postgres(Box::new(postgres.begin(&self.limits).await?)),
         }))
     }
 
     async fn close(&self) {
-        match &self.kind {
-            Kind::Sqlite(sqlite) => sqlite.close().await,
-            Kind::Postgres(postgres) => postgres.close().await,
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.close().await,
+            Engine::Postgres(postgres) => postgres.close().await,
         }
     }
 }
 
-/// An open transaction, as if it ran alone. Dropping it, in whatever state, rolls it back. After its first error it can
-/// only be rolled back.
-pub struct Transaction(Begun);
+/// An open, serializable transaction. Dropping it rolls it back, in any state. After its first error it can only be rolled
+/// back.
+pub struct Transaction(OpenTransaction);
 
-enum Begun {
+enum OpenTransaction {
     Sqlite(Box<sqlite::Transaction>),
     Postgres(Box<postgres::Transaction>),
 }
 
 impl Transaction {
-    /// One statement with its answer.
+    /// Runs one statement and returns its rows.
     ///
     /// # Errors
-    /// As the cases of [`DataError`] say; the transaction has failed then.
+    /// See the cases of [`DataError`]. The transaction has failed then.
     pub async fn query(&mut self, statement: Statement) -> Result<Rows, DataError> {
         self.run(statement).await.map(|(rows, _)| rows)
     }
 
-    /// One statement; gives the number of rows it changed.
+    /// Runs one statement and returns the number of rows that it changed.
     ///
     /// # Errors
-    /// As the cases of [`DataError`] say; the transaction has failed then.
+    /// See the cases of [`DataError`]. The transaction has failed then.
     pub async fn execute(&mut self, statement: Statement) -> Result<u64, DataError> {
         self.run(statement).await.map(|(_, affected)| affected)
     }
 
     async fn run(&mut self, statement: Statement) -> Result<(Rows, u64), DataError> {
         match &mut self.0 {
-            Begun::Sqlite(transaction) => transaction.run(statement).await,
-            Begun::Postgres(transaction) => transaction.run(statement).await,
+            OpenTransaction::Sqlite(transaction) => transaction.run(statement).await,
+            OpenTransaction::Postgres(transaction) => transaction.run(statement).await,
         }
     }
 
-    /// Makes it last.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// It did not: a conflict or a deferred constraint was found, or an earlier statement had failed.
+    /// The commit failed because of a conflict or a deferred constraint, or an earlier statement had failed.
     pub async fn commit(self) -> Result<(), DataError> {
         match self.0 {
-            Begun::Sqlite(transaction) => transaction.commit().await,
-            Begun::Postgres(transaction) => transaction.commit().await,
+            OpenTransaction::Sqlite(transaction) => transaction.commit().await,
+            OpenTransaction::Postgres(transaction) => transaction.commit().await,
         }
     }
 
-    /// Undoes it.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// The database could not be told; it undoes the transaction by itself then.
+    /// The database could not be reached. It then rolls the transaction back by itself.
     pub async fn rollback(self) -> Result<(), DataError> {
         match self.0 {
-            Begun::Sqlite(transaction) => transaction.rollback().await,
-            Begun::Postgres(transaction) => transaction.rollback().await,
+            OpenTransaction::Sqlite(transaction) => transaction.rollback().await,
+            OpenTransaction::Postgres(transaction) => transaction.rollback().await,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Releases and component files in the host's database. Both are only ever added, and collected as a whole.
+//! Releases and component files in the host's database. Rows are only added and, as a whole, deleted; never changed.
 
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -12,45 +12,45 @@ pub struct StoredRelease {
     pub plugin: PluginName,
     /// Counts up from 1.
     pub number: i64,
-    /// SHA-256 in hexadecimal.
+    /// SHA-256 of the component file, in hexadecimal.
     pub digest: String,
-    /// Path.
+    /// The mount path.
     pub mount: String,
-    /// JSON.
+    /// The plugin's declaration, as JSON.
     pub declaration: String,
-    /// JSON.
+    /// The grants, as JSON.
     pub grants: String,
-    /// JSON.
+    /// The settings, as JSON.
     pub settings: String,
-    /// Its migrations, a JSON list.
+    /// The migrations, a JSON list.
     pub migrations: String,
-    /// Bytes of its component.
+    /// Bytes of the component file.
     pub size: i64,
-    /// When.
+    /// The time of creation.
     pub created_at: Timestamp,
-    /// By whom.
+    /// The user who created the release.
     pub created_by: Option<UserId>,
-    /// The trusted keys that signed its component then, a JSON list.
+    /// The trusted keys that had signed the component at that time, a JSON list.
     pub signed_by: String,
-    /// What bounds its calls, JSON.
+    /// The limits of its calls, as JSON.
     pub limits: String,
 }
 
-/// What a new release becomes.
+/// The role of a new release.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
+pub enum ReleaseRole<'a> {
     /// The live one.
     Live,
-    /// On trial beside the live one; how, as JSON.
+    /// A canary next to the live one; holds its plan as JSON.
     Canary(&'a str),
 }
 
-/// What is recorded of the plugin with a new release, both JSON lists.
+/// The columns of the plugin that a new release updates; both are JSON lists.
 #[derive(Debug, Clone, Copy)]
-pub struct Around<'a> {
-    /// Capabilities that stay taken back.
+pub struct PluginRecord<'a> {
+    /// Capabilities that stay revoked.
     pub revoked: &'a str,
-    /// The migrations that its database has seen.
+    /// The migrations that were applied to its database.
     pub schema: &'a str,
 }
 
@@ -64,7 +64,7 @@ macro_rules! select {
     };
 }
 
-/// One release.
+/// Returns one release.
 ///
 /// # Errors
 /// The database fails.
@@ -75,7 +75,7 @@ pub async fn find(db: &Db, plugin: &PluginName, number: i64) -> Result<Option<St
     })?)
 }
 
-/// Every kept release of a plugin, newest first.
+/// Returns every stored release of a plugin, newest first.
 ///
 /// # Errors
 /// The database fails.
@@ -84,7 +84,7 @@ pub async fn list(db: &Db, plugin: &PluginName) -> Result<Vec<StoredRelease>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
 }
 
-/// The newest release before `number` that once was the live one.
+/// Returns the newest release before `number` that was once the live one.
 ///
 /// # Errors
 /// The database fails.
@@ -93,8 +93,7 @@ pub async fn live_before(db: &Db, plugin: &PluginName, number: i64) -> Result<Op
     Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_one(pool).await)?)
 }
 
-/// The number the next release of a plugin will have. Numbers of collected releases do not come back: the newest release
-/// is never collected.
+/// Returns the number of a plugin's next release. Numbers are never reused, because the newest release is never collected.
 ///
 /// # Errors
 /// The database fails.
@@ -104,7 +103,7 @@ pub async fn next_number(db: &Db, plugin: &PluginName) -> Result<i64> {
     Ok(newest.unwrap_or(0) + 1)
 }
 
-/// Records a release and gives it its place, all or nothing.
+/// Records a release and gives it its role, in one transaction.
 ///
 /// # Errors
 /// The database fails, or another node took the number.
@@ -112,8 +111,8 @@ pub async fn insert(
     db: &Db,
     release: &StoredRelease,
     component: &[u8],
-    place: Place<'_>,
-    around: &Around<'_>,
+    role: ReleaseRole<'_>,
+    record: &PluginRecord<'_>,
 ) -> Result<()> {
     const LIVE: &str = "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
         ON CONFLICT (name) DO UPDATE SET mount = $2, state = 'live', live_release = $3, canary = NULL";
@@ -124,8 +123,8 @@ pub async fn insert(
             .bind(component)
             .execute(&mut *transaction)
             .await?;
-        match place {
-            Place::Live => {
+        match role {
+            ReleaseRole::Live => {
                 sqlx::query(LIVE)
                     .bind(release.plugin.clone())
                     .bind(&release.mount)
@@ -133,7 +132,7 @@ pub async fn insert(
                     .execute(&mut *transaction)
                     .await?
             }
-            Place::Canary(plan) => {
+            ReleaseRole::Canary(plan) => {
                 sqlx::query("UPDATE plugins SET canary = $2 WHERE name = $1")
                     .bind(release.plugin.clone())
                     .bind(plan)
@@ -143,8 +142,8 @@ pub async fn insert(
         };
         sqlx::query("UPDATE plugins SET revoked = $2, schema = $3 WHERE name = $1")
             .bind(release.plugin.clone())
-            .bind(around.revoked)
-            .bind(around.schema)
+            .bind(record.revoked)
+            .bind(record.schema)
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
@@ -163,7 +162,7 @@ pub async fn insert(
         .bind(release.size)
         .bind(release.created_at)
         .bind(release.created_by)
-        .bind(matches!(place, Place::Live).then_some(release.created_at))
+        .bind(matches!(role, ReleaseRole::Live).then_some(release.created_at))
         .bind(&release.signed_by)
         .bind(&release.limits)
         .execute(&mut *transaction)
@@ -173,7 +172,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The component file of a digest.
+/// Returns the component file with a digest.
 ///
 /// # Errors
 /// The database fails.
@@ -183,8 +182,8 @@ pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
     })?)
 }
 
-/// Collects releases of a plugin that are neither among its newest `keep` nor younger than `since`, and the components
-/// that nothing runs any more. `spared` stay whatever their age. Answers the numbers of those that went.
+/// Deletes the releases of a plugin that are neither among its newest `keep` nor newer than `since`, and the components that
+/// no release uses any more. The releases in `spared` stay. Returns the numbers of the deleted releases.
 ///
 /// # Errors
 /// The database fails.
@@ -195,7 +194,7 @@ pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp
         let mut transaction = pool.begin_with(begin).await?;
         let all: Vec<(i64, Timestamp)> =
             sqlx::query_as(NUMBERS).bind(plugin.clone()).fetch_all(&mut *transaction).await?;
-        // The newest stays, so that its number is not given twice.
+        // The newest stays, so that its number is never reused.
         for (number, created_at) in all.into_iter().skip(keep.max(1)) {
             if created_at >= since || spared.contains(&number) {
                 continue;

@@ -1,4 +1,4 @@
-//! Links to set a password. Owns the SQL on `reset_tokens`; only hashes of tokens come here.
+//! Tokens of the links that set a password. Owns the SQL on `reset_tokens`; only the hashes of tokens get here.
 
 use super::user::{END_RESET_TOKENS, END_SESSIONS, SET_PASSWORD, UserRow, columns, locking};
 use super::{Db, on};
@@ -6,25 +6,25 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::UserId;
 
-/// What became of a token that was to be used up.
+/// The outcome of using a token.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Used {
-    /// The password is the new one.
+pub(crate) enum ConsumeOutcome {
+    /// The password was changed.
     Reset,
-    /// The account is inactive; the token stays.
+    /// The account is inactive; the token stays valid.
     Inactive,
-    /// There is no such token (any more).
+    /// The token does not exist or has expired.
     Unknown,
 }
 
-const HOLDER: &str = concat!(
+const ACCOUNT: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM reset_tokens JOIN users ON users.id = reset_tokens.user_id \
      WHERE reset_tokens.token_hash = $1 AND reset_tokens.expires_at > $2"
 );
 
-/// Adds a token, and removes all that have expired.
+/// Adds a token, and deletes all that have expired.
 pub(crate) async fn insert(
     db: &Db,
     token_hash: &[u8],
@@ -40,39 +40,39 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// The account that a living token is for.
-pub(crate) async fn holder(db: &Db, token_hash: &[u8], now: Timestamp) -> Result<Option<UserRow>> {
+/// Returns the account of a valid token.
+pub(crate) async fn find_account(db: &Db, token_hash: &[u8], now: Timestamp) -> Result<Option<UserRow>> {
     let row = on!(db, pool => {
-        sqlx::query_as::<_, UserRow>(HOLDER).bind(token_hash).bind(now).fetch_optional(pool).await
+        sqlx::query_as::<_, UserRow>(ACCOUNT).bind(token_hash).bind(now).fetch_optional(pool).await
     })?;
     Ok(row)
 }
 
-/// Uses a token of `user` up: sets the password and ends all of the account's sessions and tokens. Of concurrent uses, one
-/// finds the token.
+/// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. Of concurrent calls with
+/// one token, only one succeeds.
 pub(crate) async fn consume(
     db: &Db,
     token_hash: &[u8],
     user: UserId,
     now: Timestamp,
     password_hash: &str,
-) -> Result<Used> {
+) -> Result<ConsumeOutcome> {
     const SQL: &str = "DELETE FROM reset_tokens WHERE token_hash = $1 AND user_id = $2 AND expires_at > $3";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        // The account's lock comes first, as everywhere; the token is looked for under it.
+        // As everywhere, the account is locked first; the token is deleted under that lock.
         let row = sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
         let used = sqlx::query(SQL).bind(token_hash).bind(user).bind(now).execute(&mut *tx).await?.rows_affected();
         if used == 0 {
-            return Ok(Used::Unknown);
+            return Ok(ConsumeOutcome::Unknown);
         }
         if row.is_none_or(|row| !row.is_active) {
-            return Ok(Used::Inactive);
+            return Ok(ConsumeOutcome::Inactive);
         }
         sqlx::query(SET_PASSWORD).bind(user).bind(password_hash).execute(&mut *tx).await?;
         sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
         sqlx::query(END_RESET_TOKENS).bind(user).execute(&mut *tx).await?;
         tx.commit().await?;
     });
-    Ok(Used::Reset)
+    Ok(ConsumeOutcome::Reset)
 }

@@ -1,4 +1,4 @@
-//! Sessions. Owns the SQL on `sessions`; what the parts of a refresh token mean is `auth::session`'s.
+//! Sessions. Owns the SQL on `sessions`; `auth::session` owns the format of refresh tokens.
 
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
@@ -21,7 +21,7 @@ pub(crate) struct SessionRow {
     pub(crate) user_agent: Option<String>,
 }
 
-/// What a session begins with.
+/// A session to be added.
 #[derive(Debug)]
 pub(crate) struct NewSession<'a> {
     pub(crate) id: SessionId,
@@ -33,7 +33,7 @@ pub(crate) struct NewSession<'a> {
     pub(crate) user_agent: Option<&'a str>,
 }
 
-/// What a refresh replaces.
+/// The values that a refresh changes.
 #[derive(Debug)]
 pub(crate) struct Rotation<'a> {
     pub(crate) old_hash: &'a [u8],
@@ -43,12 +43,12 @@ pub(crate) struct Rotation<'a> {
     pub(crate) expires_at: Timestamp,
 }
 
-/// An account, and until when one session of it lives.
+/// An account, and the expiry of one of its sessions.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct SignedIn {
     #[sqlx(flatten)]
     pub(crate) user: UserRow,
-    /// None: the account has no such session (any more).
+    /// `None` means that the account does not have this session, or no longer.
     pub(crate) session_expires_at: Option<Timestamp>,
 }
 
@@ -75,7 +75,7 @@ const INSERT: &str = "INSERT INTO sessions \
     (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent) \
     VALUES ($1, $2, $3, $4, $5, $5, $6, $7)";
 
-/// The account and one of its sessions in a single look-up.
+/// Returns the account and one of its sessions with a single query.
 pub(crate) async fn signed_in(db: &Db, user: UserId, session: SessionId) -> Result<Option<SignedIn>> {
     let row = on!(db, pool => {
         sqlx::query_as::<_, SignedIn>(SIGNED_IN).bind(user).bind(session).fetch_optional(pool).await
@@ -83,7 +83,7 @@ pub(crate) async fn signed_in(db: &Db, user: UserId, session: SessionId) -> Resu
     Ok(row)
 }
 
-/// The session that all refresh tokens with this family hash belong to.
+/// Returns the session of the refresh tokens with this family hash.
 pub(crate) async fn find_by_family(db: &Db, family_hash: &[u8]) -> Result<Option<SessionRow>> {
     let row = on!(db, pool => {
         sqlx::query_as::<_, SessionRow>(BY_FAMILY).bind(family_hash).fetch_optional(pool).await
@@ -91,13 +91,13 @@ pub(crate) async fn find_by_family(db: &Db, family_hash: &[u8]) -> Result<Option
     Ok(row)
 }
 
-/// The living sessions of an account, newest first.
+/// Returns the account's sessions that have not expired, newest first.
 pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<SessionRow>> {
     Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
 }
 
-/// Adds a session, provided that the account is still active and its password still the one whose hash was checked. The
-/// account is locked meanwhile, so a change of the password either sees this session or prevents it.
+/// Adds a session if the account is still active and its password hash is still `password_hash`; returns whether it did. The
+/// account is locked meanwhile, so a change of the password either ends this session or prevents it.
 pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
@@ -120,7 +120,7 @@ pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &st
     Ok(true)
 }
 
-/// Replaces the secret if it is still `old_hash`; of concurrent refreshes with one token, one gets true.
+/// Replaces the secret if it is still `old_hash`. Of concurrent refreshes with one token, only one returns true.
 pub(crate) async fn rotate(db: &Db, id: SessionId, rotation: &Rotation<'_>) -> Result<bool> {
     const SQL: &str = "UPDATE sessions SET previous_hash = secret_hash, secret_hash = $3, rotation_nonce = $4, \
         rotated_at = $5, last_used_at = $5, expires_at = $6 WHERE id = $1 AND secret_hash = $2";
@@ -139,14 +139,14 @@ pub(crate) async fn rotate(db: &Db, id: SessionId, rotation: &Rotation<'_>) -> R
     Ok(done > 0)
 }
 
-/// Ends one session of an account; says whether it had it.
+/// Ends one session of an account; returns whether it existed.
 pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId) -> Result<bool> {
     const SQL: &str = "DELETE FROM sessions WHERE id = $1 AND user_id = $2";
     let done = on!(db, pool => sqlx::query(SQL).bind(session).bind(user).execute(pool).await?.rows_affected());
     Ok(done > 0)
 }
 
-/// Removes what nobody can use any more.
+/// Deletes the sessions that have expired; returns their number.
 pub(crate) async fn delete_expired(db: &Db, now: Timestamp) -> Result<u64> {
     const SQL: &str = "DELETE FROM sessions WHERE expires_at <= $1";
     Ok(on!(db, pool => sqlx::query(SQL).bind(now).execute(pool).await?.rows_affected()))

@@ -12,13 +12,13 @@ pub(crate) struct SigningKeyRow {
     pub(crate) private_key: Vec<u8>,
 }
 
-/// All keys, the one that signs last.
+/// Returns all keys in order of generation; the last one signs.
 pub(crate) async fn list(db: &Db) -> Result<Vec<SigningKeyRow>> {
     const SQL: &str = "SELECT kid, private_key FROM signing_keys ORDER BY generation";
     Ok(on!(db, pool => sqlx::query_as::<_, SigningKeyRow>(SQL).fetch_all(pool).await)?)
 }
 
-/// Makes this the first key, unless another node was faster; [`list`] tells which one it is.
+/// Stores the first key, unless another node was faster: [`list`] returns the key that was stored.
 pub(crate) async fn insert_first(db: &Db, kid: &str, private_key: &[u8], now: Timestamp) -> Result<()> {
     const SQL: &str = "INSERT INTO signing_keys (generation, kid, private_key, created_at) VALUES (1, $1, $2, $3) \
         ON CONFLICT (generation) DO NOTHING";

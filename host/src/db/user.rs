@@ -1,8 +1,9 @@
-//! Accounts. Owns the SQL on `users` and what must happen to an account's sessions and links in the same transaction.
+//! Accounts. Owns the SQL on `users`, and the changes to an account's sessions and reset tokens that belong to the same
+//! transaction.
 //!
-//! Locks are taken in one order everywhere: first all active superusers by id (only by what could remove one), then the
-//! account itself. A session is only ever added under the account's lock (`db::session`), so none slips in beside a
-//! change that ends them all.
+//! Locks are taken in one order everywhere: first all active superusers by id (only by statements that could remove one),
+//! then the account itself. A session is only added under the account's lock (`db::session`), so no session is added during
+//! a change that ends all sessions.
 
 use super::{Db, is_duplicate, on};
 use crate::address::Address;
@@ -22,7 +23,7 @@ pub(crate) struct UserRow {
     pub(crate) created_at: Timestamp,
 }
 
-/// What an account is made of.
+/// An account to be added.
 #[derive(Debug)]
 pub(crate) struct NewUser {
     pub(crate) id: UserId,
@@ -34,7 +35,7 @@ pub(crate) struct NewUser {
     pub(crate) created_at: Timestamp,
 }
 
-/// What is to change; none leaves a member as it is.
+/// A change of an account; `None` leaves a member unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct UserUpdate {
     pub(crate) email: Option<Address>,
@@ -44,7 +45,7 @@ pub(crate) struct UserUpdate {
     pub(crate) password_hash: Option<String>,
 }
 
-/// The members of a [`UserRow`], in a text that `concat!` takes.
+/// The columns of a [`UserRow`], as a literal for `concat!`.
 macro_rules! columns {
     () => {
         "users.id, users.email, users.is_active, users.is_superuser, users.full_name, users.password_hash, \
@@ -68,7 +69,7 @@ pub(super) const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE
 pub(super) const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(super) const END_RESET_TOKENS: &str = "DELETE FROM reset_tokens WHERE user_id = $1";
 
-/// The statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
+/// Returns the statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
 pub(super) fn locking(db: &Db) -> &'static str {
     db.dialect(BY_ID, BY_ID_LOCKED)
 }
@@ -89,12 +90,12 @@ pub(crate) async fn find(db: &Db, id: UserId) -> Result<Option<UserRow>> {
     Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_ID).bind(id).fetch_optional(pool).await)?)
 }
 
-/// The account with this identity (`Address::key`).
+/// Returns the account with this email key (`Address::key`).
 pub(crate) async fn find_by_key(db: &Db, key: &str) -> Result<Option<UserRow>> {
     Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_KEY).bind(key).fetch_optional(pool).await)?)
 }
 
-/// Newest first, equal times by id.
+/// Returns accounts, newest first; accounts of the same time are ordered by id.
 pub(crate) async fn list(db: &Db, skip: i64, limit: i64) -> Result<Vec<UserRow>> {
     Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(LIST).bind(limit).bind(skip).fetch_all(pool).await)?)
 }
@@ -103,7 +104,7 @@ pub(crate) async fn count(db: &Db) -> Result<i64> {
     Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM users").fetch_one(pool).await)?)
 }
 
-/// Whether there is a superuser at all, active or not.
+/// Returns whether a superuser exists, active or not.
 pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
     const SQL: &str = "SELECT id FROM users WHERE is_superuser LIMIT 1";
     Ok(on!(db, pool => sqlx::query_scalar::<_, UserId>(SQL).fetch_optional(pool).await)?.is_some())
@@ -117,9 +118,9 @@ pub(crate) async fn insert(db: &Db, user: &NewUser) -> Result<()> {
     on!(db, pool => insert_with(user).execute(pool).await.map(drop)).map_err(refused)
 }
 
-/// Adds an account unless a superuser or an account of that address exists by now; says whether it did.
+/// Adds an account unless a superuser or an account with this address exists; returns whether it did.
 pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser) -> Result<bool> {
-    // Several nodes may start at once; SQLite has one writer anyway.
+    // Several nodes may start at the same time; SQLite has one writer and needs no lock.
     let lock = db.dialect("SELECT 1", "SELECT 1 FROM pg_advisory_xact_lock(hashtext('wharf:superuser'))");
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
@@ -158,8 +159,8 @@ where
         .bind(user.created_at)
 }
 
-/// Changes an account; none: there is no such account. A new password or a deactivation ends its sessions, a new password
-/// or address ends its reset tokens.
+/// Changes an account; returns `None` if it does not exist. A new password or a deactivation ends its sessions. A new
+/// password or address ends its reset tokens.
 ///
 /// # Errors
 /// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`).
@@ -209,10 +210,10 @@ fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
     }
 }
 
-/// Removes an account with its sessions and links; says whether there was one.
+/// Deletes an account with its sessions and reset tokens; returns whether it existed.
 ///
 /// # Errors
-/// It is the last active superuser (`last_superuser`).
+/// The account is the last active superuser (`last_superuser`).
 pub(crate) async fn delete(db: &Db, id: UserId) -> Result<bool> {
     let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
     on!(db, pool, begin => {
@@ -226,15 +227,15 @@ pub(crate) async fn delete(db: &Db, id: UserId) -> Result<bool> {
     })
 }
 
-/// Replaces a hash by a better one of the same password; a password changed meanwhile stays.
+/// Replaces a hash with a stronger one of the same password. A password that changed meanwhile stays.
 pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<()> {
     const SQL: &str = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
     on!(db, pool => sqlx::query(SQL).bind(id).bind(old).bind(new).execute(pool).await.map(drop))?;
     Ok(())
 }
 
-/// Replaces the password whose hash is `old`, ending every session but `kept` and all reset tokens. False: the password was
-/// changed meanwhile, and stays as it is.
+/// Replaces the password with the hash `old`, and ends every session but `kept` and all reset tokens. Returns false if the
+/// password changed meanwhile; then it stays.
 pub(crate) async fn change_password(db: &Db, id: UserId, old: &str, new: &str, kept: SessionId) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;

@@ -1,4 +1,4 @@
-//! How identifiers and moments are stored: `uuid` and `bigint` on PostgreSQL, text and integer on SQLite.
+//! The storage of identifiers and timestamps: `uuid` and `bigint` on PostgreSQL, text and integer on SQLite.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -9,7 +9,7 @@ use uuid::fmt::Hyphenated;
 use crate::clock::Timestamp;
 use crate::id::{PluginName, SessionId, UserId, for_each_uuid_id};
 
-/// Stores `$name` as `$via` in `$db`: `$into` and `$from` convert.
+/// Stores `$name` as `$via` in `$db`; `$into` and `$from` convert.
 macro_rules! stored {
     ($name:ty, $db:ty, $via:ty, $into:expr, $from:expr) => {
         impl Type<$db> for $name {
@@ -46,7 +46,7 @@ macro_rules! stored_uuids {
 }
 for_each_uuid_id!(stored_uuids);
 
-stored!(Timestamp, Postgres, i64, |moment| moment.0, |micros| Ok(Timestamp(micros)));
-stored!(Timestamp, Sqlite, i64, |moment| moment.0, |micros| Ok(Timestamp(micros)));
+stored!(Timestamp, Postgres, i64, |timestamp| timestamp.0, |micros| Ok(Timestamp(micros)));
+stored!(Timestamp, Sqlite, i64, |timestamp| timestamp.0, |micros| Ok(Timestamp(micros)));
 stored!(PluginName, Postgres, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));
 stored!(PluginName, Sqlite, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));

@@ -1,10 +1,11 @@
-//! Which IP addresses are public. A plugin connects to those and to what a grant of `http.networks` adds; everything else
-//! is somebody's inside: the machine, its network, its cloud's metadata service.
+//! Classifies IP addresses for the SSRF filter: public, internal or never allowed. A plugin may connect to public addresses
+//! and to the networks that its grant adds (`http.networks`). Internal addresses belong to the machine, its network or its
+//! cloud's metadata service.
 //!
 //! Knows addresses only, never names, and connects to nothing. The lists are IANA's special-purpose registries
-//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>, `…/iana-ipv6-special-registry`, RFC 6890) read the strict
-//! way: what they do not call globally reachable is not public, and of IPv6 only 2000::/3 can be, because nothing else was
-//! ever given out (<https://www.iana.org/assignments/ipv6-address-space>).
+//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>, `…/iana-ipv6-special-registry`, RFC 6890), read strictly:
+//! an address that they do not call globally reachable is not public. Of IPv6 only 2000::/3 can be public, because IANA has
+//! allocated nothing else (<https://www.iana.org/assignments/ipv6-address-space>).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,8 +21,8 @@ const fn v6(first: u16, second: u16, third: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, third, 0, 0, 0, 0, 0), prefix)
 }
 
-/// What is never connected to, whatever was granted: no TCP peer has such an address, and Linux takes 0.0.0.0 for loopback.
-const NOBODY_V4: &[(Ipv4Net, &str)] = &[
+/// Networks that no grant can allow: no TCP peer has such an address, and Linux treats 0.0.0.0 as loopback.
+const NEVER_ALLOWED_V4: &[(Ipv4Net, &str)] = &[
     (v4(0, 0, 0, 0, 8), "of this network (RFC 791)"),
     (v4(224, 0, 0, 0, 4), "multicast (RFC 5771)"),
     (v4(255, 255, 255, 255, 32), "broadcast (RFC 919)"),
@@ -31,7 +32,7 @@ const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
     (v4(10, 0, 0, 0, 8), "private (RFC 1918)"),
     (v4(100, 64, 0, 0, 10), "shared by a carrier's customers (RFC 6598)"),
     (v4(127, 0, 0, 0, 8), "loopback (RFC 1122)"),
-    // Where clouds keep their metadata service.
+    // Clouds have their metadata service here.
     (v4(169, 254, 0, 0, 16), "link-local (RFC 3927)"),
     (v4(172, 16, 0, 0, 12), "private (RFC 1918)"),
     (v4(192, 0, 0, 0, 24), "for protocols (RFC 6890)"),
@@ -42,84 +43,84 @@ const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
     (v4(198, 51, 100, 0, 24), "for documentation (RFC 5737)"),
     (v4(203, 0, 113, 0, 24), "for documentation (RFC 5737)"),
     (v4(240, 0, 0, 0, 4), "reserved (RFC 1112)"),
-    // Not in the registry: Microsoft's, given to no customer, and what an Azure machine asks for its secrets.
+    // Not in the registry: an address of Microsoft's that no customer gets; an Azure machine asks it for its secrets.
     (v4(168, 63, 129, 16, 32), "the cloud's own (Azure's wire server)"),
 ];
 
-/// Within 2000::/3.
+/// Special networks within 2000::/3.
 const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
     // Teredo, ORCHID, benchmarks and other protocols.
     (v6(0x2001, 0, 0, 23), "for protocols (RFC 2928)"),
     (v6(0x2001, 0xdb8, 0, 32), "for documentation (RFC 3849)"),
-    // Holds an IPv4 address, which a relay anywhere would go on to.
+    // Contains an IPv4 address that any relay forwards to.
     (v6(0x2002, 0, 0, 16), "6to4 (RFC 3056)"),
     (v6(0x3fff, 0, 0, 20), "for documentation (RFC 9637)"),
 ];
 
-/// The only part of IPv6 that was given out.
+/// The only part of IPv6 that IANA has allocated.
 const GLOBAL_UNICAST: Ipv6Net = v6(0x2000, 0, 0, 3);
-/// IPv4 behind a translator: as public as the IPv4 address at its end. Networks without IPv4 reach all of it so.
+/// NAT64 (RFC 6052): as public as the IPv4 address in the last 32 bits. Networks without IPv4 reach IPv4 servers this way.
 const TRANSLATED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
-/// Who can be reached at an address.
+/// The class of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Somebody on the internet.
+pub enum AddressClass {
+    /// On the internet; allowed.
     Public,
-    /// Somebody inside; the reason. Only where it was granted.
-    Inside(&'static str),
-    /// Nobody; the reason.
-    Nobody(&'static str),
+    /// Not public; allowed only where a grant names its network. Holds the reason.
+    Internal(&'static str),
+    /// Not allowed by any grant. Holds the reason.
+    NeverAllowed(&'static str),
 }
 
-/// The one form of an address: what the kernel connects to over IPv4 is an IPv4 address, however it was written.
+/// Returns the canonical form: an address that the kernel connects to over IPv4 becomes an IPv4 address.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Who can be reached at a [canonical] address.
-pub fn reach(address: IpAddr) -> Reach {
+/// Classifies an address by its [canonical] form.
+pub fn classify(address: IpAddr) -> AddressClass {
     match canonical(address) {
-        IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => reach_v6(address),
+        IpAddr::V4(address) => classify_v4(address),
+        IpAddr::V6(address) => classify_v6(address),
     }
 }
 
-fn reach_v4(address: Ipv4Addr) -> Reach {
+fn classify_v4(address: Ipv4Addr) -> AddressClass {
     let among = |list: &[(Ipv4Net, &'static str)]| list.iter().find(|(net, _)| net.contains(&address)).map(|it| it.1);
-    match (among(NOBODY_V4), among(SPECIAL_V4)) {
-        (Some(reason), _) => Reach::Nobody(reason),
-        (None, Some(reason)) => Reach::Inside(reason),
-        (None, None) => Reach::Public,
+    match (among(NEVER_ALLOWED_V4), among(SPECIAL_V4)) {
+        (Some(reason), _) => AddressClass::NeverAllowed(reason),
+        (None, Some(reason)) => AddressClass::Internal(reason),
+        (None, None) => AddressClass::Public,
     }
 }
 
-fn reach_v6(address: Ipv6Addr) -> Reach {
+fn classify_v6(address: Ipv6Addr) -> AddressClass {
     if address.is_unspecified() {
-        return Reach::Nobody("unspecified (RFC 4291)");
+        return AddressClass::NeverAllowed("unspecified (RFC 4291)");
     }
     if address.is_multicast() {
-        return Reach::Nobody("multicast (RFC 4291)");
+        return AddressClass::NeverAllowed("multicast (RFC 4291)");
     }
     if TRANSLATED.contains(&address) {
         let [.., a, b, c, d] = address.octets();
-        return match reach_v4(Ipv4Addr::new(a, b, c, d)) {
-            Reach::Public => Reach::Public,
-            Reach::Inside(_) | Reach::Nobody(_) => {
-                Reach::Inside("a translated IPv4 address that is not public (RFC 6052)")
+        return match classify_v4(Ipv4Addr::new(a, b, c, d)) {
+            AddressClass::Public => AddressClass::Public,
+            AddressClass::Internal(_) | AddressClass::NeverAllowed(_) => {
+                AddressClass::Internal("a translated IPv4 address that is not public (RFC 6052)")
             }
         };
     }
     if GLOBAL_UNICAST.contains(&address) {
         let special = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address));
-        return special.map_or(Reach::Public, |(_, reason)| Reach::Inside(reason));
+        return special.map_or(AddressClass::Public, |(_, reason)| AddressClass::Internal(reason));
     }
-    Reach::Inside(match address.segments() {
+    AddressClass::Internal(match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => "loopback (RFC 4291)",
         [0, 0, 0, 0, 0, 0, ..] => "a deprecated form of an IPv4 address (RFC 4291)",
         [first, ..] if first & 0xfe00 == 0xfc00 => "private (RFC 4193)",
         [first, ..] if first & 0xffc0 == 0xfe80 => "link-local (RFC 4291)",
-        _ => "outside what IANA gives out",
+        _ => "outside the space that IANA has allocated",
     })
 }
 
@@ -128,7 +129,7 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether a [canonical] address belongs to it.
+    /// Returns whether the address, in its [canonical] form, belongs to the network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&canonical(address))
     }
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_registries_call_global_is_public() {
+    fn only_addresses_that_iana_calls_globally_reachable_are_public() {
         for public in [
             "1.1.1.1",
             "9.255.255.255",
@@ -186,9 +187,9 @@ mod tests {
             "::ffff:1.1.1.1",
             "64:ff9b::1.1.1.1",
         ] {
-            assert_eq!(reach(public.parse().unwrap()), Reach::Public, "{public}");
+            assert_eq!(classify(public.parse().unwrap()), AddressClass::Public, "{public}");
         }
-        for inside in [
+        for internal in [
             "10.0.0.0",
             "10.255.255.255",
             "100.64.0.0",
@@ -236,17 +237,17 @@ mod tests {
             "fe80::1",
             "fec0::1",
         ] {
-            assert!(matches!(reach(inside.parse().unwrap()), Reach::Inside(_)), "{inside}");
+            assert!(matches!(classify(internal.parse().unwrap()), AddressClass::Internal(_)), "{internal}");
         }
-        for nobody in
+        for denied in
             ["0.0.0.0", "0.1.2.3", "::ffff:0.0.0.0", "224.0.0.1", "239.1.1.1", "255.255.255.255", "::", "ff02::1"]
         {
-            assert!(matches!(reach(nobody.parse().unwrap()), Reach::Nobody(_)), "{nobody}");
+            assert!(matches!(classify(denied.parse().unwrap()), AddressClass::NeverAllowed(_)), "{denied}");
         }
     }
 
     #[test]
-    fn networks_are_read_in_their_shortest_form() {
+    fn networks_are_printed_in_their_shortest_form() {
         let read = |text: &str| text.parse::<Network>().map(|network| network.to_string());
         assert_eq!(read("10.1.2.3/16").unwrap(), "10.1.0.0/16");
         assert_eq!(read("127.0.0.1").unwrap(), "127.0.0.1/32");

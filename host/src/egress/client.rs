@@ -1,8 +1,8 @@
-//! One exchange: a turn, then for each server on the way the question whether it is allowed, its addresses, a connection,
-//! the request, and at last the answer's body, each within its time and all within the whole. Holds nothing that outlives
-//! the future: dropping it gives the turn back and closes the connection.
+//! Runs one exchange: waits for a permit, then for each server of the redirect chain checks it, resolves it, connects and
+//! sends the request; at last reads the response's body. Each phase has a time limit, and so has the whole exchange. Keeps
+//! nothing that outlives the future: dropping it releases the permit and closes the connection.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +13,17 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request as WireRequest, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::address::{self, Reach};
-use super::connection::{Connection, MAX_HEADER_BYTES, MAX_HEADERS, Unanswered};
-use super::message::Message;
+use super::ReleaseEgress;
+use super::address;
+use super::checked_request::CheckedRequest;
+use super::connection::{Connection, MAX_HEADER_BYTES, MAX_HEADERS, SendError};
+use super::exchange::{Report, Request, Response, ResponseMemory};
+use super::failure::{Failure, LimitKind, Phase};
+use super::limits::MAX_REDIRECTS;
 use super::origin::{Host, Server};
-use super::{Allowed, Bound, Failure, MAX_REDIRECTS, Memory, Phase, ReleaseEgress, Report, Request, Response, Trace};
+use super::trace::Trace;
 
-/// Headers of an answer that are about the connection.
+/// Response headers that are about the connection.
 const HOP_BY_HOP: &[&str] = &[
     "connection",
     "keep-alive",
@@ -32,58 +36,59 @@ const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
-/// How long what is left of an exchange may take.
-struct Times {
+/// The time limits of the rest of an exchange.
+struct TimeLimits {
     end: Instant,
     connect: Duration,
     first_byte: Duration,
     idle: Option<Duration>,
 }
 
-/// An answer of which only the head was read.
-struct Head {
+/// A response whose body is not read yet.
+struct ResponseHead {
     parts: Parts,
     body: Incoming,
     connection: Connection,
 }
 
 impl ReleaseEgress {
-    /// Sends a request and reads the answer whole, in memory that is taken as it comes. `report` is filled as far as it
-    /// comes.
+    /// Sends a request and reads the whole response, reserving memory as the body arrives. Fills `report` as far as the
+    /// exchange gets.
     ///
     /// # Errors
-    /// The request is wrong or not allowed, a limit is broken, or the server does not answer as it should.
+    /// The request is invalid or not allowed, it hit a limit, or the server violates the protocol.
     pub async fn send(
         &self,
         request: Request,
         trace: &Trace,
-        memory: &mut dyn Memory,
+        memory: &mut dyn ResponseMemory,
         report: &mut Report,
     ) -> Result<Response, Failure> {
         let follow = request.redirects.unwrap_or(MAX_REDIRECTS).min(MAX_REDIRECTS);
-        let less = |asked: Option<Duration>, limit: Duration| asked.map_or(limit, |asked| asked.min(limit));
-        let time = less(request.time, self.limits.time);
-        let connect = less(request.connect, self.limits.connect);
-        let first_byte = less(request.first_byte, self.limits.first_byte);
+        let shorter = |own: Option<Duration>, limit: Duration| own.map_or(limit, |own| own.min(limit));
+        let time = shorter(request.time, self.limits.time);
+        let connect = shorter(request.connect, self.limits.connect);
+        let first_byte = shorter(request.first_byte, self.limits.first_byte);
         let idle = request.idle;
-        let mut message = Message::check(request, self.limits.bytes)?;
+        let mut message = CheckedRequest::check(request, self.limits.bytes)?;
         report.server = Some(message.target.server.clone());
-        self.allowed.server(&message.target.server)?;
-        let times = Times { end: Instant::now() + time, connect, first_byte, idle };
-        let turns = &self.share.turns;
-        let turn = timeout(self.limits.queue.min(time), turns.acquire()).await;
-        let _turn = turn.map_err(|_| Failure::Limit(Bound::Requests, format!("requests: {} at once", turns.size())))?;
+        self.allowlist.check_server(&message.target.server)?;
+        let times = TimeLimits { end: Instant::now() + time, connect, first_byte, idle };
+        let permits = &self.concurrency.requests;
+        let permit = timeout(self.limits.queue.min(time), permits.acquire()).await;
+        let _permit =
+            permit.map_err(|_| Failure::Limit(LimitKind::Requests, format!("requests: {} at once", permits.size())))?;
         loop {
-            let head = self.ask(&message, trace, &times, report).await?;
+            let head = self.request_head(&message, trace, &times, report).await?;
             let next = match follow {
                 0 => None,
-                _ => message.sent_on(head.parts.status, &head.parts.headers)?,
+                _ => message.redirected(head.parts.status, &head.parts.headers)?,
             };
             let Some(next) = next else { return self.read(&message, head, &times, memory, report).await };
-            // What it says beside is not read: the connection is closed, and its server cannot make anybody wait.
+            // The body of a redirect is not read: the connection is closed, so its server cannot delay the exchange.
             drop(head);
             if report.redirects >= follow {
-                return Err(Failure::Limit(Bound::Redirects, format!("redirects: {follow}")));
+                return Err(Failure::Limit(LimitKind::Redirects, format!("redirects: {follow}")));
             }
             report.redirects += 1;
             report.server = Some(next.target.server.clone());
@@ -91,18 +96,24 @@ impl ReleaseEgress {
         }
     }
 
-    /// The head of one server's answer, over a connection that is idle or a new one.
-    async fn ask(&self, message: &Message, trace: &Trace, times: &Times, report: &mut Report) -> Result<Head, Failure> {
+    /// Sends the request to one server, over an idle connection or a new one, and returns the response's head.
+    async fn request_head(
+        &self,
+        message: &CheckedRequest,
+        trace: &Trace,
+        times: &TimeLimits,
+        report: &mut Report,
+    ) -> Result<ResponseHead, Failure> {
         let server = &message.target.server;
-        self.allowed.server(server)?;
+        self.allowlist.check_server(server)?;
         while let Some(connection) = self.pool.take(server) {
             report.reused += 1;
             match self.exchange(connection, message, trace, times, report).await? {
                 Ok(head) => return Ok(head),
-                // It was closed while it was idle, and the server has seen nothing that matters: once more.
+                // The connection was closed while it was idle, and no side effect can have happened: retry.
                 Err(failed) if failed.unsent => {}
                 Err(failed) if is_safe(&message.method) && failed.error.is_incomplete_message() => {}
-                Err(failed) => return Err(told(server, &failed.error)),
+                Err(failed) => return Err(exchange_failure(server, &failed.error)),
             }
         }
         let begun = Instant::now();
@@ -111,32 +122,32 @@ impl ReleaseEgress {
         let begun = Instant::now();
         let connection = Connection::open(server, &addresses?, &self.shared.tls, times.connect, times.end).await;
         report.connect += begun.elapsed();
-        let answer = self.exchange(connection?, message, trace, times, report).await?;
-        answer.map_err(|failed| told(server, &failed.error))
+        let response = self.exchange(connection?, message, trace, times, report).await?;
+        response.map_err(|failed| exchange_failure(server, &failed.error))
     }
 
     async fn exchange(
         &self,
         mut connection: Connection,
-        message: &Message,
+        message: &CheckedRequest,
         trace: &Trace,
-        times: &Times,
+        times: &TimeLimits,
         report: &mut Report,
-    ) -> Result<Result<Head, Unanswered>, Failure> {
+    ) -> Result<Result<ResponseHead, SendError>, Failure> {
         let request = self.wire(message, trace)?;
         let begun = Instant::now();
         let until = times.end.min(begun + times.first_byte);
-        let answer = timeout_at(until, connection.send(request)).await;
+        let response = timeout_at(until, connection.send(request)).await;
         report.first_byte += begun.elapsed();
-        let answer = answer.map_err(|_| Phase::FirstByte.over())?;
-        Ok(answer.map(|response| {
+        let response = response.map_err(|_| Phase::FirstByte.timeout())?;
+        Ok(response.map(|response| {
             let (parts, body) = response.into_parts();
-            Head { parts, body, connection }
+            ResponseHead { parts, body, connection }
         }))
     }
 
-    /// The request as it is written: the plugin's headers, and those that are the host's to write.
-    fn wire(&self, message: &Message, trace: &Trace) -> Result<WireRequest<Full<Bytes>>, Failure> {
+    /// Returns the request as it is written: the plugin's headers, and the headers that only the host sets.
+    fn wire(&self, message: &CheckedRequest, trace: &Trace) -> Result<WireRequest<Full<Bytes>>, Failure> {
         let defect = |error: &dyn std::fmt::Display| Failure::Internal(error.to_string());
         let mut headers = message.headers.clone();
         let text = |text: &str| HeaderValue::from_str(text).map_err(|error| defect(&error));
@@ -162,39 +173,39 @@ impl ReleaseEgress {
 
     async fn read(
         &self,
-        message: &Message,
-        head: Head,
-        times: &Times,
-        memory: &mut dyn Memory,
+        message: &CheckedRequest,
+        head: ResponseHead,
+        times: &TimeLimits,
+        memory: &mut dyn ResponseMemory,
         report: &mut Report,
     ) -> Result<Response, Failure> {
-        let Head { parts, body, connection } = head;
+        let ResponseHead { parts, body, connection } = head;
         let server = &message.target.server;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::Protocol(format!("{server} changes to a protocol that nobody asked for")));
+            return Err(Failure::Protocol(format!("{server} switches to a protocol that was not requested")));
         }
         let begun = Instant::now();
         let headers = as_text(&parts.headers);
         let heads = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
-        let room = Room { memory, taken: heads, bytes: self.limits.bytes };
-        let read = timeout_at(times.end, collect(server, body, room, times.idle)).await;
+        let budget = BodyBudget { memory, head_bytes: heads, max_bytes: self.limits.bytes };
+        let read = timeout_at(times.end, collect(server, body, budget, times.idle)).await;
         report.body = begun.elapsed();
-        let body = read.map_err(|_| Phase::Body.over())??;
+        let body = read.map_err(|_| Phase::Body.timeout())??;
         report.bytes = body.len();
         report.status = Some(parts.status.as_u16());
         self.pool.keep(server, connection);
         Ok(Response { url: message.target.url().to_owned(), status: parts.status.as_u16(), headers, body })
     }
 
-    /// Every address that a server may be connected to at, judged. A name is looked up here and nowhere else, and what is
-    /// judged is what is connected to.
+    /// Returns the server's addresses, each of which passed the SSRF filter. Names are looked up only here, and the
+    /// connection goes to one of the checked addresses.
     async fn addresses(&self, server: &Server, end: Instant, report: &mut Report) -> Result<Vec<SocketAddr>, Failure> {
         let found = match &server.host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => {
                 let until = end.min(Instant::now() + self.limits.resolve);
                 match timeout_at(until, self.look_up(name)).await {
-                    Err(_) => return Err(Phase::Resolve.over()),
+                    Err(_) => return Err(Phase::Resolve.timeout()),
                     Ok(Err(failure)) => return Err(failure),
                     Ok(Ok(found)) => found,
                 }
@@ -204,13 +215,13 @@ impl ReleaseEgress {
             return Err(Failure::Unreachable(format!("{} has no address", server.host)));
         }
         let own = self.shared.own.get().copied();
-        // One address that is not allowed is enough: whoever answers with it wants it to be connected to.
+        // One denied address fails the request: a DNS answer that contains one is an attempt to reach it.
         found
             .into_iter()
             .map(|address| {
                 let address = SocketAddr::new(address::canonical(address), server.port);
-                let denied = self.allowed.address(&server.host, address.ip()).and_then(|()| keep_away(own, address));
-                denied.map(|()| address).inspect_err(|_| {
+                let checked = self.allowlist.check_address(&server.host, address, own);
+                checked.map(|()| address).inspect_err(|_| {
                     report.detail = Some(format!("{} is at {}", server.host, address.ip()));
                 })
             })
@@ -218,12 +229,12 @@ impl ReleaseEgress {
     }
 
     async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
-        let closed = |_| Failure::Internal("no look-ups any more".to_owned());
-        let permit = self.share.lookups.clone().acquire_owned().await.map_err(closed)?;
-        let look_up = self.shared.resolver.look_up(name.to_owned());
-        // The system's look-up goes on when nobody waits for it any more, and counts for as long.
+        let closed = |_| Failure::Internal("lookups have ended".to_owned());
+        let permit = self.concurrency.lookups.clone().acquire_owned().await.map_err(closed)?;
+        let lookup = self.shared.resolver.look_up(name.to_owned());
+        // The system's lookup continues after its request is gone, and holds its permit until it ends.
         let found = tokio::spawn(async move {
-            let found = look_up.await;
+            let found = lookup.await;
             drop(permit);
             found
         });
@@ -234,75 +245,26 @@ impl ReleaseEgress {
     }
 }
 
-impl Allowed {
-    fn server(&self, server: &Server) -> Result<(), Failure> {
-        if self.hosts.iter().any(|origin| origin.allows(server)) {
-            return Ok(());
-        }
-        Err(Failure::Denied(format!(
-            "{server} is not among the http.hosts of this plugin's grant; `http.hosts={server}` would allow it"
-        )))
-    }
-
-    fn address(&self, host: &Host, address: IpAddr) -> Result<(), Failure> {
-        let reason = match address::reach(address) {
-            Reach::Public => return Ok(()),
-            Reach::Inside(_) if self.networks.iter().any(|network| network.contains(address)) => return Ok(()),
-            Reach::Inside(reason) => format!("{reason} and not among the http.networks of this plugin's grant"),
-            Reach::Nobody(reason) => format!("{reason}, where nobody can be"),
-        };
-        // Where a name leads inside is not told to a plugin.
-        Err(Failure::Denied(match host {
-            Host::Address(address) => format!("{address} is {reason}"),
-            Host::Name(name) => format!("{name} has an address that is {reason}"),
-        }))
-    }
-}
-
-/// This host's own listener is reached by nobody from here: its operator API is for people, and a plugin that calls its
-/// own routes would wait for itself.
-fn keep_away(own: Option<SocketAddr>, address: SocketAddr) -> Result<(), Failure> {
-    let denied = || Err(Failure::Denied("this host itself is never reached, whatever was granted".to_owned()));
-    let Some(own) = own.filter(|own| own.port() == address.port()) else { return Ok(()) };
-    let ip = address::canonical(own.ip());
-    if ip == address.ip() || (ip.is_unspecified() && is_of_this_machine(address)) { denied() } else { Ok(()) }
-}
-
-/// The kernel reaches an address of its own from that very address. Nothing is sent to find out.
-fn is_of_this_machine(address: SocketAddr) -> bool {
-    let from = |address: SocketAddr| {
-        let any: IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(address)?;
-        socket.local_addr()
-    };
-    // Where it cannot be found out, nobody gets there either.
-    address.ip().is_loopback() || from(address).map_or(true, |local| local.ip() == address.ip())
-}
-
 fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD].contains(method)
 }
 
-/// What a body may take.
-struct Room<'a> {
-    memory: &'a mut dyn Memory,
-    /// By the headers.
-    taken: usize,
-    bytes: usize,
+/// The bytes that a response's body may take.
+struct BodyBudget<'a> {
+    memory: &'a mut dyn ResponseMemory,
+    /// Memory that the headers take already.
+    head_bytes: usize,
+    max_bytes: usize,
 }
 
-impl Room<'_> {
+impl BodyBudget<'_> {
     fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
-        if bytes > self.bytes {
-            return Err(Failure::Limit(Bound::Bytes, format!("response body: {} bytes", self.bytes)));
+        if bytes > self.max_bytes {
+            return Err(Failure::Limit(LimitKind::Bytes, format!("response body: {} bytes", self.max_bytes)));
         }
-        match self.memory.grow(self.taken.saturating_add(bytes)) {
+        match self.memory.grow(self.head_bytes.saturating_add(bytes)) {
             true => Ok(()),
-            false => Err(Failure::Limit(Bound::Memory, "memory: the answer is beyond it".to_owned())),
+            false => Err(Failure::Limit(LimitKind::Memory, "memory: the response needs more than is left".to_owned())),
         }
     }
 }
@@ -310,38 +272,41 @@ impl Room<'_> {
 async fn collect(
     server: &Server,
     mut body: Incoming,
-    mut room: Room<'_>,
+    mut budget: BodyBudget<'_>,
     idle: Option<Duration>,
 ) -> Result<Bytes, Failure> {
-    // What is only announced takes nothing.
+    // An announced length takes no memory; one beyond the limit fails at once.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    room.grow(if announced > room.bytes { announced } else { 0 })?;
+    budget.grow(if announced > budget.max_bytes { announced } else { 0 })?;
     let mut whole = Vec::new();
     loop {
         let frame = match idle {
-            Some(idle) => timeout(idle, body.frame()).await.map_err(|_| Phase::Body.over())?,
+            Some(idle) => timeout(idle, body.frame()).await.map_err(|_| Phase::Body.timeout())?,
             None => body.frame().await,
         };
         let Some(frame) = frame else { return Ok(whole.into()) };
-        let frame = frame.map_err(|error| told(server, &error))?;
-        // Trailers are nobody's business.
+        let frame = frame.map_err(|error| exchange_failure(server, &error))?;
+        // Trailers are dropped.
         let Ok(data) = frame.into_data() else { continue };
-        room.grow(whole.len().saturating_add(data.len()))?;
+        budget.grow(whole.len().saturating_add(data.len()))?;
         whole.extend_from_slice(&data);
     }
 }
 
-fn told(server: &Server, error: &hyper::Error) -> Failure {
+fn exchange_failure(server: &Server, error: &hyper::Error) -> Failure {
     if error.is_parse_too_large() {
-        return Failure::Limit(Bound::Headers, format!("response headers: {MAX_HEADERS}, {MAX_HEADER_BYTES} bytes"));
+        return Failure::Limit(
+            LimitKind::Headers,
+            format!("response headers: {MAX_HEADERS}, {MAX_HEADER_BYTES} bytes"),
+        );
     }
     if error.is_parse() {
-        return Failure::Protocol(format!("the answer of {server} is not HTTP/1.1: {error}"));
+        return Failure::Protocol(format!("the response of {server} is not HTTP/1.1: {error}"));
     }
-    Failure::Unreachable(format!("{server} did not answer to the end: {error}"))
+    Failure::Unreachable(format!("the connection to {server} broke before the response ended: {error}"))
 }
 
-/// Values are text; one that is not UTF-8 is read as Latin-1, in which every byte is a character.
+/// Returns the headers as text. A value that is not UTF-8 is read as Latin-1, in which every byte is a character.
 fn as_text(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &HeaderValue| match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => text.to_owned(),

@@ -1,5 +1,5 @@
-//! One connection to one checked address: TCP, TLS where the scheme asks for it, HTTP/1.1. Never looks up a name, and
-//! never judges an address: it goes where it is told. Dropping a connection closes it, whatever is going on in it.
+//! One connection to one checked address: TCP, TLS for https, HTTP/1.1. Never looks up a name and never checks an address:
+//! the caller has done both. Dropping a connection closes it, even in the middle of a response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,27 +21,27 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::failure::{Failure, Phase};
 use super::origin::{Host, Scheme, Server};
-use super::{Failure, Phase};
 
-/// Header lines of an answer; more are a limit.
+/// Header lines of a message; more hit a limit.
 pub(super) const MAX_HEADERS: usize = 100;
-/// All header bytes of an answer; more are a limit.
+/// Header bytes of a message; more hit a limit.
 pub(super) const MAX_HEADER_BYTES: usize = 64 * 1024;
-/// Addresses of one name that are tried.
+/// The number of a name's addresses that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// Whose certificates are trusted.
+/// The trusted certificates.
 #[derive(Debug, Clone, Default)]
 pub enum Roots {
-    /// Those the system trusts.
+    /// The certificates that the system trusts.
     #[default]
     System,
-    /// These alone, each in DER.
+    /// Only these, each in DER.
     Only(Vec<Vec<u8>>),
 }
 
-/// What is spoken over TLS with; made when it is first needed.
+/// The TLS configuration, created when it is first needed.
 #[derive(Default)]
 pub(super) struct Tls {
     roots: Roots,
@@ -54,7 +54,7 @@ impl Tls {
     }
 
     async fn connector(&self) -> Result<TlsConnector, Failure> {
-        let make = || async {
+        let create = || async {
             let mut trusted = RootCertStore::empty();
             let roots = match self.roots.clone() {
                 Roots::Only(roots) => roots.into_iter().map(CertificateDer::from).collect(),
@@ -66,19 +66,19 @@ impl Tls {
             };
             trusted.add_parsable_certificates(roots);
             if trusted.is_empty() {
-                // Not kept: the next request looks again.
-                let reason = "the system trusts no certificates, so plugins reach nobody over https";
+                // Not cached: the next request reads the files again.
+                let reason = "the system trusts no certificates, so plugins cannot send requests over https";
                 tracing::error!("{reason}");
                 return Err(Failure::Internal(reason.to_owned()));
             }
             let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()
-                .map_err(|error| Failure::Protocol(format!("TLS cannot be spoken: {error}")))?;
+                .map_err(|error| Failure::Protocol(format!("TLS cannot be set up: {error}")))?;
             let mut config = config.with_root_certificates(trusted).with_no_client_auth();
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             Ok(Arc::new(config))
         };
-        self.config.get_or_try_init(make).await.map(|config| TlsConnector::from(Arc::clone(config)))
+        self.config.get_or_try_init(create).await.map(|config| TlsConnector::from(Arc::clone(config)))
     }
 }
 
@@ -96,18 +96,18 @@ impl Drop for Connection {
     }
 }
 
-/// A request that was not answered.
-pub(super) struct Unanswered {
+/// The error of a request that got no response.
+pub(super) struct SendError {
     pub(super) error: hyper::Error,
-    /// It was not even begun to be sent.
+    /// Nothing of the request was sent.
     pub(super) unsent: bool,
 }
 
 impl Connection {
-    /// Connects to the first of the addresses that answers.
+    /// Connects to the first address that accepts.
     ///
     /// # Errors
-    /// None does within `limit`, nor before `end`.
+    /// No address accepts within `limit` and before `end`.
     pub(super) async fn open(
         server: &Server,
         addresses: &[SocketAddr],
@@ -118,19 +118,19 @@ impl Connection {
         let begun = Instant::now();
         let until = end.min(begun + limit);
         let stream = connect(server, addresses, until).await?;
-        // Small requests wait for nothing; where it cannot be had, they are merely slower.
+        // Small requests are sent without delay. Without this option they are only slower.
         let _ = stream.set_nodelay(true);
         match server.scheme {
             Scheme::Http => Self::speak(stream, begun).await,
             Scheme::Https => {
                 let name = match &server.host {
                     Host::Name(name) => ServerName::try_from(name.clone())
-                        .map_err(|_| Failure::Invalid(format!("{name} is no name that a certificate could have")))?,
+                        .map_err(|_| Failure::Invalid(format!("{name} is not a name that a certificate can have")))?,
                     Host::Address(address) => ServerName::from(*address),
                 };
                 let handshake = async { Ok(tls.connector().await?.connect(name, stream).await) };
                 match timeout_at(until, handshake).await {
-                    Err(_) => Err(Phase::Tls.over()),
+                    Err(_) => Err(Phase::Tls.timeout()),
                     Ok(Err(failure)) => Err(failure),
                     Ok(Ok(Err(error))) => {
                         Err(Failure::Protocol(format!("the TLS handshake with {server} failed: {error}")))
@@ -145,7 +145,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // Only starts the machine; nothing is sent or awaited.
+        // Only sets up the state machine; nothing is sent or awaited.
         let (sender, connection) = Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEADER_BYTES)
@@ -154,25 +154,25 @@ impl Connection {
             .await
             .map_err(|error| Failure::Unreachable(format!("the connection broke: {error}")))?;
         let task = tokio::spawn(async move {
-            // Whoever waits for the answer hears of it too.
+            // The caller that waits for the response gets the same error.
             let _ = connection.await;
         });
         Ok(Self { begun, sender, task: task.abort_handle() })
     }
 
-    /// Whether a request can be sent, as far as is known.
+    /// Returns whether a request can be sent, as far as is known.
     pub(super) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
 
-    /// Sends a request; the head of the answer.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
+    /// Sends a request and returns the response's head.
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
         if let Err(error) = self.sender.ready().await {
-            return Err(Unanswered { error, unsent: true });
+            return Err(SendError { error, unsent: true });
         }
         self.sender.try_send_request(request).await.map_err(|mut failed| {
             let unsent = failed.take_message().is_some();
-            Unanswered { error: failed.into_error(), unsent }
+            SendError { error: failed.into_error(), unsent }
         })
     }
 }
@@ -181,13 +181,13 @@ async fn connect(server: &Server, addresses: &[SocketAddr], until: Instant) -> R
     let mut failure = Failure::Unreachable(format!("{server} has no address"));
     let mut left = addresses.len().min(MAX_ADDRESSES);
     for address in addresses.iter().take(MAX_ADDRESSES) {
-        // Each has its share of what is left, so that one that is silent does not take all of it.
+        // Each address gets an equal share of the time left, so that a silent one does not use all of it.
         let now = Instant::now();
         let share = until.saturating_duration_since(now) / u32::try_from(left.max(1)).unwrap_or(1);
         failure = match timeout_at(now + share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => Failure::Unreachable(format!("{server} cannot be connected to: {}", error.kind())),
-            Err(_) => Phase::Connect.over(),
+            Err(_) => Phase::Connect.timeout(),
         };
         left = left.saturating_sub(1);
     }

@@ -1,6 +1,6 @@
-//! Where a request goes, and where it may: URLs read once and strictly into a [`Target`], and the allow-list's [`Origin`]s
-//! that a target is held against. Every spelling of a host becomes one form here, so that what is compared, resolved,
-//! connected to and sent as `host` is the same thing. Knows nothing of addresses' meaning, and resolves nothing.
+//! URLs and origins. Parses a URL once, strictly, into a [`Target`], and an entry of the allowlist into an [`Origin`].
+//! Normalizes every spelling of a host to one form, so that the host that is compared, resolved, connected to and sent in the
+//! `host` header is always the same. Does not classify addresses and resolves nothing.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,13 +10,13 @@ use url::Url;
 
 use super::address;
 
-/// The longest URL.
+/// The longest URL, in bytes.
 pub const MAX_URL: usize = 8 * 1024;
 
-/// How a server is spoken to.
+/// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
-    /// In the clear.
+    /// Not encrypted.
     Http,
     /// Over TLS.
     Https,
@@ -40,10 +40,10 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// A name to look up, or an address.
+/// The host of a URL: a name to look up, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
-    /// In lower case, in Punycode, without a dot at its end.
+    /// In lower case, in Punycode, without a dot at the end.
     Name(String),
     /// In its canonical form.
     Address(IpAddr),
@@ -59,19 +59,19 @@ impl fmt::Display for Host {
     }
 }
 
-/// A server: what connections are kept by.
+/// A server; the pool keeps connections by it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Server {
-    /// How.
+    /// The scheme.
     pub scheme: Scheme,
-    /// Who.
+    /// The host.
     pub host: Host,
-    /// Where.
+    /// The port.
     pub port: u16,
 }
 
 impl Server {
-    /// What goes into `host`.
+    /// Returns the value of the `host` header.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.port() { self.host.to_string() } else { format!("{}:{}", self.host, self.port) }
     }
@@ -83,31 +83,31 @@ impl fmt::Display for Server {
     }
 }
 
-/// What a URL asks for.
+/// A parsed URL.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Of whom.
+    /// The server.
     pub server: Server,
     url: Url,
 }
 
 impl Target {
-    /// Reads a URL of a plugin's.
+    /// Parses a plugin's URL.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the URL is refused.
     pub fn read(text: &str) -> Result<Self, String> {
         checked(text)?;
-        Self::of(Url::parse(text).map_err(|error| format!("the URL cannot be read: {error}"))?)
+        Self::of(Url::parse(text).map_err(|error| format!("the URL cannot be parsed: {error}"))?)
     }
 
-    /// Reads where a server sends on to, which may be relative.
+    /// Parses the location of a redirect, which may be relative.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the location is refused.
     pub fn join(&self, location: &str) -> Result<Self, String> {
         checked(location)?;
-        Self::of(self.url.join(location).map_err(|error| format!("the URL cannot be read: {error}"))?)
+        Self::of(self.url.join(location).map_err(|error| format!("the URL cannot be parsed: {error}"))?)
     }
 
     fn of(mut url: Url) -> Result<Self, String> {
@@ -117,7 +117,7 @@ impl Target {
             _ => return Err("the URL is neither http nor https".to_owned()),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("the URL holds a user name or password; use a header".to_owned());
+            return Err("the URL contains a user name or password; use a header".to_owned());
         }
         let host = read_host(&url)?;
         url.set_fragment(None);
@@ -125,7 +125,7 @@ impl Target {
         Ok(Self { server: Server { scheme, host, port }, url })
     }
 
-    /// What stands in the request's first line.
+    /// Returns the request target for the request line.
     pub fn path_and_query(&self) -> String {
         match self.url.query() {
             Some(query) => format!("{}?{query}", self.url.path()),
@@ -133,61 +133,59 @@ impl Target {
         }
     }
 
-    /// The whole, without a fragment.
+    /// Returns the whole URL, without its fragment.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
 }
 
-/// The parser drops line breaks and turns backslashes round. Nobody means either, and other parsers do otherwise.
+/// Refuses characters that URL parsers treat differently: this one drops line breaks and turns backslashes into slashes.
 fn checked(text: &str) -> Result<(), String> {
     if text.len() > MAX_URL {
         return Err(format!("the URL is longer than {MAX_URL} bytes"));
     }
     if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-        return Err("the URL holds a control character, a space or a backslash; percent-encode it".to_owned());
+        return Err("the URL contains a control character, a space or a backslash; percent-encode it".to_owned());
     }
     Ok(())
 }
 
 fn read_host(url: &Url) -> Result<Host, String> {
     match url.host() {
-        Some(url::Host::Domain(name)) if name.ends_with('.') => {
-            Err("the host ends in a dot; write it without".to_owned())
-        }
-        // However it was spelled: in an allow-list a star is another thing than a name.
-        Some(url::Host::Domain(name)) if name.contains('*') => Err("the host holds a *".to_owned()),
-        Some(url::Host::Domain("")) => Err("the URL names no host".to_owned()),
+        Some(url::Host::Domain(name)) if name.ends_with('.') => Err("the host ends with a dot; remove it".to_owned()),
+        // In the allowlist a star is a wildcard, so no spelling of it is allowed in a name.
+        Some(url::Host::Domain(name)) if name.contains('*') => Err("the host contains a *".to_owned()),
+        Some(url::Host::Domain("")) => Err("the URL has no host".to_owned()),
         Some(url::Host::Domain(name)) => Ok(Host::Name(name.to_owned())),
         Some(url::Host::Ipv4(address)) => Ok(Host::Address(address.into())),
         Some(url::Host::Ipv6(address)) => Ok(Host::Address(address::canonical(address.into()))),
-        None => Err("the URL names no host".to_owned()),
+        None => Err("the URL has no host".to_owned()),
     }
 }
 
-/// One line of an allow-list: `https://api.example.com`, `http://127.0.0.1:8080`, `https://*.example.com`, which is every
-/// name below example.com and not example.com itself.
+/// One entry of the allowlist: `https://api.example.com`, `http://127.0.0.1:8080`, or `https://*.example.com`, which matches
+/// every name below example.com but not example.com itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     host: Host,
-    /// The host stands for the names below it.
-    below: bool,
+    /// The entry matches the names below the host.
+    is_wildcard: bool,
     scheme: Scheme,
     port: u16,
 }
 
 impl Origin {
-    /// Whether it allows to speak to a server.
+    /// Returns whether the origin allows a server.
     pub fn allows(&self, server: &Server) -> bool {
         if self.scheme != server.scheme || self.port != server.port {
             return false;
         }
         match (&self.host, &server.host) {
-            (Host::Name(suffix), Host::Name(name)) if self.below => name
+            (Host::Name(suffix), Host::Name(name)) if self.is_wildcard => name
                 .strip_suffix(suffix.as_str())
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|it| !it.is_empty()),
-            (allowed, host) => !self.below && allowed == host,
+            (allowed, host) => !self.is_wildcard && allowed == host,
         }
     }
 }
@@ -198,12 +196,12 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         checked(text).map_err(|_| "is not an origin".to_owned())?;
         let (scheme, rest) = text.split_once("://").ok_or("has no scheme; write https://HOST or http://HOST")?;
-        let (below, rest) = match rest.strip_prefix("*.") {
+        let (is_wildcard, rest) = match rest.strip_prefix("*.") {
             Some(rest) => (true, rest),
             None => (false, rest),
         };
         if rest.contains('*') {
-            return Err("has a * elsewhere than in front of a name".to_owned());
+            return Err("has a * that is not in front of a name".to_owned());
         }
         let target =
             Target::read(&format!("{scheme}://{rest}")).map_err(|reason| format!("does not work: {reason}"))?;
@@ -212,8 +210,8 @@ impl FromStr for Origin {
         }
         let Server { scheme, host, port } = target.server;
         match &host {
-            Host::Address(_) if below => return Err("has a * in front of an address".to_owned()),
-            Host::Name(name) if below && !name.contains('.') => {
+            Host::Address(_) if is_wildcard => return Err("has a * in front of an address".to_owned()),
+            Host::Name(name) if is_wildcard && !name.contains('.') => {
                 return Err("allows a whole top-level domain; name at least two parts".to_owned());
             }
             Host::Address(_) | Host::Name(_) => {}
@@ -221,13 +219,13 @@ impl FromStr for Origin {
         if port == 0 {
             return Err("has the port 0".to_owned());
         }
-        Ok(Self { host, below, scheme, port })
+        Ok(Self { host, is_wildcard, scheme, port })
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wildcard = if self.below { "*." } else { "" };
+        let wildcard = if self.is_wildcard { "*." } else { "" };
         write!(f, "{}://{wildcard}{}", self.scheme, self.host)?;
         if self.port == self.scheme.port() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_every_name_below_and_nothing_else() {
+    fn a_wildcard_matches_every_name_below_and_nothing_else() {
         assert!(allows("https://*.example.com", "https://a.example.com"));
         assert!(allows("https://*.example.com", "https://a.b.example.com"));
         for other in [
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_have_one_form_and_what_is_none_is_told() {
+    fn origins_have_one_form_and_invalid_ones_are_refused() {
         let read = |text: &str| text.parse::<Origin>().map(|origin| origin.to_string());
         assert_eq!(read("HTTPS://*.Example.com:443/").unwrap(), "https://*.example.com");
         assert_eq!(read("http://0x7f.1:080").unwrap(), "http://127.0.0.1");
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_parsers_disagree_about_is_refused() {
+    fn urls_that_parsers_read_differently_are_refused() {
         for bad in [
             "http://a.example\r\nx: y",
             "http://a.exa\tmple",
@@ -341,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_read_like_any_url() {
+    fn a_redirect_is_parsed_like_any_url() {
         let target = Target::read("https://a.example/b/c?d").unwrap();
         let join = |location: &str| target.join(location).map(|target| target.url().to_owned());
         assert_eq!(join("../e#f").unwrap(), "https://a.example/e");

@@ -1,5 +1,5 @@
-//! Connections of one release that are open and idle, by server. Belongs to a release because what may be connected to
-//! does: another grant never inherits a connection. Closes what was idle too long by itself.
+//! The open, idle connections of one release, by server. One pool per release, because each release has its own grant:
+//! another grant never inherits a connection. Closes connections that were idle too long by itself.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,24 +10,24 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::origin::Server;
 
-/// Idle connections of one release.
+/// The maximum number of idle connections of one release.
 const MAX_IDLE: usize = 32;
-/// How long one may be idle; shorter than servers usually wait.
+/// The longest idle time; shorter than servers usually wait.
 const IDLE: Duration = Duration::from_secs(20);
-/// How old one may get: after that a name is looked up again.
+/// The maximum age: after it, the name is looked up again.
 const AGE: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    shelves: Mutex<Shelves>,
+    connections: Mutex<IdleConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Shelves {
+struct IdleConnections {
     /// Oldest first.
-    idle: HashMap<Server, Vec<Idle>>,
+    by_server: HashMap<Server, Vec<Idle>>,
     count: usize,
-    swept: bool,
+    sweeper_runs: bool,
 }
 
 #[derive(Debug)]
@@ -43,53 +43,53 @@ impl Idle {
 }
 
 impl Pool {
-    /// One that seems to be open; the server may have closed it meanwhile.
+    /// Takes out a connection that seems open; the server may have closed it meanwhile.
     pub(super) fn take(&self, server: &Server) -> Option<Connection> {
-        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        let shelf = shelves.idle.get_mut(server)?;
-        let before = shelf.len();
+        let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_server = idle.by_server.get_mut(server)?;
+        let before = of_server.len();
         let mut found = None;
-        while let Some(idle) = shelf.pop() {
-            if idle.is_good() {
-                found = Some(idle.connection);
+        while let Some(newest) = of_server.pop() {
+            if newest.is_good() {
+                found = Some(newest.connection);
                 break;
             }
         }
-        let gone = before.saturating_sub(shelf.len());
-        if shelf.is_empty() {
-            shelves.idle.remove(server);
+        let gone = before.saturating_sub(of_server.len());
+        if of_server.is_empty() {
+            idle.by_server.remove(server);
         }
-        shelves.count = shelves.count.saturating_sub(gone);
+        idle.count = idle.count.saturating_sub(gone);
         found
     }
 
-    /// Keeps one whose answer was read to its end.
+    /// Keeps a connection whose response was read to its end.
     pub(super) fn keep(self: &Arc<Self>, server: &Server, connection: Connection) {
-        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        if shelves.count >= MAX_IDLE || !connection.is_open() || connection.begun.elapsed() >= AGE {
+        let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.count >= MAX_IDLE || !connection.is_open() || connection.begun.elapsed() >= AGE {
             return;
         }
-        shelves.idle.entry(server.clone()).or_default().push(Idle { since: Instant::now(), connection });
-        shelves.count += 1;
-        if !std::mem::replace(&mut shelves.swept, true) {
+        idle.by_server.entry(server.clone()).or_default().push(Idle { since: Instant::now(), connection });
+        idle.count += 1;
+        if !std::mem::replace(&mut idle.sweeper_runs, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 }
 
-/// Runs while there is anything idle.
+/// Closes connections that were idle too long; runs while there are idle connections.
 async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(IDLE / 2).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut shelves = pool.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        for shelf in shelves.idle.values_mut() {
-            shelf.retain(Idle::is_good);
+        let mut idle = pool.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for of_server in idle.by_server.values_mut() {
+            of_server.retain(Idle::is_good);
         }
-        shelves.idle.retain(|_, shelf| !shelf.is_empty());
-        shelves.count = shelves.idle.values().map(Vec::len).sum();
-        if shelves.count == 0 {
-            shelves.swept = false;
+        idle.by_server.retain(|_, of_server| !of_server.is_empty());
+        idle.count = idle.by_server.values().map(Vec::len).sum();
+        if idle.count == 0 {
+            idle.sweeper_runs = false;
             return;
         }
     }

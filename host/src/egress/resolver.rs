@@ -1,5 +1,5 @@
-//! Names to addresses, asked of whoever the host was started with: the system, or a test. Bounds nothing and judges
-//! nothing: whoever asks does both.
+//! Resolves names to addresses, with the system's resolver or a test's. Has no limits and does not check addresses: the
+//! caller does both.
 
 use std::fmt;
 use std::io;
@@ -8,29 +8,29 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-type Look = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
+type LookupFn = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
-/// Finds the addresses of names.
+/// Resolves names to addresses.
 #[derive(Clone)]
-pub struct Resolver(Arc<Look>);
+pub struct Resolver(Arc<LookupFn>);
 
 impl Resolver {
-    /// One that answers as `look` does.
-    pub fn new<F>(look: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    /// Creates a resolver that calls `lookup`.
+    pub fn new<F>(lookup: impl Fn(String) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
     {
-        Self(Arc::new(move |name| Box::pin(look(name))))
+        Self(Arc::new(move |name| Box::pin(lookup(name))))
     }
 
-    /// All addresses of a name.
+    /// Returns all addresses of a name.
     pub(super) fn look_up(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         (self.0)(name)
     }
 }
 
 impl Default for Resolver {
-    /// The system's, as every program uses it.
+    /// Creates the system's resolver.
     fn default() -> Self {
         Self::new(
             |name| async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()) },

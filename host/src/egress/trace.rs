@@ -1,10 +1,10 @@
-//! Trace context (<https://www.w3.org/TR/trace-context/>): which trace a request belongs to, passed on from who asked the
-//! host to whom its plugins ask. Only the host writes it, so that no plugin speaks for another's trace.
+//! Trace context (<https://www.w3.org/TR/trace-context/>): the trace that a request belongs to, passed on from the client's
+//! request to the requests that plugins send. Only the host writes it, so that no plugin can join another's trace.
 
 use crate::clock::Random;
 use crate::error::Result;
 
-/// The longest `tracestate` that is passed on; the standard asks for no more.
+/// The longest `tracestate` that is passed on; the standard requires no more.
 const MAX_STATE: usize = 512;
 
 /// The trace that a call belongs to.
@@ -16,16 +16,16 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// What a request says of itself, if it says it once and properly.
+    /// Reads the trace context of a request; `None` if it is missing, repeated or malformed.
     pub fn of(headers: &[(&str, &str)]) -> Option<Self> {
         let mut values = headers.iter().filter(|(name, _)| *name == "traceparent").map(|(_, value)| *value);
         let (Some(parent), None) = (values.next(), values.next()) else { return None };
         let mut parts = parent.split('-');
         let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        // Later versions may say more; this one does not.
-        let whole = version != "00" || parts.next().is_none();
-        let sound = hex(version, 2) && version != "ff" && hex(id, 32) && hex(span, 16) && hex(flags, 2) && whole;
-        if !sound || id.bytes().all(|byte| byte == b'0') || span.bytes().all(|byte| byte == b'0') {
+        // Later versions may have more fields; version 00 has exactly four.
+        let complete = version != "00" || parts.next().is_none();
+        let valid = hex(version, 2) && version != "ff" && hex(id, 32) && hex(span, 16) && hex(flags, 2) && complete;
+        if !valid || id.bytes().all(|byte| byte == b'0') || span.bytes().all(|byte| byte == b'0') {
             return None;
         }
         let states: Vec<&str> =
@@ -34,20 +34,20 @@ impl Trace {
         Some(Self { id: id.to_owned(), flags: flags.to_owned(), state })
     }
 
-    /// A trace of the host's: it has the request's id, so that whoever reads one log finds the other.
+    /// Begins a trace whose id is the request's id, so that a reader of one log finds the other.
     ///
     /// # Errors
-    /// There is no randomness to be had.
+    /// The system has no randomness.
     pub fn begin(request_id: &str, random: &Random) -> Result<Self> {
         let id = if hex(request_id, 32) { request_id.to_owned() } else { random.uuid()?.simple().to_string() };
         // The host records no spans, so it does not claim to have sampled any.
         Ok(Self { id, flags: "00".to_owned(), state: None })
     }
 
-    /// The headers of one request out, which is a span of its own.
+    /// Returns the headers of one outgoing request, which is a span of its own.
     ///
     /// # Errors
-    /// There is no randomness to be had.
+    /// The system has no randomness.
     pub(super) fn headers(&self, random: &Random) -> Result<(String, Option<&str>)> {
         let span = u64::from_be_bytes(random.bytes()?).max(1);
         Ok((format!("00-{}-{span:016x}-{}", self.id, self.flags), self.state.as_deref()))
@@ -65,7 +65,7 @@ mod tests {
     const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     #[test]
-    fn a_sound_context_is_taken_and_any_other_is_none() {
+    fn a_valid_context_is_read_and_any_other_is_ignored() {
         let parent = format!("00-{ID}-00f067aa0ba902b7-01");
         let trace = Trace::of(&[("traceparent", &parent), ("tracestate", "a=1"), ("tracestate", "b=2")]).unwrap();
         let random = Random::Sequence(Default::default());
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_the_host_has_the_id_of_the_request() {
+    fn a_trace_that_the_host_begins_has_the_id_of_the_request() {
         let random = Random::Sequence(Default::default());
         let trace = Trace::begin(ID, &random).unwrap();
         assert!(trace.headers(&random).unwrap().0.starts_with(&format!("00-{ID}-")));

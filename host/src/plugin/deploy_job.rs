@@ -115,7 +115,7 @@ impl Job {
                 return Err(conflict("A deploy of another file already has this id"));
             }
             // Of several concurrent repetitions, one begins.
-            Some(_) if !table::begin_again(db, &row).await? => {
+            Some(_) if !table::restart(db, &row).await? => {
                 return Err(conflict("The deploy with this id is running"));
             }
             Some(_) => {}
@@ -214,7 +214,7 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 /// # Errors
 /// The database fails.
 pub(super) async fn find_interrupted(db: &Db, node: &str, now: Timestamp) -> Result<Vec<StoredDeploy>> {
-    let found = table::interrupt(db, node, now.minus(SILENCE), now).await?;
+    let found = table::mark_interrupted(db, node, now.minus(SILENCE), now).await?;
     for deploy in &found {
         let plugin = deploy.plugin.as_ref().map(ToString::to_string).unwrap_or_default();
         tracing::warn!(

@@ -98,7 +98,7 @@ impl Registry {
             }
         }
         let since = self.clock.now().minus(self.limits.keep_releases_for);
-        if let Err(error) = deploys::forget(&self.db, since).await {
+        if let Err(error) = deploys::delete_ended_before(&self.db, since).await {
             tracing::error!(error = error.report(), "records of old deploys were not collected");
         }
         match releases::collect(&self.db, plugin, self.limits.keep_releases, since, &spared).await {

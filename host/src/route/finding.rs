@@ -1,5 +1,5 @@
-//! Words what a JSON Schema refuses as the reference words it (section 1.15): one finding a place, in the order the
-//! schema declares its members, never with the input itself.
+//! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, which the HTTP contract uses:
+//! one finding per location, in the order in which the schema declares its members, never with the input itself.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,12 @@ use serde_json::Value;
 use crate::address::Address;
 use crate::error::{FieldError, Loc};
 
-/// Everything `validator` refuses in `value`, found below `place`. `members` is the declared order of the top members.
-pub(super) fn findings(validator: &Validator, value: &Value, place: &[&str], members: &[String]) -> Vec<FieldError> {
+/// Returns all findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
+/// members.
+pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], members: &[String]) -> Vec<FieldError> {
     let mut found: Vec<(usize, FieldError)> = Vec::new();
     for error in validator.iter_errors(value) {
-        let mut loc: Vec<Loc> = place.iter().map(|part| Loc::from(*part)).collect();
+        let mut loc: Vec<Loc> = location.iter().map(|part| Loc::from(*part)).collect();
         loc.extend(error.instance_path().iter().map(|segment| match segment {
             LocationSegment::Property(name) => Loc::Name(name.to_string()),
             LocationSegment::Index(index) => Loc::Index(index as u64),
@@ -29,31 +30,31 @@ pub(super) fn findings(validator: &Validator, value: &Value, place: &[&str], mem
         {
             loc.push(Loc::Name(name.clone()));
         }
-        let (kind, msg) = word(&error, place.len() == loc.len());
-        let order = match loc.get(place.len()) {
+        let (kind, msg) = describe(&error, location.len() == loc.len());
+        let order = match loc.get(location.len()) {
             Some(Loc::Name(name)) => members.iter().position(|member| member == name).unwrap_or(members.len()),
             _ => 0,
         };
         found.push((order, FieldError { kind: kind.into(), loc, msg }));
     }
     found.sort_by_key(|(order, finding)| (*order, rank(&finding.kind)));
-    let mut places = HashSet::new();
+    let mut locations = HashSet::new();
     found
         .into_iter()
         .map(|(_, finding)| finding)
-        .filter(|finding| places.insert(format!("{:?}", finding.loc)))
+        .filter(|finding| locations.insert(format!("{:?}", finding.loc)))
         .collect()
 }
 
-/// What is wrong with the sort of value is told before what is wrong with its content.
+/// Returns the order of findings at one location: those about the type of a value come before those about its content.
 fn rank(kind: &str) -> u8 {
     u8::from(!(kind.ends_with("_type") || kind == "missing"))
 }
 
-fn word(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
+fn describe(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
     match error.kind() {
         ValidationErrorKind::Required { .. } => ("missing", "Field required".to_owned()),
-        ValidationErrorKind::Type { kind } => word_type(kind, error.instance(), top),
+        ValidationErrorKind::Type { kind } => describe_type(kind, error.instance(), top),
         ValidationErrorKind::MinLength { limit } => {
             ("string_too_short", format!("String should have at least {limit} character{}", plural(*limit)))
         }
@@ -76,7 +77,7 @@ fn word(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
         ValidationErrorKind::Pattern { pattern } => {
             ("string_pattern_mismatch", format!("String should match pattern '{pattern}'"))
         }
-        ValidationErrorKind::Format { format } => word_format(format, error.instance()),
+        ValidationErrorKind::Format { format } => describe_format(format, error.instance()),
         ValidationErrorKind::Enum { options } => {
             let options = options.as_array().map(Vec::as_slice).unwrap_or_default();
             let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
@@ -102,8 +103,8 @@ fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-fn word_type(kind: &TypeKind, instance: &Value, top: bool) -> (&'static str, String) {
-    // A nullable type is told by what else it may be.
+fn describe_type(kind: &TypeKind, instance: &Value, top: bool) -> (&'static str, String) {
+    // A nullable type is described by its other type.
     let expected = match kind {
         TypeKind::Single(only) => only.to_string(),
         TypeKind::Multiple(any) => {
@@ -134,7 +135,7 @@ fn word_type(kind: &TypeKind, instance: &Value, top: bool) -> (&'static str, Str
     }
 }
 
-fn word_format(format: &str, instance: &Value) -> (&'static str, String) {
+fn describe_format(format: &str, instance: &Value) -> (&'static str, String) {
     let text = instance.as_str().unwrap_or_default();
     match format {
         "email" => {

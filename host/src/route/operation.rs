@@ -1,8 +1,8 @@
-//! An OpenAPI operation, compiled: what a route's parameters and body must be, checked before any handler runs.
+//! Compiles an OpenAPI operation into checks of a route's parameters and body, which run before any handler.
 //!
-//! In: the operation object and the component schemas it refers to. Out: typed inputs, or every finding of the request
-//! in the reference's order (path, query, body). Schemas never reach outside the document they come with, and their
-//! patterns run in linear time, because plugins bring them.
+//! Takes the operation object and the component schemas that it refers to. Returns typed inputs, or all findings in the order
+//! path, query, body. Plugins supply the schemas, so these cannot refer to anything outside their document, and their
+//! patterns run in linear time.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use super::template::Template;
 use crate::address::Address;
 use crate::error::{FieldError, Loc};
 
-/// A compiled regular expression of a schema takes at most this much memory.
+/// The maximum memory of a schema's compiled regular expression.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// What a route takes and gives, ready to check requests with.
+/// A compiled operation, which checks requests.
 #[derive(Debug)]
 pub struct Operation {
     json: Value,
@@ -45,14 +45,14 @@ struct Body {
     members: Vec<String>,
 }
 
-/// How a request's body is to be read.
+/// The way in which a request's body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyKind {
     /// Parsed and validated.
     Json,
     /// `application/x-www-form-urlencoded` or `multipart/form-data`, validated as an object of texts.
     Form,
-    /// Handed on as received.
+    /// Passed on as received.
     Raw,
 }
 
@@ -65,7 +65,7 @@ pub struct Inputs {
     pub query: Map<String, Value>,
 }
 
-/// Why an operation cannot be served.
+/// The reason why an operation cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidOperation(String);
@@ -75,11 +75,11 @@ fn invalid(reason: impl Into<String>) -> InvalidOperation {
 }
 
 impl Operation {
-    /// Compiles an operation object for a route at `template`; `components` are the schemas that it may refer to as
+    /// Compiles an operation object for a route at `template`. It may refer to the schemas in `components` as
     /// `#/components/schemas/NAME`.
     ///
     /// # Errors
-    /// What is wrong with the operation or one of its schemas, for its author to read.
+    /// The fault in the operation or in one of its schemas, as a text for its author.
     pub fn compile(
         json: Value,
         components: &Map<String, Value>,
@@ -94,8 +94,8 @@ impl Operation {
             Some(_) => return Err(invalid("'parameters' is not a list")),
         };
         for parameter in parameters {
-            let place = parameter.get("in").and_then(Value::as_str).unwrap_or_default();
-            match place {
+            let location = parameter.get("in").and_then(Value::as_str).unwrap_or_default();
+            match location {
                 "path" => path.push(Parameter::compile(parameter, components)?),
                 "query" => query.push(Parameter::compile(parameter, components)?),
                 "header" | "cookie" => {}
@@ -114,27 +114,27 @@ impl Operation {
         Ok(Self { path, query, body, json })
     }
 
-    /// The operation object as it was declared.
+    /// Returns the operation object as it was declared.
     pub fn json(&self) -> &Value {
         &self.json
     }
 
-    /// How the body is read; none: a body is ignored.
+    /// Returns how the body is read; `None` means that a body is ignored.
     pub fn body_kind(&self) -> Option<BodyKind> {
         self.body.as_ref().map(|body| body.kind)
     }
 
-    /// Checks a request. `path` and `query` are decoded texts; `body` is the JSON value, none where there is no body or
-    /// it is `null`. `suspicious` says that the JSON text held an escaped NUL, which no database can store.
+    /// Checks a request. `path` and `query` are decoded texts. `body` is the JSON value; `None` if there is no body or it is
+    /// `null`. `has_escaped_nul` says that the JSON text contains an escaped NUL, which PostgreSQL cannot store.
     ///
     /// # Errors
-    /// Every finding, in the order path, query, body.
+    /// All findings, in the order path, query, body.
     pub fn check(
         &self,
         path: &[(&str, Cow<'_, str>)],
         query: &[(Cow<'_, str>, Cow<'_, str>)],
         body: Option<&Value>,
-        suspicious: bool,
+        has_escaped_nul: bool,
     ) -> Result<Inputs, Vec<FieldError>> {
         let mut found = Vec::new();
         let mut inputs = Inputs::default();
@@ -149,7 +149,7 @@ impl Operation {
             parameter.check("query", &texts, &mut inputs.query, &mut found);
         }
         if let Some(contract) = &self.body {
-            contract.check(body, suspicious, &mut found);
+            contract.check(body, has_escaped_nul, &mut found);
         }
         if found.is_empty() { Ok(inputs) } else { Err(found) }
     }
@@ -169,7 +169,7 @@ impl Parameter {
         Ok(Self {
             name: name.to_owned(),
             required: json.get("required").and_then(Value::as_bool).unwrap_or(false)
-                || json.get("in").is_some_and(|place| place == "path"),
+                || json.get("in").is_some_and(|location| location == "path"),
             repeated,
             scalar: Scalar::of(resolve(item, components)),
             default: resolved.get("default").cloned(),
@@ -178,8 +178,14 @@ impl Parameter {
         })
     }
 
-    fn check(&self, place: &'static str, texts: &[&str], inputs: &mut Map<String, Value>, found: &mut Vec<FieldError>) {
-        // A repeated parameter that is not a list: the last one wins.
+    fn check(
+        &self,
+        source: &'static str,
+        texts: &[&str],
+        inputs: &mut Map<String, Value>,
+        found: &mut Vec<FieldError>,
+    ) {
+        // If a parameter that is not a list occurs several times, the last one wins.
         let texts = if self.repeated { texts } else { texts.last().map(std::slice::from_ref).unwrap_or_default() };
         if texts.is_empty() {
             match &self.default {
@@ -187,7 +193,7 @@ impl Parameter {
                     inputs.insert(self.name.clone(), default.clone());
                 }
                 None if self.required => {
-                    found.push(FieldError::new("missing", [place, self.name.as_str()], "Field required"));
+                    found.push(FieldError::new("missing", [source, self.name.as_str()], "Field required"));
                 }
                 None => {}
             }
@@ -196,10 +202,10 @@ impl Parameter {
         let mut values = Vec::with_capacity(texts.len());
         for text in texts {
             if text.contains('\0') {
-                found.push(nul([place, self.name.as_str()].map(Loc::from).to_vec()));
+                found.push(nul([source, self.name.as_str()].map(Loc::from).to_vec()));
                 return;
             }
-            match self.scalar.read(text, place, &self.name) {
+            match self.scalar.read(text, source, &self.name) {
                 Ok(value) => values.push(value),
                 Err(finding) => {
                     found.push(finding);
@@ -208,7 +214,7 @@ impl Parameter {
             }
         }
         let value = if self.repeated { Value::Array(values) } else { values.pop().unwrap_or_default() };
-        let refused = findings(&self.validator, &value, &[place, &self.name], &[]);
+        let refused = findings(&self.validator, &value, &[source, &self.name], &[]);
         if refused.is_empty() {
             inputs.insert(self.name.clone(), value);
         }
@@ -243,7 +249,7 @@ impl Body {
         })
     }
 
-    fn check(&self, value: Option<&Value>, suspicious: bool, found: &mut Vec<FieldError>) {
+    fn check(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Vec<FieldError>) {
         if self.kind == BodyKind::Raw {
             return;
         }
@@ -256,10 +262,10 @@ impl Body {
         if let Some(validator) = &self.validator {
             found.extend(findings(validator, value, &["body"], &self.members));
         }
-        if suspicious {
+        if has_escaped_nul {
             let mut loc = vec![Loc::from("body")];
             match value {
-                // Members that the schema does not know are ignored, whatever they hold.
+                // Members that the schema does not declare are ignored, so they are not searched.
                 Value::Object(object) if !self.members.is_empty() => {
                     for member in &self.members {
                         if let Some(value) = object.get(member) {
@@ -305,7 +311,7 @@ fn find_nul(value: &Value, loc: &mut Vec<Loc>, found: &mut Vec<FieldError>) {
     }
 }
 
-/// Follows `#/components/schemas/NAME`, a few steps at the most.
+/// Follows references to `#/components/schemas/NAME`, at most eight.
 fn resolve<'a>(schema: &'a Value, components: &'a Map<String, Value>) -> &'a Value {
     let mut at = schema;
     for _ in 0..8 {
@@ -370,15 +376,15 @@ mod tests {
 
     fn refused(id: &str, query: &[(&str, &str)], body: Value) -> Value {
         let query: Vec<_> = query.iter().map(|(a, b)| (Cow::from(*a), Cow::from(*b))).collect();
-        let suspicious = body.to_string().contains("u0000");
-        let found = operation().check(&[("id", id.into())], &query, Some(&body), suspicious).unwrap_err();
+        let has_escaped_nul = body.to_string().contains("u0000");
+        let found = operation().check(&[("id", id.into())], &query, Some(&body), has_escaped_nul).unwrap_err();
         serde_json::to_value(found).unwrap()
     }
 
     const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
     #[test]
-    fn all_findings_come_together_in_the_references_order() {
+    fn all_findings_are_returned_in_the_order_path_query_body() {
         let found = refused("x", &[("skip", "-1")], json!({ "description": 1, "email": "a@b" }));
         let places: Vec<String> =
             found.as_array().unwrap().iter().map(|f| format!("{} {}", f["loc"], f["type"])).collect();
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_the_references() {
+    fn texts_are_those_of_the_http_contract() {
         let body = |title: Value| json!({ "title": title, "email": "a@example.com" });
         let msg = |body| refused(ID, &[], body)[0]["msg"].as_str().unwrap().to_owned();
         assert_eq!(msg(body(json!(""))), "String should have at least 1 character");
@@ -409,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans_and_nested_members_are_placed() {
+    fn findings_in_nested_members_have_their_location() {
         let body = json!({ "title": "x", "email": "a@example.com", "done": null, "nested": { "n": "x" } });
         let found = refused(ID, &[], body);
         assert_eq!(found[0]["type"], "bool_type");
@@ -417,14 +423,14 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_is_refused_where_it_matters_only() {
+    fn a_nul_is_refused_only_in_declared_members() {
         let found = refused(ID, &[], json!({ "title": "a\0", "email": "a@example.com", "other": "\0" }));
         assert_eq!(found.as_array().unwrap().len(), 1);
         assert_eq!(found[0]["type"], "value_error");
     }
 
     #[test]
-    fn good_input_comes_out_typed_with_defaults() {
+    fn valid_input_is_typed_and_gets_defaults() {
         let body = json!({ "title": "x", "email": "a@example.com", "unknown": 1 });
         let inputs = operation().check(&[("id", ID.into())], &[], Some(&body), false).unwrap();
         assert_eq!(inputs.query["skip"], 0);
@@ -432,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_cannot_reach_outside_or_be_nonsense() {
+    fn a_schema_that_is_invalid_or_refers_outside_its_document_is_refused() {
         let compile = |schema: Value| {
             let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
             Operation::compile(json, &Map::new(), &Template::parse("/").unwrap()).map(drop)

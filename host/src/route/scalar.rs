@@ -1,25 +1,25 @@
-//! Text to typed value: query and path parameters arrive as text and are validated as JSON. The lenient forms are the
-//! reference's (section 1.16): signs and surrounding blanks of integers, the usual words for booleans.
+//! Converts text to typed values: query and path parameters arrive as text and are validated as JSON. Accepts the forms that
+//! Pydantic accepts: signs and surrounding blanks of integers, the usual words for booleans.
 
 use serde_json::Value;
 
 use crate::error::FieldError;
 
-/// What a parameter's schema says its text is.
+/// The type of a parameter's text, from its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scalar {
-    /// Kept as it is.
+    /// Text, unchanged.
     Text,
     /// A whole number within 64 bits.
     Integer,
     /// Any finite number.
     Number,
-    /// A truth value.
+    /// A boolean.
     Boolean,
 }
 
 impl Scalar {
-    /// Reads the `type` of a parameter's schema; what is not a known scalar stays text.
+    /// Reads the `type` of a parameter's schema; an unknown type means text.
     pub fn of(schema: &Value) -> Self {
         let is = |name: &str| match schema.get("type") {
             Some(Value::String(only)) => only == name,
@@ -39,9 +39,9 @@ impl Scalar {
         }
     }
 
-    /// The typed value of a text, or what is wrong with it at `[place, name]`.
-    pub fn read(self, text: &str, place: &str, name: &str) -> Result<Value, FieldError> {
-        let refuse = |kind: &'static str, msg: &str| Err(FieldError::new(kind, [place, name], msg));
+    /// Returns the typed value of a text, or a finding at `[source, name]`.
+    pub fn read(self, text: &str, source: &str, name: &str) -> Result<Value, FieldError> {
+        let refuse = |kind: &'static str, msg: &str| Err(FieldError::new(kind, [source, name], msg));
         match self {
             Self::Text => Ok(Value::String(text.to_owned())),
             Self::Integer => match text.trim().parse::<i64>() {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_are_read_as_in_the_reference() {
+    fn integers_may_have_a_sign_and_surrounding_blanks() {
         for (text, number) in [("1", 1), ("+1", 1), (" 1 ", 1), ("-3", -3)] {
             assert_eq!(Scalar::Integer.read(text, "query", "n"), Ok(number.into()), "{text:?}");
         }

@@ -1,11 +1,11 @@
-//! Finds the route of a request: method and path in, target and raw path parameters out. Immutable once built.
+//! Finds the route of a request: takes method and path, returns the target and the raw path parameters. Immutable once built.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::template::Template;
 
-/// Routes of any kind of target, found by method and path.
+/// Routes to targets of any type, found by method and path.
 #[derive(Debug, Clone)]
 pub struct RouteTable<T> {
     router: matchit::Router<Vec<Entry<T>>>,
@@ -14,34 +14,34 @@ pub struct RouteTable<T> {
 #[derive(Debug, Clone)]
 struct Entry<T> {
     method: String,
-    /// Names of the parameters, with the segments they fill.
+    /// The parameters: the index of the segment, and the name.
     params: Vec<(usize, Arc<str>)>,
     target: T,
 }
 
-/// What a look-up found.
+/// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Match<'t, 'p, T> {
     /// The route, and its path parameters in order, still percent-encoded.
     Route(&'t T, Vec<(&'t Arc<str>, &'p str)>),
-    /// The path exists with other methods.
+    /// The path exists, but only with these other methods.
     Methods(Vec<&'t str>),
-    /// No route at this path.
+    /// No route has this path.
     Nothing,
 }
 
-/// Two routes that no request could tell apart.
+/// Two routes that match the same requests.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{method} {path} is already served")]
 pub struct Conflict {
-    /// Method of both.
+    /// The method of both.
     pub method: String,
-    /// Template of the one that came later.
+    /// The template of the later one.
     pub path: String,
 }
 
 impl<T: Clone> RouteTable<T> {
-    /// Builds the table; the order of the routes makes no difference.
+    /// Builds the table. The order of the routes does not matter.
     ///
     /// # Errors
     /// Two routes have the same method and shape.
@@ -57,15 +57,15 @@ impl<T: Clone> RouteTable<T> {
         }
         let mut router = matchit::Router::new();
         for (key, (template, entries)) in &shapes {
-            // Whole-segment parameters named by position cannot clash in matchit once shapes are unique.
+            // With unique shapes, whole-segment parameters named by position cannot conflict in matchit.
             let method = entries.first().map_or_else(String::new, |entry| entry.method.clone());
-            let entries = with_wider(template, entries, &shapes);
+            let entries = with_wider_shapes(template, entries, &shapes);
             router.insert(key, entries).map_err(|_| Conflict { method, path: template.to_string() })?;
         }
         Ok(Self { router })
     }
 
-    /// The route of a request. `path` is percent-encoded; one trailing slash makes no difference.
+    /// Returns the route of a request. `path` is percent-encoded; one trailing slash is ignored.
     pub fn find<'t, 'p>(&'t self, method: &str, path: &'p str) -> Match<'t, 'p, T> {
         let path = match path.strip_suffix('/') {
             Some("") | None => path,
@@ -84,9 +84,9 @@ impl<T: Clone> RouteTable<T> {
     }
 }
 
-/// The entries of a shape, and those of wider shapes for the methods it lacks: `GET /users/signup` is answered by
-/// `GET /users/{user_id}` where only `POST /users/signup` is declared. The narrowest wider shape wins.
-fn with_wider<T: Clone>(
+/// Returns the entries of a shape, and those of wider shapes for its missing methods: `GET /users/{user_id}` handles
+/// `GET /users/signup` if only `POST /users/signup` is declared. The narrowest wider shape wins.
+fn with_wider_shapes<T: Clone>(
     template: &Template,
     entries: &[Entry<T>],
     shapes: &BTreeMap<String, (Template, Vec<Entry<T>>)>,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_with_and_without_the_slash_and_prefers_literals() {
+    fn a_trailing_slash_is_ignored_and_literals_come_before_parameters() {
         let table = table(&[("GET", "/users/{id}"), ("GET", "/users/me"), ("PATCH", "/users/{user_id}")]).unwrap();
         let id: Arc<str> = "id".into();
         let user_id: Arc<str> = "user_id".into();
@@ -125,13 +125,17 @@ mod tests {
         assert_eq!(table.find("GET", "/users/7"), Match::Route(&0, vec![(&id, "7")]));
         assert_eq!(table.find("PATCH", "/users/7/"), Match::Route(&2, vec![(&user_id, "7")]));
         assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "PATCH"]));
-        assert_eq!(table.find("PATCH", "/users/me"), Match::Route(&2, vec![(&user_id, "me")]), "a wider one answers");
+        assert_eq!(
+            table.find("PATCH", "/users/me"),
+            Match::Route(&2, vec![(&user_id, "me")]),
+            "a wider shape handles it"
+        );
         assert_eq!(table.find("GET", "/users"), Match::Nothing);
         assert_eq!(table.find("GET", "/users/7//"), Match::Nothing);
     }
 
     #[test]
-    fn routes_of_one_shape_conflict_whatever_their_parameters_are_called() {
+    fn routes_of_one_shape_conflict_even_with_different_parameter_names() {
         let conflict = table(&[("GET", "/a/{x}"), ("GET", "/a/{y}")]).unwrap_err();
         assert_eq!(conflict.to_string(), "GET /a/{y} is already served");
     }

@@ -1,10 +1,10 @@
-//! Path templates: `/items/{id}`. A parameter fills one whole segment; literals are plain unreserved characters.
+//! Path templates: `/items/{id}`. A parameter is one whole segment; literals consist of unreserved characters.
 
 use std::fmt;
 
-/// The most segments a template may have.
+/// The maximum number of segments of a template.
 const MAX_SEGMENTS: usize = 32;
-/// The longest template in bytes.
+/// The maximum length of a template, in bytes.
 const MAX_LEN: usize = 512;
 
 /// A checked path template, absolute, without a trailing slash (`/` alone is the empty template).
@@ -19,7 +19,7 @@ enum Segment {
     Param(String),
 }
 
-/// Why a text is not a path template.
+/// The reason why a text is not a path template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
     /// No leading slash.
@@ -28,25 +28,25 @@ pub enum InvalidTemplate {
     /// Two slashes in a row.
     #[error("a path has no empty segment")]
     EmptySegment,
-    /// A character outside `A-Z a-z 0-9 - . _ ~`, or a brace in the middle of a segment.
+    /// A segment has a character outside `A-Z a-z 0-9 - . _ ~`, or a brace in the middle.
     #[error("segment '{0}' is neither plain text (letters, digits, '-', '.', '_', '~') nor a parameter in braces")]
     Segment(String),
     /// `.` or `..`.
-    #[error("segment '{0}' would be resolved away by clients")]
+    #[error("clients would remove the segment '{0}' when they resolve the path")]
     Dots(String),
-    /// One name twice.
-    #[error("parameter '{0}' stands twice")]
+    /// Two parameters have the same name.
+    #[error("parameter '{0}' is used twice")]
     DuplicateParam(String),
-    /// Over 32 segments or 512 bytes.
+    /// More than 32 segments or 512 bytes.
     #[error("a path has at most {MAX_SEGMENTS} segments and {MAX_LEN} bytes")]
     TooLong,
 }
 
 impl Template {
-    /// Reads a template; a trailing slash makes no difference.
+    /// Parses a template; a trailing slash is ignored.
     ///
     /// # Errors
-    /// The text is not a template, and why.
+    /// The reason why the text is not a template.
     pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         let rest = text.strip_prefix('/').ok_or(InvalidTemplate::NotAbsolute)?;
         if text.len() > MAX_LEN {
@@ -71,28 +71,28 @@ impl Template {
         Ok(Self { segments })
     }
 
-    /// This template below `mount`.
+    /// Returns this template below `mount`.
     #[must_use]
     pub fn below(&self, mount: &Self) -> Self {
         Self { segments: mount.segments.iter().chain(&self.segments).cloned().collect() }
     }
 
-    /// Whether every segment is a literal.
+    /// Returns whether every segment is a literal.
     pub fn is_literal(&self) -> bool {
         self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
-    /// Whether `self` is `other` or lies below it, segment by segment.
+    /// Returns whether `self` is `other` or lies below it, segment by segment.
     pub fn is_within(&self, other: &Self) -> bool {
         self.segments.len() >= other.segments.len() && self.segments.iter().zip(&other.segments).all(|(a, b)| a == b)
     }
 
-    /// The number of segments.
+    /// Returns the number of segments.
     pub fn depth(&self) -> usize {
         self.segments.len()
     }
 
-    /// The part of the path space a host route claims: `/api/v1/users/{id}` claims `/api/v1/users`, `/docs/x` claims
+    /// Returns the path prefix that a host route claims: `/api/v1/users/{id}` claims `/api/v1/users`, `/docs/x` claims
     /// `/docs`.
     #[must_use]
     pub fn root(&self) -> Self {
@@ -101,7 +101,7 @@ impl Template {
         Self { segments: self.segments.iter().take_while(literal).take(if api { 3 } else { 1 }).cloned().collect() }
     }
 
-    /// Whether every path that `other` matches is matched by `self` too.
+    /// Returns whether `self` matches every path that `other` matches.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.segments.len() == other.segments.len()
             && self.segments.iter().zip(&other.segments).all(|pair| match pair {
@@ -111,7 +111,7 @@ impl Template {
             })
     }
 
-    /// The parameters in order: which segment, counted from 0, and its name.
+    /// Returns the parameters in order: the index of the segment, from 0, and the name.
     pub fn params(&self) -> impl Iterator<Item = (usize, &str)> {
         self.segments.iter().enumerate().filter_map(|(index, segment)| match segment {
             Segment::Param(name) => Some((index, name.as_str())),
@@ -119,7 +119,7 @@ impl Template {
         })
     }
 
-    /// The template with parameters named by position, so that equal shapes have equal keys.
+    /// Returns the template with parameters named by position, so that equal shapes have equal keys.
     pub(crate) fn key(&self) -> String {
         let mut key = String::new();
         for (index, segment) in self.segments.iter().enumerate() {
@@ -199,13 +199,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trailing_slash_makes_no_difference() {
+    fn a_trailing_slash_is_ignored() {
         assert_eq!(Template::parse("/items/"), Template::parse("/items"));
         assert_eq!(Template::parse("/").unwrap().to_string(), "/");
     }
 
     #[test]
-    fn what_is_not_a_template_is_refused_with_its_reason() {
+    fn an_invalid_template_is_refused_with_its_reason() {
         for (text, reason) in [
             ("items", InvalidTemplate::NotAbsolute),
             ("/a//b", InvalidTemplate::EmptySegment),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn within_is_by_segments_not_by_letters() {
+    fn a_template_lies_within_another_by_whole_segments() {
         let parse = |text| Template::parse(text).unwrap();
         assert!(parse("/api/v1/items").is_within(&parse("/api/v1")));
         assert!(!parse("/api/v10").is_within(&parse("/api/v1")));

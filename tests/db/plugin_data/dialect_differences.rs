@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf::db::plugin_data::{Bound, DataError, Statement, Value};
+use wharf::db::plugin_data::{DataError, LimitKind, Statement, Value};
 
 use super::fixture::{Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 
@@ -46,7 +46,7 @@ async fn a_batch_shares_one_row_limit_and_has_a_maximum_length(fixture: &Fixture
     let five = "VALUES (1), (2), (3), (4), (5)";
     assert_eq!(database.batch(vec![sql(five), sql(five)]).await.unwrap().len(), 2);
     let result = database.batch(vec![sql(five), sql(five), sql("SELECT 1")]).await;
-    assert_eq!(result, Err(DataError::Limit(Bound::Rows, "rows: 10".to_owned())));
+    assert_eq!(result, Err(DataError::Limit(LimitKind::Rows, "rows: 10".to_owned())));
     assert_eq!(database.batch(vec![]).await, Ok(vec![]));
     let long = vec![sql("SELECT 1"); 1_001];
     assert!(matches!(database.batch(long).await, Err(DataError::Limit(..))));

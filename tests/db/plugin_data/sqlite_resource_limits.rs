@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use wharf::config::Config;
-use wharf::db::plugin_data::{Bound, DataError, PluginDatabase, Value};
+use wharf::db::plugin_data::{DataError, LimitKind, PluginDatabase, Value};
 
 use super::fixture::{ENDLESS, Fixture, execute, migration, name, query, scalar, text};
 use crate::support::Backend;
@@ -13,7 +13,7 @@ async fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
     Fixture::new(Backend::Sqlite, change).await.unwrap()
 }
 
-fn is_limit(error: &DataError, bound: Bound) -> bool {
+fn is_limit(error: &DataError, bound: LimitKind) -> bool {
     matches!(error, DataError::Limit(met, _) if *met == bound)
 }
 
@@ -144,7 +144,7 @@ async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
     let error = query(&database, "SELECT replace(hex(zeroblob(100000)), '0', '01234567890123456789')", &[]).await;
     assert!(error.is_ok());
     let error = query(&database, "SELECT length(replace(hex(zeroblob(1000000)), '0', '0123456789'))", &[]).await;
-    assert!(is_limit(&error.unwrap_err(), Bound::Bytes));
+    assert!(is_limit(&error.unwrap_err(), LimitKind::Bytes));
     // The replaced functions may be used where SQLite requires deterministic ones.
     let table = "CREATE TABLE t (a TEXT CHECK (json_valid(a)), b TEXT AS (replace(a, '1', '2')) STORED);
         CREATE INDEX i ON t (instr(a, '1'), a ->> 0); INSERT INTO t (a) VALUES ('[1]')";
@@ -167,7 +167,7 @@ async fn one_long_expression_ends_at_its_time_limit() {
     let database = fixture.open("shop").await;
     let column = vec!["length(upper(lower(upper(lower(hex(randomblob(32000)))))))"; 400].join("+");
     let error = query(&database, &format!("SELECT {}", vec![column; 40].join(",")), &[]).await.unwrap_err();
-    assert!(is_limit(&error, Bound::Time), "{error:?}");
+    assert!(is_limit(&error, LimitKind::Time), "{error:?}");
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
     let tables: Vec<String> =
         (1..40).map(|n| format!("a{n} AS (SELECT 1 FROM a{0} AS p, a{0} AS q UNION SELECT 2)", n - 1)).collect();
@@ -189,7 +189,7 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
     let fixture = fixture(|_| ()).await;
     let database = fixture.tables("shop").await;
     let error = query(&database, &wide(40, 8_000_000), &[]).await.unwrap_err();
-    assert!(is_limit(&error, Bound::Bytes), "{error:?}");
+    assert!(is_limit(&error, LimitKind::Bytes), "{error:?}");
     // Afterwards the statement has ended and the connection is unchanged.
     assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
     let mut transaction = database.begin().await.unwrap();
@@ -220,7 +220,7 @@ async fn plugins_that_fill_memory_do_not_affect_others() {
         }
     };
     let (ended, ()) = tokio::join!(filling, others);
-    let refused = ended.iter().filter(|ended| is_limit(ended.as_ref().unwrap_err(), Bound::Bytes)).count();
+    let refused = ended.iter().filter(|ended| is_limit(ended.as_ref().unwrap_err(), LimitKind::Bytes)).count();
     assert!(refused > 0, "no statement hit the shared memory limit: {ended:?}");
     fixture.stop().await;
 }
@@ -234,6 +234,6 @@ async fn a_large_statement_that_fills_the_database_hits_its_limit() {
     let database = fixture.open("shop").await;
     execute(&database, "INSERT INTO t VALUES (zeroblob(1300000))", &[]).await.unwrap();
     let error = execute(&database, "INSERT INTO t SELECT * FROM t", &[]).await.unwrap_err();
-    assert_eq!(error, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
+    assert_eq!(error, DataError::Limit(LimitKind::Disk, "disk: 2097152 bytes".to_owned()));
     fixture.stop().await;
 }

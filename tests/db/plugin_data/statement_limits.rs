@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use wharf::config::Config;
-use wharf::db::plugin_data::{Bound, DataError, Limits, Statement, Value};
+use wharf::db::plugin_data::{DataError, LimitKind, Statement, StatementLimits, Value};
 
 use super::fixture::{ENDLESS, Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
 use crate::support::Backend;
@@ -51,9 +51,9 @@ async fn a_result_above_the_row_limit_names_the_limit(fixture: &Fixture) {
     let database = fixture.open("shop").await;
     assert_eq!(query(&database, &numbers(10), &[]).await.unwrap().values.len(), 10);
     let error = query(&database, &numbers(11), &[]).await.unwrap_err();
-    assert_eq!(error, DataError::Limit(Bound::Rows, "rows: 10".to_owned()));
+    assert_eq!(error, DataError::Limit(LimitKind::Rows, "rows: 10".to_owned()));
     let error = database.batch(vec![sql(&numbers(6)), sql(&numbers(6))]).await.unwrap_err();
-    assert_eq!(error, DataError::Limit(Bound::Rows, "rows: 10".to_owned()));
+    assert_eq!(error, DataError::Limit(LimitKind::Rows, "rows: 10".to_owned()));
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
 }
 
@@ -61,7 +61,7 @@ async fn a_result_above_the_byte_limit_names_the_limit(fixture: &Fixture) {
     let database = fixture.open("shop").await;
     let long = |length: usize| [text(&"x".repeat(length))];
     assert!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_000)).await.is_ok());
-    let limit = Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned()));
+    let limit = Err(DataError::Limit(LimitKind::Bytes, "bytes: 1000".to_owned()));
     assert_eq!(query(&database, "SELECT CAST($1 AS TEXT)", &long(1_001)).await, limit);
     assert_eq!(query(&database, "SELECT CAST($1 AS TEXT), CAST($1 AS TEXT)", &long(501)).await, limit);
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
@@ -70,7 +70,7 @@ async fn a_result_above_the_byte_limit_names_the_limit(fixture: &Fixture) {
 async fn empty_values_count_towards_the_byte_limit(fixture: &Fixture) {
     let database = fixture.open("shop").await;
     let many = format!("SELECT {}", vec!["''"; 500].join(", "));
-    assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit(Bound::Bytes, "bytes: 1000".to_owned())));
+    assert_eq!(query(&database, &many, &[]).await, Err(DataError::Limit(LimitKind::Bytes, "bytes: 1000".to_owned())));
 }
 
 async fn an_error_stays_short_when_it_quotes_a_long_input(fixture: &Fixture) {
@@ -90,13 +90,13 @@ async fn an_error_stays_short_when_it_quotes_a_long_input(fixture: &Fixture) {
 async fn a_write_whose_result_exceeds_a_limit_is_rolled_back(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     let sql = format!("INSERT INTO owner (id) SELECT n FROM ({}) AS source RETURNING id", numbers(11));
-    assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit(Bound::Rows, "rows: 10".to_owned())));
+    assert_eq!(execute(&database, &sql, &[]).await, Err(DataError::Limit(LimitKind::Rows, "rows: 10".to_owned())));
     assert_eq!(scalar(&database, "SELECT count(*) FROM owner").await, Value::Integer(0));
 }
 
 async fn a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
-    let limit = DataError::Limit(Bound::Time, "statement time: 500 ms".to_owned());
+    let limit = DataError::Limit(LimitKind::Time, "statement time: 500 ms".to_owned());
     for _ in 0..3 {
         assert_eq!(query(&database, ENDLESS, &[]).await, Err(limit.clone()));
         assert_eq!(count(&database).await, Value::Integer(0));
@@ -180,7 +180,7 @@ async fn transactions_above_the_connection_limit_are_refused(fixture: &Fixture) 
     let (expected, held) = match fixture.backend {
         // SQLite has one writer.
         Backend::Sqlite => (DataError::Conflict, 1),
-        Backend::Postgres => (DataError::Limit(Bound::Connections, "connections: 2".to_owned()), 2),
+        Backend::Postgres => (DataError::Limit(LimitKind::Connections, "connections: 2".to_owned()), 2),
     };
     let mut transactions = Vec::new();
     for _ in 0..held {
@@ -208,7 +208,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     let insert = |id: i64| {
         Statement::new("INSERT INTO pile (id, noise) VALUES ($1, $2)", [Value::Integer(id), incompressible_text(id)])
     };
-    let full = DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned());
+    let full = DataError::Limit(LimitKind::Disk, "disk: 2097152 bytes".to_owned());
     let mut stored = 0;
     let refused = loop {
         match database.execute(insert(stored)).await {
@@ -241,7 +241,7 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     assert!(transaction.commit().await.is_err());
     assert_eq!(scalar(&database, counted).await, Value::Integer(stored));
 
-    let roomy = database.within(Limits { disk: 20 << 20, ..database.limits().clone() });
+    let roomy = database.with_limits(StatementLimits { disk: 20 << 20, ..database.limits().clone() });
     assert_eq!(roomy.execute(insert(1_000)).await, Ok(1));
     // An operator's migrations are not limited by it.
     let more = migration(
@@ -272,7 +272,7 @@ async fn a_write_ahead_log_that_cannot_restart_is_limited_too() {
         }
         assert!(renewed < 200, "the limit is never reached");
     };
-    assert_eq!(refused, DataError::Limit(Bound::Disk, "disk: 2097152 bytes".to_owned()));
+    assert_eq!(refused, DataError::Limit(LimitKind::Disk, "disk: 2097152 bytes".to_owned()));
     assert!(renewed > 50, "{renewed}");
     let before = fixture.data.disk(&name("shop")).unwrap();
     reading.rollback().await.unwrap();

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use wharf::db::plugin_data::fuzzing::{self, Dialect, Sort};
-use wharf::db::plugin_data::{DataError, Limits, Value};
+use wharf::db::plugin_data::fuzzing::{self, Dialect, TokenKind};
+use wharf::db::plugin_data::{DataError, StatementLimits, Value};
 
 /// The tables that statements can use.
 const SCHEMA: &str = "
@@ -21,8 +21,8 @@ const SCHEMA: &str = "
     CREATE VIEW v AS SELECT a, b FROM t;
 ";
 
-const LIMITS: Limits =
-    Limits { rows: 100, bytes: 1 << 20, time: Duration::from_secs(1), connections: 1, disk: u64::MAX };
+const LIMITS: StatementLimits =
+    StatementLimits { rows: 100, bytes: 1 << 20, time: Duration::from_secs(1), connections: 1, disk: u64::MAX };
 
 thread_local! {
     static REACHED: Cell<bool> = const { Cell::new(false) };
@@ -82,9 +82,9 @@ fn check_tokens(dialect: Dialect, sql: &str) {
             || between.trim_matches('\x0b').trim().is_empty();
         assert!(comments, "{between:?} was skipped");
         match sort {
-            Sort::Symbol(byte) => assert_eq!(token.as_bytes(), [byte]),
-            Sort::Parameter(number) => assert_eq!(token, format!("${number}")),
-            Sort::Text | Sort::Refused => {}
+            TokenKind::Symbol(byte) => assert_eq!(token.as_bytes(), [byte]),
+            TokenKind::Parameter(number) => assert_eq!(token, format!("${number}")),
+            TokenKind::Text | TokenKind::Refused => {}
         }
         at = range.end;
     }
@@ -93,7 +93,7 @@ fn check_tokens(dialect: Dialect, sql: &str) {
 /// Returns the statement that goes to the database, and the number of its values.
 fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
     let values = fuzzing::tokens(dialect, sql).into_iter().filter_map(|(sort, _)| match sort {
-        Sort::Parameter(number) => Some(usize::from(number)),
+        TokenKind::Parameter(number) => Some(usize::from(number)),
         _ => None,
     });
     let values = values.max().unwrap_or(0);
@@ -108,8 +108,12 @@ fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
     assert!(!(reads && writes) && sql.contains(&statement));
     assert!(!statement.contains('\0') && !statement.is_empty());
     let tokens = fuzzing::tokens(dialect, &statement);
-    assert!(!tokens.iter().any(|(sort, _)| matches!(sort, Sort::Refused | Sort::Symbol(b';'))), "{statement:?}");
-    let first = tokens.iter().find(|(sort, _)| *sort != Sort::Symbol(b'(')).map(|(_, range)| &statement[range.clone()]);
+    assert!(
+        !tokens.iter().any(|(sort, _)| matches!(sort, TokenKind::Refused | TokenKind::Symbol(b';'))),
+        "{statement:?}"
+    );
+    let first =
+        tokens.iter().find(|(sort, _)| *sort != TokenKind::Symbol(b'(')).map(|(_, range)| &statement[range.clone()]);
     let first = first.unwrap_or_default().to_ascii_lowercase();
     assert!(["select", "values", "with", "insert", "update", "delete"].contains(&first.as_str()), "{first:?}");
     assert_eq!(reads, ["select", "values"].contains(&first.as_str()));

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use wharf::db::plugin_data::fuzzing::postgres::{self, TYPES};
 use wharf::db::plugin_data::fuzzing::sqlite::Memory;
-use wharf::db::plugin_data::{DataError, Limits, Value, fuzzing};
+use wharf::db::plugin_data::{DataError, StatementLimits, Value, fuzzing};
 
 use crate::input::{unescaped, words};
 
-const LIMITS: Limits = Limits { rows: 10, bytes: 4096, time: Duration::from_secs(5), connections: 1, disk: u64::MAX };
+const LIMITS: StatementLimits =
+    StatementLimits { rows: 10, bytes: 4096, time: Duration::from_secs(5), connections: 1, disk: u64::MAX };
 
 thread_local! {
     static SQLITE: RefCell<Memory> = RefCell::new(Memory::open(&LIMITS).unwrap());
@@ -85,7 +86,7 @@ fn check_sqlite(values: &[Value]) {
             return assert!(values.iter().any(bad) || matches!(error, DataError::Limit(..)), "{error}");
         }
     };
-    let rows = SQLITE.with_borrow_mut(|sqlite| sqlite.ask(&sql, values, &LIMITS));
+    let rows = SQLITE.with_borrow_mut(|sqlite| sqlite.query(&sql, values, &LIMITS));
     let rows = match rows {
         Ok(rows) => rows,
         Err(error) => return assert!(matches!(error, DataError::Limit(..)), "{error}"),

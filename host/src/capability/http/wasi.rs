@@ -24,7 +24,7 @@ use wasmtime_wasi_http::{
 use super::Sender;
 use crate::capability::budget::{Budget, MemoryReservation};
 use crate::capability::{Guest, HostCalls, Limit};
-use crate::egress::{Bound, Failure, Request, Response, is_written_by_the_host};
+use crate::egress::{Failure, LimitKind, Request, Response, is_written_by_the_host};
 
 /// Maximum size of one map of fields, and of one piece of a body.
 const FIELDS: usize = 16 * 1024;
@@ -269,11 +269,11 @@ fn to_wasi_error(failure: Failure, most: usize) -> Error {
         Failure::Timeout("connect" | "tls") => Error::ConnectionTimeout,
         Failure::Timeout("first byte") => Error::HttpResponseTimeout,
         Failure::Timeout(_) => Error::ConnectionReadTimeout,
-        Failure::Limit(Bound::Requests, _) => Error::ConnectionLimitReached,
-        Failure::Limit(Bound::Memory, reason) => internal(reason),
-        Failure::Limit(Bound::Bytes, _) => Error::HttpResponseBodySize(u64::try_from(most).ok()),
-        Failure::Limit(Bound::Headers, _) => Error::HttpResponseHeaderSectionSize(None),
-        Failure::Limit(Bound::Redirects, _) => Error::LoopDetected,
+        Failure::Limit(LimitKind::Requests, _) => Error::ConnectionLimitReached,
+        Failure::Limit(LimitKind::Memory, reason) => internal(reason),
+        Failure::Limit(LimitKind::Bytes, _) => Error::HttpResponseBodySize(u64::try_from(most).ok()),
+        Failure::Limit(LimitKind::Headers, _) => Error::HttpResponseHeaderSectionSize(None),
+        Failure::Limit(LimitKind::Redirects, _) => Error::LoopDetected,
         Failure::Protocol(_) => Error::HttpProtocolError,
         Failure::Internal(reason) => {
             tracing::error!(reason, "a plugin's request failed because of a defect of the host");

@@ -1,88 +1,88 @@
-//! What a plugin's statement can fail with: the cases of `wharf:sql`, which a guest can act on. Owns their texts; never
-//! carries what only an operator may read (that goes to the log where it is found).
+//! The errors of a plugin's statement: the cases of `wharf:sql`, which a guest can act on. Owns their texts. Never contains
+//! details that are only for operators: these go to the log where they occur.
 
 use std::time::Duration;
 
-use super::value::Limits;
+use super::statement_limits::StatementLimits;
 
 /// Mirrors `wharf:sql/database.error`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
-    /// The statement is wrong: its author corrects it.
+    /// The statement is wrong; its author must correct it.
     #[error("{0}")]
     Invalid(String),
-    /// A constraint refused it: its name as declared, `table.column` where it has none, or `foreign key` on SQLite, which
-    /// does not say which.
+    /// A constraint refused the statement. Holds the declared name, `table.column` for a constraint without a name, or
+    /// `foreign key` on SQLite, which does not name it.
     #[error("constraint {0}")]
     Constraint(String),
-    /// Lost against a concurrent transaction: the whole transaction may be tried again.
+    /// A concurrent transaction came first; the whole transaction can be retried.
     #[error("a concurrent transaction came first")]
     Conflict,
-    /// A limit was reached, with its name and value: `rows: 10000`.
+    /// The statement hit a limit. The text has its name and value: `rows: 10000`.
     #[error("limit reached: {1}")]
-    Limit(Bound, String),
+    Limit(LimitKind, String),
     /// The database cannot be reached now.
     #[error("the database cannot be reached now")]
     Unavailable,
 }
 
-/// The longest text of an error: databases quote values in theirs, however long these are.
+/// The longest text of an error: databases quote values of any length in their errors.
 const MAX_TEXT: usize = 500;
 
-/// A limit that statements meet.
+/// The limit that a statement hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    /// Rows of an answer.
+pub enum LimitKind {
+    /// Rows of a result.
     Rows,
-    /// Bytes of an answer, or of statements and their parameters.
+    /// Bytes of a result, or of statements and their parameters.
     Bytes,
     /// Time of a statement.
     Time,
     /// Connections.
     Connections,
-    /// Disk of the whole database.
+    /// Bytes of the whole database on disk.
     Disk,
-    /// Statements of a batch, and the text of one: the same for everybody.
+    /// Statements of a batch, and the text of one: the same for all plugins.
     Statements,
 }
 
 impl DataError {
     pub(super) fn invalid(text: impl AsRef<str>) -> Self {
-        Self::Invalid(cut(text.as_ref()))
+        Self::Invalid(shortened(text.as_ref()))
     }
 
     pub(super) fn constraint(name: impl AsRef<str>) -> Self {
-        Self::Constraint(cut(name.as_ref()))
+        Self::Constraint(shortened(name.as_ref()))
     }
 
-    pub(super) fn rows(limits: &Limits) -> Self {
-        Self::Limit(Bound::Rows, format!("rows: {}", limits.rows))
+    pub(super) fn rows(limits: &StatementLimits) -> Self {
+        Self::Limit(LimitKind::Rows, format!("rows: {}", limits.rows))
     }
 
-    pub(super) fn bytes(limits: &Limits) -> Self {
-        Self::Limit(Bound::Bytes, format!("bytes: {}", limits.bytes))
+    pub(super) fn bytes(limits: &StatementLimits) -> Self {
+        Self::Limit(LimitKind::Bytes, format!("bytes: {}", limits.bytes))
     }
 
     pub(super) fn time(limit: Duration) -> Self {
-        Self::Limit(Bound::Time, format!("statement time: {} ms", limit.as_millis()))
+        Self::Limit(LimitKind::Time, format!("statement time: {} ms", limit.as_millis()))
     }
 
-    pub(super) fn connections(limits: &Limits) -> Self {
-        Self::Limit(Bound::Connections, format!("connections: {}", limits.connections))
+    pub(super) fn connections(limits: &StatementLimits) -> Self {
+        Self::Limit(LimitKind::Connections, format!("connections: {}", limits.connections))
     }
 
-    pub(super) fn disk(limits: &Limits) -> Self {
-        Self::Limit(Bound::Disk, format!("disk: {} bytes", limits.disk))
+    pub(super) fn disk(limits: &StatementLimits) -> Self {
+        Self::Limit(LimitKind::Disk, format!("disk: {} bytes", limits.disk))
     }
 
-    /// A transaction after its first error, on both databases alike.
+    /// Returns the error of every statement after the first error of a transaction, on both databases.
     pub(super) fn failed_transaction() -> Self {
         Self::invalid("an earlier statement of this transaction failed; it can only be rolled back")
     }
 }
 
-/// As much of a text as is told.
-pub(super) fn cut(text: &str) -> String {
-    let told = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
-    if told.len() == text.len() { told.to_owned() } else { format!("{told}…") }
+/// Cuts a text to the longest length of an error.
+pub(super) fn shortened(text: &str) -> String {
+    let start = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+    if start.len() == text.len() { start.to_owned() } else { format!("{start}…") }
 }

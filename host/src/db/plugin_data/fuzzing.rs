@@ -1,16 +1,18 @@
-//! The way in for fuzzers (`tests/fuzz`), and in no other build: what is read of a plugin's SQL, and values to and from
-//! what the databases speak, without a database server. Owns nothing, decides nothing, and checks nothing of its own:
-//! what must hold is said by the fuzz target.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: the checks of a plugin's SQL, and the conversion
+//! of values to and from the databases' formats, without a database server. Has no state and no checks of its own: the fuzz
+//! target states the properties that must hold.
 
 use std::ops::Range;
 
+use super::error::DataError;
 use super::lexer::{self, Lexer, Token};
 pub use super::postgres::fuzzing as postgres;
 pub use super::sqlite::fuzzing as sqlite;
 use super::statement;
-use super::{DataError, Limits, Statement, Value};
+use super::statement_limits::StatementLimits;
+use super::value::{Statement, Value};
 
-/// Whose rules hold.
+/// The database whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// SQLite's.
@@ -28,49 +30,49 @@ impl From<Dialect> for lexer::Dialect {
     }
 }
 
-/// What a token is, as far as a fuzzer can say what it must be.
+/// The kind of a token, as far as a fuzz target can check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sort {
+pub enum TokenKind {
     /// A keyword, a bare or a quoted name, a literal.
     Text,
     /// `$7`
     Parameter(u16),
     /// Any other character.
     Symbol(u8),
-    /// What is not taken.
+    /// A spelling that is refused.
     Refused,
 }
 
-/// The tokens of a text, each with where it stands.
-pub fn tokens(dialect: Dialect, sql: &str) -> Vec<(Sort, Range<usize>)> {
-    let sort = |token| match token {
-        Token::Word(_) | Token::Name(_) | Token::Literal => Sort::Text,
-        Token::Parameter(number) => Sort::Parameter(number),
-        Token::Symbol(byte) => Sort::Symbol(byte),
-        Token::Refused(_) => Sort::Refused,
+/// Returns the tokens of a text, each with its byte range.
+pub fn tokens(dialect: Dialect, sql: &str) -> Vec<(TokenKind, Range<usize>)> {
+    let kind = |token| match token {
+        Token::Word(_) | Token::Name(_) | Token::Literal => TokenKind::Text,
+        Token::Parameter(number) => TokenKind::Parameter(number),
+        Token::Symbol(byte) => TokenKind::Symbol(byte),
+        Token::Refused(_) => TokenKind::Refused,
     };
-    Lexer::new(dialect.into(), sql).map(|(token, range)| (sort(token), range)).collect()
+    Lexer::new(dialect.into(), sql).map(|(token, range)| (kind(token), range)).collect()
 }
 
-/// The text of a run-time statement as it goes to the database, and whether it surely reads or surely writes.
+/// Returns the text of a run-time statement as it goes to the database, and whether it certainly reads or certainly writes.
 ///
 /// # Errors
-/// It is refused.
+/// The statement is refused.
 pub fn admitted(
     dialect: Dialect,
     sql: &str,
     params: Vec<Value>,
-    limits: &Limits,
+    limits: &StatementLimits,
 ) -> Result<(String, bool, bool), DataError> {
     let mut statement = Statement::new(sql, params);
     let verb = statement::admit(dialect.into(), &mut statement, limits)?.verb;
     Ok((statement.sql, verb.reads(), verb.surely_writes()))
 }
 
-/// The statements of a migration.
+/// Returns the statements of a migration.
 ///
 /// # Errors
-/// It is refused.
+/// The migration is refused.
 pub fn migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
     statement::check_migration(dialect.into(), sql)
 }

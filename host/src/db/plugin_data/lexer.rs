@@ -1,38 +1,38 @@
-//! Reads SQL text as far as Wharf must: which tokens it has, not what they mean. Owns the lexical rules of the two
-//! databases (strings, quoted names, comments, dollar quotes, parameters). Anything may stand in the text: the lexer never
-//! fails and never panics, and where it cannot be sure that the database would read the same, it gives [`Token::Refused`].
+//! Splits SQL text into tokens, without their meaning. Owns the lexical rules of the two databases (strings, quoted names,
+//! comments, dollar quotes, parameters). Accepts any text: the lexer never fails and never panics. Where the database might
+//! read the text differently, it returns [`Token::Refused`].
 
-/// Whose lexical rules hold.
+/// The database whose lexical rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     Sqlite,
     Postgres,
 }
 
-/// A token; white space and comments are none.
+/// A token. White space and comments yield none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
     /// A keyword or a bare name.
     Word(&'a str),
-    /// A quoted name with its quotes.
+    /// A quoted name, with its quotes.
     Name(&'a str),
-    /// A string, a number: something the checks need not look into.
+    /// A string or a number; the checks do not need its text.
     Literal,
     /// `$7`
     Parameter(u16),
     /// Any other character.
     Symbol(u8),
-    /// A spelling whose reading differs between versions or databases; the text says what to write instead.
+    /// A spelling that versions or databases read differently; the text says what to write instead.
     Refused(&'static str),
 }
 
 const ONLY_NUMBERED: &str = "parameters are written $1, $2, …";
 const NO_PARAMETER_SUFFIX: &str =
-    "a parameter is followed by something SQLite takes for a part of its name; write CAST($1 AS type) for $1::type";
-const NO_CONTINUATION: &str = "an E'' string is not continued by another; write one";
+    "SQLite takes the text after a parameter as part of its name; write CAST($1 AS type) for $1::type";
+const NO_CONTINUATION: &str = "an E'' string cannot continue in another string; write a single one";
 const NO_UNICODE_ESCAPES: &str = "U& strings and names are not supported; write the characters themselves";
 
-/// Yields each token with the byte range it stands in.
+/// Yields each token with its byte range.
 #[derive(Debug, Clone)]
 pub(super) struct Lexer<'a> {
     dialect: Dialect,
@@ -61,7 +61,7 @@ impl<'a> Lexer<'a> {
         self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 
-    /// Positions only ever stop before or after an ASCII character, which no UTF-8 sequence contains.
+    /// Returns the text from `start`. Positions are always next to an ASCII character, so they never split a UTF-8 sequence.
     fn slice(&self, start: usize) -> &'a str {
         self.text.get(start..self.at).unwrap_or_default()
     }
@@ -75,7 +75,7 @@ impl<'a> Lexer<'a> {
         self.skip(count);
     }
 
-    /// Past the next `needle`, or to the end.
+    /// Skips past the next `needle`, or to the end.
     fn skip_past(&mut self, needle: &[u8]) {
         let found = self.rest().windows(needle.len()).position(|window| window == needle);
         self.skip(found.map_or(usize::MAX, |position| position.saturating_add(needle.len())));
@@ -85,7 +85,7 @@ impl<'a> Lexer<'a> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (Some(byte), _) if byte.is_ascii_whitespace() || byte == 0x0b => self.skip(1),
-                // PostgreSQL ends a line comment at a carriage return too.
+                // On PostgreSQL a carriage return also ends a line comment.
                 (Some(b'-'), Some(b'-')) => match self.dialect {
                     Dialect::Sqlite => self.skip_while(|byte| byte != b'\n'),
                     Dialect::Postgres => self.skip_while(|byte| byte != b'\n' && byte != b'\r'),
@@ -117,7 +117,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// From an opening quote past its closing one; the doubled quote stands for itself.
+    /// Skips from an opening quote past its closing one. A doubled quote is part of the text.
     fn skip_quoted(&mut self, close: u8, backslash_escapes: bool) {
         self.skip(1);
         while let Some(byte) = self.peek(0) {
@@ -140,7 +140,7 @@ impl<'a> Lexer<'a> {
         if self.dialect == Dialect::Postgres {
             if word.eq_ignore_ascii_case("e") && self.peek(0) == Some(b'\'') {
                 self.skip_quoted(b'\'', true);
-                // A string after a line break would continue this one, escapes included.
+                // A string after a line break would continue this one, and have escapes too.
                 let mut ahead = self.clone();
                 ahead.skip_space_and_comments();
                 return if ahead.peek(0) == Some(b'\'') { Token::Refused(NO_CONTINUATION) } else { Token::Literal };

@@ -1,28 +1,33 @@
-//! Which migrations are to be applied. Owns the record kept in each plugin's database and the rule that history does not
-//! change: what was applied stays first, in its order, with its digest.
+//! Decides which migrations to apply. Owns the table of applied migrations in each plugin's database, and the rule that
+//! history never changes: the applied migrations stay first, in their order, with their digests.
+
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::DataError;
+use super::error::DataError;
+
+/// The time limit of all migrations of one deploy together.
+pub(super) const MIGRATION_TIME: Duration = Duration::from_secs(60);
 
 /// A step of a plugin's schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migration {
-    /// Recorded once, `0001_items`.
+    /// The unique name, such as `0001_items`.
     pub name: String,
-    /// Statements, separated by semicolons.
+    /// The statements, separated by semicolons.
     pub sql: String,
 }
 
-/// Why the migrations were not applied. None of them was.
+/// The reason why no migration was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// The list does not continue what was applied.
+    /// The list does not continue the applied migrations.
     #[error("migration {name}: {reason}")]
     History {
         /// The first migration that does not fit.
         name: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// A statement of a migration was refused or failed.
@@ -30,15 +35,15 @@ pub enum MigrationError {
     Statement {
         /// The migration.
         name: String,
-        /// Its statement, the first is 1.
+        /// The number of the statement, from 1.
         statement: usize,
-        /// What the database said.
+        /// The error of the database.
         error: DataError,
     },
     /// Another node is migrating this plugin, or the database cannot be reached.
     #[error("the migrations could not be applied: {0}")]
     Database(DataError),
-    /// The host's side failed.
+    /// The host failed.
     #[error("{0}")]
     Host(#[from] crate::error::Error),
 }
@@ -49,26 +54,26 @@ impl From<DataError> for MigrationError {
     }
 }
 
-/// A row of the record.
+/// A row of the table of applied migrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Applied {
     pub(super) name: String,
     pub(super) digest: String,
 }
 
-/// The record's table: `position` counts from 1.
+/// The table of applied migrations; `position` counts from 1.
 pub(super) const CREATE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _wharf_migration \
      (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL)";
 pub(super) const READ_RECORD: &str = "SELECT name, digest FROM _wharf_migration ORDER BY position";
 pub(super) const WRITE_RECORD: &str = "INSERT INTO _wharf_migration (position, name, digest) VALUES ($1, $2, $3)";
 
-/// SHA-256 of the text in lower-case hexadecimal.
+/// Returns the SHA-256 of the text, in lower-case hexadecimal.
 pub(super) fn digest(sql: &str) -> String {
     Sha256::digest(sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The part of `wanted` that is not applied yet. A release may know fewer migrations than were applied: it is an older
-/// one, and rolling back to it does not undo the data.
+/// Returns the part of `wanted` that is not applied yet. An older release may have fewer migrations than were applied:
+/// rolling back to it does not undo them.
 pub(super) fn pending<'a>(wanted: &'a [Migration], applied: &[Applied]) -> Result<&'a [Migration], MigrationError> {
     let refuse = |name: &str, reason: String| Err(MigrationError::History { name: name.to_owned(), reason });
     for (index, migration) in wanted.iter().enumerate() {
@@ -77,12 +82,12 @@ pub(super) fn pending<'a>(wanted: &'a [Migration], applied: &[Applied]) -> Resul
             return refuse(&migration.name, "a name has 1 to 200 characters".to_owned());
         }
         if wanted.iter().take(index).any(|earlier| earlier.name == migration.name) {
-            return refuse(&migration.name, "the name stands twice".to_owned());
+            return refuse(&migration.name, "the name is used twice".to_owned());
         }
     }
     for (migration, applied) in wanted.iter().zip(applied) {
         if migration.name != applied.name {
-            let reason = format!("{} was applied at this place; migrations are only added at the end", applied.name);
+            let reason = format!("{} was applied at this position; add migrations only at the end", applied.name);
             return refuse(&migration.name, reason);
         }
         if digest(&migration.sql) != applied.digest {
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn history_only_grows_at_its_end() {
+    fn migrations_are_only_added_at_the_end() {
         let wanted = [migration("1", "a"), migration("2", "b"), migration("3", "c")];
         let applied: Vec<Applied> =
             wanted.iter().map(|m| Applied { name: m.name.clone(), digest: digest(&m.sql) }).collect();
@@ -119,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_that_of_the_text() {
+    fn the_digest_is_the_sha256_of_the_text() {
         assert_eq!(digest("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

@@ -1,18 +1,18 @@
-//! A plugin's database on PostgreSQL: a schema owned by a role of its own, reached through a few connections of that
-//! role. The role's rights are the border; the host's own connections never run a plugin's SQL. A statement that does
-//! not come to its end, because its caller left or a limit was reached, is ended on the server too.
+//! A plugin's database on PostgreSQL: a schema that its own role owns, used through a few connections of that role. The
+//! role's rights are the security boundary; the host's own connections never run a plugin's SQL. A statement that does not
+//! run to its end, because its caller went away or it hit a limit, is also ended on the server.
 
 mod backend;
 mod column;
-mod disk;
-mod failure;
+mod disk_usage;
+mod error_mapping;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod migrate;
-mod moment;
 mod numeric;
 mod parameter;
 mod role;
+mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,61 +20,64 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
-use self::backend::{Backend, Failure};
-use self::disk::Disk;
+use self::backend::{Backend, RunError};
+use self::disk_usage::DiskUsage;
+use super::connection_pool::{ConnectionPool, Lease};
+use super::error::DataError;
 use super::lexer::Dialect;
-use super::slots::{Lease, Slots};
+use super::result_budget::ResultBudget;
 use super::statement::{self, Admitted, Verb};
-use super::value::{Budget, Limits};
-use super::{DataError, Rows, Statement};
+use super::statement_limits::StatementLimits;
+use super::value::{Rows, Statement};
 use crate::clock::Random;
 use crate::error::Result;
 use crate::id::PluginName;
 
-/// How much longer than the server's own deadline the host waits for its answer.
+/// The time that the host waits for a response after the server's own deadline.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// A connection that was idle for longer is asked whether it still lives before a statement depends on it.
-const TRUSTED: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is tested before a statement uses it.
+const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(5);
 
-/// How often a batch that lost against others is tried again; the host has all of it.
+/// The number of attempts of a batch that loses against concurrent transactions. The host has the whole batch, so it can
+/// retry.
 const BATCH_TRIES: u32 = 3;
 
-/// What SQLite gives a transaction too: it is as if it ran alone, or it is a conflict.
+/// The same guarantee as on SQLite: a transaction is serializable, or fails with a conflict.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 
 pub(super) struct Postgres {
     plugin: PluginName,
     host: PgPool,
     options: PgConnectOptions,
-    /// What the host's own work is held to, and connections before a statement asks for other deadlines.
-    limits: Limits,
-    slots: Arc<Slots<Backend>>,
-    disk: Arc<Disk>,
+    /// The limits of the host's own work, and of connections before a statement sets other deadlines.
+    limits: StatementLimits,
+    pool: Arc<ConnectionPool<Backend>>,
+    disk: Arc<DiskUsage>,
 }
 
-/// A leased connection whose end is seen to: given back when clean, rolled back in the background when a transaction is
-/// open, ended on both sides otherwise.
-struct Held {
+/// A leased connection. When it is dropped, it returns to the pool if it is clean; an open transaction is rolled back in the
+/// background; in any other state the connection is ended on both sides.
+struct LeasedBackend {
     lease: Option<Lease<Backend>>,
     host: PgPool,
-    limits: Limits,
+    limits: StatementLimits,
 }
 
-impl Held {
+impl LeasedBackend {
     fn backend(&mut self) -> Result<&mut Backend, DataError> {
         self.lease.as_mut().and_then(|lease| lease.connection.as_deref_mut()).ok_or(DataError::Unavailable)
     }
 }
 
-impl Drop for Held {
+impl Drop for LeasedBackend {
     fn drop(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
         let Some(backend) = &lease.connection else { return };
         if !backend.is_unclean() && !backend.in_transaction() {
             return;
         }
-        // Without a runtime the process is going, and its sockets with it.
+        // Without a runtime the process is ending, and its sockets are closed with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (host, limits) = (self.host.clone(), self.limits.clone());
         runtime.spawn(async move {
@@ -88,20 +91,20 @@ impl Drop for Held {
                 }
             }
             backend.terminate(&host).await;
-            // The slot is free only now: the role's connections stay within their number.
+            // The permit is returned only now, so that the role never has more connections than its limit.
             drop(lease);
         });
     }
 }
 
 impl Postgres {
-    /// Makes the role and the schema when they are missing.
+    /// Creates the role and the schema if they are missing.
     pub(super) async fn open(
         host: &PgPool,
         options: &PgConnectOptions,
         random: &Random,
         plugin: &PluginName,
-        limits: &Limits,
+        limits: &StatementLimits,
     ) -> Result<Self> {
         let role = role::ensure(host, random, plugin).await?;
         let options = options
@@ -115,7 +118,7 @@ impl Postgres {
                 ("statement_timeout", limits.time.as_millis().to_string()),
                 ("lock_timeout", backend::lock_time(limits.time).to_string()),
                 ("idle_in_transaction_session_timeout", "120s".to_owned()),
-                // What the lexer takes for granted.
+                // The lexer depends on this setting.
                 ("standard_conforming_strings", "on".to_owned()),
             ]);
         Ok(Self {
@@ -123,84 +126,92 @@ impl Postgres {
             host: host.clone(),
             options,
             limits: limits.clone(),
-            slots: Slots::new(limits.connections),
-            disk: Arc::new(Disk::of(host, plugin)),
+            pool: ConnectionPool::new(limits.connections),
+            disk: Arc::new(DiskUsage::of(host, plugin)),
         })
     }
 
-    /// Whether a plugin has a role and a schema.
+    /// Returns whether a plugin has a role and a schema.
     pub(super) async fn exists(host: &PgPool, plugin: &PluginName) -> Result<bool> {
         Ok(role::existing(host, plugin).await?.is_some())
     }
 
-    /// Has so many connections from now on.
+    /// Changes the number of connections.
     pub(super) fn resize(&self, connections: u32) {
-        self.slots.resize(connections);
+        self.pool.resize(connections);
     }
 
-    /// Bytes that tables and indexes took when somebody last wrote.
+    /// Returns the bytes of tables and indexes at the latest write.
     pub(super) fn disk(&self) -> Option<u64> {
         self.disk.known()
     }
 
-    /// Connections in use.
+    /// Returns the number of connections in use.
     pub(super) fn in_use(&self) -> usize {
-        self.slots.leased()
+        self.pool.leased()
     }
 
-    async fn lease(&self, limits: &Limits) -> Result<Held, DataError> {
-        let mut held = self.lease_any(limits).await?;
-        let backend = held.backend()?;
+    async fn lease(&self, limits: &StatementLimits) -> Result<LeasedBackend, DataError> {
+        let mut leased = self.lease_any(limits).await?;
+        let backend = leased.backend()?;
         if backend.time() != limits.time {
-            within(limits, backend.set_time(limits)).await?;
+            with_deadline(limits, backend.set_time(limits)).await?;
         }
-        Ok(held)
+        Ok(leased)
     }
 
-    async fn lease_any(&self, limits: &Limits) -> Result<Held, DataError> {
-        let lease = self.slots.lease(limits, DataError::connections(limits)).await?;
+    async fn lease_any(&self, limits: &StatementLimits) -> Result<LeasedBackend, DataError> {
+        let lease = self.pool.lease(limits, DataError::connections(limits)).await?;
         let idle_for = lease.idle_for;
-        let mut held = Held { lease: Some(lease), host: self.host.clone(), limits: limits.clone() };
-        if let Ok(backend) = held.backend() {
-            if idle_for < TRUSTED || within(limits, async { Ok(backend.answers().await) }).await? {
-                return Ok(held);
+        let mut leased = LeasedBackend { lease: Some(lease), host: self.host.clone(), limits: limits.clone() };
+        if let Ok(backend) = leased.backend() {
+            if idle_for < TRUSTED_IDLE_TIME || with_deadline(limits, async { Ok(backend.is_alive().await) }).await? {
+                return Ok(leased);
             }
-            if let Some(lease) = &mut held.lease {
+            if let Some(lease) = &mut leased.lease {
                 lease.connection = None;
             }
         }
-        let connected = within(limits, async {
+        let connected = with_deadline(limits, async {
             let connected = Backend::connect(&self.options, self.limits.time).await;
-            connected.map_err(|error| failure::of(error, limits))
+            connected.map_err(|error| error_mapping::to_data_error(error, limits))
         });
         let backend = connected.await.map_err(|error| match error {
             DataError::Limit(..) => DataError::Unavailable,
             error => error,
         })?;
-        if let Some(lease) = &mut held.lease {
+        if let Some(lease) = &mut leased.lease {
             lease.connection = Some(Box::new(backend));
         }
-        Ok(held)
+        Ok(leased)
     }
 
-    pub(super) async fn run(&self, limits: &Limits, mut statement: Statement) -> Result<(Rows, u64), DataError> {
+    pub(super) async fn run(
+        &self,
+        limits: &StatementLimits,
+        mut statement: Statement,
+    ) -> Result<(Rows, u64), DataError> {
         let Admitted { verb, grows } = statement::admit(Dialect::Postgres, &mut statement, limits)?;
         if grows {
             self.disk.admit(limits).await?;
         }
         let mut tries = 0_usize;
         loop {
-            let mut held = self.lease(limits).await?;
-            let backend = held.backend()?;
-            match within(limits, alone(backend, &statement, verb, limits)).await {
-                // Each connection may hold a plan from before a migration; a new one does not.
-                Err(Failure::StalePlan) if tries < self.slots.size() => tries = tries.saturating_add(1),
-                result => return data(result),
+            let mut leased = self.lease(limits).await?;
+            let backend = leased.backend()?;
+            match with_deadline(limits, run_alone(backend, &statement, verb, limits)).await {
+                // Each connection may have a plan from before a migration; a new connection has none.
+                Err(RunError::StalePlan) if tries < self.pool.size() => tries = tries.saturating_add(1),
+                result => return or_data_error(result),
             }
         }
     }
 
-    pub(super) async fn batch(&self, limits: &Limits, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DataError> {
+    pub(super) async fn batch(
+        &self,
+        limits: &StatementLimits,
+        mut statements: Vec<Statement>,
+    ) -> Result<Vec<Rows>, DataError> {
         let mut grows = false;
         for statement in &mut statements {
             grows |= statement::admit(Dialect::Postgres, statement, limits)?.grows;
@@ -218,26 +229,26 @@ impl Postgres {
         }
     }
 
-    async fn try_batch(&self, limits: &Limits, statements: &[Statement]) -> Result<Vec<Rows>, DataError> {
-        let mut held = self.lease(limits).await?;
-        let backend = held.backend()?;
-        let mut budget = Budget::new(limits);
-        let mut answers = Vec::with_capacity(statements.len());
-        within(limits, backend.begin(BEGIN, limits)).await?;
+    async fn try_batch(&self, limits: &StatementLimits, statements: &[Statement]) -> Result<Vec<Rows>, DataError> {
+        let mut leased = self.lease(limits).await?;
+        let backend = leased.backend()?;
+        let mut budget = ResultBudget::new(limits);
+        let mut results = Vec::with_capacity(statements.len());
+        with_deadline(limits, backend.begin(BEGIN, limits)).await?;
         for statement in statements {
             let run = backend.statement(&statement.sql, &statement.params, limits, &mut budget);
-            // On an error, the guard of the connection rolls back.
-            answers.push(data(within(limits, run).await)?.0);
+            // On an error, dropping the connection rolls back.
+            results.push(or_data_error(with_deadline(limits, run).await)?.0);
         }
-        within(limits, backend.end("COMMIT", limits)).await?;
-        Ok(answers)
+        with_deadline(limits, backend.end("COMMIT", limits)).await?;
+        Ok(results)
     }
 
-    pub(super) async fn begin(&self, limits: &Limits) -> Result<Transaction, DataError> {
-        let mut held = self.lease(limits).await?;
-        let backend = held.backend()?;
-        within(limits, backend.begin(BEGIN, limits)).await?;
-        Ok(Transaction { held, disk: Arc::clone(&self.disk), failed: false })
+    pub(super) async fn begin(&self, limits: &StatementLimits) -> Result<Transaction, DataError> {
+        let mut leased = self.lease(limits).await?;
+        let backend = leased.backend()?;
+        with_deadline(limits, backend.begin(BEGIN, limits)).await?;
+        Ok(Transaction { leased, disk: Arc::clone(&self.disk), failed: false })
     }
 
     pub(super) async fn delete(&self) -> Result<()> {
@@ -246,52 +257,55 @@ impl Postgres {
     }
 
     pub(super) async fn close(&self) {
-        drop(self.slots.close(self.limits.time).await);
+        drop(self.pool.close(self.limits.time).await);
     }
 
     pub(super) fn close_idle(&self, age: Duration) {
-        drop(self.slots.stale(age));
+        drop(self.pool.stale(age));
     }
 }
 
-/// A statement that writes and answers gets a transaction around it: what it answers may be beyond a limit, and then it
-/// must not have happened.
-async fn alone(
+/// Runs one statement outside a transaction. A statement that writes and returns rows gets its own transaction: if its result
+/// hits a limit, the write must be rolled back.
+async fn run_alone(
     backend: &mut Backend,
     statement: &Statement,
     verb: Verb,
-    limits: &Limits,
-) -> Result<(Rows, u64), Failure> {
-    let mut budget = Budget::new(limits);
-    if verb.reads() || backend.answers_with(&statement.sql, limits).await? == 0 {
+    limits: &StatementLimits,
+) -> Result<(Rows, u64), RunError> {
+    let mut budget = ResultBudget::new(limits);
+    if verb.reads() || backend.column_count(&statement.sql, limits).await? == 0 {
         let (rows, affected) = backend.statement(&statement.sql, &statement.params, limits, &mut budget).await?;
         return Ok((rows, if verb.reads() { 0 } else { affected }));
     }
     backend.begin("BEGIN", limits).await?;
-    let answer = backend.statement(&statement.sql, &statement.params, limits, &mut budget).await?;
+    let result = backend.statement(&statement.sql, &statement.params, limits, &mut budget).await?;
     backend.end("COMMIT", limits).await?;
-    Ok(answer)
+    Ok(result)
 }
 
-/// The deadline outside: the server keeps its own, unless it hangs or the plugin turned it off.
-async fn within<T, E: From<DataError>>(limits: &Limits, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+/// Enforces the deadline on the host's side. The server has its own, unless it hangs or the plugin turned it off.
+async fn with_deadline<T, E: From<DataError>>(
+    limits: &StatementLimits,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     match tokio::time::timeout(limits.time.saturating_add(GRACE), work).await {
         Ok(result) => result,
         Err(_elapsed) => Err(DataError::time(limits.time).into()),
     }
 }
 
-fn data<T>(result: Result<T, Failure>) -> Result<T, DataError> {
+fn or_data_error<T>(result: Result<T, RunError>) -> Result<T, DataError> {
     result.map_err(|failure| match failure {
-        Failure::StalePlan => DataError::Conflict,
-        Failure::Data(error) => error,
+        RunError::StalePlan => DataError::Conflict,
+        RunError::Data(error) => error,
     })
 }
 
-/// Holds a connection; dropping it rolls back.
+/// A transaction on its connection; dropping it rolls back.
 pub(super) struct Transaction {
-    held: Held,
-    disk: Arc<Disk>,
+    leased: LeasedBackend,
+    disk: Arc<DiskUsage>,
     failed: bool,
 }
 
@@ -300,17 +314,17 @@ impl Transaction {
         if self.failed {
             return Err(DataError::failed_transaction());
         }
-        // Whatever ends this early, be it the caller going away, the transaction is over with it.
+        // If this function ends early, for example because the caller goes away, the transaction has failed.
         self.failed = true;
-        let limits = self.held.limits.clone();
+        let limits = self.leased.limits.clone();
         let Admitted { verb, grows } = statement::admit(Dialect::Postgres, &mut statement, &limits)?;
         if grows {
             self.disk.admit(&limits).await?;
         }
-        let backend = self.held.backend()?;
-        let mut budget = Budget::new(&limits);
+        let backend = self.leased.backend()?;
+        let mut budget = ResultBudget::new(&limits);
         let run = backend.statement(&statement.sql, &statement.params, &limits, &mut budget);
-        let (rows, affected) = data(within(&limits, run).await)?;
+        let (rows, affected) = or_data_error(with_deadline(&limits, run).await)?;
         self.failed = false;
         Ok((rows, if verb.reads() { 0 } else { affected }))
     }
@@ -319,17 +333,17 @@ impl Transaction {
         if self.failed {
             return Err(DataError::failed_transaction());
         }
-        let limits = self.held.limits.clone();
-        let backend = self.held.backend()?;
-        within(&limits, backend.end("COMMIT", &limits)).await
+        let limits = self.leased.limits.clone();
+        let backend = self.leased.backend()?;
+        with_deadline(&limits, backend.end("COMMIT", &limits)).await
     }
 
     pub(super) async fn rollback(mut self) -> Result<(), DataError> {
-        let limits = self.held.limits.clone();
-        let backend = self.held.backend()?;
+        let limits = self.leased.limits.clone();
+        let backend = self.leased.backend()?;
         if backend.is_unclean() {
             return Ok(());
         }
-        within(&limits, backend.end("ROLLBACK", &limits)).await
+        with_deadline(&limits, backend.end("ROLLBACK", &limits)).await
     }
 }

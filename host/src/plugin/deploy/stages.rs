@@ -11,7 +11,7 @@ use super::proposal::Proposal;
 use crate::capability::{Admitted, Candidate};
 use crate::db::plugin as table;
 use crate::db::plugin_data::{Migration, MigrationError};
-use crate::db::release::{self as releases, Around, Place};
+use crate::db::release::{self as releases, PluginRecord, ReleaseRole};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::UserId;
 use crate::plugin::artifact::printable;
@@ -115,19 +115,19 @@ impl Registry {
         let record = &release.record;
         let stored = record.to_stored(release.size)?;
         let revoked = Value::from(state.revoked.clone()).to_string();
-        let around = Around { revoked: &revoked, schema: &state.schema };
+        let plugin_record = PluginRecord { revoked: &revoked, schema: &state.schema };
         match (plan, live) {
             (Some(plan), Some(live)) => {
                 let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
                 let text = canary.to_json()?;
-                releases::insert(&self.db, &stored, component, Place::Canary(&text), &around).await?;
+                releases::insert(&self.db, &stored, component, ReleaseRole::Canary(&text), &plugin_record).await?;
                 self.live.swap(|plugins| {
                     plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
                 })
             }
             (_, live) => {
                 let replaced = live.map(|release| release.record.number);
-                releases::insert(&self.db, &stored, component, Place::Live, &around).await?;
+                releases::insert(&self.db, &stored, component, ReleaseRole::Live, &plugin_record).await?;
                 self.live.serve(Arc::clone(release))?;
                 self.start_probation(&record.plugin, record.number, replaced);
                 Ok(())

@@ -1,5 +1,5 @@
-//! One connection of a plugin's role. Owns what is known of the statements prepared on it, and whether it is clean: a
-//! statement that did not come to its end leaves it unclean, and then the server's side is ended, not only ours.
+//! One connection of a plugin's role. Owns the plans of its prepared statements, and the knowledge whether it is clean: a
+//! statement that did not run to its end leaves it unclean, and then it is ended on the server too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +11,16 @@ use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Either, Executor, PgPool, Row, SqlSafeStr, Statement as _, ValueRef,
 };
 
-use super::column::Form;
-use super::failure;
+use super::column::ColumnType;
+use super::error_mapping;
 use super::parameter::{Parameter, bind};
-use crate::db::plugin_data::slots::Reuse;
-use crate::db::plugin_data::value::{Budget, Limits};
-use crate::db::plugin_data::{DataError, Rows, Value};
+use crate::db::plugin_data::connection_pool::Reusable;
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::result_budget::ResultBudget;
+use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::plugin_data::value::{Rows, Value};
 
-/// Statements kept prepared on each connection, and described here.
+/// The number of cached prepared statements per connection, and of their plans.
 pub(super) const CACHED_STATEMENTS: usize = 128;
 
 #[derive(Clone)]
@@ -27,16 +29,16 @@ struct Plan(Arc<Described>);
 struct Described {
     statement: PgStatement,
     parameters: Vec<Parameter>,
-    columns: Vec<(String, Form)>,
+    columns: Vec<(String, ColumnType)>,
 }
 
-/// What a statement came to; a stale plan may be tried again on another connection.
-pub(super) enum Failure {
+/// The error of a statement. A stale plan can be retried on another connection.
+pub(super) enum RunError {
     StalePlan,
     Data(DataError),
 }
 
-impl From<DataError> for Failure {
+impl From<DataError> for RunError {
     fn from(error: DataError) -> Self {
         Self::Data(error)
     }
@@ -46,27 +48,27 @@ pub(super) struct Backend {
     connection: PgConnection,
     process: i32,
     plans: HashMap<Box<str>, Plan>,
-    /// A message was sent whose answer has not been read to its end.
+    /// A message was sent, and its response has not been read to the end.
     unclean: bool,
     in_transaction: bool,
-    /// The deadline of statements that the server was told.
+    /// The statement deadline that is set on the server.
     time: Duration,
 }
 
-/// How long a statement waits for others, in milliseconds: shorter than its deadline, which else ends first and hides that
-/// it only waited.
+/// Returns how long a statement waits for locks, in milliseconds: shorter than its deadline, which would otherwise hide that
+/// the statement only waited.
 pub(super) fn lock_time(time: Duration) -> u128 {
     (time.as_millis().saturating_mul(4) / 5).max(1)
 }
 
-impl Reuse for Backend {
+impl Reusable for Backend {
     fn reset(&mut self) -> bool {
         !self.unclean && !self.in_transaction
     }
 }
 
 impl Backend {
-    /// `time` is the deadline of statements that `options` tell the server.
+    /// Connects. `time` is the statement deadline that `options` set on the server.
     pub(super) async fn connect(options: &PgConnectOptions, time: Duration) -> sqlx::Result<Self> {
         let mut connection = options.connect().await?;
         let process =
@@ -78,8 +80,8 @@ impl Backend {
         self.time
     }
 
-    /// Tells the server another deadline of statements.
-    pub(super) async fn set_time(&mut self, limits: &Limits) -> Result<(), DataError> {
+    /// Sets another statement deadline on the server.
+    pub(super) async fn set_time(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
         let (time, lock_time) = (limits.time.as_millis(), lock_time(limits.time));
         self.unclean = true;
         let sql = format!("SET statement_timeout = {time}; SET lock_timeout = {lock_time}");
@@ -89,12 +91,12 @@ impl Backend {
         Ok(())
     }
 
-    /// Whether the server still answers.
-    pub(super) async fn answers(&mut self) -> bool {
+    /// Returns whether the server still responds.
+    pub(super) async fn is_alive(&mut self) -> bool {
         self.unclean = true;
-        let answers = sqlx::Connection::ping(&mut self.connection).await.is_ok();
-        self.unclean = !answers;
-        answers
+        let alive = sqlx::Connection::ping(&mut self.connection).await.is_ok();
+        self.unclean = !alive;
+        alive
     }
 
     pub(super) fn is_unclean(&self) -> bool {
@@ -105,8 +107,8 @@ impl Backend {
         self.in_transaction
     }
 
-    /// Ends the server's side of an unclean connection: it would notice only when it next writes to us. Roles may not
-    /// signal the host's backends, but the host may signal its roles'.
+    /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A plugin's role
+    /// may not signal the host's backends, but the host may signal its roles' backends.
     pub(super) async fn terminate(self, host: &PgPool) {
         let ended = sqlx::query("SELECT pg_terminate_backend($1)").bind(self.process).execute(host).await;
         if let Err(error) = ended {
@@ -115,35 +117,35 @@ impl Backend {
         drop(self.connection);
     }
 
-    /// BEGIN, COMMIT, ROLLBACK and the like.
-    pub(super) async fn host(&mut self, sql: &'static str, limits: &Limits) -> Result<(), DataError> {
+    /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.
+    pub(super) async fn run_host(&mut self, sql: &'static str, limits: &StatementLimits) -> Result<(), DataError> {
         self.unclean = true;
         let done = self.connection.execute(sqlx::raw_sql(sql)).await;
         self.settle(done, limits).map(drop)
     }
 
-    pub(super) async fn begin(&mut self, sql: &'static str, limits: &Limits) -> Result<(), DataError> {
+    pub(super) async fn begin(&mut self, sql: &'static str, limits: &StatementLimits) -> Result<(), DataError> {
         self.in_transaction = true;
-        let begun = self.host(sql, limits).await;
+        let begun = self.run_host(sql, limits).await;
         self.in_transaction = begun.is_ok();
         begun
     }
 
-    /// COMMIT or ROLLBACK. The server ends the transaction whatever it answers.
-    pub(super) async fn end(&mut self, sql: &'static str, limits: &Limits) -> Result<(), DataError> {
-        let ended = self.host(sql, limits).await;
+    /// Runs COMMIT or ROLLBACK. The server ends the transaction even if it reports an error.
+    pub(super) async fn end(&mut self, sql: &'static str, limits: &StatementLimits) -> Result<(), DataError> {
+        let ended = self.run_host(sql, limits).await;
         self.in_transaction = false;
         ended
     }
 
-    /// Runs a plugin's statement, counting its answer while it arrives.
+    /// Runs a plugin's statement, and counts its result while it arrives.
     pub(super) async fn statement(
         &mut self,
         sql: &str,
         values: &[Value],
-        limits: &Limits,
-        budget: &mut Budget<'_>,
-    ) -> Result<(Rows, u64), Failure> {
+        limits: &StatementLimits,
+        budget: &mut ResultBudget<'_>,
+    ) -> Result<(Rows, u64), RunError> {
         let plan = self.plan(sql, limits).await?;
         let arguments = bind(&plan.0.parameters, values)?;
         let mut rows =
@@ -161,20 +163,20 @@ impl Backend {
         };
         drop(stream);
         if let Err(error) = &ended
-            && failure::is_stale_plan(error)
+            && error_mapping::is_stale_plan(error)
         {
-            return Err(Failure::StalePlan);
+            return Err(RunError::StalePlan);
         }
         self.settle(ended, limits)?;
         Ok((rows, affected))
     }
 
-    /// How many columns the statement answers with.
-    pub(super) async fn answers_with(&mut self, sql: &str, limits: &Limits) -> Result<usize, DataError> {
+    /// Returns the number of columns of the statement's result.
+    pub(super) async fn column_count(&mut self, sql: &str, limits: &StatementLimits) -> Result<usize, DataError> {
         Ok(self.plan(sql, limits).await?.0.columns.len())
     }
 
-    async fn plan(&mut self, sql: &str, limits: &Limits) -> Result<Plan, DataError> {
+    async fn plan(&mut self, sql: &str, limits: &StatementLimits) -> Result<Plan, DataError> {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(plan.clone());
         }
@@ -188,7 +190,7 @@ impl Backend {
         let columns = statement
             .columns()
             .iter()
-            .map(|column| Ok((column.name().to_owned(), Form::of(column.name(), column.type_info())?)))
+            .map(|column| Ok((column.name().to_owned(), ColumnType::of(column.name(), column.type_info())?)))
             .collect::<Result<_, DataError>>()?;
         let plan = Plan(Arc::new(Described { statement, parameters, columns }));
         if self.plans.len() >= CACHED_STATEMENTS {
@@ -198,26 +200,30 @@ impl Backend {
         Ok(plan)
     }
 
-    /// A statement came to its end, be it an error: the connection is clean unless the error is its own.
-    fn settle<T>(&mut self, ended: sqlx::Result<T>, limits: &Limits) -> Result<T, DataError> {
-        self.unclean = ended.as_ref().err().is_some_and(|error| !failure::leaves_connection(error));
-        ended.map_err(|error| failure::of(error, limits))
+    /// Ends a statement, possibly with an error: the connection is clean unless the error is about the connection.
+    fn settle<T>(&mut self, ended: sqlx::Result<T>, limits: &StatementLimits) -> Result<T, DataError> {
+        self.unclean = ended.as_ref().err().is_some_and(|error| !error_mapping::leaves_connection(error));
+        ended.map_err(|error| error_mapping::to_data_error(error, limits))
     }
 }
 
-fn cells(row: &PgRow, columns: &[(String, Form)], budget: &mut Budget<'_>) -> Result<Vec<Value>, DataError> {
+fn cells(
+    row: &PgRow,
+    columns: &[(String, ColumnType)],
+    budget: &mut ResultBudget<'_>,
+) -> Result<Vec<Value>, DataError> {
     budget.row()?;
     let mut cells = Vec::with_capacity(columns.len());
-    for (index, (name, form)) in columns.iter().enumerate() {
+    for (index, (name, kind)) in columns.iter().enumerate() {
         let raw = row.try_get_raw(index).map_err(|error| DataError::invalid(error.to_string()))?;
         let cell = if raw.is_null() {
             Value::Null
         } else {
             let bytes = raw.as_bytes().map_err(|error| DataError::invalid(error.to_string()))?;
             budget.admits(bytes.len())?;
-            form.read(bytes).ok_or_else(|| {
+            kind.read(bytes).ok_or_else(|| {
                 DataError::invalid(format!(
-                    "column {name} holds a value that cannot be shown; cast column {name} to text"
+                    "column {name} contains a value that cannot be represented; cast column {name} to text"
                 ))
             })?
         };

@@ -1,15 +1,16 @@
-//! Values out of the columns of a PostgreSQL answer, by the types of the columns.
+//! Reads values from the columns of a PostgreSQL result, by the types of the columns.
 
 use sqlx::TypeInfo;
 use sqlx::postgres::{PgTypeInfo, PgTypeKind};
 use uuid::Uuid;
 
-use super::{moment, numeric};
-use crate::db::plugin_data::{DataError, Value};
+use super::{numeric, timestamp};
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::value::Value;
 
-/// How the binary form of a column is read.
+/// The type of a column, as far as its binary form is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ColumnType {
     Bool,
     Int2,
     Int4,
@@ -25,11 +26,11 @@ pub(super) enum Form {
     Date,
     Time,
     Bytea,
-    /// Answers of functions that give nothing.
+    /// The result of a function without a value.
     Void,
 }
 
-impl Form {
+impl ColumnType {
     pub(super) fn of(name: &str, declared: &PgTypeInfo) -> Result<Self, DataError> {
         if matches!(declared.kind(), PgTypeKind::Enum(_)) {
             return Ok(Self::Text);
@@ -60,7 +61,7 @@ impl Form {
         })
     }
 
-    /// None where the bytes are not of this form, or its text cannot be written.
+    /// Reads a value; `None` if the bytes do not have this type, or the value has no text form.
     pub(super) fn read(self, bytes: &[u8]) -> Option<Value> {
         Some(match self {
             Self::Bool => Value::Boolean(u8::from_be_bytes(bytes.try_into().ok()?) != 0),
@@ -74,17 +75,17 @@ impl Form {
             // After the version of the binary form.
             Self::Jsonb => Value::Text(compact(std::str::from_utf8(bytes.get(1..)?).ok()?)),
             Self::Uuid => Value::Text(Uuid::from_slice(bytes).ok()?.hyphenated().to_string()),
-            Self::Timestamptz => Value::Text(moment::write_timestamptz(i64::from_be_bytes(bytes.try_into().ok()?))?),
-            Self::Timestamp => Value::Text(moment::write_timestamp(i64::from_be_bytes(bytes.try_into().ok()?))?),
-            Self::Date => Value::Text(moment::write_date(i32::from_be_bytes(bytes.try_into().ok()?))?),
-            Self::Time => Value::Text(moment::write_time(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Timestamptz => Value::Text(timestamp::write_timestamptz(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Timestamp => Value::Text(timestamp::write_timestamp(i64::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Date => Value::Text(timestamp::write_date(i32::from_be_bytes(bytes.try_into().ok()?))?),
+            Self::Time => Value::Text(timestamp::write_time(i64::from_be_bytes(bytes.try_into().ok()?))?),
             Self::Bytea => Value::Blob(bytes.to_vec()),
             Self::Void => Value::Null,
         })
     }
 }
 
-/// Without the spaces that PostgreSQL writes between the tokens of a jsonb.
+/// Removes the spaces that PostgreSQL writes between the tokens of a jsonb.
 fn compact(json: &str) -> String {
     let mut compact = String::with_capacity(json.len());
     let (mut in_string, mut escaped) = (false, false);
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_spaces_between_tokens_go() {
+    fn only_spaces_between_tokens_are_removed() {
         let json = r#"{"a b": [1, 2.50, "c: \"d, e\\"], "f": null}"#;
         assert_eq!(compact(json), r#"{"a b":[1,2.50,"c: \"d, e\\"],"f":null}"#);
     }

@@ -1,14 +1,15 @@
-//! The way in for fuzzers (`tests/fuzz`), and in no other build: a value into a parameter and out of a column, as the bytes
-//! that PostgreSQL would get and give.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: writes a value as a parameter and reads it from a
+//! column, in the bytes that PostgreSQL receives and sends.
 
 use sqlx::Type;
 use sqlx::postgres::PgTypeInfo;
 
 use super::column;
 use super::parameter::Parameter;
-use crate::db::plugin_data::{DataError, Value};
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::value::Value;
 
-/// Types that are both parameters and columns.
+/// The types that are valid for both parameters and columns.
 pub const TYPES: [&str; 14] = [
     "bool",
     "int2",
@@ -50,18 +51,18 @@ fn declared(name: &str) -> PgTypeInfo {
     }
 }
 
-/// The bytes of a value for a parameter of a type; none for null.
+/// Returns the bytes of a value for a parameter of a type; `None` for null.
 ///
 /// # Errors
-/// The type does not take the value.
+/// The type does not accept the value.
 pub fn write(name: &str, value: &Value) -> Result<Option<Vec<u8>>, &'static str> {
     Parameter::of(&declared(name)).write(value)
 }
 
-/// The value of a column of a type; none where the bytes are not one.
+/// Returns the value of a column of a type; `None` if the bytes are invalid.
 ///
 /// # Errors
-/// No column of the type can be read.
+/// Columns of the type cannot be read.
 pub fn read(name: &str, bytes: &[u8]) -> Result<Option<Value>, DataError> {
-    Ok(column::Form::of("c", &declared(name))?.read(bytes))
+    Ok(column::ColumnType::of("c", &declared(name))?.read(bytes))
 }

@@ -1,25 +1,26 @@
-//! Migrations of a plugin's schema: one transaction of the plugin's own role, under a lock of the host's that keeps other
-//! nodes out and that no plugin can take.
+//! Migrates a plugin's schema in one transaction of the plugin's own role, under a lock of the host that keeps other nodes out
+//! and that no plugin can take.
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use super::{Postgres, failure, role};
+use super::{Postgres, error_mapping, role};
+use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
-    Applied, CREATE_RECORD, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
+    Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
 };
-use crate::db::plugin_data::value::Limits;
-use crate::db::plugin_data::{DataError, MIGRATION_TIME, statement};
+use crate::db::plugin_data::statement;
+use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::error::Error;
 
-/// How long a change of a table waits for the statements on it, while everybody else waits behind it.
+/// The longest wait of a table change for running statements on the table; all later statements wait behind it.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 
-/// A host that is killed cannot cancel its statement, which would go on and keep its locks: the server is to look once a
-/// second whether anybody waits for it. Nothing on a server that is too old to (before PostgreSQL 14).
-const END_WITH_THE_HOST: &str = "SELECT set_config(name, '1s', FALSE) FROM pg_settings \
+/// A host that is killed cannot cancel its statement, which would continue and keep its locks. With this setting the server
+/// checks every second whether the client is still connected. Servers before PostgreSQL 14 have no such setting.
+const CHECK_CLIENT_CONNECTION: &str = "SELECT set_config(name, '1s', FALSE) FROM pg_settings \
      WHERE name = 'client_connection_check_interval'";
 
 impl Postgres {
@@ -34,8 +35,8 @@ impl Postgres {
     }
 
     async fn migrate_locked(&self, migrations: &[Migration]) -> Result<Vec<String>, MigrationError> {
-        let limits = Limits { time: MIGRATION_TIME, ..self.limits.clone() };
-        let failed = |error| MigrationError::Database(failure::of(error, &limits));
+        let limits = StatementLimits { time: MIGRATION_TIME, ..self.limits.clone() };
+        let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, &limits));
         let mut lock = self.host.begin().await.map_err(Error::from)?;
         role::lock(&mut lock, &self.plugin, MIGRATION_TIME).await.map_err(failed)?;
         let options = self.options.clone().options([
@@ -43,9 +44,9 @@ impl Postgres {
             ("lock_timeout", LOCK_TIME.as_millis().to_string()),
         ]);
         let mut connection = options.connect().await.map_err(failed)?;
-        // Where the server's system cannot do it either, the migrations are applied all the same.
-        let _ = sqlx::query(END_WITH_THE_HOST).execute(&mut connection).await;
-        // Dropped on an error, the connection closes, which undoes all of it.
+        // The migrations are also applied if the server's operating system does not support the setting.
+        let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
+        // On an error the connection is dropped and closes, which rolls everything back.
         let applied = apply(&mut connection, migrations, &limits).await?;
         connection.close().await.map_err(failed)?;
         lock.commit().await.map_err(Error::from)?;
@@ -56,9 +57,9 @@ impl Postgres {
 async fn apply(
     connection: &mut PgConnection,
     migrations: &[Migration],
-    limits: &Limits,
+    limits: &StatementLimits,
 ) -> Result<Vec<String>, MigrationError> {
-    let failed = |error| MigrationError::Database(failure::of(error, limits));
+    let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, limits));
     let mut transaction = connection.begin().await.map_err(failed)?;
     sqlx::raw_sql(CREATE_RECORD).execute(&mut *transaction).await.map_err(failed)?;
     let applied: Vec<(String, String)> =
@@ -79,7 +80,11 @@ async fn apply(
     Ok(pending.iter().map(|migration| migration.name.clone()).collect())
 }
 
-async fn run(connection: &mut PgConnection, migration: &Migration, limits: &Limits) -> Result<(), MigrationError> {
+async fn run(
+    connection: &mut PgConnection,
+    migration: &Migration,
+    limits: &StatementLimits,
+) -> Result<(), MigrationError> {
     let at = |statement: usize, error: DataError| MigrationError::Statement {
         name: migration.name.clone(),
         statement,
@@ -87,12 +92,12 @@ async fn run(connection: &mut PgConnection, migration: &Migration, limits: &Limi
     };
     let statements = statement::check_migration(Dialect::Postgres, &migration.sql).map_err(|error| at(1, error))?;
     for (number, sql) in (1..).zip(statements) {
-        // As a prepared statement, of which the server takes one at a time whatever the splitter thought.
+        // A prepared statement: the server accepts only one at a time, even if the splitter were wrong.
         sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
             .execute(&mut *connection)
             .await
-            .map_err(|error| at(number, failure::of(error, limits)))?;
+            .map_err(|error| at(number, error_mapping::to_data_error(error, limits)))?;
     }
     Ok(())
 }

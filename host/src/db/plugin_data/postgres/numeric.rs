@@ -1,7 +1,7 @@
-//! PostgreSQL's binary `numeric` to and from plain decimal text, exactly: no float, no rounding, the scale kept.
+//! Converts PostgreSQL's binary `numeric` to and from plain decimal text, exactly: no float, no rounding, the scale is kept.
 
-/// Digits beyond which a text is not taken for a number a plugin means, counted as they are written without an exponent:
-/// what is taken comes back as a text that is taken too.
+/// The maximum number of digits, counted as they are written without an exponent. A number that is accepted comes back as a
+/// text that is accepted too.
 const MAX_DIGITS: usize = 2_000;
 
 const POSITIVE: u16 = 0x0000;
@@ -10,7 +10,7 @@ const NAN: u16 = 0xc000;
 const PLUS_INFINITY: u16 = 0xd000;
 const MINUS_INFINITY: u16 = 0xf000;
 
-/// The binary form of `[+-]digits[.digits][e[+-]digits]`; none for any other text.
+/// Returns the binary form of `[+-]digits[.digits][e[+-]digits]`; `None` for any other text.
 pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
     let text = text.trim();
     let (sign, unsigned) = match text.strip_prefix('-') {
@@ -31,7 +31,7 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
         digits.push(byte.is_ascii_digit().then(|| byte.wrapping_sub(b'0'))?);
     }
     let limit = i64::try_from(MAX_DIGITS).ok()?;
-    // The place of the decimal point, counted from the first digit.
+    // The position of the decimal point, counted from the first digit.
     let point = i64::try_from(whole.len()).ok()?.checked_add(i64::from(exponent))?;
     let length = i64::try_from(digits.len()).ok()?;
     let scale = length.checked_sub(point)?.max(0);
@@ -39,7 +39,7 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     let scale = u16::try_from(scale).ok()?;
-    // Groups of four digits are counted from the point, so the first and the last are filled up with zeros.
+    // Groups of four digits are counted from the point, so the first and the last are padded with zeros.
     let before = usize::try_from(point.rem_euclid(4)).ok()?;
     let lead = if before == 0 { 0 } else { 4_usize.checked_sub(before)? };
     let mut padded = vec![0_u8; lead];
@@ -70,7 +70,7 @@ pub(super) fn encode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The plain decimal text of the binary form; none where it is not one.
+/// Returns the plain decimal text of the binary form; `None` if the bytes are invalid.
 pub(super) fn decode(bytes: &[u8]) -> Option<String> {
     let mut words = bytes.chunks_exact(2).filter_map(|pair| Some(u16::from_be_bytes(pair.try_into().ok()?)));
     let count = usize::from(words.next()?);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_survive() {
+    fn numbers_are_converted_without_loss() {
         for (text, plain) in [
             ("0", "0"),
             ("0.00", "0.00"),
@@ -140,7 +140,7 @@ mod tests {
         let small = format!("0.{}1", "0".repeat(MAX_DIGITS - 1));
         for text in ["1e-2000", "0e-2000", &small, "1e1999", "0000e5"] {
             let plain = encode(text).and_then(|bytes| decode(&bytes));
-            assert_eq!(plain.as_deref().and_then(encode), encode(text), "{text} comes back as it cannot go again");
+            assert_eq!(plain.as_deref().and_then(encode), encode(text), "{text} comes back as a text that is refused");
             assert!(plain.is_some(), "{text}");
         }
         for text in [
@@ -166,12 +166,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_decimals_survive(text in r"-?[1-9][0-9]{0,30}(\.[0-9]{1,30})?") {
+        fn plain_decimals_are_converted_without_loss(text in r"-?[1-9][0-9]{0,30}(\.[0-9]{1,30})?") {
             prop_assert_eq!(encode(&text).and_then(|bytes| decode(&bytes)), Some(text));
         }
 
         #[test]
-        fn nothing_panics(text in r"[-+0-9.eE]{0,40}", bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn no_text_and_no_bytes_panic(text in r"[-+0-9.eE]{0,40}", bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = encode(&text);
             let _ = decode(&bytes);
         }

@@ -1,5 +1,5 @@
-//! Values into the parameters of a PostgreSQL statement, by the types the statement itself gives them. Writes the binary
-//! form of each type; what does not fit is refused with the parameter's number before the statement runs.
+//! Writes values into the parameters of a PostgreSQL statement, by the types that the statement gives them, in binary form. A
+//! value that does not fit is refused with the parameter's number, before the statement runs.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -7,19 +7,20 @@ use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo, PgTypeKind};
 use sqlx::{Arguments, Encode, Postgres, Type, TypeInfo};
 use uuid::Uuid;
 
-use super::{moment, numeric};
-use crate::db::plugin_data::{DataError, Value};
+use super::{numeric, timestamp};
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::value::Value;
 
-/// How a parameter of a statement is written.
+/// A parameter of a statement, with its type.
 #[derive(Debug, Clone)]
 pub(super) struct Parameter {
-    /// As PostgreSQL resolved it.
+    /// The type that PostgreSQL resolved.
     declared: PgTypeInfo,
-    form: Form,
+    kind: ParameterType,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum ParameterType {
     Bool,
     Int2,
     Int4,
@@ -27,7 +28,7 @@ enum Form {
     Float4,
     Float8,
     Numeric,
-    /// Types whose binary form is their text.
+    /// Types whose binary kind is their text.
     Text,
     Json,
     Jsonb,
@@ -46,61 +47,65 @@ impl Parameter {
         while let PgTypeKind::Domain(of) = base.kind() {
             base = of;
         }
-        let form = match base.kind() {
-            PgTypeKind::Enum(_) => Form::Text,
+        let kind = match base.kind() {
+            PgTypeKind::Enum(_) => ParameterType::Text,
             _ => match base.name() {
-                "BOOL" => Form::Bool,
-                "INT2" => Form::Int2,
-                "INT4" => Form::Int4,
-                "INT8" => Form::Int8,
-                "FLOAT4" => Form::Float4,
-                "FLOAT8" => Form::Float8,
-                "NUMERIC" => Form::Numeric,
-                "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" | "citext" => Form::Text,
-                "JSON" => Form::Json,
-                "JSONB" => Form::Jsonb,
-                "UUID" => Form::Uuid,
-                "TIMESTAMPTZ" => Form::Timestamptz,
-                "TIMESTAMP" => Form::Timestamp,
-                "DATE" => Form::Date,
-                "TIME" => Form::Time,
-                "BYTEA" => Form::Bytea,
-                _ => Form::Unsupported,
+                "BOOL" => ParameterType::Bool,
+                "INT2" => ParameterType::Int2,
+                "INT4" => ParameterType::Int4,
+                "INT8" => ParameterType::Int8,
+                "FLOAT4" => ParameterType::Float4,
+                "FLOAT8" => ParameterType::Float8,
+                "NUMERIC" => ParameterType::Numeric,
+                "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" | "citext" => ParameterType::Text,
+                "JSON" => ParameterType::Json,
+                "JSONB" => ParameterType::Jsonb,
+                "UUID" => ParameterType::Uuid,
+                "TIMESTAMPTZ" => ParameterType::Timestamptz,
+                "TIMESTAMP" => ParameterType::Timestamp,
+                "DATE" => ParameterType::Date,
+                "TIME" => ParameterType::Time,
+                "BYTEA" => ParameterType::Bytea,
+                _ => ParameterType::Unsupported,
             },
         };
-        Self { declared: declared.clone(), form }
+        Self { declared: declared.clone(), kind }
     }
 
-    /// The bytes of `value`; none for null.
+    /// Returns the bytes of `value`; `None` for null.
     pub(super) fn write(&self, value: &Value) -> Result<Option<Vec<u8>>, &'static str> {
-        let bytes = match (self.form, value) {
+        let bytes = match (self.kind, value) {
             (_, Value::Null) => return Ok(None),
-            (Form::Bool, Value::Boolean(value)) => vec![u8::from(*value)],
-            (Form::Bool, Value::Integer(value @ (0 | 1))) => vec![u8::from(*value == 1)],
-            (Form::Int2, Value::Integer(value)) => narrow::<i16>(*value)?.to_be_bytes().to_vec(),
-            (Form::Int4, Value::Integer(value)) => narrow::<i32>(*value)?.to_be_bytes().to_vec(),
-            (Form::Int8, Value::Integer(value)) => value.to_be_bytes().to_vec(),
-            (Form::Float8, Value::Real(value)) => value.to_be_bytes().to_vec(),
-            (Form::Float4, Value::Real(value)) => single(*value)?.to_be_bytes().to_vec(),
-            (Form::Float8, Value::Integer(value)) => exact(*value)?.to_be_bytes().to_vec(),
-            (Form::Float4, Value::Integer(value)) => single(exact(*value)?)?.to_be_bytes().to_vec(),
-            (Form::Numeric, Value::Integer(value)) => number(&value.to_string())?,
-            (Form::Numeric, Value::Real(value)) if value.is_finite() => number(&value.to_string())?,
-            (Form::Numeric, Value::Text(text)) => number(text)?,
-            (Form::Text | Form::Json, Value::Text(text)) => text.as_bytes().to_vec(),
-            (Form::Jsonb, Value::Text(text)) => {
-                // The version of the binary form, then the text, which PostgreSQL parses.
+            (ParameterType::Bool, Value::Boolean(value)) => vec![u8::from(*value)],
+            (ParameterType::Bool, Value::Integer(value @ (0 | 1))) => vec![u8::from(*value == 1)],
+            (ParameterType::Int2, Value::Integer(value)) => narrow::<i16>(*value)?.to_be_bytes().to_vec(),
+            (ParameterType::Int4, Value::Integer(value)) => narrow::<i32>(*value)?.to_be_bytes().to_vec(),
+            (ParameterType::Int8, Value::Integer(value)) => value.to_be_bytes().to_vec(),
+            (ParameterType::Float8, Value::Real(value)) => value.to_be_bytes().to_vec(),
+            (ParameterType::Float4, Value::Real(value)) => single(*value)?.to_be_bytes().to_vec(),
+            (ParameterType::Float8, Value::Integer(value)) => exact(*value)?.to_be_bytes().to_vec(),
+            (ParameterType::Float4, Value::Integer(value)) => single(exact(*value)?)?.to_be_bytes().to_vec(),
+            (ParameterType::Numeric, Value::Integer(value)) => number(&value.to_string())?,
+            (ParameterType::Numeric, Value::Real(value)) if value.is_finite() => number(&value.to_string())?,
+            (ParameterType::Numeric, Value::Text(text)) => number(text)?,
+            (ParameterType::Text | ParameterType::Json, Value::Text(text)) => text.as_bytes().to_vec(),
+            (ParameterType::Jsonb, Value::Text(text)) => {
+                // The version of the binary kind, then the text, which PostgreSQL parses.
                 let mut bytes = Vec::with_capacity(text.len().saturating_add(1));
                 bytes.push(1);
                 bytes.extend_from_slice(text.as_bytes());
                 bytes
             }
-            (Form::Uuid, Value::Text(text)) => Uuid::try_parse(text).map_err(|_| "is not a UUID")?.as_bytes().to_vec(),
-            (Form::Timestamptz, Value::Text(text)) => moment::read_timestamptz(text)?.to_be_bytes().to_vec(),
-            (Form::Timestamp, Value::Text(text)) => moment::read_timestamp(text)?.to_be_bytes().to_vec(),
-            (Form::Date, Value::Text(text)) => moment::read_date(text)?.to_be_bytes().to_vec(),
-            (Form::Time, Value::Text(text)) => moment::read_time(text)?.to_be_bytes().to_vec(),
-            (Form::Bytea, Value::Blob(bytes)) => bytes.clone(),
+            (ParameterType::Uuid, Value::Text(text)) => {
+                Uuid::try_parse(text).map_err(|_| "is not a UUID")?.as_bytes().to_vec()
+            }
+            (ParameterType::Timestamptz, Value::Text(text)) => {
+                timestamp::read_timestamptz(text)?.to_be_bytes().to_vec()
+            }
+            (ParameterType::Timestamp, Value::Text(text)) => timestamp::read_timestamp(text)?.to_be_bytes().to_vec(),
+            (ParameterType::Date, Value::Text(text)) => timestamp::read_date(text)?.to_be_bytes().to_vec(),
+            (ParameterType::Time, Value::Text(text)) => timestamp::read_time(text)?.to_be_bytes().to_vec(),
+            (ParameterType::Bytea, Value::Blob(bytes)) => bytes.clone(),
             _ => return Err(""),
         };
         Ok(Some(bytes))
@@ -117,7 +122,7 @@ fn single(value: f64) -> Result<f32, &'static str> {
     if single.is_infinite() && value.is_finite() { Err("is out of range") } else { Ok(single) }
 }
 
-/// Integers up to 2^53 are floats without loss.
+/// Converts an integer to a float; up to 2^53 this is exact.
 #[expect(clippy::cast_precision_loss, reason = "checked")]
 fn exact(value: i64) -> Result<f64, &'static str> {
     if value.unsigned_abs() <= 1 << 53 { Ok(value as f64) } else { Err("is too large for a float without loss") }
@@ -127,11 +132,11 @@ fn number(text: &str) -> Result<Vec<u8>, &'static str> {
     numeric::encode(text).ok_or("is not a decimal number")
 }
 
-/// The arguments of a statement.
+/// Returns the arguments of a statement.
 pub(super) fn bind(parameters: &[Parameter], values: &[Value]) -> Result<PgArguments, DataError> {
     if parameters.len() != values.len() {
-        let (expected, came) = (parameters.len(), values.len());
-        return Err(DataError::invalid(format!("the statement has {expected} parameters, and {came} values came")));
+        let (expected, given) = (parameters.len(), values.len());
+        return Err(DataError::invalid(format!("the statement has {expected} parameters but got {given} values")));
     }
     let mut arguments = PgArguments::default();
     for (number, (parameter, value)) in (1..).zip(parameters.iter().zip(values)) {
@@ -139,7 +144,7 @@ pub(super) fn bind(parameters: &[Parameter], values: &[Value]) -> Result<PgArgum
             let declared = parameter.declared.name().to_lowercase();
             DataError::invalid(if reason.is_empty() {
                 format!(
-                    "parameter ${number} is of type {declared}, which takes no {}; write CAST(${number} AS …)",
+                    "parameter ${number} is of type {declared}, which does not accept {}; write CAST(${number} AS …)",
                     value.kind().trim_start_matches("a ").trim_start_matches("an ")
                 )
             } else {

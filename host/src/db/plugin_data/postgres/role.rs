@@ -1,5 +1,5 @@
-//! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the making and dropping
-//! of roles, and the texts that name them. Runs on the host's connections; nothing here runs a plugin's SQL.
+//! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the creation and removal of
+//! roles, and their names. Runs on the host's connections; never runs a plugin's SQL.
 
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
@@ -8,22 +8,22 @@ use crate::config::Secret;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
-/// The most connections of a plugin's role from all nodes together; within one node, its slots are the bound.
+/// The maximum number of connections of a plugin's role from all nodes together; within one node the pool is the limit.
 const MAX_CONNECTIONS: u32 = 1_000;
 
-/// What a node needs to log in as a plugin.
+/// The credentials with which a node logs in as a plugin.
 pub(super) struct Role {
     pub(super) name: String,
     pub(super) password: Secret,
 }
 
-/// The schema of a plugin. Names of plugins have no character that needs more than the quotes around `-`.
+/// Returns the quoted name of a plugin's schema. `-` is the only character in plugin names that needs the quotes.
 pub(super) fn schema(plugin: &PluginName) -> String {
     format!("\"plugin_{plugin}\"")
 }
 
-/// Makes what is missing of a plugin's row, role and schema. Several nodes may do so at once: the row is the lock, and
-/// PostgreSQL undoes half-made roles and schemas with the transaction.
+/// Creates a plugin's row, role and schema as far as they are missing. Several nodes may do so at the same time: the row is
+/// the lock, and PostgreSQL rolls back unfinished roles and schemas with the transaction.
 pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) -> Result<Role> {
     if let Some(role) = existing(pool, plugin).await? {
         raise_limit(pool, &role.name).await;
@@ -46,18 +46,18 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) 
             .bind(plugin)
             .fetch_one(&mut *transaction)
             .await?;
-    let made: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
         .bind(&name)
         .fetch_one(&mut *transaction)
         .await?;
     let schema = schema(plugin);
     let mut statements = Vec::new();
-    if !made {
+    if !exists {
         statements.push(format!(
             "CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}' NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT \
              NOREPLICATION NOBYPASSRLS CONNECTION LIMIT {MAX_CONNECTIONS}"
         ));
-        // Without membership the host could neither make a schema of this role nor drop or stop what it owns.
+        // Without membership the host could not create a schema for this role, drop its objects or end its backends.
         statements.push(format!("GRANT \"{name}\" TO CURRENT_USER"));
     }
     statements.push(format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION \"{name}\""));
@@ -69,7 +69,7 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) 
     Ok(Role { name, password: Secret::new(password) })
 }
 
-/// Roles of an earlier Wharf may have fewer connections. A role that stays so has those; that is no reason not to start.
+/// Raises the connection limit of a role from an earlier version. If that fails, the role keeps its limit and the host starts.
 async fn raise_limit(pool: &PgPool, role: &str) {
     let fewer = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND rolconnlimit BETWEEN 0 AND $2 - 1)";
     let raise = async {
@@ -81,11 +81,15 @@ async fn raise_limit(pool: &PgPool, role: &str) {
         Ok::<_, sqlx::Error>(())
     };
     if let Err(error) = raise.await {
-        tracing::warn!(role, error = &error as &dyn std::error::Error, "the role keeps its limit of connections");
+        tracing::warn!(
+            role,
+            error = &error as &dyn std::error::Error,
+            "cannot raise the connection limit of a plugin's role"
+        );
     }
 }
 
-/// Databases made by PostgreSQL before 15 let every role make tables in `public`.
+/// Closes the schema `public`: databases from PostgreSQL before 15 let every role create tables in it.
 async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
     let open: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public' AND has_schema_privilege($1, oid, 'CREATE'))",
@@ -96,13 +100,13 @@ async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
     if open && let Err(error) = sqlx::raw_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC").execute(pool).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
-            "plugins can make tables in the schema public; its owner should REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+            "plugins can create tables in the schema public; its owner should REVOKE CREATE ON SCHEMA public FROM PUBLIC"
         );
     }
     Ok(())
 }
 
-/// The role of a plugin, if it has all that belongs to it.
+/// Returns the role of a plugin, if the plugin has a row, a role and a schema.
 pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {
     const SQL: &str = "SELECT role, password FROM plugin_database WHERE plugin = $1 \
                        AND EXISTS (SELECT FROM pg_roles WHERE rolname = role) \
@@ -111,7 +115,7 @@ pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Optio
     Ok(row.map(|(name, password)| Role { name, password: Secret::new(password) }))
 }
 
-/// Tells this Wharf's roles from those of others in the same cluster.
+/// Returns an id that distinguishes the roles of this installation from others in the same cluster.
 async fn instance(connection: &mut PgConnection, random: &Random) -> Result<String> {
     sqlx::query("INSERT INTO plugin_database_instance (id) VALUES ($1) ON CONFLICT (one) DO NOTHING")
         .bind(hex(&random.bytes::<4>()?))
@@ -120,7 +124,7 @@ async fn instance(connection: &mut PgConnection, random: &Random) -> Result<Stri
     Ok(sqlx::query_scalar("SELECT id FROM plugin_database_instance").fetch_one(connection).await?)
 }
 
-/// Keeps other nodes from migrating this plugin for as long as the transaction lives: a lock that no plugin can reach.
+/// Keeps other nodes from migrating this plugin until the transaction ends, with a lock that no plugin can reach.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     plugin: &PluginName,
@@ -132,7 +136,7 @@ pub(super) async fn lock(
     Ok(())
 }
 
-/// Drops all the plugin has, with whatever its role keeps outside its schema.
+/// Drops all objects of the plugin, also those that its role owns outside its schema.
 pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
     let mut transaction = pool.begin().await?;
     let role: Option<String> = sqlx::query_scalar("DELETE FROM plugin_database WHERE plugin = $1 RETURNING role")
@@ -140,13 +144,13 @@ pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
         .fetch_optional(&mut *transaction)
         .await?;
     let Some(role) = role else { return Ok(()) };
-    let made: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
         .bind(&role)
         .fetch_one(&mut *transaction)
         .await?;
     sqlx::raw_sql(AssertSqlSafe("SET LOCAL lock_timeout = '10s'".to_owned())).execute(&mut *transaction).await?;
-    if made {
-        // Other nodes' idle connections; a statement that still runs would hold the schema's locks.
+    if exists {
+        // Ends the connections of other nodes: a running statement would hold locks on the schema.
         sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1")
             .bind(&role)
             .execute(&mut *transaction)
@@ -154,7 +158,7 @@ pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
             .map_err(not_allowed)?;
     }
     let mut statements = vec![format!("DROP SCHEMA IF EXISTS {} CASCADE", schema(plugin))];
-    if made {
+    if exists {
         statements.push(format!("DROP OWNED BY \"{role}\""));
         statements.push(format!("DROP ROLE \"{role}\""));
     }
@@ -168,7 +172,7 @@ pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
 fn not_allowed(error: sqlx::Error) -> Error {
     if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501") {
         return Error::internal(
-            "the role of database.url may not make plugins' roles and schemas: it needs CREATEROLE and CREATE on the \
+            "the role of database.url may not create the plugins' roles and schemas: it needs CREATEROLE and CREATE on the \
              database (ALTER ROLE … CREATEROLE; GRANT CREATE ON DATABASE … TO …)",
         )
         .with_source(error);

@@ -1,15 +1,15 @@
-//! What SQLite lets a plugin's statement do, asked by SQLite itself while it compiles the statement. Owns the border of
-//! a plugin's file: whatever the text of a statement looks like, only what is allowed here is compiled.
+//! The authorizer: SQLite asks it about each action of a plugin's statement while it compiles the statement. It is the
+//! security boundary of a plugin's file: SQLite compiles only actions that are allowed here, for any text of a statement.
 
 use std::sync::Arc;
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use super::bounded_functions;
 use super::control::{Control, Mode};
-use super::function;
 use crate::db::plugin_data::statement::RESERVED;
 
-/// The callback for [`rusqlite::Connection::authorizer`].
+/// Returns the callback for [`rusqlite::Connection::authorizer`].
 pub(super) fn authorizer(control: Arc<Control>) -> impl FnMut(AuthContext<'_>) -> Authorization + Send + 'static {
     move |context| {
         let allowed = match control.mode() {
@@ -37,7 +37,7 @@ fn statement_may(action: AuthAction<'_>) -> bool {
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. } => !is_reserved(table_name) && !begins_with(table_name, "sqlite_"),
         AuthAction::Function { function_name } => function_may(function_name),
-        // FTS5 asks itself whether the file changed.
+        // FTS5 uses this pragma to find out whether the file changed.
         AuthAction::Pragma { pragma_name, pragma_value: None } => pragma_name.eq_ignore_ascii_case("data_version"),
         _ => false,
     }
@@ -53,7 +53,7 @@ fn migration_may(action: AuthAction<'_>) -> bool {
         | AuthAction::CreateTrigger { table_name, .. }
         | AuthAction::DropTrigger { table_name, .. }
         | AuthAction::DropVtable { table_name, .. } => !is_reserved(table_name),
-        // SQLite writes its schema table for each of the above; it refuses a statement that names it.
+        // SQLite writes its schema table for each of the above, and refuses a statement that names that table.
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. } => !is_reserved(table_name),
@@ -61,21 +61,22 @@ fn migration_may(action: AuthAction<'_>) -> bool {
         AuthAction::CreateVtable { module_name, table_name } => {
             module_name.eq_ignore_ascii_case("fts5") && !is_reserved(table_name)
         }
-        // ALTER TABLE ADD COLUMN checks the rows there are.
+        // ALTER TABLE ADD COLUMN checks the existing rows with it.
         AuthAction::Pragma { pragma_name, .. } if pragma_name.eq_ignore_ascii_case("quick_check") => true,
         other => statement_may(other),
     }
 }
 
-/// The first are not compiled in or enabled today; another build of SQLite must not change what a plugin can reach. What
-/// makes and changes JSON recurses as deep as a path or a BLOB says, and then the stack is at its end and the process too.
+/// Returns whether a statement may call the function. The denied functions are not compiled in or enabled today, but another
+/// build of SQLite must not change what a plugin can reach. Functions that create or change JSON recurse as deep as a path or
+/// a BLOB is nested, which can overflow the stack and end the process.
 fn function_may(name: &str) -> bool {
     const DENIED: [&str; 6] = ["load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "fsdir"];
-    let is_json = begins_with(name, "json") && !function::is_bounded(name);
+    let is_json = begins_with(name, "json") && !bounded_functions::is_bounded(name);
     !is_json && !DENIED.iter().any(|denied| name.eq_ignore_ascii_case(denied))
 }
 
-/// Tables that SQLite makes of a JSON, by the same recursion.
+/// Returns whether the table is one that SQLite derives from JSON, with the same recursion.
 fn is_json(table: &str) -> bool {
     const TABLES: [&str; 4] = ["json_each", "json_tree", "jsonb_each", "jsonb_tree"];
     TABLES.iter().any(|json| table.eq_ignore_ascii_case(json))

@@ -1,5 +1,5 @@
-//! One connection to a plugin's file: opening it locked down, running statements on it. Blocks; whoever calls it is on a
-//! thread that may. Never waits for another connection of this process: the pool sees to it that one connection writes.
+//! One connection to a plugin's file. Opens it with restrictive settings and runs statements on it. Blocks, so it must be
+//! called on a thread that may. Never waits for another connection of this process: only one connection writes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,57 +13,60 @@ use rusqlite::{ErrorCode, OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
-use super::heap::Meter;
 use super::plan::Plan;
-use super::{failure, function};
-use crate::db::plugin_data::slots::Reuse;
-use crate::db::plugin_data::value::{Budget, Limits};
-use crate::db::plugin_data::{DataError, Rows, Value};
+use super::{bounded_functions, error_mapping};
+use crate::db::plugin_data::connection_pool::Reusable;
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::result_budget::ResultBudget;
+use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::plugin_data::value::{Rows, Value};
+use crate::db::sqlite_memory::{Meter, MeteredStatement};
 
-/// Statements kept compiled, and descriptions kept of them.
+/// The number of cached compiled statements, and of their plans.
 const CACHED_STATEMENTS: usize = 128;
 
-/// What a row may take beyond the bytes of its values.
+/// The bytes of a row in addition to its values.
 const ROW_OVERHEAD: usize = 64 * 1024;
 
-/// The most pages that a file of SQLite may have (<https://sqlite.org/limits.html>, 13).
+/// The maximum number of pages of a SQLite file (<https://sqlite.org/limits.html>, 13).
 const MAX_PAGES: i64 = 4_294_967_294;
 
-/// What the log may take beside as much as the file: SQLite begins it anew after 4 MiB, if nobody reads.
-const LOG_BYTES: u64 = 64 * 1024 * 1024;
-/// How long who reads is waited for then.
-const LOG_TIME: Duration = Duration::from_millis(100);
+/// The bytes that the write-ahead log may have in addition to the limit on the file: SQLite restarts the log after 4 MiB if
+/// no reader is active.
+const WAL_BYTES: u64 = 64 * 1024 * 1024;
+/// The longest wait for readers before the log is truncated.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How many instructions of SQLite's machine run between two looks at the deadline. One may take ten milliseconds, with the
-/// longest values; it is fifty times as quick as a look, with short ones.
-const INSTRUCTIONS_PER_LOOK: i32 = 50;
+/// The number of SQLite's virtual machine instructions between two checks of the deadline. With the longest values one
+/// instruction may take ten milliseconds; with short ones it is fifty times as fast as a check.
+const INSTRUCTIONS_PER_CHECK: i32 = 50;
 
-/// Nothing is asked between instructions that follow each other without a jump, and a long text may have as many as it has
-/// letters. Beyond so many bytes, the longer the text, the shorter the values.
+/// SQLite checks no deadline between instructions without a jump, and a long text may have as many of these as characters.
+/// Beyond this number of bytes, a longer text allows only shorter values.
 const TEXT_BYTES: usize = 2 * 1024;
 
-/// How many steps LIKE and GLOB may take, pattern × text, which no deadline interrupts: some seconds.
+/// The maximum number of steps of LIKE and GLOB, pattern × text, which no deadline interrupts: some seconds.
 const LIKE_STEPS: usize = 1 << 31;
 
-/// Between two tries to open a file that another process is opening or closing.
+/// The pause between two attempts to open a file that another process is opening or closing.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// What came of a statement.
+/// The result of a statement.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct StatementResult {
     pub(super) rows: Rows,
     pub(super) affected: u64,
 }
 
-/// Why a statement did not run.
+/// The reason why a statement did not run.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum RunError {
     Failed(DataError),
-    /// It writes, and this connection only reads.
-    Writes,
+    /// The statement writes, and this connection only reads.
+    NeedsWriter,
 }
 
-impl From<DataError> for Refusal {
+impl From<DataError> for RunError {
     fn from(error: DataError) -> Self {
         Self::Failed(error)
     }
@@ -74,9 +77,9 @@ pub(super) struct Connection {
     pub(super) control: Arc<Control>,
     plans: HashMap<Box<str>, Arc<Plan>>,
     writable: bool,
-    /// The bytes of disk that SQLite's own limit on pages was set for.
+    /// The limit on disk for which SQLite's limit on pages was set.
     disk: u64,
-    log: PathBuf,
+    wal: PathBuf,
 }
 
 struct Parameter<'a>(&'a Value);
@@ -95,18 +98,18 @@ impl ToSql for Parameter<'_> {
 }
 
 impl Connection {
-    pub(super) fn open(file: &Path, limits: &Limits, writable: bool) -> Result<Self, DataError> {
+    pub(super) fn open(file: &Path, limits: &StatementLimits, writable: bool) -> Result<Self, DataError> {
         Self::try_open(file, limits, writable).map_err(|error| {
-            tracing::error!(file = %file.display(), error = &error as &dyn std::error::Error, "a plugin's database does not open");
+            tracing::error!(file = %file.display(), error = &error as &dyn std::error::Error, "cannot open a plugin's database");
             DataError::Unavailable
         })
     }
 
-    fn try_open(file: &Path, limits: &Limits, writable: bool) -> rusqlite::Result<Self> {
-        // The connection is used by one thread at a time; a path is a path and never a URI.
+    fn try_open(file: &Path, limits: &StatementLimits, writable: bool) -> rusqlite::Result<Self> {
+        // One thread at a time uses the connection. Without the URI flag a path is always a path.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let raw = rusqlite::Connection::open_with_flags(file, flags)?;
-        // Only another process can hold a lock: a backup, or a host that is just going.
+        // Only another process can hold a lock: a backup, or a host that is shutting down.
         raw.busy_timeout(limits.time)?;
         write_ahead(&raw, limits.time)?;
         raw.pragma_update(None, "synchronous", "NORMAL")?;
@@ -136,12 +139,12 @@ impl Connection {
         }
         raw.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         let control = Arc::new(Control::new());
-        function::bound(&raw, &control)?;
+        bounded_functions::install(&raw, &control)?;
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
-        raw.progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || stop.must_stop()))?;
-        let connection = Self { raw, control, plans: HashMap::new(), writable, disk: u64::MAX, log: log_of(file) };
-        connection.bound_values(limits.bytes, 0)?;
+        raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
+        let connection = Self { raw, control, plans: HashMap::new(), writable, disk: u64::MAX, wal: wal_path(file) };
+        connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
     }
 
@@ -149,52 +152,53 @@ impl Connection {
         !self.raw.is_autocommit()
     }
 
-    /// A statement of the host's own: BEGIN, COMMIT, ROLLBACK.
-    pub(super) fn host(&mut self, sql: &'static str) -> Result<(), DataError> {
+    /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.
+    pub(super) fn run_host(&mut self, sql: &'static str) -> Result<(), DataError> {
         self.control.set_mode(Mode::Host);
         let done = self.raw.prepare_cached(sql).and_then(|mut statement| statement.raw_execute());
-        done.map(drop).map_err(|error| failure::of(&self.raw, &self.control, error, None))
+        done.map(drop).map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, None))
     }
 
-    /// Not interrupted any more: it lasts or it fails.
+    /// Commits. The deadline no longer applies: the commit succeeds or fails.
     pub(super) fn commit(&mut self) -> Result<(), DataError> {
-        self.control.unlimit();
-        self.host("COMMIT")
+        self.control.clear_deadline();
+        self.run_host("COMMIT")
     }
 
-    /// Ends a transaction that failed; SQLite may have done so already.
+    /// Rolls back a failed transaction; SQLite may have done so already. Returns whether no transaction is open.
     pub(super) fn rollback(&mut self) -> bool {
-        self.control.unlimit();
-        !self.in_transaction() || self.host("ROLLBACK").is_ok() || !self.in_transaction()
+        self.control.clear_deadline();
+        !self.in_transaction() || self.run_host("ROLLBACK").is_ok() || !self.in_transaction()
     }
 
-    /// A plugin's statement. One that writes and answers, outside a transaction, gets one around it: what it answers may
-    /// be beyond a limit, and then it must not have happened.
+    /// Runs a plugin's statement. Outside a transaction, a statement that writes and returns rows gets its own transaction: if
+    /// its result hits a limit, the write must be rolled back.
     pub(super) fn statement(
         &mut self,
         sql: &str,
         params: &[Value],
-        limits: &Limits,
-        budget: &mut Budget<'_>,
-    ) -> Result<Outcome, Refusal> {
-        self.control.limit(limits.time);
-        self.bound_values(limits.bytes, sql.len())
-            .map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
+        limits: &StatementLimits,
+        budget: &mut ResultBudget<'_>,
+    ) -> Result<StatementResult, RunError> {
+        self.control.set_deadline(limits.time);
+        self.limit_values(limits.bytes, sql.len())
+            .map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))?;
         if self.writable && self.disk != limits.disk {
-            self.bound_disk(limits.disk).map_err(|error| failure::of(&self.raw, &self.control, error, Some(limits)))?;
+            self.limit_disk(limits.disk)
+                .map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))?;
         }
         self.control.set_mode(Mode::Statement);
         let plan = self.plan(sql, limits)?;
         if !plan.reads && !self.writable {
-            return Err(Refusal::Writes);
+            return Err(RunError::NeedsWriter);
         }
         if !plan.reads {
-            self.bound_log(limits)?;
+            self.limit_wal(limits)?;
         }
         if plan.reads || plan.columns.is_empty() || self.in_transaction() {
             return Ok(self.run(sql, &plan, params, limits, budget)?);
         }
-        self.host("BEGIN IMMEDIATE")?;
+        self.run_host("BEGIN IMMEDIATE")?;
         self.control.set_mode(Mode::Statement);
         let outcome = self.run(sql, &plan, params, limits, budget).and_then(|outcome| {
             self.commit()?;
@@ -206,16 +210,16 @@ impl Connection {
         Ok(outcome?)
     }
 
-    /// The log too: while somebody always reads an older state, it is never begun anew.
-    fn bound_log(&mut self, limits: &Limits) -> Result<(), DataError> {
-        let most = limits.disk.saturating_add(LOG_BYTES);
-        let is_long = || std::fs::metadata(&self.log).is_ok_and(|log| log.len() > most);
+    /// Limits the write-ahead log: SQLite does not restart it while there is always a reader of an older state.
+    fn limit_wal(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
+        let most = limits.disk.saturating_add(WAL_BYTES);
+        let is_long = || std::fs::metadata(&self.wal).is_ok_and(|log| log.len() > most);
         if !is_long() {
             return Ok(());
         }
-        // Within a transaction there is no way; it will be rolled back.
+        // Within a transaction the checkpoint fails, and the transaction is rolled back.
         self.control.set_mode(Mode::Host);
-        let emptied = self.raw.busy_timeout(LOG_TIME).and_then(|()| {
+        let emptied = self.raw.busy_timeout(CHECKPOINT_TIMEOUT).and_then(|()| {
             let emptied = self.raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
             self.raw.busy_timeout(limits.time)?;
             emptied
@@ -224,8 +228,8 @@ impl Connection {
         if emptied.is_ok_and(|busy| busy == 0) || !is_long() { Ok(()) } else { Err(DataError::disk(limits)) }
     }
 
-    /// SQLite makes no longer values from here on than an answer of so many bytes may need, by a text of so many.
-    pub(super) fn bound_values(&self, bytes: usize, text: usize) -> rusqlite::Result<()> {
+    /// Limits the length of SQLite's values to the need of a result of `bytes` bytes, for a statement of `text` bytes.
+    pub(super) fn limit_values(&self, bytes: usize, text: usize) -> rusqlite::Result<()> {
         let bytes = bytes.saturating_mul(TEXT_BYTES) / text.max(TEXT_BYTES);
         let longest = i32::try_from(bytes.saturating_add(ROW_OVERHEAD)).unwrap_or(i32::MAX);
         if self.control.longest() == longest {
@@ -239,27 +243,27 @@ impl Connection {
         Ok(())
     }
 
-    /// SQLite takes no more pages from here on; a file that is larger already may stay, and become smaller.
-    pub(super) fn bound_disk(&mut self, disk: u64) -> rusqlite::Result<()> {
+    /// Limits the number of pages. A file that is larger already stays, and may shrink.
+    pub(super) fn limit_disk(&mut self, disk: u64) -> rusqlite::Result<()> {
         self.control.set_mode(Mode::Host);
         let page: i64 = self.raw.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        // As many as SQLite can number.
+        // SQLite can number no more pages.
         let pages = (i64::try_from(disk).unwrap_or(i64::MAX) / page.max(1)).clamp(1, MAX_PAGES);
         self.raw.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
         self.disk = disk;
         Ok(())
     }
 
-    fn plan(&mut self, sql: &str, limits: &Limits) -> Result<Arc<Plan>, DataError> {
+    fn plan(&mut self, sql: &str, limits: &StatementLimits) -> Result<Arc<Plan>, DataError> {
         if let Some(plan) = self.plans.get(sql) {
             return Ok(Arc::clone(plan));
         }
-        let _meter = Meter::start(&self.control, limits);
-        let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
+        let _meter = Meter::start(&self.control, limits.bytes);
+        let failed = |error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits));
         let statement = self.raw.prepare_cached(sql).map_err(failed)?;
         let mut parameters = Vec::with_capacity(statement.parameter_count());
-        for place in 1..=statement.parameter_count() {
-            let name = statement.parameter_name(place).and_then(|name| name.strip_prefix('$')?.parse().ok());
+        for position in 1..=statement.parameter_count() {
+            let name = statement.parameter_name(position).and_then(|name| name.strip_prefix('$')?.parse().ok());
             parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
         }
         let plan = Arc::new(Plan::of(&statement, parameters));
@@ -276,15 +280,15 @@ impl Connection {
         sql: &str,
         plan: &Plan,
         params: &[Value],
-        limits: &Limits,
-        budget: &mut Budget<'_>,
-    ) -> Result<Outcome, DataError> {
-        let _meter = Meter::start(&self.control, limits);
-        let failed = |error| failure::of(&self.raw, &self.control, error, Some(limits));
+        limits: &StatementLimits,
+        budget: &mut ResultBudget<'_>,
+    ) -> Result<StatementResult, DataError> {
+        let _meter = Meter::start(&self.control, limits.bytes);
+        let failed = |error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits));
         let mut statement = self.raw.prepare_cached(sql).map_err(failed)?;
-        for (place, number) in (1_usize..).zip(&plan.parameters) {
+        for (position, number) in (1_usize..).zip(&plan.parameters) {
             let value = number.checked_sub(1).and_then(|index| params.get(index)).unwrap_or(&Value::Null);
-            statement.raw_bind_parameter(place, Parameter(value)).map_err(failed)?;
+            statement.raw_bind_parameter(position, Parameter(value)).map_err(failed)?;
         }
         let mut values = Vec::new();
         let mut renewed = None;
@@ -302,14 +306,14 @@ impl Connection {
             statement.reset_status(StatementStatus::RePrepare);
             let columns = plan.columns.clone();
             self.plans.insert(sql.into(), Arc::new(plan));
-            return Ok(Outcome { rows: Rows { columns, values }, affected });
+            return Ok(StatementResult { rows: Rows { columns, values }, affected });
         }
-        Ok(Outcome { rows: Rows { columns: plan.columns.clone(), values }, affected })
+        Ok(StatementResult { rows: Rows { columns: plan.columns.clone(), values }, affected })
     }
 }
 
-/// Making the log of a new file, or cleaning it up with the last connection, SQLite asks for the file at once or not at
-/// all, whatever its busy timeout is (<https://sqlite.org/wal.html>, section 8).
+/// Switches to write-ahead logging, and retries while the file is busy: SQLite ignores the busy timeout while a connection
+/// creates the log of a new file, or the last connection cleans it up (<https://sqlite.org/wal.html>, section 8).
 fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
@@ -325,14 +329,14 @@ fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<
 fn cells(
     row: &rusqlite::Row<'_>,
     plan: &Plan,
-    budget: &mut Budget<'_>,
+    budget: &mut ResultBudget<'_>,
     failed: impl Fn(rusqlite::Error) -> DataError,
 ) -> Result<Vec<Value>, DataError> {
     let mut cells = Vec::with_capacity(plan.columns.len());
     for (index, boolean) in plan.booleans.iter().enumerate() {
         let cell = value(row.get_ref(index).map_err(&failed)?, *boolean).ok_or_else(|| {
             let name = plan.columns.get(index).map_or("", String::as_str);
-            DataError::invalid(format!("column {name} holds text that is not UTF-8; select it as a blob"))
+            DataError::invalid(format!("column {name} contains text that is not UTF-8; select it as a blob"))
         })?;
         budget.bytes(cell.weight())?;
         cells.push(cell);
@@ -340,14 +344,14 @@ fn cells(
     Ok(cells)
 }
 
-impl Reuse for Connection {
+impl Reusable for Connection {
     fn reset(&mut self) -> bool {
         self.rollback()
     }
 }
 
-/// Where SQLite keeps what is not in the file yet.
-pub(super) fn log_of(file: &Path) -> PathBuf {
+/// Returns the path of the file's write-ahead log.
+pub(super) fn wal_path(file: &Path) -> PathBuf {
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     log.into()

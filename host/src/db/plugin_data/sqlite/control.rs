@@ -1,30 +1,21 @@
-//! What reaches into a running statement from outside: its deadline, its cancellation, and whose statement it is. Shared
-//! by the connection, its callbacks and whoever waits for the statement.
+//! Controls a running statement from outside: its deadline, its cancellation, and its mode. Shared by the connection, its
+//! callbacks and the caller that waits for the statement.
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Whose statement is being compiled.
+use crate::db::sqlite_memory::{Denial, MeteredStatement};
+
+/// The origin of the statement that is being compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The host's own: everything is allowed.
+    /// The host; all actions are allowed.
     Host,
-    /// A plugin's at run time.
+    /// A plugin, at run time.
     Statement,
-    /// A plugin's migration.
+    /// A plugin, in a migration.
     Migration,
-}
-
-/// Why a statement got no memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Denial {
-    /// It has as much as it may.
-    Memory,
-    /// It is nested so deep that the stack of its thread would not hold it.
-    Depth,
-    /// It must stop.
-    Time,
 }
 
 #[derive(Debug)]
@@ -32,12 +23,12 @@ pub(super) struct Control {
     origin: Instant,
     /// Nanoseconds after `origin`.
     deadline: AtomicU64,
-    /// Counts what ran; a guard cancels its own turn only, not what the connection does for the next caller.
-    turn: AtomicU64,
-    /// The newest turn that was cancelled.
+    /// Counts the runs. A guard cancels only its own run, not the work for the next caller.
+    run: AtomicU64,
+    /// The latest run that was cancelled.
     cancelled: AtomicU64,
     mode: AtomicU8,
-    /// The longest value that the connection may make; 0 before that is known.
+    /// The longest value that the connection may create; 0 before it is set.
     longest: AtomicI32,
     denial: Mutex<Option<Denial>>,
 }
@@ -47,7 +38,7 @@ impl Control {
         Self {
             origin: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
-            turn: AtomicU64::new(1),
+            run: AtomicU64::new(1),
             cancelled: AtomicU64::new(0),
             mode: AtomicU8::new(0),
             longest: AtomicI32::new(0),
@@ -63,17 +54,9 @@ impl Control {
         self.longest.store(longest, Ordering::Relaxed);
     }
 
-    /// Why the statement that ran last got no memory, if it did not.
+    /// Returns why the last statement got no memory; `None` if it did.
     pub(super) fn denial(&self) -> Option<Denial> {
         *self.denial.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn deny(&self, denial: Denial) {
-        *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial);
-    }
-
-    pub(super) fn forget_denial(&self) {
-        *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -97,28 +80,34 @@ impl Control {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// What runs from now on may take `limit`.
-    pub(super) fn limit(&self, limit: Duration) {
+    /// Sets the deadline to `limit` from now.
+    pub(super) fn set_deadline(&self, limit: Duration) {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self.deadline.store(self.now().saturating_add(limit), Ordering::Relaxed);
     }
 
-    /// What the host does to clean up is not interrupted.
-    pub(super) fn unlimit(&self) {
+    /// Removes the deadline and starts a new run, so that the host's cleanup is not interrupted.
+    pub(super) fn clear_deadline(&self) {
         self.deadline.store(u64::MAX, Ordering::Relaxed);
-        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.run.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asked by SQLite every few instructions, and where it allocates.
-    pub(super) fn must_stop(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) == self.turn.load(Ordering::Relaxed)
+    /// Starts a new run, and returns a guard that interrupts it when dropped without being disarmed.
+    pub(super) fn guard(self: &Arc<Self>) -> CancelGuard {
+        let run = self.run.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        CancelGuard(Some((Arc::clone(self), run)))
+    }
+}
+
+impl MeteredStatement for Control {
+    /// SQLite calls this every few instructions, and when it allocates.
+    fn must_stop(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed)
             || self.now() >= self.deadline.load(Ordering::Relaxed)
     }
 
-    /// Interrupts the running statement when the guard is dropped before it was disarmed.
-    pub(super) fn guard(self: &Arc<Self>) -> CancelGuard {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        CancelGuard(Some((Arc::clone(self), turn)))
+    fn set_denial(&self, denial: Option<Denial>) {
+        *self.denial.lock().unwrap_or_else(PoisonError::into_inner) = denial;
     }
 }
 
@@ -132,8 +121,8 @@ impl CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        if let Some((control, turn)) = &self.0 {
-            control.cancelled.fetch_max(*turn, Ordering::Relaxed);
+        if let Some((control, run)) = &self.0 {
+            control.cancelled.fetch_max(*run, Ordering::Relaxed);
         }
     }
 }

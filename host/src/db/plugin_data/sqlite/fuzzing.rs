@@ -1,33 +1,35 @@
-//! The way in for fuzzers (`tests/fuzz`), and in no other build: one statement on a database in memory, set up like a
-//! plugin's.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: runs one statement on a database in memory with
+//! the settings of a plugin's.
 
 use std::path::Path;
 
-use super::connection::{Connection, Refusal};
-use crate::db::plugin_data::value::{Budget, Limits};
-use crate::db::plugin_data::{DataError, Rows, Value};
+use super::connection::{Connection, RunError};
+use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::result_budget::ResultBudget;
+use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::plugin_data::value::{Rows, Value};
 
 /// A database in memory.
 pub struct Memory(Connection);
 
 impl Memory {
-    /// An empty one.
+    /// Opens an empty database.
     ///
     /// # Errors
-    /// It does not open.
-    pub fn open(limits: &Limits) -> Result<Self, DataError> {
+    /// SQLite cannot open it.
+    pub fn open(limits: &StatementLimits) -> Result<Self, DataError> {
         Connection::open(Path::new(":memory:"), limits, true).map(Self)
     }
 
-    /// What a statement answers.
+    /// Runs a statement and returns its rows.
     ///
     /// # Errors
-    /// SQLite refuses it, or it is beyond a limit.
-    pub fn ask(&mut self, sql: &str, params: &[Value], limits: &Limits) -> Result<Rows, DataError> {
-        let outcome = self.0.statement(sql, params, limits, &mut Budget::new(limits));
+    /// SQLite refuses the statement, or it hit a limit.
+    pub fn query(&mut self, sql: &str, params: &[Value], limits: &StatementLimits) -> Result<Rows, DataError> {
+        let outcome = self.0.statement(sql, params, limits, &mut ResultBudget::new(limits));
         outcome.map(|outcome| outcome.rows).map_err(|refusal| match refusal {
-            Refusal::Failed(error) => error,
-            Refusal::Writes => DataError::Unavailable,
+            RunError::Failed(error) => error,
+            RunError::NeedsWriter => DataError::Unavailable,
         })
     }
 }

@@ -1,5 +1,4 @@
-//! Migrations of a plugin's file: one transaction on the writing connection, which also keeps other migrators and
-//! writers out.
+//! Migrates a plugin's file in one transaction on the writing connection, which also keeps other migrations and writers out.
 
 use std::sync::Arc;
 
@@ -8,24 +7,25 @@ use rusqlite::{Batch, params};
 
 use super::connection::Connection;
 use super::control::{Control, Mode};
-use super::heap::Meter;
-use super::{Sqlite, failure};
+use super::{Sqlite, error_mapping};
+use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
-    Applied, CREATE_RECORD, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
+    Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
 };
-use crate::db::plugin_data::value::Limits;
-use crate::db::plugin_data::{DataError, MIGRATION_TIME, statement};
+use crate::db::plugin_data::statement;
+use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::sqlite_memory::Meter;
 
 impl Sqlite {
     pub(in crate::db::plugin_data) async fn migrate(
         &self,
         migrations: Vec<Migration>,
     ) -> Result<Vec<String>, MigrationError> {
-        let held = self.lease(&self.writer, &self.limits).await?;
-        let limits = Limits { time: MIGRATION_TIME, ..self.limits.clone() };
-        let (held, result) = self
-            .on_thread(held, MIGRATION_TIME, move |connection| {
+        let leased = self.lease(&self.writer, &self.limits).await?;
+        let limits = StatementLimits { time: MIGRATION_TIME, ..self.limits.clone() };
+        let (leased, result) = self
+            .on_thread(leased, MIGRATION_TIME, move |connection| {
                 let result = apply(connection, &migrations, &limits);
                 if result.is_err() {
                     connection.rollback();
@@ -33,7 +33,7 @@ impl Sqlite {
                 result
             })
             .await?;
-        drop(held);
+        drop(leased);
         result
     }
 }
@@ -41,18 +41,18 @@ impl Sqlite {
 fn apply(
     connection: &mut Connection,
     migrations: &[Migration],
-    limits: &Limits,
+    limits: &StatementLimits,
 ) -> Result<Vec<String>, MigrationError> {
-    connection.control.limit(limits.time);
+    connection.control.set_deadline(limits.time);
     connection
-        .bound_disk(u64::MAX)
-        .and_then(|()| connection.bound_values(limits.bytes, 0))
-        .map_err(|error| failure::of(&connection.raw, &connection.control, error, Some(limits)))?;
-    connection.host("BEGIN IMMEDIATE")?;
+        .limit_disk(u64::MAX)
+        .and_then(|()| connection.limit_values(limits.bytes, 0))
+        .map_err(|error| error_mapping::to_data_error(&connection.raw, &connection.control, error, Some(limits)))?;
+    connection.run_host("BEGIN IMMEDIATE")?;
     let (raw, control) = (&connection.raw, &connection.control);
-    let failed = |error| failure::of(raw, control, error, Some(limits));
+    let failed = |error| error_mapping::to_data_error(raw, control, error, Some(limits));
     raw.execute_batch(CREATE_RECORD).map_err(failed)?;
-    // A table is rebuilt by dropping it, which must not touch the rows that refer to it; they are checked at the end.
+    // A migration may rebuild a table by dropping it. That must not affect rows that refer to it; they are checked at the end.
     raw.pragma_update(None, "defer_foreign_keys", true).map_err(failed)?;
     let applied = read(raw).map_err(failed)?;
     let pending = pending(migrations, &applied)?;
@@ -76,17 +76,17 @@ fn run(
     raw: &rusqlite::Connection,
     control: &Arc<Control>,
     migration: &Migration,
-    limits: &Limits,
+    limits: &StatementLimits,
 ) -> Result<(), MigrationError> {
     let at = |statement: usize| {
         move |error: DataError| MigrationError::Statement { name: migration.name.clone(), statement, error }
     };
     let statements = statement::check_migration(Dialect::Sqlite, &migration.sql).map_err(at(1))?;
-    let _meter = Meter::start(control, limits);
+    let _meter = Meter::start(control, limits.bytes);
     for (number, sql) in (1..).zip(statements) {
-        // `prepare` recurses over a text of many statements; were the splitter ever wrong, this does not.
+        // `prepare` would recurse over a text with several statements. If the splitter were wrong, `Batch` still would not.
         let mut batch = Batch::new(raw, sql);
-        let failed = |error| at(number)(failure::of(raw, control, error, Some(limits)));
+        let failed = |error| at(number)(error_mapping::to_data_error(raw, control, error, Some(limits)));
         while let Some(mut statement) = batch.next().map_err(failed)? {
             let mut rows = statement.raw_query();
             while rows.next().map_err(failed)?.is_some() {}

@@ -1,10 +1,10 @@
-//! What is worth knowing of a compiled statement beyond its text.
+//! The facts about a compiled statement that its text does not tell: parameters, columns, and whether it reads.
 
 use rusqlite::StatementStatus;
 
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The number of `$n` at each place SQLite counts: it numbers names by first appearance.
+    /// The number `n` of `$n` for each of SQLite's parameters, which SQLite numbers by first appearance.
     pub(super) parameters: Vec<usize>,
     pub(super) columns: Vec<String>,
     /// Columns declared BOOLEAN.
@@ -23,7 +23,7 @@ impl Plan {
         }
     }
 
-    /// A new one when SQLite compiled the statement anew because the schema had changed.
+    /// Returns a new plan if SQLite recompiled the statement because the schema had changed.
     pub(super) fn renewed(&self, statement: &rusqlite::Statement<'_>) -> Option<Self> {
         (statement.get_status(StatementStatus::RePrepare) > 0).then(|| Self::of(statement, self.parameters.clone()))
     }

@@ -1,6 +1,6 @@
-//! Functions of SQLite that a plugin's statement gets within bounds: within one instruction, which no deadline interrupts,
-//! they compare everything with everything, or recurse as deep as their arguments say. Asks whether the arguments are within
-//! bounds, and then SQLite's own function, on a connection beside that has no other.
+//! SQLite functions that a plugin's statement may call only with bounded arguments. Within one instruction, which no deadline
+//! interrupts, these functions compare all pairs of positions, or recurse as deep as their arguments are nested. Each wrapper
+//! checks the arguments, then calls SQLite's own function on a separate connection that has no wrappers.
 
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,21 +11,22 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Error, ErrorCode, ToSql, ffi};
 
 use super::control::Control;
+use crate::db::sqlite_memory::MeteredStatement;
 
-/// Why arguments may be too much.
+/// The reason why a call may be too expensive.
 #[derive(Clone, Copy)]
 enum Cost {
-    /// The second is looked for at each place of the first.
+    /// The second argument is compared at each position of the first.
     Search,
-    /// Each character of the first is looked for among those of the second.
+    /// Each character of the first argument is searched among those of the second.
     Characters,
-    /// A BLOB in SQLite's own form of JSON may be nested as deep as it is long, and is read by recursion. (A text is not
-    /// taken beyond a thousand.)
+    /// A BLOB in SQLite's own JSON format may be nested as deep as it is long, and is read by recursion. (SQLite refuses a
+    /// text that is nested deeper than a thousand.)
     Json,
 }
 
 impl Cost {
-    /// How many pairs may be compared: some hundreds of milliseconds.
+    /// Returns the maximum number of comparisons: some hundreds of milliseconds.
     fn pairs(self) -> Option<usize> {
         match self {
             Self::Search => Some(1 << 32),
@@ -35,7 +36,8 @@ impl Cost {
     }
 }
 
-/// With their number of arguments, or -1 where it may differ. Others of these names are SQLite's.
+/// The wrapped functions, with their number of arguments; -1 means any number. Calls of these names with another number of
+/// arguments go to SQLite's own functions.
 const BOUNDED: [(&str, c_int, Cost); 13] = [
     ("instr", 2, Cost::Search),
     ("replace", 3, Cost::Search),
@@ -52,32 +54,32 @@ const BOUNDED: [(&str, c_int, Cost); 13] = [
     ("->>", 2, Cost::Json),
 ];
 
-/// A connection that has SQLite's own functions, once one of them is needed.
-type Beside = Arc<Mutex<Option<rusqlite::Connection>>>;
+/// A connection that has SQLite's own functions, opened when one of them is first needed.
+type OriginalFunctions = Arc<Mutex<Option<rusqlite::Connection>>>;
 
-/// Whether a function is one of them.
+/// Returns whether a function is wrapped.
 pub(super) fn is_bounded(name: &str) -> bool {
     BOUNDED.iter().any(|(bounded, ..)| name.eq_ignore_ascii_case(bounded))
 }
 
-/// Puts them in the place of SQLite's own.
-pub(super) fn bound(raw: &rusqlite::Connection, control: &Arc<Control>) -> rusqlite::Result<()> {
-    let beside = Beside::default();
+/// Replaces SQLite's own functions by the wrappers.
+pub(super) fn install(raw: &rusqlite::Connection, control: &Arc<Control>) -> rusqlite::Result<()> {
+    let originals = OriginalFunctions::default();
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     for (name, arguments, cost) in BOUNDED {
-        let (control, beside) = (Arc::clone(control), Arc::clone(&beside));
+        let (control, originals) = (Arc::clone(control), Arc::clone(&originals));
         raw.create_scalar_function(name, arguments, flags, move |call| {
             check(call, name, cost)?;
             if control.must_stop() {
                 return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None));
             }
-            let mut beside = beside.lock().unwrap_or_else(PoisonError::into_inner);
-            let own = match &mut *beside {
+            let mut originals = originals.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = match &mut *originals {
                 Some(own) => own,
                 none => none.insert(rusqlite::Connection::open_in_memory()?),
             };
             own.set_limit(Limit::SQLITE_LIMIT_LENGTH, control.longest())?;
-            ask(own, name, call).map_err(bare)
+            call_original(own, name, call).map_err(without_text)
         })?;
     }
     Ok(())
@@ -86,13 +88,13 @@ pub(super) fn bound(raw: &rusqlite::Connection, control: &Arc<Control>) -> rusql
 fn check(call: &Context<'_>, name: &str, cost: Cost) -> rusqlite::Result<()> {
     let arguments = || (0..call.len()).map(|index| call.get_raw(index));
     let refused = match cost.pairs() {
-        Some(most) => {
+        Some(max) => {
             let pairs = arguments().take(2).fold(1_usize, |pairs, value| pairs.saturating_mul(length(value)));
-            (pairs > most).then(|| format!("{name}: the values are too long for each other"))
+            (pairs > max).then(|| format!("{name}: the values are too long to be compared"))
         }
         None => {
             let is_blob = arguments().any(|value| matches!(value, ValueRef::Blob(_)));
-            is_blob.then(|| format!("{name}: JSON is a text, not a blob"))
+            is_blob.then(|| format!("{name}: JSON must be a text, not a blob"))
         }
     };
     refused.map_or(Ok(()), |refused| Err(Error::UserFunctionError(refused.into())))
@@ -101,17 +103,17 @@ fn check(call: &Context<'_>, name: &str, cost: Cost) -> rusqlite::Result<()> {
 fn length(value: ValueRef<'_>) -> usize {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
-        // As a text it has some tens of characters.
+        // As text such a value has at most some tens of characters.
         ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 1,
     }
 }
 
-fn ask(own: &rusqlite::Connection, name: &str, call: &Context<'_>) -> rusqlite::Result<Answer> {
+fn call_original(own: &rusqlite::Connection, name: &str, call: &Context<'_>) -> rusqlite::Result<FunctionResult> {
     let sql = if name.starts_with('-') {
         format!("SELECT ?1 {name} ?2")
     } else {
-        let places: Vec<String> = (1..=call.len()).map(|place| format!("?{place}")).collect();
-        format!("SELECT {name}({})", places.join(", "))
+        let parameters: Vec<String> = (1..=call.len()).map(|number| format!("?{number}")).collect();
+        format!("SELECT {name}({})", parameters.join(", "))
     };
     let mut statement = own.prepare_cached(&sql)?;
     for index in 0..call.len() {
@@ -120,16 +122,16 @@ fn ask(own: &rusqlite::Connection, name: &str, call: &Context<'_>) -> rusqlite::
     let mut rows = statement.raw_query();
     let row = rows.next()?.ok_or(Error::QueryReturnedNoRows)?;
     Ok(match row.get_ref(0)? {
-        ValueRef::Null => Answer::Other(Value::Null),
-        ValueRef::Integer(integer) => Answer::Other(Value::Integer(integer)),
-        ValueRef::Real(real) => Answer::Other(Value::Real(real)),
-        ValueRef::Blob(bytes) => Answer::Other(Value::Blob(bytes.to_vec())),
-        ValueRef::Text(bytes) => Answer::Text(bytes.to_vec()),
+        ValueRef::Null => FunctionResult::Other(Value::Null),
+        ValueRef::Integer(integer) => FunctionResult::Other(Value::Integer(integer)),
+        ValueRef::Real(real) => FunctionResult::Other(Value::Real(real)),
+        ValueRef::Blob(bytes) => FunctionResult::Other(Value::Blob(bytes.to_vec())),
+        ValueRef::Text(bytes) => FunctionResult::Text(bytes.to_vec()),
     })
 }
 
-/// With a text, an error would be one of the statement's author.
-fn bare(error: Error) -> Error {
+/// Removes the text of errors about memory and length: an error with a text would count as the statement author's.
+fn without_text(error: Error) -> Error {
     match error {
         Error::SqliteFailure(error, _) if matches!(error.code, ErrorCode::OutOfMemory | ErrorCode::TooBig) => {
             Error::SqliteFailure(error, None)
@@ -146,13 +148,13 @@ impl ToSql for Argument<'_> {
     }
 }
 
-/// A text of SQLite need not be UTF-8.
-enum Answer {
+/// The result of a function. A text in SQLite need not be UTF-8.
+enum FunctionResult {
     Text(Vec<u8>),
     Other(Value),
 }
 
-impl ToSql for Answer {
+impl ToSql for FunctionResult {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Text(bytes) => ValueRef::Text(bytes),

@@ -1,28 +1,28 @@
-//! What a migration may say, and where its statements end.
+//! Splits the text of a migration into statements and checks each.
 
-use super::{Scan, check_text, verb_of};
-use crate::db::plugin_data::DataError;
+use super::rules::{TokenRules, check_text, verb_of};
+use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
 
-/// Splits a migration into its statements, each checked.
+/// Splits a migration into its statements and checks each of them.
 pub(in crate::db::plugin_data) fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
     check_text(sql)?;
     let statements = split(dialect, sql);
     for statement in &statements {
-        let mut scan = Scan::new(dialect);
+        let mut rules = TokenRules::new(dialect);
         for (token, _) in Lexer::new(dialect, statement) {
             if matches!(token, Token::Parameter(_)) {
-                return Err(DataError::invalid("a migration has no parameters"));
+                return Err(DataError::invalid("a migration cannot have parameters"));
             }
-            scan.token(token)?;
+            rules.check(token)?;
         }
         check_definition(dialect, statement)?;
     }
     Ok(statements)
 }
 
-/// The statements of a text, without their semicolons; empty ones are left out. A trigger of SQLite holds statements of
-/// its own between BEGIN and END.
+/// Returns the statements of a text without their semicolons; empty ones are left out. A SQLite trigger contains statements
+/// of its own between BEGIN and END.
 fn split(dialect: Dialect, sql: &str) -> Vec<&str> {
     let mut statements = Vec::new();
     let mut start = None;
@@ -50,12 +50,12 @@ fn split(dialect: Dialect, sql: &str) -> Vec<&str> {
     statements
 }
 
-/// Where a statement of SQLite stands in `CREATE [TEMP] TRIGGER … BEGIN …; …; END`.
+/// The parser's position in `CREATE [TEMP] TRIGGER … BEGIN …; …; END` (SQLite).
 #[derive(Debug, Default)]
 struct TriggerBody {
     words: u8,
     trigger: bool,
-    /// BEGIN and each CASE within it.
+    /// Counts BEGIN and each CASE within it.
     depth: u32,
 }
 
@@ -69,7 +69,7 @@ impl TriggerBody {
         if self.words <= 3 && word.eq_ignore_ascii_case("trigger") {
             self.trigger = true;
         } else if !self.trigger {
-            // Only triggers have a body.
+            // Only a trigger has a body.
         } else if word.eq_ignore_ascii_case("begin") && self.depth == 0 {
             self.depth = 1;
         } else if word.eq_ignore_ascii_case("case") && self.depth > 0 {
@@ -80,7 +80,7 @@ impl TriggerBody {
     }
 }
 
-/// What a migration may contain.
+/// Checks that a migration may contain the statement.
 fn check_definition(dialect: Dialect, statement: &str) -> Result<(), DataError> {
     let mut words = Lexer::new(dialect, statement).map(|(token, _)| match token {
         Token::Word(word) => word,
@@ -113,7 +113,7 @@ mod tests {
     const BOTH: [Dialect; 2] = [Dialect::Sqlite, Dialect::Postgres];
 
     #[test]
-    fn a_migration_is_split_where_statements_end() {
+    fn a_migration_is_split_into_its_statements() {
         let trigger =
             "CREATE TRIGGER t AFTER INSERT ON a BEGIN UPDATE a SET b = CASE WHEN 1 THEN 2 END; DELETE FROM c; END";
         let sql = format!("CREATE TABLE a (b text DEFAULT ';'); -- c; d\n\n{trigger}; INSERT INTO a VALUES ('x'); ;");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_defines_data_and_nothing_else() {
+    fn a_migration_may_only_define_and_change_data() {
         for dialect in BOTH {
             for sql in [
                 "CREATE UNIQUE INDEX i ON t (a)",

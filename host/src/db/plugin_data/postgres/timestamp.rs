@@ -1,5 +1,5 @@
-//! PostgreSQL's binary dates and times to and from text: RFC 3339 in UTC for a moment, ISO 8601 without an offset for
-//! the others. PostgreSQL counts from 2000-01-01.
+//! Converts PostgreSQL's binary dates and times to and from text: RFC 3339 in UTC for `timestamptz`, ISO 8601 without an offset
+//! for the others. PostgreSQL counts from 2000-01-01.
 
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -15,7 +15,7 @@ const TIMESTAMP: &[BorrowedFormatItem<'_>] =
 const EPOCH: PrimitiveDateTime = PrimitiveDateTime::new(date!(2000 - 01 - 01), Time::MIDNIGHT);
 
 const NOT_TIMESTAMPTZ: &str = "is not an RFC 3339 date and time with an offset (2026-01-31T12:00:00Z)";
-const NOT_OF_OUR_CALENDAR: &str = "is not within the years 0 to 9999 in UTC";
+const OUTSIDE_THE_CALENDAR: &str = "is not within the years 0 to 9999 in UTC";
 const NOT_TIMESTAMP: &str = "is not a date and time without an offset (2026-01-31T12:00:00)";
 const NOT_DATE: &str = "is not a date (2026-01-31)";
 const NOT_TIME: &str = "is not a time of day (12:00:00)";
@@ -25,12 +25,12 @@ fn micros(since_epoch: Duration) -> Option<i64> {
 }
 
 pub(super) fn read_timestamptz(text: &str) -> Result<i64, &'static str> {
-    let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NOT_TIMESTAMPTZ)?;
-    // Its offset may carry it beyond what can be written again, and no row with it could be read.
-    if !moment.checked_to_offset(UtcOffset::UTC).is_some_and(|moment| (0..=9999).contains(&moment.year())) {
-        return Err(NOT_OF_OUR_CALENDAR);
+    let timestamp = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NOT_TIMESTAMPTZ)?;
+    // The offset may move it outside the years that can be written, and a row with such a value could not be read.
+    if !timestamp.checked_to_offset(UtcOffset::UTC).is_some_and(|timestamp| (0..=9999).contains(&timestamp.year())) {
+        return Err(OUTSIDE_THE_CALENDAR);
     }
-    micros(moment - EPOCH.assume_utc()).ok_or(NOT_TIMESTAMPTZ)
+    micros(timestamp - EPOCH.assume_utc()).ok_or(NOT_TIMESTAMPTZ)
 }
 
 pub(super) fn read_timestamp(text: &str) -> Result<i64, &'static str> {
@@ -50,7 +50,7 @@ pub(super) fn read_time(text: &str) -> Result<i64, &'static str> {
     micros(clock - Time::MIDNIGHT).ok_or(NOT_TIME)
 }
 
-/// Infinite moments have texts of their own, as in PostgreSQL; those beyond the year 9999 have none here.
+/// Returns the text of a timestamp. Infinite timestamps have the texts of PostgreSQL; `None` beyond the year 9999.
 pub(super) fn write_timestamptz(count: i64) -> Option<String> {
     write_timestamp(count).map(|text| if text.ends_with("infinity") { text } else { format!("{text}Z") })
 }
@@ -59,7 +59,7 @@ pub(super) fn write_timestamp(count: i64) -> Option<String> {
     match count {
         i64::MAX => Some("infinity".to_owned()),
         i64::MIN => Some("-infinity".to_owned()),
-        _ => EPOCH.checked_add(Duration::microseconds(count)).and_then(|moment| moment.format(TIMESTAMP).ok()),
+        _ => EPOCH.checked_add(Duration::microseconds(count)).and_then(|timestamp| timestamp.format(TIMESTAMP).ok()),
     }
 }
 
@@ -72,12 +72,12 @@ pub(super) fn write_date(count: i32) -> Option<String> {
 }
 
 pub(super) fn write_time(count: i64) -> Option<String> {
-    // PostgreSQL has a 24:00:00.
+    // PostgreSQL allows 24:00:00.
     if count == 86_400_000_000 {
         return Some("24:00:00.000000".to_owned());
     }
-    let moment = EPOCH.checked_add(Duration::microseconds(count))?.assume_offset(UtcOffset::UTC);
-    moment.time().format(TIME).ok()
+    let timestamp = EPOCH.checked_add(Duration::microseconds(count))?.assume_offset(UtcOffset::UTC);
+    timestamp.time().format(TIME).ok()
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_rfc_3339_in_utc() {
+    fn timestamps_with_an_offset_are_rfc_3339_in_utc() {
         let written = |text: &str| read_timestamptz(text).ok().and_then(write_timestamptz);
         assert_eq!(written("2026-01-31T12:00:00Z").as_deref(), Some("2026-01-31T12:00:00.000000Z"));
         assert_eq!(written("1999-12-31T23:59:59.123456+02:00").as_deref(), Some("1999-12-31T21:59:59.123456Z"));
@@ -95,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_that_is_taken_comes_back() {
+    fn an_accepted_timestamp_can_be_written_again() {
         for text in ["9999-12-31T23:59:59-02:00", "0000-01-01T00:00:00+02:00"] {
-            assert_eq!(read_timestamptz(text), Err(NOT_OF_OUR_CALENDAR), "{text}");
+            assert_eq!(read_timestamptz(text), Err(OUTSIDE_THE_CALENDAR), "{text}");
         }
         for text in ["9999-12-31T23:59:59.999999Z", "0000-01-01T00:00:00.000000Z"] {
             assert_eq!(read_timestamptz(text).ok().and_then(write_timestamptz).as_deref(), Some(text));

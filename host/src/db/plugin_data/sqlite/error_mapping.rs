@@ -1,28 +1,29 @@
-//! SQLite's errors in the terms of `wharf:sql`. Owns the search for the declared name of a constraint, which SQLite does
-//! not always tell: for PRIMARY KEY and UNIQUE it names the columns.
+//! Maps SQLite's errors to the errors of `wharf:sql`. Owns the search for the declared name of a constraint: for PRIMARY KEY
+//! and UNIQUE, SQLite reports only the columns.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi::{self, ErrorCode};
 
-use super::control::{Control, Denial};
-use crate::db::plugin_data::DataError;
+use super::control::Control;
+use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
-use crate::db::plugin_data::value::Limits;
+use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::sqlite_memory::Denial;
 
-/// What a disk has left when it is full: SQLite writes some pages at once.
-const LEFT: u64 = 1024 * 1024;
+/// A disk with less free space counts as full: SQLite writes several pages at once.
+const MIN_FREE_BYTES: u64 = 1024 * 1024;
 
-/// How often the log tells of it: a plugin may have a statement fail as often as it likes.
-const TELLING: Duration = Duration::from_secs(1);
+/// The shortest interval between two log entries: a plugin can cause failing statements at any rate.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `limits` is none for statements of the host's own.
-pub(super) fn of(
+/// Maps an error. `limits` is `None` for the host's own statements.
+pub(super) fn to_data_error(
     connection: &rusqlite::Connection,
     control: &Control,
     error: rusqlite::Error,
-    limits: Option<&Limits>,
+    limits: Option<&StatementLimits>,
 ) -> DataError {
     let (code, message) = match error {
         rusqlite::Error::SqliteFailure(code, message) => (code, message.unwrap_or_else(|| code.to_string())),
@@ -31,7 +32,7 @@ pub(super) fn of(
         other => return DataError::invalid(other.to_string()),
     };
     let unavailable = || {
-        if is_told_now() {
+        if may_log_now() {
             tracing::error!(code = code.extended_code, message, "a plugin's database failed");
         }
         DataError::Unavailable
@@ -64,19 +65,19 @@ pub(super) fn of(
     }
 }
 
-/// Whether the disk is full rather than the plugin's share of it. SQLite says the same of both, and by then it has taken
-/// the statement back, so that the file does not show it.
+/// Returns whether the disk is full rather than the plugin's quota. SQLite reports the same error for both, and has already
+/// rolled the statement back, so the size of the file does not tell.
 fn is_disk_full(connection: &rusqlite::Connection) -> bool {
     let left = connection.path().and_then(|file| rustix::fs::statvfs(file).ok());
-    left.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LEFT)
+    left.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
 }
 
-fn is_told_now() -> bool {
-    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = told.is_none_or(|told| told.elapsed() >= TELLING);
+fn may_log_now() -> bool {
+    static LAST_LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = last_logged.is_none_or(|last_logged| last_logged.elapsed() >= LOG_INTERVAL);
     if now {
-        *told = Some(Instant::now());
+        *last_logged = Some(Instant::now());
     }
     now
 }
@@ -105,8 +106,8 @@ fn constraint_name(connection: &rusqlite::Connection, message: &str) -> String {
     }
 }
 
-/// The name of the unique index or constraint of `table` on exactly `columns`. Compiling these look-ups is the host's
-/// business; the caller's mode allows reading the schema, which is all they do.
+/// Returns the name of the unique index or constraint of `table` on exactly `columns`. The lookup is the host's own statement;
+/// it only reads the schema, which every mode allows.
 fn declared_name(connection: &rusqlite::Connection, table: &str, columns: &[&str]) -> Option<String> {
     const SQL: &str = "SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = $1 AND type IN ('index', 'table') \
                        AND sql IS NOT NULL ORDER BY type, name";
@@ -153,7 +154,7 @@ fn tokens(sql: &str) -> Tokens<'_> {
     tokens.peekable()
 }
 
-/// The first word of each member of a list in parentheses, of which `(` is the next token.
+/// Returns the first word of each member of a list in parentheses; the next token is `(`.
 fn list(tokens: &mut Tokens<'_>) -> Vec<String> {
     let mut names = Vec::new();
     let mut depth = 0_u32;
@@ -186,7 +187,7 @@ fn unique_index_columns(sql: &str) -> Option<Vec<String>> {
     Some(list(&mut tokens))
 }
 
-/// The named UNIQUE and PRIMARY KEY constraints of a CREATE TABLE, with their columns.
+/// Returns the named UNIQUE and PRIMARY KEY constraints of a CREATE TABLE, with their columns.
 fn named_constraints(sql: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let mut tokens = tokens(sql);
@@ -238,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn declared_constraints_are_found() {
+    fn the_declared_name_of_a_constraint_is_found() {
         let sql = "CREATE TABLE items (id TEXT CONSTRAINT items_pk PRIMARY KEY, price NUMERIC(10, 2) CONSTRAINT positive \
                    CHECK (price > 0), \"e mail\" TEXT CONSTRAINT items_email_key UNIQUE, owner TEXT UNIQUE, title TEXT, \
                    CONSTRAINT \"items_owner_title_key\" UNIQUE (owner, title COLLATE NOCASE), CHECK (title <> ''))";

@@ -1,0 +1,172 @@
+//! The rules that hold for every statement of a plugin, at run time and in migrations: reserved names, depth, size, and on
+//! PostgreSQL the catalogs and the functions that reach beyond the plugin's data.
+
+use crate::db::plugin_data::error::{DataError, LimitKind};
+use crate::db::plugin_data::lexer::{Dialect, Token};
+
+/// The longest text of one statement, and of one migration.
+const MAX_TEXT: usize = 1024 * 1024;
+
+/// The deepest nesting of parentheses: SQLite parses nested expressions by recursion.
+const MAX_DEPTH: u32 = 200;
+
+/// The prefix of names that are reserved for the host in every plugin's database.
+pub(in crate::db::plugin_data) const RESERVED: &str = "_wharf";
+
+/// The first word of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::db::plugin_data) enum Verb {
+    Select,
+    Values,
+    With,
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Verb {
+    /// Returns whether the statement certainly only reads: SELECT and VALUES do, a WITH may read or write.
+    pub(in crate::db::plugin_data) fn reads(self) -> bool {
+        matches!(self, Self::Select | Self::Values)
+    }
+
+    /// Returns whether the statement certainly writes.
+    pub(in crate::db::plugin_data) fn surely_writes(self) -> bool {
+        matches!(self, Self::Insert | Self::Update | Self::Delete)
+    }
+}
+
+pub(super) fn check_text(sql: &str) -> Result<(), DataError> {
+    if sql.len() > MAX_TEXT {
+        return Err(DataError::Limit(LimitKind::Statements, format!("statement bytes: {MAX_TEXT}")));
+    }
+    if sql.as_bytes().contains(&0) {
+        return Err(DataError::invalid("the statement contains the character NUL"));
+    }
+    Ok(())
+}
+
+pub(super) fn not_allowed() -> DataError {
+    DataError::invalid("only SELECT, VALUES, WITH, INSERT, UPDATE and DELETE are allowed here")
+}
+
+pub(super) fn verb_of(word: &str) -> Result<Verb, DataError> {
+    const VERBS: [(&str, Verb); 6] = [
+        ("select", Verb::Select),
+        ("values", Verb::Values),
+        ("with", Verb::With),
+        ("insert", Verb::Insert),
+        ("update", Verb::Update),
+        ("delete", Verb::Delete),
+    ];
+    let found = VERBS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name));
+    found.map(|(_, verb)| *verb).ok_or_else(not_allowed)
+}
+
+/// Checks the tokens of a statement, one after the other.
+pub(super) struct TokenRules<'a> {
+    dialect: Dialect,
+    previous: Option<Token<'a>>,
+    depth: u32,
+}
+
+impl<'a> TokenRules<'a> {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self { dialect, previous: None, depth: 0 }
+    }
+
+    pub(super) fn check(&mut self, token: Token<'a>) -> Result<(), DataError> {
+        if let Token::Refused(reason) = token {
+            return Err(DataError::invalid(reason));
+        }
+        if let Some(name) = name_of(token)
+            && begins_with(name, RESERVED)
+        {
+            return Err(DataError::invalid(format!("names that begin with {RESERVED} are reserved for the host")));
+        }
+        match token {
+            Token::Symbol(b'(') => self.depth = self.depth.saturating_add(1),
+            Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.depth > MAX_DEPTH {
+            return Err(DataError::invalid(format!("parentheses are nested deeper than {MAX_DEPTH}")));
+        }
+        if self.dialect == Dialect::Postgres {
+            self.postgres(token)?;
+        }
+        self.previous = Some(token);
+        Ok(())
+    }
+
+    fn postgres(&self, token: Token<'a>) -> Result<(), DataError> {
+        // SELECT … INTO creates a table.
+        if let Token::Word(word) = token
+            && word.eq_ignore_ascii_case("into")
+            && !matches!(self.previous, Some(Token::Word(before)) if before.eq_ignore_ascii_case("insert"))
+        {
+            return Err(DataError::invalid("SELECT INTO is not supported; create tables in a migration"));
+        }
+        if let Some(name) = name_of(token) {
+            check_catalog(name)?;
+        }
+        if token == Token::Symbol(b'(')
+            && let Some(name) = self.previous.and_then(name_of)
+            && is_session_function(name)
+        {
+            return Err(DataError::invalid(format!("{name} is not allowed")));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses PostgreSQL's catalogs: every role can read there what other roles have, and change the settings of its own
+/// session. Types and functions that look names up there reveal as much.
+fn check_catalog(name: &str) -> Result<(), DataError> {
+    const HARMLESS: [&str; 4] = ["pg_typeof", "pg_sleep", "pg_input_is_valid", "pg_column_size"];
+    const BEGINNINGS: [&str; 15] = [
+        "pg_",
+        "information_schema",
+        "to_reg",
+        "regclass",
+        "regcollation",
+        "regconfig",
+        "regdictionary",
+        "regnamespace",
+        "regoper",
+        "regproc",
+        "regrole",
+        "regtype",
+        "database_to_xml",
+        "schema_to_xml",
+        "table_to_xml",
+    ];
+    let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
+    let privilege = begins_with(name, "has_") && name.to_ascii_lowercase().ends_with("_privilege");
+    if (privilege || BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))) && !is(&HARMLESS) {
+        return Err(DataError::invalid(format!(
+            "{name} is not allowed: the catalogs of PostgreSQL are reserved for the host"
+        )));
+    }
+    Ok(())
+}
+
+/// Returns whether every role may call the function although it reaches beyond the role's data: such functions change the
+/// session that other statements use, lock or notify the whole database, store data outside the schema, or run SQL from a
+/// string, past this check.
+fn is_session_function(name: &str) -> bool {
+    const BEGINNINGS: [&str; 6] = ["set_config", "lo_", "query_to_xml", "cursor_to_xml", "ts_stat", "ts_rewrite"];
+    BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))
+}
+
+fn name_of(token: Token<'_>) -> Option<&str> {
+    match token {
+        Token::Word(word) => Some(word),
+        Token::Name(quoted) => quoted.get(1..quoted.len().saturating_sub(1)),
+        _ => None,
+    }
+}
+
+fn begins_with(name: &str, beginning: &str) -> bool {
+    name.get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning))
+}
