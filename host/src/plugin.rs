@@ -1,9 +1,10 @@
-//! Plugins: uploads become releases, and releases handle calls. Never knows HTTP: `http` decides the status on the wire.
+//! Plugins: uploads become releases, and releases handle calls. Never knows HTTP: `http` decides the status on the
+//! wire.
 //!
 //! A file passes `compile` (machine code, produced by a child process and cached on disk) → `artifact` (imports and
-//! exports) → `declaration` (routes, permissions, settings) → `release` (compiled, linked, admitted to its grants). A call
-//! passes `generation` (the table that requests are dispatched through) → `bulkhead` (call slots) → `sandbox` (a fresh
-//! instance) → `response` (the check of the result).
+//! exports) → `declaration` (routes, permissions, settings) → `release` (compiled, linked, admitted to its grants). A
+//! call passes `generation` (the table that requests are dispatched through) → `bulkhead` (call slots) → `sandbox` (a
+//! fresh instance) → `response` (the check of the result).
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
 //! Above it stand the operations, each in a module of its own: `startup`, `deploy` (the only way in, after `signature`

@@ -1,5 +1,5 @@
-//! Artifacts: an uploaded file with its digest, its size, and the interfaces that it imports and exports. Owns the checks
-//! that concern the file alone. `compile` produces the machine code, from which the interfaces are read here.
+//! Artifacts: an uploaded file with its digest, its size, and the interfaces that it imports and exports. Owns the
+//! checks that concern the file alone. `compile` produces the machine code, from which the interfaces are read here.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -231,8 +231,8 @@ pub(super) fn check_size(bytes: usize, limit: usize) -> Result<()> {
 pub(super) fn check_pinned(digest: &Digest, pinned: Option<&Digest>) -> Result<()> {
     let Some(pinned) = pinned.filter(|pinned| *pinned != digest) else { return Ok(()) };
     let text = format!(
-        "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin this one once \
-         you know where it is from"
+        "The file has the digest {digest}, and {pinned} was pinned. Deploy the file that was pinned, or pin this one \
+         once you know where it is from"
     );
     Err(Error::new(Kind::Invalid(Vec::new()), code::DIGEST_MISMATCH, text))
 }
@@ -253,8 +253,8 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Checks the properties that are cheap to check and expensive to compile: the header, and the nesting of components. Ten
-/// thousand nested components, 150 KB in all, took more than 2 GiB to compile.
+/// Checks the properties that are cheap to check and expensive to compile: the header, and the nesting of components.
+/// Ten thousand nested components, 150 KB in all, took more than 2 GiB to compile.
 ///
 /// # Errors
 /// The header or the nesting is wrong. The compiler reports a file that cannot be parsed.

@@ -1,8 +1,8 @@
 //! The circuit breaker of a release: stops calls to a release that mostly fails, so that it costs the other plugins
 //! nothing, and probes from time to time whether it works again. Owns the decision; never swaps a release.
 //!
-//! closed → (at least half of the recent calls fail) → open → (after the quarantine) → half-open: one call at a time probes
-//! → closed, or open again for twice as long.
+//! closed → (at least half of the recent calls fail) → open → (after the quarantine) → half-open: one call at a time
+//! probes → closed, or open again for twice as long.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -54,8 +54,8 @@ enum State {
     },
 }
 
-/// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled and does not
-/// count.
+/// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled and does
+/// not count.
 #[derive(Debug)]
 #[must_use]
 pub struct Admission<'a> {
@@ -116,7 +116,8 @@ impl Admission<'_> {
             State::Closed { latest, seen } => {
                 *latest = ((*latest << 1) | u32::from(fault)) & ((1 << WINDOW) - 1);
                 *seen = seen.saturating_add(1).min(WINDOW);
-                // Half of the recent calls, so that a lasting small share of faults, such as one bad route, does not open it.
+                // Half of the recent calls, so that a lasting small share of faults, such as one bad route, does not
+                // open it.
                 let faults = latest.count_ones();
                 let opens = fault && faults >= self.breaker.faults && faults * 2 >= *seen;
                 if opens {

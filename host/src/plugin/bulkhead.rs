@@ -1,5 +1,5 @@
-//! The bulkhead: how many calls may run at once, of each plugin and of all plugins together. Owns the call slots and their
-//! queues, first come, first served; does not know what a call does.
+//! The bulkhead: how many calls may run at once, of each plugin and of all plugins together. Owns the call slots and
+//! their queues, first come, first served; does not know what a call does.
 //!
 //! Half of the call slots are reserved, split evenly among the live plugins; the others are shared. So a plugin always
 //! finds its reserved slots, however many calls the other plugins have.
@@ -160,8 +160,8 @@ impl CallSlots {
         plugins.map(|plugin| plugin.reserved.out()).sum::<usize>().saturating_add(self.shared.slots.out())
     }
 
-    /// Reserves slots for the plugins that are live, and none for the others. If there are more live plugins than slots to
-    /// reserve, all slots are shared.
+    /// Reserves slots for the plugins that are live, and none for the others. If there are more live plugins than slots
+    /// to reserve, all slots are shared.
     pub(super) fn reserve<'a>(&self, plugins: impl Iterator<Item = (&'a Bulkhead, bool)>) {
         let plugins: Vec<(&Bulkhead, bool)> = plugins.collect();
         let live = plugins.iter().filter(|(_, live)| *live).count();

@@ -1,5 +1,5 @@
-//! Call statistics of a release: calls by outcome, faults and latencies, counted without a lock. Owns the counts and their
-//! summaries; makes no decisions.
+//! Call statistics of a release: calls by outcome, faults and latencies, counted without a lock. Owns the counts and
+//! their summaries; makes no decisions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A canary: a release on trial next to the live one. Owns the plan of the trial, the choice of callers and the statistical
-//! comparison of the two releases; never swaps anything. `trial` acts on the comparison.
+//! A canary: a release on trial next to the live one. Owns the plan of the trial, the choice of callers and the
+//! statistical comparison of the two releases; never swaps anything. `trial` acts on the comparison.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use super::release::Release;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
-/// The certainty that a judgement needs, in standard deviations. A single look would need 2.3 (1 in 100). Because the host
-/// looks every second, it needs more: 3.5 is 1 in 4,300.
+/// The certainty that a judgement needs, in standard deviations. A single look would need 2.3 (1 in 100). Because the
+/// host looks every second, it needs more: 3.5 is 1 in 4,300.
 const CERTAINTY: f64 = 3.5;
 /// A slower release is worse only if its median is this much slower …
 const SLOWER: f64 = 1.5;
@@ -187,7 +187,8 @@ impl Canary {
     pub fn compare(&self, live: &Release) -> Comparison {
         let ours = live.stats.counts().since(&self.baseline);
         let theirs = self.release.stats.counts();
-        // The live release had too few calls during the trial, so all its calls since it was loaded are the better measure.
+        // The live release had too few calls during the trial, so all its calls since it was loaded are the better
+        // measure.
         let measure = if ours.calls() < self.plan.minimum { live.stats.counts() } else { ours.clone() };
         Comparison {
             live: Summary::of(live, &ours),

@@ -2,8 +2,9 @@
 //!
 //! Compiling an uploaded file can take any amount of memory and time, so a child process does it, within limits
 //! ([`child`], [`program`]). wasmtime trusts machine code when it loads it, so this host loads only code that came from
-//! that child or that carries this host's own MAC ([`code_cache`]). A component is looked up in memory, then in the code
-//! cache, then compiled in the child; the result goes back into both. Never decides whether a component may be deployed.
+//! that child or that carries this host's own MAC ([`code_cache`]). A component is looked up in memory, then in the
+//! code cache, then compiled in the child; the result goes back into both. Never decides whether a component may be
+//! deployed.
 
 mod child;
 mod code_cache;
@@ -29,12 +30,12 @@ use crate::capability::Boot;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// The size of the cache of compiled components in memory, in bytes of their files. Machine code takes about three times as
-/// much.
+/// The size of the cache of compiled components in memory, in bytes of their files. Machine code takes about three
+/// times as much.
 const RECENT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// The machine code of one component may take one part in this many of the compile memory. This process holds the output
-/// of the child, and has no other limit for it.
+/// The machine code of one component may take one part in this many of the compile memory. This process holds the
+/// output of the child, and has no other limit for it.
 const MACHINE_CODE_PART: u64 = 4;
 
 /// The size of the cache for compiles in this process, in bytes of machine code.

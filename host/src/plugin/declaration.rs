@@ -1,5 +1,5 @@
-//! Declarations: the name, version, routes, schemas, permissions and settings schema of a component. The host asks for the
-//! declaration once at deploy, checks it here, and keeps it with the release.
+//! Declarations: the name, version, routes, schemas, permissions and settings schema of a component. The host asks for
+//! the declaration once at deploy, checks it here, and keeps it with the release.
 //!
 //! The component declares in an instance that has entered no capability, so its declaration cannot depend on data, on a
 //! caller or on the date.
@@ -21,8 +21,8 @@ const MAX_SCHEMAS: usize = 1024;
 const MAX_PERMISSIONS: usize = 128;
 /// The maximum length of the summary in bytes.
 const MAX_SUMMARY: usize = 1024;
-/// The maximum nesting of declared JSON. It is stored inside the JSON of the declaration, which must stay readable, and the
-/// parser accepts 127 levels in all.
+/// The maximum nesting of declared JSON. It is stored inside the JSON of the declaration, which must stay readable, and
+/// the parser accepts 127 levels in all.
 const MAX_NESTING: usize = 64;
 /// Methods that a plugin may serve; the host serves the others.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];

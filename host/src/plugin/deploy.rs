@@ -1,9 +1,9 @@
 //! Deploys: from an uploaded file to the release that is served, or to the reason for a refusal.
 //!
 //! check (size, pinned digest, signatures) → compile → describe (roles, imports, grants) → conflicts (routes, link,
-//! admission) → migrate → smoke → swap, each a recorded stage of a [`Job`]. `proposal` combines the upload with the state
-//! of the plugin, `stages` holds the stages that follow. Nothing is changed before the migrations, and the live release
-//! stays live until the swap. There is no other way in.
+//! admission) → migrate → smoke → swap, each a recorded stage of a [`Job`]. `proposal` combines the upload with the
+//! state of the plugin, `stages` holds the stages that follow. Nothing is changed before the migrations, and the live
+//! release stays live until the swap. There is no other way in.
 
 mod proposal;
 mod stages;

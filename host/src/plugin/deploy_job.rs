@@ -1,5 +1,5 @@
-//! Deploy jobs: the record of one deploy with its present stage, the durations of its stages and its outcome. The record is
-//! written before each stage begins, so that after a crash it shows the stage that was reached.
+//! Deploy jobs: the record of one deploy with its present stage, the durations of its stages and its outcome. The
+//! record is written before each stage begins, so that after a crash it shows the stage that was reached.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -206,7 +206,8 @@ fn conflict(text: &'static str) -> Error {
     Error::new(Kind::Conflict, code::DEPLOY_CONFLICT, text)
 }
 
-/// The time without an update after which a deploy of another node counts as interrupted: longer than any stage may take.
+/// The time without an update after which a deploy of another node counts as interrupted: longer than any stage may
+/// take.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Finds and logs the deploys that the end of this node, or of another one, interrupted.

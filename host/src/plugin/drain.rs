@@ -1,5 +1,5 @@
-//! The drain of a replaced release: its last calls finish on it within the drain time, then its memory is freed. Owns the
-//! list of drains; keeps the call statistics of drained releases for a while, for metrics.
+//! The drain of a replaced release: its last calls finish on it within the drain time, then its memory is freed. Owns
+//! the list of drains; keeps the call statistics of drained releases for a while, for metrics.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::id::PluginName;
 
 /// The time between two checks whether a release is still in use.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the statistics of a release are kept after its last call: several scrapes, which are usually at most a minute
-/// apart.
+/// How long the statistics of a release are kept after its last call: several scrapes, which are usually at most a
+/// minute apart.
 const RETENTION: Duration = Duration::from_secs(300);
 /// The maximum number of ended drains; the earliest ended are removed first.
 const MAX_ENDED: usize = 32;
@@ -57,7 +57,7 @@ impl Drains {
             let started = Instant::now();
             while weak.strong_count() > 0 {
                 if started.elapsed() > limit && !cancelled.is_cancelled() {
-                    tracing::warn!(%plugin, release = number, "the calls that did not end within the drain time are cancelled");
+                    tracing::warn!(%plugin, release = number, "cancelling the calls that exceed the drain time");
                     cancelled.cancel();
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;

@@ -2,8 +2,8 @@
 //!
 //! Every call gets a fresh instance from a pool whose size follows the concurrency limit. The epoch advances every
 //! [`TICK`]. At each tick a running guest yields to the executor, waits for a time slice if it ran for longer
-//! (`capability::cpu_scheduler`), and is stopped when its CPU time is used up. CPU time of a host function counts as soon as the
-//! guest continues.
+//! (`capability::cpu_scheduler`), and is stopped when its CPU time is used up. CPU time of a host function counts as
+//! soon as the guest continues.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ const WASM_STACK: usize = 512 * 1024;
 const FIBER_STACK: usize = 1024 * 1024;
 /// The maximum number of handles of a guest's own resources, each of which takes host memory.
 const MAX_HANDLES: usize = 10_000;
-/// The maximum parts of one component. The pool has this many for each call that may run, so that a call that has a call
-/// slot always finds an instance: plugins compete for call slots only.
+/// The maximum parts of one component. The pool has this many for each call that may run, so that a call that has a
+/// call slot always finds an instance: plugins compete for call slots only.
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
@@ -114,8 +114,8 @@ impl PluginEngine {
     }
 }
 
-/// Creates an engine that compiles for a [`PluginEngine`] in another process. It runs nothing and has no pool, which would
-/// reserve far more addresses than a process with a limit has.
+/// Creates an engine that compiles for a [`PluginEngine`] in another process. It runs nothing and has no pool, which
+/// would reserve far more addresses than a process with a limit has.
 pub(super) fn compiling() -> Result<Engine> {
     start(&settings())
 }
@@ -125,7 +125,8 @@ fn start(settings: &Config) -> Result<Engine> {
 }
 
 fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
-    // Newly reserved call slots may be taken before the shared ones that they came from are free: at most half as many again.
+    // Newly reserved call slots may be taken before the shared ones that they came from are free: at most half as many
+    // again.
     let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2).saturating_add(DEPLOY_SLOTS);
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
@@ -178,5 +179,6 @@ fn start_clock(engine: &Engine) -> Result<()> {
         .map_err(|error| Error::internal("the epoch thread does not start").with_source(error))
 }
 
-/// How long a declaration (`describe`, `routes`, `migrations`) may take. It only returns constants, so this is generous.
+/// How long a declaration (`describe`, `routes`, `migrations`) may take. It only returns constants, so this is
+/// generous.
 pub(super) const DECLARATION_TIME: Duration = Duration::from_secs(2);

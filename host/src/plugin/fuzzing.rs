@@ -1,6 +1,6 @@
-//! The entry points for fuzzers (`tests/fuzz`), in no other build: the checks of a deploy's stages and of a response, each
-//! alone and with plain data. Owns nothing and checks nothing itself: the fuzz targets state what must hold. Never runs a
-//! guest.
+//! The entry points for fuzzers (`tests/fuzz`), in no other build: the checks of a deploy's stages and of a response,
+//! each alone and with plain data. Owns nothing and checks nothing itself: the fuzz targets state what must hold. Never
+//! runs a guest.
 
 use bytes::Bytes;
 
@@ -78,7 +78,8 @@ pub async fn signatures(
     Ok((verified.signed_by, verified.notes))
 }
 
-/// Compiles components as the child process does, but in this process and without its limits; links them as a deploy does.
+/// Compiles components as the child process does, but in this process and without its limits; links them as a deploy
+/// does.
 pub struct Compiler(PluginEngine);
 
 impl Compiler {

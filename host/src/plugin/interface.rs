@@ -1,5 +1,5 @@
-//! The wasmtime bindings of the roles of a plugin. A component exports the interfaces of its roles; the host looks for each
-//! role separately.
+//! The wasmtime bindings of the roles of a plugin. A component exports the interfaces of its roles; the host looks for
+//! each role separately.
 
 #![allow(missing_docs, unreachable_pub, reason = "generated")]
 

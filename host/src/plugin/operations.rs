@@ -1,5 +1,5 @@
-//! The operator's changes to an existing plugin: rollback, pause and resume, new limits, revoking and restoring a grant,
-//! removal. Each change is recorded in the database before it is served, so that a restart finds the same state.
+//! The operator's changes to an existing plugin: rollback, pause and resume, new limits, revoking and restoring a
+//! grant, removal. Each change is recorded in the database before it is served, so that a restart finds the same state.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ impl Registry {
     /// Serves an earlier release again; `None` means the one before the live one. Its tables stay as they are now.
     ///
     /// # Errors
-    /// There is no such release (404), it is already live, it needs a revoked grant, or its routes or migrations conflict
-    /// with the present state. The live release stays live.
+    /// There is no such release (404), it is already live, it needs a revoked grant, or its routes or migrations
+    /// conflict with the present state. The live release stays live.
     pub async fn roll_back(&self, plugin: &PluginName, to: Option<i64>, by: &Initiator) -> Result<Arc<Release>> {
         let _changing = self.live.lock().await;
         self.roll_back_locked(plugin, to, by, json!({})).await

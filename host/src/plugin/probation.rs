@@ -1,5 +1,5 @@
-//! Probation of fresh deploys: for a while the host remembers the release that was live before, so that the supervisor can
-//! roll back by itself. Owns the memory; rolls nothing back.
+//! Probation of fresh deploys: for a while the host remembers the release that was live before, so that the supervisor
+//! can roll back by itself. Owns the memory; rolls nothing back.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

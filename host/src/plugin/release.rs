@@ -1,5 +1,5 @@
-//! A release: one immutable upload, compiled, linked and admitted to its grants, with its routes ready to be served. Owns
-//! the record as it is stored; never changes after it was created.
+//! A release: one immutable upload, compiled, linked and admitted to its grants, with its routes ready to be served.
+//! Owns the record as it is stored; never changes after it was created.
 
 use std::sync::Arc;
 

@@ -68,8 +68,8 @@ impl Registry {
         })
     }
 
-    /// Removes the database that a failed deploy created for a plugin without any release. Otherwise nobody could remove
-    /// it, and later deploys would have to keep migrations that were never released.
+    /// Removes the database that a failed deploy created for a plugin without any release. Otherwise nobody could
+    /// remove it, and later deploys would have to keep migrations that were never released.
     pub(super) async fn remove_unreleased_data(&self, plugin: &PluginName) {
         let removed = match table::find(&self.db, plugin).await {
             Ok(None) => self.data.delete(plugin).await,
@@ -78,12 +78,12 @@ impl Registry {
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
-            tracing::error!(%plugin, error = error.report(), "the database of a plugin without a release was not removed");
+            tracing::error!(%plugin, error = error.report(), "the database of a failed first deploy was not removed");
         }
     }
 
-    /// Deletes releases and records of deploys that the retention policy does not keep. A failure is logged: it costs disk
-    /// space, nothing else.
+    /// Deletes releases and records of deploys that the retention policy does not keep. A failure is logged: it costs
+    /// disk space, nothing else.
     pub(super) async fn collect_releases(&self, plugin: &PluginName) {
         let generation = self.generation();
         let plugins = &generation.plugins;

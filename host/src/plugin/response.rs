@@ -1,5 +1,5 @@
-//! The check of a guest's response: nothing of it reaches a client before. Owns the rules for status, headers, problems and
-//! sizes; does not know how the response is sent.
+//! The check of a guest's response: nothing of it reaches a client before. Owns the rules for status, headers, problems
+//! and sizes; does not know how the response is sent.
 
 use std::io;
 
@@ -65,7 +65,8 @@ impl PluginResponse {
     /// Checks the return value of a guest, and counts a limit that it hit.
     ///
     /// # Errors
-    /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text states the reason, for the plugin's author.
+    /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text states the reason, for the plugin's
+    /// author.
     pub(super) fn check(
         returned: Result<http::Response, http::Problem>,
         limits: &CallLimits,

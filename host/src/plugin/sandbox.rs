@@ -1,8 +1,9 @@
 //! The sandbox: runs each call of a guest in a fresh instance.
 //!
-//! The bulkhead admits the call. Memory, CPU time and host calls are limited from inside, and a deadline covers the whole
-//! call, host calls included. Afterwards the instance is gone with everything it held. `description` asks a component for
-//! its declaration and `smoke_test` tests a new release; both use call slots of their own. `execution` runs the guest code.
+//! The bulkhead admits the call. Memory, CPU time and host calls are limited from inside, and a deadline covers the
+//! whole call, host calls included. Afterwards the instance is gone with everything it held. `description` asks a
+//! component for its declaration and `smoke_test` tests a new release; both use call slots of their own. `execution`
+//! runs the guest code.
 
 mod description;
 mod execution;
@@ -105,8 +106,8 @@ impl Sandbox {
         self.deploy_slots.acquire().await.map_err(Error::internal)
     }
 
-    /// Runs a request. Returns the outcome with its duration, without the time in the queue. `ready` is checked last before
-    /// the guest runs.
+    /// Runs a request. Returns the outcome with its duration, without the time in the queue. `ready` is checked last
+    /// before the guest runs.
     ///
     /// # Errors
     /// The plugin is busy (503), or `ready` fails. Within the outcome: it trapped, hit a limit or returned an invalid

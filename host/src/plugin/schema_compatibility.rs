@@ -1,7 +1,7 @@
 //! Schema compatibility: which releases can run on which state of a plugin's tables. Migrations only go forward, so an
-//! earlier release after a rollback, or the live release during a deploy, can meet tables that are newer than itself. Each
-//! migration therefore names the oldest migration whose releases can run on its result (expand first, contract in a later
-//! release). Owns the rules; applies no migration.
+//! earlier release after a rollback, or the live release during a deploy, can meet tables that are newer than itself.
+//! Each migration therefore names the oldest migration whose releases can run on its result (expand first, contract in
+//! a later release). Owns the rules; applies no migration.
 
 use serde::{Deserialize, Serialize};
 

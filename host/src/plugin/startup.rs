@@ -1,5 +1,5 @@
-//! The start of a host: opens the registry, settles the deploys that the last end of this node interrupted, and loads every
-//! plugin that was live, paused or on trial.
+//! The start of a host: opens the registry, settles the deploys that the last end of this node interrupted, and loads
+//! every plugin that was live, paused or on trial.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,5 @@
-//! Trials: a canary starts with a deploy, is compared while it runs, and ends by promotion, by an operator's abort, or by
-//! the host's own abort when it is certainly worse. Acts on the comparisons that `canary` makes.
+//! Trials: a canary starts with a deploy, is compared while it runs, and ends by promotion, by an operator's abort, or
+//! by the host's own abort when it is certainly worse. Acts on the comparisons that `canary` makes.
 
 use std::sync::Arc;
 
@@ -99,8 +99,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges every trial: aborts it if the candidate is worse, and starts its next step once the present one lasted long
-    /// enough.
+    /// Judges every trial: aborts it if the candidate is worse, and starts its next step once the present one lasted
+    /// long enough.
     pub(super) async fn judge_trials(&self) -> Result<()> {
         let canaries: Vec<PluginName> = self.generation().plugins.canaries.keys().cloned().collect();
         for plugin in canaries {

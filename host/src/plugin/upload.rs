@@ -43,8 +43,9 @@ pub struct Upload {
     pub id: Option<String>,
     /// Set to start a trial next to the live release; `None` replaces the live release.
     pub canary: Option<Plan>,
-    /// Set when the file comes from the host's own tables and is the file of this release. Its signatures are not checked
-    /// again, and the deploy fails unless this release is still the live one when the deploy gets the change lock.
+    /// Set when the file comes from the host's own tables and is the file of this release. Its signatures are not
+    /// checked again, and the deploy fails unless this release is still the live one when the deploy gets the change
+    /// lock.
     pub redeploys: Option<i64>,
 }
 
@@ -78,7 +79,8 @@ pub struct Deployed {
     pub notes: Vec<String>,
     /// The release that was live before.
     pub replaced: Option<i64>,
-    /// Whether the same file with the same grants, limits, mount and settings was already live, so that nothing changed.
+    /// Whether the same file with the same grants, limits, mount and settings was already live, so that nothing
+    /// changed.
     pub unchanged: bool,
     /// Whether the release is on trial next to the live one.
     pub on_trial: bool,

@@ -22,7 +22,8 @@ use crate::plugin::artifact::{Digest, invalid, printable};
 
 /// The number of compiler threads.
 const THREADS: &str = "2";
-/// The address space that the allocator reserves at a time, in KiB. Its default of 1 GiB would be half of the child's limit.
+/// The address space that the allocator reserves at a time, in KiB. Its default of 1 GiB would be half of the child's
+/// limit.
 const ARENA_KIB: &str = "32768";
 /// The number of bytes that are read of the child's standard error.
 const STDERR_BYTES: u64 = 4 * 1024;
@@ -169,7 +170,7 @@ impl ChildCompiler {
                 format!("more memory than plugins.compile_memory_bytes allows ({} bytes)", self.memory_bytes)
             }
             Limit::MachineCode => format!(
-                "more memory than plugins.compile_memory_bytes allows ({} bytes, of which the machine code may take {})",
+                "more memory than plugins.compile_memory_bytes allows ({} bytes, of which machine code may take {})",
                 self.memory_bytes, self.machine_code_bytes
             ),
             Limit::Cpu => format!("more CPU time than plugins.compile_cpu_time allows ({})", format_duration(cpu_time)),

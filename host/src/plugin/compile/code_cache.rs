@@ -1,8 +1,9 @@
-//! The code cache: compiled components on disk, in `compiled/` of the data directory, so that a restart compiles nothing.
+//! The code cache: compiled components on disk, in `compiled/` of the data directory, so that a restart compiles
+//! nothing.
 //!
-//! A file is loaded only if this host wrote it, for this digest and this engine: its MAC is an HMAC over all three, with a
-//! key that is stored next to the directory. Any other file under one of these names is reported, removed and compiled
-//! again. A lost file costs only the time to compile it, so an error of the disk never fails a deploy.
+//! A file is loaded only if this host wrote it, for this digest and this engine: its MAC is an HMAC over all three,
+//! with a key that is stored next to the directory. Any other file under one of these names is reported, removed and
+//! compiled again. A lost file costs only the time to compile it, so an error of the disk never fails a deploy.
 
 mod key;
 

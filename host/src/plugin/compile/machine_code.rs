@@ -7,8 +7,8 @@ use wasmtime::component::Component;
 pub(super) struct MachineCode(Vec<u8>);
 
 impl MachineCode {
-    /// Accepts bytes that are unmodified output of `Engine::precompile_component`: output of the compiler, or a file whose
-    /// MAC was checked over these very bytes. [`load`](Self::load) relies on it.
+    /// Accepts bytes that are unmodified output of `Engine::precompile_component`: output of the compiler, or a file
+    /// whose MAC was checked over these very bytes. [`load`](Self::load) relies on it.
     pub(super) fn trusted(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -25,9 +25,9 @@ impl MachineCode {
 
     #[allow(unsafe_code, reason = "wasmtime trusts machine code; this type is the proof that it may")]
     pub(super) fn load(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        // SAFETY: the bytes are unmodified output of `Engine::precompile_component`. They come either from a child process
-        // of this same program, through a pipe that no other process holds, or from a file whose HMAC was checked over
-        // these very bytes, so that a later change of the file has no effect.
+        // SAFETY: the bytes are unmodified output of `Engine::precompile_component`. They come either from a child
+        // process of this same program, through a pipe that no other process holds, or from a file whose HMAC was
+        // checked over these very bytes, so that a later change of the file has no effect.
         unsafe { Component::deserialize(engine, &self.0) }
     }
 }

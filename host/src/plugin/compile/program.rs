@@ -1,5 +1,6 @@
-//! The program of the child process: limits itself, reads a component, writes machine code. It opens no file of the host and
-//! knows neither the configuration nor the database, so that an attacker who exploits the compiler finds nothing else.
+//! The program of the child process: limits itself, reads a component, writes machine code. It opens no file of the
+//! host and knows neither the configuration nor the database, so that an attacker who exploits the compiler finds
+//! nothing else.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -97,14 +98,15 @@ fn apply(limits: &ChildLimits) -> io::Result<()> {
     setrlimit(Resource::Cpu, at(limits.cpu_seconds, limits.cpu_seconds.saturating_add(1)))?;
     setrlimit(Resource::Core, at(0, 0))?;
     if cfg!(target_os = "linux") {
-        // If the machine runs out of memory, the kernel should kill this process first. Some containers forbid this setting.
+        // If the machine runs out of memory, the kernel should kill this process first. Some containers forbid this
+        // setting.
         let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     }
     Ok(())
 }
 
-/// Starts a thread that exits with the host. The host keeps its end of standard input open as long as it waits. If the host
-/// is killed, that end closes, and the child does not continue alone until its CPU time is used up.
+/// Starts a thread that exits with the host. The host keeps its end of standard input open as long as it waits. If the
+/// host is killed, that end closes, and the child does not continue alone until its CPU time is used up.
 fn exit_with_the_host() -> io::Result<()> {
     let wait = || {
         let _ = io::stdin().read(&mut [0]);

@@ -38,8 +38,8 @@ pub(super) struct PluginState {
 }
 
 impl Registry {
-    /// The stage `conflicts`: links the component, checks its routes and migrations against the present ones, and admits
-    /// it to its grants.
+    /// The stage `conflicts`: links the component, checks its routes and migrations against the present ones, and
+    /// admits it to its grants.
     pub(super) async fn check_conflicts(&self, proposal: &Proposal) -> Result<Admission> {
         let Proposal { plugin, mount, grants, steps, .. } = proposal;
         let linked = LinkedComponent::new(&self.engine, &proposal.artifact, grants)?;

@@ -22,9 +22,9 @@ pub(super) enum Stop {
     Failed(wasmtime::Error),
 }
 
-/// Runs guest code. Epochs do not see time inside host calls, so the deadline covers everything; when it passes, dropping
-/// the work cancels the host call that it waits in. The guest holds its time slice and uses CPU time only while it runs,
-/// not while it waits.
+/// Runs guest code. Epochs do not see time inside host calls, so the deadline covers everything; when it passes,
+/// dropping the work cancels the host call that it waits in. The guest holds its time slice and uses CPU time only
+/// while it runs, not while it waits.
 pub(super) async fn run_until<T>(
     slot: &CpuSlot,
     stats: &CallStats,
@@ -45,8 +45,8 @@ pub(super) async fn run_until<T>(
 }
 
 impl Stop {
-    /// Returns how the types of an export differ from those of the host. wasmtime finds this when it creates an instance,
-    /// and reports neither a trap nor a backtrace, as it does for errors in a start function.
+    /// Returns how the types of an export differ from those of the host. wasmtime finds this when it creates an
+    /// instance, and reports neither a trap nor a backtrace, as it does for errors in a start function.
     pub(super) fn type_mismatch(&self) -> Option<String> {
         let Self::Failed(error) = self else { return None };
         let ran = error.is::<Trap>() || error.is::<WasmBacktrace>() || error.is::<PoolConcurrencyLimitError>();

@@ -1,14 +1,17 @@
-//! The signature policy of a host, applied before anything else is done with a file. Hashing and checking take milliseconds
-//! and run no code of the file, so where signatures are required the compiler never sees an untrusted file.
+//! The signature policy of a host, applied before anything else is done with a file. Hashing and checking take
+//! milliseconds and run no code of the file, so where signatures are required the compiler never sees an untrusted
+//! file.
 //!
-//! A signature of a trusted key must be valid even where none is required: an invalid one shows that the file was altered.
-//! A signature of any other key proves nothing and is not checked. One valid signature of a trusted key is enough.
+//! A signature of a trusted key must be valid even where none is required: an invalid one shows that the file was
+//! altered. A signature of any other key proves nothing and is not checked. One valid signature of a trusted key is
+//! enough.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ComponentDigest, InvalidSignature, Signature, SignedFile, Unreadable};
+use super::format::{ComponentDigest, InvalidSignature, Signature};
+use super::section::{SignedFile, Unreadable};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
@@ -59,7 +62,8 @@ impl Policy {
         check_header(file)?;
         let signed = match SignedFile::read(file) {
             Ok(signed) => signed,
-            // A file that is not a component has no signatures. Where none is required, the compiler reports the error better.
+            // A file that is not a component has no signatures. Where none is required, the compiler reports the error
+            // better.
             Err(Unreadable::Preamble | Unreadable::Cut(_)) if !self.required && detached.is_empty() => {
                 return Ok(VerifiedSignatures::default());
             }
@@ -93,14 +97,14 @@ impl Policy {
         match (self.required, untrusted.is_empty()) {
             (true, true) => Err(Error::forbidden(
                 code::SIGNATURE_MISSING,
-                "The file is not signed, and this host accepts only files that a trusted key signed. Sign it with `wharf plugin \
-                 sign FILE --key KEYFILE`, or give its signature with --signature FILE.sig",
+                "The file is not signed, and this host accepts only files that a trusted key signed. Sign it with `wharf \
+                 plugin sign FILE --key KEYFILE`, or give its signature with --signature FILE.sig",
             )),
             (true, false) => Err(Error::forbidden(
                 code::SIGNATURE_UNTRUSTED,
                 format!(
-                    "The file is signed only by keys that this host does not trust: {}. Have it signed with a trusted key, \
-                     or add its key to plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS)",
+                    "The file is signed only by keys that this host does not trust: {}. Have it signed with a trusted \
+                     key, or add its key to plugins.trusted_keys (WHARF_PLUGIN_TRUSTED_KEYS)",
                     untrusted.join(", ")
                 ),
             )),
@@ -135,8 +139,8 @@ fn refused(trusted: &TrustedKey, error: InvalidSignature) -> Error {
 
 fn too_old(trusted: &TrustedKey, signature: &Signature, max_age: Duration) -> String {
     format!(
-        "The signature of {trusted} is from {}, which is longer ago than plugins.signature_max_age allows ({}). Sign the \
-         file again with `wharf plugin sign FILE --key KEYFILE`",
+        "The signature of {trusted} is from {}, which is longer ago than plugins.signature_max_age allows ({}). Sign \
+         the file again with `wharf plugin sign FILE --key KEYFILE`",
         signature.at,
         humantime::format_duration(max_age)
     )
@@ -144,7 +148,7 @@ fn too_old(trusted: &TrustedKey, signature: &Signature, max_age: Duration) -> St
 
 #[cfg(test)]
 mod tests {
-    use super::super::PrivateKey;
+    use super::super::private_key::PrivateKey;
     use super::*;
     use crate::clock::Random;
 

@@ -1,5 +1,5 @@
-//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them. Only people who sign files have one;
-//! a host never reads it.
+//! Private keys: PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes them. Only people who sign files have
+//! one; a host never reads it.
 
 use std::fmt;
 

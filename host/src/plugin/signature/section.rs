@@ -1,17 +1,18 @@
-//! Signatures inside a file: one custom section each, named `wharf:signature`, after all other sections. Owns the boundary
-//! between a component and its signatures; reads no other section.
+//! Signatures inside a file: one custom section each, named `wharf:signature`, after all other sections. Owns the
+//! boundary between a component and its signatures; reads no other section.
 //!
-//! Only the top level is scanned, section by section, because the bytes of a signature could also occur in a data segment.
-//! Other sections are skipped unread: the compiler, which gets the file later, checks whether they are a component.
+//! Only the top level is scanned, section by section, because the bytes of a signature could also occur in a data
+//! segment. Other sections are skipped unread: the compiler, which gets the file later, checks whether they are a
+//! component.
 
-use super::{LEN, MAX_SIGNATURES, Malformed, Signature};
+use super::format::{LEN, MAX_SIGNATURES, Malformed, Signature};
 use crate::public_key::PublicKey;
 
 /// The name of the section.
 const NAME: &[u8] = b"wharf:signature";
 
-/// The beginning of a signature section: a custom section (0), its size in LEB128, the length of its name. The payload has
-/// a fixed length, so there is exactly one valid encoding, and any other one is refused.
+/// The beginning of a signature section: a custom section (0), its size in LEB128, the length of its name. The payload
+/// has a fixed length, so there is exactly one valid encoding, and any other one is refused.
 const HEAD: [u8; 4] = [0, 0x80 | (SIZE % 128) as u8, (SIZE / 128) as u8, NAME.len() as u8];
 const SIZE: usize = 1 + NAME.len() + LEN;
 const _: () = assert!(SIZE >= 128 && SIZE < 128 * 128 && NAME.len() < 128, "the size takes two bytes");
@@ -149,7 +150,8 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{ComponentDigest, PrivateKey};
+    use super::super::format::ComponentDigest;
+    use super::super::private_key::PrivateKey;
     use super::*;
     use crate::clock::{Random, Timestamp};
 

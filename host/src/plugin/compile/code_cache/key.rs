@@ -21,7 +21,7 @@ pub(super) fn open(data_dir: &Path, random: &Random) -> Result<[u8; BYTES]> {
         Ok(file) => match read(file).map_err(failed)? {
             Some(key) => return Ok(key),
             None => {
-                tracing::warn!(file = %path.display(), "the key of the code cache is damaged or readable by others; it is replaced")
+                tracing::warn!(file = %path.display(), "replacing a damaged or exposed key of the code cache")
             }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
