@@ -135,7 +135,7 @@ impl Mailer {
     /// Adds a mail to the queue.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn enqueue(&self, mail: &Mail) -> Result<()> {
         let payload =
             serde_json::to_string(mail).map_err(|error| Error::internal("a mail's payload").with_source(error))?;
@@ -147,7 +147,7 @@ impl Mailer {
     /// Returns the recovery mail of an account with a working link, as a preview for a superuser. Does not send it.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn preview_recovery(&self, user: &User) -> Result<Message> {
         let token = self.0.auth.issue_reset_token(user.id).await?;
         self.0.templates.recovery(&user.email, &token)

@@ -167,7 +167,7 @@ impl Error {
         error
     }
 
-    /// Adds findings to an error of any kind, so that programs need not parse its text.
+    /// Adds findings to an error of another kind than [`Kind::Invalid`], so that programs need not parse its text.
     #[must_use]
     pub fn with_findings(mut self, findings: Vec<FieldError>) -> Self {
         self.0.findings = findings;

@@ -3,6 +3,9 @@
 //! A request passes one way: `server` (connections, limits) → `dispatch` (route, body, access, validation) → a handler
 //! of the host (`http::resource`) or a plugin call (`plugin_call`) → `reply` or `problem` → the client. Host routes and
 //! plugin routes share everything before the handler.
+//!
+//! Limits of requests: connections, headers and times in `server`, one body in `body`, all bodies together in
+//! `body_memory`, open files in `static_files`.
 
 mod access;
 mod body;

@@ -52,7 +52,7 @@ impl Auth {
     /// Returns the account with this address, ignoring case.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>> {
         Ok(self.find_by_email(email).await?.map(User::from))
     }
@@ -60,7 +60,7 @@ impl Auth {
     /// Returns a page of all accounts, newest first, and the total number.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn users(&self, skip: i64, limit: i64) -> Result<(Vec<User>, i64)> {
         let count = db::user::count(&self.0.db).await?;
         let rows = db::user::list(&self.0.db, skip, limit).await?;

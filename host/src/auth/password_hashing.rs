@@ -1,5 +1,5 @@
-//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs 64
-//! MiB and a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may
+//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs
+//! 64 MiB and a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may
 //! sign in, and stores nothing.
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ impl Auth {
     /// Issues a URL-safe token to set the user's password.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn issue_reset_token(&self, user: UserId) -> Result<Secret> {
         let token: [u8; LEN] = self.0.random.bytes()?;
         let now = self.0.clock.now();

@@ -162,7 +162,7 @@ impl Auth {
     /// Ends the caller's session.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn sign_out(&self, caller: &Caller) -> Result<()> {
         self.revoke_session(caller.user.id, caller.session).await.map(drop)
     }
@@ -170,7 +170,7 @@ impl Auth {
     /// Returns the sessions of a user that have not expired, newest first.
     ///
     /// # Errors
-    /// The database.
+    /// The database fails.
     pub async fn sessions(&self, user: UserId) -> Result<Vec<Session>> {
         let rows = session::list(&self.0.db, user, self.0.clock.now()).await?;
         Ok(rows.into_iter().map(Session::from).collect())

@@ -1,9 +1,8 @@
 //! The stable error codes of problem responses: the only declaration of each code, its HTTP statuses and its meaning.
 //!
-//! A released code keeps its meaning. To add a code, add one entry here and run `WHARF_UPDATE_DOCS=1 cargo test -p
-//! wharf-tests --test wharf architecture`, which rewrites the table in `host/ARCHITECTURE.md`. Debug builds check in
-//! `http::problem` that a code is only sent with a status that is declared here. Plugins add codes of their own, which
-//! their authors document.
+//! A released code keeps its meaning. To add a code, add one entry here and rewrite the table in `host/ARCHITECTURE.md`:
+//! `WHARF_UPDATE_DOCS=1 cargo test -p wharf-tests --test wharf architecture`. Debug builds check in `http::problem` that
+//! a code is only sent with a status that is declared here. Plugins add their own codes, which their authors document.
 
 use std::borrow::Cow;
 use std::fmt;

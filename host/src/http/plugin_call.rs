@@ -71,13 +71,13 @@ pub(super) async fn respond(
         return response(cached.status, &cached.headers, cached.body.clone());
     }
     let ticket = release.cache.ticket();
-    let (reply, answer) = run(registry, budget, call).await?;
-    if let Some(answer) = answer
-        && answer.status == 200
+    let (reply, cacheable) = run(registry, budget, call).await?;
+    if let Some(cacheable) = cacheable
+        && cacheable.status == 200
     {
         let ttl = Duration::from_millis(policy.ttl_ms.into());
-        // The tags were checked at the deploy, so this cannot fail.
-        let _ = release.cache.store_response(&key, answer, ttl, &policy.tags, ticket);
+        // The tags were checked at the deploy. A response that is larger than the cache is not cached.
+        let _ = release.cache.store_response(&key, cacheable, ttl, &policy.tags, ticket);
     }
     Ok(reply)
 }

@@ -98,8 +98,8 @@ struct DeployQuery {
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1))]
     minimum: Option<u64>,
-    /// A detached signature in addition to those in the file: a line of a `.sig` file of `wharf plugin sign
-    /// --detached`. Repeatable.
+    /// A detached signature in addition to those in the file: a line of a `.sig` file that
+    /// `wharf plugin sign --detached` wrote. Repeatable.
     #[serde(default)]
     signature: Vec<String>,
     /// The required SHA-256 of the file in hexadecimal. Any other file is refused.

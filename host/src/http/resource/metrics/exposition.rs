@@ -9,8 +9,7 @@ use crate::error::{Error, Result};
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
-/// The observations of one histogram. The upper bounds of the buckets are inclusive, and each count is the bucket's
-/// own.
+/// The observations of one histogram. Each bucket has its upper bound and its own count, which is not cumulative.
 #[derive(Debug)]
 pub(super) struct Histogram {
     pub(super) sum: f64,

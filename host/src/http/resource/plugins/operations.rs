@@ -99,7 +99,7 @@ struct ReleasesPublic {
 
 #[derive(Deserialize, JsonSchema)]
 struct RollbackQuery {
-    /// The number of the release; without: the one before the live one.
+    /// The number of the release. Default: the release before the live one.
     #[serde(default)]
     #[schemars(with = "i64", range(min = 1))]
     release: Option<i64>,
