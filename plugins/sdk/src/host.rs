@@ -1,8 +1,8 @@
-//! The host's interfaces, one for each capability. Only this module knows which side answers a call.
+//! The host's interfaces, one for each capability. Only this module knows which side handles a call.
 //!
 //! A component calls the imports of [`crate::bindings`]. Native tests (the feature `testing`) call a stand-in in their
-//! own process, which has the same functions over the same types. A native build without that feature has nobody to
-//! call: there the generated imports panic.
+//! own process, which has the same functions over the same types. A native build without that feature has no
+//! host: there the generated imports panic.
 //!
 //! The capability modules build on this module, and `testing` builds on both. Nothing below imports them.
 

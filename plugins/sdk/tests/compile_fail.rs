@@ -19,7 +19,11 @@ fn mistakes_are_explained_where_they_were_made() {
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.arg0("sdk").env(CHILD, "1").env_remove("RUSTC_WORKSPACE_WRAPPER").env_remove("CLIPPY_ARGS");
+    child
+        .arg0("wharf-sdk-compile-fail")
+        .env(CHILD, "1")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("CLIPPY_ARGS");
     child.args(["compile_fail::mistakes_are_explained_where_they_were_made", "--exact", "--nocapture"]);
     let output = child.output().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();

@@ -1,7 +1,6 @@
 //! The imports and exports of the components in `plugins/`. The operator must grant every import of `wharf:`, so a
 //! component must not import a capability that its code does not use.
 
-use crate::support::{target_directory, without_build_variables};
 use std::process::Command;
 use wasmparser::{Parser, Payload};
 
@@ -15,29 +14,17 @@ struct Component {
     memory: u64,
 }
 
-/// Builds the plugins where `make plugins` does and with the same arguments, so that after it there is nothing to
-/// build.
+/// Builds the plugins in the directory of the running build, with the arguments and the environment of `make plugins`, so
+/// that after it there is nothing to build. Cargo has released that directory before it runs tests.
 fn build() -> impl Fn(&str) -> Component {
-    let target = target_directory();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    without_build_variables(&mut cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--lib",
-            "--profile",
-            "plugin",
-            "--target",
-            "wasm32-wasip2",
-            "-p",
-            "hello",
-            "-p",
-            "items",
-        ])
+    let program = std::env::current_exe().unwrap();
+    let target = program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap().to_owned();
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args("build --quiet --lib --profile plugin --target wasm32-wasip2 -p hello -p items".split(' '))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .env("CARGO_TARGET_DIR", &target);
-    let status = cargo.status().unwrap();
-    assert!(status.success(), "the plugins do not build; is the target wasm32-wasip2 installed?");
+        .env("CARGO_TARGET_DIR", &target)
+        .status();
+    assert!(status.unwrap().success(), "the plugins do not build; is the target wasm32-wasip2 installed?");
     move |plugin| inspect(&std::fs::read(target.join(format!("wasm32-wasip2/plugin/{plugin}.wasm"))).unwrap())
 }
 

@@ -7,4 +7,3 @@ mod component;
 mod consistency;
 mod openapi;
 mod requests;
-mod support;

@@ -40,10 +40,10 @@ pub(crate) struct CacheEntry {
     pub(crate) tags: Vec<String>,
 }
 
-/// A function that answers the requests to one server.
+/// A function that handles the requests to one server.
 pub(crate) type Handler = dyn Fn(&Request) -> Result<Response, Error>;
 
-/// Another server: an origin that the grant would allow, and the function that answers for it.
+/// Another server: an origin that the grant would allow, and the function that handles its requests.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) origin: String,
