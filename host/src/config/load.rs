@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         for part in [
             "wharf.toml:2: plugins.trusted_keys",
-            "key 1 has not the length of a key; was all of it copied?",
+            "key 1 does not have the length of a key; was all of it copied?",
             "key 3 has the name of another key",
             "key 4 is a duplicate",
             "key 5 has a name that is not 1 to 64 letters",
