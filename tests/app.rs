@@ -4,7 +4,7 @@ use wharf::app::{App, Deployment, Environment};
 use wharf::plugin::Compile;
 
 use crate::support::host::PASSWORD;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Backend, Client, Component, Setup, TestHost};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

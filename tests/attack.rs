@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
 use crate::support::postgres::{self, TestDatabase};
-use crate::support::process::{Holdings, Process, home};
+use crate::support::process::{Process, ProcessResources, home};
 use crate::support::{Backend, Client, Component, TestResponse};
 
 /// The number of attacks that run at once. It does not depend on the machine, because each attack may take gigabytes.
@@ -204,7 +204,7 @@ impl Arena {
     async fn measure(&mut self, name: &str, counted: CountedBy, attack: &impl AsyncFn(&Self)) -> (Duration, Duration) {
         let quiet_before = self.neighbour(calls()).await;
         let before = self.count(counted).await;
-        let holdings = self.process.holdings();
+        let resources = self.process.resources();
         let (over, completed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let asking = {
             let (client, over, completed) = (self.process.client(), Arc::clone(&over), Arc::clone(&completed));
@@ -233,7 +233,7 @@ impl Arena {
         assert!(self.process.child.try_wait().unwrap().is_none(), "{name}: the host has ended: {}", self.process.log());
         let after = self.count(counted).await;
         assert!(after > before, "{name}: {counted:?} did not count the attack: {before} → {after}");
-        self.wait_until_recovered(&holdings, name).await;
+        self.wait_until_recovered(&resources, name).await;
         (during, quiet_before.max(self.neighbour(calls()).await).max(MIN_P99))
     }
 
@@ -258,7 +258,7 @@ impl Arena {
 
     /// Waits until no call runs or waits, no resource is held, and the process is as large as before, apart from pooled
     /// memory, threads and file descriptors.
-    async fn wait_until_recovered(&self, before: &Holdings, name: &str) {
+    async fn wait_until_recovered(&self, before: &ProcessResources, name: &str) {
         let zero = [
             "wharf_calls_running",
             "wharf_calls_waiting",
@@ -274,7 +274,7 @@ impl Arena {
             samples.retain(|(key, value)| {
                 *value != 0.0 && zero.iter().any(|zero| key == zero || key.starts_with(&format!("{zero}{{")))
             });
-            let now = self.process.holdings();
+            let now = self.process.resources();
             let near = now.threads <= before.threads + 40
                 && now.descriptors <= before.descriptors + 24
                 && now.resident_kib <= before.resident_kib + 96 * 1024;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::Component;
 use crate::support::host::{CHAMELEON, SUPERUSER};
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::process::{Process, home, wharf};
 use crate::support::program::program;
 

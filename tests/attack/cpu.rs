@@ -3,7 +3,7 @@
 use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, CountedBy};
 use crate::support::Component;
-use crate::support::patience::until;
+use crate::support::polling::until;
 
 const LOOP: &str = "(loop $again (br $again))";
 

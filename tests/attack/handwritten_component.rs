@@ -1,7 +1,7 @@
 //! Attackers that no compiler would produce: a plugin with one public route whose core module is written by hand.
 
 use crate::support::Component;
-use crate::support::component::Raw;
+use crate::support::component::RawPlugin;
 
 /// Optional parts of an attacker's component.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(super) fn attacker(handle: &str, parts: &GuestParts) -> Component {
     // A response of 200 without headers and body.
     let response = words(&[0, 200, 0, 0, 0, 0, 0, 0, 0, 0]);
     let GuestParts { items, options, before, with, imports } = parts;
-    Component::raw(&Raw {
+    Component::raw(&RawPlugin {
         before,
         with,
         options,

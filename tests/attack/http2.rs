@@ -1,10 +1,10 @@
 //! HTTP/2: clients that flood a host with hostile frames. `http::response_body` also tests clients that do not read.
 
 use super::{Arena, CountedBy};
-use crate::support::frames::{
+use crate::support::http2_frames::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, Wire, frame, head, header,
 };
-use crate::support::patience::until;
+use crate::support::polling::until;
 
 /// The default window size of HTTP/2 peers.
 const WINDOW: u32 = 65_535;

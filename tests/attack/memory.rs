@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, CountedBy};
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Component, TestResponse};
 
 async fn arena() -> Arena {

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{Arena, CountedBy};
-use crate::support::patience::until;
+use crate::support::polling::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_waits_are_ended() {

@@ -12,7 +12,7 @@ use super::{Process, home};
 use crate::plugin::compile::compiler_processes;
 use crate::plugin::liar;
 use crate::support::files::files;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 use crate::support::{Client, Component};
 

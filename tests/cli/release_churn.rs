@@ -32,11 +32,11 @@ async fn a_thousand_release_changes_lose_no_request_and_leak_nothing() {
     for _ in 0..WARM_UP {
         change(&superuser, &builds).await;
     }
-    let before = process.holdings();
+    let before = process.resources();
     for _ in 0..CYCLES {
         change(&superuser, &builds).await;
     }
-    let after = process.holdings();
+    let after = process.resources();
     load.end().await;
     let history = superuser.get("/plugins/liar/history?limit=0").await.ok();
     assert!(history["count"].as_u64() >= Some(1_000), "{history}");

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::support::host::CHAMELEON;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 use crate::support::process::{Process, home};
 use crate::support::{Client, Component};

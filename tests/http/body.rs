@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::{metrics, not_authenticated, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, both};
 
 const JSON_ERROR: &str = "json_invalid: JSON decode error";

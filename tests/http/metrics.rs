@@ -6,7 +6,7 @@ use reqwest::Method;
 use wharf::config::Secret;
 
 use crate::support::host::CHAMELEON;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, TestResponse, both};
 
 both!(calls_are_counted_by_outcome, current_usage_is_reported, removed_plugins_and_releases_have_no_samples);

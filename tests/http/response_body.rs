@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::metrics;
-use crate::support::frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire};
-use crate::support::patience::until;
+use crate::support::http2_frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire};
+use crate::support::polling::until;
 use crate::support::{Setup, TestHost};
 
 /// Starts a host with the given memory for bodies, half of it for responses, and the given timeout for clients that do

@@ -12,7 +12,7 @@ use std::time::Duration;
 use wharf::config::Config;
 use wharf::plugin::Compile;
 
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::program::program;
 use crate::support::{Component, Setup, TestHost, TestResponse};
 

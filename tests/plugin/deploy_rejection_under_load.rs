@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::compile::{bomb, child_compiler, compiler_processes};
 use super::liar;
-use crate::support::component::Raw;
+use crate::support::component::RawPlugin;
 use crate::support::files::files;
 use crate::support::{Component, Load, Setup, TestHost, both};
 
@@ -86,7 +86,7 @@ fn raw(items: &str, first: &str, change: impl FnOnce(&mut [u32; 11])) -> Compone
         (func (export "handle") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) unreachable)
         {items}"#
     );
-    Component::raw(&Raw { core: &core, ..Raw::default() })
+    Component::raw(&RawPlugin { core: &core, ..RawPlugin::default() })
 }
 
 const GIBIBYTE: u32 = 1 << 30;

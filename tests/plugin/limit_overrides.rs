@@ -10,7 +10,7 @@ use super::plugins;
 use super::releases::operate;
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
 
 both!(a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default, limits_belong_to_a_release);

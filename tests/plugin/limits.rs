@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::liar;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, both};
 
 /// Far longer than a test takes.

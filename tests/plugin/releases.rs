@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::liar;
 use crate::http::metrics::samples;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Backend, Component, Setup, TestHost, TestResponse, both};
 
 both!(

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::Connection as _;
 
 use crate::http::metrics::samples;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::{Setup, TestHost, both};
 
 /// Far longer than a test takes.

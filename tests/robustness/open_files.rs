@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::process::{Process, home};
 use crate::support::{Client, Component};
 

@@ -43,7 +43,7 @@ pub(crate) fn cargo() -> Command {
 
 /// The parts of a plugin in WebAssembly text.
 #[derive(Default)]
-pub(crate) struct Raw<'a> {
+pub(crate) struct RawPlugin<'a> {
     /// Items of the component before the core instance.
     pub(crate) before: &'a str,
     /// Items of the core module.
@@ -116,7 +116,7 @@ impl Component {
     }
 
     /// Returns a handwritten plugin, see `tests/guests/raw.wat`.
-    pub(crate) fn raw(raw: &Raw<'_>) -> Self {
+    pub(crate) fn raw(raw: &RawPlugin<'_>) -> Self {
         let parts =
             [(";; BEFORE", raw.before), (";; CORE", raw.core), (";; WITH", raw.with), (";; OPTIONS", raw.options)];
         let text = include_str!("../guests/raw.wat").to_owned();

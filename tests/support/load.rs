@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::task::JoinHandle;
 
 use super::Client;
-use super::patience::until;
+use super::polling::until;
 
 /// Running clients. Each response must be a 200 with one of the given texts.
 pub(crate) struct Load {

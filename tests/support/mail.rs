@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::patience::until;
+use super::polling::until;
 
 /// A mail as its receiver reads it.
 #[derive(Debug, Clone)]

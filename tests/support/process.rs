@@ -11,7 +11,7 @@ use super::Client;
 use super::component::build_components;
 use super::files::files;
 use super::host::{PASSWORD, SUPERUSER};
-use super::patience::until;
+use super::polling::until;
 use super::program::program;
 
 /// Returns a command that runs the program in an empty environment.
@@ -108,8 +108,8 @@ impl Process {
     }
 
     /// Returns its present use of resources.
-    pub(crate) fn holdings(&self) -> Holdings {
-        Holdings::of(self)
+    pub(crate) fn resources(&self) -> ProcessResources {
+        ProcessResources::of(self)
     }
 
     /// Runs a command against this host.
@@ -133,14 +133,14 @@ pub(crate) fn home() -> TempDir {
 
 /// The resources that a process uses.
 #[derive(Debug)]
-pub(crate) struct Holdings {
+pub(crate) struct ProcessResources {
     pub(crate) resident_kib: u64,
     pub(crate) threads: usize,
     pub(crate) descriptors: usize,
     pub(crate) files: usize,
 }
 
-impl Holdings {
+impl ProcessResources {
     fn of(process: &Process) -> Self {
         let proc = format!("/proc/{}", process.child.id());
         let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();

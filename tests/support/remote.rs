@@ -13,7 +13,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use super::patience::until;
+use super::polling::until;
 
 /// The server's reaction to a request.
 #[derive(Clone)]

@@ -76,7 +76,7 @@ async fn an_abandoned_deletion_does_no_harm(fixture: &Fixture) {
                 tokio::task::yield_now().await;
             }
         }
-        crate::support::patience::until("the plugin's database to be usable", async || {
+        crate::support::polling::until("the plugin's database to be usable", async || {
             let database = fixture.data.plugin(&shop).await.ok()?;
             query(&database, "SELECT 1", &[]).await.ok()
         })

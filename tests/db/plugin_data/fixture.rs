@@ -12,7 +12,7 @@ use wharf::db::plugin_data::{DataError, Migration, PluginData, PluginDatabase, R
 use wharf::id::PluginName;
 
 use crate::support::Backend;
-use crate::support::patience::until;
+use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 
 /// The tables that most cases use; the same text for both databases.
