@@ -71,10 +71,6 @@ const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
     // config
     ("host/src", "config/kind.rs", "config/source.rs"),
     ("host/src", "config/reader.rs", "config/source.rs"),
-    // db
-    ("host/src", "db/plugin_data/error.rs", "db/plugin_data/value.rs"),
-    // egress
-    ("host/src", "egress/connection.rs", "egress.rs"),
     // http
     ("host/src", "http/resource/plugins/operations.rs", "http/resource/plugins.rs"),
     // plugin
