@@ -101,7 +101,7 @@ async fn roles_with_other_types_are_rejected_and_the_mismatch_is_named() {
         (export "wharf:plugin/descriptor@0.1.0" (instance $descriptor))
         (export "wharf:plugin/http@0.1.0" (instance $http)))"#;
     let reason = rejected_file(Component::text(text)).await;
-    assert!(reason.starts_with("it was made for another version of Wharf's interfaces: "), "{reason}");
+    assert!(reason.starts_with("it was built for another version of Wharf's interfaces: "), "{reason}");
     assert!(reason.contains("type mismatch"), "{reason}");
 }
 

@@ -75,9 +75,9 @@ pub struct Artifact {
     pub digest: Digest,
     /// Size of the file in bytes.
     pub size: usize,
-    /// Interfaces it imports, in order.
+    /// Interfaces that it imports, in order.
     pub imports: Vec<String>,
-    /// Interfaces it exports.
+    /// Interfaces that it exports.
     pub exports: Vec<String>,
     pub(super) component: Component,
 }

@@ -1,5 +1,5 @@
 //! The bulkhead: how many calls may run at once, of each plugin and of all plugins together. Owns the call slots and
-//! their queues, first come, first served; does not know what a call does.
+//! their queues, first come, first served; does not know the content of a call.
 //!
 //! Half of the call slots are reserved, split evenly among the live plugins; the others are shared. So a plugin always
 //! finds its reserved slots, however many calls the other plugins have.

@@ -120,10 +120,10 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    /// Opens the cache in the data directory.
+    /// Opens the code cache in the data directory.
     ///
     /// # Errors
-    /// The cache cannot be had.
+    /// The code cache cannot be opened.
     pub(super) fn open(engine: &PluginEngine, boot: &Boot, compile: Compile) -> Result<Self> {
         let engine = engine.wasmtime().clone();
         let limits = &boot.config.plugins;

@@ -13,7 +13,7 @@ use crate::db::deploy::{self as table, StoredDeploy};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{PluginName, UserId};
 
-/// The stages of a deploy, in this spec.
+/// The stages of a deploy, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -34,7 +34,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All stages, in spec.
+    /// All stages, in order.
     pub const ALL: [Self; 7] =
         [Self::Check, Self::Compile, Self::Describe, Self::Conflicts, Self::Migrate, Self::Smoke, Self::Swap];
 

@@ -1,5 +1,5 @@
 //! The entry points for fuzzers (`tests/fuzz`), in no other build: the checks of a deploy's stages and of a response,
-//! each alone and with plain data. Owns nothing and checks nothing itself: the fuzz targets state what must hold. Never
+//! each alone and with plain data. Owns nothing and checks nothing itself: the fuzz targets state the properties. Never
 //! runs a guest.
 
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! The limits of a plugin's calls: the settings of the host, unless the operator set others for this plugin. They belong to
-//! a release, as its grants do. The limits of a capability are part of its grant instead.
+//! The limits of a plugin's calls: the settings of the host, unless the operator set others for this plugin. They
+//! belong to a release, as its grants do. The limits of a capability are part of its grant instead.
 
 use std::time::Duration;
 

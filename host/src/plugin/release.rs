@@ -30,9 +30,9 @@ pub struct Release {
     pub record: Record,
     /// Bytes of the component.
     pub size: usize,
-    /// Interfaces it imports.
+    /// Interfaces that it imports.
     pub imports: Vec<String>,
-    /// Its routes, in the order it declared them.
+    /// Its routes, in the order of the declaration.
     pub routes: Vec<ReleaseRoute>,
     /// Its cached responses.
     pub cache: Arc<PluginCache>,
@@ -135,7 +135,7 @@ pub struct ReleaseRoute {
     pub method: String,
     /// The whole path.
     pub template: Template,
-    /// Who may call it.
+    /// The callers that may call it.
     pub access: Access,
     /// Its operation: parameters, body and responses.
     pub operation: Operation,

@@ -1,4 +1,4 @@
-//! The check of a guest's response: nothing of it reaches a client before. Owns the rules for status, headers, problems
+//! The check of a guest's response, which precedes any use of it. Owns the rules for status, headers, problems
 //! and sizes; does not know how the response is sent.
 
 use std::io;

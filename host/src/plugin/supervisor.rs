@@ -1,6 +1,6 @@
-//! The supervisor: what the host does with plugins by itself. It aborts trials that go badly and moves on those that go
-//! well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the server until
-//! it stops.
+//! The supervisor: the automatic actions of the host on plugins. It aborts trials that go badly and moves on those that
+//! go well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the server
+//! until it stops.
 
 use std::sync::PoisonError;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The stages of a deploy that follow the proposal: conflicts, migrate, smoke, swap. Each takes what the earlier ones
-//! returned; the caller holds the change lock and records the stages.
+//! The stages of a deploy that follow the proposal: conflicts, migrate, smoke, swap. Each takes the results of the
+//! earlier ones; the caller holds the change lock and records the stages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::plugin::registry::Registry;
 use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute, compile_routes};
 use crate::plugin::schema_compatibility;
 
-/// What the stage `conflicts` prepared for a release without conflicts.
+/// The results of the stage `conflicts`.
 pub(super) struct Admission {
     linked: LinkedComponent,
     routes: Vec<ReleaseRoute>,

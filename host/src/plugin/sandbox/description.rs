@@ -53,7 +53,7 @@ impl Sandbox {
         let store = || self.store(Arc::clone(&context), Entered::default(), resources(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.type_mismatch().filter(|_| store.data().limits.budget.limit_hit().is_none()) {
-                return invalid(format!("it was made for another version of Wharf's interfaces: {mismatch}"));
+                return invalid(format!("it was built for another version of Wharf's interfaces: {mismatch}"));
             }
             let error = stop.into_error(store.data().limits.budget.limit_hit());
             invalid(format!("it fails when it is asked for its declaration: {error}")).with_internal(error.report())

@@ -1,4 +1,5 @@
-//! The format of a signature: its fields, its bytes, its text form, and the check of a signature. Knows nothing of files.
+//! The format of a signature: its fields, its bytes, its text form, and the check of a signature. Knows nothing of
+//! files.
 //!
 //! A signature has 137 bytes: version (1), public key (32), time in seconds since 1970 (8, big-endian), SHA-256 of the
 //! component (32), Ed25519 signature (64). The Ed25519 signature covers [`DOMAIN`] and all fields before it, so that a
