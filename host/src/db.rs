@@ -32,9 +32,9 @@ use crate::config;
 use crate::error::{Error, Kind, Result, code};
 
 /// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
-/// queries must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second form also
-/// binds `$begin`, the statement that begins a writing transaction, for `pool.begin_with(…)`: on SQLite it takes the write
-/// lock first, because a transaction that reads before it writes can fail on a concurrent writer.
+/// queries must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second form
+/// also binds `$begin`, the statement that begins a writing transaction, for `pool.begin_with(…)`: on SQLite it takes
+/// the write lock first, because a transaction that reads before it writes can fail on a concurrent writer.
 macro_rules! on {
     ($db:expr, $pool:ident => $body:expr) => {
         match $db {
@@ -113,7 +113,8 @@ impl Db {
             .acquire_timeout(config.timeout)
             .connect_with(options)
             .await?;
-        // Two concurrent CREATE SCHEMA IF NOT EXISTS can both fail; sqlx takes its own advisory lock only for migrations.
+        // Two concurrent CREATE SCHEMA IF NOT EXISTS can both fail; sqlx takes its own advisory lock only for
+        // migrations.
         let mut connection = pool.acquire().await?;
         sqlx::query("SELECT pg_advisory_lock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
         let created = sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {HOST_SCHEMA}")))
@@ -165,7 +166,8 @@ fn private_file(file: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(file, Permissions::from_mode(0o600))
 }
 
-/// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains it.
+/// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains
+/// it.
 pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
     PgConnectOptions::from_str(url)
         .map(ConnectOptions::disable_statement_logging)

@@ -1,12 +1,15 @@
-//! Requests that plugins send to other servers. Assume that a plugin is hostile, and the server that it speaks to as well.
+//! Requests that plugins send to other servers. Assume that a plugin is hostile, and the server that it speaks to as
+//! well.
 //!
-//! Owns the SSRF filter (an allowlist of origins, public addresses and granted networks, never this host's own listener) and
-//! the limits of one exchange on time, bytes and concurrency. A name is looked up once per connection, every address in the
-//! result is checked, and the connection goes to one of these. Each redirect is checked like the first request. Never reads
-//! proxies from the environment, keeps no cookies, sends no credentials that the plugin did not give, decompresses nothing.
+//! Owns the SSRF filter (an allowlist of origins, public addresses and granted networks, never this host's own
+//! listener) and the limits of one exchange on time, bytes and concurrency. A name is looked up once per connection,
+//! every address in the result is checked, and the connection goes to one of these. Each redirect is checked like the
+//! first request. Never reads proxies from the environment, keeps no cookies, sends no credentials that the plugin did
+//! not give, decompresses nothing.
 //!
-//! Data passes one way: [`Request`] → `checked_request` → `ssrf_filter` with `origin` (servers) → `resolver` → `ssrf_filter`
-//! with `address` (addresses) → `connection` → [`Response`]; `client` runs these steps. Knows nothing of WebAssembly.
+//! Data passes one way: [`Request`] → `checked_request` → `ssrf_filter` with `origin` (servers) → `resolver` →
+//! `ssrf_filter` with `address` (addresses) → `connection` → [`Response`]; `client` runs these steps. Knows nothing of
+//! WebAssembly.
 
 pub mod address;
 mod checked_request;

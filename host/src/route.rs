@@ -1,8 +1,8 @@
 //! The contract of a route, without HTTP: its path template, the callers that may use it, and the schemas of its input.
 //!
-//! Treats the host's own routes and the plugins' alike: `route::table` finds them by path, `route::operation` compiles an
-//! OpenAPI operation into validators, and `route::finding` describes the input that they refuse. Never names a status code, a
-//! plugin or a handler.
+//! Treats the host's own routes and the plugins' alike: `route::table` finds them by path, `route::operation` compiles
+//! an OpenAPI operation into validators, and `route::finding` describes the input that they refuse. Never names a
+//! status code, a plugin or a handler.
 
 pub mod finding;
 pub mod operation;

@@ -91,8 +91,8 @@ pub struct StoredEntry {
     pub request_id: Option<String>,
 }
 
-/// Returns the actions of operators and the host on a plugin, newest first, and the number of all such entries. Entries that
-/// the plugin recorded itself are left out.
+/// Returns the actions of operators and the host on a plugin, newest first, and the number of all such entries. Entries
+/// that the plugin recorded itself are left out.
 ///
 /// # Errors
 /// The database fails.

@@ -1,5 +1,5 @@
-//! The state of each deploy: one row, written from its first stage on, so that the host finds and reports a deploy that a
-//! crash interrupted.
+//! The state of each deploy: one row, written from its first stage on, so that the host finds and reports a deploy that
+//! a crash interrupted.
 
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
@@ -140,8 +140,8 @@ pub async fn find(db: &Db, id: &str) -> Result<Option<StoredDeploy>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredDeploy>(SQL).bind(id).fetch_optional(pool).await)?)
 }
 
-/// Marks deploys as interrupted and returns them: those that this node was running when it ended, and those of other nodes
-/// without an update since `silent`.
+/// Marks deploys as interrupted and returns them: those that this node was running when it ended, and those of other
+/// nodes without an update since `silent`.
 ///
 /// # Errors
 /// The database fails.

@@ -20,7 +20,8 @@ pub(crate) async fn insert(db: &Db, kind: &str, payload: &str, now: Timestamp) -
     Ok(())
 }
 
-/// Claims the mail that has been due longest until `lease_until`. If this node dies, another node can claim it afterwards.
+/// Claims the mail that has been due longest until `lease_until`. If this node dies, another node can claim it
+/// afterwards.
 pub(crate) async fn claim(db: &Db, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
     macro_rules! claim {
         ($lock:literal) => {

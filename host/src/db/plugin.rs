@@ -1,4 +1,5 @@
-//! Plugins and their state in the host's database: the live release, the canary, whether the plugin is paused or removed.
+//! Plugins and their state in the host's database: the live release, the canary, whether the plugin is paused or
+//! removed.
 
 use super::{Db, on};
 use crate::clock::Timestamp;

@@ -1,7 +1,7 @@
 //! The plugins' databases. Each plugin has a SQLite file, or a PostgreSQL schema with its own login role, that no other
-//! plugin can reach. Owns opening, limits, transactions, migrations and removal. Shares nothing with the host's own tables
-//! except the passwords of the roles. Knows no WebAssembly and no HTTP: `capability::sql` passes statements in, and gets rows
-//! or a [`DataError`] back.
+//! plugin can reach. Owns opening, limits, transactions, migrations and removal. Shares nothing with the host's own
+//! tables except the passwords of the roles. Knows no WebAssembly and no HTTP: `capability::sql` passes statements in,
+//! and gets rows or a [`DataError`] back.
 //!
 //! The same SQL runs on both databases: [`statement`] checks it, and [`Value`] is the type of all values. On both, a
 //! transaction can only be rolled back after its first error. `wit/deps/sql/sql.wit` lists the remaining differences.
@@ -87,8 +87,8 @@ impl PluginData {
     /// Returns the database of a plugin, and creates it if it is missing. Cheap if it is open already.
     ///
     /// # Errors
-    /// The database cannot be created: the disk is full, files cannot be written, or the PostgreSQL role of the host may not
-    /// create roles and schemas.
+    /// The database cannot be created: the disk is full, files cannot be written, or the PostgreSQL role of the host
+    /// may not create roles and schemas.
     pub async fn plugin(&self, name: &PluginName) -> Result<Arc<PluginDatabase>> {
         let cell = Arc::clone(self.lock().entry(name.clone()).or_default());
         cell.get_or_try_init(|| async {
@@ -147,8 +147,8 @@ impl PluginData {
         }
     }
 
-    /// Applies the migrations that are not applied yet, in one transaction, and returns their names. Several nodes may call
-    /// this at the same time.
+    /// Applies the migrations that are not applied yet, in one transaction, and returns their names. Several nodes may
+    /// call this at the same time.
     ///
     /// # Errors
     /// The list does not continue the applied migrations, or a migration failed. The error names the migration and the
@@ -296,7 +296,8 @@ impl PluginDatabase {
     /// Begins a transaction. On SQLite it waits until the open transaction ends.
     ///
     /// # Errors
-    /// [`DataError::Conflict`] if another transaction stays open too long, [`DataError::Limit`] if all connections are in use.
+    /// [`DataError::Conflict`] if another transaction stays open too long, [`DataError::Limit`] if all connections are
+    /// in use.
     pub async fn begin(&self) -> Result<Transaction, DataError> {
         Ok(Transaction(match &self.engine {
             Engine::Sqlite(sqlite) => OpenTransaction::Sqlite(Box::new(sqlite.begin(&self.limits).await?)),
@@ -312,8 +313,8 @@ impl PluginDatabase {
     }
 }
 
-/// An open, serializable transaction. Dropping it rolls it back, in any state. After its first error it can only be rolled
-/// back.
+/// An open, serializable transaction. Dropping it rolls it back, in any state. After its first error it can only be
+/// rolled back.
 pub struct Transaction(OpenTransaction);
 
 enum OpenTransaction {

@@ -93,7 +93,8 @@ pub async fn live_before(db: &Db, plugin: &PluginName, number: i64) -> Result<Op
     Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_one(pool).await)?)
 }
 
-/// Returns the number of a plugin's next release. Numbers are never reused, because the newest release is never collected.
+/// Returns the number of a plugin's next release. Numbers are never reused, because the newest release is never
+/// collected.
 ///
 /// # Errors
 /// The database fails.
@@ -182,8 +183,8 @@ pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
     })?)
 }
 
-/// Deletes the releases of a plugin that are neither among its newest `keep` nor newer than `since`, and the components that
-/// no release uses any more. The releases in `spared` stay. Returns the numbers of the deleted releases.
+/// Deletes the releases of a plugin that are neither among its newest `keep` nor newer than `since`, and the components
+/// that no release uses any more. The releases in `spared` stay. Returns the numbers of the deleted releases.
 ///
 /// # Errors
 /// The database fails.

@@ -48,8 +48,8 @@ pub(crate) async fn find_account(db: &Db, token_hash: &[u8], now: Timestamp) -> 
     Ok(row)
 }
 
-/// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. Of concurrent calls with
-/// one token, only one succeeds.
+/// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. Of concurrent calls
+/// with one token, only one succeeds.
 pub(crate) async fn consume(
     db: &Db,
     token_hash: &[u8],

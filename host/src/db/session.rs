@@ -96,8 +96,8 @@ pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<Se
     Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
 }
 
-/// Adds a session if the account is still active and its password hash is still `password_hash`; returns whether it did. The
-/// account is locked meanwhile, so a change of the password either ends this session or prevents it.
+/// Adds a session if the account is still active and its password hash is still `password_hash`; returns whether it
+/// did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
 pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;

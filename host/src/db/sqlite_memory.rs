@@ -1,10 +1,10 @@
-//! Limits the memory and the stack that a plugin's statement takes of this process. SQLite calls this module whenever it
-//! allocates: also while it compiles, and within its longest instructions, which call no other code of the host. Allocations
-//! of the host's own database are never refused: there is no limit on SQLite as a whole.
+//! Limits the memory and the stack that a plugin's statement takes of this process. SQLite calls this module whenever
+//! it allocates: also while it compiles, and within its longest instructions, which call no other code of the host.
+//! Allocations of the host's own database are never refused: there is no limit on SQLite as a whole.
 //!
 //! A statement runs on one thread from start to end, so everything that the thread allocates meanwhile belongs to the
-//! statement. SQLite handles a refused allocation at any point. Knows nothing of plugins or their databases: a statement is a
-//! [`MeteredStatement`].
+//! statement. SQLite handles a refused allocation at any point. Knows nothing of plugins or their databases: a
+//! statement is a [`MeteredStatement`].
 
 #![allow(
     unsafe_code,

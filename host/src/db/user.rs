@@ -1,9 +1,9 @@
 //! Accounts. Owns the SQL on `users`, and the changes to an account's sessions and reset tokens that belong to the same
 //! transaction.
 //!
-//! Locks are taken in one order everywhere: first all active superusers by id (only by statements that could remove one),
-//! then the account itself. A session is only added under the account's lock (`db::session`), so no session is added during
-//! a change that ends all sessions.
+//! Locks are taken in one order everywhere: first all active superusers by id (only by statements that could remove
+//! one), then the account itself. A session is only added under the account's lock (`db::session`), so no session is
+//! added during a change that ends all sessions.
 
 use super::{Db, is_duplicate, on};
 use crate::address::Address;
@@ -234,8 +234,8 @@ pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<
     Ok(())
 }
 
-/// Replaces the password with the hash `old`, and ends every session but `kept` and all reset tokens. Returns false if the
-/// password changed meanwhile; then it stays.
+/// Replaces the password with the hash `old`, and ends every session but `kept` and all reset tokens. Returns false if
+/// the password changed meanwhile; then it stays.
 pub(crate) async fn change_password(db: &Db, id: UserId, old: &str, new: &str, kept: SessionId) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;

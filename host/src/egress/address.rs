@@ -1,11 +1,11 @@
-//! Classifies IP addresses for the SSRF filter: public, internal or never allowed. A plugin may connect to public addresses
-//! and to the networks that its grant adds (`http.networks`). Internal addresses belong to the machine, its network or its
-//! cloud's metadata service.
+//! Classifies IP addresses for the SSRF filter: public, internal or never allowed. A plugin may connect to public
+//! addresses and to the networks that its grant adds (`http.networks`). Internal addresses belong to the machine, its
+//! network or its cloud's metadata service.
 //!
 //! Knows addresses only, never names, and connects to nothing. The lists are IANA's special-purpose registries
-//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>, `…/iana-ipv6-special-registry`, RFC 6890), read strictly:
-//! an address that they do not call globally reachable is not public. Of IPv6 only 2000::/3 can be public, because IANA has
-//! allocated nothing else (<https://www.iana.org/assignments/ipv6-address-space>).
+//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>, `…/iana-ipv6-special-registry`, RFC 6890), read
+//! strictly: an address that they do not call globally reachable is not public. Of IPv6 only 2000::/3 can be public,
+//! because IANA has allocated nothing else (<https://www.iana.org/assignments/ipv6-address-space>).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,7 +59,8 @@ const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
 
 /// The only part of IPv6 that IANA has allocated.
 const GLOBAL_UNICAST: Ipv6Net = v6(0x2000, 0, 0, 3);
-/// NAT64 (RFC 6052): as public as the IPv4 address in the last 32 bits. Networks without IPv4 reach IPv4 servers this way.
+/// NAT64 (RFC 6052): as public as the IPv4 address in the last 32 bits. Networks without IPv4 reach IPv4 servers this
+/// way.
 const TRANSLATED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 /// The class of an address.

@@ -1,6 +1,6 @@
-//! A plugin's request after its check, and the next request of a redirect. A plugin cannot set the headers that the host
-//! owns (framing, `host`, trace context). A redirect to another server carries only harmless headers; it carries the body
-//! where RFC 9110 says so, and only to a server that the grant names.
+//! A plugin's request after its check, and the next request of a redirect. A plugin cannot set the headers that the
+//! host owns (framing, `host`, trace context). A redirect to another server carries only harmless headers; it carries
+//! the body where RFC 9110 says so, and only to a server that the grant names.
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};

@@ -1,6 +1,6 @@
-//! Runs one exchange: waits for a permit, then for each server of the redirect chain checks it, resolves it, connects and
-//! sends the request; at last reads the response's body. Each phase has a time limit, and so has the whole exchange. Keeps
-//! nothing that outlives the future: dropping it releases the permit and closes the connection.
+//! Runs one exchange: waits for a permit, then for each server of the redirect chain checks it, resolves it, connects
+//! and sends the request; at last reads the response's body. Each phase has a time limit, and so has the whole
+//! exchange. Keeps nothing that outlives the future: dropping it releases the permit and closes the connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

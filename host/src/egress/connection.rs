@@ -1,5 +1,5 @@
-//! One connection to one checked address: TCP, TLS for https, HTTP/1.1. Never looks up a name and never checks an address:
-//! the caller has done both. Dropping a connection closes it, even in the middle of a response.
+//! One connection to one checked address: TCP, TLS for https, HTTP/1.1. Never looks up a name and never checks an
+//! address: the caller has done both. Dropping a connection closes it, even in the middle of a response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The input and output of one exchange: the plugin's request, the server's response, the memory for it, and the report for
-//! the log. Plain data, checked elsewhere.
+//! The input and output of one exchange: the plugin's request, the server's response, the memory for it, and the report
+//! for the log. Plain data, checked elsewhere.
 
 use std::time::Duration;
 

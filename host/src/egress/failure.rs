@@ -1,5 +1,5 @@
-//! Reasons why an exchange fails, in texts that a plugin may see. Never holds an address that a name resolved to: that goes
-//! to `Report::detail`, for operators.
+//! Reasons why an exchange fails, in texts that a plugin may see. Never holds an address that a name resolved to: that
+//! goes to `Report::detail`, for operators.
 
 /// The reason why there is no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

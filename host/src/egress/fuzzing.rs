@@ -1,5 +1,6 @@
-//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: checks a plugin's request and follows redirects.
-//! Has no state and no checks of its own: the fuzz target states the properties that must hold. Opens no connection.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: checks a plugin's request and follows
+//! redirects. Has no state and no checks of its own: the fuzz target states the properties that must hold. Opens no
+//! connection.
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue, LOCATION};

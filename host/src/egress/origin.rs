@@ -1,6 +1,6 @@
 //! URLs and origins. Parses a URL once, strictly, into a [`Target`], and an entry of the allowlist into an [`Origin`].
-//! Normalizes every spelling of a host to one form, so that the host that is compared, resolved, connected to and sent in the
-//! `host` header is always the same. Does not classify addresses and resolves nothing.
+//! Normalizes every spelling of a host to one form, so that the host that is compared, resolved, connected to and sent
+//! in the `host` header is always the same. Does not classify addresses and resolves nothing.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -139,7 +139,8 @@ impl Target {
     }
 }
 
-/// Refuses characters that URL parsers treat differently: this one drops line breaks and turns backslashes into slashes.
+/// Refuses characters that URL parsers treat differently: this one drops line breaks and turns backslashes into
+/// slashes.
 fn checked(text: &str) -> Result<(), String> {
     if text.len() > MAX_URL {
         return Err(format!("the URL is longer than {MAX_URL} bytes"));
@@ -163,8 +164,8 @@ fn read_host(url: &Url) -> Result<Host, String> {
     }
 }
 
-/// One entry of the allowlist: `https://api.example.com`, `http://127.0.0.1:8080`, or `https://*.example.com`, which matches
-/// every name below example.com but not example.com itself.
+/// One entry of the allowlist: `https://api.example.com`, `http://127.0.0.1:8080`, or `https://*.example.com`, which
+/// matches every name below example.com but not example.com itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     host: Host,

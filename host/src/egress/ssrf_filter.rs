@@ -1,9 +1,9 @@
-//! The SSRF filter: decides which servers and addresses a plugin's request may connect to. A server must be in the grant's
-//! allowlist of origins. Each address that its name resolves to must be public or in a granted network (`address` classifies
-//! them), and must not be this host's own listener.
+//! The SSRF filter: decides which servers and addresses a plugin's request may connect to. A server must be in the
+//! grant's allowlist of origins. Each address that its name resolves to must be public or in a granted network
+//! (`address` classifies them), and must not be this host's own listener.
 //!
-//! Connects to nothing and resolves nothing: the caller checks each server, redirects included, then every address of the
-//! lookup, and connects to one of exactly these addresses. A second lookup cannot lead elsewhere (DNS rebinding).
+//! Connects to nothing and resolves nothing: the caller checks each server, redirects included, then every address of
+//! the lookup, and connects to one of exactly these addresses. A second lookup cannot lead elsewhere (DNS rebinding).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -59,8 +59,8 @@ impl Allowlist {
     }
 }
 
-/// Denies this host's own listener: its operator API is for people, and a plugin that calls its own routes would wait for
-/// itself.
+/// Denies this host's own listener: its operator API is for people, and a plugin that calls its own routes would wait
+/// for itself.
 fn check_own_listener(own: Option<SocketAddr>, address: SocketAddr) -> Result<(), Failure> {
     let denied = || Err(Failure::Denied("no grant allows requests to this host itself".to_owned()));
     let Some(own) = own.filter(|own| own.port() == address.port()) else { return Ok(()) };
@@ -68,8 +68,8 @@ fn check_own_listener(own: Option<SocketAddr>, address: SocketAddr) -> Result<()
     if ip == address.ip() || (ip.is_unspecified() && is_of_this_machine(address)) { denied() } else { Ok(()) }
 }
 
-/// Returns whether the address belongs to this machine. The kernel reaches an address of its own from that very address;
-/// connecting a UDP socket sends nothing.
+/// Returns whether the address belongs to this machine. The kernel reaches an address of its own from that very
+/// address; connecting a UDP socket sends nothing.
 fn is_of_this_machine(address: SocketAddr) -> bool {
     let from = |address: SocketAddr| {
         let any: IpAddr = match address {

@@ -1,5 +1,6 @@
-//! Trace context (<https://www.w3.org/TR/trace-context/>): the trace that a request belongs to, passed on from the client's
-//! request to the requests that plugins send. Only the host writes it, so that no plugin can join another's trace.
+//! Trace context (<https://www.w3.org/TR/trace-context/>): the trace that a request belongs to, passed on from the
+//! client's request to the requests that plugins send. Only the host writes it, so that no plugin can join another's
+//! trace.
 
 use crate::clock::Random;
 use crate::error::Result;

@@ -1,8 +1,8 @@
 //! Compiles an OpenAPI operation into checks of a route's parameters and body, which run before any handler.
 //!
-//! Takes the operation object and the component schemas that it refers to. Returns typed inputs, or all findings in the order
-//! path, query, body. Plugins supply the schemas, so these cannot refer to anything outside their document, and their
-//! patterns run in linear time.
+//! Takes the operation object and the component schemas that it refers to. Returns typed inputs, or all findings in the
+//! order path, query, body. Plugins supply the schemas, so these cannot refer to anything outside their document, and
+//! their patterns run in linear time.
 
 use std::borrow::Cow;
 
@@ -124,8 +124,8 @@ impl Operation {
         self.body.as_ref().map(|body| body.kind)
     }
 
-    /// Checks a request. `path` and `query` are decoded texts. `body` is the JSON value; `None` if there is no body or it is
-    /// `null`. `has_escaped_nul` says that the JSON text contains an escaped NUL, which PostgreSQL cannot store.
+    /// Checks a request. `path` and `query` are decoded texts. `body` is the JSON value; `None` if there is no body or
+    /// it is `null`. `has_escaped_nul` says that the JSON text contains an escaped NUL, which PostgreSQL cannot store.
     ///
     /// # Errors
     /// All findings, in the order path, query, body.

@@ -1,5 +1,5 @@
-//! Converts text to typed values: query and path parameters arrive as text and are validated as JSON. Accepts the forms that
-//! Pydantic accepts: signs and surrounding blanks of integers, the usual words for booleans.
+//! Converts text to typed values: query and path parameters arrive as text and are validated as JSON. Accepts the forms
+//! that Pydantic accepts: signs and surrounding blanks of integers, the usual words for booleans.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! Finds the route of a request: takes method and path, returns the target and the raw path parameters. Immutable once built.
+//! Finds the route of a request: takes method and path, returns the target and the raw path parameters. Immutable once
+//! built.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! The connection pool of one plugin. Owns the number of connections, the queue for them, and the idle ones. Does not know
-//! what a connection is: the holder of an empty lease opens one. A connection returns to the pool when its lease is dropped,
-//! unless it is not clean.
+//! The connection pool of one plugin. Owns the number of connections, the queue for them, and the idle ones. Does not
+//! know what a connection is: the holder of an empty lease opens one. A connection returns to the pool when its lease
+//! is dropped, unless it is not clean.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,14 +42,14 @@ impl<C: Reusable> ConnectionPool<C> {
         self.permits.out()
     }
 
-    /// Changes the maximum number of connections. A lower number takes effect as leases end; surplus idle connections are
-    /// closed when they have been idle long enough.
+    /// Changes the maximum number of connections. A lower number takes effect as leases end; surplus idle connections
+    /// are closed when they have been idle long enough.
     pub(super) fn resize(&self, size: u32) {
         self.permits.resize(count(size));
     }
 
-    /// Waits for a connection, at most as long as a statement may take. Callers are served in order. `busy` is the error after
-    /// that time.
+    /// Waits for a connection, at most as long as a statement may take. Callers are served in order. `busy` is the
+    /// error after that time.
     pub(super) async fn lease(
         self: &Arc<Self>,
         limits: &StatementLimits,
@@ -78,7 +78,8 @@ impl<C: Reusable> ConnectionPool<C> {
         idle.drain(..stale).map(|idle| idle.connection).collect()
     }
 
-    /// Waits until all leases have ended, at most `patience`; then gives out no more leases and returns the idle connections.
+    /// Waits until all leases have ended, at most `patience`; then gives out no more leases and returns the idle
+    /// connections.
     pub(super) async fn close(&self, patience: Duration) -> Vec<Box<C>> {
         // A connection that is still leased after that is closed when its lease ends.
         let _ = tokio::time::timeout(patience, self.permits.all_back()).await;

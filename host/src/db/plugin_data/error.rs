@@ -1,5 +1,5 @@
-//! The errors of a plugin's statement: the cases of `wharf:sql`, which a guest can act on. Owns their texts. Never contains
-//! details that are only for operators: these go to the log where they occur.
+//! The errors of a plugin's statement: the cases of `wharf:sql`, which a guest can act on. Owns their texts. Never
+//! contains details that are only for operators: these go to the log where they occur.
 
 use std::time::Duration;
 

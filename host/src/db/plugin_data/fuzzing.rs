@@ -1,6 +1,6 @@
-//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: the checks of a plugin's SQL, and the conversion
-//! of values to and from the databases' formats, without a database server. Has no state and no checks of its own: the fuzz
-//! target states the properties that must hold.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: the checks of a plugin's SQL, and the
+//! conversion of values to and from the databases' formats, without a database server. Has no state and no checks of
+//! its own: the fuzz target states the properties that must hold.
 
 use std::ops::Range;
 
@@ -54,7 +54,8 @@ pub fn tokens(dialect: Dialect, sql: &str) -> Vec<(TokenKind, Range<usize>)> {
     Lexer::new(dialect.into(), sql).map(|(token, range)| (kind(token), range)).collect()
 }
 
-/// Returns the text of a run-time statement as it goes to the database, and whether it certainly reads or certainly writes.
+/// Returns the text of a run-time statement as it goes to the database, and whether it certainly reads or certainly
+/// writes.
 ///
 /// # Errors
 /// The statement is refused.

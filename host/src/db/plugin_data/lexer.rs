@@ -1,6 +1,6 @@
-//! Splits SQL text into tokens, without their meaning. Owns the lexical rules of the two databases (strings, quoted names,
-//! comments, dollar quotes, parameters). Accepts any text: the lexer never fails and never panics. Where the database might
-//! read the text differently, it returns [`Token::Refused`].
+//! Splits SQL text into tokens, without their meaning. Owns the lexical rules of the two databases (strings, quoted
+//! names, comments, dollar quotes, parameters). Accepts any text: the lexer never fails and never panics. Where the
+//! database might read the text differently, it returns [`Token::Refused`].
 
 /// The database whose lexical rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,8 @@ impl<'a> Lexer<'a> {
         self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 
-    /// Returns the text from `start`. Positions are always next to an ASCII character, so they never split a UTF-8 sequence.
+    /// Returns the text from `start`. Positions are always next to an ASCII character, so they never split a UTF-8
+    /// sequence.
     fn slice(&self, start: usize) -> &'a str {
         self.text.get(start..self.at).unwrap_or_default()
     }

@@ -1,6 +1,6 @@
 //! A plugin's database on PostgreSQL: a schema that its own role owns, used through a few connections of that role. The
-//! role's rights are the security boundary; the host's own connections never run a plugin's SQL. A statement that does not
-//! run to its end, because its caller went away or it hit a limit, is also ended on the server.
+//! role's rights are the security boundary; the host's own connections never run a plugin's SQL. A statement that does
+//! not run to its end, because its caller went away or it hit a limit, is also ended on the server.
 
 mod backend;
 mod column;
@@ -39,8 +39,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// A connection that was idle for longer is tested before a statement uses it.
 const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(5);
 
-/// The number of attempts of a batch that loses against concurrent transactions. The host has the whole batch, so it can
-/// retry.
+/// The number of attempts of a batch that loses against concurrent transactions. The host has the whole batch, so it
+/// can retry.
 const BATCH_TRIES: u32 = 3;
 
 /// The same guarantee as on SQLite: a transaction is serializable, or fails with a conflict.
@@ -56,8 +56,8 @@ pub(super) struct Postgres {
     disk: Arc<DiskUsage>,
 }
 
-/// A leased connection. When it is dropped, it returns to the pool if it is clean; an open transaction is rolled back in the
-/// background; in any other state the connection is ended on both sides.
+/// A leased connection. When it is dropped, it returns to the pool if it is clean; an open transaction is rolled back
+/// in the background; in any other state the connection is ended on both sides.
 struct LeasedBackend {
     lease: Option<Lease<Backend>>,
     host: PgPool,
@@ -265,8 +265,8 @@ impl Postgres {
     }
 }
 
-/// Runs one statement outside a transaction. A statement that writes and returns rows gets its own transaction: if its result
-/// hits a limit, the write must be rolled back.
+/// Runs one statement outside a transaction. A statement that writes and returns rows gets its own transaction: if its
+/// result hits a limit, the write must be rolled back.
 async fn run_alone(
     backend: &mut Backend,
     statement: &Statement,

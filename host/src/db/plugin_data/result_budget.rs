@@ -21,8 +21,8 @@ impl<'a> ResultBudget<'a> {
         if self.rows > self.limits.rows { Err(DataError::rows(self.limits)) } else { Ok(()) }
     }
 
-    /// Checks a value of `raw` bytes before it is read: one that cannot be within the limit is not even copied. The raw form
-    /// may have a few bytes more than the value.
+    /// Checks a value of `raw` bytes before it is read: one that cannot be within the limit is not even copied. The raw
+    /// form may have a few bytes more than the value.
     pub(super) fn admits(&self, raw: usize) -> Result<(), DataError> {
         const FRAME: usize = 16;
         let bytes = self.bytes.saturating_add(raw.saturating_sub(FRAME));

@@ -1,6 +1,6 @@
-//! A plugin's database in a SQLite file. Owns the file, the one connection that writes and the connections that only read.
-//! Every statement runs on a blocking thread that holds its connection, so the thread returns the connection clean even if
-//! the caller goes away.
+//! A plugin's database in a SQLite file. Owns the file, the one connection that writes and the connections that only
+//! read. Every statement runs on a blocking thread that holds its connection, so the thread returns the connection
+//! clean even if the caller goes away.
 
 mod authorizer;
 mod bounded_functions;
@@ -267,7 +267,8 @@ fn or_data_error(result: Result<StatementResult, RunError>) -> Result<StatementR
     })
 }
 
-/// Creates the directory and an empty file that only this user may read; SQLite gives its log the permissions of the file.
+/// Creates the directory and an empty file that only this user may read; SQLite gives its log the permissions of the
+/// file.
 fn create(directory: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;

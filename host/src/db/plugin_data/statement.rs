@@ -1,8 +1,8 @@
-//! Checks the statements of plugins by their text. At run time a statement is one SELECT, VALUES, WITH, INSERT, UPDATE or
-//! DELETE; a migration may also CREATE, ALTER and DROP tables and the like. Statements that affect a session, a transaction,
-//! a role or code are refused. The rules are the same on both databases. They keep plugins portable, and away from actions
-//! that PostgreSQL allows to every role. The security boundary is the database's own access control: SQLite's authorizer,
-//! PostgreSQL's role.
+//! Checks the statements of plugins by their text. At run time a statement is one SELECT, VALUES, WITH, INSERT, UPDATE
+//! or DELETE; a migration may also CREATE, ALTER and DROP tables and the like. Statements that affect a session, a
+//! transaction, a role or code are refused. The rules are the same on both databases. They keep plugins portable, and
+//! away from actions that PostgreSQL allows to every role. The security boundary is the database's own access control:
+//! SQLite's authorizer, PostgreSQL's role.
 
 mod migration_text;
 mod rules;

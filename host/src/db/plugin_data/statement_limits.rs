@@ -1,5 +1,5 @@
-//! The SQL limits of a plugin, for each statement, its connections and its disk. The defaults are settings of the host; a
-//! release has the values of its grant.
+//! The SQL limits of a plugin, for each statement, its connections and its disk. The defaults are settings of the host;
+//! a release has the values of its grant.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One connection of a plugin's role. Owns the plans of its prepared statements, and the knowledge whether it is clean: a
-//! statement that did not run to its end leaves it unclean, and then it is ended on the server too.
+//! One connection of a plugin's role. Owns the plans of its prepared statements, and the knowledge whether it is clean:
+//! a statement that did not run to its end leaves it unclean, and then it is ended on the server too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,8 +55,8 @@ pub(super) struct Backend {
     time: Duration,
 }
 
-/// Returns how long a statement waits for locks, in milliseconds: shorter than its deadline, which would otherwise hide that
-/// the statement only waited.
+/// Returns how long a statement waits for locks, in milliseconds: shorter than its deadline, which would otherwise hide
+/// that the statement only waited.
 pub(super) fn lock_time(time: Duration) -> u128 {
     (time.as_millis().saturating_mul(4) / 5).max(1)
 }
@@ -107,8 +107,8 @@ impl Backend {
         self.in_transaction
     }
 
-    /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A plugin's role
-    /// may not signal the host's backends, but the host may signal its roles' backends.
+    /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A
+    /// plugin's role may not signal the host's backends, but the host may signal its roles' backends.
     pub(super) async fn terminate(self, host: &PgPool) {
         let ended = sqlx::query("SELECT pg_terminate_backend($1)").bind(self.process).execute(host).await;
         if let Err(error) = ended {

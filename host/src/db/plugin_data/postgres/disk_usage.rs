@@ -1,6 +1,6 @@
-//! Measures the disk usage of a plugin's schema. PostgreSQL has no quota for a role, so the host measures before a statement
-//! that may grow the schema, unless a measurement is still valid: the less space is left, the sooner it expires. The time
-//! limit of a statement bounds the amount that it writes.
+//! Measures the disk usage of a plugin's schema. PostgreSQL has no quota for a role, so the host measures before a
+//! statement that may grow the schema, unless a measurement is still valid: the less space is left, the sooner it
+//! expires. The time limit of a statement bounds the amount that it writes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::id::PluginName;
 
-/// More than one plugin can write in a second, so that the space left at one measurement lasts until the next.
+/// More bytes than one plugin can write in a second, so that the space left at one measurement lasts until the next.
 const BYTES_PER_SECOND: u64 = 256 * 1024 * 1024;
 const MIN_VALIDITY: Duration = Duration::from_millis(100);
 const MAX_VALIDITY: Duration = Duration::from_secs(10);
@@ -80,11 +80,11 @@ impl DiskUsage {
         if let Some(bytes) = self.recent_measurement() {
             return Some(bytes);
         }
-        let (bytes, lasts) = match self.query_size().await {
+        let (bytes, validity) = match self.query_size().await {
             Ok(bytes) => {
                 let left = limit.saturating_sub(bytes);
-                let lasts = Duration::from_millis(left.saturating_mul(1_000) / BYTES_PER_SECOND);
-                (bytes, lasts.clamp(MIN_VALIDITY, MAX_VALIDITY))
+                let validity = Duration::from_millis(left.saturating_mul(1_000) / BYTES_PER_SECOND);
+                (bytes, validity.clamp(MIN_VALIDITY, MAX_VALIDITY))
             }
             Err(error) => {
                 tracing::warn!(
@@ -95,12 +95,13 @@ impl DiskUsage {
                 (self.known()?, QUERY_TIMEOUT)
             }
         };
-        *self.lock() = Some(Measurement { bytes, until: Instant::now() + lasts });
+        *self.lock() = Some(Measurement { bytes, until: Instant::now() + validity });
         drop(guard);
         Some(bytes)
     }
 
-    /// Queries the size. The server ends the query after its time limit, so that it does not block a connection of the host.
+    /// Queries the size. The server ends the query after its time limit, so that it does not block a connection of the
+    /// host.
     async fn query_size(&self) -> sqlx::Result<u64> {
         let mut transaction = self.host.begin().await?;
         let query_timeout = format!("SET LOCAL statement_timeout = {}", QUERY_TIMEOUT.as_millis());

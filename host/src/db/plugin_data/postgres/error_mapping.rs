@@ -66,11 +66,12 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
     }
 }
 
-/// Returns whether the message would reveal whether an object of another plugin exists: PostgreSQL distinguishes a denied
-/// object, a missing schema, and a missing object in a schema. A plugin must not learn which other plugins exist.
+/// Returns whether the message would reveal whether an object of another plugin exists: PostgreSQL distinguishes a
+/// denied object, a missing schema, and a missing object in a schema. A plugin must not learn which other plugins
+/// exist.
 fn reveals_other_schemas(code: &str, message: &str) -> bool {
-    // insufficient_privilege, invalid_schema_name; undefined_table, undefined_object and undefined_function with the name of
-    // a schema.
+    // insufficient_privilege, invalid_schema_name; undefined_table, undefined_object and undefined_function with the
+    // name of a schema.
     matches!(code, "42501" | "3F000") || matches!(code, "42P01" | "42704" | "42883") && message.contains('.')
 }
 

@@ -1,5 +1,5 @@
-//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: writes a value as a parameter and reads it from a
-//! column, in the bytes that PostgreSQL receives and sends.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: writes a value as a parameter and reads it
+//! from a column, in the bytes that PostgreSQL receives and sends.
 
 use sqlx::Type;
 use sqlx::postgres::PgTypeInfo;

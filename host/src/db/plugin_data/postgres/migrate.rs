@@ -1,5 +1,5 @@
-//! Migrates a plugin's schema in one transaction of the plugin's own role, under a lock of the host that keeps other nodes out
-//! and that no plugin can take.
+//! Migrates a plugin's schema in one transaction of the plugin's own role, under a lock of the host that keeps other
+//! nodes out and that no plugin can take.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::error::Error;
 /// The longest wait of a table change for running statements on the table; all later statements wait behind it.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 
-/// A host that is killed cannot cancel its statement, which would continue and keep its locks. With this setting the server
-/// checks every second whether the client is still connected. Servers before PostgreSQL 14 have no such setting.
+/// A host that is killed cannot cancel its statement, which would continue and keep its locks. With this setting the
+/// server checks every second whether the client is still connected. Servers before PostgreSQL 14 have no such setting.
 const CHECK_CLIENT_CONNECTION: &str = "SELECT set_config(name, '1s', FALSE) FROM pg_settings \
      WHERE name = 'client_connection_check_interval'";
 

@@ -1,7 +1,8 @@
-//! Converts PostgreSQL's binary `numeric` to and from plain decimal text, exactly: no float, no rounding, the scale is kept.
+//! Converts PostgreSQL's binary `numeric` to and from plain decimal text, exactly: no float, no rounding, the scale is
+//! kept.
 
-/// The maximum number of digits, counted as they are written without an exponent. A number that is accepted comes back as a
-/// text that is accepted too.
+/// The maximum number of digits, counted as they are written without an exponent. A number that is accepted comes back
+/// as a text that is accepted too.
 const MAX_DIGITS: usize = 2_000;
 
 const POSITIVE: u16 = 0x0000;

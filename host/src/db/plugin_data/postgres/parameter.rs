@@ -1,5 +1,5 @@
-//! Writes values into the parameters of a PostgreSQL statement, by the types that the statement gives them, in binary form. A
-//! value that does not fit is refused with the parameter's number, before the statement runs.
+//! Writes values into the parameters of a PostgreSQL statement, by the types that the statement gives them, in binary
+//! form. A value that does not fit is refused with the parameter's number, before the statement runs.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;

@@ -1,5 +1,5 @@
-//! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the creation and removal of
-//! roles, and their names. Runs on the host's connections; never runs a plugin's SQL.
+//! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the creation and
+//! removal of roles, and their names. Runs on the host's connections; never runs a plugin's SQL.
 
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
@@ -22,8 +22,8 @@ pub(super) fn schema(plugin: &PluginName) -> String {
     format!("\"plugin_{plugin}\"")
 }
 
-/// Creates a plugin's row, role and schema as far as they are missing. Several nodes may do so at the same time: the row is
-/// the lock, and PostgreSQL rolls back unfinished roles and schemas with the transaction.
+/// Creates a plugin's row, role and schema as far as they are missing. Several nodes may do so at the same time: the
+/// row is the lock, and PostgreSQL rolls back unfinished roles and schemas with the transaction.
 pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) -> Result<Role> {
     if let Some(role) = existing(pool, plugin).await? {
         raise_limit(pool, &role.name).await;
@@ -69,7 +69,8 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) 
     Ok(Role { name, password: Secret::new(password) })
 }
 
-/// Raises the connection limit of a role from an earlier version. If that fails, the role keeps its limit and the host starts.
+/// Raises the connection limit of a role from an earlier version. If that fails, the role keeps its limit and the host
+/// starts.
 async fn raise_limit(pool: &PgPool, role: &str) {
     let fewer = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND rolconnlimit BETWEEN 0 AND $2 - 1)";
     let raise = async {

@@ -1,5 +1,5 @@
-//! Converts PostgreSQL's binary dates and times to and from text: RFC 3339 in UTC for `timestamptz`, ISO 8601 without an offset
-//! for the others. PostgreSQL counts from 2000-01-01.
+//! Converts PostgreSQL's binary dates and times to and from text: RFC 3339 in UTC for `timestamptz`, ISO 8601 without
+//! an offset for the others. PostgreSQL counts from 2000-01-01.
 
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;

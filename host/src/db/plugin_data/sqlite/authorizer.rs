@@ -1,5 +1,6 @@
 //! The authorizer: SQLite asks it about each action of a plugin's statement while it compiles the statement. It is the
-//! security boundary of a plugin's file: SQLite compiles only actions that are allowed here, for any text of a statement.
+//! security boundary of a plugin's file: SQLite compiles only actions that are allowed here, for any text of a
+//! statement.
 
 use std::sync::Arc;
 
@@ -67,9 +68,9 @@ fn migration_may(action: AuthAction<'_>) -> bool {
     }
 }
 
-/// Returns whether a statement may call the function. The denied functions are not compiled in or enabled today, but another
-/// build of SQLite must not change what a plugin can reach. Functions that create or change JSON recurse as deep as a path or
-/// a BLOB is nested, which can overflow the stack and end the process.
+/// Returns whether a statement may call the function. The denied functions are not compiled in or enabled today, but
+/// another build of SQLite must not change what a plugin can reach. Functions that create or change JSON recurse as
+/// deep as a path or a BLOB is nested, which can overflow the stack and end the process.
 fn function_may(name: &str) -> bool {
     const DENIED: [&str; 6] = ["load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "fsdir"];
     let is_json = begins_with(name, "json") && !bounded_functions::is_bounded(name);

@@ -1,6 +1,7 @@
-//! SQLite functions that a plugin's statement may call only with bounded arguments. Within one instruction, which no deadline
-//! interrupts, these functions compare all pairs of positions, or recurse as deep as their arguments are nested. Each wrapper
-//! checks the arguments, then calls SQLite's own function on a separate connection that has no wrappers.
+//! SQLite functions that a plugin's statement may call only with bounded arguments. Within one instruction, which no
+//! deadline interrupts, these functions compare all pairs of positions, or recurse as deep as their arguments are
+//! nested. Each wrapper checks the arguments, then calls SQLite's own function on a separate connection that has no
+//! wrappers.
 
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +21,8 @@ enum Cost {
     Search,
     /// Each character of the first argument is searched among those of the second.
     Characters,
-    /// A BLOB in SQLite's own JSON format may be nested as deep as it is long, and is read by recursion. (SQLite refuses a
-    /// text that is nested deeper than a thousand.)
+    /// A BLOB in SQLite's own JSON format may be nested as deep as it is long, and is read by recursion. (SQLite
+    /// refuses a text that is nested deeper than a thousand.)
     Json,
 }
 
@@ -36,8 +37,8 @@ impl Cost {
     }
 }
 
-/// The wrapped functions, with their number of arguments; -1 means any number. Calls of these names with another number of
-/// arguments go to SQLite's own functions.
+/// The wrapped functions, with their number of arguments; -1 means any number. Calls of these names with another number
+/// of arguments go to SQLite's own functions.
 const BOUNDED: [(&str, c_int, Cost); 13] = [
     ("instr", 2, Cost::Search),
     ("replace", 3, Cost::Search),

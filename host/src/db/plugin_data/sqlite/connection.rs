@@ -1,5 +1,5 @@
-//! One connection to a plugin's file. Opens it with restrictive settings and runs statements on it. Blocks, so it must be
-//! called on a thread that may. Never waits for another connection of this process: only one connection writes.
+//! One connection to a plugin's file. Opens it with restrictive settings and runs statements on it. Blocks, so it must
+//! be called on a thread that may. Never waits for another connection of this process: only one connection writes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,8 @@ const ROW_OVERHEAD: usize = 64 * 1024;
 /// The maximum number of pages of a SQLite file (<https://sqlite.org/limits.html>, 13).
 const MAX_PAGES: i64 = 4_294_967_294;
 
-/// The bytes that the write-ahead log may have in addition to the limit on the file: SQLite restarts the log after 4 MiB if
-/// no reader is active.
+/// The bytes that the write-ahead log may have in addition to the limit on the file: SQLite restarts the log after 4
+/// MiB if no reader is active.
 const WAL_BYTES: u64 = 64 * 1024 * 1024;
 /// The longest wait for readers before the log is truncated.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -41,8 +41,8 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// instruction may take ten milliseconds; with short ones it is fifty times as fast as a check.
 const INSTRUCTIONS_PER_CHECK: i32 = 50;
 
-/// SQLite checks no deadline between instructions without a jump, and a long text may have as many of these as characters.
-/// Beyond this number of bytes, a longer text allows only shorter values.
+/// SQLite checks no deadline between instructions without a jump, and a long text may have as many of these as
+/// characters. Beyond this number of bytes, a longer text allows only shorter values.
 const TEXT_BYTES: usize = 2 * 1024;
 
 /// The maximum number of steps of LIKE and GLOB, pattern × text, which no deadline interrupts: some seconds.
@@ -100,7 +100,11 @@ impl ToSql for Parameter<'_> {
 impl Connection {
     pub(super) fn open(file: &Path, limits: &StatementLimits, writable: bool) -> Result<Self, DataError> {
         Self::try_open(file, limits, writable).map_err(|error| {
-            tracing::error!(file = %file.display(), error = &error as &dyn std::error::Error, "cannot open a plugin's database");
+            tracing::error!(
+                file = %file.display(),
+                error = &error as &dyn std::error::Error,
+                "cannot open a plugin's database"
+            );
             DataError::Unavailable
         })
     }
@@ -171,8 +175,8 @@ impl Connection {
         !self.in_transaction() || self.run_host("ROLLBACK").is_ok() || !self.in_transaction()
     }
 
-    /// Runs a plugin's statement. Outside a transaction, a statement that writes and returns rows gets its own transaction: if
-    /// its result hits a limit, the write must be rolled back.
+    /// Runs a plugin's statement. Outside a transaction, a statement that writes and returns rows gets its own
+    /// transaction: if its result hits a limit, the write must be rolled back.
     pub(super) fn statement(
         &mut self,
         sql: &str,
@@ -312,8 +316,9 @@ impl Connection {
     }
 }
 
-/// Switches to write-ahead logging, and retries while the file is busy: SQLite ignores the busy timeout while a connection
-/// creates the log of a new file, or the last connection cleans it up (<https://sqlite.org/wal.html>, section 8).
+/// Switches to write-ahead logging, and retries while the file is busy: SQLite ignores the busy timeout while a
+/// connection creates the log of a new file, or the last connection cleans it up (<https://sqlite.org/wal.html>,
+/// section 8).
 fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! Controls a running statement from outside: its deadline, its cancellation, and its mode. Shared by the connection, its
-//! callbacks and the caller that waits for the statement.
+//! Controls a running statement from outside: its deadline, its cancellation, and its mode. Shared by the connection,
+//! its callbacks and the caller that waits for the statement.
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

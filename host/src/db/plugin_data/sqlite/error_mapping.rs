@@ -1,5 +1,5 @@
-//! Maps SQLite's errors to the errors of `wharf:sql`. Owns the search for the declared name of a constraint: for PRIMARY KEY
-//! and UNIQUE, SQLite reports only the columns.
+//! Maps SQLite's errors to the errors of `wharf:sql`. Owns the search for the declared name of a constraint: for
+//! PRIMARY KEY and UNIQUE, SQLite reports only the columns.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,8 +65,8 @@ pub(super) fn to_data_error(
     }
 }
 
-/// Returns whether the disk is full rather than the plugin's quota. SQLite reports the same error for both, and has already
-/// rolled the statement back, so the size of the file does not tell.
+/// Returns whether the disk is full rather than the plugin's quota. SQLite reports the same error for both, and has
+/// already rolled the statement back, so the size of the file does not tell.
 fn is_disk_full(connection: &rusqlite::Connection) -> bool {
     let left = connection.path().and_then(|file| rustix::fs::statvfs(file).ok());
     left.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < MIN_FREE_BYTES)
@@ -106,8 +106,8 @@ fn constraint_name(connection: &rusqlite::Connection, message: &str) -> String {
     }
 }
 
-/// Returns the name of the unique index or constraint of `table` on exactly `columns`. The lookup is the host's own statement;
-/// it only reads the schema, which every mode allows.
+/// Returns the name of the unique index or constraint of `table` on exactly `columns`. The lookup is the host's own
+/// statement; it only reads the schema, which every mode allows.
 fn declared_name(connection: &rusqlite::Connection, table: &str, columns: &[&str]) -> Option<String> {
     const SQL: &str = "SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = $1 AND type IN ('index', 'table') \
                        AND sql IS NOT NULL ORDER BY type, name";

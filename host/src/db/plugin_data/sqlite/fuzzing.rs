@@ -1,5 +1,5 @@
-//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: runs one statement on a database in memory with
-//! the settings of a plugin's.
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: runs one statement on a database in memory
+//! with the settings of a plugin's.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Migrates a plugin's file in one transaction on the writing connection, which also keeps other migrations and writers out.
+//! Migrates a plugin's file in one transaction on the writing connection, which also keeps other migrations and writers
+//! out.
 
 use std::sync::Arc;
 
@@ -52,7 +53,8 @@ fn apply(
     let (raw, control) = (&connection.raw, &connection.control);
     let failed = |error| error_mapping::to_data_error(raw, control, error, Some(limits));
     raw.execute_batch(CREATE_RECORD).map_err(failed)?;
-    // A migration may rebuild a table by dropping it. That must not affect rows that refer to it; they are checked at the end.
+    // A migration may rebuild a table by dropping it. That must not affect rows that refer to it; they are checked at
+    // the end.
     raw.pragma_update(None, "defer_foreign_keys", true).map_err(failed)?;
     let applied = read(raw).map_err(failed)?;
     let pending = pending(migrations, &applied)?;
@@ -84,7 +86,8 @@ fn run(
     let statements = statement::check_migration(Dialect::Sqlite, &migration.sql).map_err(at(1))?;
     let _meter = Meter::start(control, limits.bytes);
     for (number, sql) in (1..).zip(statements) {
-        // `prepare` would recurse over a text with several statements. If the splitter were wrong, `Batch` still would not.
+        // `prepare` would recurse over a text with several statements. If the splitter were wrong, `Batch` still would
+        // not.
         let mut batch = Batch::new(raw, sql);
         let failed = |error| at(number)(error_mapping::to_data_error(raw, control, error, Some(limits)));
         while let Some(mut statement) = batch.next().map_err(failed)? {

@@ -21,8 +21,8 @@ pub(in crate::db::plugin_data) fn check_migration(dialect: Dialect, sql: &str) -
     Ok(statements)
 }
 
-/// Returns the statements of a text without their semicolons; empty ones are left out. A SQLite trigger contains statements
-/// of its own between BEGIN and END.
+/// Returns the statements of a text without their semicolons; empty ones are left out. A SQLite trigger contains
+/// statements of its own between BEGIN and END.
 fn split(dialect: Dialect, sql: &str) -> Vec<&str> {
     let mut statements = Vec::new();
     let mut start = None;

@@ -1,5 +1,5 @@
-//! The rules that hold for every statement of a plugin, at run time and in migrations: reserved names, depth, size, and on
-//! PostgreSQL the catalogs and the functions that reach beyond the plugin's data.
+//! The rules that hold for every statement of a plugin, at run time and in migrations: reserved names, depth, size, and
+//! on PostgreSQL the catalogs and the functions that reach beyond the plugin's data.
 
 use crate::db::plugin_data::error::{DataError, LimitKind};
 use crate::db::plugin_data::lexer::{Dialect, Token};
@@ -151,9 +151,9 @@ fn check_catalog(name: &str) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Returns whether every role may call the function although it reaches beyond the role's data: such functions change the
-/// session that other statements use, lock or notify the whole database, store data outside the schema, or run SQL from a
-/// string, past this check.
+/// Returns whether every role may call the function although it reaches beyond the role's data: such functions change
+/// the session that other statements use, lock or notify the whole database, store data outside the schema, or run SQL
+/// from a string, past this check.
 fn is_session_function(name: &str) -> bool {
     const BEGINNINGS: [&str; 6] = ["set_config", "lo_", "query_to_xml", "cursor_to_xml", "ts_stat", "ts_rewrite"];
     BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))
