@@ -56,26 +56,26 @@ const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
     // auth
     ("host/src", "auth/session.rs", "auth.rs"),
     ("host/src", "auth/token_cache.rs", "auth.rs"),
+    // cache
+    ("host/src", "cache/response_cache.rs", "cache.rs"),
     // capability
     ("host/src", "capability/auth.rs", "capability.rs"),
     ("host/src", "capability/cache.rs", "capability.rs"),
     ("host/src", "capability/grant.rs", "capability.rs"),
     ("host/src", "capability/guest.rs", "capability/http/wasi.rs"),
     ("host/src", "capability/guest.rs", "capability/log.rs"),
-    ("host/src", "capability/guest.rs", "capability/wasi.rs"),
+    ("host/src", "capability/guest.rs", "capability/wasi_context.rs"),
     ("host/src", "capability/http.rs", "capability.rs"),
     ("host/src", "capability/http/wasi.rs", "capability/http.rs"),
     ("host/src", "capability/log.rs", "capability.rs"),
     ("host/src", "capability/settings.rs", "capability.rs"),
     ("host/src", "capability/sql.rs", "capability.rs"),
     // config
+    ("host/src", "config/kind.rs", "config.rs"),
     ("host/src", "config/kind.rs", "config/source.rs"),
     ("host/src", "config/reader.rs", "config/source.rs"),
     // http
     ("host/src", "http/resource/plugins/operations.rs", "http/resource/plugins.rs"),
-    // plugin
-    ("host/src", "plugin/compile/child.rs", "plugin/compile.rs"),
-    ("host/src", "plugin/compile/code_cache.rs", "plugin/compile.rs"),
     // plugins/sdk
     ("plugins/sdk/src", "sql/row.rs", "sql/value.rs"),
     ("plugins/sdk/src", "testing/client.rs", "testing.rs"),

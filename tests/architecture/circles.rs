@@ -1,10 +1,10 @@
-//! Finds circles between files. Owns the search and how a circle is written; knows nothing of source text.
+//! Finds circles between files. Owns the search and the text form of a circle; knows nothing about source text.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::imports::Edges;
 
-/// The circles of a graph: for each edge that lies on one, a shortest circle through it, written as
+/// Returns a shortest circle through each edge that lies on one, written as
 /// `a.rs → b.rs → a.rs: names; names`.
 pub(super) fn circles(edges: &Edges) -> BTreeSet<String> {
     let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

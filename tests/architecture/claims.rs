@@ -12,7 +12,7 @@ use crate::support::component::workspace;
 /// The crates whose tests the page may name: the directory, and the names in front of its own.
 const TESTED: &[(&str, &[&str])] = &[("tests", &[]), ("host/src", &[]), ("tests/fuzz/targets", &["fuzz"])];
 
-/// The names of all modules and functions below a directory, each as `module::module::name`.
+/// Returns the names of all modules and functions below a directory, each as `module::module::name`.
 fn names(directory: &Path, before: &[&str]) -> BTreeSet<String> {
     let mut found = Vec::new();
     files(directory, &mut found);
@@ -51,7 +51,7 @@ fn add(items: &[Item], module: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Functions in the tokens of a macro, such as `proptest!`.
+/// Returns the functions in the tokens of a macro, such as `proptest!`.
 fn functions(tokens: TokenStream) -> Vec<String> {
     let mut found = Vec::new();
     let mut after_fn = false;
@@ -64,7 +64,7 @@ fn functions(tokens: TokenStream) -> Vec<String> {
     found
 }
 
-/// What stands in backticks in the last column of the tables of a page.
+/// Returns the names in backticks in the last column of the tables of a page.
 fn claimed(page: &str) -> Vec<&str> {
     let rows = page.lines().filter(|line| line.starts_with('|')).skip(2);
     rows.filter_map(|row| row.trim_end_matches(['|', ' ']).rsplit('|').next())
@@ -72,7 +72,7 @@ fn claimed(page: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a name, or the beginning of one with `…` at its end, is among `names`.
+/// Returns whether a name is among `names`. A claim that ends in `…` is a prefix.
 fn exists(claim: &str, names: &BTreeSet<String>) -> bool {
     match claim.strip_suffix('…') {
         Some(beginning) => names.iter().any(|name| name.starts_with(beginning)),

@@ -14,7 +14,7 @@ use syn::{Attribute, ImplItem, Item, Stmt, UseTree, Visibility};
 /// From one file to another, with the names that the first uses of the second.
 pub(super) type Edges = BTreeMap<(String, String), BTreeSet<String>>;
 
-/// What one crate's files use.
+/// The result of reading a crate.
 #[derive(Debug, Default)]
 pub(super) struct Imports {
     /// Between files of the crate.
@@ -36,7 +36,7 @@ struct Module {
     /// A name may stand for a module and a function at once.
     names: HashMap<String, Vec<Binding>>,
     globs: Vec<Vec<String>>,
-    /// Private imports: a use by themselves, because the compiler refuses those that nothing needs.
+    /// Private imports. Each counts as a use, because the compiler warns about one that is not needed.
     imports: Vec<Vec<String>>,
     paths: BTreeSet<Vec<String>>,
 }
@@ -125,7 +125,7 @@ impl Tree<'_> {
         found
     }
 
-    /// What a path means in a module.
+    /// Resolves a path in a module.
     fn resolve(&self, from: usize, path: &[String], seen: &mut BTreeSet<(usize, Vec<String>)>) -> Vec<Target> {
         if !seen.insert((from, path.to_owned())) {
             return Vec::new();
@@ -138,7 +138,12 @@ impl Tree<'_> {
             name => {
                 let found = self.walk(from, path, seen);
                 let mut bindings = self.modules[from].names.get(name).into_iter().flatten();
-                if found.is_empty() && bindings.all(|binding| matches!(binding, Binding::Value)) {
+                let begins_elsewhere = |binding: &Binding| match binding {
+                    Binding::Module(_) | Binding::Type => false,
+                    Binding::Value => true,
+                    Binding::Import(import) => import.first().is_some_and(|first| first == name),
+                };
+                if found.is_empty() && bindings.all(begins_elsewhere) {
                     return vec![Target::External(name.to_owned())];
                 }
                 found
@@ -146,7 +151,7 @@ impl Tree<'_> {
         }
     }
 
-    /// What a path means below a module.
+    /// Resolves a path below a module.
     fn walk(&self, at: usize, path: &[String], seen: &mut BTreeSet<(usize, Vec<String>)>) -> Vec<Target> {
         let Some((name, rest)) = path.split_first() else { return vec![Target::Module(at)] };
         let module = &self.modules[at];
@@ -163,21 +168,26 @@ impl Tree<'_> {
                 Binding::Type | Binding::Value => {
                     found.insert(Target::Item(at, name.clone()));
                 }
-                // `use name::…::name` begins in another crate, or with another binding of this name.
-                Binding::Import(import) if import.first() == Some(name) => {
-                    let elsewhere = || Target::External(name.clone());
-                    found.extend((module.names[name].len() == 1).then(elsewhere));
-                }
                 Binding::Import(import) => {
+                    // An import is not resolved by itself: `use name::…::name` begins with another binding or crate.
+                    let expanding = (at, [&["use".to_owned()], import.as_slice()].concat());
+                    if !seen.insert(expanding.clone()) {
+                        continue;
+                    }
                     let path = import.iter().chain(rest).cloned().collect::<Vec<_>>();
                     found.extend(self.resolve(at, &path, seen));
+                    seen.remove(&expanding);
                 }
             }
         }
         if found.is_empty() && !module.names.contains_key(name) {
-            for glob in &module.globs {
+            // A glob that begins elsewhere is of another crate, and all that it brings is that crate's.
+            let begins_here = |glob: &&Vec<String>| {
+                let first = glob.first().map_or("", String::as_str);
+                matches!(first, "crate" | "wharf" | "self" | "super") || module.names.contains_key(first)
+            };
+            for glob in module.globs.iter().filter(begins_here) {
                 let whole = glob.iter().chain(path).cloned().collect::<Vec<_>>();
-                // All that a glob of another crate could bring is that crate's.
                 let known = |target: &Target| !matches!(target, Target::External(_));
                 found.extend(self.resolve(at, &whole, seen).into_iter().filter(known));
             }
@@ -214,7 +224,7 @@ impl Reader {
         self.bind(name, Binding::Import(path));
     }
 
-    /// The paths among tokens that are not parsed.
+    /// Collects the paths among tokens that are not parsed.
     fn scan(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let (mut colons, mut after_dot) = (0, false);
@@ -248,7 +258,7 @@ impl Reader {
         self.end_of_path(&mut path);
     }
 
-    /// A path in a string, as `#[serde(with = "…")]` has it.
+    /// Collects the path in a string, such as in `#[serde(with = "…")]`.
     fn scan_text(&mut self, literal: &str) {
         let text = literal.trim_matches('"');
         if text.contains("::")
@@ -258,7 +268,7 @@ impl Reader {
         }
     }
 
-    /// Single words in lower case are the names of values and of arguments.
+    /// Adds a path that is complete. A single word in lower case is dropped: it names a value or an argument.
     fn end_of_path(&mut self, path: &mut Vec<String>) {
         let path = std::mem::take(path);
         if path.len() > 1 || path.first().is_some_and(|name| name.starts_with(char::is_uppercase)) {
@@ -298,7 +308,7 @@ impl<'ast> Visit<'ast> for Reader {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // One word that no import brought is of the language, a parameter or a value.
+        // With a leading `::` the first name is a crate, and one word alone is no path into it.
         if names.len() > 1 || path.leading_colon.is_none() {
             self.0.paths.insert(names);
         }
@@ -321,7 +331,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
-/// Whether code is compiled for tests only: `cfg(test)` or `cfg(all(test, …))`.
+/// Returns whether code is compiled for tests only: `cfg(test)` or `cfg(all(test, …))`.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let condition = match &attribute.meta {
@@ -423,6 +433,27 @@ mod tests {
             ("b.rs", "use crate::a::A;"),
         ];
         assert_eq!(edges(&files), ["a.rs → a/inner.rs: Used", "b.rs → a/inner.rs: A"]);
+    }
+
+    #[test]
+    fn an_import_of_the_name_of_its_own_module_is_resolved() {
+        let files = [
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "mod part; pub use self::part::part; use x::y::x; fn f() { part(); x(); }"),
+            ("a/part.rs", "pub fn part() {}"),
+            ("b.rs", "use crate::a::part; fn f() { part(); }"),
+        ];
+        assert_eq!(edges(&files), ["a.rs → a/part.rs: part", "b.rs → a/part.rs: part"]);
+    }
+
+    #[test]
+    fn a_glob_of_another_crate_brings_no_name_of_this_one() {
+        let files = [
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "use x::*; use y::z::*; pub struct A(B);"),
+            ("b.rs", "pub struct B;"),
+        ];
+        assert!(edges(&files).is_empty());
     }
 
     #[test]

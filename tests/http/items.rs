@@ -99,26 +99,26 @@ async fn items_are_listed_newest_first_and_in_pages(host: &TestHost) {
 async fn users_see_their_own_items_and_superusers_see_all(host: &TestHost) {
     let jane = host.user("jane@example.com").await;
     let admin = host.superuser();
-    let hers = create_item(&jane, "hers").await;
-    let his = create_item(admin, "his").await;
+    let janes = create_item(&jane, "janes").await;
+    let admins = create_item(admin, "admins").await;
     let list = jane.get("/items/").await.ok();
-    assert_eq!((column(&list, "title"), &list["count"]), (vec!["hers"], &json!(1)));
+    assert_eq!((column(&list, "title"), &list["count"]), (vec!["janes"], &json!(1)));
     let list = admin.get("/items/").await.ok();
-    assert_eq!((column(&list, "title"), &list["count"]), (vec!["his", "hers"], &json!(2)));
+    assert_eq!((column(&list, "title"), &list["count"]), (vec!["admins", "janes"], &json!(2)));
 
-    foreign(&jane.get(&path(&his)).await);
-    foreign(&jane.put(&path(&his), &json!({ "title": "mine" })).await);
-    foreign(&jane.put(&path(&his), &json!({})).await);
-    foreign(&jane.delete(&path(&his)).await);
+    foreign(&jane.get(&path(&admins)).await);
+    foreign(&jane.put(&path(&admins), &json!({ "title": "mine" })).await);
+    foreign(&jane.put(&path(&admins), &json!({})).await);
+    foreign(&jane.delete(&path(&admins)).await);
     item_not_found(&jane.get(UNKNOWN_ITEM).await);
-    assert_eq!(admin.get(&path(&hers)).await.ok(), hers);
-    let changed = admin.put(&path(&hers), &json!({ "title": "changed" })).await.ok();
-    assert_eq!((&changed["title"], &changed["owner_id"]), (&json!("changed"), &hers["owner_id"]));
-    admin.delete(&path(&hers)).await.has_message("Item deleted successfully");
-    item_not_found(&jane.get(&path(&hers)).await);
+    assert_eq!(admin.get(&path(&janes)).await.ok(), janes);
+    let changed = admin.put(&path(&janes), &json!({ "title": "changed" })).await.ok();
+    assert_eq!((&changed["title"], &changed["owner_id"]), (&json!("changed"), &janes["owner_id"]));
+    admin.delete(&path(&janes)).await.has_message("Item deleted successfully");
+    item_not_found(&jane.get(&path(&janes)).await);
     not_authenticated(&host.anonymous().get("/items/").await);
     not_authenticated(&host.anonymous().post("/items/", &json!({ "title": "x" })).await);
-    not_authenticated(&host.anonymous().get(&path(&his)).await);
+    not_authenticated(&host.anonymous().get(&path(&admins)).await);
 }
 
 async fn an_item_is_updated_member_by_member(host: &TestHost) {
