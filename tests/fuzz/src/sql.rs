@@ -73,7 +73,7 @@ pub fn check(data: &[u8]) {
 
 fn check_tokens(dialect: Dialect, sql: &str) {
     let mut at = 0;
-    for (sort, range) in fuzzing::tokens(dialect, sql) {
+    for (kind, range) in fuzzing::tokens(dialect, sql) {
         assert!(range.start >= at && range.end > range.start && range.end <= sql.len(), "{range:?} after {at}");
         let (between, token) = (&sql[at..range.start], &sql[range.clone()]);
         let comments = between.trim().is_empty()
@@ -81,7 +81,7 @@ fn check_tokens(dialect: Dialect, sql: &str) {
             || between.contains("/*")
             || between.trim_matches('\x0b').trim().is_empty();
         assert!(comments, "{between:?} was skipped");
-        match sort {
+        match kind {
             TokenKind::Symbol(byte) => assert_eq!(token.as_bytes(), [byte]),
             TokenKind::Parameter(number) => assert_eq!(token, format!("${number}")),
             TokenKind::Text | TokenKind::Refused => {}
@@ -92,7 +92,7 @@ fn check_tokens(dialect: Dialect, sql: &str) {
 
 /// Returns the statement that goes to the database, and the number of its values.
 fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
-    let values = fuzzing::tokens(dialect, sql).into_iter().filter_map(|(sort, _)| match sort {
+    let values = fuzzing::tokens(dialect, sql).into_iter().filter_map(|(kind, _)| match kind {
         TokenKind::Parameter(number) => Some(usize::from(number)),
         _ => None,
     });
@@ -109,11 +109,11 @@ fn check_statement(dialect: Dialect, sql: &str) -> Option<(String, usize)> {
     assert!(!statement.contains('\0') && !statement.is_empty());
     let tokens = fuzzing::tokens(dialect, &statement);
     assert!(
-        !tokens.iter().any(|(sort, _)| matches!(sort, TokenKind::Refused | TokenKind::Symbol(b';'))),
+        !tokens.iter().any(|(kind, _)| matches!(kind, TokenKind::Refused | TokenKind::Symbol(b';'))),
         "{statement:?}"
     );
     let first =
-        tokens.iter().find(|(sort, _)| *sort != TokenKind::Symbol(b'(')).map(|(_, range)| &statement[range.clone()]);
+        tokens.iter().find(|(kind, _)| *kind != TokenKind::Symbol(b'(')).map(|(_, range)| &statement[range.clone()]);
     let first = first.unwrap_or_default().to_ascii_lowercase();
     assert!(["select", "values", "with", "insert", "update", "delete"].contains(&first.as_str()), "{first:?}");
     assert_eq!(reads, ["select", "values"].contains(&first.as_str()));

@@ -49,8 +49,8 @@ fn read(line: &[u8]) -> Option<Value> {
         return Some(Value::Blob(bytes.to_vec()));
     }
     let line = String::from_utf8_lossy(line);
-    let [sort, text] = words(&line);
-    Some(match sort {
+    let [kind, text] = words(&line);
+    Some(match kind {
         "null" => Value::Null,
         "boolean" => Value::Boolean(text == "true"),
         "integer" => Value::Integer(text.parse().ok()?),
