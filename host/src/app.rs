@@ -139,7 +139,7 @@ impl App {
             Error::internal(format!("cannot listen on {}", config.server.listen)).with_source(error)
         })?;
         let addr = listener.local_addr().map_err(|error| Error::internal("no local address").with_source(error))?;
-        egress.keep_away_from(addr);
+        egress.set_own_listener(addr);
 
         let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
         let server = Arc::new(config.server.clone());

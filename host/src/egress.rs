@@ -92,7 +92,7 @@ impl Egress {
     }
 
     /// Sets the address of this host's listener, before it accepts connections. Later calls change nothing.
-    pub fn keep_away_from(&self, own: SocketAddr) {
+    pub fn set_own_listener(&self, own: SocketAddr) {
         let _ = self.0.own.set(own);
     }
 

@@ -207,7 +207,7 @@ async fn the_host_itself_is_never_reached() {
         ];
         let hosts: Vec<&str> = spellings.iter().map(String::as_str).collect();
         let client = EgressClient::new(&names, Roots::default(), &hosts, LOOPBACK, generous_limits());
-        client.egress.keep_away_from(
+        client.egress.set_own_listener(
             format!("{}:{port}", if own.contains(':') { format!("[{own}]") } else { own.to_owned() }).parse().unwrap(),
         );
         for spelling in &hosts {
@@ -220,7 +220,7 @@ async fn the_host_itself_is_never_reached() {
     }
     assert_eq!(remote.accepted(), 0);
     let client = EgressClient::to(&[&remote.origin()]);
-    client.egress.keep_away_from(format!("0.0.0.0:{}", if port == 1 { 2 } else { 1 }).parse().unwrap());
+    client.egress.set_own_listener(format!("0.0.0.0:{}", if port == 1 { 2 } else { 1 }).parse().unwrap());
     assert_eq!(client.get(&remote.url("/")).await.unwrap().status, 200, "another port is not this host");
 }
 

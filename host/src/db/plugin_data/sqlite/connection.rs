@@ -25,7 +25,7 @@ use crate::db::sqlite_memory::{Meter, MeteredStatement};
 /// The number of cached compiled statements, and of their plans.
 const CACHED_STATEMENTS: usize = 128;
 
-/// The bytes of a row in addition to its values.
+/// The bytes that a row may take in addition to its values.
 const ROW_OVERHEAD: usize = 64 * 1024;
 
 /// The maximum number of pages of a SQLite file (<https://sqlite.org/limits.html>, 13).
