@@ -1,4 +1,5 @@
-//! Holds the tables of `host/ARCHITECTURE.md` that are generated from the code against the code.
+//! Compares the tables of the documents with the code: generated ones in `host/ARCHITECTURE.md`, and the settings in
+//! `host/OPERATING.md`.
 
 use crate::support::component::workspace;
 
@@ -45,4 +46,16 @@ fn the_table_of_status_codes_matches_the_code() {
         format!("| `{}` | {} | {} |", rule.kind, rule.status.as_u16(), rule.when)
     };
     check_table("status codes", "| kind | status | when |", wharf::http::problem::STATUSES.iter().map(row));
+}
+
+#[test]
+fn every_setting_is_in_the_operating_guide_with_its_default() {
+    let text = std::fs::read_to_string(workspace().join("host/OPERATING.md")).unwrap();
+    let settings = wharf::config::load(&wharf::config::Sources::default()).unwrap().settings;
+    let rows = settings.iter().map(|setting| {
+        let default = setting.value.as_ref().map(|value| format!("`{value}`")).unwrap_or_default();
+        format!("| `{}` | `{}` | {default} |", setting.key, setting.env)
+    });
+    let missing: Vec<String> = rows.filter(|row| !text.contains(row)).collect();
+    assert!(missing.is_empty(), "host/OPERATING.md needs these rows: {missing:#?}");
 }
