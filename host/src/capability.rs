@@ -16,13 +16,13 @@ pub mod auth;
 pub mod budget;
 pub mod cache;
 pub mod call_context;
+pub mod config;
 pub mod cpu_scheduler;
 pub mod grant;
 pub mod guest;
 pub mod http;
 pub mod log;
 pub mod parameter;
-pub mod settings;
 pub mod sql;
 pub mod usage;
 pub mod wasi;
@@ -36,7 +36,7 @@ use serde_json::Value;
 use wasmtime::component::Linker;
 
 use crate::clock::{Clock, Random};
-use crate::config;
+use crate::config::Config;
 use crate::db::Db;
 use crate::error::Result;
 use crate::id::PluginName;
@@ -112,7 +112,7 @@ pub trait Capability: Sized + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Boot {
     /// The settings.
-    pub config: Arc<config::Config>,
+    pub config: Arc<Config>,
     /// The clock.
     pub clock: Clock,
     /// The source of randomness.
@@ -160,7 +160,7 @@ macro_rules! capabilities {
         /// Every capability, open.
         pub struct Capabilities {
             $($field: $capability,)*
-            configured: Arc<config::Config>,
+            configured: Arc<Config>,
         }
 
         /// The state of one release in each capability that it was granted.
@@ -300,7 +300,7 @@ macro_rules! capabilities {
 capabilities! {
     auth: auth::Auth,
     cache: cache::Cache,
-    config: settings::Settings,
+    config: config::PluginSettings,
     http: http::Http,
     log: log::Log,
     sql: sql::Sql,

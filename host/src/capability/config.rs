@@ -19,9 +19,9 @@ mod bindings {
 use bindings::wharf::config::settings;
 
 /// The capability.
-pub struct Settings;
+pub struct PluginSettings;
 
-impl Capability for Settings {
+impl Capability for PluginSettings {
     const NAME: &'static str = "config";
     const MEANING: &'static str = "may read the settings that you give it";
     const INTERFACES: &'static [&'static str] = &["wharf:config/settings@0.1.0"];
