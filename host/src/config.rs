@@ -2,7 +2,7 @@
 //! `wharf.toml`, `WHARF_*` variables and flags; nothing else reads settings from the environment. Data passes one way:
 //! sources → [`Config`] → the services, which get only their own section.
 //!
-//! A setting is one entry of its section (`section` holds the macro). A limit of plugins is one entry in [`plugins`].
+//! A setting is one entry of its section (the macro is in `section`). A limit of plugins is one entry in [`plugins`].
 
 pub(crate) mod kind;
 pub mod load;
@@ -23,7 +23,7 @@ pub use secret::Secret;
 pub use source::{Flag, Origin, Sources};
 
 use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
-use self::section::section;
+use self::section::settings;
 
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +42,7 @@ pub struct Config {
     pub log: Log,
 }
 
-section! {
+settings! {
     /// The process and its HTTP side.
     Server in server {
         /// Address and port to listen on.
@@ -80,7 +80,7 @@ section! {
     }
 }
 
-section! {
+settings! {
     /// The database of the host and of the plugins.
     Database in database {
         /// `postgres://…`; `None` means SQLite in the data directory.
@@ -104,7 +104,7 @@ impl Database {
     }
 }
 
-section! {
+settings! {
     /// Identity.
     Auth in auth {
         /// Lifetime of access tokens. Each belongs to a session that can be revoked.
@@ -120,7 +120,7 @@ section! {
     }
 }
 
-section! {
+settings! {
     /// Outgoing mail; off unless both are set.
     Email in email {
         /// `smtp://user:password@host:587` (STARTTLS), `smtps://…:465` (TLS) or `smtp://…?tls=none`.
@@ -132,7 +132,7 @@ section! {
     }
 }
 
-section! {
+settings! {
     /// Logging.
     Log in log {
         /// `auto` (text on a terminal, JSON otherwise), `text` or `json`.

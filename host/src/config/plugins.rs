@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::kind::{self, DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
-use super::section::section;
+use super::section::settings;
 use crate::public_key::TrustedKey;
 
 /// The most memory that a call may get. A 32-bit memory ends here, and each slot of the instance pool reserves the
@@ -28,7 +28,7 @@ macro_rules! plugins {
             $($(#[$fixed_meaning:meta])* $fixed:ident $fixed_name:literal;)*
         }
     ) => {
-        section! {
+        settings! {
             $(#[$about])*
             Plugins in plugins { $($(#[$meaning])* $field: $type = $default, $env, $kind;)* }
         }

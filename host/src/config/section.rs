@@ -2,9 +2,9 @@
 //! variable and the kind of its values. From these entries come the section's type, its defaults, its reader and the kind
 //! of each setting. `config::load` reads the sections; nothing else repeats a key, a variable or a range.
 
-/// Declares a section: `FIELD: TYPE = DEFAULT, "VARIABLE", KIND;` for each setting. The key of a setting is
+/// Declares the settings of a section: `FIELD: TYPE = DEFAULT, "VARIABLE", KIND;` for each setting. The key of a setting is
 /// `SECTION.FIELD`. `SECTION::FIELD()` returns the kind of its values.
-macro_rules! section {
+macro_rules! settings {
     (
         $(#[$about:meta])*
         $name:ident in $section:ident {
@@ -48,4 +48,4 @@ macro_rules! section {
         }
     };
 }
-pub(super) use section;
+pub(super) use settings;
