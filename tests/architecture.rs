@@ -61,19 +61,14 @@ const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
     // capability
     ("host/src", "capability/auth.rs", "capability.rs"),
     ("host/src", "capability/cache.rs", "capability.rs"),
+    ("host/src", "capability/config.rs", "capability.rs"),
     ("host/src", "capability/grant.rs", "capability.rs"),
     ("host/src", "capability/guest.rs", "capability/http/wasi.rs"),
-    ("host/src", "capability/guest.rs", "capability/log.rs"),
-    ("host/src", "capability/guest.rs", "capability/wasi_context.rs"),
     ("host/src", "capability/http.rs", "capability.rs"),
     ("host/src", "capability/http/wasi.rs", "capability/http.rs"),
     ("host/src", "capability/log.rs", "capability.rs"),
-    ("host/src", "capability/settings.rs", "capability.rs"),
     ("host/src", "capability/sql.rs", "capability.rs"),
-    // config
     ("host/src", "config/kind.rs", "config.rs"),
-    ("host/src", "config/kind.rs", "config/source.rs"),
-    ("host/src", "config/reader.rs", "config/source.rs"),
     // http
     ("host/src", "http/resource/plugins/operations.rs", "http/resource/plugins.rs"),
     // plugins/sdk

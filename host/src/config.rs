@@ -4,6 +4,7 @@
 //!
 //! A setting is one entry of its section (the macro is in `section`). A limit of plugins is one entry in [`plugins`].
 
+pub mod finding;
 pub(crate) mod kind;
 pub mod load;
 pub mod plugins;
@@ -16,11 +17,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use finding::{Finding, Origin};
 pub use load::{InvalidConfig, Loaded, load};
 pub use plugins::{Limit, Plugins};
-pub use reader::{Finding, Setting};
+pub use reader::Setting;
 pub use secret::Secret;
-pub use source::{Flag, Origin, Sources};
+pub use source::{Flag, Sources};
 
 use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
 use self::section::settings;

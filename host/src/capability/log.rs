@@ -35,8 +35,7 @@ mod bindings {
 }
 use bindings::wharf::log::{audit as audit_wit, log as log_wit};
 
-pub use self::plugin_log::{PluginLog, PluginLogs, Rates};
-pub use log_wit::Level;
+pub use self::plugin_log::{Level, PluginLog, PluginLogs, Rates};
 
 /// Maximum size of an audit entry, all its texts together.
 const MAX_ENTRY: usize = 16 * 1024;
@@ -121,15 +120,27 @@ impl Capability for Log {
 }
 
 impl log_wit::Host for Guest {
-    fn write(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+    fn write(&mut self, level: log_wit::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         self.charge(HostCalls::log)?;
         let texts = fields.iter().map(|(name, value)| name.len().saturating_add(value.len()));
         let _reservation = self.reserve(texts.fold(message.len(), usize::saturating_add))?;
         self.entered.log()?;
-        if !self.output.write(&self.context, level, &message, &fields) {
+        if !self.output.write(&self.context, level.into(), &message, &fields) {
             self.usage.hit(Limit::LogRate);
         }
         Ok(())
+    }
+}
+
+impl From<log_wit::Level> for Level {
+    fn from(level: log_wit::Level) -> Self {
+        match level {
+            log_wit::Level::Trace => Self::Trace,
+            log_wit::Level::Debug => Self::Debug,
+            log_wit::Level::Info => Self::Info,
+            log_wit::Level::Warn => Self::Warn,
+            log_wit::Level::Error => Self::Error,
+        }
     }
 }
 

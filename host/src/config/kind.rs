@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::source::{SEPARATOR, ValueType};
 use super::{LogFormat, Secret};
 use crate::address::Address;
 use crate::public_key::TrustedKey;
@@ -27,6 +26,24 @@ pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
+
+/// The separator of a list that is written as text.
+pub(super) const SEPARATOR: char = ',';
+
+/// The TOML type of a value. Variables and flags are always text, so every setting accepts text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ValueType {
+    /// A TOML string, a variable or a flag.
+    Text,
+    /// A TOML integer.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// A list of texts, which stand in one text with [`SEPARATOR`] between them.
+    List,
+    /// A type that no setting accepts; its name in TOML.
+    Other(&'static str),
+}
 
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 type Show<T> = Box<dyn Fn(&T) -> Option<String>>;

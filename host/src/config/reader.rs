@@ -1,37 +1,9 @@
 //! Reads settings one by one from layered sources. Each key is declared once, in its section. The calls of the sections
 //! give the error messages, the list of known keys, `config show` and the check for unknown keys.
 
-use std::fmt;
-
-use super::kind::Kind;
-use super::source::{Origin, PREFIX, RawValue, Sources, ValueType};
-
-/// A setting with a wrong value, or an unknown key.
-#[derive(Debug, Clone)]
-pub struct Finding {
-    /// Where it was found.
-    pub origin: Origin,
-    /// The setting that it is about, if any.
-    pub key: Option<String>,
-    /// The reason, and the accepted values.
-    pub text: String,
-}
-
-impl Finding {
-    pub(super) fn of_file(path: &std::path::Path, line: Option<usize>, text: impl Into<String>) -> Self {
-        Self { origin: Origin::File(path.to_owned(), line), key: None, text: text.into() }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
-        if let Some(key) = &self.key {
-            write!(f, "{key} ")?;
-        }
-        f.write_str(&self.text)
-    }
-}
+use super::finding::{Finding, Origin};
+use super::kind::{Kind, ValueType};
+use super::source::{PREFIX, RawValue, Sources};
 
 /// The effective value of one setting.
 #[derive(Debug, Clone)]

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Finding;
+use super::finding::{Finding, Origin};
+use super::kind::{SEPARATOR, ValueType};
 
 /// The file that is read when neither `--config` nor `WHARF_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "wharf.toml";
@@ -18,51 +18,8 @@ pub const DEFAULT_FILE: &str = "wharf.toml";
 /// The prefix of every variable of Wharf.
 pub(super) const PREFIX: &str = "WHARF_";
 
-/// The separator of a list that is written as text.
-pub(super) const SEPARATOR: char = ',';
-
 /// Maximum size of the file. A larger one is not a configuration.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-
-/// The source of a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// No source set it.
-    Default,
-    /// A line of the file; `None` means the file as a whole.
-    File(PathBuf, Option<usize>),
-    /// A variable.
-    Environment(String),
-    /// A flag.
-    Flag(&'static str),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(path, Some(line)) => write!(f, "{}:{line}", path.display()),
-            Self::File(path, None) => write!(f, "{}", path.display()),
-            Self::Environment(name) => f.write_str(name),
-            Self::Flag(name) => f.write_str(name),
-        }
-    }
-}
-
-/// The TOML type of a value. Variables and flags are always text, so every setting accepts text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueType {
-    /// A TOML string, a variable or a flag.
-    Text,
-    /// A TOML integer.
-    Integer,
-    /// `true` or `false`.
-    Boolean,
-    /// A list of texts, which stand in one text with [`SEPARATOR`] between them.
-    List,
-    /// A type that no setting accepts; its name in TOML.
-    Other(&'static str),
-}
 
 /// A value as it was written.
 #[derive(Debug, Clone)]

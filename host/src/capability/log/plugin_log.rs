@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Level;
 use super::audit_rate::AuditRateLimiter;
 use crate::capability::CallContext;
 use crate::clock::{Clock, Timestamp};
@@ -18,6 +17,21 @@ pub(super) const MAX_TEXT: usize = 8 * 1024;
 const MEAN_LINE: usize = 1024;
 /// Maximum number of fields of one entry; further fields are dropped.
 pub(super) const MAX_FIELDS: usize = 32;
+
+/// The severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Very detailed diagnostics.
+    Trace,
+    /// Diagnostics.
+    Debug,
+    /// Normal operation.
+    Info,
+    /// Something unexpected that the plugin handled.
+    Warn,
+    /// A failure.
+    Error,
+}
 
 /// The log of one plugin. Writes to the host's log within the plugin's rate.
 pub struct PluginLog {
