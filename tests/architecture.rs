@@ -56,8 +56,6 @@ const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
     // auth
     ("host/src", "auth/session.rs", "auth.rs"),
     ("host/src", "auth/token_cache.rs", "auth.rs"),
-    // cache
-    ("host/src", "cache/response_cache.rs", "cache.rs"),
     // capability
     ("host/src", "capability/auth.rs", "capability.rs"),
     ("host/src", "capability/cache.rs", "capability.rs"),
@@ -65,10 +63,8 @@ const OPEN_CIRCLES: &[(&str, &str, &str)] = &[
     ("host/src", "capability/grant.rs", "capability.rs"),
     ("host/src", "capability/guest.rs", "capability/http/wasi.rs"),
     ("host/src", "capability/http.rs", "capability.rs"),
-    ("host/src", "capability/http/wasi.rs", "capability/http.rs"),
     ("host/src", "capability/log.rs", "capability.rs"),
     ("host/src", "capability/sql.rs", "capability.rs"),
-    ("host/src", "config/kind.rs", "config.rs"),
     // http
     ("host/src", "http/resource/plugins/operations.rs", "http/resource/plugins.rs"),
     // plugins/sdk

@@ -7,6 +7,7 @@
 pub mod finding;
 pub(crate) mod kind;
 pub mod load;
+pub mod log_format;
 pub mod plugins;
 mod reader;
 pub mod secret;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use finding::{Finding, Origin};
 pub use load::{InvalidConfig, Loaded, load};
+pub use log_format::LogFormat;
 pub use plugins::{Limit, Plugins};
 pub use reader::Setting;
 pub use secret::Secret;
@@ -142,18 +144,6 @@ settings! {
         /// A `tracing` filter such as `info,wharf::plugin=debug`.
         filter: Option<String> = None, "WHARF_LOG", kind::log_filter().optional();
     }
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    #[default]
-    Auto,
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 #[cfg(test)]

@@ -7,26 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Key, Payload, PluginCache, Refusal};
-
-/// A successful response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedResponse {
-    /// The status.
-    pub status: u16,
-    /// The headers, checked.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Bytes,
-}
-
-impl CachedResponse {
-    pub(super) fn weight(&self) -> usize {
-        self.body.len() + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
-    }
-}
+pub use super::entry::CachedResponse;
+use super::entry::{Key, Payload};
+use super::plugin_cache::{PluginCache, Refusal};
 
 /// Everything that a response depends on besides tags.
 #[derive(Debug, Clone)]
@@ -88,6 +71,8 @@ impl PluginCache {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::cache::Caches;
     use crate::clock::{Clock, Timestamp};

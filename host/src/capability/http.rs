@@ -1,6 +1,7 @@
 //! `wharf:http`: requests to other servers, sent by `crate::egress`. The same grant covers the same requests through the
 //! standard interface `wasi:http`, see `wasi`.
 
+mod sender;
 pub(super) mod wasi;
 
 use std::sync::Arc;
@@ -8,16 +9,14 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::budget::MemoryReservation;
+use self::sender::Sender;
 use super::parameter::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit, Usage};
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Usage};
 use crate::clock::Random;
 use crate::config::kind;
 use crate::egress::address::Network;
 use crate::egress::origin::Origin;
-use crate::egress::{
-    Allowlist, Egress, EgressLimits, Failure, LimitKind, ReleaseEgress, Report, Request, Response, Trace,
-};
+use crate::egress::{Allowlist, Egress, EgressLimits, Failure, LimitKind, ReleaseEgress, Request, Response, Trace};
 use crate::error::Result;
 
 mod bindings {
@@ -124,37 +123,6 @@ impl HttpCall {
     }
 }
 
-/// Sends one request.
-#[derive(Clone)]
-struct Sender {
-    egress: Arc<ReleaseEgress>,
-    /// Maximum size of a body.
-    bytes: usize,
-    context: Arc<CallContext>,
-    usage: Arc<Usage>,
-    trace: Trace,
-}
-
-impl Sender {
-    async fn send(self, request: Request, memory: &mut MemoryReservation) -> Result<Response, Failure> {
-        // A timeout that the plugin chose itself is not a limit that an operator could raise.
-        let own = [request.time, request.connect, request.first_byte, request.idle].iter().any(Option::is_some);
-        let mut exchange =
-            Exchange { context: self.context, report: Report::default(), failure: Some(GONE.to_owned()) };
-        let outcome = self.egress.send(request, &self.trace, memory, &mut exchange.report).await;
-        exchange.failure = outcome.as_ref().err().map(|failure| match failure {
-            // Its text quotes the plugin's input.
-            Failure::Invalid(_) => "invalid".to_owned(),
-            failure => failure.to_string(),
-        });
-        outcome.inspect_err(|failure| {
-            if let Some(limit) = limit_hit_by(failure).filter(|_| !own || !matches!(failure, Failure::Timeout(_))) {
-                self.usage.hit(limit);
-            }
-        })
-    }
-}
-
 impl client::Host for Guest {
     async fn send(&mut self, request: client::Request) -> wasmtime::Result<Result<client::Response, client::Error>> {
         self.charge(HostCalls::http)?;
@@ -169,62 +137,6 @@ impl client::Host for Guest {
             }
             Err(failure) => client::Error::try_from(failure).map(Err),
         }
-    }
-}
-
-/// Returns the limit that a request hit, if it hit one.
-fn limit_hit_by(failure: &Failure) -> Option<Limit> {
-    match failure {
-        Failure::Denied(_) => Some(Limit::HttpHosts),
-        Failure::Timeout(phase) => Some(match *phase {
-            // Shorter than the time of the whole exchange, and the same for every plugin.
-            "resolve" | "connect" | "tls" => Limit::HttpConnect,
-            _ => Limit::HttpTime,
-        }),
-        Failure::Limit(bound, _) => Some(match bound {
-            LimitKind::Requests => Limit::HttpRequests,
-            LimitKind::Bytes => Limit::HttpBytes,
-            // The call's budget counts it.
-            LimitKind::Memory => return None,
-            LimitKind::Headers => Limit::HttpHeaders,
-            LimitKind::Redirects => Limit::HttpRedirects,
-        }),
-        _ => None,
-    }
-}
-
-/// The failure of an exchange whose call ended before it.
-const GONE: &str = "the call ended first";
-
-/// Logs one exchange when it ends, in any way. Never logs a path, a query or a header: those may contain secrets.
-struct Exchange {
-    context: Arc<CallContext>,
-    report: Report,
-    failure: Option<String>,
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        let (report, context) = (&self.report, &self.context);
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(
-            target: "wharf::plugin::http",
-            plugin = context.plugin.as_str(),
-            release = context.release,
-            request_id = &*context.request_id,
-            server = report.server.as_ref().map(tracing::field::display),
-            status = report.status,
-            bytes = report.bytes,
-            redirects = report.redirects,
-            reused = report.reused,
-            resolve_micros = micros(report.resolve),
-            connect_micros = micros(report.connect),
-            first_byte_micros = micros(report.first_byte),
-            body_micros = micros(report.body),
-            failure = self.failure.as_deref(),
-            detail = report.detail.as_deref(),
-            "exchange"
-        );
     }
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{LogFormat, Secret};
+use super::log_format::LogFormat;
+use super::secret::Secret;
 use crate::address::Address;
 use crate::public_key::TrustedKey;
 

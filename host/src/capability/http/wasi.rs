@@ -21,7 +21,7 @@ use wasmtime_wasi_http::{
     WasiHttpHooks,
 };
 
-use super::Sender;
+use super::sender::Sender;
 use crate::capability::budget::{Budget, MemoryReservation};
 use crate::capability::{Guest, HostCalls, Limit};
 use crate::egress::{Failure, LimitKind, Request, Response, is_written_by_the_host};

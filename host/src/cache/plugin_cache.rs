@@ -1,0 +1,308 @@
+//! The cache of one plugin: its values, its counters, and the invalidation of tags. Cached responses are stored here too,
+//! through `response_cache`.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use moka::ops::compute::Op;
+use moka::sync::Cache;
+
+use super::entry::{Entry, Key, Payload, PerEntry, weight};
+use crate::clock::{Clock, Timestamp};
+
+/// Maximum length of a key in bytes.
+pub const MAX_KEY: usize = 512;
+/// Maximum size of a value in bytes.
+pub const MAX_VALUE: usize = 1024 * 1024;
+/// Maximum number of tags of one entry.
+pub const MAX_TAGS: usize = 16;
+/// Maximum length of a tag in bytes.
+pub const MAX_TAG: usize = 128;
+/// Maximum number of marks of one plugin. Beyond it the whole cache is cleared, which is always permitted.
+const MAX_MARKS: usize = 10_000;
+
+/// Why an entry is refused. The text names the limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The key is too long.
+    #[error("key length: {MAX_KEY} bytes")]
+    Key,
+    /// The value is larger than any value may be, or is with its key and tags larger than the whole cache.
+    #[error("value size: {0} bytes")]
+    Value(u64),
+    /// There are too many tags, or one is too long.
+    #[error("tags: {MAX_TAGS} of {MAX_TAG} bytes")]
+    Tags,
+    /// The value is not a counter, or the counter would overflow.
+    #[error("counter: the value is not a 64-bit integer, or would overflow")]
+    Counter,
+}
+
+/// The cache of one plugin.
+#[derive(Debug)]
+pub struct PluginCache {
+    clock: Clock,
+    entries: ArcSwap<Cache<Key, Entry>>,
+    marks: Mutex<HashMap<Box<str>, u64>>,
+    counter: AtomicU64,
+}
+
+impl PluginCache {
+    pub(super) fn new(clock: &Clock, bytes: u64) -> Self {
+        let entries = ArcSwap::from_pointee(entries(bytes));
+        let (marks, counter) = (Mutex::default(), AtomicU64::new(0));
+        Self { clock: clock.clone(), entries, marks, counter }
+    }
+
+    /// Changes the size in bytes. A change clears the cache.
+    pub fn resize(&self, bytes: u64) {
+        if self.entries.load().policy().max_capacity() != Some(bytes) {
+            self.entries.store(Arc::new(entries(bytes)));
+        }
+    }
+
+    /// Returns the number of entries and their bytes.
+    pub fn usage(&self) -> (u64, u64) {
+        let entries = self.entries.load();
+        // Without this, moka does not count recent entries yet and still counts expired ones.
+        entries.run_pending_tasks();
+        (entries.entry_count(), entries.weighted_size())
+    }
+
+    /// Returns a value.
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        match self.fresh(&Key::Value(key.into()))?.payload {
+            Payload::Value(bytes) => Some(bytes),
+            Payload::Response(_) => None,
+        }
+    }
+
+    /// Stores a value until `ttl` is over or until it is evicted.
+    ///
+    /// # Errors
+    /// The key, the value or the tags exceed their limit.
+    pub fn set(&self, key: &str, value: Bytes, ttl: Option<Duration>, tags: &[String]) -> Result<(), Refusal> {
+        if key.len() > MAX_KEY {
+            return Err(Refusal::Key);
+        }
+        if value.len() > MAX_VALUE {
+            return Err(Refusal::Value(MAX_VALUE as u64));
+        }
+        let entry = self.entry(Payload::Value(value), ttl, tags, self.now_ticket())?;
+        self.insert(Key::Value(key.into()), entry)
+    }
+
+    /// Stores an entry. Refuses one that is larger than the cache: it would evict everything else first.
+    pub(super) fn insert(&self, key: Key, entry: Entry) -> Result<(), Refusal> {
+        let entries = self.entries.load();
+        let bytes = entries.policy().max_capacity().unwrap_or(u64::MAX);
+        if weight(&key, &entry) as u64 > bytes {
+            return Err(Refusal::Value(bytes));
+        }
+        entries.insert(key, entry);
+        Ok(())
+    }
+
+    /// Removes a value.
+    pub fn delete(&self, key: &str) {
+        self.entries.load().invalidate(&Key::Value(key.into()));
+    }
+
+    /// Adds to a counter atomically and returns the sum. A missing counter starts at 0 with the given `ttl`; an
+    /// existing counter keeps its own.
+    ///
+    /// # Errors
+    /// The key is too long, the value is not a counter, or the sum overflows.
+    pub fn increment(&self, key: &str, delta: i64, ttl: Option<Duration>) -> Result<i64, Refusal> {
+        if key.len() > MAX_KEY {
+            return Err(Refusal::Key);
+        }
+        let mut sum = Err(Refusal::Counter);
+        self.entries.load().entry(Key::Value(key.into())).and_compute_with(|present| {
+            let present = present.map(moka::Entry::into_value).filter(|entry| self.is_fresh(entry));
+            let count = match &present {
+                None => Some(0),
+                Some(Entry { payload: Payload::Value(bytes), .. }) => {
+                    std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<i64>().ok())
+                }
+                Some(_) => None,
+            };
+            let Some(next) = count.and_then(|count| count.checked_add(delta)) else { return Op::Nop };
+            sum = Ok(next);
+            let payload = Payload::Value(next.to_string().into());
+            match present {
+                Some(mut entry) => {
+                    entry.payload = payload;
+                    // moka restarts the time at an update, so the entry gets the remaining time.
+                    entry.ttl = entry.expires.map(|expires| remaining(self.clock.now(), expires));
+                    Op::Put(entry)
+                }
+                None => match self.entry(payload, ttl, &[], self.now_ticket()) {
+                    Ok(entry) => Op::Put(entry),
+                    Err(refusal) => {
+                        sum = Err(refusal);
+                        Op::Nop
+                    }
+                },
+            }
+        });
+        sum
+    }
+
+    /// Makes every value and response with this tag stale.
+    ///
+    /// # Errors
+    /// The tag is too long.
+    pub fn invalidate(&self, tag: &str) -> Result<(), Refusal> {
+        if tag.len() > MAX_TAG {
+            return Err(Refusal::Tags);
+        }
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
+        if marks.len() >= MAX_MARKS && !marks.contains_key(tag) {
+            self.entries.load().invalidate_all();
+            marks.clear();
+        }
+        marks.insert(tag.into(), mark);
+        Ok(())
+    }
+
+    pub(super) fn now_ticket(&self) -> u64 {
+        self.counter.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn entry(
+        &self,
+        payload: Payload,
+        ttl: Option<Duration>,
+        tags: &[String],
+        ticket: u64,
+    ) -> Result<Entry, Refusal> {
+        if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG) {
+            return Err(Refusal::Tags);
+        }
+        let expires = ttl.map(|ttl| self.clock.now().plus(ttl));
+        Ok(Entry { payload, tags: tags.iter().map(|tag| tag.as_str().into()).collect(), ticket, ttl, expires })
+    }
+
+    pub(super) fn fresh(&self, key: &Key) -> Option<Entry> {
+        self.entries.load().get(key).filter(|entry| self.is_fresh(entry))
+    }
+
+    fn is_fresh(&self, entry: &Entry) -> bool {
+        // moka's clock only reclaims memory. The injected clock decides.
+        if entry.expires.is_some_and(|expires| expires <= self.clock.now()) {
+            return false;
+        }
+        if entry.tags.is_empty() {
+            return true;
+        }
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        entry.tags.iter().all(|tag| marks.get(tag).is_none_or(|mark| *mark <= entry.ticket))
+    }
+}
+
+fn entries(bytes: u64) -> Cache<Key, Entry> {
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(|key: &Key, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
+        .expire_after(PerEntry)
+        .build()
+}
+
+fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(expires.0.saturating_sub(now.0)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Caches;
+
+    fn cache(bytes: u64) -> (Clock, Arc<PluginCache>) {
+        let clock = Clock::manual(Timestamp(0));
+        let name = "items".parse().unwrap();
+        (clock.clone(), Caches::new(clock, bytes).plugin(&name))
+    }
+
+    #[test]
+    fn values_expire_by_the_injected_clock() {
+        let (clock, cache) = cache(1 << 20);
+        cache.set("a", Bytes::from_static(b"1"), Some(Duration::from_secs(10)), &[]).unwrap();
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(cache.get("a").as_deref(), Some(&b"1"[..]));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(cache.get("a"), None);
+    }
+
+    #[test]
+    fn invalidating_a_tag_removes_the_values_that_carry_it() {
+        let (_, cache) = cache(1 << 20);
+        cache.set("a", Bytes::from_static(b"1"), None, &["t".into()]).unwrap();
+        cache.set("b", Bytes::from_static(b"2"), None, &["u".into()]).unwrap();
+        cache.invalidate("t").unwrap();
+        assert_eq!(cache.get("a"), None);
+        assert!(cache.get("b").is_some());
+        cache.set("a", Bytes::from_static(b"3"), None, &["t".into()]).unwrap();
+        assert!(cache.get("a").is_some());
+    }
+
+    #[test]
+    fn a_counter_keeps_its_expiry_time() {
+        let (clock, cache) = cache(1 << 20);
+        assert_eq!(cache.increment("n", 5, Some(Duration::from_secs(10))), Ok(5));
+        clock.advance(Duration::from_secs(9));
+        assert_eq!(cache.increment("n", -2, None), Ok(3));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(cache.increment("n", 1, None), Ok(1));
+        assert_eq!(cache.increment("n", i64::MAX, None), Err(Refusal::Counter));
+        cache.set("text", Bytes::from_static(b"x"), None, &[]).unwrap();
+        assert_eq!(cache.increment("text", 1, None), Err(Refusal::Counter));
+    }
+
+    #[test]
+    fn a_refusal_names_the_limit_and_the_cache_stays_bounded() {
+        let (_, cache) = cache(100_000);
+        assert_eq!(cache.set(&"k".repeat(513), Bytes::new(), None, &[]), Err(Refusal::Key));
+        assert_eq!(cache.set("k", vec![0; MAX_VALUE + 1].into(), None, &[]), Err(Refusal::Value(1 << 20)));
+        assert_eq!(cache.set("k", vec![0; 100_000].into(), None, &[]), Err(Refusal::Value(100_000)));
+        assert_eq!(cache.set("k", Bytes::new(), None, &vec![String::new(); 17]), Err(Refusal::Tags));
+        for index in 0..1_000 {
+            cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
+        }
+        cache.entries.load().run_pending_tasks();
+        assert!(cache.entries.load().weighted_size() <= 100_000);
+    }
+
+    #[test]
+    fn a_new_size_clears_the_cache_and_the_same_size_does_not() {
+        let (_, cache) = cache(100_000);
+        cache.set("k", Bytes::from_static(b"1"), None, &[]).unwrap();
+        cache.resize(100_000);
+        assert!(cache.get("k").is_some());
+        cache.resize(10_000);
+        assert_eq!(cache.get("k"), None);
+        for index in 0..100 {
+            cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
+        }
+        let entries = cache.entries.load();
+        entries.run_pending_tasks();
+        assert!((1..=10_000).contains(&entries.weighted_size()), "{}", entries.weighted_size());
+    }
+
+    #[test]
+    fn the_number_of_marks_is_bounded_and_no_stale_entry_returns() {
+        let (_, cache) = cache(1 << 20);
+        cache.set("a", Bytes::from_static(b"1"), None, &["first".into()]).unwrap();
+        cache.invalidate("first").unwrap();
+        for index in 0..MAX_MARKS + 10 {
+            cache.invalidate(&index.to_string()).unwrap();
+        }
+        assert_eq!(cache.get("a"), None);
+        assert!(cache.marks.lock().unwrap().len() <= MAX_MARKS);
+    }
+}
