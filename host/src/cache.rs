@@ -1,9 +1,9 @@
-//! The caches of plugins: one bounded cache per plugin, for the values that the plugin stores itself and for the responses
-//! that the host caches for it ([`response_cache`]). Entries may be evicted at any time. Owns expiry and tags. Knows
-//! neither WebAssembly nor HTTP.
+//! The caches of plugins: one bounded cache per plugin, for the values that the plugin stores itself and for the
+//! responses that the host caches for it ([`response_cache`]). Entries may be evicted at any time. Owns expiry and
+//! tags. Knows neither WebAssembly nor HTTP.
 //!
-//! Invalidating a tag sets its mark to a new number. Each entry carries a ticket: the number at the time when its content
-//! began to be computed. An entry is stale when one of its tags has a mark above the entry's ticket.
+//! Invalidating a tag sets its mark to a new number. Each entry carries a ticket: the number at the time when its
+//! content began to be computed. An entry is stale when one of its tags has a mark above the entry's ticket.
 
 mod entry;
 mod plugin_cache;
@@ -25,7 +25,8 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Creates an empty set of caches. Each plugin's cache holds at most `bytes`, unless it is [resized](PluginCache::resize).
+    /// Creates an empty set of caches. Each plugin's cache holds at most `bytes`, unless it is
+    /// [resized](PluginCache::resize).
     pub fn new(clock: Clock, bytes: u64) -> Self {
         Self { clock, bytes, plugins: Arc::default() }
     }

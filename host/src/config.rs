@@ -1,6 +1,6 @@
-//! The settings of an operator. Owns the typed settings, their defaults and their ranges. `config::load` fills them from
-//! `wharf.toml`, `WHARF_*` variables and flags; nothing else reads settings from the environment. Data passes one way:
-//! sources → [`Config`] → the services, which get only their own section.
+//! The settings of an operator. Owns the typed settings, their defaults and their ranges. `config::load` fills them
+//! from `wharf.toml`, `WHARF_*` variables and flags; nothing else reads settings from the environment. Data passes one
+//! way: sources → [`Config`] → the services, which get only their own section.
 //!
 //! A setting is one entry of its section (the macro is in `section`). A limit of plugins is one entry in [`plugins`].
 

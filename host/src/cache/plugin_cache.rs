@@ -1,5 +1,5 @@
-//! The cache of one plugin: its values, its counters, and the invalidation of tags. Cached responses are stored here too,
-//! through `response_cache`.
+//! The cache of one plugin: its values, its counters, and the invalidation of tags. Cached responses are stored here
+//! too, through `response_cache`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

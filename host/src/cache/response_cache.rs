@@ -1,8 +1,8 @@
 //! The response cache: responses of plugins that the host may send again. It is part of the plugin's cache, so its size
 //! counts against `cache.bytes`, and a plugin invalidates its responses by their tags.
 //!
-//! A caller takes a ticket before the plugin computes the response. If a tag is invalidated in the meantime, the response
-//! is stale when it is stored, and no client ever gets it.
+//! A caller takes a ticket before the plugin computes the response. If a tag is invalidated in the meantime, the
+//! response is stale when it is stored, and no client ever gets it.
 
 use std::sync::Arc;
 use std::time::Duration;

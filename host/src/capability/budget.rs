@@ -1,7 +1,7 @@
 //! The budget of one call: memory and calls into the host. Memory is the sum of two parts. The guest's own memory only
-//! grows. The host's memory for the call changes: values that the guest passed, results that it is about to get, objects
-//! behind its handles. The budget is shared, because a request to another server may run concurrently with the guest and
-//! reserve memory too.
+//! grows. The host's memory for the call changes: values that the guest passed, results that it is about to get,
+//! objects behind its handles. The budget is shared, because a request to another server may run concurrently with the
+//! guest and reserve memory too.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! The facts about one call that every capability may read. The sandbox fills them in once per call; nothing changes them
-//! afterwards.
+//! The facts about one call that every capability may read. The sandbox fills them in once per call; nothing changes
+//! them afterwards.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
-//! The CPU scheduler for guests that compute for long. A guest that ran for more than one tick waits for a CPU slot before
-//! each further tick. There are fewer slots than worker threads, so short calls and the host's own work find a free thread.
-//! One plugin asks for at most as many slots at once as there are, so a plugin with few calls waits no longer than one
-//! with many.
+//! The CPU scheduler for guests that compute for long. A guest that ran for more than one tick waits for a CPU slot
+//! before each further tick. There are fewer slots than worker threads, so short calls and the host's own work find a
+//! free thread. One plugin asks for at most as many slots at once as there are, so a plugin with few calls waits no
+//! longer than one with many.
 //!
-//! A guest holds its slot only while it runs. When its call waits, for the host or for others, the slot is released. Only
-//! the CPU time that the thread got counts: neither waiting nor the load of other processes does.
+//! A guest holds its slot only while it runs. When its call waits, for the host or for others, the slot is released.
+//! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

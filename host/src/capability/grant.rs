@@ -1,9 +1,9 @@
 //! Grants: the capabilities that an operator permits one plugin, each with the parameters that limit it.
 //!
-//! The notation is the same everywhere (command line, API, responses, history): `sql` is a capability, `sql.rows=500` is that
-//! capability with a parameter. Parameters are texts as in the configuration file, stored in their canonical form, so that
-//! two grants are equal when they mean the same. Knows the names of parameters through [`Capabilities::OFFERED`]; never
-//! what they do.
+//! The notation is the same everywhere (command line, API, responses, history): `sql` is a capability, `sql.rows=500`
+//! is that capability with a parameter. Parameters are texts as in the configuration file, stored in their canonical
+//! form, so that two grants are equal when they mean the same. Knows the names of parameters through
+//! [`Capabilities::OFFERED`]; never what they do.
 
 use std::collections::BTreeMap;
 
@@ -53,8 +53,8 @@ fn parameter_names(capability: &str) -> String {
 }
 
 impl Grants {
-    /// Reads grants such as `sql` and `sql.rows=500`. A parameter grants its capability too. `sql.rows=default` removes a
-    /// parameter when it is [merged](Self::merged). A set may be given several times; its value is the union.
+    /// Reads grants such as `sql` and `sql.rows=500`. A parameter grants its capability too. `sql.rows=default` removes
+    /// a parameter when it is [merged](Self::merged). A set may be given several times; its value is the union.
     ///
     /// # Errors
     /// The first grant that is wrong; the text names the accepted values.
@@ -120,7 +120,8 @@ impl Grants {
         self.0.iter().flat_map(texts).collect()
     }
 
-    /// Merges two grants. A parameter of `other` wins and replaces a whole set; a value `default` removes the parameter.
+    /// Merges two grants. A parameter of `other` wins and replaces a whole set; a value `default` removes the
+    /// parameter.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         for (name, given) in other.0 {

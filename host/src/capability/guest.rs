@@ -1,4 +1,5 @@
-//! The data of an instance's store: the call's context, the capabilities that the call entered, and the limits of the call.
+//! The data of an instance's store: the call's context, the capabilities that the call entered, and the limits of the
+//! call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,9 +106,9 @@ pub struct GuestLimits {
     next_slot: Duration,
 }
 
-/// One tick of the epoch: the interval at which the host checks a running guest, and so the longest time that a guest keeps
-/// a worker thread while others wait for it. With eight clients whose calls compute for some milliseconds each, the p99 of
-/// another plugin was 30 ms with ticks of 10 ms and 13 ms with ticks of 2 ms (`make attack`, two threads).
+/// One tick of the epoch: the interval at which the host checks a running guest, and so the longest time that a guest
+/// keeps a worker thread while others wait for it. With eight clients whose calls compute for some milliseconds each,
+/// the p99 of another plugin was 30 ms with ticks of 10 ms and 13 ms with ticks of 2 ms (`make attack`, two threads).
 pub const TICK: Duration = Duration::from_millis(2);
 
 /// Host memory of one table element.

@@ -1,5 +1,5 @@
-//! `wharf:http`: requests to other servers, sent by `crate::egress`. The same grant covers the same requests through the
-//! standard interface `wasi:http`, see `wasi`.
+//! `wharf:http`: requests to other servers, sent by `crate::egress`. The same grant covers the same requests through
+//! the standard interface `wasi:http`, see `wasi`.
 
 mod sender;
 pub(super) mod wasi;

@@ -1,9 +1,9 @@
 //! `wharf:log`: structured log lines and audit entries of a plugin.
 //!
 //! The host adds plugin, release, request id and caller, so a plugin cannot write in another's name. Log lines are
-//! rate-limited per plugin ([`plugin_log`]), by their number and their bytes. Lines beyond the rate are counted, and the
-//! count is logged when the second is over. Audit entries are in the host's database before the call continues. None is
-//! dropped: beyond the rate ([`audit_rate`]) the call waits.
+//! rate-limited per plugin ([`plugin_log`]), by their number and their bytes. Lines beyond the rate are counted, and
+//! the count is logged when the second is over. Audit entries are in the host's database before the call continues.
+//! None is dropped: beyond the rate ([`audit_rate`]) the call waits.
 
 mod audit_rate;
 mod plugin_log;
@@ -41,7 +41,8 @@ pub use self::plugin_log::{Level, PluginLog, PluginLogs, Rates};
 const MAX_ENTRY: usize = 16 * 1024;
 /// The name of the field that marks an entry as cut.
 const CUT: &str = "…";
-/// Audit entries of all plugins that are written concurrently. Few, so that the host's requests find database connections.
+/// Audit entries of all plugins that are written concurrently. Few, so that the host's requests find database
+/// connections.
 const WRITERS: usize = 2;
 
 parameters! {

@@ -65,7 +65,8 @@ impl InvalidParameter {
 pub struct ParameterValues(BTreeMap<String, String>);
 
 impl ParameterValues {
-    /// Adds a value, which may be `default`. `name` is the parameter's name in error texts. A set may be given several times.
+    /// Adds a value, which may be `default`. `name` is the parameter's name in error texts. A set may be given several
+    /// times.
     ///
     /// # Errors
     /// There is no value, the parameter does not accept it, or the parameter has another value already.
@@ -102,7 +103,8 @@ impl ParameterValues {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Merges two sets of values. A value of `other` wins and replaces a whole set; a value `default` removes the parameter.
+    /// Merges two sets of values. A value of `other` wins and replaces a whole set; a value `default` removes the
+    /// parameter.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
         self.0.extend(other.0);
@@ -137,9 +139,9 @@ impl Parameters for NoParameters {
     }
 }
 
-/// Declares the parameters of a grant, or of a plugin's calls, as a type. A parameter is `NAME: TYPE = SETTING`: its range
-/// is that of the setting in `[plugins]`, and so is its value where none is given. Sets have no setting: `NAME: ITEM = KIND`,
-/// empty where none is given.
+/// Declares the parameters of a grant, or of a plugin's calls, as a type. A parameter is `NAME: TYPE = SETTING`: its
+/// range is that of the setting in `[plugins]`, and so is its value where none is given. Sets have no setting:
+/// `NAME: ITEM = KIND`, empty where none is given.
 macro_rules! parameters {
     ($(#[$about:meta])* $name:ident { $($member:ident: $type:ty = $setting:ident,)* }) => {
         $crate::capability::parameter::parameters! {

@@ -1,7 +1,7 @@
 //! `wharf:sql`: the plugin's own database, see `db::plugin_data`.
 //!
-//! A transaction is a handle in the call's table. Every end of the call (a response, a trap, the deadline, a client that
-//! disconnects) drops the table, which rolls back an uncommitted transaction.
+//! A transaction is a handle in the call's table. Every end of the call (a response, a trap, the deadline, a client
+//! that disconnects) drops the table, which rolls back an uncommitted transaction.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The usage counts of one release: host calls, limit hits, peak memory. Calls count without a lock; operators and metrics
-//! read. Owns the counts; never decides anything by them.
+//! The usage counts of one release: host calls, limit hits, peak memory. Calls count without a lock; operators and
+//! metrics read. Owns the counts; never decides anything by them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

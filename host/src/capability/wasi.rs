@@ -1,6 +1,6 @@
-//! The harmless part of WASI 0.2, linked for every component: clocks, randomness, standard output into the plugin's log, an
-//! empty environment and an empty filesystem. Sockets are not linked at all. The data behind the functions is the call's
-//! `wasi_context`.
+//! The harmless part of WASI 0.2, linked for every component: clocks, randomness, standard output into the plugin's
+//! log, an empty environment and an empty filesystem. Sockets are not linked at all. The data behind the functions is
+//! the call's `wasi_context`.
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};

@@ -1,5 +1,5 @@
-//! The WASI context of one call: time, randomness and output, and nothing else. Every line of standard output and standard
-//! error becomes an entry of the plugin's log, within the plugin's log rate.
+//! The WASI context of one call: time, randomness and output, and nothing else. Every line of standard output and
+//! standard error becomes an entry of the plugin's log, within the plugin's log rate.
 
 use std::io;
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use crate::clock::Clock;
 
 /// The most random bytes that a guest may request at once.
 const MAX_RANDOM: u64 = 64 * 1024;
-/// The most bytes of one output line; the rest becomes the next line. Also the most bytes of one write: the host does not
-/// check a guest while it is in a host function, so a write of many lines must still end within the current tick.
+/// The most bytes of one output line; the rest becomes the next line. Also the most bytes of one write: the host does
+/// not check a guest while it is in a host function, so a write of many lines must still end within the current tick.
 const MAX_LINE: usize = 4 * 1024;
 
 /// Creates the context of one call.

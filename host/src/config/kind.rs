@@ -1,5 +1,5 @@
-//! The kinds of values that settings have: how a value is parsed, which values are accepted, how a value is shown. Ranges
-//! belong to the kind, so no setting accepts a value that cannot work.
+//! The kinds of values that settings have: how a value is parsed, which values are accepted, how a value is shown.
+//! Ranges belong to the kind, so no setting accepts a value that cannot work.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;

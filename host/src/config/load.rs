@@ -1,5 +1,5 @@
-//! Fills the settings: defaults ← `wharf.toml` ← `WHARF_*` ← flags. Reports everything that is wrong together, so that an
-//! operator fixes a configuration in one go.
+//! Fills the settings: defaults ← `wharf.toml` ← `WHARF_*` ← flags. Reports everything that is wrong together, so that
+//! an operator fixes a configuration in one go.
 
 use std::fmt;
 

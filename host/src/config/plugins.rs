@@ -1,6 +1,6 @@
-//! The section `[plugins]`: the limits of every plugin, and the rules for deploys. Owns the declaration of every limit: its
-//! setting, its range, its default, and the name under which its hits are counted. A grant or `--limit` that changes a
-//! limit for one plugin takes its range from here (`capability::parameter`).
+//! The section `[plugins]`: the limits of every plugin, and the rules for deploys. Owns the declaration of every limit:
+//! its setting, its range, its default, and the name under which its hits are counted. A grant or `--limit` that
+//! changes a limit for one plugin takes its range from here (`capability::parameter`).
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! How a section of the configuration is declared: one entry per setting, with its meaning, type, default, environment
-//! variable and the kind of its values. From these entries come the section's type, its defaults, its reader and the kind
-//! of each setting. `config::load` reads the sections; nothing else repeats a key, a variable or a range.
+//! variable and the kind of its values. From these entries come the section's type, its defaults, its reader and the
+//! kind of each setting. `config::load` reads the sections; nothing else repeats a key, a variable or a range.
 
-/// Declares the settings of a section: `FIELD: TYPE = DEFAULT, "VARIABLE", KIND;` for each setting. The key of a setting is
-/// `SECTION.FIELD`. `SECTION::FIELD()` returns the kind of its values.
+/// Declares the settings of a section: `FIELD: TYPE = DEFAULT, "VARIABLE", KIND;` for each setting. The key of a
+/// setting is `SECTION.FIELD`. `SECTION::FIELD()` returns the kind of its values.
 macro_rules! settings {
     (
         $(#[$about:meta])*

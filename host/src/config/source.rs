@@ -1,5 +1,5 @@
-//! The sources of settings: a TOML file, the environment and flags. Owns reading all three into one form, a text with its
-//! origin. Never knows which keys exist. `config::load` layers the sources.
+//! The sources of settings: a TOML file, the environment and flags. Owns reading all three into one form, a text with
+//! its origin. Never knows which keys exist. `config::load` layers the sources.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -56,8 +56,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads `file` (or `./wharf.toml` if it exists) and the process's environment. `not_settings` are the variables that
-    /// the command line itself uses.
+    /// Reads `file` (or `./wharf.toml` if it exists) and the process's environment. `not_settings` are the variables
+    /// that the command line itself uses.
     pub fn of_process(file: Option<&Path>, not_settings: &[&str], flags: Vec<Flag>) -> Self {
         let mut sources = Self::default();
         match file {

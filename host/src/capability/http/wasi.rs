@@ -1,6 +1,6 @@
-//! `wasi:http/outgoing-handler`, for components that are not written for Wharf. A request is sent as with `wharf:http`, within
-//! the same grant and limits. A guest builds a request from handles and reads a response piece by piece; the host's memory
-//! for those handles counts as memory of the call.
+//! `wasi:http/outgoing-handler`, for components that are not written for Wharf. A request is sent as with `wharf:http`,
+//! within the same grant and limits. A guest builds a request from handles and reads a response piece by piece; the
+//! host's memory for those handles counts as memory of the call.
 //!
 //! As in the interface's specification, a redirect is returned like any other response. Trailers are not sent.
 
@@ -48,13 +48,14 @@ pub(in crate::capability) struct Wasi {
     hooks: Hooks,
     /// The memory of all handles.
     reservation: Option<MemoryReservation>,
-    /// An empty table in place of the call's. Every function needs a handle or space for one, so it traps with this table.
+    /// An empty table in place of the call's. Every function needs a handle or space for one, so it traps with this
+    /// table.
     nothing: ResourceTable,
 }
 
-/// Counts the memory of the handles before each function. A function can no longer be called when the handles use too much
-/// memory, or when the component was not granted requests to other servers. It cannot be refused from here, so it gets an
-/// empty table.
+/// Counts the memory of the handles before each function. A function can no longer be called when the handles use too
+/// much memory, or when the component was not granted requests to other servers. It cannot be refused from here, so it
+/// gets an empty table.
 fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
     guest.release_result();
     let budget = &guest.limits.budget;
@@ -102,7 +103,8 @@ fn weight(handle: &(dyn Any + Send)) -> usize {
     texts.chain([method, scheme, table_bytes(&request.headers)]).fold(REQUEST, usize::saturating_add)
 }
 
-/// Returns the memory of a response's map of fields. The texts are counted with the response; copies of the map share them.
+/// Returns the memory of a response's map of fields. The texts are counted with the response; copies of the map share
+/// them.
 fn fields(map: &HeaderMap) -> usize {
     FIELDS.saturating_add(table_bytes(map))
 }

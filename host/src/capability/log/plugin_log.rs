@@ -1,5 +1,5 @@
-//! The logs of plugins. Each writes to the host's log within the plugin's rate: a number of lines per second, and as many
-//! bytes as that number of average lines has. Owns the count of dropped lines. Never waits.
+//! The logs of plugins. Each writes to the host's log within the plugin's rate: a number of lines per second, and as
+//! many bytes as that number of average lines has. Owns the count of dropped lines. Never waits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
