@@ -1,4 +1,4 @@
-//! How a section of the configuration is declared: one entry per setting, with its meaning, type, default, environment
+//! The declaration of a section of the configuration: one entry per setting, with its meaning, type, default, environment
 //! variable and the kind of its values. From these entries come the section's type, its defaults, its reader and the
 //! kind of each setting. `config::load` reads the sections; nothing else repeats a key, a variable or a range.
 
