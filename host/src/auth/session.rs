@@ -1,4 +1,4 @@
-//! Sessions and their refresh tokens.
+//! Sign-in, sessions and their refresh tokens.
 //!
 //! A refresh token has 16 bytes that all tokens of its session share, and 32 bytes that change with every refresh. Both
 //! are stored only as SHA-256. The shared part identifies the session of every token that was ever issued for it. A
@@ -13,10 +13,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::Auth;
 use super::access_token::Claims;
-use super::{Auth, Caller};
+use super::caller::Caller;
+use super::password_hashing::PasswordMatch;
 use crate::clock::Timestamp;
 use crate::config::Secret;
+use crate::db;
 use crate::db::session::{self, NewSession, Rotation, SessionRow};
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
@@ -91,8 +94,31 @@ impl RefreshToken {
 }
 
 impl Auth {
+    /// Starts a session. The email is looked up in lower case. An unknown email takes as long as a known one.
+    ///
+    /// # Errors
+    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
+    pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<IssuedTokens> {
+        let incorrect = || Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password");
+        let (db, passwords) = (&self.0.db, &self.0.passwords);
+        let user = self.find_by_email(email).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.as_str());
+        let verdict = passwords.verify(password, hash).await?;
+        let Some(mut user) = user.filter(|_| verdict != PasswordMatch::Wrong) else { return Err(incorrect()) };
+        if !user.is_active {
+            return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
+        }
+        if verdict == PasswordMatch::Outdated {
+            let better = passwords.hash(password).await?;
+            db::user::rehash(db, user.id, &user.password_hash, &better).await?;
+            user.password_hash = better;
+        }
+        // `None`: the password was changed or the account was deactivated during the check.
+        self.begin_session(user.id, &user.password_hash, user_agent).await?.ok_or_else(incorrect)
+    }
+
     /// Adds a session. `None` means that the account is no longer active or has another password.
-    pub(super) async fn begin_session(
+    async fn begin_session(
         &self,
         user: UserId,
         password_hash: &str,

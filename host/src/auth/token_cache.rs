@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Caller;
+use super::caller::Caller;
 use crate::clock::Timestamp;
 use crate::db::Db;
 use crate::id::UserId;

@@ -30,9 +30,9 @@ use crate::host::sql as host;
 pub use crate::bindings::imports::wharf::sql::database::{Error, Statement, Value};
 #[doc(inline)]
 pub use crate::sql_params as params;
-pub use row::{FromRow, Row, Rows};
+pub use row::{FromRow, Row, Rows, Scalar};
 pub use transaction::{Transaction, transaction};
-pub use value::{FromValue, Scalar};
+pub use value::FromValue;
 pub use wharf_sdk_macros::FromRow;
 
 use crate::Problem;

@@ -143,36 +143,6 @@ impl TestPlugin {
     pub fn audit(&self) -> Vec<AuditEntry> {
         self.host.borrow().audit.clone()
     }
-
-    /// Starts a request with any method to a path below the mount, with its query.
-    pub fn request(&self, method: &str, path: &str) -> TestRequest<'_> {
-        TestRequest::new(self, method, path)
-    }
-
-    /// Starts a `GET` request.
-    pub fn get(&self, path: &str) -> TestRequest<'_> {
-        self.request("GET", path)
-    }
-
-    /// Starts a `POST` request.
-    pub fn post(&self, path: &str) -> TestRequest<'_> {
-        self.request("POST", path)
-    }
-
-    /// Starts a `PUT` request.
-    pub fn put(&self, path: &str) -> TestRequest<'_> {
-        self.request("PUT", path)
-    }
-
-    /// Starts a `PATCH` request.
-    pub fn patch(&self, path: &str) -> TestRequest<'_> {
-        self.request("PATCH", path)
-    }
-
-    /// Starts a `DELETE` request.
-    pub fn delete(&self, path: &str) -> TestRequest<'_> {
-        self.request("DELETE", path)
-    }
 }
 
 /// Runs code with a new database in which the SQL of `tables` was executed. It tests SQL without a plugin.

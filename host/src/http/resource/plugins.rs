@@ -1,5 +1,6 @@
 //! The operator API: deploy, list, show and remove plugins. `operations` has the routes that act on a deployed plugin.
 
+mod initiator;
 mod operations;
 mod view;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::initiator::initiator;
 use self::view::{PluginDetail, PluginPublic};
 use crate::capability::Grants;
 use crate::error::{Error, FieldError, Result};
@@ -20,7 +22,6 @@ use crate::id::PluginName;
 use crate::plugin::canary::{Plan, Share};
 use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::generation::{Absence, Plugins};
-use crate::plugin::initiator::Initiator;
 use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::plugin_not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
@@ -57,11 +58,6 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
     ];
     routes.extend(operations::routes());
     routes
-}
-
-/// Returns the initiator of an operation: the caller.
-fn initiator(call: &Call) -> Result<Initiator> {
-    Ok(Initiator { actor: Some(call.caller()?.user.id), request_id: Arc::clone(&call.request_id) })
 }
 
 #[derive(Deserialize, JsonSchema)]

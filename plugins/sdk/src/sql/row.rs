@@ -54,7 +54,7 @@ impl Rows {
     /// # Errors
     /// As [`Rows::one`].
     pub fn value<T: FromValue>(self) -> Result<T, Error> {
-        self.one::<super::Scalar<T>>().map(|super::Scalar(value)| value)
+        self.one::<Scalar<T>>().map(|Scalar(value)| value)
     }
 }
 
@@ -115,6 +115,16 @@ pub trait FromRow: Sized {
     /// # Errors
     /// [`Error::Invalid`] if the row does not have these columns.
     fn from_row(row: &mut Row) -> Result<Self, Error>;
+}
+
+/// The first column of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalar<T>(pub T);
+
+impl<T: FromValue> FromRow for Scalar<T> {
+    fn from_row(row: &mut Row) -> Result<Self, Error> {
+        row.take_at(0).map(Self)
+    }
 }
 
 macro_rules! tuple {

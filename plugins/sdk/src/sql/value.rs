@@ -3,7 +3,7 @@
 //! SQLite has few types and no booleans; PostgreSQL has many types that are passed as text. A conversion accepts both
 //! forms of the same value and nothing else: a number that is read from a text column is an error, not a zero.
 
-use super::{Error, FromRow, Row, Value};
+use super::Value;
 use crate::Timestamp;
 use std::fmt::Display;
 use uuid::Uuid;
@@ -15,16 +15,6 @@ pub trait FromValue: Sized {
     /// # Errors
     /// A text that names the expected type and the value that was found.
     fn from_value(value: Value) -> Result<Self, String>;
-}
-
-/// The first column of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scalar<T>(pub T);
-
-impl<T: FromValue> FromRow for Scalar<T> {
-    fn from_row(row: &mut Row) -> Result<Self, Error> {
-        row.take_at(0).map(Self)
-    }
 }
 
 fn mismatch(wanted: &str, value: &Value) -> String {

@@ -8,6 +8,38 @@ use crate::plugin::{Access, Route};
 use crate::{Caller, Problem};
 use serde_json::Value;
 
+impl TestPlugin {
+    /// Starts a request with any method to a path below the mount, with its query.
+    pub fn request(&self, method: &str, path: &str) -> TestRequest<'_> {
+        TestRequest::new(self, method, path)
+    }
+
+    /// Starts a `GET` request.
+    pub fn get(&self, path: &str) -> TestRequest<'_> {
+        self.request("GET", path)
+    }
+
+    /// Starts a `POST` request.
+    pub fn post(&self, path: &str) -> TestRequest<'_> {
+        self.request("POST", path)
+    }
+
+    /// Starts a `PUT` request.
+    pub fn put(&self, path: &str) -> TestRequest<'_> {
+        self.request("PUT", path)
+    }
+
+    /// Starts a `PATCH` request.
+    pub fn patch(&self, path: &str) -> TestRequest<'_> {
+        self.request("PATCH", path)
+    }
+
+    /// Starts a `DELETE` request.
+    pub fn delete(&self, path: &str) -> TestRequest<'_> {
+        self.request("DELETE", path)
+    }
+}
+
 /// A builder for a request to the plugin; [`TestRequest::send`] sends it.
 #[derive(Debug)]
 #[must_use]
@@ -18,7 +50,7 @@ pub struct TestRequest<'a> {
 }
 
 impl<'a> TestRequest<'a> {
-    pub(super) fn new(plugin: &'a TestPlugin, method: &str, path: &str) -> Self {
+    fn new(plugin: &'a TestPlugin, method: &str, path: &str) -> Self {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let raw = wit::Request {
             id: crate::Uuid::new_v4().to_string(),

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::initiator;
+use super::initiator::initiator;
 use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
 use crate::capability::Grants;
 use crate::clock::Timestamp;
