@@ -8,10 +8,12 @@
 pub mod audit;
 pub mod deploy;
 pub(crate) mod email;
+mod migrations;
 pub mod plugin;
 pub mod plugin_data;
 pub mod release;
 pub(crate) mod reset_token;
+mod row;
 pub(crate) mod session;
 pub(crate) mod signing_key;
 mod sqlite_memory;
@@ -102,7 +104,7 @@ impl Db {
             .connect_with(options)
             .await
             .map_err(|error| Error::from(error).with_internal(format!("cannot open {}", file.display())))?;
-        sqlx::migrate!("../migrations/sqlite").run(&pool).await.map_err(migration_failed)?;
+        migrations::sqlite().run(&pool).await.map_err(migration_failed)?;
         Ok(Self::Sqlite(pool))
     }
 
@@ -123,7 +125,7 @@ impl Db {
         sqlx::query("SELECT pg_advisory_unlock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
         created?;
         drop(connection);
-        sqlx::migrate!("../migrations/postgres").run(&pool).await.map_err(migration_failed)?;
+        migrations::postgres().run(&pool).await.map_err(migration_failed)?;
         Ok(Self::Postgres(pool))
     }
 

@@ -2,6 +2,7 @@
 
 use sqlx::Executor as _;
 
+use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -72,23 +73,25 @@ pub async fn insert(db: &Db, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// An entry, as stored.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct StoredEntry {
-    /// The time of the action.
-    pub at: Timestamp,
-    /// The user.
-    pub actor: Option<UserId>,
-    /// The user's email address, while the account exists.
-    pub actor_email: Option<String>,
-    /// The action.
-    pub action: String,
-    /// The outcome.
-    pub outcome: String,
-    /// Details, as JSON.
-    pub detail: String,
-    /// The request of the action.
-    pub request_id: Option<String>,
+row! {
+    /// An entry, as stored.
+    #[derive(Debug, Clone)]
+    pub struct StoredEntry {
+        /// The time of the action.
+        pub at: Timestamp,
+        /// The user.
+        pub actor: Option<UserId>,
+        /// The user's email address, while the account exists.
+        pub actor_email: Option<String>,
+        /// The action.
+        pub action: String,
+        /// The outcome.
+        pub outcome: String,
+        /// Details, as JSON.
+        pub detail: String,
+        /// The request of the action.
+        pub request_id: Option<String>,
+    }
 }
 
 /// Returns the actions of operators and the host on a plugin, newest first, and the number of all such entries. Entries

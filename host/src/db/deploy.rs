@@ -1,44 +1,47 @@
 //! The state of each deploy: one row, written from its first stage on, so that the host finds and reports a deploy that
 //! a crash interrupted.
 
+use super::row::row;
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 
-/// A deploy, as stored.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct StoredDeploy {
-    /// The id, chosen by the client or by the host.
-    pub id: String,
-    /// The plugin, once the deploy knows it.
-    pub plugin: Option<PluginName>,
-    /// SHA-256 of the component file, in hexadecimal.
-    pub digest: String,
-    /// `running`, `succeeded`, `failed` or `interrupted`.
-    pub state: String,
-    /// The current stage, or the stage in which the deploy ended.
-    pub stage: String,
-    /// The completed stages, as JSON.
-    pub stages: String,
-    /// The release that the deploy created.
-    pub release: Option<i64>,
-    /// The stable error code of a failure.
-    pub code: Option<String>,
-    /// The reason of a failure, as text.
-    pub reason: Option<String>,
-    /// The deploy created the plugin's database or is about to: the plugin had none before.
-    pub made_data: bool,
-    /// The user who deploys.
-    pub actor: Option<UserId>,
-    /// The request of the deploy.
-    pub request_id: String,
-    /// The node that runs the deploy.
-    pub node: String,
-    /// The time at which the deploy started.
-    pub started_at: Timestamp,
-    /// The time of the latest update.
-    pub changed_at: Timestamp,
+row! {
+    /// A deploy, as stored.
+    #[derive(Debug, Clone)]
+    pub struct StoredDeploy {
+        /// The id, chosen by the client or by the host.
+        pub id: String,
+        /// The plugin, once the deploy knows it.
+        pub plugin: Option<PluginName>,
+        /// SHA-256 of the component file, in hexadecimal.
+        pub digest: String,
+        /// `running`, `succeeded`, `failed` or `interrupted`.
+        pub state: String,
+        /// The current stage, or the stage in which the deploy ended.
+        pub stage: String,
+        /// The completed stages, as JSON.
+        pub stages: String,
+        /// The release that the deploy created.
+        pub release: Option<i64>,
+        /// The stable error code of a failure.
+        pub code: Option<String>,
+        /// The reason of a failure, as text.
+        pub reason: Option<String>,
+        /// The deploy created the plugin's database or is about to: the plugin had none before.
+        pub made_data: bool,
+        /// The user who deploys.
+        pub actor: Option<UserId>,
+        /// The request of the deploy.
+        pub request_id: String,
+        /// The node that runs the deploy.
+        pub node: String,
+        /// The time at which the deploy started.
+        pub started_at: Timestamp,
+        /// The time of the latest update.
+        pub changed_at: Timestamp,
+    }
 }
 
 /// Records a new deploy.

@@ -1,17 +1,20 @@
 //! The queue of outgoing mail. Owns the SQL on `mail_queue`; the module `email` owns the format of payloads.
 
+use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 
-/// A mail to send, claimed until its lease ends.
-#[derive(Debug, sqlx::FromRow)]
-pub(crate) struct MailRow {
-    pub(crate) id: i64,
-    pub(crate) kind: String,
-    pub(crate) payload: String,
-    /// The number of attempts, this one included.
-    pub(crate) attempts: i64,
+row! {
+    /// A mail to send, claimed until its lease ends.
+    #[derive(Debug)]
+    pub(crate) struct MailRow {
+        pub(crate) id: i64,
+        pub(crate) kind: String,
+        pub(crate) payload: String,
+        /// The number of attempts, this one included.
+        pub(crate) attempts: i64,
+    }
 }
 
 pub(crate) async fn insert(db: &Db, kind: &str, payload: &str, now: Timestamp) -> Result<()> {

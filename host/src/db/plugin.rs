@@ -1,30 +1,33 @@
 //! Plugins and their state in the host's database: the live release, the canary, whether the plugin is paused or
 //! removed.
 
+use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
-/// A plugin, as stored.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct StoredPlugin {
-    /// The plugin's name.
-    pub name: PluginName,
-    /// The mount path of its live release, or of the last one.
-    pub mount: String,
-    /// `live` or `removed`.
-    pub state: String,
-    /// Requests get 503 until the plugin is resumed.
-    pub paused: bool,
-    /// The number of its live release.
-    pub live_release: i64,
-    /// The canary release and its plan, as JSON.
-    pub canary: Option<String>,
-    /// Revoked capabilities, a JSON list.
-    pub revoked: String,
-    /// The migrations that were applied to its database, a JSON list.
-    pub schema: String,
+row! {
+    /// A plugin, as stored.
+    #[derive(Debug, Clone)]
+    pub struct StoredPlugin {
+        /// The plugin's name.
+        pub name: PluginName,
+        /// The mount path of its live release, or of the last one.
+        pub mount: String,
+        /// `live` or `removed`.
+        pub state: String,
+        /// Requests get 503 until the plugin is resumed.
+        pub paused: bool,
+        /// The number of its live release.
+        pub live_release: i64,
+        /// The canary release and its plan, as JSON.
+        pub canary: Option<String>,
+        /// Revoked capabilities, a JSON list.
+        pub revoked: String,
+        /// The migrations that were applied to its database, a JSON list.
+        pub schema: String,
+    }
 }
 
 impl StoredPlugin {

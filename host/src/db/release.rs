@@ -1,39 +1,42 @@
 //! Releases and component files in the host's database. Rows are only added and, as a whole, deleted; never changed.
 
+use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PluginName, UserId};
 
-/// A release, as stored.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct StoredRelease {
-    /// The plugin.
-    pub plugin: PluginName,
-    /// Counts up from 1.
-    pub number: i64,
-    /// SHA-256 of the component file, in hexadecimal.
-    pub digest: String,
-    /// The mount path.
-    pub mount: String,
-    /// The plugin's declaration, as JSON.
-    pub declaration: String,
-    /// The grants, as JSON.
-    pub grants: String,
-    /// The settings, as JSON.
-    pub settings: String,
-    /// The migrations, a JSON list.
-    pub migrations: String,
-    /// Bytes of the component file.
-    pub size: i64,
-    /// The time of creation.
-    pub created_at: Timestamp,
-    /// The user who created the release.
-    pub created_by: Option<UserId>,
-    /// The trusted keys that had signed the component at that time, a JSON list.
-    pub signed_by: String,
-    /// The limits of its calls, as JSON.
-    pub limits: String,
+row! {
+    /// A release, as stored.
+    #[derive(Debug, Clone)]
+    pub struct StoredRelease {
+        /// The plugin.
+        pub plugin: PluginName,
+        /// Counts up from 1.
+        pub number: i64,
+        /// SHA-256 of the component file, in hexadecimal.
+        pub digest: String,
+        /// The mount path.
+        pub mount: String,
+        /// The plugin's declaration, as JSON.
+        pub declaration: String,
+        /// The grants, as JSON.
+        pub grants: String,
+        /// The settings, as JSON.
+        pub settings: String,
+        /// The migrations, a JSON list.
+        pub migrations: String,
+        /// Bytes of the component file.
+        pub size: i64,
+        /// The time of creation.
+        pub created_at: Timestamp,
+        /// The user who created the release.
+        pub created_by: Option<UserId>,
+        /// The trusted keys that had signed the component at that time, a JSON list.
+        pub signed_by: String,
+        /// The limits of its calls, as JSON.
+        pub limits: String,
+    }
 }
 
 /// The role of a new release.

@@ -1,24 +1,29 @@
 //! Sessions. Owns the SQL on `sessions`; `auth::session` owns the format of refresh tokens.
 
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
+
+use super::row::row;
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{SessionId, UserId};
 
-/// One session.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub(crate) struct SessionRow {
-    pub(crate) id: SessionId,
-    pub(crate) user_id: UserId,
-    pub(crate) secret_hash: Vec<u8>,
-    pub(crate) previous_hash: Option<Vec<u8>>,
-    pub(crate) rotation_nonce: Option<Vec<u8>>,
-    pub(crate) rotated_at: Option<Timestamp>,
-    pub(crate) created_at: Timestamp,
-    pub(crate) last_used_at: Timestamp,
-    pub(crate) expires_at: Timestamp,
-    pub(crate) user_agent: Option<String>,
+row! {
+    /// One session.
+    #[derive(Debug, Clone)]
+    pub(crate) struct SessionRow {
+        pub(crate) id: SessionId,
+        pub(crate) user_id: UserId,
+        pub(crate) secret_hash: Vec<u8>,
+        pub(crate) previous_hash: Option<Vec<u8>>,
+        pub(crate) rotation_nonce: Option<Vec<u8>>,
+        pub(crate) rotated_at: Option<Timestamp>,
+        pub(crate) created_at: Timestamp,
+        pub(crate) last_used_at: Timestamp,
+        pub(crate) expires_at: Timestamp,
+        pub(crate) user_agent: Option<String>,
+    }
 }
 
 /// A session to be added.
@@ -44,12 +49,22 @@ pub(crate) struct Rotation<'a> {
 }
 
 /// An account, and the expiry of one of its sessions.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug)]
 pub(crate) struct SignedIn {
-    #[sqlx(flatten)]
     pub(crate) user: UserRow,
     /// `None` means that the account does not have this session, or no longer.
     pub(crate) session_expires_at: Option<Timestamp>,
+}
+
+impl<'r, R: Row> FromRow<'r, R> for SignedIn
+where
+    &'static str: ColumnIndex<R>,
+    UserRow: FromRow<'r, R>,
+    Option<Timestamp>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        Ok(Self { user: UserRow::from_row(row)?, session_expires_at: row.try_get("session_expires_at")? })
+    }
 }
 
 macro_rules! session_columns {

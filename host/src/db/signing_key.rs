@@ -1,15 +1,17 @@
 //! The keys that sign access tokens, shared by all nodes.
 
+use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 
-/// One key pair.
-#[derive(sqlx::FromRow)]
-pub(crate) struct SigningKeyRow {
-    pub(crate) kid: String,
-    /// Ed25519, PKCS #8 DER.
-    pub(crate) private_key: Vec<u8>,
+row! {
+    /// One key pair.
+    pub(crate) struct SigningKeyRow {
+        pub(crate) kid: String,
+        /// Ed25519, PKCS #8 DER.
+        pub(crate) private_key: Vec<u8>,
+    }
 }
 
 /// Returns all keys in order of generation; the last one signs.

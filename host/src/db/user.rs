@@ -5,22 +5,25 @@
 //! one), then the account itself. A session is only added under the account's lock (`db::session`), so no session is
 //! added during a change that ends all sessions.
 
+use super::row::row;
 use super::{Db, is_duplicate, on};
 use crate::address::Address;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
 
-/// One account.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub(crate) struct UserRow {
-    pub(crate) id: UserId,
-    pub(crate) email: String,
-    pub(crate) is_active: bool,
-    pub(crate) is_superuser: bool,
-    pub(crate) full_name: Option<String>,
-    pub(crate) password_hash: String,
-    pub(crate) created_at: Timestamp,
+row! {
+    /// One account.
+    #[derive(Debug, Clone)]
+    pub(crate) struct UserRow {
+        pub(crate) id: UserId,
+        pub(crate) email: String,
+        pub(crate) is_active: bool,
+        pub(crate) is_superuser: bool,
+        pub(crate) full_name: Option<String>,
+        pub(crate) password_hash: String,
+        pub(crate) created_at: Timestamp,
+    }
 }
 
 /// An account to be added.

@@ -50,7 +50,7 @@ struct Greeting {
     message: &'static str,
 }
 
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize)]
 struct Item {
     title: String,
     description: Option<String>,
@@ -96,7 +96,7 @@ async fn items(State(pool): State<SqlitePool>) -> Result<Json<Items>, axum::http
     let failed = |_| axum::http::StatusCode::INTERNAL_SERVER_ERROR;
     // One transaction, like the plugin's batch.
     let mut transaction = pool.begin().await.map_err(failed)?;
-    let data = sqlx::query_as::<_, Item>(
+    let rows: Vec<(String, Option<String>, String, String, String)> = sqlx::query_as(
         "SELECT title, description, id, owner_id, created_at FROM item ORDER BY created_at DESC, id LIMIT $1 OFFSET $2",
     )
     .bind(100)
@@ -106,5 +106,6 @@ async fn items(State(pool): State<SqlitePool>) -> Result<Json<Items>, axum::http
     .map_err(failed)?;
     let count = sqlx::query_scalar("SELECT COUNT(*) FROM item").fetch_one(&mut *transaction).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
-    Ok(Json(Items { data, count }))
+    let item = |(title, description, id, owner_id, created_at)| Item { title, description, id, owner_id, created_at };
+    Ok(Json(Items { data: rows.into_iter().map(item).collect(), count }))
 }

@@ -1,0 +1,72 @@
+//! The schema of the host's tables. Owns the list of migrations, which are compiled in, and applies those that a database has
+//! not seen. Never changes a plugin's tables.
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// A migration: its number and name as in its file's name, and its text.
+type Source = (i64, &'static str, &'static str);
+
+/// Declares the migrations of both databases: every file of `migrations/sqlite`, and the same names in
+/// `migrations/postgres`.
+macro_rules! migrations {
+    ($($number:literal $name:literal $file:literal,)*) => {
+        const SQLITE: &[Source] =
+            &[$(($number, $name, include_str!(concat!("../../../migrations/sqlite/", $file)))),*];
+        const POSTGRES: &[Source] =
+            &[$(($number, $name, include_str!(concat!("../../../migrations/postgres/", $file)))),*];
+        #[cfg(test)]
+        const FILES: &[&str] = &[$($file),*];
+    };
+}
+
+migrations! {
+    1 "identity" "0001_identity.sql",
+    2 "email" "0002_email.sql",
+    3 "plugin data" "0003_plugin_data.sql",
+    4 "plugins" "0004_plugins.sql",
+    5 "releases" "0005_releases.sql",
+    6 "signatures" "0006_signatures.sql",
+    7 "deploy data" "0007_deploy_data.sql",
+    8 "limits" "0008_limits.sql",
+}
+
+/// The migrations for SQLite.
+pub(super) fn sqlite() -> Migrator {
+    migrator(SQLITE)
+}
+
+/// The migrations for PostgreSQL.
+pub(super) fn postgres() -> Migrator {
+    migrator(POSTGRES)
+}
+
+fn migrator(sources: &[Source]) -> Migrator {
+    let migration = |(number, name, sql): &Source| {
+        Migration::new(*number, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(sources.iter().map(migration).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that is not in the list would silently never be applied.
+    #[test]
+    fn every_migration_file_is_in_the_list() {
+        let listed: Vec<String> = FILES.iter().map(ToString::to_string).collect();
+        for (dialect, sources) in [("sqlite", SQLITE), ("postgres", POSTGRES)] {
+            let directory = format!("{}/../migrations/{dialect}", env!("CARGO_MANIFEST_DIR"));
+            let entries = std::fs::read_dir(directory).unwrap();
+            let mut files: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            files.retain(|file| file.ends_with(".sql"));
+            files.sort();
+            assert_eq!(files, listed, "{dialect}");
+            let named: Vec<String> =
+                sources.iter().map(|(number, name, _)| format!("{number:04}_{}.sql", name.replace(' ', "_"))).collect();
+            assert_eq!(named, listed, "a number or name differs from its file");
+        }
+    }
+}
