@@ -1,9 +1,12 @@
 //! The OpenAPI document and its viewer. `server.docs` turns both off.
 
-use std::sync::Arc;
+use std::io::{Cursor, Read as _};
+use std::sync::{Arc, OnceLock};
 
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use bytes::Bytes;
+use zip::ZipArchive;
 
 use crate::error::{Error, Result, code};
 use crate::http::Host;
@@ -54,18 +57,46 @@ async fn read_viewer(_: Arc<Host>, _: Call) -> Result<Reply> {
     Ok(Reply::html(VIEWER))
 }
 
+/// The files that the viewer's page requests, with their types.
+const VIEWER_FILES: [(&str, &str); 3] = [
+    ("swagger-ui.css", "text/css; charset=utf-8"),
+    ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+    ("favicon-32x32.png", "image/png"),
+];
+
+/// The same files, unpacked at the first request for one of them: about 1.7 MB.
+static UNPACKED: OnceLock<[Bytes; VIEWER_FILES.len()]> = OnceLock::new();
+
 async fn read_viewer_file(_: Arc<Host>, call: Call) -> Result<Reply> {
     let file: String = call.path("file")?;
-    let missing = || Error::not_found(code::ROUTE_NOT_FOUND, "Not Found");
-    let config = Arc::new(utoipa_swagger_ui::Config::from("/api/v1/openapi.json"));
-    let found = utoipa_swagger_ui::serve(&file, config)
-        .map_err(|error| Error::internal("a file of the API viewer cannot be read").with_internal(error))?
-        .ok_or_else(missing)?;
-    let mut reply = Reply::html(found.bytes.into_owned());
-    reply.headers.insert(CONTENT_TYPE, HeaderValue::from_str(&found.content_type).map_err(Error::internal)?);
-    if found.gzpipped {
-        reply.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
+    let at = VIEWER_FILES.iter().position(|(name, _)| *name == file);
+    let at = at.ok_or_else(|| Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))?;
+    let found = viewer_files()?.get(at).zip(VIEWER_FILES.get(at));
+    let (bytes, (_, content_type)) = found.ok_or_else(|| Error::internal("the viewer has fewer files than names"))?;
+    let mut reply = Reply::new(StatusCode::OK, content_type, bytes.clone());
     reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
     Ok(reply)
+}
+
+fn viewer_files() -> Result<&'static [Bytes; VIEWER_FILES.len()]> {
+    if let Some(files) = UNPACKED.get() {
+        return Ok(files);
+    }
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Error::internal("the archive of the viewer cannot be read").with_internal(error.to_string())
+    };
+    let archive = Cursor::new(utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED);
+    let mut archive = ZipArchive::new(archive).map_err(|error| unreadable(&error))?;
+    // The archive's only directory is named after the version.
+    let names: Vec<String> = archive.file_names().map(ToOwned::to_owned).collect();
+    let mut files = <[Bytes; VIEWER_FILES.len()]>::default();
+    for (unpacked, (name, _)) in files.iter_mut().zip(VIEWER_FILES) {
+        let path = names.iter().find(|path| path.ends_with(&format!("/dist/{name}")));
+        let path = path.ok_or_else(|| unreadable(&format!("it has no {name}")))?;
+        let mut bytes = Vec::new();
+        let mut entry = archive.by_name(path).map_err(|error| unreadable(&error))?;
+        entry.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+        *unpacked = bytes.into();
+    }
+    Ok(UNPACKED.get_or_init(|| files))
 }
