@@ -55,7 +55,7 @@ async fn malformed_uploads_do_no_harm() {
                 // The flipped bits may lie in a name that is never read; then the file is a valid plugin.
                 if name != "random" || response.status != 200 {
                     let reason = response.has_code(422, "invalid_component");
-                    assert!(!name.starts_with("nested") || reason.contains("20 deep"), "{reason}");
+                    assert!(!name.starts_with("nested") || reason.contains("20 levels deep"), "{reason}");
                 }
             })
             .await;

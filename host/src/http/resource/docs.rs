@@ -88,7 +88,7 @@ fn viewer_files() -> Result<&'static [Bytes; VIEWER_FILES.len()]> {
     let archive = Cursor::new(utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED);
     let mut archive = ZipArchive::new(archive).map_err(|error| unreadable(&error))?;
     // The archive's only directory is named after the version.
-    let names: Vec<String> = archive.file_names().map(ToOwned::to_owned).collect();
+    let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
     let mut files = <[Bytes; VIEWER_FILES.len()]>::default();
     for (unpacked, (name, _)) in files.iter_mut().zip(VIEWER_FILES) {
         let path = names.iter().find(|path| path.ends_with(&format!("/dist/{name}")));
