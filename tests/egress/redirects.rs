@@ -72,7 +72,7 @@ async fn a_redirect_from_https_to_http_is_denied() {
     let roots = Roots::Only(vec![identity.certificate.clone()]);
     let client = EgressClient::new(&names, roots, &[&hosts[0], &hosts[1]], LOOPBACK, generous_limits());
     let reason = denied_reason(client.get(&hosts[0]).await);
-    assert!(reason.contains("not encrypted any more"), "{reason}");
+    assert!(reason.contains("which is not encrypted"), "{reason}");
     assert_eq!(plain.accepted(), 0);
     assert_eq!(client.get(&hosts[1]).await.unwrap().status, 200);
 }
