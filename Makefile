@@ -8,6 +8,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 CARGO ?= cargo
 WASM := wasm32-wasip2
 WHARF := target/release/wharf
+# Built with every optimisation, see Cargo.toml.
+DIST := target/dist/wharf
 
 # Every crate below plugins/ that builds a component; its directory has its name.
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
@@ -39,6 +41,11 @@ host: cargo
 	@echo '== Building $(WHARF)'
 	@$(CARGO) build --release -p wharf
 
+.PHONY: dist
+dist: cargo plugins ## Build target/dist/wharf, optimised fully, and target/plugins/*.wasm
+	@echo '== Building $(DIST)'
+	@$(CARGO) build --profile dist -p wharf
+
 .PHONY: plugins
 plugins: wasm ## Build target/plugins/*.wasm only
 	@echo '== Building plugins: $(PLUGINS)'
@@ -57,9 +64,9 @@ test: plugins ## Run every test; those of PostgreSQL need its server programs (i
 	@$(CARGO) test --workspace
 
 .PHONY: attack
-attack: build ## Attack the release build, alone, and hold its neighbour against the clock
-	@echo '== Attacking $(WHARF)'
-	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(WHARF)' \
+attack: dist ## Attack the optimised build, alone, and hold its neighbour against the clock
+	@echo '== Attacking $(DIST)'
+	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(DIST)' \
 		$(CARGO) test --workspace --test wharf -- attack:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
@@ -69,8 +76,8 @@ fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each tar
 	@echo '== Building the fuzz targets'
 	@# cargo-fuzz would build all dependencies once more: a quarter of an hour. See tests/fuzz/Cargo.toml. The dev profile,
 	@# because overflows and failed debug assertions are findings.
-	@CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
-		$(CARGO) build -p wharf-fuzz --bins
+	@RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
+		$(CARGO) --config profile.dev.package.wharf.opt-level=1 build -p wharf-fuzz --bins
 	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
 	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
 
@@ -85,14 +92,14 @@ fmt: cargo ## Format the code
 	@$(CARGO) fmt --all
 
 .PHONY: bench
-bench: build ## Measure against plain axum and sqlx, as ratios
+bench: dist ## Measure against plain axum and sqlx, as ratios
 	@command -v wrk >/dev/null || { \
 		echo '== wrk is missing; installing it with apt'; \
 		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
 	}
 	@echo '== Building the other side'
-	@$(CARGO) build --release -p wharf-bench
-	@target/release/wharf-bench $(WHARF)
+	@$(CARGO) build --profile dist -p wharf-bench
+	@target/dist/wharf-bench $(DIST)
 
 .PHONY: doc
 doc: cargo ## Build the API documentation; warnings are errors
@@ -130,10 +137,10 @@ lint-workflows: ## Check the workflows and the Dockerfile
 NAME ?= wharf
 
 .PHONY: archive
-archive: build ## Pack the program, the items plugin and the guides into target/archive, with a checksum
+archive: dist ## Pack the program, the items plugin and the guides into target/archive, with a checksum
 	@echo '== Packing target/archive/$(NAME).tar.gz'
 	@rm -rf 'target/archive/$(NAME)' && mkdir -p 'target/archive/$(NAME)'
-	@cp $(WHARF) target/plugins/items.wasm README.md LICENSE host/OPERATING.md .github/CHANGELOG.md 'target/archive/$(NAME)'
+	@cp $(DIST) target/plugins/items.wasm README.md LICENSE host/OPERATING.md .github/CHANGELOG.md 'target/archive/$(NAME)'
 	@cd target/archive && tar -czf '$(NAME).tar.gz' '$(NAME)' && \
 		{ sha256sum '$(NAME).tar.gz' 2>/dev/null || shasum -a 256 '$(NAME).tar.gz'; } >'$(NAME).tar.gz.sha256'
 	@rm -rf 'target/archive/$(NAME)'
