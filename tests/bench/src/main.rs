@@ -30,7 +30,7 @@ fn main() -> Result<(), Failure> {
     match arguments.next().as_deref() {
         Some("baseline") => baseline::serve(&PathBuf::from(arguments.next().ok_or("baseline needs a database file")?)),
         Some(binary) => compare(&PathBuf::from(binary)),
-        None => Err("usage: wharf-bench target/release/wharf".into()),
+        None => Err("usage: wharf-bench target/dist/wharf".into()),
     }
 }
 
