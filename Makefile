@@ -1,4 +1,4 @@
-# One command for each task. Every target does its own set-up, says what it does, and is quick when there is nothing to do.
+# One command for each task. Each target does its own set-up, reports its steps, and is quick when nothing is left to do.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,7 +14,7 @@ DIST := target/dist/wharf
 # Every crate below plugins/ that builds a component; its directory has its name.
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
 
-# What the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
+# The grants that the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
 GRANTS := auth,sql
 ARGS ?=
 
@@ -51,7 +51,7 @@ plugins: wasm ## Build target/plugins/*.wasm only
 	@echo '== Building plugins: $(PLUGINS)'
 	@$(CARGO) build --lib --profile plugin --target $(WASM) $(PLUGINS:%=-p %)
 	@mkdir -p target/plugins
-	@# Only what changed is copied, so that a test or a deploy can tell by time.
+	@# Only a changed file is copied, so that its time shows the change.
 	@for name in $(PLUGINS); do \
 		built="target/$(WASM)/plugin/$${name//-/_}.wasm"; \
 		cmp -s "$$built" "target/plugins/$$name.wasm" || cp "$$built" "target/plugins/$$name.wasm"; \
