@@ -1,4 +1,5 @@
-//! Email addresses: the syntax that the HTTP contract prescribes, and the two forms of an address.
+//! Email addresses: the syntax that the HTTP API of the FastAPI full-stack template
+//! (github.com/fastapi/full-stack-fastapi-template) prescribes, and the two forms of an address.
 //!
 //! The form for mail keeps the local part as given and lower-cases the domain. The form that identifies an account is
 //! all in lower case. DNS is never asked.
@@ -11,7 +12,7 @@ use email_address::{EmailAddress, Options};
 /// The longest address in characters (the path limit of RFC 5321, without the angle brackets).
 const MAX_LEN: usize = 254;
 
-/// Top-level names that cannot receive mail (RFC 6761, and those that the HTTP contract adds).
+/// Top-level names that cannot receive mail (RFC 6761, and those that the same API adds).
 const RESERVED: &[&str] = &["arpa", "invalid", "local", "localhost", "onion", "test"];
 
 /// A checked address.

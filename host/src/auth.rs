@@ -1,9 +1,9 @@
 //! Authentication: accounts, passwords, sessions, tokens, and links to reset a password.
 //!
 //! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and
-//! returns [`Error`]s with the texts of the contract. The way of a credential: password or refresh token →
-//! [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`]. Every
-//! change of an account or a session goes through this module, because it also invalidates the cached tokens.
+//! returns [`Error`]s with the texts of the FastAPI full-stack template. The way of a credential: password or refresh
+//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`].
+//! Every change of an account or a session goes through this module, because it also invalidates the cached tokens.
 
 mod access_token;
 mod account;

@@ -8,13 +8,14 @@
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
 //! Above it stand the operations, each in a module of its own: `startup`, `deploy` (the only way in, after `signature`
-//! checked the file), `operations`, `trial`, `supervisor`, and the reading ones, `history` and `limit_usage`.
+//! checked the file), `operations`, `canary_rollout`, `supervisor`, and the reading ones, `history` and `limit_usage`.
 
 pub mod artifact;
 pub mod breaker;
 pub mod bulkhead;
 pub mod call_stats;
 pub mod canary;
+mod canary_rollout;
 pub mod compile;
 pub mod declaration;
 mod deploy;
@@ -43,7 +44,6 @@ pub mod schema_compatibility;
 pub mod signature;
 mod startup;
 mod supervisor;
-mod trial;
 pub mod upload;
 
 pub use compile::Compile;

@@ -1,4 +1,4 @@
-//! Canaries: the callers that a release on trial serves, and how the trial ends.
+//! Canaries: the callers that a canary serves, and how a canary ends.
 
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ async fn a_canary_survives_a_restart(host: &mut TestHost) {
     assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "candidate");
     assert_eq!(host.anonymous().get("/liar").await.text(), "live");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"]["minimum"], 7);
-    // A deploy replaces the canary and ends the trial.
+    // A deploy replaces the canary and ends it.
     deploy_plan(host, &responding_with("newer"), "").await;
     assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "newer");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"], json!(null));

@@ -28,7 +28,8 @@ const DUMMY_HASH: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$
 /// The cost of hashing a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HashCost {
-    /// Argon2id with m = 64 MiB, t = 3, p = 4, as the contract requires.
+    /// Argon2id with m = 64 MiB, t = 3, p = 4, as in the FastAPI full-stack template
+    /// (github.com/fastapi/full-stack-fastapi-template).
     #[default]
     Reference,
     /// The lowest cost, for tests of other features.

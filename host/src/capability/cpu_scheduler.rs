@@ -1,9 +1,10 @@
-//! The CPU scheduler for guests that compute for long. A guest that ran for more than one tick waits for a CPU slot
-//! before each further tick. There are fewer slots than worker threads, so short calls and the host's own work find a
-//! free thread. One plugin asks for at most as many slots at once as there are, so a plugin with few calls waits no
-//! longer than one with many.
+//! The CPU scheduler for guests that compute for long. A time slice is one tick of the epoch (`guest::TICK`, 2 ms). A
+//! guest that ran for more than one tick waits for a CPU slot before each further time slice. With two or more worker
+//! threads, there are fewer slots than threads, so short calls and the host's own work find a free thread. One plugin
+//! asks for at most as many slots at once as there are, so a plugin with few calls waits no longer than one with many.
 //!
-//! A guest holds its slot only while it runs. When its call waits, for the host or for others, the slot is released.
+//! A guest holds its slot only while it runs. When its call waits, for a host function or for other guests, the slot is
+//! released.
 //! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +49,7 @@ impl PluginCpuQueue {
     }
 }
 
-/// The CPU slot of one call, and the CPU time that the call used. Cheap to clone.
+/// The CPU time of one call, and its CPU slot while the call holds one. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CpuSlot {
     queue: PluginCpuQueue,
@@ -73,7 +74,7 @@ struct Permits {
 }
 
 impl CpuSlot {
-    /// Waits for the slot in first-come order, after every task that is ready had the thread.
+    /// Lets every ready task run first. Then waits for a slot, first come, first served.
     pub async fn acquire(self) {
         self.release();
         // The poll that ends here holds no slot, see `run`. The poll in which the guest continues holds one.
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn there_are_fewer_slots_than_threads_and_at_least_one() {
+    async fn two_or_more_threads_have_fewer_slots_and_one_thread_has_one() {
         for (threads, slots) in [(1, 1), (2, 1), (4, 3), (8, 6)] {
             assert_eq!(CpuScheduler::new(threads).size, slots);
         }

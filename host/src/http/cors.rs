@@ -1,5 +1,6 @@
-//! Cross-origin requests (CORS): one allowed origin, with credentials, as the contract requires. Pure functions over
-//! headers. `dispatch` handles a preflight first and decorates every response last, including problem responses.
+//! Cross-origin requests (CORS): one allowed origin, with credentials, as in the FastAPI full-stack template
+//! (github.com/fastapi/full-stack-fastapi-template). Pure functions over headers. `dispatch` handles a preflight first
+//! and decorates every response last, including problem responses.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,

@@ -1,9 +1,11 @@
-//! The way of every request: route → body → access → validation → handler or plugin → response.
+//! The stages of every request: route → body → access → validation → handler or plugin → response.
 //!
 //! Everything before the handler is the same for routes of the host and of plugins. None of it runs guest code, so a
-//! bad request costs no instance. The contract fixes the order of the checks: malformed JSON is reported before missing
-//! credentials, and missing credentials before wrong values. A raw body is the exception: it can be large, so the
-//! caller is authorized before it is read. This module never fails: every error becomes a problem response.
+//! bad request costs no instance. The HTTP API is that of the FastAPI full-stack template
+//! (github.com/fastapi/full-stack-fastapi-template), which fixes the order of the checks: malformed JSON is reported
+//! before missing credentials, and missing credentials before wrong values. A raw body is the exception: it can be
+//! large, so the caller is authorized before it is read. `dispatch` returns no error: every error becomes a problem
+//! response.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -77,7 +79,7 @@ impl<'a> Handler<'a> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `always` or `never` overrides the choice of a canary for this caller.
+/// `always` or `never` decides for this request; otherwise the caller decides.
 const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 /// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
@@ -183,7 +185,7 @@ impl Dispatcher {
         }
         let path = parts.uri.path();
         let generation = self.host.plugins.generation();
-        let table = match generation.trial(path) {
+        let table = match generation.canary(path) {
             Some((canary, table)) if self.uses_canary(canary, parts, peer).await => table,
             _ => generation.table(),
         };
@@ -268,8 +270,8 @@ impl Dispatcher {
         reply.into()
     }
 
-    /// Returns whether a request goes to the canary: its header decides, or else its caller. The caller is identified
-    /// here before their credentials are checked, so invalid credentials count as none.
+    /// Returns whether a request goes to the canary: its header decides, or else its caller. Runs before the access
+    /// check, so a caller with invalid credentials counts as anonymous here.
     async fn uses_canary(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
         match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
             Some(b"always") => return true,

@@ -1,8 +1,9 @@
 //! The bulkhead: how many calls may run at once, of each plugin and of all plugins together. Owns the call slots and
 //! their queues, first come, first served; does not know the content of a call.
 //!
-//! Half of the call slots are reserved, split evenly among the live plugins; the others are shared. So a plugin always
-//! finds its reserved slots, however many calls the other plugins have.
+//! Up to half of the call slots are reserved, split evenly among the live plugins, and never more for a plugin than its
+//! `concurrency`; the others are shared. So a plugin always finds its reserved slots, however many calls the other
+//! plugins have. If there are more live plugins than slots to reserve, none is reserved.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,5 +1,6 @@
-//! A canary: a release on trial next to the live one. Owns the plan of the trial, the choice of callers and the
-//! statistical comparison of the two releases; never swaps anything. `trial` acts on the comparison.
+//! A canary: a release that serves some callers next to the live one. Owns the plan of the canary, the choice of
+//! callers and the statistical comparison of the two releases; never swaps anything. `canary_rollout` acts on the
+//! comparison.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl FromStr for Share {
     }
 }
 
-/// The plan of a trial. Stored as JSON while the trial runs.
+/// The plan of a canary. Stored as JSON while the canary runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Shares, one after the other. After the last of several the release is promoted; a single one stays.
@@ -69,7 +70,7 @@ pub struct Plan {
     /// The minimum duration of each of several steps.
     #[serde(with = "millis")]
     pub hold: Duration,
-    /// The number of calls that the candidate needs before it is judged and before a step ends.
+    /// The number of calls that the canary needs before it is judged and before a step ends.
     pub minimum: u64,
 }
 
@@ -88,7 +89,7 @@ mod millis {
     }
 }
 
-/// A trial as it is stored.
+/// A canary as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredCanary {
     pub(super) release: i64,
@@ -99,19 +100,19 @@ pub(super) struct StoredCanary {
 
 /// See the module.
 pub struct Canary {
-    /// The release on trial.
+    /// The release of the canary.
     pub release: Arc<Release>,
-    /// The plan of the trial.
+    /// The plan of the canary.
     pub plan: Plan,
     /// The index of the present step.
     pub step: usize,
     /// When the present step began.
     pub since: Timestamp,
-    /// The live release's counts when the trial began; the candidate's began at zero.
+    /// The live release's counts when the canary began; those of the canary began at zero.
     pub(super) baseline: Counts,
 }
 
-/// The calls of one of the two releases during the trial.
+/// The calls of one of the two releases while the canary runs.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// Number of the release.
@@ -145,21 +146,21 @@ impl Summary {
 /// The comparison of the two releases.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct Comparison {
-    /// The live release, since the trial began.
+    /// The live release, since the canary began.
     pub live: Summary,
-    /// The release on trial.
+    /// The canary.
     pub candidate: Summary,
-    /// Why the candidate is certainly worse; `None` if it is not, or if there are too few calls.
+    /// Why the canary is certainly worse; `None` if it is not, or if there are too few calls.
     pub worse: Option<String>,
 }
 
 impl Canary {
-    /// Starts a trial.
+    /// Starts a canary.
     pub(super) fn new(release: Arc<Release>, plan: Plan, live: &Release, now: Timestamp) -> Self {
         Self { release, plan, step: 0, since: now, baseline: live.stats.counts() }
     }
 
-    /// Returns the trial at another step, which begins now.
+    /// Returns the canary at another step, which begins now.
     pub(super) fn at_step(&self, step: usize, now: Timestamp) -> Self {
         Self {
             release: Arc::clone(&self.release),
@@ -175,7 +176,8 @@ impl Canary {
         self.plan.steps.get(self.step).copied().unwrap_or(Share(0))
     }
 
-    /// Returns whether a caller takes part. The choice is stable for each caller, and a larger share only adds callers.
+    /// Returns whether the canary serves a caller. The choice is stable for each caller, and a larger share only adds
+    /// callers.
     pub fn chooses(&self, caller: &str) -> bool {
         let record = &self.release.record;
         let hash = Sha256::digest(format!("{}\n{}\n{caller}", record.plugin, record.number));
@@ -185,15 +187,15 @@ impl Canary {
 
     /// Compares the canary with the live release.
     pub fn compare(&self, live: &Release) -> Comparison {
-        let ours = live.stats.counts().since(&self.baseline);
-        let theirs = self.release.stats.counts();
-        // The live release had too few calls during the trial, so all its calls since it was loaded are the better
-        // measure.
-        let measure = if ours.calls() < self.plan.minimum { live.stats.counts() } else { ours.clone() };
+        let live_counts = live.stats.counts().since(&self.baseline);
+        let canary_counts = self.release.stats.counts();
+        // If the live release had too few calls since the canary began, all its calls since it was loaded are the
+        // better measure.
+        let measure = if live_counts.calls() < self.plan.minimum { live.stats.counts() } else { live_counts.clone() };
         Comparison {
-            live: Summary::of(live, &ours),
-            candidate: Summary::of(&self.release, &theirs),
-            worse: if theirs.calls() < self.plan.minimum { None } else { worse(&measure, &theirs) },
+            live: Summary::of(live, &live_counts),
+            candidate: Summary::of(&self.release, &canary_counts),
+            worse: if canary_counts.calls() < self.plan.minimum { None } else { worse(&measure, &canary_counts) },
         }
     }
 
@@ -208,20 +210,20 @@ impl Canary {
     }
 }
 
-/// Returns why the candidate is certainly worse.
-fn worse(live: &Counts, candidate: &Counts) -> Option<String> {
-    let sure = faults_differ(live, candidate);
+/// Returns why the canary is certainly worse.
+fn worse(live: &Counts, canary: &Counts) -> Option<String> {
+    let sure = faults_differ(live, canary);
     if sure > CERTAINTY {
         return Some(format!(
             "{} of {} calls failed, against {} of {} of the live release ({sure:.1} standard deviations)",
-            candidate.faults,
-            candidate.calls(),
+            canary.faults,
+            canary.calls(),
             live.faults,
             live.calls()
         ));
     }
-    let sure = times_differ(live, candidate);
-    let (before, now) = (live.quantile(0.5)?, candidate.quantile(0.5)?);
+    let sure = times_differ(live, canary);
+    let (before, now) = (live.quantile(0.5)?, canary.quantile(0.5)?);
     let slower = now.as_secs_f64() >= before.as_secs_f64() * SLOWER && now >= before + NOTICEABLE;
     (sure > CERTAINTY && slower).then(|| {
         format!(
@@ -234,30 +236,30 @@ fn worse(live: &Counts, candidate: &Counts) -> Option<String> {
 
 /// The two-proportion z-test with a pooled variance (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3).
 #[allow(clippy::cast_precision_loss, reason = "counts of calls")]
-fn faults_differ(live: &Counts, candidate: &Counts) -> f64 {
-    let (n, m) = (live.calls() as f64, candidate.calls() as f64);
+fn faults_differ(live: &Counts, canary: &Counts) -> f64 {
+    let (n, m) = (live.calls() as f64, canary.calls() as f64);
     if n == 0.0 || m == 0.0 {
         return 0.0;
     }
-    let pooled = (live.faults + candidate.faults) as f64 / (n + m);
+    let pooled = (live.faults + canary.faults) as f64 / (n + m);
     let deviation = (pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m)).sqrt();
-    if deviation == 0.0 { 0.0 } else { (candidate.faults as f64 / m - live.faults as f64 / n) / deviation }
+    if deviation == 0.0 { 0.0 } else { (canary.faults as f64 / m - live.faults as f64 / n) / deviation }
 }
 
 /// The Mann-Whitney U test, normal approximation with the correction for ties (Mann and Whitney 1947; Siegel and
 /// Castellan 1988, section 6.4): it assumes no distribution of latencies, and times in one bucket are ties.
 #[allow(clippy::cast_precision_loss, reason = "counts of calls")]
-fn times_differ(live: &Counts, candidate: &Counts) -> f64 {
-    let (n, m) = (live.calls() as f64, candidate.calls() as f64);
+fn times_differ(live: &Counts, canary: &Counts) -> f64 {
+    let (n, m) = (live.calls() as f64, canary.calls() as f64);
     if n == 0.0 || m == 0.0 {
         return 0.0;
     }
     let (mut faster, mut wins, mut ties) = (0.0, 0.0, 0.0);
-    for (ours, theirs) in live.zip(candidate) {
-        let (ours, theirs) = (ours as f64, theirs as f64);
-        wins += theirs * (faster + ours / 2.0);
-        faster += ours;
-        let tied = ours + theirs;
+    for (live_count, canary_count) in live.zip(canary) {
+        let (live_count, canary_count) = (live_count as f64, canary_count as f64);
+        wins += canary_count * (faster + live_count / 2.0);
+        faster += live_count;
+        let tied = live_count + canary_count;
         ties += tied * tied * tied - tied;
     }
     let all = n + m;

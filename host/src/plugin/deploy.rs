@@ -2,8 +2,9 @@
 //!
 //! check (size, pinned digest, signatures) → compile → describe (roles, imports, grants) → conflicts (routes, link,
 //! admission) → migrate → smoke → swap, each a recorded stage of a [`Job`]. `proposal` combines the upload with the
-//! state of the plugin, `stages` holds the stages that follow. Nothing is changed before the migrations, and the live
-//! release stays live until the swap. There is no other way in.
+//! state of the plugin, `stages` holds the stages that follow. No existing data changes before the migrations, and the
+//! live release stays live until the swap. (`conflicts` creates the database of a new plugin; if its first deploy
+//! fails, the database is deleted.) There is no other way in.
 
 mod proposal;
 mod stages;

@@ -28,8 +28,8 @@ pub struct Generation {
     pub plugins: Plugins,
     /// Finds the target of a request.
     table: RouteTable<Target>,
-    /// For each trial, the same table with the canary in place of the live release.
-    trials: Vec<Trial>,
+    /// For each canary, the same table with the canary in place of the live release.
+    canary_tables: Vec<CanaryTable>,
 }
 
 /// The plugins of a generation by state.
@@ -37,7 +37,7 @@ pub struct Generation {
 pub struct Plugins {
     /// Live releases.
     pub live: BTreeMap<PluginName, Arc<Release>>,
-    /// Releases on trial next to a live one.
+    /// Canaries next to a live release.
     pub canaries: BTreeMap<PluginName, Arc<Canary>>,
     /// Releases that are loaded and respond 503 until they are resumed.
     pub paused: BTreeMap<PluginName, Arc<Release>>,
@@ -54,7 +54,7 @@ pub struct Absent {
     pub reason: Absence,
 }
 
-struct Trial {
+struct CanaryTable {
     mount: String,
     canary: Arc<Canary>,
     table: RouteTable<Target>,
@@ -149,27 +149,27 @@ impl Generation {
     /// As [`Generation::check`].
     pub(super) fn build(number: u64, host_routes: &[(String, Template)], plugins: Plugins) -> Result<Self> {
         let table = build_table(host_routes, plugins.live.values())?;
-        let trials = plugins
+        let canary_tables = plugins
             .canaries
             .iter()
             .map(|(plugin, canary)| {
                 let others = plugins.live.iter().filter(|(name, _)| *name != plugin).map(|(_, release)| release);
                 let table = build_table(host_routes, others.chain([&canary.release]))?;
-                Ok(Trial { mount: canary.release.record.mount.to_string(), canary: Arc::clone(canary), table })
+                Ok(CanaryTable { mount: canary.release.record.mount.to_string(), canary: Arc::clone(canary), table })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { number, plugins, table, trials })
+        Ok(Self { number, plugins, table, canary_tables })
     }
 
-    /// Returns the routes for callers that take part in no trial.
+    /// Returns the routes for callers that no canary serves.
     pub fn table(&self) -> &RouteTable<Target> {
         &self.table
     }
 
-    /// Returns the trial below whose mount a path lies, with the routes for its chosen callers.
-    pub fn trial(&self, path: &str) -> Option<(&Canary, &RouteTable<Target>)> {
-        let trial = self.trials.iter().find(|trial| is_below(path, &trial.mount))?;
-        Some((&trial.canary, &trial.table))
+    /// Returns the canary below whose mount a path lies, with the routes for its chosen callers.
+    pub fn canary(&self, path: &str) -> Option<(&Canary, &RouteTable<Target>)> {
+        let found = self.canary_tables.iter().find(|table| is_below(path, &table.mount))?;
+        Some((&found.canary, &found.table))
     }
 
     /// Returns why the plugin is not served below whose mount a path lies.

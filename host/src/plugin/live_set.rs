@@ -90,7 +90,7 @@ impl LiveSet {
         Generation::check(&self.host_routes, &all)
     }
 
-    /// Makes a release the current one of its plugin: live, or paused if the plugin is paused. A trial ends.
+    /// Makes a release the current one of its plugin: live, or paused if the plugin is paused. A canary ends.
     pub(super) fn serve(&self, release: Arc<Release>) -> Result<()> {
         let plugin = release.record.plugin.clone();
         self.swap(|plugins| {

@@ -143,7 +143,7 @@ impl Registry {
         self.deploy(Upload { name, redeploys, grants, limits, ..Upload::new(component, by) }).await
     }
 
-    /// Revokes a grant at once: a release that needs it is no longer served, and a trial of one ends.
+    /// Revokes a grant at once: a release that needs it is no longer served, and a canary that needs it ends.
     ///
     /// # Errors
     /// There is no such plugin, or it does not have this grant.
@@ -154,8 +154,8 @@ impl Registry {
         let generation = self.generation();
         let needs = |release: &Arc<Release>| release.record.grants.contains(capability);
         let current = generation.plugins.current(plugin);
-        let candidate = generation.plugins.canaries.get(plugin).map(|canary| &canary.release);
-        if revoked.iter().any(|name| name == capability) || !current.into_iter().chain(candidate).any(needs) {
+        let canary = generation.plugins.canaries.get(plugin).map(|canary| &canary.release);
+        if revoked.iter().any(|name| name == capability) || !current.into_iter().chain(canary).any(needs) {
             let text = format!("'{plugin}' does not have the grant '{capability}'");
             return Err(Error::not_found(code::GRANT_MISSING, text));
         }

@@ -1,7 +1,7 @@
 //! The registry: every plugin of this host, and the services that the operations on plugins share.
 //!
-//! The operations are in modules above this one: `startup`, `deploy`, `operations`, `trial`, `supervisor` (changes),
-//! `history` and `limit_usage` (reads). They extend [`Registry`]; this module knows none of them.
+//! The operations are in modules above this one: `startup`, `deploy`, `operations`, `canary_rollout`, `supervisor`
+//! (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module knows none of them.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -45,12 +45,14 @@ pub struct Registry {
     pub(super) logs: PluginLogs,
     /// The name of this node, which stays the same across restarts.
     pub(super) node: Arc<str>,
+    /// Called when a stage of a deploy begins; only tests set it.
     pub(super) at_stage: Option<AtStage>,
     /// Deploys since the start: succeeded, failed.
     pub(super) deploys: [AtomicU64; 2],
     pub(super) probations: Probations,
-    /// Reports a release whose breaker opened to the supervisor.
+    /// Tells the supervisor that the breaker of a release opened.
     pub(super) tripped: mpsc::UnboundedSender<TrippedRelease>,
+    /// The receiver of `tripped`, until the supervisor takes it.
     pub(super) trips: Mutex<Option<mpsc::UnboundedReceiver<TrippedRelease>>>,
 }
 
@@ -60,7 +62,8 @@ impl Registry {
         self.live.generation()
     }
 
-    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome.
+    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome. `ready`
+    /// runs after the call has its slot, just before the guest runs, and may refuse the call.
     ///
     /// # Errors
     /// 503 `plugin_quarantined`, or see [`Sandbox::call`](super::sandbox::Sandbox::call).
@@ -82,7 +85,7 @@ impl Registry {
         if admission.done(outcome.is_fault()) {
             let record = &release.record;
             tracing::warn!(plugin = %record.plugin, release = record.number, "quarantined: too many calls failed");
-            // The supervisor has gone when the host stops.
+            // While the host stops, the supervisor may already be gone.
             let _ = self.tripped.send(TrippedRelease { plugin: record.plugin.clone(), number: record.number });
         }
         response

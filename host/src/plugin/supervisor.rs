@@ -1,6 +1,6 @@
-//! The supervisor: the automatic actions of the host on plugins. It aborts trials that go badly and moves on those that
-//! go well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the server
-//! until it stops.
+//! The supervisor: the automatic actions of the host on plugins. It aborts canaries that go badly and advances those
+//! that go well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the
+//! server until it stops.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::initiator::Initiator;
 use super::registry::Registry;
 use crate::error::Result;
 
-/// The time between two checks of trials and logs.
+/// The time between two checks of canaries and logs.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Registry {
@@ -29,7 +29,7 @@ impl Registry {
                 Some(tripped) = trips.recv() => self.handle_trip(&tripped).await,
                 _ = interval.tick() => {
                     self.logs.log_dropped();
-                    self.judge_trials().await
+                    self.judge_canaries().await
                 }
             };
             if let Err(error) = outcome {
@@ -38,7 +38,7 @@ impl Registry {
         }
     }
 
-    /// Aborts the trial of the release, or rolls it back if it is on probation.
+    /// Aborts the release if it is a canary, or rolls it back if it is on probation.
     async fn handle_trip(&self, TrippedRelease { plugin, number }: &TrippedRelease) -> Result<()> {
         if self.abort_tripped(plugin, *number).await? {
             return Ok(());

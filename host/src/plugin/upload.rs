@@ -41,7 +41,7 @@ pub struct Upload {
     pub request_id: Arc<str>,
     /// The id under which this deploy can be looked up and repeated; `None` means the request id.
     pub id: Option<String>,
-    /// Set to start a trial next to the live release; `None` replaces the live release.
+    /// Set to start a canary next to the live release; `None` replaces the live release.
     pub canary: Option<Plan>,
     /// Set when the file comes from the host's own tables and is the file of this release. Its signatures are not
     /// checked again, and the deploy fails unless this release is still the live one when the deploy gets the change
@@ -82,7 +82,7 @@ pub struct Deployed {
     /// Whether the same file with the same grants, limits, mount and settings was already live, so that nothing
     /// changed.
     pub unchanged: bool,
-    /// Whether the release is on trial next to the live one.
+    /// Whether the release is a canary next to the live one.
     pub on_trial: bool,
     /// The completed stages with their durations.
     pub stages: Vec<CompletedStage>,

@@ -144,7 +144,7 @@ pub(super) fn promote(named: &NamedPlugin, terminal: &Terminal) -> Result<(), Fa
 
 pub(super) fn canary(named: &NamedPlugin, terminal: &Terminal) -> Result<(), Failure> {
     let response = Api::open(&named.remote)?.get(&format!("{PLUGINS}{}/canary", named.name))?;
-    show_response(&response, terminal, |trial, terminal| view::canary::canary(&named.name, trial, terminal));
+    show_response(&response, terminal, |canary, terminal| view::canary::canary(&named.name, canary, terminal));
     Ok(())
 }
 

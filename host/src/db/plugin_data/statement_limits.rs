@@ -1,5 +1,8 @@
 //! The SQL limits of a plugin, for each statement, its connections and its disk. The defaults are settings of the host;
 //! a release has the values of its grant.
+//!
+//! Enforced by `result_budget` (rows and bytes), `connection_pool` (connections), `sqlite::control` and
+//! `postgres::backend` (time), `sqlite::connection` and `postgres::disk_usage` (disk).
 
 use std::time::Duration;
 

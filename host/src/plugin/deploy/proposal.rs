@@ -12,6 +12,7 @@ use crate::db::plugin_data::PluginData;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::plugin::artifact::{Artifact, check_grants};
+use crate::plugin::canary_rollout::check_canary;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
 use crate::plugin::inspection::ComponentDescription;
 use crate::plugin::limits::LimitOverrides;
@@ -20,7 +21,6 @@ use crate::plugin::registry::Registry;
 use crate::plugin::release::{Record, Release};
 use crate::plugin::schema_compatibility::MigrationStep;
 use crate::plugin::signature::VerifiedSignatures;
-use crate::plugin::trial::check_trial;
 use crate::plugin::upload::Upload;
 use crate::route::Template;
 
@@ -40,7 +40,7 @@ pub(super) struct Proposal {
     pub(super) notes: Vec<String>,
     /// The release that is live or paused.
     pub(super) live: Option<Arc<Release>>,
-    /// The release that is live and not paused, next to which a trial can run.
+    /// The release that is live and not paused, next to which a canary can run.
     served: Option<Arc<Release>>,
     /// The recorded state of the plugin.
     pub(super) stored: Option<StoredPlugin>,
@@ -139,9 +139,9 @@ impl Proposal {
     /// Checks that the release can be tried next to the live one.
     ///
     /// # Errors
-    /// See [`check_trial`].
+    /// See [`check_canary`].
     pub(super) fn check_trial(&self) -> Result<()> {
-        check_trial(&self.plugin, self.served.as_ref(), &self.mount)
+        check_canary(&self.plugin, self.served.as_ref(), &self.mount)
     }
 
     /// Checks whether this deploy creates the database of the plugin.

@@ -103,7 +103,7 @@ impl Registry {
         Ok(release)
     }
 
-    /// The stage `swap`: records the release and serves it, in place of the live one or on trial next to it.
+    /// The stage `swap`: records the release and serves it, in place of the live one or as a canary next to it.
     pub(super) async fn publish(
         &self,
         release: &Arc<Release>,

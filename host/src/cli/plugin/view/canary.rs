@@ -11,26 +11,26 @@ use crate::id::PluginName;
 const WIDTH: usize = 20;
 
 /// Prints a canary and the comparison with the live release.
-pub(in crate::cli::plugin) fn canary(name: &PluginName, trial: &Value, terminal: &Terminal) {
+pub(in crate::cli::plugin) fn canary(name: &PluginName, response: &Value, terminal: &Terminal) {
     let null = Value::Null;
-    let of = |release: &str| trial.pointer(&format!("/comparison/{release}")).unwrap_or(&null);
-    let (live, candidate) = (of("live"), of("candidate"));
-    let (live_number, number) = (text(live, "release"), text(trial, "release"));
+    let of = |release: &str| response.pointer(&format!("/comparison/{release}")).unwrap_or(&null);
+    let (live, canary) = (of("live"), of("candidate"));
+    let (live_number, number) = (text(live, "release"), text(response, "release"));
     terminal
         .line(format!("{} release {number} is a canary next to release {live_number}", terminal.bold(name.as_str())));
-    let percent = trial.get("percent").and_then(Value::as_f64).unwrap_or_default();
+    let percent = response.get("percent").and_then(Value::as_f64).unwrap_or_default();
     terminal.line(format!("  share   {} {}", gauge(percent / 100.0), share(percent)));
-    for (title, value) in [("step", step(trial)), ("since", to_the_second(&text(trial, "since")))] {
+    for (title, value) in [("step", step(response)), ("since", to_the_second(&text(response, "since")))] {
         if !value.is_empty() {
             terminal.line(format!("  {title:<8}{value}"));
         }
     }
     terminal.line("");
     let [live_title, title] = [format!("LIVE {live_number}"), format!("CANARY {number}")];
-    terminal.table(["", live_title.as_str(), "", title.as_str(), ""], &rows(live, candidate));
-    match trial.pointer("/comparison/worse").and_then(Value::as_str) {
+    terminal.table(["", live_title.as_str(), "", title.as_str(), ""], &rows(live, canary));
+    match response.pointer("/comparison/worse").and_then(Value::as_str) {
         Some(reason) => terminal.line(format!("{} {}", terminal.warning("worse:"), printable(reason))),
-        None => terminal.line(verdict(trial, candidate)),
+        None => terminal.line(verdict(response, canary)),
     }
     terminal
         .hint(format!("`wharf plugin promote {name}` makes it the live release, `wharf plugin abort {name}` ends it"));
@@ -41,23 +41,23 @@ fn number(value: &Value, name: &str) -> Option<f64> {
 }
 
 /// Returns calls, failures and latencies. The larger of two values has the full bar.
-fn rows(live: &Value, candidate: &Value) -> Vec<[String; 5]> {
+fn rows(live: &Value, canary: &Value) -> Vec<[String; 5]> {
     let failed = |release: &Value| {
         let calls = number(release, "calls").filter(|calls| *calls > 0.0)?;
         Some(number(release, "faults").unwrap_or_default() / calls * 100.0)
     };
     let row = |name: &str, values: [Option<f64>; 2], write: fn(f64) -> String| {
         let largest = values.iter().flatten().copied().fold(0.0, f64::max);
-        let [live, candidate] = values.map(|value| {
+        let [live, canary] = values.map(|value| {
             let bar = value.map(|value| bar(if largest > 0.0 { value / largest } else { 0.0 }));
             (value.map_or_else(|| "-".to_owned(), write), bar.unwrap_or_default())
         });
-        [name.to_owned(), live.0, live.1, candidate.0, candidate.1]
+        [name.to_owned(), live.0, live.1, canary.0, canary.1]
     };
-    let both = |name: &str| [number(live, name), number(candidate, name)];
+    let both = |name: &str| [number(live, name), number(canary, name)];
     vec![
         row("calls", both("calls"), |calls| format!("{calls:.0}")),
-        row("failed", [failed(live), failed(candidate)], |percent| format!("{percent:.2}%")),
+        row("failed", [failed(live), failed(canary)], |percent| format!("{percent:.2}%")),
         row("p50", both("p50_micros"), time),
         row("p95", both("p95_micros"), time),
         row("p99", both("p99_micros"), time),
@@ -75,23 +75,23 @@ pub(super) fn time(micros: f64) -> String {
 }
 
 /// Returns the steps: `5% → [25%] → 100%, each for at least 10m`. A single step gives an empty text.
-fn step(trial: &Value) -> String {
-    let steps: Vec<f64> = members(trial, "steps").filter_map(Value::as_f64).collect();
+fn step(response: &Value) -> String {
+    let steps: Vec<f64> = members(response, "steps").filter_map(Value::as_f64).collect();
     if steps.len() < 2 {
         return String::new();
     }
-    let at = trial.get("step").and_then(Value::as_u64);
+    let at = response.get("step").and_then(Value::as_u64);
     let step = |(index, percent): (usize, &f64)| {
         if at == u64::try_from(index).ok() { format!("[{percent}%]") } else { format!("{percent}%") }
     };
     let steps = steps.iter().enumerate().map(step).collect::<Vec<_>>().join(" → ");
-    let hold = trial.get("hold_ms").and_then(Value::as_u64).unwrap_or_default();
+    let hold = response.get("hold_ms").and_then(Value::as_u64).unwrap_or_default();
     let hold = humantime::format_duration(std::time::Duration::from_millis(hold));
     format!("{steps}, each for at least {hold}")
 }
 
-fn verdict(trial: &Value, candidate: &Value) -> String {
-    let [calls, minimum] = [(candidate, "calls"), (trial, "minimum")].map(|(value, name)| number(value, name));
+fn verdict(response: &Value, canary: &Value) -> String {
+    let [calls, minimum] = [(canary, "calls"), (response, "minimum")].map(|(value, name)| number(value, name));
     match (calls, minimum) {
         (Some(calls), Some(minimum)) if calls < minimum => {
             format!("The releases are compared after {minimum} calls of the canary; {calls} so far")
@@ -132,12 +132,12 @@ mod tests {
     fn the_larger_of_two_values_has_the_full_bar() {
         let live = json!({ "release": 3, "calls": 1000, "faults": 0, "p50_micros": 640, "p95_micros": 2048,
             "p99_micros": 15_000 });
-        let candidate = json!({ "release": 4, "calls": 100, "faults": 5, "p50_micros": 1280, "p95_micros": 1024,
+        let canary = json!({ "release": 4, "calls": 100, "faults": 5, "p50_micros": 1280, "p95_micros": 1024,
             "p99_micros": null });
         let cells = |values: [&str; 5]| values.map(str::to_owned);
         let [whole, half, tenth] = ["█".repeat(20), "█".repeat(10), "█".repeat(2)];
         assert_eq!(
-            rows(&live, &candidate),
+            rows(&live, &canary),
             [
                 cells(["calls", "1000", &whole, "100", &tenth]),
                 cells(["failed", "0.00%", "", "5.00%", &whole]),
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn the_current_step_is_in_brackets() {
-        let trial = json!({ "steps": [5.0, 25.0, 100.0], "step": 1, "hold_ms": 600_000 });
-        assert_eq!(step(&trial), "5% → [25%] → 100%, each for at least 10m");
+        let response = json!({ "steps": [5.0, 25.0, 100.0], "step": 1, "hold_ms": 600_000 });
+        assert_eq!(step(&response), "5% → [25%] → 100%, each for at least 10m");
         assert_eq!(step(&json!({ "steps": [10.0], "step": 0 })), "");
         assert_eq!(share(0.5), "0.5% of callers");
         assert_eq!(gauge(0.001), format!("█{}", "░".repeat(19)));
@@ -163,11 +163,11 @@ mod tests {
 
     #[test]
     fn there_is_no_verdict_before_the_minimum_number_of_calls() {
-        let trial = json!({ "minimum": 100 });
+        let response = json!({ "minimum": 100 });
         assert_eq!(
-            verdict(&trial, &json!({ "calls": 12 })),
+            verdict(&response, &json!({ "calls": 12 })),
             "The releases are compared after 100 calls of the canary; 12 so far"
         );
-        assert_eq!(verdict(&trial, &json!({ "calls": 120 })), "The canary is not significantly worse");
+        assert_eq!(verdict(&response, &json!({ "calls": 120 })), "The canary is not significantly worse");
     }
 }

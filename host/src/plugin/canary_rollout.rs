@@ -1,5 +1,6 @@
-//! Trials: a canary starts with a deploy, is compared while it runs, and ends by promotion, by an operator's abort, or
-//! by the host's own abort when it is certainly worse. Acts on the comparisons that `canary` makes.
+//! The rollout of a canary. Owns its stages: it begins with a deploy, is judged while it runs, and ends by promotion,
+//! by an operator's abort, or by the host's own abort when it is certainly worse. Acts on the comparisons that `canary`
+//! makes; never compares.
 
 use std::sync::Arc;
 
@@ -16,11 +17,11 @@ use crate::error::Result;
 use crate::id::PluginName;
 use crate::route::Template;
 
-/// Checks that a release can be tried next to the live one.
+/// Checks that a release can be a canary next to the live one.
 ///
 /// # Errors
 /// 409: there is no live release, or it has another mount.
-pub(super) fn check_trial(plugin: &PluginName, live: Option<&Arc<Release>>, mount: &Template) -> Result<()> {
+pub(super) fn check_canary(plugin: &PluginName, live: Option<&Arc<Release>>, mount: &Template) -> Result<()> {
     let Some(live) = live else {
         return Err(state_conflict(format!(
             "'{plugin}' is not served, so a release cannot be compared with a live one"
@@ -34,8 +35,8 @@ pub(super) fn check_trial(plugin: &PluginName, live: Option<&Arc<Release>>, moun
 }
 
 impl Registry {
-    /// Finds the trial of a plugin: the live release and the canary.
-    fn trial(&self, plugin: &PluginName) -> Result<(Arc<Release>, Arc<Canary>)> {
+    /// Returns the live release of a plugin and its canary.
+    fn live_and_canary(&self, plugin: &PluginName) -> Result<(Arc<Release>, Arc<Canary>)> {
         let generation = self.generation();
         let live = generation.plugins.current(plugin).ok_or_else(|| plugin_not_found(plugin))?;
         let canary = generation.plugins.canaries.get(plugin);
@@ -43,17 +44,17 @@ impl Registry {
         Ok((Arc::clone(live), Arc::clone(canary)))
     }
 
-    /// Compares the two releases of a trial.
+    /// Compares the canary of a plugin with the live release.
     ///
     /// # Errors
-    /// There is no such plugin (404), or no release is on trial (409).
+    /// There is no such plugin (404), or it has no canary (409).
     pub fn compare(&self, plugin: &PluginName) -> Result<(Arc<Canary>, Comparison)> {
-        let (live, canary) = self.trial(plugin)?;
+        let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         Ok((canary, comparison))
     }
 
-    /// Makes the release on trial the live one.
+    /// Makes the canary the live release.
     ///
     /// # Errors
     /// As [`Registry::compare`].
@@ -63,7 +64,7 @@ impl Registry {
     }
 
     async fn promote_locked(&self, plugin: &PluginName, by: &Initiator) -> Result<Arc<Release>> {
-        let (live, canary) = self.trial(plugin)?;
+        let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
         table::set_live(&self.db, plugin, after, self.clock.now()).await?;
@@ -75,7 +76,7 @@ impl Registry {
         Ok(Arc::clone(&canary.release))
     }
 
-    /// Ends the trial; all requests go to the live release again.
+    /// Ends the canary; all requests go to the live release again.
     ///
     /// # Errors
     /// As [`Registry::compare`].
@@ -85,7 +86,7 @@ impl Registry {
     }
 
     async fn abort_locked(&self, plugin: &PluginName, by: &Initiator, reason: &str) -> Result<()> {
-        let (live, canary) = self.trial(plugin)?;
+        let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         table::set_canary(&self.db, plugin, None).await?;
         self.live.swap(|plugins| {
@@ -99,13 +100,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges every trial: aborts it if the candidate is worse, and starts its next step once the present one lasted
-    /// long enough.
-    pub(super) async fn judge_trials(&self) -> Result<()> {
+    /// Judges every canary: aborts it if it is worse, and starts its next step once the present one lasted long enough.
+    pub(super) async fn judge_canaries(&self) -> Result<()> {
         let canaries: Vec<PluginName> = self.generation().plugins.canaries.keys().cloned().collect();
         for plugin in canaries {
             let _changing = self.live.lock().await;
-            let Ok((live, canary)) = self.trial(&plugin) else { continue };
+            let Ok((live, canary)) = self.live_and_canary(&plugin) else { continue };
             let comparison = canary.compare(&live);
             if let Some(reason) = &comparison.worse {
                 self.abort_locked(&plugin, &Initiator::host(), reason).await?;
@@ -134,10 +134,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Aborts the trial of a release whose breaker opened. Returns whether the release was on trial.
+    /// Aborts a canary whose breaker opened. Returns whether the release was a canary.
     pub(super) async fn abort_tripped(&self, plugin: &PluginName, release: i64) -> Result<bool> {
         let _changing = self.live.lock().await;
-        match self.trial(plugin) {
+        match self.live_and_canary(plugin) {
             Ok((_, canary)) if canary.release.record.number == release => {
                 self.abort_locked(plugin, &Initiator::host(), "Too many of its calls failed and it was quarantined")
                     .await?;
