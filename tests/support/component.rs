@@ -22,10 +22,9 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Returns Cargo's target directory, found from the running test.
+/// Returns Cargo's target directory.
 pub(crate) fn target() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap().to_owned()
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
 }
 
 /// Returns a Cargo command that builds into the same target directory as the tests.

@@ -223,7 +223,7 @@ pub(super) async fn find_interrupted(db: &Db, node: &str, now: Timestamp) -> Res
             plugin,
             digest = deploy.digest,
             stage = deploy.stage,
-            "a deploy was interrupted; the live release did not change, and the deploy can be repeated"
+            "a deploy was interrupted; it can be repeated"
         );
     }
     Ok(found)

@@ -1,7 +1,7 @@
 //! The OpenAPI document and its viewer. `server.docs` turns both off.
 
 use std::io::{Cursor, Read as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderValue};
@@ -64,39 +64,34 @@ const VIEWER_FILES: [(&str, &str); 3] = [
     ("favicon-32x32.png", "image/png"),
 ];
 
-/// The same files, unpacked at the first request for one of them: about 1.7 MB.
-static UNPACKED: OnceLock<[Bytes; VIEWER_FILES.len()]> = OnceLock::new();
+/// The bytes of these files, unpacked at the first request for one of them: about 1.7 MB.
+static UNPACKED: LazyLock<Result<Vec<Bytes>, String>> = LazyLock::new(unpack);
 
 async fn read_viewer_file(_: Arc<Host>, call: Call) -> Result<Reply> {
     let file: String = call.path("file")?;
-    let at = VIEWER_FILES.iter().position(|(name, _)| *name == file);
-    let at = at.ok_or_else(|| Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))?;
-    let found = viewer_files()?.get(at).zip(VIEWER_FILES.get(at));
-    let (bytes, (_, content_type)) = found.ok_or_else(|| Error::internal("the viewer has fewer files than names"))?;
+    let unreadable =
+        |error: &String| Error::internal("the archive of the viewer cannot be read").with_internal(error.clone());
+    let files = UNPACKED.as_ref().map_err(unreadable)?;
+    let found = VIEWER_FILES.iter().zip(files).find(|((name, _), _)| *name == file);
+    let ((_, content_type), bytes) = found.ok_or_else(|| Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))?;
     let mut reply = Reply::new(StatusCode::OK, content_type, bytes.clone());
     reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
     Ok(reply)
 }
 
-fn viewer_files() -> Result<&'static [Bytes; VIEWER_FILES.len()]> {
-    if let Some(files) = UNPACKED.get() {
-        return Ok(files);
-    }
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Error::internal("the archive of the viewer cannot be read").with_internal(error.to_string())
-    };
+fn unpack() -> Result<Vec<Bytes>, String> {
     let archive = Cursor::new(utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED);
-    let mut archive = ZipArchive::new(archive).map_err(|error| unreadable(&error))?;
+    let mut archive = ZipArchive::new(archive).map_err(|error| error.to_string())?;
     // The archive's only directory is named after the version.
     let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
-    let mut files = <[Bytes; VIEWER_FILES.len()]>::default();
-    for (unpacked, (name, _)) in files.iter_mut().zip(VIEWER_FILES) {
+    let mut files = Vec::new();
+    for (name, _) in VIEWER_FILES {
         let path = names.iter().find(|path| path.ends_with(&format!("/dist/{name}")));
-        let path = path.ok_or_else(|| unreadable(&format!("it has no {name}")))?;
+        let path = path.ok_or_else(|| format!("it has no {name}"))?;
         let mut bytes = Vec::new();
-        let mut entry = archive.by_name(path).map_err(|error| unreadable(&error))?;
-        entry.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-        *unpacked = bytes.into();
+        let mut entry = archive.by_name(path).map_err(|error| error.to_string())?;
+        entry.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        files.push(bytes.into());
     }
-    Ok(UNPACKED.get_or_init(|| files))
+    Ok(files)
 }

@@ -156,7 +156,7 @@ impl ChildCompiler {
             Verdict::Refused => Err(invalid(format!("it does not compile: {reason}"))),
             Verdict::Limit(limit) => Err(self.exceeded(digest, limit)),
             Verdict::Crashed => {
-                tracing::error!(%digest, status = %exit.status, reason, "a component crashed the compiler");
+                tracing::error!(%digest, status = %exit.status, said = reason, "a component crashed the compiler");
                 Err(invalid("it does not compile: it crashed the compiler; the host's log has the details"))
             }
             Verdict::Failed => Err(Error::internal(format!("the compiler failed ({}): {reason}", exit.status))),
