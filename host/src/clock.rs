@@ -39,7 +39,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// Writes `2026-11-23T14:35:13.768681Z`. The fraction is omitted only when it is zero, as the HTTP contract has it.
+    /// Writes `2026-11-23T14:35:13.768681Z`. The fraction is omitted only when it is zero, as in Pydantic.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0).saturating_mul(1_000);
         let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| fmt::Error)?;

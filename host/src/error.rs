@@ -58,7 +58,7 @@ pub enum Challenge {
     InvalidToken,
 }
 
-/// One rejected input. Serialized as in the contract: `{"type":…,"loc":[…],"msg":…}`.
+/// One rejected input. Serialized as FastAPI does it: `{"type":…,"loc":[…],"msg":…}`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct FieldError {
     /// A stable word for programs, such as `string_too_long`.

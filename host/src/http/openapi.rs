@@ -83,7 +83,7 @@ impl HostDocument {
             for route in &release.routes {
                 let mut operation = complete(route.operation.json().clone(), &route.access);
                 rename(&mut operation, &renamed);
-                // The path of the mount itself ends with a slash, as collections do in the contract.
+                // The path of the mount itself ends with a slash, as in FastAPI's template.
                 let root = route.template == release.record.mount;
                 let path = if root { format!("{}/", route.template) } else { route.template.to_string() };
                 paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);

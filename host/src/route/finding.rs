@@ -1,5 +1,5 @@
-//! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, which the HTTP contract
-//! uses: one finding per location, in the order in which the schema declares its members, never with the input itself.
+//! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, as FastAPI
+//! reports them: one finding per location, in the order in which the schema declares its members, never with the input itself.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Health checks: liveness, readiness, and the health check of the contract.
+//! Health checks: liveness, readiness, and the health check of the FastAPI full-stack template.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// The query parameters of a list, as in the contract.
+/// The query parameters of a list, as in the FastAPI full-stack template.
 #[derive(Deserialize, JsonSchema)]
 pub(in crate::http::resource) struct Page {
     #[serde(default)]

@@ -175,7 +175,7 @@ struct UpdatePassword {
     new_password: String,
 }
 
-/// Converts `email_taken` to 400 with the given text, as the contract requires for some routes.
+/// Converts `email_taken` to 400 with the given text, as the FastAPI full-stack template does on some routes.
 fn taken_as(text: &'static str) -> impl FnOnce(Error) -> Error {
     move |error| if *error.code() == code::EMAIL_TAKEN { Error::bad_request(code::EMAIL_TAKEN, text) } else { error }
 }
