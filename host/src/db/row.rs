@@ -1,7 +1,6 @@
 //! Rows as structs. Owns the macro that reads a struct's fields from the columns of the same names, on both databases.
 //!
-//! sqlx has a derive for this. Its macros build sqlx, SQLite and a TLS library a second time, for the compiler, which took
-//! a sixth of a build from nothing.
+//! sqlx has a derive for this, but its macros build sqlx, SQLite and a TLS library a second time, for the compiler.
 
 /// Declares a struct and reads it from a row: each field from the column of its name.
 macro_rules! row {
