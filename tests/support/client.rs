@@ -1,6 +1,7 @@
 //! An HTTP client of a host, like those of frontends and operators. It uses none of Wharf's own code.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -28,11 +29,21 @@ pub(crate) struct TestResponse {
 impl Client {
     /// Creates a client without credentials.
     pub(crate) fn new(addr: SocketAddr) -> Self {
+        // Shorter than any idle timeout of a host in the tests, so that no request uses a connection that the host
+        // closes.
+        Self::with_idle_timeout(addr, Some(Duration::from_millis(500)))
+    }
+
+    /// Creates a client without credentials that keeps its connection for as long as the host does. It reaches a host
+    /// that accepts no further connections.
+    pub(crate) fn keeping_its_connection(addr: SocketAddr) -> Self {
+        Self::with_idle_timeout(addr, None)
+    }
+
+    fn with_idle_timeout(addr: SocketAddr, idle_timeout: Option<Duration>) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            // Shorter than any idle timeout of a host in the tests, so that no request uses a connection that the host
-            // closes.
-            .pool_idle_timeout(std::time::Duration::from_millis(500))
+            .pool_idle_timeout(idle_timeout)
             .build()
             .unwrap();
         Self { http, base: format!("http://{addr}"), token: None }

@@ -91,6 +91,11 @@ impl Process {
         self.client().signed_in(SUPERUSER, PASSWORD).await
     }
 
+    /// Returns a superuser's client that keeps its connection.
+    pub(crate) async fn superuser_keeping_its_connection(&self) -> Client {
+        Client::keeping_its_connection(self.addr).signed_in(SUPERUSER, PASSWORD).await
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
