@@ -128,6 +128,7 @@ impl App {
             plugins,
             traffic: Default::default(),
             body_memory: BodyMemory::new(config.server.body_memory_bytes),
+            body_work: Default::default(),
             openapi: Default::default(),
             stopping: shutdown.clone(),
         });

@@ -77,7 +77,7 @@ settings! {
         start_timeout: Duration = MINUTE, "WHARF_START_TIMEOUT", kind::duration(SECOND..=HOUR);
         /// How long a client may take to send the headers of a request.
         header_timeout: Duration = 10 * SECOND, "WHARF_HEADER_TIMEOUT", kind::duration(SECOND..=HOUR);
-        /// How long a client may take to send a body, or to continue reading a response.
+        /// How long a client may stall while it sends a body or reads a response. Later, it must also keep a minimum pace.
         body_timeout: Duration = 30 * SECOND, "WHARF_BODY_TIMEOUT", kind::duration(SECOND..=HOUR);
         /// A bearer token that may read `/metrics`. Superusers may read it too.
         metrics_token: Option<Secret> = None, "WHARF_METRICS_TOKEN", kind::token().optional();

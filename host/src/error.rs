@@ -5,12 +5,14 @@
 //! half only goes to the log and to the terminal of an operator.
 
 pub mod code;
+pub mod findings;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 pub use code::Code;
+pub use findings::Findings;
 
 /// The result of every fallible function of the host.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,7 +36,8 @@ pub enum Kind {
     TooLarge,
     /// The headers exceed their size limit.
     HeadersTooLarge,
-    /// The input is malformed. Each finding names its location.
+    /// The input is malformed. Each finding names its location. [`Error::omitted_findings`] counts those that are not
+    /// listed.
     Invalid(Vec<FieldError>),
     /// Too many attempts were made. The duration is the wait before the next one.
     TooManyRequests(Duration),
@@ -82,7 +85,7 @@ impl FieldError {
 }
 
 /// One step of a location in the input.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(untagged)]
 pub enum Loc {
     /// The name of a member.
@@ -119,6 +122,7 @@ struct Inner {
     code: Code,
     public: Cow<'static, str>,
     findings: Vec<FieldError>,
+    omitted_findings: usize,
     internal: Option<String>,
     source: Option<Source>,
 }
@@ -126,7 +130,15 @@ struct Inner {
 impl Error {
     /// Creates an error. `public` must not contain internals of the host.
     pub fn new(kind: Kind, code: Code, public: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, code, public: public.into(), findings: Vec::new(), internal: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            code,
+            public: public.into(),
+            findings: Vec::new(),
+            omitted_findings: 0,
+            internal: None,
+            source: None,
+        }))
     }
 
     /// Creates a 400.
@@ -149,10 +161,13 @@ impl Error {
         Self::new(Kind::Conflict, code, public)
     }
 
-    /// Creates a 422 with all findings. The public text is that of the first one.
-    pub fn invalid(findings: Vec<FieldError>) -> Self {
-        let public = findings.first().map_or_else(|| "Invalid input".to_owned(), |first| first.msg.clone());
-        Self::new(Kind::Invalid(findings), code::VALIDATION_ERROR, public)
+    /// Creates a 422 with findings. The public text is that of the first one.
+    pub fn invalid(findings: impl Into<Findings>) -> Self {
+        let (listed, omitted) = findings.into().into_parts();
+        let public = listed.first().map_or_else(|| "Invalid input".to_owned(), |first| first.msg.clone());
+        let mut error = Self::new(Kind::Invalid(listed), code::VALIDATION_ERROR, public);
+        error.0.omitted_findings = omitted;
+        error
     }
 
     /// Creates a 401: the token is malformed, expired, forged or revoked, or its user does not exist.
@@ -198,7 +213,12 @@ impl Error {
         &self.0.code
     }
 
-    /// Returns all findings. `None` means that the error has no list of findings.
+    /// Returns the number of findings that are not listed.
+    pub fn omitted_findings(&self) -> usize {
+        self.0.omitted_findings
+    }
+
+    /// Returns the listed findings. `None` means that the error has no list of findings.
     pub fn findings(&self) -> Option<&[FieldError]> {
         match &self.0.kind {
             Kind::Invalid(findings) => Some(findings),

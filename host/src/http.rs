@@ -5,11 +5,12 @@
 //! plugin routes share everything before the handler.
 //!
 //! Limits of requests: connections, headers and times in `server`, one body in `body`, all bodies together in
-//! `body_memory`, open files in `static_files`.
+//! `body_memory`, the work on large bodies in `body_work`, open files in `static_files`.
 
 mod access;
 mod body;
 pub mod body_memory;
+pub mod body_work;
 pub mod call;
 pub mod cors;
 pub mod dispatch;
@@ -18,6 +19,7 @@ pub mod fuzzing;
 pub mod host_route;
 mod lingering_close;
 mod openapi;
+mod pace;
 mod plugin_call;
 pub mod problem;
 pub mod reply;
@@ -59,6 +61,8 @@ pub struct Host {
     pub traffic: Arc<traffic::Traffic>,
     /// The memory limit of request and response bodies.
     pub body_memory: body_memory::BodyMemory,
+    /// The work on large request bodies.
+    pub body_work: body_work::BodyWork,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Cancelled when the shutdown begins.

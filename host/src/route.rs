@@ -5,6 +5,7 @@
 //! status code, a plugin or a handler.
 
 pub mod finding;
+mod nul;
 pub mod operation;
 pub mod scalar;
 pub mod table;

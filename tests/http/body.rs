@@ -32,6 +32,7 @@ both! {
     only_json_content_types_are_parsed_as_json => Setup::default().with_items(),
     a_body_that_is_not_an_object_is_422 => Setup::default().with_items(),
     text_that_no_database_can_store_is_422 => Setup::default().with_items(),
+    countless_mistakes_get_a_short_response => Setup::default().with_items(),
     the_last_of_a_duplicate_member_counts,
     a_body_above_the_limit_is_413 => Setup::default().with_items().with(|config| {
         config.server.max_body_bytes = 1000;
@@ -141,6 +142,33 @@ async fn text_that_no_database_can_store_is_422(host: &TestHost) {
     assert_eq!(me.problem()["errors"][0]["type"], "value_error");
     // A surrogate pair is a valid character, and ignored members may contain anything.
     assert_eq!(send(r#"{"title": "\ud83d\udc4b", "x": "\u0000"}"#).await.ok()["title"], "👋");
+}
+
+async fn countless_mistakes_get_a_short_response(host: &TestHost) {
+    // With a search through the earlier findings for each finding, this took minutes.
+    let list = |element: &str| format!("[{}1]", format!("{element},").repeat(60_000));
+    for (name, path) in ROUTES {
+        let send = |text: String| host.superuser().request(method(name), path).json_text(text).send();
+        let response = send(list(r#""\u0000""#)).await;
+        let problem = response.problem();
+        assert_eq!((response.status, problem["errors"].as_array().unwrap().len()), (422, 100), "{path}");
+        assert_eq!(problem["errors_omitted"], 60_000 + 1 - 100, "{path}");
+        assert!(response.bytes.len() < 20_000, "{}", response.bytes.len());
+        send(list("[]")).await.has_findings(&[NO_OBJECT]);
+        let member = |element: &str| format!(r#"{{"title": {0}, "full_name": {0}}}"#, list(element));
+        let response = send(member(r#""\u0000""#)).await;
+        assert!(response.problem()["errors"].as_array().unwrap().len() <= 100 && response.bytes.len() < 20_000);
+    }
+    let query = "&skip=x".repeat(8_000);
+    let response = host.superuser().get(&format!("/users/?skip=x{query}")).await;
+    response.has_findings(&["query.skip int_parsing: …"]);
+    // Parts of a form, almost all of them unknown.
+    let parts: String = (0..20_000)
+        .map(|part| format!("--X\r\ncontent-disposition: form-data; name=\"{part}\"\r\n\r\n\0\r\n"))
+        .collect();
+    let form = host.anonymous().request(Method::POST, "/login/access-token").body(format!("{parts}--X--\r\n"));
+    let response = form.header("content-type", "multipart/form-data; boundary=X").send().await;
+    response.has_findings(&["body.username missing: Field required", "body.password missing: Field required"]);
 }
 
 async fn the_last_of_a_duplicate_member_counts(host: &TestHost) {

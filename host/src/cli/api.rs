@@ -211,6 +211,9 @@ fn malformed(error: ureq::http::Error) -> Failure {
 }
 
 /// `query.mount: msg`
+        if let Some(omitted) = problem.get("errors_omitted").and_then(Value::as_u64) {
+            failure.details.push(format!("and {omitted} more"));
+        }
 fn describe(finding: &Value) -> String {
     let place: Vec<_> = finding
         .get("loc")

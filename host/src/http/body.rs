@@ -1,18 +1,21 @@
 //! Reads the body of a request as its route declares, and parses JSON and forms.
 //!
-//! Owns the size limit and the time limit of one body. The memory for all bodies together is limited by `body_memory`.
+//! Owns the size limit of one body and the time for which its client may stall. The memory for all bodies together is
+//! limited by `body_memory`. Parsing has no await, and its time grows with the body: `body_work` runs it.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use super::body_memory::{BodyBudget, Reservation};
+use super::pace::Pace;
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
 /// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element.
@@ -54,26 +57,29 @@ impl ReadBody {
         (self.value, self.bytes, self.reservation)
     }
 
+    /// Drops the parsed value, which takes time for a large body.
+    pub(super) fn drop_value(&mut self) {
+        self.value = None;
+        // Shrinking never fails.
+        let _ = self.reserve_more(0);
+    }
+
     /// Drops the parsed value and returns the bytes with a reservation for them alone.
-    pub(super) fn into_raw(self) -> (Bytes, Option<Reservation>) {
-        let Self { bytes, value, mut reservation, .. } = self;
-        drop(value);
-        if let Some(reservation) = &mut reservation {
-            // Shrinking never fails.
-            let _ = reservation.resize(bytes.len());
-        }
-        (bytes, reservation)
+    pub(super) fn into_raw(mut self) -> (Bytes, Option<Reservation>) {
+        self.drop_value();
+        (self.bytes, self.reservation)
     }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads a whole body of at most `limit` bytes within `time`, and reserves memory for it from `budget`.
+/// Reads a whole body of at most `limit` bytes, and reserves memory for it from `budget`. The client may stall for
+/// `stall` and must keep the minimum pace.
 pub(super) async fn read_raw<B>(
     headers: &HeaderMap,
     body: B,
     limit: usize,
-    time: Duration,
+    stall: Duration,
     budget: &BodyBudget,
 ) -> Result<ReadBody>
 where
@@ -87,26 +93,23 @@ where
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(time, collect(body, limit, budget)).await {
-        Ok(read) => read,
-        Err(_) => Err(Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")),
-    }
-}
-
-async fn collect<B>(body: B, limit: usize, budget: &BodyBudget) -> Result<ReadBody>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
     let mut body = std::pin::pin!(Limited::new(body, limit));
     let (mut whole, mut reservation) = (Bytes::new(), budget.reserve());
-    while let Some(frame) = body.frame().await {
+    let (opened, mut pace) = (Instant::now(), Pace::begin(0));
+    loop {
+        let due = opened + Duration::from_millis(pace.due(millis(stall)));
+        let frame = match timeout_at(due, body.frame()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(_) => return Err(too_slow()),
+        };
         let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
             true => too_large(),
             false => unreadable().with_internal(error),
         })?;
         // Trailers are ignored.
         let Ok(data) = frame.into_data() else { continue };
+        pace.moved(millis(opened.elapsed()), data.len());
         reservation.resize(whole.len().saturating_add(data.len()))?;
         // The first frame is not copied, because it usually is the whole body.
         whole = if whole.is_empty() {
@@ -118,6 +121,14 @@ where
         };
     }
     Ok(ReadBody { bytes: whole, reservation: Some(reservation), ..ReadBody::default() })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn too_slow() -> Error {
+    Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")
 }
 
 fn too_large() -> Error {
@@ -186,7 +197,7 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 
 /// Parses a form, URL-encoded or multipart, into an object of strings. Empty values count as absent. A body of any
 /// other content type gives an empty object.
-pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
+pub(super) fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(kind).ok();
     // Upper bound: each member ends with `&`, and each part of a multipart form has at least one line break.
@@ -215,12 +226,9 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Resul
             insert(name.into_owned(), text.into_owned());
         }
     } else if let Some(boundary) = boundary {
-        let whole = stream::iter([Ok::<_, std::convert::Infallible>(read.bytes.clone())]);
-        let mut parts = multer::Multipart::new(whole, boundary);
-        while let Some(field) = parts.next_field().await.map_err(|error| unreadable().with_source(error))? {
-            let Some(name) = field.name().map(ToOwned::to_owned) else { continue };
-            insert(name, field.text().await.map_err(|error| unreadable().with_source(error))?);
-        }
+        // The whole body is there, so nothing is waited for.
+        let parsed = parse_multipart(read.bytes.clone(), boundary, insert).now_or_never();
+        parsed.ok_or_else(unreadable)?.map_err(|error| unreadable().with_source(error))?;
     }
     let holds_nul = |(name, value): (&String, &Value)| {
         name.contains('\0') || value.as_str().is_some_and(|text| text.contains('\0'))
@@ -229,10 +237,26 @@ pub(super) async fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Resul
     Ok(ReadBody { value: Some(Value::Object(object)), may_contain_nul, ..read })
 }
 
+async fn parse_multipart(
+    body: Bytes,
+    boundary: String,
+    mut insert: impl FnMut(String, String),
+) -> Result<(), multer::Error> {
+    let whole = stream::iter([Ok::<_, std::convert::Infallible>(body)]);
+    let mut parts = multer::Multipart::new(whole, boundary);
+    while let Some(field) = parts.next_field().await? {
+        let Some(name) = field.name().map(ToOwned::to_owned) else { continue };
+        insert(name, field.text().await?);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::body_memory::BodyMemory;
     use super::*;
     use axum::http::HeaderValue;
+    use futures_util::StreamExt as _;
     use proptest::prelude::*;
 
     fn headers(kind: &str) -> HeaderMap {
@@ -283,26 +307,53 @@ mod tests {
         assert_eq!(parse("application/json", b"\"\xff\"").unwrap_err().code(), &code::MALFORMED_BODY);
     }
 
-    #[tokio::test]
-    async fn forms_become_objects_and_empty_values_are_absent() {
+    #[test]
+    fn forms_become_objects_and_empty_values_are_absent() {
         let form =
-            parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes("a=1&b=&c=%C3%A4&a=2"))
-                .await;
+            parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes("a=1&b=&c=%C3%A4&a=2"));
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "c": "ä", "a": "2" })));
         let multipart = "--X\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
-        let form = parse_form(&headers("multipart/form-data; boundary=X"), ReadBody::from_bytes(multipart)).await;
+        let form = parse_form(&headers("multipart/form-data; boundary=X"), ReadBody::from_bytes(multipart));
         assert_eq!(form.unwrap().value, Some(serde_json::json!({ "a": "1" })));
-        let form = parse_form(&headers("application/json"), ReadBody::from_bytes(r#"{"a":1}"#)).await;
+        let form = parse_form(&headers("application/json"), ReadBody::from_bytes(r#"{"a":1}"#));
         assert_eq!(form.unwrap().value, Some(serde_json::json!({})));
     }
 
-    #[tokio::test]
-    async fn a_nul_is_noticed_anywhere_in_a_body() {
+    #[test]
+    fn a_nul_is_noticed_anywhere_in_a_body() {
         assert!(parse("application/json", br#"{"a": "\u0000"}"#).unwrap().may_contain_nul);
         assert!(parse("text/plain", b"a\0b").unwrap().may_contain_nul);
         for form in ["a=%00", "%00=a"] {
-            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes(form)).await;
+            let parsed = parse_form(&headers("application/x-www-form-urlencoded"), ReadBody::from_bytes(form));
             assert!(parsed.unwrap().may_contain_nul, "{form}");
+        }
+    }
+
+    /// Reads a body of which one piece arrives per interval.
+    async fn read_in_pieces(pieces: usize, bytes: usize, interval: Duration, stall: Duration) -> Result<ReadBody> {
+        let piece = Bytes::from(vec![b'x'; bytes]);
+        let sent = stream::iter(0..pieces).then(move |_| {
+            let piece = piece.clone();
+            async move {
+                tokio::time::sleep(interval).await;
+                Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(piece))
+            }
+        });
+        let (body, memory) = (http_body_util::StreamBody::new(sent), BodyMemory::new(1 << 24));
+        read_raw(&HeaderMap::new(), body, 1 << 22, stall, &memory.requests).await
+    }
+
+    #[tokio::test]
+    async fn the_time_of_a_body_is_about_stalling_and_pace_and_not_about_the_whole() {
+        let (second, little) = (Duration::from_secs(1), Duration::from_millis(20));
+        let whole = read_in_pieces(15, 50_000, second / 10, second);
+        let stalled = read_in_pieces(1, 1, Duration::from_secs(3600), little * 5);
+        // 5 kB/s without a pause is below the minimum pace.
+        let slow = read_in_pieces(10_000, 100, little, little * 15);
+        let (whole, stalled, slow) = tokio::join!(whole, stalled, slow);
+        assert_eq!(whole.unwrap().bytes.len(), 750_000, "it took longer than a client may stall");
+        for refused in [stalled, slow] {
+            assert_eq!(refused.unwrap_err().public(), "The body did not arrive in time");
         }
     }
 
@@ -311,8 +362,7 @@ mod tests {
         fn no_body_panics(kind in "(application/json|multipart/form-data; boundary=x|[ -~]{0,40})", body: Vec<u8>) {
             let headers = headers(&kind);
             let _ = parse_json(&headers, ReadBody::from_bytes(body.clone()));
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let _ = runtime.block_on(parse_form(&headers, ReadBody::from_bytes(body)));
+            let _ = parse_form(&headers, ReadBody::from_bytes(body));
         }
     }
 }

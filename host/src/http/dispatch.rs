@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::header::{EXPECT, HeaderName, HeaderValue};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::response::Response;
 use bytes::Bytes;
@@ -33,7 +34,7 @@ use super::reply::Reply;
 use super::static_files::StaticFiles;
 use super::{Host, openapi};
 use crate::capability::Limit;
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Generation, Target};
@@ -51,14 +52,16 @@ pub struct Dispatcher {
 /// A route of the host with its compiled operation.
 struct CompiledRoute {
     route: HostRoute<Host>,
-    operation: Operation,
+    operation: Arc<Operation>,
 }
 
 /// The route that a request matched, looked up once.
 #[derive(Clone, Copy)]
 struct MatchedRoute<'a> {
-    operation: &'a Operation,
+    operation: &'a Arc<Operation>,
     access: &'a Access,
+    /// How the body is read; `None` means that a body is ignored.
+    body_kind: Option<BodyKind>,
     max_body_bytes: usize,
     handler: Handler<'a>,
 }
@@ -117,14 +120,15 @@ impl Dispatcher {
                 let template = route.path.parse().map_err(Error::internal)?;
                 let operation = Operation::compile(operation, &schemas, &template)
                     .map_err(|error| Error::internal(format!("{} {}: {error}", route.method, route.path)))?;
-                Ok(CompiledRoute { route, operation })
+                Ok(CompiledRoute { route, operation: Arc::new(operation) })
             })
             .collect::<Result<Vec<_>>>()?;
         let documented = routes.iter().filter(|compiled| compiled.route.documented);
         host.openapi.describe_host(openapi::HostDocument::new(
             &host.config.server.project_name,
             schemas,
-            documented.map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, operation)),
+            documented
+                .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
         ));
         Ok(Self { host, routes, cors, files })
     }
@@ -202,7 +206,7 @@ impl Dispatcher {
         let params: Vec<(&str, Cow<'_, str>)> =
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
         let plugin = route.handler.release().map(|release| &release.record.plugin);
-        let (read, caller) = if route.operation.body_kind() == Some(BodyKind::Raw) {
+        let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
             let caller = access::check(&self.host.auth, &parts.headers, route.access, plugin).await?;
             (self.read(route, parts, body).await?, caller)
@@ -212,14 +216,13 @@ impl Dispatcher {
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
-        let inputs = route
-            .operation
-            .check(&params, &query, read.value.as_ref(), read.may_contain_nul)
-            .map_err(Error::invalid)?;
+        let mut found = Findings::default();
+        let inputs = route.operation.check_parameters(&params, &query, &mut found);
+        let read = self.check_body(route, read, found).await?;
         match route.handler {
             Handler::Host(host_route) => {
                 let (value, bytes, _reservation) = read.into_parts();
-                let body = match (route.operation.body_kind(), value) {
+                let body = match (route.body_kind, value) {
                     (Some(BodyKind::Raw), _) => Payload::Raw(bytes),
                     (Some(_), Some(value)) => Payload::Json(value),
                     _ => Payload::None,
@@ -229,7 +232,6 @@ impl Dispatcher {
                 Ok(self.send((host_route.handler)(Arc::clone(&self.host), call).await?, None))
             }
             Handler::Plugin { release, index, contract } => {
-                // The plugin parses the bytes itself.
                 let (body, _reservation) = read.into_raw();
                 let call = PluginCall { release, route: index, parts, request_id, params: &params, caller, body };
                 let budget = &self.host.body_memory.responses;
@@ -247,6 +249,11 @@ impl Dispatcher {
                     operation: &compiled.operation,
                     access: &compiled.route.access,
                     max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
+                    // The handler parses a raw body, whatever its content type is.
+                    body_kind: match compiled.route.body_limit {
+                        Some(_) => Some(BodyKind::Raw),
+                        None => compiled.operation.body_kind(),
+                    },
                     handler: Handler::Host(&compiled.route),
                 })
             }
@@ -256,6 +263,7 @@ impl Dispatcher {
                     operation: &contract.operation,
                     access: &contract.access,
                     max_body_bytes: release.limits.request_bytes,
+                    body_kind: contract.operation.body_kind(),
                     handler: Handler::Plugin { release, index: *index, contract },
                 })
             }
@@ -288,7 +296,7 @@ impl Dispatcher {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Some(kind) = route.operation.body_kind() else { return Ok(ReadBody::default()) };
+        let Some(kind) = route.body_kind else { return Ok(ReadBody::default()) };
         let timeout = self.host.config.server.body_timeout;
         let budget = &self.host.body_memory.requests;
         let read = body::read_raw(&parts.headers, body, route.max_body_bytes, timeout, budget).await;
@@ -297,10 +305,20 @@ impl Dispatcher {
         {
             release.usage.hit(Limit::RequestBytes);
         }
-        match kind {
-            BodyKind::Json => body::parse_json(&parts.headers, read?),
-            BodyKind::Form => body::parse_form(&parts.headers, read?).await,
-            BodyKind::Raw => read,
+        let (read, parse) = match kind {
+            BodyKind::Json => (read?, body::parse_json as fn(&HeaderMap, ReadBody) -> Result<ReadBody>),
+            BodyKind::Form => (read?, body::parse_form as _),
+            BodyKind::Raw => return read,
+        };
+        let content_type = parts.headers.get(CONTENT_TYPE).map(|value| (CONTENT_TYPE, value.clone()));
+        let headers = content_type.into_iter().collect();
+        self.host.body_work.run(read.bytes.len(), move || parse(&headers, read)).await?
+    }
+
+    /// Checks a body against the schema of its route. `found` has the findings in the parameters.
+    async fn check_body(&self, route: MatchedRoute<'_>, read: ReadBody, mut found: Findings) -> Result<ReadBody> {
+        if route.body_kind == Some(BodyKind::Raw) {
+            return if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) };
         }
     }
 
@@ -309,6 +327,17 @@ impl Dispatcher {
         let path = parts.uri.path();
         match generation.absence(path) {
             Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
+        let operation = Arc::clone(route.operation);
+        // A plugin parses the bytes itself.
+        let keeps_value = route.handler.release().is_none();
+        let check = move |mut read: ReadBody| {
+            operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
+            if !keeps_value || !found.is_empty() {
+                read.drop_value();
+            }
+            if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) }
+        };
+        self.host.body_work.run(read.bytes.len(), move || check(read)).await?
             Some(reason) => {
                 let code = match reason {
                     Absence::Paused => code::PLUGIN_PAUSED,

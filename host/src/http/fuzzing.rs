@@ -49,8 +49,8 @@ pub fn json(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> 
 ///
 /// # Errors
 /// The body is not a form.
-pub async fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
-    let read = body::parse_form(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes)).await?;
+pub fn form(content_type: &[u8], bytes: Bytes) -> Result<(Option<Value>, bool)> {
+    let read = body::parse_form(&map(&[(b"content-type", content_type)]), ReadBody::from_bytes(bytes))?;
     Ok((read.value, read.may_contain_nul))
 }
 

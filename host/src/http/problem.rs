@@ -29,10 +29,13 @@ struct Problem<'a> {
     code: &'a Code,
     /// Identifies the request in the log.
     request_id: &'a str,
-    /// Every rejected input of a 422, or every missing grant of a `grant_missing`.
+    /// The rejected inputs of a 422, or every missing grant of a `grant_missing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Finding>>")]
     errors: Option<&'a [FieldError]>,
+    /// The number of rejected inputs that are not listed. At most 100 are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors_omitted: Option<usize>,
 }
 
 /// One rejected input.
@@ -110,7 +113,8 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     } else {
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
     }
-    let mut reply = write(status, error.public(), error.code(), error.findings(), instance, request_id);
+    let findings = ListedFindings { listed: error.findings(), omitted: error.omitted_findings() };
+    let mut reply = write(status, error.public(), error.code(), findings, instance, request_id);
     add_headers(&mut reply.headers, error.kind());
     reply
 }
@@ -124,15 +128,20 @@ pub fn plugin_reply(
     instance: &str,
     request_id: &str,
 ) -> Reply {
-    let errors = if errors.is_empty() && status != StatusCode::UNPROCESSABLE_ENTITY { None } else { Some(errors) };
-    write(status, detail, code, errors, instance, request_id)
+    let listed = if errors.is_empty() && status != StatusCode::UNPROCESSABLE_ENTITY { None } else { Some(errors) };
+    write(status, detail, code, ListedFindings { listed, omitted: 0 }, instance, request_id)
+}
+
+struct ListedFindings<'a> {
+    listed: Option<&'a [FieldError]>,
+    omitted: usize,
 }
 
 fn write(
     status: StatusCode,
     detail: &str,
     code: &Code,
-    errors: Option<&[FieldError]>,
+    findings: ListedFindings<'_>,
     instance: &str,
     request_id: &str,
 ) -> Reply {
@@ -144,7 +153,8 @@ fn write(
         instance,
         code,
         request_id,
-        errors,
+        errors: findings.listed,
+        errors_omitted: Some(findings.omitted).filter(|omitted| *omitted > 0),
     };
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     Reply::new(status, "application/problem+json", body)
@@ -217,5 +227,14 @@ mod tests {
         let body = body(&reply(&error, "/", "r"));
         assert_eq!(body["detail"], "Field required");
         assert_eq!(body["errors"][0]["loc"], serde_json::json!(["body", "title"]));
+        assert_eq!(body.get("errors_omitted"), None);
+    }
+
+    #[test]
+    fn findings_that_are_not_listed_are_counted() {
+        let finding = FieldError::new("missing", ["body", "title"], "Field required");
+        let body = body(&reply(&Error::invalid(vec![finding; 150]), "/", "r"));
+        assert_eq!(body["errors"].as_array().unwrap().len(), 100);
+        assert_eq!(body["errors_omitted"], 50);
     }
 }

@@ -138,7 +138,7 @@ pub struct ReleaseRoute {
     /// The callers that may call it.
     pub access: Access,
     /// Its operation: parameters, body and responses.
-    pub operation: Operation,
+    pub operation: Arc<Operation>,
     /// Whether and how the host caches its responses.
     pub cache: Option<CachePolicy>,
     /// Whether it is called before the release is served: a GET without parameters that its operation marks with
@@ -212,7 +212,7 @@ pub(super) fn compile_routes(declaration: &Declaration, mount: &Template) -> Res
                 method: route.method.clone(),
                 template: route.path.below(mount),
                 access: route.access.clone(),
-                operation: route.compile(&declaration.schemas)?,
+                operation: Arc::new(route.compile(&declaration.schemas)?),
                 cache: route.cache.clone(),
                 smoke: route.method == "GET"
                     && route.path.is_literal()

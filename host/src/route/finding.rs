@@ -1,7 +1,9 @@
 //! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, as FastAPI
 //! reports them: one finding per location, in the order in which the schema declares its members, never with the input itself.
+//!
+//! A client chooses the number of its mistakes, so both the findings and the memory for finding them are limited.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
@@ -9,13 +11,39 @@ use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
 use crate::address::Address;
-use crate::error::{FieldError, Loc};
+use crate::error::findings::{MAX_FINDINGS, bounded_location};
+use crate::error::{FieldError, Findings, Loc};
 
-/// Returns all findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
+/// The memory of one error of `jsonschema`, without its path.
+const ERROR_BYTES: usize = 320;
+
+/// The most memory for the errors of one value. `jsonschema` collects all errors before it returns the first, and each
+/// error has a copy of its path. Beyond this estimate, only the first error is looked for.
+const MAX_ERROR_BYTES: usize = 16 << 20;
+
+/// Returns the findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
 /// members.
-pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], members: &[String]) -> Vec<FieldError> {
-    let mut found: Vec<(usize, FieldError)> = Vec::new();
-    for error in validator.iter_errors(value) {
+pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], members: &[String]) -> Findings {
+    let mut found = Found::default();
+    if Extent::of(value).error_bytes() > MAX_ERROR_BYTES {
+        // The number of the others is unknown.
+        validator.validate(value).err().into_iter().for_each(|error| found.add(&error, location));
+    } else {
+        validator.iter_errors(value).for_each(|error| found.add(&error, location));
+    }
+    found.in_order(location.len(), members)
+}
+
+/// The first findings, at most one per location, and the number of the others.
+#[derive(Default)]
+struct Found {
+    listed: Vec<FieldError>,
+    places: HashMap<Vec<Loc>, usize>,
+    omitted: usize,
+}
+
+impl Found {
+    fn add(&mut self, error: &ValidationError<'_>, location: &[&str]) {
         let mut loc: Vec<Loc> = location.iter().map(|part| Loc::from(*part)).collect();
         loc.extend(error.instance_path().iter().map(|segment| match segment {
             LocationSegment::Property(name) => Loc::Name(name.to_string()),
@@ -30,20 +58,70 @@ pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], 
         {
             loc.push(Loc::Name(name.clone()));
         }
-        let (kind, msg) = describe(&error, location.len() == loc.len());
-        let order = match loc.get(location.len()) {
-            Some(Loc::Name(name)) => members.iter().position(|member| member == name).unwrap_or(members.len()),
-            _ => 0,
-        };
-        found.push((order, FieldError { kind: kind.into(), loc, msg }));
+        let top = location.len() == loc.len();
+        let loc = bounded_location(loc);
+        if let Some(known) = self.places.get(&loc).and_then(|index| self.listed.get_mut(*index)) {
+            let (kind, msg) = describe(error, top);
+            if rank(kind) < rank(&known.kind) {
+                (known.kind, known.msg) = (kind.into(), msg);
+            }
+        } else if self.listed.len() < MAX_FINDINGS {
+            let (kind, msg) = describe(error, top);
+            self.places.insert(loc.clone(), self.listed.len());
+            self.listed.push(FieldError { kind: kind.into(), loc, msg });
+        } else {
+            self.omitted += 1;
+        }
     }
-    found.sort_by_key(|(order, finding)| (*order, rank(&finding.kind)));
-    let mut locations = HashSet::new();
-    found
-        .into_iter()
-        .map(|(_, finding)| finding)
-        .filter(|finding| locations.insert(format!("{:?}", finding.loc)))
-        .collect()
+
+    /// Returns the findings in the order of the declared members.
+    fn in_order(mut self, depth: usize, members: &[String]) -> Findings {
+        self.listed.sort_by_cached_key(|finding| {
+            let order = match finding.loc.get(depth) {
+                Some(Loc::Name(name)) => members.iter().position(|member| member == name).unwrap_or(members.len()),
+                _ => 0,
+            };
+            (order, rank(&finding.kind))
+        });
+        let mut findings = Findings::from(self.listed);
+        findings.omit(self.omitted);
+        findings
+    }
+}
+
+/// The size of a value, as far as the memory for its errors depends on it.
+#[derive(Default)]
+struct Extent {
+    values: usize,
+    longest_path: usize,
+}
+
+impl Extent {
+    fn of(value: &Value) -> Self {
+        let mut extent = Self::default();
+        extent.add(value, 0);
+        extent
+    }
+
+    /// Adds a value whose path has the given length. `serde_json` limits the depth.
+    fn add(&mut self, value: &Value, path: usize) {
+        /// An index of a list and the separator.
+        const INDEX: usize = 8;
+        self.values = self.values.saturating_add(1);
+        self.longest_path = self.longest_path.max(path);
+        match value {
+            Value::Array(list) => list.iter().for_each(|value| self.add(value, path.saturating_add(INDEX))),
+            Value::Object(object) => object
+                .iter()
+                .for_each(|(name, value)| self.add(value, path.saturating_add(name.len()).saturating_add(1))),
+            _ => {}
+        }
+    }
+
+    /// Returns the memory if each value causes one error. A few errors of one value do not change its order.
+    fn error_bytes(&self) -> usize {
+        self.values.saturating_mul(self.longest_path.saturating_add(ERROR_BYTES))
+    }
 }
 
 /// Returns the order of findings at one location: those about the type of a value come before those about its content.

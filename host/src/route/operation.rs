@@ -5,15 +5,17 @@
 //! their patterns run in linear time.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::finding::findings;
+use super::nul;
 use super::scalar::Scalar;
 use super::template::Template;
 use crate::address::Address;
-use crate::error::{FieldError, Loc};
+use crate::error::{FieldError, Findings};
 
 /// The maximum memory of a schema's compiled regular expression.
 const PATTERN_BYTES: usize = 1 << 20;
@@ -124,35 +126,48 @@ impl Operation {
         self.body.as_ref().map(|body| body.kind)
     }
 
-    /// Checks a request. `path` and `query` are decoded texts. `body` is the JSON value; `None` if there is no body or
-    /// it is `null`. `has_escaped_nul` says that the JSON text contains an escaped NUL, which PostgreSQL cannot store.
-    ///
-    /// # Errors
-    /// All findings, in the order path, query, body.
-    pub fn check(
+    /// Checks the parameters of a request: decoded texts, in the order in which they were sent. Adds the findings to
+    /// `found`, those of the path first.
+    pub fn check_parameters(
         &self,
         path: &[(&str, Cow<'_, str>)],
         query: &[(Cow<'_, str>, Cow<'_, str>)],
-        body: Option<&Value>,
-        has_escaped_nul: bool,
-    ) -> Result<Inputs, Vec<FieldError>> {
-        let mut found = Vec::new();
+        found: &mut Findings,
+    ) -> Inputs {
         let mut inputs = Inputs::default();
+        let texts = by_name(&self.path, path.iter().map(|(name, text)| (*name, text.as_ref())));
         for parameter in &self.path {
-            let texts: Vec<&str> =
-                path.iter().filter(|(name, _)| *name == parameter.name).map(|(_, text)| text.as_ref()).collect();
-            parameter.check("path", &texts, &mut inputs.path, &mut found);
+            parameter.check("path", texts.get(&*parameter.name), &mut inputs.path, found);
         }
+        let texts = by_name(&self.query, query.iter().map(|(name, text)| (name.as_ref(), text.as_ref())));
         for parameter in &self.query {
-            let texts: Vec<&str> =
-                query.iter().filter(|(name, _)| *name == parameter.name).map(|(_, text)| text.as_ref()).collect();
-            parameter.check("query", &texts, &mut inputs.query, &mut found);
+            parameter.check("query", texts.get(&*parameter.name), &mut inputs.query, found);
         }
-        if let Some(contract) = &self.body {
-            contract.check(body, has_escaped_nul, &mut found);
-        }
-        if found.is_empty() { Ok(inputs) } else { Err(found) }
+        inputs
     }
+
+    /// Checks the body of a request and adds the findings to `found`. `value` is the JSON value; `None` if there is no
+    /// body or it is `null`. `has_escaped_nul` says that the JSON text contains an escaped NUL, which PostgreSQL cannot
+    /// store. The time grows with the size of the body.
+    pub fn check_body(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Findings) {
+        if let Some(contract) = &self.body {
+            contract.check(value, has_escaped_nul, found);
+        }
+    }
+}
+
+/// Groups the texts of the declared parameters by name, in one pass.
+fn by_name<'a>(
+    declared: &'a [Parameter],
+    texts: impl Iterator<Item = (&'a str, &'a str)>,
+) -> HashMap<&'a str, Vec<&'a str>> {
+    let mut named: HashMap<&str, Vec<&str>> = declared.iter().map(|parameter| (&*parameter.name, Vec::new())).collect();
+    for (name, text) in texts {
+        if let Some(list) = named.get_mut(name) {
+            list.push(text);
+        }
+    }
+    named
 }
 
 impl Parameter {
@@ -181,10 +196,11 @@ impl Parameter {
     fn check(
         &self,
         source: &'static str,
-        texts: &[&str],
+        texts: Option<&Vec<&str>>,
         inputs: &mut Map<String, Value>,
-        found: &mut Vec<FieldError>,
+        found: &mut Findings,
     ) {
+        let texts = texts.map(Vec::as_slice).unwrap_or_default();
         // If a parameter that is not a list occurs several times, the last one wins.
         let texts = if self.repeated { texts } else { texts.last().map(std::slice::from_ref).unwrap_or_default() };
         if texts.is_empty() {
@@ -202,7 +218,7 @@ impl Parameter {
         let mut values = Vec::with_capacity(texts.len());
         for text in texts {
             if text.contains('\0') {
-                found.push(nul([source, self.name.as_str()].map(Loc::from).to_vec()));
+                found.push(nul::finding([source, self.name.as_str()]));
                 return;
             }
             match self.scalar.read(text, source, &self.name) {
@@ -218,7 +234,7 @@ impl Parameter {
         if refused.is_empty() {
             inputs.insert(self.name.clone(), value);
         }
-        found.extend(refused);
+        found.append(refused);
     }
 }
 
@@ -249,7 +265,7 @@ impl Body {
         })
     }
 
-    fn check(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Vec<FieldError>) {
+    fn check(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Findings) {
         if self.kind == BodyKind::Raw {
             return;
         }
@@ -260,54 +276,11 @@ impl Body {
             return;
         };
         if let Some(validator) = &self.validator {
-            found.extend(findings(validator, value, &["body"], &self.members));
+            found.append(findings(validator, value, &["body"], &self.members));
         }
         if has_escaped_nul {
-            let mut loc = vec![Loc::from("body")];
-            match value {
-                // Members that the schema does not declare are ignored, so they are not searched.
-                Value::Object(object) if !self.members.is_empty() => {
-                    for member in &self.members {
-                        if let Some(value) = object.get(member) {
-                            loc.push(member.as_str().into());
-                            find_nul(value, &mut loc, found);
-                            loc.pop();
-                        }
-                    }
-                }
-                other => find_nul(other, &mut loc, found),
-            }
+            nul::search(value, &self.members, found);
         }
-    }
-}
-
-fn nul(loc: Vec<Loc>) -> FieldError {
-    FieldError { kind: "value_error".into(), loc, msg: "String should not contain the character U+0000".to_owned() }
-}
-
-fn find_nul(value: &Value, loc: &mut Vec<Loc>, found: &mut Vec<FieldError>) {
-    match value {
-        Value::String(text) if text.contains('\0') && !found.iter().any(|finding| &finding.loc == loc) => {
-            found.push(nul(loc.clone()));
-        }
-        Value::Array(list) => {
-            for (index, value) in list.iter().enumerate() {
-                loc.push(Loc::Index(index as u64));
-                find_nul(value, loc, found);
-                loc.pop();
-            }
-        }
-        Value::Object(object) => {
-            for (name, value) in object {
-                if name.contains('\0') {
-                    found.push(nul(loc.clone()));
-                }
-                loc.push(Loc::Name(name.clone()));
-                find_nul(value, loc, found);
-                loc.pop();
-            }
-        }
-        _ => {}
     }
 }
 
@@ -343,112 +316,4 @@ fn validator(schema: &Value, components: &Map<String, Value>) -> Result<Validato
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn operation() -> Operation {
-        let components = json!({
-            "Nested": { "type": "object", "properties": { "n": { "type": "integer" } } },
-            "ItemCreate": {
-                "type": "object",
-                "properties": {
-                    "title": { "type": "string", "minLength": 1, "maxLength": 5 },
-                    "description": { "type": ["string", "null"], "maxLength": 5 },
-                    "email": { "type": "string", "format": "email" },
-                    "done": { "type": "boolean" },
-                    "nested": { "$ref": "#/components/schemas/Nested" },
-                },
-                "required": ["title", "email"],
-            },
-        });
-        let json = json!({
-            "parameters": [
-                { "name": "id", "in": "path", "required": true, "schema": { "type": "string", "format": "uuid" } },
-                { "name": "skip", "in": "query", "schema": { "type": "integer", "minimum": 0, "default": 0 } },
-            ],
-            "requestBody": { "required": true, "content": { "application/json": {
-                "schema": { "$ref": "#/components/schemas/ItemCreate" } } } },
-        });
-        Operation::compile(json, components.as_object().unwrap(), &Template::parse("/items/{id}").unwrap()).unwrap()
-    }
-
-    fn refused(id: &str, query: &[(&str, &str)], body: Value) -> Value {
-        let query: Vec<_> = query.iter().map(|(a, b)| (Cow::from(*a), Cow::from(*b))).collect();
-        let has_escaped_nul = body.to_string().contains("u0000");
-        let found = operation().check(&[("id", id.into())], &query, Some(&body), has_escaped_nul).unwrap_err();
-        serde_json::to_value(found).unwrap()
-    }
-
-    const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
-
-    #[test]
-    fn all_findings_are_returned_in_the_order_path_query_body() {
-        let found = refused("x", &[("skip", "-1")], json!({ "description": 1, "email": "a@b" }));
-        let places: Vec<String> =
-            found.as_array().unwrap().iter().map(|f| format!("{} {}", f["loc"], f["type"])).collect();
-        assert_eq!(
-            places,
-            [
-                r#"["path","id"] "uuid_parsing""#,
-                r#"["query","skip"] "greater_than_equal""#,
-                r#"["body","title"] "missing""#,
-                r#"["body","description"] "string_type""#,
-                r#"["body","email"] "value_error""#,
-            ]
-        );
-    }
-
-    #[test]
-    fn texts_are_those_of_the_http_contract() {
-        let body = |title: Value| json!({ "title": title, "email": "a@example.com" });
-        let msg = |body| refused(ID, &[], body)[0]["msg"].as_str().unwrap().to_owned();
-        assert_eq!(msg(body(json!(""))), "String should have at least 1 character");
-        assert_eq!(msg(body(json!("äöüßéx"))), "String should have at most 5 characters");
-        assert_eq!(msg(body(json!(null))), "Input should be a valid string");
-        assert_eq!(msg(json!([])), "Input should be a valid dictionary or object to extract fields from");
-        assert_eq!(
-            msg(json!({ "title": "x", "email": "nobody" })),
-            "value is not a valid email address: An email address must have an @-sign."
-        );
-    }
-
-    #[test]
-    fn findings_in_nested_members_have_their_location() {
-        let body = json!({ "title": "x", "email": "a@example.com", "done": null, "nested": { "n": "x" } });
-        let found = refused(ID, &[], body);
-        assert_eq!(found[0]["type"], "bool_type");
-        assert_eq!(found[1]["loc"], json!(["body", "nested", "n"]));
-    }
-
-    #[test]
-    fn a_nul_is_refused_only_in_declared_members() {
-        let found = refused(ID, &[], json!({ "title": "a\0", "email": "a@example.com", "other": "\0" }));
-        assert_eq!(found.as_array().unwrap().len(), 1);
-        assert_eq!(found[0]["type"], "value_error");
-    }
-
-    #[test]
-    fn valid_input_is_typed_and_gets_defaults() {
-        let body = json!({ "title": "x", "email": "a@example.com", "unknown": 1 });
-        let inputs = operation().check(&[("id", ID.into())], &[], Some(&body), false).unwrap();
-        assert_eq!(inputs.query["skip"], 0);
-        assert_eq!(inputs.path["id"], ID);
-    }
-
-    #[test]
-    fn a_schema_that_is_invalid_or_refers_outside_its_document_is_refused() {
-        let compile = |schema: Value| {
-            let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
-            Operation::compile(json, &Map::new(), &Template::parse("/").unwrap()).map(drop)
-        };
-        assert!(compile(json!({ "$ref": "https://example.com/schema.json" })).is_err());
-        assert!(compile(json!({ "$ref": "file:///etc/passwd" })).is_err());
-        assert!(compile(json!({ "$ref": "#/components/schemas/Missing" })).is_err());
-        assert!(compile(json!({ "type": 7 })).is_err());
-        assert!(compile(json!({ "pattern": "(" })).is_err());
-        assert!(compile(json!({ "pattern": "(a{1000}){1000}" })).is_err());
-        assert!(compile(json!(true)).is_ok());
-    }
-}
+mod tests;

@@ -17,11 +17,9 @@
 //! are present; every finding has a location in path, query or body, and the rejection can be written as a problem.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use tokio::runtime::Runtime;
 use wharf::error::{Error, Kind, Loc};
 use wharf::http::fuzzing as http;
 use wharf::route::scalar::Scalar;
@@ -144,8 +142,6 @@ fn holds_nul(value: &Value) -> bool {
 type Read = (Option<Value>, bool);
 
 fn read_body(input: &Input) -> (Read, Read) {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_current_thread().build().unwrap());
     let bytes = Bytes::from(input.body.clone());
     let refused = |error: Error| {
         assert!(matches!(error.kind(), Kind::BadRequest | Kind::Invalid(_)), "{}", error.report());
@@ -158,7 +154,7 @@ fn read_body(input: &Input) -> (Read, Read) {
         (None, false)
     };
     let json = http::json(input.content_type.as_bytes(), bytes.clone()).unwrap_or_else(refused);
-    let form = runtime.block_on(http::form(input.content_type.as_bytes(), bytes)).unwrap_or_else(refused);
+    let form = http::form(input.content_type.as_bytes(), bytes).unwrap_or_else(refused);
     for (value, suspicious) in [&json, &form] {
         if let Some(value) = value {
             assert!(*suspicious || !holds_nul(value), "a NUL was not reported: {value}");

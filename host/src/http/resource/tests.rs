@@ -6,6 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::error::Findings;
 use crate::route::{Operation, Template};
 
 fn generator() -> SchemaGenerator {
@@ -31,9 +32,11 @@ fn operation(id: &str) -> Operation {
 fn refused(id: &str, path: &[(&str, &str)], query: &[(&str, &str)], body: Option<Value>) -> Vec<String> {
     let path: Vec<_> = path.iter().map(|(name, text)| (*name, Cow::from(*text))).collect();
     let query: Vec<_> = query.iter().map(|(name, text)| (Cow::from(*name), Cow::from(*text))).collect();
-    let found = operation(id).check(&path, &query, body.as_ref(), false).err().unwrap_or_default();
+    let (operation, mut found) = (operation(id), Findings::default());
+    operation.check_parameters(&path, &query, &mut found);
+    operation.check_body(body.as_ref(), false, &mut found);
     let place = |finding: &crate::error::FieldError| serde_json::to_value(&finding.loc).unwrap().to_string();
-    found.iter().map(|finding| format!("{} {}", place(finding), finding.kind)).collect()
+    found.listed().iter().map(|finding| format!("{} {}", place(finding), finding.kind)).collect()
 }
 
 const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";

@@ -12,13 +12,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::super::pace::Pace;
+
 /// Interval of the deadline check while requests are handled. Nothing is due then, because handlers have their own
 /// deadlines.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Minimum rate at which a client must read a response, after an initial timeout. A client that reads a little now and
-/// then occupies as much memory as one that reads nothing.
-const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// The state of one connection. Times are milliseconds since it was opened.
 pub(super) struct Activity {
@@ -32,20 +30,9 @@ pub(super) struct Activity {
 }
 
 struct Progress {
-    began: u64,
-    /// When the client last read a piece.
-    last_read: u64,
-    bytes: u64,
+    pace: Pace,
     /// Resets the stream of the response. `None` over HTTP/1.1, where the connection carries nothing else.
     stream: Option<CancellationToken>,
-}
-
-impl Progress {
-    /// Returns the time by which the client must have read more.
-    fn due(&self, stalled: u64) -> u64 {
-        let paced = self.bytes.saturating_mul(1000) / MIN_BYTES_PER_SECOND;
-        self.last_read.min(self.began.saturating_add(paced)).saturating_add(stalled)
-    }
 }
 
 impl Default for Activity {
@@ -73,7 +60,7 @@ impl Activity {
     /// Other requests on the connection do not extend the deadline of a response.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
-        let unread = self.responses().values().map(|response| response.due(millis(stalled))).min().map(at);
+        let unread = self.responses().values().map(|response| response.pace.due(millis(stalled))).min().map(at);
         let busy = self.handling.load(Ordering::Relaxed) > 0;
         let again = if busy { Instant::now() + RECHECK_INTERVAL } else { at(self.last.load(Ordering::Relaxed)) + idle };
         match unread {
@@ -89,7 +76,7 @@ impl Activity {
         let now = self.now();
         let mut ended = 0;
         self.responses().retain(|_, response| match &response.stream {
-            Some(stream) if response.due(millis(stalled)) <= now => {
+            Some(stream) if response.pace.due(millis(stalled)) <= now => {
                 stream.cancel();
                 ended += 1;
                 false
@@ -127,7 +114,7 @@ impl RequestGuard {
         let activity = Arc::clone(&self.0);
         let number = activity.next.fetch_add(1, Ordering::Relaxed);
         let now = activity.touch();
-        activity.responses().insert(number, Progress { began: now, last_read: now, bytes: 0, stream });
+        activity.responses().insert(number, Progress { pace: Pace::begin(now), stream });
         ResponseGuard { activity, number }
     }
 }
@@ -150,8 +137,7 @@ impl ResponseGuard {
     pub(super) fn bytes_read(&self, bytes: usize) {
         let now = self.activity.touch();
         if let Some(response) = self.activity.responses().get_mut(&self.number) {
-            response.last_read = now;
-            response.bytes = response.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+            response.pace.moved(now, bytes);
         }
     }
 }
@@ -168,19 +154,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_reads_too_slowly_is_overdue() {
-        const STALLED: u64 = 30_000;
-        let due = |last_read: u64, bytes: u64| Progress { began: 5_000, last_read, bytes, stream: None }.due(STALLED);
-        assert_eq!(due(5_000, 0), 35_000, "nothing yet");
-        assert_eq!(due(30_000, MIN_BYTES_PER_SECOND / 2), 35_500, "a little was just read");
-        assert_eq!(
-            due(30_000, 1_000 * MIN_BYTES_PER_SECOND),
-            60_000,
-            "a fast client may pause no longer than one that never began"
-        );
-    }
-
-    #[test]
     fn a_stalled_stream_is_reset_alone() {
         let activity = Arc::new(Activity::default());
         let [one, other] = [(); 2].map(|()| CancellationToken::new());
@@ -188,8 +161,7 @@ mod tests {
         let reading = Activity::begin_request(&activity).into_response(Some(other.clone()));
         let _alone = Activity::begin_request(&activity).into_response(None);
         // Moves this response a minute into the future.
-        activity.responses().get_mut(&reading.number).unwrap().began = 60_000;
-        activity.responses().get_mut(&reading.number).unwrap().last_read = 60_000;
+        activity.responses().get_mut(&reading.number).unwrap().pace = Pace::begin(60_000);
         assert_eq!(activity.end_stalled(Duration::ZERO), 1);
         assert!(one.is_cancelled() && !other.is_cancelled());
         assert_eq!(activity.responses().len(), 2);

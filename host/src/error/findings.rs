@@ -1,0 +1,145 @@
+//! The findings of one refused input. Owns their bounds: a client chooses how many findings its input causes and how
+//! long their locations are, so both are limited. Findings beyond the limit are counted and not kept.
+
+use super::{FieldError, Loc};
+
+/// The maximum number of findings that are kept.
+pub const MAX_FINDINGS: usize = 100;
+
+/// The maximum length of all names in one location, in bytes. The client chooses the names of members.
+const MAX_LOCATION: usize = 1024;
+
+/// The maximum length of a finding's text, in bytes. Texts can repeat parts of a schema.
+const MAX_TEXT: usize = 1024;
+
+/// Stands for the rest of a name or text.
+const CUT: char = '…';
+
+/// At most [`MAX_FINDINGS`] findings, and the number of the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    listed: Vec<FieldError>,
+    omitted: usize,
+}
+
+impl Findings {
+    /// Adds a finding. If the list is full, it is only counted.
+    pub fn push(&mut self, finding: FieldError) {
+        if self.is_full() {
+            self.omit(1);
+        } else {
+            self.listed.push(bounded(finding));
+        }
+    }
+
+    /// Counts findings that are not listed.
+    pub fn omit(&mut self, count: usize) {
+        self.omitted = self.omitted.saturating_add(count);
+    }
+
+    /// Adds the findings of another part of the input.
+    pub fn append(&mut self, other: Self) {
+        for finding in other.listed {
+            self.push(finding);
+        }
+        self.omit(other.omitted);
+    }
+
+    /// Returns whether a further finding would only be counted. Its location need not be built then.
+    pub fn is_full(&self) -> bool {
+        self.listed.len() >= MAX_FINDINGS
+    }
+
+    /// Returns whether a listed finding has this location.
+    pub fn has_location(&self, location: &[Loc]) -> bool {
+        self.listed.iter().any(|finding| finding.loc == location)
+    }
+
+    /// Returns whether there is no finding.
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty() && self.omitted == 0
+    }
+
+    /// Returns the findings that are listed.
+    pub fn listed(&self) -> &[FieldError] {
+        &self.listed
+    }
+
+    /// Returns the listed findings and the number of the others.
+    pub fn into_parts(self) -> (Vec<FieldError>, usize) {
+        (self.listed, self.omitted)
+    }
+}
+
+impl From<Vec<FieldError>> for Findings {
+    fn from(list: Vec<FieldError>) -> Self {
+        let mut findings = Self::default();
+        list.into_iter().for_each(|finding| findings.push(finding));
+        findings
+    }
+}
+
+fn bounded(mut finding: FieldError) -> FieldError {
+    cut(&mut finding.msg, MAX_TEXT);
+    finding.loc = bounded_location(finding.loc);
+    finding
+}
+
+/// Returns the part of a name that a location can keep. A longer name need not be copied to build a location.
+pub fn kept_part(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(MAX_LOCATION + 8)).unwrap_or(name)
+}
+
+/// Returns a location with at most [`MAX_LOCATION`] bytes of names. Longer names are cut.
+pub fn bounded_location(mut location: Vec<Loc>) -> Vec<Loc> {
+    let mut left = MAX_LOCATION;
+    for step in &mut location {
+        if let Loc::Name(name) = step {
+            cut(name, left);
+            left = left.saturating_sub(name.len());
+        }
+    }
+    location
+}
+
+/// Shortens a text to the given number of bytes and marks the cut.
+fn cut(text: &mut String, most: usize) {
+    if text.len() <= most {
+        return;
+    }
+    text.truncate(text.floor_char_boundary(most));
+    text.push(CUT);
+    text.shrink_to_fit();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(name: &str) -> FieldError {
+        FieldError::new("missing", ["body", name], "Field required")
+    }
+
+    #[test]
+    fn findings_beyond_the_limit_are_counted() {
+        let mut findings = Findings::default();
+        assert!(findings.is_empty());
+        (0..MAX_FINDINGS + 7).for_each(|number| findings.push(finding(&number.to_string())));
+        let mut more = Findings::from(vec![finding("a"), finding("b")]);
+        more.omit(1);
+        findings.append(more);
+        let (listed, omitted) = findings.into_parts();
+        assert_eq!((listed.len(), omitted), (MAX_FINDINGS, 10));
+    }
+
+    #[test]
+    fn long_names_and_texts_are_cut_at_a_character() {
+        let names = ["body", &"ä".repeat(4_000), "next", "last"];
+        let findings = Findings::from(vec![FieldError::new("x", names, "ö".repeat(4_000))]);
+        let finding = findings.listed().first().unwrap();
+        assert_eq!(finding.msg.chars().count(), MAX_TEXT / 2 + 1);
+        let bytes: usize = finding.loc.iter().map(|step| serde_json::to_string(step).unwrap().len()).sum();
+        assert!(bytes < MAX_LOCATION + 32, "{bytes}");
+        assert_eq!(finding.loc.last(), Some(&Loc::from("…")));
+    }
+}
