@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::liar;
+use crate::http::metrics;
 use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, both};
 
@@ -276,6 +277,46 @@ async fn seen(client: &Client, headers: &[(&str, &str)]) -> Value {
 #[tokio::test]
 async fn credentials_and_forgeries_never_reach_a_plugin() {
     let host = chameleon(Setup::default()).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
+    let setup = Setup::default().with(|config| {
+        config.plugins.concurrency = 4;
+        config.plugins.total_concurrency = 8;
+        config.plugins.queue_time = NEVER;
+    });
+    let host = chameleon(setup).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    // Held until the burst waits, so that every other call has to wait.
+    let holding: Vec<_> = (0..4)
+        .map(|_| {
+            let client = host.anonymous();
+            tokio::spawn(async move { client.request(Method::GET, "/chameleon/sleep/3600000").try_send().await })
+        })
+        .collect();
+    let load = async |name: &str| {
+        let name = format!("wharf_plugin_calls_{name}{{plugin=\"chameleon\",release=\"1\"}}");
+        let samples = metrics::samples(host.superuser()).await;
+        samples.into_iter().find(|(sample, _)| *sample == name).map(|(_, count)| count)
+    };
+    until("the first calls to run", async || (load("running").await == Some(4.0)).then_some(())).await;
+    let burst: Vec<_> = (0..200)
+        .map(|_| {
+            let client = host.anonymous();
+            tokio::spawn(async move { client.get("/chameleon/echo/x").await.status })
+        })
+        .collect();
+    until("the burst to wait", async || (load("waiting").await == Some(200.0)).then_some(())).await;
+    for _ in 0..5 {
+        host.anonymous().get("/hello/").await.ok();
+    }
+    assert!(burst.iter().all(|call| !call.is_finished()));
+    holding.iter().for_each(tokio::task::JoinHandle::abort);
+    for call in burst {
+        assert_eq!(call.await.unwrap(), 200);
+    }
+    host.stop().await;
+}
+
     let seen = seen(
         host.superuser(),
         &[

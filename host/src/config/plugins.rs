@@ -75,7 +75,7 @@ plugins! {
         /// Wall time of one call, host calls included.
         deadline: Duration = 10 * SECOND, "WHARF_PLUGIN_DEADLINE", kind::duration(TEN_MILLISECONDS..=10 * MINUTE),
             counted as Deadline "deadline";
-        /// Concurrent calls of one plugin. As many again may wait in its queue.
+        /// Concurrent calls of one plugin.
         concurrency: usize = 64, "WHARF_PLUGIN_CONCURRENCY", kind::count(1..=10_000),
             counted as Concurrency "concurrency";
         /// Concurrent calls of all plugins; sizes the instance pool, which reserves addresses for every call. A process
@@ -83,6 +83,9 @@ plugins! {
         total_concurrency: usize = 256, "WHARF_PLUGIN_TOTAL_CONCURRENCY", kind::count(1..=2_048);
         /// How long a call may wait for a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
+        /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its
+        /// request. The calls of one plugin may take as much as they leave free.
+        queue_bytes: usize = 64 * 1024 * 1024, "WHARF_PLUGIN_QUEUE_BYTES", kind::bytes(MIB..=64 * GIB);
         /// Body of a request. Defaults to `server.max_body_bytes`.
         request_bytes: usize = 2 * 1024 * 1024, "WHARF_PLUGIN_REQUEST_BYTES", kind::bytes(KIB..=GIB),
             counted as RequestBytes "request_bytes";

@@ -4,28 +4,39 @@
 //! Up to half of the call slots are reserved, split evenly among the live plugins, and never more for a plugin than its
 //! `concurrency`; the others are shared. So a plugin always finds its reserved slots, however many calls the other
 //! plugins have. If there are more live plugins than slots to reserve, none is reserved.
+//!
+//! Waiting is bounded by time and memory and not by a number of calls, so a burst of small calls waits instead of being
+//! refused. The waiting calls of one plugin may take as much of the memory as they leave free: one plugin takes at most
+//! half, and further ones share the rest. So a burst to one plugin leaves room for the waiting calls of others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::capability::PluginCpuQueue;
 use crate::error::{Error, Kind, Result, code};
 use crate::permits::{Permit, Permits};
 
-/// Slots with a short bounded queue.
+/// The memory of a waiting call in addition to its request: its task, and the buffers of its connection.
+const WAITING_CALL_BYTES: usize = 16 * 1024;
+
+/// Slots with a queue.
 #[derive(Debug)]
 struct Queue {
     slots: Arc<Permits>,
     waiting: AtomicUsize,
-    /// How long a call may wait, in nanoseconds.
-    nanos: AtomicU64,
 }
 
 /// The call slots of one plugin.
 #[derive(Debug)]
 pub struct Bulkhead {
     queue: Queue,
+    /// How long a call may wait, in nanoseconds.
+    queue_nanos: AtomicU64,
+    /// Memory of the plugin's waiting calls.
+    waiting_bytes: AtomicUsize,
     /// Slots of all plugins that only this plugin may use.
     reserved: Arc<Permits>,
     cpu_queue: PluginCpuQueue,
@@ -38,6 +49,10 @@ pub struct CallSlots {
     size: usize,
     /// The slots that are reserved for no plugin.
     shared: Queue,
+    /// The limit of `waiting_bytes`.
+    queue_bytes: usize,
+    /// Memory of the waiting calls of all plugins.
+    waiting_bytes: AtomicUsize,
 }
 
 /// A call's slot among those of its plugin, and among those of all plugins. Dropping it frees both.
@@ -49,7 +64,7 @@ pub(super) struct CallSlot {
 /// No call slot is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSlot {
-    /// Among those of the plugin.
+    /// Among those of the plugin, or its waiting calls take too much memory.
     OfPlugin,
     /// Among those of all plugins.
     OfAll,
@@ -62,33 +77,36 @@ impl From<NoSlot> for Error {
 }
 
 impl Queue {
-    fn new(slots: usize, time: Duration) -> Self {
-        Self { slots: Permits::new(slots), waiting: AtomicUsize::new(0), nanos: nanos(time).into() }
+    fn new(slots: usize) -> Self {
+        Self { slots: Permits::new(slots), waiting: AtomicUsize::new(0) }
     }
 
-    fn time(&self) -> Duration {
-        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
-    }
-
-    /// Waits for a slot. The queue is as long as the number of slots.
+    /// Waits for a slot.
     async fn enter(&self) -> Option<Permit> {
         if let Some(slot) = self.slots.try_acquire() {
             return Some(slot);
         }
-        let _position = QueuePosition::take(&self.waiting, self.slots.size())?;
-        tokio::time::timeout(self.time(), self.slots.acquire()).await.ok().flatten()
+        let _position = Counted::add([(&self.waiting, 1)]);
+        self.slots.acquire().await
     }
 }
 
 impl Bulkhead {
-    /// Creates a bulkhead for at most `calls` at once; as many again may wait, each for at most `queue_time`.
+    /// Creates a bulkhead for at most `calls` at once. Others wait for at most `queue_time`.
     pub(super) fn new(calls: usize, queue_time: Duration, cpu_queue: PluginCpuQueue) -> Self {
-        Self { queue: Queue::new(calls, queue_time), reserved: Permits::new(0), cpu_queue, unread: Arc::default() }
+        Self {
+            queue: Queue::new(calls),
+            queue_nanos: nanos(queue_time).into(),
+            waiting_bytes: AtomicUsize::new(0),
+            reserved: Permits::new(0),
+            cpu_queue,
+            unread: Arc::default(),
+        }
     }
 
     /// Changes the number of slots. A lower number takes effect as calls end.
     pub(super) fn resize(&self, calls: usize, queue_time: Duration) {
-        self.queue.nanos.store(nanos(queue_time), Ordering::Relaxed);
+        self.queue_nanos.store(nanos(queue_time), Ordering::Relaxed);
         self.queue.slots.resize(calls);
     }
 
@@ -117,33 +135,61 @@ impl Bulkhead {
         &self.cpu_queue
     }
 
-    /// Waits for a slot for one call, among those of the plugin and among those of all plugins.
+    /// Waits for a slot for one call, among those of the plugin and among those of all plugins. `bytes` is the size of
+    /// its request.
     ///
     /// # Errors
-    /// The queue is full, or the call waited for the queue time.
-    pub(super) async fn enter(&self, all: &CallSlots) -> Result<CallSlot, NoSlot> {
-        let of_plugin = self.queue.enter().await.ok_or(NoSlot::OfPlugin)?;
-        if let Some(of_all) = self.reserved.try_acquire() {
-            return Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all });
-        }
-        // A call for which the shared queue is full can still get a reserved slot.
-        let of_all = async {
+    /// The waiting calls take too much memory, or the call waited for the queue time.
+    pub(super) async fn enter(&self, all: &CallSlots, bytes: usize) -> Result<CallSlot, NoSlot> {
+        // A call that finds free slots needs no memory for waiting.
+        let of_plugin = self.queue.slots.try_acquire();
+        let of_plugin = match of_plugin {
+            Some(of_plugin) => match self.reserved.try_acquire().or_else(|| all.shared.slots.try_acquire()) {
+                Some(of_all) => return Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all }),
+                None => Some(of_plugin),
+            },
+            None => None,
+        };
+        let refused = if of_plugin.is_none() { NoSlot::OfPlugin } else { NoSlot::OfAll };
+        let _waiting = self.admit_waiting(all, bytes).ok_or(refused)?;
+        let time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
+        let deadline = Instant::now() + time;
+        let of_plugin = match of_plugin {
+            Some(of_plugin) => of_plugin,
+            None => in_time(deadline, self.queue.enter()).await.ok_or(NoSlot::OfPlugin)?,
+        };
+        let of_all = in_time(deadline, async {
+            if let Some(reserved) = self.reserved.try_acquire() {
+                return Some(reserved);
+            }
             tokio::select! {
                 biased;
                 Some(reserved) = self.reserved.acquire() => Some(reserved),
                 Some(shared) = all.shared.enter() => Some(shared),
                 else => None,
             }
-        };
-        let of_all = tokio::time::timeout(self.queue.time(), of_all).await.ok().flatten();
-        Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all.ok_or(NoSlot::OfAll)? })
+        });
+        Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all.await.ok_or(NoSlot::OfAll)? })
+    }
+
+    /// Counts the memory of a waiting call, unless the plugin's waiting calls would take more than they leave free.
+    fn admit_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Counted<'a, 2>> {
+        let bytes = bytes.saturating_add(WAITING_CALL_BYTES);
+        let counted = Counted::add([(&self.waiting_bytes, bytes), (&all.waiting_bytes, bytes)]);
+        let free = all.queue_bytes.checked_sub(all.waiting_bytes.load(Ordering::SeqCst))?;
+        (self.waiting_bytes.load(Ordering::SeqCst) <= free).then_some(counted)
     }
 }
 
+async fn in_time<T>(deadline: Instant, slot: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::time::timeout_at(deadline, slot).await.ok().flatten()
+}
+
 impl CallSlots {
-    /// Creates the given number of slots, none of them reserved.
-    pub(super) fn new(size: usize, queue_time: Duration) -> Self {
-        Self { size, shared: Queue::new(size, queue_time) }
+    /// Creates the given number of slots, none of them reserved. The waiting calls of all plugins take at most
+    /// `queue_bytes`.
+    pub(super) fn new(size: usize, queue_bytes: usize) -> Self {
+        Self { size, shared: Queue::new(size), queue_bytes, waiting_bytes: AtomicUsize::new(0) }
     }
 
     /// Returns the number of all slots.
@@ -182,19 +228,23 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A position in the queue, given back when dropped.
-struct QueuePosition<'a>(&'a AtomicUsize);
+/// Amounts added to counters, subtracted when dropped.
+struct Counted<'a, const N: usize>([(&'a AtomicUsize, usize); N]);
 
-impl<'a> QueuePosition<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let position = Self(waiting);
-        (waiting.fetch_add(1, Ordering::SeqCst) < max).then_some(position)
+impl<'a, const N: usize> Counted<'a, N> {
+    fn add(amounts: [(&'a AtomicUsize, usize); N]) -> Self {
+        for (counter, amount) in amounts {
+            counter.fetch_add(amount, Ordering::SeqCst);
+        }
+        Self(amounts)
     }
 }
 
-impl Drop for QueuePosition<'_> {
+impl<const N: usize> Drop for Counted<'_, N> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        for (counter, amount) in self.0 {
+            counter.fetch_sub(amount, Ordering::SeqCst);
+        }
     }
 }
 
@@ -212,61 +262,114 @@ mod tests {
         Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(1).plugin_queue()))
     }
 
-    #[tokio::test]
-    async fn as_many_calls_may_wait_as_may_run() {
-        let (bulkhead, all) = (bulkhead(1, Duration::from_secs(600)), Arc::new(CallSlots::new(9, Duration::ZERO)));
-        let running = bulkhead.enter(&all).await.unwrap();
-        let waiting = tokio::spawn({
-            let (bulkhead, all) = (Arc::clone(&bulkhead), Arc::clone(&all));
-            async move { bulkhead.enter(&all).await.is_ok() }
-        });
-        while bulkhead.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(bulkhead.enter(&all).await.is_err(), "one waits already");
-        drop(running);
-        assert!(waiting.await.unwrap());
-        bulkhead.resize(1, Duration::ZERO);
-        let running = bulkhead.enter(&all).await.unwrap();
-        assert!(bulkhead.enter(&all).await.is_err(), "the queue time is zero now");
-        drop(running);
-        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
-    }
+    const NEVER: Duration = Duration::from_secs(600);
 
-    #[tokio::test]
-    async fn a_call_waits_for_a_reserved_slot_when_the_shared_queue_is_full() {
-        let all = Arc::new(CallSlots::new(2, Duration::from_secs(600)));
-        let (greedy, modest) = (bulkhead(9, Duration::from_secs(600)), bulkhead(9, Duration::from_secs(600)));
-        all.reserve([(&*greedy, false), (&*modest, true)].into_iter());
-        let reserved = modest.enter(&all).await.unwrap();
-        let _shared = greedy.enter(&all).await.unwrap();
-        let wait = |plugin: &Arc<Bulkhead>| {
-            let (plugin, all) = (Arc::clone(plugin), Arc::clone(&all));
-            tokio::spawn(async move { plugin.enter(&all).await.is_ok() })
-        };
-        let _waits = wait(&greedy);
-        while all.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
-        let waits = wait(&modest);
+    type Entering = tokio::task::JoinHandle<Result<CallSlot, NoSlot>>;
+
+    /// Enters in a task of its own, and waits until the call has a slot, waits for one, or is refused.
+    async fn enter(plugin: &Arc<Bulkhead>, all: &Arc<CallSlots>, bytes: usize) -> Entering {
+        let entering = tokio::spawn({
+            let (plugin, all) = (Arc::clone(plugin), Arc::clone(all));
+            async move { plugin.enter(&all, bytes).await }
+        });
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
+        entering
+    }
+
+    #[tokio::test]
+    async fn a_burst_waits_and_every_call_gets_a_slot() {
+        let (bulkhead, all) = (bulkhead(2, NEVER), Arc::new(CallSlots::new(9, 1_000 * WAITING_CALL_BYTES * 2)));
+        let mut calls = Vec::new();
+        for _ in 0..1_000 {
+            calls.push(enter(&bulkhead, &all, 0).await);
+        }
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (2, 998));
+        for call in calls {
+            drop(call.await.unwrap().ok().unwrap());
+        }
+        assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
+        assert_eq!(all.waiting_bytes.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn waiting_is_bounded_by_memory_and_a_burst_leaves_room_for_others() {
+        let all = Arc::new(CallSlots::new(9, 8 * WAITING_CALL_BYTES));
+        let plugins = [(); 2].map(|()| bulkhead(1, NEVER));
+        let [greedy, other] = &plugins;
+        let running = enter(greedy, &all, 0).await.await.unwrap().ok().unwrap();
+        let large = enter(greedy, &all, 4 * WAITING_CALL_BYTES).await;
+        assert_eq!(large.await.unwrap().err(), Some(NoSlot::OfPlugin), "its request takes more than half");
+        let mut waiting = Vec::new();
+        for _ in 0..4 {
+            waiting.push(enter(greedy, &all, 0).await);
+        }
+        let refused = enter(greedy, &all, 0).await;
+        assert_eq!(refused.await.unwrap().err(), Some(NoSlot::OfPlugin), "half of the memory is taken");
+        let _other = enter(other, &all, 0).await.await.unwrap().ok().unwrap();
+        let others = [enter(other, &all, 0).await, enter(other, &all, 0).await];
+        assert_eq!((other.waiting(), others.iter().any(Entering::is_finished)), (2, false));
+        drop(running);
+        for call in waiting {
+            drop(call.await.unwrap().ok().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_queue_time_covers_both_queues() {
+        let all = Arc::new(CallSlots::new(2, 99 * WAITING_CALL_BYTES));
+        let plugins = [(); 4].map(|()| bulkhead(1, Duration::from_secs(1)));
+        let [one, two, three, four] = &plugins;
+        let mut running = Vec::new();
+        for plugin in [one, two] {
+            running.push(enter(plugin, &all, 0).await.await.unwrap().ok().unwrap());
+        }
+        let ended = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut calls = Vec::new();
+        // The second call waits for a slot of its plugin until the first one gives up. It ends before the third call
+        // only if that time counts.
+        for (name, plugin, after) in [("first", three, 0), ("second", three, 500), ("third", four, 250)] {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            let (plugin, all, ended) = (Arc::clone(plugin), Arc::clone(&all), Arc::clone(&ended));
+            calls.push(tokio::spawn(async move {
+                assert_eq!(plugin.enter(&all, 0).await.err(), Some(NoSlot::OfAll));
+                ended.lock().unwrap().push(name);
+            }));
+        }
+        for call in calls {
+            call.await.unwrap();
+        }
+        assert_eq!(*ended.lock().unwrap(), ["first", "second", "third"]);
+        three.resize(1, Duration::ZERO);
+        assert_eq!(three.enter(&all, 0).await.err(), Some(NoSlot::OfAll), "the queue time is zero now");
+    }
+
+    #[tokio::test]
+    async fn a_waiting_call_takes_a_reserved_slot_that_becomes_free() {
+        let all = Arc::new(CallSlots::new(2, 99 * WAITING_CALL_BYTES));
+        let (greedy, modest) = (bulkhead(9, NEVER), bulkhead(9, NEVER));
+        all.reserve([(&*greedy, false), (&*modest, true)].into_iter());
+        let reserved = enter(&modest, &all, 0).await.await.unwrap().ok().unwrap();
+        let _shared = enter(&greedy, &all, 0).await.await.unwrap().ok().unwrap();
+        let _waits = enter(&greedy, &all, 0).await;
+        assert_eq!(all.waiting(), 1);
+        let waits = enter(&modest, &all, 0).await;
         assert!(!waits.is_finished());
         drop(reserved);
-        assert!(waits.await.unwrap());
+        assert!(waits.await.unwrap().is_ok());
     }
 
     #[tokio::test]
     async fn half_of_the_slots_are_reserved_evenly_for_the_live_plugins() {
-        let all = CallSlots::new(12, Duration::ZERO);
+        let all = CallSlots::new(12, 99 * WAITING_CALL_BYTES);
         let plugins = [(); 3].map(|()| bulkhead(100, Duration::ZERO));
         let [greedy, other, small] = &plugins;
         small.resize(1, Duration::ZERO);
         let reserve = |live: [bool; 3]| all.reserve(plugins.iter().map(|plugin| &**plugin).zip(live));
         let enter = async |plugin: &Bulkhead| {
             let mut slots = Vec::new();
-            while let Ok(slot) = plugin.enter(&all).await {
+            while let Ok(slot) = plugin.enter(&all, 0).await {
                 slots.push(slot);
             }
             slots

@@ -56,6 +56,15 @@ pub struct Request<'a> {
 }
 
 /// Runs guests.
+impl Request<'_> {
+    /// Returns the bytes of its texts and its body.
+    fn size(&self) -> usize {
+        let pairs = self.headers.iter().chain(self.params).map(|(name, value)| name.len().saturating_add(value.len()));
+        let texts = [self.path.len(), self.query.len(), self.body.len()];
+        pairs.chain(texts).fold(0, usize::saturating_add)
+    }
+}
+
 pub struct Sandbox {
     engine: PluginEngine,
     clock: Clock,
@@ -80,7 +89,7 @@ impl Sandbox {
             clock,
             default_limits: LimitOverrides::default().resolve(limits)?,
             cpu: CpuScheduler::new(tokio::runtime::Handle::current().metrics().num_workers()),
-            call_slots: CallSlots::new(limits.total_concurrency, limits.queue_time),
+            call_slots: CallSlots::new(limits.total_concurrency, limits.queue_bytes),
             deploy_slots: Semaphore::new(DEPLOY_SLOTS),
             logs,
         })
@@ -119,7 +128,7 @@ impl Sandbox {
         caller: Option<Arc<Caller>>,
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<(Result<PluginResponse>, Duration)> {
-        let slot = release.bulkhead.enter(&self.call_slots).await;
+        let slot = release.bulkhead.enter(&self.call_slots, request.size()).await;
         let _slot = slot.inspect_err(|no_slot| {
             // A higher limit of the plugin would not help when the slots of all plugins are taken.
             if *no_slot == NoSlot::OfPlugin {
