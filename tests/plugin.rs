@@ -12,6 +12,7 @@ mod job;
 mod limit_overrides;
 mod limits;
 mod memory_accounting;
+mod pages;
 mod quotas;
 mod releases;
 mod removal;

@@ -1,5 +1,5 @@
 //! Capabilities: the packages that a plugin may import. Each is one WIT package, one file here and one line in
-//! `capabilities!`.
+//! `capabilities!`. (`web` has no package: it is a permission without functions.)
 //!
 //! A capability has five steps. State belongs to exactly one of them:
 //! - `open`, once at boot: finds the services that it uses;
@@ -27,6 +27,7 @@ pub mod sql;
 pub mod usage;
 pub mod wasi;
 mod wasi_context;
+pub mod web;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub trait Capability: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// The rights of a plugin that has it, for an operator who decides about a grant. Continues "the plugin …".
     const MEANING: &'static str;
-    /// The interfaces that it offers, with their version: `wharf:sql/database@0.1.0`.
+    /// The interfaces that it offers, with their version: `wharf:sql/database@0.1.0`. A capability without interfaces
+    /// is a permission: a component cannot ask for it by an import, so only a grant gives it.
     const INTERFACES: &'static [&'static str];
     /// Parameters of a grant. Those that a grant leaves out have the value of the host's setting.
     type Grant: Parameters;
@@ -142,6 +144,13 @@ pub struct Offer {
     pub interfaces: &'static [&'static str],
     /// The parameters of a grant.
     pub parameters: &'static [Parameter],
+}
+
+impl Offer {
+    /// Returns the capability of this name if it is one that no component imports.
+    pub fn permission(name: &str) -> Option<&'static Self> {
+        Capabilities::OFFERED.iter().find(|offer| offer.name == name && offer.interfaces.is_empty())
+    }
 }
 
 /// A release that is about to be admitted.
@@ -304,4 +313,5 @@ capabilities! {
     http: http::Http,
     log: log::Log,
     sql: sql::Sql,
+    web: web::Web,
 }

@@ -39,6 +39,7 @@ pub mod registry;
 pub mod release;
 mod release_store;
 pub mod response;
+mod response_header;
 pub mod sandbox;
 pub mod schema_compatibility;
 pub mod signature;

@@ -114,6 +114,8 @@ async fn malformed_requests_do_no_harm() {
                 "name=x-request-id&value=forged",
                 "name=transfer-encoding&value=chunked",
                 "name=access-control-allow-origin&value=*",
+                "name=content-security-policy&value=sandbox%20allow-same-origin",
+                "name=service-worker-allowed&value=/",
                 "name=x-split&value=a%0D%0Aset-cookie:%20b",
                 "name=x-split%0D%0Aset-cookie&value=b",
                 "name=x-control&value=%01",

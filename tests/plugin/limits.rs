@@ -138,6 +138,15 @@ async fn headers_that_are_not_the_plugins_are_rejected() {
         "name=transfer-encoding&value=chunked",
         "name=connection&value=close",
         "name=access-control-allow-origin&value=*",
+        "name=content-security-policy&value=sandbox%20allow-same-origin",
+        "name=service-worker-allowed&value=/",
+        "name=clear-site-data&value=%22*%22",
+        "name=alt-svc&value=h2=%22evil.example:443%22",
+        "name=refresh&value=0",
+        "name=www-authenticate&value=Basic",
+        "name=strict-transport-security&value=max-age=9",
+        "name=link&value=</x>;rel=preload",
+        "name=x-accel-redirect&value=/etc/passwd",
         "name=x-split&value=a%0D%0Aset-cookie:%20b",
         "name=x-split%0D%0Aset-cookie&value=b",
         "name=x-control&value=%01",
@@ -268,15 +277,6 @@ async fn calls_above_the_concurrency_limit_wait_for_a_slot() {
     assert_eq!(statuses, [204; 8]);
 }
 
-async fn seen(client: &Client, headers: &[(&str, &str)]) -> Value {
-    let request = client.request(Method::GET, "/chameleon/echo/x?a=1&b=%20");
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-    request.send().await.ok()
-}
-
-#[tokio::test]
-async fn credentials_and_forgeries_never_reach_a_plugin() {
-    let host = chameleon(Setup::default()).await;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
     let setup = Setup::default().with(|config| {
@@ -317,6 +317,15 @@ async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
     host.stop().await;
 }
 
+async fn seen(client: &Client, headers: &[(&str, &str)]) -> Value {
+    let request = client.request(Method::GET, "/chameleon/echo/x?a=1&b=%20");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+    request.send().await.ok()
+}
+
+#[tokio::test]
+async fn credentials_and_forgeries_never_reach_a_plugin() {
+    let host = chameleon(Setup::default()).await;
     let seen = seen(
         host.superuser(),
         &[

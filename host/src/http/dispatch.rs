@@ -157,7 +157,8 @@ impl Dispatcher {
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             headers.insert(X_REQUEST_ID, value);
         }
-        headers.entry(NOSNIFF).or_insert(HeaderValue::from_static("nosniff"));
+        // Replaces a value of a plugin.
+        headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
         self.cors.decorate(&parts.headers, headers);
         in_flight.ended(response.status());
         tracing::info!(
@@ -270,9 +271,12 @@ impl Dispatcher {
         }
     }
 
-    /// Turns a reply into the response. The body counts against the memory for responses until the client has read it,
+    /// Turns a reply into the response. The reply of a plugin is isolated. The body counts against the memory for responses until the client has read it,
     /// for replies of plugins and of the host alike.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
+        if let Some(release) = release {
+            plugin_call::isolate(&mut reply.headers, release);
+        }
         let unread = release.map(|release| release.bulkhead.unread());
         reply.body = self.host.body_memory.responses.track_response(unread, reply.body);
         reply.into()

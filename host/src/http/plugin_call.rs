@@ -1,12 +1,14 @@
 //! Requests to plugin routes: which parts of a request the plugin receives, the cached responses, and how the response
 //! of the plugin becomes a reply. Bodies of cached responses are shared; `dispatch` counts every body that a client has
 //! not read.
+//!
+//! Also owns the isolation of pages: a plugin shares the origin of the host, where the frontend keeps its tokens.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -16,7 +18,8 @@ use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
 use crate::cache::response_cache::{CachedResponse, ResponseKey};
-use crate::capability::Limit;
+use crate::capability::web::Web;
+use crate::capability::{Capability as _, Limit};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::release::ReleaseRoute;
@@ -44,6 +47,11 @@ const WITHHELD: &[&str] = &[
     "x-real-ip",
     "x-request-id",
 ];
+
+/// Gives a page of a plugin an origin of its own in the browser, so that its scripts reach nothing that belongs to the
+/// origin of the host: no storage, no service worker, no page of the frontend, and no response of the API.
+const ISOLATED_PAGE: HeaderValue =
+    HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
 
 /// A request to a plugin after the access check and validation.
 pub(super) struct PluginCall<'a> {
@@ -80,6 +88,14 @@ pub(super) async fn respond(
         let _ = release.cache.store_response(&key, cacheable, ttl, &policy.tags, ticket);
     }
     Ok(reply)
+}
+
+/// Isolates every response of a plugin, because a browser decides by itself what it shows as a page. The pages of a
+/// plugin with the grant `web` belong to the origin of the host.
+pub(super) fn isolate(headers: &mut HeaderMap, release: &Release) {
+    if !release.record.grants.contains(Web::NAME) {
+        headers.insert(CONTENT_SECURITY_POLICY, ISOLATED_PAGE);
+    }
 }
 
 fn cache_key<'a>(call: &PluginCall<'a>, per_caller: bool) -> ResponseKey<'a> {

@@ -10,7 +10,7 @@ use wasmparser::Payload;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use crate::capability::{Capabilities, Grants, wasi};
+use crate::capability::{Capabilities, Grants, Offer, wasi};
 use crate::error::{Error, FieldError, Kind, Result, code};
 
 /// SHA-256 of a component's bytes, in hexadecimal.
@@ -182,7 +182,8 @@ fn is_of(interface: &str, import: &str) -> bool {
     }
 }
 
-/// Checks the needs of a component against the grants. Returns notes about grants that are not needed.
+/// Checks the needs of a component against the grants. Returns notes about grants that are not needed, and about those
+/// that no component imports, because the operator saw no request for them.
 ///
 /// # Errors
 /// Needed capabilities are not granted; the error names all of them.
@@ -202,7 +203,10 @@ pub(super) fn check_grants(needs: &BTreeSet<&str>, grants: &Grants) -> Result<Ve
     Ok(grants
         .names()
         .filter(|name| !needs.contains(name))
-        .map(|name| format!("grant '{name}' is not needed: the component does not import it"))
+        .map(|name| match Offer::permission(name) {
+            Some(offer) => format!("grant '{name}': the plugin {}", offer.meaning),
+            None => format!("grant '{name}' is not needed: the component does not import it"),
+        })
         .collect())
 }
 

@@ -191,7 +191,7 @@ pub fn response(
     host: &config::Plugins,
 ) -> Result<PluginResponse> {
     let limits = LimitOverrides::default().resolve(host)?;
-    PluginResponse::check(Ok(http::Response { status, headers, body }), &limits, &Usage::default())
+    PluginResponse::check(Ok(http::Response { status, headers, body }), &limits, &Usage::default(), false)
 }
 
 /// Checks a guest's problem; each error is kind, location and text.
@@ -207,5 +207,5 @@ pub fn problem(
     let error = |(kind, loc, message)| http::FieldError { kind, loc, message };
     let problem = http::Problem { status, code, detail, errors: errors.into_iter().map(error).collect() };
     let limits = LimitOverrides::default().resolve(&config::Plugins::default())?;
-    PluginResponse::check(Err(problem), &limits, &Usage::default())
+    PluginResponse::check(Err(problem), &limits, &Usage::default(), false)
 }

@@ -1,5 +1,5 @@
-//! The check of a guest's response, which precedes any use of it. Owns the rules for status, headers, problems
-//! and sizes; does not know how the response is sent.
+//! The check of a guest's response, which precedes any use of it. Owns the rules for status, problems
+//! and sizes; `response_header` has those for headers; does not know how the response is sent.
 
 use std::io;
 
@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::CallLimits;
+use super::response_header;
 use crate::capability::{Limit, Usage};
 use crate::error::{Code, Error, FieldError, Kind, Result, code};
 
@@ -35,26 +36,6 @@ pub enum PluginResponse {
     },
 }
 
-/// Headers that only the host may set: framing, connection, identity, cookies, CORS.
-const FORBIDDEN: &[&str] = &[
-    "connection",
-    "content-length",
-    "date",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "server",
-    "set-cookie",
-    "strict-transport-security",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",
-];
-/// The maximum number of headers of a response.
-const MAX_HEADERS: usize = 64;
 /// The maximum lengths of the code and the detail of a problem.
 const MAX_CODE: usize = 64;
 const MAX_DETAIL: usize = 4 * 1024;
@@ -62,7 +43,8 @@ const MAX_DETAIL: usize = 4 * 1024;
 const MAX_ERRORS: usize = 256;
 
 impl PluginResponse {
-    /// Checks the return value of a guest, and counts a limit that it hit.
+    /// Checks the return value of a guest, and counts a limit that it hit. `pages` says that the pages of the plugin
+    /// belong to the origin of the host.
     ///
     /// # Errors
     /// 502 `plugin_invalid_response` or `plugin_response_limit`; the internal text states the reason, for the plugin's
@@ -71,6 +53,7 @@ impl PluginResponse {
         returned: Result<http::Response, http::Problem>,
         limits: &CallLimits,
         usage: &Usage,
+        pages: bool,
     ) -> Result<Self> {
         match returned {
             Ok(response) => {
@@ -87,7 +70,7 @@ impl PluginResponse {
                         return Err(too_large(part, bytes, max));
                     }
                 }
-                check_headers(&response.headers)?;
+                response_header::check(&response.headers, pages).map_err(refused)?;
                 Ok(Self::Response { status: response.status, headers: response.headers, body: response.body.into() })
             }
             Err(problem) => {
@@ -121,26 +104,6 @@ impl PluginResponse {
             }
         }
     }
-}
-
-fn check_headers(headers: &[(String, String)]) -> Result<()> {
-    if headers.len() > MAX_HEADERS {
-        return Err(refused(format!("more than {MAX_HEADERS} headers")));
-    }
-    for (name, value) in headers {
-        // RFC 9110: a name is a token, here in lower case; a value is visible text, spaces and tabs.
-        let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if name.is_empty() || !name.bytes().all(token) {
-            return Err(refused("a header's name is not a lower-case token"));
-        }
-        if FORBIDDEN.contains(&name.as_str()) || name.starts_with("access-control-") {
-            return Err(refused(format!("only the host may set the header '{name}'")));
-        }
-        if !value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
-            return Err(refused(format!("the value of header '{name}' has a control character")));
-        }
-    }
-    Ok(())
 }
 
 /// Counts the bytes that are written, and fails beyond the maximum.
@@ -178,7 +141,7 @@ mod tests {
 
     fn check(returned: Result<http::Response, http::Problem>) -> Result<PluginResponse> {
         let host = config::Plugins { response_bytes: 50, header_bytes: 1_000, ..config::Plugins::default() };
-        PluginResponse::check(returned, &LimitOverrides::default().resolve(&host)?, &Usage::default())
+        PluginResponse::check(returned, &LimitOverrides::default().resolve(&host)?, &Usage::default(), false)
     }
 
     fn response(status: u16, headers: &[(&str, &str)]) -> Result<PluginResponse> {
@@ -214,7 +177,7 @@ mod tests {
             assert!(response(200, &[("x", value)]).is_err(), "{value:?}");
         }
         let many: Vec<(String, String)> = (0..65).map(|i| (format!("x-{i}"), String::new())).collect();
-        assert!(check_headers(&many).is_err());
+        assert!(response_header::check(&many, false).is_err());
         let code = |checked: Result<PluginResponse>| checked.unwrap_err().code().clone();
         assert_eq!(code(response(200, &[("x", &"y".repeat(1_000))])), code::PLUGIN_RESPONSE_LIMIT);
         let large = http::Response { status: 200, headers: vec![], body: vec![0; 51] };

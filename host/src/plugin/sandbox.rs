@@ -26,6 +26,7 @@ use crate::auth::Caller;
 use crate::capability::guest::GuestLimits;
 use crate::capability::http::Http;
 use crate::capability::log::{PluginLog, PluginLogs};
+use crate::capability::web::Web;
 use crate::capability::{
     CallContext, Capability as _, CpuScheduler, CpuSlot, Entered, Guest, Limit, PluginCpuQueue, Usage,
 };
@@ -186,7 +187,10 @@ impl Sandbox {
             release.usage.hit(limit);
         }
         match outcome {
-            Ok(response) => PluginResponse::check(response, &release.limits, &release.usage),
+            Ok(response) => {
+                let pages = release.record.grants.contains(Web::NAME);
+                PluginResponse::check(response, &release.limits, &release.usage, pages)
+            }
             Err(stop) => {
                 let error = stop.into_error(hit);
                 let record = &release.record;

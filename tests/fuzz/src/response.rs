@@ -12,24 +12,51 @@ use wharf::plugin::{PluginResponse, fuzzing};
 
 use crate::input::{lines, unescaped};
 
-/// The headers that a plugin may not set, as an independent copy.
+/// The headers that a plugin may not set without a grant, as an independent copy.
 const RESERVED: &[&str] = &[
+    "accept-ch",
+    "activate-storage-access",
+    "alt-svc",
+    "authentication-info",
+    "clear-site-data",
     "connection",
     "content-length",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "critical-ch",
     "date",
+    "expect-ct",
     "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
+    "nel",
+    "origin-agent-cluster",
+    "origin-trial",
+    "permissions-policy",
+    "public-key-pins",
+    "refresh",
+    "report-to",
+    "reporting-endpoints",
     "server",
+    "service-worker-allowed",
     "set-cookie",
+    "set-cookie2",
+    "set-login",
+    "speculation-rules",
     "strict-transport-security",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "www-authenticate",
     "x-request-id",
+    "x-sendfile",
 ];
+
+/// The beginnings of further names that a plugin may not set.
+const RESERVED_PREFIXES: &[&str] =
+    &["access-control-", "attribution-reporting-", "proxy-", "sec-", "x-accel-", "x-forwarded-"];
+
+/// Headers beginning with `x-` that a plugin may not set.
+const RESERVED_X: &[&str] = &["x-lighttpd-send-file", "x-reproxy-url", "x-request-id", "x-sendfile"];
 
 /// The headers that a plugin does not receive, as an independent copy.
 const WITHHELD: &[&str] = &[
@@ -77,7 +104,8 @@ fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
     let host = Plugins { response_bytes: BODY_LIMIT, header_bytes: HEADER_LIMIT, ..Plugins::default() };
     let response = fuzzing::response(status, headers.to_vec(), body.to_vec(), &host);
     let harmless = |(name, value): &(String, String)| {
-        let own = name.starts_with("x-") && name != "x-request-id" && !name.contains("proxy");
+        let reserved = RESERVED_X.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|it| name.starts_with(it));
+        let own = name.starts_with("x-") && !reserved;
         own && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
             && value.bytes().all(|b| (b' '..0x7f).contains(&b))
     };
@@ -102,7 +130,8 @@ fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
     assert_eq!((reply.status.as_u16(), &*reply.body, reply.headers.len()), (status, body, headers.len()));
     for (name, value) in &reply.headers {
         let name = name.as_str();
-        assert!(!RESERVED.contains(&name) && !name.starts_with("access-control-"), "only the host may set {name}");
+        let reserved = RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|it| name.starts_with(it));
+        assert!(!reserved, "only the host may set {name}");
         assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0\x7f".contains(byte)), "{name} holds a control character");
     }
     for (name, _) in headers {

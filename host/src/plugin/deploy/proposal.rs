@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::capability::sql::Sql;
-use crate::capability::{Capability as _, Grants};
+use crate::capability::{Capability as _, Grants, Offer};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::plugin_data::PluginData;
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ impl Proposal {
             .merged(upload.grants.clone());
         let mut notes = signatures.notes;
         notes.extend(check_grants(&needs, &granted)?);
-        let grants = granted.retaining(|name| needs.contains(name));
+        let grants = granted.retaining(|name| needs.contains(name) || Offer::permission(name).is_some());
         // The live file again, for example with other grants: detached signatures of the earlier deploy still count.
         let signed_by = match &before {
             Some(before) if signatures.signed_by.is_empty() && before.digest == artifact.digest => {

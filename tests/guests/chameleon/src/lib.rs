@@ -23,7 +23,7 @@ plugin! {
     routes: [
         echo, echo_body, echo_json, who, me, superuser, permitted, setting, nap,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
-        status, header, body, late_body, problem, problems, print, print_at_once,
+        status, header, page, body, late_body, problem, problems, print, print_at_once,
         flood, log_message, count_host_calls, hoard, taint, scan, audited, audit_often,
         caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
         data::notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
@@ -175,6 +175,12 @@ fn header(Query(header): Query<Header>) -> Response {
     let [name, value] = [&header.name, &header.value].map(|text| text.replace('␀', "\0"));
     let once = |response: Response, _| response.header(&name, value.clone());
     (0..header.times.unwrap_or(1)).fold(Response::new(200), once)
+}
+
+/// Responds with a page that tries to use the origin of the host, and shows the results.
+#[get("/page", access = public)]
+fn page() -> Response {
+    Response::new(200).header("content-type", "text/html").body(include_str!("page.html"))
 }
 
 #[get("/body/{bytes}", access = public)]

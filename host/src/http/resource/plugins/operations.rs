@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::initiator::initiator;
 use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
-use crate::capability::Grants;
+use crate::capability::{Grants, Offer};
 use crate::clock::Timestamp;
 use crate::error::{Error, FieldError, Result, code};
 use crate::http::Host;
@@ -249,7 +249,9 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     Grants::read([capability.as_str()]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
     if query.parameter.is_empty() {
         host.plugins.grant(&name, &capability, &initiator(&call)?).await?;
-        return Reply::message(&format!("'{name}' has the grant '{capability}' again"));
+        let meaning = Offer::permission(&capability).map(|offer| format!(": the plugin {}", offer.meaning));
+        let meaning = meaning.unwrap_or_default();
+        return Reply::message(&format!("'{name}' has the grant '{capability}' again{meaning}"));
     }
     let parameters: Vec<String> = query.parameter.iter().map(|text| format!("{capability}.{text}")).collect();
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {

@@ -1,0 +1,220 @@
+//! The headers that a plugin may set in a response. Owns the lists of those that belong to the host: headers that frame
+//! a message, identify somebody, or have an effect beyond the response itself.
+
+use crate::error::Result;
+
+/// Headers that only the host may set.
+const FORBIDDEN: &[&str] = &[
+    // Framing and connection.
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+    // Identity.
+    "authentication-info",
+    "set-cookie",
+    "set-cookie2",
+    "set-login",
+    "www-authenticate",
+    // Effects on the whole origin, which last after the response.
+    "accept-ch",
+    "activate-storage-access",
+    "alt-svc",
+    "clear-site-data",
+    "critical-ch",
+    "expect-ct",
+    "nel",
+    "origin-agent-cluster",
+    "origin-trial",
+    "public-key-pins",
+    "public-key-pins-report-only",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "strict-transport-security",
+    // Further requests of the browser.
+    "refresh",
+    "speculation-rules",
+    // Instructions to a reverse proxy in front of the host, such as the path of a file that it shall send instead.
+    "x-lighttpd-send-file",
+    "x-reproxy-url",
+    "x-sendfile",
+];
+
+/// The beginnings of further names that only the host may set: CORS, proxies, and headers that browsers reserve.
+const FORBIDDEN_PREFIXES: &[&str] =
+    &["access-control-", "attribution-reporting-", "proxy-", "sec-", "x-accel-", "x-forwarded-"];
+
+/// Headers that a plugin may set only if its pages belong to the origin of the host (the grant `web`).
+const OF_PAGES: &[&str] = &[
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "cross-origin-embedder-policy",
+    "cross-origin-embedder-policy-report-only",
+    "cross-origin-opener-policy",
+    "cross-origin-opener-policy-report-only",
+    "document-policy",
+    "feature-policy",
+    "permissions-policy",
+];
+
+/// Relations of a `link` that cause no request and change no page.
+const HARMLESS_RELATIONS: &[&str] = &[
+    "alternate",
+    "author",
+    "canonical",
+    "collection",
+    "deprecation",
+    "describedby",
+    "edit",
+    "first",
+    "help",
+    "item",
+    "last",
+    "latest-version",
+    "license",
+    "next",
+    "predecessor-version",
+    "prev",
+    "previous",
+    "related",
+    "search",
+    "self",
+    "service-desc",
+    "service-doc",
+    "successor-version",
+    "sunset",
+    "up",
+];
+
+/// The maximum number of headers of a response.
+const MAX_HEADERS: usize = 64;
+
+/// Checks the headers of a response. `pages` says that the pages of the plugin belong to the origin of the host.
+///
+/// # Errors
+/// The reason, for the plugin's author.
+pub(super) fn check(headers: &[(String, String)], pages: bool) -> Result<(), String> {
+    if headers.len() > MAX_HEADERS {
+        return Err(format!("more than {MAX_HEADERS} headers"));
+    }
+    for (name, value) in headers {
+        // RFC 9110: a name is a token, here in lower case; a value is visible text, spaces and tabs.
+        let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err("a header's name is not a lower-case token".to_owned());
+        }
+        if FORBIDDEN.contains(&name.as_str()) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return Err(format!("only the host may set the header '{name}'"));
+        }
+        if !pages && OF_PAGES.contains(&name.as_str()) {
+            return Err(format!("a plugin without the grant 'web' may not set the header '{name}'"));
+        }
+        if !value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+            return Err(format!("the value of header '{name}' has a control character"));
+        }
+        if name == "link" && !is_harmless_link(value) {
+            return Err("a 'link' is malformed, or has a relation that makes a browser load something".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether each relation of a `link` (RFC 8288) is harmless. A relation that is a URI has no effect in browsers.
+fn is_harmless_link(value: &str) -> bool {
+    let mut rest = value.trim_matches([' ', '\t', ',']);
+    while !rest.is_empty() {
+        let Some((_, after)) = rest.strip_prefix('<').and_then(|rest| rest.split_once('>')) else { return false };
+        let Some((parameters, next)) = split_unquoted(after, ',') else { return false };
+        let mut parameters = Some(parameters);
+        while let Some(all) = parameters {
+            let Some((parameter, others)) = split_unquoted(all, ';') else { return false };
+            parameters = others;
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let relations = value.trim().trim_matches('"').split_ascii_whitespace();
+            let harmless = |relation: &str| {
+                relation.contains(':') || HARMLESS_RELATIONS.iter().any(|known| relation.eq_ignore_ascii_case(known))
+            };
+            if name.trim().eq_ignore_ascii_case("rel") && !relations.into_iter().all(harmless) {
+                return false;
+            }
+        }
+        rest = next.unwrap_or_default().trim_start_matches([' ', '\t', ',']);
+    }
+    true
+}
+
+/// Splits at the first separator outside quotes. Returns `None` if a quote is not closed.
+fn split_unquoted(text: &str, separator: char) -> Option<(&str, Option<&str>)> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (index, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if character == separator && !quoted => {
+                let (before, after) = text.split_at_checked(index)?;
+                return Some((before, after.strip_prefix(separator)));
+            }
+            _ => {}
+        }
+    }
+    (!quoted).then_some((text, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(name: &str, value: &str, pages: bool) -> bool {
+        check(&[(name.to_owned(), value.to_owned())], pages).is_err()
+    }
+
+    #[test]
+    fn ordinary_headers_pass() {
+        for (name, value) in [
+            ("content-type", "text/html"),
+            ("etag", "\"ü\""),
+            ("cache-control", "no-store"),
+            ("location", "/x"),
+            ("link", "</items?skip=10>; rel=\"next\", </items>; rel=first; title=\"a, b; rel=preload\""),
+            ("link", "<https://example.com/preload>; rel=\"prev https://example.com/rel\""),
+            ("x-content-type-options", "nosniff"),
+            ("x-colour", "green"),
+        ] {
+            assert!(!refused(name, value, false), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn headers_that_have_an_effect_beyond_the_response_belong_to_the_host() {
+        for name in FORBIDDEN.iter().chain(&["access-control-allow-origin", "proxy-authenticate", "x-accel-redirect"]) {
+            assert!(refused(name, "x", false) && refused(name, "x", true), "{name}");
+        }
+        for name in OF_PAGES {
+            assert!(refused(name, "x", false) && !refused(name, "x", true), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_link_may_not_make_a_browser_load_something() {
+        for link in [
+            "</x.js>; rel=preload; as=script",
+            "</x>; rel=\"next preload\"",
+            "</x>; REL=\"PreConnect\"",
+            "</x>; rel=next, </y>; rel = stylesheet",
+            "</x>; title=\"a\\\"\"; rel=modulepreload",
+            "</x>; title=\"rel=next",
+            "/x; rel=next",
+            "</x; rel=next",
+        ] {
+            assert!(refused("link", link, true), "{link}");
+        }
+    }
+}
