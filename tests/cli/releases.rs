@@ -126,7 +126,7 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     assert!(printed.contains("compile ") && printed.contains(" ms"), "{printed}");
     assert!(hint.contains("wharf plugin promote liar") && hint.contains("wharf plugin abort liar"), "{hint}");
     assert_eq!(releases.response_text().await, "two");
-    let client = releases.process.client();
+    let client = releases.process.superuser().await;
     let tried = client.request(Method::GET, "/liar/").header("x-wharf-canary", "always").send().await;
     assert_eq!(tried.text(), "three");
 
@@ -135,7 +135,7 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     assert_eq!((calls("live"), calls("candidate")), (json!(1), json!(1)));
     let printed = releases.printed(&["canary", "liar"]);
     assert!(printed.contains("LIVE 2") && printed.contains("CANARY 3") && printed.contains('█'), "{printed}");
-    assert!(printed.contains("only requests with X-Wharf-Canary: always"), "{printed}");
+    assert!(printed.contains("only requests of superusers with X-Wharf-Canary: always"), "{printed}");
     assert!(releases.printed(&["releases", "liar"]).lines().any(|line| line.contains("canary")));
     assert!(releases.printed(&["show", "liar"]).contains("canary    release 3"));
 

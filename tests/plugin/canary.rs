@@ -26,9 +26,9 @@ async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
     assert_eq!((&started["on_trial"], &started["replaced"]), (&json!(true), &json!(1)));
     let anyone = host.anonymous();
     assert_eq!(anyone.get("/liar").await.text(), "live");
-    assert_eq!(get_with_canary_header(&anyone, "always").await, "candidate");
-    assert_eq!(get_with_canary_header(&anyone, "never").await, "live");
-    assert_eq!(get_with_canary_header(&anyone, "nonsense").await, "live");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "candidate");
+    assert_eq!(get_with_canary_header(host.superuser(), "never").await, "live");
+    assert_eq!(get_with_canary_header(host.superuser(), "nonsense").await, "live");
     let plugin = host.superuser().get("/plugins/liar").await.ok();
     assert_eq!((&plugin["release"]["number"], &plugin["canary"]["release"]), (&json!(1), &json!(2)));
     let trial = host.superuser().get("/plugins/liar/canary").await.ok();
@@ -37,7 +37,7 @@ async fn a_canary_is_requested_by_header_and_promoted(host: &mut TestHost) {
         (&json!(1), &json!(3))
     );
     assert_eq!(operate(host, "liar/promote").await.ok()["release"]["number"], 2);
-    assert_eq!(get_with_canary_header(&anyone, "never").await, "candidate");
+    assert_eq!(get_with_canary_header(host.superuser(), "never").await, "candidate");
     operate(host, "liar/promote").await.has_code(409, "plugin_state");
     host.superuser().get("/plugins/liar/canary").await.has_code(409, "plugin_state");
     operate(host, "liar/rollback").await.ok();
@@ -49,7 +49,7 @@ async fn an_aborted_canary_leaves_the_live_release(host: &mut TestHost) {
     deploy_plan(host, &responding_with("candidate"), "canary=100%25").await;
     assert_eq!(host.anonymous().get("/liar").await.text(), "candidate");
     operate(host, "liar/abort").await.ok();
-    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "live");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "live");
     operate(host, "liar/abort").await.has_code(409, "plugin_state");
     operate(host, "nobody/abort").await.has_code(404, "plugin_not_found");
     // An aborted release is kept and can be rolled back to by its number only, because it was never live.
@@ -62,12 +62,12 @@ async fn a_canary_survives_a_restart(host: &mut TestHost) {
     deploy_plan(host, &responding_with("live"), "").await;
     deploy_plan(host, &responding_with("candidate"), "canary=header&minimum=7").await;
     host.restart().await;
-    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "candidate");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "candidate");
     assert_eq!(host.anonymous().get("/liar").await.text(), "live");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"]["minimum"], 7);
     // A deploy replaces the canary and ends it.
     deploy_plan(host, &responding_with("newer"), "").await;
-    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "newer");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "newer");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"], json!(null));
 }
 
@@ -105,9 +105,26 @@ async fn new_routes_of_a_canary_are_served_to_its_callers_only() {
     let route = |path: &str| json!({ "method": "GET", "path": path, "access": "public", "operation": {} });
     let candidate = liar(json!({ "answer": "candidate", "routes": [route("/"), route("/new")] }));
     deploy_plan(&host, &candidate, "canary=header").await;
-    let new = |value: &str| host.anonymous().request(reqwest::Method::GET, "/liar/new").header("x-wharf-canary", value);
+    let new = |value: &str| host.superuser().request(reqwest::Method::GET, "/liar/new").header("x-wharf-canary", value);
     assert_eq!(new("always").send().await.text(), "candidate");
     new("never").send().await.has_code(404, "route_not_found");
+}
+
+#[tokio::test]
+async fn only_a_superuser_can_choose_the_side() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy_plan(&host, &responding_with("live"), "").await;
+    deploy_plan(&host, &responding_with("candidate"), "canary=header").await;
+    let user = host.user("user@example.com").await;
+    let forged = host.superuser().clone().with_token("forged");
+    for client in [&host.anonymous(), &user, &forged] {
+        assert_eq!(get_with_canary_header(client, "always").await, "live");
+    }
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "candidate");
+    operate(&host, "liar/abort").await.ok();
+    deploy_plan(&host, &responding_with("candidate"), "canary=100%25").await;
+    assert_eq!(get_with_canary_header(&user, "never").await, "candidate");
+    assert_eq!(get_with_canary_header(host.superuser(), "never").await, "live");
 }
 
 #[tokio::test]
@@ -118,17 +135,16 @@ async fn a_worse_canary_is_aborted_with_the_evidence() {
     deploy_plan(&host, &responding_with("live"), "").await;
     let slow = liar(json!({ "answer": "slow", "millis": 30 }));
     deploy_plan(&host, &slow, "canary=header&minimum=30").await;
-    let anyone = host.anonymous();
     for _ in 0..30 {
-        assert_eq!(get_with_canary_header(&anyone, "never").await, "live");
-        get_with_canary_header(&anyone, "always").await;
+        assert_eq!(get_with_canary_header(host.superuser(), "never").await, "live");
+        get_with_canary_header(host.superuser(), "always").await;
     }
     let end = history_entry(&host, "liar", "abort").await;
     let detail = &end["detail"];
     assert!(detail["reason"].as_str().unwrap().contains("half of the calls took up to"), "{detail}");
     assert!(detail["evidence"]["candidate"]["calls"].as_u64() >= Some(30), "{detail}");
     assert_eq!((&end["actor"], &detail["release"]), (&json!(null), &json!(2)));
-    assert_eq!(get_with_canary_header(&anyone, "always").await, "live");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "live");
 }
 
 #[tokio::test]
@@ -137,12 +153,12 @@ async fn a_canary_that_only_fails_is_aborted_by_the_circuit_breaker() {
     deploy_plan(&host, &responding_with("live"), "").await;
     deploy_plan(&host, &liar(json!({ "handle": "trap" })), "canary=header&minimum=1000").await;
     for _ in 0..10 {
-        let request = host.anonymous().request(reqwest::Method::GET, "/liar").header("x-wharf-canary", "always");
+        let request = host.superuser().request(reqwest::Method::GET, "/liar").header("x-wharf-canary", "always");
         request.send().await.has_code(502, "plugin_trap");
     }
     let end = history_entry(&host, "liar", "abort").await;
     assert!(end["detail"]["reason"].as_str().unwrap().contains("quarantined"), "{end}");
-    assert_eq!(get_with_canary_header(&host.anonymous(), "always").await, "live");
+    assert_eq!(get_with_canary_header(host.superuser(), "always").await, "live");
 }
 
 #[tokio::test]
@@ -150,14 +166,13 @@ async fn canary_steps_lead_to_a_promotion() {
     let host = TestHost::sqlite(Setup::default()).await;
     deploy_plan(&host, &responding_with("live"), "").await;
     deploy_plan(&host, &responding_with("candidate"), "canary=header,50%25,100%25&hold=1ms&minimum=3").await;
-    let anyone = host.anonymous();
     for _ in 0..3 {
-        assert_eq!(get_with_canary_header(&anyone, "always").await, "candidate");
+        assert_eq!(get_with_canary_header(host.superuser(), "always").await, "candidate");
     }
     history_entry(&host, "liar", "step").await;
     let end = history_entry(&host, "liar", "promote").await;
     assert_eq!((&end["detail"]["before"], &end["detail"]["after"]), (&json!(1), &json!(2)));
-    assert_eq!(get_with_canary_header(&anyone, "never").await, "candidate");
+    assert_eq!(get_with_canary_header(host.superuser(), "never").await, "candidate");
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ impl<'a> Handler<'a> {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `always` or `never` decides for this request; otherwise the caller decides.
+/// `always` or `never` of a superuser decides for this request; otherwise the caller decides.
 const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
 const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 /// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
@@ -282,15 +282,18 @@ impl Dispatcher {
         reply.into()
     }
 
-    /// Returns whether a request goes to the canary: its header decides, or else its caller. Runs before the access
-    /// check, so a caller with invalid credentials counts as anonymous here.
+    /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller. Others
+    /// cannot choose: a client that sends its requests to one side could end any trial. Runs before the access check,
+    /// so a caller with invalid credentials counts as anonymous here.
     async fn uses_canary(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
-        match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
-            Some(b"always") => return true,
-            Some(b"never") => return false,
-            _ => {}
-        }
         let caller = access::identify(&self.host.auth, &parts.headers).await;
+        if caller.as_ref().is_some_and(|caller| caller.user.is_superuser) {
+            match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
+                Some(b"always") => return true,
+                Some(b"never") => return false,
+                _ => {}
+            }
+        }
         let caller = caller.map_or_else(|| peer.ip().to_string(), |caller| caller.user.id.to_string());
         canary.chooses(&caller)
     }

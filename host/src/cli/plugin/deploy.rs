@@ -43,7 +43,7 @@ pub(crate) struct DeployCommand {
     #[arg(long, value_name = "SHA256")]
     digest: Option<Digest>,
     /// Deploy it as a canary next to the live release: for a share of callers (10%), for growing shares (5%,25%,100%),
-    /// or only for requests with `X-Wharf-Canary: always` (header)
+    /// or only for requests of superusers with `X-Wharf-Canary: always` (header)
     #[arg(long, value_name = "SHARE,…|header")]
     canary: Option<String>,
     /// The minimum time of each of several shares, such as 10m

@@ -157,7 +157,7 @@ fn canary(plugin: &Value) -> String {
 /// Returns a share of callers as text; 0 means callers that ask for the canary.
 fn share(percent: f64) -> String {
     if percent == 0.0 {
-        return "only requests with X-Wharf-Canary: always".to_owned();
+        return "only requests of superusers with X-Wharf-Canary: always".to_owned();
     }
     format!("{percent}% of callers")
 }

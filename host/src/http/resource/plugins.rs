@@ -82,7 +82,7 @@ struct DeployQuery {
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
     id: Option<String>,
     /// Deploys a canary next to the live release: the share of callers, such as `10%`, or several steps, such as
-    /// `5%,25%,100%`. `header` means only requests with `X-Wharf-Canary: always`.
+    /// `5%,25%,100%`. `header` means only requests of superusers with `X-Wharf-Canary: always`.
     #[serde(default)]
     #[schemars(with = "String")]
     canary: Option<String>,

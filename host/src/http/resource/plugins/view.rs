@@ -76,7 +76,8 @@ pub(super) struct CanaryPublic {
     release: i64,
     /// The current share of callers.
     percent: f64,
-    /// The shares of its steps. 0 means only requests with `X-Wharf-Canary: always`.
+    /// The shares of its steps. 0 means only requests of superusers with
+    /// `X-Wharf-Canary: always`.
     steps: Vec<f64>,
     /// The index of the current step.
     step: usize,
