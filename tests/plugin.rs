@@ -42,15 +42,14 @@ pub(crate) fn liar(changes: Value) -> Component {
     Component::liar(&declaration)
 }
 
-/// Deploys with settings, which are sent as JSON in the query.
+/// Deploys with settings, which are sent as a part of the body.
 pub(crate) async fn deploy_with_settings(
     client: &Client,
     component: &Component,
     grant: &str,
     settings: &Value,
 ) -> TestResponse {
-    let settings: String = settings.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    client.deploy(&component.0, &format!("grant={grant}&settings={settings}")).await
+    client.deploy_with_settings(&component.0, &format!("grant={grant}"), &settings.to_string()).await
 }
 
 /// Returns all plugins as the operator API lists them.

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::deploy_rejection::rejection;
 use super::{deploy_with_settings, liar, plugins};
 use crate::support::host::{CHAMELEON, chameleon_grants};
 use crate::support::{Backend, Component, Setup, TestHost, both};
@@ -48,9 +47,19 @@ async fn settings_that_violate_the_schema_are_rejected_and_the_old_ones_stay() {
 }
 
 #[tokio::test]
-async fn settings_that_are_not_json_are_an_invalid_parameter() {
-    let response = rejection(Component::chameleon(), &format!("{CHAMELEON}&settings=%7B")).await;
-    response.has_findings(&["query.settings value_error: not JSON: …"]);
+async fn settings_travel_in_the_body_and_no_error_repeats_them() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let chameleon = Component::chameleon();
+    let in_url = host.superuser().deploy(&chameleon.0, &format!("{CHAMELEON}&settings=%7B%7D")).await;
+    in_url.has_findings(&["query.settings value_error: settings are not accepted in the URL, …"]);
+    let deploy = |settings: &'static str| host.superuser().deploy_with_settings(&chameleon.0, CHAMELEON, settings);
+    deploy("{ hunter2").await.has_findings(&["body.settings value_error: not JSON, at line 1, column 3"]);
+    let refused = deploy(r#"{ "word": 777123 }"#).await;
+    refused.has_code(422, "invalid_component");
+    assert!(!refused.text().contains("777123"), "{}", refused.text());
+    assert_eq!(plugins(&host).await["count"], 0);
+    deploy(r#"{ "word": "blue" }"#).await.ok();
+    assert_eq!(host.anonymous().get("/chameleon/setting").await.ok(), "blue");
 }
 
 #[tokio::test]

@@ -115,6 +115,18 @@ impl Client {
         let request = self.request(Method::POST, &format!("/plugins/?{query}"));
         request.header("content-type", "application/wasm").body(component.to_vec()).send().await
     }
+
+    /// Deploys a component with settings, which are JSON, in a multipart form.
+    pub(crate) async fn deploy_with_settings(&self, component: &[u8], query: &str, settings: &str) -> TestResponse {
+        let part = |head: &str, content: &[u8]| {
+            let head = format!("--boundary\r\ncontent-disposition: form-data; name={head}\r\n\r\n");
+            [head.as_bytes(), content, b"\r\n"].concat()
+        };
+        let component = part("\"component\"; filename=\"x.wasm\"\r\ncontent-type: application/wasm", component);
+        let body = [part("\"settings\"", settings.as_bytes()), component, b"--boundary--\r\n".to_vec()].concat();
+        let request = self.request(Method::POST, &format!("/plugins/?{query}")).body(body);
+        request.header("content-type", "multipart/form-data; boundary=boundary").send().await
+    }
 }
 
 impl Request {

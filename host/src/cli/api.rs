@@ -1,7 +1,7 @@
 //! The client of the operator API. Owns requests and the explanation of errors to people. It parses responses
 //! leniently, so that an older command works with a newer host.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +12,7 @@ use url::Url;
 
 use super::credentials::Credentials;
 use super::failure::Failure;
+use crate::clock::Random;
 use crate::config::Secret;
 
 /// The largest response to read, in bytes; the operator API sends none that is larger.
@@ -22,6 +23,9 @@ const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The timeout of other requests: a deploy compiles, migrates and smoke-tests the component before the host responds.
 const LONG_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The slowest upload, in bytes per second. The host refuses slower ones.
+const SLOWEST_UPLOAD: u64 = 16 * 1024;
 
 /// The operator API's path of plugins.
 pub(super) const PLUGINS: &str = "/api/v1/plugins/";
@@ -129,15 +133,40 @@ impl Api {
         self.send(self.request(Method::DELETE, path)?.body(()).map_err(malformed)?)
     }
 
-    /// Uploads a component of `length` bytes by `POST`.
-    pub(super) fn upload(&self, path: &str, body: impl Read + 'static, length: u64) -> Result<Value, Failure> {
+    /// Uploads a component of `length` bytes by `POST`, with the settings of the plugin as JSON if they are given.
+    pub(super) fn upload(
+        &self,
+        path: &str,
+        component: impl Read + 'static,
+        length: u64,
+        settings: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let boundary = format!("wharf-{}", Random::System.uuid().map_err(|error| Failure::host(&error))?.simple());
+        let (content_type, before, after) = match settings {
+            None => ("application/wasm".to_owned(), String::new(), String::new()),
+            Some(settings) => (
+                format!("multipart/form-data; boundary={boundary}"),
+                format!(
+                    "--{boundary}\r\ncontent-disposition: form-data; name=\"settings\"\r\n\
+                     content-type: application/json\r\n\r\n{settings}\r\n--{boundary}\r\n\
+                     content-disposition: form-data; name=\"component\"; filename=\"component.wasm\"\r\n\
+                     content-type: application/wasm\r\n\r\n"
+                ),
+                format!("\r\n--{boundary}--\r\n"),
+            ),
+        };
+        let framing = u64::try_from(before.len().saturating_add(after.len())).unwrap_or(u64::MAX);
+        let length = length.saturating_add(framing);
         let request = self
             .request(Method::POST, path)?
-            .header("content-type", "application/wasm")
+            .header("content-type", content_type)
             .header("content-length", length)
             // Lets the host refuse a caller before the component is sent.
             .header("expect", "100-continue");
-        self.send(request.body(SendBody::from_owned_reader(body)).map_err(malformed)?)
+        let body = Cursor::new(before).chain(component).chain(Cursor::new(after));
+        let request = request.body(SendBody::from_owned_reader(body)).map_err(malformed)?;
+        let time = LONG_TIMEOUT.saturating_add(Duration::from_secs(length / SLOWEST_UPLOAD));
+        self.send(self.agent.configure_request(request).timeout_send_body(Some(time)).build())
     }
 
     fn request(&self, method: Method, path: &str) -> Result<ureq::http::request::Builder, Failure> {
@@ -182,6 +211,9 @@ impl Api {
         for finding in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
             failure.details.push(describe(finding));
         }
+        if let Some(omitted) = problem.get("errors_omitted").and_then(Value::as_u64) {
+            failure.details.push(format!("and {omitted} more"));
+        }
         // The code can be looked up in the documentation, and the id in the host's log.
         for name in ["code", "request_id"] {
             if let Some(value) = text(name).filter(|value| !value.is_empty()) {
@@ -211,9 +243,6 @@ fn malformed(error: ureq::http::Error) -> Failure {
 }
 
 /// `query.mount: msg`
-        if let Some(omitted) = problem.get("errors_omitted").and_then(Value::as_u64) {
-            failure.details.push(format!("and {omitted} more"));
-        }
 fn describe(finding: &Value) -> String {
     let place: Vec<_> = finding
         .get("loc")
@@ -284,7 +313,7 @@ mod tests {
     #[test]
     fn an_upload_states_its_length_and_expects_100_continue() {
         let (api, request) = responding("401 Unauthorized", r#"{"detail":"x"}"#);
-        assert!(api.upload("/", std::io::repeat(0).take(1 << 20), 1 << 20).is_err());
+        assert!(api.upload("/", std::io::repeat(0).take(1 << 20), 1 << 20, None).is_err());
         let request = request.join().unwrap();
         assert!(request.contains("content-length: 1048576") && request.contains("expect: 100-continue"), "{request}");
     }

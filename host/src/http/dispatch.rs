@@ -249,12 +249,12 @@ impl Dispatcher {
                 Ok(MatchedRoute {
                     operation: &compiled.operation,
                     access: &compiled.route.access,
-                    max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
                     // The handler parses a raw body, whatever its content type is.
                     body_kind: match compiled.route.body_limit {
                         Some(_) => Some(BodyKind::Raw),
                         None => compiled.operation.body_kind(),
                     },
+                    max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
                     handler: Handler::Host(&compiled.route),
                 })
             }
@@ -263,8 +263,8 @@ impl Dispatcher {
                 Ok(MatchedRoute {
                     operation: &contract.operation,
                     access: &contract.access,
-                    max_body_bytes: release.limits.request_bytes,
                     body_kind: contract.operation.body_kind(),
+                    max_body_bytes: release.limits.request_bytes,
                     handler: Handler::Plugin { release, index: *index, contract },
                 })
             }
@@ -327,13 +327,6 @@ impl Dispatcher {
         if route.body_kind == Some(BodyKind::Raw) {
             return if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) };
         }
-    }
-
-    /// Responds to a path that matches no route: with the state of an absent plugin, a static file, or a 404.
-    async fn respond_without_route(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
-        let path = parts.uri.path();
-        match generation.absence(path) {
-            Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
         let operation = Arc::clone(route.operation);
         // A plugin parses the bytes itself.
         let keeps_value = route.handler.release().is_none();
@@ -345,6 +338,13 @@ impl Dispatcher {
             if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) }
         };
         self.host.body_work.run(read.bytes.len(), move || check(read)).await?
+    }
+
+    /// Responds to a path that matches no route: with the state of an absent plugin, a static file, or a 404.
+    async fn respond_without_route(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
+        let path = parts.uri.path();
+        match generation.absence(path) {
+            Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
             Some(reason) => {
                 let code = match reason {
                     Absence::Paused => code::PLUGIN_PAUSED,

@@ -208,6 +208,16 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
+    /// Declares a further content type of a raw body, with the schema of its content. The handler parses it.
+    #[must_use]
+    pub fn or_raw(mut self, content_type: &'static str, schema: Value) -> Self {
+        let body = self.operation.get_mut("requestBody").and_then(|body| body.get_mut("content"));
+        if let Some(content) = body.and_then(Value::as_object_mut) {
+            content.insert(content_type.to_owned(), json!({ "schema": schema }));
+        }
+        self
+    }
+
     /// Declares the content of a successful response with status 200.
     #[must_use]
     pub fn replies<T: JsonSchema>(self) -> Self {

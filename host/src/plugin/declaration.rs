@@ -165,7 +165,8 @@ impl Declaration {
                 let errors: Vec<String> = validator
                     .iter_errors(settings)
                     .take(8)
-                    .map(|error| format!("{}: {}", error.instance_path(), printable(&error.to_string())))
+                    // The values can be secrets, and the text is kept in the record of the deploy.
+                    .map(|error| format!("{}: {}", error.instance_path(), printable(&error.masked().to_string())))
                     .collect();
                 if errors.is_empty() {
                     Ok(())

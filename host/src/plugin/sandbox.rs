@@ -56,7 +56,6 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
-/// Runs guests.
 impl Request<'_> {
     /// Returns the bytes of its texts and its body.
     fn size(&self) -> usize {
@@ -66,6 +65,7 @@ impl Request<'_> {
     }
 }
 
+/// Runs guests.
 pub struct Sandbox {
     engine: PluginEngine,
     clock: Clock,

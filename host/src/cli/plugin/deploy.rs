@@ -90,15 +90,15 @@ impl DeployCommand {
     fn upload(&self, api: &Api, settings: Option<&str>, terminal: &Terminal) -> Result<Value, Failure> {
         let (file, length) = open_component(&self.file)?;
         let id = Random::System.uuid().map_err(|error| Failure::host(&error))?.to_string();
-        let path = format!("{PLUGINS}?{}", self.query(&id, settings)?);
+        let path = format!("{PLUGINS}?{}", self.query(&id)?);
         let bar = terminal.progress(length);
         let body = bar.wrap_read(file);
-        let outcome = stages::follow(api, &id, &bar, terminal, || api.upload(&path, body, length));
+        let outcome = stages::follow(api, &id, &bar, terminal, || api.upload(&path, body, length, settings));
         bar.finish_and_clear();
         outcome.map_err(|refusal| stages::locate(capabilities::explain(refusal), api, &id))
     }
 
-    fn query(&self, id: &str, settings: Option<&str>) -> Result<String, Failure> {
+    fn query(&self, id: &str) -> Result<String, Failure> {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("id", id);
         if let Some(name) = &self.name {
@@ -119,7 +119,6 @@ impl DeployCommand {
         let given = [
             ("digest", self.digest.as_ref().map(Digest::as_str)),
             ("mount", self.mount.as_deref()),
-            ("settings", settings),
             ("canary", self.canary.as_deref()),
             ("hold", self.hold.as_deref()),
             ("minimum", minimum.as_deref()),
@@ -136,7 +135,8 @@ impl DeployCommand {
 fn read_settings(path: &Path) -> Result<String, Failure> {
     let failure = |reason: String| Failure::usage(format!("settings {}: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| failure(error.to_string()))?;
-    // Compact, because it is sent in the URL.
-    let value: Value = serde_json::from_str(&text).map_err(|error| failure(format!("not JSON: {error}")))?;
+    // A typing error is reported before the upload. The text is not repeated, because it can hold secrets.
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| failure(format!("not JSON, at line {}, column {}", error.line(), error.column())))?;
     Ok(value.to_string())
 }

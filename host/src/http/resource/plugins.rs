@@ -1,5 +1,6 @@
 //! The operator API: deploy, list, show and remove plugins. `operations` has the routes that act on a deployed plugin.
 
+mod deploy_body;
 mod initiator;
 mod operations;
 mod view;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::deploy_body::DeployBody;
 use self::initiator::initiator;
 use self::view::{PluginDetail, PluginPublic};
 use crate::capability::Grants;
@@ -38,9 +40,13 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .run_to_completion()
             .superuser()
             .named("plugins", "deploy_plugin", "Deploy Plugin")
-            .described("The body is a component file. Its imports must be granted by this deploy or by an earlier one.")
+            .described(
+                "The body is a component file, or a form with the component and the settings of the plugin. The \
+                 imports of the component must be granted by this deploy or by an earlier one.",
+            )
             .query::<DeployQuery>()
-            .raw("application/wasm", upload_bytes)
+            .raw("application/wasm", upload_bytes.saturating_add(deploy_body::MAX_ADDITION))
+            .or_raw("multipart/form-data", deploy_body::form_schema())
             .replies::<DeployedPublic>(),
         HostRoute::get("/api/v1/plugins/{name}", read_plugin)
             .superuser()
@@ -102,9 +108,9 @@ struct DeployQuery {
     #[serde(default)]
     #[schemars(with = "String")]
     digest: Option<String>,
-    /// The settings of the plugin as JSON text. Default: the current settings.
+    /// Refused, because URLs are logged and settings can hold secrets. Settings are a part of the multipart form.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("deprecated" = true))]
     settings: Option<String>,
 }
 
@@ -221,14 +227,17 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         .map(|text| text.parse())
         .transpose()
         .map_err(|error: crate::plugin::artifact::InvalidDigest| refuse("digest", error.to_string()))?;
-    let settings = query
-        .settings
-        .map(|text| serde_json::from_str(&text))
-        .transpose()
-        .map_err(|error| refuse("settings", format!("not JSON: {error}")))?;
+    if query.settings.is_some() {
+        let text = "settings are not accepted in the URL, where they could be logged; send a multipart form with the \
+                    parts 'component' and 'settings'";
+        return Err(refuse("settings", text.to_owned()));
+    }
     let canary = query.canary.map(|text| plan(&text, query.hold.as_deref(), query.minimum, &refuse)).transpose()?;
+    let (headers, body) = (std::mem::take(&mut call.headers), call.raw());
+    let DeployBody { component, settings } =
+        host.body_work.run(body.len(), move || deploy_body::read(&headers, body)).await??;
     let upload = Upload {
-        component: call.raw(),
+        component,
         name: query.name,
         mount,
         grants,
