@@ -4,7 +4,7 @@ use std::io::{Cursor, Read as _};
 use std::sync::{Arc, LazyLock};
 
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue};
 use bytes::Bytes;
 use zip::ZipArchive;
 
@@ -41,23 +41,32 @@ const VIEWER: &str = r##"<!doctype html>
 <body>
 <div id="swagger-ui"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({
+<script src="/docs/viewer.js"></script>
+</body>
+</html>
+"##;
+
+/// A file of its own, so that the policy can forbid scripts in the page.
+const VIEWER_SCRIPT: &str = r##"SwaggerUIBundle({
   url: "/api/v1/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   persistAuthorization: true,
 });
-</script>
-</body>
-</html>
 "##;
 
+/// The page shows texts of plugins, and keeps the token that its user enters. Swagger UI removes scripts from the texts;
+/// the policy is a second border.
+const VIEWER_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
 async fn read_viewer(_: Arc<Host>, _: Call) -> Result<Reply> {
-    Ok(Reply::html(VIEWER))
+    Ok(Reply::html(VIEWER).with_header(CONTENT_SECURITY_POLICY, VIEWER_POLICY))
 }
 
-/// The files that the viewer's page requests, with their types.
+/// The files of Swagger UI that the page requests, with their types.
 const VIEWER_FILES: [(&str, &str); 3] = [
     ("swagger-ui.css", "text/css; charset=utf-8"),
     ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
@@ -69,6 +78,9 @@ static UNPACKED: LazyLock<Result<Vec<Bytes>, String>> = LazyLock::new(unpack);
 
 async fn read_viewer_file(_: Arc<Host>, call: Call) -> Result<Reply> {
     let file: String = call.path("file")?;
+    if file == "viewer.js" {
+        return Ok(Reply::new(StatusCode::OK, "text/javascript; charset=utf-8", VIEWER_SCRIPT));
+    }
     let unreadable =
         |error: &String| Error::internal("the archive of the viewer cannot be read").with_internal(error.clone());
     let files = UNPACKED.as_ref().map_err(unreadable)?;
