@@ -49,14 +49,20 @@ async fn components_given_at_startup_are_deployed_once() {
     config.server.data_dir = directory.path().join("data");
     config.plugins.total_concurrency = 4;
     for unchanged in [false, true] {
-        let environment = Environment { compile: Compile::in_process(), ..Environment::default() };
+        let environment =
+            Environment { compile: Compile::in_process(), awaits_deployments: true, ..Environment::default() };
         let app = App::start(config.clone(), environment).await.unwrap();
+        let client = Client::new(app.addr());
+        let ready = async || client.plain(reqwest::Method::GET, "/readyz").send().await;
         for name in ["hello", "items"] {
             let grants = vec!["auth".to_owned(), "sql".to_owned()];
             let deployed = app.deploy(&Deployment { file: Component::file(name), grants }).await;
             let deployed = deployed.unwrap_or_else(|error| panic!("{name}: {}", error.report()));
             assert_eq!(deployed.unchanged, unchanged, "{name}");
+            ready().await.has_code(503, "starting");
         }
+        app.set_ready();
+        assert_eq!(ready().await.text(), "ok");
         app.stop().await.unwrap();
     }
 }

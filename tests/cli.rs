@@ -154,6 +154,19 @@ async fn a_request_in_flight_is_finished_before_the_shutdown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_not_ready_before_its_plugins_respond() {
+    let home = home();
+    let file = write_component(home.path(), "hello.wasm", &Component::hello());
+    let process = Process::start_serving(home, &["--deploy", &file]).await;
+    until("the host to be ready", async || {
+        let ready = process.client().plain(Method::GET, "/readyz").send().await;
+        (ready.status == 200 || ready.has_code(503, "starting").is_empty()).then_some(())
+    })
+    .await;
+    process.client().get("/hello/you").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_host_keeps_its_data() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;

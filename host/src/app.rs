@@ -7,6 +7,7 @@ mod open_files;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -48,6 +49,8 @@ pub struct Environment {
     pub egress: EgressEnvironment,
     /// The cost of a password hash.
     pub passwords: HashCost,
+    /// Whether the host is not ready before [`App::set_ready`], because it deploys plugins as soon as it serves.
+    pub awaits_deployments: bool,
 }
 
 /// A component to deploy as soon as the host serves, unless it is live already.
@@ -87,7 +90,7 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, environment: Environment, stage: &mut &'static str) -> Result<Self> {
-        let Environment { clock, random, compile, at_stage, egress, passwords } = environment;
+        let Environment { clock, random, compile, at_stage, egress, passwords, awaits_deployments } = environment;
         let data_dir = DataDir::open(&config.server.data_dir)?;
 
         *stage = "opening the database";
@@ -130,6 +133,7 @@ impl App {
             body_memory: BodyMemory::new(config.server.body_memory_bytes),
             body_work: Default::default(),
             openapi: Default::default(),
+            starting: AtomicBool::new(awaits_deployments),
             stopping: shutdown.clone(),
         });
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&host), routes)?);
@@ -182,6 +186,11 @@ impl App {
         let id = Some(self.host.random.uuid()?.to_string());
         let upload = Upload { grants, id, ..Upload::new(component.into(), &by) };
         self.host.plugins.deploy(upload).await
+    }
+
+    /// Ends the start: from now on `/readyz` succeeds.
+    pub fn set_ready(&self) {
+        self.host.starting.store(false, Ordering::SeqCst);
     }
 
     /// Shuts down gracefully: requests in flight may finish.

@@ -29,6 +29,7 @@ pub mod static_files;
 pub mod traffic;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,8 @@ pub struct Host {
     pub body_work: body_work::BodyWork,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
+    /// Whether the host still deploys the plugins that it was started with. It serves meanwhile, and is not ready.
+    pub starting: AtomicBool,
     /// Cancelled when the shutdown begins.
     pub stopping: CancellationToken,
 }

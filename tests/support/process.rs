@@ -49,11 +49,20 @@ impl Process {
         Self::start_by(command, home, &[]).await
     }
 
+    /// Starts a host with more arguments of `wharf serve`.
+    pub(crate) async fn start_serving(home: TempDir, arguments: &[&str]) -> Self {
+        let mut command = wharf(home.path());
+        command.arg("serve").args(arguments);
+        Self::start_by(command, home, &[]).await
+    }
+
     async fn start_by(mut command: Command, home: TempDir, settings: &[(&str, &str)]) -> Self {
         build_components();
+        if command.get_args().all(|argument| argument != "serve") {
+            command.arg("serve");
+        }
         let log = std::fs::File::create(home.path().join("log")).unwrap();
         let child = command
-            .arg("serve")
             .env("WHARF_LISTEN", "127.0.0.1:0")
             .env("WHARF_DATA_DIR", home.path().join("data"))
             .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)

@@ -56,7 +56,8 @@ async fn serve(
     if config.server.development {
         tracing::warn!("development mode: /api/v1/private is open to everybody, and mail is logged instead of sent");
     }
-    let app = App::start(config.clone(), Environment::default()).await.map_err(|error| Failure::host(&error))?;
+    let environment = Environment { awaits_deployments: !deployments.is_empty(), ..Environment::default() };
+    let app = App::start(config.clone(), environment).await.map_err(|error| Failure::host(&error))?;
     shutdown::on_signal(app.shutdown().clone()).map_err(|error| Failure::host(&error))?;
     tracing::info!(address = %app.addr(), "listening");
 
@@ -76,6 +77,7 @@ async fn serve(
         }
     }
 
+    app.set_ready();
     let people = telemetry::is_text(&config.log) && !terminal.is_json();
     Banner { config: &config, file: file.as_deref(), app: &app, deployed: &deployed }.show(terminal, people);
     app.wait().await.map_err(|error| Failure::host(&error))?;

@@ -86,6 +86,8 @@ codes! {
     INTERNAL = "internal", 500;
     /// The host is shutting down.
     SHUTTING_DOWN = "shutting_down", 503;
+    /// The host deploys the plugins that it was started with (`wharf serve --deploy`). Only `/readyz` responds so.
+    STARTING = "starting", 503;
     /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files
     /// is being sent. See `Retry-After`.
     OVERLOADED = "overloaded", 503;
@@ -128,6 +130,9 @@ codes! {
     SCHEMA_TOO_NEW = "schema_too_new", 409;
     /// The state of the plugin does not allow the operation: no canary is running, or the plugin is paused.
     PLUGIN_STATE = "plugin_state", 409;
+    /// An operator or the host changed the plugin while the operation ran: a pause, a revocation, a rollback, a removal.
+    /// The change stays, and nothing of the operation is served.
+    PLUGIN_CHANGED = "plugin_changed", 409;
     /// The upload is not a component that Wharf can run. The text gives the reason.
     INVALID_COMPONENT = "invalid_component", 422;
     /// Compiling the component exceeds the limit of memory or time. The text names the setting.

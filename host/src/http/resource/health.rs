@@ -1,6 +1,7 @@
 //! Health checks: liveness, readiness, and the health check of the FastAPI full-stack template.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -29,11 +30,15 @@ async fn read_liveness(_: Arc<Host>, _: Call) -> Result<Reply> {
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
 }
 
-/// Succeeds while the database responds and the host is not shutting down.
+/// Succeeds while the database responds and the host is neither starting nor shutting down.
 async fn read_readiness(host: Arc<Host>, _: Call) -> Result<Reply> {
     if host.stopping.is_cancelled() {
         let kind = Kind::Unavailable(Duration::from_secs(5));
         return Err(Error::new(kind, code::SHUTTING_DOWN, "The host is stopping"));
+    }
+    if host.starting.load(Ordering::SeqCst) {
+        let kind = Kind::Unavailable(Duration::from_secs(1));
+        return Err(Error::new(kind, code::STARTING, "The host is deploying the plugins that it was started with"));
     }
     host.db.ping().await?;
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
