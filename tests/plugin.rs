@@ -7,6 +7,7 @@ mod deploy;
 mod deploy_rejection;
 mod deploy_rejection_under_load;
 mod deploy_under_load;
+mod emergencies;
 mod grants;
 mod job;
 mod limit_overrides;

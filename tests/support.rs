@@ -4,6 +4,7 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod component;
 pub(crate) mod files;
+pub(crate) mod gate;
 pub(crate) mod host;
 pub(crate) mod http2_frames;
 pub(crate) mod load;

@@ -1,12 +1,17 @@
 //! Capabilities: the packages that a plugin may import. Each is one WIT package, one file here and one line in
 //! `capabilities!`. (`web` has no package: it is a permission without functions.)
 //!
-//! A capability has five steps. State belongs to exactly one of them:
+//! A capability has these steps. State belongs to exactly one of them:
 //! - `open`, once at boot: finds the services that it uses;
 //! - `link`, once per linker: defines its functions for releases that were granted it;
 //! - `admit`, once per release: checks the grant's parameters and finds the plugin's own resources;
 //! - `serve`, whenever a release becomes live: applies its quotas to the state that all releases of the plugin share;
-//! - `enter`, once per call: creates the state that the call's functions use.
+//! - `enter`, once per call: creates the state that the call's functions use;
+//! - `close` and `reopen`, when an operator revokes or restores a grant: closes or opens the plugin's own resources to
+//!   others than this host, such as the login of its database role.
+//!
+//! A function asks for the state of its capability each time. The answer is an error after the grant was revoked
+//! (`revocation`), also for a call that was in flight.
 //!
 //! Data passes from boot to release to call and never back. A capability returns typed WIT errors to the guest. Only an
 //! exceeded limit of the call, a forbidden action or a defect of the host is a trap. Only this module and `plugin` name
@@ -23,6 +28,7 @@ pub mod guest;
 pub mod http;
 pub mod log;
 pub mod parameter;
+pub mod revocation;
 pub mod sql;
 pub mod usage;
 pub mod wasi;
@@ -47,6 +53,8 @@ pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
 pub use grant::{Grants, InvalidGrant};
 pub use guest::Guest;
 use parameter::{NoParameters, Parameter, Parameters};
+use revocation::LoadedReleases;
+pub use revocation::{Revocations, Revoked};
 pub use usage::Usage;
 
 pub use crate::config::Limit;
@@ -108,6 +116,23 @@ pub trait Capability: Sized + Send + Sync + 'static {
 
     /// Creates the state of one call.
     fn enter(release: &Self::Release, context: &Arc<CallContext>) -> Self::Call;
+
+    /// Closes the plugin's resources, because its grant was revoked. Has no further effect when it is repeated.
+    ///
+    /// # Errors
+    /// A service is not available.
+    fn close(&self, _: &PluginName) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Opens the plugin's resources again, before a release that was granted the capability needs them. Has no effect
+    /// if they are open.
+    ///
+    /// # Errors
+    /// A service is not available.
+    fn reopen(&self, _: &PluginName) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// The services that capabilities are opened with.
@@ -170,18 +195,21 @@ macro_rules! capabilities {
         pub struct Capabilities {
             $($field: $capability,)*
             configured: Arc<Config>,
+            loaded: LoadedReleases,
         }
 
         /// The state of one release in each capability that it was granted.
         #[derive(Default)]
         pub struct Admitted {
             $($field: Option<<$capability as Capability>::Release>,)*
+            revocations: Arc<Revocations>,
         }
 
         /// The state of one call in each capability that its release was granted.
         #[derive(Default)]
         pub struct Entered {
             $($field: Option<<$capability as Capability>::Call>,)*
+            revocations: Arc<Revocations>,
         }
 
         /// The number of calls into each capability.
@@ -211,7 +239,8 @@ macro_rules! capabilities {
             /// A service that one of them needs is not available.
             pub async fn open(boot: &Boot) -> Result<Self> {
                 let configured = Arc::clone(&boot.config);
-                Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* configured })
+                let loaded = LoadedReleases::default();
+                Ok(Self { $($field: <$capability as Capability>::open(boot).await?,)* configured, loaded })
             }
 
             /// The capabilities that an operator may grant.
@@ -253,11 +282,40 @@ macro_rules! capabilities {
             /// A grant's parameters are not valid, or a resource is not available.
             pub async fn admit(&self, candidate: &Candidate<'_>, grants: &Grants) -> Result<Admitted> {
                 let host = &self.configured.plugins;
-                let mut admitted = Admitted::default();
+                // Known from the beginning, so that a revocation meanwhile reaches it.
+                let revocations = self.loaded.add(candidate.plugin, grants.names());
+                let mut admitted = Admitted { revocations, ..Admitted::default() };
                 $(if let Some(grant) = grants.parameters::<$capability>(host)? {
                     admitted.$field = Some(self.$field.admit(candidate, grant).await?);
                 })*
                 Ok(admitted)
+            }
+
+            /// Revokes a grant from all loaded releases of a plugin, at once.
+            pub fn forbid(&self, plugin: &PluginName, capability: &str) {
+                self.loaded.revoke(plugin, capability);
+            }
+
+            /// Closes the plugin's resources of a revoked capability.
+            ///
+            /// # Errors
+            /// A service is not available.
+            pub async fn close(&self, plugin: &PluginName, capability: &str) -> Result<()> {
+                $(if capability == <$capability as Capability>::NAME {
+                    return self.$field.close(plugin).await;
+                })*
+                Ok(())
+            }
+
+            /// Opens the plugin's resources of a capability again.
+            ///
+            /// # Errors
+            /// A service is not available.
+            pub async fn reopen(&self, plugin: &PluginName, capability: &str) -> Result<()> {
+                $(if capability == <$capability as Capability>::NAME {
+                    return self.$field.reopen(plugin).await;
+                })*
+                Ok(())
             }
 
             /// Applies the quotas of the release that becomes live.
@@ -288,18 +346,28 @@ macro_rules! capabilities {
 
             /// Creates the state of one call.
             pub fn enter(&self, context: &Arc<CallContext>) -> Entered {
-                Entered { $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)* }
+                Entered {
+                    $($field: self.$field.as_ref().map(|release| <$capability>::enter(release, context)),)*
+                    revocations: Arc::clone(&self.revocations),
+                }
+            }
+
+            /// Returns the revocations of the release.
+            pub fn revocations(&self) -> &Revocations {
+                &self.revocations
             }
         }
 
         impl Entered {
             $(
-                /// Returns the call's state in this capability.
+                /// Returns the call's state in this capability, or an error if the grant was revoked.
                 ///
                 /// # Errors
                 /// The release was not granted it. Its functions are not linked then, so this is a defect of the host.
-                pub fn $field(&mut self) -> wasmtime::Result<&mut <$capability as Capability>::Call> {
-                    self.$field.as_mut().ok_or_else(|| wasmtime::Error::msg(concat!(stringify!($field), " was not entered")))
+                pub fn $field(&mut self) -> wasmtime::Result<Result<&mut <$capability as Capability>::Call, Revoked>> {
+                    let call = self.$field.as_mut();
+                    let call = call.ok_or_else(|| wasmtime::Error::msg(concat!(stringify!($field), " was not entered")))?;
+                    Ok(self.revocations.check(<$capability as Capability>::NAME).map(|()| call))
                 }
             )*
         }

@@ -8,7 +8,7 @@
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
 //! Above it stand the operations, each in a module of its own: `startup`, `deploy` (the only way in, after `signature`
-//! checked the file), `operations`, `canary_rollout`, `supervisor`, and the reading ones, `history` and `limit_usage`.
+//! checked the file), `operations`, `rollback`, `canary_rollout`, `supervisor`, and the reading ones, `history` and `limit_usage`.
 
 pub mod artifact;
 pub mod breaker;
@@ -20,6 +20,7 @@ pub mod compile;
 pub mod declaration;
 mod deploy;
 pub mod deploy_job;
+mod deploy_turn;
 pub mod drain;
 pub mod engine;
 #[cfg(fuzzing)]
@@ -33,6 +34,7 @@ pub mod limit_usage;
 pub mod limits;
 mod live_set;
 mod operations;
+mod pause;
 mod probation;
 pub mod refusal;
 pub mod registry;
@@ -40,6 +42,7 @@ pub mod release;
 mod release_store;
 pub mod response;
 mod response_header;
+mod rollback;
 pub mod sandbox;
 pub mod schema_compatibility;
 pub mod signature;

@@ -234,23 +234,26 @@ async fn tables(host: &TestHost) -> (Vec<String>, Vec<String>) {
     (tables, recorded)
 }
 
-/// The state after a crash between recording the release and finishing the deploy: the release is live, so the deploy
-/// succeeded.
+/// The state after a crash between recording the release and finishing the deploy: the release is live or on trial, so
+/// the deploy succeeded.
 #[tokio::test]
 async fn a_deploy_that_crashes_after_recording_its_release_counts_as_succeeded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     deploy(&host, &with_table("one"), "recorded").await.ok();
+    host.superuser().deploy(&with_table("two").0, "id=tried&canary=header").await.ok();
     host.restart_after(async |config| {
         let file = config.server.data_dir.join("wharf.sqlite");
         let mut connection = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
-        let changed = sqlx::query("UPDATE deploys SET state = 'running', release = NULL WHERE id = 'recorded'");
-        assert_eq!(changed.execute(&mut connection).await.unwrap().rows_affected(), 1);
+        let changed = sqlx::query("UPDATE deploys SET state = 'running'");
+        assert_eq!(changed.execute(&mut connection).await.unwrap().rows_affected(), 2);
         connection.close().await.unwrap();
     })
     .await;
-    let job = job_record(&host, "recorded").await;
-    assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &json!(1)), "{job}");
-    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 1, "the history has no failure");
+    for (id, release) in [("recorded", 1), ("tried", 2)] {
+        let job = job_record(&host, id).await;
+        assert_eq!((&job["state"], &job["release"]), (&json!("succeeded"), &json!(release)), "{job}");
+    }
+    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 2, "the history has no failure");
     host.stop().await;
 }
 

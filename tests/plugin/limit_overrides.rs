@@ -77,6 +77,10 @@ async fn limits_belong_to_a_release(host: &mut TestHost) {
     get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");
     let response = set(host, &["host_calls=6", "deadline=5s"]).await.ok();
     assert_eq!(response["message"], "'chameleon' has these limits from release 2 on");
+    let history = host.superuser().get("/plugins/chameleon/history").await.ok();
+    let newest = &history["data"][0];
+    assert_eq!((&newest["action"], &newest["detail"]["after"]), (&json!("limits"), &json!(2)), "{history}");
+    assert_eq!(history["data"][1]["action"], "deploy");
     assert_eq!(get(host, "chameleon", "host-calls/6").await.status, 200);
     operate(host, "chameleon/rollback").await.ok();
     get(host, "chameleon", "host-calls/6").await.has_code(502, "plugin_host_call_limit");

@@ -17,6 +17,8 @@ both!(
     a_paused_plugin_returns_503_until_it_is_resumed,
     a_paused_plugin_accepts_a_deploy_and_stays_paused,
     a_rollback_keeps_the_data,
+    a_rollback_serves_the_release_that_was_live_before,
+    a_failed_deploy_is_in_the_history_of_the_plugin_that_the_file_names,
 );
 
 pub(super) fn responding_with(word: &str) -> Component {
@@ -148,6 +150,56 @@ async fn a_rollback_keeps_the_data(host: &mut TestHost) {
     assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["kept"]));
 }
 
+async fn roll_back(host: &TestHost, query: &str) -> Value {
+    operate(host, &format!("liar/rollback{query}")).await.ok()["release"]["number"].clone()
+}
+
+/// Not the one with the highest number: that one may be the release that the operator went back from.
+async fn a_rollback_serves_the_release_that_was_live_before(host: &mut TestHost) {
+    deploy(host, "one").await;
+    deploy(host, "two").await;
+    assert_eq!(roll_back(host, "").await, 1);
+    deploy(host, "three").await;
+    assert_eq!(roll_back(host, "").await, 1);
+    operate(host, "liar/rollback").await.has_code(404, "release_not_found");
+    // A step forward can be undone. A step back leaves the way further back as it was.
+    assert_eq!(roll_back(host, "?release=2").await, 2);
+    assert_eq!(roll_back(host, "").await, 1);
+    assert_eq!(roll_back(host, "?release=3").await, 3);
+    deploy(host, "four").await;
+    host.restart().await;
+    for expected in [3, 1] {
+        assert_eq!(roll_back(host, "").await, expected);
+    }
+    operate(host, "liar/rollback").await.has_code(404, "release_not_found");
+    // A canary that was promoted, and a plugin that was removed in between.
+    host.superuser().deploy(&responding_with("five").0, "canary=header").await.ok();
+    operate(host, "liar/promote").await.ok();
+    assert_eq!(roll_back(host, "").await, 1);
+    host.superuser().delete("/plugins/liar").await.ok();
+    deploy(host, "six").await;
+    assert_eq!(roll_back(host, "").await, 1);
+    assert_eq!(response(host).await, "one");
+}
+
+async fn a_failed_deploy_is_in_the_history_of_the_plugin_that_the_file_names(host: &mut TestHost) {
+    let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
+    let broken = [
+        // Of a first deploy, too.
+        (liar(json!({ "routes": [{ "method": "SPEAK", "path": "/", "operation": {} }] })), "describe"),
+        (liar(json!({ "handle": "trap", "routes": [route] })), "smoke"),
+        (liar(json!({ "settings_schema": r#"{ "required": ["word"] }"# })), "describe"),
+    ];
+    for (component, stage) in broken {
+        assert_eq!(host.superuser().deploy(&component.0, "").await.status, 422);
+        let history = host.superuser().get("/plugins/liar/history").await.ok();
+        let newest = &history["data"][0];
+        let told = (&newest["action"], &newest["outcome"], &newest["detail"]["stage"]);
+        assert_eq!(told, (&json!("deploy"), &json!("failure"), &json!(stage)), "{history}");
+    }
+    assert_eq!(host.superuser().get("/plugins/liar/history").await.ok()["count"], 3);
+}
+
 #[tokio::test]
 async fn operator_actions_are_refused_to_others() {
     let host = TestHost::sqlite(Setup::default()).await;
@@ -192,6 +244,9 @@ async fn old_releases_are_collected_by_count_and_age() {
     host.superuser().get("/plugins/liar/releases/2").await.has_code(404, "release_not_found");
     operate(&host, "liar/rollback?release=2").await.has_code(404, "release_not_found");
     assert_eq!(response(&host).await, "e");
+    // The way back leads over the collected releases.
+    assert_eq!(roll_back(&host, "?release=4").await, 4);
+    assert_eq!(roll_back(&host, "").await, 1);
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ impl Capability for Auth {
 impl caller::Host for Guest {
     fn current(&mut self) -> wasmtime::Result<Option<caller::Principal>> {
         self.charge(HostCalls::auth)?;
-        let context = self.entered.auth()?;
+        let context = self.entered.auth()??;
         Ok(context.caller.as_ref().map(|caller| caller::Principal {
             id: caller.user.id.to_string(),
             email: caller.user.email.clone(),
@@ -59,7 +59,7 @@ impl caller::Host for Guest {
 
     fn has_permission(&mut self, name: String) -> wasmtime::Result<bool> {
         self.charge(HostCalls::auth)?;
-        let context = self.entered.auth()?;
+        let context = self.entered.auth()??;
         Ok(context.caller.as_ref().is_some_and(|caller| caller.has_permission(&context.plugin, &name)))
     }
 }

@@ -79,12 +79,16 @@ impl Guest {
     }
 }
 
+/// The error after the grant was revoked.
+const REVOKED: store::Error = store::Error::Unavailable;
+
 type CacheResult<T> = wasmtime::Result<Result<T, store::Error>>;
 
 impl store::Host for Guest {
     fn get(&mut self, key: String) -> CacheResult<Option<Vec<u8>>> {
         self.charge(HostCalls::cache)?;
-        let value = self.entered.cache()?.get(&key);
+        let Ok(cache) = self.entered.cache()? else { return Ok(Err(REVOKED)) };
+        let value = cache.get(&key);
         self.hold_result(self.reserve(value.as_ref().map_or(0, bytes::Bytes::len))?);
         Ok(Ok(value.map(Vec::from)))
     }
@@ -93,26 +97,30 @@ impl store::Host for Guest {
         self.charge(HostCalls::cache)?;
         let _reservation = self.reserve(value.len())?;
         let ttl = ttl_ms.map(Duration::from_millis);
-        let done = self.entered.cache()?.set(&key, value.into(), ttl, &tags);
+        let Ok(cache) = self.entered.cache()? else { return Ok(Err(REVOKED)) };
+        let done = cache.set(&key, value.into(), ttl, &tags);
         Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 
     fn delete(&mut self, key: String) -> CacheResult<()> {
         self.charge(HostCalls::cache)?;
-        self.entered.cache()?.delete(&key);
+        let Ok(cache) = self.entered.cache()? else { return Ok(Err(REVOKED)) };
+        cache.delete(&key);
         Ok(Ok(()))
     }
 
     fn increment(&mut self, key: String, delta: i64, ttl_ms: Option<u64>) -> CacheResult<i64> {
         self.charge(HostCalls::cache)?;
         let ttl = ttl_ms.map(Duration::from_millis);
-        let done = self.entered.cache()?.increment(&key, delta, ttl);
+        let Ok(cache) = self.entered.cache()? else { return Ok(Err(REVOKED)) };
+        let done = cache.increment(&key, delta, ttl);
         Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 
     fn invalidate(&mut self, tag: String) -> CacheResult<()> {
         self.charge(HostCalls::cache)?;
-        let done = self.entered.cache()?.invalidate(&tag);
+        let Ok(cache) = self.entered.cache()? else { return Ok(Err(REVOKED)) };
+        let done = cache.invalidate(&tag);
         Ok(done.map_err(|refusal| self.cache_error(&refusal)))
     }
 }

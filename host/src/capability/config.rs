@@ -49,14 +49,14 @@ impl Capability for PluginSettings {
 impl settings::Host for Guest {
     fn all(&mut self) -> wasmtime::Result<String> {
         self.charge(HostCalls::config)?;
-        let settings = self.entered.config()?.to_string();
+        let settings = self.entered.config()??.to_string();
         self.hold_result(self.reserve(settings.len())?);
         Ok(settings)
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
         self.charge(HostCalls::config)?;
-        let setting = self.entered.config()?.get(&name).map(Value::to_string);
+        let setting = self.entered.config()??.get(&name).map(Value::to_string);
         self.hold_result(self.reserve(setting.as_ref().map_or(0, String::len))?);
         Ok(setting)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
-use self::sender::Sender;
+use self::sender::{CAPABILITY, Sender};
 use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Usage};
 use crate::clock::Random;
@@ -67,7 +67,7 @@ pub struct HttpCall {
 }
 
 impl Capability for Http {
-    const NAME: &'static str = "http";
+    const NAME: &'static str = CAPABILITY;
     const MEANING: &'static str = "may send requests to the servers that you name in http.hosts, and to no others";
     const INTERFACES: &'static [&'static str] =
         &["wharf:http/client@0.1.0", "wasi:http/types@0.2", "wasi:http/outgoing-handler@0.2"];
@@ -128,7 +128,10 @@ impl client::Host for Guest {
         self.charge(HostCalls::http)?;
         let request = Request::from(request);
         let _reservation = self.reserve(request.weight())?;
-        let sender = self.entered.http()?.sender(&self.context, &self.usage)?;
+        let sender = match self.entered.http()? {
+            Ok(call) => call.sender(&self.context, &self.usage)?,
+            Err(revoked) => return Ok(Err(client::Error::Denied(revoked.to_string()))),
+        };
         let mut reservation = self.reserve(0)?;
         match sender.send(request, &mut reservation).await {
             Ok(response) => {

@@ -125,7 +125,7 @@ impl log_wit::Host for Guest {
         self.charge(HostCalls::log)?;
         let texts = fields.iter().map(|(name, value)| name.len().saturating_add(value.len()));
         let _reservation = self.reserve(texts.fold(message.len(), usize::saturating_add))?;
-        self.entered.log()?;
+        self.entered.log()??;
         if !self.output.write(&self.context, level.into(), &message, &fields) {
             self.usage.hit(Limit::LogRate);
         }
@@ -163,7 +163,7 @@ impl audit_wit::Host for Guest {
         let fields = detail.iter().map(|(name, value)| name.len().saturating_add(value.len()));
         let texts = action.len().saturating_add(object.len());
         let _reservation = self.reserve(fields.fold(texts, usize::saturating_add))?;
-        let call = self.entered.log()?;
+        let call = self.entered.log()??;
         let mut space = MAX_ENTRY;
         let (action, object) = (cut(&mut space, &action).to_owned(), cut(&mut space, &object).to_owned());
         let detail = cut_detail(&mut space, &detail);

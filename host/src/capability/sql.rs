@@ -15,6 +15,7 @@ use crate::db::plugin_data::{
     DataError, LimitKind, PluginData, PluginDatabase, Rows, Statement, StatementLimits, Transaction, Value,
 };
 use crate::error::Result;
+use crate::id::PluginName;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]
@@ -74,14 +75,23 @@ impl Capability for Sql {
     fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {
         Arc::clone(release)
     }
+
+    async fn close(&self, plugin: &PluginName) -> Result<()> {
+        self.0.forbid_login(plugin).await
+    }
+
+    async fn reopen(&self, plugin: &PluginName) -> Result<()> {
+        self.0.allow_login(plugin).await
+    }
 }
 
 type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
 
 impl Guest {
-    fn database(&mut self) -> wasmtime::Result<Arc<PluginDatabase>> {
+    /// Counts a call and returns the database. After a revocation it cannot be reached.
+    fn database(&mut self) -> wasmtime::Result<Result<Arc<PluginDatabase>, DataError>> {
         self.charge(HostCalls::sql)?;
-        Ok(Arc::clone(self.entered.sql()?))
+        Ok(self.entered.sql()?.map(|database| Arc::clone(database)).map_err(|_revoked| DataError::Unavailable))
     }
 
     /// Reads a statement and counts its memory until the reservation is dropped.
@@ -119,21 +129,30 @@ impl Guest {
 
 impl database::Host for Guest {
     async fn query(&mut self, statement: database::Statement) -> SqlResult<database::Rows> {
-        let database = self.database()?;
+        let database = match self.database()? {
+            Ok(database) => database,
+            Err(error) => return self.sql_result(Err(error)),
+        };
         let (statement, _reservation) = self.reserve_statement(statement)?;
         let rows = database.query(statement).await;
         self.rows_result(rows)
     }
 
     async fn execute(&mut self, statement: database::Statement) -> SqlResult<u64> {
-        let database = self.database()?;
+        let database = match self.database()? {
+            Ok(database) => database,
+            Err(error) => return self.sql_result(Err(error)),
+        };
         let (statement, _reservation) = self.reserve_statement(statement)?;
         let affected = database.execute(statement).await;
         self.sql_result(affected)
     }
 
     async fn batch(&mut self, statements: Vec<database::Statement>) -> SqlResult<Vec<database::Rows>> {
-        let database = self.database()?;
+        let database = match self.database()? {
+            Ok(database) => database,
+            Err(error) => return self.sql_result(Err(error)),
+        };
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
         let _reservation = self.reserve(sum(statements.iter().map(Statement::memory)))?;
         let results = database.batch(statements).await;
@@ -150,7 +169,11 @@ fn sum(parts: impl Iterator<Item = usize>) -> usize {
 
 impl database::HostTransaction for Guest {
     async fn begin(&mut self) -> SqlResult<Resource<Transaction>> {
-        match self.database()?.begin().await {
+        let begun = match self.database()? {
+            Ok(database) => database.begin().await,
+            Err(error) => Err(error),
+        };
+        match begun {
             Ok(transaction) => Ok(Ok(self.table.push(transaction)?)),
             Err(error) => self.sql_result(Err(error)),
         }
@@ -161,28 +184,41 @@ impl database::HostTransaction for Guest {
         handle: Resource<Transaction>,
         statement: database::Statement,
     ) -> SqlResult<database::Rows> {
-        self.charge(HostCalls::sql)?;
+        if let Err(error) = self.database()? {
+            return self.sql_result(Err(error));
+        }
         let (statement, _reservation) = self.reserve_statement(statement)?;
         let rows = self.table.get_mut(&handle)?.query(statement).await;
         self.rows_result(rows)
     }
 
     async fn execute(&mut self, handle: Resource<Transaction>, statement: database::Statement) -> SqlResult<u64> {
-        self.charge(HostCalls::sql)?;
+        if let Err(error) = self.database()? {
+            return self.sql_result(Err(error));
+        }
         let (statement, _reservation) = self.reserve_statement(statement)?;
         let affected = self.table.get_mut(&handle)?.execute(statement).await;
         self.sql_result(affected)
     }
 
     async fn commit(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
-        self.charge(HostCalls::sql)?;
-        let committed = self.table.delete(handle)?.commit().await;
+        let usable = self.database()?;
+        let transaction = self.table.delete(handle)?;
+        // After a revocation the transaction is dropped, which rolls it back.
+        let committed = match usable {
+            Ok(_) => transaction.commit().await,
+            Err(error) => Err(error),
+        };
         self.sql_result(committed)
     }
 
     async fn rollback(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
-        self.charge(HostCalls::sql)?;
-        let rolled_back = self.table.delete(handle)?.rollback().await;
+        let usable = self.database()?;
+        let transaction = self.table.delete(handle)?;
+        let rolled_back = match usable {
+            Ok(_) => transaction.rollback().await,
+            Err(error) => Err(error),
+        };
         self.sql_result(rolled_back)
     }
 

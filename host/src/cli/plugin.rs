@@ -66,13 +66,13 @@ pub(super) enum PluginCommand {
     Promote(NamedPlugin),
     /// End the canary; the live release serves all callers again
     Abort(NamedPlugin),
-    /// Respond with 503 on the plugin's routes until it is resumed
+    /// Respond with 503 on the plugin's routes until it is resumed; end its calls in flight
     Pause(NamedPlugin),
     /// Serve a paused plugin again
     Resume(NamedPlugin),
     /// Show a plugin's limits, current usage and hit counts, or change the limits of its calls
     Limits(LimitsCommand),
-    /// Revoke a capability at once; a release that needs it is no longer served
+    /// Revoke a capability at once, also from calls in flight; a release that needs it is no longer served
     Revoke(RevokeCommand),
     /// Grant a revoked capability again, or change the limits of a grant
     Grant(GrantCommand),

@@ -104,6 +104,8 @@ plugins! {
         compile_cpu_time: Duration = MINUTE, "WHARF_PLUGIN_COMPILE_CPU_TIME", kind::duration(SECOND..=HOUR);
         /// Wall time of compiling a component.
         compile_time: Duration = MINUTE, "WHARF_PLUGIN_COMPILE_TIME", kind::duration(SECOND..=HOUR);
+        /// Wall time of all smoke calls of one deploy together.
+        smoke_time: Duration = 30 * SECOND, "WHARF_PLUGIN_SMOKE_TIME", kind::duration(TEN_MILLISECONDS..=10 * MINUTE);
         /// Calls from one plugin call into the host.
         host_calls: u64 = 10_000, "WHARF_PLUGIN_HOST_CALLS", kind::count(1..=1_000_000_000),
             counted as HostCalls "host_calls";

@@ -109,14 +109,14 @@ fn refused(error: sqlx::Error) -> Error {
     }
 }
 
-/// Records the progress of a deploy.
+/// Records the progress of a deploy of its node. Returns false if the deploy does not have the given state any more.
 ///
 /// # Errors
 /// The database fails.
-pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
+pub async fn update(db: &Db, deploy: &StoredDeploy, state: &str) -> Result<bool> {
     const SQL: &str = "UPDATE deploys SET plugin = $2, state = $3, stage = $4, stages = $5, release = $6, code = $7,
-        reason = $8, made_data = $9, changed_at = $10 WHERE id = $1";
-    on!(db, pool => {
+        reason = $8, made_data = $9, changed_at = $10 WHERE id = $1 AND state = $11 AND node = $12";
+    let updated = on!(db, pool => {
         sqlx::query(SQL)
             .bind(&deploy.id)
             .bind(deploy.plugin.clone())
@@ -128,9 +128,22 @@ pub async fn update(db: &Db, deploy: &StoredDeploy) -> Result<()> {
             .bind(&deploy.reason)
             .bind(deploy.made_data)
             .bind(deploy.changed_at)
+            .bind(state)
+            .bind(&deploy.node)
             .execute(pool)
-            .await?;
+            .await?
+            .rows_affected()
     });
+    Ok(updated > 0)
+}
+
+/// Renews the record of a running deploy of a node.
+///
+/// # Errors
+/// The database fails.
+pub async fn renew(db: &Db, id: &str, node: &str, now: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE deploys SET changed_at = $3 WHERE id = $1 AND node = $2 AND state = 'running'";
+    on!(db, pool => { sqlx::query(SQL).bind(id).bind(node).bind(now).execute(pool).await?; });
     Ok(())
 }
 

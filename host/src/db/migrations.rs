@@ -29,6 +29,7 @@ migrations! {
     6 "signatures" "0006_signatures.sql",
     7 "deploy data" "0007_deploy_data.sql",
     8 "limits" "0008_limits.sql",
+    9 "replaced releases" "0009_replaced_releases.sql",
 }
 
 /// The migrations for SQLite.

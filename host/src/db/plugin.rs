@@ -66,14 +66,17 @@ pub async fn set_schema(db: &Db, plugin: &PluginName, schema: &str) -> Result<()
     Ok(())
 }
 
-/// Records the revoked capabilities.
+/// Records the revoked capabilities, after a revocation or a restoration. A revocation ends a canary.
 ///
 /// # Errors
 /// The database fails.
-pub async fn set_revoked(db: &Db, plugin: &PluginName, revoked: &[String]) -> Result<()> {
-    const SQL: &str = "UPDATE plugins SET revoked = $2 WHERE name = $1";
+pub async fn set_revoked(db: &Db, plugin: &PluginName, revoked: &[String], ends_canary: bool) -> Result<()> {
+    const SQL: &str =
+        "UPDATE plugins SET revoked = $2, canary = CASE WHEN $3 THEN NULL ELSE canary END WHERE name = $1";
     let revoked = serde_json::Value::from(revoked).to_string();
-    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(&revoked).execute(pool).await?; });
+    on!(db, pool => {
+        sqlx::query(SQL).bind(plugin.clone()).bind(&revoked).bind(ends_canary).execute(pool).await?;
+    });
     Ok(())
 }
 
@@ -86,29 +89,37 @@ pub async fn list(db: &Db) -> Result<Vec<StoredPlugin>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredPlugin>(SQL).fetch_all(pool).await)?)
 }
 
-/// Makes a recorded release the live one, and ends a canary.
+/// Makes a recorded release the live one, and ends a canary. `replaced` is the release that a rollback serves again;
+/// `None` keeps the recorded one.
 ///
 /// # Errors
 /// The database fails.
-pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, now: Timestamp) -> Result<()> {
+pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, replaced: Option<i64>, now: Timestamp) -> Result<()> {
     const SQL: &str = "UPDATE plugins SET live_release = $2, state = 'live', canary = NULL,
         mount = (SELECT mount FROM releases WHERE plugin = $1 AND number = $2) WHERE name = $1";
-    const AT: &str = "UPDATE releases SET live_at = $3 WHERE plugin = $1 AND number = $2";
+    const AT: &str =
+        "UPDATE releases SET live_at = $3, replaced = COALESCE($4, replaced) WHERE plugin = $1 AND number = $2";
     on!(db, pool, begin => {
         let mut transaction = pool.begin_with(begin).await?;
         sqlx::query(SQL).bind(plugin.clone()).bind(release).execute(&mut *transaction).await?;
-        sqlx::query(AT).bind(plugin.clone()).bind(release).bind(now).execute(&mut *transaction).await?;
+        sqlx::query(AT)
+            .bind(plugin.clone())
+            .bind(release)
+            .bind(now)
+            .bind(replaced)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
     });
     Ok(())
 }
 
-/// Pauses or resumes a plugin.
+/// Pauses or resumes a plugin. A pause ends a canary.
 ///
 /// # Errors
 /// The database fails.
 pub async fn set_paused(db: &Db, plugin: &PluginName, paused: bool) -> Result<()> {
-    const SQL: &str = "UPDATE plugins SET paused = $2 WHERE name = $1";
+    const SQL: &str = "UPDATE plugins SET paused = $2, canary = CASE WHEN $2 THEN NULL ELSE canary END WHERE name = $1";
     on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).bind(paused).execute(pool).await?; });
     Ok(())
 }

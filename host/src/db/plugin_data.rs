@@ -132,6 +132,33 @@ impl PluginData {
         }
     }
 
+    /// Ends every connection of the plugin, and keeps its role from logging in. A file has no logins: there it has no
+    /// effect.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn forbid_login(&self, name: &PluginName) -> Result<()> {
+        let Storage::Schemas { host, .. } = &self.storage else { return Ok(()) };
+        Postgres::set_login(host, name, false).await?;
+        // Its connections have ended. The next use opens the database again.
+        let open = self.lock().remove(name);
+        if let Some(database) = open.as_ref().and_then(|cell| cell.get())
+            && let Engine::Postgres(postgres) = &database.engine
+        {
+            postgres.close_at_once().await;
+        }
+        Ok(())
+    }
+
+    /// Lets the plugin's role log in again.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn allow_login(&self, name: &PluginName) -> Result<()> {
+        let Storage::Schemas { host, .. } = &self.storage else { return Ok(()) };
+        Postgres::set_login(host, name, true).await
+    }
+
     async fn create(&self, name: &PluginName) -> Result<Engine> {
         match &self.storage {
             Storage::Files { directory } => {

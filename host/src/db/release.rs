@@ -1,4 +1,5 @@
-//! Releases and component files in the host's database. Rows are only added and, as a whole, deleted; never changed.
+//! Releases and component files in the host's database. A release is only added and, as a whole, deleted; of its row,
+//! only the time at which it became the live one and the release that it replaced are changed.
 
 use super::row::row;
 use super::{Db, on};
@@ -42,8 +43,8 @@ row! {
 /// The role of a new release.
 #[derive(Debug, Clone, Copy)]
 pub enum ReleaseRole<'a> {
-    /// The live one.
-    Live,
+    /// The live one; holds the number of the release that it replaces.
+    Live(Option<i64>),
     /// A canary next to the live one; holds its plan as JSON.
     Canary(&'a str),
 }
@@ -87,13 +88,31 @@ pub async fn list(db: &Db, plugin: &PluginName) -> Result<Vec<StoredRelease>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
 }
 
-/// Returns the newest release before `number` that was once the live one.
+/// Returns the release that `number` replaced when it became the live one.
 ///
 /// # Errors
 /// The database fails.
 pub async fn live_before(db: &Db, plugin: &PluginName, number: i64) -> Result<Option<i64>> {
-    const SQL: &str = "SELECT MAX(number) FROM releases WHERE plugin = $1 AND number < $2 AND live_at IS NOT NULL";
-    Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_one(pool).await)?)
+    const SQL: &str = "SELECT replaced FROM releases WHERE plugin = $1 AND number = $2";
+    let replaced: Option<Option<i64>> =
+        on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_optional(pool).await)?;
+    Ok(replaced.flatten())
+}
+
+/// Returns whether repeated steps back from the release `from` reach the release `to`.
+///
+/// # Errors
+/// The database fails.
+pub async fn leads_back(db: &Db, plugin: &PluginName, from: i64, to: i64) -> Result<bool> {
+    // UNION without ALL ends also in a circle.
+    const SQL: &str = "WITH RECURSIVE way (number, replaced) AS (
+            SELECT number, replaced FROM releases WHERE plugin = $1 AND number = $2
+            UNION SELECT r.number, r.replaced FROM releases r JOIN way ON r.number = way.replaced WHERE r.plugin = $1)
+        SELECT COUNT(*) FROM way WHERE number = $3";
+    let found: i64 = on!(db, pool => {
+        sqlx::query_scalar(SQL).bind(plugin.clone()).bind(from).bind(to).fetch_one(pool).await
+    })?;
+    Ok(found > 0)
 }
 
 /// Returns the number of a plugin's next release. Numbers are never reused, because the newest release is never
@@ -128,7 +147,7 @@ pub async fn insert(
             .execute(&mut *transaction)
             .await?;
         match role {
-            ReleaseRole::Live => {
+            ReleaseRole::Live(_) => {
                 sqlx::query(LIVE)
                     .bind(release.plugin.clone())
                     .bind(&release.mount)
@@ -152,8 +171,8 @@ pub async fn insert(
             .await?;
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
-             created_at, created_by, live_at, signed_by, limits)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             created_at, created_by, live_at, signed_by, limits, replaced)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(release.plugin.clone())
         .bind(release.number)
@@ -166,9 +185,13 @@ pub async fn insert(
         .bind(release.size)
         .bind(release.created_at)
         .bind(release.created_by)
-        .bind(matches!(role, ReleaseRole::Live).then_some(release.created_at))
+        .bind(matches!(role, ReleaseRole::Live(_)).then_some(release.created_at))
         .bind(&release.signed_by)
         .bind(&release.limits)
+        .bind(match role {
+            ReleaseRole::Live(replaced) => replaced,
+            ReleaseRole::Canary(_) => None,
+        })
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -193,6 +216,10 @@ pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
 /// The database fails.
 pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp, spared: &[i64]) -> Result<Vec<i64>> {
     const NUMBERS: &str = "SELECT number, created_at FROM releases WHERE plugin = $1 ORDER BY number DESC";
+    // A step back over a deleted release leads to the one before it.
+    const STEP_OVER: &str = "UPDATE releases
+        SET replaced = (SELECT gone.replaced FROM releases gone WHERE gone.plugin = $1 AND gone.number = $2)
+        WHERE plugin = $1 AND replaced = $2";
     let mut collected = Vec::new();
     on!(db, pool, begin => {
         let mut transaction = pool.begin_with(begin).await?;
@@ -203,6 +230,7 @@ pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp
             if created_at >= since || spared.contains(&number) {
                 continue;
             }
+            sqlx::query(STEP_OVER).bind(plugin.clone()).bind(number).execute(&mut *transaction).await?;
             sqlx::query("DELETE FROM releases WHERE plugin = $1 AND number = $2")
                 .bind(plugin.clone())
                 .bind(number)

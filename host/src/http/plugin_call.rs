@@ -93,7 +93,7 @@ pub(super) async fn respond(
 /// Isolates every response of a plugin, because a browser decides by itself what it shows as a page. The pages of a
 /// plugin with the grant `web` belong to the origin of the host.
 pub(super) fn isolate(headers: &mut HeaderMap, release: &Release) {
-    if !release.record.grants.contains(Web::NAME) {
+    if !release.has_grant(Web::NAME) {
         headers.insert(CONTENT_SECURITY_POLICY, ISOLATED_PAGE);
     }
 }

@@ -38,11 +38,13 @@ pub enum CallOutcome {
     Busy,
     /// Refused: the release is quarantined.
     Quarantined,
+    /// Ended or refused, because an operator paused the plugin or revoked a grant.
+    Stopped,
 }
 
 impl CallOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Success,
         Self::Cached,
         Self::ClientError,
@@ -54,6 +56,7 @@ impl CallOutcome {
         Self::Cancelled,
         Self::Busy,
         Self::Quarantined,
+        Self::Stopped,
     ];
 
     /// Returns the name in metrics.
@@ -70,6 +73,7 @@ impl CallOutcome {
             Self::Cancelled => "cancelled",
             Self::Busy => "busy",
             Self::Quarantined => "quarantined",
+            Self::Stopped => "stopped",
         }
     }
 
@@ -87,11 +91,13 @@ impl CallOutcome {
 
     /// Returns the outcome of a call without a response.
     pub fn of_error(error: &Error) -> Self {
-        const KNOWN: [(Code, CallOutcome); 6] = [
+        const KNOWN: [(Code, CallOutcome); 8] = [
             (code::PLUGIN_BUSY, CallOutcome::Busy),
             (code::OVERLOADED, CallOutcome::Busy),
             (code::PLUGIN_QUARANTINED, CallOutcome::Quarantined),
             (code::PLUGIN_REPLACED, CallOutcome::Replaced),
+            (code::PLUGIN_PAUSED, CallOutcome::Stopped),
+            (code::PLUGIN_REVOKED, CallOutcome::Stopped),
             (code::PLUGIN_INVALID_RESPONSE, CallOutcome::InvalidResponse),
             (code::PLUGIN_TRAP, CallOutcome::Trap),
         ];

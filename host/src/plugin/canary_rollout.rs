@@ -67,8 +67,9 @@ impl Registry {
         let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
-        table::set_live(&self.db, plugin, after, self.clock.now()).await?;
+        table::set_live(&self.db, plugin, after, Some(before), self.clock.now()).await?;
         self.live.serve(Arc::clone(&canary.release))?;
+        self.turns.interrupt(plugin);
         self.start_probation(plugin, after, Some(before));
         tracing::info!(%plugin, before, after, "promoted");
         let detail = json!({ "before": before, "after": after, "evidence": comparison });

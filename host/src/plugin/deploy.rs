@@ -5,6 +5,9 @@
 //! state of the plugin, `stages` holds the stages that follow. No existing data changes before the migrations, and the
 //! live release stays live until the swap. (`conflicts` creates the database of a new plugin; if its first deploy
 //! fails, the database is deleted.) There is no other way in.
+//!
+//! One deploy of a plugin runs at a time (`deploy_turn`). Other changes do not wait for it: the change lock is held for
+//! moments only, and a deploy whose plugin was changed meanwhile ends with `plugin_changed`.
 
 mod proposal;
 mod stages;
@@ -14,9 +17,10 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use self::proposal::Proposal;
+use self::proposal::{PluginState, Proposal};
 use super::artifact::{Digest, check_pinned, check_size};
 use super::deploy_job::{Job, JobSpec, Stage};
+use super::deploy_turn::DeployTurn;
 use super::initiator::Initiator;
 use super::inspection::ComponentDescription;
 use super::registry::Registry;
@@ -27,20 +31,21 @@ use crate::error::Result;
 
 impl Registry {
     /// Deploys a file. The stages that only examine the file run concurrently with everything else, however long they
-    /// take; the later ones hold the change lock.
+    /// take. During the later ones, other deploys of the same plugin wait, and no other operation does.
     ///
     /// # Errors
     /// The reason for the refusal. The live release stays live.
     pub async fn deploy(&self, upload: Upload) -> Result<Deployed> {
         let by = Initiator { actor: upload.actor, request_id: Arc::clone(&upload.request_id) };
-        let requested_name = upload.name.clone();
+        let (requested_name, changes_limits) = (upload.name.clone(), upload.redeploys.is_some());
         let digest = Digest::compute(upload.component.clone()).await?;
         let id = upload.id.clone().unwrap_or_else(|| by.request_id.to_string());
         let spec = JobSpec { id: &id, digest: &digest, actor: by.actor, request_id: &by.request_id, node: &self.node };
         let mut job = Job::begin(&self.db, &self.clock, spec, self.at_stage).await?;
         // Boxed: its state is larger than anything else in the caller's own task.
-        let outcome = Box::pin(self.run_stages(upload, &digest, &mut job)).await;
-        let stage = job.stage();
+        let mut turn = None;
+        let outcome = Box::pin(self.run_stages(upload, &digest, &mut job, &mut turn)).await;
+        let (stage, plugin) = (job.stage(), job.plugin().or(requested_name));
         let [succeeded, failed] = &self.deploys;
         if outcome.is_ok() { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
         let outcome = match outcome {
@@ -49,14 +54,12 @@ impl Registry {
                 Ok(deployed)
             }
             Err(error) => {
-                if let Some(plugin) = job.created_data() {
-                    let _changing = self.live.lock().await;
-                    self.remove_unreleased_data(&plugin).await;
-                }
+                self.undo(&job, turn.as_ref()).await;
                 job.fail(&error).await;
                 Err(error)
             }
         };
+        drop(turn);
         let (plugin, result, detail) = match &outcome {
             Ok(deployed) if deployed.unchanged => return outcome,
             Ok(deployed) => {
@@ -69,10 +72,11 @@ impl Registry {
             Err(error) => {
                 let detail = json!({ "deploy": id, "digest": digest, "stage": stage, "code": error.code(),
                     "reason": error.public() });
-                (requested_name, Outcome::Failure, detail)
+                (plugin, Outcome::Failure, detail)
             }
         };
-        self.audit("plugin.deploy", plugin, &by, result, detail).await;
+        let action = if changes_limits { "plugin.limits" } else { "plugin.deploy" };
+        self.audit(action, plugin, &by, result, detail).await;
         if let Ok(deployed) = &outcome {
             let _changing = self.live.lock().await;
             self.collect_releases(&deployed.release.record.plugin).await;
@@ -80,7 +84,23 @@ impl Registry {
         outcome
     }
 
-    async fn run_stages(&self, upload: Upload, digest: &Digest, job: &mut Job) -> Result<Deployed> {
+    /// Undoes what a failed deploy prepared for its release.
+    async fn undo(&self, job: &Job, turn: Option<&DeployTurn>) {
+        let (Some(plugin), Some(_)) = (job.plugin(), turn) else { return };
+        if job.created_data() {
+            self.remove_unreleased_data(&plugin).await;
+        }
+        let _changing = self.live.lock().await;
+        self.close_revoked_again(&plugin).await;
+    }
+
+    async fn run_stages(
+        &self,
+        upload: Upload,
+        digest: &Digest,
+        job: &mut Job,
+        turn: &mut Option<DeployTurn>,
+    ) -> Result<Deployed> {
         let signatures = self.check_file(&upload, digest).await?;
 
         job.enter(Stage::Compile).await?;
@@ -88,11 +108,16 @@ impl Registry {
 
         job.enter(Stage::Describe).await?;
         let sandbox = self.live.sandbox();
-        let description = ComponentDescription::of(sandbox, &artifact, upload.name.clone(), &upload.request_id).await?;
-        job.set_plugin(&description.plugin);
+        let mut named = None;
+        let described =
+            ComponentDescription::of(sandbox, &artifact, upload.name.clone(), &upload.request_id, &mut named).await;
+        // Also for a refusal: it belongs into the history of the plugin.
+        named.iter().for_each(|plugin| job.set_plugin(plugin));
+        let description = described?;
 
-        let _changing = self.live.lock().await;
-        let proposal = Proposal::new(self, &upload, artifact, description, signatures).await?;
+        let turn: &DeployTurn = turn.insert(self.turns.begin(&description.plugin).await);
+        let state = PluginState::read(self, &description.plugin).await?;
+        let proposal = Proposal::new(self, &upload, artifact, description, signatures, state).await?;
         if let Some(live) = proposal.identical_release() {
             return Ok(Deployed {
                 release: Arc::clone(live),
@@ -111,21 +136,21 @@ impl Registry {
         }
 
         job.enter(Stage::Conflicts).await?;
-        let admission = self.check_conflicts(&proposal).await?;
+        let admission = self.check_conflicts(&proposal, turn).await?;
 
         job.enter(Stage::Migrate).await?;
         let schema = self.migrate(&proposal).await?;
 
         job.enter(Stage::Smoke).await?;
-        let live = proposal.live.clone();
-        let (notes, revoked) = (proposal.notes.clone(), proposal.revoked.clone());
-        let release = self.smoke(proposal, admission, upload.actor, &upload.request_id).await?;
+        let (notes, state) = (proposal.notes.clone(), proposal.state.clone());
+        let revoked = proposal.revoked.clone();
+        let release = self.smoke(proposal, admission, turn, upload.actor, &upload.request_id).await?;
 
-        job.enter(Stage::Swap).await?;
-        let replaced = live.as_ref().map(|release| release.record.number);
-        let state = stages::PluginState { schema, revoked };
+        job.enter_swap(release.record.number).await?;
+        let replaced = state.live.as_ref().map(|release| release.record.number);
         let on_trial = upload.canary.is_some();
-        self.publish(&release, live, &upload.component, upload.canary, &state).await?;
+        let record = stages::RecordedState { schema, revoked };
+        self.publish(&release, state, &upload.component, upload.canary, &record).await?;
         let record = &release.record;
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,

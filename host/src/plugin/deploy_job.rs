@@ -1,10 +1,12 @@
 //! Deploy jobs: the record of one deploy with its present stage, the durations of its stages and its outcome. The
-//! record is written before each stage begins, so that after a crash it shows the stage that was reached.
+//! record is written before each stage begins, so that after a crash it shows the stage that was reached. A heartbeat
+//! renews it meanwhile, because a stage may last long: other nodes take a silent deploy for interrupted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::artifact::Digest;
 use crate::clock::{Clock, Timestamp};
@@ -73,6 +75,7 @@ pub(super) struct Job {
     completed: Vec<CompletedStage>,
     began: Instant,
     at_stage: Option<AtStage>,
+    _heartbeat: AbortOnDropHandle<()>,
 }
 
 /// The identity of a deploy.
@@ -120,6 +123,7 @@ impl Job {
             }
             Some(_) => {}
         }
+        let beating = beat(db.clone(), clock.clone(), (row.id.clone(), row.node.clone()), HEARTBEAT);
         let job = Self {
             db: db.clone(),
             clock: clock.clone(),
@@ -128,6 +132,7 @@ impl Job {
             completed: Vec::new(),
             began: Instant::now(),
             at_stage,
+            _heartbeat: AbortOnDropHandle::new(tokio::spawn(beating)),
         };
         job.call_hook();
         Ok(job)
@@ -143,6 +148,13 @@ impl Job {
         Ok(())
     }
 
+    /// Begins the stage `swap`, which records a release of this number. After a crash, the release shows whether the
+    /// deploy had succeeded.
+    pub(super) async fn enter_swap(&mut self, release: i64) -> Result<()> {
+        self.row.release = Some(release);
+        self.enter(Stage::Swap).await
+    }
+
     /// Sets the plugin, once it is known.
     pub(super) fn set_plugin(&mut self, plugin: &PluginName) {
         self.row.plugin = Some(plugin.clone());
@@ -153,9 +165,14 @@ impl Job {
         self.row.made_data = true;
     }
 
-    /// Returns the plugin if this deploy created its database.
-    pub(super) fn created_data(&self) -> Option<PluginName> {
-        self.row.plugin.clone().filter(|_| self.row.made_data)
+    /// Returns whether this deploy created the database of the plugin.
+    pub(super) fn created_data(&self) -> bool {
+        self.row.made_data
+    }
+
+    /// Returns the plugin, if it is known.
+    pub(super) fn plugin(&self) -> Option<PluginName> {
+        self.row.plugin.clone()
     }
 
     /// Returns the present stage.
@@ -176,6 +193,7 @@ impl Job {
     pub(super) async fn fail(mut self, error: &Error) {
         self.complete_stage();
         "failed".clone_into(&mut self.row.state);
+        self.row.release = None;
         self.row.code = Some(error.code().to_string());
         self.row.reason = Some(error.public().to_owned());
         if let Err(error) = self.write().await {
@@ -198,7 +216,11 @@ impl Job {
     async fn write(&mut self) -> Result<()> {
         self.row.changed_at = self.clock.now();
         self.row.stages = serde_json::to_string(&self.completed).map_err(Error::internal)?;
-        table::update(&self.db, &self.row).await
+        if table::update(&self.db, &self.row, "running").await? {
+            return Ok(());
+        }
+        // This process stood still for so long that another node took the deploy for interrupted.
+        Err(conflict("The deploy was interrupted, because its record was not renewed in time"))
     }
 }
 
@@ -206,9 +228,22 @@ fn conflict(text: &'static str) -> Error {
     Error::new(Kind::Conflict, code::DEPLOY_CONFLICT, text)
 }
 
-/// The time without an update after which a deploy of another node counts as interrupted: longer than any stage may
-/// take.
+/// The interval at which a running deploy renews its record.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// The time without a heartbeat after which a deploy of another node counts as interrupted. Many heartbeats may fail
+/// before that, as while the database restarts.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Renews the record of a deploy of this node for ever.
+async fn beat(db: Db, clock: Clock, (id, node): (String, String), interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if let Err(error) = table::renew(&db, &id, &node, clock.now()).await {
+            tracing::warn!(deploy = id, error = error.report(), "the record of a running deploy was not renewed");
+        }
+    }
+}
 
 /// Finds and logs the deploys that the end of this node, or of another one, interrupted.
 ///
@@ -227,4 +262,36 @@ pub(super) async fn find_interrupted(db: &Db, node: &str, now: Timestamp) -> Res
         );
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// The wait of a deploy for its turn, and its compilation, may last longer than [`SILENCE`].
+    #[tokio::test]
+    async fn a_heartbeat_keeps_a_long_deploy_from_being_taken_for_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Db::open(&Config::default().database, directory.path()).await.unwrap();
+        let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
+        let (digest, request_id) = (Digest::compute(bytes::Bytes::from_static(b"x")).await.unwrap(), "r".into());
+        let spec = JobSpec { id: "long", digest: &digest, actor: None, request_id: &request_id, node: "this" };
+        let mut job = Job::begin(&db, &clock, spec, None).await.unwrap();
+        clock.advance(SILENCE * 2);
+        let identity = ("long".to_owned(), "this".to_owned());
+        let beating =
+            AbortOnDropHandle::new(tokio::spawn(beat(db.clone(), clock.clone(), identity, HEARTBEAT / 60_000)));
+        while table::find(&db, "long").await.unwrap().unwrap().changed_at < clock.now() {
+            tokio::task::yield_now().await;
+        }
+        assert!(find_interrupted(&db, "other", clock.now()).await.unwrap().is_empty());
+        job.enter(Stage::Compile).await.unwrap();
+        drop(beating);
+        // A process that stood still for longer lost its deploy, and does not take it back.
+        clock.advance(SILENCE * 2);
+        assert_eq!(find_interrupted(&db, "other", clock.now()).await.unwrap().len(), 1);
+        assert_eq!(*job.enter(Stage::Describe).await.unwrap_err().code(), code::DEPLOY_CONFLICT);
+        assert_eq!(table::find(&db, "long").await.unwrap().unwrap().state, "interrupted");
+    }
 }

@@ -41,7 +41,8 @@ pub(super) struct ComponentDescription {
 }
 
 impl ComponentDescription {
-    /// Asks a component for its description.
+    /// Asks a component for its description. Sets `named` as soon as the name is known, also if the component is then
+    /// refused.
     ///
     /// # Errors
     /// It is not a plugin, an import is not available on any host, or its declaration is not valid.
@@ -50,14 +51,16 @@ impl ComponentDescription {
         artifact: &Artifact,
         name: Option<PluginName>,
         request_id: &Arc<str>,
+        named: &mut Option<PluginName>,
     ) -> Result<Self> {
+        named.clone_from(&name);
         artifact.check_roles()?;
         let mut needs = artifact.needs()?;
         let provisional = match &name {
             Some(name) => name.clone(),
             None => "undeclared".parse().map_err(Error::internal)?,
         };
-        let (declaration, migrations) = sandbox.describe(artifact, &provisional, request_id).await?;
+        let (declaration, migrations) = sandbox.describe(artifact, &provisional, request_id, named).await?;
         let steps: Vec<MigrationStep> = migrations.iter().map(|migration| migration.step.clone()).collect();
         schema_compatibility::check_declared(&steps)?;
         if !migrations.is_empty() {
@@ -183,7 +186,7 @@ impl Inspection {
         *stage = Stage::Describe;
         let logs = PluginLogs::new(Clock::System, (&limits).into());
         let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
-        let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into()).await?;
+        let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into(), &mut None).await?;
         let ComponentDescription { plugin, declaration, steps, needs, .. } = description;
         self.needs = needs;
         let declared = self.declared.insert(DeclarationReport::new(declaration, steps));

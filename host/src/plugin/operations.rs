@@ -1,80 +1,29 @@
-//! The operator's changes to an existing plugin: rollback, pause and resume, new limits, revoking and restoring a
-//! grant, removal. Each change is recorded in the database before it is served, so that a restart finds the same state.
+//! The operator's changes to an existing plugin: pause and resume, new limits, revoking and restoring a grant, removal.
+//!
+//! Each change is recorded in the database before it is served, so that a restart finds the same state. The change lock
+//! is held for that only. No change but a deploy waits for a deploy, not even for one of the same plugin: a running
+//! deploy of the plugin is interrupted, and finds the change before it would overwrite it.
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::generation::{Absence, Absent, MountedRoutes};
+use super::generation::{Absence, Absent};
 use super::initiator::Initiator;
 use super::limits::LimitOverrides;
-use super::refusal::{check_revoked, plugin_not_found, revoked_needs, state_conflict};
+use super::refusal::{check_grants_kept, plugin_changed, plugin_not_found, revoked_needs, state_conflict};
 use super::registry::Registry;
 use super::release::{Record, Release};
-use super::schema_compatibility;
 use super::upload::{Deployed, Upload};
 use crate::capability::Grants;
 use crate::db::audit::Outcome;
-use crate::db::plugin as table;
-use crate::db::release as releases;
+use crate::db::plugin::{self as table, StoredPlugin};
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
 
 impl Registry {
-    /// Serves an earlier release again; `None` means the one before the live one. Its tables stay as they are now.
-    ///
-    /// # Errors
-    /// There is no such release (404), it is already live, it needs a revoked grant, or its routes or migrations
-    /// conflict with the present state. The live release stays live.
-    pub async fn roll_back(&self, plugin: &PluginName, to: Option<i64>, by: &Initiator) -> Result<Arc<Release>> {
-        let _changing = self.live.lock().await;
-        self.roll_back_locked(plugin, to, by, json!({})).await
-    }
-
-    /// Rolls back for a caller that holds the change lock; `detail` goes into the audit log.
-    pub(super) async fn roll_back_locked(
-        &self,
-        plugin: &PluginName,
-        to: Option<i64>,
-        by: &Initiator,
-        mut detail: Value,
-    ) -> Result<Arc<Release>> {
-        let stored = self.present(plugin).await?;
-        let before = stored.live_release;
-        let number = match to {
-            Some(number) => number,
-            None => {
-                let earlier = releases::live_before(&self.db, plugin, before).await?;
-                earlier.ok_or_else(|| {
-                    let text = format!("'{plugin}' has no release before {before} to go back to");
-                    Error::not_found(code::RELEASE_NOT_FOUND, text)
-                })?
-            }
-        };
-        let served = self.generation().plugins.current(plugin).map(|release| release.record.number);
-        if served == Some(number) {
-            let text = format!("Release {number} of '{plugin}' is already the live one");
-            return Err(Error::conflict(code::RELEASE_LIVE, text));
-        }
-        let target = self.stored_release(plugin, number).await?;
-        let record = Record::from_stored(&target)?;
-        check_revoked(&stored, &record)?;
-        schema_compatibility::check_back(&record.migrations, &stored.steps()?)?;
-        let release = Arc::new(self.load(&target).await?);
-        self.live.check_routes(MountedRoutes::of(&release))?;
-        table::set_live(&self.db, plugin, number, self.clock.now()).await?;
-        self.live.serve(Arc::clone(&release))?;
-        self.probations.end(plugin);
-        tracing::info!(%plugin, before, after = number, "rolled back");
-        if let Some(detail) = detail.as_object_mut() {
-            detail.insert("before".to_owned(), before.into());
-            detail.insert("after".to_owned(), number.into());
-        }
-        self.audit("plugin.rollback", Some(plugin.clone()), by, Outcome::Success, detail).await;
-        Ok(release)
-    }
-
-    /// Responds 503 on the plugin's routes until it is resumed. Calls in flight finish.
+    /// Responds 503 on the plugin's routes until it is resumed. Ends the calls in flight at once, on all its releases;
+    /// their open transactions are rolled back.
     ///
     /// # Errors
     /// It is not served (404), or it is already paused (409).
@@ -86,11 +35,12 @@ impl Registry {
         }
         let release = generation.plugins.live.get(plugin).ok_or_else(|| plugin_not_found(plugin))?;
         table::set_paused(&self.db, plugin, true).await?;
-        table::set_canary(&self.db, plugin, None).await?;
         self.live.swap(|plugins| {
             plugins.forget(plugin);
             plugins.paused.insert(plugin.clone(), Arc::clone(release));
         })?;
+        release.pause.pause();
+        self.turns.interrupt(plugin);
         tracing::info!(%plugin, "paused");
         let detail = json!({ "release": release.record.number });
         self.audit("plugin.pause", Some(plugin.clone()), by, Outcome::Success, detail).await;
@@ -109,6 +59,7 @@ impl Registry {
             return Err(state_conflict(format!("'{plugin}' is not paused")));
         };
         table::set_paused(&self.db, plugin, false).await?;
+        release.pause.resume();
         self.live.swap(|plugins| {
             plugins.forget(plugin);
             plugins.live.insert(plugin.clone(), Arc::clone(release));
@@ -143,10 +94,12 @@ impl Registry {
         self.deploy(Upload { name, redeploys, grants, limits, ..Upload::new(component, by) }).await
     }
 
-    /// Revokes a grant at once: a release that needs it is no longer served, and a canary that needs it ends.
+    /// Revokes a grant at once: a release that needs it is no longer served, a canary that needs it ends, and calls in
+    /// flight can no longer use the capability.
     ///
     /// # Errors
-    /// There is no such plugin, or it does not have this grant.
+    /// There is no such plugin, or it does not have this grant. If only the resources of the capability could not be
+    /// closed, the grant is revoked all the same.
     pub async fn revoke(&self, plugin: &PluginName, capability: &str, by: &Initiator) -> Result<()> {
         let _changing = self.live.lock().await;
         let stored = self.present(plugin).await?;
@@ -160,64 +113,117 @@ impl Registry {
             return Err(Error::not_found(code::GRANT_MISSING, text));
         }
         revoked.push(capability.to_owned());
-        table::set_revoked(&self.db, plugin, &revoked).await?;
+        table::set_revoked(&self.db, plugin, &revoked, true).await?;
+        self.live.capabilities().forbid(plugin, capability);
         if current.is_some_and(needs) {
             let mount = stored.mount.parse().map_err(Error::internal)?;
-            table::set_canary(&self.db, plugin, None).await?;
             self.live.swap(|plugins| {
                 plugins.forget(plugin);
                 plugins.absent.insert(plugin.clone(), Absent { mount, reason: Absence::Revoked });
             })?;
         } else {
-            table::set_canary(&self.db, plugin, None).await?;
             self.live.swap(|plugins| {
                 plugins.canaries.remove(plugin);
             })?;
         }
+        self.turns.interrupt(plugin);
         tracing::info!(%plugin, capability, "grant revoked");
         let detail = json!({ "capability": capability });
         self.audit("plugin.revoke", Some(plugin.clone()), by, Outcome::Success, detail).await;
-        Ok(())
+        let closed = self.live.capabilities().close(plugin, capability).await;
+        closed.inspect_err(|error| stay_open(plugin, error))
     }
 
     /// Restores a revoked grant, and serves the live release again if it needs no other revoked grant.
     ///
     /// # Errors
-    /// There is no such plugin, or the grant was not revoked.
+    /// There is no such plugin, the grant was not revoked, or the plugin was changed while its release was loaded.
     pub async fn grant(&self, plugin: &PluginName, capability: &str, by: &Initiator) -> Result<()> {
-        let _changing = self.live.lock().await;
-        let stored = self.present(plugin).await?;
-        let revoked = stored.revoked()?;
+        let before = self.present(plugin).await?;
+        let revoked = before.revoked()?;
         if !revoked.iter().any(|name| name == capability) {
             return Err(state_conflict(format!(
                 "'{capability}' was not revoked from '{plugin}'; a new grant comes with a deploy that needs it"
             )));
         }
         let revoked: Vec<String> = revoked.into_iter().filter(|name| name != capability).collect();
-        let live = self.stored_release(plugin, stored.live_release).await?;
+        let live = self.stored_release(plugin, before.live_release).await?;
         let absent = self.generation().plugins.absent.contains_key(plugin);
-        if absent && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty() {
-            let release = Arc::new(self.load(&live).await?);
-            table::set_revoked(&self.db, plugin, &revoked).await?;
+        let served_again = absent && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
+        // Loaded before the lock, because it may have to be compiled.
+        let release = if served_again { Some(Arc::new(self.load(&live).await?)) } else { None };
+
+        let _changing = self.live.lock().await;
+        let stored = self.present(plugin).await?;
+        if let Some(change) = stored.change_since(&before) {
+            return Err(plugin_changed(plugin, change));
+        }
+        if let Some(release) = &release {
+            check_grants_kept(release)?;
+        }
+        self.live.capabilities().reopen(plugin, capability).await?;
+        if let Err(error) = table::set_revoked(&self.db, plugin, &revoked, false).await {
+            self.close_revoked_again(plugin).await;
+            return Err(error);
+        }
+        if let Some(release) = release {
             self.live.swap(|plugins| {
                 plugins.forget(plugin);
                 let state = if stored.paused { &mut plugins.paused } else { &mut plugins.live };
                 state.insert(plugin.clone(), release);
             })?;
-        } else {
-            table::set_revoked(&self.db, plugin, &revoked).await?;
         }
+        self.turns.interrupt(plugin);
         tracing::info!(%plugin, capability, "grant restored");
         let detail = json!({ "capability": capability });
         self.audit("plugin.grant", Some(plugin.clone()), by, Outcome::Success, detail).await;
         Ok(())
     }
 
-    /// Stops serving a plugin. Its data is kept unless `delete_data` is set; its releases stay recorded.
+    /// Closes the resources of the revoked capabilities of a plugin as it is recorded now, after a change that had
+    /// reopened them and failed. The caller holds the change lock.
+    pub(super) async fn close_revoked_again(&self, plugin: &PluginName) {
+        match table::find(&self.db, plugin).await {
+            Ok(Some(stored)) => self.close_revoked(&stored).await,
+            Ok(None) => {}
+            Err(error) => stay_open(plugin, &error),
+        }
+    }
+
+    /// Closes the resources of the revoked capabilities of a plugin. A failure is logged: nothing that needs them is
+    /// served.
+    pub(super) async fn close_revoked(&self, stored: &StoredPlugin) {
+        let closed = async {
+            for capability in stored.revoked()? {
+                self.live.capabilities().close(&stored.name, &capability).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = closed.await {
+            stay_open(&stored.name, &error);
+        }
+    }
+
+    /// Stops serving a plugin. Its releases stay recorded. Its data is kept unless `delete_data` is set; the deletion
+    /// waits for a running deploy of the plugin, which is interrupted.
     ///
     /// # Errors
-    /// There is no such plugin (404), or its data cannot be deleted.
+    /// There is no such plugin (404), its data cannot be deleted, or it was deployed again before that (409).
     pub async fn remove(&self, plugin: &PluginName, delete_data: bool, by: &Initiator) -> Result<()> {
+        self.stop_serving(plugin, delete_data, by).await?;
+        if delete_data {
+            let _turn = self.turns.begin(plugin).await;
+            let stored = table::find(&self.db, plugin).await?;
+            if stored.is_some_and(|stored| stored.state == "live") {
+                return Err(plugin_changed(plugin, "it was deployed again before its data was deleted"));
+            }
+            self.data.delete(plugin).await?;
+            table::set_schema(&self.db, plugin, "[]").await?;
+        }
+        Ok(())
+    }
+
+    async fn stop_serving(&self, plugin: &PluginName, delete_data: bool, by: &Initiator) -> Result<()> {
         let _changing = self.live.lock().await;
         let current = self.generation();
         let mount = match (current.plugins.current(plugin), current.plugins.absent.get(plugin)) {
@@ -232,14 +238,16 @@ impl Registry {
             plugins.forget(plugin);
             plugins.absent.insert(plugin.clone(), absent);
         })?;
+        self.pauses.plugin(plugin).resume();
+        self.turns.interrupt(plugin);
         self.caches.remove(plugin);
-        if delete_data {
-            self.data.delete(plugin).await?;
-            table::set_schema(&self.db, plugin, "[]").await?;
-        }
         tracing::info!(%plugin, delete_data, "removed");
         let detail = json!({ "before": before, "delete_data": delete_data });
         self.audit("plugin.remove", Some(plugin.clone()), by, Outcome::Success, detail).await;
         Ok(())
     }
+}
+
+fn stay_open(plugin: &PluginName, error: &Error) {
+    tracing::error!(%plugin, error = error.report(), "the resources of a revoked grant stay open");
 }

@@ -1,8 +1,10 @@
 //! The refusals that several operations on plugins share. Owns their codes and texts; decides nothing else.
 
-use super::release::Record;
+use std::time::Duration;
+
+use super::release::{Record, Release};
 use crate::db::plugin::StoredPlugin;
-use crate::error::{Error, Result, code};
+use crate::error::{Code, Error, Kind, Result, code};
 use crate::id::PluginName;
 
 /// Returns 404: there is no such plugin.
@@ -18,6 +20,55 @@ pub(super) fn release_not_found(plugin: &PluginName, number: i64) -> Error {
 /// Returns 409: the plugin's state does not allow the operation.
 pub(super) fn state_conflict(text: String) -> Error {
     Error::conflict(code::PLUGIN_STATE, text)
+}
+
+/// Returns 409: the plugin was changed while the operation ran. Nothing of the operation is served.
+pub(super) fn plugin_changed(plugin: &PluginName, change: &str) -> Error {
+    let text = format!("'{plugin}' was changed meanwhile: {change}. Look at it, and try again if you still want this");
+    Error::conflict(code::PLUGIN_CHANGED, text)
+}
+
+/// Returns 503: an operator paused the plugin.
+pub(super) fn plugin_paused() -> Error {
+    unavailable(code::PLUGIN_PAUSED)
+}
+
+/// Returns 503: an operator revoked a grant of the release.
+pub(super) fn plugin_revoked() -> Error {
+    unavailable(code::PLUGIN_REVOKED)
+}
+
+/// `Retry-After` of a plugin that an operator stopped.
+const STOPPED_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+fn unavailable(code: Code) -> Error {
+    Error::new(Kind::Unavailable(STOPPED_RETRY_AFTER), code, "The plugin is not available")
+}
+
+impl StoredPlugin {
+    /// Returns how the plugin was changed since it was read the first time. A pause that ended is no change: a deploy
+    /// of a paused plugin may well continue.
+    pub(super) fn change_since(&self, before: &Self) -> Option<&'static str> {
+        match self {
+            now if now.state != before.state => Some("it was removed"),
+            now if now.live_release != before.live_release => Some("another release became the live one"),
+            now if now.paused && !before.paused => Some("it was paused"),
+            now if now.revoked != before.revoked => Some("a grant was revoked or restored"),
+            _ => None,
+        }
+    }
+}
+
+/// Checks that no grant of a release was revoked since the release was loaded. Such a release is never served, even
+/// after the grant was restored.
+///
+/// # Errors
+/// 409 `plugin_changed`.
+pub(super) fn check_grants_kept(release: &Release) -> Result<()> {
+    if release.admitted.revocations().any() {
+        return Err(plugin_changed(&release.record.plugin, "a grant was revoked"));
+    }
+    Ok(())
 }
 
 /// Checks that a release needs no revoked grant.

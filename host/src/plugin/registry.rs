@@ -1,7 +1,7 @@
 //! The registry: every plugin of this host, and the services that the operations on plugins share.
 //!
-//! The operations are in modules above this one: `startup`, `deploy`, `operations`, `canary_rollout`, `supervisor`
-//! (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module knows none of them.
+//! The operations are in modules above this one: `startup`, `deploy`, `operations`, `rollback`, `canary_rollout`,
+//! `supervisor` (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module knows none of them.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -13,10 +13,12 @@ use super::breaker::TrippedRelease;
 use super::call_stats::CallOutcome;
 use super::compile::Compiler;
 use super::deploy_job::AtStage;
+use super::deploy_turn::DeployTurns;
 use super::engine::PluginEngine;
 use super::generation::Generation;
 use super::initiator::Initiator;
 use super::live_set::LiveSet;
+use super::pause::PauseSwitches;
 use super::probation::Probations;
 use super::release::Release;
 use super::response::PluginResponse;
@@ -49,6 +51,8 @@ pub struct Registry {
     pub(super) at_stage: Option<AtStage>,
     /// Deploys since the start: succeeded, failed.
     pub(super) deploys: [AtomicU64; 2],
+    pub(super) turns: DeployTurns,
+    pub(super) pauses: PauseSwitches,
     pub(super) probations: Probations,
     /// Tells the supervisor that the breaker of a release opened.
     pub(super) tripped: mpsc::UnboundedSender<TrippedRelease>,

@@ -14,6 +14,7 @@ use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
 use super::interface::handle;
 use super::limits::{CallLimits, LimitOverrides};
+use super::pause::PauseSwitch;
 use super::schema_compatibility::MigrationStep;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
@@ -42,6 +43,8 @@ pub struct Release {
     pub log: Arc<PluginLog>,
     /// The bulkhead of its plugin.
     pub bulkhead: Arc<Bulkhead>,
+    /// The pause switch of its plugin.
+    pub pause: Arc<PauseSwitch>,
     /// The limits of its calls.
     pub limits: CallLimits,
     /// Its call statistics.
@@ -164,6 +167,11 @@ impl LinkedComponent {
 }
 
 impl Release {
+    /// Returns whether it has a grant that was not revoked.
+    pub fn has_grant(&self, capability: &'static str) -> bool {
+        self.record.grants.contains(capability) && self.admitted.revocations().check(capability).is_ok()
+    }
+
     /// Creates a release.
     pub(super) fn new(
         record: Record,
@@ -183,6 +191,7 @@ impl Release {
             admitted,
             log: resources.log,
             bulkhead: resources.bulkhead,
+            pause: resources.pause,
             limits: resources.limits,
             stats: Arc::default(),
             usage: resources.usage,
@@ -192,11 +201,12 @@ impl Release {
     }
 }
 
-/// The resources of a release. It shares the first three with the other releases of its plugin.
+/// The resources of a release. It shares the first four with the other releases of its plugin.
 pub(super) struct ReleaseResources {
     pub(super) cache: Arc<PluginCache>,
     pub(super) log: Arc<PluginLog>,
     pub(super) bulkhead: Arc<Bulkhead>,
+    pub(super) pause: Arc<PauseSwitch>,
     pub(super) limits: CallLimits,
     pub(super) usage: Arc<Usage>,
     pub(super) breaker: Breaker,

@@ -62,6 +62,7 @@ impl Registry {
             cache: self.caches.plugin(plugin),
             log: self.logs.plugin(plugin),
             bulkhead: self.live.bulkhead(plugin),
+            pause: self.pauses.plugin(plugin),
             limits: record.limits.resolve(&self.limits)?,
             usage: Arc::default(),
             breaker: Breaker::new(self.clock.clone(), self.limits.breaker_faults, self.limits.quarantine),

@@ -20,6 +20,7 @@ use super::bulkhead::{CallSlots, NoSlot};
 use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::{CallLimits, LimitOverrides};
+use super::refusal::{plugin_paused, plugin_revoked};
 use super::release::Release;
 use super::response::PluginResponse;
 use crate::auth::Caller;
@@ -75,6 +76,8 @@ pub struct Sandbox {
     call_slots: CallSlots,
     /// Deploys have instances of their own, so that calls and deploys never block each other.
     deploy_slots: Semaphore,
+    /// The time of all smoke calls of a release together.
+    smoke_time: Duration,
     logs: PluginLogs,
 }
 
@@ -92,6 +95,7 @@ impl Sandbox {
             cpu: CpuScheduler::new(tokio::runtime::Handle::current().metrics().num_workers()),
             call_slots: CallSlots::new(limits.total_concurrency, limits.queue_bytes),
             deploy_slots: Semaphore::new(DEPLOY_SLOTS),
+            smoke_time: limits.smoke_time,
             logs,
         })
     }
@@ -120,8 +124,8 @@ impl Sandbox {
     /// before the guest runs.
     ///
     /// # Errors
-    /// The plugin is busy (503), or `ready` fails. Within the outcome: it trapped, hit a limit or returned an invalid
-    /// response (502), or exceeded its deadline (504).
+    /// The plugin is busy, paused or without a grant (503), or `ready` fails. Within the outcome: it trapped, hit a limit
+    /// or returned an invalid response (502), or exceeded its deadline (504).
     pub async fn call(
         &self,
         release: &Release,
@@ -129,18 +133,25 @@ impl Sandbox {
         caller: Option<Arc<Caller>>,
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<(Result<PluginResponse>, Duration)> {
-        let slot = release.bulkhead.enter(&self.call_slots, request.size()).await;
-        let _slot = slot.inspect_err(|no_slot| {
+        // Also ends a call whose request had found its route before the pause.
+        let paused = release.pause.token();
+        let slot = paused.run_until_cancelled(release.bulkhead.enter(&self.call_slots, request.size())).await;
+        let _slot = slot.ok_or_else(plugin_paused)?.inspect_err(|no_slot| {
             // A higher limit of the plugin would not help when the slots of all plugins are taken.
             if *no_slot == NoSlot::OfPlugin {
                 release.usage.hit(Limit::Concurrency);
             }
         })?;
+        if release.admitted.revocations().any() {
+            return Err(plugin_revoked());
+        }
         ready()?;
         let started = Instant::now();
-        let outcome = match release.ended.run_until_cancelled(self.run(release, request, caller)).await {
-            Some(outcome) => outcome,
-            None => Err(Error::new(
+        let running = release.ended.run_until_cancelled(self.run(release, request, caller));
+        let outcome = match paused.run_until_cancelled(running).await {
+            Some(Some(outcome)) => outcome,
+            None => Err(plugin_paused()),
+            Some(None) => Err(Error::new(
                 Kind::Unavailable(Duration::from_secs(1)),
                 code::PLUGIN_REPLACED,
                 "The plugin was replaced before it responded, try again",
@@ -187,6 +198,8 @@ impl Sandbox {
             release.usage.hit(limit);
         }
         match outcome {
+            // The response is the use of this grant.
+            Ok(_) if release.admitted.revocations().check(Web::NAME).is_err() => Err(plugin_revoked()),
             Ok(response) => {
                 let pages = release.record.grants.contains(Web::NAME);
                 PluginResponse::check(response, &release.limits, &release.usage, pages)

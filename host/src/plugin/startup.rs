@@ -58,6 +58,8 @@ impl Registry {
             node: Arc::clone(&boot.node),
             at_stage,
             deploys: Default::default(),
+            turns: Default::default(),
+            pauses: Default::default(),
             probations: Probations::default(),
             tripped,
             trips: Mutex::new(Some(trips)),
@@ -84,17 +86,20 @@ impl Registry {
         Ok(())
     }
 
-    /// Checks whether an interrupted deploy had already made its release the live one, and records that it succeeded.
+    /// Checks whether an interrupted deploy had already recorded its release, as the live one or as a canary, and
+    /// records that it succeeded.
     async fn had_succeeded(&self, deploy: &StoredDeploy) -> Result<bool> {
-        let Some(plugin) = &deploy.plugin else { return Ok(false) };
-        let Some(stored) = table::find(&self.db, plugin).await? else { return Ok(false) };
-        let live = releases::find(&self.db, plugin, stored.live_release).await?;
-        // A release that was live before is older than the deploy, even when it is of the same file.
-        let recorded = live.filter(|live| live.digest == deploy.digest && live.created_at >= deploy.started_at);
-        let Some(live) = recorded else { return Ok(false) };
-        let succeeded = StoredDeploy { state: "succeeded".to_owned(), release: Some(live.number), ..deploy.clone() };
-        deploys::update(&self.db, &succeeded).await?;
-        Ok(true)
+        let (Some(plugin), Some(number)) = (&deploy.plugin, deploy.release) else { return Ok(false) };
+        let release = releases::find(&self.db, plugin, number).await?;
+        // A release of this number that is older than the deploy, or of another file, is not its own.
+        let recorded =
+            release.is_some_and(|release| release.digest == deploy.digest && release.created_at >= deploy.started_at);
+        let settled = match recorded {
+            true => StoredDeploy { state: "succeeded".to_owned(), ..deploy.clone() },
+            false => StoredDeploy { release: None, ..deploy.clone() },
+        };
+        deploys::update(&self.db, &settled, &deploy.state).await?;
+        Ok(recorded)
     }
 
     async fn restore(&self) -> Result<()> {
@@ -125,6 +130,8 @@ impl Registry {
             return Ok(Some(Absence::Removed));
         }
         let live = self.stored_release(&stored.name, stored.live_release).await?;
+        // The last end of a node may have come between the record of a revocation and its effects.
+        self.close_revoked(stored).await;
         if !revoked_needs(&Record::from_stored(&live)?, &stored.revoked()?).is_empty() {
             return Ok(Some(Absence::Revoked));
         }

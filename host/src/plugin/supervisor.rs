@@ -43,10 +43,9 @@ impl Registry {
         if self.abort_tripped(plugin, *number).await? {
             return Ok(());
         }
-        let _changing = self.live.lock().await;
         let Some(previous) = self.probations.fallback(plugin, *number, self.clock.now()) else { return Ok(()) };
         let detail = json!({ "reason": "Too many of its calls failed soon after its deploy and it was quarantined" });
-        self.roll_back_locked(plugin, Some(previous), &Initiator::host(), detail).await?;
+        self.roll_back_from(plugin, Some(*number), Some(previous), &Initiator::host(), detail).await?;
         Ok(())
     }
 }

@@ -8,6 +8,9 @@ use crate::capability::budget::MemoryReservation;
 use crate::capability::{CallContext, Limit, Usage};
 use crate::egress::{Failure, LimitKind, ReleaseEgress, Report, Request, Response, Trace};
 
+/// The name of the capability that both interfaces belong to.
+pub(super) const CAPABILITY: &str = "http";
+
 /// Sends one request.
 #[derive(Clone)]
 pub(super) struct Sender {

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -21,9 +22,9 @@ use wasmtime_wasi_http::{
     WasiHttpHooks,
 };
 
-use super::sender::Sender;
+use super::sender::{CAPABILITY, Sender};
 use crate::capability::budget::{Budget, MemoryReservation};
-use crate::capability::{Guest, HostCalls, Limit};
+use crate::capability::{Guest, HostCalls, Limit, Revocations};
 use crate::egress::{Failure, LimitKind, Request, Response, is_written_by_the_host};
 
 /// Maximum size of one map of fields, and of one piece of a body.
@@ -60,10 +61,13 @@ fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
     guest.release_result();
     let budget = &guest.limits.budget;
     let wasi = guest.http.get_or_insert_with(|| {
-        let sender = guest.entered.http().and_then(|call| call.sender(&guest.context, &guest.usage));
+        // Requests are refused after a revocation (`Hooks`); the handles of a call stay usable.
+        let revocations = Arc::clone(&guest.entered.revocations);
+        let call = guest.entered.http.as_mut().ok_or_else(|| wasmtime::Error::msg("http was not entered"));
+        let sender = call.and_then(|call| call.sender(&guest.context, &guest.usage));
         let sender =
             sender.inspect_err(|error| tracing::debug!(%error, "no requests to other servers in this call")).ok();
-        Box::new(Wasi::new(sender, budget))
+        Box::new(Wasi::new(sender, revocations, budget))
     });
     let allowed = wasi.hooks.sender.is_some() && wasi.count(&mut guest.table, budget);
     let table = if allowed { &mut guest.table } else { &mut wasi.nothing };
@@ -71,12 +75,12 @@ fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
 }
 
 impl Wasi {
-    fn new(sender: Option<Sender>, budget: &Budget) -> Self {
+    fn new(sender: Option<Sender>, revocations: Arc<Revocations>, budget: &Budget) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(FIELDS);
         let mut nothing = ResourceTable::new();
         nothing.set_max_capacity(0);
-        Self { context, hooks: Hooks { sender, budget: budget.clone() }, reservation: None, nothing }
+        Self { context, hooks: Hooks { sender, revocations, budget: budget.clone() }, reservation: None, nothing }
     }
 
     /// Returns whether the budget has memory for the handles.
@@ -118,6 +122,7 @@ fn table_bytes(map: &HeaderMap) -> usize {
 struct Hooks {
     /// `None` for a component that is only asked for its declaration.
     sender: Option<Sender>,
+    revocations: Arc<Revocations>,
     budget: Budget,
 }
 
@@ -126,6 +131,7 @@ impl Hooks {
         let sender = self.sender.as_ref().ok_or_else(|| internal("requests cannot be sent in this call"))?;
         HostCalls::http(&sender.usage.host_calls).fetch_add(1, Ordering::Relaxed);
         self.budget.spend_host_call().map_err(internal)?;
+        self.revocations.check(CAPABILITY).map_err(|_revoked| Error::HttpRequestDenied)?;
         Ok(sender.clone())
     }
 }
@@ -152,7 +158,7 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        std::sync::Arc::new(is_forbidden)
+        Arc::new(is_forbidden)
     }
 
     fn set_host_header(&mut self) -> bool {

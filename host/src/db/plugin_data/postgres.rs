@@ -136,6 +136,11 @@ impl Postgres {
         Ok(role::existing(host, plugin).await?.is_some())
     }
 
+    /// Allows or forbids the plugin's role to log in. If it is forbidden, the role's connections end.
+    pub(super) async fn set_login(host: &PgPool, plugin: &PluginName, allowed: bool) -> Result<()> {
+        role::set_login(host, plugin, allowed).await
+    }
+
     /// Changes the number of connections.
     pub(super) fn resize(&self, connections: u32) {
         self.pool.resize(connections);
@@ -258,6 +263,11 @@ impl Postgres {
 
     pub(super) async fn close(&self) {
         drop(self.pool.close(self.limits.time).await);
+    }
+
+    /// Closes the pool without waiting for running statements.
+    pub(super) async fn close_at_once(&self) {
+        drop(self.pool.close(Duration::ZERO).await);
     }
 
     pub(super) fn close_idle(&self, age: Duration) {

@@ -16,7 +16,7 @@ use crate::plugin::canary_rollout::check_canary;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
 use crate::plugin::inspection::ComponentDescription;
 use crate::plugin::limits::LimitOverrides;
-use crate::plugin::refusal::state_conflict;
+use crate::plugin::refusal::{plugin_changed, state_conflict};
 use crate::plugin::registry::Registry;
 use crate::plugin::release::{Record, Release};
 use crate::plugin::schema_compatibility::MigrationStep;
@@ -24,7 +24,50 @@ use crate::plugin::signature::VerifiedSignatures;
 use crate::plugin::upload::Upload;
 use crate::route::Template;
 
-/// A release that a deploy proposes, with the state of its plugin under the change lock.
+/// The state of a plugin when its deploy begins: what is recorded and what is served, read at one moment.
+#[derive(Clone)]
+pub(super) struct PluginState {
+    /// The release that is live or paused.
+    pub(super) live: Option<Arc<Release>>,
+    /// The release that is live and not paused, next to which a canary can run.
+    served: Option<Arc<Release>>,
+    /// The mount of a plugin that is known but not loaded.
+    former_mount: Option<Template>,
+    /// The recorded state.
+    pub(super) stored: Option<StoredPlugin>,
+}
+
+impl PluginState {
+    /// Reads the state under the change lock.
+    pub(super) async fn read(registry: &Registry, plugin: &PluginName) -> Result<Self> {
+        let _changing = registry.live.lock().await;
+        let stored = table::find(&registry.db, plugin).await?;
+        let plugins = &registry.generation().plugins;
+        Ok(Self {
+            live: plugins.current(plugin).cloned(),
+            served: plugins.live.get(plugin).cloned(),
+            former_mount: plugins.absent.get(plugin).map(|absent| absent.mount.clone()),
+            stored,
+        })
+    }
+
+    /// Checks that nobody changed the plugin since.
+    ///
+    /// # Errors
+    /// 409 `plugin_changed`.
+    pub(super) async fn check_unchanged(&self, registry: &Registry, plugin: &PluginName) -> Result<()> {
+        let now = table::find(&registry.db, plugin).await?;
+        let change = match (&self.stored, &now) {
+            (Some(before), Some(now)) => now.change_since(before),
+            (None, None) => None,
+            // Another host on the same database did that.
+            _ => Some("it was deployed or deleted"),
+        };
+        change.map_or(Ok(()), |change| Err(plugin_changed(plugin, change)))
+    }
+}
+
+/// A release that a deploy proposes.
 pub(super) struct Proposal {
     pub(super) plugin: PluginName,
     pub(super) artifact: Artifact,
@@ -38,35 +81,39 @@ pub(super) struct Proposal {
     pub(super) signed_by: Vec<String>,
     /// Remarks for the operator.
     pub(super) notes: Vec<String>,
-    /// The release that is live or paused.
-    pub(super) live: Option<Arc<Release>>,
-    /// The release that is live and not paused, next to which a canary can run.
-    served: Option<Arc<Release>>,
-    /// The recorded state of the plugin.
-    pub(super) stored: Option<StoredPlugin>,
+    /// The state of the plugin that it was combined with.
+    pub(super) state: PluginState,
     /// Grants that stay revoked.
     pub(super) revoked: Vec<String>,
 }
 
 impl Proposal {
-    /// Combines an upload with the state of its plugin. The caller holds the change lock.
+    /// Combines an upload with the state of its plugin.
     ///
     /// # Errors
-    /// A grant is missing, the settings do not fit, or the plugin was changed since the upload was prepared.
+    /// A grant is missing, the settings do not fit, the plugin was changed since the upload was prepared, or the upload
+    /// only changes limits and one of them belongs to a revoked grant.
     pub(super) async fn new(
         registry: &Registry,
         upload: &Upload,
         artifact: Artifact,
         description: ComponentDescription,
         signatures: VerifiedSignatures,
+        state: PluginState,
     ) -> Result<Self> {
+        let PluginState { live, stored, former_mount, .. } = &state;
         let ComponentDescription { plugin, declaration, migrations, steps, needs } = description;
-        let generation = registry.generation();
-        let live = generation.plugins.current(&plugin).cloned();
-        let stored = table::find(&registry.db, &plugin).await?;
         let revoked = stored.as_ref().map(StoredPlugin::revoked).transpose()?.unwrap_or_default();
-        let revoked: Vec<String> = revoked.into_iter().filter(|name| !upload.grants.contains(name)).collect();
-        let before = match (&live, &stored) {
+        let (granted_again, revoked): (Vec<String>, Vec<String>) =
+            revoked.into_iter().partition(|name| upload.grants.contains(name));
+        if upload.redeploys.is_some()
+            && let Some(name) = granted_again.first()
+        {
+            return Err(state_conflict(format!(
+                "'{name}' is revoked from '{plugin}', and a parameter does not give it back; grant '{name}' first"
+            )));
+        }
+        let before = match (live, stored) {
             (Some(release), _) => Some(release.record.clone()),
             // Not loaded, because a grant is revoked or the release is broken. Its options carry over all the same.
             (None, Some(stored)) if stored.state == "live" => record_before(registry, stored).await,
@@ -98,13 +145,12 @@ impl Proposal {
         };
         declaration.check_settings(&settings)?;
         let limits = before.map(|before| before.limits).unwrap_or_default().merged(upload.limits.clone());
-        let mount = match (&upload.mount, &live, generation.plugins.absent.get(&plugin)) {
+        let mount = match (&upload.mount, live, former_mount) {
             (Some(mount), _, _) => mount.clone(),
             (None, Some(release), _) => release.record.mount.clone(),
-            (None, None, Some(absent)) => absent.mount.clone(),
+            (None, None, Some(mount)) => mount.clone(),
             (None, None, None) => format!("/api/v1/{plugin}").parse().map_err(Error::internal)?,
         };
-        let served = generation.plugins.live.get(&plugin).cloned();
         Ok(Self {
             plugin,
             artifact,
@@ -117,16 +163,14 @@ impl Proposal {
             limits,
             signed_by,
             notes,
-            live,
-            served,
-            stored,
+            state,
             revoked,
         })
     }
 
     /// Returns the current release if it already is the proposed one.
     pub(super) fn identical_release(&self) -> Option<&Arc<Release>> {
-        self.live.as_ref().filter(|live| {
+        self.state.live.as_ref().filter(|live| {
             let record = &live.record;
             record.digest == self.artifact.digest
                 && record.mount == self.mount
@@ -141,17 +185,17 @@ impl Proposal {
     /// # Errors
     /// See [`check_canary`].
     pub(super) fn check_trial(&self) -> Result<()> {
-        check_canary(&self.plugin, self.served.as_ref(), &self.mount)
+        check_canary(&self.plugin, self.state.served.as_ref(), &self.mount)
     }
 
     /// Checks whether this deploy creates the database of the plugin.
     pub(super) async fn creates_data(&self, data: &PluginData) -> Result<bool> {
-        Ok(self.stored.is_none() && self.grants.contains(Sql::NAME) && !data.exists(&self.plugin).await?)
+        Ok(self.state.stored.is_none() && self.grants.contains(Sql::NAME) && !data.exists(&self.plugin).await?)
     }
 
     /// Returns the migrations that were applied to the plugin's database.
     pub(super) fn applied_steps(&self) -> Result<Vec<MigrationStep>> {
-        Ok(self.stored.as_ref().map(StoredPlugin::steps).transpose()?.unwrap_or_default())
+        Ok(self.state.stored.as_ref().map(StoredPlugin::steps).transpose()?.unwrap_or_default())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The stages of a deploy that follow the proposal: conflicts, migrate, smoke, swap. Each takes the results of the
-//! earlier ones; the caller holds the change lock and records the stages.
+//! earlier ones; the caller holds the turn of the plugin and records the stages. A stage that changes something first
+//! checks that the plugin is as it was when the deploy began. Only the swap holds the change lock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::proposal::Proposal;
+use super::proposal::{PluginState, Proposal};
 use crate::capability::{Admitted, Candidate};
 use crate::db::plugin as table;
 use crate::db::plugin_data::{Migration, MigrationError};
@@ -16,7 +17,9 @@ use crate::error::{Error, Kind, Result, code};
 use crate::id::UserId;
 use crate::plugin::artifact::printable;
 use crate::plugin::canary::{Canary, Plan};
+use crate::plugin::deploy_turn::DeployTurn;
 use crate::plugin::generation::MountedRoutes;
+use crate::plugin::refusal::{check_grants_kept, plugin_changed};
 use crate::plugin::registry::Registry;
 use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute, compile_routes};
 use crate::plugin::schema_compatibility;
@@ -30,7 +33,7 @@ pub(super) struct Admission {
 }
 
 /// The state of the plugin that is recorded with the release.
-pub(super) struct PluginState {
+pub(super) struct RecordedState {
     /// The migrations that its database has, as JSON.
     pub(super) schema: String,
     /// Its revoked grants.
@@ -40,31 +43,50 @@ pub(super) struct PluginState {
 impl Registry {
     /// The stage `conflicts`: links the component, checks its routes and migrations against the present ones, and
     /// admits it to its grants.
-    pub(super) async fn check_conflicts(&self, proposal: &Proposal) -> Result<Admission> {
+    pub(super) async fn check_conflicts(&self, proposal: &Proposal, turn: &DeployTurn) -> Result<Admission> {
         let Proposal { plugin, mount, grants, steps, .. } = proposal;
         let linked = LinkedComponent::new(&self.engine, &proposal.artifact, grants)?;
         let routes = compile_routes(&proposal.declaration, mount)?;
         self.live.check_routes(MountedRoutes { plugin, mount, routes: &routes })?;
         let applied = proposal.applied_steps()?;
         schema_compatibility::check_back(steps, &applied)?;
-        if let Some(live) = &proposal.live {
+        if let Some(live) = &proposal.state.live {
             schema_compatibility::check_forward(steps, &applied, &live.record.migrations)?;
         }
+        self.prepare(proposal, turn).await?;
         let number = releases::next_number(&self.db, plugin).await?;
         let candidate = Candidate { plugin, release: number, settings: &proposal.settings };
         let admitted = self.live.capabilities().admit(&candidate, grants).await?;
         Ok(Admission { linked, routes, admitted, number })
     }
 
+    /// Announces the migrations and opens the resources of the grants. From now on a rollback considers the migrations,
+    /// and a rollback from before is a change that ends the deploy.
+    async fn prepare(&self, proposal: &Proposal, turn: &DeployTurn) -> Result<()> {
+        let Proposal { plugin, grants, state, steps, .. } = proposal;
+        let _changing = self.live.lock().await;
+        state.check_unchanged(self, plugin).await?;
+        turn.announce(steps);
+        for capability in grants.names() {
+            self.live.capabilities().reopen(plugin, capability).await?;
+        }
+        Ok(())
+    }
+
     /// The stage `migrate`: applies the migrations, and returns the recorded list of them as JSON.
     pub(super) async fn migrate(&self, proposal: &Proposal) -> Result<String> {
-        let Proposal { plugin, migrations, steps, .. } = proposal;
+        let Proposal { plugin, migrations, steps, state, .. } = proposal;
+        state.check_unchanged(self, plugin).await?;
         let migrations: Vec<Migration> = migrations
             .iter()
             .map(|migration| Migration { name: migration.step.name.clone(), sql: migration.sql.clone() })
             .collect();
         if !migrations.is_empty() {
-            self.data.migrate(plugin, &migrations).await.map_err(migration_failed)?;
+            if let Err(error) = self.data.migrate(plugin, &migrations).await {
+                // A revocation also ends the connection that migrates.
+                state.check_unchanged(self, plugin).await?;
+                return Err(migration_failed(error));
+            }
         }
         let applied = proposal.applied_steps()?;
         let schema = if steps.len() > applied.len() { steps } else { &applied };
@@ -73,15 +95,18 @@ impl Registry {
         Ok(schema)
     }
 
-    /// The stage `smoke`: puts the release together and calls it before any client does.
+    /// The stage `smoke`: puts the release together and calls it before any client does. Ends as soon as somebody changes
+    /// the plugin.
     pub(super) async fn smoke(
         &self,
         proposal: Proposal,
         admission: Admission,
+        turn: &DeployTurn,
         created_by: Option<UserId>,
         request_id: &Arc<str>,
     ) -> Result<Arc<Release>> {
-        let artifact = proposal.artifact;
+        let (artifact, state) = (proposal.artifact, proposal.state);
+        state.check_unchanged(self, &proposal.plugin).await?;
         let record = Record {
             plugin: proposal.plugin,
             number: admission.number,
@@ -99,24 +124,43 @@ impl Registry {
         let resources = self.release_resources(&record)?;
         let Admission { linked, routes, admitted, .. } = admission;
         let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, resources));
-        self.live.sandbox().smoke(&release, request_id).await?;
+        let smoke = self.live.sandbox().smoke(&release, request_id);
+        let passed = turn.interrupted().run_until_cancelled(smoke).await;
+        if !matches!(passed, Some(Ok(()))) {
+            // The change explains the failure, as when a call lost its capability.
+            state.check_unchanged(self, &release.record.plugin).await?;
+        }
+        match passed {
+            Some(passed) => passed?,
+            // The change was undone meanwhile, as by a rollback and another one.
+            None => return Err(plugin_changed(&release.record.plugin, "it was changed while the deploy ran")),
+        }
         Ok(release)
     }
 
-    /// The stage `swap`: records the release and serves it, in place of the live one or as a canary next to it.
+    /// The stage `swap`: records the release and serves it, in place of the live one or as a canary next to it. Holds the
+    /// change lock.
+    ///
+    /// # Errors
+    /// The plugin was changed since the deploy began, or another plugin took a route meanwhile.
     pub(super) async fn publish(
         &self,
         release: &Arc<Release>,
-        live: Option<Arc<Release>>,
+        state: PluginState,
         component: &Bytes,
         plan: Option<Plan>,
-        state: &PluginState,
+        recorded: &RecordedState,
     ) -> Result<()> {
         let record = &release.record;
         let stored = record.to_stored(release.size)?;
-        let revoked = Value::from(state.revoked.clone()).to_string();
-        let plugin_record = PluginRecord { revoked: &revoked, schema: &state.schema };
-        match (plan, live) {
+        let revoked = Value::from(recorded.revoked.clone()).to_string();
+        let plugin_record = PluginRecord { revoked: &revoked, schema: &recorded.schema };
+        let _changing = self.live.lock().await;
+        state.check_unchanged(self, &record.plugin).await?;
+        check_grants_kept(release)?;
+        self.live.check_routes(MountedRoutes::of(release))?;
+        let replaced = state.stored.map(|stored| stored.live_release);
+        match (plan, state.live) {
             (Some(plan), Some(live)) => {
                 let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
                 let text = canary.to_json()?;
@@ -126,10 +170,10 @@ impl Registry {
                 })
             }
             (_, live) => {
-                let replaced = live.map(|release| release.record.number);
-                releases::insert(&self.db, &stored, component, ReleaseRole::Live, &plugin_record).await?;
+                releases::insert(&self.db, &stored, component, ReleaseRole::Live(replaced), &plugin_record).await?;
                 self.live.serve(Arc::clone(release))?;
-                self.start_probation(&record.plugin, record.number, replaced);
+                let previous = live.map(|release| release.record.number);
+                self.start_probation(&record.plugin, record.number, previous);
                 Ok(())
             }
         }

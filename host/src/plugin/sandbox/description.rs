@@ -21,7 +21,8 @@ use crate::plugin::limits::CallLimits;
 use crate::plugin::schema_compatibility::MigrationStep;
 
 impl Sandbox {
-    /// Asks a component for its declaration and its migrations.
+    /// Asks a component for its declaration and its migrations. Sets `named` to the name in its descriptor if it has no
+    /// name yet.
     ///
     /// # Errors
     /// It traps, hits a limit, takes too long, or its declaration is not valid.
@@ -30,6 +31,7 @@ impl Sandbox {
         artifact: &Artifact,
         plugin: &PluginName,
         request_id: &Arc<str>,
+        named: &mut Option<PluginName>,
     ) -> Result<(Declaration, Vec<DeclaredMigration>)> {
         let refuse =
             |error: wasmtime::Error| invalid(format!("it does not link: {}", printable(&format!("{error:#}"))));
@@ -71,6 +73,9 @@ impl Sandbox {
         };
         let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
         let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
+        if named.is_none() {
+            *named = descriptor.name.parse().ok();
+        }
         let declaration = Declaration::check(descriptor, api)?;
         drop(describing);
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
-use crate::capability::{CpuSlot, Limit};
+use crate::capability::{CpuSlot, Limit, Revoked};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::artifact::printable;
 use crate::plugin::bulkhead::busy;
 use crate::plugin::call_stats::CallStats;
+use crate::plugin::refusal::plugin_revoked;
 
 /// Marks an error that occurred while an instance was created.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ impl Stop {
         };
         if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             return busy().with_internal("the instance pool is full");
+        }
+        if let Some(revoked) = error.downcast_ref::<Revoked>() {
+            return plugin_revoked().with_internal(revoked.to_string());
         }
         let (kind, code, public) = match hit {
             Some(Limit::Memory) => {

@@ -10,19 +10,23 @@ use crate::plugin::response::PluginResponse;
 
 impl Sandbox {
     /// Tests a release: creates an instance with everything it was granted, and calls the routes that it marked with
-    /// `x-wharf-smoke`, without a caller.
+    /// `x-wharf-smoke`, without a caller. One deadline covers all of it, in addition to the deadline of each call.
     ///
     /// # Errors
     /// It traps, hits a limit, does not respond in time, or responds 500 or above.
     pub(in crate::plugin) async fn smoke(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
-        let refuse = |route: &str, reason: String| {
-            Error::new(
-                Kind::Invalid(Vec::new()),
-                code::SMOKE_FAILED,
-                format!("The release does not pass its first call{route}: {reason}. The live release stays live"),
-            )
-        };
+        // The wait for other deploys is not the fault of this one.
         let _slot = self.deploy_slot().await?;
+        match tokio::time::timeout(self.smoke_time, self.smoke_calls(release, request_id)).await {
+            Ok(passed) => passed,
+            Err(_elapsed) => {
+                let limit = humantime::format_duration(self.smoke_time);
+                Err(refuse("", format!("all its smoke calls together take longer than plugins.smoke_time ({limit})")))
+            }
+        }
+    }
+
+    async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         let mut store = self.release_store(release, request_id, None, None);
         let slot = store.data().cpu_slot.clone();
         let instance = release.handle.instantiate_async(&mut store);
@@ -57,4 +61,12 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+fn refuse(route: &str, reason: String) -> Error {
+    Error::new(
+        Kind::Invalid(Vec::new()),
+        code::SMOKE_FAILED,
+        format!("The release does not pass its first call{route}: {reason}. The live release stays live"),
+    )
 }

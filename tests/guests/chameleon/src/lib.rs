@@ -13,6 +13,7 @@ mod caching;
 mod data;
 mod requests;
 mod standard;
+mod waiting;
 
 plugin! {
     name: "chameleon",
@@ -28,7 +29,7 @@ plugin! {
         caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
         data::notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
         requests::fetch, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
-        requests::standard_handle,
+        requests::standard_handle, waiting::wait_then,
     ],
 }
 

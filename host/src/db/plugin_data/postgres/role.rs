@@ -116,6 +116,29 @@ pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Optio
     Ok(row.map(|(name, password)| Role { name, password: Secret::new(password) }))
 }
 
+/// Allows or forbids a plugin's role to log in, if it has one. If it is forbidden, the role's connections end.
+pub(super) async fn set_login(pool: &PgPool, plugin: &PluginName, allowed: bool) -> Result<()> {
+    const SQL: &str = "SELECT role, rolcanlogin FROM plugin_database JOIN pg_roles ON rolname = role WHERE plugin = $1";
+    let row: Option<(String, bool)> = sqlx::query_as(SQL).bind(plugin).fetch_optional(pool).await?;
+    let Some((role, can_login)) = row else { return Ok(()) };
+    if can_login != allowed {
+        let login = if allowed { "LOGIN" } else { "NOLOGIN" };
+        let sql = format!("ALTER ROLE \"{role}\" {login}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map_err(not_allowed)?;
+    }
+    if !allowed {
+        end_connections(pool, &role).await?;
+    }
+    Ok(())
+}
+
+/// Ends the connections of a role, those of other nodes included.
+async fn end_connections(on: impl sqlx::PgExecutor<'_>, role: &str) -> Result<()> {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+    sqlx::query(sql).bind(role).execute(on).await.map_err(not_allowed)?;
+    Ok(())
+}
+
 /// Returns an id that distinguishes the roles of this installation from others in the same cluster.
 async fn instance(connection: &mut PgConnection, random: &Random) -> Result<String> {
     sqlx::query("INSERT INTO plugin_database_instance (id) VALUES ($1) ON CONFLICT (one) DO NOTHING")
@@ -151,12 +174,8 @@ pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
         .await?;
     sqlx::raw_sql(AssertSqlSafe("SET LOCAL lock_timeout = '10s'".to_owned())).execute(&mut *transaction).await?;
     if exists {
-        // Ends the connections of other nodes: a running statement would hold locks on the schema.
-        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1")
-            .bind(&role)
-            .execute(&mut *transaction)
-            .await
-            .map_err(not_allowed)?;
+        // A running statement would hold locks on the schema.
+        end_connections(&mut *transaction, &role).await?;
     }
     let mut statements = vec![format!("DROP SCHEMA IF EXISTS {} CASCADE", schema(plugin))];
     if exists {

@@ -42,11 +42,17 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .query::<Page>()
             .replies::<HistoryPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/rollback", roll_back), "roll_back", "Roll Back")
-            .described("Serves an earlier release again. The database keeps its current tables.")
+            .described(
+                "Serves an earlier release again. The database keeps its current tables. A running deploy of the plugin \
+                 ends with `plugin_changed`.",
+            )
             .query::<RollbackQuery>()
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/pause", pause_plugin), "pause_plugin", "Pause Plugin")
-            .described("Its routes respond with 503 until it is resumed.")
+            .described(
+                "Its routes respond with 503 until it is resumed. Calls in flight end at once; their open transactions \
+                 are rolled back. A running deploy of the plugin ends with `plugin_changed`.",
+            )
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/resume", resume_plugin), "resume_plugin", "Resume Plugin")
             .replies::<PluginPublic>(),
@@ -61,8 +67,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<Message>(),
         of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
             .described(
-                "Restores a revoked grant. With parameters, changes the parameters of the grant by a new release of \
-                 the same file.",
+                "Restores a revoked grant. With parameters, changes the parameters of a grant that is not revoked, by \
+                 a new release of the same file.",
             )
             .path::<String>("capability")
             .query::<GrantParametersQuery>()
@@ -72,7 +78,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             "revoke_grant",
             "Revoke Grant",
         )
-        .described("Revokes a grant immediately. A release that needs it is no longer served.")
+        .described(
+            "Revokes a grant immediately. A release that needs it is no longer served, and calls in flight can no longer \
+             use the capability. A running deploy of the plugin ends with `plugin_changed`.",
+        )
         .path::<String>("capability")
         .replies::<Message>(),
         of(HostRoute::get("/api/v1/plugins/{name}/limits", read_limits), "read_limits", "Read Limits")
@@ -99,7 +108,7 @@ struct ReleasesPublic {
 
 #[derive(Deserialize, JsonSchema)]
 struct RollbackQuery {
-    /// The number of the release. Default: the release before the live one.
+    /// The number of the release. Default: the release that was live before.
     #[serde(default)]
     #[schemars(with = "i64", range(min = 1))]
     release: Option<i64>,
