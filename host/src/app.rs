@@ -23,6 +23,7 @@ use crate::capability::{Boot, Grants};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
+use crate::db::node_lock::NodeLock;
 use crate::db::plugin_data::PluginData;
 use crate::egress::{Egress, EgressEnvironment};
 use crate::email::Mailer;
@@ -69,6 +70,7 @@ pub struct App {
     served: JoinHandle<Result<()>>,
     mailing: JoinHandle<()>,
     supervising: JoinHandle<()>,
+    locking: JoinHandle<(Option<NodeLock>, Result<()>)>,
     first_superuser: Option<NewSuperuser>,
     host: Arc<Host>,
     data: Arc<PluginData>,
@@ -84,28 +86,38 @@ impl App {
     pub async fn start(mut config: Config, environment: Environment) -> Result<Self> {
         config.server.connections = open_files::limit_connections(config.server.connections);
         let limit = config.server.start_timeout;
-        let mut stage = "opening the data directory";
-        let started = timeout(limit, Self::open(Arc::new(config), environment, &mut stage)).await;
-        started.unwrap_or_else(|_| Err(too_slow(stage, limit)))
+        let mut step = Step::Opening("opening the data directory");
+        let started = timeout(limit, Self::open(Arc::new(config), environment, &mut step)).await;
+        started.unwrap_or_else(|_| Err(too_slow(&step, limit)))
     }
 
-    async fn open(config: Arc<Config>, environment: Environment, stage: &mut &'static str) -> Result<Self> {
+    async fn open(config: Arc<Config>, environment: Environment, step: &mut Step) -> Result<Self> {
         let Environment { clock, random, compile, at_stage, egress, passwords, awaits_deployments } = environment;
-        let data_dir = DataDir::open(&config.server.data_dir)?;
+        let in_directory = "stop it, or choose another directory with --data-dir or WHARF_DATA_DIR";
+        let data_dir = DataDir::open(&config.server.data_dir, |holder| step.wait_for(holder, in_directory)).await?;
 
-        *stage = "opening the database";
-        let db = Db::open(&config.database, data_dir.path()).await.map_err(|error| {
-            // The report may name a file or a cause, but never the URL, which holds a password.
-            Error::internal(format!("{}: {}", config.database.description(), error.report()))
-        })?;
+        *step = Step::Opening("opening the database");
+        let description = config.database.description();
+        // The report may name a file or a cause, but never the URL, which holds a password.
+        let failed = |error: Error| Error::internal(format!("{description}: {}", error.report()));
+        let in_database = "two hosts on one database would overwrite each other's changes, so stop the other one first";
+        let waiting = || step.wait_for(description.clone(), in_database);
+        let mut lock = NodeLock::acquire(&config.database, &random, waiting).await.map_err(failed)?;
+        *step = Step::Opening("opening the database");
+        let db = Db::open_as(&config.database, data_dir.path(), lock.as_ref().map(NodeLock::holder))
+            .await
+            .map_err(failed)?;
+        if let Some(lock) = &mut lock {
+            lock.record().await.map_err(failed)?;
+        }
         let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
 
-        *stage = "opening identity and mail";
+        *step = Step::Opening("opening identity and mail");
         let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone(), passwords).await?;
         let first_superuser = auth.ensure_superuser(&config.auth).await?;
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 
-        *stage = "loading the plugins";
+        *step = Step::Opening("loading the plugins");
         let egress = Egress::new(egress, random.clone());
         let boot = Boot {
             config: Arc::clone(&config),
@@ -138,7 +150,7 @@ impl App {
         });
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&host), routes)?);
 
-        *stage = "opening the listener";
+        *step = Step::Opening("opening the listener");
         // The listener opens last, so that a client that can connect finds all parts ready.
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
             Error::internal(format!("cannot listen on {}", config.server.listen)).with_source(error)
@@ -155,7 +167,19 @@ impl App {
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());
             async move { host.plugins.supervise(stopping).await }
         });
-        Ok(Self { addr, shutdown, served, mailing, supervising, first_superuser, host, data, _data_dir: data_dir })
+        let locking = tokio::spawn(keep_lock(lock, shutdown.clone()));
+        Ok(Self {
+            addr,
+            shutdown,
+            served,
+            mailing,
+            supervising,
+            locking,
+            first_superuser,
+            host,
+            data,
+            _data_dir: data_dir,
+        })
     }
 
     /// Returns the address that it listens on. With port 0 in the configuration, this is the port that was found.
@@ -205,7 +229,7 @@ impl App {
     /// Waits until [`App::shutdown`] is cancelled and all parts have ended.
     ///
     /// # Errors
-    /// The server ended for another reason.
+    /// The server ended for another reason, or another host took over the database.
     pub async fn wait(self) -> Result<()> {
         let served = self.served.await;
         // A server that failed has cancelled nothing. Without this, the wait for the other parts would never end.
@@ -215,12 +239,57 @@ impl App {
         let _ = self.supervising.await;
         self.data.close().await;
         self.host.db.close().await;
-        served.map_err(|error| Error::internal("the server's task failed").with_source(error))?
+        let locked = self.locking.await;
+        let (lock, kept) = locked.map_err(|error| Error::internal("the lock's task failed").with_source(error))?;
+        // The lock is the last thing that this host gives up: the next host waits for it.
+        if let Some(lock) = lock {
+            lock.release().await;
+        }
+        served.map_err(|error| Error::internal("the server's task failed").with_source(error))??;
+        kept
     }
 }
 
-fn too_slow(stage: &str, limit: Duration) -> Error {
-    let text = format!("{stage} took longer than server.start_timeout ({})", humantime::format_duration(limit));
+/// Keeps the lock of the database until the shutdown. Shuts down if another host took the lock.
+async fn keep_lock(mut lock: Option<NodeLock>, shutdown: CancellationToken) -> (Option<NodeLock>, Result<()>) {
+    let kept = match &mut lock {
+        None => Ok(()),
+        Some(lock) => lock.keep(&shutdown).await,
+    };
+    if let Err(error) = &kept {
+        tracing::error!(error = error.report(), "another host has the database now; shutting down");
+        shutdown.cancel();
+    }
+    (lock, kept)
+}
+
+/// The step of a start that is under way, for the error of a start that takes too long.
+#[derive(Debug)]
+enum Step {
+    /// A part is opened.
+    Opening(&'static str),
+    /// Another host uses something that only one host may use.
+    Waiting { used: String, advice: &'static str },
+}
+
+impl Step {
+    /// Waits for another host. The wait is logged once.
+    fn wait_for(&mut self, used: String, advice: &'static str) {
+        if !matches!(self, Self::Waiting { .. }) {
+            tracing::warn!(used, "another wharf is running; waiting until it stops");
+        }
+        *self = Self::Waiting { used, advice };
+    }
+}
+
+fn too_slow(step: &Step, limit: Duration) -> Error {
+    let limit = format!("server.start_timeout ({})", humantime::format_duration(limit));
+    let text = match step {
+        Step::Opening(part) => format!("{part} took longer than {limit}"),
+        Step::Waiting { used, advice } => {
+            format!("{used} is in use by another wharf, which did not stop within {limit}; {advice}")
+        }
+    };
     Error::new(Kind::Timeout, code::INTERNAL, "The start timed out").with_internal(text)
 }
 
@@ -241,7 +310,9 @@ mod tests {
         for _ in 0..2 {
             let app = App::start(config(&directory), Environment::default()).await.unwrap();
             assert_ne!(app.addr().port(), 0);
-            let second = App::start(config(&directory), Environment::default()).await.err().unwrap();
+            let mut hasty = config(&directory);
+            hasty.server.start_timeout = Duration::from_millis(300);
+            let second = App::start(hasty, Environment::default()).await.err().unwrap();
             assert!(second.report().contains("in use by another wharf"), "{}", second.report());
             app.stop().await.unwrap();
         }

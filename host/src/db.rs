@@ -9,6 +9,7 @@ pub mod audit;
 pub mod deploy;
 pub(crate) mod email;
 mod migrations;
+pub mod node_lock;
 pub mod plugin;
 pub mod plugin_data;
 pub mod release;
@@ -62,6 +63,11 @@ pub(crate) use on;
 /// The schema of the host's tables on PostgreSQL. The plugins' roles have no rights to it.
 pub(crate) const HOST_SCHEMA: &str = "wharf";
 
+/// The session setting that names the holder of the database's lock for the trigger `check_holder`.
+const HOLDER: &str = "wharf.holder";
+/// The SQLSTATE with which that trigger refuses a change.
+const TAKEN_OVER: &str = "WH001";
+
 /// A pool of connections to the host's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Db {
@@ -77,9 +83,17 @@ impl Db {
     /// # Errors
     /// The database cannot be reached within `database.timeout`, or its schema is newer than this binary.
     pub async fn open(config: &config::Database, data_dir: &Path) -> Result<Self> {
+        Self::open_as(config, data_dir, None).await
+    }
+
+    /// Does the same for the host that has the [lock](node_lock) of the database: its connections name it as the holder.
+    ///
+    /// # Errors
+    /// As [`Db::open`].
+    pub async fn open_as(config: &config::Database, data_dir: &Path, holder: Option<&str>) -> Result<Self> {
         match &config.url {
             None => Self::open_sqlite(config, &data_dir.join("wharf.sqlite")).await,
-            Some(url) => Self::open_postgres(config, url.expose()).await,
+            Some(url) => Self::open_postgres(config, url.expose(), holder).await,
         }
     }
 
@@ -108,8 +122,9 @@ impl Db {
         Ok(Self::Sqlite(pool))
     }
 
-    async fn open_postgres(config: &config::Database, url: &str) -> Result<Self> {
-        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]);
+    async fn open_postgres(config: &config::Database, url: &str, holder: Option<&str>) -> Result<Self> {
+        let holder = holder.map(|holder| (HOLDER, holder));
+        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]).options(holder);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections)
             .acquire_timeout(config.timeout)
@@ -187,9 +202,17 @@ impl From<sqlx::Error> for Error {
                 let kind = Kind::Unavailable(Duration::from_secs(1));
                 Self::new(kind, code::DATABASE_UNAVAILABLE, "The database cannot be reached now").with_source(error)
             }
+            sqlx::Error::Database(refusal) if refusal.code().as_deref() == Some(TAKEN_OVER) => taken_over(),
             other => Self::internal("a statement on the host's database failed").with_source(other),
         }
     }
+}
+
+/// Returns the error of a host whose database another host has taken over.
+fn taken_over() -> Error {
+    let kind = Kind::Unavailable(Duration::from_secs(1));
+    Error::new(kind, code::SHUTTING_DOWN, "The host is shutting down")
+        .with_internal("another wharf took over the database, so this one changes nothing any more and stops")
 }
 
 /// Returns whether a unique constraint refused the statement.

@@ -222,7 +222,22 @@ impl TestHost {
 
     /// Stops the host gracefully.
     pub(crate) async fn stop(mut self) {
+        self.stop_app().await;
+    }
+
+    /// Stops the host gracefully. Its directory and its database stay.
+    pub(crate) async fn stop_app(&mut self) {
         self.app.take().unwrap().stop().await.unwrap();
+    }
+
+    /// Waits until the host stops by itself, and returns the reason.
+    pub(crate) async fn ended(mut self) -> wharf::error::Result<()> {
+        self.app.take().unwrap().wait().await
+    }
+
+    /// Returns the environment of the host, for another host next to it.
+    pub(crate) fn environment(&self) -> Environment {
+        environment(&self.clock, &self.compile, &self.egress)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -282,8 +297,11 @@ fn empty_resolver() -> Resolver {
     Resolver::new(|name| async move { Err(std::io::Error::other(format!("no test gave {name} an address"))) })
 }
 
-async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {
+fn environment(clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> Environment {
     let (clock, compile, egress) = (clock.clone(), compile.clone(), egress.clone());
-    let environment = Environment { clock, compile, egress, passwords: HashCost::Minimal, ..Environment::default() };
-    App::start(config.clone(), environment).await.unwrap_or_else(|error| panic!("{}", error.report()))
+    Environment { clock, compile, egress, passwords: HashCost::Minimal, ..Environment::default() }
+}
+
+async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {
+    App::start(config.clone(), environment(clock, compile, egress)).await.unwrap_or_else(|error| panic!("{}", error.report()))
 }

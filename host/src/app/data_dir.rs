@@ -5,12 +5,15 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Random;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "wharf.lock";
 const NODE: &str = "node";
+/// The time between two attempts to take the lock.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The directory, locked until this value is dropped. The operating system frees the lock of a process that dies, so a
 /// lock file that stays behind is harmless.
@@ -21,8 +24,9 @@ pub(super) struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory if it is missing, and locks it.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// Creates the directory if it is missing, and waits for its lock, without limit. Calls `waiting` with a description
+    /// of the directory and its holder at each attempt that fails because another host has the lock.
+    pub(super) async fn open(path: &Path, mut waiting: impl FnMut(String)) -> Result<Self> {
         let failed = |what: &str, error: std::io::Error| {
             Error::internal(format!("data directory {}: {what}", path.display())).with_source(error)
         };
@@ -42,20 +46,18 @@ impl DataDir {
             .mode(0o600)
             .open(&file)
             .map_err(|error| failed("cannot be written", error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // The number only helps an operator; a process that has not written it yet holds the lock all the same.
-                let _ = lock.read_to_string(&mut holder);
-                return Err(Error::internal(format!(
-                    "data directory {} is in use by another wharf (process {}); stop it, or choose another with \
-                     --data-dir or WHARF_DATA_DIR",
-                    path.display(),
-                    holder.trim()
-                )));
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    // The number only helps an operator; a process that has not written it yet holds the lock too.
+                    let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut holder));
+                    waiting(format!("data directory {} (process {})", path.display(), holder.trim()));
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+                Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
             }
-            Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
         }
         let note = lock
             .set_len(0)
@@ -91,15 +93,18 @@ impl DataDir {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_one_host_locks_the_directory_and_only_its_owner_may_enter() {
+    #[tokio::test]
+    async fn a_second_host_waits_for_the_directory_and_only_its_owner_may_enter() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("a/data");
-        let first = DataDir::open(&path).unwrap();
+        let mut first = Some(DataDir::open(&path, |_| ()).await.unwrap());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        let second = DataDir::open(&path).unwrap_err();
-        assert!(second.report().contains(&format!("in use by another wharf (process {})", std::process::id())));
-        drop(first);
-        assert!(DataDir::open(&path).is_ok());
+        let mut holders = Vec::new();
+        let second = DataDir::open(&path, |holder| {
+            holders.push(holder);
+            first = None;
+        });
+        second.await.unwrap();
+        assert_eq!(holders, [format!("data directory {} (process {})", path.display(), std::process::id())]);
     }
 }

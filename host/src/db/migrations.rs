@@ -30,6 +30,7 @@ migrations! {
     7 "deploy data" "0007_deploy_data.sql",
     8 "limits" "0008_limits.sql",
     9 "replaced releases" "0009_replaced_releases.sql",
+    10 "node lock" "0010_node_lock.sql",
 }
 
 /// The migrations for SQLite.
