@@ -88,10 +88,8 @@ async fn a_host_whose_connection_of_the_lock_is_lost_takes_the_lock_again() {
     let mut superuser = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
     let before = lock_holder(&mut superuser).await.unwrap();
     end_backend(&mut superuser, before).await;
-    until("the lock to be held again", async || {
-        lock_holder(&mut superuser).await.filter(|holder| *holder != before)
-    })
-    .await;
+    until("the lock to be held again", async || lock_holder(&mut superuser).await.filter(|holder| *holder != before))
+        .await;
     host.superuser().request(Method::POST, "/plugins/hello/pause").send().await.ok();
     a_second_host_is_refused_with_the_reason_when_the_first_one_stays(&host).await;
     host.stop().await;

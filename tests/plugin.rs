@@ -12,6 +12,7 @@ mod grants;
 mod job;
 mod limit_overrides;
 mod limits;
+mod many_plugins;
 mod memory_accounting;
 mod pages;
 mod quotas;

@@ -165,7 +165,10 @@ impl App {
         let mailing = tokio::spawn(mail.run(shutdown.clone()));
         let supervising = tokio::spawn({
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());
-            async move { host.plugins.supervise(stopping).await }
+            async move {
+                let compiling = host.plugins.compile_missing(&stopping);
+                tokio::join!(host.plugins.supervise(stopping.clone()), compiling);
+            }
         });
         let locking = tokio::spawn(keep_lock(lock, shutdown.clone()));
         Ok(Self {

@@ -281,9 +281,26 @@ macro_rules! capabilities {
             /// # Errors
             /// A grant's parameters are not valid, or a resource is not available.
             pub async fn admit(&self, candidate: &Candidate<'_>, grants: &Grants) -> Result<Admitted> {
-                let host = &self.configured.plugins;
                 // Known from the beginning, so that a revocation meanwhile reaches it.
-                let revocations = self.loaded.add(candidate.plugin, grants.names());
+                self.admit_tracked(candidate, grants, self.track(candidate.plugin, grants)).await
+            }
+
+            /// Tracks the revocations of a release that is admitted later.
+            pub fn track(&self, plugin: &PluginName, grants: &Grants) -> Arc<Revocations> {
+                self.loaded.add(plugin, grants.names())
+            }
+
+            /// Admits a release whose revocations are tracked already.
+            ///
+            /// # Errors
+            /// As [`Capabilities::admit`].
+            pub async fn admit_tracked(
+                &self,
+                candidate: &Candidate<'_>,
+                grants: &Grants,
+                revocations: Arc<Revocations>,
+            ) -> Result<Admitted> {
+                let host = &self.configured.plugins;
                 let mut admitted = Admitted { revocations, ..Admitted::default() };
                 $(if let Some(grant) = grants.parameters::<$capability>(host)? {
                     admitted.$field = Some(self.$field.admit(candidate, grant).await?);
@@ -353,7 +370,7 @@ macro_rules! capabilities {
             }
 
             /// Returns the revocations of the release.
-            pub fn revocations(&self) -> &Revocations {
+            pub fn revocations(&self) -> &Arc<Revocations> {
                 &self.revocations
             }
         }

@@ -7,8 +7,9 @@
 //! fresh instance) → `response` (the check of the result).
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
-//! Above it stand the operations, each in a module of its own: `startup`, `deploy` (the only way in, after `signature`
-//! checked the file), `operations`, `rollback`, `canary_rollout`, `supervisor`, and the reading ones, `history` and `limit_usage`.
+//! Above it stand the operations, each in a module of its own: `startup`, `preparation`, `deploy` (the only way in, after
+//! `signature` checked the file), `operations`, `rollback`, `canary_rollout`, `supervisor`, and the reading ones,
+//! `history` and `limit_usage`.
 
 pub mod artifact;
 pub mod breaker;
@@ -33,8 +34,10 @@ mod interface;
 pub mod limit_usage;
 pub mod limits;
 mod live_set;
+mod mounts;
 mod operations;
 mod pause;
+mod preparation;
 mod probation;
 pub mod refusal;
 pub mod registry;
@@ -47,11 +50,12 @@ pub mod sandbox;
 pub mod schema_compatibility;
 pub mod signature;
 mod startup;
+pub mod state_map;
 mod supervisor;
 pub mod upload;
 
 pub use compile::Compile;
-pub use generation::{Generation, Target};
+pub use generation::Generation;
 pub use registry::Registry;
 pub use release::Release;
 pub use response::PluginResponse;

@@ -303,5 +303,7 @@ fn environment(clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> 
 }
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {
-    App::start(config.clone(), environment(clock, compile, egress)).await.unwrap_or_else(|error| panic!("{}", error.report()))
+    App::start(config.clone(), environment(clock, compile, egress))
+        .await
+        .unwrap_or_else(|error| panic!("{}", error.report()))
 }

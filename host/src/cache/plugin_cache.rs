@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -46,28 +46,29 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct PluginCache {
     clock: Clock,
-    entries: ArcSwap<Cache<Key, Entry>>,
+    entries: ArcSwap<Entries>,
     marks: Mutex<HashMap<Box<str>, u64>>,
     counter: AtomicU64,
 }
 
 impl PluginCache {
     pub(super) fn new(clock: &Clock, bytes: u64) -> Self {
-        let entries = ArcSwap::from_pointee(entries(bytes));
+        let entries = ArcSwap::from_pointee(Entries::new(bytes));
         let (marks, counter) = (Mutex::default(), AtomicU64::new(0));
         Self { clock: clock.clone(), entries, marks, counter }
     }
 
     /// Changes the size in bytes. A change clears the cache.
     pub fn resize(&self, bytes: u64) {
-        if self.entries.load().policy().max_capacity() != Some(bytes) {
-            self.entries.store(Arc::new(entries(bytes)));
+        if self.entries.load().bytes != bytes {
+            self.entries.store(Arc::new(Entries::new(bytes)));
         }
     }
 
     /// Returns the number of entries and their bytes.
     pub fn usage(&self) -> (u64, u64) {
         let entries = self.entries.load();
+        let Some(entries) = entries.cache.get() else { return (0, 0) };
         // Without this, moka does not count recent entries yet and still counts expired ones.
         entries.run_pending_tasks();
         (entries.entry_count(), entries.weighted_size())
@@ -99,17 +100,16 @@ impl PluginCache {
     /// Stores an entry. Refuses one that is larger than the cache: it would evict everything else first.
     pub(super) fn insert(&self, key: Key, entry: Entry) -> Result<(), Refusal> {
         let entries = self.entries.load();
-        let bytes = entries.policy().max_capacity().unwrap_or(u64::MAX);
-        if weight(&key, &entry) as u64 > bytes {
-            return Err(Refusal::Value(bytes));
+        if weight(&key, &entry) as u64 > entries.bytes {
+            return Err(Refusal::Value(entries.bytes));
         }
-        entries.insert(key, entry);
+        entries.cache().insert(key, entry);
         Ok(())
     }
 
     /// Removes a value.
     pub fn delete(&self, key: &str) {
-        self.entries.load().invalidate(&Key::Value(key.into()));
+        self.entries.load().cache().invalidate(&Key::Value(key.into()));
     }
 
     /// Adds to a counter atomically and returns the sum. A missing counter starts at 0 with the given `ttl`; an
@@ -122,7 +122,7 @@ impl PluginCache {
             return Err(Refusal::Key);
         }
         let mut sum = Err(Refusal::Counter);
-        self.entries.load().entry(Key::Value(key.into())).and_compute_with(|present| {
+        self.entries.load().cache().entry(Key::Value(key.into())).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value).filter(|entry| self.is_fresh(entry));
             let count = match &present {
                 None => Some(0),
@@ -164,7 +164,7 @@ impl PluginCache {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
         if marks.len() >= MAX_MARKS && !marks.contains_key(tag) {
-            self.entries.load().invalidate_all();
+            self.entries.load().cache().invalidate_all();
             marks.clear();
         }
         marks.insert(tag.into(), mark);
@@ -190,7 +190,7 @@ impl PluginCache {
     }
 
     pub(super) fn fresh(&self, key: &Key) -> Option<Entry> {
-        self.entries.load().get(key).filter(|entry| self.is_fresh(entry))
+        self.entries.load().cache.get()?.get(key).filter(|entry| self.is_fresh(entry))
     }
 
     fn is_fresh(&self, entry: &Entry) -> bool {
@@ -206,12 +206,28 @@ impl PluginCache {
     }
 }
 
-fn entries(bytes: u64) -> Cache<Key, Entry> {
-    Cache::builder()
-        .max_capacity(bytes)
-        .weigher(|key: &Key, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
-        .expire_after(PerEntry)
-        .build()
+/// The entries, within a size in bytes. moka allocates tens of kilobytes for an empty cache, so it is created with the
+/// first entry: most of ten thousand plugins may have none.
+#[derive(Debug)]
+struct Entries {
+    bytes: u64,
+    cache: OnceLock<Cache<Key, Entry>>,
+}
+
+impl Entries {
+    fn new(bytes: u64) -> Self {
+        Self { bytes, cache: OnceLock::new() }
+    }
+
+    fn cache(&self) -> &Cache<Key, Entry> {
+        self.cache.get_or_init(|| {
+            Cache::builder()
+                .max_capacity(self.bytes)
+                .weigher(|key: &Key, entry: &Entry| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
+                .expire_after(PerEntry)
+                .build()
+        })
+    }
 }
 
 fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
@@ -274,8 +290,7 @@ mod tests {
         for index in 0..1_000 {
             cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
         }
-        cache.entries.load().run_pending_tasks();
-        assert!(cache.entries.load().weighted_size() <= 100_000);
+        assert!(cache.usage().1 <= 100_000);
     }
 
     #[test]
@@ -289,9 +304,8 @@ mod tests {
         for index in 0..100 {
             cache.set(&index.to_string(), vec![0; 1_000].into(), None, &[]).unwrap();
         }
-        let entries = cache.entries.load();
-        entries.run_pending_tasks();
-        assert!((1..=10_000).contains(&entries.weighted_size()), "{}", entries.weighted_size());
+        let bytes = cache.usage().1;
+        assert!((1..=10_000).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -31,6 +31,7 @@ migrations! {
     8 "limits" "0008_limits.sql",
     9 "replaced releases" "0009_replaced_releases.sql",
     10 "node lock" "0010_node_lock.sql",
+    11 "many plugins" "0011_many_plugins.sql",
 }
 
 /// The migrations for SQLite.

@@ -1,6 +1,8 @@
 //! Releases and component files in the host's database. A release is only added and, as a whole, deleted; of its row,
 //! only the time at which it became the live one and the release that it replaced are changed.
 
+use std::collections::BTreeSet;
+
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -37,6 +39,8 @@ row! {
         pub signed_by: String,
         /// The limits of its calls, as JSON.
         pub limits: String,
+        /// The interfaces that its component imports, a JSON list.
+        pub imports: String,
     }
 }
 
@@ -61,8 +65,8 @@ pub struct PluginRecord<'a> {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT plugin, number, digest, mount, declaration, grants, settings, migrations, size, created_at, created_by,
-             signed_by, limits FROM releases WHERE plugin = $1 ",
+            "SELECT plugin, number, digest, releases.mount, declaration, grants, settings, migrations, size, created_at,
+             created_by, signed_by, limits, imports FROM releases ",
             $rest
         )
     };
@@ -73,7 +77,7 @@ macro_rules! select {
 /// # Errors
 /// The database fails.
 pub async fn find(db: &Db, plugin: &PluginName, number: i64) -> Result<Option<StoredRelease>> {
-    const SQL: &str = select!("AND number = $2");
+    const SQL: &str = select!("WHERE plugin = $1 AND number = $2");
     Ok(on!(db, pool => {
         sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).bind(number).fetch_optional(pool).await
     })?)
@@ -84,8 +88,17 @@ pub async fn find(db: &Db, plugin: &PluginName, number: i64) -> Result<Option<St
 /// # Errors
 /// The database fails.
 pub async fn list(db: &Db, plugin: &PluginName) -> Result<Vec<StoredRelease>> {
-    const SQL: &str = select!("ORDER BY number DESC");
+    const SQL: &str = select!("WHERE plugin = $1 ORDER BY number DESC");
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
+}
+
+/// Returns the live release of each plugin that was not removed, in one query for all.
+///
+/// # Errors
+/// The database fails.
+pub async fn list_live(db: &Db) -> Result<Vec<StoredRelease>> {
+    const SQL: &str = select!("JOIN plugins ON name = plugin AND live_release = number WHERE state = 'live'");
+    Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).fetch_all(pool).await)?)
 }
 
 /// Returns the release that `number` replaced when it became the live one.
@@ -171,8 +184,8 @@ pub async fn insert(
             .await?;
         sqlx::query(
             "INSERT INTO releases (plugin, number, digest, mount, declaration, grants, settings, migrations, size,
-             created_at, created_by, live_at, signed_by, limits, replaced)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             created_at, created_by, live_at, signed_by, limits, replaced, imports)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(release.plugin.clone())
         .bind(release.number)
@@ -192,6 +205,7 @@ pub async fn insert(
             ReleaseRole::Live(replaced) => replaced,
             ReleaseRole::Canary(_) => None,
         })
+        .bind(&release.imports)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -215,18 +229,20 @@ pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
 /// # Errors
 /// The database fails.
 pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp, spared: &[i64]) -> Result<Vec<i64>> {
-    const NUMBERS: &str = "SELECT number, created_at FROM releases WHERE plugin = $1 ORDER BY number DESC";
+    const NUMBERS: &str = "SELECT number, created_at, digest FROM releases WHERE plugin = $1 ORDER BY number DESC";
     // A step back over a deleted release leads to the one before it.
     const STEP_OVER: &str = "UPDATE releases
         SET replaced = (SELECT gone.replaced FROM releases gone WHERE gone.plugin = $1 AND gone.number = $2)
         WHERE plugin = $1 AND replaced = $2";
-    let mut collected = Vec::new();
+    const UNUSED: &str = "DELETE FROM artifacts WHERE digest = $1
+        AND NOT EXISTS (SELECT 1 FROM releases WHERE releases.digest = artifacts.digest)";
+    let (mut collected, mut digests) = (Vec::new(), BTreeSet::new());
     on!(db, pool, begin => {
         let mut transaction = pool.begin_with(begin).await?;
-        let all: Vec<(i64, Timestamp)> =
+        let all: Vec<(i64, Timestamp, String)> =
             sqlx::query_as(NUMBERS).bind(plugin.clone()).fetch_all(&mut *transaction).await?;
         // The newest stays, so that its number is never reused.
-        for (number, created_at) in all.into_iter().skip(keep.max(1)) {
+        for (number, created_at, digest) in all.into_iter().skip(keep.max(1)) {
             if created_at >= since || spared.contains(&number) {
                 continue;
             }
@@ -237,11 +253,11 @@ pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp
                 .execute(&mut *transaction)
                 .await?;
             collected.push(number);
+            digests.insert(digest);
         }
-        if !collected.is_empty() {
-            sqlx::query("DELETE FROM artifacts WHERE digest NOT IN (SELECT digest FROM releases)")
-                .execute(&mut *transaction)
-                .await?;
+        // Only the files of these releases, because the others may be many.
+        for digest in &digests {
+            sqlx::query(UNUSED).bind(digest).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
     });

@@ -37,14 +37,16 @@ use crate::capability::Limit;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::canary::Canary;
-use crate::plugin::generation::{Absence, Generation, Target};
-use crate::plugin::release::ReleaseRoute;
-use crate::route::{Access, BodyKind, Match, Operation, Template};
+use crate::plugin::generation::{Absence, Found};
+use crate::plugin::release::{Prepared, ReleaseRoute};
+use crate::route::{Access, BodyKind, Match, Operation, RouteTable, Template};
 
 /// Handles requests.
 pub struct Dispatcher {
     host: Arc<Host>,
     routes: Vec<CompiledRoute>,
+    /// Finds a route of the host by its index.
+    table: RouteTable<usize>,
     cors: Cors,
     files: Option<StaticFiles>,
 }
@@ -88,7 +90,7 @@ const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 /// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
 const ABSENT_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Returns method and path template of each route of the host, which the plugin registry needs to detect conflicts.
+/// Returns method and path template of each route of the host, which the plugin registry needs to detect clashes.
 ///
 /// # Errors
 /// A path is not a template, which is a defect of the host.
@@ -102,6 +104,9 @@ impl Dispatcher {
     /// # Errors
     /// The directory cannot be served, or an operation does not compile, which is a defect of the host.
     pub fn new(host: Arc<Host>, routes: Vec<HostRoute<Host>>) -> Result<Self> {
+        let templates = templates(&routes)?.into_iter().enumerate();
+        let table = RouteTable::build(templates.map(|(index, (method, template))| (method, template, index)));
+        let table = table.map_err(Error::internal)?;
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url)?;
         let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
@@ -130,7 +135,7 @@ impl Dispatcher {
             documented
                 .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
         ));
-        Ok(Self { host, routes, cors, files })
+        Ok(Self { host, routes, table, cors, files })
     }
 
     /// Returns the response to one request. An error becomes a problem response.
@@ -188,22 +193,26 @@ impl Dispatcher {
         if let Some(reply) = self.cors.preflight(&parts.method, &parts.headers) {
             return Ok(self.send(reply, None));
         }
-        let path = parts.uri.path();
-        let generation = self.host.plugins.generation();
-        let table = match generation.canary(path) {
-            Some((canary, table)) if self.uses_canary(canary, parts, peer).await => table,
-            _ => generation.table(),
-        };
-        let (target, raw_params) = match table.find(parts.method.as_str(), path) {
-            Match::Route(target, params) => (target, params),
-            Match::Methods(methods) => {
-                let methods = methods.into_iter().map(ToOwned::to_owned).collect();
-                let kind = Kind::MethodNotAllowed(methods);
-                return Err(Error::new(kind, code::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        // The request keeps the release that it calls, and nothing of other plugins: a slow upload would hold up their
+        // drains.
+        let release;
+        let (route, raw_params) = match self.table.find(method, path) {
+            Match::Route(index, params) => (self.host_route(*index)?, params),
+            Match::Methods(methods) => return Err(method_not_allowed(methods)),
+            Match::Nothing => {
+                let Some(found) = self.find_release(parts, peer).await? else {
+                    return self.respond_without_route(parts).await;
+                };
+                release = found;
+                let prepared = release.prepared().ok_or_else(|| Error::internal("a release is not prepared"))?;
+                match prepared.table.find(method, path) {
+                    Match::Route(index, params) => (plugin_route(&release, prepared, *index)?, params),
+                    Match::Methods(methods) => return Err(method_not_allowed(methods)),
+                    Match::Nothing => return self.respond_without_route(parts).await,
+                }
             }
-            Match::Nothing => return self.respond_without_route(parts, &generation).await,
         };
-        let route = self.look_up(target)?;
         let params: Vec<(&str, Cow<'_, str>)> =
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
         let plugin = route.handler.release().map(|release| &release.record.plugin);
@@ -242,32 +251,49 @@ impl Dispatcher {
         }
     }
 
-    fn look_up<'a>(&'a self, target: &'a Target) -> Result<MatchedRoute<'a>> {
-        match target {
-            Target::Host(index) => {
-                let compiled = self.routes.get(*index).ok_or_else(|| Error::internal("no such host route"))?;
-                Ok(MatchedRoute {
-                    operation: &compiled.operation,
-                    access: &compiled.route.access,
-                    // The handler parses a raw body, whatever its content type is.
-                    body_kind: match compiled.route.body_limit {
-                        Some(_) => Some(BodyKind::Raw),
-                        None => compiled.operation.body_kind(),
-                    },
-                    max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
-                    handler: Handler::Host(&compiled.route),
-                })
+    fn host_route(&self, index: usize) -> Result<MatchedRoute<'_>> {
+        let compiled = self.routes.get(index).ok_or_else(|| Error::internal("no such host route"))?;
+        Ok(MatchedRoute {
+            operation: &compiled.operation,
+            access: &compiled.route.access,
+            // The handler parses a raw body, whatever its content type is.
+            body_kind: match compiled.route.body_limit {
+                Some(_) => Some(BodyKind::Raw),
+                None => compiled.operation.body_kind(),
+            },
+            max_body_bytes: compiled.route.body_limit.unwrap_or(self.host.config.server.max_body_bytes),
+            handler: Handler::Host(&compiled.route),
+        })
+    }
+
+    /// Returns the release that a request goes to, prepared, or `None` if its path belongs to no plugin.
+    async fn find_release(&self, parts: &Parts, peer: SocketAddr) -> Result<Option<Arc<Release>>> {
+        let found = self.host.plugins.generation().find(parts.uri.path());
+        let release = match found {
+            None => return Ok(None),
+            Some(Found::Absent(reason)) => return Err(absent(reason)),
+            Some(Found::Served { live, canary: None }) => live,
+            Some(Found::Served { live, canary: Some(canary) }) => {
+                if self.uses_canary(&canary, parts, peer).await {
+                    Arc::clone(&canary.release)
+                } else {
+                    live
+                }
             }
-            Target::Plugin(release, index) => {
-                let contract = release.routes.get(*index).ok_or_else(|| Error::internal("no such plugin route"))?;
-                Ok(MatchedRoute {
-                    operation: &contract.operation,
-                    access: &contract.access,
-                    body_kind: contract.operation.body_kind(),
-                    max_body_bytes: release.limits.request_bytes,
-                    handler: Handler::Plugin { release, index: *index, contract },
-                })
-            }
+        };
+        if release.prepared().is_none() {
+            self.prepare(&release).await?;
+        }
+        Ok(Some(release))
+    }
+
+    /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
+    async fn prepare(&self, release: &Arc<Release>) -> Result<()> {
+        let (host, preparing) = (Arc::clone(&self.host), Arc::clone(release));
+        let preparing = tokio::spawn(async move { host.plugins.prepare_release(&preparing).await });
+        match tokio::time::timeout(release.limits.deadline, preparing).await {
+            Ok(prepared) => prepared.map_err(|error| Error::internal("a preparation panicked").with_source(error))?,
+            Err(_) => Err(absent(Absence::Broken)),
         }
     }
 
@@ -340,26 +366,40 @@ impl Dispatcher {
         self.host.body_work.run(read.bytes.len(), move || check(read)).await?
     }
 
-    /// Responds to a path that matches no route: with the state of an absent plugin, a static file, or a 404.
-    async fn respond_without_route(&self, parts: &Parts, generation: &Generation) -> Result<Response> {
-        let path = parts.uri.path();
-        match generation.absence(path) {
-            Some(Absence::Removed) => return Err(Error::not_found(code::PLUGIN_REMOVED, "Not Found")),
-            Some(reason) => {
-                let code = match reason {
-                    Absence::Paused => code::PLUGIN_PAUSED,
-                    Absence::Revoked => code::PLUGIN_REVOKED,
-                    Absence::Broken | Absence::Removed => code::PLUGIN_UNAVAILABLE,
-                };
-                return Err(Error::new(Kind::Unavailable(ABSENT_RETRY_AFTER), code, "The plugin is not available"));
-            }
-            None => {}
-        }
+    /// Responds to a path that matches no route: with a static file, or a 404.
+    async fn respond_without_route(&self, parts: &Parts) -> Result<Response> {
         if let Some(files) = &self.files
-            && let Some(response) = files.serve(&parts.method, path, &parts.headers).await?
+            && let Some(response) = files.serve(&parts.method, parts.uri.path(), &parts.headers).await?
         {
             return Ok(response);
         }
         Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))
     }
+}
+
+fn plugin_route<'a>(release: &'a Release, prepared: &'a Prepared, index: usize) -> Result<MatchedRoute<'a>> {
+    let contract = prepared.routes.get(index).ok_or_else(|| Error::internal("no such plugin route"))?;
+    Ok(MatchedRoute {
+        operation: &contract.operation,
+        access: &contract.access,
+        body_kind: contract.operation.body_kind(),
+        max_body_bytes: release.limits.request_bytes,
+        handler: Handler::Plugin { release, index, contract },
+    })
+}
+
+fn method_not_allowed(methods: Vec<&str>) -> Error {
+    let methods = methods.into_iter().map(ToOwned::to_owned).collect();
+    Error::new(Kind::MethodNotAllowed(methods), code::METHOD_NOT_ALLOWED, "Method Not Allowed")
+}
+
+/// Returns the response of a plugin that is not served.
+fn absent(reason: Absence) -> Error {
+    let code = match reason {
+        Absence::Removed => return Error::not_found(code::PLUGIN_REMOVED, "Not Found"),
+        Absence::Paused => code::PLUGIN_PAUSED,
+        Absence::Revoked => code::PLUGIN_REVOKED,
+        Absence::Broken | Absence::Conflict => code::PLUGIN_UNAVAILABLE,
+    };
+    Error::new(Kind::Unavailable(ABSENT_RETRY_AFTER), code, "The plugin is not available")
 }

@@ -4,7 +4,7 @@
 //! the name of the plugin as a prefix, and the references of the plugin follow.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 use crate::plugin::generation::Generation;
 use crate::route::{Access, Operation};
 
-/// Provides the document of the current generation, and builds it once per generation.
+/// Provides the document of the current generation. Builds it at the first request for it, at most once per generation.
 #[derive(Default)]
 pub struct Publisher {
-    host: OnceLock<HostDocument>,
-    published: Mutex<Option<(u64, Bytes)>>,
+    host: Arc<OnceLock<HostDocument>>,
+    published: tokio::sync::Mutex<Option<(u64, Bytes)>>,
 }
 
 impl Publisher {
@@ -26,18 +26,24 @@ impl Publisher {
         let _ = self.host.set(document);
     }
 
-    /// Returns the document as JSON.
-    pub(super) fn document(&self, generation: &Generation) -> Result<Bytes> {
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the document as JSON. With many plugins it takes long to build, so that is done on a blocking thread.
+    pub(super) async fn document(&self, current: impl FnOnce() -> Arc<Generation>) -> Result<Bytes> {
+        let mut published = self.published.lock().await;
+        let generation = current();
         if let Some((number, document)) = &*published
             && *number == generation.number
         {
             return Ok(document.clone());
         }
-        let host =
-            self.host.get().ok_or_else(|| Error::internal("the operations of the host are not described yet"))?;
-        let document: Bytes = serde_json::to_vec(&host.with(generation)).map_err(Error::internal)?.into();
-        *published = Some((generation.number, document.clone()));
+        let (number, host) = (generation.number, Arc::clone(&self.host));
+        let building = tokio::task::spawn_blocking(move || {
+            let host = host.get().ok_or_else(|| Error::internal("the host's operations are not described yet"))?;
+            serde_json::to_vec(&host.with(&generation)).map_err(Error::internal)
+        });
+        let document =
+            building.await.map_err(|error| Error::internal("the document panicked").with_source(error))??;
+        let document: Bytes = document.into();
+        *published = Some((number, document.clone()));
         Ok(document)
     }
 }
@@ -68,7 +74,7 @@ impl HostDocument {
     pub(super) fn with(&self, generation: &Generation) -> Value {
         let mut schemas = self.schemas.clone();
         let mut paths = self.paths.clone();
-        for (name, release) in &generation.plugins.live {
+        for (name, release) in generation.plugins.live.iter() {
             let own = &release.record.declaration.schemas;
             let renamed: BTreeMap<&str, String> = own
                 .iter()
@@ -80,12 +86,13 @@ impl HostDocument {
                 rename(&mut content, &renamed);
                 schemas.insert(renamed.get(schema.as_str()).unwrap_or(schema).clone(), content);
             }
-            for route in &release.routes {
-                let mut operation = complete(route.operation.json().clone(), &route.access);
+            for route in &release.record.declaration.routes {
+                let mut operation = complete(route.operation.clone(), &route.access);
                 rename(&mut operation, &renamed);
+                let template = route.path.below(&release.record.mount);
                 // The path of the mount itself ends with a slash, as in FastAPI's template.
-                let root = route.template == release.record.mount;
-                let path = if root { format!("{}/", route.template) } else { route.template.to_string() };
+                let root = template == release.record.mount;
+                let path = if root { format!("{template}/") } else { template.to_string() };
                 paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);
             }
         }

@@ -13,6 +13,7 @@ mod machine_code;
 pub mod program;
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -115,6 +116,8 @@ pub(super) struct Compiler {
     cache: Arc<CodeCache>,
     /// Recently used components, so that a rollback to an earlier file loads nothing.
     recent: moka::sync::Cache<Digest, Artifact>,
+    /// Held while cached machine code is loaded, which takes memory and CPU time: at most one for each CPU.
+    loading: tokio::sync::Semaphore,
     /// Held during a compile, because the limits are for all compiles together.
     compiling: tokio::sync::Mutex<()>,
 }
@@ -142,6 +145,7 @@ impl Compiler {
                 .max_capacity(RECENT_BYTES)
                 .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
                 .build(),
+            loading: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             compiling: tokio::sync::Mutex::default(),
         })
     }
@@ -171,6 +175,31 @@ impl Compiler {
         let artifact = Artifact::new(loaded, digest.clone(), size)?;
         self.recent.insert(digest.clone(), artifact.clone());
         Ok(artifact)
+    }
+
+    /// Returns the compiled component of a file that was compiled before, if its machine code is still cached. Needs no
+    /// component, and checks nothing that was checked then.
+    ///
+    /// # Errors
+    /// This host cannot run the component any more.
+    pub(super) async fn cached(&self, digest: &Digest, size: usize) -> Result<Option<Artifact>> {
+        if let Some(artifact) = self.recent.get(digest) {
+            return Ok(Some(artifact));
+        }
+        let _loading = self.loading.acquire().await.map_err(Error::internal)?;
+        let Some(loaded) = self.load_cached(digest).await? else { return Ok(None) };
+        let artifact = Artifact::new(loaded, digest.clone(), size)?;
+        self.recent.insert(digest.clone(), artifact.clone());
+        Ok(Some(artifact))
+    }
+
+    /// Returns whether the machine code of a file seems to be cached, without reading it.
+    pub(super) async fn is_cached(&self, digest: &Digest) -> bool {
+        if self.recent.contains_key(digest) {
+            return true;
+        }
+        let (cache, digest) = (Arc::clone(&self.cache), digest.clone());
+        run_blocking(move || cache.contains(&digest)).await.unwrap_or(false)
     }
 
     async fn load_cached(&self, digest: &Digest) -> Result<Option<Component>> {

@@ -166,7 +166,7 @@ impl Registry {
             return Ok(VerifiedSignatures::default());
         }
         check_pinned(digest, upload.digest.as_ref())?;
-        let live = self.generation().plugins.loaded().any(|(release, _)| release.record.digest == *digest);
+        let live = self.generation().plugins.has_file(digest);
         let (file, detached) = (upload.component.clone(), upload.signatures.clone());
         VerifiedSignatures::check(&self.limits, file, detached, live, self.clock.now()).await
     }

@@ -68,6 +68,11 @@ impl Drains {
         });
     }
 
+    /// Returns the number of replaced releases that are still in use.
+    pub(super) fn running(&self) -> usize {
+        self.change(|drains| drains.iter().filter(|drain| drain.ended.is_none()).count())
+    }
+
     /// Returns the drains with calls that ended after the replacement.
     pub(super) fn with_calls(&self) -> Vec<Drain> {
         self.change(|drains| drains.iter().filter(|drain| drain.had_calls()).cloned().collect())

@@ -15,7 +15,7 @@ use super::compile;
 use super::declaration::{Declaration, DeclaredMigration, Permission};
 use super::deploy_job::Stage;
 use super::engine::PluginEngine;
-use super::generation::{Generation, MountedRoutes};
+use super::generation::{HostPaths, MountedRoutes, Plugins};
 use super::release::{LinkedComponent, compile_routes};
 use super::sandbox::Sandbox;
 use super::schema_compatibility::{self, MigrationStep};
@@ -196,7 +196,8 @@ impl Inspection {
         LinkedComponent::new(&engine, &artifact, &grants)?;
         let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
         let routes = compile_routes(&declared.declaration, &mount)?;
-        Generation::check(&[], &[MountedRoutes { plugin: &plugin, mount: &mount, routes: &routes }])
+        let alone = MountedRoutes { plugin: &plugin, mount: &mount, routes: &routes };
+        Plugins::default().check(&HostPaths::of(&[]), &alone)
     }
 }
 

@@ -53,7 +53,7 @@ impl Registry {
                     "cache.bytes" => Some(release.cache.usage().1),
                     "sql.disk" => self.data.disk(&record.plugin),
                     "sql.connections" => Some(as_number(self.data.in_use(&record.plugin))),
-                    _ => release.admitted.in_use(&name),
+                    _ => release.prepared().and_then(|parts| parts.admitted.in_use(&name)),
                 };
                 let peak = (name == Limit::Memory.as_str()).then(|| release.usage.memory_peak());
                 let hits = release.usage.hits().find(|(limit, _)| limit.as_str() == name).map(|(_, count)| count);
@@ -80,6 +80,11 @@ impl Registry {
     /// Returns the releases that were replaced lately while they had calls, and that are not loaded again.
     pub fn drains(&self) -> Vec<Drain> {
         self.live.drains()
+    }
+
+    /// Returns the number of replaced releases that are still in use.
+    pub fn draining(&self) -> usize {
+        self.live.draining()
     }
 
     /// Returns the usage of the instance pool.

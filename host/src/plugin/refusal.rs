@@ -65,7 +65,7 @@ impl StoredPlugin {
 /// # Errors
 /// 409 `plugin_changed`.
 pub(super) fn check_grants_kept(release: &Release) -> Result<()> {
-    if release.admitted.revocations().any() {
+    if release.revocations.any() {
         return Err(plugin_changed(&release.record.plugin, "a grant was revoked"));
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! The registry: every plugin of this host, and the services that the operations on plugins share.
 //!
-//! The operations are in modules above this one: `startup`, `deploy`, `operations`, `rollback`, `canary_rollout`,
-//! `supervisor` (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module knows none of them.
+//! The operations are in modules above this one: `startup`, `preparation`, `deploy`, `operations`, `rollback`,
+//! `canary_rollout`, `supervisor` (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module
+//! knows none of them.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,11 @@
-//! A release: one immutable upload, compiled, linked and admitted to its grants, with its routes ready to be served.
-//! Owns the record as it is stored; never changes after it was created.
+//! A release: one immutable upload with its record as it is stored, and the parts that its calls need: its machine code,
+//! linked and admitted to its grants, and its routes. A deploy prepares these parts. After a start, the first request
+//! prepares them, so that a start costs little for each plugin. Nothing else of a release changes after it was created.
 
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Artifact, Digest, invalid, printable};
@@ -18,12 +20,12 @@ use super::pause::PauseSwitch;
 use super::schema_compatibility::MigrationStep;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
-use crate::capability::{Admitted, Capabilities, Grants, Guest, Usage};
+use crate::capability::{Admitted, Capabilities, Grants, Guest, Revocations, Usage};
 use crate::clock::Timestamp;
 use crate::db::release::StoredRelease;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
-use crate::route::{Access, Operation, Template};
+use crate::route::{Access, Operation, RouteTable, Template};
 
 /// An upload of a plugin that is live or once was.
 pub struct Release {
@@ -33,12 +35,11 @@ pub struct Release {
     pub size: usize,
     /// Interfaces that it imports.
     pub imports: Vec<String>,
-    /// Its routes, in the order of the declaration.
-    pub routes: Vec<ReleaseRoute>,
     /// Its cached responses.
     pub cache: Arc<PluginCache>,
-    pub(super) handle: handle::RolePre<Guest>,
-    pub(super) admitted: Admitted,
+    pub(super) parts: OnceCell<Prepared>,
+    /// Which of its grants were revoked since it was loaded.
+    pub(super) revocations: Arc<Revocations>,
     /// The log of its plugin.
     pub log: Arc<PluginLog>,
     /// The bulkhead of its plugin.
@@ -55,6 +56,26 @@ pub struct Release {
     pub breaker: Breaker,
     /// Cancelled when the drain time after its replacement is over.
     pub(super) ended: CancellationToken,
+}
+
+/// The parts of a release that its calls need.
+pub struct Prepared {
+    /// Its routes, in the order of the declaration.
+    pub routes: Vec<ReleaseRoute>,
+    /// Finds a route by its index.
+    pub table: RouteTable<usize>,
+    pub(super) handle: handle::RolePre<Guest>,
+    pub(super) admitted: Admitted,
+}
+
+impl Prepared {
+    /// Combines the parts.
+    ///
+    /// # Errors
+    /// Two of the routes match the same requests.
+    pub(super) fn new(linked: LinkedComponent, admitted: Admitted, routes: Vec<ReleaseRoute>) -> Result<Self> {
+        Ok(Self { table: route_table(&routes)?, routes, handle: linked.handle, admitted })
+    }
 }
 
 /// The record of a release.
@@ -87,7 +108,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn to_stored(&self, size: usize) -> Result<StoredRelease> {
+    pub(super) fn to_stored(&self, size: usize, imports: &[String]) -> Result<StoredRelease> {
         let json = |value: serde_json::Result<String>| {
             value.map_err(|error| Error::internal("a release does not become JSON").with_source(error))
         };
@@ -105,6 +126,7 @@ impl Record {
             created_by: self.created_by,
             signed_by: json(serde_json::to_string(&self.signed_by))?,
             limits: json(serde_json::to_string(&self.limits))?,
+            imports: json(serde_json::to_string(imports))?,
         })
     }
 
@@ -169,10 +191,13 @@ impl LinkedComponent {
 impl Release {
     /// Returns whether it has a grant that was not revoked.
     pub fn has_grant(&self, capability: &'static str) -> bool {
-        self.record.grants.contains(capability) && self.admitted.revocations().check(capability).is_ok()
+        self.record.grants.contains(capability) && self.revocations.check(capability).is_ok()
     }
 
-    /// Creates a release.
+    /// Creates a release that is prepared.
+    ///
+    /// # Errors
+    /// Two of its routes match the same requests.
     pub(super) fn new(
         record: Record,
         artifact: &Artifact,
@@ -180,15 +205,28 @@ impl Release {
         admitted: Admitted,
         routes: Vec<ReleaseRoute>,
         resources: ReleaseResources,
+    ) -> Result<Self> {
+        let revocations = Arc::clone(admitted.revocations());
+        let parts = OnceCell::new_with(Some(Prepared::new(linked, admitted, routes)?));
+        let imports = artifact.imports.clone();
+        Ok(Self { parts, ..Self::unprepared(record, artifact.size, imports, revocations, resources) })
+    }
+
+    /// Creates a release that is not prepared yet.
+    pub(super) fn unprepared(
+        record: Record,
+        size: usize,
+        imports: Vec<String>,
+        revocations: Arc<Revocations>,
+        resources: ReleaseResources,
     ) -> Self {
         Self {
             record,
-            size: artifact.size,
-            imports: artifact.imports.clone(),
-            routes,
+            size,
+            imports,
             cache: resources.cache,
-            handle: linked.handle,
-            admitted,
+            parts: OnceCell::new(),
+            revocations,
             log: resources.log,
             bulkhead: resources.bulkhead,
             pause: resources.pause,
@@ -199,6 +237,29 @@ impl Release {
             ended: CancellationToken::new(),
         }
     }
+
+    /// Returns the parts that a call needs, once they are prepared.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.parts.get()
+    }
+
+    /// Returns the same for a call, which runs only after they were prepared.
+    ///
+    /// # Errors
+    /// They are not prepared, which is a defect of the host.
+    pub(super) fn parts(&self) -> Result<&Prepared> {
+        self.prepared().ok_or_else(|| Error::internal("a release was called before it was prepared"))
+    }
+}
+
+/// Builds the table of the routes of one release. The targets are the indexes of the routes.
+pub(super) fn route_table(routes: &[ReleaseRoute]) -> Result<RouteTable<usize>> {
+    let routes = routes.iter().enumerate();
+    let routes = routes.map(|(index, route)| (route.method.clone(), route.template.clone(), index));
+    RouteTable::build(routes).map_err(|taken| {
+        let text = format!("The route {} {} is already served", taken.method, taken.path);
+        Error::conflict(code::ROUTE_CONFLICT, text)
+    })
 }
 
 /// The resources of a release. It shares the first four with the other releases of its plugin.

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::artifact::{Digest, check_grants};
 use super::breaker::Breaker;
 use super::refusal::{plugin_not_found, release_not_found};
 use super::registry::Registry;
-use super::release::{LinkedComponent, Record, Release, ReleaseResources, compile_routes};
-use crate::capability::Candidate;
+use super::release::{Record, Release, ReleaseResources};
 use crate::db::deploy as deploys;
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release::{self as releases, StoredRelease};
@@ -35,21 +33,26 @@ impl Registry {
         component.map(Bytes::from).ok_or_else(|| Error::internal("its component is not in the database"))
     }
 
-    /// Loads a recorded release from its kept component.
+    /// Loads a recorded release from its kept component, and prepares it.
     pub(super) async fn load(&self, stored: &StoredRelease) -> Result<Release> {
+        let release = self.unprepared(stored)?;
+        let parts = self.prepare_parts(&release).await?;
+        // The release is new, so that nothing else has set them.
+        let _ = release.parts.set(parts);
+        Ok(release)
+    }
+
+    /// Loads a recorded release without the parts that its calls need.
+    ///
+    /// # Errors
+    /// Its record is not readable, or not valid for this version.
+    pub(super) fn unprepared(&self, stored: &StoredRelease) -> Result<Release> {
         let record = Record::from_stored(stored)?;
-        let component = self.component(&record).await?;
-        if Digest::compute(component.clone()).await? != record.digest {
-            return Err(Error::internal("its component no longer has its digest"));
-        }
-        let artifact = self.compiler.artifact(&record.digest, component).await?;
-        check_grants(&artifact.needs()?, &record.grants)?;
-        let linked = LinkedComponent::new(&self.engine, &artifact, &record.grants)?;
-        let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
-        let admitted = self.live.capabilities().admit(&candidate, &record.grants).await?;
-        let routes = compile_routes(&record.declaration, &record.mount)?;
+        let size = usize::try_from(stored.size).unwrap_or_default();
+        let imports = serde_json::from_str(&stored.imports).map_err(Error::internal)?;
         let resources = self.release_resources(&record)?;
-        Ok(Release::new(record, &artifact, linked, admitted, routes, resources))
+        let revocations = self.live.capabilities().track(&record.plugin, &record.grants);
+        Ok(Release::unprepared(record, size, imports, revocations, resources))
     }
 
     /// Creates or finds the resources of a release.

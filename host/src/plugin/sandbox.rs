@@ -21,7 +21,7 @@ use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::{CallLimits, LimitOverrides};
 use super::refusal::{plugin_paused, plugin_revoked};
-use super::release::Release;
+use super::release::{Prepared, Release};
 use super::response::PluginResponse;
 use crate::auth::Caller;
 use crate::capability::guest::GuestLimits;
@@ -142,7 +142,7 @@ impl Sandbox {
                 release.usage.hit(Limit::Concurrency);
             }
         })?;
-        if release.admitted.revocations().any() {
+        if release.revocations.any() {
             return Err(plugin_revoked());
         }
         ready()?;
@@ -168,7 +168,8 @@ impl Sandbox {
     ) -> Result<PluginResponse> {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
-        let mut store = self.release_store(release, request.id, caller, trace);
+        let parts = release.parts()?;
+        let mut store = self.release_store(release, parts, request.id, caller, trace);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -183,7 +184,7 @@ impl Sandbox {
         let work = async {
             let began = Instant::now();
             let _request = budget.reserve(request.body.len())?;
-            let role = release.handle.instantiate_async(&mut store).await?;
+            let role = parts.handle.instantiate_async(&mut store).await?;
             release.stats.instantiated(began.elapsed());
             let response = role.wharf_plugin_http().call_handle(&mut store, request).await?;
             store.data_mut().release_result();
@@ -199,7 +200,7 @@ impl Sandbox {
         }
         match outcome {
             // The response is the use of this grant.
-            Ok(_) if release.admitted.revocations().check(Web::NAME).is_err() => Err(plugin_revoked()),
+            Ok(_) if release.revocations.check(Web::NAME).is_err() => Err(plugin_revoked()),
             Ok(response) => {
                 let pages = release.record.grants.contains(Web::NAME);
                 PluginResponse::check(response, &release.limits, &release.usage, pages)
@@ -216,6 +217,7 @@ impl Sandbox {
     fn release_store(
         &self,
         release: &Release,
+        parts: &Prepared,
         request_id: &Arc<str>,
         caller: Option<Arc<Caller>>,
         trace: Option<Trace>,
@@ -227,9 +229,9 @@ impl Sandbox {
             caller,
             trace,
         });
-        let entered = release.admitted.enter(&context);
+        let entered = parts.admitted.enter(&context);
         let resources = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.cpu_queue().slot());
-        self.store(context, entered, resources, &release.limits, release.admitted.max_input_bytes())
+        self.store(context, entered, resources, &release.limits, parts.admitted.max_input_bytes())
     }
 
     fn store(

@@ -1,6 +1,8 @@
-//! The start of a host: opens the registry, settles the deploys that the last end of this node interrupted, and loads
-//! every plugin that was live, paused or on trial.
+//! The start of a host: opens the registry, settles the deploys that the last end of this node interrupted, and restores
+//! every plugin that was live, paused or on trial. Reads the records of all plugins at once, and prepares no release that
+//! is not on trial: see `preparation`.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -14,21 +16,21 @@ use super::generation::{Absence, Absent};
 use super::initiator::Initiator;
 use super::live_set::LiveSet;
 use super::probation::Probations;
-use super::refusal::{check_revoked, plugin_not_found, revoked_needs};
+use super::refusal::{check_revoked, plugin_not_found, release_not_found, revoked_needs};
 use super::registry::Registry;
-use super::release::Record;
+use super::release::{Record, Release};
 use super::sandbox::Sandbox;
 use crate::capability::{Boot, Capabilities};
 use crate::db::audit::Outcome;
 use crate::db::deploy::{self as deploys, StoredDeploy};
 use crate::db::plugin::{self as table, StoredPlugin};
-use crate::db::release as releases;
+use crate::db::release::{self as releases, StoredRelease};
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::route::Template;
 
 impl Registry {
-    /// Opens the capabilities and loads every plugin that was live. A release that cannot be loaded is logged and its
+    /// Opens the capabilities and restores every plugin that was live. A release that cannot be restored is logged and its
     /// routes respond 503; it does not keep the host from starting.
     ///
     /// # Errors
@@ -46,7 +48,7 @@ impl Registry {
         let capabilities = Capabilities::open(boot).await?;
         let (tripped, trips) = mpsc::unbounded_channel();
         let registry = Self {
-            live: LiveSet::new(sandbox, capabilities, limits.clone(), host_routes)?,
+            live: LiveSet::new(sandbox, capabilities, limits.clone(), &host_routes),
             engine,
             compiler,
             limits,
@@ -103,53 +105,56 @@ impl Registry {
     }
 
     async fn restore(&self) -> Result<()> {
-        for stored in table::list(&self.db).await? {
-            let plugin = stored.name.clone();
-            let reason = match self.restore_plugin(&stored).await {
-                Ok(None) => continue,
-                Ok(Some(reason)) => reason,
+        let plugins = table::list(&self.db).await?;
+        let live = releases::list_live(&self.db).await?.into_iter();
+        let mut live: HashMap<PluginName, StoredRelease> =
+            live.map(|release| (release.plugin.clone(), release)).collect();
+        let (mut restored, mut absent) = (Vec::new(), Vec::new());
+        for stored in &plugins {
+            if stored.state == "live" {
+                // The last end of a node may have come between the record of a revocation and its effects.
+                self.close_revoked(stored).await;
+            }
+            match self.restore_plugin(stored, live.remove(&stored.name)) {
+                Ok(Restored::Loaded(release)) => restored.push((Arc::new(*release), stored.paused)),
+                Ok(Restored::Absent(reason)) => absent.push((stored.name.clone(), absent_plugin(stored, reason)?)),
                 Err(error) => {
                     tracing::error!(
-                        %plugin, release = stored.live_release, error = error.report(),
+                        plugin = %stored.name, release = stored.live_release, error = error.report(),
                         "a release cannot be loaded; its routes respond 503"
                     );
-                    Absence::Broken
+                    absent.push((stored.name.clone(), absent_plugin(stored, Absence::Broken)?));
                 }
-            };
-            let absent = Absent { mount: stored.mount.parse().map_err(Error::internal)?, reason };
-            self.live.swap(|plugins| {
-                plugins.absent.insert(plugin, absent);
-            })?;
+            }
+        }
+        for (plugin, error) in self.live.restore(restored, absent)? {
+            tracing::error!(
+                %plugin, error = error.report(),
+                "a plugin is not served, because its paths are taken; deploy it with another mount"
+            );
+        }
+        for stored in &plugins {
+            if let Some(text) = &stored.canary
+                && let Err(error) = self.restore_trial(&stored.name, text).await
+            {
+                tracing::error!(plugin = %stored.name, error = error.report(), "a trial cannot be continued; it ended");
+                table::set_canary(&self.db, &stored.name, None).await?;
+            }
         }
         Ok(())
     }
 
-    /// Loads the release of a plugin and its trial. Returns a reason if the plugin is not to be loaded.
-    async fn restore_plugin(&self, stored: &StoredPlugin) -> Result<Option<Absence>> {
+    /// Restores the live release of a plugin, or returns the reason why it is not to be served.
+    fn restore_plugin(&self, stored: &StoredPlugin, live: Option<StoredRelease>) -> Result<Restored> {
         if stored.state == "removed" {
-            return Ok(Some(Absence::Removed));
+            return Ok(Restored::Absent(Absence::Removed));
         }
-        let live = self.stored_release(&stored.name, stored.live_release).await?;
-        // The last end of a node may have come between the record of a revocation and its effects.
-        self.close_revoked(stored).await;
-        if !revoked_needs(&Record::from_stored(&live)?, &stored.revoked()?).is_empty() {
-            return Ok(Some(Absence::Revoked));
+        let live = live.ok_or_else(|| release_not_found(&stored.name, stored.live_release))?;
+        let release = self.unprepared(&live)?;
+        if !revoked_needs(&release.record, &stored.revoked()?).is_empty() {
+            return Ok(Restored::Absent(Absence::Revoked));
         }
-        let release = Arc::new(self.load(&live).await?);
-        if stored.paused {
-            self.live.swap(|plugins| {
-                plugins.paused.insert(stored.name.clone(), release);
-            })?;
-            return Ok(None);
-        }
-        self.live.serve(release)?;
-        if let Some(text) = &stored.canary
-            && let Err(error) = self.restore_trial(&stored.name, text).await
-        {
-            tracing::error!(plugin = %stored.name, error = error.report(), "a trial cannot be continued; it ended");
-            table::set_canary(&self.db, &stored.name, None).await?;
-        }
-        Ok(None)
+        Ok(Restored::Loaded(Box::new(release)))
     }
 
     /// Continues a trial. Its counts start at zero again.
@@ -167,4 +172,14 @@ impl Registry {
             plugins.canaries.insert(plugin.clone(), Arc::new(canary));
         })
     }
+}
+
+/// A plugin as it is restored.
+enum Restored {
+    Loaded(Box<Release>),
+    Absent(Absence),
+}
+
+fn absent_plugin(stored: &StoredPlugin, reason: Absence) -> Result<Absent> {
+    Ok(Absent { mount: stored.mount.parse().map_err(Error::internal)?, reason })
 }

@@ -24,7 +24,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 }
 
 async fn read_document(host: Arc<Host>, _: Call) -> Result<Reply> {
-    let document = host.openapi.document(&host.plugins.generation())?;
+    let document = host.openapi.document(|| host.plugins.generation()).await?;
     Ok(Reply::new(StatusCode::OK, "application/json", document))
 }
 

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq as _;
 
 use self::exposition::{Families, Histogram, Labels};
 use crate::db::email;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
@@ -39,12 +39,17 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     let mut families = Families::default();
     add_http(&mut families, &host);
     add_host(&mut families, &host).await;
-    let generation = host.plugins.generation();
-    let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
-    add_calls(&mut families, &releases, &host.plugins.drains());
-    add_releases(&mut families, &releases);
-    add_plugins(&mut families, &host, &releases);
-    Ok(Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", families.into_text()?))
+    // With many plugins this takes long.
+    let writing = tokio::task::spawn_blocking(move || {
+        let generation = host.plugins.generation();
+        let releases: Vec<&Arc<Release>> = generation.plugins.releases().collect();
+        add_calls(&mut families, &releases, &host.plugins.drains());
+        add_releases(&mut families, &releases);
+        add_plugins(&mut families, &host, &releases);
+        families.into_text()
+    });
+    let text = writing.await.map_err(|error| Error::internal("the metrics panicked").with_source(error))??;
+    Ok(Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
 }
 
 fn has_token(host: &Host, headers: &HeaderMap) -> bool {
@@ -103,6 +108,8 @@ async fn add_host(families: &mut Families, host: &Host) {
     families.single_gauge("pool_idle_bytes", "Memory kept by idle slots of the instance pool", pool.resident);
     let number = host.plugins.generation().number;
     families.single_gauge("generation", "Number of changes to the served plugins since the start", number);
+    let draining = host.plugins.draining();
+    families.single_gauge("releases_draining", "Replaced releases that requests still use", draining);
     let [succeeded, failed] = host.plugins.deploys();
     families.counter(
         "deploys",

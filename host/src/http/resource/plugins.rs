@@ -23,7 +23,7 @@ use crate::http::reply::{Message, Reply};
 use crate::id::PluginName;
 use crate::plugin::canary::{Plan, Share};
 use crate::plugin::deploy_job::CompletedStage;
-use crate::plugin::generation::{Absence, Plugins};
+use crate::plugin::generation::Absence;
 use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::plugin_not_found;
 use crate::plugin::signature::MAX_SIGNATURES;
@@ -171,33 +171,51 @@ struct DeployedPublic {
 }
 
 async fn read_plugins(host: Arc<Host>, _: Call) -> Result<Reply> {
-    let generation = host.plugins.generation();
-    let plugins = &generation.plugins;
     let mut data = Vec::new();
-    for name in plugins.names() {
-        data.extend(find(&host, plugins, name).await?);
+    let mut absent = Vec::new();
+    {
+        // Not kept while the database is asked: a generation keeps the replaced releases of all plugins.
+        let generation = host.plugins.generation();
+        let plugins = &generation.plugins;
+        for name in plugins.names() {
+            match (plugins.current(name), plugins.absent.get(name)) {
+                (Some(release), _) => data.push(PluginPublic::of(release, plugins)),
+                (None, Some(known)) => absent.push((name.clone(), known.reason)),
+                (None, None) => {}
+            }
+        }
     }
+    for (name, reason) in absent {
+        data.extend(find_absent(&host, &name, reason).await?);
+    }
+    data.sort_by(|one, other| one.name().cmp(other.name()));
     Reply::json(&PluginsPublic { count: data.len(), data })
 }
 
 async fn read_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
-    let generation = host.plugins.generation();
-    let plugin = find(&host, &generation.plugins, &name).await?.ok_or_else(|| plugin_not_found(&name))?;
+    let (current, reason) = {
+        let generation = host.plugins.generation();
+        let plugins = &generation.plugins;
+        let current = plugins.current(&name).map(|release| PluginPublic::of(release, plugins));
+        (current, plugins.absent.get(&name).map(|absent| absent.reason))
+    };
+    let plugin = match (current, reason) {
+        (None, Some(reason)) => find_absent(&host, &name, reason).await?,
+        (current, _) => current,
+    };
+    let plugin = plugin.ok_or_else(|| plugin_not_found(&name))?;
     let revoked = host.plugins.revoked(&name).await?;
     Reply::json(&PluginDetail { plugin, revoked })
 }
 
-/// Returns a plugin unless it was removed.
-async fn find(host: &Host, plugins: &Plugins, name: &PluginName) -> Result<Option<PluginPublic>> {
-    if let Some(release) = plugins.current(name) {
-        return Ok(Some(PluginPublic::of(release, plugins)));
-    }
-    let Some(absent) = plugins.absent.get(name).filter(|absent| absent.reason != Absence::Removed) else {
+/// Describes a plugin that is not served, unless it was removed.
+async fn find_absent(host: &Host, name: &PluginName, reason: Absence) -> Result<Option<PluginPublic>> {
+    if reason == Absence::Removed {
         return Ok(None);
-    };
+    }
     let (record, size) = host.plugins.live_record(name).await?;
-    PluginPublic::absent(&record, size, absent.reason)
+    PluginPublic::absent(&record, size, reason)
 }
 
 async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {

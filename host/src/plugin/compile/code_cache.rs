@@ -93,6 +93,11 @@ impl CodeCache {
         }
     }
 
+    /// Returns whether there is a file for a component. It may still be refused.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
     /// Stores machine code.
     pub(super) fn put(&self, digest: &Digest, machine_code: &MachineCode) {
         if let Err(error) = self.write(digest, machine_code.as_bytes()).and_then(|()| self.evict()) {

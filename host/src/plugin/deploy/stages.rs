@@ -123,7 +123,7 @@ impl Registry {
         };
         let resources = self.release_resources(&record)?;
         let Admission { linked, routes, admitted, .. } = admission;
-        let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, resources));
+        let release = Arc::new(Release::new(record, &artifact, linked, admitted, routes, resources)?);
         let smoke = self.live.sandbox().smoke(&release, request_id);
         let passed = turn.interrupted().run_until_cancelled(smoke).await;
         if !matches!(passed, Some(Ok(()))) {
@@ -152,7 +152,7 @@ impl Registry {
         recorded: &RecordedState,
     ) -> Result<()> {
         let record = &release.record;
-        let stored = record.to_stored(release.size)?;
+        let stored = record.to_stored(release.size, &release.imports)?;
         let revoked = Value::from(recorded.revoked.clone()).to_string();
         let plugin_record = PluginRecord { revoked: &revoked, schema: &recorded.schema };
         let _changing = self.live.lock().await;

@@ -27,15 +27,16 @@ impl Sandbox {
     }
 
     async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
-        let mut store = self.release_store(release, request_id, None, None);
+        let parts = release.parts()?;
+        let mut store = self.release_store(release, parts, request_id, None, None);
         let slot = store.data().cpu_slot.clone();
-        let instance = release.handle.instantiate_async(&mut store);
+        let instance = parts.handle.instantiate_async(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
             let error = stop.into_error(store.data().limits.budget.limit_hit());
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
         drop(store);
-        for (index, route) in release.routes.iter().enumerate().filter(|(_, route)| route.smoke) {
+        for (index, route) in parts.routes.iter().enumerate().filter(|(_, route)| route.smoke) {
             let path = route.template.to_string();
             let mount = release.record.mount.to_string();
             let request = Request {

@@ -26,8 +26,10 @@ pub(super) enum State {
     Paused,
     /// A grant that it needs was revoked.
     Revoked,
-    /// Its release could not be loaded at the start.
+    /// Its release could not be loaded.
     Broken,
+    /// At the start, its mount belonged to the host or to another plugin. It can be deployed with another mount.
+    Conflict,
 }
 
 /// A plugin with the release that it serves, or would serve.
@@ -203,6 +205,10 @@ impl PluginPublic {
         }
     }
 
+    pub(super) fn name(&self) -> &PluginName {
+        &self.name
+    }
+
     /// Describes the plugin of a loaded release.
     pub(super) fn of(release: &Release, plugins: &Plugins) -> Self {
         let name = &release.record.plugin;
@@ -222,6 +228,7 @@ impl PluginPublic {
         let state = match reason {
             Absence::Removed => return Ok(None),
             Absence::Revoked => State::Revoked,
+            Absence::Conflict => State::Conflict,
             Absence::Broken | Absence::Paused => State::Broken,
         };
         Ok(Some(Self::new(record, size, &[], state, None)))
