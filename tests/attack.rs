@@ -8,7 +8,7 @@
 mod cpu;
 mod data;
 mod egress;
-mod handwritten_component;
+pub(crate) mod handwritten_component;
 mod http;
 mod http2;
 mod lifecycle;

@@ -3,6 +3,7 @@
 mod breaker;
 mod canary;
 pub(crate) mod compile;
+mod dependency;
 mod deploy;
 mod deploy_rejection;
 mod deploy_rejection_under_load;

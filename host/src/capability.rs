@@ -14,8 +14,8 @@
 //! (`revocation`), also for a call that was in flight.
 //!
 //! Data passes from boot to release to call and never back. A capability returns typed WIT errors to the guest. Only an
-//! exceeded limit of the call, a forbidden action or a defect of the host is a trap. Only this module and `plugin` name
-//! wasmtime.
+//! exceeded limit of the call, a forbidden action or a defect of the host is a trap. A capability whose service fails
+//! records that in [`Dependencies`], so that the plugin is not blamed. Only this module and `plugin` name wasmtime.
 
 pub mod auth;
 pub mod budget;
@@ -23,6 +23,7 @@ pub mod cache;
 pub mod call_context;
 pub mod config;
 pub mod cpu_scheduler;
+pub mod dependency;
 pub mod grant;
 pub mod guest;
 pub mod http;
@@ -50,12 +51,13 @@ use crate::id::PluginName;
 
 pub use call_context::CallContext;
 pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
+pub use dependency::Dependencies;
 pub use grant::{Grants, InvalidGrant};
 pub use guest::Guest;
 use parameter::{NoParameters, Parameter, Parameters};
 use revocation::LoadedReleases;
 pub use revocation::{Revocations, Revoked};
-pub use usage::Usage;
+pub use usage::{Dependency, Usage};
 
 pub use crate::config::Limit;
 

@@ -5,17 +5,17 @@ use crate::support::component::RawPlugin;
 
 /// Optional parts of an attacker's component.
 #[derive(Default)]
-pub(super) struct GuestParts {
+pub(crate) struct GuestParts {
     /// Items of the core module.
-    pub(super) items: &'static str,
+    pub(crate) items: &'static str,
     /// Options of the lift of `handle`.
-    pub(super) options: &'static str,
+    pub(crate) options: &'static str,
     /// Items of the component in front of the core instance.
-    pub(super) before: &'static str,
+    pub(crate) before: &'static str,
     /// Arguments of the core instance.
-    pub(super) with: &'static str,
+    pub(crate) with: &'static str,
     /// Imports of the core module.
-    pub(super) imports: &'static str,
+    pub(crate) imports: &'static str,
 }
 
 /// Formats words, little-endian, as a string of the text format.
@@ -24,7 +24,7 @@ fn words(words: &[u32]) -> String {
 }
 
 /// Returns a plugin that responds to `GET /` with 200 unless `handle` does something else first.
-pub(super) fn attacker(handle: &str, parts: &GuestParts) -> Component {
+pub(crate) fn attacker(handle: &str, parts: &GuestParts) -> Component {
     // Name, version, summary, permissions, and whether there is a settings schema.
     let descriptor = words(&[64, 3, 80, 5, 0, 0, 0, 0, 0, 0, 0]);
     // Method, path, public (with space for a permission), operation, no cache policy (with space for one).

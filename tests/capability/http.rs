@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use wharf::egress::{EgressEnvironment, Resolver};
 
+use crate::http::metrics::samples;
 use crate::support::host::{CHAMELEON, chameleon_grants};
 use crate::support::remote::{Remote, Reply};
 use crate::support::{Client, Component, Setup, TestHost, TestResponse};
@@ -164,6 +165,37 @@ async fn a_grant_limits_time_bytes_and_requests() {
     set_parameters(&host, &["requests=2"]).await.ok();
     assert_eq!(get(&host, &remote.url("/")).await["status"], 200);
     hanging.abort();
+}
+
+/// A call that finds all places taken by other calls is not at fault. A call that took them itself is.
+#[tokio::test]
+async fn a_busy_place_for_requests_is_not_the_fault_of_the_call_that_waits() {
+    let remote = Remote::start(|_| Reply::Hang(String::new())).await;
+    let setup = Setup::default().with(|config| {
+        config.plugins.http_time = Duration::from_secs(3);
+        config.plugins.http_requests = 1;
+    });
+    let host = host_allowing(setup, &remote, "http.time=10m").await;
+    let (client, url) = (host.anonymous(), json!({ "url": remote.url("/") }));
+    let hanging = {
+        let (client, url) = (client.clone(), url.clone());
+        tokio::spawn(async move { client.post("/chameleon/fetch", &url).await })
+    };
+    remote.until_seen(1).await;
+    client.post("/chameleon/must-fetch", &url).await.has_code(503, "upstream_busy");
+    hanging.abort();
+    remote.until_closed().await;
+    set_parameters(&host, &["time=2s"]).await.ok();
+    let two = json!({ "url": remote.url("/"), "times": 2 });
+    assert_eq!(client.post("/chameleon/standard-at-once", &two).await.status, 500);
+    let samples = samples(host.superuser()).await;
+    let calls = |release: u32, outcome: &str| {
+        let name = format!(r#"wharf_plugin_calls_total{{plugin="chameleon",release="{release}",outcome="{outcome}"}}"#);
+        samples.iter().find(|(sample, _)| *sample == name).map(|(_, count)| *count)
+    };
+    // A change of a parameter begins another release, so the first one is only in the samples while it is drained.
+    assert_eq!((calls(2, "dependency"), calls(2, "server_error")), (Some(0.0), Some(1.0)), "{samples:?}");
+    assert!(calls(1, "dependency").is_none_or(|calls| calls == 1.0), "{samples:?}");
 }
 
 #[tokio::test]

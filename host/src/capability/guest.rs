@@ -13,7 +13,7 @@ use super::budget::{Budget, MemoryReservation};
 use super::call_context::CallContext;
 use super::log::PluginLog;
 use super::wasi_context::wasi_context;
-use super::{CpuSlot, Entered, HostCalls, Limit, Usage};
+use super::{CpuSlot, Dependencies, Entered, HostCalls, Limit, Usage};
 use crate::clock::Clock;
 
 /// The data of an instance's store.
@@ -30,6 +30,8 @@ pub struct Guest {
     pub output: Arc<PluginLog>,
     /// The usage counts of the release.
     pub usage: Arc<Usage>,
+    /// The services of the host that failed during the call.
+    pub dependencies: Dependencies,
     /// The slot that the call needs to compute for longer than a tick.
     pub cpu_slot: CpuSlot,
     /// Memory of the last result, which wasmtime may still be copying into the guest.
@@ -51,12 +53,26 @@ impl Guest {
         limits: GuestLimits,
         output: Arc<PluginLog>,
         usage: Arc<Usage>,
+        dependencies: Dependencies,
         cpu_slot: CpuSlot,
         clock: Clock,
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Self { context, entered, table, limits, output, usage, cpu_slot, result: None, clock, wasi: None, http: None }
+        Self {
+            context,
+            entered,
+            table,
+            limits,
+            output,
+            usage,
+            dependencies,
+            cpu_slot,
+            result: None,
+            clock,
+            wasi: None,
+            http: None,
+        }
     }
 
     /// Counts one call into a capability.

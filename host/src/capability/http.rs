@@ -11,7 +11,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use self::sender::{CAPABILITY, Sender};
 use super::parameter::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Usage};
+use super::{Boot, CallContext, Candidate, Capability, Dependencies, Guest, HostCalls, Usage};
 use crate::clock::Random;
 use crate::config::kind;
 use crate::egress::address::Network;
@@ -113,13 +113,19 @@ impl Capability for Http {
 
 impl HttpCall {
     /// Returns a sender for one request, which may run concurrently with the guest.
-    fn sender(&mut self, context: &Arc<CallContext>, usage: &Arc<Usage>) -> wasmtime::Result<Sender> {
+    fn sender(
+        &mut self,
+        context: &Arc<CallContext>,
+        usage: &Arc<Usage>,
+        dependencies: &Dependencies,
+    ) -> wasmtime::Result<Sender> {
         let trace = match &mut self.trace {
             Some(trace) => &*trace,
             none => none.insert(Trace::begin(&context.request_id, &self.random).map_err(wasmtime::Error::msg)?),
         };
         let (egress, context, usage) = (Arc::clone(&self.egress), Arc::clone(context), Arc::clone(usage));
-        Ok(Sender { egress, bytes: self.bytes, context, usage, trace: trace.clone() })
+        let dependencies = dependencies.clone();
+        Ok(Sender { egress, bytes: self.bytes, context, usage, dependencies, trace: trace.clone() })
     }
 }
 
@@ -129,7 +135,7 @@ impl client::Host for Guest {
         let request = Request::from(request);
         let _reservation = self.reserve(request.weight())?;
         let sender = match self.entered.http()? {
-            Ok(call) => call.sender(&self.context, &self.usage)?,
+            Ok(call) => call.sender(&self.context, &self.usage, &self.dependencies)?,
             Err(revoked) => return Ok(Err(client::Error::Denied(revoked.to_string()))),
         };
         let mut reservation = self.reserve(0)?;

@@ -15,7 +15,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use self::plugin_log::{MAX_FIELDS, shorten};
 use super::parameter::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
+use super::{Boot, CallContext, Candidate, Capability, Dependency, Guest, HostCalls, Limit};
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::db::audit::{self, Outcome};
@@ -148,14 +148,19 @@ impl From<log_wit::Level> for Level {
 /// The prefix of the host's own actions. A plugin must not be able to write its own history.
 const HOST_ACTIONS: &str = "plugin.";
 
+/// An audit entry could not be stored, and the guest has no way to be told: its call ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit entry could not be stored")]
+pub struct EntryNotStored;
+
 impl audit_wit::Host for Guest {
-    async fn record_entry(
+    async fn store_entry(
         &mut self,
         action: String,
         object: String,
         outcome: audit_wit::Outcome,
         detail: Vec<(String, String)>,
-    ) -> wasmtime::Result<()> {
+    ) -> wasmtime::Result<Result<(), audit_wit::Error>> {
         self.charge(HostCalls::log)?;
         if action.starts_with(HOST_ACTIONS) {
             return Err(wasmtime::Error::msg(format!("audit actions that begin with '{HOST_ACTIONS}' are the host's")));
@@ -165,7 +170,7 @@ impl audit_wit::Host for Guest {
         let _reservation = self.reserve(fields.fold(texts, usize::saturating_add))?;
         let call = self.entered.log()??;
         let mut space = MAX_ENTRY;
-        let (action, object) = (cut(&mut space, &action).to_owned(), cut(&mut space, &object).to_owned());
+        let (action, object) = (storable(cut(&mut space, &action)), storable(cut(&mut space, &object)));
         let detail = cut_detail(&mut space, &detail);
         let entry = audit::Entry {
             at: call.audit.clock.now(),
@@ -186,13 +191,31 @@ impl audit_wit::Host for Guest {
             self.usage.hit(Limit::LogAudit);
             delay.wait().await;
         }
+        let wait = self.dependencies.wait_for(Dependency::Audit);
         let _writer = call.audit.writers.acquire().await;
-        // The interface has no error, and an entry that cannot be stored must not go unnoticed. So the call traps.
-        audit::insert(&call.audit.db, &entry).await.map_err(|error| {
+        let stored = audit::insert(&call.audit.db, &entry).await;
+        wait.over();
+        Ok(stored.map_err(|error| {
             tracing::error!(plugin = %call.context.plugin, error = error.report(), "an audit entry was not stored");
-            wasmtime::Error::msg("the audit entry could not be stored")
-        })
+            self.dependencies.record_failure(Dependency::Audit);
+            audit_wit::Error::Unavailable
+        }))
     }
+
+    async fn record_entry(
+        &mut self,
+        action: String,
+        object: String,
+        outcome: audit_wit::Outcome,
+        detail: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        self.store_entry(action, object, outcome, detail).await?.map_err(|_| wasmtime::Error::new(EntryNotStored))
+    }
+}
+
+/// Replaces the character NUL, which PostgreSQL refuses: a plugin must not be able to make the host's database fail.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
 }
 
 /// Cuts a text to the space that is left, and takes that space.

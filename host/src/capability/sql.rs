@@ -10,7 +10,7 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 
 use super::budget::MemoryReservation;
 use super::parameter::parameters;
-use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
+use super::{Boot, CallContext, Candidate, Capability, Dependency, Guest, HostCalls, Limit};
 use crate::db::plugin_data::{
     DataError, LimitKind, PluginData, PluginDatabase, Rows, Statement, StatementLimits, Transaction, Value,
 };
@@ -109,8 +109,14 @@ impl Guest {
         self.sql_result(rows.map(Into::into))
     }
 
-    /// Converts an outcome for the guest. Counts a limit that it hit, and a statement that was refused.
-    fn sql_result<T>(&self, result: Result<T, DataError>) -> SqlResult<T> {
+    /// Converts an outcome for the guest. Counts a limit that it hit, a statement that was refused, and a failure of
+    /// the database.
+    fn sql_result<T>(&mut self, result: Result<T, DataError>) -> SqlResult<T> {
+        // Other calls have all connections: this one did not take them itself.
+        let is_busy = matches!(result, Err(DataError::Limit(LimitKind::Connections, _))) && !self.has_transaction();
+        if is_busy || matches!(result, Err(DataError::Unavailable)) {
+            self.dependencies.record_failure(Dependency::Database);
+        }
         match &result {
             Err(DataError::Limit(bound, _)) => self.usage.hit(match bound {
                 LimitKind::Rows => Limit::SqlRows,
@@ -124,6 +130,11 @@ impl Guest {
             _ => {}
         }
         Ok(result.map_err(Into::into))
+    }
+
+    /// Returns whether the call has an open transaction, and with it a connection.
+    fn has_transaction(&mut self) -> bool {
+        self.table.iter_mut().any(|handle| handle.is::<Transaction>())
     }
 }
 
@@ -274,7 +285,7 @@ impl From<DataError> for database::Error {
             DataError::Constraint(name) => Self::Constraint(name),
             DataError::Conflict => Self::Conflict,
             DataError::Limit(_, limit) => Self::Limit(limit),
-            DataError::Unavailable => Self::Unavailable,
+            DataError::Unavailable | DataError::Failed => Self::Unavailable,
         }
     }
 }

@@ -1,9 +1,35 @@
-//! The usage counts of one release: host calls, limit hits, peak memory. Calls count without a lock; operators and
+//! The usage counts of one release: host calls, limit hits, failed services, peak memory. Calls count without a lock; operators and
 //! metrics read. Owns the counts; never decides anything by them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{HostCalls, Limit};
+
+/// A service of the host that calls of plugins depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependency {
+    /// The database of the plugin, or a free connection to it.
+    Database,
+    /// The audit log, which is in the host's database.
+    Audit,
+    /// A free place among the plugin's requests to other servers. The other servers themselves are no dependency: the
+    /// plugin chooses them.
+    Egress,
+}
+
+impl Dependency {
+    /// All services.
+    pub const ALL: [Self; 3] = [Self::Database, Self::Audit, Self::Egress];
+
+    /// Returns the name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Audit => "audit",
+            Self::Egress => "egress",
+        }
+    }
+}
 
 /// The counts of one release.
 #[derive(Debug, Default)]
@@ -12,6 +38,7 @@ pub struct Usage {
     pub host_calls: HostCalls,
     hits: [AtomicU64; Limit::ALL.len()],
     refused_statements: AtomicU64,
+    dependency_failures: [AtomicU64; Dependency::ALL.len()],
     memory_peak: AtomicU64,
 }
 
@@ -36,6 +63,19 @@ impl Usage {
     /// Returns the number of refused statements.
     pub fn refused_statements(&self) -> u64 {
         self.refused_statements.load(Ordering::Relaxed)
+    }
+
+    /// Counts a failure of a service that a call depended on.
+    pub fn count_dependency_failure(&self, dependency: Dependency) {
+        if let Some(count) = self.dependency_failures.get(dependency as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of failures of each service.
+    pub fn dependency_failures(&self) -> impl Iterator<Item = (Dependency, u64)> + '_ {
+        let counts = self.dependency_failures.iter().map(|count| count.load(Ordering::Relaxed));
+        Dependency::ALL.into_iter().zip(counts)
     }
 
     /// Records the peak memory of a call: its own and the host's for it, together.

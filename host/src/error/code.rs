@@ -179,6 +179,9 @@ codes! {
     PLUGIN_QUARANTINED = "plugin_quarantined", 503;
     /// The release was replaced, and the call did not end within the drain time.
     PLUGIN_REPLACED = "plugin_replaced", 503;
+    /// A service of the host that the plugin needs failed during the call, such as the audit log. The plugin is not at
+    /// fault.
+    DEPENDENCY_UNAVAILABLE = "dependency_unavailable", 503;
     /// All call slots that the plugin can use are busy. See `Retry-After`.
     PLUGIN_BUSY = "plugin_busy", 503;
 }

@@ -33,9 +33,11 @@ use super::problem;
 use super::reply::Reply;
 use super::static_files::StaticFiles;
 use super::{Host, openapi};
+use crate::auth::Caller;
 use crate::capability::Limit;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
+use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Canary;
 use crate::plugin::generation::{Absence, Found};
 use crate::plugin::release::{Prepared, ReleaseRoute};
@@ -215,14 +217,13 @@ impl Dispatcher {
         };
         let params: Vec<(&str, Cow<'_, str>)> =
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
-        let plugin = route.handler.release().map(|release| &release.record.plugin);
         let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
-            let caller = access::check(&self.host.auth, &parts.headers, route.access, plugin).await?;
+            let caller = self.authorize(route, parts).await?;
             (self.read(route, parts, body).await?, caller)
         } else {
             let read = self.read(route, parts, body).await?;
-            (read, access::check(&self.host.auth, &parts.headers, route.access, plugin).await?)
+            (read, self.authorize(route, parts).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -322,6 +323,20 @@ impl Dispatcher {
         }
         let caller = caller.map_or_else(|| peer.ip().to_string(), |caller| caller.user.id.to_string());
         canary.chooses(&caller)
+    }
+
+    /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the
+    /// request counts for the release as one that a service of the host failed.
+    async fn authorize(&self, route: MatchedRoute<'_>, parts: &Parts) -> Result<Option<Arc<Caller>>> {
+        let release = route.handler.release();
+        let plugin = release.map(|release| &release.record.plugin);
+        let checked = access::check(&self.host.auth, &parts.headers, route.access, plugin).await;
+        if let (Err(error), Some(release)) = (&checked, release)
+            && CallOutcome::of_error(error) == CallOutcome::Dependency
+        {
+            release.stats.count(CallOutcome::Dependency);
+        }
+        checked
     }
 
     async fn read<B>(&self, route: MatchedRoute<'_>, parts: &Parts, body: B) -> Result<ReadBody>

@@ -34,6 +34,15 @@ pub struct Breaker {
 pub(super) struct TrippedRelease {
     pub(super) plugin: PluginName,
     pub(super) number: i64,
+    /// When it opened.
+    pub(super) at: Timestamp,
+}
+
+impl TrippedRelease {
+    /// Returns whether both are trips of one release.
+    pub(super) fn is_same_release(&self, other: &Self) -> bool {
+        self.plugin == other.plugin && self.number == other.number
+    }
 }
 
 #[derive(Debug)]
@@ -54,8 +63,8 @@ enum State {
     },
 }
 
-/// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled and does
-/// not count.
+/// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled or says
+/// nothing about the release, and does not count.
 #[derive(Debug)]
 #[must_use]
 pub struct Admission<'a> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::response::PluginResponse;
-use crate::error::{Code, Error, Result, code};
+use crate::error::{Code, Error, Kind, Result, code};
 
 /// Buckets per power of two. Four keep each bucket within 19 % of the time that it stands for.
 const PER_OCTAVE: u32 = 4;
@@ -30,6 +30,8 @@ pub enum CallOutcome {
     Limit,
     /// An invalid response.
     InvalidResponse,
+    /// Failed, or refused before the guest ran, because a service of the host failed. Nobody is blamed.
+    Dependency,
     /// Cancelled at the end of the drain time of its release.
     Replaced,
     /// The client disconnected.
@@ -44,7 +46,7 @@ pub enum CallOutcome {
 
 impl CallOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Success,
         Self::Cached,
         Self::ClientError,
@@ -52,6 +54,7 @@ impl CallOutcome {
         Self::Trap,
         Self::Limit,
         Self::InvalidResponse,
+        Self::Dependency,
         Self::Replaced,
         Self::Cancelled,
         Self::Busy,
@@ -69,6 +72,7 @@ impl CallOutcome {
             Self::Trap => "trap",
             Self::Limit => "limit",
             Self::InvalidResponse => "invalid_response",
+            Self::Dependency => "dependency",
             Self::Replaced => "replaced",
             Self::Cancelled => "cancelled",
             Self::Busy => "busy",
@@ -101,8 +105,27 @@ impl CallOutcome {
             (code::PLUGIN_INVALID_RESPONSE, CallOutcome::InvalidResponse),
             (code::PLUGIN_TRAP, CallOutcome::Trap),
         ];
-        let known = KNOWN.iter().find(|(known, _)| known == error.code());
-        known.map_or(Self::Limit, |(_, outcome)| *outcome)
+        if let Some((_, outcome)) = KNOWN.iter().find(|(known, _)| known == error.code()) {
+            return *outcome;
+        }
+        match error.kind() {
+            Kind::Plugin | Kind::Timeout => Self::Limit,
+            Kind::Unavailable(_) | Kind::Internal => Self::Dependency,
+            _ => Self::ClientError,
+        }
+    }
+
+    /// Returns the outcome of a call in which a service of the host failed, or did not. A plugin that coped with the
+    /// failure keeps its outcome.
+    #[must_use]
+    pub fn with_failed_dependency(self, failed: bool) -> Self {
+        if failed && self.is_fault() { Self::Dependency } else { self }
+    }
+
+    /// Returns whether the call shows how well the release works. Calls that the host or the client ended, and calls
+    /// that never ran, do not.
+    pub fn is_evidence(self) -> bool {
+        matches!(self, Self::Success | Self::ClientError) || self.is_fault()
     }
 
     /// Returns whether it is the plugin's fault.
@@ -145,8 +168,12 @@ impl CallStats {
         CallInProgress(Some(self))
     }
 
-    /// Counts a call that ran.
+    /// Counts a call that ran. A call that says nothing about the release has no latency: it would be that of a service
+    /// of the host.
     pub fn record(&self, took: Duration, outcome: CallOutcome) {
+        if !outcome.is_evidence() {
+            return self.count(outcome);
+        }
         if let Some(bucket) = self.latency.get(bucket(took)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
@@ -180,6 +207,10 @@ impl CallStats {
             .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
+    fn outcome(&self, outcome: CallOutcome) -> u64 {
+        self.outcomes.get(outcome as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
     /// Returns the number of all calls.
     pub fn total(&self) -> u64 {
         self.outcomes.iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -204,6 +235,7 @@ impl CallStats {
     /// Returns the present counts.
     pub fn counts(&self) -> Counts {
         Counts {
+            dependency: self.outcome(CallOutcome::Dependency),
             faults: self.outcomes().filter(|(outcome, _)| outcome.is_fault()).map(|(_, count)| count).sum(),
             latency: Box::new(std::array::from_fn(|index| {
                 self.latency.get(index).map_or(0, |bucket| bucket.load(Ordering::Relaxed))
@@ -235,12 +267,14 @@ impl Drop for CallInProgress<'_> {
 pub struct Counts {
     /// Calls that failed by the plugin's fault.
     pub faults: u64,
+    /// Calls that failed because a service of the host failed.
+    pub dependency: u64,
     latency: Box<[u64; BUCKETS]>,
 }
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { faults: 0, latency: Box::new([0; BUCKETS]) }
+        Self { faults: 0, dependency: 0, latency: Box::new([0; BUCKETS]) }
     }
 }
 
@@ -257,7 +291,9 @@ impl Counts {
         for (count, before) in latency.iter_mut().zip(earlier.latency.iter()) {
             *count = count.saturating_sub(*before);
         }
-        Self { faults: self.faults.saturating_sub(earlier.faults), latency }
+        let [faults, dependency] = [(self.faults, earlier.faults), (self.dependency, earlier.dependency)]
+            .map(|(now, then)| now.saturating_sub(then));
+        Self { faults, dependency, latency }
     }
 
     /// Returns the time within which `share` of the calls ended; `None` without a call.

@@ -121,6 +121,8 @@ pub struct Summary {
     pub calls: u64,
     /// Calls that failed by the plugin's fault: traps, limits, deadlines, responses of 500 and above.
     pub faults: u64,
+    /// Calls that failed because a service of the host failed. They are not held against the release.
+    pub dependency: u64,
     /// Half of the calls took no longer, in microseconds.
     pub p50_micros: Option<u64>,
     /// 95 of 100 took no longer.
@@ -136,6 +138,7 @@ impl Summary {
             release: release.record.number,
             calls: counts.calls(),
             faults: counts.faults,
+            dependency: counts.dependency,
             p50_micros: micros(0.5),
             p95_micros: micros(0.95),
             p99_micros: micros(0.99),

@@ -101,37 +101,41 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges every canary: aborts it if it is worse, and starts its next step once the present one lasted long enough.
-    pub(super) async fn judge_canaries(&self) -> Result<()> {
+    /// Judges every canary. A failure on one is logged and holds up no other; each is judged again a moment later.
+    pub(super) async fn judge_canaries(&self) {
         let canaries: Vec<PluginName> = self.generation().plugins.canaries.keys().cloned().collect();
         for plugin in canaries {
-            let _changing = self.live.lock().await;
-            let Ok((live, canary)) = self.live_and_canary(&plugin) else { continue };
-            let comparison = canary.compare(&live);
-            if let Some(reason) = &comparison.worse {
-                self.abort_locked(&plugin, &Initiator::host(), reason).await?;
-                continue;
-            }
-            let now = self.clock.now();
-            let lasted =
-                now >= canary.since.plus(canary.plan.hold) && comparison.candidate.calls >= canary.plan.minimum;
-            if canary.plan.steps.len() < 2 || !lasted {
-                continue;
-            }
-            if canary.step + 1 < canary.plan.steps.len() {
-                let next = canary.at_step(canary.step + 1, now);
-                let (release, percent) = (next.release.record.number, next.share().percent());
-                table::set_canary(&self.db, &plugin, Some(&next.to_json()?)).await?;
-                self.live.swap(|plugins| {
-                    plugins.canaries.insert(plugin.clone(), Arc::new(next));
-                })?;
-                tracing::info!(%plugin, release, percent, "the trial starts its next step");
-                let detail = json!({ "release": release, "percent": percent, "evidence": comparison });
-                self.audit("plugin.step", Some(plugin.clone()), &Initiator::host(), Outcome::Success, detail).await;
-            } else {
-                self.promote_locked(&plugin, &Initiator::host()).await?;
+            if let Err(error) = self.judge_canary(&plugin).await {
+                tracing::error!(%plugin, error = error.report(), "a canary could not be judged; trying again");
             }
         }
+    }
+
+    /// Judges a canary: aborts it if it is worse, and starts its next step once the present one lasted long enough.
+    async fn judge_canary(&self, plugin: &PluginName) -> Result<()> {
+        let _changing = self.live.lock().await;
+        let Ok((live, canary)) = self.live_and_canary(plugin) else { return Ok(()) };
+        let comparison = canary.compare(&live);
+        if let Some(reason) = &comparison.worse {
+            return self.abort_locked(plugin, &Initiator::host(), reason).await;
+        }
+        let now = self.clock.now();
+        let lasted = now >= canary.since.plus(canary.plan.hold) && comparison.candidate.calls >= canary.plan.minimum;
+        if canary.plan.steps.len() < 2 || !lasted {
+            return Ok(());
+        }
+        if canary.step + 1 == canary.plan.steps.len() {
+            return self.promote_locked(plugin, &Initiator::host()).await.map(drop);
+        }
+        let next = canary.at_step(canary.step + 1, now);
+        let (release, percent) = (next.release.record.number, next.share().percent());
+        table::set_canary(&self.db, plugin, Some(&next.to_json()?)).await?;
+        self.live.swap(|plugins| {
+            plugins.canaries.insert(plugin.clone(), Arc::new(next));
+        })?;
+        tracing::info!(%plugin, release, percent, "the trial starts its next step");
+        let detail = json!({ "release": release, "percent": percent, "evidence": comparison });
+        self.audit("plugin.step", Some(plugin.clone()), &Initiator::host(), Outcome::Success, detail).await;
         Ok(())
     }
 

@@ -36,12 +36,12 @@ impl Probations {
         self.with(|probations| probations.remove(plugin));
     }
 
-    /// Returns the release to roll back to if `release` is on probation now.
-    pub(super) fn fallback(&self, plugin: &PluginName, release: i64, now: Timestamp) -> Option<i64> {
+    /// Returns the release to roll back to if `release` was on probation at the given time and nothing ended it since.
+    pub(super) fn fallback(&self, plugin: &PluginName, release: i64, at: Timestamp) -> Option<i64> {
         self.with(|probations| {
             let probation = probations.get(plugin);
             probation
-                .filter(|probation| probation.release == release && now < probation.until)
+                .filter(|probation| probation.release == release && at < probation.until)
                 .map(|probation| probation.previous)
         })
     }

@@ -27,6 +27,7 @@ use super::sandbox::Request;
 use crate::auth::Caller;
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
+use crate::capability::{Dependencies, Dependency};
 use crate::clock::Clock;
 use crate::config;
 use crate::db::Db;
@@ -81,17 +82,25 @@ impl Registry {
     ) -> Result<PluginResponse> {
         let refused = |error: &Error| release.stats.count(CallOutcome::of_error(error));
         let admission = release.breaker.admit().inspect_err(refused)?;
+        let dependencies = Dependencies::new(Arc::clone(&release.usage));
         let in_progress = release.stats.begin();
-        let called = self.live.sandbox().call(release, request, caller, ready).await;
+        let called = self.live.sandbox().call(release, request, caller, &dependencies, ready).await;
         in_progress.ended();
         let (response, took) = called.inspect_err(refused)?;
-        let outcome = CallOutcome::of(&response);
+        let outcome = CallOutcome::of(&response).with_failed_dependency(dependencies.has_failed());
         release.stats.record(took, outcome);
-        if admission.done(outcome.is_fault()) {
+        if outcome == CallOutcome::Dependency {
+            let (record, dependency) = (&release.record, dependencies.first_failure().map(Dependency::as_str));
+            tracing::debug!(plugin = %record.plugin, release = record.number, dependency, "a service of the host failed");
+        }
+        // A call that the host ended, or that one of its services failed, says nothing about the release: the admission
+        // is dropped.
+        if outcome.is_evidence() && admission.done(outcome.is_fault()) {
             let record = &release.record;
             tracing::warn!(plugin = %record.plugin, release = record.number, "quarantined: too many calls failed");
             // While the host stops, the supervisor may already be gone.
-            let _ = self.tripped.send(TrippedRelease { plugin: record.plugin.clone(), number: record.number });
+            let (plugin, number, at) = (record.plugin.clone(), record.number, self.clock.now());
+            let _ = self.tripped.send(TrippedRelease { plugin, number, at });
         }
         response
     }

@@ -29,7 +29,7 @@ use crate::capability::http::Http;
 use crate::capability::log::{PluginLog, PluginLogs};
 use crate::capability::web::Web;
 use crate::capability::{
-    CallContext, Capability as _, CpuScheduler, CpuSlot, Entered, Guest, Limit, PluginCpuQueue, Usage,
+    CallContext, Capability as _, CpuScheduler, CpuSlot, Dependencies, Entered, Guest, Limit, PluginCpuQueue, Usage,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -121,7 +121,7 @@ impl Sandbox {
     }
 
     /// Runs a request. Returns the outcome with its duration, without the time in the queue. `ready` is checked last
-    /// before the guest runs.
+    /// before the guest runs. `dependencies` records the services of the host that failed during the call.
     ///
     /// # Errors
     /// The plugin is busy, paused or without a grant (503), or `ready` fails. Within the outcome: it trapped, hit a limit
@@ -131,6 +131,7 @@ impl Sandbox {
         release: &Release,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
+        dependencies: &Dependencies,
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<(Result<PluginResponse>, Duration)> {
         // Also ends a call whose request had found its route before the pause.
@@ -147,7 +148,7 @@ impl Sandbox {
         }
         ready()?;
         let started = Instant::now();
-        let running = release.ended.run_until_cancelled(self.run(release, request, caller));
+        let running = release.ended.run_until_cancelled(self.run(release, request, caller, dependencies));
         let outcome = match paused.run_until_cancelled(running).await {
             Some(Some(outcome)) => outcome,
             None => Err(plugin_paused()),
@@ -165,11 +166,12 @@ impl Sandbox {
         release: &Release,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
+        dependencies: &Dependencies,
     ) -> Result<PluginResponse> {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
         let parts = release.parts()?;
-        let mut store = self.release_store(release, parts, request.id, caller, trace);
+        let mut store = self.release_store(release, parts, request.id, caller, trace, dependencies);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -221,6 +223,7 @@ impl Sandbox {
         request_id: &Arc<str>,
         caller: Option<Arc<Caller>>,
         trace: Option<Trace>,
+        dependencies: &Dependencies,
     ) -> Store<Guest> {
         let context = Arc::new(CallContext {
             plugin: release.record.plugin.clone(),
@@ -230,7 +233,8 @@ impl Sandbox {
             trace,
         });
         let entered = parts.admitted.enter(&context);
-        let resources = (Arc::clone(&release.log), Arc::clone(&release.usage), release.bulkhead.cpu_queue().slot());
+        let counts = (Arc::clone(&release.usage), dependencies.clone());
+        let resources = (Arc::clone(&release.log), counts, release.bulkhead.cpu_queue().slot());
         self.store(context, entered, resources, &release.limits, parts.admitted.max_input_bytes())
     }
 
@@ -238,12 +242,12 @@ impl Sandbox {
         &self,
         context: Arc<CallContext>,
         entered: Entered,
-        (log, usage, slot): (Arc<PluginLog>, Arc<Usage>, CpuSlot),
+        (log, (usage, dependencies), slot): (Arc<PluginLog>, (Arc<Usage>, Dependencies), CpuSlot),
         limits: &CallLimits,
         max_call_bytes: usize,
     ) -> Store<Guest> {
         let own = GuestLimits::new(limits.memory, limits.cpu_time, limits.host_calls);
-        let guest = Guest::new(context, entered, own, log, usage, slot, self.clock.clone());
+        let guest = Guest::new(context, entered, own, log, usage, dependencies, slot, self.clock.clone());
         self.engine.store(guest, max_call_bytes.max(limits.response_bytes))
     }
 }

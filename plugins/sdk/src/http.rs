@@ -240,8 +240,9 @@ impl Response {
     }
 }
 
-/// 502 `upstream_failed` if the other server is at fault, 504 `upstream_timeout` if it is slow, 500 `plugin_error` for
-/// an error that the plugin's author or operator has to fix. The reason goes to the plugin's log.
+/// 502 `upstream_failed` if the other server is at fault, 504 `upstream_timeout` if it is slow, 503 `upstream_busy` if
+/// the plugin has too many requests at once, 500 `plugin_error` for an error that the plugin's author or operator has to
+/// fix. The reason goes to the plugin's log.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let upstream = |status, code, reason: &dyn fmt::Display| {
@@ -251,6 +252,10 @@ impl From<Error> for Problem {
         match error {
             Error::Invalid(reason) => Self::internal(format_args!("request to another server: {reason}")),
             Error::Denied(reason) => Self::internal(format_args!("request to another server is denied: {reason}")),
+            Error::Limit(limit) if limit.starts_with("requests:") => {
+                crate::host::diagnostic(format_args!("upstream_busy: {limit}"));
+                Self::new(503, "upstream_busy", "Too many requests to external services at once, try again later")
+            }
             Error::Limit(limit) => Self::internal(format_args!("limit of requests to other servers: {limit}")),
             Error::Unreachable(reason) | Error::Protocol(reason) => upstream(502, "upstream_failed", &reason),
             Error::Timeout(phase) => upstream(504, "upstream_timeout", &phase),

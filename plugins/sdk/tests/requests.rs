@@ -7,7 +7,7 @@ use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::json;
 use wharf_sdk::sql::{self, params};
 use wharf_sdk::testing::{TestPlugin, superuser, user, with_sql};
-use wharf_sdk::{audit, cache, log};
+use wharf_sdk::{audit, cache, http, log};
 
 plugin! {
     name: "kit",
@@ -114,7 +114,7 @@ fn broken() -> Result<Text> {
 fn note(Text(text): Text) -> Result<()> {
     cache::set("note", text.as_bytes(), Some(Duration::from_secs(5)), &["notes"])?;
     log::info("noted", &[("length", &text.len())]);
-    audit::record("note.put", "note", audit::Outcome::Success, &[]);
+    audit::record("note.put", "note", audit::Outcome::Success, &[])?;
     Ok(())
 }
 
@@ -205,6 +205,16 @@ fn cache_log_and_audit_keep_the_calls_of_the_plugin() {
     assert_eq!(plugin.run(|| cache::increment("n", 2, None).and_then(|_| cache::increment("n", 3, None))).unwrap(), 5);
     assert_eq!(plugin.log()[0].fields, [("length".to_owned(), "5".to_owned())]);
     assert_eq!(plugin.audit()[0].action, "note.put");
+}
+
+#[test]
+fn a_busy_or_failed_service_is_not_a_defect_of_the_plugin() {
+    let status = |problem: Problem| (problem.status(), problem.code().to_owned());
+    let busy = http::Error::Limit("requests: 16 at once".to_owned());
+    assert_eq!(status(busy.into()), (503, "upstream_busy".to_owned()));
+    let large = http::Error::Limit("response body: 8388608 bytes".to_owned());
+    assert_eq!(status(large.into()), (500, "plugin_error".to_owned()));
+    assert_eq!(status(audit::Error::Unavailable.into()), (503, "audit_unavailable".to_owned()));
 }
 
 #[test]

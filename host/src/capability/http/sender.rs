@@ -1,11 +1,11 @@
-//! Sends one request of a plugin to another server. Counts the limit that it hit, and logs the exchange when it ends.
-//! `wharf:http` and `wasi:http` both send this way.
+//! Sends one request of a plugin to another server. Counts the limit that it hit, records when no place was free, and
+//! logs the exchange when it ends. `wharf:http` and `wasi:http` both send this way.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capability::budget::MemoryReservation;
-use crate::capability::{CallContext, Limit, Usage};
+use crate::capability::{CallContext, Dependencies, Dependency, Limit, Usage};
 use crate::egress::{Failure, LimitKind, ReleaseEgress, Report, Request, Response, Trace};
 
 /// The name of the capability that both interfaces belong to.
@@ -19,6 +19,7 @@ pub(super) struct Sender {
     pub(super) bytes: usize,
     pub(super) context: Arc<CallContext>,
     pub(super) usage: Arc<Usage>,
+    pub(super) dependencies: Dependencies,
     pub(super) trace: Trace,
 }
 
@@ -28,6 +29,7 @@ impl Sender {
         let own = [request.time, request.connect, request.first_byte, request.idle].iter().any(Option::is_some);
         let mut exchange =
             Exchange { context: self.context, report: Report::default(), failure: Some(GONE.to_owned()) };
+        let open = self.dependencies.open_request();
         let outcome = self.egress.send(request, &self.trace, memory, &mut exchange.report).await;
         exchange.failure = outcome.as_ref().err().map(|failure| match failure {
             // Its text quotes the plugin's input.
@@ -35,6 +37,10 @@ impl Sender {
             failure => failure.to_string(),
         });
         outcome.inspect_err(|failure| {
+            let is_busy = matches!(failure, Failure::Limit(LimitKind::Requests, _)) && open.is_alone();
+            if is_busy || matches!(failure, Failure::Internal(_)) {
+                self.dependencies.record_failure(Dependency::Egress);
+            }
             if let Some(limit) = limit_hit_by(failure).filter(|_| !own || !matches!(failure, Failure::Timeout(_))) {
                 self.usage.hit(limit);
             }

@@ -64,7 +64,7 @@ fn view(guest: &mut Guest) -> WasiHttpCtxView<'_> {
         // Requests are refused after a revocation (`Hooks`); the handles of a call stay usable.
         let revocations = Arc::clone(&guest.entered.revocations);
         let call = guest.entered.http.as_mut().ok_or_else(|| wasmtime::Error::msg("http was not entered"));
-        let sender = call.and_then(|call| call.sender(&guest.context, &guest.usage));
+        let sender = call.and_then(|call| call.sender(&guest.context, &guest.usage, &guest.dependencies));
         let sender =
             sender.inspect_err(|error| tracing::debug!(%error, "no requests to other servers in this call")).ok();
         Box::new(Wasi::new(sender, revocations, budget))

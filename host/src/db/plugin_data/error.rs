@@ -21,9 +21,13 @@ pub enum DataError {
     /// The statement hit a limit. The text has its name and value: `rows: 10000`.
     #[error("limit reached: {1}")]
     Limit(LimitKind, String),
-    /// The database cannot be reached now.
+    /// The database cannot be reached now, or its disk is full: the plugin is not at fault.
     #[error("the database cannot be reached now")]
     Unavailable,
+    /// The database failed in a way that a statement can cause, such as memory for the statement or an internal error.
+    /// A plugin sees it like [`DataError::Unavailable`], but it does not excuse the plugin.
+    #[error("the database failed")]
+    Failed,
 }
 
 /// The longest text of an error: databases quote values of any length in their errors.

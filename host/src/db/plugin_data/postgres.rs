@@ -160,7 +160,7 @@ impl Postgres {
         let mut leased = self.lease_any(limits).await?;
         let backend = leased.backend()?;
         if backend.time() != limits.time {
-            with_deadline(limits, backend.set_time(limits)).await?;
+            with_deadline(limits, backend.set_time(limits)).await.map_err(of_own_statement)?;
         }
         Ok(leased)
     }
@@ -170,7 +170,10 @@ impl Postgres {
         let idle_for = lease.idle_for;
         let mut leased = LeasedBackend { lease: Some(lease), host: self.host.clone(), limits: limits.clone() };
         if let Ok(backend) = leased.backend() {
-            if idle_for < TRUSTED_IDLE_TIME || with_deadline(limits, async { Ok(backend.is_alive().await) }).await? {
+            let is_trusted = idle_for < TRUSTED_IDLE_TIME;
+            if is_trusted
+                || with_deadline(limits, async { Ok(backend.is_alive().await) }).await.map_err(of_own_statement)?
+            {
                 return Ok(leased);
             }
             if let Some(lease) = &mut leased.lease {
@@ -181,10 +184,7 @@ impl Postgres {
             let connected = Backend::connect(&self.options, self.limits.time).await;
             connected.map_err(|error| error_mapping::to_data_error(error, limits))
         });
-        let backend = connected.await.map_err(|error| match error {
-            DataError::Limit(..) => DataError::Unavailable,
-            error => error,
-        })?;
+        let backend = connected.await.map_err(of_own_statement)?;
         if let Some(lease) = &mut leased.lease {
             lease.connection = Some(Box::new(backend));
         }
@@ -302,6 +302,14 @@ async fn with_deadline<T, E: From<DataError>>(
     match tokio::time::timeout(limits.time.saturating_add(GRACE), work).await {
         Ok(result) => result,
         Err(_elapsed) => Err(DataError::time(limits.time).into()),
+    }
+}
+
+/// Maps the error of a statement of the host itself: if it takes too long, the server does not respond.
+fn of_own_statement(error: DataError) -> DataError {
+    match error {
+        DataError::Limit(..) => DataError::Unavailable,
+        error => error,
     }
 }
 

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq as _;
 
 use self::exposition::{Families, Histogram, Labels};
+use crate::capability::Dependency;
 use crate::db::email;
 use crate::error::{Error, Result};
 use crate::http::call::Call;
@@ -187,6 +188,16 @@ fn add_releases(families: &mut Families, releases: &[&Arc<Release>]) {
         let each = release.usage.hits();
         each.map(|(limit, count)| (labels(release, Some(("limit", limit.as_str()))), count)).collect::<Vec<_>>()
     });
+    let failures = releases.iter().flat_map(|release| {
+        let each = release.usage.dependency_failures();
+        let label = |dependency: Dependency| Some(("dependency", dependency.as_str()));
+        each.map(|(dependency, count)| (labels(release, label(dependency)), count)).collect::<Vec<_>>()
+    });
+    families.counter(
+        "plugin_dependency_failures",
+        "Failures of a service of the host during calls, which are not held against the plugin",
+        failures,
+    );
     families.counter("plugin_limits_met", "Operations refused or ended because a limit was hit", hits);
 }
 

@@ -9,7 +9,7 @@ use wasmtime::error::Context as _;
 
 use super::Sandbox;
 use super::execution::{Instantiating, Stop, run_until};
-use crate::capability::{CallContext, Capabilities, Entered, Grants, Guest};
+use crate::capability::{CallContext, Capabilities, Dependencies, Entered, Grants, Guest};
 use crate::error::Result;
 use crate::id::PluginName;
 use crate::plugin::artifact::{Artifact, MIGRATIONS, invalid, printable};
@@ -51,7 +51,8 @@ impl Sandbox {
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.default_limits.clone() };
         let queue = self.cpu_queue();
-        let resources = || (self.logs.plugin(plugin), Arc::default(), queue.slot());
+        let counts = || (Arc::default(), Dependencies::new(Arc::default()));
+        let resources = || (self.logs.plugin(plugin), counts(), queue.slot());
         let store = || self.store(Arc::clone(&context), Entered::default(), resources(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.type_mismatch().filter(|_| store.data().limits.budget.limit_hit().is_none()) {

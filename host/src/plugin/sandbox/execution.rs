@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
+use crate::capability::log::EntryNotStored;
 use crate::capability::{CpuSlot, Limit, Revoked};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::artifact::printable;
@@ -70,6 +71,9 @@ impl Stop {
         if let Some(revoked) = error.downcast_ref::<Revoked>() {
             return plugin_revoked().with_internal(revoked.to_string());
         }
+        if let Some(cause) = error.downcast_ref::<EntryNotStored>() {
+            return dependency_unavailable().with_internal(cause);
+        }
         let (kind, code, public) = match hit {
             Some(Limit::Memory) => {
                 (Kind::Plugin, code::PLUGIN_MEMORY_LIMIT, "The plugin needs more memory than its limit")
@@ -83,4 +87,10 @@ impl Stop {
         // The cause comes first, because the guest's backtrace can be long.
         Error::new(kind, code, public).with_internal(printable(&format!("{}; {error}", error.root_cause())))
     }
+}
+
+/// Returns the error of a call that ended because a service of the host failed.
+pub(super) fn dependency_unavailable() -> Error {
+    let text = "A service of the host that the plugin needs is not available now, try again later";
+    Error::new(Kind::Unavailable(Duration::from_secs(1)), code::DEPENDENCY_UNAVAILABLE, text)
 }

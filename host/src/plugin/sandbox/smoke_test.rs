@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::execution::run_until;
+use super::execution::{dependency_unavailable, run_until};
 use super::{Request, Sandbox};
+use crate::capability::Dependencies;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::release::Release;
 use crate::plugin::response::PluginResponse;
@@ -13,7 +14,8 @@ impl Sandbox {
     /// `x-wharf-smoke`, without a caller. One deadline covers all of it, in addition to the deadline of each call.
     ///
     /// # Errors
-    /// It traps, hits a limit, does not respond in time, or responds 500 or above.
+    /// It traps, hits a limit, does not respond in time, or responds 500 or above (422). A service of the host failed
+    /// meanwhile (503): the release is not at fault, and the deploy can be retried.
     pub(in crate::plugin) async fn smoke(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         // The wait for other deploys is not the fault of this one.
         let _slot = self.deploy_slot().await?;
@@ -28,7 +30,8 @@ impl Sandbox {
 
     async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         let parts = release.parts()?;
-        let mut store = self.release_store(release, parts, request_id, None, None);
+        let dependencies = Dependencies::new(Arc::clone(&release.usage));
+        let mut store = self.release_store(release, parts, request_id, None, None, &dependencies);
         let slot = store.data().cpu_slot.clone();
         let instance = parts.handle.instantiate_async(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
@@ -50,14 +53,20 @@ impl Sandbox {
                 body: &[],
             };
             let at = format!(" ({} {path})", route.method);
-            match self.run(release, request, None).await {
+            let dependencies = Dependencies::new(Arc::clone(&release.usage));
+            let outcome = self.run(release, request, None, &dependencies).await;
+            let refuse = |reason: String| match dependencies.has_failed() {
+                true => dependency_unavailable().with_internal(format!("smoke call{at}: {reason}")),
+                false => refuse(&at, reason),
+            };
+            match outcome {
                 Ok(PluginResponse::Response { status, .. } | PluginResponse::Problem { status, .. })
                     if status >= 500 =>
                 {
-                    return Err(refuse(&at, format!("it responds {status}")));
+                    return Err(refuse(format!("it responds {status}")));
                 }
                 Ok(_) => {}
-                Err(error) => return Err(refuse(&at, error.public().to_owned()).with_internal(error.report())),
+                Err(error) => return Err(refuse(error.public().to_owned()).with_internal(error.report())),
             }
         }
         Ok(())

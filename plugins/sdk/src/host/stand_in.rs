@@ -50,10 +50,16 @@ pub(crate) mod log {
 
 pub(crate) mod audit {
     use super::state::{AuditEntry, with};
-    use crate::bindings::imports::wharf::log::audit::Outcome;
+    use crate::bindings::imports::wharf::log::audit::{Error, Outcome};
 
-    pub(crate) fn record_entry(action: &str, object: &str, outcome: Outcome, detail: &[(String, String)]) {
+    pub(crate) fn store_entry(
+        action: &str,
+        object: &str,
+        outcome: Outcome,
+        detail: &[(String, String)],
+    ) -> Result<(), Error> {
         let (action, object) = (action.to_owned(), object.to_owned());
         with(|host| host.audit.push(AuditEntry { action, object, outcome, detail: detail.to_vec() }));
+        Ok(())
     }
 }

@@ -12,6 +12,13 @@ pub(crate) fn notes() -> Result<Json<Vec<String>>> {
     Ok(Json(rows.into_iter().map(|(text,)| text).collect()))
 }
 
+/// Reads a table that does not exist, which is the plugin's own fault.
+#[get("/wrong-notes", access = public)]
+pub(crate) fn wrong_notes() -> Result<Json<Vec<String>>> {
+    let rows: Vec<(String,)> = sql::query("SELECT text FROM nothing", params![])?;
+    Ok(Json(rows.into_iter().map(|(text,)| text).collect()))
+}
+
 const INSERT: &str = "INSERT INTO note (id, text) VALUES ($1, $2)";
 
 #[post("/notes/{text}", access = public)]

@@ -25,10 +25,10 @@ plugin! {
         echo, echo_body, echo_json, who, me, superuser, permitted, setting, nap,
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, page, body, late_body, problem, problems, print, print_at_once,
-        flood, log_message, count_host_calls, hoard, taint, scan, audited, audit_often,
+        flood, log_message, count_host_calls, hoard, taint, scan, audited, audited_nul, audit_often,
         caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
-        data::notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
-        requests::fetch, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
+        data::notes, data::wrong_notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
+        requests::fetch, requests::must_fetch, requests::standard_at_once, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
         requests::standard_handle, waiting::wait_then,
     ],
 }
@@ -299,19 +299,28 @@ fn scan(Path(mebibytes): Path<usize>) -> Text {
 }
 
 #[post("/audited")]
-fn audited() {
-    audit::record("chameleon.change", "17", audit::Outcome::Success, &[("colour", &"green")]);
+fn audited() -> Result<()> {
+    audit::record("chameleon.change", "17", audit::Outcome::Success, &[("colour", &"green")])?;
+    Ok(())
+}
+
+/// Records an action whose texts contain the character NUL.
+#[post("/audited-nul", access = public)]
+fn audited_nul() -> Result<()> {
+    audit::record("chameleon\0nul", "a\0b", audit::Outcome::Success, &[("c\0", &"d\0")])?;
+    Ok(())
 }
 
 /// Records the given number of audit entries of the given size.
 #[post("/audited/{entries}/{bytes}", access = public)]
-fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) {
+fn audit_often(Path((entries, bytes)): Path<(u32, usize)>) -> Result<()> {
     let detail = "x".repeat(bytes / 10);
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     let fields = names.map(|name| (name, &detail as &dyn std::fmt::Display));
     for entry in 0..entries {
-        audit::record("chameleon.often", &entry.to_string(), audit::Outcome::Success, &fields);
+        audit::record("chameleon.often", &entry.to_string(), audit::Outcome::Success, &fields)?;
     }
+    Ok(())
 }
 
 /// Counts the calls of this instance. It is 1 for every request unless an instance is reused.
@@ -366,7 +375,7 @@ fn weigh(Json(weighing): Json<Weighing>) -> Result<Text> {
         HostCall::Parameter => drop(std::hint::black_box(sql::query::<(i64,)>(&weighing.sql, params![payload])?)),
         HostCall::Set => cache::set("weighed", payload.as_bytes(), None, &[])?,
         HostCall::Log => log::info(&payload, &[("also", &"short")]),
-        HostCall::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &payload)]),
+        HostCall::Audit => audit::record("chameleon.weigh", "", audit::Outcome::Success, &[("detail", &payload)])?,
         HostCall::Get => drop(std::hint::black_box(cache::get("weighed")?)),
     }
     Ok(weight())

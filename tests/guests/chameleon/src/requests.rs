@@ -56,6 +56,18 @@ pub(crate) fn fetch(Json(fetching): Json<Fetching>) -> Json<Value> {
     })
 }
 
+/// Sends a request and fails if there is no response.
+#[post("/must-fetch", access = public)]
+pub(crate) fn must_fetch(Json(fetching): Json<Fetching>) -> Result<Text> {
+    Ok(Text(http::get(&fetching.url).send()?.text()))
+}
+
+/// Begins several requests at once with `wasi:http` and responds 500 if one of them gets no response.
+#[post("/standard-at-once", access = public)]
+pub(crate) fn standard_at_once(Json(fetching): Json<Fetching>) -> Response {
+    Response::new(if standard::hoard_responses(&fetching).is_ok() { 200 } else { 500 })
+}
+
 /// Does the same with `wasi:http`.
 #[post("/standard-fetch", access = public)]
 pub(crate) fn standard_fetch(Json(fetching): Json<Fetching>) -> Json<Value> {

@@ -40,7 +40,8 @@ fn number(value: &Value, name: &str) -> Option<f64> {
     value.get(name).and_then(Value::as_f64)
 }
 
-/// Returns calls, failures and latencies. The larger of two values has the full bar.
+/// Returns calls, failures and latencies, and failures of the host's own services if there were any. The larger of two
+/// values has the full bar.
 fn rows(live: &Value, canary: &Value) -> Vec<[String; 5]> {
     let failed = |release: &Value| {
         let calls = number(release, "calls").filter(|calls| *calls > 0.0)?;
@@ -55,13 +56,18 @@ fn rows(live: &Value, canary: &Value) -> Vec<[String; 5]> {
         [name.to_owned(), live.0, live.1, canary.0, canary.1]
     };
     let both = |name: &str| [number(live, name), number(canary, name)];
-    vec![
+    let mut rows = vec![
         row("calls", both("calls"), |calls| format!("{calls:.0}")),
         row("failed", [failed(live), failed(canary)], |percent| format!("{percent:.2}%")),
         row("p50", both("p50_micros"), time),
         row("p95", both("p95_micros"), time),
         row("p99", both("p99_micros"), time),
-    ]
+    ];
+    let outages = both("dependency");
+    if outages.iter().flatten().any(|calls| *calls > 0.0) {
+        rows.push(row("outage", outages, |calls| format!("{calls:.0}")));
+    }
+    rows
 }
 
 /// Returns a time in microseconds as text.
@@ -146,6 +152,8 @@ mod tests {
                 cells(["p99", "15 ms", &whole, "-", ""]),
             ]
         );
+        let outage = rows(&json!({ "dependency": 4 }), &json!({ "dependency": 2 }));
+        assert_eq!(outage.last(), Some(&cells(["outage", "4", &whole, "2", &half])));
         let nothing = rows(&json!({ "calls": 0 }), &Value::Null);
         assert_eq!(nothing.first(), Some(&cells(["calls", "0", "", "-", ""])));
         assert_eq!(nothing.get(1), Some(&cells(["failed", "-", "", "-", ""])));

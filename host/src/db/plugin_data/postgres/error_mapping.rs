@@ -40,7 +40,13 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
             sqlx::Error::Encode(error) => DataError::invalid(error.to_string()),
             error => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's database cannot be reached");
-                DataError::Unavailable
+                // Everything else, such as a message that the driver cannot read, can be the statement's doing.
+                match error {
+                    sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+                        DataError::Unavailable
+                    }
+                    _ => DataError::Failed,
+                }
             }
         };
     };
@@ -53,7 +59,7 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
         code if class(code) == "23" => DataError::constraint(constraint_name(error)),
         code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") || code == "25P03" => {
             tracing::warn!(code, message = shortened(error.message()), "a plugin's database failed");
-            DataError::Unavailable
+            if can_be_caused(code) { DataError::Failed } else { DataError::Unavailable }
         }
         "28000" | "28P01" | "3D000" => {
             tracing::error!(message = shortened(error.message()), "a plugin's role cannot log in");
@@ -64,6 +70,12 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
         }
         _ => DataError::invalid(error.message()),
     }
+}
+
+/// Returns whether a statement can cause the failure: out_of_memory, configuration_limit_exceeded (temporary files),
+/// idle_in_transaction_session_timeout, and internal errors, which some functions raise for odd arguments.
+fn can_be_caused(code: &str) -> bool {
+    matches!(code, "53200" | "53400" | "25P03") || class(code) == "XX"
 }
 
 /// Returns whether the message would reveal whether an object of another plugin exists: PostgreSQL distinguishes a

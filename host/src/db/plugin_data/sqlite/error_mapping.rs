@@ -61,6 +61,11 @@ pub(super) fn to_data_error(
         | ErrorCode::AuthorizationForStatementDenied
         | ErrorCode::SchemaChanged
         | ErrorCode::ApiMisuse => DataError::invalid(message),
+        // A plugin can write the tables behind its full-text index, and SQLite then reports a corrupt index.
+        ErrorCode::DatabaseCorrupt | ErrorCode::InternalMalfunction | ErrorCode::OperationAborted => {
+            unavailable();
+            DataError::Failed
+        }
         _ => unavailable(),
     }
 }
