@@ -4,7 +4,7 @@
 //! A file passes `compile` (machine code, produced by a child process and cached on disk) → `artifact` (imports and
 //! exports) → `declaration` (routes, permissions, settings) → `release` (compiled, linked, admitted to its grants). A
 //! call passes `generation` (the table that requests are dispatched through) → `bulkhead` (call slots) → `sandbox` (a
-//! fresh instance) → `response` (the check of the result).
+//! fresh instance) → `response` (the check of the result); `call_in_progress` counts how it ends.
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
 //! Above it stand the operations, each in a module of its own: `startup`, `preparation`, `deploy` (the only way in, after
@@ -14,6 +14,7 @@
 pub mod artifact;
 pub mod breaker;
 pub mod bulkhead;
+mod call_in_progress;
 pub mod call_stats;
 pub mod canary;
 mod canary_rollout;

@@ -1,6 +1,6 @@
 //! An HTTP client of a host, like those of frontends and operators. It uses none of Wharf's own code.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -32,6 +32,12 @@ impl Client {
         // Shorter than any idle timeout of a host in the tests, so that no request uses a connection that the host
         // closes.
         Self::with_idle_timeout(addr, Some(Duration::from_millis(500)))
+    }
+
+    /// Creates a client without credentials that connects from this address.
+    pub(crate) fn from_address(addr: SocketAddr, from: IpAddr) -> Self {
+        let http = reqwest::Client::builder().local_address(from).build().unwrap();
+        Self { http, base: format!("http://{addr}"), token: None }
     }
 
     /// Creates a client without credentials that keeps its connection for as long as the host does. It reaches a host

@@ -38,7 +38,7 @@ use crate::capability::Limit;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
-use crate::plugin::canary::Canary;
+use crate::plugin::canary::{Assignment, Canary};
 use crate::plugin::generation::{Absence, Found};
 use crate::plugin::release::{Prepared, ReleaseRoute};
 use crate::route::{Access, BodyKind, Match, Operation, RouteTable, Template};
@@ -199,6 +199,7 @@ impl Dispatcher {
         // The request keeps the release that it calls, and nothing of other plugins: a slow upload would hold up their
         // drains.
         let release;
+        let mut trial = None;
         let (route, raw_params) = match self.table.find(method, path) {
             Match::Route(index, params) => (self.host_route(*index)?, params),
             Match::Methods(methods) => return Err(method_not_allowed(methods)),
@@ -206,7 +207,7 @@ impl Dispatcher {
                 let Some(found) = self.find_release(parts, peer).await? else {
                     return self.respond_without_route(parts).await;
                 };
-                release = found;
+                (release, trial) = found;
                 let prepared = release.prepared().ok_or_else(|| Error::internal("a release is not prepared"))?;
                 match prepared.table.find(method, path) {
                     Match::Route(index, params) => (plugin_route(&release, prepared, *index)?, params),
@@ -244,7 +245,8 @@ impl Dispatcher {
             }
             Handler::Plugin { release, index, contract } => {
                 let (body, _reservation) = read.into_raw();
-                let call = PluginCall { release, route: index, parts, request_id, params: &params, caller, body };
+                let call =
+                    PluginCall { release, route: index, parts, request_id, params: &params, caller, trial, body };
                 let budget = &self.host.body_memory.responses;
                 let reply = plugin_call::respond(&self.host.plugins, budget, contract, call).await?;
                 Ok(self.send(reply, Some(release)))
@@ -267,25 +269,27 @@ impl Dispatcher {
         })
     }
 
-    /// Returns the release that a request goes to, prepared, or `None` if its path belongs to no plugin.
-    async fn find_release(&self, parts: &Parts, peer: SocketAddr) -> Result<Option<Arc<Release>>> {
+    /// Returns the release that a request goes to, prepared, and the part of the request in a trial; `None` if its path
+    /// belongs to no plugin.
+    async fn find_release(
+        &self,
+        parts: &Parts,
+        peer: SocketAddr,
+    ) -> Result<Option<(Arc<Release>, Option<Assignment>)>> {
         let found = self.host.plugins.generation().find(parts.uri.path());
-        let release = match found {
+        let (release, trial) = match found {
             None => return Ok(None),
             Some(Found::Absent(reason)) => return Err(absent(reason)),
-            Some(Found::Served { live, canary: None }) => live,
+            Some(Found::Served { live, canary: None }) => (live, None),
             Some(Found::Served { live, canary: Some(canary) }) => {
-                if self.uses_canary(&canary, parts, peer).await {
-                    Arc::clone(&canary.release)
-                } else {
-                    live
-                }
+                let (is_chosen, trial) = self.assign(&canary, parts, peer).await;
+                (if is_chosen { Arc::clone(&canary.release) } else { live }, trial)
             }
         };
         if release.prepared().is_none() {
             self.prepare(&release).await?;
         }
-        Ok(Some(release))
+        Ok(Some((release, trial)))
     }
 
     /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
@@ -309,20 +313,20 @@ impl Dispatcher {
         reply.into()
     }
 
-    /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller. Others
-    /// cannot choose: a client that sends its requests to one side could end any trial. Runs before the access check,
-    /// so a caller with invalid credentials counts as anonymous here.
-    async fn uses_canary(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> bool {
+    /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has
+    /// a part in the trial. Others cannot choose: a client that sends its requests to one side could end any trial. Runs
+    /// before the access check, so a caller with invalid credentials counts as anonymous here.
+    async fn assign(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> (bool, Option<Assignment>) {
         let caller = access::identify(&self.host.auth, &parts.headers).await;
         if caller.as_ref().is_some_and(|caller| caller.user.is_superuser) {
             match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
-                Some(b"always") => return true,
-                Some(b"never") => return false,
+                Some(b"always") => return (true, None),
+                Some(b"never") => return (false, None),
                 _ => {}
             }
         }
         let caller = caller.map_or_else(|| peer.ip().to_string(), |caller| caller.user.id.to_string());
-        canary.chooses(&caller)
+        canary.assign(&caller)
     }
 
     /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the

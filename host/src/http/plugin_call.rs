@@ -22,6 +22,7 @@ use crate::capability::web::Web;
 use crate::capability::{Capability as _, Limit};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
+use crate::plugin::canary::Assignment;
 use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
@@ -61,6 +62,8 @@ pub(super) struct PluginCall<'a> {
     pub(super) request_id: &'a Arc<str>,
     pub(super) params: &'a [(&'a str, Cow<'a, str>)],
     pub(super) caller: Option<Arc<Caller>>,
+    /// The part of the call in the trial of a canary.
+    pub(super) trial: Option<Assignment>,
     pub(super) body: Bytes,
 }
 
@@ -134,7 +137,7 @@ async fn run(
         body: &call.body,
     };
     // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
-    match registry.call(call.release, request, call.caller, ready).await? {
+    match registry.call(call.release, request, call.caller, call.trial, ready).await? {
         PluginResponse::Response { status, headers, body } => {
             let reply = response(status, &headers, body.clone())?;
             Ok((reply, Some(CachedResponse { status, headers, body })))

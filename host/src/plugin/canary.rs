@@ -1,26 +1,35 @@
 //! A canary: a release that serves some callers next to the live one. Owns the plan of the canary, the choice of
-//! callers and the statistical comparison of the two releases; never swaps anything. `canary_rollout` acts on the
-//! comparison.
+//! callers and the judgement of the two releases; never swaps anything. `canary_rollout` acts on the judgement.
+//!
+//! [`callers`] compares the callers of the two releases, [`calls`] compares calls route by route. [`statistics`] has the
+//! tests, and [`looks`] the times of the looks and the certainty that each needs.
+
+mod callers;
+mod calls;
+mod finding;
+mod looks;
+mod statistics;
+#[cfg(test)]
+mod tests;
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::call_stats::Counts;
+use self::callers::Callers;
+use self::calls::RoutePair;
+use self::looks::Looks;
+use super::call_stats::{Counts, EndedCall};
+use super::declaration::DeclaredRoute;
 use super::release::Release;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
-/// The certainty that a judgement needs, in standard deviations. A single look would need 2.3 (1 in 100). Because the
-/// host looks every second, it needs more: 3.5 is 1 in 4,300.
-const CERTAINTY: f64 = 3.5;
-/// A slower release is worse only if its median is this much slower …
-const SLOWER: f64 = 1.5;
-/// … and by at least this, so that microseconds on an idle machine do not count.
-const NOTICEABLE: Duration = Duration::from_millis(1);
+/// The probability below which a difference between calls raises doubts: the step does not end.
+const DOUBT: f64 = 0.01;
 
 /// The share of callers that a canary serves, in hundredths of a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -109,7 +118,37 @@ pub struct Canary {
     /// When the present step began.
     pub since: Timestamp,
     /// The live release's counts when the canary began; those of the canary began at zero.
-    pub(super) baseline: Counts,
+    baseline: Counts,
+    /// The counts of the live release and the canary when the present step began.
+    step_baseline: [Counts; 2],
+    /// The callers of the present step.
+    callers: Arc<Callers>,
+    verdict: Mutex<Verdict>,
+}
+
+/// The results of the looks at the present step.
+#[derive(Debug, Default)]
+struct Verdict {
+    looks: Looks,
+    worse: Option<String>,
+    doubt: Option<String>,
+}
+
+/// A call's part in a trial: its caller was assigned to one of the two releases.
+/// Keeps no release, so that a slow request holds up no drain.
+pub struct Assignment {
+    callers: Arc<Callers>,
+    /// The number of the canary's release.
+    canary: i64,
+    caller: u64,
+}
+
+impl Assignment {
+    /// Counts a call of the caller on the release that served it.
+    pub(super) fn record(&self, release: &Release, call: &EndedCall) {
+        let on_canary = release.record.number == self.canary;
+        self.callers.record(self.caller, on_canary, call);
+    }
 }
 
 /// The calls of one of the two releases while the canary runs.
@@ -121,6 +160,8 @@ pub struct Summary {
     pub calls: u64,
     /// Calls that failed by the plugin's fault: traps, limits, deadlines, responses of 500 and above.
     pub faults: u64,
+    /// Calls whose callers left before they ended. They count as at least as long as they lasted.
+    pub cut_off: u64,
     /// Calls that failed because a service of the host failed. They are not held against the release.
     pub dependency: u64,
     /// Half of the calls took no longer, in microseconds.
@@ -133,11 +174,13 @@ pub struct Summary {
 
 impl Summary {
     fn of(release: &Release, counts: &Counts) -> Self {
-        let micros = |share| counts.quantile(share).map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let latency = counts.latency();
+        let micros = |share| latency.quantile(share).map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         Self {
             release: release.record.number,
             calls: counts.calls(),
-            faults: counts.faults,
+            faults: counts.faults(),
+            cut_off: counts.cut_off(),
             dependency: counts.dependency,
             p50_micros: micros(0.5),
             p95_micros: micros(0.95),
@@ -153,25 +196,35 @@ pub struct Comparison {
     pub live: Summary,
     /// The canary.
     pub candidate: Summary,
+    /// Calls of the canary since the present step began.
+    pub step_calls: u64,
     /// Why the canary is certainly worse; `None` if it is not, or if there are too few calls.
     pub worse: Option<String>,
+    /// Why the canary may be worse, although that is not certain. The step does not end meanwhile.
+    pub doubt: Option<String>,
 }
 
 impl Canary {
     /// Starts a canary.
     pub(super) fn new(release: Arc<Release>, plan: Plan, live: &Release, now: Timestamp) -> Self {
-        Self { release, plan, step: 0, since: now, baseline: live.stats.counts() }
+        Self::begin_step(release, plan, (0, now), live, live.stats.counts())
     }
 
-    /// Returns the canary at another step, which begins now.
-    pub(super) fn at_step(&self, step: usize, now: Timestamp) -> Self {
-        Self {
-            release: Arc::clone(&self.release),
-            plan: self.plan.clone(),
-            step,
-            since: now,
-            baseline: self.baseline.clone(),
-        }
+    /// Returns the canary at another step, which begins now. Its judgement begins anew: other callers are on each side.
+    pub(super) fn at_step(&self, step: usize, live: &Release, now: Timestamp) -> Self {
+        Self::begin_step(Arc::clone(&self.release), self.plan.clone(), (step, now), live, self.baseline.clone())
+    }
+
+    fn begin_step(
+        release: Arc<Release>,
+        plan: Plan,
+        (step, since): (usize, Timestamp),
+        live: &Release,
+        baseline: Counts,
+    ) -> Self {
+        let step_baseline = [live.stats.counts(), release.stats.counts()];
+        let (callers, verdict) = (Arc::default(), Mutex::default());
+        Self { release, plan, step, since, baseline, step_baseline, callers, verdict }
     }
 
     /// Returns the present share of callers.
@@ -179,27 +232,91 @@ impl Canary {
         self.plan.steps.get(self.step).copied().unwrap_or(Share(0))
     }
 
-    /// Returns whether the canary serves a caller. The choice is stable for each caller, and a larger share only adds
-    /// callers.
-    pub fn chooses(&self, caller: &str) -> bool {
-        let record = &self.release.record;
-        let hash = Sha256::digest(format!("{}\n{}\n{caller}", record.plugin, record.number));
-        let number = hash.iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
-        number % u64::from(Share::ALL.0) < u64::from(self.share().0)
+    /// Returns whether callers are drawn by lot: some are served by the canary and some by the live release.
+    fn is_split(&self) -> bool {
+        let Share(share) = self.share();
+        (1..Share::ALL.0).contains(&share)
     }
 
-    /// Compares the canary with the live release.
+    /// Assigns a caller to one of the two releases. Returns whether the canary serves it, and its part in the trial. The
+    /// choice is stable for each caller, and a larger share only adds callers.
+    pub fn assign(&self, caller: &str) -> (bool, Option<Assignment>) {
+        let record = &self.release.record;
+        let hash = Sha256::digest(format!("{}\n{}\n{caller}", record.plugin, record.number));
+        let caller = hash.iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        let is_chosen = caller % u64::from(Share::ALL.0) < u64::from(self.share().0);
+        let takes_part = self.share() > Share(0);
+        (
+            is_chosen,
+            takes_part.then(|| Assignment { callers: Arc::clone(&self.callers), canary: record.number, caller }),
+        )
+    }
+
+    /// Compares the canary with the live release, with the verdict of the last look.
     pub fn compare(&self, live: &Release) -> Comparison {
-        let live_counts = live.stats.counts().since(&self.baseline);
-        let canary_counts = self.release.stats.counts();
-        // If the live release had too few calls since the canary began, all its calls since it was loaded are the
-        // better measure.
-        let measure = if live_counts.calls() < self.plan.minimum { live.stats.counts() } else { live_counts.clone() };
+        let [_, step] = self.step_counts(live);
+        let step_calls = step.calls();
+        let verdict = self.verdict();
         Comparison {
-            live: Summary::of(live, &live_counts),
-            candidate: Summary::of(&self.release, &canary_counts),
-            worse: if canary_counts.calls() < self.plan.minimum { None } else { worse(&measure, &canary_counts) },
+            live: Summary::of(live, &live.stats.counts().since(&self.baseline)),
+            candidate: Summary::of(&self.release, &self.release.stats.counts()),
+            step_calls,
+            worse: verdict.worse.clone(),
+            doubt: verdict.doubt.clone(),
         }
+    }
+
+    /// Looks at the two releases if a look is due. A canary that was found worse stays worse.
+    pub(super) fn judge(&self, live: &Release) {
+        let [live_counts, canary_counts] = self.step_counts(live);
+        let mut verdict = self.verdict();
+        let (calls, minimum) = (canary_counts.calls(), self.plan.minimum);
+        if verdict.worse.is_some() {
+            return;
+        }
+        let Some(threshold) = verdict.looks.due(calls, minimum, self.plan.steps.len()) else { return };
+        // If the live release had too few calls in this step, all its calls since it was loaded are the better measure.
+        let measure = if live_counts.calls() < minimum { live.stats.counts() } else { live_counts };
+        let routes = self.shared_routes(live, &measure, &canary_counts);
+        verdict.doubt = None;
+        if self.is_split() {
+            verdict.worse = self.callers.compare(threshold).map(|finding| finding.to_string());
+            verdict.doubt = calls::compare(&routes, DOUBT).map(|finding| finding.to_string());
+        } else if let Some(finding) = calls::compare(&routes, threshold) {
+            // An operator chooses the side of each request in a header. Other callers must share the finding.
+            let is_shared = self.share() == Share(0) || self.callers.share(finding.about);
+            let text = Some(finding.to_string());
+            if is_shared { verdict.worse = text } else { verdict.doubt = text }
+        }
+    }
+
+    /// Returns whether the present step may end: it lasted long enough, had enough calls, and raised no doubts.
+    pub(super) fn may_end_step(&self, live: &Release, now: Timestamp) -> bool {
+        let verdict = self.verdict();
+        let has_lasted = now >= self.since.plus(self.plan.hold);
+        let [_, counts] = self.step_counts(live);
+        has_lasted && verdict.looks.has_begun() && counts.calls() >= self.plan.minimum && verdict.doubt.is_none()
+    }
+
+    /// Returns the counts of the live release and the canary since the present step began.
+    fn step_counts(&self, live: &Release) -> [Counts; 2] {
+        let [live_before, before] = &self.step_baseline;
+        [live.stats.counts().since(live_before), self.release.stats.counts().since(before)]
+    }
+
+    /// Returns the routes that both releases have. Both have the same mount.
+    fn shared_routes(&self, live: &Release, live_counts: &Counts, counts: &Counts) -> Vec<RoutePair> {
+        let [routes, live_routes] = [&*self.release, live].map(|release| &release.record.declaration.routes);
+        let shared = routes.iter().enumerate().filter_map(|(index, route)| {
+            let is_same = |other: &DeclaredRoute| other.method == route.method && other.path == route.path;
+            let live_index = live_routes.iter().position(is_same)?;
+            Some(RoutePair { live: live_counts.route(live_index)?.clone(), canary: counts.route(index)?.clone() })
+        });
+        shared.collect()
+    }
+
+    fn verdict(&self) -> std::sync::MutexGuard<'_, Verdict> {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn to_json(&self) -> Result<String> {
@@ -210,114 +327,5 @@ impl Canary {
             since: self.since,
         };
         serde_json::to_string(&stored).map_err(Error::internal)
-    }
-}
-
-/// Returns why the canary is certainly worse.
-fn worse(live: &Counts, canary: &Counts) -> Option<String> {
-    let sure = faults_differ(live, canary);
-    if sure > CERTAINTY {
-        return Some(format!(
-            "{} of {} calls failed, against {} of {} of the live release ({sure:.1} standard deviations)",
-            canary.faults,
-            canary.calls(),
-            live.faults,
-            live.calls()
-        ));
-    }
-    let sure = times_differ(live, canary);
-    let (before, now) = (live.quantile(0.5)?, canary.quantile(0.5)?);
-    let slower = now.as_secs_f64() >= before.as_secs_f64() * SLOWER && now >= before + NOTICEABLE;
-    (sure > CERTAINTY && slower).then(|| {
-        format!(
-            "half of the calls took up to {} µs, against {} µs of the live release ({sure:.1} standard deviations)",
-            now.as_micros(),
-            before.as_micros()
-        )
-    })
-}
-
-/// The two-proportion z-test with a pooled variance (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3).
-#[allow(clippy::cast_precision_loss, reason = "counts of calls")]
-fn faults_differ(live: &Counts, canary: &Counts) -> f64 {
-    let (n, m) = (live.calls() as f64, canary.calls() as f64);
-    if n == 0.0 || m == 0.0 {
-        return 0.0;
-    }
-    let pooled = (live.faults + canary.faults) as f64 / (n + m);
-    let deviation = (pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m)).sqrt();
-    if deviation == 0.0 { 0.0 } else { (canary.faults as f64 / m - live.faults as f64 / n) / deviation }
-}
-
-/// The Mann-Whitney U test, normal approximation with the correction for ties (Mann and Whitney 1947; Siegel and
-/// Castellan 1988, section 6.4): it assumes no distribution of latencies, and times in one bucket are ties.
-#[allow(clippy::cast_precision_loss, reason = "counts of calls")]
-fn times_differ(live: &Counts, canary: &Counts) -> f64 {
-    let (n, m) = (live.calls() as f64, canary.calls() as f64);
-    if n == 0.0 || m == 0.0 {
-        return 0.0;
-    }
-    let (mut faster, mut wins, mut ties) = (0.0, 0.0, 0.0);
-    for (live_count, canary_count) in live.zip(canary) {
-        let (live_count, canary_count) = (live_count as f64, canary_count as f64);
-        wins += canary_count * (faster + live_count / 2.0);
-        faster += live_count;
-        let tied = live_count + canary_count;
-        ties += tied * tied * tied - tied;
-    }
-    let all = n + m;
-    let variance = n * m / 12.0 * (all + 1.0 - ties / (all * (all - 1.0)));
-    if variance <= 0.0 { 0.0 } else { (wins - n * m / 2.0) / variance.sqrt() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plugin::call_stats::{CallOutcome, CallStats};
-
-    fn counts(calls: &[(u64, u64, u64)]) -> Counts {
-        let stats = CallStats::default();
-        for (number, micros, faults) in calls {
-            for index in 0..*number {
-                let outcome = if index < *faults { CallOutcome::Trap } else { CallOutcome::Success };
-                stats.record(Duration::from_micros(*micros), outcome);
-            }
-        }
-        stats.counts()
-    }
-
-    #[test]
-    fn shares_are_read_exactly() {
-        let percent = |text: &str| text.parse::<Share>().map(Share::percent);
-        for (text, expected) in [("5%", 5.0), ("0.5%", 0.5), ("12.25%", 12.25), ("100%", 100.0), ("header", 0.0)] {
-            assert_eq!(percent(text), Ok(expected), "{text}");
-        }
-        for text in ["", "5", "%", "101%", "-1%", "1.234%", "1e1%", "100.01%", ".5%", "999%", "５%"] {
-            assert!(percent(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn more_faults_are_worse_only_when_the_difference_is_certain() {
-        let live = counts(&[(1_000, 500, 5)]);
-        assert!(worse(&live, &counts(&[(100, 500, 2)])).is_none());
-        assert!(worse(&live, &counts(&[(100, 500, 0)])).is_none());
-        assert!(worse(&live, &live).is_none());
-        let reason = worse(&live, &counts(&[(100, 500, 30)])).unwrap();
-        assert!(reason.starts_with("30 of 100 calls failed, against 5 of 1000"), "{reason}");
-        let nothing = Counts::default();
-        assert!(worse(&nothing, &live).is_none() && worse(&live, &nothing).is_none());
-    }
-
-    #[test]
-    fn slower_is_worse_only_when_people_would_notice() {
-        let live = counts(&[(900, 2_000, 0), (100, 20_000, 0)]);
-        assert!(worse(&live, &counts(&[(180, 2_000, 0), (20, 20_000, 0)])).is_none());
-        let reason = worse(&live, &counts(&[(200, 6_000, 0)])).unwrap();
-        assert!(reason.contains("against 2048 µs"), "{reason}");
-        // Three times as slow, but not noticeable.
-        assert!(worse(&counts(&[(1_000, 20, 0)]), &counts(&[(1_000, 60, 0)])).is_none());
-        // A few slow calls among many do not make a release slower.
-        assert!(worse(&live, &counts(&[(195, 2_000, 0), (5, 900_000, 0)])).is_none());
     }
 }

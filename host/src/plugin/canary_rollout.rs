@@ -115,19 +115,19 @@ impl Registry {
     async fn judge_canary(&self, plugin: &PluginName) -> Result<()> {
         let _changing = self.live.lock().await;
         let Ok((live, canary)) = self.live_and_canary(plugin) else { return Ok(()) };
+        canary.judge(&live);
         let comparison = canary.compare(&live);
         if let Some(reason) = &comparison.worse {
             return self.abort_locked(plugin, &Initiator::host(), reason).await;
         }
         let now = self.clock.now();
-        let lasted = now >= canary.since.plus(canary.plan.hold) && comparison.candidate.calls >= canary.plan.minimum;
-        if canary.plan.steps.len() < 2 || !lasted {
+        if canary.plan.steps.len() < 2 || !canary.may_end_step(&live, now) {
             return Ok(());
         }
         if canary.step + 1 == canary.plan.steps.len() {
             return self.promote_locked(plugin, &Initiator::host()).await.map(drop);
         }
-        let next = canary.at_step(canary.step + 1, now);
+        let next = canary.at_step(canary.step + 1, &live, now);
         let (release, percent) = (next.release.record.number, next.share().percent());
         table::set_canary(&self.db, plugin, Some(&next.to_json()?)).await?;
         self.live.swap(|plugins| {

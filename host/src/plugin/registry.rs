@@ -11,7 +11,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::breaker::TrippedRelease;
+use super::call_in_progress::CallInProgress;
 use super::call_stats::CallOutcome;
+use super::canary::Assignment;
 use super::compile::Compiler;
 use super::deploy_job::AtStage;
 use super::deploy_turn::DeployTurns;
@@ -26,8 +28,8 @@ use super::response::PluginResponse;
 use super::sandbox::Request;
 use crate::auth::Caller;
 use crate::cache::Caches;
+use crate::capability::Dependency;
 use crate::capability::log::PluginLogs;
-use crate::capability::{Dependencies, Dependency};
 use crate::clock::Clock;
 use crate::config;
 use crate::db::Db;
@@ -68,8 +70,9 @@ impl Registry {
         self.live.generation()
     }
 
-    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome. `ready`
-    /// runs after the call has its slot, just before the guest runs, and may refuse the call.
+    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome. `trial` is the call's part in
+    /// the trial of a canary. `ready` runs after the call has its slot, just before the guest runs, and may refuse the
+    /// call.
     ///
     /// # Errors
     /// 503 `plugin_quarantined`, or see [`Sandbox::call`](super::sandbox::Sandbox::call).
@@ -78,25 +81,33 @@ impl Registry {
         release: &Release,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
+        trial: Option<Assignment>,
         ready: impl FnOnce() -> Result<()>,
     ) -> Result<PluginResponse> {
+        let record = &release.record;
         let refused = |error: &Error| release.stats.count(CallOutcome::of_error(error));
         let admission = release.breaker.admit().inspect_err(refused)?;
-        let dependencies = Dependencies::new(Arc::clone(&release.usage));
-        let in_progress = release.stats.begin();
-        let called = self.live.sandbox().call(release, request, caller, &dependencies, ready).await;
-        in_progress.ended();
-        let (response, took) = called.inspect_err(refused)?;
-        let outcome = CallOutcome::of(&response).with_failed_dependency(dependencies.has_failed());
-        release.stats.record(took, outcome);
-        if outcome == CallOutcome::Dependency {
-            let (record, dependency) = (&release.record, dependencies.first_failure().map(Dependency::as_str));
+        let in_progress = CallInProgress::begin(release, usize::try_from(request.route).unwrap_or(usize::MAX), trial);
+        let ready = || {
+            ready()?;
+            in_progress.start();
+            Ok(())
+        };
+        let called = self.live.sandbox().call(release, request, caller, &in_progress.dependencies, ready).await;
+        let (response, took) = match called {
+            Ok(ended) => ended,
+            Err(error) => {
+                in_progress.refuse(&error);
+                return Err(error);
+            }
+        };
+        if let Some(dependency) = in_progress.dependencies.first_failure().map(Dependency::as_str) {
             tracing::debug!(plugin = %record.plugin, release = record.number, dependency, "a service of the host failed");
         }
+        let outcome = in_progress.end(took, &response);
         // A call that the host ended, or that one of its services failed, says nothing about the release: the admission
         // is dropped.
         if outcome.is_evidence() && admission.done(outcome.is_fault()) {
-            let record = &release.record;
             tracing::warn!(plugin = %record.plugin, release = record.number, "quarantined: too many calls failed");
             // While the host stops, the supervisor may already be gone.
             let (plugin, number, at) = (record.plugin.clone(), record.number, self.clock.now());

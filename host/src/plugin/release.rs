@@ -220,6 +220,7 @@ impl Release {
         revocations: Arc<Revocations>,
         resources: ReleaseResources,
     ) -> Self {
+        let stats = Arc::new(CallStats::new(record.declaration.routes.len()));
         Self {
             record,
             size,
@@ -231,7 +232,7 @@ impl Release {
             bulkhead: resources.bulkhead,
             pause: resources.pause,
             limits: resources.limits,
-            stats: Arc::default(),
+            stats,
             usage: resources.usage,
             breaker: resources.breaker,
             ended: CancellationToken::new(),

@@ -23,7 +23,7 @@ use crate::http::reply::Reply;
 use crate::http::{Host, access};
 use crate::id::PluginName;
 use crate::plugin::Release;
-use crate::plugin::call_stats::Counts;
+use crate::plugin::call_stats;
 use crate::plugin::drain::Drain;
 use crate::route::Access;
 
@@ -140,13 +140,17 @@ fn add_calls(families: &mut Families, releases: &[&Arc<Release>], drained: &[Dra
         for (outcome, count) in stats.outcomes() {
             outcomes.push((release_labels(plugin, number, Some(("outcome", outcome.as_str()))), count));
         }
-        let counts = stats.counts();
-        let (sum, count) = (stats.latency_sum().as_secs_f64(), counts.calls());
-        let histogram = Histogram { sum, count, buckets: buckets(&counts) };
+        let latency = stats.latency();
+        let (sum, count) = (stats.latency_sum().as_secs_f64(), latency.calls());
+        let histogram = Histogram { sum, count, buckets: buckets(&latency) };
         latencies.push((release_labels(plugin, number, None), histogram));
     }
     families.counter("plugin_calls", "Calls of a release by outcome", outcomes);
-    families.histogram("plugin_call_seconds", "Duration of calls without the wait for a call slot", latencies);
+    families.histogram(
+        "plugin_call_seconds",
+        "Duration of calls without the wait for a call slot, including calls whose callers left",
+        latencies,
+    );
 }
 
 /// Resources used by the calls of each loaded release.
@@ -253,9 +257,9 @@ const FIRST_BUCKET: Duration = Duration::from_micros(1 << 6);
 const LAST_BUCKET: Duration = Duration::from_micros(1 << 24);
 
 /// Returns the calls by duration, in powers of two of a microsecond.
-fn buckets(counts: &Counts) -> Vec<(f64, u64)> {
+fn buckets(latency: &call_stats::Histogram) -> Vec<(f64, u64)> {
     let (mut buckets, mut below) = (Vec::new(), 0);
-    for (time, calls) in counts.by_octave() {
+    for (time, calls) in latency.by_octave() {
         below += calls;
         if (FIRST_BUCKET..=LAST_BUCKET).contains(&time) {
             buckets.push((time.as_secs_f64(), std::mem::take(&mut below)));

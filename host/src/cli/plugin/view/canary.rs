@@ -30,7 +30,7 @@ pub(in crate::cli::plugin) fn canary(name: &PluginName, response: &Value, termin
     terminal.table(["", live_title.as_str(), "", title.as_str(), ""], &rows(live, canary));
     match response.pointer("/comparison/worse").and_then(Value::as_str) {
         Some(reason) => terminal.line(format!("{} {}", terminal.warning("worse:"), printable(reason))),
-        None => terminal.line(verdict(response, canary)),
+        None => terminal.line(verdict(response)),
     }
     terminal
         .hint(format!("`wharf plugin promote {name}` makes it the live release, `wharf plugin abort {name}` ends it"));
@@ -40,8 +40,8 @@ fn number(value: &Value, name: &str) -> Option<f64> {
     value.get(name).and_then(Value::as_f64)
 }
 
-/// Returns calls, failures and latencies, and failures of the host's own services if there were any. The larger of two
-/// values has the full bar.
+/// Returns calls, failures and latencies. If there were any, also calls whose callers left, and calls that failed with a
+/// service of the host. The larger of two values has the full bar.
 fn rows(live: &Value, canary: &Value) -> Vec<[String; 5]> {
     let failed = |release: &Value| {
         let calls = number(release, "calls").filter(|calls| *calls > 0.0)?;
@@ -63,9 +63,10 @@ fn rows(live: &Value, canary: &Value) -> Vec<[String; 5]> {
         row("p95", both("p95_micros"), time),
         row("p99", both("p99_micros"), time),
     ];
-    let outages = both("dependency");
-    if outages.iter().flatten().any(|calls| *calls > 0.0) {
-        rows.push(row("outage", outages, |calls| format!("{calls:.0}")));
+    for (name, member) in [("left", "cut_off"), ("outage", "dependency")] {
+        if both(member).iter().flatten().any(|calls| *calls > 0.0) {
+            rows.push(row(name, both(member), |calls| format!("{calls:.0}")));
+        }
     }
     rows
 }
@@ -96,11 +97,16 @@ fn step(response: &Value) -> String {
     format!("{steps}, each for at least {hold}")
 }
 
-fn verdict(response: &Value, canary: &Value) -> String {
-    let [calls, minimum] = [(canary, "calls"), (response, "minimum")].map(|(value, name)| number(value, name));
+fn verdict(response: &Value) -> String {
+    let comparison = response.get("comparison").unwrap_or(&Value::Null);
+    let [calls, minimum] = [(comparison, "step_calls"), (response, "minimum")].map(|(value, name)| number(value, name));
     match (calls, minimum) {
         (Some(calls), Some(minimum)) if calls < minimum => {
-            format!("The releases are compared after {minimum} calls of the canary; {calls} so far")
+            format!("The releases are compared after {minimum} calls of the canary in each step; {calls} so far")
+        }
+        _ if comparison.get("doubt").is_some_and(Value::is_string) => {
+            let doubt = text(comparison, "doubt");
+            format!("The canary may be worse, so the step does not end: {doubt}")
         }
         _ => "The canary is not significantly worse".to_owned(),
     }
@@ -171,11 +177,14 @@ mod tests {
 
     #[test]
     fn there_is_no_verdict_before_the_minimum_number_of_calls() {
-        let response = json!({ "minimum": 100 });
+        let verdict = |calls: u64, doubt: Option<&str>| {
+            verdict(&json!({ "minimum": 100, "comparison": { "step_calls": calls, "doubt": doubt } }))
+        };
         assert_eq!(
-            verdict(&response, &json!({ "calls": 12 })),
-            "The releases are compared after 100 calls of the canary; 12 so far"
+            verdict(12, None),
+            "The releases are compared after 100 calls of the canary in each step; 12 so far"
         );
-        assert_eq!(verdict(&response, &json!({ "calls": 120 })), "The canary is not significantly worse");
+        assert_eq!(verdict(120, None), "The canary is not significantly worse");
+        assert_eq!(verdict(120, Some("it fails")), "The canary may be worse, so the step does not end: it fails");
     }
 }
