@@ -115,12 +115,21 @@ async fn releases_are_listed_compared_and_rolled_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_release_runs_next_to_the_live_one() {
     let releases = Releases::start().await;
-    let third = json!({ "version": "1.2.0", "answer": "three", "migrations": first()["migrations"] });
+    let schema = json!({ "properties": { "key": { "type": "string" } } }).to_string();
+    let third = json!({
+        "version": "1.2.0", "answer": "three", "migrations": first()["migrations"], "settings_schema": schema,
+    });
     let file = write_component(releases.process.home.path(), "third.wasm", &liar(third.clone()));
     usage(&releases.run(&["deploy", &file, "--hold", "1h"]));
     assert!(failure(&releases.run(&["deploy", &file, "--canary", "some"])).contains("query.canary"));
 
-    let output = releases.run(&["deploy", &file, "--canary", "header"]);
+    let settings = releases.process.home.path().join("settings.json");
+    std::fs::write(&settings, r#"{ "key": "hunter2 }"#).unwrap();
+    let settings = settings.to_str().unwrap();
+    let broken = usage(&releases.run(&["deploy", &file, "--settings", settings]));
+    assert!(broken.contains("not JSON, at line 1") && !broken.contains("hunter2"), "{broken}");
+    std::fs::write(settings, r#"{ "key": "hunter2" }"#).unwrap();
+    let output = releases.run(&["deploy", &file, "--canary", "header", "--settings", settings]);
     let [printed, hint] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(printed.contains("liar release 3 is a canary next to release 2"), "{printed}");
     assert!(printed.contains("compile ") && printed.contains(" ms"), "{printed}");
@@ -139,6 +148,8 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     assert!(releases.printed(&["releases", "liar"]).lines().any(|line| line.contains("canary")));
     assert!(releases.printed(&["show", "liar"]).contains("canary    release 3"));
 
+    let release = releases.process.superuser().await.get("/plugins/liar/releases/3").await.ok();
+    assert_eq!(release["settings"], json!({ "key": "hunter2" }));
     let printed = releases.printed(&["promote", "liar"]);
     assert!(printed.contains("Promoted liar: release 3 (1.2.0) is live"), "{printed}");
     assert_eq!(releases.response_text().await, "three");
