@@ -58,6 +58,7 @@ const ALLOWED_CIRCLES: &[Circle] = &[
     store_data("capability/http.rs", "capability.rs"),
     store_data("capability/log.rs", "capability.rs"),
     store_data("capability/sql.rs", "capability.rs"),
+    store_data("capability/web.rs", "capability.rs"),
 ];
 
 /// An edge of the circle between the data of an instance and the capabilities whose state it holds.

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use code::Code;
-pub use findings::Findings;
+pub use findings::{FieldError, Findings, Loc};
 
 /// The result of every fallible function of the host.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,57 +59,6 @@ pub enum Challenge {
     Missing,
     /// The credentials given are not valid.
     InvalidToken,
-}
-
-/// One rejected input. Serialized as FastAPI does it: `{"type":…,"loc":[…],"msg":…}`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct FieldError {
-    /// A stable word for programs, such as `string_too_long`.
-    #[serde(rename = "type")]
-    pub kind: Cow<'static, str>,
-    /// The location: first `body`, `query` or `path`, then member names and indexes.
-    pub loc: Vec<Loc>,
-    /// A text for people.
-    pub msg: String,
-}
-
-impl FieldError {
-    /// Creates a finding at `loc`, outermost step first.
-    pub fn new(
-        kind: impl Into<Cow<'static, str>>,
-        loc: impl IntoIterator<Item = impl Into<Loc>>,
-        msg: impl Into<String>,
-    ) -> Self {
-        Self { kind: kind.into(), loc: loc.into_iter().map(Into::into).collect(), msg: msg.into() }
-    }
-}
-
-/// One step of a location in the input.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(untagged)]
-pub enum Loc {
-    /// The name of a member.
-    Name(String),
-    /// The index of a list element, or the byte offset of malformed JSON.
-    Index(u64),
-}
-
-impl From<&str> for Loc {
-    fn from(name: &str) -> Self {
-        Self::Name(name.to_owned())
-    }
-}
-
-impl From<String> for Loc {
-    fn from(name: String) -> Self {
-        Self::Name(name)
-    }
-}
-
-impl From<u64> for Loc {
-    fn from(index: u64) -> Self {
-        Self::Index(index)
-    }
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;

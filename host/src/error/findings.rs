@@ -1,7 +1,7 @@
-//! The findings of one refused input. Owns their bounds: a client chooses how many findings its input causes and how
-//! long their locations are, so both are limited. Findings beyond the limit are counted and not kept.
+//! The findings of one refused input. Owns their form and their bounds: a client chooses how many findings its input
+//! causes and how long their locations are, so both are limited. Findings beyond the limit are counted and not kept.
 
-use super::{FieldError, Loc};
+use std::borrow::Cow;
 
 /// The maximum number of findings that are kept.
 pub const MAX_FINDINGS: usize = 100;
@@ -14,6 +14,57 @@ const MAX_TEXT: usize = 1024;
 
 /// Stands for the rest of a name or text.
 const CUT: char = '…';
+
+/// One rejected input. Serialized as FastAPI does it: `{"type":…,"loc":[…],"msg":…}`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FieldError {
+    /// A stable word for programs, such as `string_too_long`.
+    #[serde(rename = "type")]
+    pub kind: Cow<'static, str>,
+    /// The location: first `body`, `query` or `path`, then member names and indexes.
+    pub loc: Vec<Loc>,
+    /// A text for people.
+    pub msg: String,
+}
+
+impl FieldError {
+    /// Creates a finding at `loc`, outermost step first.
+    pub fn new(
+        kind: impl Into<Cow<'static, str>>,
+        loc: impl IntoIterator<Item = impl Into<Loc>>,
+        msg: impl Into<String>,
+    ) -> Self {
+        Self { kind: kind.into(), loc: loc.into_iter().map(Into::into).collect(), msg: msg.into() }
+    }
+}
+
+/// One step of a location in the input.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(untagged)]
+pub enum Loc {
+    /// The name of a member.
+    Name(String),
+    /// The index of a list element, or the byte offset of malformed JSON.
+    Index(u64),
+}
+
+impl From<&str> for Loc {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for Loc {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<u64> for Loc {
+    fn from(index: u64) -> Self {
+        Self::Index(index)
+    }
+}
 
 /// At most [`MAX_FINDINGS`] findings, and the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

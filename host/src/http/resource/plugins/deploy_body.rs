@@ -12,7 +12,7 @@ use crate::error::{Error, FieldError, Result, code};
 /// The maximum size of the settings.
 const MAX_SETTINGS: usize = 64 * 1024;
 
-/// What a body may have in addition to the component: the settings and the framing of the form.
+/// The bytes that a body may have in addition to the component: the settings and the framing of the form.
 pub(super) const MAX_ADDITION: usize = MAX_SETTINGS + 4 * 1024;
 
 /// The parts of the body.
