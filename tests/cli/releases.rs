@@ -117,7 +117,7 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     let releases = Releases::start().await;
     let schema = json!({ "properties": { "key": { "type": "string" } } }).to_string();
     let third = json!({
-        "version": "1.2.0", "answer": "three", "migrations": first()["migrations"], "settings_schema": schema,
+        "version": "1.2.0", "answer": "three", "migrations": first()["migrations"], "settings_schema": &schema,
     });
     let file = write_component(releases.process.home.path(), "third.wasm", &liar(third.clone()));
     usage(&releases.run(&["deploy", &file, "--hold", "1h"]));
@@ -154,7 +154,10 @@ async fn a_canary_release_runs_next_to_the_live_one() {
     assert!(printed.contains("Promoted liar: release 3 (1.2.0) is live"), "{printed}");
     assert_eq!(releases.response_text().await, "three");
 
-    let trial = releases.deploy(first(), &["--canary", "10%,100%", "--hold", "1h", "--minimum", "7"]);
+    // The settings carry over, so the next release takes some too.
+    let mut fourth = first();
+    fourth["settings_schema"] = schema.into();
+    let trial = releases.deploy(fourth, &["--canary", "10%,100%", "--hold", "1h", "--minimum", "7"]);
     assert_eq!((&trial["on_trial"], &trial["replaced"]), (&json!(true), &json!(3)));
     let canary = &trial["plugin"]["canary"];
     assert_eq!(

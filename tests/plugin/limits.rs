@@ -283,6 +283,7 @@ async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
         config.plugins.concurrency = 4;
         config.plugins.total_concurrency = 8;
         config.plugins.queue_time = NEVER;
+        config.plugins.deadline = NEVER;
     });
     let host = chameleon(setup).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
@@ -294,7 +295,7 @@ async fn a_burst_of_clients_waits_and_a_neighbour_does_not() {
         })
         .collect();
     let load = async |name: &str| {
-        let name = format!("wharf_plugin_calls_{name}{{plugin=\"chameleon\",release=\"1\"}}");
+        let name = format!("wharf_plugin_calls_{name}{{plugin=\"chameleon\"}}");
         let samples = metrics::samples(host.superuser()).await;
         samples.into_iter().find(|(sample, _)| *sample == name).map(|(_, count)| count)
     };
