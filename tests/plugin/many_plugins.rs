@@ -200,3 +200,23 @@ async fn a_slow_upload_to_one_plugin_does_not_keep_the_old_release_of_another() 
     until("the upload's release to be freed", async || (draining(&host).await == 0.0).then_some(())).await;
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_whose_database_failed_at_its_first_request_is_served_once_it_works() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    host.deploy_chameleon().await;
+    let directory = host.config().server.data_dir.join("plugins/chameleon");
+    let aside = directory.with_extension("aside");
+    host.restart_after(async |_| {
+        std::fs::rename(&directory, &aside).unwrap();
+        std::fs::write(&directory, "not a directory").unwrap();
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 503);
+    }
+    std::fs::remove_file(&directory).unwrap();
+    std::fs::rename(&aside, &directory).unwrap();
+    host.anonymous().get("/chameleon/echo/x").await.ok();
+    host.stop().await;
+}

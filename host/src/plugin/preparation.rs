@@ -72,16 +72,25 @@ impl Registry {
         let linked = LinkedComponent::new(&self.engine, &artifact, &record.grants)?;
         let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
         let revocations = Arc::clone(&release.revocations);
-        let admitted = self.live.capabilities().admit_tracked(&candidate, &record.grants, revocations).await?;
+        let admitted = self.live.capabilities().admit_tracked(&candidate, &record.grants, revocations).await;
+        let admitted = admitted.map_err(|error| match error.kind() {
+            // A resource such as the plugin's database, which may work again: not the fault of the release.
+            Kind::Internal => {
+                let kind = Kind::Unavailable(RETRY_AFTER);
+                Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available").with_source(error)
+            }
+            _ => error,
+        })?;
         Prepared::new(linked, admitted, compile_routes(&record.declaration, &record.mount)?)
     }
 
     /// Logs that a release cannot be prepared, and stops serving it unless a dependency was the reason.
     fn not_prepared(&self, release: &Arc<Release>, error: Error) -> Error {
+        let (plugin, number) = (&release.record.plugin, release.record.number);
         if matches!(error.kind(), Kind::Unavailable(_)) {
+            tracing::warn!(%plugin, release = number, error = error.report(), "a release cannot be loaded now");
             return error;
         }
-        let (plugin, number) = (&release.record.plugin, release.record.number);
         let mut is_live = false;
         let swapped = self.live.swap(|plugins| {
             is_live = plugins.live.get(plugin).is_some_and(|live| Arc::ptr_eq(live, release));
