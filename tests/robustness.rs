@@ -1,5 +1,7 @@
 //! Every input gets a response: never a status 500, every error as a problem, and the host survives.
 
+mod database_outage;
+mod full_disk;
 mod open_files;
 mod tcp;
 

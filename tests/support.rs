@@ -14,6 +14,7 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod remote;
+pub(crate) mod small_disk;
 
 pub(crate) use backend::{Backend, both};
 pub(crate) use client::{Client, TestResponse};

@@ -94,6 +94,9 @@ settings! {
         connections: u32 = 8, "WHARF_DATABASE_CONNECTIONS", kind::count(1..=1000);
         /// How long to wait for a connection.
         timeout: Duration = 5 * SECOND, "WHARF_DATABASE_TIMEOUT", kind::duration(SECOND..=10 * MINUTE);
+        /// How long a statement of the host may take on PostgreSQL.
+        statement_timeout: Duration = 30 * SECOND, "WHARF_DATABASE_STATEMENT_TIMEOUT",
+            kind::duration(SECOND..=HOUR);
     }
 }
 

@@ -1,13 +1,15 @@
 //! The host's own database: SQLite in the data directory, or a schema of PostgreSQL.
 //!
-//! Owns the pools, the migrations and all SQL on the host's tables (`db::user`, `db::session`, … one file per table
-//! family). The plugins' databases (`db::plugin_data`) share nothing with it. Each statement is written once, with `$1`
+//! Owns the migrations and all SQL on the host's tables (`db::user`, `db::session`, … one file per table family).
+//! `db::host_pool` owns the connections, `db::failure` the meaning of errors. The plugins' databases (`db::plugin_data`) share nothing with it. Each statement is written once, with `$1`
 //! parameters, and runs on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds.
 //! Identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
 pub mod audit;
 pub mod deploy;
 pub(crate) mod email;
+mod failure;
+pub mod host_pool;
 mod migrations;
 pub mod node_lock;
 pub mod plugin;
@@ -17,6 +19,7 @@ pub(crate) mod reset_token;
 mod row;
 pub(crate) mod session;
 pub(crate) mod signing_key;
+mod sqlite_file;
 mod sqlite_memory;
 pub(crate) mod user;
 mod value;
@@ -29,10 +32,13 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, Sqlite};
 
+pub(crate) use self::failure::is_duplicate;
+use self::host_pool::HostPool;
+use self::sqlite_file::WalAnchor;
 use crate::config;
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, Result};
 
 /// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
 /// queries must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second form
@@ -65,16 +71,17 @@ pub(crate) const HOST_SCHEMA: &str = "wharf";
 
 /// The session setting that names the holder of the database's lock for the trigger `check_holder`.
 const HOLDER: &str = "wharf.holder";
-/// The SQLSTATE with which that trigger refuses a change.
-const TAKEN_OVER: &str = "WH001";
+
+/// The time limit of [`Db::ping`]: health checks do not wait long.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pool of connections to the host's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Db {
     /// The embedded default, a file in the data directory.
-    Sqlite(SqlitePool),
+    Sqlite(HostPool<Sqlite>),
     /// Used when `database.url` is set.
-    Postgres(PgPool),
+    Postgres(HostPool<Postgres>),
 }
 
 impl Db {
@@ -101,8 +108,13 @@ impl Db {
         // SQLite accepts this only before its first use. The memory of the host's database is never limited.
         sqlite_memory::install()?;
         // The file contains the signing key. SQLite gives its write-ahead log the permissions of the file.
-        private_file(file)
-            .map_err(|error| Error::internal(format!("cannot create {}", file.display())).with_source(error))?;
+        private_file(file).map_err(|error| Error::io(format!("cannot create {}", file.display()), error))?;
+        let failed = |error| Error::from(error).with_internal(format!("cannot open {}", file.display()));
+        let (path, timeout) = (file.to_owned(), config.timeout);
+        let anchor = tokio::task::spawn_blocking(move || WalAnchor::open(&path, timeout))
+            .await
+            .map_err(|error| Error::internal("the database was not opened").with_source(error))?
+            .map_err(|error| failure::of_file(error).with_internal(format!("cannot open {}", file.display())))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .journal_mode(SqliteJournalMode::Wal)
@@ -117,22 +129,23 @@ impl Db {
             .max_lifetime(None)
             .connect_with(options)
             .await
-            .map_err(|error| Error::from(error).with_internal(format!("cannot open {}", file.display())))?;
+            .map_err(failed)?;
         migrations::sqlite().run(&pool).await.map_err(migration_failed)?;
-        Ok(Self::Sqlite(pool))
+        Ok(Self::Sqlite(HostPool::sqlite(pool, anchor)))
     }
 
     async fn open_postgres(config: &config::Database, url: &str, holder: Option<&str>) -> Result<Self> {
         let holder = holder.map(|holder| (HOLDER, holder));
         let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]).options(holder);
-        let pool = PgPoolOptions::new()
-            .max_connections(config.connections)
+        // Migrations may take longer than other statements, so they have a connection of their own.
+        let opening = PgPoolOptions::new()
+            .max_connections(1)
             .acquire_timeout(config.timeout)
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
         // Two concurrent CREATE SCHEMA IF NOT EXISTS can both fail; sqlx takes its own advisory lock only for
         // migrations.
-        let mut connection = pool.acquire().await?;
+        let mut connection = opening.acquire().await?;
         sqlx::query("SELECT pg_advisory_lock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
         let created = sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {HOST_SCHEMA}")))
             .execute(&mut *connection)
@@ -140,8 +153,10 @@ impl Db {
         sqlx::query("SELECT pg_advisory_unlock(hashtext('wharf:schema'))").execute(&mut *connection).await?;
         created?;
         drop(connection);
-        migrations::postgres().run(&pool).await.map_err(migration_failed)?;
-        Ok(Self::Postgres(pool))
+        migrations::postgres().run(&opening).await.map_err(migration_failed)?;
+        opening.close().await;
+        let pool = PgPoolOptions::new().max_connections(config.connections).acquire_timeout(config.timeout);
+        Ok(Self::Postgres(HostPool::postgres(pool, options, config.statement_timeout)))
     }
 
     /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor
@@ -165,9 +180,10 @@ impl Db {
     /// Checks that the database responds.
     ///
     /// # Errors
-    /// The database does not respond within the pool's timeout.
+    /// The database does not respond in time.
     pub async fn ping(&self) -> Result<()> {
-        on!(self, pool => sqlx::query("SELECT 1").execute(pool).await.map(drop))?;
+        let responds = async { on!(self, pool => sqlx::query("SELECT 1").execute(pool).await.map(drop)) };
+        tokio::time::timeout(PING_TIMEOUT, responds).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         Ok(())
     }
 
@@ -192,32 +208,12 @@ pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
 }
 
 fn migration_failed(error: sqlx::migrate::MigrateError) -> Error {
-    Error::internal("the host's schema could not be migrated").with_source(error)
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
-                let kind = Kind::Unavailable(Duration::from_secs(1));
-                Self::new(kind, code::DATABASE_UNAVAILABLE, "The database cannot be reached now").with_source(error)
-            }
-            sqlx::Error::Database(refusal) if refusal.code().as_deref() == Some(TAKEN_OVER) => taken_over(),
-            other => Self::internal("a statement on the host's database failed").with_source(other),
-        }
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    const WHAT: &str = "the host's schema could not be migrated";
+    match error {
+        Execute(error) | ExecuteMigration(error, _) => Error::from(error).with_internal(WHAT),
+        error => Error::internal(WHAT).with_source(error),
     }
-}
-
-/// Returns the error of a host whose database another host has taken over.
-fn taken_over() -> Error {
-    let kind = Kind::Unavailable(Duration::from_secs(1));
-    Error::new(kind, code::SHUTTING_DOWN, "The host is shutting down")
-        .with_internal("another wharf took over the database, so this one changes nothing any more and stops")
-}
-
-/// Returns whether a unique constraint refused the statement.
-pub(crate) fn is_duplicate(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }
 
 #[cfg(test)]

@@ -131,6 +131,22 @@ impl Error {
         error
     }
 
+    /// Creates a 503: the disk is full, or a quota or a limit on the size of files was reached.
+    pub fn storage_full() -> Self {
+        let kind = Kind::Unavailable(Duration::from_secs(10));
+        Self::new(kind, code::STORAGE_FULL, "Nothing can be stored now, because the disk is full")
+    }
+
+    /// Creates the error of a failed file operation: [`Error::storage_full`] if the disk is full, otherwise a 500.
+    pub fn io(internal: impl fmt::Display, error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let failed = match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::storage_full().with_internal(internal),
+            _ => Self::internal(internal),
+        };
+        failed.with_source(error)
+    }
+
     /// Adds findings to an error of another kind than [`Kind::Invalid`], so that programs need not parse its text.
     #[must_use]
     pub fn with_findings(mut self, findings: Vec<FieldError>) -> Self {

@@ -10,7 +10,7 @@ use crate::support::postgres::{self, TestDatabase};
 
 fn settings(database: Option<&TestDatabase>) -> Database {
     let url = database.map(|database| Secret::new(database.url.clone()));
-    Database { url, connections: 2, timeout: Duration::from_secs(30) }
+    Database { url, connections: 2, timeout: Duration::from_secs(30), ..Database::default() }
 }
 
 /// Counts the migrations that are recorded as applied.
@@ -92,7 +92,7 @@ async fn nodes_that_start_concurrently_open_the_same_schema() {
 async fn an_unreachable_database_is_an_error_without_its_password() {
     let dir = tempfile::tempdir().unwrap();
     let url = Some(Secret::new("postgres://someone:very-secret@127.0.0.1:1/none"));
-    let settings = Database { url, connections: 1, timeout: Duration::from_secs(1) };
+    let settings = Database { url, connections: 1, timeout: Duration::from_secs(1), ..Database::default() };
     let error = Db::open(&settings, dir.path()).await.unwrap_err();
     assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");
 }

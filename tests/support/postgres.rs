@@ -46,6 +46,11 @@ pub(crate) async fn database() -> Option<TestDatabase> {
     })
 }
 
+/// Connects to a database as its superuser.
+pub(crate) async fn connect(database: &TestDatabase) -> sqlx::PgConnection {
+    sqlx::PgConnection::connect(&database.superuser_url).await.unwrap()
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);

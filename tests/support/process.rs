@@ -13,6 +13,7 @@ use super::files::files;
 use super::host::{PASSWORD, SUPERUSER};
 use super::polling::until;
 use super::program::program;
+use super::small_disk::SmallDisk;
 
 /// Returns a command that runs the program in an empty environment.
 pub(crate) fn wharf(home: &Path) -> Command {
@@ -53,6 +54,12 @@ impl Process {
     pub(crate) async fn start_serving(home: TempDir, arguments: &[&str]) -> Self {
         let mut command = wharf(home.path());
         command.arg("serve").args(arguments);
+        Self::start_by(command, home, &[]).await
+    }
+
+    /// Starts a host whose data directory is a small disk.
+    pub(crate) async fn start_on(disk: &SmallDisk, home: TempDir) -> Self {
+        let command = isolated(disk.command(&program()), home.path());
         Self::start_by(command, home, &[]).await
     }
 
@@ -112,6 +119,13 @@ impl Process {
 
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         until("the end of the process", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Waits for the end of the process and returns its home directory.
+    pub(crate) async fn stopped(mut self) -> TempDir {
+        self.signal("TERM");
+        self.ended().await;
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
     }
 
     /// Kills the process at once and returns its home directory.

@@ -27,9 +27,8 @@ impl DataDir {
     /// Creates the directory if it is missing, and waits for its lock, without limit. Calls `waiting` with a description
     /// of the directory and its holder at each attempt that fails because another host has the lock.
     pub(super) async fn open(path: &Path, mut waiting: impl FnMut(String)) -> Result<Self> {
-        let failed = |what: &str, error: std::io::Error| {
-            Error::internal(format!("data directory {}: {what}", path.display())).with_source(error)
-        };
+        let failed =
+            |what: &str, error: std::io::Error| Error::io(format!("data directory {}: {what}", path.display()), error);
         let create = DirBuilder::new().recursive(true).mode(0o700).create(path);
         create.map_err(|error| failed("cannot be created", error))?;
         let mode = path.metadata().map_err(|error| failed("cannot be read", error))?.permissions().mode() & 0o777;
@@ -59,12 +58,12 @@ impl DataDir {
                 Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
             }
         }
-        let note = lock
-            .set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| write!(lock, "{}", std::process::id()))
-            .map_err(|error| failed("cannot be written", error));
-        note.map(|()| Self { path: path.to_owned(), _lock: lock })
+        let note = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
+        // The number only helps an operator, and a host must start on a full disk.
+        if let Err(error) = note {
+            tracing::warn!(path = %file.display(), %error, "the number of this process was not written");
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -75,7 +74,7 @@ impl DataDir {
     /// exists.
     pub(super) fn node(&self, random: &Random) -> Result<Arc<str>> {
         let file = self.path.join(NODE);
-        let failed = |error| Error::internal(format!("{} cannot be written", file.display())).with_source(error);
+        let failed = |error| Error::io(format!("{} cannot be written", file.display()), error);
         match std::fs::read_to_string(&file) {
             Ok(name) if !name.trim().is_empty() => return Ok(name.trim().into()),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),

@@ -17,7 +17,8 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{HOST_SCHEMA, postgres_options, taken_over};
+use super::failure::taken_over;
+use super::{HOST_SCHEMA, postgres_options};
 use crate::clock::Random;
 use crate::config;
 use crate::error::{Error, Result, code};

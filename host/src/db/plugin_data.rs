@@ -10,6 +10,7 @@ mod connection_pool;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod kept_statements;
 mod lexer;
 mod migration;
 mod postgres;
@@ -24,7 +25,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
 
@@ -35,6 +35,7 @@ use self::sqlite::Sqlite;
 pub use self::statement_limits::StatementLimits;
 pub use self::value::{Rows, Statement, Value};
 use super::Db;
+use super::host_pool::PgHostPool;
 use crate::clock::Random;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -62,7 +63,7 @@ type OpenDatabases = HashMap<PluginName, Arc<OnceCell<Arc<PluginDatabase>>>>;
 
 enum Storage {
     Files { directory: PathBuf },
-    Schemas { host: PgPool, options: Box<PgConnectOptions>, random: Random },
+    Schemas { host: PgHostPool, options: Box<PgConnectOptions>, random: Random },
 }
 
 impl PluginData {
@@ -124,9 +125,9 @@ impl PluginData {
         match &self.storage {
             Storage::Files { directory } => {
                 let directory = directory.join(name.as_str());
-                directory.try_exists().map_err(|error| {
-                    Error::internal(format!("cannot check whether {} exists", directory.display())).with_source(error)
-                })
+                directory
+                    .try_exists()
+                    .map_err(|error| Error::io(format!("cannot check whether {} exists", directory.display()), error))
             }
             Storage::Schemas { host, .. } => Postgres::exists(host, name).await,
         }

@@ -91,8 +91,10 @@ codes! {
     /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files
     /// is being sent. See `Retry-After`.
     OVERLOADED = "overloaded", 503;
-    /// The database is not reachable at present.
+    /// The database is not reachable at present, or is locked by another program.
     DATABASE_UNAVAILABLE = "database_unavailable", 503;
+    /// Nothing can be stored, because the disk of the database is full or a quota was reached. Reading works.
+    STORAGE_FULL = "storage_full", 503;
 
     /// The user is unknown or the password is wrong.
     INCORRECT_CREDENTIALS = "incorrect_credentials", 400;

@@ -25,7 +25,7 @@ use crate::db::audit::Outcome;
 use crate::db::deploy::{self as deploys, StoredDeploy};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release::{self as releases, StoredRelease};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code};
 use crate::id::PluginName;
 use crate::route::Template;
 
@@ -66,7 +66,13 @@ impl Registry {
             tripped,
             trips: Mutex::new(Some(trips)),
         };
-        registry.settle_interrupted_deploys().await?;
+        match registry.settle_interrupted_deploys().await {
+            // The host serves what it can read; the next start settles them.
+            Err(error) if *error.code() == code::STORAGE_FULL => {
+                tracing::warn!(error = error.report(), "interrupted deploys were not recorded");
+            }
+            settled => settled?,
+        }
         registry.restore().await?;
         Ok(registry)
     }

@@ -111,9 +111,42 @@ async fn a_missing_database_privilege_is_named() {
         .unwrap();
     let mut config = fixture.config.clone();
     config.database.url = Some(Secret::new(&url));
-    let data = PluginData::open(&Db::Postgres(pool.clone()), &config, Random::System).unwrap();
+    let data = PluginData::open(&Db::Postgres(pool.clone().into()), &config, Random::System).unwrap();
     let error = data.plugin(&name("shop")).await.err().unwrap();
     assert!(error.report().contains("needs CREATEROLE and CREATE on the database"), "{}", error.report());
     pool.close().await;
+    fixture.stop().await;
+}
+
+/// Returns the memory of the plugins' backends that no other process shares.
+async fn backend_kib(fixture: &Fixture) -> u64 {
+    let pids =
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'wharf-plugin' AND datname = current_database()";
+    let pids: Vec<i32> = sqlx::query_scalar(pids).fetch_all(&mut fixture.superuser().await).await.unwrap();
+    let kib = |pid: i32| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    pids.into_iter().map(kib).sum()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_does_not_keep_large_statements() {
+    let one_connection = |config: &mut wharf::config::Config| config.plugins.sql_connections = 1;
+    let Some(fixture) = Fixture::new(Backend::Postgres, one_connection).await else { return };
+    let database = fixture.tables("shop").await;
+    let run = async |from: usize, to: usize| {
+        for count in from..to {
+            let list = vec!["1"; 20_000 + count].join(",");
+            query(&database, &format!("SELECT 1 WHERE 1 IN ({list})"), &[]).await.unwrap();
+        }
+    };
+    run(0, 5).await;
+    let few = backend_kib(&fixture).await;
+    run(5, 50).await;
+    let many = backend_kib(&fixture).await;
+    assert!(many < 2 * few, "{few} KiB after 5 statements, {many} KiB after 50");
     fixture.stop().await;
 }

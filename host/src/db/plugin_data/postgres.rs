@@ -17,19 +17,20 @@ mod timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
 use self::backend::{Backend, RunError};
 use self::disk_usage::DiskUsage;
 use super::connection_pool::{ConnectionPool, Lease};
 use super::error::DataError;
+use super::kept_statements::MAX_STATEMENTS;
 use super::lexer::Dialect;
 use super::result_budget::ResultBudget;
 use super::statement::{self, Admitted, Verb};
 use super::statement_limits::StatementLimits;
 use super::value::{Rows, Statement};
 use crate::clock::Random;
+use crate::db::host_pool::PgHostPool;
 use crate::error::Result;
 use crate::id::PluginName;
 
@@ -48,7 +49,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 
 pub(super) struct Postgres {
     plugin: PluginName,
-    host: PgPool,
+    host: PgHostPool,
     options: PgConnectOptions,
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
@@ -60,7 +61,7 @@ pub(super) struct Postgres {
 /// in the background; in any other state the connection is ended on both sides.
 struct LeasedBackend {
     lease: Option<Lease<Backend>>,
-    host: PgPool,
+    host: PgHostPool,
     limits: StatementLimits,
 }
 
@@ -100,7 +101,7 @@ impl Drop for LeasedBackend {
 impl Postgres {
     /// Creates the role and the schema if they are missing.
     pub(super) async fn open(
-        host: &PgPool,
+        host: &PgHostPool,
         options: &PgConnectOptions,
         random: &Random,
         plugin: &PluginName,
@@ -112,7 +113,7 @@ impl Postgres {
             .username(&role.name)
             .password(role.password.expose())
             .application_name("wharf-plugin")
-            .statement_cache_capacity(backend::CACHED_STATEMENTS)
+            .statement_cache_capacity(MAX_STATEMENTS)
             .options([
                 ("search_path", role::schema(plugin)),
                 ("statement_timeout", limits.time.as_millis().to_string()),
@@ -132,12 +133,12 @@ impl Postgres {
     }
 
     /// Returns whether a plugin has a role and a schema.
-    pub(super) async fn exists(host: &PgPool, plugin: &PluginName) -> Result<bool> {
+    pub(super) async fn exists(host: &PgHostPool, plugin: &PluginName) -> Result<bool> {
         Ok(role::existing(host, plugin).await?.is_some())
     }
 
     /// Allows or forbids the plugin's role to log in. If it is forbidden, the role's connections end.
-    pub(super) async fn set_login(host: &PgPool, plugin: &PluginName, allowed: bool) -> Result<()> {
+    pub(super) async fn set_login(host: &PgHostPool, plugin: &PluginName, allowed: bool) -> Result<()> {
         role::set_login(host, plugin, allowed).await
     }
 

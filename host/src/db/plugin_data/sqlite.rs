@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use self::connection::{Connection, RunError, StatementResult, wal_path};
 use super::connection_pool::{ConnectionPool, Lease};
 use super::error::DataError;
@@ -44,8 +46,8 @@ pub(super) struct Sqlite {
     writer: Arc<ConnectionPool<Connection>>,
     /// If it has no connections, the writer also reads.
     readers: Arc<ConnectionPool<Connection>>,
-    /// Texts that begin with WITH and write, so that no reader compiles them first.
-    writing: Mutex<HashSet<Box<str>>>,
+    /// The digests of texts that begin with WITH and write, so that no reader compiles them first.
+    writing: Mutex<HashSet<[u8; 32]>>,
 }
 
 type LeasedConnection = Lease<Connection>;
@@ -53,9 +55,8 @@ type LeasedConnection = Lease<Connection>;
 impl Sqlite {
     /// Creates the file if it is missing.
     pub(super) fn open(directory: PathBuf, limits: &StatementLimits) -> Result<Self> {
-        create(&directory).map_err(|error| {
-            Error::internal(format!("cannot create {}", directory.join(FILE).display())).with_source(error)
-        })?;
+        create(&directory)
+            .map_err(|error| Error::io(format!("cannot create {}", directory.join(FILE).display()), error))?;
         Ok(Self {
             directory,
             limits: limits.clone(),
@@ -186,7 +187,7 @@ impl Sqlite {
     }
 
     fn remembers(&self, text: &str) -> bool {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest(text))
     }
 
     fn remember(&self, text: &str) {
@@ -194,7 +195,7 @@ impl Sqlite {
         if writing.len() >= REMEMBERED_TEXTS {
             writing.clear();
         }
-        writing.insert(text.into());
+        writing.insert(digest(text));
     }
 
     async fn lease(
@@ -258,6 +259,10 @@ impl Sqlite {
             Err(_elapsed) => Err(DataError::time(limit)),
         }
     }
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 fn or_data_error(result: Result<StatementResult, RunError>) -> Result<StatementResult, DataError> {

@@ -69,8 +69,7 @@ impl CodeCache {
     /// Opens or creates the directory and the key. Removes files that this host can no longer use.
     pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, largest: u64, random: &Random) -> Result<Self> {
         let directory = data_dir.join(DIRECTORY);
-        let failed =
-            |error: io::Error| Error::internal(format!("{} cannot be created", directory.display())).with_source(error);
+        let failed = |error: io::Error| Error::io(format!("{} cannot be created", directory.display()), error);
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         let mac = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;

@@ -1,27 +1,27 @@
 //! One connection of a plugin's role. Owns the plans of its prepared statements, and the knowledge whether it is clean:
 //! a statement that did not run to its end leaves it unclean, and then it is ended on the server too.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgStatement};
-use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Either, Executor, PgPool, Row, SqlSafeStr, Statement as _, ValueRef,
-};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Either, Executor, Row, SqlSafeStr, Statement as _, ValueRef};
 
 use super::column::ColumnType;
 use super::error_mapping;
 use super::parameter::{Parameter, bind};
+use crate::db::host_pool::PgHostPool;
 use crate::db::plugin_data::connection_pool::Reusable;
 use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::kept_statements::KeptStatements;
 use crate::db::plugin_data::result_budget::ResultBudget;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::plugin_data::value::{Rows, Value};
 
-/// The number of cached prepared statements per connection, and of their plans.
-pub(super) const CACHED_STATEMENTS: usize = 128;
+/// The memory that the server takes for a statement, as a multiple of its text: the text, its parsed form and its plan.
+/// A list of short literals takes a hundred times its text; other statements take less.
+const SERVER_BYTES_PER_CHARACTER: usize = 16;
 
 #[derive(Clone)]
 struct Plan(Arc<Described>);
@@ -47,7 +47,7 @@ impl From<DataError> for RunError {
 pub(super) struct Backend {
     connection: PgConnection,
     process: i32,
-    plans: HashMap<Box<str>, Plan>,
+    kept: KeptStatements<Plan>,
     /// A message was sent, and its response has not been read to the end.
     unclean: bool,
     in_transaction: bool,
@@ -63,6 +63,8 @@ pub(super) fn lock_time(time: Duration) -> u128 {
 
 impl Reusable for Backend {
     fn reset(&mut self) -> bool {
+        // They stay as large as the largest parameter and row so far.
+        sqlx::Connection::shrink_buffers(&mut self.connection);
         !self.unclean && !self.in_transaction
     }
 }
@@ -73,7 +75,7 @@ impl Backend {
         let mut connection = options.connect().await?;
         let process =
             sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await?;
-        Ok(Self { connection, process, plans: HashMap::new(), unclean: false, in_transaction: false, time })
+        Ok(Self { connection, process, kept: KeptStatements::new(), unclean: false, in_transaction: false, time })
     }
 
     pub(super) fn time(&self) -> Duration {
@@ -109,7 +111,7 @@ impl Backend {
 
     /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A
     /// plugin's role may not signal the host's backends, but the host may signal its roles' backends.
-    pub(super) async fn terminate(self, host: &PgPool) {
+    pub(super) async fn terminate(self, host: &PgHostPool) {
         let ended = sqlx::query("SELECT pg_terminate_backend($1)").bind(self.process).execute(host).await;
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's statement could not be ended");
@@ -167,8 +169,21 @@ impl Backend {
         {
             return Err(RunError::StalePlan);
         }
-        self.settle(ended, limits)?;
+        let ended = self.settle(ended, limits);
+        if !self.unclean && self.kept.is_too_large(sql) {
+            // sqlx forgets only all statements of a connection. If that fails, the connection ends.
+            let _ = self.forget_statements(limits).await;
+        }
+        ended?;
         Ok((rows, affected))
+    }
+
+    /// Closes all prepared statements, also on the server.
+    async fn forget_statements(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
+        self.unclean = true;
+        self.kept.clear();
+        let closed = sqlx::Connection::clear_cached_statements(&mut self.connection).await;
+        self.settle(closed, limits)
     }
 
     /// Returns the number of columns of the statement's result.
@@ -177,8 +192,11 @@ impl Backend {
     }
 
     async fn plan(&mut self, sql: &str, limits: &StatementLimits) -> Result<Plan, DataError> {
-        if let Some(plan) = self.plans.get(sql) {
-            return Ok(plan.clone());
+        if let Some(plan) = self.kept.get(sql) {
+            return Ok(plan);
+        }
+        if self.kept.is_full() {
+            self.forget_statements(limits).await?;
         }
         self.unclean = true;
         let prepared = self.connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
@@ -193,10 +211,8 @@ impl Backend {
             .map(|column| Ok((column.name().to_owned(), ColumnType::of(column.name(), column.type_info())?)))
             .collect::<Result<_, DataError>>()?;
         let plan = Plan(Arc::new(Described { statement, parameters, columns }));
-        if self.plans.len() >= CACHED_STATEMENTS {
-            self.plans.clear();
-        }
-        self.plans.insert(sql.into(), plan.clone());
+        let bytes = sql.len().saturating_mul(SERVER_BYTES_PER_CHARACTER);
+        self.kept.insert(sql, plan.clone(), plan.0.columns.len(), bytes);
         Ok(plan)
     }
 

@@ -5,9 +5,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use super::role;
+use crate::db::host_pool::PgHostPool;
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::id::PluginName;
@@ -25,7 +26,7 @@ const MEASURE: &str = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::big
 
 /// The disk usage of one plugin.
 pub(super) struct DiskUsage {
-    host: PgPool,
+    host: PgHostPool,
     schema: String,
     measured: Mutex<Option<Measurement>>,
     /// Allows one measurement at a time.
@@ -39,7 +40,7 @@ struct Measurement {
 }
 
 impl DiskUsage {
-    pub(super) fn of(host: &PgPool, plugin: &PluginName) -> Self {
+    pub(super) fn of(host: &PgHostPool, plugin: &PluginName) -> Self {
         Self {
             host: host.clone(),
             schema: role::schema(plugin),

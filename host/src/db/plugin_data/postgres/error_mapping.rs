@@ -57,7 +57,7 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
         "57014" => DataError::time(limits.time),
         "54000" => DataError::bytes(limits),
         code if class(code) == "23" => DataError::constraint(constraint_name(error)),
-        code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") || code == "25P03" => {
+        code if matches!(class(code), "08" | "53" | "57" | "58" | "F0" | "XX") || matches!(code, "25006" | "25P03") => {
             tracing::warn!(code, message = shortened(error.message()), "a plugin's database failed");
             if can_be_caused(code) { DataError::Failed } else { DataError::Unavailable }
         }

@@ -1,15 +1,24 @@
 //! The role and schema of each plugin. Owns the rows of `plugin_database` in the host's schema, the creation and
 //! removal of roles, and their names. Runs on the host's connections; never runs a plugin's SQL.
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Postgres};
 
 use crate::clock::Random;
 use crate::config::Secret;
+use crate::db::host_pool::{HostConnection, PgHostPool, Transaction};
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
 /// The maximum number of connections of a plugin's role from all nodes together; within one node the pool is the limit.
 const MAX_CONNECTIONS: u32 = 1_000;
+
+/// How much longer than a wait for a lock its statement may take.
+const LOCK_GRACE: Duration = Duration::from_secs(5);
+
+/// The time limit of the removal of a schema: each of its tables is a file or more.
+const DROP_TIME: Duration = Duration::from_secs(300);
 
 /// The credentials with which a node logs in as a plugin.
 pub(super) struct Role {
@@ -24,7 +33,7 @@ pub(super) fn schema(plugin: &PluginName) -> String {
 
 /// Creates a plugin's row, role and schema as far as they are missing. Several nodes may do so at the same time: the
 /// row is the lock, and PostgreSQL rolls back unfinished roles and schemas with the transaction.
-pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) -> Result<Role> {
+pub(super) async fn ensure(pool: &PgHostPool, random: &Random, plugin: &PluginName) -> Result<Role> {
     if let Some(role) = existing(pool, plugin).await? {
         raise_limit(pool, &role.name).await;
         return Ok(role);
@@ -71,7 +80,7 @@ pub(super) async fn ensure(pool: &PgPool, random: &Random, plugin: &PluginName) 
 
 /// Raises the connection limit of a role from an earlier version. If that fails, the role keeps its limit and the host
 /// starts.
-async fn raise_limit(pool: &PgPool, role: &str) {
+async fn raise_limit(pool: &PgHostPool, role: &str) {
     let fewer = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND rolconnlimit BETWEEN 0 AND $2 - 1)";
     let raise = async {
         let most = i32::try_from(MAX_CONNECTIONS).unwrap_or(i32::MAX);
@@ -91,7 +100,7 @@ async fn raise_limit(pool: &PgPool, role: &str) {
 }
 
 /// Closes the schema `public`: databases from PostgreSQL before 15 let every role create tables in it.
-async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
+async fn close_public(pool: &PgHostPool, role: &str) -> Result<()> {
     let open: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public' AND has_schema_privilege($1, oid, 'CREATE'))",
     )
@@ -108,7 +117,7 @@ async fn close_public(pool: &PgPool, role: &str) -> Result<()> {
 }
 
 /// Returns the role of a plugin, if the plugin has a row, a role and a schema.
-pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Option<Role>> {
+pub(super) async fn existing(pool: &PgHostPool, plugin: &PluginName) -> Result<Option<Role>> {
     const SQL: &str = "SELECT role, password FROM plugin_database WHERE plugin = $1 \
                        AND EXISTS (SELECT FROM pg_roles WHERE rolname = role) \
                        AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'plugin_' || plugin)";
@@ -117,7 +126,7 @@ pub(super) async fn existing(pool: &PgPool, plugin: &PluginName) -> Result<Optio
 }
 
 /// Allows or forbids a plugin's role to log in, if it has one. If it is forbidden, the role's connections end.
-pub(super) async fn set_login(pool: &PgPool, plugin: &PluginName, allowed: bool) -> Result<()> {
+pub(super) async fn set_login(pool: &PgHostPool, plugin: &PluginName, allowed: bool) -> Result<()> {
     const SQL: &str = "SELECT role, rolcanlogin FROM plugin_database JOIN pg_roles ON rolname = role WHERE plugin = $1";
     let row: Option<(String, bool)> = sqlx::query_as(SQL).bind(plugin).fetch_optional(pool).await?;
     let Some((role, can_login)) = row else { return Ok(()) };
@@ -140,7 +149,7 @@ async fn end_connections(on: impl sqlx::PgExecutor<'_>, role: &str) -> Result<()
 }
 
 /// Returns an id that distinguishes the roles of this installation from others in the same cluster.
-async fn instance(connection: &mut PgConnection, random: &Random) -> Result<String> {
+async fn instance(connection: &mut HostConnection<Postgres>, random: &Random) -> Result<String> {
     sqlx::query("INSERT INTO plugin_database_instance (id) VALUES ($1) ON CONFLICT (one) DO NOTHING")
         .bind(hex(&random.bytes::<4>()?))
         .execute(&mut *connection)
@@ -150,19 +159,24 @@ async fn instance(connection: &mut PgConnection, random: &Random) -> Result<Stri
 
 /// Keeps other nodes from migrating this plugin until the transaction ends, with a lock that no plugin can reach.
 pub(super) async fn lock(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<Postgres>,
     plugin: &PluginName,
-    wait: std::time::Duration,
+    wait: Duration,
 ) -> sqlx::Result<()> {
+    transaction.extend_limit(wait.saturating_add(LOCK_GRACE)).await?;
     let wait = format!("SET LOCAL lock_timeout = {}", wait.as_millis());
-    sqlx::raw_sql(AssertSqlSafe(wait)).execute(&mut *connection).await?;
-    sqlx::query("SELECT 1 FROM plugin_database WHERE plugin = $1 FOR UPDATE").bind(plugin).execute(connection).await?;
+    sqlx::raw_sql(AssertSqlSafe(wait)).execute(&mut **transaction).await?;
+    sqlx::query("SELECT 1 FROM plugin_database WHERE plugin = $1 FOR UPDATE")
+        .bind(plugin)
+        .execute(&mut **transaction)
+        .await?;
     Ok(())
 }
 
 /// Drops all objects of the plugin, also those that its role owns outside its schema.
-pub(super) async fn drop_all(pool: &PgPool, plugin: &PluginName) -> Result<()> {
+pub(super) async fn drop_all(pool: &PgHostPool, plugin: &PluginName) -> Result<()> {
     let mut transaction = pool.begin().await?;
+    transaction.extend_limit(DROP_TIME).await?;
     let role: Option<String> = sqlx::query_scalar("DELETE FROM plugin_database WHERE plugin = $1 RETURNING role")
         .bind(plugin)
         .fetch_optional(&mut *transaction)

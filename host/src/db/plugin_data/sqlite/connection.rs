@@ -1,15 +1,14 @@
 //! One connection to a plugin's file. Opens it with restrictive settings and runs statements on it. Blocks, so it must
 //! be called on a thread that may. Never waits for another connection of this process: only one connection writes.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{ErrorCode, OpenFlags, StatementStatus, ToSql};
+use rusqlite::{OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
@@ -17,13 +16,12 @@ use super::plan::Plan;
 use super::{bounded_functions, error_mapping};
 use crate::db::plugin_data::connection_pool::Reusable;
 use crate::db::plugin_data::error::DataError;
+use crate::db::plugin_data::kept_statements::{KeptStatements, MAX_STATEMENTS};
 use crate::db::plugin_data::result_budget::ResultBudget;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::plugin_data::value::{Rows, Value};
+use crate::db::sqlite_file;
 use crate::db::sqlite_memory::{Meter, MeteredStatement};
-
-/// The number of cached compiled statements, and of their plans.
-const CACHED_STATEMENTS: usize = 128;
 
 /// The bytes that a row may take in addition to its values.
 const ROW_OVERHEAD: usize = 64 * 1024;
@@ -47,9 +45,6 @@ const TEXT_BYTES: usize = 2 * 1024;
 
 /// The maximum number of steps of LIKE and GLOB, pattern × text, which no deadline interrupts: some seconds.
 const LIKE_STEPS: usize = 1 << 31;
-
-/// The pause between two attempts to open a file that another process is opening or closing.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The result of a statement.
 #[derive(Debug, Default)]
@@ -75,7 +70,7 @@ impl From<DataError> for RunError {
 pub(super) struct Connection {
     pub(super) raw: rusqlite::Connection,
     pub(super) control: Arc<Control>,
-    plans: HashMap<Box<str>, Arc<Plan>>,
+    kept: KeptStatements<Arc<Plan>>,
     writable: bool,
     /// The limit on disk for which SQLite's limit on pages was set.
     disk: u64,
@@ -112,10 +107,20 @@ impl Connection {
     fn try_open(file: &Path, limits: &StatementLimits, writable: bool) -> rusqlite::Result<Self> {
         // One thread at a time uses the connection. Without the URI flag a path is always a path.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let raw = rusqlite::Connection::open_with_flags(file, flags)?;
+        sqlite_file::open(file, flags, |raw| Self::set_up(raw, file, limits, writable))
+    }
+
+    fn set_up(
+        raw: rusqlite::Connection,
+        file: &Path,
+        limits: &StatementLimits,
+        writable: bool,
+    ) -> rusqlite::Result<Self> {
         // Only another process can hold a lock: a backup, or a host that is shutting down.
         raw.busy_timeout(limits.time)?;
-        write_ahead(&raw, limits.time)?;
+        sqlite_file::write_ahead(&raw, limits.time)?;
+        // The first reader opens the log.
+        raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;
@@ -141,13 +146,14 @@ impl Connection {
         ] {
             raw.set_limit(limit, value)?;
         }
-        raw.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        raw.set_prepared_statement_cache_capacity(MAX_STATEMENTS);
         let control = Arc::new(Control::new());
         bounded_functions::install(&raw, &control)?;
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
-        let connection = Self { raw, control, plans: HashMap::new(), writable, disk: u64::MAX, wal: wal_path(file) };
+        let connection =
+            Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal: wal_path(file) };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
     }
@@ -175,9 +181,33 @@ impl Connection {
         !self.in_transaction() || self.run_host("ROLLBACK").is_ok() || !self.in_transaction()
     }
 
-    /// Runs a plugin's statement. Outside a transaction, a statement that writes and returns rows gets its own
-    /// transaction: if its result hits a limit, the write must be rolled back.
+    /// Runs a plugin's statement.
     pub(super) fn statement(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        limits: &StatementLimits,
+        budget: &mut ResultBudget<'_>,
+    ) -> Result<StatementResult, RunError> {
+        let outcome = self.run_statement(sql, params, limits, budget);
+        if self.kept.is_too_large(sql) {
+            self.forget(sql);
+        }
+        outcome
+    }
+
+    /// Forgets a compiled statement.
+    fn forget(&mut self, sql: &str) {
+        self.kept.remove(sql);
+        // Finds the statement in the cache.
+        if let Ok(statement) = self.raw.prepare_cached(sql) {
+            statement.discard();
+        }
+    }
+
+    /// Outside a transaction, a statement that writes and returns rows gets its own transaction: if its result hits a
+    /// limit, the write must be rolled back.
+    fn run_statement(
         &mut self,
         sql: &str,
         params: &[Value],
@@ -259,8 +289,12 @@ impl Connection {
     }
 
     fn plan(&mut self, sql: &str, limits: &StatementLimits) -> Result<Arc<Plan>, DataError> {
-        if let Some(plan) = self.plans.get(sql) {
-            return Ok(Arc::clone(plan));
+        if let Some(plan) = self.kept.get(sql) {
+            return Ok(plan);
+        }
+        if self.kept.is_full() {
+            self.kept.clear();
+            self.raw.flush_prepared_statement_cache();
         }
         let _meter = Meter::start(&self.control, limits.bytes);
         let failed = |error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits));
@@ -271,11 +305,9 @@ impl Connection {
             parameters.push(name.ok_or_else(|| DataError::invalid("parameters are written $1, $2, …"))?);
         }
         let plan = Arc::new(Plan::of(&statement, parameters));
+        let bytes = memory(&statement);
         drop(statement);
-        if self.plans.len() >= CACHED_STATEMENTS.saturating_mul(2) {
-            self.plans.clear();
-        }
-        self.plans.insert(sql.into(), Arc::clone(&plan));
+        self.kept.insert(sql, Arc::clone(&plan), plan.columns.len(), bytes);
         Ok(plan)
     }
 
@@ -309,26 +341,18 @@ impl Connection {
         if let Some(plan) = renewed.or_else(|| plan.renewed(&statement)) {
             statement.reset_status(StatementStatus::RePrepare);
             let columns = plan.columns.clone();
-            self.plans.insert(sql.into(), Arc::new(plan));
+            let bytes = memory(&statement);
+            drop(statement);
+            self.kept.insert(sql, Arc::new(plan), columns.len(), bytes);
             return Ok(StatementResult { rows: Rows { columns, values }, affected });
         }
         Ok(StatementResult { rows: Rows { columns: plan.columns.clone(), values }, affected })
     }
 }
 
-/// Switches to write-ahead logging, and retries while the file is busy: SQLite ignores the busy timeout while a
-/// connection creates the log of a new file, or the last connection cleans it up (<https://sqlite.org/wal.html>,
-/// section 8).
-fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
-    let begun = Instant::now();
-    loop {
-        match raw.pragma_update(None, "journal_mode", "WAL") {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begun.elapsed() < limit => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            done => return done,
-        }
-    }
+/// Returns the memory that SQLite takes for a compiled statement.
+fn memory(statement: &rusqlite::Statement<'_>) -> usize {
+    usize::try_from(statement.get_status(StatementStatus::MemUsed)).unwrap_or_default()
 }
 
 fn cells(
@@ -371,4 +395,42 @@ fn value(cell: ValueRef<'_>, boolean: bool) -> Option<Value> {
         ValueRef::Text(bytes) => Value::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns whether the connection still has the compiled statement, and its memory.
+    fn kept(connection: &Connection, sql: &str) -> Option<usize> {
+        let statement = connection.raw.prepare_cached(sql).unwrap();
+        let kept = (statement.get_status(StatementStatus::Run) > 0).then(|| memory(&statement));
+        statement.discard();
+        kept
+    }
+
+    #[test]
+    fn a_connection_keeps_small_statements_and_a_bounded_memory() {
+        crate::db::sqlite_memory::install().unwrap();
+        let limits = StatementLimits {
+            rows: 10_000,
+            bytes: 8 << 20,
+            time: Duration::from_secs(60),
+            connections: 1,
+            disk: u64::MAX,
+        };
+        let mut connection = Connection::open(Path::new(":memory:"), &limits, true).unwrap();
+        let mut run = |sql: &str| connection.statement(sql, &[], &limits, &mut ResultBudget::new(&limits)).unwrap();
+        let small = "SELECT 1".to_owned();
+        let list = |count: usize| format!("SELECT 1 WHERE 1 IN ({})", vec!["1 + 1"; count].join(", "));
+        let medium: Vec<String> = (1_000..1_200).map(list).collect();
+        let large: Vec<String> = (50_000..50_005).map(list).collect();
+        for sql in medium.iter().chain(&large).chain([&small]) {
+            run(sql);
+        }
+        assert!(kept(&connection, &small).is_some());
+        assert_eq!(large.iter().filter_map(|sql| kept(&connection, sql)).count(), 0);
+        let bytes: usize = medium.iter().filter_map(|sql| kept(&connection, sql)).sum();
+        assert!(bytes < 4 << 20, "{bytes}");
+    }
 }

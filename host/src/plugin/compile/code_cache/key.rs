@@ -16,7 +16,7 @@ pub(super) const BYTES: usize = 32;
 /// replaced, after which everything is compiled again.
 pub(super) fn open(data_dir: &Path, random: &Random) -> Result<[u8; BYTES]> {
     let path = data_dir.join(FILE);
-    let failed = |error: io::Error| Error::internal(format!("{} cannot be used", path.display())).with_source(error);
+    let failed = |error: io::Error| Error::io(format!("{} cannot be used", path.display()), error);
     match File::open(&path) {
         Ok(file) => match read(file).map_err(failed)? {
             Some(key) => return Ok(key),

@@ -1,0 +1,152 @@
+//! The database of the host fails: its file is locked, its server ends connections, or the network swallows packets. Each
+//! request gets a 503, never a 500, and everything works again without a restart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::{Connection as _, Executor as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use wharf::config::Secret;
+
+use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::polling::until;
+use crate::support::{Backend, Setup, TestHost, postgres};
+
+fn impatient() -> Setup {
+    Setup::default().with(|config| {
+        config.database.timeout = Duration::from_secs(1);
+        config.database.statement_timeout = Duration::from_secs(1);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_file_is_a_503_until_it_is_unlocked() {
+    let host = TestHost::sqlite(impatient()).await;
+    let file = format!("sqlite://{}", host.config().server.data_dir.join("wharf.sqlite").display());
+    let mut locker = sqlx::SqliteConnection::connect(&file).await.unwrap();
+    locker.execute("BEGIN IMMEDIATE").await.unwrap();
+    for _ in 0..3 {
+        host.anonymous().sign_in(SUPERUSER, PASSWORD).await.has_code(503, "database_unavailable");
+        host.superuser().get("/users/").await.ok();
+    }
+    locker.execute("ROLLBACK").await.unwrap();
+    for _ in 0..10 {
+        host.anonymous().sign_in(SUPERUSER, PASSWORD).await.ok();
+    }
+    host.stop().await;
+}
+
+const HOST_CONNECTIONS: &str =
+    "pg_stat_activity WHERE usename = 'wharf_host' AND datname = current_database() AND pid <> pg_backend_pid()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_connections_of_postgres_are_replaced() {
+    let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
+    let end = || sqlx::AssertSqlSafe(format!("SELECT pg_terminate_backend(pid, 5000) FROM {HOST_CONNECTIONS}"));
+    // Idle connections.
+    for _ in 0..3 {
+        superuser.execute(end()).await.unwrap();
+        for _ in 0..5 {
+            host.superuser().get("/users/").await.ok();
+        }
+    }
+    // A connection in use.
+    superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
+    let waiting = tokio::spawn({
+        let client = host.superuser().clone();
+        async move { client.get("/users/").await }
+    });
+    let waits = format!("SELECT 1 FROM {HOST_CONNECTIONS} AND wait_event_type = 'Lock' AND state = 'active'");
+    until("the statement to wait", async || {
+        superuser.fetch_optional(sqlx::AssertSqlSafe(waits.clone())).await.unwrap()
+    })
+    .await;
+    superuser.execute(end()).await.unwrap();
+    waiting.await.unwrap().has_code(503, "database_unavailable");
+    superuser.execute("ROLLBACK").await.unwrap();
+    for _ in 0..5 {
+        host.superuser().get("/users/").await.ok();
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_of_the_host_has_a_time_limit_on_postgres() {
+    let Some(host) = TestHost::start(Backend::Postgres, impatient()).await else { return };
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
+    superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
+    host.superuser().get("/users/").await.has_code(503, "database_unavailable");
+    superuser.execute("ROLLBACK").await.unwrap();
+    host.superuser().get("/users/").await.ok();
+    host.stop().await;
+}
+
+/// Forwards connections until it swallows: then it takes every byte and passes none on, and the connections of that time
+/// never work again.
+struct Network {
+    addr: SocketAddr,
+    swallows: Arc<AtomicBool>,
+}
+
+impl Network {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let swallows = Arc::new(AtomicBool::new(false));
+        let swallowing = Arc::clone(&swallows);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = TcpStream::connect(server).await.unwrap().into_split();
+                tokio::spawn(forward(from_client, to_server, Arc::clone(&swallowing)));
+                tokio::spawn(forward(from_server, to_client, Arc::clone(&swallowing)));
+            }
+        });
+        Self { addr, swallows }
+    }
+
+    fn swallow(&self, on: bool) {
+        self.swallows.store(on, Ordering::SeqCst);
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut dead = false;
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        dead |= swallows.load(Ordering::SeqCst);
+        if !dead && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_packets_delays_a_request_only_for_a_bounded_time() {
+    let Some(mut host) = TestHost::start(Backend::Postgres, impatient()).await else { return };
+    let url = host.database().unwrap().url.clone();
+    let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap().to_owned();
+    let network = Network::to(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))).await;
+    let through = url.replace(&format!(":{port}/"), &format!(":{}/", network.addr.port()));
+    host.restart_with(|config| config.database.url = Some(Secret::new(&through))).await;
+    let requests = async || futures_util::future::join_all((0..6).map(|_| host.superuser().get("/users/"))).await;
+    for response in requests().await {
+        response.ok();
+    }
+    network.swallow(true);
+    for response in requests().await {
+        response.has_code(503, "database_unavailable");
+    }
+    network.swallow(false);
+    until("the host to connect again", async || (host.superuser().get("/users/").await.status == 200).then_some(()))
+        .await;
+    for response in requests().await {
+        response.ok();
+    }
+    host.stop().await;
+}
