@@ -30,7 +30,7 @@ use tokio::sync::OnceCell;
 
 pub use self::error::{DataError, LimitKind};
 pub use self::migration::{Migration, MigrationError};
-use self::postgres::Postgres;
+use self::postgres::{Allowlist, Postgres};
 use self::sqlite::Sqlite;
 pub use self::statement_limits::StatementLimits;
 pub use self::value::{Rows, Statement, Value};
@@ -63,7 +63,7 @@ type OpenDatabases = HashMap<PluginName, Arc<OnceCell<Arc<PluginDatabase>>>>;
 
 enum Storage {
     Files { directory: PathBuf },
-    Schemas { host: PgHostPool, options: Box<PgConnectOptions>, random: Random },
+    Schemas { host: PgHostPool, options: Box<PgConnectOptions>, random: Random, allowlist: OnceCell<Arc<Allowlist>> },
 }
 
 impl PluginData {
@@ -76,7 +76,7 @@ impl PluginData {
         let storage = match (db, &config.database.url) {
             (Db::Postgres(host), Some(url)) => {
                 let options = Box::new(super::postgres_options(url.expose())?);
-                Storage::Schemas { host: host.clone(), options, random }
+                Storage::Schemas { host: host.clone(), options, random, allowlist: OnceCell::new() }
             }
             _ => Storage::Files { directory: config.server.data_dir.join("plugins") },
         };
@@ -169,8 +169,11 @@ impl PluginData {
                     opened.map_err(|error| Error::internal("opening a plugin's file failed").with_source(error))??;
                 Ok(Engine::Sqlite(Arc::new(sqlite)))
             }
-            Storage::Schemas { host, options, random } => {
-                Ok(Engine::Postgres(Arc::new(Postgres::open(host, options, random, name, &self.limits).await?)))
+            Storage::Schemas { host, options, random, allowlist } => {
+                let load = async || Allowlist::load(host).await.map(Arc::new);
+                let allowlist = Arc::clone(allowlist.get_or_try_init(load).await?);
+                let postgres = Postgres::open(host, options, random, allowlist, name, &self.limits).await?;
+                Ok(Engine::Postgres(Arc::new(postgres)))
             }
         }
     }

@@ -30,6 +30,7 @@ const ONLY_NUMBERED: &str = "parameters are written $1, $2, …";
 const NO_PARAMETER_SUFFIX: &str =
     "SQLite takes the text after a parameter as part of its name; write CAST($1 AS type) for $1::type";
 const NO_CONTINUATION: &str = "an E'' string cannot continue in another string; write a single one";
+const NUMBER_BEFORE_WORD: &str = "a number is followed by a letter; write a space between them";
 const NO_UNICODE_ESCAPES: &str = "U& strings and names are not supported; write the characters themselves";
 
 /// Yields each token with its byte range.
@@ -186,6 +187,37 @@ impl<'a> Lexer<'a> {
         Token::Literal
     }
 
+    /// Skips a number. PostgreSQL before 15 takes `1into` for two tokens, and later ones refuse it.
+    fn number(&mut self) -> Token<'a> {
+        let digits = |byte: u8| byte.is_ascii_digit() || byte == b'_';
+        let radix = self.peek(0) == Some(b'0');
+        match self.peek(1).filter(|_| radix) {
+            Some(b'x' | b'X') => {
+                self.skip(2);
+                self.skip_while(|byte| byte.is_ascii_hexdigit() || byte == b'_');
+            }
+            Some(b'o' | b'O' | b'b' | b'B') => {
+                self.skip(2);
+                self.skip_while(digits);
+            }
+            _ => {
+                self.skip_while(digits);
+                if self.peek(0) == Some(b'.') {
+                    self.skip(1);
+                    self.skip_while(digits);
+                }
+                let sign = usize::from(matches!(self.peek(1), Some(b'+' | b'-')));
+                let has_exponent = matches!(self.peek(0), Some(b'e' | b'E'))
+                    && self.peek(sign.saturating_add(1)).is_some_and(|byte| byte.is_ascii_digit());
+                if has_exponent {
+                    self.skip(sign.saturating_add(1));
+                    self.skip_while(digits);
+                }
+            }
+        }
+        if self.peek(0).is_some_and(continues_word) { Token::Refused(NUMBER_BEFORE_WORD) } else { Token::Literal }
+    }
+
     fn token(&mut self, first: u8) -> Token<'a> {
         let start = self.at;
         match first {
@@ -207,10 +239,7 @@ impl<'a> Lexer<'a> {
                 Token::Refused(ONLY_NUMBERED)
             }
             byte if begins_word(byte) => self.word(start),
-            byte if byte.is_ascii_digit() => {
-                self.skip_while(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.');
-                Token::Literal
-            }
+            byte if byte.is_ascii_digit() => self.number(),
             byte => {
                 self.skip(1);
                 Token::Symbol(byte)

@@ -2,6 +2,7 @@
 //! role's rights are the security boundary; the host's own connections never run a plugin's SQL. A statement that does
 //! not run to its end, because its caller went away or it hit a limit, is also ended on the server.
 
+mod allowlist;
 mod backend;
 mod column;
 mod disk_usage;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
+pub(super) use self::allowlist::Allowlist;
 use self::backend::{Backend, RunError};
 use self::disk_usage::DiskUsage;
 use super::connection_pool::{ConnectionPool, Lease};
@@ -51,6 +53,7 @@ pub(super) struct Postgres {
     plugin: PluginName,
     host: PgHostPool,
     options: PgConnectOptions,
+    allowlist: Arc<Allowlist>,
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
     pool: Arc<ConnectionPool<Backend>>,
@@ -104,6 +107,7 @@ impl Postgres {
         host: &PgHostPool,
         options: &PgConnectOptions,
         random: &Random,
+        allowlist: Arc<Allowlist>,
         plugin: &PluginName,
         limits: &StatementLimits,
     ) -> Result<Self> {
@@ -126,6 +130,7 @@ impl Postgres {
             plugin: plugin.clone(),
             host: host.clone(),
             options,
+            allowlist,
             limits: limits.clone(),
             pool: ConnectionPool::new(limits.connections),
             disk: Arc::new(DiskUsage::of(host, plugin)),
@@ -182,7 +187,7 @@ impl Postgres {
             }
         }
         let connected = with_deadline(limits, async {
-            let connected = Backend::connect(&self.options, self.limits.time).await;
+            let connected = Backend::connect(&self.options, self.limits.time, Arc::clone(&self.allowlist)).await;
             connected.map_err(|error| error_mapping::to_data_error(error, limits))
         });
         let backend = connected.await.map_err(of_own_statement)?;

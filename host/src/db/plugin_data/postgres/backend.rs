@@ -8,6 +8,7 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgStatement};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Either, Executor, Row, SqlSafeStr, Statement as _, ValueRef};
 
+use super::allowlist::Allowlist;
 use super::column::ColumnType;
 use super::error_mapping;
 use super::parameter::{Parameter, bind};
@@ -44,9 +45,23 @@ impl From<DataError> for RunError {
     }
 }
 
+/// The process of a backend on the server. The operating system reuses the numbers, so the start is part of the identity.
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    number: i32,
+    /// Microseconds since 1970.
+    started: i64,
+}
+
+const OWN_PROCESS: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity \
+                           WHERE pid = pg_backend_pid()";
+const END_PROCESS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                           WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2";
+
 pub(super) struct Backend {
     connection: PgConnection,
-    process: i32,
+    allowlist: Arc<Allowlist>,
+    process: Process,
     kept: KeptStatements<Plan>,
     /// A message was sent, and its response has not been read to the end.
     unclean: bool,
@@ -71,11 +86,23 @@ impl Reusable for Backend {
 
 impl Backend {
     /// Connects. `time` is the statement deadline that `options` set on the server.
-    pub(super) async fn connect(options: &PgConnectOptions, time: Duration) -> sqlx::Result<Self> {
+    pub(super) async fn connect(
+        options: &PgConnectOptions,
+        time: Duration,
+        allowlist: Arc<Allowlist>,
+    ) -> sqlx::Result<Self> {
         let mut connection = options.connect().await?;
-        let process =
-            sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await?;
-        Ok(Self { connection, process, kept: KeptStatements::new(), unclean: false, in_transaction: false, time })
+        let (number, started) = sqlx::query_as(OWN_PROCESS).persistent(false).fetch_one(&mut connection).await?;
+        let process = Process { number, started };
+        Ok(Self {
+            connection,
+            allowlist,
+            process,
+            kept: KeptStatements::new(),
+            unclean: false,
+            in_transaction: false,
+            time,
+        })
     }
 
     pub(super) fn time(&self) -> Duration {
@@ -112,7 +139,8 @@ impl Backend {
     /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A
     /// plugin's role may not signal the host's backends, but the host may signal its roles' backends.
     pub(super) async fn terminate(self, host: &PgHostPool) {
-        let ended = sqlx::query("SELECT pg_terminate_backend($1)").bind(self.process).execute(host).await;
+        let Process { number, started } = self.process;
+        let ended = sqlx::query(END_PROCESS).bind(number).bind(started).execute(host).await;
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's statement could not be ended");
         }
@@ -198,6 +226,7 @@ impl Backend {
         if self.kept.is_full() {
             self.forget_statements(limits).await?;
         }
+        self.allowlist.check(sql)?;
         self.unclean = true;
         let prepared = self.connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
         let statement = self.settle(prepared, limits)?;

@@ -66,7 +66,7 @@ pub(super) fn to_data_error(error: sqlx::Error, limits: &StatementLimits) -> Dat
             DataError::Unavailable
         }
         code if reveals_other_schemas(code, error.message()) => {
-            DataError::invalid("the statement names an object outside the plugin's own database")
+            DataError::invalid("the statement names an object of another kind, or outside the plugin's own database")
         }
         _ => DataError::invalid(error.message()),
     }
@@ -82,9 +82,9 @@ fn can_be_caused(code: &str) -> bool {
 /// denied object, a missing schema, and a missing object in a schema. A plugin must not learn which other plugins
 /// exist.
 fn reveals_other_schemas(code: &str, message: &str) -> bool {
-    // insufficient_privilege, invalid_schema_name; undefined_table, undefined_object and undefined_function with the
+    // insufficient_privilege, wrong_object_type, invalid_schema_name; undefined_table, undefined_object and undefined_function with the
     // name of a schema.
-    matches!(code, "42501" | "3F000") || matches!(code, "42P01" | "42704" | "42883") && message.contains('.')
+    matches!(code, "42501" | "42809" | "3F000") || matches!(code, "42P01" | "42704" | "42883") && message.contains('.')
 }
 
 fn constraint_name(error: &PgDatabaseError) -> String {

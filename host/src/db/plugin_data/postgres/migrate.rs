@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use super::{Postgres, error_mapping, role};
+use super::{Allowlist, Postgres, error_mapping, role};
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
@@ -47,7 +47,7 @@ impl Postgres {
         // The migrations are also applied if the server's operating system does not support the setting.
         let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
         // On an error the connection is dropped and closes, which rolls everything back.
-        let applied = apply(&mut connection, migrations, &limits).await?;
+        let applied = apply(&mut connection, migrations, &self.allowlist, &limits).await?;
         connection.close().await.map_err(failed)?;
         lock.commit().await.map_err(Error::from)?;
         Ok(applied)
@@ -57,6 +57,7 @@ impl Postgres {
 async fn apply(
     connection: &mut PgConnection,
     migrations: &[Migration],
+    allowlist: &Allowlist,
     limits: &StatementLimits,
 ) -> Result<Vec<String>, MigrationError> {
     let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, limits));
@@ -67,7 +68,7 @@ async fn apply(
     let applied: Vec<Applied> = applied.into_iter().map(|(name, digest)| Applied { name, digest }).collect();
     let pending = pending(migrations, &applied)?;
     for (position, migration) in (applied.len().saturating_add(1)..).zip(pending) {
-        run(&mut transaction, migration, limits).await?;
+        run(&mut transaction, migration, allowlist, limits).await?;
         sqlx::query(WRITE_RECORD)
             .bind(i32::try_from(position).unwrap_or(i32::MAX))
             .bind(&migration.name)
@@ -83,6 +84,7 @@ async fn apply(
 async fn run(
     connection: &mut PgConnection,
     migration: &Migration,
+    allowlist: &Allowlist,
     limits: &StatementLimits,
 ) -> Result<(), MigrationError> {
     let at = |statement: usize, error: DataError| MigrationError::Statement {
@@ -92,6 +94,7 @@ async fn run(
     };
     let statements = statement::check_migration(Dialect::Postgres, &migration.sql).map_err(|error| at(1, error))?;
     for (number, sql) in (1..).zip(statements) {
+        allowlist.check(sql).map_err(|error| at(number, error))?;
         // A prepared statement: the server accepts only one at a time, even if the splitter were wrong.
         sqlx::query(AssertSqlSafe(sql))
             .persistent(false)

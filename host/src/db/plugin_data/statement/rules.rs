@@ -1,5 +1,5 @@
 //! The rules that hold for every statement of a plugin, at run time and in migrations: reserved names, depth, size, and
-//! on PostgreSQL the catalogs and the functions that reach beyond the plugin's data.
+//! on PostgreSQL the catalogs.
 
 use crate::db::plugin_data::error::{DataError, LimitKind};
 use crate::db::plugin_data::lexer::{Dialect, Token};
@@ -110,53 +110,22 @@ impl<'a> TokenRules<'a> {
         if let Some(name) = name_of(token) {
             check_catalog(name)?;
         }
-        if token == Token::Symbol(b'(')
-            && let Some(name) = self.previous.and_then(name_of)
-            && is_session_function(name)
-        {
-            return Err(DataError::invalid(format!("{name} is not allowed")));
-        }
         Ok(())
     }
 }
 
 /// Refuses PostgreSQL's catalogs: every role can read there what other roles have, and change the settings of its own
-/// session. Types and functions that look names up there reveal as much.
+/// session. `postgres::allowlist` checks the functions and types that look names up there.
 fn check_catalog(name: &str) -> Result<(), DataError> {
-    const HARMLESS: [&str; 4] = ["pg_typeof", "pg_sleep", "pg_input_is_valid", "pg_column_size"];
-    const BEGINNINGS: [&str; 15] = [
-        "pg_",
-        "information_schema",
-        "to_reg",
-        "regclass",
-        "regcollation",
-        "regconfig",
-        "regdictionary",
-        "regnamespace",
-        "regoper",
-        "regproc",
-        "regrole",
-        "regtype",
-        "database_to_xml",
-        "schema_to_xml",
-        "table_to_xml",
-    ];
-    let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
-    let privilege = begins_with(name, "has_") && name.to_ascii_lowercase().ends_with("_privilege");
-    if (privilege || BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))) && !is(&HARMLESS) {
+    const HARMLESS: [&str; 3] = ["pg_sleep", "pg_input_is_valid", "pg_column_size"];
+    const BEGINNINGS: [&str; 2] = ["pg_", "information_schema"];
+    let is_catalog = BEGINNINGS.iter().any(|beginning| begins_with(name, beginning));
+    if is_catalog && !HARMLESS.iter().any(|harmless| name.eq_ignore_ascii_case(harmless)) {
         return Err(DataError::invalid(format!(
             "{name} is not allowed: the catalogs of PostgreSQL are reserved for the host"
         )));
     }
     Ok(())
-}
-
-/// Returns whether every role may call the function although it reaches beyond the role's data: such functions change
-/// the session that other statements use, lock or notify the whole database, store data outside the schema, or run SQL
-/// from a string, past this check.
-fn is_session_function(name: &str) -> bool {
-    const BEGINNINGS: [&str; 6] = ["set_config", "lo_", "query_to_xml", "cursor_to_xml", "ts_stat", "ts_rewrite"];
-    BEGINNINGS.iter().any(|beginning| begins_with(name, beginning))
 }
 
 fn name_of(token: Token<'_>) -> Option<&str> {
