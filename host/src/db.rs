@@ -7,7 +7,7 @@
 
 pub mod audit;
 pub mod deploy;
-pub(crate) mod email;
+pub mod email;
 mod failure;
 pub mod host_pool;
 mod migrations;

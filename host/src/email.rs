@@ -23,6 +23,7 @@ use self::smtp::Smtp;
 use crate::auth::{Auth, User};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
+use crate::db::email::NewMail;
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::id::UserId;
@@ -137,11 +138,32 @@ impl Mailer {
     /// # Errors
     /// The database fails.
     pub async fn enqueue(&self, mail: &Mail) -> Result<()> {
+        db::email::insert(&self.0.db, &self.new_mail(mail)?).await?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Returns the mail for a new account, which is queued together with the account. `None` means that no mail is
+    /// delivered.
+    ///
+    /// # Errors
+    /// The mail cannot be written as JSON.
+    pub fn for_new_account(&self, user_id: UserId) -> Result<Option<NewMail>> {
+        if self.0.delivery == Delivery::Off {
+            return Ok(None);
+        }
+        self.new_mail(&Mail::NewAccount { user_id }).map(Some)
+    }
+
+    /// Looks for new mail in the queue now.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    fn new_mail(&self, mail: &Mail) -> Result<NewMail> {
         let payload =
             serde_json::to_string(mail).map_err(|error| Error::internal("a mail's payload").with_source(error))?;
-        db::email::insert(&self.0.db, mail.kind(), &payload, self.0.clock.now()).await?;
-        self.0.wake.notify_one();
-        Ok(())
+        Ok(NewMail { kind: mail.kind(), payload, at: self.0.clock.now() })
     }
 
     /// Returns the recovery mail of an account with a working link, as a preview for a superuser. Does not send it.

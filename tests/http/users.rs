@@ -1,6 +1,7 @@
 //! Accounts: administration by superusers, the caller's own account, and signing up.
 
 mod address;
+mod mail;
 mod me;
 
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::json;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
@@ -255,6 +256,21 @@ impl TestHost {
     /// Returns the database, if it is PostgreSQL.
     pub(crate) fn database(&self) -> Option<&TestDatabase> {
         self.database.as_ref()
+    }
+
+    /// Runs statements on the host's own database, as another program would.
+    pub(crate) async fn run_sql(&self, sqlite: &str, postgres: &str) {
+        let statements = |sql: &str| sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+        match &self.database {
+            Some(database) => {
+                statements(postgres).execute(&mut postgres::connect(database).await).await.unwrap();
+            }
+            None => {
+                let file = format!("sqlite://{}", self.config.server.data_dir.join("wharf.sqlite").display());
+                let mut connection = sqlx::SqliteConnection::connect(&file).await.unwrap();
+                statements(sqlite).execute(&mut connection).await.unwrap();
+            }
+        }
     }
 
     /// Returns a client without credentials.

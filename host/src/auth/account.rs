@@ -2,6 +2,7 @@
 //! decides in the same transaction which sessions and links a change ends.
 
 use super::password_hashing::PasswordMatch;
+use super::session::TRIES;
 use super::{Auth, Caller, User};
 use crate::address::Address;
 use crate::config::Secret;
@@ -72,12 +73,25 @@ impl Auth {
     /// # Errors
     /// A conflict `email_taken`; `throttled`.
     pub async fn create_user(&self, account: NewAccount) -> Result<User> {
+        self.create_user_with(account, |_| Ok(None)).await
+    }
+
+    /// Creates an account and queues the mail that `mail` returns for it: both or none.
+    ///
+    /// # Errors
+    /// As [`Auth::create_user`].
+    pub async fn create_user_with(
+        &self,
+        account: NewAccount,
+        mail: impl FnOnce(UserId) -> Result<Option<db::email::NewMail>>,
+    ) -> Result<User> {
         // The response reveals a taken address anyway, so skip the cost of hashing.
         if self.find_by_email(account.email.as_str()).await?.is_some() {
             return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
         }
         let row = self.new_row(account).await?;
-        db::user::insert(&self.0.db, &row).await?;
+        let mail = mail(row.id)?;
+        db::user::insert(&self.0.db, &row, mail.as_ref()).await?;
         Ok(User {
             id: row.id,
             email: row.email.as_str().to_owned(),
@@ -137,21 +151,32 @@ impl Auth {
     /// # Errors
     /// `incorrect_password`, then `same_password`.
     pub async fn change_password(&self, caller: &Caller, current: &str, new: &str) -> Result<()> {
-        let incorrect = || Error::bad_request(code::INCORRECT_PASSWORD, "Incorrect password");
+        for _ in 0..TRIES {
+            if self.try_change_password(caller, current, new).await? {
+                return Ok(());
+            }
+        }
+        Err(incorrect_password())
+    }
+
+    /// Returns false if the hash changed during the check, perhaps because a concurrent login replaced an outdated one.
+    async fn try_change_password(&self, caller: &Caller, current: &str, new: &str) -> Result<bool> {
         let id = caller.user.id;
         let old = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?.password_hash;
         if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
-            return Err(incorrect());
+            return Err(incorrect_password());
         }
         if current == new {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
         let hash = self.0.passwords.hash(new).await?;
         let _forget = self.0.token_cache.invalidate_after(id);
-        let changed = db::user::change_password(&self.0.db, id, &old, &hash, caller.session).await?;
-        // The password was changed meanwhile, so the given one is no longer the current one.
-        if changed { Ok(()) } else { Err(incorrect()) }
+        db::user::change_password(&self.0.db, id, &old, &hash, caller.session).await
     }
+}
+
+fn incorrect_password() -> Error {
+    Error::bad_request(code::INCORRECT_PASSWORD, "Incorrect password")
 }
 
 fn not_found() -> Error {

@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The maximum number of stored characters of a `User-Agent`.
 const USER_AGENT_CHARS: usize = 255;
 
+/// The number of times that a password is checked while its hash keeps changing.
+pub(super) const TRIES: usize = 3;
+
 const FAMILY_LEN: usize = 16;
 const SECRET_LEN: usize = 32;
 
@@ -99,22 +102,34 @@ impl Auth {
     /// # Errors
     /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
     pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<IssuedTokens> {
-        let incorrect = || Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password");
+        for _ in 0..TRIES {
+            if let Some(tokens) = self.try_sign_in(email, password, user_agent).await? {
+                return Ok(tokens);
+            }
+        }
+        Err(incorrect_credentials())
+    }
+
+    /// Starts a session. `None` means that the account was changed during the check, perhaps by a concurrent login that
+    /// replaced an outdated hash.
+    async fn try_sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<Option<IssuedTokens>> {
         let (db, passwords) = (&self.0.db, &self.0.passwords);
         let user = self.find_by_email(email).await?;
         let hash = user.as_ref().map(|user| user.password_hash.as_str());
         let verdict = passwords.verify(password, hash).await?;
-        let Some(mut user) = user.filter(|_| verdict != PasswordMatch::Wrong) else { return Err(incorrect()) };
+        let known = user.filter(|_| verdict != PasswordMatch::Wrong);
+        let Some(mut user) = known else { return Err(incorrect_credentials()) };
         if !user.is_active {
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
         }
         if verdict == PasswordMatch::Outdated {
             let better = passwords.hash(password).await?;
-            db::user::rehash(db, user.id, &user.password_hash, &better).await?;
+            if !db::user::rehash(db, user.id, &user.password_hash, &better).await? {
+                return Ok(None);
+            }
             user.password_hash = better;
         }
-        // `None`: the password was changed or the account was deactivated during the check.
-        self.begin_session(user.id, &user.password_hash, user_agent).await?.ok_or_else(incorrect)
+        self.begin_session(user.id, &user.password_hash, user_agent).await
     }
 
     /// Adds a session. `None` means that the account is no longer active or has another password.
@@ -142,7 +157,9 @@ impl Auth {
             return Ok(None);
         }
         // Signing in is rare and slow, so it also deletes expired sessions.
-        session::delete_expired(&self.0.db, now).await?;
+        if let Err(error) = session::delete_expired(&self.0.db, now).await {
+            tracing::warn!(error = error.report(), "expired sessions were not deleted");
+        }
         self.issue_tokens(user, id, &token, now).map(Some)
     }
 
@@ -230,6 +247,10 @@ impl Auth {
         let access_token = self.0.keys.sign(&Claims::new(user, session, now, expires_in))?;
         Ok(IssuedTokens { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
     }
+}
+
+fn incorrect_credentials() -> Error {
+    Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password")
 }
 
 /// Returns the current token if `token` is its predecessor and was replaced within [`GRACE`].

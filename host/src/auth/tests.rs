@@ -105,6 +105,16 @@ async fn an_outdated_hash_is_replaced_at_the_next_login() {
     world.sign_in("a@example.com").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_logins_with_an_outdated_hash_all_succeed() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let current = db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
+    let outdated = bcrypt::hash("changethis", 4).unwrap();
+    assert!(db::user::rehash(&world.db, user.id, &current, &outdated).await.unwrap());
+    futures_util::future::join_all((0..8).map(|_| world.sign_in("a@example.com"))).await;
+}
+
 #[tokio::test]
 async fn an_access_token_expires_even_when_it_is_cached() {
     let world = World::new().await;

@@ -17,10 +17,28 @@ row! {
     }
 }
 
-pub(crate) async fn insert(db: &Db, kind: &str, payload: &str, now: Timestamp) -> Result<()> {
-    const SQL: &str = "INSERT INTO mail_queue (kind, payload, next_at, created_at) VALUES ($1, $2, $3, $3)";
-    on!(db, pool => sqlx::query(SQL).bind(kind).bind(payload).bind(now).execute(pool).await.map(drop))?;
+/// A mail to be queued.
+#[derive(Debug)]
+pub struct NewMail {
+    pub(crate) kind: &'static str,
+    pub(crate) payload: String,
+    pub(crate) at: Timestamp,
+}
+
+pub(crate) async fn insert(db: &Db, mail: &NewMail) -> Result<()> {
+    on!(db, pool => insert_with(mail).execute(pool).await.map(drop))?;
     Ok(())
+}
+
+/// Returns the statement that queues a mail, for the transaction of another table.
+pub(super) fn insert_with<'q, D>(mail: &'q NewMail) -> sqlx::query::Query<'q, D, D::Arguments>
+where
+    D: sqlx::Database,
+    Timestamp: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    &'q str: sqlx::Encode<'q, D> + sqlx::Type<D>,
+{
+    const SQL: &str = "INSERT INTO mail_queue (kind, payload, next_at, created_at) VALUES ($1, $2, $3, $3)";
+    sqlx::query(SQL).bind(mail.kind).bind(mail.payload.as_str()).bind(mail.at)
 }
 
 /// Claims the mail that has been due longest until `lease_until`. If this node dies, another node can claim it

@@ -5,6 +5,7 @@
 //! one), then the account itself. A session is only added under the account's lock (`db::session`), so no session is
 //! added during a change that ends all sessions.
 
+use super::email::{self, NewMail};
 use super::row::row;
 use super::{Db, is_duplicate, on};
 use crate::address::Address;
@@ -113,12 +114,20 @@ pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
     Ok(on!(db, pool => sqlx::query_scalar::<_, UserId>(SQL).fetch_optional(pool).await)?.is_some())
 }
 
-/// Adds an account.
+/// Adds an account and queues a mail for it: both or none.
 ///
 /// # Errors
 /// The address is taken: a conflict with the code `email_taken`.
-pub(crate) async fn insert(db: &Db, user: &NewUser) -> Result<()> {
-    on!(db, pool => insert_with(user).execute(pool).await.map(drop)).map_err(refused)
+pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>) -> Result<()> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        if let Some(mail) = mail {
+            email::insert_with(mail).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+    });
+    Ok(())
 }
 
 /// Adds an account unless a superuser or an account with this address exists; returns whether it did.
@@ -230,11 +239,11 @@ pub(crate) async fn delete(db: &Db, id: UserId) -> Result<bool> {
     })
 }
 
-/// Replaces a hash with a stronger one of the same password. A password that changed meanwhile stays.
-pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<()> {
+/// Replaces a hash with a stronger one of the same password. Returns false if the hash changed meanwhile; then it stays.
+pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<bool> {
     const SQL: &str = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
-    on!(db, pool => sqlx::query(SQL).bind(id).bind(old).bind(new).execute(pool).await.map(drop))?;
-    Ok(())
+    let done = on!(db, pool => sqlx::query(SQL).bind(id).bind(old).bind(new).execute(pool).await?.rows_affected());
+    Ok(done > 0)
 }
 
 /// Replaces the password with the hash `old`, and ends every session but `kept` and all reset tokens. Returns false if

@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::auth::{AccountChange, NewAccount, User};
 use crate::clock::Timestamp;
 use crate::config::Secret;
-use crate::email::{Delivery, Mail};
+
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -204,10 +204,9 @@ async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_superuser: body.is_superuser,
     };
     let taken = "The user with this email already exists in the system.";
-    let user = host.auth.create_user(account).await.map_err(taken_as(taken))?;
-    if host.mail.delivery() != Delivery::Off {
-        host.mail.enqueue(&Mail::NewAccount { user_id: user.id }).await?;
-    }
+    let mail = |user| host.mail.for_new_account(user);
+    let user = host.auth.create_user_with(account, mail).await.map_err(taken_as(taken))?;
+    host.mail.wake();
     one(user)
 }
 
