@@ -2,6 +2,7 @@
 
 mod database_outage;
 mod full_disk;
+mod newer_schema;
 mod open_files;
 mod tcp;
 

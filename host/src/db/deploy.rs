@@ -44,6 +44,14 @@ row! {
     }
 }
 
+/// The columns of a [`StoredDeploy`], as a literal for `concat!`. A newer node may have added others.
+macro_rules! columns {
+    () => {
+        "id, plugin, digest, state, stage, stages, release, code, reason, made_data, actor, request_id, node, \
+         started_at, changed_at"
+    };
+}
+
 /// Records a new deploy.
 ///
 /// # Errors
@@ -152,7 +160,7 @@ pub async fn renew(db: &Db, id: &str, node: &str, now: Timestamp) -> Result<()> 
 /// # Errors
 /// The database fails.
 pub async fn find(db: &Db, id: &str) -> Result<Option<StoredDeploy>> {
-    const SQL: &str = "SELECT * FROM deploys WHERE id = $1";
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM deploys WHERE id = $1");
     Ok(on!(db, pool => sqlx::query_as::<_, StoredDeploy>(SQL).bind(id).fetch_optional(pool).await)?)
 }
 
@@ -162,8 +170,11 @@ pub async fn find(db: &Db, id: &str) -> Result<Option<StoredDeploy>> {
 /// # Errors
 /// The database fails.
 pub async fn mark_interrupted(db: &Db, node: &str, silent: Timestamp, now: Timestamp) -> Result<Vec<StoredDeploy>> {
-    const SQL: &str = "UPDATE deploys SET state = 'interrupted', changed_at = $3
-        WHERE state = 'running' AND (node = $1 OR changed_at < $2) RETURNING *";
+    const SQL: &str = concat!(
+        "UPDATE deploys SET state = 'interrupted', changed_at = $3 \
+         WHERE state = 'running' AND (node = $1 OR changed_at < $2) RETURNING ",
+        columns!()
+    );
     Ok(on!(db, pool => {
         sqlx::query_as::<_, StoredDeploy>(SQL).bind(node).bind(silent).bind(now).fetch_all(pool).await
     })?)
