@@ -32,6 +32,7 @@ migrations! {
     9 "replaced releases" "0009_replaced_releases.sql",
     10 "node lock" "0010_node_lock.sql",
     11 "many plugins" "0011_many_plugins.sql",
+    12 "history" "0012_history.sql",
 }
 
 /// The migrations for SQLite.
