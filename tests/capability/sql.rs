@@ -13,6 +13,7 @@ both!(
     an_invalid_statement_is_a_typed_error_and_not_a_trap,
     plugins_do_not_share_tables,
     concurrent_transactions_all_complete,
+    a_write_outside_the_own_transaction_is_refused_at_once,
 );
 
 async fn notes(host: &TestHost, plugin: &str) -> Value {
@@ -85,4 +86,17 @@ async fn concurrent_transactions_all_complete(host: &TestHost) {
         async move { client.request(Method::POST, "/chameleon/transactions/20").send().await.status }
     });
     assert_eq!(futures_util::future::join_all(calls).await, [204; 4]);
+}
+
+async fn a_write_outside_the_own_transaction_is_refused_at_once(host: &TestHost) {
+    host.deploy_chameleon().await;
+    let errors = host.anonymous().post("/chameleon/outside", &json!({})).await.ok();
+    let errors: Vec<&str> = errors.as_array().unwrap().iter().map(|error| error.as_str().unwrap()).collect();
+    let [execute, batch, second] = errors[..] else { panic!("{errors:?}") };
+    for error in [execute, batch] {
+        assert!(error.contains("this call has an open transaction"), "{error}");
+    }
+    // The SDK turns the error of a transaction into a problem.
+    assert!(second.contains("plugin_error"), "{second}");
+    assert_eq!(notes(host, "chameleon").await, json!(["inside"]));
 }

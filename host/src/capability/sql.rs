@@ -48,7 +48,7 @@ impl Capability for Sql {
     const INTERFACES: &'static [&'static str] = &["wharf:sql/database@0.1.0"];
     type Grant = Quota;
     type Release = Arc<PluginDatabase>;
-    type Call = Arc<PluginDatabase>;
+    type Call = SqlCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
         Ok(Self(Arc::clone(&boot.data)))
@@ -73,7 +73,7 @@ impl Capability for Sql {
     }
 
     fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {
-        Arc::clone(release)
+        SqlCall { database: Arc::clone(release), transactions: 0 }
     }
 
     async fn close(&self, plugin: &PluginName) -> Result<()> {
@@ -85,13 +85,50 @@ impl Capability for Sql {
     }
 }
 
+/// The state of one call.
+pub struct SqlCall {
+    database: Arc<PluginDatabase>,
+    /// The open transactions of the call, failed ones included.
+    transactions: usize,
+}
+
 type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
 
 impl Guest {
     /// Counts a call and returns the database. After a revocation it cannot be reached.
     fn database(&mut self) -> wasmtime::Result<Result<Arc<PluginDatabase>, DataError>> {
         self.charge(HostCalls::sql)?;
-        Ok(self.entered.sql()?.map(|database| Arc::clone(database)).map_err(|_revoked| DataError::Unavailable))
+        let call = self.entered.sql()?;
+        Ok(call.map(|call| Arc::clone(&call.database)).map_err(|_revoked| DataError::Unavailable))
+    }
+
+    /// Checks statements that run outside the call's open transaction, if it has one: they must not wait for it.
+    fn check_outside<'a>(
+        &mut self,
+        statements: impl IntoIterator<Item = &'a Statement>,
+    ) -> wasmtime::Result<Result<(), DataError>> {
+        let Ok(SqlCall { database, transactions }) = self.entered.sql()? else {
+            return Ok(Err(DataError::Unavailable));
+        };
+        if *transactions == 0 {
+            return Ok(Ok(()));
+        }
+        Ok(statements.into_iter().try_for_each(|statement| database.check_outside_transaction(statement)))
+    }
+
+    /// Changes the number of the call's open transactions.
+    fn count_transactions(&mut self, change: impl FnOnce(usize) -> usize) -> wasmtime::Result<usize> {
+        // After a revocation the number does not matter: no statement runs.
+        let Ok(call) = self.entered.sql()? else { return Ok(0) };
+        call.transactions = change(call.transactions);
+        Ok(call.transactions)
+    }
+
+    /// Takes a transaction out of the call's table.
+    fn end_transaction(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<Transaction> {
+        let transaction = self.table.delete(handle)?;
+        self.count_transactions(|open| open.saturating_sub(1))?;
+        Ok(transaction)
     }
 
     /// Reads a statement and counts its memory until the reservation is dropped.
@@ -145,7 +182,10 @@ impl database::Host for Guest {
             Err(error) => return self.sql_result(Err(error)),
         };
         let (statement, _reservation) = self.reserve_statement(statement)?;
-        let rows = database.query(statement).await;
+        let rows = match self.check_outside([&statement])? {
+            Ok(()) => database.query(statement).await,
+            Err(error) => Err(error),
+        };
         self.rows_result(rows)
     }
 
@@ -155,7 +195,10 @@ impl database::Host for Guest {
             Err(error) => return self.sql_result(Err(error)),
         };
         let (statement, _reservation) = self.reserve_statement(statement)?;
-        let affected = database.execute(statement).await;
+        let affected = match self.check_outside([&statement])? {
+            Ok(()) => database.execute(statement).await,
+            Err(error) => Err(error),
+        };
         self.sql_result(affected)
     }
 
@@ -166,7 +209,10 @@ impl database::Host for Guest {
         };
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
         let _reservation = self.reserve(sum(statements.iter().map(Statement::memory)))?;
-        let results = database.batch(statements).await;
+        let results = match self.check_outside(&statements)? {
+            Ok(()) => database.batch(statements).await,
+            Err(error) => Err(error),
+        };
         if let Ok(results) = &results {
             self.hold_result(self.reserve(sum(results.iter().map(Rows::memory)))?);
         }
@@ -180,12 +226,20 @@ fn sum(parts: impl Iterator<Item = usize>) -> usize {
 
 impl database::HostTransaction for Guest {
     async fn begin(&mut self) -> SqlResult<Resource<Transaction>> {
-        let begun = match self.database()? {
+        let database = self.database()?;
+        if self.count_transactions(|open| open)? > 0 {
+            return self.sql_result(Err(PluginDatabase::second_transaction()));
+        }
+        let begun = match database {
             Ok(database) => database.begin().await,
             Err(error) => Err(error),
         };
         match begun {
-            Ok(transaction) => Ok(Ok(self.table.push(transaction)?)),
+            Ok(transaction) => {
+                let handle = self.table.push(transaction)?;
+                self.count_transactions(|open| open.saturating_add(1))?;
+                Ok(Ok(handle))
+            }
             Err(error) => self.sql_result(Err(error)),
         }
     }
@@ -214,7 +268,7 @@ impl database::HostTransaction for Guest {
 
     async fn commit(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         let usable = self.database()?;
-        let transaction = self.table.delete(handle)?;
+        let transaction = self.end_transaction(handle)?;
         // After a revocation the transaction is dropped, which rolls it back.
         let committed = match usable {
             Ok(_) => transaction.commit().await,
@@ -225,7 +279,7 @@ impl database::HostTransaction for Guest {
 
     async fn rollback(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         let usable = self.database()?;
-        let transaction = self.table.delete(handle)?;
+        let transaction = self.end_transaction(handle)?;
         let rolled_back = match usable {
             Ok(_) => transaction.rollback().await,
             Err(error) => Err(error),
@@ -234,7 +288,7 @@ impl database::HostTransaction for Guest {
     }
 
     async fn drop(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<()> {
-        self.table.delete(handle)?;
+        self.end_transaction(handle)?;
         Ok(())
     }
 }

@@ -324,6 +324,26 @@ impl PluginDatabase {
         }
     }
 
+    /// Checks a statement that a call runs outside its own open transaction.
+    ///
+    /// # Errors
+    /// The statement would wait for that transaction: it may write, or the plugin has only one connection.
+    pub fn check_outside_transaction(&self, statement: &Statement) -> Result<(), DataError> {
+        if self.limits.connections <= 1 {
+            return Err(statement::own_transaction());
+        }
+        let dialect = match &self.engine {
+            Engine::Sqlite(_) => lexer::Dialect::Sqlite,
+            Engine::Postgres(_) => lexer::Dialect::Postgres,
+        };
+        statement::check_outside_transaction(dialect, statement)
+    }
+
+    /// Returns the error of a second transaction of one call, which would wait for the first.
+    pub fn second_transaction() -> DataError {
+        statement::own_transaction()
+    }
+
     /// Begins a transaction. On SQLite it waits until the open transaction ends.
     ///
     /// # Errors

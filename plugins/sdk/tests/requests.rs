@@ -240,6 +240,20 @@ fn a_transaction_is_committed_as_a_whole_or_rolled_back() {
 }
 
 #[test]
+fn a_write_outside_the_open_transaction_is_refused_as_by_the_host() {
+    with_sql("CREATE TABLE n (id BIGINT PRIMARY KEY)", || {
+        sql::transaction(|tx| {
+            tx.execute("INSERT INTO n VALUES (1)", params![])?;
+            let outside = sql::execute("INSERT INTO n VALUES (2)", params![]);
+            assert!(matches!(outside, Err(sql::Error::Invalid(text)) if text.contains("open transaction")));
+            Ok::<_, Problem>(())
+        })
+        .unwrap();
+        assert_eq!(sql::query::<(i64,)>("SELECT id FROM n", params![]).unwrap(), [(1,)]);
+    });
+}
+
+#[test]
 fn values_are_stored_and_read_unchanged() {
     with_sql("CREATE TABLE v (a TEXT, b BIGINT, c BOOLEAN, d REAL, e BLOB, f TEXT, g TEXT, h TEXT)", || {
         let (id, now) = (Uuid::new_v4(), Timestamp::now());

@@ -15,6 +15,9 @@ use super::lexer::{Dialect, Lexer, Token};
 use super::statement_limits::StatementLimits;
 use super::value::Statement;
 
+/// The refusal of a statement that would wait for its own call.
+const OWN_TRANSACTION: &str = "this call has an open transaction: write through it, or end it first";
+
 /// Keywords of statements that make a table larger; no other statement does at run time.
 const GROWING: &[&str] = &["insert", "update"];
 
@@ -38,6 +41,23 @@ pub(super) fn admit(
     }
     statement.check_values(limits)?;
     Ok(admitted)
+}
+
+/// Refuses a statement that its call runs outside its own open transaction and that may write. On SQLite it would wait
+/// until its deadline for that transaction, which waits for it; the rule is the same on both databases.
+pub(super) fn check_outside_transaction(dialect: Dialect, statement: &Statement) -> Result<(), DataError> {
+    const WRITING: &[&str] = &["insert", "update", "delete"];
+    let (Admitted { verb, .. }, text) = check(dialect, &statement.sql, statement.params.len())?;
+    let writes = !verb.reads()
+        && Lexer::new(dialect, text).any(|(token, _)| match token {
+            Token::Word(word) => WRITING.iter().any(|writing| word.eq_ignore_ascii_case(writing)),
+            _ => false,
+        });
+    if writes { Err(own_transaction()) } else { Ok(()) }
+}
+
+pub(super) fn own_transaction() -> DataError {
+    DataError::invalid(OWN_TRANSACTION)
 }
 
 fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Admitted, &str), DataError> {
@@ -141,6 +161,22 @@ mod tests {
                 ("SELECT update FROM t", false),
             ] {
                 assert_eq!(check(dialect, sql, 0).map(|(admitted, _)| admitted.grows), Ok(grows), "{sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_outside_the_own_transaction_is_refused() {
+        for dialect in BOTH {
+            for (sql, is_refused) in [
+                ("SELECT 'insert' FROM \"update\"", false),
+                ("WITH x AS (SELECT 1) SELECT * FROM x", false),
+                ("DELETE FROM t", true),
+                ("WITH x AS (DELETE FROM t RETURNING a) SELECT * FROM x", true),
+                ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", true),
+            ] {
+                let result = check_outside_transaction(dialect, &Statement::new(sql, []));
+                assert_eq!(result.is_err(), is_refused, "{sql}");
             }
         }
     }

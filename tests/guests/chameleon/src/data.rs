@@ -91,3 +91,20 @@ pub(crate) fn transactions(Path(millis): Path<u64>) -> Result<()> {
         Ok::<_, Problem>(())
     })
 }
+
+/// Writes in a transaction, tries to write outside it, and returns the errors that the guest sees.
+#[post("/outside", access = public)]
+pub(crate) fn write_outside() -> Result<Json<Vec<String>>> {
+    let mut errors = Vec::new();
+    sql::transaction(|transaction| {
+        transaction.execute(INSERT, params![Uuid::new_v4(), "inside"])?;
+        let outside = sql::execute(INSERT, params![Uuid::new_v4(), "outside"]);
+        let batch = sql::batch([sql::statement("DELETE FROM note", params![])]);
+        let second = sql::transaction(|_| Ok::<_, Problem>(()));
+        errors = vec![format!("{outside:?}"), format!("{:?}", batch.map(|_| ())), format!("{second:?}")];
+        let committed: i64 = sql::query_value("SELECT COUNT(*) FROM note", params![])?;
+        assert_eq!(committed, 0);
+        Ok::<_, Problem>(())
+    })?;
+    Ok(Json(errors))
+}

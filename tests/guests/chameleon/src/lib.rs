@@ -27,7 +27,7 @@ plugin! {
         status, header, page, body, late_body, problem, problems, print, print_at_once,
         flood, log_message, count_host_calls, hoard, taint, scan, audited, audited_nul, audit_often,
         caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
-        data::notes, data::wrong_notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, weigh, weigh_settings,
+        data::notes, data::wrong_notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, data::write_outside, weigh, weigh_settings,
         requests::fetch, requests::must_fetch, requests::standard_at_once, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
         requests::standard_handle, waiting::wait_then,
     ],

@@ -87,7 +87,7 @@ fn words(lists: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
     lists.iter().flat_map(|list| list.split(' '))
 }
 
-/// What a name stands for on the server.
+/// The meaning of a name on the server.
 #[derive(Debug, Clone, Copy, Default)]
 struct Meaning {
     function: Option<Permission>,

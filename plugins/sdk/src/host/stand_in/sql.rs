@@ -12,13 +12,26 @@ pub(crate) fn open() -> Connection {
 }
 
 pub(crate) fn query(statement: &Statement) -> Result<Rows, Error> {
-    with_connection(|connection| run(connection, statement))
+    with_connection(|connection| run(connection, statement, Place::Outside))
 }
 
 pub(crate) fn execute(statement: &Statement) -> Result<u64, Error> {
+    count_changes(statement, Place::Outside)
+}
+
+/// Where a statement runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In a transaction.
+    Inside,
+    /// Outside any transaction of its own. The host refuses it while one is open, if it writes.
+    Outside,
+}
+
+fn count_changes(statement: &Statement, place: Place) -> Result<u64, Error> {
     with_connection(|connection| {
         let before = connection.total_changes();
-        run(connection, statement)?;
+        run(connection, statement, place)?;
         Ok(connection.total_changes() - before)
     })
 }
@@ -42,11 +55,11 @@ impl Transaction {
     }
 
     pub(crate) fn query(&self, statement: &Statement) -> Result<Rows, Error> {
-        query(statement)
+        with_connection(|connection| run(connection, statement, Place::Inside))
     }
 
     pub(crate) fn execute(&self, statement: &Statement) -> Result<u64, Error> {
-        execute(statement)
+        count_changes(statement, Place::Inside)
     }
 
     pub(crate) fn commit(mut this: Self) -> Result<(), Error> {
@@ -77,13 +90,17 @@ fn control(sql: &str) -> Result<(), Error> {
     with_connection(|connection| connection.execute_batch(sql).map_err(translate_error))
 }
 
-fn run(connection: &Connection, Statement { sql, params }: &Statement) -> Result<Rows, Error> {
+fn run(connection: &Connection, Statement { sql, params }: &Statement, place: Place) -> Result<Rows, Error> {
     const ALLOWED: [&str; 6] = ["SELECT", "VALUES", "WITH", "INSERT", "UPDATE", "DELETE"];
     let first = sql.split_whitespace().next().unwrap_or_default();
     if !ALLOWED.iter().any(|word| word.eq_ignore_ascii_case(first)) {
         return Err(Error::Invalid(format!("`{first}` is not a statement that a plugin may run")));
     }
     let mut prepared = connection.prepare(sql).map_err(translate_error)?;
+    if place == Place::Outside && !connection.is_autocommit() && !prepared.readonly() {
+        let text = "this call has an open transaction: write through it, or end it first";
+        return Err(Error::Invalid(text.to_owned()));
+    }
     let mut highest = 0;
     for index in 1..=prepared.parameter_count() {
         // SQLite numbers parameters by their order in the text; the name `$2` tells the number that is meant.
