@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::breaker::TrippedRelease;
 use super::initiator::Initiator;
 use super::registry::Registry;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result, code};
 
 /// The time between two checks of canaries and logs.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -100,9 +100,12 @@ impl Registry {
     }
 }
 
-/// Returns whether the same action may succeed later.
+/// Returns whether the same action may succeed later. It cannot if the release is not live any more, or if the release
+/// before it is gone. Everything else may pass: a database that does not respond, a migration that runs meanwhile.
 fn may_pass(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable(_) | Kind::Timeout | Kind::Internal)
+    const FINAL: [Code; 4] =
+        [code::PLUGIN_CHANGED, code::PLUGIN_NOT_FOUND, code::RELEASE_LIVE, code::RELEASE_NOT_FOUND];
+    !FINAL.contains(error.code())
 }
 
 #[cfg(test)]
