@@ -62,7 +62,7 @@ fn failing_compiler() -> Compile {
 }
 
 /// Returns a compiler that starts after a shell command has ended.
-fn compiler_after(command: &str, directory: &Path) -> Compile {
+pub(super) fn compiler_after(command: &str, directory: &Path) -> Compile {
     let file = directory.join("compiler");
     std::fs::write(&file, format!("#!/bin/sh\n{command}\nexec {} \"$@\"\n", program().display())).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();

@@ -1,5 +1,7 @@
 //! Emergencies: a pause, a revocation, a rollback and a removal take effect at once, whatever a deploy or a call does.
 
+use std::io::Write as _;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::compile::{child_compiler, compiler_after, compiler_processes};
 use super::liar;
 use super::releases::{history_entry, operate, state};
 use crate::http::metrics::samples;
@@ -166,6 +169,47 @@ async fn a_rollback_during_a_deploy_considers_its_migrations() {
         operate(&host, "liar/pause").await.ok();
     };
     tokio::join!(deploying, working).0.has_code(409, "plugin_changed");
+}
+
+/// The machine code of an earlier release may be gone, so a rollback may have to compile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_does_not_wait_for_a_rollback_that_compiles() {
+    let memory_bytes = (1 << 30) + 4096;
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("seen");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let held = compiler_after(&format!("read -r seen <{}", pipe.display()), directory.path());
+    let setup = Setup::default().compiling(child_compiler()).with(|config| {
+        config.plugins.compile_memory_bytes = memory_bytes;
+        config.plugins.compile_time = NEVER;
+    });
+    let mut host = TestHost::sqlite(setup).await;
+    deploy(&host, &release("one"), "").await.ok();
+    deploy(&host, &release("two"), "").await.ok();
+    let first = host.superuser().get("/plugins/liar/releases/1").await.ok()["digest"].as_str().unwrap().to_owned();
+    host.restart_compiling(held).await;
+    for file in std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap() {
+        let file = file.unwrap().path();
+        if file.file_name().unwrap().to_str().unwrap().starts_with(&first) {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    let rolling_back = async { operate(&host, "liar/rollback").await };
+    let working = async {
+        until("the compilation to begin", async || compiler_processes(memory_bytes).pop()).await;
+        operate(&host, "liar/pause").await.ok();
+        operate(&host, "liar/resume").await.ok();
+        assert_eq!(response(&host, "liar").await, "two");
+        std::fs::File::options().read(true).write(true).open(&pipe).unwrap()
+    };
+    let releasing = async {
+        let mut pipe = working.await;
+        pipe.write_all(b"\n").unwrap();
+        pipe
+    };
+    let (rolled_back, _pipe) = tokio::join!(rolling_back, releasing);
+    assert_eq!(rolled_back.ok()["release"]["number"], 1);
+    assert_eq!(response(&host, "liar").await, "one");
 }
 
 #[tokio::test]
