@@ -1,4 +1,4 @@
-//! Emergencies: a pause, a revocation, a rollback and a removal take effect at once, whatever a deploy or a call does.
+//! Emergencies: a pause, a revocation, a rollback and a removal take effect at once, also during a deploy or a call.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -234,14 +234,18 @@ async fn deploy_chameleon(host: &TestHost, gate: &Gate) {
 
 /// Starts a call with an open transaction, does the work while it is in flight, and returns its response.
 async fn during_a_call(host: &TestHost, gate: &Gate, then: &[&str], work: impl AsyncFnOnce()) -> TestResponse {
-    let body = json!({ "url": gate.origin() + "/", "then": then });
+    let body = json!({ "url": gate.origin() + "/", "then": then, "in_transaction": true });
+    wait_then(host, gate, &body, work).await
+}
+
+async fn wait_then(host: &TestHost, gate: &Gate, body: &Value, work: impl AsyncFnOnce()) -> TestResponse {
     let client = host.anonymous();
-    let calling = client.post("/chameleon/wait-then", &body);
-    let working = async {
-        gate.arrived().await;
-        work().await;
-    };
-    tokio::join!(calling, working).0
+    let mut calling = Box::pin(client.post("/chameleon/wait-then", body));
+    tokio::select! {
+        ended = &mut calling => panic!("the call did not wait: {ended:?}"),
+        () = gate.arrived() => {}
+    }
+    tokio::join!(calling, work()).0
 }
 
 async fn revoke(host: &TestHost, capability: &str) {
@@ -319,7 +323,8 @@ async fn a_pause_ends_calls_in_flight(host: &mut TestHost) {
     .await;
     assert_eq!(notes, json!([]));
     // It also ends those on a release that was replaced and drains.
-    let ended = during_a_call(host, &gate, &[], async || {
+    let body = json!({ "url": gate.origin() + "/", "then": [], "in_transaction": false });
+    let ended = wait_then(host, &gate, &body, async || {
         host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
         operate(host, "chameleon/pause").await.ok();
     })

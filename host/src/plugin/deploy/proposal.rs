@@ -24,7 +24,7 @@ use crate::plugin::signature::VerifiedSignatures;
 use crate::plugin::upload::Upload;
 use crate::route::Template;
 
-/// The state of a plugin when its deploy begins: what is recorded and what is served, read at one moment.
+/// The state of a plugin when its deploy begins, recorded and served, read at one moment.
 #[derive(Clone)]
 pub(super) struct PluginState {
     /// The release that is live or paused.

@@ -15,23 +15,32 @@ pub(crate) struct Waiting {
     url: String,
     /// The capabilities to use after the wait.
     then: Vec<String>,
+    in_transaction: bool,
 }
 
 fn outcome<T, E: std::fmt::Debug>(result: Result<T, E>) -> String {
     result.map_or_else(|error| format!("{error:?}"), |_| "ok".to_owned())
 }
 
-/// Writes in a transaction, waits for a server, uses each named capability and commits. Returns the outcome of each.
+/// Writes in a transaction, if there is to be one, waits for a server, uses each named capability and commits. Returns
+/// the outcome of each.
 #[post("/wait-then", access = public)]
 pub(crate) fn wait_then(Json(waiting): Json<Waiting>) -> Json<BTreeMap<String, String>> {
     let mut outcomes = BTreeMap::new();
-    let committed = sql::transaction(|transaction| {
-        let written = params![Uuid::new_v4(), "in a transaction"];
-        transaction.execute("INSERT INTO note (id, text) VALUES ($1, $2)", written)?;
+    let mut wait = || {
         let _ = http::request("GET", &waiting.url).send();
         for name in &waiting.then {
             outcomes.insert(name.clone(), attempt(name, &waiting.url));
         }
+    };
+    if !waiting.in_transaction {
+        wait();
+        return Json(outcomes);
+    }
+    let committed = sql::transaction(|transaction| {
+        let written = params![Uuid::new_v4(), "in a transaction"];
+        transaction.execute("INSERT INTO note (id, text) VALUES ($1, $2)", written)?;
+        wait();
         Ok::<_, sql::Error>(())
     });
     outcomes.insert("commit".to_owned(), outcome(committed));
