@@ -261,7 +261,7 @@ async fn give(host: &TestHost, capability: &str) {
 /// Returns whether the chameleon's role can log in, and the number of its connections.
 async fn role(host: &TestHost) -> Option<(bool, i64)> {
     let mut connection = PgConnection::connect(&host.database()?.superuser_url).await.unwrap();
-    let sql = "SELECT role, password FROM plugin_database WHERE plugin = 'chameleon'";
+    let sql = "SELECT role, password FROM wharf.plugin_database WHERE plugin = 'chameleon'";
     let (role, password): (String, String) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
     let options: PgConnectOptions = host.database()?.superuser_url.parse().unwrap();
     let login = options.username(&role).password(&password).connect().await;

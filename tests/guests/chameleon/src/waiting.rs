@@ -38,7 +38,8 @@ pub(crate) fn wait_then(Json(waiting): Json<Waiting>) -> Json<BTreeMap<String, S
         return Json(outcomes);
     }
     let committed = sql::transaction(|transaction| {
-        let written = params![Uuid::new_v4(), "in a transaction"];
+        let id = Uuid::new_v4();
+        let written = params![id, id.to_string()];
         transaction.execute("INSERT INTO note (id, text) VALUES ($1, $2)", written)?;
         wait();
         Ok::<_, sql::Error>(())
