@@ -42,6 +42,18 @@ pub struct Guest {
     pub(super) http: Option<Box<super::http::wasi::Wasi>>,
 }
 
+/// The parts of the host that a call uses and its release shares.
+pub struct GuestResources {
+    /// See [`Guest::output`].
+    pub output: Arc<PluginLog>,
+    /// See [`Guest::usage`].
+    pub usage: Arc<Usage>,
+    /// See [`Guest::dependencies`].
+    pub dependencies: Dependencies,
+    /// See [`Guest::cpu_slot`].
+    pub cpu_slot: CpuSlot,
+}
+
 /// The most handles that one call may hold at once.
 const MAX_HANDLES: usize = 1_000;
 
@@ -51,10 +63,7 @@ impl Guest {
         context: Arc<CallContext>,
         entered: Entered,
         limits: GuestLimits,
-        output: Arc<PluginLog>,
-        usage: Arc<Usage>,
-        dependencies: Dependencies,
-        cpu_slot: CpuSlot,
+        GuestResources { output, usage, dependencies, cpu_slot }: GuestResources,
         clock: Clock,
     ) -> Self {
         let mut table = ResourceTable::new();

@@ -24,12 +24,12 @@ use super::refusal::{plugin_paused, plugin_revoked};
 use super::release::{Prepared, Release};
 use super::response::PluginResponse;
 use crate::auth::Caller;
-use crate::capability::guest::GuestLimits;
+use crate::capability::guest::{GuestLimits, GuestResources};
 use crate::capability::http::Http;
-use crate::capability::log::{PluginLog, PluginLogs};
+use crate::capability::log::PluginLogs;
 use crate::capability::web::Web;
 use crate::capability::{
-    CallContext, Capability as _, CpuScheduler, CpuSlot, Dependencies, Entered, Guest, Limit, PluginCpuQueue, Usage,
+    CallContext, Capability as _, CpuScheduler, Dependencies, Entered, Guest, Limit, PluginCpuQueue,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -233,8 +233,12 @@ impl Sandbox {
             trace,
         });
         let entered = parts.admitted.enter(&context);
-        let counts = (Arc::clone(&release.usage), dependencies.clone());
-        let resources = (Arc::clone(&release.log), counts, release.bulkhead.cpu_queue().slot());
+        let resources = GuestResources {
+            output: Arc::clone(&release.log),
+            usage: Arc::clone(&release.usage),
+            dependencies: dependencies.clone(),
+            cpu_slot: release.bulkhead.cpu_queue().slot(),
+        };
         self.store(context, entered, resources, &release.limits, parts.admitted.max_input_bytes())
     }
 
@@ -242,12 +246,12 @@ impl Sandbox {
         &self,
         context: Arc<CallContext>,
         entered: Entered,
-        (log, (usage, dependencies), slot): (Arc<PluginLog>, (Arc<Usage>, Dependencies), CpuSlot),
+        resources: GuestResources,
         limits: &CallLimits,
         max_call_bytes: usize,
     ) -> Store<Guest> {
         let own = GuestLimits::new(limits.memory, limits.cpu_time, limits.host_calls);
-        let guest = Guest::new(context, entered, own, log, usage, dependencies, slot, self.clock.clone());
+        let guest = Guest::new(context, entered, own, resources, self.clock.clone());
         self.engine.store(guest, max_call_bytes.max(limits.response_bytes))
     }
 }

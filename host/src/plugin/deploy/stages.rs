@@ -81,12 +81,12 @@ impl Registry {
             .iter()
             .map(|migration| Migration { name: migration.step.name.clone(), sql: migration.sql.clone() })
             .collect();
-        if !migrations.is_empty() {
-            if let Err(error) = self.data.migrate(plugin, &migrations).await {
-                // A revocation also ends the connection that migrates.
-                state.check_unchanged(self, plugin).await?;
-                return Err(migration_failed(error));
-            }
+        if !migrations.is_empty()
+            && let Err(error) = self.data.migrate(plugin, &migrations).await
+        {
+            // A revocation also ends the connection that migrates.
+            state.check_unchanged(self, plugin).await?;
+            return Err(migration_failed(error));
         }
         let applied = proposal.applied_steps()?;
         let schema = if steps.len() > applied.len() { steps } else { &applied };

@@ -9,6 +9,7 @@ use wasmtime::error::Context as _;
 
 use super::Sandbox;
 use super::execution::{Instantiating, Stop, run_until};
+use crate::capability::guest::GuestResources;
 use crate::capability::{CallContext, Capabilities, Dependencies, Entered, Grants, Guest};
 use crate::error::Result;
 use crate::id::PluginName;
@@ -51,8 +52,12 @@ impl Sandbox {
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.default_limits.clone() };
         let queue = self.cpu_queue();
-        let counts = || (Arc::default(), Dependencies::new(Arc::default()));
-        let resources = || (self.logs.plugin(plugin), counts(), queue.slot());
+        let resources = || GuestResources {
+            output: self.logs.plugin(plugin),
+            usage: Arc::default(),
+            dependencies: Dependencies::new(Arc::default()),
+            cpu_slot: queue.slot(),
+        };
         let store = || self.store(Arc::clone(&context), Entered::default(), resources(), &limits, 0);
         let stopped = |stop: Stop, store: &Store<Guest>| {
             if let Some(mismatch) = stop.type_mismatch().filter(|_| store.data().limits.budget.limit_hit().is_none()) {
