@@ -19,11 +19,11 @@ use crate::support::component::workspace;
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["app", "shutdown", "telemetry"],
+    &["app", "shutdown"],
     &["http"],
     &["plugin"],
     &["capability"],
-    &["auth", "cache", "egress", "email", "route"],
+    &["auth", "cache", "egress", "email", "route", "telemetry"],
     &["db"],
     &["config"],
     &["error", "clock", "id", "address", "permits", "public_key"],

@@ -1,5 +1,6 @@
 //! The real program, end to end: started, called, signalled, killed.
 
+mod blocked_log;
 mod check;
 mod crash_during_deploy;
 mod prompts;
@@ -126,8 +127,11 @@ async fn plugin_output_reaches_the_log() {
 
     process.client().get("/chameleon/flood/1000").await;
     process.client().get("/chameleon/echo/x").await.ok();
-    let lines = process.entries().iter().filter(|entry| entry["message"] == "flood").count();
-    assert!((1..1000).contains(&lines), "{lines} lines");
+    let entries = process.entries();
+    let lines: Vec<_> = entries.iter().filter(|entry| entry["message"] == "flood").collect();
+    assert!((1..1000).contains(&lines.len()), "{} lines", lines.len());
+    let fields = lines.iter().all(|entry| entry["fields"]["line"].is_string());
+    assert!(fields, "{:?}", lines.first());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,6 +168,15 @@ async fn a_host_is_not_ready_before_its_plugins_respond() {
     })
     .await;
     process.client().get("/hello/you").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_is_a_graceful_shutdown_however_often_it_comes() {
+    let mut process = Process::start(home()).await;
+    process.signal("HUP");
+    process.signal("HUP");
+    assert!(process.ended().await.success());
+    assert!(process.entries().iter().any(|entry| entry["message"] == "stopped"), "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,21 @@ fn isolated(mut command: Command, home: &Path) -> Command {
     command
 }
 
+/// Makes a command run a host on a free port, with its data in `home` and its log in JSON.
+pub(crate) fn serving<'a>(command: &'a mut Command, home: &Path) -> &'a mut Command {
+    build_components();
+    if command.get_args().all(|argument| argument != "serve") {
+        command.arg("serve");
+    }
+    command
+        .env("WHARF_LISTEN", "127.0.0.1:0")
+        .env("WHARF_DATA_DIR", home.join("data"))
+        .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
+        .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
+        .env("WHARF_LOG_FORMAT", "json")
+        .stdout(Stdio::null())
+}
+
 /// A host in its own process, killed when it is dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
@@ -64,22 +79,8 @@ impl Process {
     }
 
     async fn start_by(mut command: Command, home: TempDir, settings: &[(&str, &str)]) -> Self {
-        build_components();
-        if command.get_args().all(|argument| argument != "serve") {
-            command.arg("serve");
-        }
         let log = std::fs::File::create(home.path().join("log")).unwrap();
-        let child = command
-            .env("WHARF_LISTEN", "127.0.0.1:0")
-            .env("WHARF_DATA_DIR", home.path().join("data"))
-            .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
-            .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
-            .env("WHARF_LOG_FORMAT", "json")
-            .envs(settings.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = serving(&mut command, home.path()).envs(settings.iter().copied()).stderr(log).spawn().unwrap();
         let mut process = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), home };
         process.addr = until("the address in the log", async || {
             let ended = process.child.try_wait().unwrap();

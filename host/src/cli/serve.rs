@@ -43,6 +43,7 @@ impl ServeCommand {
         let served = runtime.block_on(serve(config, file, deployments, terminal));
         // Without the timeout, a thread that is stuck in a plugin's SQL statement would delay the exit without limit.
         runtime.shutdown_timeout(THREAD_TIMEOUT);
+        telemetry::flush();
         served
     }
 }

@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::{Map, Value};
+
 use super::audit_rate::AuditRateLimiter;
 use crate::capability::CallContext;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Plugins;
 use crate::id::PluginName;
+use crate::telemetry::PLUGIN_LINES;
 
 /// Maximum length of a message, a field name or a field value in bytes; longer texts are cut.
 pub(super) const MAX_TEXT: usize = 8 * 1024;
@@ -76,13 +79,13 @@ impl PluginLog {
         let release = call.release;
         let request_id = &*call.request_id;
         let caller = call.caller.as_ref().map(|caller| tracing::field::display(caller.user.id));
-        let fields: HashMap<&str, &str> =
-            fields.iter().take(MAX_FIELDS).map(|(name, value)| (shorten(name), shorten(value))).collect();
-        let fields = (!fields.is_empty()).then(|| serde_json::to_string(&fields).unwrap_or_default());
+        let fields: Map<String, Value> =
+            fields.iter().take(MAX_FIELDS).map(|(name, value)| (shorten(name).into(), shorten(value).into())).collect();
+        let fields = (!fields.is_empty()).then(|| Value::from(fields).to_string());
         let message = shorten(message);
         macro_rules! event {
             ($level:ident) => {
-                tracing::$level!(target: "wharf::plugin::log", plugin, release, request_id, caller, fields, "{message}")
+                tracing::$level!(target: PLUGIN_LINES, plugin, release, request_id, caller, fields, "{message}")
             };
         }
         match level {
@@ -176,7 +179,7 @@ impl PluginLogs {
 
 fn log_dropped(plugin: &PluginName, dropped: u64) {
     if dropped > 0 {
-        tracing::warn!(target: "wharf::plugin::log", %plugin, dropped, "log entries were dropped: over the plugin's rate");
+        tracing::warn!(target: PLUGIN_LINES, %plugin, dropped, "log entries were dropped: over the plugin's rate");
     }
 }
 

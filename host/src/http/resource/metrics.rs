@@ -26,6 +26,7 @@ use crate::plugin::Release;
 use crate::plugin::call_stats;
 use crate::plugin::drain::Drain;
 use crate::route::Access;
+use crate::telemetry;
 
 /// Returns the route of the metrics.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
@@ -122,6 +123,11 @@ async fn add_host(families: &mut Families, host: &Host) {
         "database_connections",
         "Connections to the host database, by state",
         [(label("state", "idle"), idle), (label("state", "in_use"), connections.saturating_sub(idle))],
+    );
+    families.counter(
+        "log_lines_dropped",
+        "Lines of the log dropped because standard error did not take them in time",
+        [(Labels::new(), telemetry::dropped_lines())],
     );
     // The other metrics are needed most while the database does not respond.
     match email::count(&host.db).await {

@@ -1,0 +1,154 @@
+//! Log lines in JSON: one object for each event, with its time, level, fields and target. The fields of a plugin's line
+//! are an object of their own, because the plugin chooses their names.
+
+use std::fmt::{self, Debug, Write as _};
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The target of the lines of plugins. Their field `fields` is the JSON text of an object; a line in JSON has it as an
+/// object.
+pub const PLUGIN_LINES: &str = "wharf::plugin::log";
+
+/// The prefix of the fields by which the crate `log` describes an event.
+const OF_LOG_CRATE: &str = "log.";
+
+/// See the module.
+pub(super) struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let mut line = Line { text: String::from("{"), target: metadata.target().to_owned() };
+        line.add("timestamp", &time.into());
+        line.add("level", &metadata.level().as_str().into());
+        event.record(&mut line);
+        let target = std::mem::take(&mut line.target);
+        line.add("target", &target.into());
+        writeln!(writer, "{}}}", line.text)
+    }
+}
+
+/// A line that is being written, without its closing brace.
+struct Line {
+    text: String,
+    target: String,
+}
+
+impl Line {
+    fn add(&mut self, name: &str, value: &Value) {
+        self.add_json(name, &value.to_string());
+    }
+
+    fn add_json(&mut self, name: &str, json: &str) {
+        let comma = if self.text.len() > 1 { "," } else { "" };
+        // Writing to a text does not fail.
+        let _ = write!(self.text, "{comma}{}:{json}", Value::from(name));
+    }
+
+    fn record(&mut self, field: &Field, value: Value) {
+        match (field.name().strip_prefix(OF_LOG_CRATE), value) {
+            (Some("target"), Value::String(target)) => self.target = target,
+            (Some(_), _) => {}
+            (None, value) => self.add(field.name().trim_start_matches("r#"), &value),
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.record(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.record(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.record(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.record(field, value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "fields" && self.target == PLUGIN_LINES {
+            self.add_json("fields", value);
+        } else {
+            self.record(field, value.into());
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record(field, format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log: impl FnOnce()) -> Value {
+        let output = Output::default();
+        let writer = output.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
+        tracing::subscriber::with_default(subscriber, log);
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let mut line: Value = serde_json::from_str(&text).unwrap();
+        assert!(line.as_object_mut().unwrap().shift_remove("timestamp").unwrap().as_str().unwrap().ends_with('Z'));
+        line
+    }
+
+    #[test]
+    fn a_line_has_each_field_as_a_member() {
+        let error = io::Error::other("a \"quoted\" reason");
+        let line = logged(|| {
+            tracing::warn!(target: "t", number = 7_u64, share = 0.5, yes = true, text = "a\nb", %error, "message {}", 1);
+        });
+        let expected = json!({ "level": "WARN", "message": "message 1", "number": 7, "share": 0.5, "yes": true,
+            "text": "a\nb", "error": "a \"quoted\" reason", "target": "t" });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn the_fields_of_a_plugins_line_are_an_object() {
+        let fields = json!({ "level": "none", "order": "7\n\u{1b}" }).to_string();
+        let line = logged(|| tracing::info!(target: PLUGIN_LINES, plugin = "items", fields, "x"));
+        assert_eq!(line["fields"], json!({ "level": "none", "order": "7\n\u{1b}" }));
+        assert_eq!((&line["level"], &line["plugin"]), (&json!("INFO"), &json!("items")));
+        let line = logged(|| tracing::info!(target: "other", fields = "{\"a\":1}", "x"));
+        assert_eq!(line["fields"], "{\"a\":1}");
+    }
+}
