@@ -22,7 +22,7 @@ pub const MAX_VALUE: usize = 1024 * 1024;
 pub const MAX_TAGS: usize = 16;
 /// Maximum length of a tag in bytes.
 pub const MAX_TAG: usize = 128;
-/// Maximum number of marks of one plugin. Beyond it the whole cache is cleared, which is always permitted.
+/// Maximum number of marks of one plugin. Beyond it every entry with a tag becomes stale, which is always permitted.
 const MAX_MARKS: usize = 10_000;
 
 /// Why an entry is refused. The text names the limit.
@@ -47,8 +47,16 @@ pub enum Refusal {
 pub struct PluginCache {
     clock: Clock,
     entries: ArcSwap<Entries>,
-    marks: Mutex<HashMap<Box<str>, u64>>,
+    marks: Mutex<Marks>,
     counter: AtomicU64,
+}
+
+/// The invalidated tags.
+#[derive(Debug, Default)]
+struct Marks {
+    by_tag: HashMap<Box<str>, u64>,
+    /// The mark of every tag that `by_tag` no longer has: responses that are computed now may carry one of them.
+    forgotten: u64,
 }
 
 impl PluginCache {
@@ -163,11 +171,11 @@ impl PluginCache {
         }
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
-        if marks.len() >= MAX_MARKS && !marks.contains_key(tag) {
-            self.entries.load().cache().invalidate_all();
-            marks.clear();
+        if marks.by_tag.len() >= MAX_MARKS && !marks.by_tag.contains_key(tag) {
+            marks.by_tag.clear();
+            marks.forgotten = mark;
         }
-        marks.insert(tag.into(), mark);
+        marks.by_tag.insert(tag.into(), mark);
         Ok(())
     }
 
@@ -202,7 +210,8 @@ impl PluginCache {
             return true;
         }
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        entry.tags.iter().all(|tag| marks.get(tag).is_none_or(|mark| *mark <= entry.ticket))
+        marks.forgotten <= entry.ticket
+            && entry.tags.iter().all(|tag| marks.by_tag.get(tag).is_none_or(|mark| *mark <= entry.ticket))
     }
 }
 
@@ -317,6 +326,6 @@ mod tests {
             cache.invalidate(&index.to_string()).unwrap();
         }
         assert_eq!(cache.get("a"), None);
-        assert!(cache.marks.lock().unwrap().len() <= MAX_MARKS);
+        assert!(cache.marks.lock().unwrap().by_tag.len() <= MAX_MARKS);
     }
 }

@@ -105,4 +105,20 @@ mod tests {
         cache.store_response(&KEY, response(), Duration::from_secs(9), &["t".into()], ticket).unwrap();
         assert_eq!(cache.response(&KEY), None);
     }
+
+    #[test]
+    fn a_response_computed_during_many_invalidations_is_never_returned() {
+        let cache = cache();
+        cache.set("value", Bytes::from_static(b"1"), None, &[]).unwrap();
+        let ticket = cache.ticket();
+        cache.invalidate("t").unwrap();
+        for tag in 0..10_001 {
+            cache.invalidate(&tag.to_string()).unwrap();
+        }
+        cache.store_response(&KEY, response(), Duration::from_secs(9), &["t".into()], ticket).unwrap();
+        assert_eq!(cache.response(&KEY), None, "its tag was invalidated, and the mark of the tag forgotten");
+        cache.store_response(&KEY, response(), Duration::from_secs(9), &["t".into()], cache.ticket()).unwrap();
+        assert_eq!(cache.response(&KEY).as_deref(), Some(&response()));
+        assert!(cache.get("value").is_some(), "it has no tag");
+    }
 }
