@@ -19,6 +19,7 @@ pub mod call_stats;
 pub mod canary;
 mod canary_rollout;
 pub mod compile;
+mod compiled_schemas;
 pub mod declaration;
 mod deploy;
 pub mod deploy_job;

@@ -1,17 +1,21 @@
 //! The contract of a route, without HTTP: its path template, the callers that may use it, and the schemas of its input.
 //!
 //! Treats the host's own routes and the plugins' alike: `route::table` finds them by path, `route::operation` compiles
-//! an OpenAPI operation into validators, and `route::finding` describes the input that they refuse. Never names a
-//! status code, a plugin or a handler.
+//! an OpenAPI operation into validators (`route::schemas`), and `route::finding` describes the input that they refuse.
+//! Never names a status code, a plugin or a handler.
 
+mod bounded_json;
 pub mod finding;
 mod nul;
 pub mod operation;
 pub mod scalar;
+mod schema_bounds;
+pub mod schemas;
 pub mod table;
 pub mod template;
 
 pub use operation::{BodyKind, Inputs, Operation};
+pub use schemas::Schemas;
 pub use table::{Match, RouteTable};
 pub use template::Template;
 

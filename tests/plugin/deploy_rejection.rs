@@ -1,6 +1,7 @@
 //! Files that are rejected because of their format, declaration, grants or mount. A rejection changes nothing: the
 //! operator API lists the same plugins, and the old release still responds.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{liar, plugins};
@@ -377,4 +378,70 @@ async fn a_long_summary_is_rejected() {
 async fn too_many_routes_are_rejected() {
     let reason = rejected_declaration(json!({ "route_count": 257 })).await;
     assert_eq!(reason, "it declares more than 256 routes or 1024 schemas");
+}
+
+/// A chain of schemas in which each applies the next one `times` times to the same value.
+fn chain_of_schemas(length: usize, times: usize) -> Value {
+    let links = (0..length).map(|number| {
+        let next = json!({ "$ref": format!("#/components/schemas/C{}", number + 1) });
+        json!([format!("C{number}"), json!({ "allOf": vec![next; times] }).to_string()])
+    });
+    links.chain([json!([format!("C{length}"), "{}"])]).collect()
+}
+
+/// A route whose body has the schema `C0`.
+fn route_with_first_schema() -> Value {
+    let content = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/C0" } } });
+    json!([{ "method": "POST", "path": "/", "access": "public", "operation": { "requestBody": { "content": content } } }])
+}
+
+#[tokio::test]
+async fn schemas_that_would_take_the_hosts_time_or_memory_are_rejected() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let rejected = async |changes: Value| {
+        let mut changes = changes;
+        if changes["schemas"].is_array() {
+            changes["routes"] = route_with_first_schema();
+        }
+        host.superuser().deploy(&liar(changes).0, "").await.has_code(422, "invalid_component")
+    };
+    let component = |schema: Value| json!({ "schemas": [["C0", schema.to_string()]] });
+    let patterns: Value =
+        (0..300).map(|number| (format!("m{number}"), json!({ "pattern": format!("a{number}+") }))).collect();
+    let options: Vec<usize> = (0..8_000).collect();
+    let parameters: Vec<Value> = (0..40)
+        .map(|number| {
+            json!({ "name": format!("p{number}"), "in": "query",
+            "schema": { "$ref": "#/components/schemas/C0" } })
+        })
+        .collect();
+    let mut many = component(json!({ "enum": options }));
+    let path = json!([{ "method": "GET", "path": "/", "access": "public", "operation": { "parameters": parameters } }]);
+    for (changes, reason) in [
+        (json!({ "schemas": chain_of_schemas(7, 2) }), "more than 500 schemas apply to the same value"),
+        (json!({ "schemas": chain_of_schemas(100, 1) }), "a schema leads to the next one more than 16 times"),
+        (component(json!({ "not": { "$ref": "#/components/schemas/C0" } })), "so it never ends"),
+        (component(json!({ "properties": patterns })), "there are more than 256 patterns"),
+        (component(json!({ "pattern": "(a{1000}){1000}" })), "or is too large"),
+        (component(json!({ "$dynamicRef": "#x" })), "it uses '$dynamicRef'"),
+        (json!({ "settings_schema": json!({ "allOf": [{ "$ref": "#" }] }).to_string() }), "so it never ends"),
+    ] {
+        let detail = rejected(changes).await;
+        assert!(detail.contains(reason), "{detail}");
+    }
+    many["routes"] = path;
+    let detail = host.superuser().deploy(&liar(many).0, "").await.has_code(422, "invalid_component");
+    assert!(detail.contains("more than 250000 values"), "{detail}");
+    // A schema that refers to itself for the parts of a value is a tree, and a request cannot make it explode.
+    let tree = json!({ "properties": { "a": { "allOf": vec![json!({ "$ref": "#/components/schemas/C0" }); 2] } } });
+    let mut changes = component(tree);
+    changes["routes"] = route_with_first_schema();
+    host.superuser().deploy(&liar(changes).0, "").await.ok();
+    let nested = |levels: usize| (0..levels).fold(json!({}), |inside, _| json!({ "a": inside }));
+    let post = async |levels| host.anonymous().request(Method::POST, "/liar").json(&nested(levels)).send().await;
+    assert_eq!(post(5).await.status, 200);
+    let refused = post(60).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.text().contains("Input takes too long to check"), "{}", refused.text());
+    host.stop().await;
 }

@@ -41,7 +41,7 @@ use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::{Assignment, Canary};
 use crate::plugin::generation::{Absence, Found};
 use crate::plugin::release::{Prepared, ReleaseRoute};
-use crate::route::{Access, BodyKind, Match, Operation, RouteTable, Template};
+use crate::route::{Access, BodyKind, Match, Operation, RouteTable, Schemas, Template};
 
 /// Handles requests.
 pub struct Dispatcher {
@@ -119,13 +119,14 @@ impl Dispatcher {
         let mut generator = settings.into_generator();
         problem::schema(&mut generator);
         let declared: Vec<Value> = routes.iter().map(|route| route.operation(&mut generator)).collect();
-        let schemas: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
+        let components: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
+        let mut schemas = Schemas::new(components.clone()).map_err(Error::internal)?;
         let routes = routes
             .into_iter()
             .zip(declared)
             .map(|(route, operation)| {
                 let template = route.path.parse().map_err(Error::internal)?;
-                let operation = Operation::compile(operation, &schemas, &template)
+                let operation = Operation::compile(operation, &mut schemas, &template)
                     .map_err(|error| Error::internal(format!("{} {}: {error}", route.method, route.path)))?;
                 Ok(CompiledRoute { route, operation: Arc::new(operation) })
             })
@@ -133,7 +134,7 @@ impl Dispatcher {
         let documented = routes.iter().filter(|compiled| compiled.route.documented);
         host.openapi.describe_host(openapi::HostDocument::new(
             &host.config.server.project_name,
-            schemas,
+            components,
             documented
                 .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
         ));

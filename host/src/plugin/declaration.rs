@@ -11,12 +11,14 @@ use super::interface::describe::exports::wharf::plugin::{descriptor, http};
 use super::schema_compatibility::MigrationStep;
 use crate::error::Result;
 use crate::route::template::InvalidTemplate;
-use crate::route::{Access, Operation, Template};
+use crate::route::{Access, Template};
 
 /// The maximum number of routes of one plugin.
 const MAX_ROUTES: usize = 256;
 /// The maximum number of schemas of one plugin.
 const MAX_SCHEMAS: usize = 1024;
+/// The maximum length of all operations and schemas of one plugin together, in bytes.
+const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 /// The maximum number of permissions of one plugin.
 const MAX_PERMISSIONS: usize = 128;
 /// The maximum length of the summary in bytes.
@@ -116,10 +118,15 @@ impl Declaration {
                 return Err(invalid(format!("it declares the permission '{}' twice", permission.name)));
             }
         }
-        let settings_schema = descriptor.settings_schema.map(|text| parse(&text, "its settings schema")).transpose()?;
-        if let Some(schema) = &settings_schema {
-            settings_validator(schema)?;
+        let operations = api.routes.iter().map(|route| route.operation.len());
+        let schemas = api.schemas.iter().map(|(_, text)| text.len());
+        let bytes = operations.chain(schemas).chain(descriptor.settings_schema.as_ref().map(String::len));
+        if bytes.fold(0, usize::saturating_add) > MAX_SCHEMA_BYTES {
+            return Err(invalid(format!(
+                "its operations and schemas are longer than {MAX_SCHEMA_BYTES} bytes together"
+            )));
         }
+        let settings_schema = descriptor.settings_schema.map(|text| parse(&text, "its settings schema")).transpose()?;
         if api.routes.is_empty() {
             return Err(invalid("it declares no route"));
         }
@@ -151,42 +158,6 @@ impl Declaration {
             schemas,
         })
     }
-
-    /// Checks the operator's settings against the declared schema.
-    ///
-    /// # Errors
-    /// They do not match, or the plugin takes no settings.
-    pub(super) fn check_settings(&self, settings: &Value) -> Result<()> {
-        match &self.settings_schema {
-            None if settings.as_object().is_some_and(Map::is_empty) => Ok(()),
-            None => Err(invalid("it takes no settings, but some were given")),
-            Some(schema) => {
-                let validator = settings_validator(schema)?;
-                let errors: Vec<String> = validator
-                    .iter_errors(settings)
-                    .take(8)
-                    // The values can be secrets, and the text is kept in the record of the deploy.
-                    .map(|error| format!("{}: {}", error.instance_path(), printable(&error.masked().to_string())))
-                    .collect();
-                if errors.is_empty() {
-                    Ok(())
-                } else {
-                    Err(invalid(format!("the settings do not match its schema: {}", errors.join("; "))))
-                }
-            }
-        }
-    }
-}
-
-fn settings_validator(schema: &Value) -> Result<jsonschema::Validator> {
-    jsonschema::options()
-        .with_draft(jsonschema::Draft::Draft202012)
-        .offline()
-        .with_pattern_options(jsonschema::PatternOptions::regex())
-        .build(schema)
-        .map_err(|error| {
-            invalid(format!("its settings schema is not a JSON Schema: {}", printable(&error.to_string())))
-        })
 }
 
 impl DeclaredRoute {
@@ -226,15 +197,6 @@ impl DeclaredRoute {
         }
         let operation = parse(&route.operation, &format!("{here}: its operation"))?;
         Ok(Self { method: route.method, path, access, operation, cache })
-    }
-
-    /// Compiles the operation's schemas.
-    ///
-    /// # Errors
-    /// One of them is not a JSON schema.
-    pub(super) fn compile(&self, schemas: &Map<String, Value>) -> Result<Operation> {
-        Operation::compile(self.operation.clone(), schemas, &self.path)
-            .map_err(|error| invalid(format!("route {} {}: {}", self.method, self.path, printable(&error.to_string()))))
     }
 }
 
@@ -287,6 +249,14 @@ mod tests {
             let refused = check("/", &nested(levels)).unwrap_err();
             assert!(refused.public().ends_with("is nested deeper than 64 levels"), "{}", refused.public());
         }
+    }
+
+    #[test]
+    fn operations_and_schemas_beyond_the_maximum_length_are_refused() {
+        let of = |length: usize| format!("{{\"description\":\"{}\"}}", "x".repeat(length));
+        assert!(check("/", &of(MAX_SCHEMA_BYTES - 100)).is_ok());
+        let refused = check("/", &of(MAX_SCHEMA_BYTES)).unwrap_err();
+        assert!(refused.public().ends_with("are longer than 1048576 bytes together"), "{}", refused.public());
     }
 
     #[test]

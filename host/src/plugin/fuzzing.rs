@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::PluginResponse;
 use super::artifact::{self, Artifact, Digest};
+use super::compiled_schemas::CompiledSchemas;
 use super::declaration::Declaration;
 use super::engine::PluginEngine;
-use super::generation::{Generation, MountedRoutes};
+use super::generation::{HostPaths, MountedRoutes, Plugins};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http as describe};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::LimitOverrides;
-use super::release::{LinkedComponent, compile_routes};
+use super::release::LinkedComponent;
 use super::schema_compatibility::{self, MigrationStep};
 use super::signature::{Signature, VerifiedSignatures};
 use crate::capability::{Capabilities, Grants, Usage};
@@ -157,8 +158,8 @@ pub fn declaration(declared: Declared) -> Result<Declaration> {
 /// # Errors
 /// As at a deploy.
 pub fn routes(declaration: &Declaration, plugin: &PluginName, mount: &Template) -> Result<Vec<(String, Template)>> {
-    let routes = compile_routes(declaration, mount)?;
-    Generation::check(&[], &[MountedRoutes { plugin, mount, routes: &routes }])?;
+    let routes = CompiledSchemas::compile(declaration)?.routes(declaration, mount);
+    Plugins::default().check(&HostPaths::of(&[]), &MountedRoutes { plugin, mount, routes: &routes })?;
     Ok(routes.into_iter().map(|route| (route.method, route.template)).collect())
 }
 
@@ -167,7 +168,7 @@ pub fn routes(declaration: &Declaration, plugin: &PluginName, mount: &Template) 
 /// # Errors
 /// They do not match.
 pub fn settings(declaration: &Declaration, settings: &serde_json::Value) -> Result<()> {
-    declaration.check_settings(settings)
+    CompiledSchemas::compile(declaration)?.check_settings(settings)
 }
 
 /// Checks declared migrations, and whether they can follow `applied` while `live` runs.

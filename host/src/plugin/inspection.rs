@@ -12,11 +12,12 @@ use serde_json::{Map, Value};
 
 use super::artifact::{Artifact, Digest, check_size, invalid, printable};
 use super::compile;
+use super::compiled_schemas::CompiledSchemas;
 use super::declaration::{Declaration, DeclaredMigration, Permission};
 use super::deploy_job::Stage;
 use super::engine::PluginEngine;
 use super::generation::{HostPaths, MountedRoutes, Plugins};
-use super::release::{LinkedComponent, compile_routes};
+use super::release::LinkedComponent;
 use super::sandbox::Sandbox;
 use super::schema_compatibility::{self, MigrationStep};
 use crate::capability::log::PluginLogs;
@@ -33,6 +34,7 @@ pub(super) struct ComponentDescription {
     /// Its name: the operator's choice, else its own.
     pub(super) plugin: PluginName,
     pub(super) declaration: Declaration,
+    pub(super) schemas: CompiledSchemas,
     pub(super) migrations: Vec<DeclaredMigration>,
     /// The migrations without their SQL.
     pub(super) steps: Vec<MigrationStep>,
@@ -61,6 +63,7 @@ impl ComponentDescription {
             None => "undeclared".parse().map_err(Error::internal)?,
         };
         let (declaration, migrations) = sandbox.describe(artifact, &provisional, request_id, named).await?;
+        let (declaration, schemas) = CompiledSchemas::of(declaration).await?;
         let steps: Vec<MigrationStep> = migrations.iter().map(|migration| migration.step.clone()).collect();
         schema_compatibility::check_declared(&steps)?;
         if !migrations.is_empty() {
@@ -73,7 +76,7 @@ impl ComponentDescription {
                 invalid(format!("its name '{}' is not valid: {error}", printable(&declaration.name)))
             })?,
         };
-        Ok(Self { plugin, declaration, migrations, steps, needs })
+        Ok(Self { plugin, declaration, schemas, migrations, steps, needs })
     }
 }
 
@@ -127,7 +130,7 @@ pub struct DeclarationReport {
     /// Whether it cannot be deployed without settings.
     pub settings_required: bool,
     #[serde(skip)]
-    declaration: Declaration,
+    schemas: CompiledSchemas,
 }
 
 /// A route in the report.
@@ -187,22 +190,22 @@ impl Inspection {
         let logs = PluginLogs::new(Clock::System, (&limits).into());
         let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
         let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into(), &mut None).await?;
-        let ComponentDescription { plugin, declaration, steps, needs, .. } = description;
+        let ComponentDescription { plugin, declaration, schemas, steps, needs, .. } = description;
         self.needs = needs;
-        let declared = self.declared.insert(DeclarationReport::new(declaration, steps));
+        let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
+        let routes = schemas.routes(&declaration, &mount);
+        self.declared = Some(DeclarationReport::new(&declaration, schemas, steps));
 
         *stage = Stage::Conflicts;
         let grants = Grants::read(self.needs.iter().copied()).map_err(Error::internal)?;
         LinkedComponent::new(&engine, &artifact, &grants)?;
-        let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
-        let routes = compile_routes(&declared.declaration, &mount)?;
         let alone = MountedRoutes { plugin: &plugin, mount: &mount, routes: &routes };
         Plugins::default().check(&HostPaths::of(&[]), &alone)
     }
 }
 
 impl DeclarationReport {
-    fn new(declaration: Declaration, migrations: Vec<MigrationStep>) -> Self {
+    fn new(declaration: &Declaration, schemas: CompiledSchemas, migrations: Vec<MigrationStep>) -> Self {
         let route = |route: &super::declaration::DeclaredRoute| RouteReport {
             method: route.method.clone(),
             path: route.path.clone(),
@@ -216,8 +219,8 @@ impl DeclarationReport {
             permissions: declaration.permissions.clone(),
             migrations,
             settings_schema: declaration.settings_schema.clone(),
-            settings_required: declaration.check_settings(&Value::Object(Map::new())).is_err(),
-            declaration,
+            settings_required: schemas.check_settings(&Value::Object(Map::new())).is_err(),
+            schemas,
         }
     }
 
@@ -226,6 +229,6 @@ impl DeclarationReport {
     /// # Errors
     /// The settings do not match.
     pub fn check_settings(&self, settings: &Value) -> Result<()> {
-        self.declaration.check_settings(settings)
+        self.schemas.check_settings(settings)
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Digest, check_grants};
+use super::compiled_schemas::CompiledSchemas;
 use super::generation::{Absence, Absent};
 use super::registry::Registry;
-use super::release::{LinkedComponent, Prepared, Release, compile_routes};
+use super::release::{LinkedComponent, Prepared, Release};
 use crate::capability::Candidate;
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
@@ -81,7 +82,8 @@ impl Registry {
             }
             _ => error,
         })?;
-        Prepared::new(linked, admitted, compile_routes(&record.declaration, &record.mount)?)
+        let (declaration, schemas) = CompiledSchemas::of(record.declaration.clone()).await?;
+        Prepared::new(linked, admitted, schemas.routes(&declaration, &record.mount))
     }
 
     /// Logs that a release cannot be prepared, and stops serving it unless a dependency was the reason.

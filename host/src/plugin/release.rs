@@ -273,23 +273,3 @@ pub(super) struct ReleaseResources {
     pub(super) usage: Arc<Usage>,
     pub(super) breaker: Breaker,
 }
-
-/// Compiles the routes of a declaration below a mount.
-pub(super) fn compile_routes(declaration: &Declaration, mount: &Template) -> Result<Vec<ReleaseRoute>> {
-    declaration
-        .routes
-        .iter()
-        .map(|route| {
-            Ok(ReleaseRoute {
-                method: route.method.clone(),
-                template: route.path.below(mount),
-                access: route.access.clone(),
-                operation: Arc::new(route.compile(&declaration.schemas)?),
-                cache: route.cache.clone(),
-                smoke: route.method == "GET"
-                    && route.path.is_literal()
-                    && route.operation.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
-            })
-        })
-        .collect()
-}

@@ -5,31 +5,24 @@
 
 use std::collections::HashMap;
 
+use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
-use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
+use super::schemas::Validator;
 use crate::address::Address;
 use crate::error::findings::{MAX_FINDINGS, bounded_location};
 use crate::error::{FieldError, Findings, Loc};
-
-/// The memory of one error of `jsonschema`, without its path.
-const ERROR_BYTES: usize = 320;
-
-/// The most memory for the errors of one value. `jsonschema` collects all errors before it returns the first, and each
-/// error has a copy of its path. Beyond this estimate, only the first error is looked for.
-const MAX_ERROR_BYTES: usize = 16 << 20;
 
 /// Returns the findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
 /// members.
 pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], members: &[String]) -> Findings {
     let mut found = Found::default();
-    if Extent::of(value).error_bytes() > MAX_ERROR_BYTES {
-        // The number of the others is unknown.
-        validator.validate(value).err().into_iter().for_each(|error| found.add(&error, location));
-    } else {
-        validator.iter_errors(value).for_each(|error| found.add(&error, location));
+    let is_complete = validator.errors(value, |error| found.add(error, location));
+    if found.listed.is_empty() && !is_complete {
+        let msg = "Input takes too long to check against the schema, or is nested too deeply";
+        found.listed.push(FieldError::new("value_error", location.iter().copied(), msg));
     }
     found.in_order(location.len(), members)
 }
@@ -86,41 +79,6 @@ impl Found {
         let mut findings = Findings::from(self.listed);
         findings.omit(self.omitted);
         findings
-    }
-}
-
-/// The size of a value, as far as the memory for its errors depends on it.
-#[derive(Default)]
-struct Extent {
-    values: usize,
-    longest_path: usize,
-}
-
-impl Extent {
-    fn of(value: &Value) -> Self {
-        let mut extent = Self::default();
-        extent.add(value, 0);
-        extent
-    }
-
-    /// Adds a value whose path has the given length. `serde_json` limits the depth.
-    fn add(&mut self, value: &Value, path: usize) {
-        /// An index of a list and the separator.
-        const INDEX: usize = 8;
-        self.values = self.values.saturating_add(1);
-        self.longest_path = self.longest_path.max(path);
-        match value {
-            Value::Array(list) => list.iter().for_each(|value| self.add(value, path.saturating_add(INDEX))),
-            Value::Object(object) => object
-                .iter()
-                .for_each(|(name, value)| self.add(value, path.saturating_add(name.len()).saturating_add(1))),
-            _ => {}
-        }
-    }
-
-    /// Returns the memory if each value causes one error. A few errors of one value do not change its order.
-    fn error_bytes(&self) -> usize {
-        self.values.saturating_mul(self.longest_path.saturating_add(ERROR_BYTES))
     }
 }
 

@@ -1,24 +1,19 @@
 //! Compiles an OpenAPI operation into checks of a route's parameters and body, which run before any handler.
 //!
-//! Takes the operation object and the component schemas that it refers to. Returns typed inputs, or all findings in the
-//! order path, query, body. Plugins supply the schemas, so these cannot refer to anything outside their document, and
-//! their patterns run in linear time.
+//! Takes the operation object and the component schemas that it refers to ([`Schemas`] compiles them all). Returns typed
+//! inputs, or all findings in the order path, query, body.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::finding::findings;
 use super::nul;
 use super::scalar::Scalar;
+use super::schemas::{Schemas, Validator};
 use super::template::Template;
-use crate::address::Address;
 use crate::error::{FieldError, Findings};
-
-/// The maximum memory of a schema's compiled regular expression.
-const PATTERN_BYTES: usize = 1 << 20;
 
 /// A compiled operation, which checks requests.
 #[derive(Debug)]
@@ -77,16 +72,12 @@ fn invalid(reason: impl Into<String>) -> InvalidOperation {
 }
 
 impl Operation {
-    /// Compiles an operation object for a route at `template`. It may refer to the schemas in `components` as
+    /// Compiles an operation object for a route at `template`. It may refer to the components of `schemas` as
     /// `#/components/schemas/NAME`.
     ///
     /// # Errors
     /// The fault in the operation or in one of its schemas, as a text for its author.
-    pub fn compile(
-        json: Value,
-        components: &Map<String, Value>,
-        template: &Template,
-    ) -> Result<Self, InvalidOperation> {
+    pub fn compile(json: Value, schemas: &mut Schemas, template: &Template) -> Result<Self, InvalidOperation> {
         let object = json.as_object().ok_or_else(|| invalid("the operation is not a JSON object"))?;
         let mut path = Vec::new();
         let mut query = Vec::new();
@@ -98,8 +89,8 @@ impl Operation {
         for parameter in parameters {
             let location = parameter.get("in").and_then(Value::as_str).unwrap_or_default();
             match location {
-                "path" => path.push(Parameter::compile(parameter, components)?),
-                "query" => query.push(Parameter::compile(parameter, components)?),
+                "path" => path.push(Parameter::compile(parameter, schemas)?),
+                "query" => query.push(Parameter::compile(parameter, schemas)?),
                 "header" | "cookie" => {}
                 _ => return Err(invalid("a parameter's 'in' is not path, query, header or cookie")),
             }
@@ -112,7 +103,7 @@ impl Operation {
         if let Some(extra) = path.iter().find(|parameter| !template.params().any(|(_, name)| name == parameter.name)) {
             return Err(invalid(format!("parameter '{}' is not part of the path {template}", extra.name)));
         }
-        let body = object.get("requestBody").map(|body| Body::compile(body, components)).transpose()?;
+        let body = object.get("requestBody").map(|body| Body::compile(body, schemas)).transpose()?;
         Ok(Self { path, query, body, json })
     }
 
@@ -171,14 +162,15 @@ fn by_name<'a>(
 }
 
 impl Parameter {
-    fn compile(json: &Value, components: &Map<String, Value>) -> Result<Self, InvalidOperation> {
+    fn compile(json: &Value, schemas: &mut Schemas) -> Result<Self, InvalidOperation> {
         let name = json
             .get("name")
             .and_then(Value::as_str)
             .filter(|name| !name.is_empty())
             .ok_or_else(|| invalid("a parameter has no name"))?;
         let schema = json.get("schema").unwrap_or(&Value::Bool(true));
-        let resolved = resolve(schema, components);
+        let validator = schemas.validator(schema).map_err(|error| invalid(format!("parameter '{name}': {error}")))?;
+        let resolved = resolve(schema, schemas);
         let repeated = resolved.get("type").is_some_and(|kind| kind == "array");
         let item = if repeated { resolved.get("items").unwrap_or(&Value::Bool(true)) } else { resolved };
         Ok(Self {
@@ -186,10 +178,9 @@ impl Parameter {
             required: json.get("required").and_then(Value::as_bool).unwrap_or(false)
                 || json.get("in").is_some_and(|location| location == "path"),
             repeated,
-            scalar: Scalar::of(resolve(item, components)),
+            scalar: Scalar::of(resolve(item, schemas)),
             default: resolved.get("default").cloned(),
-            validator: validator(schema, components)
-                .map_err(|error| invalid(format!("parameter '{name}': {error}")))?,
+            validator,
         })
     }
 
@@ -239,7 +230,7 @@ impl Parameter {
 }
 
 impl Body {
-    fn compile(json: &Value, components: &Map<String, Value>) -> Result<Self, InvalidOperation> {
+    fn compile(json: &Value, schemas: &mut Schemas) -> Result<Self, InvalidOperation> {
         let content =
             json.get("content").and_then(Value::as_object).ok_or_else(|| invalid("'requestBody' has no 'content'"))?;
         let find = |kind: BodyKind, types: &[&str]| {
@@ -249,18 +240,16 @@ impl Body {
             .or_else(|| find(BodyKind::Form, &["application/x-www-form-urlencoded", "multipart/form-data"]))
             .unwrap_or((BodyKind::Raw, &Value::Null));
         let schema = media.get("schema").filter(|_| kind != BodyKind::Raw);
+        let validator = schema.map(|schema| schemas.validator(schema)).transpose();
         let members = schema
-            .and_then(|schema| resolve(schema, components).get("properties"))
+            .and_then(|schema| resolve(schema, schemas).get("properties"))
             .and_then(Value::as_object)
             .map(|members| members.keys().cloned().collect())
             .unwrap_or_default();
         Ok(Self {
             kind,
             required: json.get("required").and_then(Value::as_bool).unwrap_or(false),
-            validator: schema
-                .map(|schema| validator(schema, components))
-                .transpose()
-                .map_err(|error| invalid(format!("request body: {error}")))?,
+            validator: validator.map_err(|error| invalid(format!("request body: {error}")))?,
             members,
         })
     }
@@ -285,34 +274,16 @@ impl Body {
 }
 
 /// Follows references to `#/components/schemas/NAME`, at most eight.
-fn resolve<'a>(schema: &'a Value, components: &'a Map<String, Value>) -> &'a Value {
+fn resolve<'a>(schema: &'a Value, schemas: &'a Schemas) -> &'a Value {
     let mut at = schema;
     for _ in 0..8 {
         let name = at.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix("#/components/schemas/"));
-        match name.and_then(|name| components.get(name)) {
+        match name.and_then(|name| schemas.component(name)) {
             Some(next) => at = next,
             None => break,
         }
     }
     at
-}
-
-fn validator(schema: &Value, components: &Map<String, Value>) -> Result<Validator, String> {
-    let mut document = match schema {
-        Value::Object(object) => object.clone(),
-        other => Map::from_iter([("allOf".to_owned(), Value::Array(vec![other.clone()]))]),
-    };
-    let schemas = Value::Object(Map::from_iter([("schemas".to_owned(), Value::Object(components.clone()))]));
-    document.insert("components".to_owned(), schemas);
-    jsonschema::options()
-        .with_draft(Draft::Draft202012)
-        .offline()
-        .should_validate_formats(true)
-        .with_format("email", |text: &str| text.parse::<Address>().is_ok())
-        .with_format("uuid", |text: &str| uuid::Uuid::try_parse(text).is_ok())
-        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES))
-        .build(&Value::Object(document))
-        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

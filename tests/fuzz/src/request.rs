@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use wharf::error::{Error, Kind, Loc};
 use wharf::http::fuzzing as http;
 use wharf::route::scalar::Scalar;
-use wharf::route::{BodyKind, Operation, Template};
+use wharf::route::{BodyKind, Operation, Schemas, Template};
 
 use crate::input::{unescaped, words};
 
@@ -76,7 +76,8 @@ pub fn check(data: &[u8]) {
     }
     let body = read_body(&input);
     let Ok(template) = input.template.parse::<Template>() else { return };
-    let Ok(operation) = Operation::compile(input.operation.clone(), &input.schemas, &template) else { return };
+    let Ok(mut schemas) = Schemas::new(input.schemas.clone()) else { return };
+    let Ok(operation) = Operation::compile(input.operation.clone(), &mut schemas, &template) else { return };
     let path: Vec<(&str, Cow<'_, str>)> = template
         .params()
         .map(|(_, name)| {

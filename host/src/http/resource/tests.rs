@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::error::Findings;
-use crate::route::{Operation, Template};
+use crate::route::{Operation, Schemas, Template};
 
 fn generator() -> SchemaGenerator {
     SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()).into()
@@ -21,8 +21,8 @@ fn operation(id: &str) -> Operation {
         let mut generator = generator();
         let operation = route.operation(&mut generator);
         if operation["operationId"] == id {
-            let components: Map<String, Value> = generator.take_definitions(true);
-            return Operation::compile(operation, &components, &Template::parse(route.path).unwrap()).unwrap();
+            let mut schemas = Schemas::new(generator.take_definitions(true)).unwrap();
+            return Operation::compile(operation, &mut schemas, &Template::parse(route.path).unwrap()).unwrap();
         }
     }
     panic!("no operation {id}");

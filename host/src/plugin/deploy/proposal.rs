@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::plugin::artifact::{Artifact, check_grants};
 use crate::plugin::canary_rollout::check_canary;
+use crate::plugin::compiled_schemas::CompiledSchemas;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
 use crate::plugin::inspection::ComponentDescription;
 use crate::plugin::limits::LimitOverrides;
@@ -72,6 +73,7 @@ pub(super) struct Proposal {
     pub(super) plugin: PluginName,
     pub(super) artifact: Artifact,
     pub(super) declaration: Declaration,
+    pub(super) schemas: CompiledSchemas,
     pub(super) migrations: Vec<DeclaredMigration>,
     pub(super) steps: Vec<MigrationStep>,
     pub(super) mount: Template,
@@ -102,7 +104,7 @@ impl Proposal {
         state: PluginState,
     ) -> Result<Self> {
         let PluginState { live, stored, former_mount, .. } = &state;
-        let ComponentDescription { plugin, declaration, migrations, steps, needs } = description;
+        let ComponentDescription { plugin, declaration, schemas, migrations, steps, needs } = description;
         let revoked = stored.as_ref().map(StoredPlugin::revoked).transpose()?.unwrap_or_default();
         let (granted_again, revoked): (Vec<String>, Vec<String>) =
             revoked.into_iter().partition(|name| upload.grants.contains(name));
@@ -143,7 +145,7 @@ impl Proposal {
             (None, Some(before)) => before.settings.clone(),
             (None, None) => Value::Object(Map::new()),
         };
-        declaration.check_settings(&settings)?;
+        schemas.check_settings(&settings)?;
         let limits = before.map(|before| before.limits).unwrap_or_default().merged(upload.limits.clone());
         let mount = match (&upload.mount, live, former_mount) {
             (Some(mount), _, _) => mount.clone(),
@@ -155,6 +157,7 @@ impl Proposal {
             plugin,
             artifact,
             declaration,
+            schemas,
             migrations,
             steps,
             mount,

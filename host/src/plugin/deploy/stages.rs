@@ -21,7 +21,7 @@ use crate::plugin::deploy_turn::DeployTurn;
 use crate::plugin::generation::MountedRoutes;
 use crate::plugin::refusal::{check_grants_kept, plugin_changed};
 use crate::plugin::registry::Registry;
-use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute, compile_routes};
+use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute};
 use crate::plugin::schema_compatibility;
 
 /// The results of the stage `conflicts`.
@@ -46,7 +46,7 @@ impl Registry {
     pub(super) async fn check_conflicts(&self, proposal: &Proposal, turn: &DeployTurn) -> Result<Admission> {
         let Proposal { plugin, mount, grants, steps, .. } = proposal;
         let linked = LinkedComponent::new(&self.engine, &proposal.artifact, grants)?;
-        let routes = compile_routes(&proposal.declaration, mount)?;
+        let routes = proposal.schemas.routes(&proposal.declaration, mount);
         self.live.check_routes(MountedRoutes { plugin, mount, routes: &routes })?;
         let applied = proposal.applied_steps()?;
         schema_compatibility::check_back(steps, &applied)?;

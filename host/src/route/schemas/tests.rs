@@ -1,0 +1,162 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn schemas(components: Value) -> Schemas {
+    Schemas::new(components.as_object().unwrap().clone()).unwrap()
+}
+
+/// Returns the reason why a schema is refused.
+fn refused(components: Value, schema: Value) -> String {
+    schemas(components).validator(&schema).err().unwrap().to_string()
+}
+
+/// Returns the number of errors, and whether the whole value was checked.
+fn errors(validator: &Validator, value: &Value) -> (usize, bool) {
+    let mut errors = 0;
+    let is_complete = validator.errors(value, |_| errors += 1);
+    (errors, is_complete)
+}
+
+/// A chain of components. Each link is `link` of the name of the next one; the last is a text.
+fn chain(length: usize, link: impl Fn(Value) -> Value) -> Value {
+    let components = (0..length).map(|number| {
+        let next = json!({ "$ref": format!("#/components/schemas/C{}", number + 1) });
+        (format!("C{number}"), link(next))
+    });
+    let last = (format!("C{length}"), json!({ "type": "string" }));
+    Value::Object(components.chain([last]).collect())
+}
+
+fn first() -> Value {
+    json!({ "$ref": "#/components/schemas/C0" })
+}
+
+#[test]
+fn references_lead_to_components_and_into_the_schema_itself() {
+    let components = json!({
+        "Text": { "type": "string", "maxLength": 3 },
+        "Tree": { "type": "object", "properties": {
+            "name": { "$ref": "#/components/schemas/Text" },
+            "inside": { "type": "array", "items": { "$ref": "#/components/schemas/Tree" } } } },
+    });
+    let schema = json!({
+        "$defs": { "Own": { "allOf": [{ "$ref": "#/components/schemas/Text" }] } },
+        "properties": { "$ref": { "$ref": "#/$defs/Own" }, "tree": { "$ref": "#/components/schemas/Tree" } },
+        "not": { "const": { "$ref": "#/components/schemas/Text" } },
+    });
+    let validator = schemas(components).validator(&schema).unwrap();
+    let valid = json!({ "$ref": "abc", "tree": { "inside": [{ "name": "a", "inside": [] }] } });
+    assert_eq!(errors(&validator, &valid), (0, true));
+    let wrong = json!({ "$ref": "abcd", "tree": { "name": "abcd", "inside": [{ "name": 1 }] } });
+    assert_eq!(errors(&validator, &wrong), (3, true));
+    assert_eq!(errors(&validator, &json!({ "$ref": "#/components/schemas/Text" })).0, 2, "it is data in `const`");
+}
+
+#[test]
+fn a_chain_of_doubled_references_is_refused() {
+    let doubled = |next: Value| json!({ "allOf": [next.clone(), next] });
+    let reason = refused(chain(7, doubled), first());
+    assert!(reason.starts_with("more than 500 schemas apply to the same value"), "{reason}");
+    let validator = schemas(chain(6, doubled)).validator(&first()).unwrap();
+    assert_eq!(errors(&validator, &json!("x")), (0, true));
+    let long = refused(chain(300, |next| json!({ "allOf": [next] })), first());
+    assert!(long.starts_with("a schema leads to the next one more than 16 times"), "{long}");
+}
+
+#[test]
+fn a_schema_that_applies_to_the_same_value_as_itself_is_refused() {
+    let itself = |schema: Value| refused(json!({ "C0": schema }), first());
+    for schema in [json!({ "$ref": "#/components/schemas/C0" }), json!({ "anyOf": [true, { "not": first() }] })] {
+        assert!(itself(schema).contains("so it never ends"));
+    }
+}
+
+#[test]
+fn a_schema_that_doubles_with_each_level_of_a_value_takes_bounded_time() {
+    let doubled = json!({ "C0": { "properties": { "a": { "allOf": [first(), first()] } }, "required": ["b"] } });
+    let validator = schemas(doubled).validator(&first()).unwrap();
+    let nested = |levels: usize| (0..levels).fold(json!({}), |inside, _| json!({ "a": inside }));
+    assert_eq!(errors(&validator, &nested(3)), (15, true));
+    let (found, is_complete) = errors(&validator, &nested(40));
+    assert!((1..=60_000).contains(&found) && !is_complete, "{found}");
+}
+
+#[test]
+fn ten_times_the_wrong_elements_take_at_most_thirty_times_the_time() {
+    let required: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+    let schema = json!({ "type": "array", "items": { "required": required } });
+    let validator = schemas(json!({})).validator(&schema).unwrap();
+    let time = |elements: usize| -> Duration {
+        let value = Value::Array(vec![json!({}); elements]);
+        let once = || {
+            let started = Instant::now();
+            let (found, is_complete) = errors(&validator, &value);
+            assert!((1..=60_000).contains(&found) && !is_complete, "{found}");
+            started.elapsed()
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let (few, many) = (time(5_000), time(50_000));
+    assert!(many < few * 30, "{few:?} and {many:?}");
+}
+
+#[test]
+fn a_value_that_is_nested_deeply_needs_little_of_the_stack() {
+    // As long a chain as is permitted, at each level of the value.
+    let mut components = chain(7, |next| json!({ "allOf": [next] }));
+    components["C7"] = json!({ "type": "array", "items": first() });
+    let validator = schemas(components).validator(&first()).unwrap();
+    let nested = |levels: usize| (0..levels).fold(json!(1), |inside, _| json!([inside]));
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    let checked = thread.spawn(move || [60, 120].map(|levels| errors(&validator, &nested(levels))));
+    assert_eq!(checked.unwrap().join().unwrap(), [(1, true), (0, false)]);
+}
+
+#[test]
+fn schemas_beyond_the_maximum_weight_are_refused_however_they_are_spread() {
+    let options: Vec<usize> = (0..100_000).collect();
+    let components = json!({ "C0": { "enum": options } });
+    let mut schemas = schemas(components);
+    let results: Vec<bool> = (0..3).map(|_| schemas.validator(&first()).is_ok()).collect();
+    assert_eq!(results, [true, true, false], "each validator has them once more");
+    let text = "x".repeat(20 << 20);
+    assert!(refused(json!({}), json!({ "const": text })).contains("more than 250000 values"));
+}
+
+#[test]
+fn the_number_and_the_size_of_patterns_are_bounded() {
+    let patterns = |count: usize, pattern: &dyn Fn(usize) -> String| {
+        let members: Map<String, Value> =
+            (0..count).map(|number| (number.to_string(), json!({ "pattern": pattern(number) }))).collect();
+        json!({ "properties": members })
+    };
+    let small = |number: usize| format!("^a{number}[bc]+d");
+    assert!(schemas(json!({})).validator(&patterns(200, &small)).is_ok());
+    assert!(refused(json!({}), patterns(300, &small)).contains("more than 256 patterns"));
+    assert!(schemas(json!({})).validator(&patterns(300, &|_| "^a[bc]+d".to_owned())).is_ok(), "they are the same");
+    let large = |number: usize| format!("(a{{100}}b|c){{100}}{number}");
+    assert!(refused(json!({}), patterns(60, &large)).contains("the patterns take together more than"));
+    assert!(refused(json!({}), json!({ "pattern": "(a{1000}){1000}" })).contains("or is too large"));
+    assert!(refused(json!({}), json!({ "pattern": "x".repeat(5_000) })).contains("longer than 4096 bytes"));
+    assert!(refused(json!({}), json!({ "patternProperties": { "(": true } })).contains("not a regular expression"));
+}
+
+#[test]
+fn keywords_that_change_the_meaning_of_a_reference_are_refused() {
+    for keyword in ["$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"] {
+        let schema = json!({ "items": { keyword: "urn:x" } });
+        assert!(refused(json!({}), schema).contains(&format!("it uses '{keyword}'")));
+    }
+    let version = |uri: &str| schemas(json!({})).validator(&json!({ "$schema": uri, "type": "string" })).is_ok();
+    assert!(version("https://json-schema.org/draft/2020-12/schema"));
+    assert!(!version("http://json-schema.org/draft-04/schema#") && !version("https://example.com/schema"));
+    assert!(schemas(json!({})).validator(&json!({ "properties": { "$id": { "type": "string" } } })).is_ok());
+    for reference in ["https://example.com/schema.json", "file:///etc/passwd", "", "Other"] {
+        assert!(refused(json!({}), json!({ "$ref": reference })).contains("outside its document"), "{reference}");
+    }
+    assert!(refused(json!({}), first()).contains("does not exist"));
+}
+
+/// Half of the stack of a worker thread.
+const STACK_BYTES: usize = 1 << 20;
