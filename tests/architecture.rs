@@ -45,6 +45,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
     (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
+    (&["landlock", "libc", "seccompiler"], &["plugin/compile/confinement.rs"]),
     (&["clap", "ureq"], &["cli"]),
 ];
 

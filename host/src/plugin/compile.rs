@@ -8,6 +8,7 @@
 
 mod child;
 mod code_cache;
+pub mod confinement;
 mod fingerprint;
 mod machine_code;
 pub mod program;
@@ -23,6 +24,7 @@ use wasmtime::component::Component;
 
 use self::child::ChildCompiler;
 use self::code_cache::CodeCache;
+use self::confinement::Confinement;
 use self::fingerprint::Fingerprint;
 use self::machine_code::MachineCode;
 use super::artifact::{Artifact, Digest, check_structure, invalid, printable};
@@ -105,7 +107,7 @@ pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, compon
 
 /// The place where components are compiled.
 enum Backend {
-    Child(ChildCompiler),
+    Child(Arc<ChildCompiler>),
     InProcess(InProcessCompiler),
 }
 
@@ -134,7 +136,11 @@ impl Compiler {
         let compatibility = Fingerprint::of(&engine.precompile_compatibility_hash());
         let cache = CodeCache::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
         let backend = match compile {
-            Compile::Child(program) => Backend::Child(ChildCompiler::new(program, limits, machine_code)),
+            Compile::Child(program) => {
+                let child = Arc::new(ChildCompiler::new(program, limits, machine_code));
+                tokio::spawn(log_confinement(Arc::clone(&child)));
+                Backend::Child(child)
+            }
             Compile::InProcess(compiled) => Backend::InProcess(compiled),
         };
         Ok(Self {
@@ -246,4 +252,16 @@ fn refusal(error: &wasmtime::Error) -> Error {
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::internal("the compiler panicked").with_source(error))
+}
+/// Logs what the kernel does for the confinement of the compiler.
+async fn log_confinement(child: Arc<ChildCompiler>) {
+    match child.confinement().await {
+        Ok(holds) if holds.is_complete() => tracing::info!("the kernel confines the compiler: no files, no network"),
+        Ok(Confinement { landlock, seccomp }) => tracing::warn!(
+            landlock,
+            seccomp,
+            "the kernel or the container lacks a means to confine the compiler; its limits of memory and time hold"
+        ),
+        Err(error) => tracing::warn!(%error, "the confinement of the compiler is not known"),
+    }
 }

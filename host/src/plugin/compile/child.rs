@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::confinement::Confinement;
 use super::machine_code::MachineCode;
 use super::program::{COMMAND, OUT_OF_MEMORY, REFUSED};
 use crate::config;
@@ -88,6 +89,20 @@ impl ChildCompiler {
             wall_time: limits.compile_time,
             machine_code_bytes,
         }
+    }
+
+    /// Asks a child which means of the kernel confine it.
+    ///
+    /// # Errors
+    /// The child fails.
+    pub(super) async fn confinement(&self) -> io::Result<Confinement> {
+        let mut command = Command::new(&self.program);
+        command.arg(COMMAND).arg("--report-confinement").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(self.wall_time, command.output()).await??;
+        if !output.status.success() {
+            return Err(io::Error::other(output.status.to_string()));
+        }
+        Ok(Confinement::read(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Compiles a component.

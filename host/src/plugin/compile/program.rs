@@ -1,11 +1,12 @@
-//! The program of the child process: limits itself, reads a component, writes machine code. It opens no file of the
-//! host and knows neither the configuration nor the database, so that an attacker who exploits the compiler finds
-//! nothing else.
+//! The program of the child process: limits and confines itself, reads a component, writes machine code. It opens no
+//! file of the host and knows neither the configuration nor the database, so that an attacker who exploits the compiler
+//! finds nothing else. Where the kernel has the means, it can open nothing ([`confinement`](super::confinement)).
 
 use std::io::{self, Read as _, Write as _};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use super::confinement::confine;
 use crate::plugin::artifact::printable;
 use crate::plugin::engine;
 
@@ -54,6 +55,15 @@ impl CompileFailure {
     }
 }
 
+/// Confines this process as for a compile, and writes what holds to standard output.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn report_confinement() -> Result<(), CompileFailure> {
+    let confinement = confine();
+    writeln!(io::stdout(), "{confinement}").map_err(|error| failed("the report cannot be written", error))
+}
+
 /// Compiles standard input to standard output.
 ///
 /// # Errors
@@ -61,6 +71,8 @@ impl CompileFailure {
 pub fn run(limits: &ChildLimits) -> Result<(), CompileFailure> {
     // Before the first byte of the uploaded file.
     apply(limits).map_err(|error| failed("the limits cannot be set", error))?;
+    // The host checks at its start what holds.
+    let _ = confine();
     let mut component = Vec::new();
     let read = io::stdin().take(limits.component_bytes).read_to_end(&mut component);
     read.map_err(|error| failed("the component cannot be read", error))?;
