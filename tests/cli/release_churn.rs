@@ -48,3 +48,23 @@ async fn a_thousand_release_changes_lose_no_request_and_leak_nothing() {
     );
     assert!(after.files <= before.files, "{before:?} → {after:?}");
 }
+
+/// Deploys of builds that all differ, after some for caches to fill.
+const WARM_UP_BUILDS: usize = 8;
+const BUILDS: usize = 24;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builds_that_all_differ_keep_no_file_open() {
+    let process = Process::start(home()).await;
+    let superuser = process.superuser().await;
+    let mut before = None;
+    for number in 0..WARM_UP_BUILDS + BUILDS {
+        if number == WARM_UP_BUILDS {
+            before = Some(process.resources());
+        }
+        superuser.deploy(&liar(json!({ "answer": number.to_string() })).0, "").await.ok();
+    }
+    let (before, after) = (before.unwrap(), process.resources());
+    // A component in memory has a file descriptor. Some pooled connections may open meanwhile.
+    assert!(after.descriptors < before.descriptors + BUILDS / 2, "{before:?} → {after:?}");
+}

@@ -19,6 +19,10 @@ both!(
     a_rollback_keeps_the_data,
     a_rollback_serves_the_release_that_was_live_before,
     a_failed_deploy_is_in_the_history_of_the_plugin_that_the_file_names,
+    releases_beyond_the_bytes_are_collected_but_not_the_one_to_go_back_to => Setup::default().with(|config| {
+        config.plugins.keep_releases_bytes = 1;
+        config.plugins.code_cache_bytes = 1;
+    }),
 );
 
 pub(super) fn responding_with(word: &str) -> Component {
@@ -107,6 +111,28 @@ async fn releases_and_history_record_every_operation(host: &mut TestHost) {
     let page = host.superuser().get("/plugins/liar/history?skip=3&limit=1").await.ok();
     assert_eq!((&page["data"], &page["count"]), (&json!([back]), &json!(6)));
     host.superuser().get("/plugins/nobody/history").await.has_code(404, "plugin_not_found");
+}
+
+async fn releases_beyond_the_bytes_are_collected_but_not_the_one_to_go_back_to(host: &mut TestHost) {
+    let numbers = async |host: &TestHost| -> Vec<u64> {
+        let releases = host.superuser().get("/plugins/liar/releases").await.ok();
+        releases["data"].as_array().unwrap().iter().map(|release| release["number"].as_u64().unwrap()).collect()
+    };
+    for word in ["one", "two", "three", "four"] {
+        deploy(host, word).await;
+    }
+    assert_eq!(numbers(host).await, [4, 3]);
+    let machine_code = std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap().count();
+    assert_eq!(machine_code, 2, "of the releases that are kept");
+    operate(host, "liar/rollback").await.ok();
+    assert_eq!(response(host).await, "three");
+    deploy(host, "five").await;
+    assert_eq!(numbers(host).await, [5, 3], "3 was live before 5");
+    assert_eq!(operate(host, "liar/rollback").await.ok()["release"]["number"], 3);
+    host.superuser().deploy(&responding_with("six").0, "canary=50%25").await.ok();
+    assert_eq!(numbers(host).await, [6, 3], "6 is the canary");
+    host.restart().await;
+    assert_eq!(host.superuser().get("/plugins/liar/canary").await.status, 200);
 }
 
 async fn a_paused_plugin_returns_503_until_it_is_resumed(host: &mut TestHost) {

@@ -152,6 +152,11 @@ plugins! {
         /// How long further releases are kept.
         keep_releases_for: Duration = 30 * DAY, "WHARF_PLUGIN_KEEP_RELEASES_FOR",
             kind::duration(Duration::ZERO..=3_650 * DAY);
+        /// Size of the component files of all kept releases of a plugin. Beyond it the oldest are deleted whatever their
+        /// age; the live one, the canary and the one before the live one always stay.
+        keep_releases_bytes: u64 = GIB, "WHARF_PLUGIN_KEEP_RELEASES_BYTES", kind::bytes(MIB..=1024 * GIB);
+        /// Machine code on disk of components that no plugin serves. That of served ones is kept in addition.
+        code_cache_bytes: u64 = 256 * MIB, "WHARF_PLUGIN_CODE_CACHE_BYTES", kind::bytes(MIB..=1024 * GIB);
         /// Keys whose signatures are trusted, `wharf-ed25519:…` or `name=wharf-ed25519:…`.
         trusted_keys: Vec<TrustedKey> = Vec::new(), "WHARF_PLUGIN_TRUSTED_KEYS", kind::trusted_keys();
         /// Deploy only components that a trusted key signed.

@@ -1,7 +1,7 @@
 //! Releases and component files in the host's database. A release is only added and, as a whole, deleted; of its row,
 //! only the time at which it became the live one and the release that it replaced are changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::row::row;
 use super::{Db, on};
@@ -223,13 +223,28 @@ pub async fn component(db: &Db, digest: &str) -> Result<Option<Vec<u8>>> {
     })?)
 }
 
-/// Deletes the releases of a plugin that are neither among its newest `keep` nor newer than `since`, and the components
-/// that no release uses any more. The releases in `spared` stay. Returns the numbers of the deleted releases.
+/// The releases of a plugin that [`collect`] keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention<'a> {
+    /// The number of newest releases that are kept at any age.
+    pub newest: usize,
+    /// Younger releases are kept.
+    pub since: Timestamp,
+    /// The maximum size of the components of all kept releases; the oldest are deleted first.
+    pub bytes: u64,
+    /// Numbers of releases that are kept in any case.
+    pub spared: &'a [i64],
+}
+
+/// Deletes the releases of a plugin that `retention` does not keep, and the components that no release uses any more.
+/// The newest release stays, because its number must not be used again, and so does each release that a spared one
+/// replaced. Returns the numbers of the deleted releases.
 ///
 /// # Errors
 /// The database fails.
-pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp, spared: &[i64]) -> Result<Vec<i64>> {
-    const NUMBERS: &str = "SELECT number, created_at, digest FROM releases WHERE plugin = $1 ORDER BY number DESC";
+pub async fn collect(db: &Db, plugin: &PluginName, retention: &Retention<'_>) -> Result<Vec<i64>> {
+    const RELEASES: &str =
+        "SELECT number, created_at, replaced, digest, size FROM releases WHERE plugin = $1 ORDER BY number DESC";
     // A step back over a deleted release leads to the one before it.
     const STEP_OVER: &str = "UPDATE releases
         SET replaced = (SELECT gone.replaced FROM releases gone WHERE gone.plugin = $1 AND gone.number = $2)
@@ -239,27 +254,115 @@ pub async fn collect(db: &Db, plugin: &PluginName, keep: usize, since: Timestamp
     let (mut collected, mut digests) = (Vec::new(), BTreeSet::new());
     on!(db, pool, begin => {
         let mut transaction = pool.begin_with(begin).await?;
-        let all: Vec<(i64, Timestamp, String)> =
-            sqlx::query_as(NUMBERS).bind(plugin.clone()).fetch_all(&mut *transaction).await?;
-        // The newest stays, so that its number is never reused.
-        for (number, created_at, digest) in all.into_iter().skip(keep.max(1)) {
-            if created_at >= since || spared.contains(&number) {
-                continue;
-            }
-            sqlx::query(STEP_OVER).bind(plugin.clone()).bind(number).execute(&mut *transaction).await?;
+        let all: Vec<KeptRelease> =
+            sqlx::query_as(RELEASES).bind(plugin.clone()).fetch_all(&mut *transaction).await?;
+        for KeptRelease { number, digest, .. } in superfluous(&all, retention) {
+            sqlx::query(STEP_OVER).bind(plugin.clone()).bind(*number).execute(&mut *transaction).await?;
             sqlx::query("DELETE FROM releases WHERE plugin = $1 AND number = $2")
                 .bind(plugin.clone())
-                .bind(number)
+                .bind(*number)
                 .execute(&mut *transaction)
                 .await?;
-            collected.push(number);
-            digests.insert(digest);
+            collected.push(*number);
+            digests.insert(digest.as_str());
         }
         // Only the files of these releases, because the others may be many.
         for digest in &digests {
-            sqlx::query(UNUSED).bind(digest).execute(&mut *transaction).await?;
+            sqlx::query(UNUSED).bind(*digest).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
     });
     Ok(collected)
+}
+
+row! {
+    /// A release as the retention policy sees it.
+    #[derive(Debug, Clone)]
+    struct KeptRelease {
+        number: i64,
+        created_at: Timestamp,
+        replaced: Option<i64>,
+        digest: String,
+        size: i64,
+    }
+}
+
+/// Returns the releases that are not kept. `all` has the newest first.
+fn superfluous<'a>(all: &'a [KeptRelease], retention: &Retention<'_>) -> Vec<&'a KeptRelease> {
+    let to_go_back_to = |release: &KeptRelease| release.replaced.filter(|_| retention.spared.contains(&release.number));
+    let previous: Vec<i64> = all.iter().filter_map(to_go_back_to).collect();
+    let is_spared = |at: usize, number| at == 0 || previous.contains(&number) || retention.spared.contains(&number);
+    let mut components = HashSet::new();
+    let mut bytes: u64 = 0;
+    let mut take = |release: &KeptRelease| {
+        if components.insert(release.digest.clone()) {
+            bytes = bytes.saturating_add(u64::try_from(release.size).unwrap_or(0));
+        }
+        bytes <= retention.bytes
+    };
+    let (spared, others): (Vec<_>, Vec<_>) =
+        all.iter().enumerate().partition(|(at, release)| is_spared(*at, release.number));
+    for (_, release) in spared {
+        take(release);
+    }
+    let mut gone = Vec::new();
+    for (at, release) in others {
+        let is_kept = (at < retention.newest || release.created_at >= retention.since) && take(release);
+        if !is_kept {
+            gone.push(release);
+        }
+    }
+    gone
+}
+
+/// Returns the digests of the live release of each plugin and of the one that it replaced.
+///
+/// # Errors
+/// The database fails.
+pub async fn digests_to_serve(db: &Db) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT DISTINCT kept.digest FROM plugins
+        JOIN releases live ON live.plugin = plugins.name AND live.number = plugins.live_release
+        JOIN releases kept ON kept.plugin = live.plugin AND (kept.number = live.number OR kept.number = live.replaced)";
+    Ok(on!(db, pool => sqlx::query_scalar(SQL).fetch_all(pool).await)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(number: i64, replaced: Option<i64>, size: i64) -> KeptRelease {
+        KeptRelease { number, created_at: Timestamp(number), replaced, digest: format!("d{number}"), size }
+    }
+
+    fn gone(all: &[KeptRelease], newest: usize, since: i64, bytes: u64) -> Vec<i64> {
+        let retention = Retention { newest, since: Timestamp(since), bytes, spared: &[2] };
+        superfluous(all, &retention).into_iter().map(|release| release.number).collect()
+    }
+
+    #[test]
+    fn releases_stay_by_number_and_age_within_the_bytes() {
+        let all: Vec<_> = (1..=6).rev().map(|number| release(number, None, 10)).collect();
+        assert_eq!(gone(&all, 3, 100, 1_000), [3, 1], "the three newest and the spared one stay");
+        assert_eq!(gone(&all, 3, 3, 1_000), [1], "and those that are young enough");
+        assert_eq!(gone(&all, 3, 0, 40), [3, 1], "within the bytes");
+        assert_eq!(gone(&all, 3, 0, 1), [5, 4, 3, 1], "the newest and the spared one stay in any case");
+    }
+
+    #[test]
+    fn the_release_that_a_spared_one_replaced_stays_in_any_case() {
+        let mut all: Vec<_> = (1..=6).rev().map(|number| release(number, Some(number - 1), 10)).collect();
+        assert_eq!(gone(&all, 1, 100, 1), [5, 4, 3]);
+        // Release 2 was made live again, after release 5.
+        all[4].replaced = Some(5);
+        assert_eq!(gone(&all, 1, 100, 1), [4, 3, 1]);
+    }
+
+    #[test]
+    fn a_component_of_several_releases_counts_once() {
+        let mut all: Vec<_> = (1..=6).rev().map(|number| release(number, None, 10)).collect();
+        for release in &mut all {
+            release.digest = "same".to_owned();
+        }
+        assert_eq!(gone(&all, 6, 0, 10), Vec::<i64>::new());
+    }
 }

@@ -13,6 +13,7 @@ mod fingerprint;
 mod machine_code;
 pub mod program;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use self::child::ChildCompiler;
-use self::code_cache::CodeCache;
+use self::code_cache::{CodeCache, Sizes};
 use self::confinement::Confinement;
 use self::fingerprint::Fingerprint;
 use self::machine_code::MachineCode;
@@ -33,9 +34,8 @@ use crate::capability::Boot;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// The size of the cache of compiled components in memory, in bytes of their files. Machine code takes about three
-/// times as much.
-const RECENT_BYTES: u64 = 32 * 1024 * 1024;
+/// The maximum number of compiled components in memory that no release uses. Each has mappings and a file descriptor.
+const RECENT: u64 = 4;
 
 /// The machine code of one component may take one part in this many of the compile memory. This process holds the
 /// output of the child, and has no other limit for it.
@@ -116,7 +116,7 @@ pub(super) struct Compiler {
     engine: Engine,
     backend: Backend,
     cache: Arc<CodeCache>,
-    /// Recently used components, so that a rollback to an earlier file loads nothing.
+    /// The latest components, so that a change of grants or limits loads nothing.
     recent: moka::sync::Cache<Digest, Artifact>,
     /// Held while cached machine code is loaded, which takes memory and CPU time: at most one for each CPU.
     loading: tokio::sync::Semaphore,
@@ -134,7 +134,8 @@ impl Compiler {
         let limits = &boot.config.plugins;
         let machine_code = limits.compile_memory_bytes / MACHINE_CODE_PART;
         let compatibility = Fingerprint::of(&engine.precompile_compatibility_hash());
-        let cache = CodeCache::open(&boot.config.server.data_dir, compatibility, machine_code, &boot.random)?;
+        let sizes = Sizes { file: machine_code, cache: limits.code_cache_bytes };
+        let cache = CodeCache::open(&boot.config.server.data_dir, compatibility, sizes, &boot.random)?;
         let backend = match compile {
             Compile::Child(program) => {
                 let child = Arc::new(ChildCompiler::new(program, limits, machine_code));
@@ -147,10 +148,7 @@ impl Compiler {
             engine,
             backend,
             cache: Arc::new(cache),
-            recent: moka::sync::Cache::builder()
-                .max_capacity(RECENT_BYTES)
-                .weigher(|_, artifact: &Artifact| u32::try_from(artifact.size).unwrap_or(u32::MAX))
-                .build(),
+            recent: moka::sync::Cache::builder().max_capacity(RECENT).build(),
             loading: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             compiling: tokio::sync::Mutex::default(),
         })
@@ -179,8 +177,14 @@ impl Compiler {
             }
         };
         let artifact = Artifact::new(loaded, digest.clone(), size)?;
-        self.recent.insert(digest.clone(), artifact.clone());
+        self.remember(digest, &artifact);
         Ok(artifact)
+    }
+
+    fn remember(&self, digest: &Digest, artifact: &Artifact) {
+        self.recent.insert(digest.clone(), artifact.clone());
+        // Otherwise the cache may keep what it evicted for a while.
+        self.recent.run_pending_tasks();
     }
 
     /// Returns the compiled component of a file that was compiled before, if its machine code is still cached. Needs no
@@ -195,7 +199,7 @@ impl Compiler {
         let _loading = self.loading.acquire().await.map_err(Error::internal)?;
         let Some(loaded) = self.load_cached(digest).await? else { return Ok(None) };
         let artifact = Artifact::new(loaded, digest.clone(), size)?;
-        self.recent.insert(digest.clone(), artifact.clone());
+        self.remember(digest, &artifact);
         Ok(Some(artifact))
     }
 
@@ -206,6 +210,18 @@ impl Compiler {
         }
         let (cache, digest) = (Arc::clone(&self.cache), digest.clone());
         run_blocking(move || cache.contains(&digest)).await.unwrap_or(false)
+    }
+
+    /// Returns whether the code cache has grown enough to be trimmed.
+    pub(super) fn needs_trim(&self) -> bool {
+        self.cache.needs_trim()
+    }
+
+    /// Removes machine code beyond the size of the code cache, the least recently used first, and never that of
+    /// `in_use`.
+    pub(super) async fn trim(&self, in_use: HashSet<String>) -> Result<()> {
+        let cache = Arc::clone(&self.cache);
+        run_blocking(move || cache.trim(|digest| in_use.contains(digest))).await
     }
 
     async fn load_cached(&self, digest: &Digest) -> Result<Option<Component>> {
@@ -243,16 +259,6 @@ impl Compiler {
     }
 }
 
-/// Returns the refusal of a component that the compiler rejected.
-fn refusal(error: &wasmtime::Error) -> Error {
-    invalid(format!("it does not compile: {}", printable(&format!("{error:#}"))))
-}
-
-/// Runs work on a blocking thread, because reading files and loading machine code would hold up requests.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::internal("the compiler panicked").with_source(error))
-}
 /// Logs what the kernel does for the confinement of the compiler.
 async fn log_confinement(child: Arc<ChildCompiler>) {
     match child.confinement().await {
@@ -264,4 +270,15 @@ async fn log_confinement(child: Arc<ChildCompiler>) {
         ),
         Err(error) => tracing::warn!(%error, "the confinement of the compiler is not known"),
     }
+}
+
+/// Returns the refusal of a component that the compiler rejected.
+fn refusal(error: &wasmtime::Error) -> Error {
+    invalid(format!("it does not compile: {}", printable(&format!("{error:#}"))))
+}
+
+/// Runs work on a blocking thread, because reading files and loading machine code would hold up requests.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::internal("the compiler panicked").with_source(error))
 }

@@ -81,6 +81,7 @@ impl Registry {
             let _changing = self.live.lock().await;
             self.collect_releases(&deployed.release.record.plugin).await;
         }
+        self.trim_code_cache().await;
         outcome
     }
 

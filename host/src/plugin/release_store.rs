@@ -11,7 +11,7 @@ use super::registry::Registry;
 use super::release::{Record, Release, ReleaseResources};
 use crate::db::deploy as deploys;
 use crate::db::plugin::{self as table, StoredPlugin};
-use crate::db::release::{self as releases, StoredRelease};
+use crate::db::release::{self as releases, Retention, StoredRelease};
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 
@@ -105,10 +105,30 @@ impl Registry {
         if let Err(error) = deploys::delete_ended_before(&self.db, since).await {
             tracing::error!(error = error.report(), "records of old deploys were not collected");
         }
-        match releases::collect(&self.db, plugin, self.limits.keep_releases, since, &spared).await {
+        let (newest, bytes) = (self.limits.keep_releases, self.limits.keep_releases_bytes);
+        match releases::collect(&self.db, plugin, &Retention { newest, since, bytes, spared: &spared }).await {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(%plugin, releases = ?gone, "old releases were collected"),
             Err(error) => tracing::error!(error = error.report(), "old releases were not collected"),
+        }
+    }
+
+    /// Removes old machine code from disk, once enough was written. That of releases which are served or were live
+    /// before stays. A failure is logged: it costs disk space, nothing else.
+    pub(super) async fn trim_code_cache(&self) {
+        if !self.compiler.needs_trim() {
+            return;
+        }
+        let trimmed = match releases::digests_to_serve(&self.db).await {
+            Ok(digests) => {
+                let generation = self.generation();
+                let loaded = generation.plugins.releases().map(|release| release.record.digest.to_string());
+                self.compiler.trim(loaded.chain(digests).collect()).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = trimmed {
+            tracing::error!(error = error.report(), "old machine code was not removed");
         }
     }
 }

@@ -4,14 +4,18 @@
 //! A file is loaded only if this host wrote it, for this digest and this engine: its MAC is an HMAC over all three,
 //! with a key that is stored next to the directory. Any other file under one of these names is reported, removed and
 //! compiled again. A lost file costs only the time to compile it, so an error of the disk never fails a deploy.
+//!
+//! The size is bounded for the files that are not in use. The caller knows which are.
 
 mod key;
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -31,8 +35,17 @@ const UNFINISHED: &str = "tmp";
 const MAGIC: &[u8; 8] = b"wharfc\x00\x01";
 const HEADER: usize = 8 + 32 + 8 + 32;
 
-/// The maximum size of the cache; the files that were written first are removed first.
-const MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// One part in this many of the size of the cache may be written before the next trim.
+const TRIM_PART: u64 = 8;
+
+/// The maximum sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Of one file's machine code; a larger file is not read.
+    pub(super) file: u64,
+    /// Of all files that are not in use.
+    pub(super) cache: u64,
+}
 
 /// The cache directory.
 pub(super) struct CodeCache {
@@ -40,10 +53,34 @@ pub(super) struct CodeCache {
     fingerprint: Fingerprint,
     /// The HMAC with the key and no data yet.
     mac: Hmac<Sha256>,
-    /// The maximum size of machine code; a larger file is not read.
-    largest: u64,
+    sizes: Sizes,
     /// Distinguishes temporary names.
     written: AtomicU64,
+    files: Mutex<Files>,
+}
+
+/// The files of the cache.
+#[derive(Debug, Default)]
+struct Files {
+    by_digest: HashMap<String, Kept>,
+    /// The number of uses so far.
+    uses: u64,
+    /// Bytes written since the last trim.
+    written: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    bytes: u64,
+    /// The number of its last use.
+    used: u64,
+}
+
+impl Files {
+    fn use_now(&mut self, digest: &str, bytes: u64) {
+        self.uses += 1;
+        self.by_digest.insert(digest.to_owned(), Kept { bytes, used: self.uses });
+    }
 }
 
 /// Why a file is not loaded.
@@ -67,14 +104,15 @@ enum Refusal {
 
 impl CodeCache {
     /// Opens or creates the directory and the key. Removes files that this host can no longer use.
-    pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, largest: u64, random: &Random) -> Result<Self> {
+    pub(super) fn open(data_dir: &Path, fingerprint: Fingerprint, sizes: Sizes, random: &Random) -> Result<Self> {
         let directory = data_dir.join(DIRECTORY);
         let failed = |error: io::Error| Error::io(format!("{} cannot be created", directory.display()), error);
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(failed)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         let mac = Hmac::new_from_slice(&key::open(data_dir, random)?).map_err(Error::internal)?;
-        let cache = Self { directory, fingerprint, mac, largest, written: AtomicU64::new(0) };
-        if let Err(error) = cache.remove_stale() {
+        let (written, files) = (AtomicU64::new(0), Mutex::default());
+        let cache = Self { directory, fingerprint, mac, sizes, written, files };
+        if let Err(error) = cache.remove_stale().and_then(|()| cache.find_files()) {
             tracing::warn!(directory = %cache.directory.display(), %error, "old compiled components were not removed");
         }
         Ok(cache)
@@ -83,7 +121,10 @@ impl CodeCache {
     /// Returns the machine code of a component, if it is cached and unchanged.
     pub(super) fn take(&self, digest: &Digest) -> Option<MachineCode> {
         match self.read(digest) {
-            Ok(bytes) => Some(MachineCode::trusted(bytes)),
+            Ok(bytes) => {
+                self.files().use_now(digest.as_str(), (HEADER + bytes.len()) as u64);
+                Some(MachineCode::trusted(bytes))
+            }
             Err(Refusal::Missing) => None,
             Err(refusal) => {
                 self.discard(digest, &refusal.to_string());
@@ -99,8 +140,16 @@ impl CodeCache {
 
     /// Stores machine code.
     pub(super) fn put(&self, digest: &Digest, machine_code: &MachineCode) {
-        if let Err(error) = self.write(digest, machine_code.as_bytes()).and_then(|()| self.evict()) {
-            tracing::warn!(%digest, %error, "a compiled component was not cached; the next start compiles it again");
+        let bytes = (HEADER + machine_code.len()) as u64;
+        match self.write(digest, machine_code.as_bytes()) {
+            Ok(()) => {
+                let mut files = self.files();
+                files.use_now(digest.as_str(), bytes);
+                files.written = files.written.saturating_add(bytes);
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a compiled component was not cached; the next start compiles it again");
+            }
         }
     }
 
@@ -108,6 +157,7 @@ impl CodeCache {
     pub(super) fn discard(&self, digest: &Digest, reason: &str) {
         let path = self.path(digest);
         tracing::warn!(%digest, file = %path.display(), reason, "a cached component is not loaded but compiled again");
+        self.files().by_digest.remove(digest.as_str());
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(file = %path.display(), %error, "the cached component was not removed");
         }
@@ -139,7 +189,7 @@ impl CodeCache {
         if length.checked_add(HEADER as u64) != Some(whole) {
             return Err(Refusal::OtherLength);
         }
-        if length > self.largest {
+        if length > self.sizes.file {
             return Err(Refusal::TooLarge);
         }
         let mut bytes = Vec::new();
@@ -200,23 +250,60 @@ impl CodeCache {
         Ok(())
     }
 
-    fn evict(&self) -> io::Result<()> {
-        let mut files = Vec::new();
+    /// Lists the files that a start finds, the ones that were written first as the least recently used.
+    fn find_files(&self) -> io::Result<()> {
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
-            files.push((metadata.modified()?, metadata.len(), entry.path()));
+            found.push((metadata.modified()?, metadata.len(), entry.file_name()));
         }
-        files.sort();
-        let mut whole: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, bytes, path) in files {
-            if whole <= MAX_BYTES {
-                break;
+        found.sort();
+        let mut files = self.files();
+        for (_, bytes, name) in found {
+            if let Some(digest) = name.to_str().and_then(|name| name.strip_suffix(&self.ending())) {
+                files.use_now(digest, bytes);
+                files.written = files.written.saturating_add(bytes);
             }
-            fs::remove_file(path)?;
-            whole = whole.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// Returns whether enough was written since the last trim that another one is worth its time.
+    pub(super) fn needs_trim(&self) -> bool {
+        self.files().written > self.sizes.cache / TRIM_PART
+    }
+
+    /// Removes the least recently used files that are not in use, until the others fit into the cache.
+    pub(super) fn trim(&self, is_in_use: impl Fn(&str) -> bool) {
+        let mut files = self.files();
+        files.written = 0;
+        let mut unused: Vec<(u64, u64, String)> = files
+            .by_digest
+            .iter()
+            .filter(|(digest, _)| !is_in_use(digest))
+            .map(|(digest, kept)| (kept.used, kept.bytes, digest.clone()))
+            .collect();
+        unused.sort_unstable();
+        let mut bytes: u64 = unused.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, size, digest) in unused {
+            if bytes <= self.sizes.cache {
+                break;
+            }
+            bytes = bytes.saturating_sub(size);
+            files.by_digest.remove(&digest);
+            let path = self.directory.join(format!("{digest}{}", self.ending()));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(file = %path.display(), %error, "old machine code was not removed");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

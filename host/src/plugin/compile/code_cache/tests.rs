@@ -4,10 +4,10 @@ use tempfile::TempDir;
 
 use super::*;
 
-const LARGEST: u64 = 1024;
+const SIZES: Sizes = Sizes { file: 1024, cache: 1 << 20 };
 
 fn cache(directory: &TempDir) -> CodeCache {
-    CodeCache::open(directory.path(), Fingerprint([7; 32]), LARGEST, &Random::System).unwrap()
+    CodeCache::open(directory.path(), Fingerprint([7; 32]), SIZES, &Random::System).unwrap()
 }
 
 fn digest() -> Digest {
@@ -95,7 +95,7 @@ fn a_file_of_another_host_is_detected() {
 fn a_file_of_another_engine_is_detected_and_removed_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
-    let open = || CodeCache::open(directory.path(), Fingerprint([8; 32]), LARGEST, &Random::System).unwrap();
+    let open = || CodeCache::open(directory.path(), Fingerprint([8; 32]), SIZES, &Random::System).unwrap();
     let foreign = directory.path().join(DIRECTORY).join("README");
     let unfinished = directory.path().join(DIRECTORY).join(format!("{}.3.tmp", digest()));
     fs::write(&foreign, b"an operator's").unwrap();
@@ -130,4 +130,31 @@ fn a_disk_that_cannot_be_written_is_not_an_error() {
     fs::remove_dir(&cache.directory).unwrap();
     cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     assert!(cache.take(&digest()).is_none());
+}
+
+#[test]
+fn a_trim_removes_what_is_not_in_use_the_least_recently_used_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = (HEADER + 10) as u64;
+    let sizes = Sizes { file: 1024, cache: 2 * file };
+    let open = || CodeCache::open(directory.path(), Fingerprint([7; 32]), sizes, &Random::System).unwrap();
+    let digests = [0, 1, 2, 3, 4].map(|number: u8| Digest::of(&[number]));
+    let cache = open();
+    for digest in &digests {
+        cache.put(digest, &MachineCode::trusted(vec![0; 10]));
+    }
+    let kept = |cache: &CodeCache| digests.each_ref().map(|digest| cache.path(digest).exists());
+    let in_use = |digest: &str| digest == digests[0].as_str();
+    assert!(cache.needs_trim());
+    assert!(cache.take(&digests[1]).is_some());
+    cache.trim(in_use);
+    assert_eq!(kept(&cache), [true, true, false, false, true], "1 was used after 2 and 3");
+    assert!(!cache.needs_trim());
+    // A start finds the files again.
+    let again = open();
+    again.put(&digests[2], &MachineCode::trusted(vec![0; 10]));
+    again.trim(in_use);
+    assert_eq!(kept(&again), [true, false, true, false, true]);
+    again.trim(|_| false);
+    assert_eq!(kept(&again), [false, false, true, false, true]);
 }
