@@ -1,8 +1,8 @@
 //! The live set: the current generation, the lock that orders its changes, and the parts that every change moves along
 //! (call slots, capabilities, drains).
 //!
-//! A reader takes the current [`Generation`] without a lock, and keeps a release of it as long as it needs, but never the
-//! generation: that would keep the replaced releases of all plugins. A writer holds the change lock, builds the next
+//! A reader takes the current [`Generation`] without a lock. A request keeps the release that it calls as long as it
+//! needs, but not the generation: that would keep the replaced releases of all plugins. A writer holds the change lock, builds the next
 //! generation and swaps it in, which costs the same for any number of plugins. Calls in flight on a replaced release
 //! finish on it. The live set knows neither the database nor the reason for a change.
 
