@@ -41,15 +41,22 @@ const FORBIDDEN: &[&str] = &[
     // Further requests of the browser.
     "refresh",
     "speculation-rules",
-    // Instructions to a reverse proxy in front of the host, such as the path of a file that it shall send instead.
-    "x-lighttpd-send-file",
-    "x-reproxy-url",
-    "x-sendfile",
 ];
 
-/// The beginnings of further names that only the host may set: CORS, proxies, and headers that browsers reserve.
-const FORBIDDEN_PREFIXES: &[&str] =
-    &["access-control-", "attribution-reporting-", "proxy-", "sec-", "x-accel-", "x-forwarded-"];
+/// The beginnings of further names that only the host may set: CORS, headers that browsers reserve, and instructions to a
+/// reverse proxy in front of the host, such as the path of a file that it shall send instead.
+const FORBIDDEN_PREFIXES: &[&str] = &[
+    "access-control-",
+    "attribution-reporting-",
+    "proxy-",
+    "sec-",
+    "x-accel-",
+    "x-forwarded-",
+    "x-lighttpd-",
+    "x-litespeed-",
+    "x-reproxy-",
+    "x-sendfile",
+];
 
 /// Headers that a plugin may set only if its pages belong to the origin of the host (the grant `web`).
 const OF_PAGES: &[&str] = &[
@@ -194,7 +201,9 @@ mod tests {
 
     #[test]
     fn headers_that_have_an_effect_beyond_the_response_belong_to_the_host() {
-        for name in FORBIDDEN.iter().chain(&["access-control-allow-origin", "proxy-authenticate", "x-accel-redirect"]) {
+        let of_prefixes =
+            ["access-control-allow-origin", "proxy-authenticate", "x-accel-redirect", "x-sendfile-temporary"];
+        for name in FORBIDDEN.iter().chain(&of_prefixes) {
             assert!(refused(name, "x", false) && refused(name, "x", true), "{name}");
         }
         for name in OF_PAGES {

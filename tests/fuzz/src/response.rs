@@ -48,15 +48,24 @@ const RESERVED: &[&str] = &[
     "upgrade",
     "www-authenticate",
     "x-request-id",
-    "x-sendfile",
 ];
 
 /// The beginnings of further names that a plugin may not set.
-const RESERVED_PREFIXES: &[&str] =
-    &["access-control-", "attribution-reporting-", "proxy-", "sec-", "x-accel-", "x-forwarded-"];
+const RESERVED_PREFIXES: &[&str] = &[
+    "access-control-",
+    "attribution-reporting-",
+    "proxy-",
+    "sec-",
+    "x-accel-",
+    "x-forwarded-",
+    "x-lighttpd-",
+    "x-litespeed-",
+    "x-reproxy-",
+    "x-sendfile",
+];
 
-/// Headers beginning with `x-` that a plugin may not set.
-const RESERVED_X: &[&str] = &["x-lighttpd-send-file", "x-reproxy-url", "x-request-id", "x-sendfile"];
+/// Headers beginning with `x-` that a plugin may not set, apart from those of the prefixes.
+const RESERVED_X: &[&str] = &["x-request-id"];
 
 /// The headers that a plugin does not receive, as an independent copy.
 const WITHHELD: &[&str] = &[
