@@ -65,7 +65,7 @@ mod kernel {
         libc::SYS_brk,
         libc::SYS_clock_gettime,
         libc::SYS_clock_nanosleep,
-        // A filter of its own makes it fail.
+        // `refuse_clone3` makes it fail.
         libc::SYS_clone3,
         libc::SYS_close,
         libc::SYS_exit,
@@ -110,17 +110,27 @@ mod kernel {
     }
 
     pub(super) fn refuse_system_calls() -> bool {
-        let Ok((no_clone3, permitted)) = filters() else { return false };
-        apply_filter(&permitted).is_ok() && apply_filter(&no_clone3).is_ok()
+        // In this order, because the second one refuses the system call that adds a filter.
+        refuse_clone3() && permitted().is_ok_and(|filter| apply_filter(&filter).is_ok())
     }
 
-    fn filters() -> Result<(BpfProgram, BpfProgram), seccompiler::BackendError> {
-        let target: TargetArch = std::env::consts::ARCH.try_into()?;
+    /// The flags of this system call are not in its arguments, so a filter cannot tell a thread from a process. When the
+    /// kernel does not know the call, the C library uses `clone`.
+    pub(super) fn refuse_clone3() -> bool {
+        let filter = || -> Result<BpfProgram, seccompiler::BackendError> {
+            let unknown = SeccompAction::Errno(errno(libc::ENOSYS));
+            let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+            SeccompFilter::new(rules, SeccompAction::Allow, unknown, target()?)?.try_into()
+        };
+        filter().is_ok_and(|filter| apply_filter(&filter).is_ok())
+    }
+
+    fn permitted() -> Result<BpfProgram, seccompiler::BackendError> {
         let first = |length, operator, value| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
             Ok(vec![SeccompRule::new(vec![SeccompCondition::new(0, length, operator, value)?])?])
         };
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = PERMITTED.iter().map(|call| (*call, Vec::new())).collect();
-        // The same number that the kernel gives a thread to end the process with (`abort`).
+        // The own process, which `abort` ends by a signal to the calling thread.
         let own = u64::from(std::process::id());
         rules.insert(libc::SYS_tgkill, first(SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?);
         // Reading its own limits. The first argument is the process, and 0 is the own one.
@@ -128,13 +138,11 @@ mod kernel {
         let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
         rules.insert(libc::SYS_clone, first(SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?);
         let refused = SeccompAction::Errno(errno(libc::EPERM));
-        let permitted = SeccompFilter::new(rules, refused, SeccompAction::Allow, target)?.try_into()?;
-        // Its flags are not in its arguments, so a filter cannot tell a thread from a process. When the kernel does not
-        // know the call, the C library uses `clone`.
-        let unknown = SeccompAction::Errno(errno(libc::ENOSYS));
-        let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let no_clone3 = SeccompFilter::new(rules, SeccompAction::Allow, unknown, target)?.try_into()?;
-        Ok((no_clone3, permitted))
+        SeccompFilter::new(rules, refused, SeccompAction::Allow, target()?)?.try_into()
+    }
+
+    fn target() -> Result<TargetArch, seccompiler::BackendError> {
+        std::env::consts::ARCH.try_into()
     }
 
     fn errno(code: i32) -> u32 {
@@ -145,6 +153,11 @@ mod kernel {
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 mod kernel {
     pub(super) fn refuse_files() -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    pub(super) fn refuse_clone3() -> bool {
         false
     }
 
@@ -181,7 +194,9 @@ mod tests {
             (confinement, refused)
         });
         let (confinement, refused) = confined.join().unwrap();
-        // A kernel without seccomp (a container may forbid it) refuses fewer of them.
+        // A kernel without seccomp, or a container that forbids it, refuses a harmless filter too.
+        let takes_filters = std::thread::spawn(kernel::refuse_clone3).join().unwrap();
+        assert_eq!(confinement.seccomp, takes_filters);
         if confinement.seccomp {
             assert_eq!(refused, [true; 5]);
         }
