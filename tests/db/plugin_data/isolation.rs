@@ -343,8 +343,8 @@ async fn sqlite_files_are_readable_by_their_owner_only() {
 
 /// The session settings that a plugin's statement would see.
 const SESSION: &str = "SELECT current_user || ' ' || session_user || ' ' || current_setting('search_path') || ' ' || \
-    current_setting('statement_timeout') || ' ' || current_setting('standard_conforming_strings') || ' ' || \
-    current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
+    current_setting('statement_timeout') || ' ' || current_setting('lock_timeout') || ' ' || \
+    current_setting('standard_conforming_strings') || ' ' || current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_role_reaches_only_its_own_schema() {
@@ -440,6 +440,98 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
     for harmless in ["SELECT $1 AS text", "SELECT count(*) FROM item WHERE title = $1"] {
         query(&database, harmless, &[text("set_config('role')")]).await.unwrap();
     }
+    fixture.stop().await;
+}
+
+/// PostgreSQL reads `(x).f` and `t.f` as calls too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_function_is_refused_in_every_notation() {
+    let one_connection = |config: &mut wharf::config::Config| config.plugins.sql_connections = 1;
+    let Some(fixture) = Fixture::new(Backend::Postgres, one_connection).await else { return };
+    let database = fixture.tables("shop").await;
+    fixture.tables("two").await;
+    // A function that the host does not know yet.
+    let mut superuser = fixture.superuser().await;
+    let later = "CREATE FUNCTION public.later(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'";
+    sqlx::raw_sql(later).execute(&mut superuser).await.unwrap();
+    let session = scalar(&database, SESSION).await;
+    for attack in [
+        "SELECT (('SELECT to_tsvector(''simple'', nspname) FROM pg_namespace'::text).ts_stat).word",
+        "SELECT (('SELECT to_tsvector(set_config(''lock_timeout'', ''0'', false))'::text).ts_stat).word",
+        "SELECT (('SELECT to_tsvector(''a'')'::text).ts_stat).*",
+        "SELECT ((CAST('SELECT to_tsvector(''a'')' AS text)) . /* */ \"ts_stat\").word",
+        "SELECT (x.ts_stat).word FROM unnest(ARRAY['SELECT to_tsvector(''a'')']) AS x",
+        "SELECT (('plugin_two'::text).to_regnamespace)::text",
+        "SELECT (('plugin_two'::text).To_RegNamespace)::text",
+        "SELECT x.to_regnamespace::text FROM unnest(ARRAY['plugin_two']) AS x",
+        "SELECT ((ARRAY['plugin_two'])[1].to_regnamespace)::text",
+        "SELECT ('1'::text).nextval",
+        "SELECT (1259).nextval",
+        "SELECT x.\"nextval\" FROM unnest(ARRAY['1']) AS x",
+        "SELECT (1::bigint).regclass::text",
+        "SELECT count(*) FROM item a JOIN item b ON public.later(1)",
+        "SELECT public.later(1)",
+        "SELECT (1::bigint).pg_advisory_lock",
+    ] {
+        assert_refused(&database, attack).await;
+        assert_eq!(scalar(&database, SESSION).await, session, "{attack}");
+    }
+    let bound = query(&database, "SELECT ($1::text).to_regnamespace::text", &[text("plugin_two")]).await;
+    assert!(matches!(bound, Err(DataError::Invalid(_))), "{bound:?}");
+    let reason = query(&database, "SELECT t.to_regclass FROM item t", &[]).await.unwrap_err();
+    assert!(
+        matches!(&reason, DataError::Invalid(text) if text.starts_with(".to_regclass is not allowed")),
+        "{reason:?}"
+    );
+    // The lock of the node, whose number each plugin can compute.
+    for function in [
+        "pg_advisory_lock",
+        "pg_advisory_lock_shared",
+        "pg_advisory_xact_lock",
+        "pg_try_advisory_lock",
+        "pg_try_advisory_lock_shared",
+        "pg_try_advisory_xact_lock",
+        "pg_advisory_unlock",
+    ] {
+        for attack in [
+            format!("SELECT {function}(hashtext('wharf:node'))"),
+            format!("SELECT pg_catalog.\"{function}\" (hashtext('wharf:node'))"),
+            format!("SELECT (hashtext('wharf:node')::bigint).{function}"),
+            format!("SELECT x.{function} FROM hashtext('wharf:node') AS x"),
+        ] {
+            assert_refused(&database, &attack).await;
+        }
+    }
+    let advisory = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                    WHERE locktype = 'advisory' AND application_name = 'wharf-plugin' AND a.datname = current_database()";
+    assert_eq!(sqlx::query_scalar::<_, i64>(advisory).fetch_one(&mut superuser).await.unwrap(), 0);
+    for (plugin, attack) in [
+        ("view", "CREATE VIEW v AS SELECT (('SELECT to_tsvector(''a'')'::text).ts_stat).word"),
+        ("join", "CREATE TABLE t (a int); CREATE VIEW v AS SELECT x.a FROM t x JOIN t y ON public.later(1)"),
+        ("default", "CREATE TABLE t (a bigint DEFAULT ('1'::text).nextval)"),
+        ("lock", "SELECT (1::bigint).pg_try_advisory_lock"),
+    ] {
+        let list = [super::fixture::migration("1", attack)];
+        assert!(fixture.data.migrate(&super::fixture::name(plugin), &list).await.is_err(), "{attack}");
+    }
+    // Ordinary names of columns are also names of functions and types.
+    let tables = "
+        CREATE TYPE place AS (street text, name text);
+        CREATE TABLE entry (
+            oid bigint, xid bigint, name text, version int, format text, value text, position int, length int, date date,
+            text text, type text, \"user\" text, query text, count int, max int, language text, home place
+        );
+        CREATE INDEX entry_name ON plugin_columns.entry (name);
+        CREATE INDEX entry_date ON ONLY plugin_columns.entry (date);
+        INSERT INTO entry (oid, xid, name, home) VALUES (7, 8, 'a', ROW('s', 'n'))";
+    let columns = super::fixture::name("columns");
+    fixture.data.migrate(&columns, &[super::fixture::migration("1", tables)]).await.unwrap();
+    let database = fixture.open("columns").await;
+    let ordinary = "SELECT t.oid, t.xid, t.name, t.version, t.format, t.value, t.position, t.length, t.date, t.text, t.type, \
+                    t.\"user\", t.query, t.count, t.max, t.language, (t.home).street, (t.home).name FROM entry t \
+                    JOIN plugin_columns.entry u ON (t.oid = u.oid) AND lower(t.name) = u.name";
+    let rows = query(&database, ordinary, &[]).await.unwrap();
+    assert_eq!(rows.values[0][..3], [Value::Integer(7), Value::Integer(8), text("a")]);
     fixture.stop().await;
 }
 

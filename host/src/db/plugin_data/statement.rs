@@ -260,6 +260,10 @@ mod tests {
         for sql in [
             "SELECT pg_catalog . set_config /* */ ('a', 'b', true)",
             "SELECT pg_advisory_lock(1)",
+            "SELECT (1::bigint).pg_try_advisory_lock",
+            // These take the name of a type as a text, and tell whether the object that the value names exists.
+            "SELECT pg_input_is_valid('plugin_two', 'regnamespace')",
+            "SELECT pg_input_error_info('plugin_two', 'regnamespace')",
             "SELECT PG_NOTIFY('a', 'b')",
             "SELECT * INTO t FROM x",
             // PostgreSQL before 15 takes these for two tokens.

@@ -4,8 +4,9 @@
 //! A function may be used if it cannot read the database: all functions of its name are immutable, or implement an
 //! operator, and take and return only allowed types. The others must be on the list. The host asks the server which
 //! functions exist, because a name before a parenthesis may also be a table or an alias: such a name is refused only if
-//! it is a function. So a function of a later version is refused until it is known to be harmless. `statement` refuses
-//! the catalogs themselves.
+//! it is a function. A name after a dot may call a function too: PostgreSQL reads `(x).f` and `t.f` as `f(x)` and `f(t)`
+//! if nothing else has that name. So a function of a later version is refused until it is known to be harmless.
+//! `statement` refuses the catalogs themselves.
 
 use std::collections::{HashMap, HashSet};
 
@@ -41,8 +42,10 @@ const FUNCTIONS: &[&str] = &[
     "timestamp timestamptz timetz timezone transaction_timestamp uuidv4 uuidv7",
     // Text and numbers.
     "array_sample array_shuffle array_to_string concat concat_ws convert convert_from convert_to format",
-    "in_range int8 length max min money numeric pg_column_size pg_input_is_valid quote_literal quote_nullable",
-    "to_char to_date to_number to_timestamp",
+    "in_range int8 length max min money numeric pg_column_size quote_literal quote_nullable to_char",
+    "to_date to_number to_timestamp",
+    // Plain numbers, which are also ordinary names of columns.
+    "oid xid",
     // Sets and enums.
     "enum_first enum_last enum_range generate_series",
     // JSON and XML.
@@ -127,12 +130,17 @@ impl Allowlist {
 
     /// Refuses a statement that calls a function or names a type that is not allowed.
     pub(super) fn check(&self, sql: &str) -> Result<(), DataError> {
-        let mut context = Context::default();
+        let mut context = Context { defines_index: defines_index(sql), ..Context::default() };
         for (token, range) in Lexer::new(Dialect::Postgres, sql) {
             context.check_sequence(token, sql.get(range).unwrap_or_default())?;
             if let Some(name) = name_of(token).map(str::to_ascii_lowercase) {
-                if self.0.get(name.as_str()).is_some_and(|meaning| meaning.is_refused_type) {
+                let meaning = self.0.get(name.as_str()).copied().unwrap_or_default();
+                if meaning.is_refused_type {
                     return Err(refused(&name));
+                }
+                let is_refused_function = meaning.function == Some(Permission::Refused);
+                if context.after_dot && (is_refused_function || SEQUENCE_FUNCTIONS.contains(&name.as_str())) {
+                    return Err(refused_after_dot(&name));
                 }
                 context.name(name);
             } else if token == Token::Symbol(b'(') {
@@ -158,6 +166,9 @@ impl Allowlist {
 /// The tokens before the present one, as far as they tell its meaning.
 #[derive(Default)]
 struct Context {
+    /// The statement is a CREATE INDEX: only there can ON, a table and a parenthesis follow each other. In a JOIN, an
+    /// expression follows ON.
+    defines_index: bool,
     /// The name directly before.
     last: Option<String>,
     /// The name has a schema or a table before it.
@@ -181,10 +192,12 @@ enum SequenceArgument {
 
 impl Context {
     fn name(&mut self, name: String) {
-        const BEFORE_TABLES: [&str; 6] = ["into", "references", "table", "view", "on", "exists"];
+        const BEFORE_TABLES: [&str; 5] = ["into", "references", "table", "view", "exists"];
         self.is_qualified = self.after_dot;
         if !self.after_dot {
-            self.is_table = self.last.as_deref().is_some_and(|word| BEFORE_TABLES.contains(&word));
+            self.is_table = self.last.as_deref().is_some_and(|word| {
+                BEFORE_TABLES.contains(&word) || self.defines_index && matches!(word, "on" | "only")
+            });
         }
         self.after_dot = false;
         self.last = Some(name);
@@ -226,6 +239,23 @@ fn refused(name: &str) -> DataError {
     DataError::invalid(format!("{name} is not allowed: it reaches beyond the plugin's own data"))
 }
 
+fn refused_after_dot(name: &str) -> DataError {
+    DataError::invalid(format!(
+        ".{name} is not allowed: PostgreSQL can read it as a call of {name}, which reaches beyond the plugin's own data"
+    ))
+}
+
+/// Returns whether a statement begins with CREATE INDEX or CREATE UNIQUE INDEX.
+fn defines_index(sql: &str) -> bool {
+    let mut words = Lexer::new(Dialect::Postgres, sql).map(|(token, _)| token);
+    let is = |token: Option<Token<'_>>, name: &str| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(name));
+    if !is(words.next(), "create") {
+        return false;
+    }
+    let second = words.next();
+    is(second, "index") || is(second, "unique") && is(words.next(), "index")
+}
+
 /// Returns a name. PostgreSQL folds bare names. Hardly any name of the catalogs has an upper-case letter, so quoted names
 /// are folded as well.
 fn name_of(token: Token<'_>) -> Option<&str> {
@@ -246,7 +276,7 @@ mod tests {
         let mut names: HashMap<Box<str>, Meaning> = ["lower", "now", "nextval", "setval", "position"]
             .into_iter()
             .map(|name| function(name, Permission::Allowed))
-            .chain([function("format_type", Permission::Refused), function("set_config", Permission::Refused)])
+            .chain(["format_type", "set_config", "ts_stat"].map(|name| function(name, Permission::Refused)))
             .collect();
         names.insert("aclitem".into(), Meaning { function: None, is_refused_type: true });
         Allowlist(names)
@@ -262,6 +292,9 @@ mod tests {
             "CREATE TABLE shop.t (a numeric(10, 2) REFERENCES shop.item (id), CHECK (a > 0))",
             "SELECT format_type, 'format_type(1)' AS set_config FROM t -- format_type(1)",
             "SELECT nextval('item_id_seq'), setval('\"Item\"', 1)",
+            "SELECT t.name, t.position, (t.place).lower, ts_stat, nextval, 'x.ts_stat', .5 ts_stat, t.* FROM shop.t",
+            "CREATE INDEX i ON shop.t (a)",
+            "create unique index on only shop.t (a)",
         ] {
             assert_eq!(allowlist.check(sql), Ok(()), "{sql}");
         }
@@ -278,6 +311,18 @@ mod tests {
             "SELECT nextval((16400))",
             "SELECT nextval('a' || 'b')",
             "SELECT setval($1, 1)",
+            "SELECT (('SELECT 1'::text).ts_stat).word",
+            "SELECT ('SELECT 1'::text) . /* */ -- \n \"TS_stat\"",
+            "SELECT (('SELECT 1'::text).ts_stat).*",
+            "SELECT x.ts_stat FROM unnest(ARRAY['SELECT 1']) x",
+            "SELECT a.b.ts_stat FROM a.b",
+            "SELECT (a)[1].ts_stat FROM t",
+            "SELECT $1.ts_stat",
+            "SELECT ('1'::text).nextval",
+            "SELECT s.currval FROM unnest(ARRAY['1']) s",
+            "SELECT * FROM a JOIN b ON public.anything(1)",
+            "CREATE VIEW index AS SELECT * FROM a JOIN b ON public.anything(1)",
+            "CREATE INDEX i ON shop.t (public.anything(a))",
         ] {
             assert!(matches!(allowlist.check(sql), Err(DataError::Invalid(_))), "{sql}");
         }

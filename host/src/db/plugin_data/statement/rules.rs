@@ -117,7 +117,7 @@ impl<'a> TokenRules<'a> {
 /// Refuses PostgreSQL's catalogs: every role can read there what other roles have, and change the settings of its own
 /// session. `postgres::allowlist` checks the functions and types that look names up there.
 fn check_catalog(name: &str) -> Result<(), DataError> {
-    const HARMLESS: [&str; 3] = ["pg_sleep", "pg_input_is_valid", "pg_column_size"];
+    const HARMLESS: [&str; 2] = ["pg_sleep", "pg_column_size"];
     const BEGINNINGS: [&str; 2] = ["pg_", "information_schema"];
     let is_catalog = BEGINNINGS.iter().any(|beginning| begins_with(name, beginning));
     if is_catalog && !HARMLESS.iter().any(|harmless| name.eq_ignore_ascii_case(harmless)) {
