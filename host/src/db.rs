@@ -136,8 +136,9 @@ impl Db {
 
     async fn open_postgres(config: &config::Database, url: &str, holder: Option<&str>) -> Result<Self> {
         let holder = holder.map(|holder| (HOLDER, holder));
-        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]).options(holder);
-        // Migrations may take longer than other statements, so they have a connection of their own.
+        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]);
+        // Migrations may take longer than other statements, so they have a connection of their own. It names no holder:
+        // this host is recorded as the holder only afterwards, and a migration may change the plugins.
         let opening = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(config.timeout)
@@ -156,7 +157,7 @@ impl Db {
         migrations::postgres().run(&opening).await.map_err(migration_failed)?;
         opening.close().await;
         let pool = PgPoolOptions::new().max_connections(config.connections).acquire_timeout(config.timeout);
-        Ok(Self::Postgres(HostPool::postgres(pool, options, config.statement_timeout)))
+        Ok(Self::Postgres(HostPool::postgres(pool, options.options(holder), config.statement_timeout)))
     }
 
     /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor

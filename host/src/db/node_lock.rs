@@ -30,6 +30,8 @@ const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// An idle connection is tested this often. A connection that PostgreSQL closes is noticed at once.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one attempt to take the lock again may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the release of the lock may take. PostgreSQL releases it anyway when the process ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -103,7 +105,12 @@ impl NodeLock {
 
     async fn take_again(&mut self) -> Result<()> {
         loop {
-            match self.try_again().await {
+            let Ok(tried) = timeout(ATTEMPT_TIMEOUT, self.try_again()).await else {
+                tracing::debug!("PostgreSQL does not respond; the lock of the database cannot be taken again yet");
+                sleep(RECONNECT_INTERVAL).await;
+                continue;
+            };
+            match tried {
                 Ok(Some(connection)) => {
                     self.connection = connection;
                     return Ok(());

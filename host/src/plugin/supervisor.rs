@@ -62,14 +62,19 @@ impl Registry {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 Some(tripped) = trips.recv() => {
-                    if !self.is_handled(&tripped).await {
-                        pending.push(tripped, Instant::now());
+                    // The stop does not wait for a rollback that has to compile.
+                    match stopping.run_until_cancelled(self.is_handled(&tripped)).await {
+                        None => return,
+                        Some(true) => {}
+                        Some(false) => pending.push(tripped, Instant::now()),
                     }
                 }
                 _ = interval.tick() => {
                     for trip in pending.take_due(Instant::now()) {
-                        if !self.is_handled(&trip.tripped).await {
-                            pending.put_back(trip, Instant::now());
+                        match stopping.run_until_cancelled(self.is_handled(&trip.tripped)).await {
+                            None => return,
+                            Some(true) => {}
+                            Some(false) => pending.put_back(trip, Instant::now()),
                         }
                     }
                     self.logs.log_dropped();
