@@ -154,3 +154,25 @@ async fn components_given_at_startup_are_deployed_once() {
         app.stop().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_given_at_startup_needs_no_space_if_it_is_served_already() {
+    let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let mut superuser = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    for sql in [
+        "CREATE FUNCTION wharf.no_space() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN RAISE EXCEPTION ''full'' USING ERRCODE = ''53100''; END'",
+        "CREATE TRIGGER disk BEFORE INSERT ON wharf.deploys FOR EACH ROW EXECUTE FUNCTION wharf.no_space()",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut superuser).await.unwrap();
+    }
+    let deploy = async |name: &str, grants: &[&str]| {
+        let grants = grants.iter().map(ToString::to_string).collect();
+        host.app().deploy(&Deployment { file: Component::file(name), grants }).await
+    };
+    assert!(deploy("hello", &[]).await.is_ok_and(|deployed| deployed.unchanged));
+    assert!(deploy("hello", &["sql"]).await.is_err(), "it is served without this grant");
+    assert!(deploy("items", &["auth", "sql"]).await.is_err(), "it is not served");
+    host.stop().await;
+}

@@ -212,7 +212,7 @@ impl App {
         let by = Initiator { actor: None, request_id: "start".into() };
         let id = Some(self.host.random.uuid()?.to_string());
         let upload = Upload { grants, id, ..Upload::new(component.into(), &by) };
-        self.host.plugins.deploy(upload).await
+        self.host.plugins.deploy_at_start(upload).await
     }
 
     /// Ends the start: from now on `/readyz` succeeds.

@@ -215,6 +215,27 @@ async fn a_restart_compiles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_for_a_compile_share_its_failure_and_a_later_one_tries_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (attempts, fixed) = (directory.path().join("attempts"), directory.path().join("fixed"));
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    code_cache_files(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let command = format!("echo >>{}; [ -e {} ] || exit 1", attempts.display(), fixed.display());
+    host.restart_compiling(compiler_after(&command, directory.path())).await;
+    let client = host.anonymous();
+    let requests = (0..20).map(|_| client.get("/hello/"));
+    for response in futures_util::future::join_all(requests).await {
+        response.has_code(503, "plugin_unavailable");
+    }
+    // The compile in the background may have been an attempt of its own, some time before the requests.
+    assert!(std::fs::read(&attempts).unwrap().len() <= 2, "each attempt is a line");
+    std::fs::write(&fixed, "").unwrap();
+    until("the plugin to be served", async || (client.get("/hello/").await.status == 200).then_some(())).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();

@@ -217,6 +217,9 @@ async fn a_plugin_whose_database_failed_at_its_first_request_is_served_once_it_w
     }
     std::fs::remove_file(&directory).unwrap();
     std::fs::rename(&aside, &directory).unwrap();
-    host.anonymous().get("/chameleon/echo/x").await.ok();
+    until("the plugin to be served", async || {
+        (host.anonymous().get("/chameleon/echo/x").await.status == 200).then_some(())
+    })
+    .await;
     host.stop().await;
 }

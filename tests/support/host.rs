@@ -241,6 +241,10 @@ impl TestHost {
         environment(&self.clock, &self.compile, &self.egress)
     }
 
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().unwrap()
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }

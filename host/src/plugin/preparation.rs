@@ -4,7 +4,7 @@
 //! in the code cache are compiled in the background instead, one after the other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,7 @@ use super::generation::{Absence, Absent};
 use super::registry::Registry;
 use super::release::{LinkedComponent, Prepared, Release};
 use crate::capability::Candidate;
+use crate::db::plugin as table;
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 
@@ -21,23 +22,37 @@ use crate::id::PluginName;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Registry {
-    /// Prepares a served release, unless it is prepared. Of concurrent calls, one does the work. A release that cannot be
-    /// prepared is logged, and is no longer served; a dependency that is not available may be tried again.
+    /// Prepares a served release, unless it is prepared. Of concurrent calls, one does the work, and its outcome counts for
+    /// all that wait. A release that can never be prepared is logged and no longer served. One whose preparation may
+    /// succeed later is tried again by a request, at most once per [`RETRY_AFTER`].
     ///
     /// # Errors
     /// 503: it cannot be prepared.
     pub async fn prepare_release(&self, release: &Arc<Release>) -> Result<()> {
-        let mut is_new = false;
-        let parts = release.parts.get_or_try_init(|| async {
-            is_new = true;
-            self.prepare_parts(release).await
-        });
-        match parts.await {
-            Ok(_) if is_new => self.live.prepared(release),
-            Ok(_) => {}
-            Err(error) => return Err(self.not_prepared(release, error)),
+        let mut failed = release.preparation_failed.lock().await;
+        if release.prepared().is_some() {
+            return Ok(());
         }
-        Ok(())
+        if failed.is_some_and(|at| at.elapsed() < RETRY_AFTER || !self.has_loaded(release)) {
+            return Err(unavailable());
+        }
+        match self.prepare_parts(release).await {
+            Ok(parts) => {
+                // Only the holder of the lock sets them.
+                let _ = release.parts.set(parts);
+                self.live.prepared(release);
+                Ok(())
+            }
+            Err(error) => {
+                *failed = Some(Instant::now());
+                Err(self.not_prepared(release, error).await)
+            }
+        }
+    }
+
+    fn has_loaded(&self, release: &Arc<Release>) -> bool {
+        let generation = self.generation();
+        generation.plugins.releases_of(&release.record.plugin).any(|loaded| Arc::ptr_eq(loaded, release))
     }
 
     /// Compiles the live plugins whose machine code is not in the code cache, for example after an upgrade of the engine.
@@ -59,14 +74,15 @@ impl Registry {
     /// Creates the parts that the calls of a release need.
     pub(super) async fn prepare_parts(&self, release: &Release) -> Result<Prepared> {
         let record = &release.record;
-        let artifact = match self.compiler.cached(&record.digest, release.size).await? {
+        let cached = self.compiler.cached(&record.digest, release.size).await.map_err(may_pass)?;
+        let artifact = match cached {
             Some(artifact) => artifact,
             None => {
                 let component = self.component(record).await?;
                 if Digest::compute(component.clone()).await? != record.digest {
                     return Err(Error::internal("its component no longer has its digest"));
                 }
-                self.compiler.artifact(&record.digest, component).await?
+                self.compiler.artifact(&record.digest, component).await.map_err(may_pass)?
             }
         };
         check_grants(&artifact.needs()?, &record.grants)?;
@@ -74,40 +90,59 @@ impl Registry {
         let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
         let revocations = Arc::clone(&release.revocations);
         let admitted = self.live.capabilities().admit_tracked(&candidate, &record.grants, revocations).await;
-        let admitted = admitted.map_err(|error| match error.kind() {
-            // A resource such as the plugin's database, which may work again: not the fault of the release.
-            Kind::Internal => {
-                let kind = Kind::Unavailable(RETRY_AFTER);
-                Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available").with_source(error)
-            }
-            _ => error,
-        })?;
+        let admitted = admitted.map_err(may_pass)?;
         let (declaration, schemas) = CompiledSchemas::of(record.declaration.clone()).await?;
         Prepared::new(linked, admitted, schemas.routes(&declaration, &record.mount))
     }
 
-    /// Logs that a release cannot be prepared, and stops serving it unless a dependency was the reason.
-    fn not_prepared(&self, release: &Arc<Release>, error: Error) -> Error {
+    /// Logs that a release cannot be prepared, and stops serving it unless that may pass.
+    async fn not_prepared(&self, release: &Arc<Release>, error: Error) -> Error {
         let (plugin, number) = (&release.record.plugin, release.record.number);
+        let report = error.report();
         if matches!(error.kind(), Kind::Unavailable(_)) {
-            tracing::warn!(%plugin, release = number, error = error.report(), "a release cannot be loaded now");
+            tracing::warn!(%plugin, release = number, error = report, "a release cannot be loaded now");
             return error;
         }
-        let mut is_live = false;
+        let _changing = self.live.lock().await;
+        let (mut was_live, mut was_canary) = (false, false);
         let swapped = self.live.swap(|plugins| {
-            is_live = plugins.live.get(plugin).is_some_and(|live| Arc::ptr_eq(live, release));
-            if is_live {
+            was_live = plugins.live.get(plugin).is_some_and(|live| Arc::ptr_eq(live, release));
+            was_canary = plugins.canaries.get(plugin).is_some_and(|canary| Arc::ptr_eq(&canary.release, release));
+            if was_live {
                 let absent = Absent { mount: release.record.mount.clone(), reason: Absence::Broken };
                 plugins.forget(plugin);
                 plugins.absent.insert(plugin.clone(), absent);
+            } else if was_canary {
+                plugins.canaries.remove(plugin);
             }
         });
-        if is_live {
-            let error = error.report();
-            tracing::error!(%plugin, release = number, error, "a release cannot be loaded; its routes respond 503");
+        if was_live {
+            tracing::error!(%plugin, release = number, error = report, "a release cannot be loaded; its routes respond 503");
+        } else if was_canary {
+            tracing::error!(%plugin, release = number, error = report, "a trial cannot be continued; it ended");
+            self.forget_trial(plugin).await;
         }
-        let refusal =
-            Error::new(Kind::Unavailable(RETRY_AFTER), code::PLUGIN_UNAVAILABLE, "The plugin is not available");
-        swapped.err().unwrap_or_else(|| refusal.with_internal(error.report()))
+        swapped.err().unwrap_or_else(|| unavailable().with_internal(report))
+    }
+
+    /// Records that a trial ended that cannot be continued. A failure is logged: the next start ends it again.
+    pub(super) async fn forget_trial(&self, plugin: &PluginName) {
+        if let Err(error) = table::set_canary(&self.db, plugin, None).await {
+            tracing::error!(%plugin, error = error.report(), "the end of a trial was not recorded");
+        }
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(Kind::Unavailable(RETRY_AFTER), code::PLUGIN_UNAVAILABLE, "The plugin is not available")
+}
+
+/// Returns an error that may pass as 503. The file was accepted before, so the machine is at fault if it cannot be compiled
+/// or loaded, or if a resource such as the plugin's database cannot be opened.
+fn may_pass(error: Error) -> Error {
+    match error.kind() {
+        Kind::Internal => unavailable().with_source(error),
+        _ if *error.code() == code::COMPILE_LIMIT => unavailable().with_source(error),
+        _ => error,
     }
 }

@@ -3,9 +3,10 @@
 //! prepares them, so that a start costs little for each plugin. Nothing else of a release changes after it was created.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Artifact, Digest, invalid, printable};
@@ -38,6 +39,8 @@ pub struct Release {
     /// Its cached responses.
     pub cache: Arc<PluginCache>,
     pub(super) parts: OnceCell<Prepared>,
+    /// When the last preparation failed. Held during a preparation.
+    pub(super) preparation_failed: Mutex<Option<Instant>>,
     /// Which of its grants were revoked since it was loaded.
     pub(super) revocations: Arc<Revocations>,
     /// The log of its plugin.
@@ -227,6 +230,7 @@ impl Release {
             imports,
             cache: resources.cache,
             parts: OnceCell::new(),
+            preparation_failed: Mutex::default(),
             revocations,
             log: resources.log,
             bulkhead: resources.bulkhead,

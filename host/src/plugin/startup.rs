@@ -1,6 +1,6 @@
 //! The start of a host: opens the registry, settles the deploys that the last end of this node interrupted, and restores
-//! every plugin that was live, paused or on trial. Reads the records of all plugins at once, and prepares no release that
-//! is not on trial: see `preparation`.
+//! every plugin that was live, paused or on trial. Reads the records of all plugins at once, and prepares no
+//! release: see `preparation`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::artifact::Digest;
 use super::canary::{Canary, StoredCanary};
 use super::compile::{Compile, Compiler};
 use super::deploy_job::{self, AtStage};
@@ -20,12 +21,13 @@ use super::refusal::{check_revoked, plugin_not_found, release_not_found, revoked
 use super::registry::Registry;
 use super::release::{Record, Release};
 use super::sandbox::Sandbox;
+use super::upload::{Deployed, Upload};
 use crate::capability::{Boot, Capabilities};
 use crate::db::audit::Outcome;
 use crate::db::deploy::{self as deploys, StoredDeploy};
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release::{self as releases, StoredRelease};
-use crate::error::{Error, Result, code};
+use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 use crate::route::Template;
 
@@ -75,6 +77,39 @@ impl Registry {
         }
         registry.restore().await?;
         Ok(registry)
+    }
+
+    /// Deploys a file at the start. If a dependency is not available, such as space on the disk, and the file is served
+    /// with these grants already, it counts as unchanged.
+    ///
+    /// # Errors
+    /// As [`Registry::deploy`].
+    pub async fn deploy_at_start(&self, upload: Upload) -> Result<Deployed> {
+        let (component, grants) = (upload.component.clone(), upload.grants.to_texts());
+        let error = match self.deploy(upload).await {
+            Err(error) if matches!(error.kind(), Kind::Unavailable(_)) => error,
+            outcome => return outcome,
+        };
+        let digest = Digest::compute(component).await?;
+        let is_served = |release: &Release| {
+            let has = release.record.grants.to_texts();
+            release.record.digest == digest && grants.iter().all(|grant| has.contains(grant))
+        };
+        let generation = self.generation();
+        let Some((release, _)) = generation.plugins.loaded().find(|(release, _)| is_served(release)) else {
+            return Err(error);
+        };
+        let plugin = &release.record.plugin;
+        tracing::warn!(%plugin, error = error.report(), "a component was not deployed again; it is served already");
+        let release = Arc::clone(release);
+        Ok(Deployed {
+            release,
+            notes: Vec::new(),
+            replaced: None,
+            unchanged: true,
+            on_trial: false,
+            stages: Vec::new(),
+        })
     }
 
     /// Records the deploys that the last end of this node interrupted.
@@ -144,7 +179,7 @@ impl Registry {
                 && let Err(error) = self.restore_trial(&stored.name, text).await
             {
                 tracing::error!(plugin = %stored.name, error = error.report(), "a trial cannot be continued; it ended");
-                table::set_canary(&self.db, &stored.name, None).await?;
+                self.forget_trial(&stored.name).await;
             }
         }
         Ok(())
@@ -169,7 +204,7 @@ impl Registry {
         let release = self.stored_release(plugin, stored.release).await?;
         let record = Record::from_stored(&release)?;
         check_revoked(&self.present(plugin).await?, &record)?;
-        let release = Arc::new(self.load(&release).await?);
+        let release = Arc::new(self.unprepared(&release)?);
         let generation = self.generation();
         let live = generation.plugins.live.get(plugin).ok_or_else(|| plugin_not_found(plugin))?;
         let mut canary = Canary::new(release, stored.plan, live, stored.since);
