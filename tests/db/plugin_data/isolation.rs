@@ -344,7 +344,8 @@ async fn sqlite_files_are_readable_by_their_owner_only() {
 /// The session settings that a plugin's statement would see.
 const SESSION: &str = "SELECT current_user || ' ' || session_user || ' ' || current_setting('search_path') || ' ' || \
     current_setting('statement_timeout') || ' ' || current_setting('lock_timeout') || ' ' || \
-    current_setting('standard_conforming_strings') || ' ' || current_setting('default_transaction_read_only') || ' ' || current_setting('application_name')";
+    current_setting('standard_conforming_strings') || ' ' || current_setting('default_transaction_read_only') || ' ' || \
+    current_setting('application_name')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_role_reaches_only_its_own_schema() {

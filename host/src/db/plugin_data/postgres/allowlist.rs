@@ -4,9 +4,9 @@
 //! A function may be used if it cannot read the database: all functions of its name are immutable, or implement an
 //! operator, and take and return only allowed types. The others must be on the list. The host asks the server which
 //! functions exist, because a name before a parenthesis may also be a table or an alias: such a name is refused only if
-//! it is a function. A name after a dot may call a function too: PostgreSQL reads `(x).f` and `t.f` as `f(x)` and `f(t)`
-//! if nothing else has that name. So a function of a later version is refused until it is known to be harmless.
-//! `statement` refuses the catalogs themselves.
+//! it is a function. So a function of a later version is refused until it is known to be harmless. A name after a dot may
+//! call a function too: PostgreSQL reads `(x).f` and `t.f` as `f(x)` and `f(t)` if no column has that name. `statement`
+//! refuses the catalogs themselves.
 
 use std::collections::{HashMap, HashSet};
 
@@ -248,7 +248,10 @@ fn refused_after_dot(name: &str) -> DataError {
 /// Returns whether a statement begins with CREATE INDEX or CREATE UNIQUE INDEX.
 fn defines_index(sql: &str) -> bool {
     let mut words = Lexer::new(Dialect::Postgres, sql).map(|(token, _)| token);
-    let is = |token: Option<Token<'_>>, name: &str| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(name));
+    let is = |token: Option<Token<'_>>, name: &str| match token {
+        Some(Token::Word(word)) => word.eq_ignore_ascii_case(name),
+        _ => false,
+    };
     if !is(words.next(), "create") {
         return false;
     }
