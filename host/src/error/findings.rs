@@ -10,7 +10,7 @@ pub const MAX_FINDINGS: usize = 100;
 const MAX_LOCATION: usize = 1024;
 
 /// The maximum length of a finding's text, in bytes. Texts can repeat parts of a schema.
-const MAX_TEXT: usize = 1024;
+pub const MAX_TEXT: usize = 1024;
 
 /// Stands for the rest of a name or text.
 const CUT: char = '…';
@@ -136,13 +136,43 @@ fn bounded(mut finding: FieldError) -> FieldError {
     finding
 }
 
-/// Returns the part of a name that a location can keep. A longer name need not be copied to build a location.
-pub fn kept_part(name: &str) -> &str {
-    name.get(..name.floor_char_boundary(MAX_LOCATION + 8)).unwrap_or(name)
+/// A location while it is built. It copies at most [`MAX_LOCATION`] bytes of names, however long and many they are.
+#[derive(Debug)]
+pub struct LocationBuilder {
+    steps: Vec<Loc>,
+    left: usize,
+}
+
+impl Default for LocationBuilder {
+    fn default() -> Self {
+        Self { steps: Vec::new(), left: MAX_LOCATION }
+    }
+}
+
+impl LocationBuilder {
+    /// Adds the name of a member.
+    pub fn push_name(&mut self, name: &str) {
+        let mut kept = name.get(..name.floor_char_boundary(self.left)).unwrap_or_default().to_owned();
+        if kept.len() < name.len() {
+            kept.push(CUT);
+        }
+        self.left = self.left.saturating_sub(kept.len());
+        self.steps.push(Loc::Name(kept));
+    }
+
+    /// Adds the index of an element.
+    pub fn push_index(&mut self, index: usize) {
+        self.steps.push(Loc::Index(index as u64));
+    }
+
+    /// Returns the location.
+    pub fn finish(self) -> Vec<Loc> {
+        self.steps
+    }
 }
 
 /// Returns a location with at most [`MAX_LOCATION`] bytes of names. Longer names are cut.
-pub fn bounded_location(mut location: Vec<Loc>) -> Vec<Loc> {
+fn bounded_location(mut location: Vec<Loc>) -> Vec<Loc> {
     let mut left = MAX_LOCATION;
     for step in &mut location {
         if let Loc::Name(name) = step {
@@ -192,5 +222,17 @@ mod tests {
         let bytes: usize = finding.loc.iter().map(|step| serde_json::to_string(step).unwrap().len()).sum();
         assert!(bytes < MAX_LOCATION + 32, "{bytes}");
         assert_eq!(finding.loc.last(), Some(&Loc::from("…")));
+    }
+
+    #[test]
+    fn a_location_that_is_bounded_while_it_is_built_is_the_one_that_is_cut_afterwards() {
+        for length in [0, 1, 340, 341, 342, 1_018, 1_020, 1_021, 4_000] {
+            let names = ["body".to_owned(), "ä".repeat(length), "b".repeat(length), "€".repeat(length)];
+            let mut builder = LocationBuilder::default();
+            names.iter().for_each(|name| builder.push_name(name));
+            let built = builder.finish();
+            assert_eq!(built, bounded_location(names.map(Loc::from).to_vec()), "{length}");
+            assert_eq!(built, bounded_location(built.clone()), "{length}");
+        }
     }
 }

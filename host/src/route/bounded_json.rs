@@ -20,29 +20,83 @@ const STEPS_PER_VALUE: u64 = 200;
 const BYTES_PER_STEP: u64 = 8;
 /// The maximum memory of all errors of one value. Each has a copy of its path. The response reports fewer.
 const MAX_ERROR_BYTES: usize = 16 << 20;
-/// The memory of one error without its path.
+/// The memory of one error without its path and what it copies ([`ErrorSize`]).
 const ERROR_BYTES: usize = 320;
 /// The part of a path that is an index, with its separator.
 const INDEX_BYTES: usize = 8;
 /// The maximum depth at which a validator looks into a value. It calls itself for each level.
 const MAX_DEPTH: u8 = 64;
 
+/// The memory of a JSON value, and of the name of a member, without their texts.
+const VALUE_BYTES: usize = 48;
+
 /// The representation; see the module.
 pub(super) struct BoundedJson;
+
+/// What each error of a validator can copy.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ErrorSize {
+    /// Bytes of the schema: a pattern, the name of a required member, or the whole schema below `not`.
+    pub(super) schema: usize,
+    /// Bytes of the longest path in the schemas. An error has the path of each reference that led to it.
+    pub(super) path: usize,
+    /// Whether it can have the names of all members of an object.
+    pub(super) names: bool,
+    /// Whether it can have the texts of all elements of a list.
+    pub(super) elements: bool,
+}
+
+impl ErrorSize {
+    fn of_error_about(&self, value: &Value, depth: u8) -> usize {
+        let copied = match value {
+            any if self.elements => memory_of(any),
+            Value::Object(object) if self.names => object.keys().map(|name| VALUE_BYTES + name.len()).sum(),
+            _ => 0,
+        };
+        let paths = self.path.saturating_mul(usize::from(depth) + 1);
+        ERROR_BYTES.saturating_add(self.schema).saturating_add(paths).saturating_add(copied)
+    }
+}
+
+/// Returns about the memory of a copy of a value.
+pub(super) fn memory_of(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(memory_of).fold(0, usize::saturating_add),
+        Value::Object(object) => {
+            let member = |(name, value): (&String, &Value)| VALUE_BYTES + name.len() + memory_of(value);
+            object.iter().map(member).fold(0, usize::saturating_add)
+        }
+        _ => 0,
+    };
+    inside.saturating_add(VALUE_BYTES)
+}
+
+/// Returns the length of the longest path in a document.
+pub(super) fn longest_path(document: &Value) -> usize {
+    match document {
+        Value::Array(list) => list.iter().map(|each| INDEX_BYTES + longest_path(each)).max().unwrap_or_default(),
+        Value::Object(object) => {
+            object.iter().map(|(name, each)| 1 + name.len() + longest_path(each)).max().unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
 
 /// The rest of a budget.
 pub(super) struct Budget {
     steps: Cell<u64>,
     /// Memory of errors so far.
     error_bytes: Cell<usize>,
+    error: ErrorSize,
     is_exhausted: Cell<bool>,
 }
 
 impl Budget {
     /// Creates the budget for the check of one value.
-    pub(super) fn of(value: &Value) -> Self {
+    pub(super) fn of(value: &Value, error: ErrorSize) -> Self {
         let steps = BASE_STEPS.saturating_add(steps_of(value));
-        Self { steps: Cell::new(steps), error_bytes: Cell::new(0), is_exhausted: Cell::new(false) }
+        Self { steps: Cell::new(steps), error_bytes: Cell::new(0), error, is_exhausted: Cell::new(false) }
     }
 
     /// Returns whether the validator saw less than the whole value.
@@ -120,7 +174,7 @@ impl Json for BoundedJson {
 
     fn with_string_node<T>((): &mut (), string: &str, f: impl FnOnce(BoundedNode<'_>) -> T) -> T {
         let value = Value::from(string);
-        let budget = Budget::of(&value);
+        let budget = Budget::of(&value, ErrorSize::default());
         f(BoundedNode::root(&value, &budget))
     }
 }
@@ -180,7 +234,8 @@ impl<'a> Node<'a, BoundedJson> for BoundedNode<'a> {
         if self.budget.is_exhausted() {
             return Cow::Owned(Value::Null);
         }
-        let bytes = self.budget.error_bytes.get().saturating_add(ERROR_BYTES).saturating_add(self.path);
+        let size = self.budget.error.of_error_about(self.value, self.depth);
+        let bytes = self.budget.error_bytes.get().saturating_add(size).saturating_add(self.path);
         self.budget.error_bytes.set(bytes);
         // The error that exceeds the maximum is the last one, so there is always one.
         self.budget.is_exhausted.set(bytes > MAX_ERROR_BYTES);

@@ -4,6 +4,7 @@
 //! A client chooses the number of its mistakes, so both the findings and the memory for finding them are limited.
 
 use std::collections::HashMap;
+use std::fmt::{self, Write};
 
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::schemas::Validator;
 use crate::address::Address;
-use crate::error::findings::{MAX_FINDINGS, bounded_location};
+use crate::error::findings::{LocationBuilder, MAX_FINDINGS, MAX_TEXT};
 use crate::error::{FieldError, Findings, Loc};
 
 /// Returns the findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
@@ -37,26 +38,34 @@ struct Found {
 
 impl Found {
     fn add(&mut self, error: &ValidationError<'_>, location: &[&str]) {
-        let mut loc: Vec<Loc> = location.iter().map(|part| Loc::from(*part)).collect();
-        loc.extend(error.instance_path().iter().map(|segment| match segment {
-            LocationSegment::Property(name) => Loc::Name(name.to_string()),
-            LocationSegment::Index(index) => Loc::Index(index as u64),
-        }));
+        let mut loc = LocationBuilder::default();
+        location.iter().for_each(|part| loc.push_name(part));
+        for segment in error.instance_path().iter() {
+            match segment {
+                LocationSegment::Property(name) => loc.push_name(&name),
+                LocationSegment::Index(index) => loc.push_index(index),
+            }
+        }
         if let ValidationErrorKind::Required { property: Value::String(name) } = error.kind() {
-            loc.push(Loc::Name(name.clone()));
+            loc.push_name(name);
         }
         if let ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } = error.kind()
             && let Some(name) = unexpected.first()
         {
-            loc.push(Loc::Name(name.clone()));
+            loc.push_name(name);
         }
+        let loc = loc.finish();
         let top = location.len() == loc.len();
-        let loc = bounded_location(loc);
         if let Some(known) = self.places.get(&loc).and_then(|index| self.listed.get_mut(*index)) {
-            let (kind, msg) = describe(error, top);
-            if rank(kind) < rank(&known.kind) {
-                (known.kind, known.msg) = (kind.into(), msg);
+            // Only an error about the type can come first. The texts of others can be long, so they are not written.
+            let can_come_first =
+                matches!(error.kind(), ValidationErrorKind::Type { .. } | ValidationErrorKind::Required { .. });
+            if can_come_first && rank(&known.kind) > 0 {
+                let (kind, msg) = describe(error, top);
+                if rank(kind) < rank(&known.kind) {
+                    (known.kind, known.msg) = (kind.into(), msg);
+                }
             }
         } else if self.listed.len() < MAX_FINDINGS {
             let (kind, msg) = describe(error, top);
@@ -116,11 +125,10 @@ fn describe(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
         ValidationErrorKind::Format { format } => describe_format(format, error.instance()),
         ValidationErrorKind::Enum { options } => {
             let options = options.as_array().map(Vec::as_slice).unwrap_or_default();
-            let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
-            ("enum", format!("Input should be {}", shown.join(" or ")))
+            ("enum", format!("Input should be {}", one_of(options)))
         }
         ValidationErrorKind::Constant { expected_value } => {
-            ("literal_error", format!("Input should be {expected_value}"))
+            ("literal_error", format!("Input should be {}", one_of(std::slice::from_ref(&**expected_value))))
         }
         ValidationErrorKind::MinItems { limit } => {
             ("too_short", format!("List should have at least {limit} item{}", plural(*limit)))
@@ -132,6 +140,31 @@ fn describe(error: &ValidationError<'_>, top: bool) -> (&'static str, String) {
             ("extra_forbidden", "Extra inputs are not permitted".to_owned())
         }
         other => ("value_error", format!("Input does not fit the schema's '{}'", other.keyword())),
+    }
+}
+
+/// Writes the values that a schema names, as many as the text of a finding can keep.
+fn one_of(values: &[Value]) -> String {
+    let mut text = Shortened(String::new());
+    for (index, value) in values.iter().enumerate() {
+        let separator = if index == 0 { "" } else { " or " };
+        if write!(text, "{separator}{value}").is_err() {
+            break;
+        }
+    }
+    text.0
+}
+
+/// A text that ends when it is longer than a finding can keep. The finding marks its cut.
+struct Shortened(String);
+
+impl fmt::Write for Shortened {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        if self.0.len() > MAX_TEXT {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(part.get(..part.floor_char_boundary(MAX_TEXT + 1)).unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -185,5 +218,22 @@ fn describe_format(format: &str, instance: &Value) -> (&'static str, String) {
         "date-time" => ("datetime_parsing", "Input should be a valid datetime".to_owned()),
         "date" => ("date_parsing", "Input should be a valid date".to_owned()),
         other => ("value_error", format!("Input should be a valid {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_values_that_a_schema_names_are_written_as_far_as_a_finding_keeps_them() {
+        assert_eq!(one_of(&[json!("a"), json!(1), json!([null])]), r#""a" or 1 or [null]"#);
+        for values in [vec![json!("ä".repeat(1 << 20)); 3], vec![json!(12); 100_000], vec![json!(vec!["x"; 100_000])]]
+        {
+            let length = one_of(&values).len();
+            assert!((MAX_TEXT - 4..=2 * MAX_TEXT + 8).contains(&length), "{length}");
+        }
     }
 }

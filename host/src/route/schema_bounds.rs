@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
+use super::bounded_json::{ErrorSize, memory_of};
+
 /// The place of the schemas of an API in the document that they share.
 pub(super) const COMPONENTS: &str = "#/components/";
 
@@ -29,8 +31,42 @@ const BYTES_PER_WEIGHT: usize = 64;
 /// Keywords that change the meaning of a reference.
 const FORBIDDEN: &[&str] =
     &["$id", "$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef", "$vocabulary"];
-/// Parts of the `$schema` of each version of JSON Schema that has none but the forbidden keywords for identifiers.
+/// The versions of JSON Schema that have none but the forbidden keywords for identifiers, as `$schema` names them.
 const VERSIONS: &[&str] = &["draft-06", "draft-07", "draft/2019-09", "draft/2020-12"];
+
+/// Refuses a document that changes the meaning of references anywhere, even in a part that no schema refers to, or in
+/// data: a reference may lead through that part. A property of such a name is possible, because its schema is no text.
+///
+/// # Errors
+/// The keyword, as a text for its author.
+pub(super) fn refuse_identifiers(document: &Value) -> Result<(), String> {
+    match document {
+        Value::Object(object) => object.iter().try_for_each(|(name, each)| {
+            match each.as_str() {
+                Some(_) if FORBIDDEN.contains(&name.as_str()) => return Err(forbidden(name)),
+                Some(version) if name == "$schema" => check_version(version)?,
+                _ => {}
+            }
+            refuse_identifiers(each)
+        }),
+        Value::Array(list) => list.iter().try_for_each(refuse_identifiers),
+        _ => Ok(()),
+    }
+}
+
+fn forbidden(keyword: &str) -> String {
+    format!("it uses '{keyword}'; schemas are found as '#/components/schemas/NAME' only")
+}
+
+fn check_version(uri: &str) -> Result<(), String> {
+    let address = uri.trim_end_matches('#');
+    let known = address
+        .strip_prefix("https://json-schema.org/")
+        .or_else(|| address.strip_prefix("http://json-schema.org/"))
+        .and_then(|path| path.strip_suffix("/schema"))
+        .is_some_and(|version| VERSIONS.contains(&version));
+    if known { Ok(()) } else { Err("its '$schema' is not a version from draft 6 to 2020-12".to_owned()) }
+}
 
 /// The schemas that a validator needs.
 pub(super) struct Survey<'a> {
@@ -40,6 +76,8 @@ pub(super) struct Survey<'a> {
     pub(super) patterns: BTreeSet<&'a str>,
     /// The schemas of the document itself that refer to a component.
     pub(super) referring: HashSet<*const Value>,
+    /// What an error can hold.
+    pub(super) error: ErrorSize,
 }
 
 /// Checks a schema with all schemas that it refers to, in its own document or as components of the API.
@@ -47,7 +85,9 @@ pub(super) struct Survey<'a> {
 /// # Errors
 /// The bound that it exceeds, or the keyword or reference that is not possible, as a text for its author.
 pub(super) fn survey<'a>(document: &'a Value, components: &'a Value, weight: usize) -> Result<Survey<'a>, String> {
-    let survey = Survey { weight: 0, patterns: BTreeSet::new(), referring: HashSet::new() };
+    refuse_identifiers(document)?;
+    let error = ErrorSize::default();
+    let survey = Survey { weight: 0, patterns: BTreeSet::new(), referring: HashSet::new(), error };
     let mut walk = Walk { document, components, expansions: HashMap::new(), waiting: Vec::new(), weight, survey };
     walk.waiting.push((document, Home::Document));
     while let Some((schema, home)) = walk.waiting.pop() {
@@ -99,11 +139,21 @@ impl<'a> Walk<'a> {
                     }
                     vec![target]
                 }
-                "not" | "if" | "then" | "else" => vec![(value, home)],
+                "not" => {
+                    self.survey.error.schema = self.survey.error.schema.max(memory_of(value));
+                    vec![(value, home)]
+                }
+                "if" | "then" | "else" => vec![(value, home)],
                 "allOf" | "anyOf" | "oneOf" => {
                     value.as_array().into_iter().flatten().map(|each| (each, home)).collect()
                 }
-                "dependentSchemas" | "dependencies" => members(value).map(|(_, each)| (each, home)).collect(),
+                "dependentSchemas" | "dependencies" => {
+                    // A list has the names of required members.
+                    members(value)
+                        .filter(|(_, each)| each.is_array())
+                        .try_for_each(|(_, each)| self.add_value(each))?;
+                    members(value).map(|(_, each)| (each, home)).collect()
+                }
                 _ => {
                     self.look_into(keyword, value, home)?;
                     continue;
@@ -124,6 +174,8 @@ impl<'a> Walk<'a> {
 
     /// Looks at a keyword that applies to other places, or that refers to no schema.
     fn look_into(&mut self, keyword: &'a str, value: &'a Value, home: Home) -> Result<(), String> {
+        self.survey.error.names |= matches!(keyword, "additionalProperties" | "unevaluatedProperties");
+        self.survey.error.elements |= keyword == "unevaluatedItems";
         match keyword {
             "items"
             | "additionalItems"
@@ -152,16 +204,11 @@ impl<'a> Walk<'a> {
                 }
             }
             "$schema" => {
-                let version = value.as_str().unwrap_or_default();
-                if !VERSIONS.iter().any(|known| version.contains(&format!("json-schema.org/{known}/schema"))) {
-                    return Err("its '$schema' is not a version from draft 6 to 2020-12".to_owned());
-                }
+                check_version(value.as_str().unwrap_or_default())?;
             }
             // They count when something refers to them.
             "$defs" | "definitions" => {}
-            forbidden if FORBIDDEN.contains(&forbidden) => {
-                return Err(format!("it uses '{forbidden}'; schemas are found as '#/components/schemas/NAME' only"));
-            }
+            keyword if FORBIDDEN.contains(&keyword) => return Err(forbidden(keyword)),
             _ => self.add_value(value)?,
         }
         Ok(())
@@ -177,7 +224,15 @@ impl<'a> Walk<'a> {
             Home::Document => self.document,
             Home::Components => self.components,
         };
-        let pointer = percent_decode_str(pointer).decode_utf8_lossy();
+        if !(pointer.is_empty() || pointer.starts_with('/')) {
+            return Err(format!("it refers to '{text}', which is not a path"));
+        }
+        let decoded = percent_decode_str(pointer).decode_utf8();
+        let pointer = decoded.map_err(|_| format!("it refers to '{text}', which is not UTF-8"))?;
+        // Readers of such a pointer differ in what they make of it.
+        if pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+            return Err(format!("it refers to '{text}', where a '~' is not followed by '0' or '1'"));
+        }
         let found = document.pointer(&pointer).ok_or_else(|| format!("it refers to '{text}', which does not exist"))?;
         Ok((found, home))
     }
@@ -209,6 +264,7 @@ impl<'a> Walk<'a> {
     }
 
     fn add_text(&mut self, text: &str) -> Result<(), String> {
+        self.survey.error.schema = self.survey.error.schema.max(text.len());
         self.add_weight(1 + text.len() / BYTES_PER_WEIGHT)
     }
 

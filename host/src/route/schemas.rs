@@ -14,8 +14,8 @@ use jsonschema::{
 };
 use serde_json::{Map, Value, json};
 
-use super::bounded_json::{BoundedJson, BoundedNode, Budget};
-use super::schema_bounds::{COMPONENTS, MAX_WEIGHT, survey};
+use super::bounded_json::{BoundedJson, BoundedNode, Budget, ErrorSize, longest_path};
+use super::schema_bounds::{COMPONENTS, MAX_WEIGHT, refuse_identifiers, survey};
 use crate::address::Address;
 
 /// The name of the document with the components.
@@ -44,13 +44,18 @@ pub struct Schemas {
     document: Arc<Value>,
     registry: Registry<'static>,
     weight: usize,
+    /// The length of the longest path in the document.
+    path: usize,
     /// The patterns so far, with their sizes.
     patterns: BTreeMap<String, usize>,
     compiled_patterns: PatternCache,
 }
 
 /// Checks values against one schema.
-pub struct Validator(jsonschema::Validator<BoundedJson>);
+pub struct Validator {
+    compiled: jsonschema::Validator<BoundedJson>,
+    error: ErrorSize,
+}
 
 impl Schemas {
     /// Takes the components of an API, by name.
@@ -59,6 +64,7 @@ impl Schemas {
     /// They cannot be a document of schemas.
     pub fn new(components: Map<String, Value>) -> Result<Self, InvalidSchema> {
         let document = Arc::new(json!({ "components": { "schemas": Value::Object(components) } }));
+        refuse_identifiers(&document).map_err(invalid)?;
         let registry = Registry::new()
             .draft(Draft::Draft202012)
             .retriever(NothingElse)
@@ -67,7 +73,8 @@ impl Schemas {
             .and_then(|registry| registry.prepare())
             .map_err(|error| invalid(error.to_string()))?;
         let (patterns, compiled_patterns) = (BTreeMap::new(), PatternCache::new());
-        Ok(Self { document, registry, weight: 0, patterns, compiled_patterns })
+        let path = longest_path(&document);
+        Ok(Self { document, registry, weight: 0, path, patterns, compiled_patterns })
     }
 
     /// Returns a component by its name.
@@ -83,6 +90,7 @@ impl Schemas {
         let document = Arc::clone(&self.document);
         let needs = survey(schema, &document, MAX_WEIGHT.saturating_sub(self.weight)).map_err(invalid)?;
         self.weight = self.weight.saturating_add(needs.weight);
+        let error = ErrorSize { path: longest_path(schema).max(self.path), ..needs.error };
         for pattern in needs.patterns {
             self.add_pattern(pattern)?;
         }
@@ -93,7 +101,8 @@ impl Schemas {
         };
         let largest = PATTERN_SIZES.last().copied().unwrap_or_default();
         let options = options(largest).with_pattern_cache(self.compiled_patterns.clone()).with_registry(&self.registry);
-        options.build(&schema).map(Validator).map_err(|error| invalid(error.to_string()))
+        let compiled = options.build(&schema).map_err(|error| invalid(error.to_string()))?;
+        Ok(Validator { compiled, error })
     }
 
     fn add_pattern(&mut self, pattern: &str) -> Result<(), InvalidSchema> {
@@ -120,8 +129,8 @@ impl Validator {
     /// Passes each error of a value to `read`; a valid value has none. Returns `false` if the budget ended before the
     /// whole value was checked; then a value without errors is not known to be valid.
     pub fn errors(&self, value: &Value, mut read: impl FnMut(&ValidationError<'_>)) -> bool {
-        let budget = Budget::of(value);
-        let errors: Vec<ValidationError<'_>> = self.0.iter_errors(BoundedNode::root(value, &budget)).collect();
+        let budget = Budget::of(value, self.error);
+        let errors: Vec<ValidationError<'_>> = self.compiled.iter_errors(BoundedNode::root(value, &budget)).collect();
         let is_complete = !budget.is_exhausted();
         for error in &errors {
             // An error that came after the end of the budget is about a part that only appeared to be empty.

@@ -158,5 +158,69 @@ fn keywords_that_change_the_meaning_of_a_reference_are_refused() {
     assert!(refused(json!({}), first()).contains("does not exist"));
 }
 
+#[test]
+fn an_identifier_in_a_part_that_no_schema_refers_to_is_refused() {
+    let chain =
+        |number: usize| (format!("n{number}"), json!({ "allOf": [{ "$ref": format!("#/$defs/n{}", number + 1) }] }));
+    let mut inside: Map<String, Value> = (0..3_000).map(chain).collect();
+    inside.insert("n3000".to_owned(), json!(true));
+    inside.insert("b".to_owned(), json!({ "$ref": "#/$defs/n0" }));
+    let schema = |container: &str, keyword: &str| {
+        json!({ "$ref": format!("#/{container}/a/$defs/b"), "$defs": { "n0": true },
+            container: { "n0": true, "a": { keyword: "urn:x", "$defs": inside.clone() } } })
+    };
+    for container in ["$defs", "definitions", "contentSchema", "const", "default", "x-other"] {
+        assert!(refused(json!({}), schema(container, "$id")).starts_with("it uses '$id'"), "{container}");
+    }
+    assert!(refused(json!({}), schema("$defs", "$anchor")).starts_with("it uses '$anchor'"));
+    assert!(refused(json!({}), schema("$defs", "$schema")).contains("is not a version"));
+    let components = json!({ "Unused": { "$defs": { "a": { "$id": "urn:x" } } } });
+    assert!(Schemas::new(components.as_object().unwrap().clone()).is_err());
+    let named = json!({ "$ref": "#/$defs/a", "$defs": { "n0": true,
+        "a": { "properties": { "$id": { "type": "string" }, "n": { "$ref": "#/$defs/n0" } } } } });
+    let validator = schemas(json!({})).validator(&named).unwrap();
+    assert_eq!(errors(&validator, &json!({ "$id": 1, "n": 1 })), (1, true));
+}
+
+#[test]
+fn a_reference_that_readers_understand_differently_is_refused() {
+    let refers = |reference: &str| json!({ "$ref": reference, "$defs": { "~/": true, "~~1": false, "a/b~": true } });
+    for reference in ["#/$defs/~~1", "#/$defs/%7E~1", "#/$defs/~", "#%2F$defs%2Fa", "#/$defs/%FF"] {
+        assert!(refused(json!({}), refers(reference)).starts_with("it refers to"), "{reference}");
+    }
+    for reference in ["#/$defs/a~1b~0", "#/%24defs/a~1b%7E0", "#/$defs/~0~1"] {
+        let validator = schemas(json!({})).validator(&refers(reference)).unwrap();
+        assert_eq!(errors(&validator, &json!(1)), (0, true), "{reference}");
+    }
+    assert!(
+        refused(json!({}), json!({ "$schema": "urn:x:json-schema.org/draft-07/schema" })).contains("not a version")
+    );
+}
+
+#[test]
+fn errors_that_copy_large_parts_of_a_schema_or_of_the_value_are_few() {
+    let options: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    let copies = [
+        json!({ "items": { "not": { "not": { "enum": options } } } }),
+        json!({ "items": { "required": ["x".repeat(100_000)] } }),
+        json!({ "items": { "dependencies": { "a": ["x".repeat(100_000)] } } }),
+        json!({ "items": { "pattern": "x{1}".repeat(1_000) } }),
+        json!({ "items": { "additionalProperties": false } }),
+        json!({ "items": { "unevaluatedProperties": false } }),
+    ];
+    let member = |number: usize| (format!("m{number}"), json!(1));
+    let object = || Value::Object((0..100).map(member).chain([("a".to_owned(), json!(1))]).collect());
+    let values = Value::Array((0..10_000).map(|number| if number % 2 == 0 { json!("y") } else { object() }).collect());
+    for schema in copies {
+        let validator = schemas(json!({})).validator(&schema).unwrap();
+        let (found, is_complete) = errors(&validator, &values);
+        assert!((1..5_000).contains(&found) && !is_complete, "{found} of {schema}");
+    }
+    let elements = json!({ "allOf": vec![json!({ "unevaluatedItems": false }); 100] });
+    let validator = schemas(json!({})).validator(&elements).unwrap();
+    let (found, is_complete) = errors(&validator, &json!(["x".repeat(1 << 20)]));
+    assert!((1..30).contains(&found) && !is_complete, "{found}");
+}
+
 /// Half of the stack of a worker thread.
 const STACK_BYTES: usize = 1 << 20;
