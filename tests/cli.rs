@@ -183,7 +183,7 @@ fn is_hangup_ignored() -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hangup_is_a_graceful_shutdown_however_often_it_comes() {
-    let mut process = Process::start(home()).await;
+    let mut process = Process::start_with_signal(home(), "--default-signal=HUP").await;
     process.signal("HUP");
     process.signal("HUP");
     if is_hangup_ignored() {
@@ -193,6 +193,14 @@ async fn a_hangup_is_a_graceful_shutdown_however_often_it_comes() {
     }
     assert!(process.ended().await.success());
     assert!(process.entries().iter().any(|entry| entry["message"] == "stopped"), "{}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_stays_ignored_under_nohup() {
+    let mut process = Process::start_with_signal(home(), "--ignore-signal=HUP").await;
+    process.signal("HUP");
+    process.signal("TERM");
+    assert!(process.ended().await.success(), "it was the first signal");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

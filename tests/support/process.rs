@@ -65,6 +65,14 @@ impl Process {
         Self::start_by(command, home, &[]).await
     }
 
+    /// Starts a host with this option of `env`, such as one that changes what a signal does. These tests may themselves
+    /// run under `nohup`.
+    pub(crate) async fn start_with_signal(home: TempDir, option: &str) -> Self {
+        let mut command = isolated(Command::new("env"), home.path());
+        command.arg(option).arg(program());
+        Self::start_by(command, home, &[]).await
+    }
+
     /// Starts a host with more arguments of `wharf serve`.
     pub(crate) async fn start_serving(home: TempDir, arguments: &[&str]) -> Self {
         let mut command = wharf(home.path());
