@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -147,6 +147,54 @@ async fn the_host_rolls_back_during_a_deploy() {
     })
     .await;
     assert_eq!(response(&host, "liar").await, "good");
+}
+
+/// The database can record a change and lose the connection before it responds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_whose_response_the_database_lost_can_be_repeated() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, &release("one"), "").await.ok();
+    deploy(&host, &release("two"), "").await.ok();
+    let file = host.config().server.data_dir.join("wharf.sqlite");
+    let mut connection = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+    let mut record = async |sql: &'static str| {
+        assert_eq!(sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected(), 1);
+    };
+    record("UPDATE plugins SET live_release = 1").await;
+    assert_eq!(response(&host, "liar").await, "two");
+    assert_eq!(operate(&host, "liar/rollback").await.ok()["release"]["number"], 1);
+    assert_eq!(response(&host, "liar").await, "one");
+    record(r#"UPDATE plugins SET revoked = '["sql"]'"#).await;
+    host.superuser().delete("/plugins/liar/grants/sql").await.ok();
+    host.anonymous().get("/liar").await.has_code(503, "plugin_revoked");
+    record("UPDATE plugins SET revoked = '[]'").await;
+    host.superuser().put("/plugins/liar/grants/sql", &json!(null)).await.ok();
+    assert_eq!(response(&host, "liar").await, "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_plugin_stays_paused_after_a_revocation_and_a_deploy() {
+    let host = TestHost::sqlite(patient()).await;
+    deploy(&host, &release("one"), "").await.ok();
+    operate(&host, "liar/pause").await.ok();
+    host.superuser().delete("/plugins/liar/grants/sql").await.ok();
+    deploy(&host, &release("two"), "").await.ok();
+    assert_eq!(state(&host, "liar").await, "paused");
+    operate(&host, "liar/resume").await.ok();
+    assert_eq!(response(&host, "liar").await, "two");
+    // A revocation also stops a deploy that gives the grant back.
+    host.superuser().delete("/plugins/liar/grants/sql").await.ok();
+    let component = stuck("again");
+    let deploying = async { deploy(&host, &component, "id=again").await };
+    let working = async {
+        until("the smoke call", async || {
+            (deploy_state(&host, "again").await == json!(["running", "smoke"])).then_some(())
+        })
+        .await;
+        host.superuser().delete("/plugins/liar/grants/sql").await.ok();
+    };
+    tokio::join!(deploying, working).0.has_code(409, "plugin_changed");
+    assert_eq!(state(&host, "liar").await, "revoked");
 }
 
 /// A migration that the earlier release cannot survive is considered before it is applied.

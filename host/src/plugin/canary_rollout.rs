@@ -67,8 +67,10 @@ impl Registry {
         let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
-        table::set_live(&self.db, plugin, after, Some(before), self.clock.now()).await?;
-        self.live.serve(Arc::clone(&canary.release))?;
+        if let Err(error) = table::set_live(&self.db, plugin, after, Some(before), self.clock.now()).await {
+            self.check_recorded(plugin, after, error).await?;
+        }
+        self.live.serve(Arc::clone(&canary.release), false)?;
         self.turns.interrupt(plugin);
         self.start_probation(plugin, after, Some(before));
         tracing::info!(%plugin, before, after, "promoted");

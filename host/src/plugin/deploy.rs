@@ -50,7 +50,7 @@ impl Registry {
         if outcome.is_ok() { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
         let outcome = match outcome {
             Ok(mut deployed) => {
-                deployed.stages = job.succeed(deployed.release.record.number).await?;
+                deployed.stages = job.succeed(deployed.release.record.number).await;
                 Ok(deployed)
             }
             Err(error) => {
@@ -117,7 +117,7 @@ impl Registry {
         let description = described?;
 
         let turn: &DeployTurn = turn.insert(self.turns.begin(&description.plugin).await);
-        let state = PluginState::read(self, &description.plugin).await?;
+        let state = PluginState::read(self, &description.plugin, turn).await?;
         let proposal = Proposal::new(self, &upload, artifact, description, signatures, state).await?;
         if let Some(live) = proposal.identical_release() {
             return Ok(Deployed {
@@ -151,7 +151,7 @@ impl Registry {
         let replaced = state.live.as_ref().map(|release| release.record.number);
         let on_trial = upload.canary.is_some();
         let record = stages::RecordedState { schema, revoked };
-        self.publish(&release, state, &upload.component, upload.canary, &record).await?;
+        self.publish(&release, (state, turn), &upload.component, upload.canary, &record).await?;
         let record = &release.record;
         tracing::info!(
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,

@@ -180,13 +180,15 @@ impl Job {
         self.stage
     }
 
-    /// Records the success. Returns the completed stages.
-    pub(super) async fn succeed(mut self, release: i64) -> Result<Vec<CompletedStage>> {
+    /// Records the success. Returns the completed stages. A failure to record it is logged: the release is served.
+    pub(super) async fn succeed(mut self, release: i64) -> Vec<CompletedStage> {
         self.complete_stage();
         "succeeded".clone_into(&mut self.row.state);
         self.row.release = Some(release);
-        self.write().await?;
-        Ok(self.completed)
+        if let Err(error) = self.write().await {
+            tracing::error!(deploy = self.row.id, error = error.report(), "the success of a deploy was not recorded");
+        }
+        self.completed
     }
 
     /// Records the failure.

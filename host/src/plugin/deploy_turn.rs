@@ -50,11 +50,12 @@ impl DeployTurns {
         DeployTurn { queue, _turn: turn }
     }
 
-    /// Interrupts the running deploy of a plugin, because an operation changed the plugin.
-    pub(super) fn interrupt(&self, plugin: &PluginName) {
-        if let Some(queue) = self.find(plugin) {
-            queue.running().interrupted.cancel();
-        }
+    /// Interrupts the running deploy of a plugin, because an operation changed the plugin. Returns whether there is one.
+    /// The caller holds the change lock.
+    pub(super) fn interrupt(&self, plugin: &PluginName) -> bool {
+        let queue = self.find(plugin);
+        queue.iter().for_each(|queue| queue.running().interrupted.cancel());
+        queue.is_some()
     }
 
     /// Returns the migrations of the release that a running deploy prepares, from before they are applied until the
@@ -88,7 +89,13 @@ impl DeployTurn {
         self.queue.running().migrating = Some(steps.to_vec());
     }
 
-    /// Returns the token that is cancelled when an operation changes the plugin during this turn.
+    /// Forgets earlier interruptions, because the deploy reads the state of the plugin now. The caller holds the change
+    /// lock.
+    pub(super) fn restart(&self) {
+        self.queue.running().interrupted = CancellationToken::new();
+    }
+
+    /// Returns the token that is cancelled when an operation changes the plugin after the last restart.
     pub(super) fn interrupted(&self) -> CancellationToken {
         self.queue.running().interrupted.clone()
     }

@@ -126,11 +126,10 @@ impl LiveSet {
         Ok(clashes)
     }
 
-    /// Makes a release the current one of its plugin: live, or paused if the plugin is paused. A canary ends.
-    pub(super) fn serve(&self, release: Arc<Release>) -> Result<()> {
+    /// Makes a release the current one of its plugin: live, or paused. A canary ends.
+    pub(super) fn serve(&self, release: Arc<Release>, paused: bool) -> Result<()> {
         let plugin = release.record.plugin.clone();
         self.swap(|plugins| {
-            let paused = plugins.paused.contains_key(&plugin);
             plugins.forget(&plugin);
             let state = if paused { &mut plugins.paused } else { &mut plugins.live };
             state.insert(plugin, release);

@@ -108,12 +108,22 @@ impl Registry {
         let needs = |release: &Arc<Release>| release.record.grants.contains(capability);
         let current = generation.plugins.current(plugin);
         let canary = generation.plugins.canaries.get(plugin).map(|canary| &canary.release);
-        if revoked.iter().any(|name| name == capability) || !current.into_iter().chain(canary).any(needs) {
+        // Judged by the record and by the releases that are served, so that the operation can be repeated after the
+        // response of the database was lost.
+        let is_recorded = revoked.iter().any(|name| name == capability);
+        let is_used = current.into_iter().chain(canary).any(needs);
+        if is_recorded && !is_used && self.turns.interrupt(plugin) {
+            tracing::info!(%plugin, capability, "stopped a deploy that may restore the grant");
+            return Ok(());
+        }
+        if !is_used && (is_recorded || !self.live_needs(&stored, capability).await?) {
             let text = format!("'{plugin}' does not have the grant '{capability}'");
             return Err(Error::not_found(code::GRANT_MISSING, text));
         }
-        revoked.push(capability.to_owned());
-        table::set_revoked(&self.db, plugin, &revoked, true).await?;
+        if !is_recorded {
+            revoked.push(capability.to_owned());
+            self.record_revoked(plugin, &revoked, true).await?;
+        }
         self.live.capabilities().forbid(plugin, capability);
         if current.is_some_and(needs) {
             let mount = stored.mount.parse().map_err(Error::internal)?;
@@ -141,15 +151,18 @@ impl Registry {
     pub async fn grant(&self, plugin: &PluginName, capability: &str, by: &Initiator) -> Result<()> {
         let before = self.present(plugin).await?;
         let revoked = before.revoked()?;
-        if !revoked.iter().any(|name| name == capability) {
+        let live = self.stored_release(plugin, before.live_release).await?;
+        let absent = self.generation().plugins.absent.get(plugin).map(|absent| absent.reason);
+        // It was recorded, but the response of the database was lost before the release was served again.
+        let is_unserved =
+            absent == Some(Absence::Revoked) && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
+        if !is_unserved && !revoked.iter().any(|name| name == capability) {
             return Err(state_conflict(format!(
                 "'{capability}' was not revoked from '{plugin}'; a new grant comes with a deploy that needs it"
             )));
         }
         let revoked: Vec<String> = revoked.into_iter().filter(|name| name != capability).collect();
-        let live = self.stored_release(plugin, before.live_release).await?;
-        let absent = self.generation().plugins.absent.contains_key(plugin);
-        let served_again = absent && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
+        let served_again = absent.is_some() && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
         // Loaded before the lock, because it may have to be compiled.
         let release = if served_again { Some(Arc::new(self.load(&live).await?)) } else { None };
 
@@ -162,7 +175,7 @@ impl Registry {
             check_grants_kept(release)?;
         }
         self.live.capabilities().reopen(plugin, capability).await?;
-        if let Err(error) = table::set_revoked(&self.db, plugin, &revoked, false).await {
+        if let Err(error) = self.record_revoked(plugin, &revoked, false).await {
             self.close_revoked_again(plugin).await;
             return Err(error);
         }
@@ -178,6 +191,22 @@ impl Registry {
         let detail = json!({ "capability": capability });
         self.audit("plugin.grant", Some(plugin.clone()), by, Outcome::Success, detail).await;
         Ok(())
+    }
+
+    /// Returns whether the recorded live release of a plugin needs a capability.
+    async fn live_needs(&self, stored: &StoredPlugin, capability: &str) -> Result<bool> {
+        let live = self.stored_release(&stored.name, stored.live_release).await?;
+        Ok(Record::from_stored(&live)?.grants.contains(capability))
+    }
+
+    /// Records the revoked grants. The database may commit and lose the connection before it responds: that is no
+    /// failure.
+    async fn record_revoked(&self, plugin: &PluginName, revoked: &[String], ends_canary: bool) -> Result<()> {
+        let Err(error) = table::set_revoked(&self.db, plugin, revoked, ends_canary).await else { return Ok(()) };
+        match table::find(&self.db, plugin).await {
+            Ok(Some(stored)) if stored.revoked()? == revoked => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// Closes the resources of the revoked capabilities of a plugin as it is recorded now, after a change that had

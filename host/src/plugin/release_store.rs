@@ -22,6 +22,18 @@ impl Registry {
         stored.filter(|stored| stored.state == "live").ok_or_else(|| plugin_not_found(plugin))
     }
 
+    /// Checks after a failed write that a release is recorded as the live one all the same: the database may commit and
+    /// lose the connection before it responds.
+    ///
+    /// # Errors
+    /// The error of the write, if the release is not recorded or the database still fails.
+    pub(super) async fn check_recorded(&self, plugin: &PluginName, live: i64, error: Error) -> Result<()> {
+        match table::find(&self.db, plugin).await {
+            Ok(Some(stored)) if stored.state == "live" && stored.live_release == live => Ok(()),
+            _ => Err(error),
+        }
+    }
+
     /// Finds a recorded release.
     pub(super) async fn stored_release(&self, plugin: &PluginName, number: i64) -> Result<StoredRelease> {
         releases::find(&self.db, plugin, number).await?.ok_or_else(|| release_not_found(plugin, number))

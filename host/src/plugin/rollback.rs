@@ -25,9 +25,15 @@ impl Registry {
     /// There is no such release (404), it is already live, it needs a revoked grant, or its routes or migrations
     /// conflict with the present state. The live release stays live.
     pub async fn roll_back(&self, plugin: &PluginName, to: Option<i64>, by: &Initiator) -> Result<Arc<Release>> {
+        if to.is_some() {
+            return self.roll_back_from(plugin, None, to, by, json!({})).await;
+        }
+        let recorded = self.present(plugin).await?.live_release;
+        // An earlier rollback was recorded, but the response of the database was lost before it was served.
+        let is_unserved = self.served(plugin).is_some_and(|served| served != recorded);
+        let to = is_unserved.then_some(recorded);
         // The release before the live one is another one after a change, so the live one must stay the same.
-        let from = if to.is_none() { Some(self.present(plugin).await?.live_release) } else { None };
-        self.roll_back_from(plugin, from, to, by, json!({})).await
+        self.roll_back_from(plugin, Some(recorded), to, by, json!({})).await
     }
 
     /// Rolls back if the release `from` is still live; `detail` goes into the audit log.
@@ -40,7 +46,7 @@ impl Registry {
         mut detail: Value,
     ) -> Result<Arc<Release>> {
         let stored = self.present(plugin).await?;
-        check_live(plugin, &stored, from)?;
+        check_live(plugin, &stored, from, to)?;
         let number = match to {
             Some(number) => number,
             None => {
@@ -60,7 +66,7 @@ impl Registry {
         let _changing = self.live.lock().await;
         let stored = self.present(plugin).await?;
         let before = stored.live_release;
-        check_live(plugin, &stored, from)?;
+        check_live(plugin, &stored, from, to)?;
         // It may have been collected meanwhile.
         self.stored_release(plugin, number).await?;
         self.check_rollback(&stored, &record)?;
@@ -68,8 +74,11 @@ impl Registry {
         self.live.check_routes(MountedRoutes::of(&release))?;
         // A way back stays as it was. A way forward, or to a release that was never live, can be undone.
         let goes_back = releases::leads_back(&self.db, plugin, before, number).await?;
-        table::set_live(&self.db, plugin, number, (!goes_back).then_some(before), self.clock.now()).await?;
-        self.live.serve(Arc::clone(&release))?;
+        let replaced = (!goes_back).then_some(before);
+        if let Err(error) = table::set_live(&self.db, plugin, number, replaced, self.clock.now()).await {
+            self.check_recorded(plugin, number, error).await?;
+        }
+        self.live.serve(Arc::clone(&release), stored.paused)?;
         self.turns.interrupt(plugin);
         self.probations.end(plugin);
         tracing::info!(%plugin, before, after = number, "rolled back");
@@ -81,11 +90,15 @@ impl Registry {
         Ok(release)
     }
 
+    /// Returns the number of the release that is live or paused.
+    fn served(&self, plugin: &PluginName) -> Option<i64> {
+        self.generation().plugins.current(plugin).map(|release| release.record.number)
+    }
+
     /// Checks that a release can become the live one in the present state of its plugin.
     fn check_rollback(&self, stored: &StoredPlugin, record: &Record) -> Result<()> {
         let (plugin, number) = (&record.plugin, record.number);
-        let served = self.generation().plugins.current(plugin).map(|release| release.record.number);
-        if served == Some(number) {
+        if self.served(plugin) == Some(number) && stored.live_release == number {
             let text = format!("Release {number} of '{plugin}' is already the live one");
             return Err(Error::conflict(code::RELEASE_LIVE, text));
         }
@@ -98,10 +111,10 @@ impl Registry {
     }
 }
 
-/// Checks that a release is still the live one.
-fn check_live(plugin: &PluginName, stored: &StoredPlugin, expected: Option<i64>) -> Result<()> {
-    match expected {
-        Some(number) if number != stored.live_release => {
+/// Checks that the release `from` is still the live one, or that the release `to` is already recorded as the live one.
+fn check_live(plugin: &PluginName, stored: &StoredPlugin, from: Option<i64>, to: Option<i64>) -> Result<()> {
+    match from {
+        Some(number) if number != stored.live_release && to != Some(stored.live_release) => {
             Err(plugin_changed(plugin, &format!("release {} is live now", stored.live_release)))
         }
         _ => Ok(()),

@@ -15,6 +15,7 @@ use crate::plugin::artifact::{Artifact, check_grants};
 use crate::plugin::canary_rollout::check_canary;
 use crate::plugin::compiled_schemas::CompiledSchemas;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
+use crate::plugin::deploy_turn::DeployTurn;
 use crate::plugin::inspection::ComponentDescription;
 use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::{plugin_changed, state_conflict};
@@ -39,9 +40,10 @@ pub(super) struct PluginState {
 }
 
 impl PluginState {
-    /// Reads the state under the change lock.
-    pub(super) async fn read(registry: &Registry, plugin: &PluginName) -> Result<Self> {
+    /// Reads the state under the change lock. Changes from before do not interrupt the deploy.
+    pub(super) async fn read(registry: &Registry, plugin: &PluginName, turn: &DeployTurn) -> Result<Self> {
         let _changing = registry.live.lock().await;
+        turn.restart();
         let stored = table::find(&registry.db, plugin).await?;
         let plugins = &registry.generation().plugins;
         Ok(Self {
@@ -52,11 +54,15 @@ impl PluginState {
         })
     }
 
-    /// Checks that nobody changed the plugin since.
+    /// Checks that nobody changed the plugin since. Returns its recorded state.
     ///
     /// # Errors
     /// 409 `plugin_changed`.
-    pub(super) async fn check_unchanged(&self, registry: &Registry, plugin: &PluginName) -> Result<()> {
+    pub(super) async fn check_unchanged(
+        &self,
+        registry: &Registry,
+        plugin: &PluginName,
+    ) -> Result<Option<StoredPlugin>> {
         let now = table::find(&registry.db, plugin).await?;
         let change = match (&self.stored, &now) {
             (Some(before), Some(now)) => now.change_since(before),
@@ -64,7 +70,7 @@ impl PluginState {
             // Another host on the same database did that.
             _ => Some("it was deployed or deleted"),
         };
-        change.map_or(Ok(()), |change| Err(plugin_changed(plugin, change)))
+        change.map_or(Ok(now), |change| Err(plugin_changed(plugin, change)))
     }
 }
 

@@ -146,7 +146,7 @@ impl Registry {
     pub(super) async fn publish(
         &self,
         release: &Arc<Release>,
-        state: PluginState,
+        (state, turn): (PluginState, &DeployTurn),
         component: &Bytes,
         plan: Option<Plan>,
         recorded: &RecordedState,
@@ -156,7 +156,10 @@ impl Registry {
         let revoked = Value::from(recorded.revoked.clone()).to_string();
         let plugin_record = PluginRecord { revoked: &revoked, schema: &recorded.schema };
         let _changing = self.live.lock().await;
-        state.check_unchanged(self, &record.plugin).await?;
+        let now = state.check_unchanged(self, &record.plugin).await?;
+        if turn.interrupted().is_cancelled() {
+            return Err(plugin_changed(&record.plugin, "it was changed while the deploy ran"));
+        }
         check_grants_kept(release)?;
         self.live.check_routes(MountedRoutes::of(release))?;
         let replaced = state.stored.map(|stored| stored.live_release);
@@ -164,18 +167,38 @@ impl Registry {
             (Some(plan), Some(live)) => {
                 let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
                 let text = canary.to_json()?;
-                releases::insert(&self.db, &stored, component, ReleaseRole::Canary(&text), &plugin_record).await?;
+                let role = ReleaseRole::Canary(&text);
+                if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
+                    self.check_inserted(record, error).await?;
+                }
                 self.live.swap(|plugins| {
                     plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
                 })
             }
             (_, live) => {
-                releases::insert(&self.db, &stored, component, ReleaseRole::Live(replaced), &plugin_record).await?;
-                self.live.serve(Arc::clone(release))?;
+                let role = ReleaseRole::Live(replaced);
+                if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
+                    self.check_inserted(record, error).await?;
+                }
+                self.live.serve(Arc::clone(release), now.is_some_and(|now| now.paused))?;
                 let previous = live.map(|release| release.record.number);
                 self.start_probation(&record.plugin, record.number, previous);
                 Ok(())
             }
+        }
+    }
+
+    /// Checks after a failed insertion that the release is recorded all the same: the database may commit and lose the
+    /// connection before it responds.
+    ///
+    /// # Errors
+    /// The error of the insertion, if the release is not recorded or the database still fails.
+    async fn check_inserted(&self, record: &Record, error: Error) -> Result<()> {
+        match releases::find(&self.db, &record.plugin, record.number).await {
+            Ok(Some(stored)) if stored.digest == record.digest.as_str() && stored.created_at == record.created_at => {
+                Ok(())
+            }
+            _ => Err(error),
         }
     }
 }
