@@ -100,7 +100,8 @@ impl Registry {
         }
         let Some(previous) = self.probations.fallback(plugin, *number, *at) else { return Ok(()) };
         let detail = json!({ "reason": "Too many of its calls failed soon after its deploy and it was quarantined" });
-        self.roll_back_from(plugin, Some(*number), Some(previous), &Initiator::host(), detail).await?;
+        // Boxed, because a rollback has a large future and happens rarely.
+        Box::pin(self.roll_back_from(plugin, Some(*number), Some(previous), &Initiator::host(), detail)).await?;
         Ok(())
     }
 }
