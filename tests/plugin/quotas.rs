@@ -104,9 +104,12 @@ async fn a_quota_belongs_to_a_release(host: &mut TestHost) {
     set_parameters(host, "sql", &["rows=default"]).await.ok();
     assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, json!(null));
     assert_eq!(grants(host).await, json!(chameleon_grants(&["cache.bytes=2MiB"])));
-    // A revoked grant returns with its quota, and other grants do not change.
-    host.superuser().delete("/plugins/chameleon/grants/sql").await.ok();
+    // A revoked grant returns with its quota, and only when it is granted.
     set_parameters(host, "sql", &["rows=2"]).await.ok();
+    host.superuser().delete("/plugins/chameleon/grants/sql").await.ok();
+    set_parameters(host, "sql", &["rows=500"]).await.has_code(409, "plugin_state");
+    host.anonymous().get("/chameleon/echo/x").await.has_code(503, "plugin_revoked");
+    set_parameters(host, "sql", &[]).await.ok();
     assert_eq!(statement_error(host, "chameleon", THREE_ROWS).await, refused);
 }
 

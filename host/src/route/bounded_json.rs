@@ -33,7 +33,7 @@ const VALUE_BYTES: usize = 48;
 /// The representation; see the module.
 pub(super) struct BoundedJson;
 
-/// What each error of a validator can copy.
+/// The size that each error of a validator can copy.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ErrorSize {
     /// Bytes of the schema: a pattern, the name of a required member, or the whole schema below `not`.

@@ -76,7 +76,7 @@ pub(super) struct Survey<'a> {
     pub(super) patterns: BTreeSet<&'a str>,
     /// The schemas of the document itself that refer to a component.
     pub(super) referring: HashSet<*const Value>,
-    /// What an error can hold.
+    /// The size that an error can have.
     pub(super) error: ErrorSize,
 }
 

@@ -208,7 +208,8 @@ fn errors_that_copy_large_parts_of_a_schema_or_of_the_value_are_few() {
         json!({ "items": { "additionalProperties": false } }),
         json!({ "items": { "unevaluatedProperties": false } }),
     ];
-    let member = |number: usize| (format!("m{number}"), json!(1));
+    // Long names, so that a list of them is large.
+    let member = |number: usize| (format!("{number:0>40}"), json!(1));
     let object = || Value::Object((0..100).map(member).chain([("a".to_owned(), json!(1))]).collect());
     let values = Value::Array((0..10_000).map(|number| if number % 2 == 0 { json!("y") } else { object() }).collect());
     for schema in copies {
