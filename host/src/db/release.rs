@@ -234,6 +234,8 @@ pub struct Retention<'a> {
     pub bytes: u64,
     /// Numbers of releases that are kept in any case.
     pub spared: &'a [i64],
+    /// The release that the host itself may roll back to. Unlike for `spared`, the one before it may go.
+    pub fallback: Option<i64>,
 }
 
 /// Deletes the releases of a plugin that `retention` does not keep, and the components that no release uses any more.
@@ -291,7 +293,10 @@ row! {
 fn superfluous<'a>(all: &'a [KeptRelease], retention: &Retention<'_>) -> Vec<&'a KeptRelease> {
     let to_go_back_to = |release: &KeptRelease| release.replaced.filter(|_| retention.spared.contains(&release.number));
     let previous: Vec<i64> = all.iter().filter_map(to_go_back_to).collect();
-    let is_spared = |at: usize, number| at == 0 || previous.contains(&number) || retention.spared.contains(&number);
+    let is_spared = |at: usize, number| {
+        let is_needed = previous.contains(&number) || retention.spared.contains(&number);
+        at == 0 || is_needed || retention.fallback == Some(number)
+    };
     let mut components = HashSet::new();
     let mut bytes: u64 = 0;
     let mut take = |release: &KeptRelease| {
@@ -335,7 +340,7 @@ mod tests {
     }
 
     fn gone(all: &[KeptRelease], newest: usize, since: i64, bytes: u64) -> Vec<i64> {
-        let retention = Retention { newest, since: Timestamp(since), bytes, spared: &[2] };
+        let retention = Retention { newest, since: Timestamp(since), bytes, spared: &[2], fallback: None };
         superfluous(all, &retention).into_iter().map(|release| release.number).collect()
     }
 

@@ -105,7 +105,6 @@ impl Registry {
         let plugins = &generation.plugins;
         let mut spared: Vec<i64> = plugins.current(plugin).map(|release| release.record.number).into_iter().collect();
         spared.extend(plugins.canaries.get(plugin).map(|canary| canary.release.record.number));
-        spared.extend(self.probations.kept_release(plugin));
         if spared.is_empty() {
             // The plugin is not loaded now, but its live release can be loaded later.
             match table::find(&self.db, plugin).await {
@@ -118,7 +117,9 @@ impl Registry {
             tracing::error!(error = error.report(), "records of old deploys were not collected");
         }
         let (newest, bytes) = (self.limits.keep_releases, self.limits.keep_releases_bytes);
-        match releases::collect(&self.db, plugin, &Retention { newest, since, bytes, spared: &spared }).await {
+        let fallback = self.probations.kept_release(plugin);
+        match releases::collect(&self.db, plugin, &Retention { newest, since, bytes, spared: &spared, fallback }).await
+        {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(%plugin, releases = ?gone, "old releases were collected"),
             Err(error) => tracing::error!(error = error.report(), "old releases were not collected"),
