@@ -205,7 +205,7 @@ fn errors_that_copy_large_parts_of_a_schema_or_of_the_value_are_few() {
         json!({ "items": { "required": ["x".repeat(100_000)] } }),
         json!({ "items": { "dependencies": { "a": ["x".repeat(100_000)] } } }),
         json!({ "items": { "pattern": "x{1}".repeat(1_000) } }),
-        json!({ "items": { "additionalProperties": false } }),
+        json!({ "items": { "properties": { "z": true }, "additionalProperties": false } }),
         json!({ "items": { "unevaluatedProperties": false } }),
     ];
     // Long names, so that a list of them is large.
