@@ -115,7 +115,6 @@ pub fn check(data: &[u8]) {
     for settings in [Value::Object(Map::new()), Value::Null, serde_json::json!({ "a": 1, "b": ["x\n"] })] {
         if let Err(error) = fuzzing::settings(&declaration, &settings) {
             assert_refusal(&error);
-            assert!(declared.settings_schema.is_some() || settings != Value::Object(Map::new()));
         }
     }
     let mount: Template = "/api/v1/fuzz".parse().unwrap();
