@@ -6,6 +6,7 @@ mod fixture;
 mod isolation;
 mod migrations;
 mod postgres;
+mod postgres_allowlist;
 mod sqlite;
 mod sqlite_resource_limits;
 mod statement_limits;
