@@ -95,41 +95,36 @@ pub fn check(data: &[u8]) {
     let mut findings = Findings::default();
     let inputs = operation.check_parameters(&path, &query, &mut findings);
     operation.check_body(value.as_ref(), suspicious, &mut findings);
-    match findings.is_empty() {
-        false => {
-            for finding in findings.listed() {
-                let place = finding.loc.first();
-                let known = ["path", "query", "body"].iter().any(|name| place == Some(&Loc::from(*name)));
-                assert!(known && !finding.msg.is_empty() && !finding.kind.is_empty(), "{finding:?}");
-            }
-            assert_problem(&Error::invalid(findings));
+    if !findings.is_empty() {
+        for finding in findings.listed() {
+            let place = finding.loc.first();
+            let known = ["path", "query", "body"].iter().any(|name| place == Some(&Loc::from(*name)));
+            assert!(known && !finding.msg.is_empty() && !finding.kind.is_empty(), "{finding:?}");
         }
-        true => {
-            let parameters = input.operation["parameters"].as_array().cloned().unwrap_or_default();
-            let declared = |name: &str, place: &str| {
-                parameters.iter().find(|parameter| parameter["name"] == name && parameter["in"] == place)
+        return assert_problem(&Error::invalid(findings));
+    }
+    let parameters = input.operation["parameters"].as_array().cloned().unwrap_or_default();
+    let declared = |name: &str, place: &str| {
+        parameters.iter().find(|parameter| parameter["name"] == name && parameter["in"] == place)
+    };
+    assert!(path.iter().all(|(name, _)| inputs.path.contains_key(*name)), "a path parameter is missing");
+    for (place, values) in [("path", &inputs.path), ("query", &inputs.query)] {
+        for (name, value) in values {
+            assert!(declared(name, place).is_some(), "{name} was never declared");
+            let sent = match place {
+                "path" => true,
+                _ => query.iter().any(|(other, _)| other == name),
             };
-            assert!(path.iter().all(|(name, _)| inputs.path.contains_key(*name)), "a path parameter is missing");
-            for (place, values) in [("path", &inputs.path), ("query", &inputs.query)] {
-                for (name, value) in values {
-                    assert!(declared(name, place).is_some(), "{name} was never declared");
-                    let sent = match place {
-                        "path" => true,
-                        _ => query.iter().any(|(other, _)| other == name),
-                    };
-                    assert!(!sent || !holds_nul(value), "{name} holds a NUL");
-                }
-            }
-            let required =
-                parameters.iter().filter(|parameter| parameter["in"] == "query" && parameter["required"] == true);
-            for name in required.filter_map(|parameter| parameter["name"].as_str()) {
-                assert!(inputs.query.contains_key(name), "{name} is required and missing");
-            }
-            // Undeclared members of an object are ignored; any other value is checked as a whole.
-            if let Some(value) = value.filter(|value| !value.is_object()) {
-                assert!(!holds_nul(&value), "the body holds a NUL: {value}");
-            }
+            assert!(!sent || !holds_nul(value), "{name} holds a NUL");
         }
+    }
+    let required = parameters.iter().filter(|parameter| parameter["in"] == "query" && parameter["required"] == true);
+    for name in required.filter_map(|parameter| parameter["name"].as_str()) {
+        assert!(inputs.query.contains_key(name), "{name} is required and missing");
+    }
+    // Undeclared members of an object are ignored; any other value is checked as a whole.
+    if let Some(value) = value.filter(|value| !value.is_object()) {
+        assert!(!holds_nul(&value), "the body holds a NUL: {value}");
     }
 }
 
