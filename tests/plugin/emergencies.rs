@@ -164,12 +164,28 @@ async fn an_operation_whose_response_the_database_lost_can_be_repeated() {
     assert_eq!(response(&host, "liar").await, "two");
     assert_eq!(operate(&host, "liar/rollback").await.ok()["release"]["number"], 1);
     assert_eq!(response(&host, "liar").await, "one");
+    // A deploy is undone, although it was never served.
+    record("UPDATE plugins SET live_release = 2").await;
+    assert_eq!(operate(&host, "liar/rollback").await.ok()["release"]["number"], 1);
+    assert_eq!(response(&host, "liar").await, "one");
     record(r#"UPDATE plugins SET revoked = '["sql"]'"#).await;
     host.superuser().delete("/plugins/liar/grants/sql").await.ok();
     host.anonymous().get("/liar").await.has_code(503, "plugin_revoked");
     record("UPDATE plugins SET revoked = '[]'").await;
     host.superuser().put("/plugins/liar/grants/sql", &json!(null)).await.ok();
     assert_eq!(response(&host, "liar").await, "one");
+}
+
+/// A plugin that is not served has no right to its mount.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_grant_does_not_take_the_mount_of_another_plugin() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    deploy(&host, &release("one"), "").await.ok();
+    host.superuser().delete("/plugins/liar/grants/sql").await.ok();
+    let heir = liar(json!({ "name": "heir", "answer": "other" }));
+    host.superuser().deploy(&heir.0, "mount=/api/v1/liar").await.ok();
+    host.superuser().put("/plugins/liar/grants/sql", &json!(null)).await.has_code(409, "route_conflict");
+    assert_eq!(response(&host, "liar").await, "other");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -152,6 +152,10 @@ pub async fn insert(
 ) -> Result<()> {
     const LIVE: &str = "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
         ON CONFLICT (name) DO UPDATE SET mount = $2, state = 'live', live_release = $3, canary = NULL";
+    let (live_at, replaced) = match role {
+        ReleaseRole::Live(replaced) => (Some(release.created_at), replaced),
+        ReleaseRole::Canary(_) => (None, None),
+    };
     on!(db, pool, begin => {
         let mut transaction = pool.begin_with(begin).await?;
         sqlx::query("INSERT INTO artifacts (digest, component) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING")
@@ -198,13 +202,10 @@ pub async fn insert(
         .bind(release.size)
         .bind(release.created_at)
         .bind(release.created_by)
-        .bind(matches!(role, ReleaseRole::Live(_)).then_some(release.created_at))
+        .bind(live_at)
         .bind(&release.signed_by)
         .bind(&release.limits)
-        .bind(match role {
-            ReleaseRole::Live(replaced) => replaced,
-            ReleaseRole::Canary(_) => None,
-        })
+        .bind(replaced)
         .bind(&release.imports)
         .execute(&mut *transaction)
         .await?;
@@ -234,8 +235,6 @@ pub struct Retention<'a> {
     pub bytes: u64,
     /// Numbers of releases that are kept in any case.
     pub spared: &'a [i64],
-    /// The release that the host itself may roll back to. Unlike for `spared`, the one before it may go.
-    pub fallback: Option<i64>,
 }
 
 /// Deletes the releases of a plugin that `retention` does not keep, and the components that no release uses any more.
@@ -293,14 +292,11 @@ row! {
 fn superfluous<'a>(all: &'a [KeptRelease], retention: &Retention<'_>) -> Vec<&'a KeptRelease> {
     let to_go_back_to = |release: &KeptRelease| release.replaced.filter(|_| retention.spared.contains(&release.number));
     let previous: Vec<i64> = all.iter().filter_map(to_go_back_to).collect();
-    let is_spared = |at: usize, number| {
-        let is_needed = previous.contains(&number) || retention.spared.contains(&number);
-        at == 0 || is_needed || retention.fallback == Some(number)
-    };
+    let is_spared = |at: usize, number| at == 0 || previous.contains(&number) || retention.spared.contains(&number);
     let mut components = HashSet::new();
     let mut bytes: u64 = 0;
-    let mut take = |release: &KeptRelease| {
-        if components.insert(release.digest.clone()) {
+    let mut take = |release: &'a KeptRelease| {
+        if components.insert(release.digest.as_str()) {
             bytes = bytes.saturating_add(u64::try_from(release.size).unwrap_or(0));
         }
         bytes <= retention.bytes
@@ -320,14 +316,15 @@ fn superfluous<'a>(all: &'a [KeptRelease], retention: &Retention<'_>) -> Vec<&'a
     gone
 }
 
-/// Returns the digests of the live release of each plugin and of the one that it replaced.
+/// Returns the digests of the live release of each plugin that was not removed, and of the one that it replaced.
 ///
 /// # Errors
 /// The database fails.
 pub async fn digests_to_serve(db: &Db) -> Result<Vec<String>> {
     const SQL: &str = "SELECT DISTINCT kept.digest FROM plugins
         JOIN releases live ON live.plugin = plugins.name AND live.number = plugins.live_release
-        JOIN releases kept ON kept.plugin = live.plugin AND (kept.number = live.number OR kept.number = live.replaced)";
+        JOIN releases kept ON kept.plugin = live.plugin AND (kept.number = live.number OR kept.number = live.replaced)
+        WHERE plugins.state = 'live'";
     Ok(on!(db, pool => sqlx::query_scalar(SQL).fetch_all(pool).await)?)
 }
 
@@ -340,7 +337,7 @@ mod tests {
     }
 
     fn gone(all: &[KeptRelease], newest: usize, since: i64, bytes: u64) -> Vec<i64> {
-        let retention = Retention { newest, since: Timestamp(since), bytes, spared: &[2], fallback: None };
+        let retention = Retention { newest, since: Timestamp(since), bytes, spared: &[2] };
         superfluous(all, &retention).into_iter().map(|release| release.number).collect()
     }
 

@@ -70,7 +70,7 @@ impl Registry {
         if let Err(error) = table::set_live(&self.db, plugin, after, Some(before), self.clock.now()).await {
             self.check_recorded(plugin, after, error).await?;
         }
-        self.live.serve(Arc::clone(&canary.release), false)?;
+        self.live.serve(Arc::clone(&canary.release), false);
         self.turns.interrupt(plugin);
         self.start_probation(plugin, after, Some(before));
         tracing::info!(%plugin, before, after, "promoted");
@@ -91,10 +91,15 @@ impl Registry {
     async fn abort_locked(&self, plugin: &PluginName, by: &Initiator, reason: &str) -> Result<()> {
         let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
-        table::set_canary(&self.db, plugin, None).await?;
+        if self.present(plugin).await?.live_release == canary.release.record.number {
+            // A promotion is recorded whose response the database lost.
+            table::set_live(&self.db, plugin, live.record.number, None, self.clock.now()).await?;
+        } else {
+            table::set_canary(&self.db, plugin, None).await?;
+        }
         self.live.swap(|plugins| {
             plugins.canaries.remove(plugin);
-        })?;
+        });
         let release = canary.release.record.number;
         tracing::info!(%plugin, release, reason, "trial aborted");
         let detail =
@@ -134,7 +139,7 @@ impl Registry {
         table::set_canary(&self.db, plugin, Some(&next.to_json()?)).await?;
         self.live.swap(|plugins| {
             plugins.canaries.insert(plugin.clone(), Arc::new(next));
-        })?;
+        });
         tracing::info!(%plugin, release, percent, "the trial starts its next step");
         let detail = json!({ "release": release, "percent": percent, "evidence": comparison });
         self.audit("plugin.step", Some(plugin.clone()), &Initiator::host(), Outcome::Success, detail).await;

@@ -2,9 +2,9 @@
 //! (call slots, capabilities, drains).
 //!
 //! A reader takes the current [`Generation`] without a lock. A request keeps the release that it calls as long as it
-//! needs, but not the generation: that would keep the replaced releases of all plugins. A writer holds the change lock, builds the next
-//! generation and swaps it in, which costs the same for any number of plugins. Calls in flight on a replaced release
-//! finish on it. The live set knows neither the database nor the reason for a change.
+//! needs, but not the generation: that would keep the replaced releases of all plugins. A writer holds the change lock,
+//! builds the next generation and swaps it in, which costs the same for any number of plugins. Calls in flight on a
+//! replaced release finish on it. The live set knows neither the database nor the reason for a change.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +93,7 @@ impl LiveSet {
         &self,
         releases: Vec<(Arc<Release>, bool)>,
         absent: Vec<(PluginName, Absent)>,
-    ) -> Result<Vec<(PluginName, Error)>> {
+    ) -> Vec<(PluginName, Error)> {
         let mut clashes = Vec::new();
         let mut plugins = Plugins::default();
         for (release, paused) in releases {
@@ -122,22 +122,22 @@ impl LiveSet {
             for (plugin, state) in absent {
                 served.absent.insert(plugin, state);
             }
-        })?;
-        Ok(clashes)
+        });
+        clashes
     }
 
     /// Makes a release the current one of its plugin: live, or paused. A canary ends.
-    pub(super) fn serve(&self, release: Arc<Release>, paused: bool) -> Result<()> {
+    pub(super) fn serve(&self, release: Arc<Release>, paused: bool) {
         let plugin = release.record.plugin.clone();
         self.swap(|plugins| {
             plugins.forget(&plugin);
             let state = if paused { &mut plugins.paused } else { &mut plugins.live };
             state.insert(plugin, release);
-        })
+        });
     }
 
     /// Builds the next generation and swaps it in. Calls in flight on releases that it does not contain are drained.
-    pub(super) fn swap(&self, change: impl FnOnce(&mut Plugins)) -> Result<()> {
+    pub(super) fn swap(&self, change: impl FnOnce(&mut Plugins)) {
         let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.generation();
         let mut plugins = current.plugins.clone();
@@ -160,7 +160,6 @@ impl LiveSet {
                 }
             }
         }
-        Ok(())
     }
 
     /// Applies the quotas of a release that was prepared while it was served already.

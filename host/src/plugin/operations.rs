@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::generation::{Absence, Absent};
+use super::generation::{Absence, Absent, MountedRoutes};
 use super::initiator::Initiator;
 use super::limits::LimitOverrides;
 use super::refusal::{check_grants_kept, plugin_changed, plugin_not_found, revoked_needs, state_conflict};
@@ -38,7 +38,7 @@ impl Registry {
         self.live.swap(|plugins| {
             plugins.forget(plugin);
             plugins.paused.insert(plugin.clone(), Arc::clone(release));
-        })?;
+        });
         release.pause.pause();
         self.turns.interrupt(plugin);
         tracing::info!(%plugin, "paused");
@@ -63,7 +63,7 @@ impl Registry {
         self.live.swap(|plugins| {
             plugins.forget(plugin);
             plugins.live.insert(plugin.clone(), Arc::clone(release));
-        })?;
+        });
         tracing::info!(%plugin, "resumed");
         let detail = json!({ "release": release.record.number });
         self.audit("plugin.resume", Some(plugin.clone()), by, Outcome::Success, detail).await;
@@ -114,6 +114,8 @@ impl Registry {
         let is_used = current.into_iter().chain(canary).any(needs);
         if is_recorded && !is_used && self.turns.interrupt(plugin) {
             tracing::info!(%plugin, capability, "stopped a deploy that may restore the grant");
+            let detail = json!({ "capability": capability });
+            self.audit("plugin.revoke", Some(plugin.clone()), by, Outcome::Success, detail).await;
             return Ok(());
         }
         if !is_used && (is_recorded || !self.live_needs(&stored, capability).await?) {
@@ -130,11 +132,11 @@ impl Registry {
             self.live.swap(|plugins| {
                 plugins.forget(plugin);
                 plugins.absent.insert(plugin.clone(), Absent { mount, reason: Absence::Revoked });
-            })?;
+            });
         } else {
             self.live.swap(|plugins| {
                 plugins.canaries.remove(plugin);
-            })?;
+            });
         }
         self.turns.interrupt(plugin);
         tracing::info!(%plugin, capability, "grant revoked");
@@ -147,22 +149,25 @@ impl Registry {
     /// Restores a revoked grant, and serves the live release again if it needs no other revoked grant.
     ///
     /// # Errors
-    /// There is no such plugin, the grant was not revoked, or the plugin was changed while its release was loaded.
+    /// There is no such plugin, the grant was not revoked, the plugin was changed while its release was loaded, or
+    /// another plugin has its mount now.
     pub async fn grant(&self, plugin: &PluginName, capability: &str, by: &Initiator) -> Result<()> {
         let before = self.present(plugin).await?;
         let revoked = before.revoked()?;
         let live = self.stored_release(plugin, before.live_release).await?;
         let absent = self.generation().plugins.absent.get(plugin).map(|absent| absent.reason);
         // It was recorded, but the response of the database was lost before the release was served again.
-        let is_unserved =
-            absent == Some(Absence::Revoked) && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
+        let record = Record::from_stored(&live)?;
+        let is_unserved = absent == Some(Absence::Revoked)
+            && record.grants.contains(capability)
+            && revoked_needs(&record, &revoked).is_empty();
         if !is_unserved && !revoked.iter().any(|name| name == capability) {
             return Err(state_conflict(format!(
                 "'{capability}' was not revoked from '{plugin}'; a new grant comes with a deploy that needs it"
             )));
         }
         let revoked: Vec<String> = revoked.into_iter().filter(|name| name != capability).collect();
-        let served_again = absent.is_some() && revoked_needs(&Record::from_stored(&live)?, &revoked).is_empty();
+        let served_again = absent.is_some() && revoked_needs(&record, &revoked).is_empty();
         // Loaded before the lock, because it may have to be compiled.
         let release = if served_again { Some(Arc::new(self.load(&live).await?)) } else { None };
 
@@ -173,6 +178,8 @@ impl Registry {
         }
         if let Some(release) = &release {
             check_grants_kept(release)?;
+            // Another plugin may have taken its mount while it was not served.
+            self.live.check_routes(MountedRoutes::of(release))?;
         }
         self.live.capabilities().reopen(plugin, capability).await?;
         if let Err(error) = self.record_revoked(plugin, &revoked, false).await {
@@ -184,7 +191,7 @@ impl Registry {
                 plugins.forget(plugin);
                 let state = if stored.paused { &mut plugins.paused } else { &mut plugins.live };
                 state.insert(plugin.clone(), release);
-            })?;
+            });
         }
         self.turns.interrupt(plugin);
         tracing::info!(%plugin, capability, "grant restored");
@@ -266,7 +273,7 @@ impl Registry {
         self.live.swap(|plugins| {
             plugins.forget(plugin);
             plugins.absent.insert(plugin.clone(), absent);
-        })?;
+        });
         self.pauses.plugin(plugin).resume();
         self.turns.interrupt(plugin);
         self.caches.remove(plugin);

@@ -1,7 +1,7 @@
-//! The preparation of a release: loads its machine code, links it, compiles its routes and admits it to its grants. A deploy
-//! does this in its stages. After a start, the first request to a plugin does it, so that ten thousand plugins start as
-//! fast as their records are read, and plugins that nobody calls take little memory. Plugins whose machine code is not
-//! in the code cache are compiled in the background instead, one after the other.
+//! The preparation of a release: loads its machine code, links it, compiles its routes and admits it to its grants. A
+//! deploy does this in its stages. After a start, the first request to a plugin does it, so that ten thousand plugins
+//! start as fast as their records are read, and plugins that nobody calls take little memory. Plugins whose machine code
+//! is not in the code cache are compiled in the background instead, one after the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ impl Registry {
         }
         let _changing = self.live.lock().await;
         let (mut was_live, mut was_canary) = (false, false);
-        let swapped = self.live.swap(|plugins| {
+        self.live.swap(|plugins| {
             was_live = plugins.live.get(plugin).is_some_and(|live| Arc::ptr_eq(live, release));
             was_canary = plugins.canaries.get(plugin).is_some_and(|canary| Arc::ptr_eq(&canary.release, release));
             if was_live {
@@ -122,7 +122,7 @@ impl Registry {
             tracing::error!(%plugin, release = number, error = report, "a trial cannot be continued; it ended");
             self.forget_trial(plugin).await;
         }
-        swapped.err().unwrap_or_else(|| unavailable().with_internal(report))
+        unavailable().with_internal(report)
     }
 
     /// Records that a trial ended that cannot be continued. A failure is logged: the next start ends it again.

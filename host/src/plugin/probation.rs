@@ -46,11 +46,6 @@ impl Probations {
         })
     }
 
-    /// Returns the release that must be kept because a rollback may need it.
-    pub(super) fn kept_release(&self, plugin: &PluginName) -> Option<i64> {
-        self.with(|probations| probations.get(plugin).map(|probation| probation.previous))
-    }
-
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<PluginName, Probation>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -248,6 +248,11 @@ impl Release {
         self.parts.get()
     }
 
+    /// Waits until nobody prepares the release.
+    pub async fn wait_for_preparation(&self) {
+        drop(self.preparation_failed.lock().await);
+    }
+
     /// Returns the same for a call, which runs only after they were prepared.
     ///
     /// # Errors

@@ -117,9 +117,7 @@ impl Registry {
             tracing::error!(error = error.report(), "records of old deploys were not collected");
         }
         let (newest, bytes) = (self.limits.keep_releases, self.limits.keep_releases_bytes);
-        let fallback = self.probations.kept_release(plugin);
-        match releases::collect(&self.db, plugin, &Retention { newest, since, bytes, spared: &spared, fallback }).await
-        {
+        match releases::collect(&self.db, plugin, &Retention { newest, since, bytes, spared: &spared }).await {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(%plugin, releases = ?gone, "old releases were collected"),
             Err(error) => tracing::error!(error = error.report(), "old releases were not collected"),

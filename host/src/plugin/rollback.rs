@@ -29,8 +29,12 @@ impl Registry {
             return self.roll_back_from(plugin, None, to, by, json!({})).await;
         }
         let recorded = self.present(plugin).await?.live_release;
-        // An earlier rollback was recorded, but the response of the database was lost before it was served.
-        let is_unserved = self.served(plugin).is_some_and(|served| served != recorded);
+        // An earlier rollback was recorded, but the response of the database was lost before it was served. A deploy or
+        // a promotion whose response was lost is undone like any other.
+        let is_unserved = match self.served(plugin) {
+            Some(served) if served != recorded => releases::leads_back(&self.db, plugin, served, recorded).await?,
+            _ => false,
+        };
         let to = is_unserved.then_some(recorded);
         // The release before the live one is another one after a change, so the live one must stay the same.
         self.roll_back_from(plugin, Some(recorded), to, by, json!({})).await
@@ -78,7 +82,9 @@ impl Registry {
         if let Err(error) = table::set_live(&self.db, plugin, number, replaced, self.clock.now()).await {
             self.check_recorded(plugin, number, error).await?;
         }
-        self.live.serve(Arc::clone(&release), stored.paused)?;
+        // The recorded one is the target already if this repeats a rollback whose response was lost.
+        let before = self.served(plugin).unwrap_or(before);
+        self.live.serve(Arc::clone(&release), stored.paused);
         self.turns.interrupt(plugin);
         self.probations.end(plugin);
         tracing::info!(%plugin, before, after = number, "rolled back");

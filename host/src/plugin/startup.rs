@@ -168,7 +168,7 @@ impl Registry {
                 }
             }
         }
-        for (plugin, error) in self.live.restore(restored, absent)? {
+        for (plugin, error) in self.live.restore(restored, absent) {
             tracing::error!(
                 %plugin, error = error.report(),
                 "a plugin is not served, because its paths are taken; deploy it with another mount"
@@ -211,7 +211,8 @@ impl Registry {
         canary.step = stored.step;
         self.live.swap(|plugins| {
             plugins.canaries.insert(plugin.clone(), Arc::new(canary));
-        })
+        });
+        Ok(())
     }
 }
 

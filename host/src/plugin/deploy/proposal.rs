@@ -177,11 +177,13 @@ impl Proposal {
         })
     }
 
-    /// Returns the current release if it already is the proposed one.
+    /// Returns the current release if it already is the proposed one, and the recorded one: another is recorded if the
+    /// database lost its response to a change.
     pub(super) fn identical_release(&self) -> Option<&Arc<Release>> {
         self.state.live.as_ref().filter(|live| {
             let record = &live.record;
-            record.digest == self.artifact.digest
+            self.state.stored.as_ref().is_some_and(|stored| stored.live_release == record.number)
+                && record.digest == self.artifact.digest
                 && record.mount == self.mount
                 && record.grants == self.grants
                 && record.settings == self.settings

@@ -162,7 +162,9 @@ impl Registry {
         }
         check_grants_kept(release)?;
         self.live.check_routes(MountedRoutes::of(release))?;
-        let replaced = state.stored.map(|stored| stored.live_release);
+        // A plugin that is not loaded has no served release, but a recorded one.
+        let served = state.live.as_ref().map(|live| live.record.number);
+        let replaced = served.or(state.stored.map(|stored| stored.live_release));
         match (plan, state.live) {
             (Some(plan), Some(live)) => {
                 let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
@@ -173,19 +175,18 @@ impl Registry {
                 }
                 self.live.swap(|plugins| {
                     plugins.canaries.insert(record.plugin.clone(), Arc::new(canary));
-                })
+                });
             }
-            (_, live) => {
+            _ => {
                 let role = ReleaseRole::Live(replaced);
                 if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
                     self.check_inserted(record, error).await?;
                 }
-                self.live.serve(Arc::clone(release), now.is_some_and(|now| now.paused))?;
-                let previous = live.map(|release| release.record.number);
-                self.start_probation(&record.plugin, record.number, previous);
-                Ok(())
+                self.live.serve(Arc::clone(release), now.is_some_and(|now| now.paused));
+                self.start_probation(&record.plugin, record.number, served);
             }
         }
+        Ok(())
     }
 
     /// Checks after a failed insertion that the release is recorded all the same: the database may commit and lose the
