@@ -1,9 +1,10 @@
 //! The host's own database: SQLite in the data directory, or a schema of PostgreSQL.
 //!
 //! Owns the migrations and all SQL on the host's tables (`db::user`, `db::session`, … one file per table family).
-//! `db::host_pool` owns the connections, `db::failure` the meaning of errors. The plugins' databases (`db::plugin_data`) share nothing with it. Each statement is written once, with `$1`
-//! parameters, and runs on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds.
-//! Identifiers are `uuid` on PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
+//! `db::host_pool` owns the connections, `db::failure` the meaning of errors. The databases of plugins
+//! (`db::plugin_data`) share no tables with the host's. Each statement is written once, with `$1` parameters, and runs
+//! on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds. Identifiers are `uuid` on
+//! PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
 pub mod audit;
 pub mod deploy;

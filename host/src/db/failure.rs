@@ -4,7 +4,7 @@
 //!
 //! | failure | SQLite (<https://sqlite.org/rescode.html>) | PostgreSQL (<https://www.postgresql.org/docs/current/errcodes-appendix.html>) | becomes |
 //! |---|---|---|---|
-//! | nothing can be stored | FULL, IOERR when writing, truncating, syncing or extending a file | 53100 | 503 `storage_full` |
+//! | nothing can be stored | FULL, IOERR when writing, truncating or syncing a file, or when creating the index of the log | 53100 | 503 `storage_full` |
 //! | outage | BUSY, LOCKED, PROTOCOL, other IOERR, CANTOPEN, READONLY, PERM, NOMEM, INTERRUPT, CORRUPT, NOTADB, NOLFS | 08, 25006, 25P03, 28, 3D000, 40, 42501, 53, 55006, 55P03, 57, 58, F0, XX | 503 `database_unavailable` |
 //! | outage | no connection in time, a broken connection, no response in time | the same | 503 `database_unavailable` |
 //! | another host took over the database | | WH001, from the trigger `check_holder` | 503 `shutting_down` |
@@ -97,8 +97,8 @@ fn of_postgres(code: &str) -> Failure {
 /// `code` is an extended result code.
 fn of_sqlite(code: i32) -> Failure {
     match code {
-        // SQLite reports a full disk as FULL only when it writes. A quota and a limit on the size of files are reported
-        // as failed writes.
+        // A full disk is FULL only when SQLite itself writes a page. A quota, a limit on the size of files, and an index
+        // that cannot be created are reported as other failures.
         ffi::SQLITE_IOERR_WRITE
         | ffi::SQLITE_IOERR_FSYNC
         | ffi::SQLITE_IOERR_DIR_FSYNC

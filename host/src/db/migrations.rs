@@ -1,5 +1,5 @@
-//! The schema of the host's tables. Owns the list of migrations, which are compiled in, and applies those that a database has
-//! not seen. Never changes a plugin's tables.
+//! The schema of the host's tables. Owns the list of migrations, which are compiled in, and applies those that a database
+//! has not seen. Never changes a plugin's tables.
 
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};

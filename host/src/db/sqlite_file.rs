@@ -45,10 +45,18 @@ fn lacks_index(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| codes.contains(&error.extended_code))
 }
 
+/// Sets the busy timeout and opens the write-ahead log.
+pub(super) fn open_log(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
+    raw.busy_timeout(limit)?;
+    write_ahead(raw, limit)?;
+    // The first reader opens the log.
+    raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+}
+
 /// Switches to write-ahead logging, and retries while the file is busy: SQLite ignores the busy timeout while a
 /// connection creates the log of a new file, or the last connection cleans it up (<https://sqlite.org/wal.html>,
 /// section 8).
-pub(super) fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
+fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
         match raw.pragma_update(None, "journal_mode", "WAL") {
@@ -69,10 +77,7 @@ impl WalAnchor {
     pub(super) fn open(file: &Path, limit: Duration) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(file, flags, |raw| {
-            raw.busy_timeout(limit)?;
-            write_ahead(&raw, limit)?;
-            // The log is opened by the first reader.
-            raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            open_log(&raw, limit)?;
             Ok(raw)
         })?;
         Ok(Self(Mutex::new(Some(connection))))

@@ -141,6 +141,10 @@ async fn a_backend_does_not_keep_large_statements() {
         for count in from..to {
             let list = vec!["1"; 20_000 + count].join(",");
             query(&database, &format!("SELECT 1 WHERE 1 IN ({list})"), &[]).await.unwrap();
+            // Statements that are prepared and then refused.
+            let no_type = query(&database, &format!("SELECT '(1,2)'::point WHERE 1 IN ({list})"), &[]).await;
+            let no_number = query(&database, &format!("SELECT $1::int4 WHERE 1 IN ({list})"), &[text("a")]).await;
+            assert!(no_type.is_err() && no_number.is_err(), "{no_type:?} {no_number:?}");
         }
     };
     run(0, 5).await;

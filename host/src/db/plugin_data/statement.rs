@@ -16,7 +16,7 @@ use super::statement_limits::StatementLimits;
 use super::value::Statement;
 
 /// The refusal of a statement that would wait for its own call.
-const OWN_TRANSACTION: &str = "this call has an open transaction: write through it, or end it first";
+const OWN_TRANSACTION: &str = "this call has an open transaction: use it, or end it first";
 
 /// Keywords of statements that make a table larger; no other statement does at run time.
 const GROWING: &[&str] = &["insert", "update"];

@@ -21,7 +21,8 @@ use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::plugin_data::value::{Rows, Value};
 
 /// The memory that the server takes for a statement, as a multiple of its text: the text, its parsed form and its plan.
-/// A list of short literals takes a hundred times its text; other statements take less.
+/// Other statements than lists of short literals take less. Such a list takes a hundred times its text, so it can exceed
+/// the limits six times.
 const SERVER_BYTES_PER_CHARACTER: usize = 16;
 
 #[derive(Clone)]
@@ -168,8 +169,24 @@ impl Backend {
         ended
     }
 
-    /// Runs a plugin's statement, and counts its result while it arrives.
+    /// Runs a plugin's statement.
     pub(super) async fn statement(
+        &mut self,
+        sql: &str,
+        values: &[Value],
+        limits: &StatementLimits,
+        budget: &mut ResultBudget<'_>,
+    ) -> Result<(Rows, u64), RunError> {
+        let outcome = self.run_statement(sql, values, limits, budget).await;
+        if !self.unclean && self.kept.is_too_large(sql) {
+            // sqlx forgets only all statements of a connection. If that fails, the connection ends.
+            let _ = self.forget_statements(limits).await;
+        }
+        outcome
+    }
+
+    /// Counts the result while it arrives.
+    async fn run_statement(
         &mut self,
         sql: &str,
         values: &[Value],
@@ -197,12 +214,7 @@ impl Backend {
         {
             return Err(RunError::StalePlan);
         }
-        let ended = self.settle(ended, limits);
-        if !self.unclean && self.kept.is_too_large(sql) {
-            // sqlx forgets only all statements of a connection. If that fails, the connection ends.
-            let _ = self.forget_statements(limits).await;
-        }
-        ended?;
+        self.settle(ended, limits)?;
         Ok((rows, affected))
     }
 
@@ -234,11 +246,19 @@ impl Backend {
             Some(Either::Left(types)) => types.iter().map(Parameter::of).collect(),
             _ => Vec::new(),
         };
-        let columns = statement
+        let columns: Result<Vec<_>, DataError> = statement
             .columns()
             .iter()
             .map(|column| Ok((column.name().to_owned(), ColumnType::of(column.name(), column.type_info())?)))
-            .collect::<Result<_, DataError>>()?;
+            .collect();
+        let columns = match columns {
+            Ok(columns) => columns,
+            Err(error) => {
+                // sqlx and the server keep the statement, but it has no plan, so nothing would count it.
+                let _ = self.forget_statements(limits).await;
+                return Err(error);
+            }
+        };
         let plan = Plan(Arc::new(Described { statement, parameters, columns }));
         let bytes = sql.len().saturating_mul(SERVER_BYTES_PER_CHARACTER);
         self.kept.insert(sql, plan.clone(), plan.0.columns.len(), bytes);

@@ -82,8 +82,8 @@ fn can_be_caused(code: &str) -> bool {
 /// denied object, a missing schema, and a missing object in a schema. A plugin must not learn which other plugins
 /// exist.
 fn reveals_other_schemas(code: &str, message: &str) -> bool {
-    // insufficient_privilege, wrong_object_type, invalid_schema_name; undefined_table, undefined_object and undefined_function with the
-    // name of a schema.
+    // insufficient_privilege, wrong_object_type, invalid_schema_name; and with the name of a schema: undefined_table,
+    // undefined_object, undefined_function.
     matches!(code, "42501" | "42809" | "3F000") || matches!(code, "42P01" | "42704" | "42883") && message.contains('.')
 }
 

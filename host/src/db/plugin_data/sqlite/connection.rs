@@ -117,10 +117,7 @@ impl Connection {
         writable: bool,
     ) -> rusqlite::Result<Self> {
         // Only another process can hold a lock: a backup, or a host that is shutting down.
-        raw.busy_timeout(limits.time)?;
-        sqlite_file::write_ahead(&raw, limits.time)?;
-        // The first reader opens the log.
-        raw.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        sqlite_file::open_log(&raw, limits.time)?;
         raw.pragma_update(None, "synchronous", "NORMAL")?;
         raw.pragma_update(None, "foreign_keys", true)?;
         raw.pragma_update(None, "query_only", !writable)?;

@@ -98,7 +98,7 @@ fn run(connection: &Connection, Statement { sql, params }: &Statement, place: Pl
     }
     let mut prepared = connection.prepare(sql).map_err(translate_error)?;
     if place == Place::Outside && !connection.is_autocommit() && !prepared.readonly() {
-        let text = "this call has an open transaction: write through it, or end it first";
+        let text = "this call has an open transaction: use it, or end it first";
         return Err(Error::Invalid(text.to_owned()));
     }
     let mut highest = 0;
