@@ -1,9 +1,9 @@
-//! The services that a call depends on, and whether one of them failed during the call. Owns the record of the
-//! failures of one call. Only the host classifies failures: a plugin's own mistakes, such as invalid SQL or a limit that its
-//! own call used up, are no failures of a service. So a plugin cannot escape the circuit breaker with errors that it
-//! causes itself.
+//! The services that a call depends on, and whether one of them failed during the call. Owns the record of the failures
+//! of one call. Only the host classifies failures: a plugin's own mistakes, such as invalid SQL or a limit that its own
+//! call used up, are no failures of a service. So a call cannot escape the circuit breaker with errors that it causes
+//! itself.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,6 @@ pub struct Dependencies(Arc<State>);
 #[derive(Debug)]
 struct State {
     usage: Arc<Usage>,
-    has_failed: AtomicBool,
     /// The requests to other servers that this call has open or waits for.
     requests: AtomicUsize,
     /// The first failure, for the log.
@@ -30,20 +29,18 @@ struct State {
 impl Dependencies {
     /// Creates the record of a call of the release with these usage counts.
     pub fn new(usage: Arc<Usage>) -> Self {
-        let (has_failed, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self(Arc::new(State { usage, has_failed, requests, first: Mutex::default() }))
+        Self(Arc::new(State { usage, requests: AtomicUsize::new(0), first: Mutex::default() }))
     }
 
     /// Records that a service failed.
     pub fn record_failure(&self, dependency: Dependency) {
         self.0.usage.count_dependency_failure(dependency);
-        self.0.has_failed.store(true, Ordering::Relaxed);
         self.0.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(dependency);
     }
 
     /// Returns whether a service failed during the call.
     pub fn has_failed(&self) -> bool {
-        self.0.has_failed.load(Ordering::Relaxed)
+        self.first_failure().is_some()
     }
 
     /// Returns the service that failed first.

@@ -170,7 +170,7 @@ impl audit_wit::Host for Guest {
         let _reservation = self.reserve(fields.fold(texts, usize::saturating_add))?;
         let call = self.entered.log()??;
         let mut space = MAX_ENTRY;
-        let (action, object) = (storable(cut(&mut space, &action)), storable(cut(&mut space, &object)));
+        let [action, object] = [action, object].map(|text| cut_storable(&mut space, &text));
         let detail = cut_detail(&mut space, &detail);
         let entry = audit::Entry {
             at: call.audit.clock.now(),
@@ -218,6 +218,11 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 
+/// Makes a text storable and cuts it to the space that is left, in this order: the replacement makes a text longer.
+fn cut_storable(space: &mut usize, text: &str) -> String {
+    cut(space, &storable(shorten(text))).to_owned()
+}
+
 /// Cuts a text to the space that is left, and takes that space.
 fn cut<'a>(space: &mut usize, text: &'a str) -> &'a str {
     let text = shorten(text);
@@ -248,6 +253,14 @@ fn cut_detail(space: &mut usize, detail: &[(String, String)]) -> serde_json::Map
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_without_its_nul_characters_stays_within_the_space() {
+        let mut space = MAX_ENTRY;
+        let texts = [(); 3].map(|()| cut_storable(&mut space, &"\0".repeat(MAX_ENTRY)));
+        let bytes: usize = texts.iter().map(String::len).sum();
+        assert!(bytes > 0 && bytes <= MAX_ENTRY && !texts.concat().contains('\0'), "{bytes}");
+    }
 
     #[test]
     fn an_entry_that_was_cut_says_so() {

@@ -73,7 +73,7 @@ impl Capability for Sql {
     }
 
     fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {
-        SqlCall { database: Arc::clone(release), transactions: 0 }
+        SqlCall { database: Arc::clone(release), in_transaction: false }
     }
 
     async fn close(&self, plugin: &PluginName) -> Result<()> {
@@ -88,8 +88,8 @@ impl Capability for Sql {
 /// The state of one call.
 pub struct SqlCall {
     database: Arc<PluginDatabase>,
-    /// The open transactions of the call, failed ones included.
-    transactions: usize,
+    /// Whether the call has an open transaction, perhaps a failed one.
+    in_transaction: bool,
 }
 
 type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
@@ -107,27 +107,32 @@ impl Guest {
         &mut self,
         statements: impl IntoIterator<Item = &'a Statement>,
     ) -> wasmtime::Result<Result<(), DataError>> {
-        let Ok(SqlCall { database, transactions }) = self.entered.sql()? else {
+        let Ok(SqlCall { database, in_transaction }) = self.entered.sql()? else {
             return Ok(Err(DataError::Unavailable));
         };
-        if *transactions == 0 {
+        if !*in_transaction {
             return Ok(Ok(()));
         }
         Ok(statements.into_iter().try_for_each(|statement| database.check_outside_transaction(statement)))
     }
 
-    /// Changes the number of the call's open transactions.
-    fn count_transactions(&mut self, change: impl FnOnce(usize) -> usize) -> wasmtime::Result<usize> {
-        // After a revocation the number does not matter: no statement runs.
-        let Ok(call) = self.entered.sql()? else { return Ok(0) };
-        call.transactions = change(call.transactions);
-        Ok(call.transactions)
+    /// Returns whether the call has an open transaction, and with it a connection. False after a revocation: no
+    /// statement runs then.
+    fn has_transaction(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.entered.sql()?.is_ok_and(|call| call.in_transaction))
+    }
+
+    fn set_in_transaction(&mut self, open: bool) -> wasmtime::Result<()> {
+        if let Ok(call) = self.entered.sql()? {
+            call.in_transaction = open;
+        }
+        Ok(())
     }
 
     /// Takes a transaction out of the call's table.
     fn end_transaction(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<Transaction> {
         let transaction = self.table.delete(handle)?;
-        self.count_transactions(|open| open.saturating_sub(1))?;
+        self.set_in_transaction(false)?;
         Ok(transaction)
     }
 
@@ -150,7 +155,7 @@ impl Guest {
     /// the database.
     fn sql_result<T>(&mut self, result: Result<T, DataError>) -> SqlResult<T> {
         // Other calls have all connections: this one did not take them itself.
-        let is_busy = matches!(result, Err(DataError::Limit(LimitKind::Connections, _))) && !self.has_transaction();
+        let is_busy = matches!(result, Err(DataError::Limit(LimitKind::Connections, _))) && !self.has_transaction()?;
         if is_busy || matches!(result, Err(DataError::Unavailable)) {
             self.dependencies.record_failure(Dependency::Database);
         }
@@ -167,11 +172,6 @@ impl Guest {
             _ => {}
         }
         Ok(result.map_err(Into::into))
-    }
-
-    /// Returns whether the call has an open transaction, and with it a connection.
-    fn has_transaction(&mut self) -> bool {
-        self.table.iter_mut().any(|handle| handle.is::<Transaction>())
     }
 }
 
@@ -227,7 +227,7 @@ fn sum(parts: impl Iterator<Item = usize>) -> usize {
 impl database::HostTransaction for Guest {
     async fn begin(&mut self) -> SqlResult<Resource<Transaction>> {
         let database = self.database()?;
-        if self.count_transactions(|open| open)? > 0 {
+        if self.has_transaction()? {
             return self.sql_result(Err(PluginDatabase::second_transaction()));
         }
         let begun = match database {
@@ -237,7 +237,7 @@ impl database::HostTransaction for Guest {
         match begun {
             Ok(transaction) => {
                 let handle = self.table.push(transaction)?;
-                self.count_transactions(|open| open.saturating_add(1))?;
+                self.set_in_transaction(true)?;
                 Ok(Ok(handle))
             }
             Err(error) => self.sql_result(Err(error)),

@@ -1,5 +1,5 @@
-//! The usage counts of one release: host calls, limit hits, failed services, peak memory. Calls count without a lock; operators and
-//! metrics read. Owns the counts; never decides anything by them.
+//! The usage counts of one release: host calls, limit hits, failed services, peak memory. Calls count without a lock;
+//! operators and metrics read. Owns the counts; never decides anything by them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,8 +12,8 @@ pub enum Dependency {
     Database,
     /// The audit log, which is in the host's database.
     Audit,
-    /// A free place among the plugin's requests to other servers. The other servers themselves are no dependency: the
-    /// plugin chooses them.
+    /// The host's client for other servers, or a free place among the plugin's requests to them. The other servers
+    /// themselves are no dependency: the plugin chooses them.
     Egress,
 }
 
