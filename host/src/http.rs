@@ -19,7 +19,7 @@ pub mod fuzzing;
 pub mod host_route;
 mod lingering_close;
 mod openapi;
-mod pace;
+pub(crate) mod pace;
 mod plugin_call;
 pub mod problem;
 pub mod reply;

@@ -44,8 +44,8 @@ async fn a_token_with_a_foreign_signature_is_401(host: &TestHost) {
     let header = decoded(parts[0]);
     assert!(claims["exp"].is_i64() && claims["sub"].is_string(), "{claims}");
 
-    // Signed with a forged key: once with a plain HS256 header, as the FastAPI full-stack template uses, and once with the key
-    // id of this host in an HS256 header (algorithm confusion).
+    // Signed with a forged key: once with a plain HS256 header, as the FastAPI full-stack template uses, and once with the
+    // key id of this host in an HS256 header (algorithm confusion).
     let secret = EncodingKey::from_secret(b"changethis");
     let hs256 = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secret).unwrap();
     let mut typed = Header::new(Algorithm::HS256);

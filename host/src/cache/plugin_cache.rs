@@ -117,7 +117,9 @@ impl PluginCache {
 
     /// Removes a value.
     pub fn delete(&self, key: &str) {
-        self.entries.load().cache().invalidate(&Key::Value(key.into()));
+        if let Some(entries) = self.entries.load().cache.get() {
+            entries.invalidate(&Key::Value(key.into()));
+        }
     }
 
     /// Adds to a counter atomically and returns the sum. A missing counter starts at 0 with the given `ttl`; an

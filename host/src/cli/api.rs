@@ -14,6 +14,7 @@ use super::credentials::Credentials;
 use super::failure::Failure;
 use crate::clock::Random;
 use crate::config::Secret;
+use crate::http::pace::MIN_BYTES_PER_SECOND;
 
 /// The largest response to read, in bytes; the operator API sends none that is larger.
 const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
@@ -23,9 +24,6 @@ const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The timeout of other requests: a deploy compiles, migrates and smoke-tests the component before the host responds.
 const LONG_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// The slowest upload, in bytes per second. The host refuses slower ones.
-const SLOWEST_UPLOAD: u64 = 16 * 1024;
 
 /// The operator API's path of plugins.
 pub(super) const PLUGINS: &str = "/api/v1/plugins/";
@@ -165,7 +163,8 @@ impl Api {
             .header("expect", "100-continue");
         let body = Cursor::new(before).chain(component).chain(Cursor::new(after));
         let request = request.body(SendBody::from_owned_reader(body)).map_err(malformed)?;
-        let time = LONG_TIMEOUT.saturating_add(Duration::from_secs(length / SLOWEST_UPLOAD));
+        // The host refuses a slower upload.
+        let time = LONG_TIMEOUT.saturating_add(Duration::from_secs(length / MIN_BYTES_PER_SECOND));
         self.send(self.agent.configure_request(request).timeout_send_body(Some(time)).build())
     }
 

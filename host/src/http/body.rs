@@ -57,17 +57,11 @@ impl ReadBody {
         (self.value, self.bytes, self.reservation)
     }
 
-    /// Drops the parsed value, which takes time for a large body.
+    /// Drops the parsed value and its reservation. Takes time for a large body.
     pub(super) fn drop_value(&mut self) {
         self.value = None;
         // Shrinking never fails.
         let _ = self.reserve_more(0);
-    }
-
-    /// Drops the parsed value and returns the bytes with a reservation for them alone.
-    pub(super) fn into_raw(mut self) -> (Bytes, Option<Reservation>) {
-        self.drop_value();
-        (self.bytes, self.reservation)
     }
 }
 

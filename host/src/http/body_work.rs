@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 
-/// Bodies up to this size are handled at once. That takes a few milliseconds at most, and a switch of threads costs
-/// more for small bodies.
+/// Bodies up to this size are handled at once: a switch of threads would usually cost more than the work. A schema that
+/// asks for as many steps as the budget of `route::bounded_json` has can make it take longer.
 const SMALL: usize = 64 * 1024;
 
 /// The work on large bodies.

@@ -245,7 +245,7 @@ impl Dispatcher {
                 Ok(self.send((host_route.handler)(Arc::clone(&self.host), call).await?, None))
             }
             Handler::Plugin { release, index, contract } => {
-                let (body, _reservation) = read.into_raw();
+                let (_, body, _reservation) = read.into_parts();
                 let call =
                     PluginCall { release, route: index, parts, request_id, params: &params, caller, trial, body };
                 let budget = &self.host.body_memory.responses;
@@ -296,15 +296,21 @@ impl Dispatcher {
     /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
     async fn prepare(&self, release: &Arc<Release>) -> Result<()> {
         let (host, preparing) = (Arc::clone(&self.host), Arc::clone(release));
-        let preparing = tokio::spawn(async move { host.plugins.prepare_release(&preparing).await });
-        match tokio::time::timeout(release.limits.deadline, preparing).await {
-            Ok(prepared) => prepared.map_err(|error| Error::internal("a preparation panicked").with_source(error))?,
-            Err(_) => Err(absent(Absence::Broken)),
-        }
+        let prepared = async {
+            // The others wait here, and not in tasks that would outlive them.
+            release.wait_for_preparation().await;
+            if release.prepared().is_some() {
+                return Ok(());
+            }
+            let task = tokio::spawn(async move { host.plugins.prepare_release(&preparing).await });
+            task.await.map_err(|error| Error::internal("a preparation panicked").with_source(error))?
+        };
+        let in_time = tokio::time::timeout(release.limits.deadline, prepared).await;
+        in_time.unwrap_or_else(|_| Err(absent(Absence::Broken)))
     }
 
-    /// Turns a reply into the response. The reply of a plugin is isolated. The body counts against the memory for responses until the client has read it,
-    /// for replies of plugins and of the host alike.
+    /// Turns a reply into the response, and isolates the reply of a plugin. The body counts against the memory for
+    /// responses until the client has read it, for replies of plugins and of the host alike.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
         if let Some(release) = release {
             plugin_call::isolate(&mut reply.headers, release);

@@ -4,7 +4,7 @@
 
 /// The minimum rate after an initial pause. A client that moves a little now and then occupies as much memory as one that
 /// moves nothing.
-pub(super) const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
+pub(crate) const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// The progress of one body. Times are milliseconds since any fixed moment.
 #[derive(Debug, Clone, Copy)]

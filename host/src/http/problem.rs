@@ -33,7 +33,7 @@ struct Problem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<Finding>>")]
     errors: Option<&'a [FieldError]>,
-    /// The number of rejected inputs that are not listed. At most 100 are listed.
+    /// The number of rejected inputs that are not listed. The host lists at most 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     errors_omitted: Option<usize>,
 }

@@ -1,5 +1,5 @@
-//! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, as FastAPI
-//! reports them: one finding per location, in the order in which the schema declares its members, never with the input itself.
+//! Describes the input that a JSON Schema refuses, with the error types and texts of Pydantic, as FastAPI reports them:
+//! one finding per location, in the order in which the schema declares its members, never with the input itself.
 //!
 //! A client chooses the number of its mistakes, so both the findings and the memory for finding them are limited.
 

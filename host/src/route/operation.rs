@@ -126,11 +126,11 @@ impl Operation {
         found: &mut Findings,
     ) -> Inputs {
         let mut inputs = Inputs::default();
-        let texts = by_name(&self.path, path.iter().map(|(name, text)| (*name, text.as_ref())));
+        let texts = by_name(path.iter().map(|(name, text)| (*name, text.as_ref())));
         for parameter in &self.path {
             parameter.check("path", texts.get(&*parameter.name), &mut inputs.path, found);
         }
-        let texts = by_name(&self.query, query.iter().map(|(name, text)| (name.as_ref(), text.as_ref())));
+        let texts = by_name(query.iter().map(|(name, text)| (name.as_ref(), text.as_ref())));
         for parameter in &self.query {
             parameter.check("query", texts.get(&*parameter.name), &mut inputs.query, found);
         }
@@ -147,16 +147,11 @@ impl Operation {
     }
 }
 
-/// Groups the texts of the declared parameters by name, in one pass.
-fn by_name<'a>(
-    declared: &'a [Parameter],
-    texts: impl Iterator<Item = (&'a str, &'a str)>,
-) -> HashMap<&'a str, Vec<&'a str>> {
-    let mut named: HashMap<&str, Vec<&str>> = declared.iter().map(|parameter| (&*parameter.name, Vec::new())).collect();
+/// Groups texts by name, in one pass.
+fn by_name<'a>(texts: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<&'a str, Vec<&'a str>> {
+    let mut named: HashMap<&str, Vec<&str>> = HashMap::new();
     for (name, text) in texts {
-        if let Some(list) = named.get_mut(name) {
-            list.push(text);
-        }
+        named.entry(name).or_default().push(text);
     }
     named
 }

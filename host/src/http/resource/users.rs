@@ -11,7 +11,6 @@ use crate::address::Address;
 use crate::auth::{AccountChange, NewAccount, User};
 use crate::clock::Timestamp;
 use crate::config::Secret;
-
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
