@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["auth", "cache", "egress", "email", "route", "telemetry"],
     &["db"],
     &["config"],
-    &["error", "clock", "id", "address", "permits", "public_key"],
+    &["error", "clock", "id", "address", "network", "permits", "public_key"],
 ];
 
 /// Edges that the order does not allow, each with its reason.
@@ -37,7 +37,8 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["axum", "tower_http"], &["http"]),
     // The server's side of the wire, the client's side, and the types of `wasi:http`.
     (&["hyper", "hyper_util", "http_body_util"], &["http", "egress", "capability/http/wasi.rs"]),
-    (&["tokio_rustls", "rustls_native_certs", "ipnet"], &["egress"]),
+    (&["tokio_rustls", "rustls_native_certs"], &["egress"]),
+    (&["ipnet"], &["egress", "network"]),
     (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_http", "wasmtime_wasi_io"], &["plugin", "capability"]),
     (&["sqlx", "rusqlite"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),

@@ -128,6 +128,8 @@ async fn plugin_output_reaches_the_log() {
     process.client().get("/chameleon/flood/1000").await;
     process.client().get("/chameleon/echo/x").await.ok();
     let entries = process.entries();
+    let mut requests = entries.iter().filter(|entry| entry["target"] == "wharf::http::request");
+    assert!(requests.all(|entry| entry["client"] == "127.0.0.1" && entry["peer"].is_string()), "{entries:?}");
     let lines: Vec<_> = entries.iter().filter(|entry| entry["message"] == "flood").collect();
     assert!((1..1000).contains(&lines.len()), "{} lines", lines.len());
     let fields = lines.iter().all(|entry| entry["fields"]["line"].is_string());

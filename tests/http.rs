@@ -1,6 +1,7 @@
 //! The contract of the HTTP API, tested from outside as a client uses it.
 
 mod body;
+mod client_origin;
 mod cors;
 mod email;
 mod health;

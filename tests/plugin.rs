@@ -17,7 +17,7 @@ mod many_plugins;
 mod memory_accounting;
 mod pages;
 mod quotas;
-mod releases;
+pub(crate) mod releases;
 mod removal;
 mod signature;
 mod statement_cancellation;

@@ -9,6 +9,7 @@ pub(crate) mod kind;
 pub mod load;
 pub mod log_format;
 pub mod plugins;
+pub mod proxy_headers;
 mod reader;
 pub mod secret;
 mod section;
@@ -22,12 +23,14 @@ pub use finding::{Finding, Origin};
 pub use load::{InvalidConfig, Loaded, load};
 pub use log_format::LogFormat;
 pub use plugins::{Limit, Plugins};
+pub use proxy_headers::ProxyHeaders;
 pub use reader::Setting;
 pub use secret::Secret;
 pub use source::{Flag, Sources};
 
 use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
 use self::section::settings;
+use crate::network::Network;
 
 /// Every setting, checked.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +62,10 @@ settings! {
         project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
         /// The allowed CORS origin and the base of links in mails, without a trailing slash.
         frontend_url: String = "http://localhost:5173".to_owned(), "WHARF_FRONTEND_URL", kind::web_url();
+        /// Addresses and networks of the proxies in front of the host. Their headers name the client.
+        trusted_proxies: Vec<Network> = Vec::new(), "WHARF_TRUSTED_PROXIES", kind::trusted_proxies();
+        /// The headers in which the trusted proxies name the client: `x-forwarded` or `forwarded`.
+        proxy_headers: ProxyHeaders = ProxyHeaders::XForwarded, "WHARF_PROXY_HEADERS", kind::proxy_headers();
         /// A directory to serve, with its `index.html` for unknown paths (SPA fallback).
         static_dir: Option<PathBuf> = None, "WHARF_STATIC_DIR", kind::directory().optional();
         /// Concurrent client connections; further connections wait. At most half of the files that the process may have

@@ -12,6 +12,7 @@ mod body;
 pub mod body_memory;
 pub mod body_work;
 pub mod call;
+mod client_origin;
 pub mod cors;
 pub mod dispatch;
 #[cfg(fuzzing)]

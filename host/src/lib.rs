@@ -15,6 +15,7 @@ pub mod email;
 pub mod error;
 pub mod http;
 pub mod id;
+pub mod network;
 pub(crate) mod permits;
 pub mod plugin;
 pub mod public_key;

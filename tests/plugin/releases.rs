@@ -25,7 +25,7 @@ both!(
     }),
 );
 
-pub(super) fn responding_with(word: &str) -> Component {
+pub(crate) fn responding_with(word: &str) -> Component {
     liar(json!({ "answer": word, "version": format!("1.0.0-{word}") }))
 }
 

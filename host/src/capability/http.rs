@@ -14,10 +14,10 @@ use super::parameter::parameters;
 use super::{Boot, CallContext, Candidate, Capability, Dependencies, Guest, HostCalls, Usage};
 use crate::clock::Random;
 use crate::config::kind;
-use crate::egress::address::Network;
 use crate::egress::origin::Origin;
 use crate::egress::{Allowlist, Egress, EgressLimits, Failure, LimitKind, ReleaseEgress, Request, Response, Trace};
 use crate::error::Result;
+use crate::network::Network;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]

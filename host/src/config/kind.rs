@@ -12,8 +12,10 @@ use std::time::Duration;
 use url::Url;
 
 use super::log_format::LogFormat;
+use super::proxy_headers::ProxyHeaders;
 use super::secret::Secret;
 use crate::address::Address;
+use crate::network::Network;
 use crate::public_key::TrustedKey;
 
 /// The most members of a [`set`].
@@ -318,6 +320,45 @@ pub(super) fn trusted_keys() -> Kind<Vec<TrustedKey>> {
     .or_bare(ValueType::List)
 }
 
+/// Networks with commas or spaces between them, sorted, each once.
+pub(super) fn trusted_proxies() -> Kind<Vec<Network>> {
+    let show = |networks: &Vec<Network>| {
+        let texts: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join(&format!("{SEPARATOR} ")))
+    };
+    let accepted = format!(
+        "up to {MAX_SET} addresses and networks of proxies, such as 127.0.0.1 or 10.1.0.0/16, with commas between them"
+    );
+    Kind::with_unset(accepted, show, |text| {
+        let texts = text.split(|c: char| c == SEPARATOR || c.is_whitespace()).filter(|text| !text.is_empty());
+        let mut networks = BTreeSet::new();
+        for text in texts {
+            let network: Network = text.parse().map_err(|reason| format!("holds {text:?}, which {reason}"))?;
+            if network.is_everything() {
+                return Err(format!("holds {text:?}, which would let every client choose its address"));
+            }
+            networks.insert(network);
+        }
+        if networks.len() > MAX_SET {
+            return Err(format!("holds {} of them", networks.len()));
+        }
+        Ok(networks.into_iter().collect())
+    })
+    .or_bare(ValueType::List)
+}
+
+pub(super) fn proxy_headers() -> Kind<ProxyHeaders> {
+    let show = |headers: &ProxyHeaders| match headers {
+        ProxyHeaders::XForwarded => "x-forwarded".to_owned(),
+        ProxyHeaders::Forwarded => "forwarded".to_owned(),
+    };
+    Kind::new("x-forwarded or forwarded", show, |text| match text {
+        "x-forwarded" => Ok(ProxyHeaders::XForwarded),
+        "forwarded" => Ok(ProxyHeaders::Forwarded),
+        _ => Err("is neither".to_owned()),
+    })
+}
+
 pub(super) fn log_format() -> Kind<LogFormat> {
     let show = |format: &LogFormat| match format {
         LogFormat::Auto => "auto".to_owned(),
@@ -400,6 +441,17 @@ mod tests {
         }
         assert_eq!(show_size(64 << 20), "64MiB");
         assert_eq!(show_size(1500), "1500");
+    }
+
+    #[test]
+    fn trusted_proxies_are_addresses_and_networks() {
+        let read = |text: &str| trusted_proxies().read(text).map(|networks| trusted_proxies().show(&networks));
+        assert_eq!(read("").unwrap(), None);
+        let networks = "10.1.0.0/16, 127.0.0.1/32, fd00:1::/32";
+        assert_eq!(read(" fd00:1::/32 127.0.0.1,10.1.2.3/16,, 127.0.0.1\n").unwrap().as_deref(), Some(networks));
+        for bad in ["proxy.example", "10.0.0.1:80", "0.0.0.0/0", "10.0.0.1, ::/0"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use hyper::{Method, Request as WireRequest, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ReleaseEgress;
-use super::address;
 use super::checked_request::CheckedRequest;
 use super::connection::{Connection, MAX_HEADER_BYTES, MAX_HEADERS, SendError};
 use super::exchange::{Report, Request, Response, ResponseMemory};
@@ -219,7 +218,7 @@ impl ReleaseEgress {
         found
             .into_iter()
             .map(|address| {
-                let address = SocketAddr::new(address::canonical(address), server.port);
+                let address = SocketAddr::new(address.to_canonical(), server.port);
                 let checked = self.allowlist.check_address(&server.host, address, own);
                 checked.map(|()| address).inspect_err(|_| {
                     report.detail = Some(format!("{} is at {}", server.host, address.ip()));

@@ -8,8 +8,6 @@ use std::str::FromStr;
 
 use url::Url;
 
-use super::address;
-
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 8 * 1024;
 
@@ -159,7 +157,7 @@ fn read_host(url: &Url) -> Result<Host, String> {
         Some(url::Host::Domain("")) => Err("the URL has no host".to_owned()),
         Some(url::Host::Domain(name)) => Ok(Host::Name(name.to_owned())),
         Some(url::Host::Ipv4(address)) => Ok(Host::Address(address.into())),
-        Some(url::Host::Ipv6(address)) => Ok(Host::Address(address::canonical(address.into()))),
+        Some(url::Host::Ipv6(address)) => Ok(Host::Address(IpAddr::from(address).to_canonical())),
         None => Err("the URL has no host".to_owned()),
     }
 }

@@ -7,9 +7,10 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::address::{self, AddressClass, Network};
+use super::address::{self, AddressClass};
 use super::failure::Failure;
 use super::origin::{Host, Origin, Server};
+use crate::network::Network;
 
 /// The servers and addresses that a release may connect to.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +65,7 @@ impl Allowlist {
 fn check_own_listener(own: Option<SocketAddr>, address: SocketAddr) -> Result<(), Failure> {
     let denied = || Err(Failure::Denied("no grant allows requests to this host itself".to_owned()));
     let Some(own) = own.filter(|own| own.port() == address.port()) else { return Ok(()) };
-    let ip = address::canonical(own.ip());
+    let ip = own.ip().to_canonical();
     if ip == address.ip() || (ip.is_unspecified() && is_of_this_machine(address)) { denied() } else { Ok(()) }
 }
 

@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use super::access;
 use super::body::{self, ReadBody};
 use super::call::{Call, Payload};
+use super::client_origin::{ClientOrigin, TrustedProxies};
 use super::cors::Cors;
 use super::host_route::HostRoute;
 use super::lingering_close::LingeringBody;
@@ -50,6 +51,7 @@ pub struct Dispatcher {
     /// Finds a route of the host by its index.
     table: RouteTable<usize>,
     cors: Cors,
+    proxies: TrustedProxies,
     files: Option<StaticFiles>,
 }
 
@@ -111,6 +113,7 @@ impl Dispatcher {
         let table = table.map_err(Error::internal)?;
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url)?;
+        let proxies = TrustedProxies::new(server);
         let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
         let files = files.transpose()?;
         // OpenAPI 3.1 uses JSON Schema 2020-12 and keeps the definitions in `components`.
@@ -138,7 +141,7 @@ impl Dispatcher {
             documented
                 .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
         ));
-        Ok(Self { host, routes, table, cors, files })
+        Ok(Self { host, routes, table, cors, proxies, files })
     }
 
     /// Returns the response to one request. An error becomes a problem response.
@@ -150,6 +153,7 @@ impl Dispatcher {
         let started = Instant::now();
         let in_flight = self.host.traffic.begin();
         let (parts, body) = request.into_parts();
+        let origin = self.proxies.origin(&parts, peer);
         let body = LingeringBody::new(body, !parts.headers.contains_key(EXPECT));
         let request_id: Arc<str> = match self.host.random.uuid() {
             Ok(id) => id.simple().to_string().into(),
@@ -157,7 +161,7 @@ impl Dispatcher {
                 return self.send(problem::reply(&error, parts.uri.path(), "none"), None);
             }
         };
-        let mut response = match self.respond(&parts, body, &request_id, peer).await {
+        let mut response = match self.respond(&parts, body, &request_id, &origin).await {
             Ok(response) => response,
             Err(error) => self.send(problem::reply(&error, parts.uri.path(), &request_id), None),
         };
@@ -176,6 +180,7 @@ impl Dispatcher {
             path = parts.uri.path(),
             status = response.status().as_u16(),
             micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            client = %origin.address,
             %peer,
             "request"
         );
@@ -187,7 +192,7 @@ impl Dispatcher {
         parts: &Parts,
         body: B,
         request_id: &Arc<str>,
-        peer: SocketAddr,
+        origin: &ClientOrigin,
     ) -> Result<Response>
     where
         B: Body<Data = Bytes> + Send,
@@ -205,7 +210,7 @@ impl Dispatcher {
             Match::Route(index, params) => (self.host_route(*index)?, params),
             Match::Methods(methods) => return Err(method_not_allowed(methods)),
             Match::Nothing => {
-                let Some(found) = self.find_release(parts, peer).await? else {
+                let Some(found) = self.find_release(parts, origin).await? else {
                     return self.respond_without_route(parts).await;
                 };
                 (release, trial) = found;
@@ -246,8 +251,17 @@ impl Dispatcher {
             }
             Handler::Plugin { release, index, contract } => {
                 let (_, body, _reservation) = read.into_parts();
-                let call =
-                    PluginCall { release, route: index, parts, request_id, params: &params, caller, trial, body };
+                let call = PluginCall {
+                    release,
+                    route: index,
+                    parts,
+                    request_id,
+                    origin,
+                    params: &params,
+                    caller,
+                    trial,
+                    body,
+                };
                 let budget = &self.host.body_memory.responses;
                 let reply = plugin_call::respond(&self.host.plugins, budget, contract, call).await?;
                 Ok(self.send(reply, Some(release)))
@@ -275,7 +289,7 @@ impl Dispatcher {
     async fn find_release(
         &self,
         parts: &Parts,
-        peer: SocketAddr,
+        origin: &ClientOrigin,
     ) -> Result<Option<(Arc<Release>, Option<Assignment>)>> {
         let found = self.host.plugins.generation().find(parts.uri.path());
         let (release, trial) = match found {
@@ -283,7 +297,7 @@ impl Dispatcher {
             Some(Found::Absent(reason)) => return Err(absent(reason)),
             Some(Found::Served { live, canary: None }) => (live, None),
             Some(Found::Served { live, canary: Some(canary) }) => {
-                let (is_chosen, trial) = self.assign(&canary, parts, peer).await;
+                let (is_chosen, trial) = self.assign(&canary, parts, origin).await;
                 (if is_chosen { Arc::clone(&canary.release) } else { live }, trial)
             }
         };
@@ -323,7 +337,7 @@ impl Dispatcher {
     /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has
     /// a part in the trial. Others cannot choose: a client that sends its requests to one side could end any trial. Runs
     /// before the access check, so a caller with invalid credentials counts as anonymous here.
-    async fn assign(&self, canary: &Canary, parts: &Parts, peer: SocketAddr) -> (bool, Option<Assignment>) {
+    async fn assign(&self, canary: &Canary, parts: &Parts, origin: &ClientOrigin) -> (bool, Option<Assignment>) {
         let caller = access::identify(&self.host.auth, &parts.headers).await;
         if caller.as_ref().is_some_and(|caller| caller.user.is_superuser) {
             match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
@@ -332,7 +346,7 @@ impl Dispatcher {
                 _ => {}
             }
         }
-        let caller = caller.map_or_else(|| peer.ip().to_string(), |caller| caller.user.id.to_string());
+        let caller = caller.map_or_else(|| origin.address.to_string(), |caller| caller.user.id.to_string());
         canary.assign(&caller)
     }
 

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
 use super::body_memory::BodyBudget;
+use super::client_origin::ClientOrigin;
 use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
@@ -26,7 +27,8 @@ use crate::plugin::canary::Assignment;
 use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
-/// Request headers that a plugin never receives: credentials, framing, and headers that only the host may set.
+/// Request headers that a plugin never receives from a client: credentials, framing, and headers that only the host may
+/// set.
 const WITHHELD: &[&str] = &[
     "authorization",
     "connection",
@@ -60,6 +62,7 @@ pub(super) struct PluginCall<'a> {
     pub(super) route: usize,
     pub(super) parts: &'a Parts,
     pub(super) request_id: &'a Arc<str>,
+    pub(super) origin: &'a ClientOrigin,
     pub(super) params: &'a [(&'a str, Cow<'a, str>)],
     pub(super) caller: Option<Arc<Caller>>,
     /// The part of the call in the trial of a canary.
@@ -120,8 +123,11 @@ async fn run(
     let ready = || budget.admit_response(call.release.bulkhead.unread());
     let refused = |error: &Error| call.release.stats.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
-    let headers = passed_on(&call.parts.headers);
+    let mut headers = passed_on(&call.parts.headers);
     check_size(call.release, &headers).inspect_err(refused)?;
+    let address = call.origin.address.to_string();
+    headers.extend([("x-forwarded-for", address.as_str()), ("x-forwarded-proto", call.origin.scheme)]);
+    headers.extend(call.origin.host.as_deref().map(|host| ("x-forwarded-host", host)));
     let path = call.parts.uri.path();
     let mount = call.release.record.mount.to_string();
     let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");

@@ -1,6 +1,8 @@
 //! The request as the host passes it. Extractors read it. A handler that needs more than typed arguments takes all of
 //! it.
 
+use std::net::IpAddr;
+
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 
 /// Method, path and headers of the current request.
@@ -67,6 +69,22 @@ impl Request {
     /// [`Caller`](crate::Caller).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.raw.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the address of the client, if the host tells it. Behind a proxy, the operator of the host names the proxy in
+    /// `server.trusted_proxies`; otherwise this is the proxy's address.
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.header("x-forwarded-for")?.parse().ok()
+    }
+
+    /// Returns the scheme that the client used: `http` or `https`.
+    pub fn scheme(&self) -> &str {
+        self.header("x-forwarded-proto").unwrap_or("http")
+    }
+
+    /// Returns the host that the client used, with the port if it has one.
+    pub fn host(&self) -> Option<&str> {
+        self.header("x-forwarded-host")
     }
 
     /// Returns all headers, with names in lower case.

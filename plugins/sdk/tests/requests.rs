@@ -14,7 +14,7 @@ plugin! {
     summary: "Uses every part of the SDK",
     permissions: { "read-all": "See everything" },
     settings: Greeting,
-    routes: [search, literal, pair, named, who, all, admin, greet, echo, raw, hit, csv, gone, broken, note, head],
+    routes: [search, client, literal, pair, named, who, all, admin, greet, echo, raw, hit, csv, gone, broken, note, head],
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -44,6 +44,11 @@ struct Search {
 #[get("/search", access = public)]
 fn search(Query(search): Query<Search>) -> Json<Search> {
     Json(search)
+}
+
+#[get("/client", access = public)]
+fn client(request: Request) -> Text {
+    Text(format!("{:?} {} {:?}", request.client_address(), request.scheme(), request.host()))
 }
 
 #[get("/pairs/best", access = public)]
@@ -121,6 +126,14 @@ fn note(Text(text): Text) -> Result<()> {
 #[get("/head", access = public)]
 fn head(request: Request) -> Text {
     Text(format!("{} {} {}", request.method(), request.path(), request.header("accept").unwrap_or_default()))
+}
+
+#[test]
+fn a_handler_sees_the_client() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    assert_eq!(plugin.get("/client").send().text(), r#"Some(127.0.0.1) http Some("localhost")"#);
+    let request = plugin.get("/client").from_client("2001:db8::7", "https", "api.example");
+    assert_eq!(request.send().text(), r#"Some(2001:db8::7) https Some("api.example")"#);
 }
 
 #[test]

@@ -62,12 +62,22 @@ impl<'a> TestRequest<'a> {
             headers: Vec::new(),
             body: Vec::new(),
         };
-        Self { plugin, caller: None, raw }
+        Self { plugin, caller: None, raw }.from_client("127.0.0.1", "http", "localhost")
     }
 
     /// Sets the caller.
     pub fn by(mut self, caller: &Caller) -> Self {
         self.caller = Some(caller.clone());
+        self
+    }
+
+    /// Sets the client's address, and the scheme and the host that it uses. The host takes them from the connection, or from
+    /// a trusted proxy.
+    pub fn from_client(mut self, address: &str, scheme: &str, host: &str) -> Self {
+        for (name, value) in [("x-forwarded-for", address), ("x-forwarded-proto", scheme), ("x-forwarded-host", host)] {
+            self.raw.headers.retain(|(known, _)| known != name);
+            self.raw.headers.push((name.to_owned(), value.to_owned()));
+        }
         self
     }
 
