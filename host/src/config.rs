@@ -5,6 +5,7 @@
 //! A setting is one entry of its section (the macro is in `section`). A limit of plugins is one entry in [`plugins`].
 
 pub mod finding;
+pub mod frontend_urls;
 pub(crate) mod kind;
 pub mod load;
 pub mod log_format;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use finding::{Finding, Origin};
+pub use frontend_urls::{FrontendOrigin, FrontendUrls};
 pub use load::{InvalidConfig, Loaded, load};
 pub use log_format::LogFormat;
 pub use plugins::{Limit, Plugins};
@@ -60,8 +62,8 @@ settings! {
         development: bool = false, "WHARF_DEVELOPMENT", kind::boolean();
         /// Title of the OpenAPI document, subject prefix and sender name of mails.
         project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
-        /// The allowed CORS origin and the base of links in mails, without a trailing slash.
-        frontend_url: String = "http://localhost:5173".to_owned(), "WHARF_FRONTEND_URL", kind::web_url();
+        /// The allowed CORS origins; the first URL is the base of links in mails.
+        frontend_url: FrontendUrls = FrontendUrls::default(), "WHARF_FRONTEND_URL", kind::frontend_urls();
         /// Addresses and networks of the proxies in front of the host. Their headers name the client.
         trusted_proxies: Vec<Network> = Vec::new(), "WHARF_TRUSTED_PROXIES", kind::trusted_proxies();
         /// The headers in which the trusted proxies name the client: `x-forwarded` or `forwarded`.

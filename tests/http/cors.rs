@@ -84,7 +84,8 @@ async fn only_the_frontend_may_read_responses() {
 
 #[tokio::test]
 async fn a_path_in_the_frontend_url_is_not_part_of_its_origin() {
-    let setup = Setup::default().with(|config| config.server.frontend_url = "http://localhost:5173/app".to_owned());
+    let setup =
+        Setup::default().with(|config| config.server.frontend_url = "http://localhost:5173/app".parse().unwrap());
     let host = TestHost::sqlite(setup).await;
     let response = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
     assert_eq!((response.status, response.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));

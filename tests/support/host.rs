@@ -74,7 +74,7 @@ impl Default for Setup {
         let mut config = Config::default();
         config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.server.project_name = "Test & Co".to_owned();
-        config.server.frontend_url = "https://shop.example".to_owned();
+        config.server.frontend_url = "https://shop.example".parse().unwrap();
         config.server.shutdown_grace = Duration::from_secs(20);
         config.auth.superuser_email = Some(SUPERUSER.to_owned());
         config.auth.superuser_password = Some(Secret::new(PASSWORD));

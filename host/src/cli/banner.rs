@@ -60,7 +60,7 @@ impl Banner<'_> {
         if server.docs {
             row("Documentation", &format!("{base}/docs"));
         }
-        row("Frontend", &server.frontend_url);
+        row("Frontend", &server.frontend_url.to_string());
         if let Some(directory) = &server.static_dir {
             row("Static files", &format!("{} at {base}/", directory.display()));
         }

@@ -29,8 +29,8 @@ pub(super) struct Settings {
     /// Open /api/v1/private and log mail instead of sending it
     #[arg(long, help_heading = "Settings")]
     development: bool,
-    /// The frontend's URL: the allowed CORS origin, and the base of links in mails
-    #[arg(long, value_name = "URL", help_heading = "Settings")]
+    /// The URLs of the frontends: the allowed CORS origins; the first one is the base of links in mails
+    #[arg(long, value_name = "URLS", help_heading = "Settings")]
     frontend_url: Option<String>,
     /// The directory of a built frontend to serve
     #[arg(long, value_name = "DIR", help_heading = "Settings")]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::frontend_urls::FrontendUrls;
 use super::log_format::LogFormat;
 use super::proxy_headers::ProxyHeaders;
 use super::secret::Secret;
@@ -207,18 +208,11 @@ pub(super) fn secret_url(accepted: &str, schemes: &'static [&'static str]) -> Ki
     .secret()
 }
 
-/// The base of links: no query, no fragment, no user. Stored without a trailing slash.
-pub(super) fn web_url() -> Kind<String> {
-    Kind::new("an http:// or https:// URL, such as https://app.example.com", String::clone, |text| {
-        let url = parse_url(text, &["http", "https"])?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("contains a user name or password".to_owned());
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("contains a query or fragment".to_owned());
-        }
-        Ok(url.as_str().trim_end_matches('/').to_owned())
-    })
+/// The URLs of the frontends, in one text or a list.
+pub(super) fn frontend_urls() -> Kind<FrontendUrls> {
+    let accepted = "http:// or https:// URLs with commas between them, such as https://app.example.com; after the \
+                    first one also https://*.example.com";
+    Kind::new(accepted, FrontendUrls::to_string, str::parse).or_bare(ValueType::List)
 }
 
 fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
@@ -459,18 +453,5 @@ mod tests {
         let read = |text: &str| (log_filter().parse)(text);
         assert_eq!(read(" info,wharf::plugin=debug\n").unwrap(), "info,wharf::plugin=debug");
         assert!(read("info,a\tb=debug").is_err());
-    }
-
-    #[test]
-    fn a_base_url_loses_only_its_trailing_slash() {
-        let read = |text: &str| (web_url().parse)(text);
-        assert_eq!(read("https://App.example.com/").unwrap(), "https://app.example.com");
-        assert_eq!(read("http://localhost:5173").unwrap(), "http://localhost:5173");
-        assert_eq!(read("https://example.com/app/").unwrap(), "https://example.com/app");
-        for bad in
-            ["", "example.com", "ftp://example.com", "https://u:p@example.com", "https://example.com/?a", "http://"]
-        {
-            assert!(read(bad).is_err(), "{bad}");
-        }
     }
 }

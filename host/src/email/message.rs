@@ -48,7 +48,7 @@ impl Templates {
         Ok(Self {
             environment,
             project_name: config.server.project_name.clone(),
-            frontend_url: config.server.frontend_url.trim_end_matches('/').to_owned(),
+            frontend_url: config.server.frontend_url.links().to_owned(),
             valid_hours: config.auth.reset_token_ttl.as_secs().div_ceil(3600).max(1),
         })
     }
@@ -107,7 +107,7 @@ mod tests {
     fn templates(project_name: &str, frontend_url: &str) -> Templates {
         let mut config = Config::default();
         config.server.project_name = project_name.to_owned();
-        config.server.frontend_url = frontend_url.to_owned();
+        config.server.frontend_url = frontend_url.parse().unwrap();
         Templates::new(&config).unwrap()
     }
 

@@ -1,6 +1,7 @@
-//! Cross-origin requests (CORS): one allowed origin, with credentials, as in the FastAPI full-stack template
+//! Cross-origin requests (CORS): the allowed origins, with credentials, as in the FastAPI full-stack template
 //! (github.com/fastapi/full-stack-fastapi-template). Pure functions over headers. `dispatch` handles a preflight first
-//! and decorates every response last, including problem responses.
+//! and decorates every response last, including problem responses. Every response has `Vary: Origin`: a shared cache
+//! that stored the response to a request without `Origin` would give it to scripts, which could not read it.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -8,47 +9,52 @@ use axum::http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use url::Url;
 
 use super::reply::Reply;
-use crate::error::{Error, Result};
+use crate::config::{FrontendOrigin, FrontendUrls};
 
-const METHODS: &[&str] = &["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
-const METHOD_LIST: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT");
+/// The methods that the host and plugins can serve.
+pub(super) const METHODS: &[&str] = &["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
+/// The same, as a header lists them.
+pub(super) const METHOD_LIST: HeaderValue = HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT");
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 /// Headers that a script on the allowed origin may read in addition to the simple headers.
 const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, www-authenticate, retry-after");
 
-/// The CORS rules for the one allowed origin.
+/// The CORS rules for the allowed origins.
 #[derive(Debug, Clone)]
 pub struct Cors {
-    allowed: HeaderValue,
+    allowed: Vec<FrontendOrigin>,
 }
 
 impl Cors {
-    /// Allows the origin of `frontend_url`.
-    ///
-    /// # Errors
-    /// It is not a URL, which the configuration check has ruled out.
-    pub fn new(frontend_url: &str) -> Result<Self> {
-        let invalid = || Error::internal("server.frontend_url has no origin");
-        let url = Url::parse(frontend_url).map_err(|error| invalid().with_source(error))?;
-        // A path only matters for links in mails. Browsers send scheme, host and port.
-        let origin = url.origin().ascii_serialization();
-        Ok(Self { allowed: HeaderValue::from_str(&origin).map_err(|error| invalid().with_source(error))? })
+    /// Allows the origins of the frontends.
+    pub fn new(frontends: &FrontendUrls) -> Self {
+        Self { allowed: frontends.origins().to_vec() }
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        self.allowed.iter().any(|allowed| match allowed {
+            FrontendOrigin::One(one) => origin == one.as_str(),
+            FrontendOrigin::Subdomains { scheme, domain } => {
+                let text = origin.to_str().unwrap_or_default();
+                let below = text.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_suffix(domain.as_str()));
+                below.is_some_and(|labels| labels.split('.').all(is_label))
+            }
+        })
     }
 
     /// Returns the reply to a preflight, or `None` if the request is not one.
     pub fn preflight(&self, method: &Method, request: &HeaderMap) -> Option<Reply> {
-        let origin = request.get(ORIGIN)?;
+        let origin = origin(request)?;
         let wanted = request.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         if method != Method::OPTIONS {
             return None;
         }
-        let mut refused = Vec::new();
-        if origin != self.allowed {
+        let (mut refused, is_allowed) = (Vec::new(), self.allows(origin));
+        if !is_allowed {
             refused.push("origin");
         }
         if !METHODS.iter().any(|method| wanted == method) {
@@ -67,8 +73,8 @@ impl Cors {
         if let Some(requested) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
         }
-        if origin == self.allowed {
-            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, self.allowed.clone());
+        if is_allowed {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         }
         Some(reply)
     }
@@ -79,14 +85,26 @@ impl Cors {
         for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
             response.remove(name);
         }
-        let Some(origin) = request.get(ORIGIN) else { return };
+        vary_by_origin(response);
+        let Some(origin) = origin(request) else { return };
         response.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
-        if origin == self.allowed {
-            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, self.allowed.clone());
+        if self.allows(origin) {
+            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-            vary_by_origin(response);
         }
     }
+}
+
+/// Returns the origin of a request. Browsers send one at most.
+fn origin(request: &HeaderMap) -> Option<&HeaderValue> {
+    let mut origins = request.get_all(ORIGIN).iter();
+    origins.next().filter(|_| origins.next().is_none())
+}
+
+/// Returns whether a text is a label of a host as browsers write it: lower-case, and encoded if it is not ASCII.
+fn is_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 fn vary_by_origin(response: &mut HeaderMap) {
@@ -108,7 +126,7 @@ mod tests {
     }
 
     fn cors() -> Cors {
-        Cors::new("http://localhost:5173").unwrap()
+        Cors::new(&"http://localhost:5173".parse().unwrap())
     }
 
     #[test]
@@ -169,11 +187,50 @@ mod tests {
         let other = decorated(&[("origin", "http://evil")], &[("access-control-allow-origin", "*")]);
         assert!(!other.contains_key("access-control-allow-origin"));
         assert_eq!(other["access-control-allow-credentials"], "true");
-        assert!(decorated(&[], &[]).is_empty());
+        // A cache must not give one response to all of these.
+        assert_eq!((other.len(), &other["vary"]), (2, &HeaderValue::from_static("Origin")));
+        let twice =
+            decorated(&[("origin", "http://localhost:5173"), ("origin", "http://localhost:5173")], &[("vary", "*")]);
+        assert_eq!((twice.len(), &twice["vary"]), (1, &HeaderValue::from_static("*")));
+        let without = decorated(&[], &[]);
+        assert_eq!((without.len(), &without["vary"]), (1, &HeaderValue::from_static("Origin")));
     }
 
     #[test]
-    fn the_path_of_the_frontend_url_is_not_part_of_the_origin() {
-        assert_eq!(Cors::new("https://example.com/app").unwrap().allowed, "https://example.com");
+    fn all_origins_of_a_list_and_all_subdomains_of_a_pattern_are_allowed() {
+        let urls = "https://example.com/app, http://localhost:5173, https://*.example.org, https://*.example.org:8443";
+        let cors = Cors::new(&urls.parse().unwrap());
+        let allows = |origin: &str| cors.allows(&HeaderValue::from_str(origin).unwrap());
+        for origin in [
+            "https://example.com",
+            "http://localhost:5173",
+            "https://a.example.org",
+            "https://a-1.b_2.example.org",
+            "https://a.example.org:8443",
+        ] {
+            assert!(allows(origin), "{origin}");
+        }
+        for origin in [
+            "https://example.org",
+            "https://.example.org",
+            "https://a..example.org",
+            "http://a.example.org",
+            "https://a.example.org:8444",
+            "https://evilexample.org",
+            "https://evil.com/.example.org",
+            "https://evil.com#.example.org",
+            "https://evil.com:80.example.org",
+            "https://u@a.example.org",
+            "https://a.example.org.evil.com",
+            "https://A.example.org",
+            "https://example.com/app",
+            "null",
+            "",
+        ] {
+            assert!(!allows(origin), "{origin}");
+        }
+        let preflight = headers(&[("origin", "https://a.example.org"), ("access-control-request-method", "GET")]);
+        let reply = cors.preflight(&Method::OPTIONS, &preflight).unwrap();
+        assert_eq!(reply.headers["access-control-allow-origin"], "https://a.example.org");
     }
 }

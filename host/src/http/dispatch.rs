@@ -112,7 +112,7 @@ impl Dispatcher {
         let table = RouteTable::build(templates.map(|(index, (method, template))| (method, template, index)));
         let table = table.map_err(Error::internal)?;
         let server = &host.config.server;
-        let cors = Cors::new(&server.frontend_url)?;
+        let cors = Cors::new(&server.frontend_url);
         let proxies = TrustedProxies::new(server);
         let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
         let files = files.transpose()?;
