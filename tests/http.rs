@@ -2,8 +2,10 @@
 
 mod body;
 mod client_origin;
+mod content_coding;
 mod cors;
 mod email;
+mod head;
 mod health;
 mod items;
 mod login;
@@ -13,6 +15,7 @@ mod private;
 mod problem;
 mod recovery;
 mod response_body;
+mod rfc;
 mod sessions;
 mod static_files;
 mod tokens;

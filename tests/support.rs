@@ -17,7 +17,7 @@ pub(crate) mod remote;
 pub(crate) mod small_disk;
 
 pub(crate) use backend::{Backend, both};
-pub(crate) use client::{Client, TestResponse};
+pub(crate) use client::{Client, Request, TestResponse};
 pub(crate) use component::Component;
 pub(crate) use host::{Setup, TestHost};
 pub(crate) use load::Load;

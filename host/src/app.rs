@@ -158,10 +158,12 @@ impl App {
         let addr = listener.local_addr().map_err(|error| Error::internal("no local address").with_source(error))?;
         egress.set_own_listener(addr);
 
+        let refusing = Arc::clone(&dispatcher);
+        let refuse = Arc::new(move |error, request, peer| refusing.refuse(error, request, peer));
         let service = move |request, peer| Arc::clone(&dispatcher).dispatch(request, peer);
         let server = Arc::new(config.server.clone());
-        let served =
-            tokio::spawn(server::serve(listener, server, Arc::clone(&host.traffic), service, shutdown.clone()));
+        let traffic = Arc::clone(&host.traffic);
+        let served = tokio::spawn(server::serve(listener, server, traffic, service, refuse, shutdown.clone()));
         let mailing = tokio::spawn(mail.run(shutdown.clone()));
         let supervising = tokio::spawn({
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());

@@ -34,6 +34,10 @@ pub enum Kind {
     Conflict,
     /// A body or an upload exceeds its size limit.
     TooLarge,
+    /// The URL exceeds its size limit.
+    UrlTooLong,
+    /// The body has a content coding that the host does not decode.
+    UnsupportedMediaType,
     /// The headers exceed their size limit.
     HeadersTooLarge,
     /// The input is malformed. Each finding names its location. [`Error::omitted_findings`] counts those that are not
@@ -41,6 +45,8 @@ pub enum Kind {
     Invalid(Vec<FieldError>),
     /// Too many attempts were made. The duration is the wait before the next one.
     TooManyRequests(Duration),
+    /// The request needs a feature of HTTP that the host does not have.
+    NotImplemented,
     /// A plugin violated its contract.
     Plugin,
     /// The host is busy or shutting down, or a service is not reachable. The duration is the wait before the next

@@ -1,29 +1,35 @@
 //! HTTP: the only module that names axum, sets status codes and knows the wire format.
 //!
-//! A request passes one way: `server` (connections, limits) → `dispatch` (route, body, access, validation) → a handler
-//! of the host (`http::resource`) or a plugin call (`plugin_call`) → `reply` or `problem` → the client. Host routes and
-//! plugin routes share everything before the handler.
+//! A request passes one way: `server` (connections, limits) → `request_head` (target, host, framing) → `dispatch`
+//! (route, body, access, validation) → a handler of the host (`http::resource`) or a plugin call (`plugin_call`) →
+//! `reply` or `problem` → the client. Host routes and plugin routes share everything before the handler.
 //!
-//! Limits of requests: connections, headers and times in `server`, one body in `body`, all bodies together in
-//! `body_memory`, the work on large bodies in `body_work`, open files in `static_files`.
+//! Limits of requests: connections, headers and times in `server`, URLs in `request_head`, one body in `body` and
+//! `content_coding`, all bodies together in `body_memory`, the work on large bodies in `body_work`, open files in
+//! `static_files`.
 
 mod access;
 mod body;
 pub mod body_memory;
+mod body_stages;
 pub mod body_work;
 pub mod call;
 mod client_origin;
+mod content_coding;
 pub mod cors;
 pub mod dispatch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod host_route;
 mod lingering_close;
+mod matched_route;
+mod media_type;
 mod openapi;
 pub(crate) mod pace;
 mod plugin_call;
 pub mod problem;
 pub mod reply;
+pub mod request_head;
 pub mod resource;
 pub mod server;
 pub mod static_files;

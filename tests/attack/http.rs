@@ -1,6 +1,7 @@
 //! HTTP: clients that send malformed requests, slowly or in large numbers. Invalid responses of plugins are tested in
 //! `plugin::limits`.
 
+use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -28,6 +29,10 @@ async fn read_to_end(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&response).into_owned()
 }
 
+/// Ten mebibytes of the digit 0, as brotli writes them.
+const BROTLI_BOMB: &[u8] =
+    b"\xcb\xff\xff\x3f\xf8\x25\x60\xe2\xb1\x40\x20\xf7\xfe\x2f\xff\xff\x3f\xf0\x4b\x00\xc4\x61\x11\x80\xee\xfd\x07";
+
 const HEAD: &str = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +52,21 @@ async fn malformed_requests_do_no_harm() {
                 // A client that sends no more than the host reads gets the reason.
                 let response = exchange_keeping_open(arena, &[many(101), b"\r\n".to_vec()].concat()).await;
                 assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
+            }
+        })
+        .await;
+    // A hundred mebibytes in a hundred kilobytes, and ten in 27 bytes.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, &vec![0; 100 << 20]).unwrap();
+    let (gzip, brotli) = (encoder.finish().unwrap(), BROTLI_BOMB.to_vec());
+    arena
+        .attack("compressed bombs", CountedBy::Limit("request_bytes"), async |arena| {
+            for (coding, bomb) in [("gzip", &gzip), ("br", &brotli)] {
+                for _ in 0..8 {
+                    let request = arena.client.request(Method::POST, "/attacker/echo");
+                    let request = request.header("content-encoding", coding).body(bomb.clone());
+                    request.send().await.has_code(413, "body_too_large");
+                }
             }
         })
         .await;

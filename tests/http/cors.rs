@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
+use crate::support::host::SUPERUSER;
 use crate::support::{Setup, TestHost, TestResponse};
 
 const ORIGIN: &str = "https://shop.example";
@@ -73,6 +74,11 @@ async fn only_the_frontend_may_read_responses() {
         assert_eq!(other.status, status);
         assert_eq!(other.header("access-control-allow-origin"), None, "{path}");
         assert_eq!(other.header("access-control-allow-credentials"), Some("true"), "{path}");
+        // A shared cache must not give either of these to the other, nor the one for a request without an origin.
+        let none = host.superuser().get(path).await;
+        for response in [&other, &none] {
+            assert_eq!(response.header("vary"), Some("Origin"), "{path}");
+        }
     }
     let large = json!({ "x": "x".repeat(3 * 1024 * 1024) });
     let large =
@@ -89,6 +95,33 @@ async fn a_path_in_the_frontend_url_is_not_part_of_its_origin() {
     let host = TestHost::sqlite(setup).await;
     let response = preflight(&host, "/api/v1/users/me", "http://localhost:5173", "GET", None).await;
     assert_eq!((response.status, response.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
+}
+
+#[tokio::test]
+async fn each_origin_of_a_list_is_allowed_and_the_first_url_is_the_base_of_links() {
+    let urls = "https://shop.example/app/, https://admin.example:8443, https://*.shop.example";
+    let host =
+        TestHost::sqlite(Setup::default().with(|config| config.server.frontend_url = urls.parse().unwrap())).await;
+    for (origin, is_allowed) in [
+        (ORIGIN, true),
+        ("https://admin.example:8443", true),
+        ("https://a.b.shop.example", true),
+        ("https://admin.example", false),
+        ("https://evilshop.example", false),
+        ("http://a.shop.example", false),
+        ("null", false),
+    ] {
+        let allowed = is_allowed.then_some(origin);
+        let asked = preflight(&host, "/api/v1/users/me", origin, "GET", None).await;
+        assert_eq!(asked.status, if is_allowed { 200 } else { 400 }, "{origin}");
+        assert_eq!(asked.header("access-control-allow-origin"), allowed, "{origin}");
+        let response = host.anonymous().request(Method::GET, "/users/me").header("origin", origin).send().await;
+        assert_eq!(response.header("access-control-allow-origin"), allowed, "{origin}");
+        assert_eq!(response.header("vary"), Some("Origin"), "{origin}");
+    }
+    host.anonymous().request(Method::POST, &format!("/password-recovery/{SUPERUSER}")).send().await.ok();
+    let mail = host.mails().take(SUPERUSER).await;
+    assert!(mail.html.contains("\"https://shop.example/app/reset-password?token="), "{}", mail.html);
 }
 
 #[tokio::test]

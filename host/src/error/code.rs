@@ -60,7 +60,9 @@ macro_rules! codes {
 codes! {
     /// The input does not fit the schema of the route. `errors` lists every finding.
     VALIDATION_ERROR = "validation_error", 422;
-    /// The body is not UTF-8 text, is not readable, or did not arrive in time.
+    /// The request has no valid `Host`, or its target or its framing is not valid.
+    MALFORMED_REQUEST = "malformed_request", 400;
+    /// The body is not UTF-8 text, is not readable, does not fit its content coding, or did not arrive in time.
     MALFORMED_BODY = "malformed_body", 400;
     /// The route requires a caller, and the request has no credentials.
     NOT_AUTHENTICATED = "not_authenticated", 401;
@@ -78,7 +80,13 @@ codes! {
     METHOD_NOT_ALLOWED = "method_not_allowed", 405;
     /// The body is larger than the limit.
     BODY_TOO_LARGE = "body_too_large", 413;
-    /// The headers that would be passed to the plugin are larger than the limit.
+    /// The URL is longer than the limit.
+    URL_TOO_LONG = "url_too_long", 414;
+    /// The body has a content coding that the host does not decode. `Accept-Encoding` lists those that it does.
+    UNSUPPORTED_CONTENT_ENCODING = "unsupported_content_encoding", 415;
+    /// The request has a transfer coding other than `chunked`.
+    UNSUPPORTED_TRANSFER_ENCODING = "unsupported_transfer_encoding", 501;
+    /// The headers of the request, or those that would be passed to the plugin, are larger than the limit.
     HEADERS_TOO_LARGE = "headers_too_large", 431;
     /// Too many attempts. See `Retry-After`.
     THROTTLED = "throttled", 429;

@@ -1,4 +1,5 @@
-//! Reads the body of a request as its route declares, and parses JSON and forms.
+//! Reads the body of a request as its route declares, and parses JSON and forms. `content_coding` decodes a body in
+//! between.
 //!
 //! Owns the size limit of one body and the time for which its client may stall. The memory for all bodies together is
 //! limited by `body_memory`. Parsing has no await, and its time grows with the body: `body_work` runs it.
@@ -6,7 +7,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_LENGTH;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, stream};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::body_memory::{BodyBudget, Reservation};
+use super::media_type::MediaType;
 use super::pace::Pace;
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 
@@ -26,10 +28,13 @@ const MEMBER_BYTES: usize = 2 * size_of::<(String, u64)>();
 /// A byte that is not valid UTF-8 becomes U+FFFD.
 const LOSSY_GROWTH: usize = char::REPLACEMENT_CHARACTER.len_utf8();
 
+/// The byte order mark. RFC 8259 (section 8.1) allows to ignore it in front of JSON.
+pub(super) const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// A body that was read.
 #[derive(Debug, Default)]
 pub(super) struct ReadBody {
-    /// The bytes as received.
+    /// The bytes, decoded if they had a content coding, and without a byte order mark in front of JSON.
     pub(super) bytes: Bytes,
     /// The parsed value; `None` without a body and for JSON `null`.
     pub(super) value: Option<Value>,
@@ -46,10 +51,17 @@ impl ReadBody {
         Self { bytes: bytes.into(), ..Self::default() }
     }
 
-    /// Reserves memory for the parsed value, before parsing.
-    fn reserve_more(&mut self, more: usize) -> Result<()> {
+    /// Reserves memory in addition to that of the bytes, for what is about to be made of them.
+    pub(super) fn reserve_more(&mut self, more: usize) -> Result<()> {
         let bytes = self.bytes.len().saturating_add(more);
         self.reservation.as_mut().map_or(Ok(()), |reservation| reservation.resize(bytes))
+    }
+
+    /// Replaces the bytes by what was made of them, for which memory is reserved.
+    pub(super) fn replace_bytes(&mut self, bytes: Bytes) {
+        self.bytes = bytes;
+        // Shrinking never fails.
+        let _ = self.reserve_more(0);
     }
 
     /// Returns the parsed value, the bytes and the reservation for both.
@@ -125,7 +137,7 @@ fn too_slow() -> Error {
     Error::new(Kind::BadRequest, code::MALFORMED_BODY, "The body did not arrive in time")
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     Error::new(Kind::TooLarge, code::BODY_TOO_LARGE, "Request body too large")
 }
 
@@ -136,10 +148,13 @@ fn unreadable() -> Error {
 /// Parses a body as JSON if its content type says so. Any other text becomes a JSON string, which fits no object
 /// schema.
 pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
+    let is_json = MediaType::of(headers).is_json();
+    if is_json && let Some(text) = read.bytes.strip_prefix(BOM) {
+        read.bytes = read.bytes.slice_ref(text);
+    }
     if read.bytes.is_empty() {
         return Ok(read);
     }
-    let is_json = is_json(headers);
     read.reserve_more(if is_json { parsed_bytes(&read.bytes) } else { read.bytes.len() })?;
     let Ok(text) = std::str::from_utf8(&read.bytes) else { return Err(unreadable()) };
     if !is_json {
@@ -171,12 +186,6 @@ fn parsed_bytes(text: &[u8]) -> usize {
     bytes.saturating_add(texts.saturating_mul(if escapes { 3 } else { 1 }))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let Ok(kind) = kind.parse::<mime::Mime>() else { return false };
-    kind.type_() == mime::APPLICATION && (kind.subtype() == mime::JSON || kind.suffix() == Some(mime::JSON))
-}
-
 fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
     // A lone surrogate is well-formed JSON, but no string can hold it. serde_json has no separate error kind for it.
     let reason = error.to_string();
@@ -192,8 +201,8 @@ fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
 /// Parses a form, URL-encoded or multipart, into an object of strings. Empty values count as absent. A body of any
 /// other content type gives an empty object.
 pub(super) fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<ReadBody> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let boundary = multer::parse_boundary(kind).ok();
+    let kind = MediaType::of(headers);
+    let boundary = kind.boundary().ok();
     // Upper bound: each member ends with `&`, and each part of a multipart form has at least one line break.
     let members = read.bytes.iter().filter(|byte| matches!(byte, b'&' | b'\n')).count().saturating_add(1);
     // Bytes that are not UTF-8 become a string three times as long. multer copies the whole body, and each part again
@@ -214,8 +223,7 @@ pub(super) fn parse_form(headers: &HeaderMap, mut read: ReadBody) -> Result<Read
             object.insert(name, Value::String(text));
         }
     };
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    if kind.essence().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         for (name, text) in form_urlencoded::parse(&read.bytes) {
             insert(name.into_owned(), text.into_owned());
         }
@@ -250,6 +258,7 @@ mod tests {
     use super::super::body_memory::BodyMemory;
     use super::*;
     use axum::http::HeaderValue;
+    use axum::http::header::CONTENT_TYPE;
     use futures_util::StreamExt as _;
     use proptest::prelude::*;
 
@@ -280,6 +289,16 @@ mod tests {
         assert_eq!(parse("", b"{}").unwrap().value, Some("{}".into()));
         assert_eq!(parse("application/json", b"null").unwrap().value, None);
         assert_eq!(parse("application/json", b"").unwrap().value, None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_in_front_of_json_is_ignored() {
+        let read = parse("application/json ;charset=UTF-8", b"\xef\xbb\xbf{}").unwrap();
+        assert_eq!((&*read.bytes, read.value), (&b"{}"[..], Some(serde_json::json!({}))));
+        let read = parse("application/json", b"\xef\xbb\xbf").unwrap();
+        assert_eq!((read.bytes.len(), read.value), (0, None));
+        assert_eq!(finding("application/json", b"\xef\xbb\xbf\xef\xbb\xbf{}").kind, "json_invalid");
+        assert_eq!(parse("text/plain", b"\xef\xbb\xbfx").unwrap().value, Some("\u{feff}x".into()));
     }
 
     #[test]

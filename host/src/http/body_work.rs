@@ -1,4 +1,4 @@
-//! Runs the work on large bodies (parsing, validation) away from the worker threads, because it has no await and its
+//! Runs the work on large bodies (decoding, parsing, validation) away from the worker threads, because it has no await and its
 //! time grows with the body. A worker thread that is busy for long delays every connection that it drives.
 //!
 //! Owns the number of such tasks that run at once: one per processor. Further ones wait in order of arrival. Their

@@ -1,4 +1,4 @@
-//! The stages of every request: route → body → access → validation → handler or plugin → response.
+//! The stages of every request: head → route → body → access → validation → handler or plugin → response.
 //!
 //! Everything before the handler is the same for routes of the host and of plugins. None of it runs guest code, so a
 //! bad request costs no instance. The HTTP API is that of the FastAPI full-stack template
@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use axum::body::Body as ResponseBody;
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Version};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Body;
@@ -23,26 +24,26 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use super::access;
-use super::body::{self, ReadBody};
+use super::body_stages;
 use super::call::{Call, Payload};
 use super::client_origin::{ClientOrigin, TrustedProxies};
-use super::cors::Cors;
+use super::cors::{self, Cors};
 use super::host_route::HostRoute;
 use super::lingering_close::LingeringBody;
+use super::matched_route::{Handler, MatchedRoute};
 use super::plugin_call::{self, PluginCall};
-use super::problem;
 use super::reply::Reply;
 use super::static_files::StaticFiles;
-use super::{Host, openapi};
+use super::traffic::InFlight;
+use super::{Host, openapi, problem, request_head};
 use crate::auth::Caller;
-use crate::capability::Limit;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::{Assignment, Canary};
 use crate::plugin::generation::{Absence, Found};
-use crate::plugin::release::{Prepared, ReleaseRoute};
-use crate::route::{Access, BodyKind, Match, Operation, RouteTable, Schemas, Template};
+use crate::plugin::release::Prepared;
+use crate::route::{BodyKind, Match, Operation, RouteTable, Schemas, Template};
 
 /// Handles requests.
 pub struct Dispatcher {
@@ -61,30 +62,12 @@ struct CompiledRoute {
     operation: Arc<Operation>,
 }
 
-/// The route that a request matched, looked up once.
-#[derive(Clone, Copy)]
-struct MatchedRoute<'a> {
-    operation: &'a Arc<Operation>,
-    access: &'a Access,
-    /// How the body is read; `None` means that a body is ignored.
-    body_kind: Option<BodyKind>,
-    max_body_bytes: usize,
-    handler: Handler<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum Handler<'a> {
-    Host(&'a HostRoute<Host>),
-    Plugin { release: &'a Release, index: usize, contract: &'a ReleaseRoute },
-}
-
-impl<'a> Handler<'a> {
-    fn release(self) -> Option<&'a Release> {
-        match self {
-            Self::Host(_) => None,
-            Self::Plugin { release, .. } => Some(release),
-        }
-    }
+/// A request that has arrived and has no response yet.
+struct Received<'a> {
+    request_id: Arc<str>,
+    started: Instant,
+    peer: SocketAddr,
+    in_flight: InFlight<'a>,
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -150,21 +133,53 @@ impl Dispatcher {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        let started = Instant::now();
-        let in_flight = self.host.traffic.begin();
-        let (parts, body) = request.into_parts();
-        let origin = self.proxies.origin(&parts, peer);
+        let (received, is_numbered) = self.receive(peer);
+        let (mut parts, body) = request.into_parts();
         let body = LingeringBody::new(body, !parts.headers.contains_key(EXPECT));
-        let request_id: Arc<str> = match self.host.random.uuid() {
-            Ok(id) => id.simple().to_string().into(),
-            Err(error) => {
-                return self.send(problem::reply(&error, parts.uri.path(), "none"), None);
-            }
+        let checked = is_numbered.and_then(|()| request_head::check(&mut parts));
+        let closes = checked.is_err() && parts.version < Version::HTTP_2;
+        let origin = self.proxies.origin(&parts, peer);
+        let result = match checked {
+            Ok(()) => self.respond(&parts, body, &received.request_id, &origin).await,
+            Err(error) => Err(error),
         };
-        let mut response = match self.respond(&parts, body, &request_id, &origin).await {
-            Ok(response) => response,
-            Err(error) => self.send(problem::reply(&error, parts.uri.path(), &request_id), None),
+        let mut response = self.finish(result, &parts, &origin, received);
+        if closes {
+            // A client with other ideas about the framing could take the next bytes for another request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Returns the response to a request whose head cannot be parsed. `request` has the parts that were recognized.
+    pub fn refuse(&self, error: Error, request: hyper::Request<()>, peer: SocketAddr) -> Response {
+        let (received, is_numbered) = self.receive(peer);
+        let (parts, ()) = request.into_parts();
+        let origin = self.proxies.origin(&parts, peer);
+        self.finish(is_numbered.and(Err(error)), &parts, &origin, received)
+    }
+
+    fn receive(&self, peer: SocketAddr) -> (Received<'_>, Result<()>) {
+        let started = Instant::now();
+        let (request_id, result): (Arc<str>, _) = match self.host.random.uuid() {
+            Ok(id) => (id.simple().to_string().into(), Ok(())),
+            Err(error) => ("none".into(), Err(error)),
         };
+        (Received { request_id, started, peer, in_flight: self.host.traffic.begin() }, result)
+    }
+
+    /// Turns an error into its response, adds the headers of every response, and logs the request.
+    fn finish(
+        &self,
+        result: Result<Response>,
+        parts: &Parts,
+        origin: &ClientOrigin,
+        received: Received<'_>,
+    ) -> Response {
+        let Received { request_id, started, peer, in_flight } = received;
+        let response =
+            result.unwrap_or_else(|error| self.send(problem::reply(&error, parts.uri.path(), &request_id), None));
+        let mut response = if parts.method == Method::HEAD { without_body(response) } else { response };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             headers.insert(X_REQUEST_ID, value);
@@ -201,6 +216,11 @@ impl Dispatcher {
         if let Some(reply) = self.cors.preflight(&parts.method, &parts.headers) {
             return Ok(self.send(reply, None));
         }
+        if parts.uri.path() == "*" {
+            // OPTIONS about the host as a whole (RFC 9110, section 9.3.7).
+            let headers = [(ALLOW, cors::METHOD_LIST)].into_iter().collect();
+            return Ok(self.send(Reply { status: StatusCode::NO_CONTENT, headers, body: Bytes::new() }, None));
+        }
         let (method, path) = (parts.method.as_str(), parts.uri.path());
         // The request keeps the release that it calls, and nothing of other plugins: a slow upload would hold up their
         // drains.
@@ -227,16 +247,16 @@ impl Dispatcher {
         let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
             let caller = self.authorize(route, parts).await?;
-            (self.read(route, parts, body).await?, caller)
+            (body_stages::read(&self.host, route, &parts.headers, body).await?, caller)
         } else {
-            let read = self.read(route, parts, body).await?;
+            let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
             (read, self.authorize(route, parts).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
         let mut found = Findings::default();
         let inputs = route.operation.check_parameters(&params, &query, &mut found);
-        let read = self.check_body(route, read, found).await?;
+        let read = body_stages::check(&self.host, route, read, found).await?;
         match route.handler {
             Handler::Host(host_route) => {
                 let (value, bytes, _reservation) = read.into_parts();
@@ -254,6 +274,7 @@ impl Dispatcher {
                 let call = PluginCall {
                     release,
                     route: index,
+                    method: &contract.method,
                     parts,
                     request_id,
                     origin,
@@ -364,48 +385,6 @@ impl Dispatcher {
         checked
     }
 
-    async fn read<B>(&self, route: MatchedRoute<'_>, parts: &Parts, body: B) -> Result<ReadBody>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let Some(kind) = route.body_kind else { return Ok(ReadBody::default()) };
-        let timeout = self.host.config.server.body_timeout;
-        let budget = &self.host.body_memory.requests;
-        let read = body::read_raw(&parts.headers, body, route.max_body_bytes, timeout, budget).await;
-        if let (Err(error), Some(release)) = (&read, route.handler.release())
-            && *error.kind() == Kind::TooLarge
-        {
-            release.usage.hit(Limit::RequestBytes);
-        }
-        let (read, parse) = match kind {
-            BodyKind::Json => (read?, body::parse_json as fn(&HeaderMap, ReadBody) -> Result<ReadBody>),
-            BodyKind::Form => (read?, body::parse_form as _),
-            BodyKind::Raw => return read,
-        };
-        let content_type = parts.headers.get(CONTENT_TYPE).map(|value| (CONTENT_TYPE, value.clone()));
-        let headers = content_type.into_iter().collect();
-        self.host.body_work.run(read.bytes.len(), move || parse(&headers, read)).await?
-    }
-
-    /// Checks a body against the schema of its route. `found` has the findings in the parameters.
-    async fn check_body(&self, route: MatchedRoute<'_>, read: ReadBody, mut found: Findings) -> Result<ReadBody> {
-        if route.body_kind == Some(BodyKind::Raw) {
-            return if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) };
-        }
-        let operation = Arc::clone(route.operation);
-        // A plugin parses the bytes itself.
-        let keeps_value = route.handler.release().is_none();
-        let check = move |mut read: ReadBody| {
-            operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
-            if !keeps_value || !found.is_empty() {
-                read.drop_value();
-            }
-            if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) }
-        };
-        self.host.body_work.run(read.bytes.len(), move || check(read)).await?
-    }
-
     /// Responds to a path that matches no route: with a static file, or a 404.
     async fn respond_without_route(&self, parts: &Parts) -> Result<Response> {
         if let Some(files) = &self.files
@@ -415,6 +394,16 @@ impl Dispatcher {
         }
         Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))
     }
+}
+
+/// Drops the body of the response to HEAD, and keeps its length (RFC 9110, section 9.3.2).
+fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let has_length = ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
+    if has_length && let Some(length) = body.size_hint().exact() {
+        parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(parts, ResponseBody::empty())
 }
 
 fn plugin_route<'a>(release: &'a Release, prepared: &'a Prepared, index: usize) -> Result<MatchedRoute<'a>> {

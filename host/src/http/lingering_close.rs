@@ -11,9 +11,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 /// The maximum number of discarded bytes. A client that sends more had the response in time to stop.
-const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 /// The maximum time for discarding. A client that sends more slowly had the response in time to stop.
-const MAX_DISCARD_TIME: Duration = Duration::from_secs(2);
+pub(super) const MAX_DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// A request body that is discarded rather than closed when it is dropped before its end.
 pub(super) struct LingeringBody<B: Body<Data = Bytes> + Send + Unpin + 'static> {

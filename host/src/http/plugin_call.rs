@@ -28,10 +28,11 @@ use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
 /// Request headers that a plugin never receives from a client: credentials, framing, and headers that only the host may
-/// set.
+/// set. The host has decoded the body, so its content coding is part of the framing.
 const WITHHELD: &[&str] = &[
     "authorization",
     "connection",
+    "content-encoding",
     "content-length",
     "cookie",
     "expect",
@@ -60,6 +61,8 @@ const ISOLATED_PAGE: HeaderValue =
 pub(super) struct PluginCall<'a> {
     pub(super) release: &'a Release,
     pub(super) route: usize,
+    /// The method of the route: GET also for a request with HEAD, whose response `dispatch` strips of its body.
+    pub(super) method: &'a str,
     pub(super) parts: &'a Parts,
     pub(super) request_id: &'a Arc<str>,
     pub(super) origin: &'a ClientOrigin,
@@ -135,7 +138,7 @@ async fn run(
     let request = Request {
         id: call.request_id,
         route: u32::try_from(call.route).unwrap_or(u32::MAX),
-        method: call.parts.method.as_str(),
+        method: call.method,
         path: below,
         params: &params,
         query: call.parts.uri.query().unwrap_or_default(),

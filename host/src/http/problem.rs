@@ -3,12 +3,16 @@
 //! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal
 //! half goes to the log here, with the request id.
 
-use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use super::content_coding;
 use super::reply::Reply;
 use crate::error::{Challenge, Code, Error, FieldError, Kind, code};
+
+/// A longer path is cut in a problem: it identifies nothing, and the response to a URL that is too long is short.
+const MAX_INSTANCE_BYTES: usize = 2048;
 
 /// The members of a problem response.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -22,7 +26,7 @@ struct Problem<'a> {
     status: u16,
     /// A description for people.
     detail: &'a str,
-    /// The path of the request.
+    /// The path of the request, cut if it is very long.
     instance: &'a str,
     /// A stable word for programs.
     #[schemars(with = "String")]
@@ -95,10 +99,13 @@ statuses! {
     MethodNotAllowed(_) = METHOD_NOT_ALLOWED, "The path exists with other methods.";
     Conflict = CONFLICT, "The current state of the resource forbids the operation.";
     TooLarge = PAYLOAD_TOO_LARGE, "A body or an upload exceeds its size limit.";
+    UrlTooLong = URI_TOO_LONG, "The URL exceeds its size limit.";
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "The body has a content coding that is not decoded.";
     Invalid(_) = UNPROCESSABLE_ENTITY, "The input is malformed. Every finding is listed.";
     TooManyRequests(_) = TOO_MANY_REQUESTS, "Too many attempts were made.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers exceed their size limit.";
     Internal = INTERNAL_SERVER_ERROR, "The host has a defect. No input leads to this status.";
+    NotImplemented = NOT_IMPLEMENTED, "The request needs a feature of HTTP that the host does not have.";
     Plugin = BAD_GATEWAY, "A plugin violated its contract.";
     Unavailable(_) = SERVICE_UNAVAILABLE, "The host is busy or shutting down, or a service is not reachable.";
     Timeout = GATEWAY_TIMEOUT, "A plugin exceeded its time limit.";
@@ -108,7 +115,8 @@ statuses! {
 pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     let status = status(error.kind());
     debug_assert!(code::fits_status(error.code(), status.as_u16()), "{status} is not declared for {}", error.code());
-    if status.is_server_error() {
+    // A client can cause any number of 501s.
+    if status.is_server_error() && *error.kind() != Kind::NotImplemented {
         tracing::error!(request_id, code = %error.code(), error = error.report(), "request failed");
     } else {
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
@@ -150,7 +158,7 @@ fn write(
         title: status.canonical_reason().unwrap_or("Error"),
         status: status.as_u16(),
         detail,
-        instance,
+        instance: instance.get(..instance.floor_char_boundary(MAX_INSTANCE_BYTES)).unwrap_or_default(),
         code,
         request_id,
         errors: findings.listed,
@@ -172,6 +180,9 @@ fn add_headers(headers: &mut HeaderMap, kind: &Kind) {
             if let Ok(value) = HeaderValue::from_str(&methods.join(", ")) {
                 headers.insert(ALLOW, value);
             }
+        }
+        Kind::UnsupportedMediaType => {
+            headers.insert(ACCEPT_ENCODING, content_coding::ACCEPTED);
         }
         Kind::TooManyRequests(after) | Kind::Unavailable(after) => {
             // At least one second: Retry-After has no smaller unit, and 0 would invite a storm of retries.
@@ -219,6 +230,8 @@ mod tests {
         assert_eq!(header(busy, code::OVERLOADED, "retry-after").as_deref(), Some("1"));
         let methods = Kind::MethodNotAllowed(vec!["GET".into(), "PUT".into()]);
         assert_eq!(header(methods, code::METHOD_NOT_ALLOWED, "allow").as_deref(), Some("GET, PUT"));
+        let coding = header(Kind::UnsupportedMediaType, code::UNSUPPORTED_CONTENT_ENCODING, "accept-encoding");
+        assert_eq!(coding.as_deref(), Some("gzip, deflate, br, zstd"));
     }
 
     #[test]

@@ -3,18 +3,21 @@
 //!
 //! Owns every limit that applies before a request is complete: the number of connections, the time for sending headers,
 //! for being idle and for reading a response, and the size of headers. Also owns the graceful shutdown. Never looks
-//! into a request.
+//! into a request, unless hyper cannot parse its head.
 
 mod activity;
+mod head_scan;
 mod http2_streams;
+mod refused_head;
 mod response_body;
+mod watched_stream;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -32,17 +35,15 @@ use tokio_util::task::TaskTracker;
 
 use self::activity::Activity;
 use self::http2_streams::StreamExecutor;
+use self::refused_head::{MAX_HEADER_BYTES, MAX_HEADERS};
 use self::response_body::ResponseBody;
+use self::watched_stream::{RefusedSlot, WatchedStream};
 use super::problem;
 use super::traffic::Traffic;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Maximum number of headers of one request. More give a 431.
-const MAX_HEADERS: usize = 100;
-
-/// Maximum size of all headers of one request. More bytes give a 431.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
+pub use self::refused_head::Refuse;
 
 /// Maximum number of open streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -69,6 +70,7 @@ pub async fn serve<S, F>(
     config: Arc<config::Server>,
     traffic: Arc<Traffic>,
     service: S,
+    refuse: Arc<Refuse>,
     shutdown: CancellationToken,
 ) -> Result<()>
 where
@@ -99,6 +101,7 @@ where
                     config: Arc::clone(&config),
                     traffic: Arc::clone(&traffic),
                     service: service.clone(),
+                    refuse: Arc::clone(&refuse),
                     shutdown: shutdown.clone(),
                 };
                 let cut = cut.clone();
@@ -156,6 +159,7 @@ struct Connection<S> {
     config: Arc<config::Server>,
     traffic: Arc<Traffic>,
     service: S,
+    refuse: Arc<Refuse>,
     shutdown: CancellationToken,
 }
 
@@ -178,38 +182,48 @@ impl<S> Connection<S> {
                 async move { Ok::<_, Infallible>(response.await.map(|body| ResponseBody::new(body, request_guard))) }
             })
         };
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut stopping = false;
-        loop {
-            let deadline = activity.deadline(self.config.header_timeout, self.config.body_timeout);
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        // The client disconnected or does not speak HTTP. An operator cannot act on that.
-                        tracing::debug!(error, %peer, "connection ended early");
-                        connected.is_broken();
+        let refused = RefusedSlot::default();
+        // hyper has dropped the socket when the block ends.
+        {
+            let stream = WatchedStream::new(stream, Arc::clone(&activity), Arc::clone(&refused));
+            let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            let mut stopping = false;
+            loop {
+                let deadline = activity.deadline(self.config.header_timeout, self.config.body_timeout);
+                tokio::select! {
+                    ended = connection.as_mut() => {
+                        if let Err(error) = ended {
+                            // The client disconnected or does not speak HTTP. An operator cannot act on that.
+                            tracing::debug!(error, %peer, "connection ended early");
+                            connected.is_broken();
+                        }
+                        break;
                     }
-                    return;
-                }
-                () = self.shutdown.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = sleep_until(deadline) => {
-                    let ended = activity.end_stalled(self.config.body_timeout);
-                    if ended > 0 {
-                        tracing::debug!(streams = ended, %peer, "streams reset: their responses are not read");
-                        connected.are_stalled(ended);
+                    () = self.shutdown.cancelled(), if !stopping => {
+                        stopping = true;
+                        connection.as_mut().graceful_shutdown();
                     }
-                    // The deadline may have moved during the sleep, so check it again before dropping the connection.
-                    if activity.deadline(self.config.header_timeout, self.config.body_timeout) <= Instant::now() {
-                        tracing::debug!(%peer, "connection dropped: it is idle, or the client sends or reads nothing");
-                        connected.is_slow();
-                        return;
+                    () = sleep_until(deadline) => {
+                        let ended = activity.end_stalled(self.config.body_timeout);
+                        if ended > 0 {
+                            tracing::debug!(streams = ended, %peer, "streams reset: their responses are not read");
+                            connected.are_stalled(ended);
+                        }
+                        // The deadline may have moved during the sleep, so check it again before dropping the
+                        // connection.
+                        if activity.deadline(self.config.header_timeout, self.config.body_timeout) <= Instant::now() {
+                            tracing::debug!(%peer, "connection dropped: it is idle, or the client sends or reads nothing");
+                            connected.is_slow();
+                            break;
+                        }
                     }
                 }
             }
+        }
+        let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(refused) = refused {
+            refused_head::respond(refused, &*self.refuse, peer, self.config.header_timeout).await;
         }
     }
 }

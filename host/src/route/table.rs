@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use super::template::Template;
 
+const GET: &str = "GET";
+const HEAD: &str = "HEAD";
+
 /// Routes to targets of any type, found by method and path.
 #[derive(Debug, Clone)]
 pub struct RouteTable<T> {
@@ -25,7 +28,7 @@ struct Entry<T> {
 pub enum Match<'t, 'p, T> {
     /// The route, and its path parameters in order, still percent-encoded.
     Route(&'t T, Vec<(&'t Arc<str>, &'p str)>),
-    /// The path exists, but only with these other methods.
+    /// The path exists, but only with these other methods. `HEAD` is among them if `GET` is.
     Methods(Vec<&'t str>),
     /// No route has this path.
     Nothing,
@@ -66,7 +69,8 @@ impl<T: Clone> RouteTable<T> {
         Ok(Self { router })
     }
 
-    /// Returns the route of a request. `path` is percent-encoded; one trailing slash is ignored.
+    /// Returns the route of a request. `path` is percent-encoded; one trailing slash is ignored. HEAD has the route of
+    /// GET (RFC 9110, section 9.3.2).
     pub fn find<'t, 'p>(&'t self, method: &str, path: &'p str) -> Match<'t, 'p, T> {
         let path = match path.strip_suffix('/') {
             Some("") | None => path,
@@ -74,13 +78,20 @@ impl<T: Clone> RouteTable<T> {
         };
         let Ok(found) = self.router.at(path) else { return Match::Nothing };
         let entries = found.value;
+        let method = if method == HEAD { GET } else { method };
         match entries.iter().find(|entry| entry.method == method) {
             Some(entry) => {
                 let value = |segment: usize| path.split('/').nth(segment + 1).unwrap_or_default();
                 let params = entry.params.iter().map(|(segment, name)| (name, value(*segment))).collect();
                 Match::Route(&entry.target, params)
             }
-            None => Match::Methods(entries.iter().map(|entry| entry.method.as_str()).collect()),
+            None => {
+                let methods = entries.iter().flat_map(|entry| {
+                    let head = Some(HEAD).filter(|_| entry.method == GET);
+                    std::iter::once(entry.method.as_str()).chain(head)
+                });
+                Match::Methods(methods.collect())
+            }
         }
     }
 }
@@ -125,7 +136,8 @@ mod tests {
         assert_eq!(table.find("GET", "/users/me/"), Match::Route(&1, vec![]));
         assert_eq!(table.find("GET", "/users/7"), Match::Route(&0, vec![(&id, "7")]));
         assert_eq!(table.find("PATCH", "/users/7/"), Match::Route(&2, vec![(&user_id, "7")]));
-        assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "PATCH"]));
+        assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "HEAD", "PATCH"]));
+        assert_eq!(table.find("HEAD", "/users/me"), Match::Route(&1, vec![]), "as GET");
         assert_eq!(
             table.find("PATCH", "/users/me"),
             Match::Route(&2, vec![(&user_id, "me")]),
@@ -133,6 +145,12 @@ mod tests {
         );
         assert_eq!(table.find("GET", "/users"), Match::Nothing);
         assert_eq!(table.find("GET", "/users/7//"), Match::Nothing);
+    }
+
+    #[test]
+    fn head_is_not_allowed_where_get_is_not() {
+        let table = table(&[("POST", "/users")]).unwrap();
+        assert_eq!(table.find("HEAD", "/users"), Match::Methods(vec!["POST"]));
     }
 
     #[test]

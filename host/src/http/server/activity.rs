@@ -24,6 +24,8 @@ pub(super) struct Activity {
     /// The time of the last activity.
     last: AtomicU64,
     handling: AtomicUsize,
+    /// The number of requests so far.
+    begun: AtomicU64,
     /// The progress of each response that the client has not read completely.
     responses: Mutex<HashMap<u64, Progress>>,
     next: AtomicU64,
@@ -41,6 +43,7 @@ impl Default for Activity {
             opened: Instant::now(),
             last: AtomicU64::new(0),
             handling: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
             responses: Mutex::default(),
             next: AtomicU64::new(0),
         }
@@ -52,7 +55,18 @@ impl Activity {
     pub(super) fn begin_request(activity: &Arc<Self>) -> RequestGuard {
         activity.touch();
         activity.handling.fetch_add(1, Ordering::Relaxed);
+        activity.begun.fetch_add(1, Ordering::Relaxed);
         RequestGuard(Arc::clone(activity))
+    }
+
+    /// Returns the number of requests so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether no request is being handled and no response is being sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.handling.load(Ordering::Relaxed) == 0 && self.responses().is_empty()
     }
 
     /// Returns when the connection must be dropped, or one of its streams reset, unless there is activity: `idle` after

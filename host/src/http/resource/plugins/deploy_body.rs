@@ -2,12 +2,13 @@
 //! Settings can hold secrets, so they never travel in the URL, which proxies log and shells remember.
 
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::error::{Error, FieldError, Result, code};
+use crate::http::body::BOM;
+use crate::http::media_type::MediaType;
 
 /// The maximum size of the settings.
 const MAX_SETTINGS: usize = 64 * 1024;
@@ -46,12 +47,12 @@ pub(super) fn form_schema() -> Value {
 /// # Errors
 /// 400 or 422: the form is malformed, or the settings are not JSON.
 pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Result<DeployBody> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.trim_start().to_ascii_lowercase().starts_with("multipart/") {
+    let kind = MediaType::of(headers);
+    if !kind.is_multipart() {
         return Ok(DeployBody { component: body, settings: None });
     }
     let malformed = || Error::bad_request(code::MALFORMED_BODY, "The multipart form is malformed");
-    let boundary = multer::parse_boundary(kind).map_err(|error| malformed().with_source(error))?;
+    let boundary = kind.boundary().map_err(|error| malformed().with_source(error))?;
     // The whole body is there, so nothing is waited for.
     let parts = read_parts(body, boundary).now_or_never().ok_or_else(malformed)?;
     let mut read = DeployBody::default();
@@ -105,7 +106,7 @@ fn settings(bytes: &[u8]) -> Result<Value> {
         return Err(refuse("settings", &format!("larger than {MAX_SETTINGS} bytes")));
     }
     let place = |error: serde_json::Error| format!("not JSON, at line {}, column {}", error.line(), error.column());
-    serde_json::from_slice(bytes).map_err(|error| refuse("settings", &place(error)))
+    serde_json::from_slice(bytes.strip_prefix(BOM).unwrap_or(bytes)).map_err(|error| refuse("settings", &place(error)))
 }
 
 fn refuse(part: &str, reason: &str) -> Error {
@@ -115,12 +116,13 @@ fn refuse(part: &str, reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use axum::http::header::CONTENT_TYPE;
 
     use super::*;
 
     fn read_form(parts: &[(&str, &str)]) -> Result<DeployBody> {
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=X"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data ; boundary=X"));
         let part = |(name, text): &(&str, &str)| {
             format!("--X\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
         };
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_form_has_a_component_and_settings() {
-        let body = read_form(&[("settings", r#"{"key": "secret"}"#), ("component", "\0asm")]).unwrap();
+        let body = read_form(&[("settings", "\u{feff}{\"key\": \"secret\"}"), ("component", "\0asm")]).unwrap();
         assert_eq!((&*body.component, body.settings), (&b"\0asm"[..], Some(json!({ "key": "secret" }))));
         assert_eq!(read_form(&[("component", "x")]).unwrap().settings, None);
         let raw = read(&HeaderMap::new(), Bytes::from_static(b"\0asm")).unwrap();
