@@ -1,5 +1,6 @@
-//! The OpenAPI document matches the host: schemathesis derives valid and invalid requests from it and checks the
-//! responses. Needs Python 3 with `venv` and `pip`; without them the test is skipped with a message, except in CI.
+//! Public suites check the host. The OpenAPI document matches it: schemathesis derives valid and invalid requests from
+//! the document and checks the responses. REDbot checks responses against the RFCs of HTTP. Both need Python 3 with
+//! `venv` and `pip`; without them the tests are skipped with a message, except in CI.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,12 +21,13 @@ fn output_text(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Returns a Python interpreter with schemathesis, installed into the target directory once per version. It is run as a
-/// module, because its scripts contain the installation path and do not survive a clone that is moved.
-fn schemathesis() -> Result<PathBuf, String> {
-    let requirements = directory().join("requirements.txt");
+/// Returns a Python interpreter with a program and everything that it needs, installed into the target directory once
+/// per version. A program is run as a module, because its scripts contain the installation path and do not survive a
+/// clone that is moved.
+fn install(program: &str, requirements: &str) -> Result<PathBuf, String> {
+    let requirements = directory().join(requirements);
     let wanted = std::fs::read_to_string(&requirements).unwrap();
-    let environment = target().join("schemathesis");
+    let environment = target().join(program);
     let python = environment.join("bin/python");
     let installed = environment.join("installed.txt");
     if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
@@ -40,16 +42,21 @@ fn schemathesis() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// Returns an interpreter as [`install`] does, or `None` if the program cannot be installed on this machine.
+async fn python(program: &'static str, requirements: &'static str) -> Option<PathBuf> {
+    match tokio::task::spawn_blocking(|| install(program, requirements)).await.unwrap() {
+        Ok(python) => Some(python),
+        Err(reason) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} cannot be installed: {reason}");
+            eprintln!("skipped: {program} cannot be installed: {reason}");
+            None
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_conforms_to_its_openapi_document() {
-    let python = match tokio::task::spawn_blocking(schemathesis).await.unwrap() {
-        Ok(python) => python,
-        Err(reason) => {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "schemathesis cannot be installed: {reason}");
-            eprintln!("skipped: schemathesis cannot be installed: {reason}");
-            return;
-        }
-    };
+    let Some(python) = python("schemathesis", "requirements.txt").await else { return };
     let host = TestHost::sqlite(Setup::default().in_development().with_items()).await;
     let document = host.anonymous().url("/api/v1/openapi.json");
     let authorization = format!("Authorization: Bearer {}", host.superuser().token());
@@ -73,5 +80,43 @@ async fn the_host_conforms_to_its_openapi_document() {
     }
     // The credentials and the plugin were valid to the end, so no check passed because they were missing.
     host.superuser().get("/items/").await.ok();
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn responses_conform_to_the_rfcs_of_http() {
+    let Some(python) = python("redbot", "redbot.txt").await else { return };
+    let site = tempfile::tempdir().unwrap();
+    std::fs::write(site.path().join("index.html"), "<!doctype html><title>x</title>").unwrap();
+    std::fs::write(site.path().join("app.js"), "script();\n".repeat(500)).unwrap();
+    let root = site.path().to_owned();
+    let setup = Setup::default().with_items().with(|config| config.server.static_dir = Some(root));
+    let host = TestHost::sqlite(setup).await;
+    host.deploy_chameleon().await;
+    let paths = [
+        "/healthz",
+        "/",
+        "/app.js",
+        "/nothing",
+        "/api/v1/openapi.json",
+        "/api/v1/users/me",
+        "/api/v1/items/",
+        "/api/v1/chameleon/echo/x",
+        "/api/v1/chameleon/cached",
+        "/api/v1/chameleon/page",
+        "/api/v1/chameleon/status/204",
+        "/api/v1/chameleon/body/100000",
+    ];
+    let output = tokio::process::Command::new(&python)
+        .arg(directory().join("check_with_redbot.py"))
+        .args(paths.map(|path| host.anonymous().url(path)))
+        .output()
+        .await
+        .unwrap();
+    let text = output_text(&output);
+    let checked = text.lines().filter(|line| line.starts_with("checked ")).count();
+    assert!(output.status.success() && checked == paths.len(), "{text}");
+    let bad: Vec<&str> = text.lines().filter(|line| line.starts_with("bad ")).collect();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
     host.stop().await;
 }
