@@ -8,6 +8,7 @@
 mod entry;
 mod plugin_cache;
 pub mod response_cache;
+pub mod single_flight;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

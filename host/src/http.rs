@@ -1,8 +1,8 @@
 //! HTTP: the only module that names axum, sets status codes and knows the wire format.
 //!
 //! A request passes one way: `server` (connections, limits) → `request_head` (target, host, framing) → `dispatch`
-//! (route, body, access, validation) → a handler of the host (`http::resource`) or a plugin call (`plugin_call`) →
-//! `reply` or `problem` → the client. Host routes and plugin routes share everything before the handler.
+//! (route, body, access, validation) → a handler of the host (`http::resource`) or a plugin (`cached_call`,
+//! `plugin_call`) → `reply` or `problem` → the client. Host routes and plugin routes share everything before the handler.
 //!
 //! Limits of requests: connections, headers and times in `server`, URLs in `request_head`, one body in `body` and
 //! `content_coding`, all bodies together in `body_memory`, the work on large bodies in `body_work`, open files in
@@ -13,8 +13,11 @@ mod body;
 pub mod body_memory;
 mod body_stages;
 pub mod body_work;
+mod cache_rules;
+mod cached_call;
 pub mod call;
 mod client_origin;
+mod conditional;
 mod content_coding;
 pub mod cors;
 pub mod dispatch;

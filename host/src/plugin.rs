@@ -41,6 +41,7 @@ mod operations;
 mod pause;
 mod preparation;
 mod probation;
+mod problem_document;
 pub mod refusal;
 pub mod registry;
 pub mod release;

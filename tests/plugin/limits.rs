@@ -135,6 +135,12 @@ async fn headers_that_are_not_the_plugins_are_rejected() {
         "name=set-cookie&value=a%3Db",
         "name=x-request-id&value=forged",
         "name=content-length&value=1",
+        "name=content-length&value=3&body=xx",
+        "name=content-length&value=2,%202&body=xx",
+        "name=content-type&value=text/plain&times=2",
+        "name=content-type&value=text/html,%20text/plain",
+        "name=etag&value=%22a%22&times=2",
+        "name=location&value=/a&times=2",
         "name=transfer-encoding&value=chunked",
         "name=connection&value=close",
         "name=access-control-allow-origin&value=*",
@@ -177,6 +183,48 @@ async fn an_ordinary_header_reaches_the_client() {
     let host = chameleon(Setup::default()).await;
     let response = host.anonymous().get("/chameleon/header?name=x-colour&value=green").await;
     assert_eq!((response.status, response.header("x-colour")), (200, Some("green")));
+    let response = host.anonymous().get("/chameleon/header?name=content-length&value=2&body=xx").await;
+    assert_eq!((response.status, response.header("content-length"), &*response.text()), (200, Some("2"), "xx"));
+}
+
+#[tokio::test]
+async fn header_values_of_any_encoding_pass_in_both_directions() {
+    let host = chameleon(Setup::default()).await;
+    for (sent, received) in [("grün".as_bytes(), "grün"), (b"gr\xfcn", "grün"), (b"\x80", "\u{80}")] {
+        let client = reqwest::Client::new().get(host.anonymous().url("/api/v1/chameleon/echo/x"));
+        let value = reqwest::header::HeaderValue::from_bytes(sent).unwrap();
+        let seen: Value = client.header("x-colour", value).send().await.unwrap().json().await.unwrap();
+        let headers = seen["headers"].as_array().unwrap();
+        let colour = headers.iter().find(|pair| pair[0] == "x-colour").map(|pair| pair[1].clone());
+        assert_eq!(colour, Some(received.into()));
+    }
+    let response = host.anonymous().get("/chameleon/header?name=x-colour&value=gr%C3%BCn").await;
+    assert_eq!(response.headers["x-colour"].as_bytes(), "grün".as_bytes());
+}
+
+#[tokio::test]
+async fn a_status_without_content_has_no_body_over_either_version_of_http() {
+    let host = chameleon(Setup::default()).await;
+    for http2 in [false, true] {
+        let client = if http2 { host.anonymous().over_http2() } else { host.anonymous() };
+        for (status, length) in [(204, None), (205, Some("0")), (304, None)] {
+            let path = format!("/chameleon/header?name=x-a&value=b&body=content&status={status}");
+            let response = client.get(&path).await;
+            assert_eq!((response.status, response.header("x-a"), &*response.text()), (status, Some("b"), ""));
+            // HTTP/2 frames a response without a length.
+            assert!(http2 || response.header("content-length") == length, "{status} {:?}", response.headers);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_problem_can_have_headers() {
+    let host = chameleon(Setup::default()).await;
+    let response = host.anonymous().get("/chameleon/problem?status=409&code=full&detail=Full&retry_after=120").await;
+    response.is_problem(409, "full", "Full");
+    assert_eq!(response.header("retry-after"), Some("120"));
+    let response = host.anonymous().get("/chameleon/problem?status=409&code=Not%20OK&detail=x&retry_after=1").await;
+    response.is_problem(502, "plugin_invalid_response", INVALID);
 }
 
 #[tokio::test]

@@ -46,6 +46,16 @@ impl Client {
         Self::with_idle_timeout(addr, None)
     }
 
+    /// Returns the same client, which speaks HTTP/2 from the first byte.
+    pub(crate) fn over_http2(&self) -> Self {
+        let http = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        Self { http, ..self.clone() }
+    }
+
     fn with_idle_timeout(addr: SocketAddr, idle_timeout: Option<Duration>) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

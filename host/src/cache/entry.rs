@@ -1,5 +1,7 @@
-//! The entries of a cache: a value of the plugin or a cached response, with tags and expiry. Owns their weight.
+//! The entries of a cache: a value of the plugin or a cached response, with tags and expiry, or a note about the
+//! responses of a target. Owns their weight.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,32 @@ pub(super) struct Entry {
 pub(super) enum Payload {
     Value(Bytes),
     Response(Arc<CachedResponse>),
+    /// The responses of this target are elsewhere, by the inputs that they depend on.
+    Variance(Arc<Variance>),
+    /// The last response could not be cached.
+    Uncacheable,
+}
+
+/// The inputs that responses depend on besides the target of the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Variance {
+    /// The caller.
+    pub caller: bool,
+    /// Headers of the request (the field `Vary`), in lower case and in order.
+    pub headers: BTreeSet<Box<str>>,
+}
+
+impl Variance {
+    pub(super) fn is_none(&self) -> bool {
+        !self.caller && self.headers.is_empty()
+    }
+
+    /// Returns the inputs that either depends on.
+    pub(super) fn and(mut self, other: &Self) -> Self {
+        self.caller |= other.caller;
+        self.headers.extend(other.headers.iter().cloned());
+        self
+    }
 }
 
 pub(super) struct PerEntry;
@@ -55,6 +83,10 @@ pub struct CachedResponse {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Bytes,
+    /// When it was stored.
+    pub stored: Timestamp,
+    /// How old it was then.
+    pub age: Duration,
 }
 
 impl CachedResponse {
@@ -69,6 +101,8 @@ pub(super) fn weight(key: &Key, entry: &Entry) -> usize {
     let payload = match &entry.payload {
         Payload::Value(bytes) => bytes.len(),
         Payload::Response(response) => response.weight(),
+        Payload::Variance(variance) => variance.headers.iter().map(|name| OVERHEAD / 8 + name.len()).sum(),
+        Payload::Uncacheable => 0,
     };
     OVERHEAD + key.len() + payload + entry.tags.iter().map(|tag| tag.len()).sum::<usize>()
 }

@@ -12,6 +12,7 @@ use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::entry::{Entry, Key, Payload, PerEntry, weight};
+use super::single_flight::Flights;
 use crate::clock::{Clock, Timestamp};
 
 /// Maximum length of a key in bytes.
@@ -22,6 +23,8 @@ pub const MAX_VALUE: usize = 1024 * 1024;
 pub const MAX_TAGS: usize = 16;
 /// Maximum length of a tag in bytes.
 pub const MAX_TAG: usize = 128;
+/// The maximum number of request headers that the responses of one target may depend on.
+pub const MAX_VARYING: usize = 16;
 /// Maximum number of marks of one plugin. Beyond it every entry with a tag becomes stale, which is always permitted.
 const MAX_MARKS: usize = 10_000;
 
@@ -37,6 +40,9 @@ pub enum Refusal {
     /// There are too many tags, or one is too long.
     #[error("tags: {MAX_TAGS} of {MAX_TAG} bytes")]
     Tags,
+    /// The response depends on too many headers of the request.
+    #[error("varying headers: {MAX_VARYING}")]
+    Variance,
     /// The value is not a counter, or the counter would overflow.
     #[error("counter: the value is not a 64-bit integer, or would overflow")]
     Counter,
@@ -49,6 +55,8 @@ pub struct PluginCache {
     entries: ArcSwap<Entries>,
     marks: Mutex<Marks>,
     counter: AtomicU64,
+    /// The calls that compute a response for the cache.
+    pub(super) flights: Arc<Flights>,
 }
 
 /// The invalidated tags.
@@ -63,7 +71,7 @@ impl PluginCache {
     pub(super) fn new(clock: &Clock, bytes: u64) -> Self {
         let entries = ArcSwap::from_pointee(Entries::new(bytes));
         let (marks, counter) = (Mutex::default(), AtomicU64::new(0));
-        Self { clock: clock.clone(), entries, marks, counter }
+        Self { clock: clock.clone(), entries, marks, counter, flights: Arc::default() }
     }
 
     /// Changes the size in bytes. A change clears the cache.
@@ -86,7 +94,7 @@ impl PluginCache {
     pub fn get(&self, key: &str) -> Option<Bytes> {
         match self.fresh(&Key::Value(key.into()))?.payload {
             Payload::Value(bytes) => Some(bytes),
-            Payload::Response(_) => None,
+            _ => None,
         }
     }
 
@@ -181,6 +189,11 @@ impl PluginCache {
         Ok(())
     }
 
+    /// Returns the time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     pub(super) fn now_ticket(&self) -> u64 {
         self.counter.load(Ordering::SeqCst)
     }
@@ -241,7 +254,7 @@ impl Entries {
     }
 }
 
-fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
+pub(super) fn remaining(now: Timestamp, expires: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(expires.0.saturating_sub(now.0)).unwrap_or(0))
 }
 

@@ -1,4 +1,5 @@
 //! `wharf:auth`: the caller of a request. The plugin sees a verified caller, never a token, a password or a session.
+//! Each question about the caller is noted: the response cache keeps such a response for that caller only.
 
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ impl Capability for Auth {
 impl caller::Host for Guest {
     fn current(&mut self) -> wasmtime::Result<Option<caller::Principal>> {
         self.charge(HostCalls::auth)?;
+        self.asked_for_caller = true;
         let context = self.entered.auth()??;
         Ok(context.caller.as_ref().map(|caller| caller::Principal {
             id: caller.user.id.to_string(),
@@ -59,6 +61,7 @@ impl caller::Host for Guest {
 
     fn has_permission(&mut self, name: String) -> wasmtime::Result<bool> {
         self.charge(HostCalls::auth)?;
+        self.asked_for_caller = true;
         let context = self.entered.auth()??;
         Ok(context.caller.as_ref().is_some_and(|caller| caller.has_permission(&context.plugin, &name)))
     }

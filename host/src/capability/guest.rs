@@ -34,6 +34,8 @@ pub struct Guest {
     pub dependencies: Dependencies,
     /// The slot that the call needs to compute for longer than a tick.
     pub cpu_slot: CpuSlot,
+    /// Whether the guest asked for the caller, so that its response may differ by caller.
+    pub asked_for_caller: bool,
     /// Memory of the last result, which wasmtime may still be copying into the guest.
     result: Option<MemoryReservation>,
     clock: Clock,
@@ -77,6 +79,7 @@ impl Guest {
             usage,
             dependencies,
             cpu_slot,
+            asked_for_caller: false,
             result: None,
             clock,
             wasi: None,

@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 
 use super::access;
 use super::body_stages;
+use super::cached_call;
 use super::call::{Call, Payload};
 use super::client_origin::{ClientOrigin, TrustedProxies};
 use super::cors::{self, Cors};
@@ -282,9 +283,9 @@ impl Dispatcher {
                     caller,
                     trial,
                     body,
+                    conditions: true,
                 };
-                let budget = &self.host.body_memory.responses;
-                let reply = plugin_call::respond(&self.host.plugins, budget, contract, call).await?;
+                let reply = cached_call::respond(&self.host, contract, call).await?;
                 Ok(self.send(reply, Some(release)))
             }
         }
@@ -406,7 +407,7 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(parts, ResponseBody::empty())
 }
 
-fn plugin_route<'a>(release: &'a Release, prepared: &'a Prepared, index: usize) -> Result<MatchedRoute<'a>> {
+fn plugin_route<'a>(release: &'a Arc<Release>, prepared: &'a Prepared, index: usize) -> Result<MatchedRoute<'a>> {
     let contract = prepared.routes.get(index).ok_or_else(|| Error::internal("no such plugin route"))?;
     Ok(MatchedRoute {
         operation: &contract.operation,

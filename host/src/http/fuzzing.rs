@@ -1,7 +1,7 @@
 //! The entry points for the fuzz targets (`tests/fuzz`), absent from every other build: headers and bodies between the
 //! wire and a plugin, each on its own. Checks nothing itself: the fuzz target asserts the properties.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::plugin::PluginResponse;
 /// Returns the request headers that are passed to a plugin.
 pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
     let parsed = map(headers);
-    plugin_call::passed_on(&parsed).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    plugin_call::passed_on(&parsed).into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect()
 }
 
 /// Converts a checked response of a plugin into a reply.
@@ -22,13 +22,7 @@ pub fn passed_on(headers: &[(&[u8], &[u8])]) -> Vec<(String, String)> {
 /// # Errors
 /// The check accepted an invalid response.
 pub fn reply(response: PluginResponse) -> Result<Reply> {
-    match response {
-        PluginResponse::Response { status, headers, body } => plugin_call::response(status, &headers, body),
-        PluginResponse::Problem { status, code, detail, errors } => {
-            let status = StatusCode::from_u16(status).map_err(Error::internal)?;
-            Ok(problem::plugin_reply(status, &detail, &code, &errors, "/", "none"))
-        }
-    }
+    plugin_call::reply(response, "/", "none")
 }
 
 /// Returns the response to a request that the host refuses.

@@ -23,7 +23,7 @@ pub(super) struct MatchedRoute<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Handler<'a> {
     Host(&'a HostRoute<Host>),
-    Plugin { release: &'a Release, index: usize, contract: &'a ReleaseRoute },
+    Plugin { release: &'a Arc<Release>, index: usize, contract: &'a ReleaseRoute },
 }
 
 impl<'a> Handler<'a> {

@@ -1,12 +1,10 @@
-//! Requests to plugin routes: which parts of a request the plugin receives, the cached responses, and how the response
-//! of the plugin becomes a reply. Bodies of cached responses are shared; `dispatch` counts every body that a client has
-//! not read.
+//! Calls of plugins: which parts of a request the plugin receives, and how its response becomes a reply. `cached_call`
+//! decides whether a call is needed. `dispatch` counts every body that a client has not read.
 //!
 //! Also owns the isolation of pages: a plugin shares the origin of the host, where the frontend keeps its tokens.
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 use axum::http::request::Parts;
@@ -18,13 +16,11 @@ use super::client_origin::ClientOrigin;
 use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
-use crate::cache::response_cache::{CachedResponse, ResponseKey};
 use crate::capability::web::Web;
 use crate::capability::{Capability as _, Limit};
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Assignment;
-use crate::plugin::release::ReleaseRoute;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
 /// Request headers that a plugin never receives from a client: credentials, framing, and headers that only the host may
@@ -57,9 +53,13 @@ const WITHHELD: &[&str] = &[
 const ISOLATED_PAGE: HeaderValue =
     HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
 
+/// Conditions of a request that the host evaluates itself on cached routes. The plugin returns the whole response
+/// there, so that it can be cached.
+const CONDITIONS: &[&str] = &["if-none-match", "if-modified-since"];
+
 /// A request to a plugin after the access check and validation.
 pub(super) struct PluginCall<'a> {
-    pub(super) release: &'a Release,
+    pub(super) release: &'a Arc<Release>,
     pub(super) route: usize,
     /// The method of the route: GET also for a request with HEAD, whose response `dispatch` strips of its body.
     pub(super) method: &'a str,
@@ -71,32 +71,8 @@ pub(super) struct PluginCall<'a> {
     /// The part of the call in the trial of a canary.
     pub(super) trial: Option<Assignment>,
     pub(super) body: Bytes,
-}
-
-/// Returns a cached response, or calls the plugin and caches its response if the route allows it.
-pub(super) async fn respond(
-    registry: &Registry,
-    budget: &BodyBudget,
-    contract: &ReleaseRoute,
-    call: PluginCall<'_>,
-) -> Result<Reply> {
-    let Some(policy) = &contract.cache else { return run(registry, budget, call).await.map(|(reply, _)| reply) };
-    let key = cache_key(&call, policy.per_caller);
-    let release = call.release;
-    if let Some(cached) = release.cache.response(&key) {
-        release.stats.count(CallOutcome::Cached);
-        return response(cached.status, &cached.headers, cached.body.clone());
-    }
-    let ticket = release.cache.ticket();
-    let (reply, cacheable) = run(registry, budget, call).await?;
-    if let Some(cacheable) = cacheable
-        && cacheable.status == 200
-    {
-        let ttl = Duration::from_millis(policy.ttl_ms.into());
-        // The tags were checked at the deploy. A response that is larger than the cache is not cached.
-        let _ = release.cache.store_response(&key, cacheable, ttl, &policy.tags, ticket);
-    }
-    Ok(reply)
+    /// Whether the plugin receives the conditions of the request.
+    pub(super) conditions: bool,
 }
 
 /// Isolates every response of a plugin, because a browser decides by itself what it shows as a page. The pages of a
@@ -107,26 +83,16 @@ pub(super) fn isolate(headers: &mut HeaderMap, release: &Release) {
     }
 }
 
-fn cache_key<'a>(call: &PluginCall<'a>, per_caller: bool) -> ResponseKey<'a> {
-    let caller = call.caller.as_ref().filter(|_| per_caller).map(|caller| caller.user.id.to_string());
-    ResponseKey {
-        release: call.release.record.number,
-        route: call.route,
-        caller,
-        path: call.parts.uri.path(),
-        query: call.parts.uri.query().unwrap_or_default(),
-    }
-}
-
-async fn run(
-    registry: &Registry,
-    budget: &BodyBudget,
-    call: PluginCall<'_>,
-) -> Result<(Reply, Option<CachedResponse>)> {
+/// Calls the plugin.
+pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCall<'_>) -> Result<PluginResponse> {
     let ready = || budget.admit_response(call.release.bulkhead.unread());
     let refused = |error: &Error| call.release.stats.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
     let mut headers = passed_on(&call.parts.headers);
+    if !call.conditions {
+        headers.retain(|(name, _)| !CONDITIONS.contains(name));
+    }
+    let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
     check_size(call.release, &headers).inspect_err(refused)?;
     let address = call.origin.address.to_string();
     headers.extend([("x-forwarded-for", address.as_str()), ("x-forwarded-proto", call.origin.scheme)]);
@@ -146,14 +112,18 @@ async fn run(
         body: &call.body,
     };
     // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
-    match registry.call(call.release, request, call.caller, call.trial, ready).await? {
-        PluginResponse::Response { status, headers, body } => {
-            let reply = response(status, &headers, body.clone())?;
-            Ok((reply, Some(CachedResponse { status, headers, body })))
-        }
-        PluginResponse::Problem { status, code, detail, errors } => {
+    registry.call(call.release, request, call.caller, call.trial, ready).await
+}
+
+/// Turns the response of a plugin into the reply to a request.
+pub(super) fn reply(response: PluginResponse, path: &str, request_id: &str) -> Result<Reply> {
+    match response {
+        PluginResponse::Response { status, headers, body, .. } => self::response(status, &headers, body),
+        PluginResponse::Problem { status, code, detail, errors, headers } => {
             let status = StatusCode::from_u16(status).map_err(Error::internal)?;
-            Ok((problem::plugin_reply(status, &detail, &code, &errors, path, call.request_id), None))
+            let mut reply = problem::plugin_reply(status, &detail, &code, &errors, path, request_id);
+            reply.headers.extend(header_map(&headers)?);
+            Ok(reply)
         }
     }
 }
@@ -168,20 +138,53 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
     Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text))
 }
 
-pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, &str)> {
+/// Returns the headers that a plugin receives. A value that is not UTF-8 is read as Latin-1, in which every byte is a
+/// character, as `wharf:http` does.
+pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
     headers
         .iter()
         .filter(|(name, _)| !WITHHELD.contains(&name.as_str()))
-        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+        .map(|(name, value)| (name.as_str(), text(value)))
         .collect()
 }
 
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.into(),
+        Err(_) => value.as_bytes().iter().copied().map(char::from).collect::<String>().into(),
+    }
+}
+
+/// Returns a reply with these headers. A status that has no content drops the body (RFC 9110, sections 15.3.5, 15.3.6
+/// and 15.4.5).
 pub(super) fn response(status: u16, headers: &[(String, String)], body: Bytes) -> Result<Reply> {
+    let body = if matches!(status, 204 | 205 | 304) { Bytes::new() } else { body };
+    let status = StatusCode::from_u16(status).map_err(Error::internal)?;
+    Ok(Reply { status, headers: header_map(headers)?, body })
+}
+
+fn header_map(headers: &[(String, String)]) -> Result<HeaderMap> {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         // `plugin::response` has checked the header by the same rules.
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?;
         map.append(name, HeaderValue::from_str(value).map_err(Error::internal)?);
     }
-    Ok(Reply { status: StatusCode::from_u16(status).map_err(Error::internal)?, headers: map, body })
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_values_in_any_encoding_reach_the_plugin() {
+        let values: [&[u8]; 4] = [b"plain", "gr\u{fc}n".as_bytes(), b"gr\xfcn", b"\x80"];
+        let headers: HeaderMap = values
+            .iter()
+            .map(|value| (HeaderName::from_static("x-a"), HeaderValue::from_bytes(value).unwrap()))
+            .collect();
+        let passed: Vec<_> = passed_on(&headers).into_iter().map(|(_, value)| value.into_owned()).collect();
+        assert_eq!(passed, ["plain", "gr\u{fc}n", "gr\u{fc}n", "\u{80}"]);
+    }
 }

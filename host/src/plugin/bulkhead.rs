@@ -151,7 +151,7 @@ impl Bulkhead {
             None => None,
         };
         let refused = if of_plugin.is_none() { NoSlot::OfPlugin } else { NoSlot::OfAll };
-        let _waiting = self.admit_waiting(all, bytes).ok_or(refused)?;
+        let _waiting = self.count_waiting(all, bytes).ok_or(refused)?;
         let time = Duration::from_nanos(self.queue_nanos.load(Ordering::Relaxed));
         let deadline = Instant::now() + time;
         let of_plugin = match of_plugin {
@@ -172,8 +172,13 @@ impl Bulkhead {
         Ok(CallSlot { _of_plugin: of_plugin, _of_all: of_all.await.ok_or(NoSlot::OfAll)? })
     }
 
+    /// Counts the memory of a request that waits for another call of the plugin.
+    pub(super) fn admit_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<WaitingCall<'a>> {
+        self.count_waiting(all, bytes).map(WaitingCall)
+    }
+
     /// Counts the memory of a waiting call, unless the plugin's waiting calls would take more than they leave free.
-    fn admit_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Counted<'a, 2>> {
+    fn count_waiting<'a>(&'a self, all: &'a CallSlots, bytes: usize) -> Option<Counted<'a, 2>> {
         let bytes = bytes.saturating_add(WAITING_CALL_BYTES);
         let counted = Counted::add([(&self.waiting_bytes, bytes), (&all.waiting_bytes, bytes)]);
         let free = all.queue_bytes.checked_sub(all.waiting_bytes.load(Ordering::SeqCst))?;
@@ -227,6 +232,9 @@ impl CallSlots {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// A request that waits for another call. It counts as memory of waiting calls until it is dropped.
+pub struct WaitingCall<'a>(#[allow(dead_code, reason = "dropped")] Counted<'a, 2>);
 
 /// Amounts added to counters, subtracted when dropped.
 struct Counted<'a, const N: usize>([(&'a AtomicUsize, usize); N]);

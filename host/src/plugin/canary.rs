@@ -136,6 +136,7 @@ struct Verdict {
 
 /// A call's part in a trial: its caller was assigned to one of the two releases.
 /// Keeps no release, so that a slow request holds up no drain.
+#[derive(Clone)]
 pub struct Assignment {
     callers: Arc<Callers>,
     /// The number of the canary's release.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::artifact::{invalid, printable};
 use super::declaration::{Declaration, DeclaredRoute};
-use super::release::ReleaseRoute;
+use super::release::{CachedRoute, ReleaseRoute};
 use crate::error::{Error, Result};
 use crate::route::schemas::Validator;
 use crate::route::{Operation, Schemas, Template};
@@ -62,7 +62,10 @@ impl CompiledSchemas {
                 template: route.path.below(mount),
                 access: route.access.clone(),
                 operation: Arc::clone(operation),
-                cache: route.cache.clone(),
+                cache: route.cache.clone().map(|policy| CachedRoute {
+                    policy,
+                    is_shared: route.operation.get("x-wharf-cache").is_some_and(|word| word == "shared"),
+                }),
                 smoke: route.method == "GET"
                     && route.path.is_literal()
                     && route.operation.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::breaker::TrippedRelease;
+use super::bulkhead::{WaitingCall, busy};
 use super::call_in_progress::CallInProgress;
 use super::call_stats::CallOutcome;
 use super::canary::Assignment;
@@ -28,8 +29,8 @@ use super::response::PluginResponse;
 use super::sandbox::Request;
 use crate::auth::Caller;
 use crate::cache::Caches;
-use crate::capability::Dependency;
 use crate::capability::log::PluginLogs;
+use crate::capability::{Dependency, Limit};
 use crate::clock::Clock;
 use crate::config;
 use crate::db::Db;
@@ -114,6 +115,20 @@ impl Registry {
             let _ = self.tripped.send(TrippedRelease { plugin, number, at });
         }
         response
+    }
+
+    /// Counts a request of the given size that waits for the response to another request against the memory of waiting
+    /// calls, until the result is dropped.
+    ///
+    /// # Errors
+    /// 503 `plugin_busy`: the plugin's waiting calls take too much memory.
+    pub fn admit_waiting<'a>(&'a self, release: &'a Release, bytes: usize) -> Result<WaitingCall<'a>> {
+        let waiting = release.bulkhead.admit_waiting(self.live.sandbox().call_slots(), bytes);
+        waiting.ok_or_else(|| {
+            release.stats.count(CallOutcome::Busy);
+            release.usage.hit(Limit::Concurrency);
+            busy()
+        })
     }
 
     /// Puts a release on probation, with the release to roll back to.

@@ -168,10 +168,20 @@ pub struct ReleaseRoute {
     /// Its operation: parameters, body and responses.
     pub operation: Arc<Operation>,
     /// Whether and how the host caches its responses.
-    pub cache: Option<CachePolicy>,
+    pub cache: Option<CachedRoute>,
     /// Whether it is called before the release is served: a GET without parameters that its operation marks with
     /// `x-wharf-smoke`.
     pub smoke: bool,
+}
+
+/// How the host caches the responses of a route.
+#[derive(Debug, Clone)]
+pub struct CachedRoute {
+    /// As declared.
+    pub policy: CachePolicy,
+    /// Whether a response is the same for all callers although the guest asks for the caller: its operation has
+    /// `"x-wharf-cache": "shared"`.
+    pub is_shared: bool,
 }
 
 /// A component that is type-checked against its grants: the expensive part of a release.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::CallLimits;
-use super::response_header;
+use super::{problem_document, response_header};
 use crate::capability::{Limit, Usage};
 use crate::error::{Code, Error, FieldError, Kind, Result, code};
 
@@ -22,6 +22,8 @@ pub enum PluginResponse {
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
+        /// Whether the guest asked for the caller, so that another caller may get another response.
+        asked_for_caller: bool,
     },
     /// A problem, which the host completes (for example with the request id).
     Problem {
@@ -33,6 +35,8 @@ pub enum PluginResponse {
         detail: String,
         /// The refused inputs.
         errors: Vec<FieldError>,
+        /// Further headers, as those of a response.
+        headers: Vec<(String, String)>,
     },
 }
 
@@ -70,38 +74,53 @@ impl PluginResponse {
                         return Err(too_large(part, bytes, max));
                     }
                 }
-                response_header::check(&response.headers, pages).map_err(refused)?;
-                Ok(Self::Response { status: response.status, headers: response.headers, body: response.body.into() })
+                let http::Response { status, headers, body } = response;
+                let headers = response_header::check(headers, pages, status, body.len()).map_err(refused)?;
+                match problem_document::read(status, &headers, &body) {
+                    Some(problem) => Self::check_problem(problem, problem_document::other(headers), limits, usage),
+                    None => Ok(Self::Response { status, headers, body: body.into(), asked_for_caller: false }),
+                }
             }
-            Err(problem) => {
-                if !(400..=599).contains(&problem.status) {
-                    return Err(refused(format!("problem status {} is not within 400..=599", problem.status)));
-                }
-                let code_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-                if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(code_byte) {
-                    return Err(refused("a problem's code is 1 to 64 of a-z, 0-9 and _"));
-                }
-                if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
-                    return Err(refused("a problem's detail or list of errors is too long"));
-                }
-                let errors: Vec<FieldError> = problem
-                    .errors
-                    .into_iter()
-                    .map(|error| FieldError::new(error.kind, error.loc, error.message))
-                    .collect();
-                // Measured as JSON, in which a control character takes six bytes.
-                let mut written = SizeCounter { max: limits.response_bytes, bytes: 0 };
-                if serde_json::to_writer(&mut written, &(&problem.detail, &errors)).is_err() {
-                    usage.hit(Limit::ResponseBytes);
-                    return Err(too_large("problem", written.bytes, written.max));
-                }
-                Ok(Self::Problem {
-                    status: problem.status,
-                    code: Code::from_plugin(problem.code),
-                    detail: problem.detail,
-                    errors,
-                })
+            Err(problem) => Self::check_problem(problem, Vec::new(), limits, usage),
+        }
+    }
+
+    fn check_problem(
+        problem: http::Problem,
+        headers: Vec<(String, String)>,
+        limits: &CallLimits,
+        usage: &Usage,
+    ) -> Result<Self> {
+        if !(400..=599).contains(&problem.status) {
+            return Err(refused(format!("problem status {} is not within 400..=599", problem.status)));
+        }
+        let code_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(code_byte) {
+            return Err(refused("a problem's code is 1 to 64 of a-z, 0-9 and _"));
+        }
+        if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
+            return Err(refused("a problem's detail or list of errors is too long"));
+        }
+        let errors: Vec<FieldError> =
+            problem.errors.into_iter().map(|error| FieldError::new(error.kind, error.loc, error.message)).collect();
+        // Measured as JSON, in which a control character takes six bytes.
+        let mut written = SizeCounter { max: limits.response_bytes, bytes: 0 };
+        if serde_json::to_writer(&mut written, &(&problem.detail, &errors)).is_err() {
+            usage.hit(Limit::ResponseBytes);
+            return Err(too_large("problem", written.bytes, written.max));
+        }
+        let (status, code, detail) = (problem.status, Code::from_plugin(problem.code), problem.detail);
+        Ok(Self::Problem { status, code, detail, errors, headers })
+    }
+
+    /// Records whether the guest asked for the caller during the call.
+    #[must_use]
+    pub(super) fn asked(self, for_caller: bool) -> Self {
+        match self {
+            Self::Response { status, headers, body, .. } => {
+                Self::Response { status, headers, body, asked_for_caller: for_caller }
             }
+            problem @ Self::Problem { .. } => problem,
         }
     }
 }
@@ -177,7 +196,7 @@ mod tests {
             assert!(response(200, &[("x", value)]).is_err(), "{value:?}");
         }
         let many: Vec<(String, String)> = (0..65).map(|i| (format!("x-{i}"), String::new())).collect();
-        assert!(response_header::check(&many, false).is_err());
+        assert!(response_header::check(many, false, 200, 0).is_err());
         let code = |checked: Result<PluginResponse>| checked.unwrap_err().code().clone();
         assert_eq!(code(response(200, &[("x", &"y".repeat(1_000))])), code::PLUGIN_RESPONSE_LIMIT);
         let large = http::Response { status: 200, headers: vec![], body: vec![0; 51] };
@@ -193,6 +212,26 @@ mod tests {
         assert!(problem(200, "x").is_err());
         assert!(problem(404, "Not Found").is_err());
         assert!(problem(404, "").is_err());
+    }
+
+    #[test]
+    fn a_problem_document_with_headers_becomes_a_problem() {
+        let document = |status, content_type: &str, body: &str| {
+            let headers = [("content-type", content_type), ("retry-after", "5")];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            check(Ok(http::Response { status, headers, body: body.into() }))
+        };
+        let body = r#"{"code":"full","detail":"Full"}"#;
+        let problem = document(503, "application/problem+json", body).unwrap();
+        let PluginResponse::Problem { status: 503, code, headers, .. } = problem else { panic!("{problem:?}") };
+        assert_eq!((code.as_str(), headers), ("full", vec![("retry-after".to_owned(), "5".to_owned())]));
+        let is_response = |status, content_type, body| {
+            matches!(document(status, content_type, body), Ok(PluginResponse::Response { .. }))
+        };
+        assert!(is_response(200, "application/problem+json", body));
+        assert!(is_response(503, "application/json", body));
+        assert!(is_response(503, "application/problem+json", r#"{"code":"a","detail":"b","title":"c"}"#), "its own");
+        assert!(document(503, "application/problem+json", r#"{"code":"Not OK","detail":"x"}"#).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The headers that a plugin may set in a response. Owns the lists of those that belong to the host: headers that frame
-//! a message, identify somebody, or have an effect beyond the response itself.
+//! a message, identify somebody, or have an effect beyond the response itself. Also owns the rules that a valid message
+//! follows: a header with one value occurs once, and a `content-length` is that of the body.
 
 use crate::error::Result;
 
@@ -7,7 +8,6 @@ use crate::error::Result;
 const FORBIDDEN: &[&str] = &[
     // Framing and connection.
     "connection",
-    "content-length",
     "date",
     "keep-alive",
     "server",
@@ -100,18 +100,44 @@ const HARMLESS_RELATIONS: &[&str] = &[
     "up",
 ];
 
+/// Headers with one value (RFC 9110, 9111, 6266). Clients disagree which of two they use.
+const SINGLE: &[&str] = &[
+    "age",
+    "content-disposition",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "retry-after",
+];
+
 /// The maximum number of headers of a response.
 const MAX_HEADERS: usize = 64;
 
-/// Checks the headers of a response. `pages` says that the pages of the plugin belong to the origin of the host.
+/// Checks the headers of a response and returns those to send: `content-length` is checked and removed, because the host
+/// writes it. `pages` says that the pages of the plugin belong to the origin of the host.
 ///
 /// # Errors
 /// The reason, for the plugin's author.
-pub(super) fn check(headers: &[(String, String)], pages: bool) -> Result<(), String> {
+pub(super) fn check(
+    mut headers: Vec<(String, String)>,
+    pages: bool,
+    status: u16,
+    body: usize,
+) -> Result<Vec<(String, String)>, String> {
     if headers.len() > MAX_HEADERS {
         return Err(format!("more than {MAX_HEADERS} headers"));
     }
-    for (name, value) in headers {
+    for single in SINGLE {
+        if headers.iter().filter(|(name, _)| name == single).count() > 1 {
+            return Err(format!("the header '{single}' occurs twice"));
+        }
+    }
+    for (name, value) in &headers {
         // RFC 9110: a name is a token, here in lower case; a value is visible text, spaces and tabs.
         let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(token) {
@@ -129,8 +155,22 @@ pub(super) fn check(headers: &[(String, String)], pages: bool) -> Result<(), Str
         if name == "link" && !is_harmless_link(value) {
             return Err("a 'link' is malformed, or has a relation that makes a browser load something".to_owned());
         }
+        if name == "content-type" && !matches!(split_unquoted(value, ','), Some((_, None))) {
+            return Err("a 'content-type' has two types, or a quote that is not closed".to_owned());
+        }
+        if name == "content-length" && !is_length(value, status, body) {
+            return Err(format!("the 'content-length' is {value:?}, and the body has {body} bytes"));
+        }
     }
-    Ok(())
+    headers.retain(|(name, _)| name != "content-length");
+    Ok(headers)
+}
+
+/// Returns whether a `content-length` is right. That of a 304 is the length of the representation, which is not sent.
+fn is_length(value: &str, status: u16, body: usize) -> bool {
+    let digits = value.trim_matches([' ', '\t']);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && (status == 304 || digits.parse() == Ok(body))
 }
 
 /// Returns whether each relation of a `link` (RFC 8288) is harmless. A relation that is a URI has no effect in browsers.
@@ -180,7 +220,38 @@ mod tests {
     use super::*;
 
     fn refused(name: &str, value: &str, pages: bool) -> bool {
-        check(&[(name.to_owned(), value.to_owned())], pages).is_err()
+        check(vec![(name.to_owned(), value.to_owned())], pages, 200, 0).is_err()
+    }
+
+    fn checked(headers: &[(&str, &str)], status: u16, body: usize) -> Result<Vec<(String, String)>, String> {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        check(headers, false, status, body)
+    }
+
+    #[test]
+    fn a_header_with_one_value_occurs_once() {
+        for name in SINGLE {
+            assert!(checked(&[(name, "1"), (name, "1")], 200, 1).is_err(), "{name}");
+        }
+        assert!(checked(&[("vary", "accept"), ("vary", "origin")], 200, 0).is_ok());
+        for two in ["text/html, text/plain", "text/html; x=\"a"] {
+            assert!(refused("content-type", two, false), "{two}");
+        }
+        assert!(!refused("content-type", "text/html; x=\"a, b\"", false));
+    }
+
+    #[test]
+    fn a_right_length_is_accepted_and_not_passed_on_and_a_wrong_one_is_refused() {
+        let length = |value, status, body| checked(&[("content-length", value), ("x-a", "b")], status, body);
+        let passed = vec![("x-a".to_owned(), "b".to_owned())];
+        for (value, status, body) in [("5", 200, 5), ("005", 200, 5), (" 0 ", 204, 0), ("99", 304, 0)] {
+            assert_eq!(length(value, status, body), Ok(passed.clone()), "{value}");
+        }
+        for (value, status, body) in
+            [("4", 200, 5), ("6", 200, 5), ("", 200, 0), ("+5", 200, 5), ("5, 5", 200, 5), ("x", 304, 0), ("1", 204, 0)]
+        {
+            assert!(length(value, status, body).is_err(), "{value:?}");
+        }
     }
 
     #[test]

@@ -205,7 +205,8 @@ impl Sandbox {
             Ok(_) if release.revocations.check(Web::NAME).is_err() => Err(plugin_revoked()),
             Ok(response) => {
                 let pages = release.record.grants.contains(Web::NAME);
-                PluginResponse::check(response, &release.limits, &release.usage, pages)
+                let checked = PluginResponse::check(response, &release.limits, &release.usage, pages);
+                checked.map(|response| response.asked(store.data().asked_for_caller))
             }
             Err(stop) => {
                 let error = stop.into_error(hit);

@@ -6,7 +6,7 @@
 mod attribute;
 mod path;
 
-use attribute::Attribute;
+use attribute::{Attribute, Cache};
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -134,6 +134,20 @@ fn checks(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&
     checks
 }
 
+/// Generates the cache policy. A handler that reads the caller is cached for each caller, unless it says otherwise.
+fn cache_policy(cache: &Cache, arguments: &[&Type]) -> TokenStream {
+    let Cache { ttl_ms, per_caller, shared, tags } = cache;
+    let reads = arguments.iter().map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::READS_CALLER));
+    quote! {
+        ::wharf_sdk::__private::CachePolicy {
+            ttl_ms: #ttl_ms,
+            per_caller: !#shared && (#per_caller #(|| #reads)*),
+            shared: #shared,
+            tags: &[#(#tags),*],
+        }
+    }
+}
+
 fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&Type]) -> TokenStream {
     let ident = &function.sig.ident;
     let name = ident.to_string();
@@ -147,7 +161,7 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
     let tag = option(attribute.tag.as_ref().map(|tag| quote!(#tag)));
     let smoke = attribute.smoke;
     let status = option(attribute.status.as_ref().map(|status| quote!(#status)));
-    let cache = option(attribute.cache.clone());
+    let cache = option(attribute.cache.as_ref().map(|cache| cache_policy(cache, arguments)));
 
     let unit: Type = syn::parse_quote!(());
     let output = match &function.sig.output {

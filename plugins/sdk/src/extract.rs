@@ -58,6 +58,10 @@ pub trait FromRequest: Sized {
     /// The parts of a request that it needs. A handler whose route lacks one does not compile.
     const NEEDS: Needs;
 
+    /// Whether the value depends on the caller. The host then caches a response of the handler for its caller only,
+    /// unless the route says `cache(…, shared)`. An extractor that builds on `Option<Caller>` sets it to `true`.
+    const READS_CALLER: bool = Self::NEEDS.caller;
+
     /// Reads the value from the request.
     ///
     /// # Errors

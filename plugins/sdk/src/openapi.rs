@@ -23,6 +23,8 @@ pub(crate) struct Documentation<'a> {
     /// The declared status of success.
     pub(crate) status: Option<u16>,
     pub(crate) smoke: bool,
+    /// Whether the host may send a cached response to every caller.
+    pub(crate) shared: bool,
 }
 
 /// One route's OpenAPI operation while it is written. Extractors and responses add themselves to it.
@@ -55,6 +57,9 @@ impl<'a> Operation<'a> {
         operation.insert("operationId".to_owned(), json!(format!("{tag}-{}", route.name)));
         if route.smoke {
             operation.insert("x-wharf-smoke".to_owned(), Value::Bool(true));
+        }
+        if route.shared {
+            operation.insert("x-wharf-cache".to_owned(), json!("shared"));
         }
         if !parameters.is_empty() {
             operation.insert("parameters".to_owned(), Value::Array(parameters));

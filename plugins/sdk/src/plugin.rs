@@ -74,6 +74,8 @@ pub enum Access {
 pub struct CachePolicy {
     pub ttl_ms: u32,
     pub per_caller: bool,
+    /// Whether all callers get the same response although the handler reads the caller.
+    pub shared: bool,
     pub tags: &'static [&'static str],
 }
 
@@ -112,6 +114,7 @@ impl Plugin {
             parameters: route.parameters,
             status: route.status,
             smoke: route.smoke,
+            shared: route.cache.as_ref().is_some_and(|cache| cache.shared),
         };
         let mut operation = Operation::new(documentation, schemas);
         (route.describe)(&mut operation);
@@ -171,7 +174,7 @@ impl<C: Component> http::Guest for Exports<C> {
     }
 
     fn handle(request: http::Request) -> Result<http::Response, http::Problem> {
-        C::PLUGIN.handle(request).map_err(Into::into)
+        C::PLUGIN.handle(request).or_else(Problem::into_wit)
     }
 }
 

@@ -3,6 +3,8 @@
 //! A problem holds the status, the code and the text that reach the client. Internal messages (a failed statement, an
 //! invalid setting) go to the plugin's log through [`Problem::internal`] and never into a response.
 
+use serde_json::json;
+
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
 
 /// A refusal: a status, a stable code and a text for people. The host adds title, instance and request id.
@@ -19,6 +21,7 @@ pub struct Problem {
     code: String,
     detail: String,
     errors: Vec<FieldError>,
+    headers: Vec<(String, String)>,
 }
 
 /// One invalid input: its location, the stable kind of the error, and a text for people.
@@ -61,7 +64,7 @@ impl Problem {
     /// assert_eq!(problem.status(), 410);
     /// ```
     pub fn new(status: u16, code: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { status, code: code.into(), detail: detail.into(), errors: Vec::new() }
+        Self { status, code: code.into(), detail: detail.into(), errors: Vec::new(), headers: Vec::new() }
     }
 
     /// Creates a 400: the request is not valid here.
@@ -89,7 +92,7 @@ impl Problem {
     pub fn unprocessable(errors: impl IntoIterator<Item = FieldError>) -> Self {
         let errors: Vec<_> = errors.into_iter().collect();
         let detail = errors.first().map(|error| error.message.clone()).unwrap_or_default();
-        Self { status: 422, code: "validation_error".to_owned(), detail, errors }
+        Self { status: 422, code: "validation_error".to_owned(), detail, errors, headers: Vec::new() }
     }
 
     /// Creates a 500 `plugin_error` for a defect of the plugin itself. The message goes to the plugin's log; the client
@@ -103,6 +106,40 @@ impl Problem {
     pub fn internal(message: impl std::fmt::Display) -> Self {
         crate::host::diagnostic(format_args!("plugin_error: {message}"));
         Self::new(500, "plugin_error", "The plugin could not handle the request")
+    }
+
+    /// Adds a header; the name is lower-cased. The rules are those of [`Response::header`](crate::Response::header); the
+    /// host writes the content type.
+    ///
+    /// ```
+    /// # use wharf_sdk::Problem;
+    /// let problem = Problem::new(503, "kitchen_closed", "The kitchen is closed").header("retry-after", "3600");
+    /// assert_eq!(problem.headers().next(), Some(("retry-after", "3600")));
+    /// ```
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// Returns the headers, with names in lower case.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Returns the problem for the host. The record of the interface has no headers, so a problem with headers is a
+    /// response, which the host completes to the same document.
+    pub(crate) fn into_wit(self) -> Result<wit::Response, wit::Problem> {
+        if self.headers.is_empty() {
+            return Err(self.into());
+        }
+        let errors = self.errors.iter();
+        let errors = errors.map(|error| json!({ "type": error.kind, "loc": error.loc, "msg": error.message }));
+        let errors: Vec<_> = errors.collect();
+        let body = json!({ "code": self.code, "detail": self.detail, "errors": errors });
+        let mut headers = self.headers;
+        headers.push(("content-type".to_owned(), "application/problem+json".to_owned()));
+        Ok(wit::Response { status: self.status, headers, body: body.to_string().into_bytes() })
     }
 
     /// Returns the HTTP status.

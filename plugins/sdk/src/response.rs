@@ -37,15 +37,16 @@ impl Response {
         Self { status: None, headers: vec![("content-type".to_owned(), content_type.to_owned())], body }
     }
 
-    /// Adds a header; the name is lower-cased. Headers that belong to the host (`content-length`, `set-cookie`, `date`,
-    /// …) make the response invalid.
+    /// Adds a header; the name is lower-cased. Headers that belong to the host (`set-cookie`, `date`, CORS, …) make the
+    /// response invalid, and so does a `content-length` that is not the length of the body. `content-type` and other
+    /// headers with one value occur once.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_ascii_lowercase(), value.into()));
         self
     }
 
-    /// Sets the body.
+    /// Sets the body. A client gets none with 204, 205 and 304.
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();

@@ -20,7 +20,6 @@ const RESERVED: &[&str] = &[
     "authentication-info",
     "clear-site-data",
     "connection",
-    "content-length",
     "content-security-policy",
     "content-security-policy-report-only",
     "critical-ch",
@@ -138,9 +137,15 @@ fn check_response(status: u16, headers: &[(String, String)], body: &[u8]) {
     };
     assert!(sound, "it was accepted above a limit");
     let PluginResponse::Response { status: given, headers: passed, .. } = &response else {
-        panic!("a response became a problem")
+        let is_document = headers.iter().any(|(_, value)| value.to_lowercase().contains("application/problem+json"));
+        assert!(is_document, "a response became a problem");
+        return;
     };
+    // The host writes the length.
+    let expected: Vec<_> = headers.iter().filter(|(name, _)| name != "content-length").cloned().collect();
+    let headers = expected.as_slice();
     assert_eq!((*given, passed.as_slice()), (status, headers), "the check changed the response");
+    let body = if [204, 205, 304].contains(&status) { &[][..] } else { body };
     let reply = http::reply(response.clone())
         .unwrap_or_else(|error| panic!("it was accepted but is not valid HTTP: {}", error.report()));
     assert_eq!((reply.status.as_u16(), &*reply.body, reply.headers.len()), (status, body, headers.len()));
@@ -186,7 +191,7 @@ fn check_request(headers: &[(String, String)]) {
     let given: Vec<(&[u8], &[u8])> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     for (name, value) in http::passed_on(&given) {
         assert!(!WITHHELD.contains(&name.as_str()), "{name} reaches a guest");
-        assert!(value.bytes().all(|b| b == b'\t' || (b' '..0x7f).contains(&b)), "{name}: {value:?}");
+        assert!(value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)), "{name}: {value:?}");
         let same = |(other, text): &(String, String)| other.eq_ignore_ascii_case(&name) && text.trim() == value.trim();
         assert!(headers.iter().any(same), "{name}: {value:?} was not in the request");
     }

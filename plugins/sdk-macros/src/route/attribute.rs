@@ -16,9 +16,17 @@ pub(crate) struct Attribute {
     pub(crate) access: TokenStream,
     pub(crate) tag: Option<LitStr>,
     pub(crate) status: Option<LitInt>,
-    pub(crate) cache: Option<TokenStream>,
+    pub(crate) cache: Option<Cache>,
     pub(crate) smoke: bool,
     public: bool,
+}
+
+/// A cache policy.
+pub(crate) struct Cache {
+    pub(crate) ttl_ms: u32,
+    pub(crate) per_caller: bool,
+    pub(crate) shared: bool,
+    pub(crate) tags: Vec<LitStr>,
 }
 
 impl Attribute {
@@ -103,14 +111,14 @@ fn success_status(status: LitInt) -> Result<LitInt> {
     }
 }
 
-fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<TokenStream> {
-    const FORM: &str = "write `cache(ttl = \"10s\", per_caller, tags = [\"…\"])`";
+fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<Cache> {
+    const FORM: &str = "write `cache(ttl = \"10s\", tags = [\"…\"])`, perhaps with `per_caller` or `shared`";
     if !input.peek(syn::token::Paren) {
         return Err(Error::new(key.span(), FORM));
     }
     let content;
     parenthesized!(content in input);
-    let (mut ttl, mut per_caller, mut tags) = (None, false, Vec::new());
+    let (mut ttl, mut per_caller, mut shared, mut tags) = (None, false, false, Vec::new());
     while !content.is_empty() {
         let key: Ident = content.parse().map_err(|error| Error::new(error.span(), FORM))?;
         match key.to_string().as_str() {
@@ -118,7 +126,11 @@ fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<TokenStream> {
                 content.parse::<Token![=]>()?;
                 ttl = Some(milliseconds(&content.parse()?)?);
             }
+            "per_caller" | "shared" if per_caller || shared => {
+                return Err(Error::new(key.span(), "a response is cached for one caller or for all: write one word"));
+            }
             "per_caller" => per_caller = true,
+            "shared" => shared = true,
             "tags" => {
                 content.parse::<Token![=]>()?;
                 let list;
@@ -131,8 +143,8 @@ fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<TokenStream> {
             content.parse::<Token![,]>()?;
         }
     }
-    let ttl = ttl.ok_or_else(|| Error::new(key.span(), "a cached response needs a lifetime: `ttl = \"10s\"`"))?;
-    Ok(quote!(::wharf_sdk::__private::CachePolicy { ttl_ms: #ttl, per_caller: #per_caller, tags: &[#(#tags),*] }))
+    let ttl_ms = ttl.ok_or_else(|| Error::new(key.span(), "a cached response needs a lifetime: `ttl = \"10s\"`"))?;
+    Ok(Cache { ttl_ms, per_caller, shared, tags })
 }
 
 fn milliseconds(text: &LitStr) -> Result<u32> {

@@ -52,6 +52,7 @@ impl FromRequest for Caller {
 
 impl FromRequest for Option<Caller> {
     const NEEDS: Needs = Needs::NOTHING;
+    const READS_CALLER: bool = true;
 
     fn from_request(_request: &mut Request) -> Result<Self, Problem> {
         Caller::current()

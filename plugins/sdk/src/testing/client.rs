@@ -104,7 +104,8 @@ impl<'a> TestRequest<'a> {
         match self.dispatch() {
             Ok(response) => TestResponse { response, problem: None },
             Err(problem) => {
-                let response = wit::Response { status: problem.status(), headers: Vec::new(), body: Vec::new() };
+                let headers = problem.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                let response = wit::Response { status: problem.status(), headers, body: Vec::new() };
                 TestResponse { response, problem: Some(problem) }
             }
         }

@@ -31,6 +31,86 @@ pub(crate) fn cached_problem() -> Result<Text> {
     Err(Problem::conflict("never_kept", Uuid::new_v4().to_string()))
 }
 
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Headers {
+    status: Option<u16>,
+    cache_control: Option<String>,
+    vary: Option<String>,
+    expires: Option<String>,
+    age: Option<String>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    /// Whether the body is the same for every call.
+    same: bool,
+}
+
+/// Responds with a text and headers of the test's choice. The header `x-seen` has those of the request that matter.
+#[get("/cached-as/{name}", access = public, cache(ttl = "1h"))]
+pub(crate) fn cached_as(request: Request, Path(name): Path<String>, Query(headers): Query<Headers>) -> Response {
+    let seen =
+        ["if-none-match", "if-modified-since", "accept-language"].map(|name| request.header(name).unwrap_or("-"));
+    let mut response = Response::new(headers.status.unwrap_or(200)).header("x-seen", seen.join(" "));
+    for (name, value) in [
+        ("cache-control", headers.cache_control),
+        ("vary", headers.vary),
+        ("expires", headers.expires),
+        ("age", headers.age),
+        ("etag", headers.etag),
+        ("last-modified", headers.last_modified),
+        ("content-type", Some("text/plain".to_owned())),
+    ] {
+        response = value.into_iter().fold(response, |response, value| response.header(name, value));
+    }
+    response.body(if headers.same { name } else { Uuid::new_v4().to_string() })
+}
+
+/// Changes nothing. The host cannot know that.
+#[put("/cached-as/{name}", access = public)]
+pub(crate) fn change_cached(Path(name): Path<String>) -> Result<()> {
+    if name == "refused" { Err(Problem::conflict("refused", "Refused")) } else { Ok(()) }
+}
+
+/// Greets the caller.
+#[get("/cached-for", access = public, cache(ttl = "1h"))]
+pub(crate) fn cached_for(caller: Option<Caller>) -> Text {
+    Text(caller.map_or_else(|| "nobody".to_owned(), |caller| caller.email))
+}
+
+/// Says that it is the same for all, and is not.
+#[get("/cached-for-all", cache(ttl = "1h", shared))]
+pub(crate) fn cached_for_all(caller: Caller) -> Text {
+    Text(caller.email)
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Gated {
+    url: String,
+    /// Whether the response is a problem.
+    #[serde(default)]
+    fail: bool,
+    /// Whether it asks for the caller.
+    #[serde(default)]
+    ask: bool,
+}
+
+/// Waits for a server before it responds.
+#[get("/cached-gate", access = public, cache(ttl = "1h"))]
+pub(crate) fn cached_gate(Query(gated): Query<Gated>, request: Request) -> Result<Text> {
+    let _ = wharf_sdk::http::request("GET", &gated.url).send();
+    if gated.fail {
+        return Err(Problem::conflict("failed", "Failed"));
+    }
+    let caller = if gated.ask { caller_of(&request) } else { String::new() };
+    Ok(Text(format!("{caller} {}", Uuid::new_v4())))
+}
+
+fn caller_of(request: &Request) -> String {
+    let mut request = request.clone();
+    let caller = <Option<Caller> as wharf_sdk::FromRequest>::from_request(&mut request);
+    caller.ok().flatten().map(|caller| caller.email).unwrap_or_default()
+}
+
 #[post("/invalidate/{tag}", access = public)]
 pub(crate) fn invalidate(Path(tag): Path<String>) -> Result<()> {
     Ok(cache::invalidate(&tag)?)

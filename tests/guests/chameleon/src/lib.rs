@@ -26,10 +26,10 @@ plugin! {
         trap, panic, exit, endless, grow, grow_gently, sleep, recurse,
         status, header, page, body, late_body, problem, problems, print, print_at_once,
         flood, log_message, count_host_calls, hoard, taint, scan, audited, audited_nul, audit_often,
-        caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
+        caching::cached, caching::cached_body, caching::cached_per_caller, caching::cached_problem, caching::cached_as, caching::change_cached, caching::cached_for, caching::cached_for_all, caching::cached_gate, caching::invalidate, caching::keep, caching::kept, caching::forget, caching::increment, remembered,
         data::notes, data::wrong_notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, data::write_outside, weigh, weigh_settings,
         requests::fetch, requests::must_fetch, requests::standard_at_once, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
-        requests::standard_handle, waiting::wait_then,
+        requests::standard_handle, waiting::wait_then, numbers, number_of,
     ],
 }
 
@@ -39,6 +39,8 @@ struct Setting {
     /// A word.
     #[schemars(length(max = 20))]
     word: Option<String>,
+    /// A number.
+    times: Option<u32>,
 }
 
 fn seen(request: &Request, body: &[u8]) -> Value {
@@ -96,6 +98,7 @@ fn permitted() {}
 
 #[get("/setting", access = public)]
 fn setting(Settings(setting): Settings<Setting>) -> Json<Option<String>> {
+    std::hint::black_box(setting.times);
     Json(setting.word)
 }
 
@@ -168,6 +171,10 @@ struct Header {
     value: String,
     #[serde(default)]
     times: Option<u32>,
+    #[serde(default)]
+    status: Option<u16>,
+    #[serde(default)]
+    body: String,
 }
 
 #[get("/header", access = public)]
@@ -175,7 +182,8 @@ fn header(Query(header): Query<Header>) -> Response {
     // A query cannot contain a NUL.
     let [name, value] = [&header.name, &header.value].map(|text| text.replace('␀', "\0"));
     let once = |response: Response, _| response.header(&name, value.clone());
-    (0..header.times.unwrap_or(1)).fold(Response::new(200), once)
+    let empty = Response::new(header.status.unwrap_or(200)).body(header.body);
+    (0..header.times.unwrap_or(1)).fold(empty, once)
 }
 
 /// Responds with a page that tries to use the origin of the host, and shows the results.
@@ -201,11 +209,41 @@ struct Trouble {
     status: u16,
     code: String,
     detail: String,
+    #[serde(default)]
+    retry_after: Option<String>,
 }
 
 #[get("/problem", access = public)]
 fn problem(Query(trouble): Query<Trouble>) -> Result<()> {
-    Err(Problem::new(trouble.status, trouble.code, trouble.detail))
+    let problem = Problem::new(trouble.status, trouble.code, trouble.detail);
+    Err(trouble.retry_after.into_iter().fold(problem, |problem, value| problem.header("retry-after", value)))
+}
+
+#[derive(Deserialize, serde::Serialize, JsonSchema)]
+struct Numbers {
+    signed: i64,
+    unsigned: u64,
+    small: Option<i32>,
+    float: f64,
+    #[serde(default)]
+    list: Vec<u8>,
+}
+
+/// Returns the numbers as the guest read them.
+#[post("/numbers", access = public)]
+fn numbers(Json(numbers): Json<Numbers>) -> Json<Numbers> {
+    Json(numbers)
+}
+
+#[get("/number/{unsigned}", access = public)]
+fn number_of(Path(unsigned): Path<u64>, Query(more): Query<MoreNumbers>) -> Text {
+    Text(format!("{unsigned} {} {}", more.unsigned, more.signed))
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct MoreNumbers {
+    unsigned: u64,
+    signed: i64,
 }
 
 /// Returns the given number of errors. Each has a text and a location of the given number of characters, and each

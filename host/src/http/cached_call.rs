@@ -1,0 +1,313 @@
+//! Requests to plugin routes: a cached response, or a call of the plugin whose response may be kept. `cache_rules` says
+//! what RFC 9111 allows, `cache::response_cache` keeps the responses, `conditional` answers conditional requests.
+//!
+//! A response is kept for everything that it depends on: its target, the headers in its `vary`, and the caller if the
+//! guest asked for one during the call. A route can declare that its responses are the same for all callers.
+//!
+//! Of the requests that miss one response, one calls the plugin, and the others wait for its response. Bodies of cached
+//! responses are shared.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::{AGE, HOST, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, Method};
+use bytes::Bytes;
+
+use super::cache_rules::{self, RequestDirectives, Storable};
+use super::client_origin::ClientOrigin;
+use super::plugin_call::{self, PluginCall};
+use super::reply::Reply;
+use super::{Host, conditional};
+use crate::auth::Caller;
+use crate::cache::response_cache::{
+    CachedResponse, Found, Fresh, ResponseKey, Selecting, Storing, Target, Ticket, Turn, Variance,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::plugin::call_stats::CallOutcome;
+use crate::plugin::canary::Assignment;
+use crate::plugin::release::{CachedRoute, ReleaseRoute};
+use crate::plugin::{PluginResponse, Release};
+use crate::route::Match;
+
+/// Requests whose response is made for them alone: for a part of the content, or for a version of it.
+const SINGULAR: [HeaderName; 4] = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
+
+/// How often a request waits for the response to another one: for one with its target, and for one that is also equal
+/// in what the response was then seen to depend on.
+const MAX_WAITS: usize = 2;
+
+/// Returns the reply to a request to a plugin route.
+pub(super) async fn respond(host: &Arc<Host>, contract: &ReleaseRoute, call: PluginCall<'_>) -> Result<Reply> {
+    let parts = call.parts;
+    let reply = match &contract.cache {
+        // A response may depend on a body, and the key does not have it.
+        Some(cached) if call.body.is_empty() => respond_cached(host, cached, call).await?,
+        _ => respond_uncached(host, call).await?,
+    };
+    Ok(conditional::evaluate(&parts.method, &parts.headers, reply))
+}
+
+async fn respond_uncached(host: &Host, call: PluginCall<'_>) -> Result<Reply> {
+    let (release, parts, request_id) = (call.release, call.parts, call.request_id);
+    let response = plugin_call::run(&host.plugins, &host.body_memory.responses, call).await?;
+    let is_safe = matches!(parts.method, Method::GET | Method::HEAD);
+    if matches!(response, PluginResponse::Response { status: ..400, .. }) && !is_safe {
+        invalidate(release, parts.uri.path());
+    }
+    plugin_call::reply(response, parts.uri.path(), request_id)
+}
+
+/// Makes the cached responses of a path stale after a request that may have changed the resource.
+fn invalidate(release: &Release, path: &str) {
+    let Some(prepared) = release.prepared() else { return };
+    let Match::Route(index, _) = prepared.table.find(Method::GET.as_str(), path) else { return };
+    if prepared.routes.get(*index).is_some_and(|route| route.cache.is_some()) {
+        release.cache.invalidate_path(path);
+    }
+}
+
+/// A request for a response that may be cached.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    release: &'a Release,
+    cached: &'a CachedRoute,
+    parts: &'a Parts,
+    origin: &'a ClientOrigin,
+    /// See [`server`].
+    server: &'a str,
+    caller: &'a str,
+}
+
+/// Returns the server that the client named. A plugin sees it in several headers, so it is part of the key.
+fn server(origin: &ClientOrigin, parts: &Parts) -> String {
+    let host = || parts.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let named = parts.uri.authority().map_or_else(host, |authority| authority.as_str());
+    format!("{}://{} {named}", origin.scheme, origin.host.as_deref().unwrap_or_default())
+}
+
+impl Wanted<'_> {
+    fn look_up(&self) -> (ResponseKey, Found) {
+        self.release.cache.response(&self.target(), self)
+    }
+
+    fn target(&self) -> Target<'_> {
+        let uri = &self.parts.uri;
+        Target {
+            release: self.release.record.number,
+            server: self.server,
+            caller: self.cached.policy.per_caller.then_some(self.caller),
+            path: uri.path(),
+            query: uri.query().unwrap_or_default(),
+        }
+    }
+
+    /// Stores a response. Returns `false` if it cannot be cached.
+    fn store(&self, response: CachedResponse, storable: Storable, depends_on_caller: bool, ticket: Ticket) -> bool {
+        let caller = depends_on_caller && !self.cached.is_shared && !self.cached.policy.per_caller;
+        let storing = Storing {
+            variance: Variance { caller, headers: storable.vary },
+            ttl: storable.lifetime,
+            tags: &self.cached.policy.tags,
+            ticket,
+        };
+        // The tags were checked at the deploy. A response that is larger than the cache is not cached.
+        self.release.cache.store_response(&self.target(), self, response, storing).is_ok()
+    }
+}
+
+impl Selecting for Wanted<'_> {
+    fn caller(&self) -> &str {
+        self.caller
+    }
+
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        // The plugin gets these from the host, whatever the client sent.
+        match name {
+            "x-forwarded-for" => return Some(self.origin.address.to_string().into_bytes()),
+            "x-forwarded-host" => return self.origin.host.as_ref().map(|host| host.clone().into_bytes()),
+            "x-forwarded-proto" => return Some(self.origin.scheme.into()),
+            _ => {}
+        }
+        let values: Vec<&[u8]> = self.parts.headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
+        (!values.is_empty()).then(|| values.join(&b", "[..]))
+    }
+}
+
+async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: PluginCall<'_>) -> Result<Reply> {
+    call.conditions = false;
+    let caller = caller_id(call.caller.as_ref());
+    let (parts, origin) = (call.parts, call.origin);
+    let server = server(origin, parts);
+    let wanted = Wanted { release: call.release, cached, parts, origin, server: &server, caller: &caller };
+    let directives = RequestDirectives::of(&call.parts.headers);
+    let is_singular = SINGULAR.iter().any(|name| call.parts.headers.contains_key(name));
+    let mut waited_for = Vec::new();
+    loop {
+        let (key, found) = wanted.look_up();
+        match found {
+            Found::Response(fresh) if directives.accept(fresh.age, fresh.left) => return reuse(call.release, &fresh),
+            Found::Response(_) | Found::Nothing => {}
+            Found::Uncacheable => break,
+        }
+        // One response of another request is enough to wait for, unless it showed that the two differ.
+        let may_wait = waited_for.len() < MAX_WAITS && !waited_for.contains(&key);
+        if is_singular || !directives.accept_shared() || !may_wait {
+            break;
+        }
+        match call.release.cache.join(&key) {
+            Turn::Lead(lead) => {
+                let filling = Filling::new(host, &call, key);
+                // Boxed, because the future of the caller would otherwise contain two calls.
+                let filled = lead.run(Box::pin(filling.run())).await;
+                return filled.unwrap_or_else(|| Err(Error::internal("a call for the cache panicked")));
+            }
+            Turn::Wait(wait) => {
+                let bytes: usize =
+                    call.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+                let _waiting = host.plugins.admit_waiting(call.release, bytes)?;
+                wait.landed().await;
+                waited_for.push(key);
+            }
+        }
+    }
+    fill(host, wanted, call, !directives.no_store, None).await
+}
+
+fn caller_id(caller: Option<&Arc<Caller>>) -> String {
+    caller.map(|caller| caller.user.id.to_string()).unwrap_or_default()
+}
+
+/// Calls the plugin, and stores its response if it may be stored. A response that may not is remembered under `key`, if
+/// other requests could wait for one.
+async fn fill(
+    host: &Host,
+    wanted: Wanted<'_>,
+    call: PluginCall<'_>,
+    may_store: bool,
+    key: Option<&ResponseKey>,
+) -> Result<Reply> {
+    let cache = &wanted.release.cache;
+    let (ticket, request_id) = (cache.ticket(), call.request_id);
+    let response = plugin_call::run(&host.plugins, &host.body_memory.responses, call).await?;
+    let mark_uncacheable = |status: u16| {
+        // A plugin that fails may respond otherwise the next time.
+        if let Some(key) = key.filter(|_| status < 500) {
+            cache.mark_uncacheable(key);
+        }
+    };
+    let (status, mut headers, body, depends_on_caller) = match response {
+        PluginResponse::Response { status, headers, body, asked_for_caller } => {
+            (status, headers, body, asked_for_caller)
+        }
+        problem => {
+            let reply = plugin_call::reply(problem, wanted.parts.uri.path(), request_id)?;
+            mark_uncacheable(reply.status.as_u16());
+            return Ok(reply);
+        }
+    };
+    if status == 200 && !headers.iter().any(|(name, _)| name == "etag") {
+        let tag = conditional::entity_tag(&headers, &body);
+        headers.push(("etag".to_owned(), tag));
+    }
+    let (now, ttl) = (cache.time(), Duration::from_millis(wanted.cached.policy.ttl_ms.into()));
+    let is_stored = match cache_rules::storable(status, &headers, ttl, now) {
+        Some(storable) if may_store => {
+            let response = to_cache(status, &headers, &body, &storable, now);
+            wanted.store(response, storable, depends_on_caller, ticket)
+        }
+        _ => false,
+    };
+    if !is_stored {
+        mark_uncacheable(status);
+    }
+    plugin_call::response(status, &headers, body)
+}
+
+/// Returns the response to keep. It has the date of its origin; its age is added whenever it is sent.
+fn to_cache(
+    status: u16,
+    headers: &[(String, String)],
+    body: &Bytes,
+    storable: &Storable,
+    now: Timestamp,
+) -> CachedResponse {
+    let others = headers.iter().filter(|(name, _)| name != "age").cloned();
+    let date = ("date".to_owned(), cache_rules::http_date(now));
+    CachedResponse {
+        status,
+        headers: others.chain([date]).collect(),
+        body: body.clone(),
+        stored: now,
+        age: storable.age,
+    }
+}
+
+/// Returns the reply that a cached response becomes.
+fn reuse(release: &Release, fresh: &Fresh) -> Result<Reply> {
+    release.stats.count(CallOutcome::Cached);
+    let CachedResponse { status, headers, body, .. } = &*fresh.response;
+    let reply = plugin_call::response(*status, headers, body.clone())?;
+    Ok(reply.with_header(AGE, fresh.age.as_secs().into()))
+}
+
+/// A call that other requests wait for. It owns what it needs, because its own request may leave.
+struct Filling {
+    host: Arc<Host>,
+    release: Arc<Release>,
+    key: ResponseKey,
+    route: usize,
+    parts: Parts,
+    request_id: Arc<str>,
+    origin: ClientOrigin,
+    params: Vec<(String, String)>,
+    caller: Option<Arc<Caller>>,
+    trial: Option<Assignment>,
+}
+
+impl Filling {
+    fn new(host: &Arc<Host>, call: &PluginCall<'_>, key: ResponseKey) -> Self {
+        Self {
+            host: Arc::clone(host),
+            release: Arc::clone(call.release),
+            key,
+            route: call.route,
+            parts: call.parts.clone(),
+            request_id: Arc::clone(call.request_id),
+            origin: call.origin.clone(),
+            params: call.params.iter().map(|(name, text)| ((*name).to_owned(), text.clone().into_owned())).collect(),
+            caller: call.caller.clone(),
+            trial: call.trial.clone(),
+        }
+    }
+
+    async fn run(self) -> Result<Reply> {
+        let Self { host, release, key, route, parts, request_id, origin, params, caller, trial } = self;
+        let prepared = release.prepared();
+        let cached = prepared.and_then(|prepared| prepared.routes.get(route)).and_then(|route| route.cache.as_ref());
+        let cached = cached.ok_or_else(|| Error::internal("a call for the cache has no cached route"))?;
+        let caller_id = caller_id(caller.as_ref());
+        let server = server(&origin, &parts);
+        let wanted =
+            Wanted { release: &release, cached, parts: &parts, origin: &origin, server: &server, caller: &caller_id };
+        let params: Vec<(&str, Cow<'_, str>)> =
+            params.iter().map(|(name, text)| (name.as_str(), Cow::from(text.as_str()))).collect();
+        let call = PluginCall {
+            release: &release,
+            route,
+            method: Method::GET.as_str(),
+            parts: &parts,
+            request_id: &request_id,
+            origin: &origin,
+            params: &params,
+            caller,
+            trial,
+            body: Bytes::new(),
+            conditions: false,
+        };
+        fill(&host, wanted, call, true, Some(&key)).await
+    }
+}
