@@ -15,6 +15,7 @@ mod limit_overrides;
 mod limits;
 mod many_plugins;
 mod memory_accounting;
+mod numbers;
 mod pages;
 mod quotas;
 pub(crate) mod releases;

@@ -6,6 +6,7 @@
 
 mod bounded_json;
 pub mod finding;
+pub mod integers;
 mod nul;
 pub mod operation;
 pub mod scalar;

@@ -7,6 +7,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, NoParameters};
 use crate::error::Result;
+use crate::route::integers;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]
@@ -38,7 +39,10 @@ impl Capability for PluginSettings {
     }
 
     async fn admit(&self, candidate: &Candidate<'_>, _: NoParameters) -> Result<Arc<Value>> {
-        Ok(Arc::new(candidate.settings.clone()))
+        let mut settings = candidate.settings.clone();
+        // The schema accepts `1.0` as an integer, and not every guest reads it as one.
+        integers::rewrite_value(&mut settings);
+        Ok(Arc::new(settings))
     }
 
     fn enter(release: &Arc<Value>, _: &Arc<CallContext>) -> Self::Call {

@@ -19,6 +19,7 @@ use super::body_memory::{BodyBudget, Reservation};
 use super::media_type::MediaType;
 use super::pace::Pace;
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
+use crate::route::integers;
 
 /// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element.
 /// Both are upper bounds, because vectors grow by doubling.
@@ -67,6 +68,23 @@ impl ReadBody {
     /// Returns the parsed value, the bytes and the reservation for both.
     pub(super) fn into_parts(self) -> (Option<Value>, Bytes, Option<Reservation>) {
         (self.value, self.bytes, self.reservation)
+    }
+
+    /// Writes the whole numbers of a JSON body as integers, in the bytes and in the value. Before validation, because a
+    /// float would not hold all digits.
+    pub(super) fn rewrite_integers(&mut self) -> Result<()> {
+        // Text that is not JSON became a string.
+        if !matches!(self.value, Some(Value::Array(_) | Value::Object(_) | Value::Number(_))) {
+            return Ok(());
+        }
+        let Some(rewritten) = integers::rewrite_text(&self.bytes) else { return Ok(()) };
+        self.value = None;
+        let more = rewritten.len().saturating_sub(self.bytes.len());
+        let reserved = self.reservation.as_ref().map_or(0, Reservation::bytes);
+        self.reservation.as_mut().map_or(Ok(()), |reservation| reservation.resize(reserved.saturating_add(more)))?;
+        self.value = Some(serde_json::from_slice(&rewritten).map_err(Error::internal)?);
+        self.bytes = rewritten.into();
+        Ok(())
     }
 
     /// Drops the parsed value and its reservation. Takes time for a large body.

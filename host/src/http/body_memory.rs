@@ -112,6 +112,11 @@ impl BodyBudget {
 }
 
 impl Reservation {
+    /// Returns the reserved bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Changes the reservation to the given number of bytes.
     ///
     /// # Errors

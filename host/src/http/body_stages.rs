@@ -73,6 +73,9 @@ pub(super) async fn check(
     // A plugin parses the bytes itself.
     let keeps_value = route.handler.release().is_none();
     let check = move |mut read: ReadBody| {
+        if operation.body_has_integers() {
+            read.rewrite_integers()?;
+        }
         operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
         if !keeps_value || !found.is_empty() {
             read.drop_value();

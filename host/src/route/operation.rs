@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::finding::findings;
-use super::nul;
 use super::scalar::Scalar;
 use super::schemas::{Schemas, Validator};
 use super::template::Template;
+use super::{integers, nul};
 use crate::error::{FieldError, Findings};
 
 /// A compiled operation, which checks requests.
@@ -40,6 +40,8 @@ struct Body {
     required: bool,
     validator: Option<Validator>,
     members: Vec<String>,
+    /// Whether its schema has integers.
+    has_integers: bool,
 }
 
 /// The way in which a request's body is read.
@@ -115,6 +117,11 @@ impl Operation {
     /// Returns how the body is read; `None` means that a body is ignored.
     pub fn body_kind(&self) -> Option<BodyKind> {
         self.body.as_ref().map(|body| body.kind)
+    }
+
+    /// Returns whether the body is JSON with integers, which a client may write in several forms.
+    pub fn body_has_integers(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.has_integers)
     }
 
     /// Checks the parameters of a request: decoded texts, in the order in which they were sent. Adds the findings to
@@ -241,8 +248,11 @@ impl Body {
             .and_then(Value::as_object)
             .map(|members| members.keys().cloned().collect())
             .unwrap_or_default();
+        let has_integers = kind == BodyKind::Json
+            && schema.is_some_and(|schema| integers::are_in(schema, &|name| schemas.component(name)));
         Ok(Self {
             kind,
+            has_integers,
             required: json.get("required").and_then(Value::as_bool).unwrap_or(false),
             validator: validator.map_err(|error| invalid(format!("request body: {error}")))?,
             members,

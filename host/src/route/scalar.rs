@@ -1,5 +1,6 @@
 //! Converts text to typed values: query and path parameters arrive as text and are validated as JSON. Accepts the forms
-//! that Pydantic accepts: signs and surrounding blanks of integers, the usual words for booleans.
+//! that Pydantic accepts: signs and surrounding blanks of integers, the usual words for booleans. An integer is written
+//! in digits: `1.0` and `1e2` are forms of JSON, and a guest gets the text as received.
 
 use serde_json::Value;
 
@@ -10,8 +11,10 @@ use crate::error::FieldError;
 pub enum Scalar {
     /// Text, unchanged.
     Text,
-    /// A whole number within 64 bits.
+    /// A whole number within 64 bits, with or without a sign.
     Integer,
+    /// A whole number within 64 bits with a sign: its schema has the format `int64` or `int32`.
+    SignedInteger,
     /// Any finite number.
     Number,
     /// A boolean.
@@ -29,7 +32,8 @@ impl Scalar {
         if is("string") {
             Self::Text
         } else if is("integer") {
-            Self::Integer
+            let is_signed = schema.get("format").is_some_and(|format| format == "int64" || format == "int32");
+            if is_signed { Self::SignedInteger } else { Self::Integer }
         } else if is("number") {
             Self::Number
         } else if is("boolean") {
@@ -44,12 +48,17 @@ impl Scalar {
         let refuse = |kind: &'static str, msg: &str| Err(FieldError::new(kind, [source, name], msg));
         match self {
             Self::Text => Ok(Value::String(text.to_owned())),
-            Self::Integer => match text.trim().parse::<i64>() {
-                Ok(number) => Ok(number.into()),
-                Err(_) => {
-                    refuse("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+            Self::Integer | Self::SignedInteger => {
+                let text = text.trim();
+                let signed = text.parse::<i64>().ok().map(Value::from);
+                let unsigned = || text.parse::<u64>().ok().filter(|_| self == Self::Integer).map(Value::from);
+                match signed.or_else(unsigned) {
+                    Some(number) => Ok(number),
+                    None => {
+                        refuse("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+                    }
                 }
-            },
+            }
             Self::Number => match text.trim().parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
                 Some(number) => Ok(Value::Number(number)),
                 None => refuse("float_parsing", "Input should be a valid number, unable to parse string as a number"),
@@ -72,7 +81,11 @@ mod tests {
         for (text, number) in [("1", 1), ("+1", 1), (" 1 ", 1), ("-3", -3)] {
             assert_eq!(Scalar::Integer.read(text, "query", "n"), Ok(number.into()), "{text:?}");
         }
-        for text in ["", "1.5", "0x1", "1e1", "9223372036854775808", "1 2"] {
+        assert_eq!(Scalar::Integer.read("18446744073709551615", "query", "n"), Ok(u64::MAX.into()));
+        let signed = Scalar::of(&serde_json::json!({ "type": ["integer", "null"], "format": "int64" }));
+        assert!(signed.read("9223372036854775807", "query", "n").is_ok());
+        assert!(signed.read("9223372036854775808", "query", "n").is_err());
+        for text in ["", "1.5", "1.0", "0x1", "1e1", "18446744073709551616", "1 2"] {
             let kind = Scalar::Integer.read(text, "query", "n").map_err(|finding| finding.kind);
             assert_eq!(kind, Err("int_parsing".into()), "{text:?}");
         }

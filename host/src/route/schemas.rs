@@ -15,6 +15,7 @@ use jsonschema::{
 use serde_json::{Map, Value, json};
 
 use super::bounded_json::{BoundedJson, BoundedNode, Budget, ErrorSize, longest_path};
+use super::integers::add_ranges;
 use super::schema_bounds::{COMPONENTS, MAX_WEIGHT, refuse_identifiers, survey};
 use crate::address::Address;
 
@@ -63,7 +64,9 @@ impl Schemas {
     /// # Errors
     /// They cannot be a document of schemas.
     pub fn new(components: Map<String, Value>) -> Result<Self, InvalidSchema> {
-        let document = Arc::new(json!({ "components": { "schemas": Value::Object(components) } }));
+        let mut components = Value::Object(components);
+        add_ranges(&mut components);
+        let document = Arc::new(json!({ "components": { "schemas": components } }));
         refuse_identifiers(&document).map_err(invalid)?;
         let registry = Registry::new()
             .draft(Draft::Draft202012)
@@ -88,6 +91,9 @@ impl Schemas {
     /// It is not a JSON schema, or it exceeds a bound.
     pub fn validator(&mut self, schema: &Value) -> Result<Validator, InvalidSchema> {
         let document = Arc::clone(&self.document);
+        let mut ranged = schema.clone();
+        add_ranges(&mut ranged);
+        let schema = &ranged;
         let needs = survey(schema, &document, MAX_WEIGHT.saturating_sub(self.weight)).map_err(invalid)?;
         self.weight = self.weight.saturating_add(needs.weight);
         let error = ErrorSize { path: longest_path(schema).max(self.path), ..needs.error };

@@ -132,16 +132,24 @@ impl Transform for Clean {
     }
 }
 
-/// Replaces a format such as `uint32`, which is not registered, by the range, which a client can use.
+/// Replaces a format such as `uint32`, which is not registered, by the range, which a client can use. The host refuses
+/// numbers beyond the range and names the member; the type could only refuse the whole body.
 fn clean_integer(members: &mut Map<String, Value>) {
-    let width = match members.get("format").and_then(Value::as_str) {
-        Some("uint16") => Some(u64::from(u16::MAX)),
-        Some("uint32") => Some(u64::from(u32::MAX)),
-        Some("uint8" | "uint64" | "uint" | "int" | "int8" | "int16" | "uint128" | "int128") => None,
+    let range: Option<(Value, Value)> = match members.get("format").and_then(Value::as_str) {
+        Some("uint8") => Some((0.into(), u8::MAX.into())),
+        Some("uint16") => Some((0.into(), u16::MAX.into())),
+        Some("uint32") => Some((0.into(), u32::MAX.into())),
+        Some("uint64") => Some((0.into(), u64::MAX.into())),
+        // In a component they have 32 bits.
+        Some("uint") => Some((0.into(), usize::MAX.into())),
+        Some("int") => Some((isize::MIN.into(), isize::MAX.into())),
+        Some("int8") => Some((i8::MIN.into(), i8::MAX.into())),
+        Some("int16") => Some((i16::MIN.into(), i16::MAX.into())),
+        Some("uint128" | "int128") => None,
         _ => return,
     };
     members.shift_remove("format");
-    if let (Some(maximum), false) = (width, members.contains_key("maximum")) {
-        members.insert("maximum".to_owned(), maximum.into());
-    }
+    let Some((minimum, maximum)) = range else { return };
+    members.entry("minimum").or_insert(minimum);
+    members.entry("maximum").or_insert(maximum);
 }

@@ -118,6 +118,7 @@ impl<'a> TestRequest<'a> {
         raw.params = params;
         check_access(route, plugin, caller.as_ref())?;
         plugin.validators.check(route, index, &raw)?;
+        plugin.validators.rewrite_integers(index, &mut raw);
         plugin.host.borrow_mut().caller = caller.map(principal);
         state::enter(&plugin.host, || plugin.plugin.handle(raw))
     }

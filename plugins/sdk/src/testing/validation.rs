@@ -48,6 +48,15 @@ impl Validators {
         }
         if errors.is_empty() { Ok(()) } else { Err(Problem::unprocessable(errors)) }
     }
+
+    /// Writes the whole numbers of a valid JSON body as integers, as the host does.
+    pub(super) fn rewrite_integers(&self, index: u32, request: &mut wit::Request) {
+        let operation = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        let is_json = operation.is_some_and(|operation| operation.body.is_some());
+        if let Some(body) = is_json.then(|| with_plain_integers(&request.body)).flatten() {
+            request.body = body;
+        }
+    }
 }
 
 impl Operation {
@@ -102,13 +111,37 @@ impl Parameter {
             _ => false,
         };
         let parsed = match () {
-            () if expects("integer") => text.trim().parse::<i64>().ok().map(Value::from),
+            () if expects("integer") => {
+                let number = text.trim();
+                number.parse::<i64>().map(Value::from).or_else(|_| number.parse::<u64>().map(Value::from)).ok()
+            }
             () if expects("number") => text.trim().parse::<f64>().ok().map(Value::from),
             () if expects("boolean") => text.trim().to_lowercase().parse::<bool>().ok().map(Value::from),
             () => None,
         };
         parsed.unwrap_or(Value::String(text))
     }
+}
+
+/// Writes the whole numbers of a JSON body as integers; `None` if there is nothing to change.
+fn with_plain_integers(body: &[u8]) -> Option<Vec<u8>> {
+    fn rewrite(value: &mut Value) -> bool {
+        match value {
+            Value::Number(number) if number.is_f64() => {
+                let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 2_f64.powi(63));
+                #[allow(clippy::cast_possible_truncation, reason = "it is whole and within the range")]
+                let Some(whole) = whole.map(|float| float as i64) else { return false };
+                *number = whole.into();
+                true
+            }
+            // `any` would stop at the first.
+            Value::Array(list) => list.iter_mut().map(rewrite).fold(false, |any, one| any | one),
+            Value::Object(members) => members.values_mut().map(rewrite).fold(false, |any, one| any | one),
+            _ => false,
+        }
+    }
+    let mut value = serde_json::from_slice(body).ok()?;
+    rewrite(&mut value).then(|| value.to_string().into_bytes())
 }
 
 fn collect(validator: &Validator, value: &Value, location: &[&str], errors: &mut Vec<FieldError>) {
