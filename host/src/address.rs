@@ -1,16 +1,26 @@
 //! Email addresses: the syntax that the HTTP API of the FastAPI full-stack template
-//! (github.com/fastapi/full-stack-fastapi-template) prescribes, and the two forms of an address.
+//! (github.com/fastapi/full-stack-fastapi-template) prescribes, and the forms of an address.
 //!
-//! The form for mail keeps the local part as given and lower-cases the domain. The form that identifies an account is
-//! all in lower case. DNS is never asked.
+//! One address can be written in many ways: decomposed, with a domain in punycode or in full-width letters, in upper
+//! case. [`Address`] is the form for mail: the local part in NFC, the domain in Unicode and lower case. [`AddressKey`]
+//! identifies an account: the same, all in lower case. The host's tables are searched only by an [`AddressKey`], and
+//! every text becomes one in the same way. DNS is never asked.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use email_address::{EmailAddress, Options};
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::is_combining_mark;
 
 /// The longest address in characters (the path limit of RFC 5321, without the angle brackets).
 const MAX_LEN: usize = 254;
+
+/// The longest local part in bytes (RFC 5321, section 4.5.3.1.1).
+const MAX_LOCAL_BYTES: usize = 64;
+
+/// The longest text in bytes that is read at all. No way to write an address of [`MAX_LEN`] characters is longer.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
 
 /// Top-level names that cannot receive mail (RFC 6761, and those that the same API adds).
 const RESERVED: &[&str] = &["arpa", "invalid", "local", "localhost", "onion", "test"];
@@ -31,6 +41,9 @@ pub enum InvalidAddress {
     /// No dot in the domain.
     #[error("The part after the @-sign is not valid. It should have a period.")]
     NoPeriod,
+    /// A top-level name that ends with a digit, as an IP address does.
+    #[error("The part after the @-sign is not valid. It is not within a valid top-level domain.")]
+    NoTopLevelName,
     /// A reserved top-level name.
     #[error("The part after the @-sign is a special-use or reserved name that cannot be used with email.")]
     Reserved,
@@ -51,14 +64,20 @@ impl Address {
         &self.0
     }
 
-    /// Returns the form that identifies the account: all in lower case.
-    pub fn key(&self) -> String {
-        Self::key_of(&self.0)
+    /// Returns the form that identifies the account.
+    pub fn key(&self) -> AddressKey {
+        let (local, domain) = self.0.rsplit_once('@').unwrap_or((&self.0, ""));
+        AddressKey::of_parts(local, domain)
     }
 
-    /// Returns that form of any text, for look-ups by a text that may be no address.
-    pub fn key_of(text: &str) -> String {
-        text.trim().to_lowercase()
+    /// Returns the local part and the domain for the envelope of a mail. With a local part in ASCII, the domain is in
+    /// punycode: then a mail server without SMTPUTF8 (RFC 6531) can take the mail.
+    pub fn mailbox(&self) -> (&str, Cow<'_, str>) {
+        let (local, domain) = self.0.rsplit_once('@').unwrap_or((&self.0, ""));
+        match idna::domain_to_ascii(domain) {
+            Ok(ascii) if local.is_ascii() => (local, ascii.into()),
+            _ => (local, domain.into()),
+        }
     }
 }
 
@@ -71,33 +90,65 @@ impl FromStr for Address {
         if local.is_empty() {
             return Err(InvalidAddress::NoLocalPart);
         }
-        let plain_local = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c) || !c.is_ascii();
-        if local.contains('@') || !local.chars().all(|c| plain_local(c) && !c.is_control() && !c.is_whitespace()) {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(InvalidAddress::TooLong(text.chars().count().saturating_sub(MAX_LEN)));
+        }
+        let local: String = local.nfc().collect();
+        let atom = |atom: &str| !atom.is_empty() && !atom.starts_with(is_combining_mark) && atom.chars().all(in_atom);
+        if !local.split('.').all(atom) {
             return Err(InvalidAddress::LocalPart);
         }
         let (domain, valid) = idna::domain_to_unicode(domain);
-        if valid.is_err() || idna::domain_to_ascii_strict(&domain).is_err() {
-            return Err(InvalidAddress::Domain);
-        }
+        let ascii = idna::domain_to_ascii_strict(&domain);
+        let (Ok(()), Ok(ascii)) = (valid, ascii) else { return Err(InvalidAddress::Domain) };
         let (_, top) = domain.rsplit_once('.').ok_or(InvalidAddress::NoPeriod)?;
         if RESERVED.contains(&top) {
             return Err(InvalidAddress::Reserved);
         }
-        let whole = format!("{local}@{domain}");
-        let excess = whole.chars().count().saturating_sub(MAX_LEN);
-        if excess > 0 {
-            return Err(InvalidAddress::TooLong(excess));
+        // Every top-level name ends with a letter, also in punycode. An IP address does not.
+        if !ascii.ends_with(|last: char| last.is_ascii_alphabetic()) {
+            return Err(InvalidAddress::NoTopLevelName);
         }
-        let options = Options::default().with_required_tld().without_domain_literal().without_display_text();
-        EmailAddress::parse_with_options(&whole, options).map_err(|error| match error {
-            email_address::Error::LocalPartEmpty
-            | email_address::Error::LocalPartTooLong
-            | email_address::Error::InvalidCharacter
-            | email_address::Error::UnbalancedQuotes
-            | email_address::Error::InvalidComment => InvalidAddress::LocalPart,
-            _ => InvalidAddress::Domain,
-        })?;
-        Ok(Self(whole))
+        let whole = format!("{local}@{domain}");
+        match whole.chars().count().saturating_sub(MAX_LEN) {
+            0 if local.len() > MAX_LOCAL_BYTES => Err(InvalidAddress::LocalPart),
+            0 => Ok(Self(whole)),
+            excess => Err(InvalidAddress::TooLong(excess)),
+        }
+    }
+}
+
+/// Returns whether an atom of a local part may contain the character (RFC 5322 `atext`, RFC 6531).
+fn in_atom(c: char) -> bool {
+    c.is_alphanumeric() || is_combining_mark(c) || "!#$%&'*+-/=?^_`{|}~".contains(c)
+}
+
+/// The form of an address that identifies an account. Only this type can be looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AddressKey(String);
+
+impl AddressKey {
+    /// Returns the key of a text that may be no address. `None` means that no account can have it.
+    pub fn of(text: &str) -> Option<Self> {
+        let text = text.trim();
+        // PostgreSQL cannot store a NUL in a text.
+        if text.len() > MAX_TEXT_BYTES || text.contains('\0') {
+            return None;
+        }
+        let (local, domain) = text.rsplit_once('@')?;
+        let (domain, _) = idna::domain_to_unicode(domain);
+        Some(Self::of_parts(local, &domain))
+    }
+
+    fn of_parts(local: &str, domain: &str) -> Self {
+        // A lower-cased text may not be in NFC any more.
+        let local: String = local.nfc().collect::<String>().to_lowercase().nfc().collect();
+        Self(format!("{local}@{domain}"))
+    }
+
+    /// Returns the text, as it is stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -141,9 +192,53 @@ mod tests {
     fn an_address_keeps_its_local_part_and_lower_cases_its_domain() {
         let address: Result<Address, _> = " Jane.Doe@EXAMPLE.com ".parse();
         assert_eq!(address.as_ref().map(Address::as_str), Ok("Jane.Doe@example.com"));
-        assert_eq!(address.map(|address| address.key()).as_deref(), Ok("jane.doe@example.com"));
+        assert_eq!(address.map(|address| address.key().0).as_deref(), Ok("jane.doe@example.com"));
         assert!("jörg@münchen.de".parse::<Address>().is_ok());
         assert!("a+tag@x-y.co.uk".parse::<Address>().is_ok());
+    }
+
+    #[test]
+    fn every_way_to_write_an_address_is_the_same_address() {
+        for (written, address, key) in [
+            ("Jane@xn--mnchen-3ya.example", "Jane@münchen.example", "jane@münchen.example"),
+            ("Jane@XN--MNCHEN-3YA.Example", "Jane@münchen.example", "jane@münchen.example"),
+            ("jane@mu\u{308}nchen.example", "jane@münchen.example", "jane@münchen.example"),
+            ("jane@ｅｘａｍｐｌｅ。com", "jane@example.com", "jane@example.com"),
+            ("Jo\u{308}rg@example.com", "Jörg@example.com", "jörg@example.com"),
+            // No composed form exists.
+            ("q\u{303}@example.com", "q\u{303}@example.com", "q\u{303}@example.com"),
+            // A compatibility ideograph, whose lower case is not its normal form.
+            ("\u{f900}@example.com", "\u{8c48}@example.com", "\u{8c48}@example.com"),
+            ("İ@example.com", "İ@example.com", "i\u{307}@example.com"),
+        ] {
+            let parsed: Address = written.parse().unwrap();
+            assert_eq!((parsed.as_str(), parsed.key().as_str()), (address, key), "{written}");
+            for text in [written, address, &format!(" {address}\n")] {
+                assert_eq!(AddressKey::of(text), Some(parsed.key()), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_that_no_account_can_have_has_no_key() {
+        let endless = format!("{}@example.com", "a".repeat(1 << 20));
+        for text in ["", "nobody", "nul\0@example.com", endless.as_str()] {
+            assert_eq!(AddressKey::of(text), None);
+        }
+        // Stored by an earlier version, which accepted it.
+        assert_eq!(AddressKey::of("X@10.0.0.1").unwrap().as_str(), "x@10.0.0.1");
+    }
+
+    #[test]
+    fn a_mailbox_needs_smtputf8_only_for_its_local_part() {
+        let of = |text: &str| {
+            let address: Address = text.parse().unwrap();
+            let (local, domain) = address.mailbox();
+            format!("{local}@{domain}")
+        };
+        assert_eq!(of("Plain@münchen.de"), "Plain@xn--mnchen-3ya.de");
+        assert_eq!(of("plain@example.com"), "plain@example.com");
+        assert_eq!(of("jörg@münchen.de"), "jörg@münchen.de");
     }
 
     #[test]
@@ -166,6 +261,14 @@ mod tests {
             ("a@exa mple.com", InvalidAddress::Domain),
             ("a@example..com", InvalidAddress::Domain),
             ("a@[127.0.0.1]", InvalidAddress::Domain),
+            ("a@[IPv6:::1]", InvalidAddress::Domain),
+            ("a@10.0.0.1", InvalidAddress::NoTopLevelName),
+            ("a@１０.0.0.1", InvalidAddress::NoTopLevelName),
+            ("a@example.com.", InvalidAddress::Domain),
+            ("a@example.c0", InvalidAddress::NoTopLevelName),
+            (".a@example.com", InvalidAddress::LocalPart),
+            ("\u{301}a@example.com", InvalidAddress::LocalPart),
+            ("a\u{200d}b@example.com", InvalidAddress::LocalPart),
             ("a\0@example.com", InvalidAddress::LocalPart),
             (long.as_str(), InvalidAddress::TooLong(14)),
         ] {
@@ -177,6 +280,15 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC*") {
             let _ = text.parse::<Address>();
+            let _ = AddressKey::of(&text);
+        }
+
+        #[test]
+        fn an_address_has_one_key(text in "[a-zA-ZäöüÄÖÜßΣσİ\u{300}-\u{308}\u{f900}-\u{f910}.+]{1,12}@[a-zäÄßｅ。-]{1,8}\\.com") {
+            let Ok(address) = text.parse::<Address>() else { return Ok(()) };
+            proptest::prop_assert_eq!(AddressKey::of(&text), Some(address.key()));
+            proptest::prop_assert_eq!(AddressKey::of(address.as_str()), Some(address.key()));
+            proptest::prop_assert_eq!(AddressKey::of(address.key().as_str()), Some(address.key()));
         }
     }
 }

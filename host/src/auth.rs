@@ -26,7 +26,7 @@ pub use session::{IssuedTokens, Session};
 use self::access_token::SigningKeys;
 use self::password_hashing::PasswordHasher;
 use self::token_cache::TokenCache;
-use crate::address::Address;
+use crate::address::AddressKey;
 use crate::clock::{Clock, Random, Timestamp};
 use crate::config;
 use crate::db::{self, Db};
@@ -58,6 +58,7 @@ impl Auth {
         random: Random,
         passwords: HashCost,
     ) -> Result<Self> {
+        db::user::renew_keys(&db).await?;
         let passwords = PasswordHasher::new(random.clone(), passwords)?;
         let keys = SigningKeys::open(&db, &random, clock.now()).await?;
         let token_cache = TokenCache::new(&db);
@@ -91,12 +92,12 @@ impl Auth {
         Ok(caller)
     }
 
+    /// Returns the account that a text names, in whatever way the text writes the address.
     async fn find_by_email(&self, email: &str) -> Result<Option<db::user::UserRow>> {
-        // PostgreSQL cannot store a NUL in a text, so no account has this address.
-        if email.contains('\0') {
-            return Ok(None);
+        match AddressKey::of(email) {
+            Some(key) => db::user::find_by_key(&self.0.db, &key).await,
+            None => Ok(None),
         }
-        db::user::find_by_key(&self.0.db, &Address::key_of(email)).await
     }
 
     fn access_ttl(&self) -> Duration {

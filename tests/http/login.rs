@@ -14,6 +14,7 @@ const PATH: &str = "/login/access-token";
 
 both! {
     signing_in_returns_a_token_pair,
+    every_form_of_a_password_is_the_same_password,
     a_sign_in_that_fails_is_400,
     a_sign_in_form_is_validated_for_every_content_type,
     a_multipart_form_that_cannot_be_read_is_400,
@@ -45,6 +46,30 @@ async fn signing_in_returns_a_token_pair(host: &TestHost) {
     client.request(Method::POST, "/login/access-token/").form(&fields).send().await.ok();
     let form = Form::new().text("username", SUPERUSER).text("password", PASSWORD).text("grant_type", "");
     client.request(Method::POST, PATH).multipart(form).send().await.ok();
+}
+
+async fn every_form_of_a_password_is_the_same_password(host: &TestHost) {
+    const COMPOSED: &str = "p\u{e4}ssword 1";
+    const DECOMPOSED: &str = "pa\u{308}ssword 1";
+    // Of the bytes of the decomposed form, by an earlier version.
+    const OLD_HASH: &str = "$2b$04$abcdefghijklmnopqrstuumLLrchw8C2TL6aZwB/A9.xdAmKsKkgW";
+    let email = "jane@example.com";
+    for (made_as, other) in [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)] {
+        let body = json!({ "email": email, "password": made_as });
+        host.anonymous().post("/users/signup", &body).await.ok();
+        let client = host.anonymous().signed_in(email, other).await;
+        let change = json!({ "current_password": other, "new_password": made_as });
+        let same = client.patch("/users/me/password", &change).await;
+        same.is_problem(400, "same_password", "New password cannot be the same as the current one");
+        client.delete("/users/me").await.ok();
+    }
+    host.sign_up(email).await.ok();
+    let old = |table: &str| format!("UPDATE {table} SET password_hash = '{OLD_HASH}' WHERE email = '{email}'");
+    host.run_sql(&old("users"), &old("wharf.users")).await;
+    assert_eq!(host.anonymous().sign_in(email, COMPOSED).await.status, 400);
+    host.anonymous().sign_in(email, DECOMPOSED).await.ok();
+    // The sign-in replaced the hash.
+    host.anonymous().sign_in(email, COMPOSED).await.ok();
 }
 
 async fn a_sign_in_that_fails_is_400(host: &TestHost) {

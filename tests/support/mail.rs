@@ -130,6 +130,7 @@ async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
                 b"250 kept\r\n"
             }
             "QUIT" => b"221 bye\r\n",
+            "EHLO" => b"250-test\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
             _ => b"250 ok\r\n",
         };
         if stream.write_all(reply).await.is_err() {

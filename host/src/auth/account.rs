@@ -1,7 +1,7 @@
 //! Accounts: create, read, change and delete. This module hashes passwords and invalidates cached tokens. `db::user`
 //! decides in the same transaction which sessions and links a change ends.
 
-use super::password_hashing::PasswordMatch;
+use super::password_hashing::{PasswordMatch, is_same};
 use super::session::TRIES;
 use super::{Auth, Caller, User};
 use crate::address::Address;
@@ -14,7 +14,7 @@ use crate::id::UserId;
 /// A new account.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
-    /// The address. It must be unique in lower case.
+    /// The address. Its key must be unique.
     pub email: Address,
     /// The password. The caller must check its length.
     pub password: Secret,
@@ -50,7 +50,7 @@ impl Auth {
         db::user::find(&self.0.db, id).await?.map(User::from).ok_or_else(not_found)
     }
 
-    /// Returns the account with this address, ignoring case.
+    /// Returns the account with this address, written in any way.
     ///
     /// # Errors
     /// The database fails.
@@ -86,7 +86,7 @@ impl Auth {
         mail: impl FnOnce(UserId) -> Result<Option<db::email::NewMail>>,
     ) -> Result<User> {
         // The response reveals a taken address anyway, so skip the cost of hashing.
-        if self.find_by_email(account.email.as_str()).await?.is_some() {
+        if db::user::find_by_key(&self.0.db, &account.email.key()).await?.is_some() {
             return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
         }
         let row = self.new_row(account).await?;
@@ -166,7 +166,7 @@ impl Auth {
         if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
             return Err(incorrect_password());
         }
-        if current == new {
+        if is_same(current, new) {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
         let hash = self.0.passwords.hash(new).await?;

@@ -1,7 +1,12 @@
 //! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs
 //! 64 MiB and a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may
 //! sign in, and stores nothing.
+//!
+//! Keyboards write one password in several forms: composed or decomposed letters, special spaces. The hash is that of the
+//! form of RFC 8265 (OpaqueString), so that each of them is right. Earlier versions hashed the bytes as they were sent;
+//! such a hash still matches these bytes and is outdated.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +14,18 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::Random;
 use crate::error::{Error, Kind, Result, code};
 
-/// The minimum number of code points of a new password.
+/// The minimum number of code points of a new password, as it is sent.
 pub const MIN_CHARS: u32 = 8;
-/// The maximum number of code points of a new password.
+/// The maximum number of code points of a new password, as it is sent.
 pub const MAX_CHARS: u32 = 128;
+
+/// A longer password is not normalized: no account has it.
+const MAX_NORMALIZED_BYTES: usize = 8 * 1024;
 
 /// How long a request waits before it is hashed.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,13 +90,15 @@ impl PasswordHasher {
         let password = password.to_owned();
         let params = self.params.clone();
         self.run(move || {
+            let password = normalized(&password);
             let hash = argon2(params).hash_password_with_salt(password.as_bytes(), &salt).map_err(unusable)?;
             Ok(hash.to_string())
         })
         .await
     }
 
-    /// Checks a password. `hash` is `None` if there is no account: the check takes the same time and always fails.
+    /// Checks a password. `hash` is `None` if there is no account: the check takes the same time and always fails. A
+    /// password that is not in its normal form costs a second hash, with and without an account.
     ///
     /// # Errors
     /// 429: the wait was too long.
@@ -95,7 +106,7 @@ impl PasswordHasher {
         let password = password.to_owned();
         let hash = hash.unwrap_or(DUMMY_HASH).to_owned();
         let params = self.params.clone();
-        self.run(move || Ok(check(params, &password, &hash))).await
+        self.run(move || Ok(check_forms(&params, &password, &hash))).await
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -118,6 +129,35 @@ impl PasswordHasher {
 
 fn argon2(params: Params) -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+/// Returns whether two texts are the same password.
+pub(super) fn is_same(left: &str, right: &str) -> bool {
+    normalized(left) == normalized(right)
+}
+
+/// Returns the form that is hashed: every space is U+0020, and the text is in NFC (RFC 8265, section 4.2.2).
+fn normalized(password: &str) -> Cow<'_, str> {
+    if password.is_ascii() || password.len() > MAX_NORMALIZED_BYTES {
+        return Cow::Borrowed(password);
+    }
+    password.chars().map(|c| if is_space(c) { ' ' } else { c }).nfc().collect::<String>().into()
+}
+
+/// Returns whether a character is a space (Unicode's category Zs).
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
+}
+
+fn check_forms(params: &Params, password: &str, hash: &str) -> PasswordMatch {
+    let normalized = normalized(password);
+    match check(params.clone(), &normalized, hash) {
+        PasswordMatch::Wrong if normalized != password => match check(params.clone(), password, hash) {
+            PasswordMatch::Wrong => PasswordMatch::Wrong,
+            PasswordMatch::Right | PasswordMatch::Outdated => PasswordMatch::Outdated,
+        },
+        verdict => verdict,
+    }
 }
 
 fn check(params: Params, password: &str, hash: &str) -> PasswordMatch {
@@ -166,6 +206,40 @@ mod tests {
         let strong = PasswordHasher::new(Random::System, HashCost::Reference).unwrap();
         let weak = quick.hash("changethis").await.unwrap();
         assert_eq!(strong.verify("changethis", Some(&weak)).await.unwrap(), PasswordMatch::Outdated);
+    }
+
+    const COMPOSED: &str = "pässwörd 12";
+    const DECOMPOSED: &str = "pa\u{308}sswo\u{308}rd\u{a0}12";
+
+    #[tokio::test]
+    async fn every_form_of_a_password_is_right() {
+        let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
+        for hash in [passwords.hash(COMPOSED).await.unwrap(), passwords.hash(DECOMPOSED).await.unwrap()] {
+            for form in [COMPOSED, DECOMPOSED, "pässwo\u{308}rd\u{3000}12"] {
+                assert_eq!(passwords.verify(form, Some(&hash)).await.unwrap(), PasswordMatch::Right, "{form:?}");
+            }
+            for other in ["passwörd 12", "pässwörd12", "PÄSSWÖRD 12", "pässwörd  12"] {
+                assert_eq!(passwords.verify(other, Some(&hash)).await.unwrap(), PasswordMatch::Wrong, "{other:?}");
+            }
+        }
+        assert!(is_same(COMPOSED, DECOMPOSED) && !is_same(COMPOSED, "passwörd 12"));
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_the_bytes_as_sent_matches_these_bytes_and_is_outdated() {
+        let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
+        let params = HashCost::Minimal.params().unwrap();
+        let old =
+            argon2(params).hash_password_with_salt(DECOMPOSED.as_bytes(), b"sixteen bytes ok").unwrap().to_string();
+        assert_eq!(passwords.verify(DECOMPOSED, Some(&old)).await.unwrap(), PasswordMatch::Outdated);
+        assert_eq!(passwords.verify(COMPOSED, Some(&old)).await.unwrap(), PasswordMatch::Wrong);
+        assert_eq!(passwords.verify(DECOMPOSED, None).await.unwrap(), PasswordMatch::Wrong);
+    }
+
+    #[test]
+    fn an_endless_password_is_not_normalized() {
+        assert!(matches!(normalized(&"ä\u{301}".repeat(1 << 20)), Cow::Borrowed(_)));
+        assert!(matches!(normalized("correct horse"), Cow::Borrowed(_)));
     }
 
     #[tokio::test]

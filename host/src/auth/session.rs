@@ -97,7 +97,7 @@ impl RefreshToken {
 }
 
 impl Auth {
-    /// Starts a session. The email is looked up in lower case. An unknown email takes as long as a known one.
+    /// Starts a session. The address may be written in any way. An unknown address takes as long as a known one.
     ///
     /// # Errors
     /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.

@@ -105,6 +105,21 @@ async fn an_outdated_hash_is_replaced_at_the_next_login() {
     world.sign_in("a@example.com").await;
 }
 
+/// The test of `HashCost` in `password_hashing` has the same for Argon2.
+#[tokio::test]
+async fn a_hash_of_a_decomposed_password_is_replaced_by_one_of_its_normal_form() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let stored = async || db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
+    let old = bcrypt::hash("pa\u{308}ssword", 4).unwrap();
+    db::user::rehash(&world.db, user.id, &stored().await, &old).await.unwrap();
+    assert_eq!(code_of(world.auth.sign_in("a@example.com", "pässword", None).await), "incorrect_credentials");
+    assert_eq!(stored().await, old);
+    world.auth.sign_in("a@example.com", "pa\u{308}ssword", None).await.unwrap();
+    assert!(stored().await.starts_with("$argon2id$"));
+    world.auth.sign_in("a@example.com", "pässword", None).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_logins_with_an_outdated_hash_all_succeed() {
     let world = World::new().await;
@@ -412,4 +427,19 @@ async fn the_first_superuser_has_the_configured_address_or_is_not_created() {
     let created = world.auth.ensure_superuser(&settings("a@example.com", "changethat")).await.unwrap();
     assert_eq!(created, Some(NewSuperuser { email: "a@example.com".into(), generated_password: None }));
     assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_first_superuser_signs_in_with_every_form_of_its_address() {
+    let world = World::new().await;
+    let settings = config::Auth {
+        superuser_email: Some("Boss@xn--mnchen-3ya.example".into()),
+        superuser_password: Some(Secret::new("changethat")),
+        ..config::Auth::default()
+    };
+    let created = world.auth.ensure_superuser(&settings).await.unwrap().unwrap();
+    assert_eq!(created.email, "Boss@münchen.example");
+    for form in ["boss@MÜNCHEN.example", "boss@xn--mnchen-3ya.example", "boss@mu\u{308}nchen.example"] {
+        world.auth.sign_in(form, "changethat", None).await.unwrap();
+    }
 }

@@ -33,6 +33,7 @@ migrations! {
     10 "node lock" "0010_node_lock.sql",
     11 "many plugins" "0011_many_plugins.sql",
     12 "history" "0012_history.sql",
+    13 "address keys" "0013_address_keys.sql",
 }
 
 /// The migrations for SQLite.

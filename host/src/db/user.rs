@@ -8,7 +8,7 @@
 use super::email::{self, NewMail};
 use super::row::row;
 use super::{Db, is_duplicate, on};
-use crate::address::Address;
+use crate::address::{Address, AddressKey};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
@@ -65,7 +65,7 @@ const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY created_
 const INSERT: &str = "INSERT INTO users \
     (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-const UPDATE: &str = "UPDATE users SET email = $2, email_key = $3, full_name = $4, is_active = $5, is_superuser = $6, \
+const UPDATE: &str = "UPDATE users SET email = $2, email_key = COALESCE($3, email_key), full_name = $4, is_active = $5, is_superuser = $6, \
     password_hash = $7 WHERE id = $1";
 const SUPERUSERS: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id";
 const SUPERUSERS_LOCKED: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id FOR UPDATE";
@@ -94,9 +94,38 @@ pub(crate) async fn find(db: &Db, id: UserId) -> Result<Option<UserRow>> {
     Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_ID).bind(id).fetch_optional(pool).await)?)
 }
 
-/// Returns the account with this email key (`Address::key`).
-pub(crate) async fn find_by_key(db: &Db, key: &str) -> Result<Option<UserRow>> {
-    Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_KEY).bind(key).fetch_optional(pool).await)?)
+/// Returns the account with this key.
+pub(crate) async fn find_by_key(db: &Db, key: &AddressKey) -> Result<Option<UserRow>> {
+    Ok(on!(db, pool => sqlx::query_as::<_, UserRow>(BY_KEY).bind(key.as_str()).fetch_optional(pool).await)?)
+}
+
+/// Computes the keys of the accounts whose keys an earlier version computed in another way. The migration `address keys`
+/// lists them. A key that another account has stays as it is.
+pub(crate) async fn renew_keys(db: &Db) -> Result<()> {
+    const OLD: &str = "SELECT users.id, users.email FROM users JOIN old_address_keys ON users.id = user_id LIMIT 1000";
+    const RENEW: &str = "UPDATE users SET email_key = $2 WHERE id = $1 AND email_key <> $2";
+    const DONE: &str = "DELETE FROM old_address_keys WHERE user_id = $1";
+    loop {
+        let old = on!(db, pool => sqlx::query_as::<_, (UserId, String)>(OLD).fetch_all(pool).await)?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        for (id, email) in old {
+            if let Some(key) = AddressKey::of(&email) {
+                let renewed = on!(db, pool => {
+                    sqlx::query(RENEW).bind(id).bind(key.as_str()).execute(pool).await.map(drop)
+                });
+                match renewed {
+                    Err(error) if is_duplicate(&error) => {
+                        let text = "two accounts have the same address in different forms; this one cannot sign in";
+                        tracing::warn!(user = %id, "{text}: change its address or delete it");
+                    }
+                    renewed => renewed?,
+                }
+            }
+            on!(db, pool => sqlx::query(DONE).bind(id).execute(pool).await.map(drop))?;
+        }
+    }
 }
 
 /// Returns accounts, newest first; accounts of the same time are ordered by id.
@@ -138,7 +167,7 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser) -> Result<bo
         let mut tx = pool.begin_with(begin).await?;
         sqlx::query(lock).execute(&mut *tx).await?;
         let taken = sqlx::query_scalar::<_, UserId>("SELECT id FROM users WHERE is_superuser OR email_key = $1 LIMIT 1")
-            .bind(user.email.key())
+            .bind(user.email.key().as_str())
             .fetch_optional(&mut *tx)
             .await?;
         if taken.is_some() {
@@ -163,7 +192,7 @@ where
     sqlx::query(INSERT)
         .bind(user.id)
         .bind(user.email.as_str())
-        .bind(user.email.key())
+        .bind(user.email.key().as_str().to_owned())
         .bind(user.full_name.as_deref())
         .bind(user.is_active)
         .bind(user.is_superuser)
@@ -191,7 +220,7 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate) -> Result<O
         sqlx::query(UPDATE)
             .bind(id)
             .bind(new.email.as_str())
-            .bind(Address::key_of(&new.email))
+            .bind(change.email.as_ref().map(|email| email.key().as_str().to_owned()))
             .bind(new.full_name.as_deref())
             .bind(new.is_active)
             .bind(new.is_superuser)
