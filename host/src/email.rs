@@ -1,7 +1,8 @@
 //! Outgoing mail: a durable queue in the host database, and the worker that empties it.
 //!
 //! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker
-//! looks up the account, issues the link and sends the mail, and retries later if that fails. An entry names the
+//! looks up the account, issues the link and sends the mail. It retries later if that fails, unless the mail server
+//! refuses the mail permanently. An entry names the
 //! recipient but holds no token: tokens are issued just before sending and are only stored as hashes in their own
 //! table. The way of a mail: [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`.
 //! Never knows HTTP.
@@ -10,6 +11,7 @@ mod message;
 mod smtp;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use message::Message;
 
 use self::message::Templates;
-use self::smtp::Smtp;
+use self::smtp::{SendError, Smtp};
 use crate::auth::{Auth, User};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
@@ -85,6 +87,41 @@ pub enum Delivery {
     Off,
 }
 
+/// How a mail left the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The mail server took it, or it is in the log.
+    Sent,
+    /// The mail server refused it permanently.
+    Refused,
+    /// The last attempt failed.
+    Expired,
+    /// No mail server is configured.
+    Dropped,
+    /// Its account does not exist.
+    NoAccount,
+}
+
+/// The counts of mails that left the queue. A mail without an account is not counted.
+#[derive(Debug, Default)]
+struct Outcomes([AtomicU64; 4]);
+
+impl Outcomes {
+    const NAMES: [&str; 4] = ["sent", "refused", "expired", "dropped"];
+
+    fn record(&self, outcome: Outcome) {
+        let [sent, refused, expired, dropped] = &self.0;
+        let count = match outcome {
+            Outcome::Sent => sent,
+            Outcome::Refused => refused,
+            Outcome::Expired => expired,
+            Outcome::Dropped => dropped,
+            Outcome::NoAccount => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The mail service. Cheap to clone.
 #[derive(Clone)]
 pub struct Mailer(Arc<Inner>);
@@ -98,6 +135,7 @@ struct Inner {
     delivery: Delivery,
     smtp: Option<Smtp>,
     wake: Notify,
+    outcomes: Outcomes,
 }
 
 impl Mailer {
@@ -125,12 +163,20 @@ impl Mailer {
             Delivery::Off => tracing::warn!("no mail server is configured: users cannot recover a password by mail"),
         }
         let templates = Templates::new(config)?;
-        Ok(Self(Arc::new(Inner { db, auth, clock, random, templates, delivery, smtp, wake: Notify::new() })))
+        let (wake, outcomes) = (Notify::new(), Outcomes::default());
+        Ok(Self(Arc::new(Inner { db, auth, clock, random, templates, delivery, smtp, wake, outcomes })))
     }
 
     /// Returns how mail is delivered.
     pub fn delivery(&self) -> Delivery {
         self.0.delivery
+    }
+
+    /// Returns the number of mails that left the queue, by outcome.
+    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+        let counts = self.0.outcomes.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let mut counts = counts.into_iter();
+        Outcomes::NAMES.map(|name| (name, counts.next().unwrap_or_default()))
     }
 
     /// Adds a mail to the queue.
@@ -196,29 +242,31 @@ impl Mailer {
 
     /// Handles one mail that is due. Returns false if there is none.
     async fn step(&self) -> Result<bool> {
-        let Inner { db, clock, .. } = &*self.0;
+        let Inner { db, clock, outcomes, .. } = &*self.0;
         let now = clock.now();
         let Some(row) = db::email::claim(db, now, now.plus(LEASE)).await? else { return Ok(false) };
         let (id, kind, attempts) = (row.id, row.kind.as_str(), row.attempts);
         // A mail that crashes the process never reports a failure, but its attempts are counted.
         let result = if attempts > MAX_ATTEMPTS {
-            Err(Error::internal("no attempt ever ended"))
+            Err(Error::internal("no attempt ever ended").into())
         } else {
             self.attempt(&row.payload).await
         };
         match result {
-            Ok(()) => db::email::delete(db, id).await?,
-            Err(error) if attempts >= MAX_ATTEMPTS => {
-                tracing::error!(
-                    mail = id,
-                    kind,
-                    attempts,
-                    error = error.report(),
-                    "mail dropped after the last attempt"
-                );
+            Ok(outcome) => {
+                outcomes.record(outcome);
                 db::email::delete(db, id).await?;
             }
-            Err(error) => {
+            Err(SendError { error, permanent }) if permanent || attempts >= MAX_ATTEMPTS => {
+                let (outcome, text) = match permanent {
+                    true => (Outcome::Refused, "mail given up: it was refused permanently"),
+                    false => (Outcome::Expired, "mail given up after the last attempt"),
+                };
+                tracing::error!(mail = id, kind, attempts, error = error.report(), "{text}");
+                outcomes.record(outcome);
+                db::email::delete(db, id).await?;
+            }
+            Err(SendError { error, .. }) => {
                 let wait = backoff(attempts);
                 tracing::warn!(mail = id, kind, attempts, error = error.report(), "mail not sent; trying again later");
                 db::email::postpone(db, id, clock.now().plus(wait)).await?;
@@ -227,27 +275,25 @@ impl Mailer {
         Ok(true)
     }
 
-    async fn attempt(&self, payload: &str) -> Result<()> {
+    async fn attempt(&self, payload: &str) -> Result<Outcome, SendError> {
         let mail: Mail = serde_json::from_str(payload)
             .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
             tracing::warn!(kind = mail.kind(), "mail dropped: no mail server is configured");
-            return Ok(());
+            return Ok(Outcome::Dropped);
         }
         // The account does not exist, or not any more.
-        let Some(message) = self.compose(&mail).await? else { return Ok(()) };
+        let Some(message) = self.compose(&mail).await? else { return Ok(Outcome::NoAccount) };
         match &self.0.smtp {
             Some(smtp) => {
                 let send = smtp.send(&message, self.0.clock.now(), self.0.random.uuid()?);
                 tokio::time::timeout(ATTEMPT_TIMEOUT, send)
                     .await
-                    .map_err(|_| Error::internal("the mail server did not respond in time"))?
+                    .map_err(|_| Error::internal("the mail server did not respond in time"))??;
             }
-            None => {
-                tracing::info!("mail to {} - {}\n{}", message.to, message.subject, message.text);
-                Ok(())
-            }
+            None => tracing::info!("mail to {} - {}\n{}", message.to, message.subject, message.text),
         }
+        Ok(Outcome::Sent)
     }
 
     async fn compose(&self, mail: &Mail) -> Result<Option<Message>> {

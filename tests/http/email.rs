@@ -9,6 +9,7 @@ use crate::support::{TestHost, both};
 const FROM: &str = "<noreply@shop.example>";
 
 both! {
+    an_ascii_local_part_gets_its_domain_in_punycode,
     a_new_account_gets_a_link_and_never_its_password,
     a_recovery_mail_has_its_link_as_two_anchors_and_once_as_text,
     a_test_mail_names_its_sender_and_has_no_link,
@@ -29,6 +30,13 @@ async fn a_new_account_gets_a_link_and_never_its_password(host: &TestHost) {
     host.anonymous().post("/reset-password/", &body).await.has_message("Password updated successfully");
     host.anonymous().sign_in("new@example.com", PASSWORD).await.ok();
     assert_eq!(host.anonymous().sign_in("new@example.com", "a first password").await.status, 400);
+}
+
+async fn an_ascii_local_part_gets_its_domain_in_punycode(host: &TestHost) {
+    let path = "/utils/test-email/?email_to=plain@m%C3%BCnchen.example";
+    assert_eq!(host.superuser().request(Method::POST, path).send().await.status, 201);
+    let mail = host.mails().take("plain@xn--mnchen-3ya.example").await;
+    assert!(mail.to.contains("plain@xn--mnchen-3ya.example"), "{}", mail.to);
 }
 
 async fn a_recovery_mail_has_its_link_as_two_anchors_and_once_as_text(host: &TestHost) {

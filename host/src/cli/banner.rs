@@ -71,8 +71,8 @@ impl Banner<'_> {
         row(
             "Mail",
             match (&email.smtp_url, &email.from) {
-                _ if server.development => "logged, not sent (development)",
                 (Some(_), Some(_)) => "sent by SMTP",
+                _ if server.development => "logged, not sent (development without a mail server)",
                 _ => "off: passwords cannot be reset until email.smtp_url and email.from are set",
             },
         );

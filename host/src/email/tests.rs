@@ -15,6 +15,17 @@ struct Sink {
     connections: AtomicUsize,
     /// The number of recipients that it refuses before it accepts one.
     refuses: AtomicUsize,
+    /// Its response to a recipient that it refuses for good, to a sign-in, and to the first command of a session.
+    refusals: Mutex<Refusals>,
+    /// The commands so far.
+    commands: Mutex<Vec<String>>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Refusals {
+    recipient: Option<&'static str>,
+    sign_in: Option<&'static str>,
+    session: Option<&'static str>,
 }
 
 impl Sink {
@@ -37,10 +48,16 @@ impl Sink {
         let mut lines = BufReader::new(reader).lines();
         writer.write_all(b"220 sink\r\n").await.ok()?;
         while let Some(line) = lines.next_line().await.ok()? {
+            self.commands.lock().unwrap().push(line.clone());
+            let refusals = *self.refusals.lock().unwrap();
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             let refuse = |left: usize| left.checked_sub(1);
             let reply = match verb.as_str() {
                 "RCPT" if self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() => "451 later",
+                "RCPT" if refusals.recipient.is_some() => refusals.recipient.unwrap(),
+                "AUTH" if refusals.sign_in.is_some() => refusals.sign_in.unwrap(),
+                "EHLO" if refusals.session.is_some() => refusals.session.unwrap(),
+                "EHLO" => "250-sink\r\n250 AUTH PLAIN",
                 "DATA" => {
                     writer.write_all(b"354 go on\r\n").await.ok()?;
                     let mut mail = String::new();
@@ -147,6 +164,82 @@ async fn a_failed_mail_is_retried_after_growing_waits() {
 }
 
 #[tokio::test]
+async fn a_permanent_refusal_of_a_mail_is_not_retried() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refusals.lock().unwrap().recipient = Some("550 no such user here");
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
+    assert_eq!(mailer.outcomes(), [("sent", 0), ("refused", 1), ("expired", 0), ("dropped", 0)]);
+    // The next mail is sent.
+    sink.refusals.lock().unwrap().recipient = None;
+    mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0)]);
+}
+
+/// Wrong credentials, for example, concern every mail, and an operator can correct them.
+#[tokio::test]
+async fn a_permanent_refusal_of_the_session_is_retried() {
+    for refusals in [
+        Refusals { sign_in: Some("535 wrong password"), ..Refusals::default() },
+        Refusals { session: Some("554 no service here"), ..Refusals::default() },
+    ] {
+        let world = World::new().await;
+        let (sink, url) = Sink::start().await;
+        *sink.refusals.lock().unwrap() = refusals;
+        let mailer = mailer(&world, with_server(&url.replace("smtp://", "smtp://u:p@"))).unwrap();
+        mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+        assert!(mailer.step().await.unwrap());
+        assert_eq!(db::email::count(&world.db).await.unwrap(), 1);
+        *sink.refusals.lock().unwrap() = Refusals::default();
+        world.clock.advance(FIRST_BACKOFF);
+        assert!(mailer.step().await.unwrap());
+        assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn only_a_local_part_beyond_ascii_needs_smtputf8() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, |config| {
+        with_server(&url)(config);
+        config.email.from = Some("wharf@münchen.example".to_owned());
+    })
+    .unwrap();
+    for (email, sent) in [("Plain@münchen.example", 1), ("jörg@example.com", 1)] {
+        mailer.enqueue(&Mail::Test { email: email.to_owned() }).await.unwrap();
+        assert!(mailer.step().await.unwrap());
+        assert_eq!(mailer.outcomes()[0], ("sent", sent), "{email}");
+    }
+    assert_eq!(mailer.outcomes()[1], ("refused", 1), "the server has no SMTPUTF8");
+    let mails = sink.mails();
+    assert!(mails[0].contains("To: Plain@xn--mnchen-3ya.example"), "{}", mails[0]);
+    assert!(mails[0].contains("wharf@xn--mnchen-3ya.example"), "{}", mails[0]);
+    let commands = sink.commands.lock().unwrap();
+    assert!(commands.contains(&"RCPT TO:<Plain@xn--mnchen-3ya.example>".to_owned()), "{commands:?}");
+    assert!(!commands.iter().any(|command| command.contains("SMTPUTF8")), "{commands:?}");
+}
+
+/// Mailpit and MailHog offer no STARTTLS.
+#[tokio::test]
+async fn a_server_on_this_machine_need_not_offer_tls() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let url = url.replace("?tls=none", "");
+    for url in [url.clone(), url.replace("127.0.0.1", "localhost")] {
+        let mailer = mailer(&world, with_server(&url)).unwrap();
+        mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+        assert!(mailer.step().await.unwrap());
+        assert_eq!(mailer.outcomes()[0], ("sent", 1), "{url}");
+    }
+    assert_eq!(sink.mails().len(), 2);
+}
+
+#[tokio::test]
 async fn a_mail_is_dropped_after_the_last_attempt() {
     let world = World::new().await;
     // No server listens on this address any more.
@@ -159,6 +252,7 @@ async fn a_mail_is_dropped_after_the_last_attempt() {
         world.clock.advance(LONGEST_BACKOFF);
     }
     assert_eq!(attempts, MAX_ATTEMPTS);
+    assert_eq!(mailer.outcomes()[2], ("expired", 1));
 }
 
 #[tokio::test]
@@ -206,6 +300,21 @@ async fn without_a_server_mail_is_logged_in_development_and_dropped_otherwise() 
         assert!(mailer.step().await.unwrap());
         assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
     }
+}
+
+#[tokio::test]
+async fn development_sends_mail_if_a_server_is_configured() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, |config| {
+        with_server(&url)(config);
+        config.server.development = true;
+    })
+    .unwrap();
+    assert_eq!(mailer.delivery(), Delivery::Smtp);
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(sink.mails().len(), 1);
 }
 
 #[tokio::test]

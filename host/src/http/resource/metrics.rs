@@ -129,6 +129,11 @@ async fn add_host(families: &mut Families, host: &Host) {
         "Lines of the log dropped because standard error did not take them in time",
         [(Labels::new(), telemetry::dropped_lines())],
     );
+    families.counter(
+        "mails",
+        "Mails that left the queue, by outcome",
+        host.mail.outcomes().map(|(outcome, count)| (label("outcome", outcome), count)),
+    );
     // The other metrics are needed most while the database does not respond.
     match email::count(&host.db).await {
         Ok(waiting) => families.single_gauge("mail_queue", "Mails waiting to be sent", waiting),
