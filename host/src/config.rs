@@ -10,6 +10,7 @@ pub(crate) mod kind;
 pub mod load;
 pub mod log_format;
 pub mod plugins;
+pub(crate) mod postgres_url;
 pub mod proxy_headers;
 mod reader;
 pub mod secret;
@@ -58,7 +59,7 @@ settings! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), "WHARF_LISTEN", kind::socket_address();
         /// Directory of the SQLite files; created with mode 0700.
         data_dir: PathBuf = PathBuf::from("wharf-data"), "WHARF_DATA_DIR", kind::directory();
-        /// Opens `/api/v1/private` and logs mail instead of sending it.
+        /// Opens `/api/v1/private`, and logs mail if no mail server is configured.
         development: bool = false, "WHARF_DEVELOPMENT", kind::boolean();
         /// Title of the OpenAPI document, subject prefix and sender name of mails.
         project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
@@ -98,7 +99,7 @@ settings! {
     Database in database {
         /// `postgres://…`; `None` means SQLite in the data directory.
         url: Option<Secret> = None, "WHARF_DATABASE_URL",
-            kind::secret_url("postgres://user:password@host:5432/database", &["postgres", "postgresql"]).optional();
+            kind::postgres_url().optional();
         /// Connections of the host's own pool.
         connections: u32 = 8, "WHARF_DATABASE_CONNECTIONS", kind::count(1..=1000);
         /// How long to wait for a connection.
@@ -113,8 +114,8 @@ impl Database {
     /// Describes the database for people, without user and password.
     pub fn description(&self) -> String {
         let Some(url) = &self.url else { return "SQLite in the data directory".to_owned() };
-        let Ok(url) = url::Url::parse(url.expose()) else { return "PostgreSQL".to_owned() };
-        let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("a local socket");
+        let Ok(url) = postgres_url::parse(url.expose()) else { return "PostgreSQL".to_owned() };
+        let host = postgres_url::host(&url).unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         format!("PostgreSQL at {host}{port}, database {}", url.path().trim_start_matches('/'))
     }
@@ -139,10 +140,10 @@ settings! {
 settings! {
     /// Outgoing mail; off unless both are set.
     Email in email {
-        /// `smtp://user:password@host:587` (STARTTLS), `smtps://…:465` (TLS) or `smtp://…?tls=none`.
+        /// `smtp://user:password@host:587` (STARTTLS), `smtps://…:465` (TLS) or `smtp://…?tls=none`. A loopback host
+        /// need not offer STARTTLS.
         smtp_url: Option<Secret> = None, "WHARF_SMTP_URL",
-            kind::secret_url("smtp://user:password@host:587, smtps://…:465 or smtp://…:25?tls=none", &["smtp", "smtps"])
-                .optional();
+            kind::smtp_url().optional();
         /// Sender address.
         from: Option<String> = None, "WHARF_EMAIL_FROM", kind::email_address().optional();
     }
@@ -167,5 +168,8 @@ mod tests {
         let url = Secret::new("postgres://user:hunter2@db.example.com:5433/app?sslmode=require");
         let database = Database { url: Some(url), ..Database::default() };
         assert_eq!(database.description(), "PostgreSQL at db.example.com:5433, database app");
+        let url = Secret::new("postgres://user:hunter2@/app?host=/run/postgresql");
+        let database = Database { url: Some(url), ..Database::default() };
+        assert_eq!(database.description(), "PostgreSQL at /run/postgresql, database app");
     }
 }

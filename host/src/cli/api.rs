@@ -2,6 +2,7 @@
 //! leniently, so that an older command works with a newer host.
 
 use std::io::{Cursor, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +14,7 @@ use url::Url;
 use super::credentials::Credentials;
 use super::failure::Failure;
 use crate::clock::Random;
-use crate::config::Secret;
+use crate::config::{Secret, source};
 use crate::http::pace::MIN_BYTES_PER_SECOND;
 
 /// The largest response to read, in bytes; the operator API sends none that is larger.
@@ -44,13 +45,21 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Creates a client that authenticates by `WHARF_TOKEN`, or else by the login that `wharf login` stored.
+    /// Creates a client that authenticates by `WHARF_TOKEN`, by the file of `WHARF_TOKEN_FILE`, or else by the login that
+    /// `wharf login` stored.
     pub(super) fn open(remote: &Remote) -> Result<Self, Failure> {
         let mut api = Self::without_login(&remote.url)?;
         // There is no flag for the token: every user of the machine can read the arguments of a process.
-        api.token = match std::env::var("WHARF_TOKEN") {
-            Ok(token) if !token.trim().is_empty() => Some(Secret::new(token.trim())),
-            _ => Credentials::of_person()?.find(&api.url)?.map(|login| Secret::new(login.access_token)),
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        api.token = match (variable("WHARF_TOKEN"), variable("WHARF_TOKEN_FILE")) {
+            (Some(_), Some(_)) => return Err(Failure::usage("WHARF_TOKEN and WHARF_TOKEN_FILE are both set")),
+            (Some(token), None) => Some(Secret::new(token.trim())),
+            (None, Some(file)) => {
+                let token = source::read_secret(Path::new(file.trim()));
+                let token = token.map_err(|reason| Failure::usage(format!("WHARF_TOKEN_FILE: {file} {reason}")))?;
+                Some(Secret::new(token))
+            }
+            (None, None) => Credentials::of_person()?.find(&api.url)?.map(|login| Secret::new(login.access_token)),
         };
         if api.token.is_none() {
             let text = format!("not signed in to {}", api.url);

@@ -12,7 +12,7 @@ use super::terminal::Terminal;
 use crate::config::{Flag, Loaded, Origin, Sources, load, source};
 
 /// Variables that the command line itself uses; every other `WHARF_*` is a setting of the host.
-const NOT_SETTINGS: &[&str] = &["WHARF_CONFIG", "WHARF_URL", "WHARF_TOKEN"];
+const NOT_SETTINGS: &[&str] = &["WHARF_CONFIG", "WHARF_URL", "WHARF_TOKEN", "WHARF_TOKEN_FILE"];
 
 /// Settings on the command line. Values are text here; `config` checks them together with all others.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(super) struct Settings {
     /// The directory of SQLite files, keys and caches
     #[arg(long, value_name = "DIR", help_heading = "Settings")]
     data_dir: Option<String>,
-    /// Open /api/v1/private and log mail instead of sending it
+    /// Open /api/v1/private, and log mail if no mail server is configured
     #[arg(long, help_heading = "Settings")]
     development: bool,
     /// The URLs of the frontends: the allowed CORS origins; the first one is the base of links in mails

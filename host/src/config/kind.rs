@@ -13,6 +13,7 @@ use url::Url;
 
 use super::frontend_urls::FrontendUrls;
 use super::log_format::LogFormat;
+use super::postgres_url;
 use super::proxy_headers::ProxyHeaders;
 use super::secret::Secret;
 use crate::address::Address;
@@ -168,7 +169,7 @@ pub(super) fn password() -> Kind<Secret> {
     let accepted = "a password of 8 to 128 characters";
     Kind::new(accepted, Secret::to_string, |text| match text.chars().count() {
         count @ (..8 | 129..) => Err(format!("has {count} characters")),
-        _ if text.contains('\0') => Err("contains a NUL character".to_owned()),
+        _ if text.chars().any(char::is_control) => Err("contains a control character".to_owned()),
         _ => Ok(Secret::new(text)),
     })
     .secret()
@@ -196,16 +197,33 @@ pub(super) fn email_address() -> Kind<String> {
     })
 }
 
-/// A URL that may contain a password.
-pub(super) fn secret_url(accepted: &str, schemes: &'static [&'static str]) -> Kind<Secret> {
+/// The URL of a PostgreSQL database.
+pub(super) fn postgres_url() -> Kind<Secret> {
+    let accepted = "postgres://user:password@host:5432/database or postgres://user:password@/database?host=/socket";
     Kind::new(accepted, Secret::to_string, |text| {
-        let url = parse_url(text, schemes)?;
-        if url.host_str().unwrap_or_default().is_empty() && !url.query_pairs().any(|(name, _)| name == "host") {
-            return Err("names no host".to_owned());
-        }
-        Ok(Secret::new(text))
+        let text = uncontrolled(filled(text)?)?;
+        postgres_url::parse(text).map(|_| Secret::new(text))
     })
     .secret()
+}
+
+/// The URL of a mail server.
+pub(super) fn smtp_url() -> Kind<Secret> {
+    let accepted = "smtp://user:password@host:587, smtps://…:465 or smtp://…:25?tls=none";
+    Kind::new(accepted, Secret::to_string, |text| {
+        let text = uncontrolled(filled(text)?)?;
+        let url = parse_url(text, &["smtp", "smtps"])?;
+        match url.host_str().unwrap_or_default() {
+            "" => Err("names no host".to_owned()),
+            _ => Ok(Secret::new(text)),
+        }
+    })
+    .secret()
+}
+
+/// Refuses control characters, which the parser of URLs would remove without a word.
+fn uncontrolled(text: &str) -> Result<&str, String> {
+    if text.chars().any(char::is_control) { Err("contains a control character".to_owned()) } else { Ok(text) }
 }
 
 /// The URLs of the frontends, in one text or a list.

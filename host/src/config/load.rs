@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::reader::Reader;
-use super::{Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources};
+use super::{Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url};
 
 /// A checked configuration with the origin of each setting.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
 const WELL_KNOWN_PASSWORD: &str = "changethis";
 
 fn has_well_known_password(url: &Secret) -> bool {
-    url::Url::parse(url.expose()).is_ok_and(|url| url.password() == Some(WELL_KNOWN_PASSWORD))
+    postgres_url::parse(url.expose()).is_ok_and(|url| postgres_url::has_password(&url, WELL_KNOWN_PASSWORD))
 }
 
 #[cfg(test)]
@@ -159,6 +159,113 @@ mod tests {
         }
         assert!(!text.contains("hunter2") && !text.contains("WHARF_PORT"), "{text}");
         assert_eq!(text.lines().count(), 14, "{text}");
+    }
+
+    #[test]
+    fn one_line_ending_of_a_variable_is_no_part_of_it() {
+        let environment = |password: &'static str| {
+            let environment = [("WHARF_SUPERUSER_PASSWORD", password), ("WHARF_LISTEN", "127.0.0.1:2\n")];
+            with("", &environment, Vec::new())
+        };
+        for password in ["correct horse", "correct horse\n", "correct horse\r\n"] {
+            let config = environment(password).unwrap().config;
+            assert_eq!(config.auth.superuser_password, Some(Secret::new("correct horse")), "{password:?}");
+            assert_eq!(config.server.listen.port(), 2);
+        }
+        let shown = with("", &[("WHARF_PROJECT_NAME", "\n")], Vec::new()).unwrap();
+        assert_eq!(shown.config.server.project_name, "Wharf", "an empty line is unset");
+        for password in [
+            "correct horse\n\n",
+            "correct\nhorse",
+            "correct\thorse",
+            "correct horse\r",
+            "correct\0horse",
+            "\u{85}correct",
+        ] {
+            let text = environment(password).unwrap_err();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let part = "WHARF_SUPERUSER_PASSWORD: contains a control character";
+            assert!(text.starts_with(part) && !text.contains("horse"), "{text}");
+        }
+        for file in ["[auth]\nsuperuser_password = \"correct\\thorse\"", "[database]\nurl = \"postgres://u:p\\tx@h/d\""]
+        {
+            let text = with(file, &[], Vec::new()).unwrap_err();
+            assert!(text.contains("contains a control character"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_secret_can_be_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        for (name, content) in [
+            ("password", &b"correct horse\n"[..]),
+            ("token", &b"0123456789abcdef\r\n"[..]),
+            ("database", &b"postgres://u:hunter2@h/d"[..]),
+            ("mail", &b"smtp://u:hunter2@h\n"[..]),
+            ("empty", &b"\n"[..]),
+            ("lines", &b"hunter2\nhunter2\n"[..]),
+            ("binary", &b"hunter2\xff"[..]),
+            ("large", &[b'x'; 65 * 1024][..]),
+        ] {
+            std::fs::write(path(name), content).unwrap();
+        }
+        let of = |name: &'static str, file: &str| (name, path(file));
+        let load = |environment: &[(&str, String)]| {
+            let environment: Vec<(&str, &str)> =
+                environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            with("[email]\nfrom = \"a@example.com\"\n", &environment, Vec::new())
+        };
+        let loaded = load(&[
+            of("WHARF_SUPERUSER_PASSWORD_FILE", "password"),
+            of("WHARF_METRICS_TOKEN_FILE", "token"),
+            of("WHARF_DATABASE_URL_FILE", "database"),
+            of("WHARF_SMTP_URL_FILE", "mail"),
+            // An empty variable is unset.
+            ("WHARF_SMTP_URL", String::new()),
+        ])
+        .unwrap();
+        let config = &loaded.config;
+        for (secret, expected) in [
+            (&config.auth.superuser_password, "correct horse"),
+            (&config.server.metrics_token, "0123456789abcdef"),
+            (&config.database.url, "postgres://u:hunter2@h/d"),
+            (&config.email.smtp_url, "smtp://u:hunter2@h"),
+        ] {
+            assert_eq!(*secret, Some(Secret::new(expected)));
+        }
+        // Every setting that is a secret, and no other one.
+        let secrets = loaded.settings.iter().filter(|s| s.value.as_deref() == Some("[redacted]"));
+        assert!(secrets.clone().all(|s| s.origin.to_string() == format!("{}_FILE", s.env)));
+        assert_eq!(secrets.count(), 4);
+
+        let text = load(&[
+            of("WHARF_SUPERUSER_PASSWORD_FILE", "empty"),
+            of("WHARF_METRICS_TOKEN_FILE", "large"),
+            of("WHARF_DATABASE_URL_FILE", "nowhere"),
+            of("WHARF_SMTP_URL_FILE", "mail"),
+            ("WHARF_SMTP_URL", "smtp://u:hunter2@h".to_owned()),
+            of("WHARF_LISTEN_FILE", "password"),
+        ])
+        .unwrap_err();
+        for part in [
+            "WHARF_SUPERUSER_PASSWORD_FILE: auth.superuser_password is in ",
+            "which is empty\n",
+            "which is larger than 64 KiB; is it the right file?\n",
+            "WHARF_DATABASE_URL_FILE: database.url is in ",
+            "nowhere\", which cannot be read: No such file or directory",
+            "WHARF_SMTP_URL_FILE: email.smtp_url and WHARF_SMTP_URL are both set; unset one of them\n",
+            "WHARF_LISTEN_FILE: is not a setting of Wharf",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+        assert_eq!(text.lines().count(), 5, "{text}");
+        for (file, part) in
+            [("lines", "contains a control character"), ("binary", "is not text in UTF-8"), ("", "cannot be read")]
+        {
+            let text = load(&[of("WHARF_SMTP_URL_FILE", file)]).unwrap_err();
+            assert!(text.contains(part) && !text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Reads settings one by one from layered sources. Each key is declared once, in its section. The calls of the sections
-//! give the error messages, the list of known keys, `config show` and the check for unknown keys.
+//! give the error messages, the list of known keys, `config show` and the check for unknown keys. A secret may also be in
+//! a file that a variable names: the variable of the setting, with `_FILE` at the end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::finding::{Finding, Origin};
 use super::kind::{Kind, ValueType};
-use super::source::{PREFIX, RawValue, Sources};
+use super::source::{FILE_SUFFIX, PREFIX, RawValue, Sources, read_secret};
 
 /// The effective value of one setting.
 #[derive(Debug, Clone)]
@@ -23,31 +27,60 @@ pub struct Setting {
 /// Reads settings and collects findings.
 pub(super) struct Reader<'a> {
     sources: &'a Sources,
+    /// The variables that name the file of a secret, with the content of the file if it could be read.
+    secret_files: BTreeMap<String, Option<RawValue>>,
     settings: Vec<Setting>,
     findings: Vec<Finding>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        Self { sources, settings: Vec::new(), findings: sources.findings.clone() }
+        let (secret_files, settings, findings) = (BTreeMap::new(), Vec::new(), sources.findings.clone());
+        Self { sources, secret_files, settings, findings }
     }
 
     /// Reads a setting. Returns the default if no source gives it, or if its value is wrong.
     pub(super) fn read<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>, default: T) -> T {
-        let value = self.parse(key, env, kind).unwrap_or(default);
-        let origin = self.raw(key, env).map_or(Origin::Default, |raw| raw.origin.clone());
+        if kind.secret {
+            self.read_file_of(key, env);
+        }
+        let raw = self.raw(key, env);
+        let origin = raw.as_ref().map_or(Origin::Default, |raw| raw.origin.clone());
+        let value = raw.and_then(|raw| self.parse(key, &raw, kind)).unwrap_or(default);
         let (shown, accepted) = (kind.show(&value), kind.accepted.clone());
         self.settings.push(Setting { key, env, value: shown, origin, accepted });
         value
     }
 
-    fn raw(&self, key: &str, env: &str) -> Option<&'a RawValue> {
-        let sources = self.sources;
-        sources.flags.get(key).or_else(|| sources.environment.get(env)).or_else(|| sources.file.get(key))
+    /// Reads the file of a secret, if a variable names one.
+    fn read_file_of(&mut self, key: &str, env: &str) {
+        let name = format!("{env}{FILE_SUFFIX}");
+        let Some(path) = self.sources.environment.get(&name) else { return };
+        let origin = path.origin.clone();
+        let read = match self.sources.environment.contains_key(env) {
+            true => Err(format!("and {env} are both set; unset one of them")),
+            false => {
+                read_secret(Path::new(&path.text)).map_err(|reason| format!("is in {:?}, which {reason}", path.text))
+            }
+        };
+        let content = match read {
+            Ok(text) => Some(RawValue { text, value_type: ValueType::Text, origin }),
+            Err(reason) => {
+                self.refuse(key, origin, reason);
+                None
+            }
+        };
+        self.secret_files.insert(name, content);
     }
 
-    fn parse<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>) -> Option<T> {
-        let raw = self.raw(key, env)?;
+    fn raw(&self, key: &str, env: &str) -> Option<RawValue> {
+        let sources = self.sources;
+        let file = || self.secret_files.get(&format!("{env}{FILE_SUFFIX}")).and_then(Option::as_ref);
+        let found = sources.flags.get(key).or_else(|| sources.environment.get(env)).or_else(file);
+        found.or_else(|| sources.file.get(key)).cloned()
+    }
+
+    fn parse<T>(&mut self, key: &'static str, raw: &RawValue, kind: &Kind<T>) -> Option<T> {
         let parsed = match raw.value_type {
             ValueType::Other(name) => Err(format!("is a TOML {name}")),
             ValueType::List if !kind.takes(ValueType::List) => Err("is a TOML array".to_owned()),
@@ -116,7 +149,7 @@ impl<'a> Reader<'a> {
 
     fn refuse_unknown_variables(&mut self) {
         for (name, raw) in &self.sources.environment {
-            if self.settings.iter().all(|setting| setting.env != name) {
+            if self.settings.iter().all(|setting| setting.env != name) && !self.secret_files.contains_key(name) {
                 // Compared without the prefix, which makes all names similar.
                 let bare = name.trim_start_matches(PREFIX);
                 let known = self.settings.iter().map(|setting| setting.env.trim_start_matches(PREFIX));

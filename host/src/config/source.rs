@@ -1,5 +1,8 @@
 //! The sources of settings: a TOML file, the environment and flags. Owns reading all three into one form, a text with
 //! its origin. Never knows which keys exist. `config::load` layers the sources.
+//!
+//! Files and secrets of container platforms end with a line ending, which is no part of a value. So one line ending at
+//! the end of a variable or of the file of a secret is removed; any other control character is refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +23,12 @@ pub(super) const PREFIX: &str = "WHARF_";
 
 /// Maximum size of the file. A larger one is not a configuration.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The end of the name of a variable that names the file of a secret.
+pub(super) const FILE_SUFFIX: &str = "_FILE";
+
+/// Maximum size of the file of a secret.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// A value as it was written.
 #[derive(Debug, Clone)]
@@ -113,7 +122,8 @@ impl Sources {
         }
     }
 
-    /// Adds the variables that begin with `WHARF_`, without `not_settings`. An empty one counts as unset.
+    /// Adds the variables that begin with `WHARF_`, without `not_settings`. An empty one counts as unset, also if it holds
+    /// a line ending.
     pub fn add_environment(
         &mut self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -121,13 +131,15 @@ impl Sources {
     ) {
         for (name, value) in variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)).map(str::to_owned) else { continue };
-            if value.is_empty() || not_settings.contains(&name.as_str()) || is_service_link(&name) {
+            if not_settings.contains(&name.as_str()) || is_service_link(&name) {
                 continue;
             }
             let origin = Origin::Environment(name.clone());
-            match value.into_string() {
+            let text = value.to_str().ok_or("is not text in UTF-8").and_then(one_line);
+            match text.map(str::to_owned) {
+                Ok(text) if text.is_empty() => {}
                 Ok(text) => drop(self.environment.insert(name, RawValue { text, value_type: ValueType::Text, origin })),
-                Err(_) => self.findings.push(Finding { origin, key: None, text: "is not text in UTF-8".into() }),
+                Err(reason) => self.findings.push(Finding { origin, key: None, text: reason.into() }),
             }
         }
     }
@@ -137,6 +149,36 @@ impl Sources {
         for Flag { key, name, value } in flags {
             self.flags.insert(key, RawValue { text: value, value_type: ValueType::Text, origin: Origin::Flag(name) });
         }
+    }
+}
+
+/// Removes one line ending at the end. Refuses any other control character.
+fn one_line(text: &str) -> Result<&str, &'static str> {
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    match line.chars().any(char::is_control) {
+        true => Err("contains a control character, such as a tab or a line break in the middle"),
+        false => Ok(line),
+    }
+}
+
+/// Reads the file of a secret.
+///
+/// # Errors
+/// The reason why it is not the file of a secret, without its content.
+pub(crate) fn read_secret(path: &Path) -> Result<String, String> {
+    let read = || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
+        return Err("is larger than 64 KiB; is it the right file?".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".to_owned())?;
+    match one_line(&text)? {
+        "" => Err("is empty".to_owned()),
+        line => Ok(line.to_owned()),
     }
 }
 
