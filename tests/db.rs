@@ -1,4 +1,5 @@
 //! The databases: the host's own and the plugins'. The same cases run on SQLite and on PostgreSQL.
 
 mod open;
+mod pgbouncer;
 mod plugin_data;

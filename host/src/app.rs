@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::db::node_lock::NodeLock;
 use crate::db::plugin_data::PluginData;
+use crate::db::reach::reach;
 use crate::egress::{Egress, EgressEnvironment};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
@@ -102,6 +103,9 @@ impl App {
         let failed = |error: Error| Error::internal(format!("{description}: {}", error.report()));
         let in_database = "two hosts on one database would overwrite each other's changes, so stop the other one first";
         let waiting = || step.wait_for(description.clone(), in_database);
+        // In time for the error to have the reason, instead of that of the start as a whole.
+        let patience = config.database.timeout.min(config.server.start_timeout.saturating_mul(4) / 5);
+        reach(&config.database, patience).await.map_err(failed)?;
         let mut lock = NodeLock::acquire(&config.database, &random, waiting).await.map_err(failed)?;
         *step = Step::Opening("opening the database");
         let db = Db::open_as(&config.database, data_dir.path(), lock.as_ref().map(NodeLock::holder))
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_start_that_hangs_times_out_and_names_the_part() {
+    async fn a_database_that_hangs_is_the_reason_of_a_start_that_fails() {
         let directory = tempfile::tempdir().unwrap();
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(&directory);
@@ -332,7 +336,8 @@ mod tests {
         config.database = crate::config::Database { url: Some(crate::config::Secret::new(url)), ..config.database };
         config.server.start_timeout = Duration::from_millis(300);
         let error = App::start(config, Environment::default()).await.err().unwrap();
-        let text = "opening the database took longer than server.start_timeout (300ms)";
+        let text = "database x: The database cannot be reached now";
         assert!(error.report().contains(text) && !error.report().contains("hunter2"), "{}", error.report());
+        assert!(error.report().contains("did not accept a connection within 240ms"), "{}", error.report());
     }
 }

@@ -15,10 +15,12 @@ mod migrations;
 pub mod node_lock;
 pub mod plugin;
 pub mod plugin_data;
+pub mod reach;
 pub mod release;
 pub(crate) mod reset_token;
 mod row;
 pub(crate) mod session;
+mod session_settings;
 pub(crate) mod signing_key;
 mod sqlite_file;
 mod sqlite_memory;
@@ -28,17 +30,16 @@ mod value;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Postgres, Sqlite};
 
 pub(crate) use self::failure::is_duplicate;
 use self::host_pool::HostPool;
 use self::sqlite_file::WalAnchor;
-use crate::config;
+use crate::config::{self, postgres_url};
 use crate::error::{Error, Result};
 
 /// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
@@ -136,15 +137,15 @@ impl Db {
     }
 
     async fn open_postgres(config: &config::Database, url: &str, holder: Option<&str>) -> Result<Self> {
-        let holder = holder.map(|holder| (HOLDER, holder));
-        let options = postgres_options(url)?.options([("search_path", HOST_SCHEMA)]);
+        let options = postgres_options(url)?;
+        let mut settings = vec![("search_path", HOST_SCHEMA.to_owned())];
         // Migrations may take longer than other statements, so they have a connection of their own. It names no holder:
         // this host is recorded as the holder only afterwards, and a migration may change the plugins.
-        let opening = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(config.timeout)
-            .connect_with(options.clone())
-            .await?;
+        let opening = PgPoolOptions::new().max_connections(1).acquire_timeout(config.timeout);
+        let opening = session_settings::in_pool(opening, settings.clone());
+        // The pool would not tell why it cannot connect.
+        reach::connect(&options, config.timeout).await?.close().await?;
+        let opening = opening.connect_with(options.clone()).await?;
         // Two concurrent CREATE SCHEMA IF NOT EXISTS can both fail; sqlx takes its own advisory lock only for
         // migrations.
         let mut connection = opening.acquire().await?;
@@ -157,8 +158,9 @@ impl Db {
         drop(connection);
         migrations::postgres().run(&opening).await.map_err(migration_failed)?;
         opening.close().await;
+        settings.extend(holder.map(|holder| (HOLDER, holder.to_owned())));
         let pool = PgPoolOptions::new().max_connections(config.connections).acquire_timeout(config.timeout);
-        Ok(Self::Postgres(HostPool::postgres(pool, options.options(holder), config.statement_timeout)))
+        Ok(Self::Postgres(HostPool::postgres(pool, options, settings, config.statement_timeout)))
     }
 
     /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor
@@ -204,8 +206,10 @@ fn private_file(file: &Path) -> std::io::Result<()> {
 /// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains
 /// it.
 pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
-    PgConnectOptions::from_str(url)
-        .map(ConnectOptions::disable_statement_logging)
+    let url = postgres_url::parse(url).map_err(|reason| Error::internal(format!("database.url {reason}")))?;
+    PgConnectOptions::from_url(&url)
+        // PgBouncer refuses this startup parameter. Numbers are read in binary, so it changes nothing.
+        .map(|options| options.extra_float_digits(None).disable_statement_logging())
         .map_err(|error| Error::internal("database.url is not a PostgreSQL URL").with_source(error))
 }
 

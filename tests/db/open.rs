@@ -13,6 +13,10 @@ fn settings(database: Option<&TestDatabase>) -> Database {
     Database { url, connections: 2, timeout: Duration::from_secs(30), ..Database::default() }
 }
 
+fn at(url: &str) -> Database {
+    Database { url: Some(Secret::new(url)), ..settings(None) }
+}
+
 /// Counts the migrations that are recorded as applied.
 async fn applied(db: &Db) -> i64 {
     const SQL: &str = "SELECT count(*) FROM _sqlx_migrations WHERE success";
@@ -89,10 +93,41 @@ async fn nodes_that_start_concurrently_open_the_same_schema() {
 }
 
 #[tokio::test]
-async fn an_unreachable_database_is_an_error_without_its_password() {
+async fn an_unreachable_database_is_an_error_with_its_reason_and_without_its_password() {
     let dir = tempfile::tempdir().unwrap();
-    let url = Some(Secret::new("postgres://someone:very-secret@127.0.0.1:1/none"));
-    let settings = Database { url, connections: 1, timeout: Duration::from_secs(1), ..Database::default() };
-    let error = Db::open(&settings, dir.path()).await.unwrap_err();
-    assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");
+    let no_socket = format!("postgres://someone:very-secret@/none?host={}", dir.path().display());
+    for (url, reason) in [
+        ("postgres://someone:very-secret@127.0.0.1:1/none", "Connection refused"),
+        (&no_socket, "No such file or directory"),
+    ] {
+        let settings = Database { timeout: Duration::from_secs(1), ..at(url) };
+        let error = Db::open(&settings, dir.path()).await.unwrap_err();
+        assert!(error.report().contains(reason), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_a_login_is_not_asked_again() {
+    let Some(database) = postgres::database().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (url, reason) in [
+        (database.url.replace(":wharf@", ":very-secret@"), "password authentication failed"),
+        (format!("{}x", database.url), "does not exist"),
+    ] {
+        // Longer than any test may take.
+        let settings = Database { timeout: Duration::from_secs(600), ..at(&url) };
+        let error = Db::open(&settings, dir.path()).await.unwrap_err();
+        assert!(error.report().contains(reason), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_can_be_named_as_libpq_names_it() {
+    let Some(database) = postgres::database().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&at(&database.socket_url), dir.path()).await.unwrap();
+    db.ping().await.unwrap();
+    db.close().await;
 }

@@ -28,6 +28,8 @@ const MIN_FREE_MIB: u64 = 4 * 1024;
 pub(crate) struct TestDatabase {
     /// `postgres://…` for `database.url`.
     pub(crate) url: String,
+    /// The same database through the socket of the server, as libpq writes it.
+    pub(crate) socket_url: String,
     /// The same database as a superuser, to inspect it independently of the host.
     pub(crate) superuser_url: String,
     name: String,
@@ -41,6 +43,11 @@ pub(crate) async fn database() -> Option<TestDatabase> {
     cluster.administer(&format!("CREATE DATABASE {name} OWNER {HOST_ROLE}")).await;
     Some(TestDatabase {
         url: format!("postgres://{HOST_ROLE}:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port),
+        socket_url: format!(
+            "postgres://{HOST_ROLE}:{PASSWORD}@/{name}?host={}&port={}",
+            cluster.directory.display(),
+            cluster.port
+        ),
         superuser_url: format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port),
         name,
     })
@@ -69,6 +76,8 @@ impl Drop for TestDatabase {
 
 struct Cluster {
     port: u16,
+    /// The directory of the server, with its socket.
+    directory: PathBuf,
     /// Holds the pipe. Its end tells the watchdog that this process has ended.
     _watchdog: Child,
 }
@@ -146,24 +155,33 @@ fn start(binaries: &Path) -> Cluster {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        if let Some(watchdog) = try_start(binaries, port) {
-            return Cluster { port, _watchdog: watchdog };
+        if let Some((directory, watchdog)) = try_start(binaries, port) {
+            return Cluster { port, directory, _watchdog: watchdog };
         }
     }
     panic!("PostgreSQL in {} does not start; see above", binaries.display());
 }
 
-fn try_start(binaries: &Path, port: u16) -> Option<Child> {
+/// Returns a prefix of a command that drops root's rights, and gives the directory to the user that then runs the command.
+pub(crate) fn without_root(directory: &Path) -> &'static [&'static str] {
+    if !is_root() {
+        return &["env"];
+    }
+    let owned = Command::new("chown").args(["-R", "postgres"]).arg(directory).status().unwrap();
+    assert!(owned.success(), "root cannot run PostgreSQL, and there is no user `postgres` to run it");
+    &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+}
+
+/// Returns the directory of the server's socket, and its port. Returns `None` if PostgreSQL is not installed.
+pub(crate) fn socket() -> Option<(&'static Path, u16)> {
+    cluster().map(|cluster| (cluster.directory.as_path(), cluster.port))
+}
+
+fn try_start(binaries: &Path, port: u16) -> Option<(PathBuf, Child)> {
     let directory = directory();
     let mut watchdog = Command::new("sh");
     watchdog.arg("-c").arg(WATCHDOG).arg("wharf-pg").arg(binaries).arg(&directory).arg(port.to_string());
-    if is_root() {
-        let owned = Command::new("chown").arg("postgres").arg(&directory).status().unwrap();
-        assert!(owned.success(), "root cannot run PostgreSQL, and there is no user `postgres` to run it");
-        watchdog.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
-    } else {
-        watchdog.arg("env");
-    }
+    watchdog.args(without_root(&directory));
     let mut watchdog = watchdog
         .current_dir(&directory)
         .env("PGPASSWORD", PASSWORD)
@@ -175,7 +193,7 @@ fn try_start(binaries: &Path, port: u16) -> Option<Child> {
         .unwrap();
     let mut line = String::new();
     BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    (line == "ready\n").then_some(watchdog)
+    (line == "ready\n").then_some((directory, watchdog))
 }
 
 /// Creates the cluster's directory, in memory if there is space: each database has hundreds of files, and a disk spends

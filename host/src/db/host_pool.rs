@@ -20,6 +20,7 @@ use sqlx::{Connection as _, Database, Either, Execute, Executor, Pool, Postgres,
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::session_settings::{self, Setting};
 use super::sqlite_file::WalAnchor;
 
 /// How long the host waits for a response after the server's own limit.
@@ -74,8 +75,14 @@ impl HostPool<Sqlite> {
 }
 
 impl HostPool<Postgres> {
-    /// Opens connections with `options` on demand. `limit` is the time limit of a statement, also on the server.
-    pub(super) fn postgres(options: PgPoolOptions, connect: PgConnectOptions, limit: Duration) -> Self {
+    /// Opens connections with `options` and `settings` on demand. `limit` is the time limit of a statement, also on the
+    /// server.
+    pub(super) fn postgres(
+        options: PgPoolOptions,
+        connect: PgConnectOptions,
+        mut settings: Vec<Setting>,
+        limit: Duration,
+    ) -> Self {
         let outages = Arc::<Outages>::default();
         let seen = Arc::clone(&outages);
         let test_timeout = TEST_TIMEOUT.min(options.get_acquire_timeout() / 2);
@@ -83,12 +90,13 @@ impl HostPool<Postgres> {
             let outages = Arc::clone(&seen);
             Box::pin(async move { Ok(outages.is_usable(connection, meta.age, test_timeout).await) })
         });
-        let limits = [
+        settings.extend([
             ("statement_timeout", limit.as_millis().to_string()),
             // Longer than the migrations of a plugin, during which the host holds a lock in a transaction.
             ("idle_in_transaction_session_timeout", "120s".to_owned()),
-        ];
-        let pool = options.connect_lazy_with(connect.options(limits));
+        ]);
+        let options = session_settings::in_pool(options, settings);
+        let pool = options.connect_lazy_with(connect);
         Self { pool, limit: Some(limit), outages, anchor: None }
     }
 }

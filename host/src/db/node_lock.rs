@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::taken_over;
+use super::session_settings;
 use super::{HOST_SCHEMA, postgres_options};
 use crate::clock::Random;
 use crate::config;
@@ -60,7 +61,7 @@ impl NodeLock {
         mut waiting: impl FnMut(),
     ) -> Result<Option<Self>> {
         let Some(url) = &config.url else { return Ok(None) };
-        let options = postgres_options(url.expose())?.options(KEEPALIVES);
+        let options = postgres_options(url.expose())?;
         let holder = random.uuid()?.to_string();
         let mut connection = LockConnection::open(&options, config.timeout).await?;
         while !connection.try_lock().await? {
@@ -157,12 +158,10 @@ struct LockConnection {
 
 impl LockConnection {
     async fn open(options: &PgConnectOptions, acquire: Duration) -> Result<Self> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(acquire)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(options.clone());
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(acquire).idle_timeout(None).max_lifetime(None);
+        let keepalives = KEEPALIVES.map(|(name, value)| (name, value.to_owned()));
+        let pool = session_settings::in_pool(pool, keepalives).connect_lazy_with(options.clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         // A new connection would not have the lock.
         listener.eager_reconnect(false);

@@ -34,6 +34,7 @@ use super::value::{Rows, Statement};
 use crate::clock::Random;
 use crate::db::host_pool::PgHostPool;
 use crate::error::Result;
+use crate::db::session_settings::Setting;
 use crate::id::PluginName;
 
 /// The time that the host waits for a response after the server's own deadline.
@@ -54,6 +55,7 @@ pub(super) struct Postgres {
     host: PgHostPool,
     options: PgConnectOptions,
     allowlist: Arc<Allowlist>,
+    settings: Vec<Setting>,
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
     pool: Arc<ConnectionPool<Backend>>,
@@ -117,20 +119,21 @@ impl Postgres {
             .username(&role.name)
             .password(role.password.expose())
             .application_name("wharf-plugin")
-            .statement_cache_capacity(MAX_STATEMENTS)
-            .options([
-                ("search_path", role::schema(plugin)),
-                ("statement_timeout", limits.time.as_millis().to_string()),
-                ("lock_timeout", backend::lock_time(limits.time).to_string()),
-                ("idle_in_transaction_session_timeout", "120s".to_owned()),
-                // The lexer depends on this setting.
-                ("standard_conforming_strings", "on".to_owned()),
-            ]);
+            .statement_cache_capacity(MAX_STATEMENTS);
+        let settings = vec![
+            ("search_path", role::schema(plugin)),
+            ("statement_timeout", limits.time.as_millis().to_string()),
+            ("lock_timeout", backend::lock_time(limits.time).to_string()),
+            ("idle_in_transaction_session_timeout", "120s".to_owned()),
+            // The lexer depends on this setting.
+            ("standard_conforming_strings", "on".to_owned()),
+        ];
         Ok(Self {
             plugin: plugin.clone(),
             host: host.clone(),
             options,
             allowlist,
+            settings,
             limits: limits.clone(),
             pool: ConnectionPool::new(limits.connections),
             disk: Arc::new(DiskUsage::of(host, plugin)),
@@ -187,7 +190,8 @@ impl Postgres {
             }
         }
         let connected = with_deadline(limits, async {
-            let connected = Backend::connect(&self.options, self.limits.time, Arc::clone(&self.allowlist)).await;
+            let allowlist = Arc::clone(&self.allowlist);
+            let connected = Backend::connect(&self.options, &self.settings, self.limits.time, allowlist).await;
             connected.map_err(|error| error_mapping::to_data_error(error, limits))
         });
         let backend = connected.await.map_err(of_own_statement)?;

@@ -19,6 +19,7 @@ use crate::db::plugin_data::kept_statements::KeptStatements;
 use crate::db::plugin_data::result_budget::ResultBudget;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::plugin_data::value::{Rows, Value};
+use crate::db::session_settings::{self, Setting};
 
 /// The memory that the server takes for a statement, as a multiple of its text: the text, its parsed form and its plan.
 /// Other statements than lists of short literals take less. Such a list takes a hundred times its text, so it can exceed
@@ -86,13 +87,15 @@ impl Reusable for Backend {
 }
 
 impl Backend {
-    /// Connects. `time` is the statement deadline that `options` set on the server.
+    /// Connects. `time` is the statement deadline that `settings` set on the server.
     pub(super) async fn connect(
         options: &PgConnectOptions,
+        settings: &[Setting],
         time: Duration,
         allowlist: Arc<Allowlist>,
     ) -> sqlx::Result<Self> {
         let mut connection = options.connect().await?;
+        session_settings::apply(&mut connection, settings).await?;
         let (number, started) = sqlx::query_as(OWN_PROCESS).persistent(false).fetch_one(&mut connection).await?;
         let process = Process { number, started };
         Ok(Self {

@@ -12,6 +12,7 @@ use crate::db::plugin_data::migration::{
     Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
 };
 use crate::db::plugin_data::statement;
+use crate::db::session_settings;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::error::Error;
 
@@ -39,11 +40,13 @@ impl Postgres {
         let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, &limits));
         let mut lock = self.host.begin().await.map_err(Error::from)?;
         role::lock(&mut lock, &self.plugin, MIGRATION_TIME).await.map_err(failed)?;
-        let options = self.options.clone().options([
+        let mut connection = self.options.connect().await.map_err(failed)?;
+        let mut settings = self.settings.clone();
+        settings.extend([
             ("statement_timeout", MIGRATION_TIME.as_millis().to_string()),
             ("lock_timeout", LOCK_TIME.as_millis().to_string()),
         ]);
-        let mut connection = options.connect().await.map_err(failed)?;
+        session_settings::apply(&mut connection, &settings).await.map_err(failed)?;
         // The migrations are also applied if the server's operating system does not support the setting.
         let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
         // On an error the connection is dropped and closes, which rolls everything back.
