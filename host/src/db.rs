@@ -32,14 +32,14 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Postgres, Sqlite};
 
 pub(crate) use self::failure::is_duplicate;
 use self::host_pool::HostPool;
 use self::sqlite_file::WalAnchor;
-use crate::config::{self, postgres_url};
+use crate::config;
 use crate::error::{Error, Result};
 
 /// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
@@ -137,7 +137,7 @@ impl Db {
     }
 
     async fn open_postgres(config: &config::Database, url: &str, holder: Option<&str>) -> Result<Self> {
-        let options = postgres_options(url)?;
+        let options = reach::options(url)?;
         let mut settings = vec![("search_path", HOST_SCHEMA.to_owned())];
         // Migrations may take longer than other statements, so they have a connection of their own. It names no holder:
         // this host is recorded as the holder only afterwards, and a migration may change the plugins.
@@ -201,16 +201,6 @@ impl Db {
 fn private_file(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)?;
     std::fs::set_permissions(file, Permissions::from_mode(0o600))
-}
-
-/// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains
-/// it.
-pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
-    let url = postgres_url::parse(url).map_err(|reason| Error::internal(format!("database.url {reason}")))?;
-    PgConnectOptions::from_url(&url)
-        // PgBouncer refuses this startup parameter. Numbers are read in binary, so it changes nothing.
-        .map(|options| options.extra_float_digits(None).disable_statement_logging())
-        .map_err(|error| Error::internal("database.url is not a PostgreSQL URL").with_source(error))
 }
 
 fn migration_failed(error: sqlx::migrate::MigrateError) -> Error {

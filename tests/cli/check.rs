@@ -76,6 +76,22 @@ fn an_undeployable_file_is_reported_with_stage_and_reason() {
     assert!(report["imports"].as_array().unwrap().contains(&json!("wharf:crime/store@0.1.0")));
     assert!(printed.contains("it imports 'wharf:crime/store@0.1.0', which this Wharf does not offer"), "{printed}");
 
+    for (sql, reason) in [
+        (
+            "BEGIN; CREATE TABLE t (id INTEGER); COMMIT",
+            "migration 0001, statement 1: a migration may not contain BEGIN",
+        ),
+        ("CREATE TABLE t (id INTEGER); ROLLBACK", "migration 0001, statement 2: a migration may not contain ROLLBACK"),
+        ("CREATE TABLE _wharf_t (id INTEGER)", "names that begin with _wharf are reserved for the host"),
+    ] {
+        let (report, printed) = check_rejected(home, &liar(json!({ "migrations": [["0001", sql]] })));
+        assert_eq!(
+            (&report["refused"]["stage"], &report["refused"]["code"]),
+            (&json!("migrate"), &json!("migration_failed"))
+        );
+        assert!(printed.contains(reason), "{printed}");
+    }
+
     let (_, printed) = check_rejected(home, &liar(json!({ "describe": "loop" })));
     assert!(printed.contains("it fails when it is asked for its declaration"), "{printed}");
 
@@ -110,7 +126,7 @@ async fn a_file_is_compared_with_the_live_release() {
             { "method": "GET", "path": "/", "access": "superuser", "operation": {} },
             { "method": "GET", "path": "/more", "access": "public", "operation": {} },
         ],
-        "migrations": [["0001", "CREATE TABLE t (id INTEGER)"]],
+        "migrations": [["0001", "\u{feff}CREATE TABLE t (id INTEGER);\r\n"]],
         "settings_schema": schema,
     }));
     let file = write_component(process.home.path(), "next.wasm", &next);

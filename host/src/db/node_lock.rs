@@ -18,8 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::taken_over;
-use super::session_settings;
-use super::{HOST_SCHEMA, postgres_options};
+use super::{HOST_SCHEMA, reach, session_settings};
 use crate::clock::Random;
 use crate::config;
 use crate::error::{Error, Result, code};
@@ -61,7 +60,7 @@ impl NodeLock {
         mut waiting: impl FnMut(),
     ) -> Result<Option<Self>> {
         let Some(url) = &config.url else { return Ok(None) };
-        let options = postgres_options(url.expose())?;
+        let options = reach::options(url.expose())?;
         let holder = random.uuid()?.to_string();
         let mut connection = LockConnection::open(&options, config.timeout).await?;
         while !connection.try_lock().await? {

@@ -11,7 +11,6 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod kept_statements;
-mod lexer;
 mod migration;
 mod postgres;
 mod result_budget;
@@ -29,7 +28,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::OnceCell;
 
 pub use self::error::{DataError, LimitKind};
-pub use self::migration::{Migration, MigrationError};
+pub use self::migration::{Migration, MigrationError, check as check_migrations};
 use self::postgres::{Allowlist, Postgres};
 use self::sqlite::Sqlite;
 pub use self::statement_limits::StatementLimits;
@@ -75,7 +74,7 @@ impl PluginData {
     pub fn open(db: &Db, config: &Config, random: Random) -> Result<Self> {
         let storage = match (db, &config.database.url) {
             (Db::Postgres(host), Some(url)) => {
-                let options = Box::new(super::postgres_options(url.expose())?);
+                let options = Box::new(super::reach::options(url.expose())?);
                 Storage::Schemas { host: host.clone(), options, random, allowlist: OnceCell::new() }
             }
             _ => Storage::Files { directory: config.server.data_dir.join("plugins") },
@@ -333,8 +332,8 @@ impl PluginDatabase {
             return Err(statement::own_transaction());
         }
         let dialect = match &self.engine {
-            Engine::Sqlite(_) => lexer::Dialect::Sqlite,
-            Engine::Postgres(_) => lexer::Dialect::Postgres,
+            Engine::Sqlite(_) => wharf_sql_text::Dialect::Sqlite,
+            Engine::Postgres(_) => wharf_sql_text::Dialect::Postgres,
         };
         statement::check_outside_transaction(dialect, statement)
     }

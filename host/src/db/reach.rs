@@ -1,6 +1,6 @@
-//! The first connection to PostgreSQL. Waits for a server that cannot be reached yet, and returns its reason if that takes
-//! too long. Checks that a connection has a session of its own, which it does not have behind a pooler in transaction
-//! mode.
+//! The first connection to PostgreSQL, and the options of all connections. Waits for a server that cannot be reached yet,
+//! and returns its reason if that takes too long. Checks that a connection has a session of its own, which it does not have
+//! behind a pooler in transaction mode.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::postgres_options;
-use crate::config;
+use crate::config::{self, postgres_url};
 use crate::error::{Error, Kind, Result, code};
 
 /// The time between two attempts to connect.
@@ -23,6 +22,16 @@ const HOLDERS: usize = 2;
 
 const PROCESS: &str = "SELECT pg_backend_pid()";
 
+/// Returns the connection options of a `postgres://` URL. The URL may contain a password, so the error never contains
+/// it.
+pub(super) fn options(url: &str) -> Result<PgConnectOptions> {
+    let url = postgres_url::parse(url).map_err(|reason| Error::internal(format!("database.url {reason}")))?;
+    PgConnectOptions::from_url(&url)
+        // PgBouncer refuses this startup parameter. Numbers are read in binary, so it changes nothing.
+        .map(|options| options.extra_float_digits(None).disable_statement_logging())
+        .map_err(|error| Error::internal("database.url is not a PostgreSQL URL").with_source(error))
+}
+
 /// Waits until the database of `config` can be reached, for at most `patience`, and checks its sessions. Does nothing on
 /// SQLite.
 ///
@@ -30,7 +39,7 @@ const PROCESS: &str = "SELECT pg_backend_pid()";
 /// The reason why the database cannot be reached; the sessions are shared.
 pub async fn reach(config: &config::Database, patience: Duration) -> Result<()> {
     let Some(url) = &config.url else { return Ok(()) };
-    let options = postgres_options(url.expose())?;
+    let options = options(url.expose())?;
     let mut first = connect(&options, patience).await?;
     check_session(&options, &mut first).await?;
     drop(timeout(CHECK_TIMEOUT, first.close()).await);
@@ -47,7 +56,7 @@ pub(super) async fn connect(options: &PgConnectOptions, patience: Duration) -> R
     loop {
         match timeout_at(end, options.connect()).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) if !is_temporary(&error) => return Err(unreachable(error)),
+            Ok(Err(error)) if !is_temporary(&error) || Instant::now() >= end => return Err(unreachable(error)),
             Ok(Err(error)) => {
                 if latest.is_none() {
                     let reason = &error as &dyn std::error::Error;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::artifact::{invalid, printable};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http};
 use super::schema_compatibility::MigrationStep;
+use crate::db::plugin_data::Migration;
 use crate::error::Result;
 use crate::route::template::InvalidTemplate;
 use crate::route::{Access, Template};
@@ -87,6 +88,13 @@ pub struct CachePolicy {
 pub(super) struct DeclaredMigration {
     pub(super) step: MigrationStep,
     pub(super) sql: String,
+}
+
+impl DeclaredMigration {
+    /// Returns it as the database applies it.
+    pub(super) fn to_migration(&self) -> Migration {
+        Migration { name: self.step.name.clone(), sql: self.sql.clone() }
+    }
 }
 
 impl Declaration {

@@ -1,7 +1,8 @@
 //! The inspection of a file before a deploy: the same checks in the same order as a deploy, without a database, a data
 //! directory or a host. [`ComponentDescription`] is the part that both share; [`Inspection`] is the report for people.
 //!
-//! Checks that need a host are left out: grants, other plugins' routes, settings, and whether migrations run.
+//! Checks that need a host are left out: grants, other plugins' routes, settings, and whether migrations run. The text of
+//! migrations is checked.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::declaration::{Declaration, DeclaredMigration, Permission};
 use super::deploy_job::Stage;
 use super::engine::PluginEngine;
 use super::generation::{HostPaths, MountedRoutes, Plugins};
+use super::refusal::migration_failed;
 use super::release::LinkedComponent;
 use super::sandbox::Sandbox;
 use super::schema_compatibility::{self, MigrationStep};
@@ -25,6 +27,7 @@ use crate::capability::sql::Sql;
 use crate::capability::{Capability as _, Grants};
 use crate::clock::Clock;
 use crate::config;
+use crate::db::plugin_data::{Migration, check_migrations};
 use crate::error::{Error, Kind, Result};
 use crate::id::PluginName;
 use crate::route::Template;
@@ -190,7 +193,7 @@ impl Inspection {
         let logs = PluginLogs::new(Clock::System, (&limits).into());
         let sandbox = Sandbox::new(engine.clone(), Clock::System, &limits, logs)?;
         let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into(), &mut None).await?;
-        let ComponentDescription { plugin, declaration, schemas, steps, needs, .. } = description;
+        let ComponentDescription { plugin, declaration, schemas, migrations, steps, needs } = description;
         self.needs = needs;
         let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
         let routes = schemas.routes(&declaration, &mount);
@@ -200,7 +203,11 @@ impl Inspection {
         let grants = Grants::read(self.needs.iter().copied()).map_err(Error::internal)?;
         LinkedComponent::new(&engine, &artifact, &grants)?;
         let alone = MountedRoutes { plugin: &plugin, mount: &mount, routes: &routes };
-        Plugins::default().check(&HostPaths::of(&[]), &alone)
+        Plugins::default().check(&HostPaths::of(&[]), &alone)?;
+
+        *stage = Stage::Migrate;
+        let migrations: Vec<Migration> = migrations.iter().map(DeclaredMigration::to_migration).collect();
+        check_migrations(&migrations).map_err(migration_failed)
     }
 }
 

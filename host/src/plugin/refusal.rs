@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::artifact::printable;
 use super::release::{Record, Release};
 use crate::db::plugin::StoredPlugin;
+use crate::db::plugin_data::MigrationError;
 use crate::error::{Code, Error, Kind, Result, code};
 use crate::id::PluginName;
 
@@ -87,4 +89,17 @@ pub(super) fn check_revoked(stored: &StoredPlugin, record: &Record) -> Result<()
 /// Returns the grants of a release that are revoked.
 pub(super) fn revoked_needs(record: &Record, revoked: &[String]) -> Vec<String> {
     revoked.iter().filter(|name| record.grants.contains(name)).cloned().collect()
+}
+
+/// Returns the error of migrations that were not applied.
+pub(super) fn migration_failed(error: MigrationError) -> Error {
+    match error {
+        MigrationError::Host(error) => error,
+        MigrationError::Database(error) => {
+            let kind = Kind::Unavailable(Duration::from_secs(5));
+            Error::new(kind, code::DATABASE_UNAVAILABLE, "The plugin's database cannot be reached now")
+                .with_source(error)
+        }
+        error => Error::new(Kind::Invalid(Vec::new()), code::MIGRATION_FAILED, printable(&error.to_string())),
+    }
 }

@@ -74,11 +74,7 @@ impl TestPlugin {
     /// If the plugin's declarations contradict each other or a migration fails.
     pub fn new(plugin: &'static Plugin) -> Self {
         let api = check::api(plugin);
-        let connection = sql::open();
-        for migration in plugin.migrations {
-            let result = connection.execute_batch(migration.sql);
-            result.unwrap_or_else(|error| panic!("migration `{}` fails on SQLite: {error}", migration.name));
-        }
+        let connection = check::migrate(plugin);
         let host = HostState { connection: Some(connection), ..HostState::default() };
         Self { plugin, validators: Validators::new(&api), host: RefCell::new(host) }
     }

@@ -96,3 +96,32 @@ inconsistent!(a_query_that_is_not_a_struct_is_reported, "`Query<string>` is not 
 
     plugin! { name: "shop", summary: "Sells", routes: [list] }
 });
+
+/// Checks a plugin with the migrations of a directory.
+macro_rules! migrations {
+    ($name:ident, $directory:literal $(, $text:literal)?) => {
+        #[test]
+        $(#[should_panic(expected = $text)])?
+        fn $name() {
+            use wharf_sdk::prelude::*;
+            use wharf_sdk::testing::{TestPlugin, check_migrations};
+
+            plugin! { name: "shop", summary: "Sells", migrations: $directory, routes: [] }
+
+            let _ = TestPlugin::new(&PLUGIN);
+            check_migrations(&PLUGIN, env!("CARGO_MANIFEST_DIR"), Some($directory));
+        }
+    };
+}
+
+migrations!(
+    a_migration_that_begins_a_transaction_is_refused,
+    "tests/migrations/begin",
+    "a deploy refuses migration `0001_first`, statement 1: a migration may not contain BEGIN"
+);
+migrations!(
+    a_migration_that_changes_a_setting_is_refused,
+    "tests/migrations/pragma",
+    "a deploy refuses migration `0001_first`, statement 2: a migration may not contain PRAGMA"
+);
+migrations!(a_byte_order_mark_is_no_part_of_a_migration, "tests/migrations/byte_order_mark");

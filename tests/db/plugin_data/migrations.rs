@@ -11,6 +11,7 @@ const TWO: &str = "ALTER TABLE one ADD COLUMN title TEXT DEFAULT 'none'; CREATE 
 on_both! {
     migrations_are_applied_once_and_in_order,
     a_changed_migration_is_rejected,
+    the_form_of_a_text_is_no_part_of_a_migration,
     a_migration_inserted_before_an_applied_one_is_rejected,
     a_failing_migration_rolls_back_the_whole_list,
     an_older_release_without_the_newer_migrations_is_accepted,
@@ -45,6 +46,19 @@ async fn a_changed_migration_is_rejected(fixture: &Fixture) {
     assert!(matches!(&error, MigrationError::History { name, .. } if name == "0001"), "{error:?}");
     let database = fixture.open("shop").await;
     assert!(query(&database, "SELECT id FROM two", &[]).await.is_err(), "no migration of the list is applied");
+}
+
+async fn the_form_of_a_text_is_no_part_of_a_migration(fixture: &Fixture) {
+    const TEXT: &str = "-- One\nCREATE TABLE one (id BIGINT, title TEXT);\nINSERT INTO one VALUES (1, 'a\nb');\n";
+    let shop = name("shop");
+    let crlf = TEXT.replace('\n', "\r\n");
+    let marked = format!("\u{feff}{crlf}");
+    assert_eq!(fixture.data.migrate(&shop, &[migration("0001", &marked)]).await.unwrap(), ["0001"]);
+    for form in [TEXT, &crlf, &marked, &format!("\u{feff}{TEXT}")] {
+        assert_eq!(fixture.data.migrate(&shop, &[migration("0001", form)]).await.unwrap(), [""; 0], "{form:?}");
+    }
+    let database = fixture.open("shop").await;
+    assert_eq!(scalar(&database, "SELECT title FROM one").await, Value::Text("a\nb".to_owned()));
 }
 
 async fn a_migration_inserted_before_an_applied_one_is_rejected(fixture: &Fixture) {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use wharf_sql_text::Refused;
+
 use super::statement_limits::StatementLimits;
 
 /// Mirrors `wharf:sql/database.error`.
@@ -82,6 +84,15 @@ impl DataError {
     /// Returns the error of every statement after the first error of a transaction, on both databases.
     pub(super) fn failed_transaction() -> Self {
         Self::invalid("an earlier statement of this transaction failed; it can only be rolled back")
+    }
+}
+
+impl From<Refused> for DataError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(text) => Self::invalid(text),
+            Refused::TooLong(limit) => Self::Limit(LimitKind::Statements, format!("statement bytes: {limit}")),
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
+use wharf_sql_text::{Lexer, Token};
+
 use super::error::DataError;
-use super::lexer::{self, Lexer, Token};
 pub use super::postgres::fuzzing as postgres;
 pub use super::sqlite::fuzzing as sqlite;
 use super::statement;
@@ -21,7 +22,7 @@ pub enum Dialect {
     Postgres,
 }
 
-impl From<Dialect> for lexer::Dialect {
+impl From<Dialect> for wharf_sql_text::Dialect {
     fn from(dialect: Dialect) -> Self {
         match dialect {
             Dialect::Sqlite => Self::Sqlite,
@@ -75,5 +76,5 @@ pub fn admitted(
 /// # Errors
 /// The migration is refused.
 pub fn migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
-    statement::check_migration(dialect.into(), sql)
+    wharf_sql_text::check_migration(dialect.into(), sql).map_err(|refused| refused.reason.into())
 }

@@ -1,9 +1,13 @@
 //! Decides which migrations to apply. Owns the table of applied migrations in each plugin's database, and the rule that
 //! history never changes: the applied migrations stay first, in their order, with their digests.
+//!
+//! A text has one digest, with and without a byte order mark, and with either line ending. Earlier versions recorded the
+//! digest of the bytes; such a digest stays valid for each of these forms.
 
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use wharf_sql_text::{Dialect, RefusedStatement, canonical, check_migration, check_names};
 
 use super::error::DataError;
 
@@ -54,6 +58,35 @@ impl From<DataError> for MigrationError {
     }
 }
 
+impl MigrationError {
+    pub(super) fn refused(migration: &Migration, refused: RefusedStatement) -> Self {
+        let (name, statement) = (migration.name.clone(), refused.statement);
+        Self::Statement { name, statement, error: refused.reason.into() }
+    }
+}
+
+/// Checks migrations by their names and their text, as a deploy does before it runs them.
+///
+/// # Errors
+/// No database of a host would accept them.
+pub fn check(migrations: &[Migration]) -> Result<(), MigrationError> {
+    check_list(migrations)?;
+    for migration in migrations {
+        let text = canonical(&migration.sql);
+        if let Err(refused) = check_migration(Dialect::Sqlite, &text)
+            && check_migration(Dialect::Postgres, &text).is_err()
+        {
+            return Err(MigrationError::refused(migration, refused));
+        }
+    }
+    Ok(())
+}
+
+fn check_list(migrations: &[Migration]) -> Result<(), MigrationError> {
+    check_names(migrations.iter().map(|migration| migration.name.as_str()))
+        .map_err(|(name, reason)| MigrationError::History { name: name.to_owned(), reason })
+}
+
 /// A row of the table of applied migrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Applied {
@@ -67,30 +100,32 @@ pub(super) const CREATE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _wharf_migrat
 pub(super) const READ_RECORD: &str = "SELECT name, digest FROM _wharf_migration ORDER BY position";
 pub(super) const WRITE_RECORD: &str = "INSERT INTO _wharf_migration (position, name, digest) VALUES ($1, $2, $3)";
 
-/// Returns the SHA-256 of the text, in lower-case hexadecimal.
+/// Returns the SHA-256 of the canonical text, in lower-case hexadecimal.
 pub(super) fn digest(sql: &str) -> String {
-    Sha256::digest(sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hash(&canonical(sql))
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns whether a recorded digest is that of a text, or that of its bytes in one of their forms.
+fn is_digest_of(digest: &str, sql: &str) -> bool {
+    let text = canonical(sql);
+    digest == hash(&text) || digest == hash(sql) || digest == hash(&text.replace('\n', "\r\n"))
 }
 
 /// Returns the part of `wanted` that is not applied yet. An older release may have fewer migrations than were applied:
 /// rolling back to it does not undo them.
 pub(super) fn pending<'a>(wanted: &'a [Migration], applied: &[Applied]) -> Result<&'a [Migration], MigrationError> {
     let refuse = |name: &str, reason: String| Err(MigrationError::History { name: name.to_owned(), reason });
-    for (index, migration) in wanted.iter().enumerate() {
-        let length = migration.name.chars().count();
-        if !(1..=200).contains(&length) || migration.name.chars().any(char::is_control) {
-            return refuse(&migration.name, "a name has 1 to 200 characters".to_owned());
-        }
-        if wanted.iter().take(index).any(|earlier| earlier.name == migration.name) {
-            return refuse(&migration.name, "the name is used twice".to_owned());
-        }
-    }
+    check_list(wanted)?;
     for (migration, applied) in wanted.iter().zip(applied) {
         if migration.name != applied.name {
             let reason = format!("{} was applied at this position; add migrations only at the end", applied.name);
             return refuse(&migration.name, reason);
         }
-        if digest(&migration.sql) != applied.digest {
+        if !is_digest_of(&applied.digest, &migration.sql) {
             return refuse(
                 &migration.name,
                 "it was applied with another text; write a new migration instead".to_owned(),
@@ -121,6 +156,50 @@ mod tests {
         assert!(pending(&[migration("1", "changed")], &applied).is_err());
         assert!(pending(&[migration("1", "a"), migration("1", "a")], &[]).is_err());
         assert!(pending(&[migration("", "a")], &[]).is_err());
+    }
+
+    #[test]
+    fn every_form_of_an_applied_text_is_that_text() {
+        const FORMS: [&str; 4] = ["a;\nb;\n", "a;\r\nb;\r\n", "\u{feff}a;\nb;\n", "\u{feff}a;\r\nb;\r\n"];
+        let applied = |digest: String| [Applied { name: "1".to_owned(), digest }];
+        for recorded in FORMS {
+            for form in FORMS {
+                let wanted = [migration("1", form)];
+                assert!(pending(&wanted, &applied(digest(recorded))).is_ok(), "{recorded:?} {form:?}");
+            }
+        }
+        // Digests of the bytes, by an earlier version, which refused a byte order mark.
+        for recorded in &FORMS[..2] {
+            for form in FORMS {
+                assert!(pending(&[migration("1", form)], &applied(hash(recorded))).is_ok(), "{recorded:?} {form:?}");
+            }
+        }
+        let mixed = "a;\r\nb;\n";
+        assert!(pending(&[migration("1", mixed)], &applied(hash(mixed))).is_ok());
+        for other in ["a;\nc;\n", "a;\n\nb;\n", "a; b;\n", "\u{feff}\u{feff}a;\nb;\n"] {
+            assert!(pending(&[migration("1", other)], &applied(digest(FORMS[0]))).is_err(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_no_database_accepts_is_refused_without_one() {
+        assert!(
+            check(&[migration("1", "\u{feff}CREATE TABLE a (b int);\r\n"), migration("2", "DROP TABLE a")]).is_ok()
+        );
+        // A string of PostgreSQL, which SQLite does not know.
+        assert!(check(&[migration("1", "SELECT $$;$$")]).is_ok());
+        for (sql, text) in [
+            (
+                "CREATE TABLE a (b int); BEGIN; DROP TABLE a; COMMIT",
+                "migration 1, statement 2: a migration may not contain BEGIN",
+            ),
+            ("ROLLBACK", "migration 1, statement 1: a migration may not contain ROLLBACK"),
+            ("SELECT $1", "migration 1, statement 1: a migration cannot have parameters"),
+        ] {
+            let refused = check(&[migration("1", sql)]).unwrap_err().to_string();
+            assert!(refused.starts_with(text), "{refused}");
+        }
+        assert!(check(&[migration("1", ""), migration("1", "")]).is_err());
     }
 
     #[test]

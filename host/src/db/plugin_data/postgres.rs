@@ -21,20 +21,21 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 pub(super) use self::allowlist::Allowlist;
+use wharf_sql_text::Dialect;
+
 use self::backend::{Backend, RunError};
 use self::disk_usage::DiskUsage;
 use super::connection_pool::{ConnectionPool, Lease};
 use super::error::DataError;
 use super::kept_statements::MAX_STATEMENTS;
-use super::lexer::Dialect;
 use super::result_budget::ResultBudget;
 use super::statement::{self, Admitted, Verb};
 use super::statement_limits::StatementLimits;
 use super::value::{Rows, Statement};
 use crate::clock::Random;
 use crate::db::host_pool::PgHostPool;
-use crate::error::Result;
 use crate::db::session_settings::Setting;
+use crate::error::Result;
 use crate::id::PluginName;
 
 /// The time that the host waits for a response after the server's own deadline.
@@ -54,8 +55,8 @@ pub(super) struct Postgres {
     plugin: PluginName,
     host: PgHostPool,
     options: PgConnectOptions,
-    allowlist: Arc<Allowlist>,
     settings: Vec<Setting>,
+    allowlist: Arc<Allowlist>,
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
     pool: Arc<ConnectionPool<Backend>>,
@@ -132,8 +133,8 @@ impl Postgres {
             plugin: plugin.clone(),
             host: host.clone(),
             options,
-            allowlist,
             settings,
+            allowlist,
             limits: limits.clone(),
             pool: ConnectionPool::new(limits.connections),
             disk: Arc::new(DiskUsage::of(host, plugin)),

@@ -20,11 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use wharf_sql_text::Dialect;
 
 use self::connection::{Connection, RunError, StatementResult, wal_path};
 use super::connection_pool::{ConnectionPool, Lease};
 use super::error::DataError;
-use super::lexer::Dialect;
 use super::result_budget::ResultBudget;
 use super::statement::{self, Verb};
 use super::statement_limits::StatementLimits;

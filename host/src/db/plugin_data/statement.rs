@@ -1,17 +1,13 @@
-//! Checks the statements of plugins by their text. At run time a statement is one SELECT, VALUES, WITH, INSERT, UPDATE
+//! Checks the statements of plugins by their text, by the rules of the crate `wharf-sql-text`. At run time a statement is one SELECT, VALUES, WITH, INSERT, UPDATE
 //! or DELETE; a migration may also CREATE, ALTER and DROP tables and the like. Statements that affect a session, a
 //! transaction, a role or code are refused. The rules are the same on both databases. They keep plugins portable, and
 //! away from actions that PostgreSQL allows to every role. The security boundary is the database's own access control:
 //! SQLite's authorizer, PostgreSQL's role.
 
-mod migration_text;
-mod rules;
+pub(super) use wharf_sql_text::Verb;
+use wharf_sql_text::{Dialect, Lexer, Token, TokenRules, check_text, not_allowed, verb_of};
 
-pub(super) use self::migration_text::check_migration;
-pub(super) use self::rules::{RESERVED, Verb};
-use self::rules::{TokenRules, check_text, not_allowed, verb_of};
 use super::error::DataError;
-use super::lexer::{Dialect, Lexer, Token};
 use super::statement_limits::StatementLimits;
 use super::value::Statement;
 
@@ -82,7 +78,7 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Admitted, &str),
             match token {
                 Token::Symbol(b'(') => {}
                 Token::Word(word) => verb = Some(verb_of(word)?),
-                _ => return Err(not_allowed()),
+                _ => return Err(not_allowed().into()),
             }
         }
         if let Token::Word(word) = token {
@@ -93,7 +89,7 @@ fn check(dialect: Dialect, sql: &str, values: usize) -> Result<(Admitted, &str),
         }
         rules.check(token)?;
     }
-    let (Some(verb), Some(start)) = (verb, start) else { return Err(not_allowed()) };
+    let (Some(verb), Some(start)) = (verb, start) else { return Err(not_allowed().into()) };
     parameters.check(values)?;
     let grows = grows && !verb.reads();
     Ok((Admitted { verb, grows }, sql.get(start..end).unwrap_or_default()))

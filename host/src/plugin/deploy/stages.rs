@@ -3,7 +3,6 @@
 //! checks that the plugin is as it was when the deploy began. Only the swap holds the change lock.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -11,15 +10,15 @@ use serde_json::Value;
 use super::proposal::{PluginState, Proposal};
 use crate::capability::{Admitted, Candidate};
 use crate::db::plugin as table;
-use crate::db::plugin_data::{Migration, MigrationError};
+use crate::db::plugin_data::Migration;
 use crate::db::release::{self as releases, PluginRecord, ReleaseRole};
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::plugin::artifact::printable;
 use crate::plugin::canary::{Canary, Plan};
+use crate::plugin::declaration::DeclaredMigration;
 use crate::plugin::deploy_turn::DeployTurn;
 use crate::plugin::generation::MountedRoutes;
-use crate::plugin::refusal::{check_grants_kept, plugin_changed};
+use crate::plugin::refusal::{check_grants_kept, migration_failed, plugin_changed};
 use crate::plugin::registry::Registry;
 use crate::plugin::release::{LinkedComponent, Record, Release, ReleaseRoute};
 use crate::plugin::schema_compatibility;
@@ -77,10 +76,7 @@ impl Registry {
     pub(super) async fn migrate(&self, proposal: &Proposal) -> Result<String> {
         let Proposal { plugin, migrations, steps, state, .. } = proposal;
         state.check_unchanged(self, plugin).await?;
-        let migrations: Vec<Migration> = migrations
-            .iter()
-            .map(|migration| Migration { name: migration.step.name.clone(), sql: migration.sql.clone() })
-            .collect();
+        let migrations: Vec<Migration> = migrations.iter().map(DeclaredMigration::to_migration).collect();
         if !migrations.is_empty()
             && let Err(error) = self.data.migrate(plugin, &migrations).await
         {
@@ -201,17 +197,5 @@ impl Registry {
             }
             _ => Err(error),
         }
-    }
-}
-
-fn migration_failed(error: MigrationError) -> Error {
-    match error {
-        MigrationError::Host(error) => error,
-        MigrationError::Database(error) => {
-            let kind = Kind::Unavailable(Duration::from_secs(5));
-            Error::new(kind, code::DATABASE_UNAVAILABLE, "The plugin's database cannot be reached now")
-                .with_source(error)
-        }
-        error => Error::new(Kind::Invalid(Vec::new()), code::MIGRATION_FAILED, printable(&error.to_string())),
     }
 }

@@ -54,6 +54,8 @@ pub(crate) fn embed(directory: &LitStr) -> Result<Vec<TokenStream>> {
 const OLDEST: &str = "-- wharf:oldest";
 
 fn oldest(sql: &str) -> Option<&str> {
+    // A byte order mark is no part of the text.
+    let sql = sql.strip_prefix('\u{feff}').unwrap_or(sql);
     let comments = sql.lines().map(str::trim).take_while(|line| line.is_empty() || line.starts_with("--"));
     comments.filter_map(|line| line.strip_prefix(OLDEST)).map(str::trim).next()
 }
@@ -69,6 +71,7 @@ mod tests {
             Some("0002_split")
         );
         assert_eq!(oldest("DROP TABLE a;\n-- wharf:oldest 0002_split"), None);
+        assert_eq!(oldest("\u{feff}-- wharf:oldest 0002_split\r\nDROP TABLE a;"), Some("0002_split"));
         assert_eq!(oldest(""), None);
     }
 }

@@ -4,9 +4,11 @@
 use crate::bindings::http_role::exports::wharf::plugin::http::Api;
 use crate::host::stand_in::sql;
 use crate::plugin::Plugin;
+use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
+use wharf_sql_text::{Dialect, canonical, check_migration, check_names};
 
 /// Checks the declarations of a plugin.
 ///
@@ -82,8 +84,9 @@ pub(super) fn api(plugin: &Plugin) -> Api {
 /// Checks the migrations of a plugin.
 ///
 /// # Panics
-/// If a file of the migrations directory is not in this build (Cargo does not notice new files: touch `lib.rs`), or if
-/// the migrations do not run one after the other on an empty SQLite database.
+/// If a file of the migrations directory is not in this build (Cargo does not notice new files: touch `lib.rs`), if a
+/// deploy would refuse a statement (`BEGIN`, `PRAGMA`, a parameter, …), or if the migrations do not run one after the other
+/// on an empty SQLite database.
 pub fn check_migrations(plugin: &Plugin, root: &str, directory: Option<&str>) {
     let Some(directory) = directory else { return };
     let path = Path::new(root).join(directory);
@@ -102,9 +105,34 @@ pub fn check_migrations(plugin: &Plugin, root: &str, directory: Option<&str>) {
         path.display()
     );
 
+    migrate(plugin);
+}
+
+/// Applies the migrations of a plugin to an empty SQLite database, as a deploy does.
+///
+/// # Panics
+/// If a deploy would refuse one of them.
+pub(super) fn migrate(plugin: &Plugin) -> Connection {
+    if let Err((name, reason)) = check_names(plugin.migrations.iter().map(|migration| migration.name)) {
+        panic!("migration `{name}`: {reason}");
+    }
     let connection = sql::open();
     for migration in plugin.migrations {
-        let result = connection.execute_batch(migration.sql);
+        let text = canonical(migration.sql);
+        let statements = check_migration(Dialect::Sqlite, &text);
+        let statements =
+            statements.unwrap_or_else(|refused| panic!("a deploy refuses migration `{}`, {refused}", migration.name));
+        let transaction = connection.unchecked_transaction().expect("SQLite can begin a transaction");
+        // A migration may rebuild a table by dropping it. The references to it are checked at the end.
+        transaction.pragma_update(None, "defer_foreign_keys", true).expect("SQLite has this setting");
+        for (number, statement) in (1..).zip(statements) {
+            let result = transaction.execute_batch(statement);
+            result.unwrap_or_else(|error| {
+                panic!("migration `{}` fails on SQLite, statement {number}: {error}", migration.name)
+            });
+        }
+        let result = transaction.commit();
         result.unwrap_or_else(|error| panic!("migration `{}` fails on SQLite: {error}", migration.name));
     }
+    connection
 }

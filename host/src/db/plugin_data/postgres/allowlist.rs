@@ -9,10 +9,10 @@
 //! refuses the catalogs themselves.
 
 use std::collections::{HashMap, HashSet};
+use wharf_sql_text::{Dialect, Lexer, Token};
 
 use crate::db::host_pool::PgHostPool;
 use crate::db::plugin_data::error::DataError;
-use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
 
 /// The types that a plugin may use, as pg_type names them. A value of any other type of the catalogs may name an object.
 const TYPES: &[&str] = &[

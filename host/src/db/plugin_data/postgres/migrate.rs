@@ -4,16 +4,15 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use wharf_sql_text::{Dialect, canonical, check_migration};
 
 use super::{Allowlist, Postgres, error_mapping, role};
 use crate::db::plugin_data::error::DataError;
-use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
     Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
 };
-use crate::db::plugin_data::statement;
-use crate::db::session_settings;
 use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::session_settings;
 use crate::error::Error;
 
 /// The longest wait of a table change for running statements on the table; all later statements wait behind it.
@@ -95,7 +94,9 @@ async fn run(
         statement,
         error,
     };
-    let statements = statement::check_migration(Dialect::Postgres, &migration.sql).map_err(|error| at(1, error))?;
+    let text = canonical(&migration.sql);
+    let refused = |refused| MigrationError::refused(migration, refused);
+    let statements = check_migration(Dialect::Postgres, &text).map_err(refused)?;
     for (number, sql) in (1..).zip(statements) {
         allowlist.check(sql).map_err(|error| at(number, error))?;
         // A prepared statement: the server accepts only one at a time, even if the splitter were wrong.

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use wharf_sql_text::RESERVED;
 
 use super::bounded_functions;
 use super::control::{Control, Mode};
-use crate::db::plugin_data::statement::RESERVED;
 
 /// Returns the callback for [`rusqlite::Connection::authorizer`].
 pub(super) fn authorizer(control: Arc<Control>) -> impl FnMut(AuthContext<'_>) -> Authorization + Send + 'static {

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi::{self, ErrorCode};
+use wharf_sql_text::{Dialect, Lexer, Token};
 
 use super::control::Control;
 use crate::db::plugin_data::error::DataError;
-use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::sqlite_memory::Denial;
 

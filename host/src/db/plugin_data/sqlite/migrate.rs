@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, params};
+use wharf_sql_text::{Dialect, canonical, check_migration};
 
 use super::connection::Connection;
 use super::control::{Control, Mode};
 use super::{Sqlite, error_mapping};
 use crate::db::plugin_data::error::DataError;
-use crate::db::plugin_data::lexer::Dialect;
 use crate::db::plugin_data::migration::{
     Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
 };
-use crate::db::plugin_data::statement;
 use crate::db::plugin_data::statement_limits::StatementLimits;
 use crate::db::sqlite_memory::Meter;
 
@@ -83,7 +82,9 @@ fn run(
     let at = |statement: usize| {
         move |error: DataError| MigrationError::Statement { name: migration.name.clone(), statement, error }
     };
-    let statements = statement::check_migration(Dialect::Sqlite, &migration.sql).map_err(at(1))?;
+    let text = canonical(&migration.sql);
+    let refused = |refused| MigrationError::refused(migration, refused);
+    let statements = check_migration(Dialect::Sqlite, &text).map_err(refused)?;
     let _meter = Meter::start(control, limits.bytes);
     for (number, sql) in (1..).zip(statements) {
         // `prepare` would recurse over a text with several statements. If the splitter were wrong, `Batch` still would

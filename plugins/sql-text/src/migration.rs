@@ -1,24 +1,79 @@
-//! Splits the text of a migration into statements and checks each.
+//! Migrations: the form of their text, their names, and the statements that they may contain.
+//!
+//! Editors and checkouts change the form of a text and not its meaning: a byte order mark at the start, and CRLF for a line
+//! ending. [`canonical`] removes both.
 
-use super::rules::{TokenRules, check_text, verb_of};
-use crate::db::plugin_data::error::DataError;
-use crate::db::plugin_data::lexer::{Dialect, Lexer, Token};
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::lexer::{Dialect, Lexer, Token};
+use crate::rules::{Refused, TokenRules, check_text, verb_of};
+
+/// The longest name of a migration in characters.
+const MAX_NAME: usize = 200;
+
+/// A statement of a migration that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedStatement {
+    /// Its number, from 1.
+    pub statement: usize,
+    /// The reason.
+    pub reason: Refused,
+}
+
+impl fmt::Display for RefusedStatement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "statement {}: {}", self.statement, self.reason)
+    }
+}
+
+impl std::error::Error for RefusedStatement {}
+
+/// Returns the text of a migration without a byte order mark and with LF as its line ending.
+pub fn canonical(sql: &str) -> Cow<'_, str> {
+    let text = sql.strip_prefix('\u{feff}').unwrap_or(sql);
+    if text.contains("\r\n") { text.replace("\r\n", "\n").into() } else { text.into() }
+}
+
+/// Checks the names of migrations, in their order.
+///
+/// # Errors
+/// The first name that is refused, and the reason.
+pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<(), (&'n str, String)> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            return Err((name, format!("a name has 1 to {MAX_NAME} characters")));
+        }
+        if !seen.insert(name) {
+            return Err((name, "the name is used twice".to_owned()));
+        }
+    }
+    Ok(())
+}
 
 /// Splits a migration into its statements and checks each of them.
-pub(in crate::db::plugin_data) fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, DataError> {
-    check_text(sql)?;
+///
+/// # Errors
+/// The first statement that is refused.
+pub fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, RefusedStatement> {
+    check_text(sql).map_err(|reason| RefusedStatement { statement: 1, reason })?;
     let statements = split(dialect, sql);
-    for statement in &statements {
-        let mut rules = TokenRules::new(dialect);
-        for (token, _) in Lexer::new(dialect, statement) {
-            if matches!(token, Token::Parameter(_)) {
-                return Err(DataError::invalid("a migration cannot have parameters"));
-            }
-            rules.check(token)?;
-        }
-        check_definition(dialect, statement)?;
+    for (number, statement) in (1..).zip(&statements) {
+        check_statement(dialect, statement).map_err(|reason| RefusedStatement { statement: number, reason })?;
     }
     Ok(statements)
+}
+
+fn check_statement(dialect: Dialect, statement: &str) -> Result<(), Refused> {
+    let mut rules = TokenRules::new(dialect);
+    for (token, _) in Lexer::new(dialect, statement) {
+        if matches!(token, Token::Parameter(_)) {
+            return Err(Refused::invalid("a migration cannot have parameters"));
+        }
+        rules.check(token)?;
+    }
+    check_definition(dialect, statement)
 }
 
 /// Returns the statements of a text without their semicolons; empty ones are left out. A SQLite trigger contains
@@ -81,7 +136,7 @@ impl TriggerBody {
 }
 
 /// Checks that a migration may contain the statement.
-fn check_definition(dialect: Dialect, statement: &str) -> Result<(), DataError> {
+fn check_definition(dialect: Dialect, statement: &str) -> Result<(), Refused> {
     let mut words = Lexer::new(dialect, statement).map(|(token, _)| match token {
         Token::Word(word) => word,
         _ => "",
@@ -93,12 +148,12 @@ fn check_definition(dialect: Dialect, statement: &str) -> Result<(), DataError> 
         if is(object, &["table", "index", "view", "trigger", "sequence", "type", "domain", "virtual"]) {
             return Ok(());
         }
-        return Err(DataError::invalid(format!("a migration may not {first} {object}")));
+        return Err(Refused::invalid(format!("a migration may not {first} {object}")));
     }
     if is(first, &["comment"]) || verb_of(first).is_ok() {
         return Ok(());
     }
-    Err(DataError::invalid(format!(
+    Err(Refused::invalid(format!(
         "a migration may not contain {first}: only CREATE, ALTER and DROP of tables, indexes, views, triggers, sequences, \
          types and domains, and SELECT, INSERT, UPDATE and DELETE"
     )))
@@ -125,6 +180,27 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_and_the_line_endings_are_no_part_of_a_migration() {
+        assert_eq!(canonical("\u{feff}a\r\nb\n"), "a\nb\n");
+        assert!(matches!(canonical("a\nb"), Cow::Borrowed("a\nb")));
+        // Other characters are.
+        assert_eq!(canonical("a\rb \u{feff}\r\r\n"), "a\rb \u{feff}\r\n");
+        for dialect in BOTH {
+            assert!(check_migration(dialect, "\u{feff}DROP TABLE a").is_err());
+            assert_eq!(check_migration(dialect, &canonical("\u{feff}DROP TABLE a;\r\n")).unwrap(), ["DROP TABLE a"]);
+        }
+    }
+
+    #[test]
+    fn the_names_of_migrations_differ_and_are_one_line() {
+        assert_eq!(check_names(["1", "2"]), Ok(()));
+        let long = "x".repeat(201);
+        for names in [&["1", "1"][..], &[""], &["a\nb"], &[long.as_str()]] {
+            assert!(check_names(names.iter().copied()).is_err());
+        }
+    }
+
+    #[test]
     fn a_migration_may_only_define_and_change_data() {
         for dialect in BOTH {
             for sql in [
@@ -137,7 +213,15 @@ mod tests {
             }
             for sql in [
                 "BEGIN",
+                "BEGIN IMMEDIATE",
+                "START TRANSACTION",
                 "COMMIT",
+                "END",
+                "ROLLBACK",
+                "ABORT",
+                "SAVEPOINT a",
+                "RELEASE a",
+                "LOCK TABLE t",
                 "SET search_path = x",
                 "GRANT ALL ON t TO x",
                 "CREATE ROLE x",
@@ -153,7 +237,10 @@ mod tests {
                 "CREATE TABLE _wharf_migration (a int)",
                 "SELECT 1; COMMIT",
             ] {
-                assert!(matches!(check_migration(dialect, sql), Err(DataError::Invalid(_))), "{dialect:?} {sql}");
+                let refused = check_migration(dialect, sql).unwrap_err();
+                let expected = if sql.starts_with("SELECT 1;") { 2 } else { 1 };
+                assert!(matches!(refused.reason, Refused::Invalid(_)), "{dialect:?} {sql}");
+                assert_eq!(refused.statement, expected, "{dialect:?} {sql}");
             }
         }
     }

@@ -4,14 +4,16 @@
 
 /// The database whose lexical rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub enum Dialect {
+    /// SQLite's.
     Sqlite,
+    /// PostgreSQL's.
     Postgres,
 }
 
 /// A token. White space and comments yield none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token<'a> {
+pub enum Token<'a> {
     /// A keyword or a bare name.
     Word(&'a str),
     /// A quoted name, with its quotes.
@@ -35,7 +37,7 @@ const NO_UNICODE_ESCAPES: &str = "U& strings and names are not supported; write 
 
 /// Yields each token with its byte range.
 #[derive(Debug, Clone)]
-pub(super) struct Lexer<'a> {
+pub struct Lexer<'a> {
     dialect: Dialect,
     text: &'a str,
     at: usize,
@@ -50,7 +52,8 @@ fn continues_word(byte: u8) -> bool {
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(dialect: Dialect, text: &'a str) -> Self {
+    /// Begins at the start of the text.
+    pub fn new(dialect: Dialect, text: &'a str) -> Self {
         Self { dialect, text, at: 0 }
     }
 

@@ -1,0 +1,2 @@
+CREATE TABLE orders (id TEXT);
+PRAGMA foreign_keys = off;
