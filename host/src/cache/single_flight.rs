@@ -16,9 +16,12 @@ use tokio_util::sync::CancellationToken;
 /// The running computations of one cache, by key.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    running: Mutex<HashMap<Box<str>, (u64, Weak<Flight>)>>,
+    running: Mutex<Running>,
     started: AtomicU64,
 }
+
+/// The number and the computation of each key.
+type Running = HashMap<Box<str>, (u64, Weak<Flight>)>;
 
 /// A running computation. Those who wait for it share it.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ pub(super) fn storable(status: u16, headers: &[(String, String)], ttl: Duration,
             }
         }
     }
-    let vary: BTreeSet<Box<str>> = values("vary").flat_map(|value| names(value)).map(String::into_boxed_str).collect();
+    let vary: BTreeSet<Box<str>> = values("vary").flat_map(names).map(String::into_boxed_str).collect();
     if vary.contains("*") {
         return None;
     }
