@@ -109,9 +109,12 @@ async fn ask(client: &Client, path: &str, headers: &[(&str, &str)]) -> TestRespo
     headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send().await
 }
 
+/// The headers of a request.
+type Headers = &'static [(&'static str, &'static str)];
+
 /// Each case: section of RFC 9111, what the plugin responds, the headers of the first and the second request, and
 /// whether the second gets the response to the first.
-const CASES: &[(&str, &str, &[(&str, &str)], &[(&str, &str)], bool)] = &[
+const CASES: &[(&str, &str, Headers, Headers, bool)] = &[
     ("3", "", &[], &[], true),
     ("3", "status=203", &[], &[], false),
     ("3", "status=404", &[], &[], false),

@@ -34,7 +34,7 @@ async fn every_get_route_answers_head() {
     let mut seen = 0;
     for path in paths.chain(undocumented).chain(missing) {
         for client in [host.superuser().clone(), host.anonymous()] {
-            let (get, head) = both(&client, &path.replace('{', "").replace('}', "")).await;
+            let (get, head) = both(&client, &path.replace(['{', '}'], "")).await;
             assert_eq!((head.status, headers(&head)), (get.status, headers(&get)), "{path}");
             assert!(head.bytes.is_empty() && head.header("content-length").is_some(), "{path}");
             // The state of plugins and sessions changes between the two.
