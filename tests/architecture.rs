@@ -34,7 +34,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Dependencies, and the only parts or files that name them.
 const OWNERS: &[(&[&str], &[&str])] = &[
-    (&["axum", "tower_http"], &["http"]),
+    (&["axum"], &["http"]),
     // The server's side of the wire, the client's side, and the types of `wasi:http`.
     (&["hyper", "hyper_util", "http_body_util"], &["http", "egress", "capability/http/wasi.rs"]),
     (&["tokio_rustls", "rustls_native_certs"], &["egress"]),

@@ -8,11 +8,13 @@
 //! `content_coding`, all bodies together in `body_memory`, the work on large bodies in `body_work`, open files in
 //! `static_files`.
 
+mod accepted_codings;
 mod access;
 mod body;
 pub mod body_memory;
 mod body_stages;
 pub mod body_work;
+mod byte_range;
 mod cache_rules;
 mod cached_call;
 pub mod call;
@@ -30,6 +32,7 @@ mod media_type;
 mod openapi;
 pub(crate) mod pace;
 mod plugin_call;
+mod preconditions;
 pub mod problem;
 pub mod reply;
 pub mod request_head;

@@ -9,7 +9,7 @@ const HTML: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=
 
 struct Site {
     host: TestHost,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Site {
@@ -18,17 +18,31 @@ impl Site {
         let root = directory.path().join("dist");
         std::fs::create_dir_all(root.join("assets")).unwrap();
         std::fs::create_dir_all(root.join("api/v1/users")).unwrap();
+        std::fs::create_dir_all(root.join("about")).unwrap();
+        std::fs::create_dir_all(root.join(".well-known")).unwrap();
         std::fs::write(root.join("index.html"), "<!doctype html>the page").unwrap();
+        std::fs::write(root.join("about/index.html"), "<!doctype html>about").unwrap();
+        std::fs::write(root.join(".well-known/security.txt"), "contact").unwrap();
         std::fs::write(root.join("assets/app.js"), "script()").unwrap();
+        std::fs::write(root.join("assets/app.js.br"), "brotli").unwrap();
+        std::fs::write(root.join("assets/app-3f2a9c1b.js"), "hashed()").unwrap();
         std::fs::write(root.join(".env"), "key").unwrap();
         std::fs::write(root.join("api/v1/users/me"), "not the API").unwrap();
         std::fs::write(directory.path().join("secret.txt"), "secret").unwrap();
-        let setup = Setup::default().with_items().with(|config| config.server.static_dir = Some(root));
-        Self { host: TestHost::sqlite(setup).await, _directory: directory }
+        // The directory is a link, which a release of the frontend replaces.
+        std::os::unix::fs::symlink("dist", directory.path().join("current")).unwrap();
+        let current = directory.path().join("current");
+        let setup = Setup::default().with_items().with(|config| config.server.static_dir = Some(current));
+        Self { host: TestHost::sqlite(setup).await, directory }
     }
 
     async fn ask(&self, method: Method, path: &str, accept: &str) -> TestResponse {
         self.host.anonymous().plain(method, path).header("accept", accept).send().await
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> TestResponse {
+        let request = self.host.anonymous().plain(Method::GET, path);
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await
     }
 }
 
@@ -58,6 +72,56 @@ async fn files_are_served_and_frontend_routes_return_the_index() {
         }
         assert_eq!(site.ask(Method::HEAD, page, HTML).await.status, 200, "{page}");
     }
+}
+
+#[tokio::test]
+async fn a_part_of_a_file_is_sent_by_the_letter_of_rfc_9110() {
+    let site = Site::start().await;
+    const FILE: &str = "/assets/app-3f2a9c1b.js";
+    let whole = site.get(FILE, &[]).await;
+    let etag = whole.header("etag").unwrap().to_owned();
+    assert_eq!(whole.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    let weak = format!("W/{etag}");
+    for (headers, status, content_range, text) in [
+        (&[("range", "bytes=0-3")][..], 206, Some("bytes 0-3/8"), "hash"),
+        (&[("range", "bytes=-100")], 206, Some("bytes 0-7/8"), "hashed()"),
+        (&[("range", "bytes=0-3"), ("if-range", etag.as_str())], 206, Some("bytes 0-3/8"), "hash"),
+        (&[("range", "bytes=0-3"), ("if-range", weak.as_str())], 200, None, "hashed()"),
+        (&[("range", "bytes=0-3"), ("if-range", "\"other\"")], 200, None, "hashed()"),
+        (&[("range", "seconds=0-3")], 200, None, "hashed()"),
+        (&[("range", "bytes=0-1,4-5")], 200, None, "hashed()"),
+        (&[("range", "bytes=8-")], 416, Some("bytes */8"), ""),
+        (&[("range", "bytes=0-3"), ("if-none-match", weak.as_str())], 304, None, ""),
+        (&[("if-match", "\"other\"")], 412, None, ""),
+    ] {
+        let response = site.get(FILE, headers).await;
+        let seen = (response.status, response.header("content-range"), response.text());
+        assert_eq!(seen, (status, content_range, text.to_owned()), "{headers:?}");
+    }
+    let copy = site.get("/assets/app.js", &[("accept-encoding", "br"), ("range", "bytes=2-")]).await;
+    assert_eq!((copy.status, copy.header("content-encoding"), copy.text().as_str()), (206, Some("br"), "otli"));
+    assert_eq!(copy.header("vary"), Some("Accept-Encoding"));
+}
+
+#[tokio::test]
+async fn directories_well_known_files_and_a_replaced_link_are_served() {
+    let site = Site::start().await;
+    let about = site.get("/about/", &[]).await;
+    assert_eq!((about.text().as_str(), about.header("cache-control")), ("<!doctype html>about", Some("no-cache")));
+    let redirect = site.get("/about?a=1", &[("accept", HTML)]).await;
+    assert_eq!((redirect.status, redirect.header("location")), (308, Some("/about/?a=1")));
+    let contact = site.get("/.well-known/security.txt", &[]).await;
+    assert_eq!(contact.header("content-type"), Some("text/plain; charset=utf-8"));
+    site.get("/.well-known/other", &[("accept", HTML)]).await.is_problem(404, "route_not_found", "Not Found");
+
+    let path = |name: &str| site.directory.path().join(name);
+    std::fs::create_dir(path("v2")).unwrap();
+    std::fs::write(path("v2/index.html"), "the next page").unwrap();
+    std::os::unix::fs::symlink("v2", path("next")).unwrap();
+    std::fs::rename(path("next"), path("current")).unwrap();
+    std::fs::remove_dir_all(path("dist")).unwrap();
+    assert_eq!(site.get("/login", &[("accept", HTML)]).await.text(), "the next page");
+    assert_eq!(site.get("/about/", &[]).await.status, 404);
 }
 
 #[tokio::test]

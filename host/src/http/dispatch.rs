@@ -98,8 +98,8 @@ impl Dispatcher {
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url);
         let proxies = TrustedProxies::new(server);
-        let files = server.static_dir.as_deref().map(|directory| StaticFiles::open(directory, server.connections / 4));
-        let files = files.transpose()?;
+        let open = |directory| StaticFiles::open(directory, server.connections / 4, host.clock.clone());
+        let files = server.static_dir.as_deref().map(open).transpose()?;
         // OpenAPI 3.1 uses JSON Schema 2020-12 and keeps the definitions in `components`.
         let mut settings = SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();
@@ -389,7 +389,7 @@ impl Dispatcher {
     /// Responds to a path that matches no route: with a static file, or a 404.
     async fn respond_without_route(&self, parts: &Parts) -> Result<Response> {
         if let Some(files) = &self.files
-            && let Some(response) = files.serve(&parts.method, parts.uri.path(), &parts.headers).await?
+            && let Some(response) = files.serve(&parts.method, &parts.uri, &parts.headers).await?
         {
             return Ok(response);
         }
