@@ -2,6 +2,7 @@
 
 mod body;
 mod client_origin;
+mod compression;
 mod content_coding;
 mod cors;
 mod email;

@@ -79,6 +79,8 @@ settings! {
         /// Memory for bodies: half for parsed request bodies, half for responses that clients have not read. Beyond it,
         /// the response is 503.
         body_memory_bytes: usize = 256 * 1024 * 1024, "WHARF_BODY_MEMORY_BYTES", kind::bytes(MIB..=64 * GIB);
+        /// Compress JSON responses of at least 1 KiB with gzip, if the request has no credentials.
+        compression: bool = true, "WHARF_COMPRESSION", kind::boolean();
         /// Serve the OpenAPI document and its viewer.
         docs: bool = true, "WHARF_DOCS", kind::boolean();
         /// How long in-flight requests may take to finish at shutdown.

@@ -19,6 +19,7 @@ mod cache_rules;
 mod cached_call;
 pub mod call;
 mod client_origin;
+mod compression;
 mod conditional;
 mod content_coding;
 pub mod cors;

@@ -20,7 +20,7 @@ use super::cache_rules::{self, RequestDirectives, Storable};
 use super::client_origin::ClientOrigin;
 use super::plugin_call::{self, PluginCall};
 use super::reply::Reply;
-use super::{Host, conditional};
+use super::{Host, compression, conditional};
 use crate::auth::Caller;
 use crate::cache::response_cache::{
     CachedResponse, Found, Fresh, ResponseKey, Selecting, Storing, Target, Ticket, Turn, Variance,
@@ -43,11 +43,12 @@ const MAX_WAITS: usize = 2;
 /// Returns the reply to a request to a plugin route.
 pub(super) async fn respond(host: &Arc<Host>, contract: &ReleaseRoute, call: PluginCall<'_>) -> Result<Reply> {
     let parts = call.parts;
-    let reply = match &contract.cache {
+    let mut reply = match &contract.cache {
         // A response may depend on a body, and the key does not have it.
         Some(cached) if call.body.is_empty() => respond_cached(host, cached, call).await?,
         _ => respond_uncached(host, call).await?,
     };
+    compression::announce(host.config.server.compression, parts, &mut reply);
     Ok(conditional::evaluate(&parts.method, &parts.headers, reply))
 }
 

@@ -28,6 +28,7 @@ use super::body_stages;
 use super::cached_call;
 use super::call::{Call, Payload};
 use super::client_origin::{ClientOrigin, TrustedProxies};
+use super::compression::Compression;
 use super::cors::{self, Cors};
 use super::host_route::HostRoute;
 use super::lingering_close::LingeringBody;
@@ -54,6 +55,7 @@ pub struct Dispatcher {
     table: RouteTable<usize>,
     cors: Cors,
     proxies: TrustedProxies,
+    compression: Compression,
     files: Option<StaticFiles>,
 }
 
@@ -98,6 +100,7 @@ impl Dispatcher {
         let server = &host.config.server;
         let cors = Cors::new(&server.frontend_url);
         let proxies = TrustedProxies::new(server);
+        let compression = Compression::new(server.compression);
         let open = |directory| StaticFiles::open(directory, server.connections / 4, host.clock.clone());
         let files = server.static_dir.as_deref().map(open).transpose()?;
         // OpenAPI 3.1 uses JSON Schema 2020-12 and keeps the definitions in `components`.
@@ -125,7 +128,7 @@ impl Dispatcher {
             documented
                 .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
         ));
-        Ok(Self { host, routes, table, cors, proxies, files })
+        Ok(Self { host, routes, table, cors, proxies, compression, files })
     }
 
     /// Returns the response to one request. An error becomes a problem response.
@@ -268,7 +271,8 @@ impl Dispatcher {
                 };
                 let call =
                     Call { request_id: Arc::clone(request_id), caller, inputs, body, headers: parts.headers.clone() };
-                Ok(self.send((host_route.handler)(Arc::clone(&self.host), call).await?, None))
+                let reply = (host_route.handler)(Arc::clone(&self.host), call).await?;
+                Ok(self.send(self.compression.apply(parts, reply).await, None))
             }
             Handler::Plugin { release, index, contract } => {
                 let (_, body, _reservation) = read.into_parts();
@@ -286,7 +290,7 @@ impl Dispatcher {
                     conditions: true,
                 };
                 let reply = cached_call::respond(&self.host, contract, call).await?;
-                Ok(self.send(reply, Some(release)))
+                Ok(self.send(self.compression.apply(parts, reply).await, Some(release)))
             }
         }
     }
