@@ -2,56 +2,20 @@
 //! the document and checks the responses. REDbot checks responses against the RFCs of HTTP. Both need Python 3 with
 //! `venv` and `pip`; without them the tests are skipped with a message, except in CI.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
 
 use crate::support::component::{target, workspace};
+use crate::support::packages::{self, output_text};
 use crate::support::{Setup, TestHost};
 
 fn directory() -> PathBuf {
     workspace().join("tests/conformance")
 }
 
-fn run(program: &Path, arguments: &[&str]) -> Result<Output, String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(output) } else { Err(output_text(&output)) }
-}
-
-fn output_text(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Returns a Python interpreter with a program and everything that it needs, installed into the target directory once
-/// per version. A program is run as a module, because its scripts contain the installation path and do not survive a
-/// clone that is moved.
-fn install(program: &str, requirements: &str) -> Result<PathBuf, String> {
-    let requirements = directory().join(requirements);
-    let wanted = std::fs::read_to_string(&requirements).unwrap();
-    let environment = target().join(program);
-    let python = environment.join("bin/python");
-    let installed = environment.join("installed.txt");
-    if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
-        return Ok(python);
-    }
-    run(Path::new("python3"), &["-m", "venv", "--clear", environment.to_str().unwrap()])?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10", "--timeout", "60"];
-    let pip = [&pip[..], &["-r", requirements.to_str().unwrap()]].concat();
-    run(&python, &pip)?;
-    // Written last, so that an interrupted installation starts again.
-    std::fs::write(&installed, wanted).unwrap();
-    Ok(python)
-}
-
-/// Returns an interpreter as [`install`] does, or `None` if the program cannot be installed on this machine.
+/// Returns an interpreter, or `None` if the program cannot be installed on this machine.
 async fn python(program: &'static str, requirements: &'static str) -> Option<PathBuf> {
-    match tokio::task::spawn_blocking(|| install(program, requirements)).await.unwrap() {
-        Ok(python) => Some(python),
-        Err(reason) => {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} cannot be installed: {reason}");
-            eprintln!("skipped: {program} cannot be installed: {reason}");
-            None
-        }
-    }
+    let install = move || packages::python(&directory().join(requirements), program);
+    packages::or_skip(tokio::task::spawn_blocking(install).await.unwrap(), program)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

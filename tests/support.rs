@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub(crate) mod http2_frames;
 pub(crate) mod load;
 pub(crate) mod mail;
+pub(crate) mod packages;
 pub(crate) mod pgbouncer;
 pub(crate) mod polling;
 pub(crate) mod postgres;

@@ -19,6 +19,7 @@ mod cli;
 mod conformance;
 mod db;
 mod egress;
+mod generated_clients;
 mod http;
 mod plugin;
 mod robustness;

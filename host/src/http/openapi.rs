@@ -1,9 +1,12 @@
 //! The OpenAPI 3.1 document of the host and the live plugins.
 //!
 //! A schema of a plugin keeps its name unless the name is taken by a schema with other content. In that case, it gets
-//! the name of the plugin as a prefix, and the references of the plugin follow.
+//! the name of the plugin as a prefix, and the references of the plugin follow. `portable` writes all schemas in the form
+//! that generators of clients accept.
 
-use std::collections::BTreeMap;
+mod portable;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -74,6 +77,14 @@ impl HostDocument {
     pub(super) fn with(&self, generation: &Generation) -> Value {
         let mut schemas = self.schemas.clone();
         let mut paths = self.paths.clone();
+        // An id that begins with the name of a plugin belongs to that plugin, whichever one is listed first.
+        let is_own = |name: &str, id: &str| id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+        let declared = generation.plugins.live.iter().flat_map(|(name, release)| {
+            let ids = release.record.declaration.routes.iter().filter_map(|route| id(&route.operation));
+            ids.filter(move |id| is_own(name.as_str(), id))
+        });
+        let reserved: HashSet<String> = declared.collect();
+        let mut ids: HashSet<String> = paths.values().flat_map(Map::values).filter_map(id).collect();
         for (name, release) in generation.plugins.live.iter() {
             let own = &release.record.declaration.schemas;
             let renamed: BTreeMap<&str, String> = own
@@ -86,9 +97,21 @@ impl HostDocument {
                 rename(&mut content, &renamed);
                 schemas.insert(renamed.get(schema.as_str()).unwrap_or(schema).clone(), content);
             }
+            let mut repeated: BTreeMap<String, usize> = BTreeMap::new();
             for route in &release.record.declaration.routes {
                 let mut operation = complete(route.operation.clone(), &route.access);
                 rename(&mut operation, &renamed);
+                // Generators name functions by the id. Two plugins may have chosen the same one.
+                if let Some(given) = id(&operation) {
+                    let (mut unique, count) = (given.clone(), repeated.entry(given.clone()).or_insert(0));
+                    while (reserved.contains(&unique) && !is_own(name.as_str(), &unique)) || !ids.insert(unique.clone())
+                    {
+                        *count += 1;
+                        unique =
+                            if *count == 1 { format!("{name}-{given}") } else { format!("{name}-{given}-{count}") };
+                        operation["operationId"] = Value::String(unique.clone());
+                    }
+                }
                 let template = route.path.below(&release.record.mount);
                 // The path of the mount itself ends with a slash, as in FastAPI's template.
                 let root = template == release.record.mount;
@@ -96,6 +119,10 @@ impl HostDocument {
                 paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);
             }
         }
+        for operation in paths.values_mut().flat_map(Map::values_mut) {
+            portable::rewrite_operation(operation, &schemas);
+        }
+        portable::rewrite_components(&mut schemas);
         json!({
             "openapi": "3.1.0",
             "info": { "title": self.title, "version": env!("CARGO_PKG_VERSION") },
@@ -133,7 +160,12 @@ fn complete(mut operation: Value, access: &Access) -> Value {
             });
         }
     }
+    portable::complete_operation(object);
     operation
+}
+
+fn id(operation: &Value) -> Option<String> {
+    operation.get("operationId").and_then(Value::as_str).map(ToOwned::to_owned)
 }
 
 fn rename(value: &mut Value, renamed: &BTreeMap<&str, String>) {

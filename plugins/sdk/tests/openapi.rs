@@ -9,7 +9,7 @@ plugin! {
     name: "shop",
     summary: "Sells things",
     permissions: { "read-all": "See all orders" },
-    routes: [list, order, revise, line, item_of, report, hit, drop_all],
+    routes: [list, order, revise, line, item_of, report, hit, drop_all, store_loose],
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -141,6 +141,31 @@ fn hit(body: Text) -> Status<Text> {
 #[delete("/")]
 fn drop_all() {}
 
+/// Has members of any type, and a default that its schema does not allow.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+struct Loose {
+    any: Value,
+    maybe: Option<Value>,
+    list: Vec<Value>,
+    pair: (Value, String),
+    #[schemars(with = "String")]
+    text: Option<String>,
+    #[schemars(with = "State")]
+    state: Option<State>,
+    #[schemars(length(min = 1))]
+    name: String,
+    #[schemars(length(min = 1))]
+    names: Vec<String>,
+    #[schemars(with = "Option<State>")]
+    either: Option<State>,
+}
+
+#[post("/loose")]
+fn store_loose(Json(loose): Json<Loose>) -> Json<Value> {
+    Json(loose.any)
+}
+
 fn operation(name: &str) -> Value {
     let api = describe(&PLUGIN);
     let routes = api["routes"].as_array().unwrap();
@@ -224,7 +249,7 @@ fn bodies_and_responses_refer_to_components() {
 fn components_contain_the_rules_that_the_host_validates() {
     let schemas = &describe(&PLUGIN)["schemas"];
     let names: Vec<&String> = schemas.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["Address", "Line", "OrderCreate", "OrderPublic", "OrderUpdate", "State"]);
+    assert_eq!(names, ["Address", "Line", "Loose", "OrderCreate", "OrderPublic", "OrderUpdate", "State"]);
     assert_eq!(
         schemas["OrderCreate"],
         json!({
@@ -275,4 +300,21 @@ fn response_members_are_required_and_types_used_both_ways_have_the_schema_of_an_
     assert_eq!(schemas["OrderPublic"]["required"], json!(["id", "comment", "address", "created_at", "state"]));
     assert_eq!(schemas["OrderPublic"]["properties"]["created_at"], json!({ "type": "string", "format": "date-time" }));
     assert_eq!(schemas["Address"]["required"], json!(["street"]));
+}
+
+#[test]
+fn schemas_have_the_form_that_generators_of_clients_accept() {
+    let loose = &describe(&PLUGIN)["schemas"]["Loose"]["properties"];
+    assert_eq!(loose["any"], json!({ "default": null }));
+    assert_eq!(loose["maybe"], json!({ "default": null }));
+    assert_eq!(loose["list"], json!({ "type": "array", "items": {}, "default": [] }));
+    assert_eq!(loose["pair"]["prefixItems"], json!([{}, { "type": "string" }]));
+    assert_eq!(loose["text"], json!({ "type": "string" }));
+    assert_eq!(loose["state"], json!({ "$ref": "#/components/schemas/State" }));
+    assert_eq!(loose["name"], json!({ "type": "string", "minLength": 1 }));
+    assert_eq!(loose["names"].get("default"), None);
+    assert_eq!(loose["either"]["anyOf"][1], json!({ "type": "null" }));
+    assert_eq!(loose["either"]["default"], Value::Null);
+    let response = &operation("store_loose")["responses"]["200"]["content"]["application/json"]["schema"];
+    assert_eq!(response, &json!({}));
 }

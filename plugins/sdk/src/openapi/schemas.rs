@@ -115,8 +115,10 @@ fn remove_marks(schema: &mut Value) {
     }
 }
 
-/// Removes formats that mean nothing to a client: Rust's integer widths that OpenAPI does not define.
+/// Writes a schema in the form that generators of clients accept. Removes formats that mean nothing to a client: Rust's
+/// integer widths that OpenAPI does not define.
 fn clean(mut schema: Schema) -> Value {
+    schema.ensure_object();
     Clean.transform(&mut schema);
     schema.to_value()
 }
@@ -127,6 +129,8 @@ impl Transform for Clean {
     fn transform(&mut self, schema: &mut Schema) {
         if let Some(members) = schema.as_object_mut() {
             clean_integer(members);
+            remove_misfit_default(members);
+            members.iter_mut().for_each(|(keyword, value)| replace_booleans(keyword, value));
         }
         transform_subschemas(self, schema);
     }
@@ -152,4 +156,53 @@ fn clean_integer(members: &mut Map<String, Value>) {
     let Some((minimum, maximum)) = range else { return };
     members.entry("minimum").or_insert(minimum);
     members.entry("maximum").or_insert(maximum);
+}
+
+/// Removes a `default` that does not fit: null where null is not allowed, or a text or list that is too short. A
+/// reference counts as not null: schemars writes an optional one as `anyOf`.
+fn remove_misfit_default(members: &mut Map<String, Value>) {
+    let least = |keyword: &str| members.get(keyword).and_then(Value::as_u64).and_then(|least| least.try_into().ok());
+    let fits = match members.get("default") {
+        Some(Value::Null) => allow_null(members),
+        Some(Value::Array(list)) => list.len() >= least("minItems").unwrap_or(0),
+        Some(Value::String(text)) => text.chars().count() >= least("minLength").unwrap_or(0),
+        _ => true,
+    };
+    if !fits {
+        members.shift_remove("default");
+    }
+}
+
+fn allow_null(members: &Map<String, Value>) -> bool {
+    members.iter().all(|(keyword, value)| match (keyword.as_str(), value) {
+        ("type", Value::String(name)) => name == "null",
+        ("type" | "enum", Value::Array(list)) => list.iter().any(|each| each == "null" || each.is_null()),
+        ("const", value) => value.is_null(),
+        ("anyOf" | "oneOf", Value::Array(list)) => list.iter().filter_map(Value::as_object).any(allow_null),
+        ("$ref", _) => false,
+        _ => true,
+    })
+}
+
+/// Replaces the schemas `true` and `false` in a keyword. `additionalProperties` keeps them: every generator reads them
+/// there.
+fn replace_booleans(keyword: &str, value: &mut Value) {
+    match (keyword, value) {
+        ("properties" | "patternProperties" | "$defs", Value::Object(schemas)) => {
+            schemas.values_mut().for_each(replace_boolean);
+        }
+        ("allOf" | "anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => {
+            schemas.iter_mut().for_each(replace_boolean);
+        }
+        ("items" | "contains" | "not" | "propertyNames", schema) => replace_boolean(schema),
+        _ => {}
+    }
+}
+
+fn replace_boolean(schema: &mut Value) {
+    match schema {
+        Value::Bool(true) => *schema = Value::Object(Map::new()),
+        Value::Bool(false) => *schema = serde_json::json!({ "not": {} }),
+        _ => {}
+    }
 }
