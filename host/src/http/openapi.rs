@@ -109,7 +109,9 @@ impl HostDocument {
                         *count += 1;
                         unique =
                             if *count == 1 { format!("{name}-{given}") } else { format!("{name}-{given}-{count}") };
-                        operation["operationId"] = Value::String(unique.clone());
+                        if let Some(members) = operation.as_object_mut() {
+                            members.insert("operationId".to_owned(), Value::String(unique.clone()));
+                        }
                     }
                 }
                 let template = route.path.below(&release.record.mount);
