@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 pub use self::error::{DataError, LimitKind};
 pub use self::migration::{Migration, MigrationError, check as check_migrations};
@@ -55,6 +55,9 @@ pub struct PluginData {
     limits: StatementLimits,
     open: Arc<Mutex<OpenDatabases>>,
     deleting: Arc<tokio::sync::Mutex<()>>,
+    /// One permit for each migration that holds a connection of the host: at most half of them, because the host needs
+    /// the others to serve.
+    migrating: Semaphore,
     idle: tokio::task::JoinHandle<()>,
 }
 
@@ -81,7 +84,9 @@ impl PluginData {
         };
         let open = Arc::new(Mutex::new(OpenDatabases::new()));
         let idle = tokio::spawn(close_idle(Arc::downgrade(&open)));
-        Ok(Self { storage, limits: StatementLimits::from(&config.plugins), open, deleting: Arc::default(), idle })
+        let migrating = Semaphore::new(usize::try_from(config.database.connections / 2).unwrap_or_default().max(1));
+        let (limits, deleting) = (StatementLimits::from(&config.plugins), Arc::default());
+        Ok(Self { storage, limits, open, deleting, migrating, idle })
     }
 
     /// Returns the database of a plugin, and creates it if it is missing. Cheap if it is open already.
@@ -186,7 +191,11 @@ impl PluginData {
     pub async fn migrate(&self, name: &PluginName, migrations: &[Migration]) -> Result<Vec<String>, MigrationError> {
         match &self.plugin(name).await?.engine {
             Engine::Sqlite(sqlite) => sqlite.migrate(migrations.to_vec()).await,
-            Engine::Postgres(postgres) => postgres.migrate(migrations).await,
+            Engine::Postgres(postgres) => {
+                // It is never closed.
+                let _permit = self.migrating.acquire().await.map_err(Error::internal)?;
+                postgres.migrate(migrations).await
+            }
         }
     }
 

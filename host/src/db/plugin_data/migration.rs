@@ -47,9 +47,19 @@ pub enum MigrationError {
     /// Another node is migrating this plugin, or the database cannot be reached.
     #[error("the migrations could not be applied: {0}")]
     Database(DataError),
+    /// The database did not respond to the commit, or not in time. They may be applied.
+    #[error("it is not known whether the migrations were applied: {0}")]
+    Unclear(DataError),
     /// The host failed.
     #[error("{0}")]
     Host(#[from] crate::error::Error),
+}
+
+impl MigrationError {
+    /// Returns whether it is certain that no migration was applied.
+    pub fn is_rolled_back(&self) -> bool {
+        !matches!(self, Self::Unclear(_))
+    }
 }
 
 impl From<DataError> for MigrationError {

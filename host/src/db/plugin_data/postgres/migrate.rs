@@ -30,7 +30,7 @@ impl Postgres {
     ) -> Result<Vec<String>, MigrationError> {
         match tokio::time::timeout(MIGRATION_TIME, self.migrate_locked(migrations)).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(MigrationError::Database(DataError::time(MIGRATION_TIME))),
+            Err(_elapsed) => Err(MigrationError::Unclear(DataError::time(MIGRATION_TIME))),
         }
     }
 
@@ -50,8 +50,9 @@ impl Postgres {
         let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
         // On an error the connection is dropped and closes, which rolls everything back.
         let applied = apply(&mut connection, migrations, &self.allowlist, &limits).await?;
-        connection.close().await.map_err(failed)?;
-        lock.commit().await.map_err(Error::from)?;
+        // They are applied now, whether or not these two succeed. The lock ends with its connection at the latest.
+        let _ = connection.close().await;
+        let _ = lock.commit().await;
         Ok(applied)
     }
 }
@@ -79,7 +80,11 @@ async fn apply(
             .await
             .map_err(failed)?;
     }
-    transaction.commit().await.map_err(failed)?;
+    transaction.commit().await.map_err(|error| match error {
+        // The database has refused it.
+        sqlx::Error::Database(_) => failed(error),
+        _ => MigrationError::Unclear(error_mapping::to_data_error(error, limits)),
+    })?;
     Ok(pending.iter().map(|migration| migration.name.clone()).collect())
 }
 

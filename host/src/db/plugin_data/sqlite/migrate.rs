@@ -32,7 +32,9 @@ impl Sqlite {
                 }
                 result
             })
-            .await?;
+            .await
+            // The thread may still run.
+            .map_err(MigrationError::Unclear)?;
         drop(leased);
         result
     }
