@@ -14,6 +14,7 @@ both!(
     a_canary_is_requested_by_header_and_promoted,
     an_aborted_canary_leaves_the_live_release,
     a_canary_survives_a_restart,
+    callers_keep_their_sides_in_a_restart,
 );
 
 async fn deploy_plan(host: &TestHost, component: &Component, plan: &str) -> Value {
@@ -73,6 +74,44 @@ async fn a_canary_survives_a_restart(host: &mut TestHost) {
     deploy_plan(host, &responding_with("newer"), "").await;
     assert_eq!(get_with_canary_header(host.superuser(), "always").await, "newer");
     assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"], json!(null));
+}
+
+async fn callers_keep_their_sides_in_a_restart(host: &mut TestHost) {
+    deploy_plan(host, &responding_with("live"), "").await;
+    deploy_plan(host, &responding_with("candidate"), "canary=50%25").await;
+    let sides = async |host: &TestHost| {
+        let mut sides = Vec::new();
+        for caller in 1..=24 {
+            let client = Client::from_address(host.addr(), [127, 0, 3, caller].into());
+            sides.push(client.get("/liar").await.text());
+        }
+        sides
+    };
+    let before = sides(host).await;
+    host.restart().await;
+    assert_eq!(sides(host).await, before);
+}
+
+/// The calls of one caller can open the circuit breaker. The canary then ends only if other callers meet failures too.
+#[tokio::test]
+async fn one_caller_ends_no_canary_by_the_circuit_breaker() {
+    let host = TestHost::sqlite(Setup::default().with_manual_clock()).await;
+    deploy_plan(&host, &responding_with("live"), "").await;
+    deploy_plan(&host, &liar(json!({ "handle": "trap" })), "canary=100%25&minimum=1000").await;
+    let client = |caller: u8| Client::from_address(host.addr(), [127, 0, 2, caller].into());
+    for _ in 0..10 {
+        client(1).get("/liar").await.has_code(502, "plugin_trap");
+    }
+    for caller in [2, 3] {
+        // While it is quarantined, the live release serves its callers.
+        assert_eq!(client(caller).get("/liar").await.text(), "live");
+        host.clock().advance(Duration::from_secs(60));
+        client(caller).get("/liar").await.has_code(502, "plugin_trap");
+    }
+    let end = history_entry(&host, "liar", "abort").await;
+    assert!(end["detail"]["reason"].as_str().unwrap().contains("quarantined"), "{end}");
+    assert_eq!(end["detail"]["evidence"]["candidate"]["faults"], 12, "{end}");
+    assert_eq!(client(1).get("/liar").await.text(), "live");
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ use crate::auth::Caller;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
-use crate::plugin::canary::{Assignment, Canary};
+use crate::plugin::canary::{Assignment, Canary, anonymous_caller};
 use crate::plugin::generation::{Absence, Found};
 use crate::plugin::release::Prepared;
 use crate::route::{BodyKind, Match, Operation, RouteTable, Schemas, Template};
@@ -372,7 +372,7 @@ impl Dispatcher {
                 _ => {}
             }
         }
-        let caller = caller.map_or_else(|| origin.address.to_string(), |caller| caller.user.id.to_string());
+        let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.user.id.to_string());
         canary.assign(&caller)
     }
 

@@ -110,6 +110,15 @@ impl Breaker {
         !matches!(&*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Closed { .. })
     }
 
+    /// Returns whether a call would be refused now.
+    pub fn refuses(&self) -> bool {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Closed { .. } => false,
+            State::Open { until, .. } => *until > self.clock.now(),
+            State::HalfOpen { probing, .. } => *probing,
+        }
+    }
+
     fn open(&self, state: &mut State, backoff: u32) {
         let until = self.clock.now().plus(self.quarantine.saturating_mul(backoff));
         *state = State::Open { until, backoff };

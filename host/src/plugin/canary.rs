@@ -2,12 +2,13 @@
 //! callers and the judgement of the two releases; never swaps anything. `canary_rollout` acts on the judgement.
 //!
 //! [`callers`] compares the callers of the two releases, [`calls`] compares calls route by route. [`statistics`] has the
-//! tests, and [`looks`] the times of the looks and the certainty that each needs.
+//! tests, [`lot`] assigns the callers, and [`looks`] has the times of the looks and the certainty that each needs.
 
 mod callers;
 mod calls;
 mod finding;
 mod looks;
+mod lot;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use self::callers::Callers;
 use self::calls::RoutePair;
+use self::finding::Finding;
 use self::looks::Looks;
+pub(super) use self::lot::Lot;
+pub use self::lot::anonymous_caller;
 use super::call_stats::{Counts, EndedCall};
 use super::declaration::DeclaredRoute;
 use super::release::Release;
@@ -105,6 +108,9 @@ pub(super) struct StoredCanary {
     pub(super) plan: Plan,
     pub(super) step: usize,
     pub(super) since: Timestamp,
+    /// A record of an earlier version has none.
+    #[serde(default)]
+    pub(super) lot: Lot,
 }
 
 /// See the module.
@@ -123,6 +129,7 @@ pub struct Canary {
     step_baseline: [Counts; 2],
     /// The callers of the present step.
     callers: Arc<Callers>,
+    lot: Lot,
     verdict: Mutex<Verdict>,
 }
 
@@ -132,6 +139,16 @@ struct Verdict {
     looks: Looks,
     worse: Option<String>,
     doubt: Option<String>,
+}
+
+impl Verdict {
+    /// Notes a difference between the calls where no lot is drawn. With `header`, an operator chooses the side of each
+    /// request, and it proves that the canary is worse. With a share of 100 %, the calls of the live release are from
+    /// another time and from other callers, and the calls of one caller resemble each other. So it is only a doubt.
+    fn note_calls(&mut self, share: Share, finding: Option<&Finding>) {
+        let text = finding.map(ToString::to_string);
+        if share == Share(0) { self.worse = text } else { self.doubt = text }
+    }
 }
 
 /// A call's part in a trial: its caller was assigned to one of the two releases.
@@ -207,25 +224,26 @@ pub struct Comparison {
 
 impl Canary {
     /// Starts a canary.
-    pub(super) fn new(release: Arc<Release>, plan: Plan, live: &Release, now: Timestamp) -> Self {
-        Self::begin_step(release, plan, (0, now), live, live.stats.counts())
+    pub(super) fn new(release: Arc<Release>, plan: Plan, lot: Lot, live: &Release, now: Timestamp) -> Self {
+        Self::begin_step(release, (plan, lot), (0, now), live, live.stats.counts())
     }
 
     /// Returns the canary at another step, which begins now. Its judgement begins anew: other callers are on each side.
     pub(super) fn at_step(&self, step: usize, live: &Release, now: Timestamp) -> Self {
-        Self::begin_step(Arc::clone(&self.release), self.plan.clone(), (step, now), live, self.baseline.clone())
+        let plan = (self.plan.clone(), self.lot.clone());
+        Self::begin_step(Arc::clone(&self.release), plan, (step, now), live, self.baseline.clone())
     }
 
     fn begin_step(
         release: Arc<Release>,
-        plan: Plan,
+        (plan, lot): (Plan, Lot),
         (step, since): (usize, Timestamp),
         live: &Release,
         baseline: Counts,
     ) -> Self {
         let step_baseline = [live.stats.counts(), release.stats.counts()];
         let (callers, verdict) = (Arc::default(), Mutex::default());
-        Self { release, plan, step, since, baseline, step_baseline, callers, verdict }
+        Self { release, plan, step, since, baseline, step_baseline, callers, lot, verdict }
     }
 
     /// Returns the present share of callers.
@@ -240,17 +258,27 @@ impl Canary {
     }
 
     /// Assigns a caller to one of the two releases. Returns whether the canary serves it, and its part in the trial. The
-    /// choice is stable for each caller, and a larger share only adds callers.
+    /// choice is stable for each caller, and a larger share only adds callers. While the canary is quarantined, the live
+    /// release serves its callers; they have no part in the trial then, because they do not belong to its side.
     pub fn assign(&self, caller: &str) -> (bool, Option<Assignment>) {
         let record = &self.release.record;
-        let hash = Sha256::digest(format!("{}\n{}\n{caller}", record.plugin, record.number));
-        let caller = hash.iter().take(8).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        let caller = self.lot.number(&record.plugin, record.number, caller);
         let is_chosen = caller % u64::from(Share::ALL.0) < u64::from(self.share().0);
+        if is_chosen && self.release.breaker.refuses() {
+            return (false, None);
+        }
         let takes_part = self.share() > Share(0);
         (
             is_chosen,
             takes_part.then(|| Assignment { callers: Arc::clone(&self.callers), canary: record.number, caller }),
         )
+    }
+
+    /// Returns whether a quarantine ends the canary. The calls of one or two callers can open the circuit breaker, and
+    /// these may be unusual callers. An operator chooses the side of each request in a header.
+    pub(super) fn ends_by_quarantine(&self) -> bool {
+        let is_shared = || self.share() == Share(0) || self.callers.share_failures();
+        self.release.breaker.is_open() && is_shared()
     }
 
     /// Compares the canary with the live release, with the verdict of the last look.
@@ -283,11 +311,8 @@ impl Canary {
         if self.is_split() {
             verdict.worse = self.callers.compare(threshold).map(|finding| finding.to_string());
             verdict.doubt = calls::compare(&routes, DOUBT).map(|finding| finding.to_string());
-        } else if let Some(finding) = calls::compare(&routes, threshold) {
-            // An operator chooses the side of each request in a header. Other callers must share the finding.
-            let is_shared = self.share() == Share(0) || self.callers.share(finding.about);
-            let text = Some(finding.to_string());
-            if is_shared { verdict.worse = text } else { verdict.doubt = text }
+        } else {
+            verdict.note_calls(self.share(), calls::compare(&routes, threshold).as_ref());
         }
     }
 
@@ -296,7 +321,8 @@ impl Canary {
         let verdict = self.verdict();
         let has_lasted = now >= self.since.plus(self.plan.hold);
         let [_, counts] = self.step_counts(live);
-        has_lasted && verdict.looks.has_begun() && counts.calls() >= self.plan.minimum && verdict.doubt.is_none()
+        let has_doubts = verdict.doubt.is_some() || self.release.breaker.is_open();
+        has_lasted && verdict.looks.has_begun() && counts.calls() >= self.plan.minimum && !has_doubts
     }
 
     /// Returns the counts of the live release and the canary since the present step began.
@@ -326,6 +352,7 @@ impl Canary {
             plan: self.plan.clone(),
             step: self.step,
             since: self.since,
+            lot: self.lot.clone(),
         };
         serde_json::to_string(&stored).map_err(Error::internal)
     }

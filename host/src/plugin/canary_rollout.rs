@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::canary::{Canary, Comparison};
+use super::canary::{Canary, Comparison, StoredCanary};
 use super::initiator::Initiator;
 use super::refusal::{plugin_not_found, state_conflict};
 use super::registry::Registry;
@@ -16,6 +16,9 @@ use crate::db::plugin as table;
 use crate::error::Result;
 use crate::id::PluginName;
 use crate::route::Template;
+
+/// The reason of the host for ending a quarantined canary.
+const QUARANTINED: &str = "Too many of its calls failed and it was quarantined";
 
 /// Checks that a release can be a canary next to the live one.
 ///
@@ -85,7 +88,20 @@ impl Registry {
     /// As [`Registry::compare`].
     pub async fn abort(&self, plugin: &PluginName, by: &Initiator) -> Result<()> {
         let _changing = self.live.lock().await;
-        self.abort_locked(plugin, by, "An operator ended the trial").await
+        let reason = "An operator ended the trial";
+        if self.generation().plugins.canaries.get(plugin).is_none()
+            && let Some(text) = table::find(&self.db, plugin).await?.and_then(|stored| stored.canary)
+        {
+            // It is recorded and not served, because the response of the database to its deploy was lost. The next start
+            // would serve it.
+            table::set_canary(&self.db, plugin, None).await?;
+            let release = serde_json::from_str(&text).map(|stored: StoredCanary| stored.release).ok();
+            tracing::info!(%plugin, release, reason, "trial aborted");
+            let detail = json!({ "release": release, "reason": reason });
+            self.audit("plugin.abort", Some(plugin.clone()), by, Outcome::Success, detail).await;
+            return Ok(());
+        }
+        self.abort_locked(plugin, by, reason).await
     }
 
     async fn abort_locked(&self, plugin: &PluginName, by: &Initiator, reason: &str) -> Result<()> {
@@ -122,6 +138,9 @@ impl Registry {
     async fn judge_canary(&self, plugin: &PluginName) -> Result<()> {
         let _changing = self.live.lock().await;
         let Ok((live, canary)) = self.live_and_canary(plugin) else { return Ok(()) };
+        if canary.ends_by_quarantine() {
+            return self.abort_locked(plugin, &Initiator::host(), QUARANTINED).await;
+        }
         canary.judge(&live);
         let comparison = canary.compare(&live);
         if let Some(reason) = &comparison.worse {
@@ -146,13 +165,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Aborts a canary whose breaker opened. Returns whether the release was a canary.
+    /// Aborts a canary whose breaker opened, if it failed for several callers. Returns whether the release was a canary.
     pub(super) async fn abort_tripped(&self, plugin: &PluginName, release: i64) -> Result<bool> {
         let _changing = self.live.lock().await;
         match self.live_and_canary(plugin) {
             Ok((_, canary)) if canary.release.record.number == release => {
-                self.abort_locked(plugin, &Initiator::host(), "Too many of its calls failed and it was quarantined")
-                    .await?;
+                if canary.ends_by_quarantine() {
+                    self.abort_locked(plugin, &Initiator::host(), QUARANTINED).await?;
+                }
                 Ok(true)
             }
             _ => Ok(false),

@@ -31,7 +31,7 @@ use crate::auth::Caller;
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
 use crate::capability::{Dependency, Limit};
-use crate::clock::Clock;
+use crate::clock::{Clock, Random};
 use crate::config;
 use crate::db::Db;
 use crate::db::audit::{self, Outcome};
@@ -46,6 +46,7 @@ pub struct Registry {
     pub(super) compiler: Compiler,
     pub(super) limits: config::Plugins,
     pub(super) clock: Clock,
+    pub(super) random: Random,
     pub(super) db: Db,
     pub(super) data: Arc<PluginData>,
     pub(super) caches: Caches,

@@ -55,6 +55,7 @@ impl Registry {
             compiler,
             limits,
             clock: boot.clock.clone(),
+            random: boot.random.clone(),
             db: boot.db.clone(),
             data: Arc::clone(&boot.data),
             caches: boot.cache.clone(),
@@ -207,7 +208,7 @@ impl Registry {
         let release = Arc::new(self.unprepared(&release)?);
         let generation = self.generation();
         let live = generation.plugins.live.get(plugin).ok_or_else(|| plugin_not_found(plugin))?;
-        let mut canary = Canary::new(release, stored.plan, live, stored.since);
+        let mut canary = Canary::new(release, stored.plan, stored.lot, live, stored.since);
         canary.step = stored.step;
         self.live.swap(|plugins| {
             plugins.canaries.insert(plugin.clone(), Arc::new(canary));

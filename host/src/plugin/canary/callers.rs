@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::finding::{About, Finding, MIN_FAULTS, NOTICEABLE, SLOWER};
+use super::finding::{Finding, MIN_FAULTS, NOTICEABLE, SLOWER};
 use super::statistics::{Group, RankSum, Tally, exact_probability};
 use crate::plugin::call_stats::EndedCall;
 
@@ -75,14 +75,11 @@ impl Callers {
         times.logarithms += (call.took.as_secs_f64() * 1e6).max(1.0).ln();
     }
 
-    /// Returns whether enough callers of the canary share the cause of a finding about their calls.
-    pub(super) fn share(&self, about: About) -> bool {
+    /// Returns whether enough callers of the canary met failures that it can be the cause.
+    pub(super) fn share_failures(&self) -> bool {
         let callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_canary = callers.values().filter(|caller| caller.on_canary);
-        match about {
-            About::Failures => of_canary.filter(|caller| caller.faults > 0).nth(MIN_BAD_CALLERS - 1).is_some(),
-            About::Times => of_canary.count() >= MIN_TIMED_CALLERS,
-        }
+        let mut bad = callers.values().filter(|caller| caller.on_canary && caller.faults > 0);
+        bad.nth(MIN_BAD_CALLERS - 1).is_some()
     }
 
     /// Returns why the canary is worse for its callers, if that is less probable by chance than `threshold`.
@@ -116,7 +113,6 @@ fn compare_faults(callers: &[Caller], threshold: f64) -> Option<Finding> {
     is_worse.then(|| {
         let Group { live, canary } = group;
         Finding::new(
-            About::Failures,
             probability,
             format!(
                 "calls of {} of {} callers failed unusually often, against {} of {} of the live release",
@@ -147,7 +143,7 @@ fn compare_times(callers: &[Caller], threshold: f64) -> Option<Finding> {
     let is_worse = probability < threshold && now >= before * SLOWER && now >= before + noticeable;
     is_worse.then(|| {
         let text = format!("calls took {now:.0} µs for the typical caller, against {before:.0} µs of the live release");
-        Finding::new(About::Times, probability, text)
+        Finding::new(probability, text)
     })
 }
 

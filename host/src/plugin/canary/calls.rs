@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::finding::{About, Finding, MIN_FAULTS, NOTICEABLE, SLOWER};
+use super::finding::{Finding, MIN_FAULTS, NOTICEABLE, SLOWER};
 use super::statistics::{Group, RankSum, Tally, exact_probability};
 use crate::plugin::call_stats::{Histogram, RouteCounts};
 
@@ -41,7 +41,7 @@ fn compare_faults(routes: &[&RoutePair], threshold: f64) -> Option<Finding> {
             "{} of {} calls failed, against {} of {} of the live release",
             canary.bad, canary.all, live.bad, live.all
         );
-        Finding::new(About::Failures, probability, text)
+        Finding::new(probability, text)
     })
 }
 
@@ -67,7 +67,7 @@ fn compare_times(routes: &[&RoutePair], threshold: f64) -> Option<Finding> {
             now.geometric(),
             before.geometric()
         );
-        Finding::new(About::Times, probability, text)
+        Finding::new(probability, text)
     })
 }
 

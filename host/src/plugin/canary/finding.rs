@@ -10,25 +10,17 @@ pub(super) const SLOWER: f64 = 1.5;
 /// … and longer by at least this, so that microseconds on an idle machine do not count.
 pub(super) const NOTICEABLE: Duration = Duration::from_millis(1);
 
-/// The subject of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum About {
-    Failures,
-    Times,
-}
-
 /// A difference between the two releases, for the operator.
 #[derive(Debug)]
 pub(super) struct Finding {
-    pub(super) about: About,
     /// The probability of a difference of at least this size between equal releases.
     probability: f64,
     text: String,
 }
 
 impl Finding {
-    pub(super) fn new(about: About, probability: f64, text: String) -> Self {
-        Self { about, probability, text }
+    pub(super) fn new(probability: f64, text: String) -> Self {
+        Self { probability, text }
     }
 }
 

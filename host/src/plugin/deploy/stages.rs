@@ -14,7 +14,7 @@ use crate::db::plugin_data::Migration;
 use crate::db::release::{self as releases, PluginRecord, ReleaseRole};
 use crate::error::{Error, Result};
 use crate::id::UserId;
-use crate::plugin::canary::{Canary, Plan};
+use crate::plugin::canary::{Canary, Lot, Plan};
 use crate::plugin::declaration::DeclaredMigration;
 use crate::plugin::deploy_turn::DeployTurn;
 use crate::plugin::generation::MountedRoutes;
@@ -163,7 +163,8 @@ impl Registry {
         let replaced = served.or(state.stored.map(|stored| stored.live_release));
         match (plan, state.live) {
             (Some(plan), Some(live)) => {
-                let canary = Canary::new(Arc::clone(release), plan, &live, self.clock.now());
+                let lot = Lot::draw(&self.random)?;
+                let canary = Canary::new(Arc::clone(release), plan, lot, &live, self.clock.now());
                 let text = canary.to_json()?;
                 let role = ReleaseRole::Canary(&text);
                 if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
