@@ -63,7 +63,7 @@ impl Registry {
                 () = stopping.cancelled() => return,
                 Some(tripped) = trips.recv() => {
                     // The stop does not wait for a rollback that has to compile.
-                    match stopping.run_until_cancelled(self.is_handled(&tripped)).await {
+                    match stopping.run_until_cancelled(self.is_handled(&tripped, true)).await {
                         None => return,
                         Some(true) => {}
                         Some(false) => pending.push(tripped, Instant::now()),
@@ -71,7 +71,7 @@ impl Registry {
                 }
                 _ = interval.tick() => {
                     for trip in pending.take_due(Instant::now()) {
-                        match stopping.run_until_cancelled(self.is_handled(&trip.tripped)).await {
+                        match stopping.run_until_cancelled(self.is_handled(&trip.tripped, false)).await {
                             None => return,
                             Some(true) => {}
                             Some(false) => pending.put_back(trip, Instant::now()),
@@ -84,13 +84,30 @@ impl Registry {
         }
     }
 
-    /// Handles a trip. Returns whether that is done: it succeeded, or it cannot succeed later either.
-    async fn is_handled(&self, tripped: &TrippedRelease) -> bool {
+    /// Handles a trip. Returns whether that is done: it succeeded, it is not needed any more, or it cannot succeed later
+    /// either.
+    async fn is_handled(&self, tripped: &TrippedRelease, is_first: bool) -> bool {
+        // The release may have recovered since.
+        if !is_first && !self.is_quarantined(tripped) {
+            return true;
+        }
         let Err(error) = self.handle_trip(tripped).await else { return true };
         let (plugin, release, retry) = (&tripped.plugin, tripped.number, may_pass(&error));
+        let is_known = !is_first && is_lasting(&error);
         let error = error.report();
-        tracing::error!(%plugin, release, retry, error, "a quarantined release could not be rolled back");
+        if is_known {
+            tracing::debug!(%plugin, release, error, "a quarantined release still cannot be rolled back");
+        } else {
+            tracing::error!(%plugin, release, retry, error, "a quarantined release could not be rolled back");
+        }
         !retry
+    }
+
+    /// Returns whether the breaker of a release is open. One that is not loaded any more is left to the rollback.
+    fn is_quarantined(&self, tripped: &TrippedRelease) -> bool {
+        let generation = self.generation();
+        let mut loaded = generation.plugins.releases_of(&tripped.plugin);
+        loaded.find(|release| release.record.number == tripped.number).is_none_or(|release| release.breaker.is_open())
     }
 
     /// Aborts the release if it is a canary, or rolls it back if it was on probation when its breaker opened.
@@ -112,6 +129,11 @@ fn may_pass(error: &Error) -> bool {
     const FINAL: [Code; 4] =
         [code::PLUGIN_CHANGED, code::PLUGIN_NOT_FOUND, code::RELEASE_LIVE, code::RELEASE_NOT_FOUND];
     !FINAL.contains(error.code())
+}
+
+/// Returns whether only an operator or the end of a deploy can remove the reason of the failure. It is reported once.
+fn is_lasting(error: &Error) -> bool {
+    [code::SCHEMA_TOO_NEW, code::GRANT_MISSING].contains(error.code())
 }
 
 #[cfg(test)]
