@@ -88,7 +88,7 @@ impl LiveSet {
     }
 
     /// Serves the plugins that were served before the start. A plugin whose mount belongs to the host or to a plugin
-    /// before it is not served; the reasons are returned.
+    /// before it in the list is not served; the reasons are returned.
     pub(super) fn restore(
         &self,
         releases: Vec<(Arc<Release>, bool)>,
@@ -148,6 +148,7 @@ impl LiveSet {
             let Some(release) = next.plugins.live.get(plugin) else { continue };
             if !current.plugins.live.get(plugin).is_some_and(|served| Arc::ptr_eq(served, release)) {
                 self.apply_quotas(release);
+                release.pause.resume();
                 release.bulkhead.resize(release.limits.concurrency, release.limits.queue_time);
             }
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::canary::StoredCanary;
 use super::generation::{Absence, Absent, MountedRoutes};
 use super::initiator::Initiator;
 use super::limits::LimitOverrides;
@@ -18,6 +19,7 @@ use super::upload::{Deployed, Upload};
 use crate::capability::Grants;
 use crate::db::audit::Outcome;
 use crate::db::plugin::{self as table, StoredPlugin};
+use crate::db::release as releases;
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
 
@@ -26,48 +28,79 @@ impl Registry {
     /// their open transactions are rolled back.
     ///
     /// # Errors
-    /// It is not served (404), or it is already paused (409).
+    /// There is no such plugin (404), or it is not served or already paused (409).
     pub async fn pause(&self, plugin: &PluginName, by: &Initiator) -> Result<Arc<Release>> {
         let _changing = self.live.lock().await;
-        let generation = self.generation();
-        if generation.plugins.paused.contains_key(plugin) {
+        let stored = self.present(plugin).await?;
+        // Both are asked, so that a pause holds whose response, or that of the resumption before it, the database lost.
+        if stored.paused && self.generation().plugins.paused.contains_key(plugin) {
             return Err(state_conflict(format!("'{plugin}' is already paused")));
         }
-        let release = generation.plugins.live.get(plugin).ok_or_else(|| plugin_not_found(plugin))?;
-        table::set_paused(&self.db, plugin, true).await?;
-        self.live.swap(|plugins| {
-            plugins.forget(plugin);
-            plugins.paused.insert(plugin.clone(), Arc::clone(release));
-        });
+        let release = self.current_or_recorded(&stored).await?;
+        self.record_paused(plugin, true).await?;
+        self.live.serve(Arc::clone(&release), true);
         release.pause.pause();
         self.turns.interrupt(plugin);
         tracing::info!(%plugin, "paused");
         let detail = json!({ "release": release.record.number });
         self.audit("plugin.pause", Some(plugin.clone()), by, Outcome::Success, detail).await;
-        Ok(Arc::clone(release))
+        Ok(release)
     }
 
     /// Serves a paused plugin again.
     ///
     /// # Errors
-    /// It is not paused (409), or does not exist (404).
+    /// It is not paused or not served (409), or does not exist (404).
     pub async fn resume(&self, plugin: &PluginName, by: &Initiator) -> Result<Arc<Release>> {
         let _changing = self.live.lock().await;
-        let generation = self.generation();
-        let Some(release) = generation.plugins.paused.get(plugin) else {
-            self.present(plugin).await?;
+        let stored = self.present(plugin).await?;
+        let is_paused = self.generation().plugins.paused.contains_key(plugin);
+        if !stored.paused && !is_paused {
             return Err(state_conflict(format!("'{plugin}' is not paused")));
-        };
-        table::set_paused(&self.db, plugin, false).await?;
-        release.pause.resume();
-        self.live.swap(|plugins| {
-            plugins.forget(plugin);
-            plugins.live.insert(plugin.clone(), Arc::clone(release));
-        });
+        }
+        let release = self.current_or_recorded(&stored).await?;
+        self.record_paused(plugin, false).await?;
+        // Calls in flight on a release that is live already go on.
+        if self.generation().plugins.live.get(plugin).is_none() {
+            self.live.serve(Arc::clone(&release), false);
+        }
         tracing::info!(%plugin, "resumed");
         let detail = json!({ "release": release.record.number });
         self.audit("plugin.resume", Some(plugin.clone()), by, Outcome::Success, detail).await;
-        Ok(Arc::clone(release))
+        Ok(release)
+    }
+
+    /// Returns the release of a plugin that is live or paused. If the plugin is recorded and not known otherwise, because
+    /// the response of the database to its first deploy was lost, it is the recorded release: the next start serves it.
+    ///
+    /// # Errors
+    /// 409: the plugin is not served.
+    async fn current_or_recorded(&self, stored: &StoredPlugin) -> Result<Arc<Release>> {
+        let (plugin, generation) = (&stored.name, self.generation());
+        if let Some(release) = generation.plugins.current(plugin) {
+            return Ok(Arc::clone(release));
+        }
+        let reason = match generation.plugins.absent.get(plugin).map(|absent| absent.reason) {
+            Some(Absence::Revoked) => "a grant that it needs is revoked",
+            Some(Absence::Broken) => "its release cannot be loaded",
+            Some(Absence::Conflict) => "its mount belongs to another plugin or to the host",
+            _ => {
+                let release = self.unprepared(&self.stored_release(plugin, stored.live_release).await?)?;
+                self.live.check_routes(MountedRoutes::of(&release))?;
+                return Ok(Arc::new(release));
+            }
+        };
+        Err(state_conflict(format!("'{plugin}' is not served, because {reason}")))
+    }
+
+    /// Records whether a plugin is paused. The database may commit and lose the connection before it responds: that is no
+    /// failure.
+    async fn record_paused(&self, plugin: &PluginName, paused: bool) -> Result<()> {
+        let Err(error) = table::set_paused(&self.db, plugin, paused).await else { return Ok(()) };
+        match table::find(&self.db, plugin).await {
+            Ok(Some(stored)) if stored.paused == paused => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// Changes the limits of the live release and the parameters of its grants. A release is immutable, so this deploys
@@ -95,11 +128,11 @@ impl Registry {
     }
 
     /// Revokes a grant at once: a release that needs it is no longer served, a canary that needs it ends, and calls in
-    /// flight can no longer use the capability.
+    /// flight can no longer use the capability. Repeated, it closes the resources of the capability again.
     ///
     /// # Errors
     /// There is no such plugin, or it does not have this grant. If only the resources of the capability could not be
-    /// closed, the grant is revoked all the same.
+    /// closed, the grant is revoked all the same, and the operation can be repeated until they are.
     pub async fn revoke(&self, plugin: &PluginName, capability: &str, by: &Initiator) -> Result<()> {
         let _changing = self.live.lock().await;
         let stored = self.present(plugin).await?;
@@ -112,17 +145,11 @@ impl Registry {
         // response of the database was lost.
         let is_recorded = revoked.iter().any(|name| name == capability);
         let is_used = current.into_iter().chain(canary).any(needs);
-        if is_recorded && !is_used && self.turns.interrupt(plugin) {
-            tracing::info!(%plugin, capability, "stopped a deploy that may restore the grant");
-            let detail = json!({ "capability": capability });
-            self.audit("plugin.revoke", Some(plugin.clone()), by, Outcome::Success, detail).await;
-            return Ok(());
-        }
-        if !is_used && (is_recorded || !self.live_needs(&stored, capability).await?) {
-            let text = format!("'{plugin}' does not have the grant '{capability}'");
-            return Err(Error::not_found(code::GRANT_MISSING, text));
-        }
         if !is_recorded {
+            if !is_used && !self.recorded_needs(&stored, capability).await? {
+                let text = format!("'{plugin}' does not have the grant '{capability}'");
+                return Err(Error::not_found(code::GRANT_MISSING, text));
+            }
             revoked.push(capability.to_owned());
             self.record_revoked(plugin, &revoked, true).await?;
         }
@@ -133,7 +160,7 @@ impl Registry {
                 plugins.forget(plugin);
                 plugins.absent.insert(plugin.clone(), Absent { mount, reason: Absence::Revoked });
             });
-        } else {
+        } else if !is_recorded || canary.is_some_and(needs) {
             self.live.swap(|plugins| {
                 plugins.canaries.remove(plugin);
             });
@@ -200,10 +227,18 @@ impl Registry {
         Ok(())
     }
 
-    /// Returns whether the recorded live release of a plugin needs a capability.
-    async fn live_needs(&self, stored: &StoredPlugin, capability: &str) -> Result<bool> {
-        let live = self.stored_release(&stored.name, stored.live_release).await?;
-        Ok(Record::from_stored(&live)?.grants.contains(capability))
+    /// Returns whether the recorded live release of a plugin or its recorded canary needs a capability. Both can differ
+    /// from the releases that are served, if the response of the database to a deploy was lost.
+    async fn recorded_needs(&self, stored: &StoredPlugin, capability: &str) -> Result<bool> {
+        let canary = stored.canary.as_deref().and_then(|text| serde_json::from_str::<StoredCanary>(text).ok());
+        for number in [Some(stored.live_release), canary.map(|canary| canary.release)].into_iter().flatten() {
+            if let Some(release) = releases::find(&self.db, &stored.name, number).await?
+                && Record::from_stored(&release)?.grants.contains(capability)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Records the revoked grants. The database may commit and lose the connection before it responds: that is no
@@ -262,9 +297,16 @@ impl Registry {
     async fn stop_serving(&self, plugin: &PluginName, delete_data: bool, by: &Initiator) -> Result<()> {
         let _changing = self.live.lock().await;
         let current = self.generation();
-        let mount = match (current.plugins.current(plugin), current.plugins.absent.get(plugin)) {
-            (Some(release), _) => release.record.mount.clone(),
-            (None, Some(absent)) if delete_data || absent.reason != Absence::Removed => absent.mount.clone(),
+        // It is recorded and not served if the response of the database to its deploy was lost.
+        let recorded = table::find(&self.db, plugin).await?.filter(|stored| stored.state == "live");
+        let mount = match (current.plugins.current(plugin), current.plugins.absent.get(plugin), recorded) {
+            (Some(release), _, _) => release.record.mount.clone(),
+            (None, Some(absent), recorded)
+                if delete_data || recorded.is_some() || absent.reason != Absence::Removed =>
+            {
+                absent.mount.clone()
+            }
+            (None, None, Some(stored)) => stored.mount.parse().map_err(Error::internal)?,
             _ => return Err(plugin_not_found(plugin)),
         };
         let before = current.plugins.current(plugin).map(|release| release.record.number);

@@ -32,9 +32,12 @@ impl PauseSwitch {
         self.0.load().cancel();
     }
 
-    /// Lets calls run again.
+    /// Lets calls run again, if they were paused. Otherwise the calls in flight keep their token, which the next pause
+    /// cancels.
     pub(super) fn resume(&self) {
-        self.0.store(Arc::default());
+        if self.0.load().is_cancelled() {
+            self.0.store(Arc::default());
+        }
     }
 
     /// Returns the token of a call that begins now; a pause cancels it.
@@ -57,5 +60,9 @@ mod tests {
         assert!(running.is_cancelled() && release.token().is_cancelled());
         next.resume();
         assert!(running.is_cancelled() && !release.token().is_cancelled());
+        let running = release.token();
+        next.resume();
+        next.pause();
+        assert!(running.is_cancelled(), "a second resumption does not take a call out of the reach of a pause");
     }
 }
