@@ -13,14 +13,17 @@ mod grants;
 mod job;
 mod limit_overrides;
 mod limits;
+mod lost_response;
 mod many_plugins;
 mod memory_accounting;
 mod numbers;
+mod overtaken_deploy;
 mod pages;
 mod quotas;
 pub(crate) mod releases;
 mod removal;
 mod signature;
+mod start;
 mod statement_cancellation;
 
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ use crate::support::{Component, Setup, TestHost, TestResponse, both};
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(600);
 
-fn patient() -> Setup {
+pub(super) fn patient() -> Setup {
     Setup::default().with(|config| {
         config.plugins.deadline = NEVER;
         config.plugins.smoke_time = NEVER;
@@ -37,7 +37,7 @@ both!(
 );
 
 /// Returns a release with a table, whose smoke call never ends.
-fn stuck(word: &str) -> Component {
+pub(super) fn stuck(word: &str) -> Component {
     let route = json!({ "method": "GET", "path": "/", "access": "public", "operation": { "x-wharf-smoke": true } });
     liar(json!({ "answer": word, "handle": "sleep", "routes": [route], "migrations": steps() }))
 }
@@ -46,15 +46,15 @@ fn steps() -> Value {
     json!([["0001", "CREATE TABLE t (a BIGINT)"]])
 }
 
-fn release(word: &str) -> Component {
+pub(super) fn release(word: &str) -> Component {
     liar(json!({ "answer": word, "migrations": steps() }))
 }
 
-async fn deploy(host: &TestHost, component: &Component, query: &str) -> TestResponse {
+pub(super) async fn deploy(host: &TestHost, component: &Component, query: &str) -> TestResponse {
     host.superuser().deploy(&component.0, &format!("grant=sql&{query}")).await
 }
 
-async fn deploy_state(host: &TestHost, id: &str) -> Value {
+pub(super) async fn deploy_state(host: &TestHost, id: &str) -> Value {
     let job = host.superuser().get(&format!("/deploys/{id}")).await;
     if job.status == 200 { json!([job.ok()["state"], job.ok()["stage"]]) } else { Value::Null }
 }
@@ -79,7 +79,7 @@ async fn during_a_deploy(host: &TestHost, id: &str, work: impl AsyncFnOnce()) {
     );
 }
 
-async fn response(host: &TestHost, plugin: &str) -> String {
+pub(super) async fn response(host: &TestHost, plugin: &str) -> String {
     host.anonymous().get(&format!("/{plugin}")).await.text()
 }
 
@@ -323,7 +323,7 @@ async fn give(host: &TestHost, capability: &str) {
 }
 
 /// Returns whether the chameleon's role can log in, and the number of its connections.
-async fn role(host: &TestHost) -> Option<(bool, i64)> {
+pub(super) async fn role(host: &TestHost) -> Option<(bool, i64)> {
     let mut connection = PgConnection::connect(&host.database()?.superuser_url).await.unwrap();
     let sql = "SELECT role, password FROM wharf.plugin_database WHERE plugin = 'chameleon'";
     let (role, password): (String, String) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();

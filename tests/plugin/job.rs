@@ -13,7 +13,7 @@ use wharf::plugin::Compile;
 use wharf::plugin::deploy_job::Stage;
 
 use super::liar;
-use super::releases::responding_with;
+use super::releases::{operate, responding_with};
 use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, Component, Setup, TestHost, both};
@@ -23,6 +23,8 @@ both!(
     a_host_killed_at_any_stage_keeps_the_live_release,
     a_failed_first_deploy_leaves_nothing_behind,
     a_failed_deploy_repeated_concurrently_runs_once,
+    a_deploy_that_succeeded_is_not_repeated,
+    migrations_are_recorded_before_they_are_applied,
 );
 
 /// Returns a release with a table.
@@ -191,6 +193,71 @@ async fn a_failed_deploy_repeated_concurrently_runs_once(host: &mut TestHost) {
     let job = job_record(host, "again").await;
     assert_eq!((&job["state"], &job["release"], &job["code"]), (&json!("succeeded"), &json!(1), &Value::Null), "{job}");
     assert!(job["started_at"].as_str() > before["started_at"].as_str(), "{job}");
+}
+
+/// A client that got no response repeats its deploy, perhaps after an operator has undone it.
+async fn a_deploy_that_succeeded_is_not_repeated(host: &mut TestHost) {
+    deploy(host, &with_table("one"), "first").await.ok();
+    deploy(host, &with_table("two"), "second").await.ok();
+    operate(host, "liar/rollback").await.ok();
+    let again = deploy(host, &with_table("two"), "second").await.ok();
+    assert_eq!((&again["unchanged"], &again["plugin"]["release"]["number"]), (&json!(true), &json!(2)));
+    assert_eq!(names(&again["stages"]), Stage::ALL.map(Stage::as_str));
+    assert_eq!(host.anonymous().get("/liar").await.text(), "one");
+    host.superuser().delete("/plugins/liar").await.ok();
+    deploy(host, &with_table("one"), "first").await.ok();
+    host.anonymous().get("/liar").await.has_code(404, "plugin_removed");
+    // A trial that was aborted does not begin again.
+    deploy(host, &with_table("one"), "third").await.ok();
+    let try_out = async || host.superuser().deploy(&with_table("two").0, "grant=sql&id=tried&canary=header").await.ok();
+    assert_eq!(try_out().await["on_trial"], true);
+    assert_eq!(try_out().await["on_trial"], true);
+    operate(host, "liar/abort").await.ok();
+    assert_eq!(try_out().await["on_trial"], false);
+    assert_eq!(host.superuser().get("/plugins/liar").await.ok()["canary"], Value::Null);
+}
+
+/// A crash, or a response that the database loses, must not leave migrations that no rollback considers.
+async fn migrations_are_recorded_before_they_are_applied(host: &mut TestHost) {
+    let first = json!(["0001", "CREATE TABLE one (a BIGINT)"]);
+    let release = |word: &str, steps: Value| liar(json!({ "answer": word, "migrations": steps }));
+    deploy(host, &release("one", json!([first])), "one").await.ok();
+    host.run_sql(
+        "CREATE TRIGGER full BEFORE UPDATE OF schema ON plugins BEGIN SELECT RAISE(ABORT, 'no record'); END",
+        "CREATE FUNCTION wharf.no_record() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN RAISE EXCEPTION ''no record''; END';
+         CREATE TRIGGER no_record BEFORE UPDATE OF schema ON wharf.plugins FOR EACH ROW \
+         EXECUTE FUNCTION wharf.no_record()",
+    )
+    .await;
+    let second = json!([first, ["0002", "CREATE TABLE two (a BIGINT)"]]);
+    assert_ne!(deploy(host, &release("two", second), "two").await.status, 200);
+    assert_eq!(tables(host).await, (vec!["one".to_owned()], vec!["0001".to_owned()]));
+    host.run_sql("DROP TRIGGER full", "DROP TRIGGER no_record ON wharf.plugins").await;
+    // One that fails is not recorded: the release without it can be served again.
+    let failing = json!([first, ["0002", "CREATE TABLE two (a BIGINT); DROP TABLE missing", "0001"]]);
+    deploy(host, &release("three", failing), "three").await.has_code(422, "migration_failed");
+    assert_eq!(recorded_steps(host).await, ["0001"]);
+    let second = json!([first, ["0002", "CREATE TABLE two (a BIGINT)"]]);
+    deploy(host, &release("two", second), "again").await.ok();
+    assert_eq!(recorded_steps(host).await, ["0001", "0002"]);
+}
+
+/// Returns the names of the migrations that the host has recorded for the liar.
+async fn recorded_steps(host: &TestHost) -> Vec<String> {
+    let schema: String = match host.database() {
+        Some(database) => {
+            let mut connection = PgConnection::connect(&database.superuser_url).await.unwrap();
+            sqlx::query_scalar("SELECT schema FROM wharf.plugins").fetch_one(&mut connection).await.unwrap()
+        }
+        None => {
+            let file = host.config().server.data_dir.join("wharf.sqlite");
+            let mut connection = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+            sqlx::query_scalar("SELECT schema FROM plugins").fetch_one(&mut connection).await.unwrap()
+        }
+    };
+    let steps: Vec<Value> = serde_json::from_str(&schema).unwrap();
+    steps.iter().map(|step| step["name"].as_str().unwrap().to_owned()).collect()
 }
 
 fn expected(applied: &[Stage]) -> (Vec<String>, Vec<String>) {

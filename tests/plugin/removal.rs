@@ -3,13 +3,15 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::plugins;
+use super::releases::operate;
+use super::{liar, plugins};
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
 both!(
     data_survives_a_removal,
     deleted_data_is_gone_and_other_plugins_keep_theirs,
     data_of_a_removed_plugin_can_be_deleted_later,
+    a_release_whose_tables_were_deleted_is_not_served_again,
 );
 
 async fn add_note(host: &TestHost, plugin: &str) {
@@ -88,4 +90,19 @@ async fn a_plugins_cache_is_removed_with_the_plugin() {
     host.superuser().delete("/plugins/chameleon").await.has_message("Plugin 'chameleon' removed");
     host.deploy_chameleon().await;
     assert_eq!(host.anonymous().get("/chameleon/kept/k").await.ok(), json!(null));
+}
+
+async fn a_release_whose_tables_were_deleted_is_not_served_again(host: &TestHost) {
+    let steps = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
+    let with_table = liar(json!({ "answer": "table", "migrations": steps }));
+    host.superuser().deploy(&with_table.0, "grant=sql").await.ok();
+    host.superuser().delete("/plugins/liar?delete_data=true").await.ok();
+    host.superuser().deploy(&liar(json!({ "answer": "fresh" })).0, "").await.ok();
+    let reason = operate(host, "liar/rollback?release=1").await.has_code(409, "plugin_state");
+    assert!(reason.contains("do not have the migration '0001' of release 1"), "{reason}");
+    assert_eq!(host.anonymous().get("/liar").await.text(), "fresh");
+    // A deploy creates them again.
+    host.superuser().deploy(&with_table.rebuilt("again").0, "grant=sql").await.ok();
+    operate(host, "liar/rollback?release=1").await.ok();
+    assert_eq!(host.anonymous().get("/liar").await.text(), "table");
 }

@@ -78,7 +78,11 @@ impl Banner<'_> {
         );
         for deployed in self.deployed {
             let record = &deployed.release.record;
-            let outcome = if deployed.unchanged { "live already" } else { "deployed" };
+            let outcome = match deployed {
+                Deployed { gave_way: true, .. } => "kept as it was changed, see the warning in the log",
+                Deployed { unchanged: true, .. } => "live already",
+                _ => "deployed",
+            };
             row("Plugin", &format!("{} at {}, release {} ({outcome})", record.plugin, record.mount, record.number));
         }
         if server.development {

@@ -85,14 +85,15 @@ pub async fn insert(db: &Db, deploy: &StoredDeploy) -> Result<()> {
     Ok(())
 }
 
-/// Restarts a deploy that failed or was interrupted, with its new actor, node and time. Returns false if it is running.
+/// Restarts a deploy that failed or was interrupted, with its new actor, node and time. Returns false if it is running or
+/// has succeeded.
 ///
 /// # Errors
 /// The database fails.
 pub async fn restart(db: &Db, deploy: &StoredDeploy) -> Result<bool> {
     const SQL: &str = "UPDATE deploys SET plugin = NULL, state = 'running', stage = $2, stages = $3, release = NULL,
         code = NULL, reason = NULL, made_data = FALSE, actor = $4, request_id = $5, node = $6, started_at = $7,
-        changed_at = $7 WHERE id = $1 AND state <> 'running'";
+        changed_at = $7 WHERE id = $1 AND state IN ('failed', 'interrupted')";
     let begun = on!(db, pool => {
         sqlx::query(SQL)
             .bind(&deploy.id)

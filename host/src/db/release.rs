@@ -92,12 +92,16 @@ pub async fn list(db: &Db, plugin: &PluginName) -> Result<Vec<StoredRelease>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
 }
 
-/// Returns the live release of each plugin that was not removed, in one query for all.
+/// Returns the live release of each plugin that was not removed, in one query for all. The one that became live last is
+/// the first.
 ///
 /// # Errors
 /// The database fails.
 pub async fn list_live(db: &Db) -> Result<Vec<StoredRelease>> {
-    const SQL: &str = select!("JOIN plugins ON name = plugin AND live_release = number WHERE state = 'live'");
+    const SQL: &str = select!(
+        "JOIN plugins ON name = plugin AND live_release = number WHERE state = 'live'
+         ORDER BY COALESCE(live_at, 0) DESC, plugin"
+    );
     Ok(on!(db, pool => sqlx::query_as::<_, StoredRelease>(SQL).fetch_all(pool).await)?)
 }
 
@@ -110,6 +114,15 @@ pub async fn live_before(db: &Db, plugin: &PluginName, number: i64) -> Result<Op
     let replaced: Option<Option<i64>> =
         on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(number).fetch_optional(pool).await)?;
     Ok(replaced.flatten())
+}
+
+/// Returns the number of the newest release that was ever the live one.
+///
+/// # Errors
+/// The database fails.
+pub async fn newest_live(db: &Db, plugin: &PluginName) -> Result<Option<i64>> {
+    const SQL: &str = "SELECT MAX(number) FROM releases WHERE plugin = $1 AND live_at IS NOT NULL";
+    Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).fetch_one(pool).await)?)
 }
 
 /// Returns whether repeated steps back from the release `from` reach the release `to`.

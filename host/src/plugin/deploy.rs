@@ -7,10 +7,11 @@
 //! fails, the database is deleted.) There is no other way in.
 //!
 //! One deploy of a plugin runs at a time (`deploy_turn`). Other changes do not wait for it: the change lock is held for
-//! moments only, and a deploy whose plugin was changed meanwhile ends with `plugin_changed`.
+//! moments only, and a deploy whose plugin was changed since it began ends with `plugin_changed`.
 
 mod proposal;
 mod stages;
+mod start;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,15 +20,16 @@ use serde_json::json;
 
 use self::proposal::{PluginState, Proposal};
 use super::artifact::{Digest, check_pinned, check_size};
-use super::deploy_job::{Job, JobSpec, Stage};
-use super::deploy_turn::DeployTurn;
+use super::deploy_job::{Begun, Job, JobSpec, Stage};
+use super::deploy_turn::{DeployStart, DeployTurn};
 use super::initiator::Initiator;
 use super::inspection::ComponentDescription;
 use super::registry::Registry;
 use super::signature::VerifiedSignatures;
 use super::upload::{Deployed, Upload};
 use crate::db::audit::Outcome;
-use crate::error::Result;
+use crate::db::deploy::StoredDeploy;
+use crate::error::{Error, Result};
 
 impl Registry {
     /// Deploys a file. The stages that only examine the file run concurrently with everything else, however long they
@@ -37,14 +39,18 @@ impl Registry {
     /// The reason for the refusal. The live release stays live.
     pub async fn deploy(&self, upload: Upload) -> Result<Deployed> {
         let by = Initiator { actor: upload.actor, request_id: Arc::clone(&upload.request_id) };
+        let start = self.turns.start();
         let (requested_name, changes_limits) = (upload.name.clone(), upload.redeploys.is_some());
         let digest = Digest::compute(upload.component.clone()).await?;
         let id = upload.id.clone().unwrap_or_else(|| by.request_id.to_string());
         let spec = JobSpec { id: &id, digest: &digest, actor: by.actor, request_id: &by.request_id, node: &self.node };
-        let mut job = Job::begin(&self.db, &self.clock, spec, self.at_stage).await?;
+        let mut job = match Job::begin(&self.db, &self.clock, spec, self.at_stage).await? {
+            Begun::New(job) => job,
+            Begun::Earlier(earlier) => return self.deployed_earlier(&earlier).await,
+        };
         // Boxed: its state is larger than anything else in the caller's own task.
         let mut turn = None;
-        let outcome = Box::pin(self.run_stages(upload, &digest, &mut job, &mut turn)).await;
+        let outcome = Box::pin(self.run_stages(upload, &digest, &mut job, (&start, &mut turn))).await;
         let (stage, plugin) = (job.stage(), job.plugin().or(requested_name));
         let [succeeded, failed] = &self.deploys;
         if outcome.is_ok() { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
@@ -85,6 +91,23 @@ impl Registry {
         outcome
     }
 
+    /// Returns the outcome of a deploy that succeeded earlier. Nothing changes: its release may not be served any more.
+    async fn deployed_earlier(&self, earlier: &StoredDeploy) -> Result<Deployed> {
+        let (Some(plugin), Some(number)) = (&earlier.plugin, earlier.release) else {
+            return Err(Error::internal("the record of a deploy that succeeded names no release"));
+        };
+        let generation = self.generation();
+        let mut loaded = generation.plugins.releases_of(plugin);
+        let release = match loaded.find(|release| release.record.number == number) {
+            Some(release) => Arc::clone(release),
+            None => Arc::new(self.unprepared(&self.stored_release(plugin, number).await?)?),
+        };
+        let canary = generation.plugins.canaries.get(plugin);
+        let on_trial = canary.is_some_and(|canary| canary.release.record.number == number);
+        let stages = serde_json::from_str(&earlier.stages).map_err(Error::internal)?;
+        Ok(Deployed { on_trial, stages, ..Deployed::unchanged(release) })
+    }
+
     /// Undoes what a failed deploy prepared for its release.
     async fn undo(&self, job: &Job, turn: Option<&DeployTurn>) {
         let (Some(plugin), Some(_)) = (job.plugin(), turn) else { return };
@@ -100,7 +123,7 @@ impl Registry {
         upload: Upload,
         digest: &Digest,
         job: &mut Job,
-        turn: &mut Option<DeployTurn>,
+        (start, turn): (&DeployStart, &mut Option<DeployTurn>),
     ) -> Result<Deployed> {
         let signatures = self.check_file(&upload, digest).await?;
 
@@ -117,17 +140,16 @@ impl Registry {
         let description = described?;
 
         let turn: &DeployTurn = turn.insert(self.turns.begin(&description.plugin).await);
-        let state = PluginState::read(self, &description.plugin, turn).await?;
+        let state = PluginState::read(self, &description.plugin, (start, turn)).await?;
+        if upload.actor.is_none()
+            && let Some(kept) = self.kept_at_start(&upload, digest, &state).await?
+        {
+            return Ok(kept);
+        }
         let proposal = Proposal::new(self, &upload, artifact, description, signatures, state).await?;
         if let Some(live) = proposal.identical_release() {
-            return Ok(Deployed {
-                release: Arc::clone(live),
-                notes: proposal.notes,
-                replaced: None,
-                unchanged: true,
-                on_trial: false,
-                stages: Vec::new(),
-            });
+            let unchanged = Deployed::unchanged(Arc::clone(live));
+            return Ok(Deployed { notes: proposal.notes, ..unchanged });
         }
         if upload.canary.is_some() {
             proposal.check_trial()?;
@@ -137,7 +159,10 @@ impl Registry {
         }
 
         job.enter(Stage::Conflicts).await?;
-        let admission = self.check_conflicts(&proposal, turn).await?;
+        let admission = match self.check_conflicts(&proposal, turn).await {
+            Err(error) if upload.actor.is_none() => return self.kept_because_of(error, &proposal.state),
+            checked => checked?,
+        };
 
         job.enter(Stage::Migrate).await?;
         let schema = self.migrate(&proposal).await?;
@@ -157,7 +182,7 @@ impl Registry {
             plugin = %record.plugin, release = record.number, replaced, digest = %record.digest, on_trial,
             signed_by = (!record.signed_by.is_empty()).then(|| record.signed_by.join(", ")), "deployed"
         );
-        Ok(Deployed { release, notes, replaced, unchanged: false, on_trial, stages: Vec::new() })
+        Ok(Deployed { release, notes, replaced, unchanged: false, gave_way: false, on_trial, stages: Vec::new() })
     }
 
     /// The stage `check`: the size, the pinned digest and the signatures of the file.

@@ -78,6 +78,14 @@ pub(super) struct Job {
     _heartbeat: AbortOnDropHandle<()>,
 }
 
+/// The begin of a deploy.
+pub(super) enum Begun {
+    /// It runs now.
+    New(Box<Job>),
+    /// A deploy of this id succeeded earlier.
+    Earlier(Box<StoredDeploy>),
+}
+
 /// The identity of a deploy.
 pub(super) struct JobSpec<'a> {
     pub(super) id: &'a str,
@@ -88,11 +96,12 @@ pub(super) struct JobSpec<'a> {
 }
 
 impl Job {
-    /// Begins a deploy, or begins one again that did not succeed.
+    /// Begins a deploy, or begins one again that did not succeed. One that succeeded does not run again: what it deployed
+    /// may have been rolled back, paused or removed since.
     ///
     /// # Errors
     /// 409: the id belongs to a running deploy or to one of another file.
-    pub(super) async fn begin(db: &Db, clock: &Clock, spec: JobSpec<'_>, at_stage: Option<AtStage>) -> Result<Self> {
+    pub(super) async fn begin(db: &Db, clock: &Clock, spec: JobSpec<'_>, at_stage: Option<AtStage>) -> Result<Begun> {
         let now = clock.now();
         let stage = Stage::Check;
         let row = StoredDeploy {
@@ -117,6 +126,7 @@ impl Job {
             Some(earlier) if earlier.digest != row.digest => {
                 return Err(conflict("A deploy of another file already has this id"));
             }
+            Some(earlier) if earlier.state == "succeeded" => return Ok(Begun::Earlier(Box::new(earlier))),
             // Of several concurrent repetitions, one begins.
             Some(_) if !table::restart(db, &row).await? => {
                 return Err(conflict("The deploy with this id is running"));
@@ -135,7 +145,7 @@ impl Job {
             _heartbeat: AbortOnDropHandle::new(tokio::spawn(beating)),
         };
         job.call_hook();
-        Ok(job)
+        Ok(Begun::New(Box::new(job)))
     }
 
     /// Completes the present stage and begins the next one.
@@ -279,7 +289,7 @@ mod tests {
         let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
         let (digest, request_id) = (Digest::compute(bytes::Bytes::from_static(b"x")).await.unwrap(), "r".into());
         let spec = JobSpec { id: "long", digest: &digest, actor: None, request_id: &request_id, node: "this" };
-        let mut job = Job::begin(&db, &clock, spec, None).await.unwrap();
+        let Begun::New(mut job) = Job::begin(&db, &clock, spec, None).await.unwrap() else { panic!("it is new") };
         clock.advance(SILENCE * 2);
         let identity = ("long".to_owned(), "this".to_owned());
         let beating =

@@ -2,7 +2,9 @@
 //! locks and, for each running deploy, the migrations that it is about to apply.
 //!
 //! A turn can last minutes, so no other operation waits for it. An operation that changes a plugin interrupts its
-//! running deploy instead, and the deploy then finds the change at its next stage.
+//! running deploy instead, and the deploy then finds the change at its next stage. A deploy that has no turn yet, because
+//! it still compiles or waits, does not show its plugin. So the changes are numbered: a deploy that began before the last
+//! change of its plugin ends when its turn begins.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,7 +17,46 @@ use crate::id::PluginName;
 
 /// The turns of all plugins.
 #[derive(Debug, Default)]
-pub(super) struct DeployTurns(Mutex<HashMap<PluginName, Weak<Queue>>>);
+pub(super) struct DeployTurns {
+    queues: Mutex<HashMap<PluginName, Weak<Queue>>>,
+    changes: Arc<Mutex<Changes>>,
+}
+
+/// The changes of plugins by operations other than deploys, while deploys run.
+#[derive(Debug, Default)]
+struct Changes {
+    /// The number of the last change.
+    last: u64,
+    /// The number of the last change of each plugin. Empty while no deploy runs.
+    plugins: HashMap<PluginName, u64>,
+    /// The number of deploys that run.
+    deploys: usize,
+}
+
+/// The time at which a deploy began, among the changes of plugins. Exists until the deploy ends.
+#[derive(Debug)]
+pub(super) struct DeployStart {
+    changes: Arc<Mutex<Changes>>,
+    after: u64,
+}
+
+impl DeployStart {
+    /// Returns whether an operation other than a deploy changed the plugin since. The caller holds the change lock.
+    pub(super) fn is_before_change_of(&self, plugin: &PluginName) -> bool {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.plugins.get(plugin).is_some_and(|change| *change > self.after)
+    }
+}
+
+impl Drop for DeployStart {
+    fn drop(&mut self) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.deploys = changes.deploys.saturating_sub(1);
+        if changes.deploys == 0 {
+            changes.plugins.clear();
+        }
+    }
+}
 
 /// The deploys of one plugin that run or wait.
 #[derive(Debug, Default)]
@@ -32,10 +73,17 @@ struct Running {
 }
 
 impl DeployTurns {
+    /// Notes that a deploy begins, of a plugin that is not known yet.
+    pub(super) fn start(&self) -> DeployStart {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.deploys = changes.deploys.saturating_add(1);
+        DeployStart { changes: Arc::clone(&self.changes), after: changes.last }
+    }
+
     /// Waits until no other deploy of the plugin runs.
     pub(super) async fn begin(&self, plugin: &PluginName) -> DeployTurn {
         let queue = {
-            let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             queues.retain(|_, queue| queue.strong_count() > 0);
             match queues.get(plugin).and_then(Weak::upgrade) {
                 Some(queue) => queue,
@@ -50,12 +98,18 @@ impl DeployTurns {
         DeployTurn { queue, _turn: turn }
     }
 
-    /// Interrupts the running deploy of a plugin, because an operation changed the plugin. Returns whether there is one.
-    /// The caller holds the change lock.
-    pub(super) fn interrupt(&self, plugin: &PluginName) -> bool {
-        let queue = self.find(plugin);
-        queue.iter().for_each(|queue| queue.running().interrupted.cancel());
-        queue.is_some()
+    /// Interrupts the running deploys of a plugin, because an operation changed the plugin. The caller holds the change
+    /// lock.
+    pub(super) fn interrupt(&self, plugin: &PluginName) {
+        if let Some(queue) = self.find(plugin) {
+            queue.running().interrupted.cancel();
+        }
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.deploys > 0 {
+            changes.last = changes.last.saturating_add(1);
+            let last = changes.last;
+            changes.plugins.insert(plugin.clone(), last);
+        }
     }
 
     /// Returns the migrations of the release that a running deploy prepares, from before they are applied until the
@@ -65,7 +119,7 @@ impl DeployTurns {
     }
 
     fn find(&self, plugin: &PluginName) -> Option<Arc<Queue>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).and_then(Weak::upgrade)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).and_then(Weak::upgrade)
     }
 }
 
@@ -127,7 +181,7 @@ mod tests {
         drop(first);
         assert!(second.now_or_never().is_some());
         turns.begin(&name("three")).await;
-        assert_eq!(turns.0.lock().unwrap().len(), 1, "ended turns are forgotten");
+        assert_eq!(turns.queues.lock().unwrap().len(), 1, "ended turns are forgotten");
     }
 
     #[tokio::test]
@@ -144,5 +198,23 @@ mod tests {
         drop(first);
         let next = next.await;
         assert!(!next.interrupted().is_cancelled() && turns.migrating(&plugin).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_deploy_without_a_turn_finds_the_changes_since_it_began_and_no_others() {
+        let (turns, plugin) = (DeployTurns::default(), name("one"));
+        turns.interrupt(&plugin);
+        let first = turns.start();
+        assert!(!first.is_before_change_of(&plugin), "the change was before it");
+        turns.interrupt(&plugin);
+        let second = turns.start();
+        assert!(first.is_before_change_of(&plugin) && !first.is_before_change_of(&name("two")));
+        assert!(!second.is_before_change_of(&plugin));
+        turns.interrupt(&plugin);
+        drop(first);
+        assert!(second.is_before_change_of(&plugin));
+        drop(second);
+        turns.interrupt(&plugin);
+        assert!(turns.changes.lock().unwrap().plugins.is_empty(), "no deploy runs that could need them");
     }
 }

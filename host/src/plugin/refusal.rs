@@ -95,7 +95,7 @@ pub(super) fn revoked_needs(record: &Record, revoked: &[String]) -> Vec<String> 
 pub(super) fn migration_failed(error: MigrationError) -> Error {
     match error {
         MigrationError::Host(error) => error,
-        MigrationError::Database(error) => {
+        MigrationError::Database(error) | MigrationError::Unclear(error) => {
             let kind = Kind::Unavailable(Duration::from_secs(5));
             Error::new(kind, code::DATABASE_UNAVAILABLE, "The plugin's database cannot be reached now")
                 .with_source(error)

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::artifact::printable;
 use super::generation::MountedRoutes;
 use super::initiator::Initiator;
-use super::refusal::{check_grants_kept, check_revoked, plugin_changed};
+use super::refusal::{check_grants_kept, check_revoked, plugin_changed, state_conflict};
 use super::registry::Registry;
 use super::release::{Record, Release};
 use super::schema_compatibility;
@@ -22,8 +23,8 @@ impl Registry {
     /// now. A running deploy of the plugin ends with `plugin_changed`.
     ///
     /// # Errors
-    /// There is no such release (404), it is already live, it needs a revoked grant, or its routes or migrations
-    /// conflict with the present state. The live release stays live.
+    /// There is no such release (404), it is already live, it needs a revoked grant, its tables were deleted, or its routes
+    /// or migrations conflict with the present state. The live release stays live.
     pub async fn roll_back(&self, plugin: &PluginName, to: Option<i64>, by: &Initiator) -> Result<Arc<Release>> {
         if to.is_some() {
             return self.roll_back_from(plugin, None, to, by, json!({})).await;
@@ -109,7 +110,15 @@ impl Registry {
             return Err(Error::conflict(code::RELEASE_LIVE, text));
         }
         check_revoked(stored, record)?;
-        schema_compatibility::check_back(&record.migrations, &stored.steps()?)?;
+        let applied = stored.steps()?;
+        if let Some(missing) = schema_compatibility::first_missing(&record.migrations, &applied) {
+            return Err(state_conflict(format!(
+                "The tables of '{plugin}' do not have the migration '{}' of release {number}, because its data was \
+                 deleted since. Deploy the file of the release again",
+                printable(missing)
+            )));
+        }
+        schema_compatibility::check_back(&record.migrations, &applied)?;
         match self.turns.migrating(plugin) {
             Some(steps) => schema_compatibility::check_back(&record.migrations, &steps),
             None => Ok(()),

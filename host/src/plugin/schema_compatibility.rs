@@ -30,6 +30,13 @@ fn has(steps: &[MigrationStep], name: &str) -> bool {
     steps.iter().any(|step| step.name == name)
 }
 
+/// Returns the first migration of a release that a database with the migrations `applied` does not have at its place.
+pub(super) fn first_missing<'a>(release: &'a [MigrationStep], applied: &[MigrationStep]) -> Option<&'a str> {
+    let mut steps = release.iter().enumerate();
+    let missing = steps.find(|(index, step)| applied.get(*index).is_none_or(|one| one.name != step.name));
+    missing.map(|(_, step)| step.name.as_str())
+}
+
 /// Checks declared migrations.
 ///
 /// # Errors
@@ -114,6 +121,18 @@ mod tests {
         let expected = "Since the migration '3' the plugin's tables need a release that has '2'; this one has 1";
         assert_eq!(text.public(), expected);
         assert!(check_back(&[], upto(2)).is_ok());
+    }
+
+    #[test]
+    fn a_release_needs_its_migrations_at_their_places() {
+        let applied = steps(&[("1", None), ("2", None)]);
+        let missing = |list: &[&str]| {
+            let release: Vec<_> = list.iter().map(|name| (*name, None)).collect();
+            first_missing(&steps(&release), &applied).map(str::to_owned)
+        };
+        assert_eq!([missing(&[]), missing(&["1"]), missing(&["1", "2"])], [None, None, None]);
+        assert_eq!(missing(&["1", "2", "3"]).unwrap(), "3");
+        assert_eq!(missing(&["2", "1"]).unwrap(), "2");
     }
 
     #[test]

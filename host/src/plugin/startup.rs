@@ -80,8 +80,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Deploys a file at the start. If a dependency is not available, such as space on the disk, and the file is served
-    /// with these grants already, it counts as unchanged.
+    /// Deploys a file at the start. It gives way to changes by operators. If a dependency is not available, such as space
+    /// on the disk, and the file is served with these grants already, it counts as unchanged.
     ///
     /// # Errors
     /// As [`Registry::deploy`].
@@ -102,15 +102,7 @@ impl Registry {
         };
         let plugin = &release.record.plugin;
         tracing::warn!(%plugin, error = error.report(), "a component was not deployed again; it is served already");
-        let release = Arc::clone(release);
-        Ok(Deployed {
-            release,
-            notes: Vec::new(),
-            replaced: None,
-            unchanged: true,
-            on_trial: false,
-            stages: Vec::new(),
-        })
+        Ok(Deployed::unchanged(Arc::clone(release)))
     }
 
     /// Records the deploys that the last end of this node interrupted.
@@ -148,9 +140,10 @@ impl Registry {
 
     async fn restore(&self) -> Result<()> {
         let plugins = table::list(&self.db).await?;
-        let live = releases::list_live(&self.db).await?.into_iter();
+        let live = releases::list_live(&self.db).await?;
+        let order: HashMap<PluginName, usize> = live.iter().map(|release| release.plugin.clone()).zip(0..).collect();
         let mut live: HashMap<PluginName, StoredRelease> =
-            live.map(|release| (release.plugin.clone(), release)).collect();
+            live.into_iter().map(|release| (release.plugin.clone(), release)).collect();
         let (mut restored, mut absent) = (Vec::new(), Vec::new());
         for stored in &plugins {
             if stored.state == "live" {
@@ -169,6 +162,8 @@ impl Registry {
                 }
             }
         }
+        // A plugin that could not be served may have lost its mount to another one, which became live later.
+        restored.sort_by_key(|(release, _)| order.get(&release.record.plugin).copied());
         for (plugin, error) in self.live.restore(restored, absent) {
             tracing::error!(
                 %plugin, error = error.report(),
@@ -179,6 +174,10 @@ impl Registry {
             if let Some(text) = &stored.canary
                 && let Err(error) = self.restore_trial(&stored.name, text).await
             {
+                // Nothing was found out about the trial. A start reads all plugins, or fails.
+                if matches!(error.kind(), Kind::Unavailable(_)) {
+                    return Err(error);
+                }
                 tracing::error!(plugin = %stored.name, error = error.report(), "a trial cannot be continued; it ended");
                 self.forget_trial(&stored.name).await;
             }

@@ -79,11 +79,29 @@ pub struct Deployed {
     pub notes: Vec<String>,
     /// The release that was live before.
     pub replaced: Option<i64>,
-    /// Whether the same file with the same grants, limits, mount and settings was already live, so that nothing
-    /// changed.
+    /// Whether nothing changed: the same file with the same grants, limits, mount and settings was already live, or a
+    /// deploy with the same id succeeded earlier.
     pub unchanged: bool,
+    /// Whether a deploy at the start of the host gave way to a change by somebody else. `release` is the recorded one; it
+    /// may not be served.
+    pub gave_way: bool,
     /// Whether the release is a canary next to the live one.
     pub on_trial: bool,
     /// The completed stages with their durations.
     pub stages: Vec<CompletedStage>,
+}
+
+impl Deployed {
+    /// Returns the result of a deploy that changed nothing.
+    pub(super) fn unchanged(release: Arc<Release>) -> Self {
+        Self {
+            release,
+            notes: Vec::new(),
+            replaced: None,
+            unchanged: true,
+            gave_way: false,
+            on_trial: false,
+            stages: Vec::new(),
+        }
+    }
 }

@@ -82,8 +82,8 @@ struct DeployQuery {
     /// A limit of its calls (`memory=128MiB`, `memory=default`). Repeatable.
     #[serde(default)]
     limit: Vec<String>,
-    /// The id of this deploy. Its progress is at `/api/v1/deploys/<id>`, and a retry with the same id deploys only
-    /// once.
+    /// The id of this deploy. Its progress is at `/api/v1/deploys/<id>`. A retry with the same id deploys only once: if
+    /// the first one succeeded, it changes nothing.
     #[serde(default)]
     #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9-]{1,64}$"))]
     id: Option<String>,
@@ -162,7 +162,8 @@ struct DeployedPublic {
     notes: Vec<String>,
     /// The number of the release that was live before.
     replaced: Option<i64>,
-    /// Whether the same file with the same grants, mount and settings was already live.
+    /// Whether nothing changed: the same file with the same grants, mount and settings was already live, or a deploy with
+    /// the same id succeeded earlier.
     unchanged: bool,
     /// Whether it is a canary next to the live release, whose number is `replaced`.
     on_trial: bool,

@@ -15,7 +15,7 @@ use crate::plugin::artifact::{Artifact, check_grants};
 use crate::plugin::canary_rollout::check_canary;
 use crate::plugin::compiled_schemas::CompiledSchemas;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
-use crate::plugin::deploy_turn::DeployTurn;
+use crate::plugin::deploy_turn::{DeployStart, DeployTurn};
 use crate::plugin::inspection::ComponentDescription;
 use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::{plugin_changed, state_conflict};
@@ -40,9 +40,20 @@ pub(super) struct PluginState {
 }
 
 impl PluginState {
-    /// Reads the state under the change lock. Changes from before do not interrupt the deploy.
-    pub(super) async fn read(registry: &Registry, plugin: &PluginName, turn: &DeployTurn) -> Result<Self> {
+    /// Reads the state under the change lock. The publication of another deploy before this one does not interrupt it.
+    ///
+    /// # Errors
+    /// 409 `plugin_changed`: another operation changed the plugin since the deploy began. The upload cannot know that
+    /// change, and would undo it, as by giving back a grant that was revoked meanwhile.
+    pub(super) async fn read(
+        registry: &Registry,
+        plugin: &PluginName,
+        (start, turn): (&DeployStart, &DeployTurn),
+    ) -> Result<Self> {
         let _changing = registry.live.lock().await;
+        if start.is_before_change_of(plugin) {
+            return Err(plugin_changed(plugin, "it was changed while the deploy ran"));
+        }
         turn.restart();
         let stored = table::find(&registry.db, plugin).await?;
         let plugins = &registry.generation().plugins;
@@ -122,6 +133,12 @@ impl Proposal {
             )));
         }
         let before = match (live, stored) {
+            // The response of the database to the deploy of another release was lost. That one is redeployed.
+            (Some(release), Some(stored))
+                if upload.redeploys == Some(stored.live_release) && stored.live_release != release.record.number =>
+            {
+                record_before(registry, stored).await
+            }
             (Some(release), _) => Some(release.record.clone()),
             // Not loaded, because a grant is revoked or the release is broken. Its options carry over all the same.
             (None, Some(stored)) if stored.state == "live" => record_before(registry, stored).await,

@@ -72,22 +72,34 @@ impl Registry {
         Ok(())
     }
 
-    /// The stage `migrate`: applies the migrations, and returns the recorded list of them as JSON.
+    /// The stage `migrate`: applies the migrations, and returns the recorded list of them as JSON. They are recorded before
+    /// they are applied: a crash, or a response that the database lost, must not leave tables that no rollback considers.
     pub(super) async fn migrate(&self, proposal: &Proposal) -> Result<String> {
         let Proposal { plugin, migrations, steps, state, .. } = proposal;
         state.check_unchanged(self, plugin).await?;
+        let applied = proposal.applied_steps()?;
+        let result = if schema_compatibility::first_missing(steps, &applied).is_none() { &applied } else { steps };
+        let schema = serde_json::to_string(result).map_err(Error::internal)?;
+        if *result != applied {
+            table::set_schema(&self.db, plugin, &schema).await?;
+        }
         let migrations: Vec<Migration> = migrations.iter().map(DeclaredMigration::to_migration).collect();
         if !migrations.is_empty()
             && let Err(error) = self.data.migrate(plugin, &migrations).await
         {
+            if *result != applied && error.is_rolled_back() {
+                let before = serde_json::to_string(&applied).map_err(Error::internal)?;
+                if let Err(error) = table::set_schema(&self.db, plugin, &before).await {
+                    tracing::error!(
+                        %plugin, error = error.report(),
+                        "migrations that were not applied stay recorded; the next deploy corrects the record"
+                    );
+                }
+            }
             // A revocation also ends the connection that migrates.
             state.check_unchanged(self, plugin).await?;
             return Err(migration_failed(error));
         }
-        let applied = proposal.applied_steps()?;
-        let schema = if steps.len() > applied.len() { steps } else { &applied };
-        let schema = serde_json::to_string(schema).map_err(Error::internal)?;
-        table::set_schema(&self.db, plugin, &schema).await?;
         Ok(schema)
     }
 

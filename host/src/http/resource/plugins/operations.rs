@@ -43,15 +43,15 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<HistoryPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/rollback", roll_back), "roll_back", "Roll Back")
             .described(
-                "Serves an earlier release again. The database keeps its current tables. A running deploy of the plugin \
-                 ends with `plugin_changed`.",
+                "Serves an earlier release again. The database keeps its current tables, which must be those of the \
+                 release. A deploy of the plugin that began before ends with `plugin_changed`.",
             )
             .query::<RollbackQuery>()
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/pause", pause_plugin), "pause_plugin", "Pause Plugin")
             .described(
                 "Its routes respond with 503 until it is resumed. Calls in flight end at once; their open transactions \
-                 are rolled back. A running deploy of the plugin ends with `plugin_changed`.",
+                 are rolled back. A deploy of the plugin that began before ends with `plugin_changed`.",
             )
             .replies::<PluginPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/resume", resume_plugin), "resume_plugin", "Resume Plugin")
@@ -80,7 +80,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         )
         .described(
             "Revokes a grant immediately. A release that needs it is no longer served, and calls in flight can no longer \
-             use the capability. A running deploy of the plugin ends with `plugin_changed`.",
+             use the capability. A deploy of the plugin that began before ends with `plugin_changed`. A repetition \
+             closes the resources of the capability again.",
         )
         .path::<String>("capability")
         .replies::<Message>(),
