@@ -14,6 +14,7 @@ mod schema_bounds;
 pub mod schemas;
 pub mod table;
 pub mod template;
+mod unique;
 
 pub use operation::{BodyKind, Inputs, Operation};
 pub use schemas::Schemas;

@@ -6,6 +6,7 @@
 
 mod json_lines;
 mod line_queue;
+mod text_lines;
 
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
@@ -13,7 +14,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::json_lines::JsonLines;
@@ -50,7 +53,8 @@ pub fn start(config: &Log, colours: bool) -> Result<()> {
     let queue = Arc::new(LineQueue::new(QUEUE_BYTES));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(QueueWriter(Arc::clone(&queue)));
     if is_text(config) {
-        lines.with_ansi(colours && io::stderr().is_terminal()).finish().try_init()
+        let fields = format::debug_fn(text_lines::write_field).delimited(" ");
+        lines.with_ansi(colours && io::stderr().is_terminal()).fmt_fields(fields).finish().try_init()
     } else {
         lines.event_format(JsonLines).finish().try_init()
     }

@@ -63,6 +63,8 @@ const ESCAPES: &[&str] = &[
     "SELECT * FROM pg_shadow",
     "SELECT * FROM pg_authid",
     "SELECT current_setting('wharf.key')",
+    "SELECT current_setting('data_directory')",
+    "SELECT * FROM TREAT(CAST('SELECT 1' AS text) AS ts_stat) x",
     "UPDATE sqlite_master SET sql = ''",
     "SELECT 1; DROP TABLE note",
     "BEGIN",

@@ -423,6 +423,7 @@ async fn schemas_that_would_take_the_hosts_time_or_memory_are_rejected() {
         (component(json!({ "not": { "$ref": "#/components/schemas/C0" } })), "so it never ends"),
         (component(json!({ "properties": patterns })), "there are more than 256 patterns"),
         (component(json!({ "pattern": "(a{1000}){1000}" })), "or is too large"),
+        (component(json!({ "pattern": "^[ab]*a[ab]{6000}c" })), "or is too large"),
         (component(json!({ "$dynamicRef": "#x" })), "it uses '$dynamicRef'"),
         (json!({ "settings_schema": json!({ "allOf": [{ "$ref": "#" }] }).to_string() }), "so it never ends"),
     ] {

@@ -153,6 +153,8 @@ async fn headers_that_are_not_the_plugins_are_rejected() {
         "name=strict-transport-security&value=max-age=9",
         "name=link&value=</x>;rel=preload",
         "name=x-accel-redirect&value=/etc/passwd",
+        "name=x-envoy-upstream-alt-stat-name&value=x",
+        "name=use-as-dictionary&value=x",
         "name=x-split&value=a%0D%0Aset-cookie:%20b",
         "name=x-split%0D%0Aset-cookie&value=b",
         "name=x-control&value=%01",

@@ -29,7 +29,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 pub use self::error::{DataError, LimitKind};
 pub use self::migration::{Migration, MigrationError, check as check_migrations};
-use self::postgres::{Allowlist, Postgres};
+use self::postgres::{CurrentAllowlist, Postgres};
 use self::sqlite::Sqlite;
 pub use self::statement_limits::StatementLimits;
 pub use self::value::{Rows, Statement, Value};
@@ -65,7 +65,7 @@ type OpenDatabases = HashMap<PluginName, Arc<OnceCell<Arc<PluginDatabase>>>>;
 
 enum Storage {
     Files { directory: PathBuf },
-    Schemas { host: PgHostPool, options: Box<PgConnectOptions>, random: Random, allowlist: OnceCell<Arc<Allowlist>> },
+    Schemas { host: PgHostPool, options: Box<PgConnectOptions>, random: Random, allowlist: Arc<CurrentAllowlist> },
 }
 
 impl PluginData {
@@ -78,7 +78,8 @@ impl PluginData {
         let storage = match (db, &config.database.url) {
             (Db::Postgres(host), Some(url)) => {
                 let options = Box::new(super::reach::options(url.expose())?);
-                Storage::Schemas { host: host.clone(), options, random, allowlist: OnceCell::new() }
+                let allowlist = Arc::new(CurrentAllowlist::new(host));
+                Storage::Schemas { host: host.clone(), options, random, allowlist }
             }
             _ => Storage::Files { directory: config.server.data_dir.join("plugins") },
         };
@@ -174,8 +175,7 @@ impl PluginData {
                 Ok(Engine::Sqlite(Arc::new(sqlite)))
             }
             Storage::Schemas { host, options, random, allowlist } => {
-                let load = async || Allowlist::load(host).await.map(Arc::new);
-                let allowlist = Arc::clone(allowlist.get_or_try_init(load).await?);
+                let allowlist = Arc::clone(allowlist);
                 let postgres = Postgres::open(host, options, random, allowlist, name, &self.limits).await?;
                 Ok(Engine::Postgres(Arc::new(postgres)))
             }

@@ -10,6 +10,7 @@ use hyper::body::Body;
 
 use super::Host;
 use super::body::{self, ReadBody};
+use super::body_work::is_small;
 use super::content_coding::{self, ContentCoding};
 use super::matched_route::MatchedRoute;
 use crate::capability::Limit;
@@ -63,7 +64,7 @@ where
 pub(super) async fn check(
     host: &Host,
     route: MatchedRoute<'_>,
-    read: ReadBody,
+    mut read: ReadBody,
     mut found: Findings,
 ) -> Result<ReadBody> {
     if route.body_kind == Some(BodyKind::Raw) {
@@ -72,15 +73,28 @@ pub(super) async fn check(
     let operation = Arc::clone(route.operation);
     // A plugin parses the bytes itself.
     let keeps_value = route.handler.release().is_none();
-    let check = move |mut read: ReadBody| {
-        if operation.body_has_integers() {
-            read.rewrite_integers()?;
-        }
-        operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
+    let finish = move |mut read: ReadBody, found: Findings| {
         if !keeps_value || !found.is_empty() {
             read.drop_value();
         }
         if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) }
     };
-    host.body_work.run(read.bytes.len(), move || check(read)).await?
+    let is_small = is_small(read.bytes.len());
+    if is_small {
+        if operation.body_has_integers() {
+            read.rewrite_integers()?;
+        }
+        // The schema decides how long the check of a small body takes.
+        if operation.check_body_briefly(read.value.as_ref(), read.may_contain_nul, &mut found) {
+            return finish(read, found);
+        }
+    }
+    let check = move || {
+        if !is_small && operation.body_has_integers() {
+            read.rewrite_integers()?;
+        }
+        operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
+        finish(read, found)
+    };
+    host.body_work.run_apart(check).await?
 }

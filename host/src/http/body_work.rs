@@ -1,5 +1,6 @@
-//! Runs the work on large bodies (decoding, parsing, validation) away from the worker threads, because it has no await and its
-//! time grows with the body. A worker thread that is busy for long delays every connection that it drives.
+//! Runs the work on large bodies (decoding, parsing, validation), and long validations of small ones, away from the
+//! worker threads, because it has no await and its time grows with the body. A worker thread that is busy for long
+//! delays every connection that it drives.
 //!
 //! Owns the number of such tasks that run at once: one per processor. Further ones wait in order of arrival. Their
 //! bodies count as body memory meanwhile, which limits their number.
@@ -10,9 +11,13 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 
-/// Bodies up to this size are handled at once: a switch of threads would usually cost more than the work. A schema that
-/// asks for as many steps as the budget of `route::bounded_json` has can make it take longer.
+/// Bodies up to this size are handled at once: a switch of threads would usually cost more than the work.
 const SMALL: usize = 64 * 1024;
+
+/// Returns whether a body is so small that work that is certainly linear is done at once.
+pub(super) fn is_small(bytes: usize) -> bool {
+    bytes <= SMALL
+}
 
 /// The work on large bodies.
 #[derive(Debug, Clone)]
@@ -33,9 +38,17 @@ impl BodyWork {
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        if bytes <= SMALL {
+        if is_small(bytes) {
             return Ok(work());
         }
+        self.run_apart(work).await
+    }
+
+    /// Runs `work` on another thread, whatever the size of its body.
+    ///
+    /// # Errors
+    /// It panicked, which is a defect of the host.
+    pub(super) async fn run_apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let permit = Arc::clone(&self.0).acquire_owned().await.map_err(Error::internal)?;
         // A client that leaves does not end the task, so the permit belongs to the task.
         let task = tokio::task::spawn_blocking(move || {

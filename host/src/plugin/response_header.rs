@@ -38,6 +38,7 @@ const FORBIDDEN: &[&str] = &[
     "reporting-endpoints",
     "service-worker-allowed",
     "strict-transport-security",
+    "use-as-dictionary",
     // Further requests of the browser.
     "refresh",
     "speculation-rules",
@@ -51,6 +52,7 @@ const FORBIDDEN_PREFIXES: &[&str] = &[
     "proxy-",
     "sec-",
     "x-accel-",
+    "x-envoy-",
     "x-forwarded-",
     "x-lighttpd-",
     "x-litespeed-",
@@ -272,8 +274,13 @@ mod tests {
 
     #[test]
     fn headers_that_have_an_effect_beyond_the_response_belong_to_the_host() {
-        let of_prefixes =
-            ["access-control-allow-origin", "proxy-authenticate", "x-accel-redirect", "x-sendfile-temporary"];
+        let of_prefixes = [
+            "access-control-allow-origin",
+            "proxy-authenticate",
+            "x-accel-redirect",
+            "x-envoy-decorator-operation",
+            "x-sendfile-temporary",
+        ];
         for name in FORBIDDEN.iter().chain(&of_prefixes) {
             assert!(refused(name, "x", false) && refused(name, "x", true), "{name}");
         }

@@ -9,8 +9,10 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use jsonschema::JsonType;
-use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp, unique};
+use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp};
 use serde_json::{Map, Number, Value};
+
+use super::unique;
 
 /// Steps for any value.
 const BASE_STEPS: u64 = 500_000;
@@ -18,6 +20,9 @@ const BASE_STEPS: u64 = 500_000;
 const STEPS_PER_VALUE: u64 = 200;
 /// Bytes of a text that one step reads. Each text also adds a step for each byte, so that it can be read several times.
 const BYTES_PER_STEP: u64 = 8;
+/// The work of a pattern that one step pays for, as bytes of text times bytes of the compiled pattern. In the worst case
+/// a pattern looks at each of its states for each byte, which takes about 2 µs for this product.
+const PATTERN_WORK_PER_STEP: u64 = 4096;
 /// The maximum memory of all errors of one value. Each has a copy of its path. The response reports fewer.
 const MAX_ERROR_BYTES: usize = 16 << 20;
 /// The memory of one error without its path and what it copies ([`ErrorSize`]).
@@ -83,9 +88,19 @@ pub(super) fn longest_path(document: &Value) -> usize {
     }
 }
 
+/// The memory of the compiled patterns that can meet a text. The validator does not tell which one does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PatternBytes {
+    /// The largest pattern: one pattern meets a text for each look at it.
+    pub(super) of_texts: usize,
+    /// All patterns of `patternProperties` together: all can meet a name for one look at it.
+    pub(super) of_names: usize,
+}
+
 /// The rest of a budget.
 pub(super) struct Budget {
     steps: Cell<u64>,
+    patterns: PatternBytes,
     /// Memory of errors so far.
     error_bytes: Cell<usize>,
     error: ErrorSize,
@@ -93,10 +108,19 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Creates the budget for the check of one value.
-    pub(super) fn of(value: &Value, error: ErrorSize) -> Self {
-        let steps = BASE_STEPS.saturating_add(steps_of(value));
-        Self { steps: Cell::new(steps), error_bytes: Cell::new(0), error, is_exhausted: Cell::new(false) }
+    /// Returns the steps for the check of one value.
+    pub(super) fn steps_for(value: &Value) -> u64 {
+        BASE_STEPS.saturating_add(steps_of(value))
+    }
+
+    /// Creates a budget of some steps.
+    pub(super) fn new(steps: u64, patterns: PatternBytes, error: ErrorSize) -> Self {
+        Self { steps: Cell::new(steps), patterns, error_bytes: Cell::new(0), error, is_exhausted: Cell::new(false) }
+    }
+
+    /// Returns the steps that are left.
+    pub(super) fn left(&self) -> u64 {
+        if self.is_exhausted() { 0 } else { self.steps.get() }
     }
 
     /// Returns whether the validator saw less than the whole value.
@@ -119,8 +143,19 @@ impl Budget {
     }
 
     fn take_text(&self, text: &str) -> bool {
-        self.take(1 + text.len() as u64 / BYTES_PER_STEP)
+        self.take(steps_of_text(text, self.patterns.of_texts))
     }
+
+    fn take_name(&self, name: &str) -> bool {
+        self.take(steps_of_text(name, self.patterns.of_names))
+    }
+}
+
+/// Returns the steps of one look at a text. Even an empty text costs the work of a pattern once.
+fn steps_of_text(text: &str, pattern_bytes: usize) -> u64 {
+    let bytes = text.len() as u64;
+    let work = bytes.saturating_add(1).saturating_mul(pattern_bytes as u64);
+    1 + (bytes / BYTES_PER_STEP).max(work / PATTERN_WORK_PER_STEP)
 }
 
 fn steps_of(value: &Value) -> u64 {
@@ -174,7 +209,7 @@ impl Json for BoundedJson {
 
     fn with_string_node<T>((): &mut (), string: &str, f: impl FnOnce(BoundedNode<'_>) -> T) -> T {
         let value = Value::from(string);
-        let budget = Budget::of(&value, ErrorSize::default());
+        let budget = Budget::new(Budget::steps_for(&value), PatternBytes::default(), ErrorSize::default());
         f(BoundedNode::root(&value, &budget))
     }
 }
@@ -302,7 +337,7 @@ impl<'a> Iterator for Members<'a> {
     type Item = (&'a str, BoundedNode<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, value) = self.members.next().filter(|_| self.budget.take(1))?;
+        let (name, value) = self.members.next().filter(|(name, _)| self.budget.take_name(name))?;
         let path = self.path.saturating_add(name.len()).saturating_add(1);
         Some((name, BoundedNode { value, budget: self.budget, depth: self.depth, path }))
     }
@@ -331,7 +366,7 @@ impl<'a> Array<'a, BoundedJson> for BoundedArray<'a> {
 
     fn is_unique(&self) -> bool {
         let inside = self.list.iter().map(steps_of).fold(0, u64::saturating_add) / STEPS_PER_VALUE;
-        !self.budget.take(inside) || unique::is_unique(self.list)
+        !self.budget.take(inside) || unique::are_unique(self.list)
     }
 }
 

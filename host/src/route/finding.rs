@@ -11,6 +11,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
 use serde_json::Value;
 
+use super::bounded_json::Budget;
 use super::schemas::Validator;
 use crate::address::Address;
 use crate::error::findings::{LocationBuilder, MAX_FINDINGS, MAX_TEXT};
@@ -19,13 +20,25 @@ use crate::error::{FieldError, Findings, Loc};
 /// Returns the findings of `validator` in `value`, located below `location`. `members` is the declared order of the top
 /// members.
 pub(super) fn findings(validator: &Validator, value: &Value, location: &[&str], members: &[String]) -> Findings {
+    findings_within(&mut Budget::steps_for(value), validator, value, location, members).0
+}
+
+/// As [`findings`], with at most as many steps as given. Subtracts the steps that were needed, and returns whether they
+/// sufficed.
+pub(super) fn findings_within(
+    steps: &mut u64,
+    validator: &Validator,
+    value: &Value,
+    location: &[&str],
+    members: &[String],
+) -> (Findings, bool) {
     let mut found = Found::default();
-    let is_complete = validator.errors(value, |error| found.add(error, location));
+    let is_complete = validator.errors_within(steps, value, |error| found.add(error, location));
     if found.listed.is_empty() && !is_complete {
         let msg = "Input takes too long to check against the schema, or is nested too deeply";
         found.listed.push(FieldError::new("value_error", location.iter().copied(), msg));
     }
-    found.in_order(location.len(), members)
+    (found.in_order(location.len(), members), is_complete)
 }
 
 /// The first findings, at most one per location, and the number of the others.

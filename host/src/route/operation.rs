@@ -8,12 +8,19 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::finding::findings;
+use super::finding::{findings, findings_within};
 use super::scalar::Scalar;
 use super::schemas::{Schemas, Validator};
 use super::template::Template;
 use super::{integers, nul};
 use crate::error::{FieldError, Findings};
+
+/// Steps for the check of all parameters of a request together. They are checked on the thread that serves the connection,
+/// so it must be short even if their patterns are as large as permitted: some hundredths of a second.
+const PARAMETER_STEPS: u64 = 50_000;
+
+/// Steps for the check of a body on that thread. A body that needs more is checked on another one.
+const BRIEF_STEPS: u64 = 10_000;
 
 /// A compiled operation, which checks requests.
 #[derive(Debug)]
@@ -133,13 +140,14 @@ impl Operation {
         found: &mut Findings,
     ) -> Inputs {
         let mut inputs = Inputs::default();
+        let mut steps = PARAMETER_STEPS;
         let texts = by_name(path.iter().map(|(name, text)| (*name, text.as_ref())));
         for parameter in &self.path {
-            parameter.check("path", texts.get(&*parameter.name), &mut inputs.path, found);
+            parameter.check("path", texts.get(&*parameter.name), &mut steps, &mut inputs.path, found);
         }
         let texts = by_name(query.iter().map(|(name, text)| (name.as_ref(), text.as_ref())));
         for parameter in &self.query {
-            parameter.check("query", texts.get(&*parameter.name), &mut inputs.query, found);
+            parameter.check("query", texts.get(&*parameter.name), &mut steps, &mut inputs.query, found);
         }
         inputs
     }
@@ -149,10 +157,27 @@ impl Operation {
     /// store. The time grows with the size of the body.
     pub fn check_body(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Findings) {
         if let Some(contract) = &self.body {
-            contract.check(value, has_escaped_nul, found);
+            let check =
+                |validator: &Validator, value: &Value| Some(findings(validator, value, &[BODY], &contract.members));
+            contract.check(value, has_escaped_nul, check, found);
         }
     }
+
+    /// Checks a body as [`Operation::check_body`] does, if that takes few steps. Returns `false` otherwise, and adds
+    /// nothing.
+    pub fn check_body_briefly(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Findings) -> bool {
+        let Some(contract) = &self.body else { return true };
+        let check = |validator: &Validator, value: &Value| {
+            let mut steps = BRIEF_STEPS;
+            let (found, is_complete) = findings_within(&mut steps, validator, value, &[BODY], &contract.members);
+            is_complete.then_some(found)
+        };
+        contract.check(value, has_escaped_nul, check, found)
+    }
 }
+
+/// The location of a body in findings.
+const BODY: &str = "body";
 
 /// Groups texts by name, in one pass.
 fn by_name<'a>(texts: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<&'a str, Vec<&'a str>> {
@@ -190,6 +215,7 @@ impl Parameter {
         &self,
         source: &'static str,
         texts: Option<&Vec<&str>>,
+        steps: &mut u64,
         inputs: &mut Map<String, Value>,
         found: &mut Findings,
     ) {
@@ -223,7 +249,7 @@ impl Parameter {
             }
         }
         let value = if self.repeated { Value::Array(values) } else { values.pop().unwrap_or_default() };
-        let refused = findings(&self.validator, &value, &[source, &self.name], &[]);
+        let (refused, _) = findings_within(steps, &self.validator, &value, &[source, &self.name], &[]);
         if refused.is_empty() {
             inputs.insert(self.name.clone(), value);
         }
@@ -259,22 +285,31 @@ impl Body {
         })
     }
 
-    fn check(&self, value: Option<&Value>, has_escaped_nul: bool, found: &mut Findings) {
+    /// Adds the findings in a body. Returns `false`, and adds nothing, if `check` gives up.
+    fn check(
+        &self,
+        value: Option<&Value>,
+        has_escaped_nul: bool,
+        check: impl FnOnce(&Validator, &Value) -> Option<Findings>,
+        found: &mut Findings,
+    ) -> bool {
         if self.kind == BodyKind::Raw {
-            return;
+            return true;
         }
         let Some(value) = value else {
             if self.required {
-                found.push(FieldError::new("missing", ["body"], "Field required"));
+                found.push(FieldError::new("missing", [BODY], "Field required"));
             }
-            return;
+            return true;
         };
         if let Some(validator) = &self.validator {
-            found.append(findings(validator, value, &["body"], &self.members));
+            let Some(refused) = check(validator, value) else { return false };
+            found.append(refused);
         }
         if has_escaped_nul {
             nul::search(value, &self.members, found);
         }
+        true
     }
 }
 

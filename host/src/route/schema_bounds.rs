@@ -74,6 +74,8 @@ pub(super) struct Survey<'a> {
     pub(super) weight: usize,
     /// Their regular expressions.
     pub(super) patterns: BTreeSet<&'a str>,
+    /// Those of them that meet the names of members.
+    pub(super) name_patterns: BTreeSet<&'a str>,
     /// The schemas of the document itself that refer to a component.
     pub(super) referring: HashSet<*const Value>,
     /// The size that an error can have.
@@ -87,7 +89,8 @@ pub(super) struct Survey<'a> {
 pub(super) fn survey<'a>(document: &'a Value, components: &'a Value, weight: usize) -> Result<Survey<'a>, String> {
     refuse_identifiers(document)?;
     let error = ErrorSize::default();
-    let survey = Survey { weight: 0, patterns: BTreeSet::new(), referring: HashSet::new(), error };
+    let (patterns, name_patterns) = (BTreeSet::new(), BTreeSet::new());
+    let survey = Survey { weight: 0, patterns, name_patterns, referring: HashSet::new(), error };
     let mut walk = Walk { document, components, expansions: HashMap::new(), waiting: Vec::new(), weight, survey };
     walk.waiting.push((document, Home::Document));
     while let Some((schema, home)) = walk.waiting.pop() {
@@ -193,6 +196,7 @@ impl<'a> Walk<'a> {
                 for (name, each) in members(value) {
                     if keyword == "patternProperties" {
                         self.add_pattern(name)?;
+                        self.survey.name_patterns.insert(name);
                     }
                     self.add_text(name)?;
                     self.waiting.push((each, home));

@@ -7,14 +7,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jsonschema::{
     Draft, PatternCache, PatternOptions, Registry, Retrieve, Uri, ValidationError, ValidationOptions, options_for,
 };
 use serde_json::{Map, Value, json};
 
-use super::bounded_json::{BoundedJson, BoundedNode, Budget, ErrorSize, longest_path};
+use super::bounded_json::{BoundedJson, BoundedNode, Budget, ErrorSize, PatternBytes, longest_path};
 use super::integers::add_ranges;
 use super::schema_bounds::{COMPONENTS, MAX_WEIGHT, refuse_identifiers, survey};
 use crate::address::Address;
@@ -24,9 +24,12 @@ const DOCUMENT: &str = "urn:wharf:api";
 /// The maximum number of different patterns.
 const MAX_PATTERNS: usize = 256;
 /// The maximum memory of all compiled patterns together.
-const MAX_PATTERN_BYTES: usize = 8 << 20;
-/// Sizes of compiled patterns. A pattern counts as the smallest that it fits; a pattern that fits none is refused.
-const PATTERN_SIZES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
+const MAX_PATTERN_BYTES: usize = 1 << 20;
+/// Sizes of compiled patterns. A pattern counts as the smallest that it fits; a pattern that fits none is refused. The
+/// time of a pattern grows with its size, and with the text.
+const PATTERN_SIZES: [usize; 5] = [512, 1 << 10, 4 << 10, 16 << 10, 64 << 10];
+/// The longest text that can have the format `regex`: its parser takes time that grows with the square of the length.
+const MAX_REGEX_TEXT: usize = 1024;
 /// The memory in which a thread may remember how one pattern matched.
 const PATTERN_STATES: usize = 64 << 10;
 
@@ -55,6 +58,7 @@ pub struct Schemas {
 /// Checks values against one schema.
 pub struct Validator {
     compiled: jsonschema::Validator<BoundedJson>,
+    patterns: PatternBytes,
     error: ErrorSize,
 }
 
@@ -97,8 +101,13 @@ impl Schemas {
         let needs = survey(schema, &document, MAX_WEIGHT.saturating_sub(self.weight)).map_err(invalid)?;
         self.weight = self.weight.saturating_add(needs.weight);
         let error = ErrorSize { path: longest_path(schema).max(self.path), ..needs.error };
+        let mut patterns = PatternBytes::default();
         for pattern in needs.patterns {
-            self.add_pattern(pattern)?;
+            let bytes = self.add_pattern(pattern)?;
+            patterns.of_texts = patterns.of_texts.max(bytes);
+            if needs.name_patterns.contains(pattern) {
+                patterns.of_names = patterns.of_names.saturating_add(bytes);
+            }
         }
         let schema = if needs.referring.is_empty() {
             Cow::Borrowed(schema)
@@ -108,12 +117,13 @@ impl Schemas {
         let largest = PATTERN_SIZES.last().copied().unwrap_or_default();
         let options = options(largest).with_pattern_cache(self.compiled_patterns.clone()).with_registry(&self.registry);
         let compiled = options.build(&schema).map_err(|error| invalid(error.to_string()))?;
-        Ok(Validator { compiled, error })
+        Ok(Validator { compiled, patterns, error })
     }
 
-    fn add_pattern(&mut self, pattern: &str) -> Result<(), InvalidSchema> {
-        if self.patterns.contains_key(pattern) {
-            return Ok(());
+    /// Counts a pattern, and returns its size.
+    fn add_pattern(&mut self, pattern: &str) -> Result<usize, InvalidSchema> {
+        if let Some(size) = self.patterns.get(pattern) {
+            return Ok(*size);
         }
         if self.patterns.len() >= MAX_PATTERNS {
             return Err(invalid(format!("there are more than {MAX_PATTERNS} patterns")));
@@ -127,17 +137,28 @@ impl Schemas {
         if self.patterns.values().sum::<usize>() > MAX_PATTERN_BYTES {
             return Err(invalid(format!("the patterns take together more than {MAX_PATTERN_BYTES} bytes of memory")));
         }
-        Ok(())
+        Ok(size)
     }
 }
 
 impl Validator {
     /// Passes each error of a value to `read`; a valid value has none. Returns `false` if the budget ended before the
     /// whole value was checked; then a value without errors is not known to be valid.
-    pub fn errors(&self, value: &Value, mut read: impl FnMut(&ValidationError<'_>)) -> bool {
-        let budget = Budget::of(value, self.error);
+    pub fn errors(&self, value: &Value, read: impl FnMut(&ValidationError<'_>)) -> bool {
+        self.errors_within(&mut Budget::steps_for(value), value, read)
+    }
+
+    /// As [`Validator::errors`], with at most as many steps as given. Subtracts the steps that were needed.
+    pub(super) fn errors_within(
+        &self,
+        steps: &mut u64,
+        value: &Value,
+        mut read: impl FnMut(&ValidationError<'_>),
+    ) -> bool {
+        let budget = Budget::new(*steps, self.patterns, self.error);
         let errors: Vec<ValidationError<'_>> = self.compiled.iter_errors(BoundedNode::root(value, &budget)).collect();
         let is_complete = !budget.is_exhausted();
+        *steps = budget.left();
         for error in &errors {
             // An error that came after the end of the budget is about a part that only appeared to be empty.
             if is_complete || matches!(error.instance(), Cow::Borrowed(_)) {
@@ -161,8 +182,16 @@ fn options<'a>(pattern_bytes: usize) -> ValidationOptions<'a, Arc<dyn Retrieve>,
         .offline()
         .should_validate_formats(true)
         .with_format("email", |text: &str| text.parse::<Address>().is_ok())
+        .with_format("regex", is_regex)
         .with_format("uuid", |text: &str| uuid::Uuid::try_parse(text).is_ok())
         .with_pattern_options(patterns)
+}
+
+/// Returns whether a text is a short regular expression of ECMAScript.
+fn is_regex(text: &str) -> bool {
+    static FORMAT: LazyLock<Option<jsonschema::Validator>> =
+        LazyLock::new(|| jsonschema::options().should_validate_formats(true).build(&json!({ "format": "regex" })).ok());
+    text.len() <= MAX_REGEX_TEXT && FORMAT.as_ref().is_some_and(|format| format.is_valid(&Value::from(text)))
 }
 
 /// Copies a schema and makes the references of some of its parts lead to the document with the components.

@@ -16,7 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 pub const PLUGIN_LINES: &str = "wharf::plugin::log";
 
 /// The prefix of the fields by which the crate `log` describes an event.
-const OF_LOG_CRATE: &str = "log.";
+pub(super) const OF_LOG_CRATE: &str = "log.";
 
 /// See the module.
 pub(super) struct JsonLines;

@@ -52,6 +52,10 @@ pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<(), (
     Ok(())
 }
 
+/// The objects that a migration may comment on: those that always belong to the plugin's own schema.
+const COMMENTED: &[&str] = &["table", "column", "view", "type", "domain"];
+const NO_COMMENT: &str = "a migration may comment only on tables, columns, views, types and domains";
+
 /// Splits a migration into its statements and checks each of them.
 ///
 /// # Errors
@@ -150,7 +154,13 @@ fn check_definition(dialect: Dialect, statement: &str) -> Result<(), Refused> {
         }
         return Err(Refused::invalid(format!("a migration may not {first} {object}")));
     }
-    if is(first, &["comment"]) || verb_of(first).is_ok() {
+    if is(first, &["comment"]) {
+        // COMMENT ON ROLE and the like would tell whether an object of the whole database exists.
+        let is_own = words.next().is_some_and(|word| is(word, &["on"]))
+            && words.find(|word| !is(word, &["materialized"])).is_some_and(|object| is(object, COMMENTED));
+        return if is_own { Ok(()) } else { Err(Refused::invalid(NO_COMMENT)) };
+    }
+    if verb_of(first).is_ok() {
         return Ok(());
     }
     Err(Refused::invalid(format!(
@@ -208,6 +218,8 @@ mod tests {
                 "ALTER TABLE t ADD COLUMN b int",
                 "DROP TABLE t",
                 "INSERT INTO t VALUES (1)",
+                "COMMENT ON COLUMN t.a IS 'x'",
+                "COMMENT ON MATERIALIZED VIEW v IS 'x'",
             ] {
                 assert!(check_migration(dialect, sql).is_ok(), "{sql}");
             }
@@ -236,6 +248,10 @@ mod tests {
                 "SELECT $1",
                 "CREATE TABLE _wharf_migration (a int)",
                 "SELECT 1; COMMIT",
+                "COMMENT ON ROLE x IS 'x'",
+                "COMMENT ON DATABASE x IS 'x'",
+                "COMMENT ON SCHEMA x IS 'x'",
+                "COMMENT",
             ] {
                 let refused = check_migration(dialect, sql).unwrap_err();
                 let expected = if sql.starts_with("SELECT 1;") { 2 } else { 1 };

@@ -1,5 +1,5 @@
 //! The rules that hold for every statement of a plugin, at run time and in migrations: reserved names, depth, size, and
-//! on PostgreSQL the catalogs.
+//! on PostgreSQL the catalogs and the calls by keyword.
 
 use std::fmt;
 
@@ -152,6 +152,24 @@ impl<'a> TokenRules<'a> {
         }
         if let Some(name) = name_of(token) {
             check_catalog(name)?;
+        }
+        self.calls_by_keyword(token)
+    }
+
+    /// Refuses the two notations by which PostgreSQL calls a function that no name before a parenthesis tells:
+    /// `TREAT(x AS f)` is `pg_catalog.f(x)`, and `COLLATION FOR (x)` reads a catalog. Other keywords, such as EXTRACT
+    /// and XMLEXISTS, call functions of their own name, which `postgres::allowlist` checks.
+    fn calls_by_keyword(&self, token: Token<'a>) -> Result<(), Refused> {
+        let is = |token: Token<'_>, keyword: &str| match token {
+            Token::Word(word) => word.eq_ignore_ascii_case(keyword),
+            _ => false,
+        };
+        let Some(previous) = self.previous else { return Ok(()) };
+        if token == Token::Symbol(b'(') && is(previous, "treat") {
+            return Err(Refused::invalid("TREAT is not supported; write CAST, or quote the name \"treat\""));
+        }
+        if is(token, "for") && is(previous, "collation") {
+            return Err(Refused::invalid("COLLATION FOR is not supported"));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 
 /// The tables that most cases use; the same text for both databases.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE owner (id BIGINT PRIMARY KEY);
     CREATE TABLE item (
         id BIGINT PRIMARY KEY,

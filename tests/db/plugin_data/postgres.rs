@@ -5,10 +5,11 @@ use std::time::Duration;
 use wharf::clock::Random;
 use wharf::config::Secret;
 use wharf::db::Db;
-use wharf::db::plugin_data::{DataError, PluginData, Value};
+use wharf::db::plugin_data::{DataError, LimitKind, PluginData, Value};
 
 use super::fixture::{Fixture, migration, name, query, scalar, text};
 use crate::support::Backend;
+use crate::support::polling::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_are_converted_to_the_type_of_the_column() {
@@ -75,6 +76,70 @@ async fn a_dropped_statement_ends_on_the_server() {
     let sleeping = query(&database, "SELECT pg_sleep(20)", &[]);
     assert!(tokio::time::timeout(Duration::from_millis(500), sleeping).await.is_err());
     fixture.until_running("pg_sleep(20)", false).await;
+    fixture.stop().await;
+}
+
+/// Sends a signal to the backend that runs the plugin's statement.
+#[cfg(target_os = "linux")]
+async fn signal_backend(fixture: &Fixture, signal: &str) {
+    let pid =
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'wharf-plugin' AND datname = current_database()";
+    let pid: i32 = sqlx::query_scalar(pid).fetch_one(&mut fixture.superuser().await).await.unwrap();
+    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A stopped process stands for a function that looks for no signal.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_no_signal_ends_keeps_its_connection() {
+    let short = |config: &mut wharf::config::Config| {
+        config.plugins.sql_connections = 1;
+        config.plugins.sql_time = Duration::from_secs(2);
+    };
+    let Some(fixture) = Fixture::new(Backend::Postgres, short).await else { return };
+    let database = fixture.tables("shop").await;
+    let (sleeping, ()) = tokio::join!(query(&database, "SELECT pg_sleep(60)", &[]), async {
+        fixture.until_running("pg_sleep(60)", true).await;
+        signal_backend(&fixture, "-STOP").await;
+    });
+    let next = query(&database, "SELECT 1", &[]).await;
+    signal_backend(&fixture, "-CONT").await;
+    assert!(matches!(sleeping, Err(DataError::Limit(LimitKind::Time, _))), "{sleeping:?}");
+    assert!(matches!(next, Err(DataError::Limit(LimitKind::Connections, _))), "{next:?}");
+    until("the connection to return", async || query(&database, "SELECT 1", &[]).await.ok()).await;
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_type_of_a_plugin_does_not_get_a_meaning_from_its_name() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let types = "CREATE TYPE citext AS (a int); CREATE TYPE \"INT4\" AS (a text); CREATE TYPE \"TEXT\" AS (a int)";
+    fixture.data.migrate(&name("t"), &[migration("1", types)]).await.unwrap();
+    let database = fixture.open("t").await;
+    for (declared, value) in [("citext", text("x")), ("\"INT4\"", Value::Integer(1)), ("\"TEXT\"", text("x"))] {
+        let parameter = query(&database, &format!("SELECT (CAST($1 AS {declared})).a"), &[value]).await;
+        assert!(
+            matches!(&parameter, Err(DataError::Invalid(text)) if text.contains("$1")),
+            "{declared}: {parameter:?}"
+        );
+        let column = query(&database, &format!("SELECT CAST(ROW(1) AS {declared}) AS c"), &[]).await;
+        assert!(matches!(&column, Err(DataError::Invalid(text)) if text.contains("cast column")), "{column:?}");
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_has_a_limited_number_of_tables_and_views() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let views =
+        |count: usize| (0..count).map(|number| format!("CREATE VIEW v{number} AS SELECT 1;")).collect::<String>();
+    let refused = fixture.data.migrate(&name("t"), &[migration("1", &views(500))]).await.unwrap_err().to_string();
+    assert!(refused.contains("the maximum is 500"), "{refused}");
+    // The record of the host counts too.
+    let list = [migration("1", &views(490))];
+    fixture.data.migrate(&name("t"), &list).await.unwrap();
+    fixture.data.migrate(&name("t"), &list).await.unwrap();
     fixture.stop().await;
 }
 

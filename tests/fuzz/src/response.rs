@@ -52,6 +52,7 @@ const RESERVED: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "use-as-dictionary",
     "www-authenticate",
     "x-request-id",
 ];
@@ -63,6 +64,7 @@ const RESERVED_PREFIXES: &[&str] = &[
     "proxy-",
     "sec-",
     "x-accel-",
+    "x-envoy-",
     "x-forwarded-",
     "x-lighttpd-",
     "x-litespeed-",

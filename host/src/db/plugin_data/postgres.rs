@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-pub(super) use self::allowlist::Allowlist;
+pub(super) use self::allowlist::CurrentAllowlist;
 use wharf_sql_text::Dialect;
 
 use self::backend::{Backend, RunError};
@@ -56,7 +56,7 @@ pub(super) struct Postgres {
     host: PgHostPool,
     options: PgConnectOptions,
     settings: Vec<Setting>,
-    allowlist: Arc<Allowlist>,
+    allowlist: Arc<CurrentAllowlist>,
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
     pool: Arc<ConnectionPool<Backend>>,
@@ -98,7 +98,7 @@ impl Drop for LeasedBackend {
                 }
             }
             backend.terminate(&host).await;
-            // The permit is returned only now, so that the role never has more connections than its limit.
+            // The permit is returned only now, so that the role never has more backends than its limit.
             drop(lease);
         });
     }
@@ -110,7 +110,7 @@ impl Postgres {
         host: &PgHostPool,
         options: &PgConnectOptions,
         random: &Random,
-        allowlist: Arc<Allowlist>,
+        allowlist: Arc<CurrentAllowlist>,
         plugin: &PluginName,
         limits: &StatementLimits,
     ) -> Result<Self> {
@@ -191,8 +191,7 @@ impl Postgres {
             }
         }
         let connected = with_deadline(limits, async {
-            let allowlist = Arc::clone(&self.allowlist);
-            let connected = Backend::connect(&self.options, &self.settings, self.limits.time, allowlist).await;
+            let connected = Backend::connect(&self.options, &self.settings, self.limits.time, &self.allowlist).await;
             connected.map_err(|error| error_mapping::to_data_error(error, limits))
         });
         let backend = connected.await.map_err(of_own_statement)?;

@@ -272,10 +272,19 @@ mod tests {
             "SELECT U&\"set\\005fconfig\"('a', 'b', true)",
             "UPDATE pg_catalog.\"pg_settings\" SET setting = 'off' WHERE name = 'standard_conforming_strings'",
             "SELECT E'a'\n'\\'', 1, ''",
+            // PostgreSQL takes the type for the name of a function of the catalogs.
+            "SELECT * FROM TREAT('SELECT 1'::text AS ts_stat) x",
+            "SELECT treat /* */ ('plugin_two'::text AS pg_catalog.to_regnamespace)",
+            "SELECT TREAT\n(1 AS int8)",
+            "SELECT collation /* */ FOR ('a')",
         ] {
             assert!(matches!(check(Dialect::Postgres, sql, 0), Err(DataError::Invalid(_))), "{sql}");
         }
-        for sql in ["SELECT 1, 1.5, 1., .5, 1e5, 1.5E-7, 0x1F, 0b1, 0o7, 1_000", "SELECT a[1:2] FROM t LIMIT 1;"] {
+        for sql in [
+            "SELECT 1, 1.5, 1., .5, 1e5, 1.5E-7, 0x1F, 0b1, 0o7, 1_000",
+            "SELECT a[1:2] FROM t LIMIT 1;",
+            "SELECT treat FROM \"treat\" (a)",
+        ] {
             assert!(check(Dialect::Postgres, sql, 0).is_ok(), "{sql}");
         }
     }

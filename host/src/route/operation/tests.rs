@@ -207,3 +207,43 @@ fn the_time_for_refusing_an_input_grows_with_its_size_only() {
         timed(&|| drop(check_body(&members, &body)))
     });
 }
+
+/// Returns an operation whose texts have a pattern that looks at each of its states for each character.
+fn with_costly_pattern() -> Operation {
+    let schema = json!({ "type": "string", "pattern": "^[ab]*a[ab]{600}c" });
+    let json = json!({
+        "parameters": [
+            { "name": "p", "in": "query", "schema": schema },
+            { "name": "q", "in": "query", "schema": schema },
+        ],
+        "requestBody": { "content": { "application/json": { "schema": schema } } },
+    });
+    Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
+}
+
+#[test]
+fn a_body_that_takes_many_steps_is_not_checked_on_the_thread_of_its_connection() {
+    let operation = with_costly_pattern();
+    let briefly = |body: &Value| {
+        let mut found = Findings::default();
+        (operation.check_body_briefly(Some(body), false, &mut found), found.listed().len())
+    };
+    assert_eq!(briefly(&json!("ab")), (true, 1));
+    assert_eq!(briefly(&json!("ab".repeat(2_000))), (false, 0));
+    let mut found = Findings::default();
+    operation.check_body(Some(&json!("ab".repeat(2_000))), false, &mut found);
+    assert_eq!(found.listed()[0].kind, "string_pattern_mismatch", "the whole check takes the time");
+}
+
+#[test]
+fn all_parameters_share_their_steps() {
+    let operation = with_costly_pattern();
+    let kinds = |length: usize| -> Vec<String> {
+        let query = ["p", "q"].map(|name| (Cow::from(name), Cow::from("ab".repeat(length / 2))));
+        let mut found = Findings::default();
+        operation.check_parameters(&[], &query, &mut found);
+        found.listed().iter().map(|finding| finding.kind.to_string()).collect()
+    };
+    assert_eq!(kinds(100), ["string_pattern_mismatch", "string_pattern_mismatch"]);
+    assert_eq!(kinds(1_000), ["string_pattern_mismatch", "value_error"], "the first one took most steps");
+}

@@ -135,11 +135,62 @@ fn the_number_and_the_size_of_patterns_are_bounded() {
     assert!(schemas(json!({})).validator(&patterns(200, &small)).is_ok());
     assert!(refused(json!({}), patterns(300, &small)).contains("more than 256 patterns"));
     assert!(schemas(json!({})).validator(&patterns(300, &|_| "^a[bc]+d".to_owned())).is_ok(), "they are the same");
-    let large = |number: usize| format!("(a{{100}}b|c){{100}}{number}");
-    assert!(refused(json!({}), patterns(60, &large)).contains("the patterns take together more than"));
-    assert!(refused(json!({}), json!({ "pattern": "(a{1000}){1000}" })).contains("or is too large"));
+    let large = |number: usize| format!("(a{{20}}b|c){{20}}{number}");
+    assert!(refused(json!({}), patterns(120, &large)).contains("the patterns take together more than"));
+    for pattern in ["(a{1000}){1000}", "^[ab]*a[ab]{6000}c"] {
+        assert!(refused(json!({}), json!({ "pattern": pattern })).contains("or is too large"), "{pattern}");
+    }
     assert!(refused(json!({}), json!({ "pattern": "x".repeat(5_000) })).contains("longer than 4096 bytes"));
     assert!(refused(json!({}), json!({ "patternProperties": { "(": true } })).contains("not a regular expression"));
+}
+
+/// A pattern near the largest size, which looks at each of its states for each character.
+fn costly(number: usize) -> String {
+    format!("^[ab]*a[ab]{{{}}}c", 600 - number)
+}
+
+#[test]
+fn a_costly_pattern_takes_steps_for_each_byte_of_a_text_and_of_a_name() {
+    let all: Vec<Value> = (0..8).map(|number| json!({ "pattern": costly(number) })).collect();
+    let names: Map<String, Value> = (0..8).map(|number| (costly(number), json!(true))).collect();
+    let text = "ab".repeat(30_000);
+    for (schema, value) in [
+        (json!({ "allOf": all }), json!(text)),
+        (json!({ "items": { "allOf": all } }), json!(vec![""; 60_000])),
+        (json!({ "patternProperties": names }), json!({ text.clone(): 1 })),
+        (json!({ "patternProperties": names, "additionalProperties": false }), json!({ text.clone(): 1 })),
+        (json!({ "propertyNames": { "allOf": all } }), json!({ text.clone(): 1 })),
+    ] {
+        let validator = schemas(json!({})).validator(&schema).unwrap();
+        assert!(!errors(&validator, &value).1, "{schema}");
+        let short = if value.is_object() { json!({ "abab": 1 }) } else { json!("abab") };
+        assert!(errors(&validator, &short).1, "{schema}");
+    }
+}
+
+#[test]
+fn an_ordinary_pattern_checks_a_text_of_a_megabyte() {
+    let schema = json!({ "type": "string", "minLength": 1, "maxLength": 1 << 20, "pattern": "^[A-Za-z0-9+/]*=*$" });
+    let validator = schemas(json!({})).validator(&schema).unwrap();
+    assert_eq!(errors(&validator, &json!("Aa0/".repeat(1 << 18))), (0, true));
+    assert_eq!(errors(&validator, &json!("Aa0!".repeat(1 << 18))), (1, true));
+}
+
+#[test]
+fn a_text_that_is_a_regular_expression_is_short() {
+    let validator = schemas(json!({})).validator(&json!({ "format": "regex" })).unwrap();
+    for (text, expected) in
+        [("^a+$".to_owned(), 0), ("(".to_owned(), 1), ("a".repeat(1_024), 0), ("a".repeat(1_025), 1)]
+    {
+        assert_eq!(errors(&validator, &json!(text)), (expected, true), "{text}");
+    }
+}
+
+#[test]
+fn the_elements_of_a_list_can_be_required_to_differ() {
+    let validator = schemas(json!({})).validator(&json!({ "uniqueItems": true })).unwrap();
+    assert_eq!(errors(&validator, &json!([[], [[]], [[], []], 1, "1"])), (0, true));
+    assert_eq!(errors(&validator, &json!([[[]], 1, [[]]])), (1, true));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use wharf::db::plugin_data::Value;
 
 use super::assert_refused;
-use crate::db::plugin_data::fixture::{Fixture, query, scalar, text};
+use crate::db::plugin_data::fixture::{Fixture, TABLES, migration, name, query, scalar, text};
 use crate::support::Backend;
 
 /// The session settings that a plugin's statement would see.
@@ -79,6 +79,18 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
         "SELECT ts_rewrite('a'::tsquery, 'SELECT 1')",
         "SELECT currtid2('item', '(0,1)')",
         "SELECT brin_summarize_new_values(16384)",
+        "SELECT * FROM TREAT('SELECT to_tsvector(nspname) FROM pg_namespace'::text AS ts_stat) x",
+        "SELECT treat /* */ ('wharf.users'::text AS to_regclass)",
+        "SELECT CAST(TREAT('plugin_two'::text AS pg_catalog.to_regnamespace) AS text)",
+        "SELECT COLLATION FOR ('a'::text)",
+        "SELECT current_setting('data_directory')",
+        "SELECT current_setting('max_connections')",
+        "SELECT current_setting(name) FROM (VALUES ('log_directory')) v (name)",
+        "SELECT ('log_directory'::text).current_setting",
+        "SELECT xpath('//a', CAST('<a/>' AS xml))::text",
+        "SELECT xpath_exists('//a', CAST('<a/>' AS xml))",
+        "SELECT XMLEXISTS('//a' PASSING BY VALUE CAST('<a/>' AS xml))",
+        "SELECT * FROM XMLTABLE('//a' PASSING CAST('<a/>' AS xml) COLUMNS a text)",
         "SELECT 1into evil",
         "SELECT 1.5into evil",
     ] {
@@ -105,6 +117,37 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
     assert_eq!(may, [""; 0]);
     for harmless in ["SELECT $1 AS text", "SELECT count(*) FROM item WHERE title = $1"] {
         query(&database, harmless, &[text("set_config('role')")]).await.unwrap();
+    }
+    fixture.stop().await;
+}
+
+/// A migration tells neither by its success nor by its error whether another plugin exists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_does_not_reveal_other_plugins() {
+    let Some(fixture) = Fixture::new(Backend::Postgres, |_| ()).await else { return };
+    let database = fixture.tables("shop").await;
+    fixture.tables("present").await;
+    let Value::Text(role) = scalar(&database, "SELECT CAST(current_user AS text)").await else { unreachable!() };
+    for question in [
+        "COMMENT ON ROLE \"ROLE\" IS 'x'",
+        "COMMENT ON SCHEMA plugin_NAME IS 'x'",
+        "COMMENT ON TABLE plugin_NAME.item IS 'x'",
+        "ALTER TABLE item OWNER TO \"ROLE\"",
+        "DROP TABLE IF EXISTS plugin_NAME.item",
+        "DROP TABLE IF EXISTS nothing, \"plugin_NAME\".item",
+        "DROP TRIGGER IF EXISTS x ON plugin_NAME.item",
+        "ALTER TABLE IF EXISTS plugin_NAME.item ADD x int",
+        "CREATE TABLE IF NOT EXISTS plugin_NAME.item (id int)",
+    ] {
+        let ask = async |plugin: &str| {
+            let other = role.replace("_shop", &format!("_{plugin}"));
+            let sql = question.replace("NAME", plugin).replace("ROLE", &other);
+            let list = [migration("0001_tables", TABLES), migration("0002", &sql)];
+            let error = fixture.data.migrate(&name("shop"), &list).await.map_err(|error| error.to_string());
+            assert!(error.is_err(), "{sql}: {error:?}");
+            format!("{error:?}").replace(plugin, "NAME")
+        };
+        assert_eq!(ask("present").await, ask("absent").await, "{question}");
     }
     fixture.stop().await;
 }

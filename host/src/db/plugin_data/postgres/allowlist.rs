@@ -6,9 +6,11 @@
 //! functions exist, because a name before a parenthesis may also be a table or an alias: such a name is refused only if
 //! it is a function. So a function of a later version is refused until it is known to be harmless. A name after a dot may
 //! call a function too: PostgreSQL reads `(x).f` and `t.f` as `f(x)` and `f(t)` if no column has that name. `statement`
-//! refuses the catalogs themselves.
+//! refuses the catalogs themselves. [`CurrentAllowlist`] asks again after an upgrade of the server.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
 use wharf_sql_text::{Dialect, Lexer, Token};
 
 use crate::db::host_pool::PgHostPool;
@@ -69,6 +71,31 @@ const FUNCTIONS: &[&str] = &[
 /// Functions that find a sequence by its name, or by the number of any object: the errors would name the object.
 const SEQUENCE_FUNCTIONS: [&str; 3] = ["currval", "nextval", "setval"];
 
+/// The function that tells the settings of the session, of the role and of the whole server.
+const SETTING_FUNCTION: &str = "current_setting";
+
+/// The settings that a plugin may read: those that the host gives its session, and those that change the form of values.
+const SETTINGS: [&str; 14] = [
+    "application_name",
+    "datestyle",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "intervalstyle",
+    "lock_timeout",
+    "search_path",
+    "server_version",
+    "server_version_num",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "timezone",
+    "transaction_isolation",
+    "transaction_read_only",
+];
+
+/// Functions that are harmless to others, but that no signal ends: on a large document they run for hours. `xmltable` is
+/// no function in the catalogs.
+const ENDLESS_FUNCTIONS: [&str; 4] = ["xmlexists", "xmltable", "xpath", "xpath_exists"];
+
 /// The names of functions outside the schemas of the host and of plugins, and whether all of that name are harmless. $1
 /// lists the types.
 const QUERY_FUNCTIONS: &str = "
@@ -85,9 +112,34 @@ const QUERY_FUNCTIONS: &str = "
 const QUERY_TYPES: &str =
     "SELECT typname::text FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typrelid = 0";
 
+/// The major version of the server. Minor versions add no functions.
+const QUERY_VERSION: &str = "SELECT current_setting('server_version_num')::int / 10000";
+
 /// Returns the words of lists that are separated by blanks.
 fn words(lists: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
     lists.iter().flat_map(|list| list.split(' '))
+}
+
+/// The list of the server that runs now. A new connection to a server of another version loads the list again, because
+/// the functions that an upgrade added would pass as unknown names.
+pub(in crate::db::plugin_data) struct CurrentAllowlist {
+    host: PgHostPool,
+    loaded: tokio::sync::Mutex<Option<Arc<Allowlist>>>,
+}
+
+impl CurrentAllowlist {
+    pub(in crate::db::plugin_data) fn new(host: &PgHostPool) -> Self {
+        Self { host: host.clone(), loaded: tokio::sync::Mutex::default() }
+    }
+
+    /// Returns the list for a server; `version` is its number, such as 160004. Without a number, the loaded list is taken.
+    pub(super) async fn of(&self, version: Option<u32>) -> sqlx::Result<Arc<Allowlist>> {
+        let mut loaded = self.loaded.lock().await;
+        if let Some(list) = loaded.as_ref().filter(|list| list.is_of(version)) {
+            return Ok(Arc::clone(list));
+        }
+        Ok(Arc::clone(loaded.insert(Arc::new(Allowlist::load(&self.host).await?))))
+    }
 }
 
 /// The meaning of a name on the server.
@@ -105,41 +157,56 @@ enum Permission {
 
 /// The permissions of the server's functions and types, by name.
 #[derive(Debug)]
-pub(in crate::db::plugin_data) struct Allowlist(HashMap<Box<str>, Meaning>);
+pub(super) struct Allowlist {
+    names: HashMap<Box<str>, Meaning>,
+    /// The major version of the server that gave the names.
+    version: i32,
+}
 
 impl Allowlist {
     /// Asks the server for its functions and types.
-    pub(in crate::db::plugin_data) async fn load(host: &PgHostPool) -> sqlx::Result<Self> {
+    async fn load(host: &PgHostPool) -> sqlx::Result<Self> {
         let types: Vec<String> = words(TYPES).map(str::to_owned).collect();
         let functions: Vec<(String, bool)> = sqlx::query_as(QUERY_FUNCTIONS).bind(types).fetch_all(host).await?;
         let types: Vec<String> = sqlx::query_scalar(QUERY_TYPES).fetch_all(host).await?;
+        let version: i32 = sqlx::query_scalar(QUERY_VERSION).fetch_one(host).await?;
         let known_functions: HashSet<&str> = words(FUNCTIONS).collect();
         let known_types: HashSet<&str> = words(TYPES).chain(words(NUMBERS_AND_WORDS)).collect();
         let mut names = HashMap::<Box<str>, Meaning>::new();
         for (name, is_harmless) in functions {
             let is_allowed = is_harmless || known_functions.contains(name.as_str());
+            let is_allowed = is_allowed && !ENDLESS_FUNCTIONS.contains(&name.as_str());
             let permission = if is_allowed { Permission::Allowed } else { Permission::Refused };
             names.entry(name.to_ascii_lowercase().into()).or_default().function = Some(permission);
+        }
+        for name in ENDLESS_FUNCTIONS {
+            names.entry(name.into()).or_default().function = Some(Permission::Refused);
         }
         for name in types {
             let element = name.strip_prefix('_').unwrap_or(&name);
             names.entry(name.as_str().into()).or_default().is_refused_type = !known_types.contains(element);
         }
-        Ok(Self(names))
+        Ok(Self { names, version })
+    }
+
+    /// Returns whether it is the list of a server of this version.
+    fn is_of(&self, version: Option<u32>) -> bool {
+        version.is_none_or(|version| i32::try_from(version / 10_000) == Ok(self.version))
     }
 
     /// Refuses a statement that calls a function or names a type that is not allowed.
     pub(super) fn check(&self, sql: &str) -> Result<(), DataError> {
         let mut context = Context { defines_index: defines_index(sql), ..Context::default() };
         for (token, range) in Lexer::new(Dialect::Postgres, sql) {
-            context.check_sequence(token, sql.get(range).unwrap_or_default())?;
+            context.check_argument(token, sql.get(range).unwrap_or_default())?;
             if let Some(name) = name_of(token).map(str::to_ascii_lowercase) {
-                let meaning = self.0.get(name.as_str()).copied().unwrap_or_default();
+                let meaning = self.names.get(name.as_str()).copied().unwrap_or_default();
                 if meaning.is_refused_type {
                     return Err(refused(&name));
                 }
                 let is_refused_function = meaning.function == Some(Permission::Refused);
-                if context.after_dot && (is_refused_function || SEQUENCE_FUNCTIONS.contains(&name.as_str())) {
+                let has_checked_argument = Argument::of(&name) != Argument::None;
+                if context.after_dot && (is_refused_function || has_checked_argument) {
                     return Err(refused_after_dot(&name));
                 }
                 context.name(name);
@@ -156,7 +223,7 @@ impl Allowlist {
     /// Checks the name before a parenthesis.
     fn check_call(&self, context: &Context) -> Result<(), DataError> {
         let Some(name) = &context.last else { return Ok(()) };
-        let permission = self.0.get(name.as_str()).and_then(|meaning| meaning.function);
+        let permission = self.names.get(name.as_str()).and_then(|meaning| meaning.function);
         // A name with a schema is a function, unless it is the table of an INSERT, a definition or a reference.
         let is_call = permission.is_some() || (context.is_qualified && !context.is_table);
         if is_call && permission != Some(Permission::Allowed) { Err(refused(name)) } else { Ok(()) }
@@ -176,18 +243,33 @@ struct Context {
     /// The name follows a word that a table follows.
     is_table: bool,
     after_dot: bool,
-    argument: SequenceArgument,
+    argument: Argument,
 }
 
-/// The position in the first argument of a function on sequences.
+/// The position in the first argument of a function whose argument is checked.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum SequenceArgument {
+enum Argument {
     #[default]
     None,
-    /// The argument begins.
-    Start,
+    /// The name of a sequence begins.
+    Sequence,
+    /// The name of a setting begins.
+    Setting,
     /// The argument was a text; it must end here.
     End,
+}
+
+impl Argument {
+    /// Returns what the first argument of a function must be.
+    fn of(function: &str) -> Self {
+        if SEQUENCE_FUNCTIONS.contains(&function) {
+            Self::Sequence
+        } else if function == SETTING_FUNCTION {
+            Self::Setting
+        } else {
+            Self::None
+        }
+    }
 }
 
 impl Context {
@@ -204,8 +286,8 @@ impl Context {
     }
 
     fn begin_arguments(&mut self) {
-        if self.last.take().is_some_and(|name| SEQUENCE_FUNCTIONS.contains(&name.as_str())) {
-            self.argument = SequenceArgument::Start;
+        if let Some(name) = self.last.take() {
+            self.argument = Argument::of(&name);
         }
         self.after_dot = false;
     }
@@ -217,23 +299,37 @@ impl Context {
         }
     }
 
-    /// Checks that the first argument of a function on sequences is the text of a name.
-    fn check_sequence(&mut self, token: Token<'_>, text: &str) -> Result<(), DataError> {
-        let is_valid = match self.argument {
-            SequenceArgument::None => return Ok(()),
-            SequenceArgument::Start => {
-                self.argument = SequenceArgument::End;
-                let first = text.strip_prefix('\'').and_then(|name| name.chars().next());
-                first.is_some_and(|first| first.is_alphabetic() || first == '_' || first == '"')
+    /// Checks that the first argument of a function on sequences or settings is the text of a name.
+    fn check_argument(&mut self, token: Token<'_>, text: &str) -> Result<(), DataError> {
+        let name = text.strip_prefix('\'').unwrap_or_default();
+        match self.argument {
+            Argument::None => Ok(()),
+            Argument::Sequence => {
+                self.argument = Argument::End;
+                let first = name.chars().next();
+                let is_name = first.is_some_and(|first| first.is_alphabetic() || first == '_' || first == '"');
+                if is_name {
+                    Ok(())
+                } else {
+                    Err(DataError::invalid("a sequence is given by its name: nextval('name')"))
+                }
             }
-            SequenceArgument::End => {
-                self.argument = SequenceArgument::None;
-                matches!(token, Token::Symbol(b')' | b','))
+            Argument::Setting => {
+                self.argument = Argument::End;
+                let name = name.trim_end_matches('\'');
+                let is_known = SETTINGS.iter().any(|setting| name.eq_ignore_ascii_case(setting));
+                if is_known { Ok(()) } else { Err(DataError::invalid(OTHER_SETTING)) }
             }
-        };
-        if is_valid { Ok(()) } else { Err(DataError::invalid("a sequence is given by its name: nextval('name')")) }
+            Argument::End => {
+                self.argument = Argument::None;
+                let is_end = matches!(token, Token::Symbol(b')' | b','));
+                if is_end { Ok(()) } else { Err(DataError::invalid("the name of a sequence or setting is one text")) }
+            }
+        }
     }
 }
+
+const OTHER_SETTING: &str = "current_setting tells only settings of the plugin's own session, such as 'TimeZone'";
 
 fn refused(name: &str) -> DataError {
     DataError::invalid(format!("{name} is not allowed: it reaches beyond the plugin's own data"))
@@ -276,13 +372,21 @@ mod tests {
     fn allowlist() -> Allowlist {
         let function =
             |name: &str, permission| (name.into(), Meaning { function: Some(permission), is_refused_type: false });
-        let mut names: HashMap<Box<str>, Meaning> = ["lower", "now", "nextval", "setval", "position"]
-            .into_iter()
-            .map(|name| function(name, Permission::Allowed))
-            .chain(["format_type", "set_config", "ts_stat"].map(|name| function(name, Permission::Refused)))
-            .collect();
+        let mut names: HashMap<Box<str>, Meaning> =
+            ["lower", "now", "nextval", "setval", "position", "current_setting"]
+                .into_iter()
+                .map(|name| function(name, Permission::Allowed))
+                .chain(["format_type", "set_config", "ts_stat"].map(|name| function(name, Permission::Refused)))
+                .collect();
         names.insert("aclitem".into(), Meaning { function: None, is_refused_type: true });
-        Allowlist(names)
+        Allowlist { names, version: 16 }
+    }
+
+    #[test]
+    fn another_major_version_needs_another_list() {
+        let is_of = |version| allowlist().is_of(version);
+        assert!(is_of(Some(160_000)) && is_of(Some(160_011)) && is_of(None));
+        assert!(!is_of(Some(170_000)) && !is_of(Some(150_012)));
     }
 
     #[test]
@@ -295,6 +399,7 @@ mod tests {
             "CREATE TABLE shop.t (a numeric(10, 2) REFERENCES shop.item (id), CHECK (a > 0))",
             "SELECT format_type, 'format_type(1)' AS set_config FROM t -- format_type(1)",
             "SELECT nextval('item_id_seq'), setval('\"Item\"', 1)",
+            "SELECT current_setting('TimeZone'), current_setting ( 'search_path', true )",
             "SELECT t.name, t.position, (t.place).lower, ts_stat, nextval, 'x.ts_stat', .5 ts_stat, t.* FROM shop.t",
             "CREATE INDEX i ON shop.t (a)",
             "create unique index on only shop.t (a)",
@@ -321,6 +426,12 @@ mod tests {
             "SELECT a.b.ts_stat FROM a.b",
             "SELECT (a)[1].ts_stat FROM t",
             "SELECT $1.ts_stat",
+            "SELECT current_setting('data_directory')",
+            "SELECT current_setting($1)",
+            "SELECT current_setting(name) FROM t",
+            "SELECT current_setting('time' || 'zone')",
+            "SELECT current_setting(E'timezone')",
+            "SELECT ('data_directory'::text).current_setting",
             "SELECT ('1'::text).nextval",
             "SELECT s.currval FROM unnest(ARRAY['1']) s",
             "SELECT * FROM a JOIN b ON public.anything(1)",

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgStatement};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Either, Executor, Row, SqlSafeStr, Statement as _, ValueRef};
 
-use super::allowlist::Allowlist;
+use super::allowlist::{Allowlist, CurrentAllowlist};
 use super::column::ColumnType;
 use super::error_mapping;
 use super::parameter::{Parameter, bind};
@@ -57,8 +57,14 @@ struct Process {
 
 const OWN_PROCESS: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity \
                            WHERE pid = pg_backend_pid()";
+const HAS_PROCESS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity \
+                           WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2)";
 const END_PROCESS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                            WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2";
+
+/// The times between looks whether a backend has ended.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 pub(super) struct Backend {
     connection: PgConnection,
@@ -92,10 +98,11 @@ impl Backend {
         options: &PgConnectOptions,
         settings: &[Setting],
         time: Duration,
-        allowlist: Arc<Allowlist>,
+        allowlist: &CurrentAllowlist,
     ) -> sqlx::Result<Self> {
         let mut connection = options.connect().await?;
         session_settings::apply(&mut connection, settings).await?;
+        let allowlist = allowlist.of(connection.server_version_num()).await?;
         let (number, started) = sqlx::query_as(OWN_PROCESS).persistent(false).fetch_one(&mut connection).await?;
         let process = Process { number, started };
         Ok(Self {
@@ -142,13 +149,27 @@ impl Backend {
 
     /// Ends an unclean connection on the server, which would notice the closed socket only at its next write. A
     /// plugin's role may not signal the host's backends, but the host may signal its roles' backends.
+    ///
+    /// Returns only when the process is gone: in some functions a backend looks for no signal, and computes on. Its caller
+    /// keeps the permit as long, so that such statements cannot pile up. The number of permits bounds the waiting tasks.
     pub(super) async fn terminate(self, host: &PgHostPool) {
         let Process { number, started } = self.process;
-        let ended = sqlx::query(END_PROCESS).bind(number).bind(started).execute(host).await;
-        if let Err(error) = ended {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's statement could not be ended");
-        }
         drop(self.connection);
+        let mut wait = FIRST_LOOK;
+        loop {
+            let ended = sqlx::query(END_PROCESS).bind(number).bind(started).execute(host).await;
+            tokio::time::sleep(wait).await;
+            let left = sqlx::query_scalar::<_, bool>(HAS_PROCESS).bind(number).bind(started).fetch_one(host).await;
+            match ended.and(left) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(sqlx::Error::PoolClosed) => return,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a plugin's statement could not be ended");
+                }
+            }
+            wait = wait.saturating_mul(2).min(LAST_LOOK);
+        }
     }
 
     /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.

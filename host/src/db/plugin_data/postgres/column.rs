@@ -30,12 +30,20 @@ pub(super) enum ColumnType {
     Void,
 }
 
+/// Returns whether the binary form of a type is the one that its name stands for: only the owner of the server can create
+/// a base type, but each plugin can create a composite type, with any name.
+pub(super) fn has_form_of_its_name(declared: &PgTypeInfo) -> bool {
+    matches!(declared.kind(), PgTypeKind::Simple | PgTypeKind::Pseudo)
+}
+
 impl ColumnType {
     pub(super) fn of(name: &str, declared: &PgTypeInfo) -> Result<Self, DataError> {
         if matches!(declared.kind(), PgTypeKind::Enum(_)) {
             return Ok(Self::Text);
         }
-        Ok(match declared.name() {
+        // A plugin can give a composite type the name of any other, such as "citext" or "INT4".
+        let known = if has_form_of_its_name(declared) { declared.name() } else { "" };
+        Ok(match known {
             "BOOL" => Self::Bool,
             "INT2" => Self::Int2,
             "INT4" => Self::Int4,
@@ -52,8 +60,8 @@ impl ColumnType {
             "TIME" => Self::Time,
             "BYTEA" => Self::Bytea,
             "VOID" => Self::Void,
-            other => {
-                let other = other.to_lowercase();
+            _ => {
+                let other = declared.name().to_lowercase();
                 return Err(DataError::invalid(format!(
                     "column {name} is of type {other}; cast column {name} to text"
                 )));

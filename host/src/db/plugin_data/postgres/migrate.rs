@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
-use wharf_sql_text::{Dialect, canonical, check_migration};
+use wharf_sql_text::{Dialect, Lexer, Token, canonical, check_migration};
 
-use super::{Allowlist, Postgres, error_mapping, role};
+use super::allowlist::Allowlist;
+use super::{Postgres, error_mapping, role};
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::migration::{
     Applied, CREATE_RECORD, MIGRATION_TIME, Migration, MigrationError, READ_RECORD, WRITE_RECORD, digest, pending,
@@ -22,6 +23,12 @@ const LOCK_TIME: Duration = Duration::from_secs(5);
 /// server checks every second whether the client is still connected. Servers before PostgreSQL 14 have no such setting.
 const CHECK_CLIENT_CONNECTION: &str = "SELECT set_config(name, '1s', FALSE) FROM pg_settings \
      WHERE name = 'client_connection_check_interval'";
+
+/// The maximum number of tables, partitions, indexes, views and sequences of a plugin. A statement locks each that it
+/// touches, in a table of locks that all plugins share: by default it has room for 6,400.
+const MAX_RELATIONS: i64 = 500;
+const COUNT_RELATIONS: &str = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE n.nspname = current_schema() AND c.relkind <> 'c'";
 
 impl Postgres {
     pub(in crate::db::plugin_data) async fn migrate(
@@ -49,7 +56,9 @@ impl Postgres {
         // The migrations are also applied if the server's operating system does not support the setting.
         let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
         // On an error the connection is dropped and closes, which rolls everything back.
-        let applied = apply(&mut connection, migrations, &self.allowlist, &limits).await?;
+        let allowlist = self.allowlist.of(connection.server_version_num()).await.map_err(failed)?;
+        let schema = role::schema(&self.plugin);
+        let applied = apply(&mut connection, migrations, &allowlist, &schema, &limits).await?;
         // They are applied now, whether or not these two succeed. The lock ends with its connection at the latest.
         let _ = connection.close().await;
         let _ = lock.commit().await;
@@ -61,6 +70,7 @@ async fn apply(
     connection: &mut PgConnection,
     migrations: &[Migration],
     allowlist: &Allowlist,
+    schema: &str,
     limits: &StatementLimits,
 ) -> Result<Vec<String>, MigrationError> {
     let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, limits));
@@ -71,7 +81,7 @@ async fn apply(
     let applied: Vec<Applied> = applied.into_iter().map(|(name, digest)| Applied { name, digest }).collect();
     let pending = pending(migrations, &applied)?;
     for (position, migration) in (applied.len().saturating_add(1)..).zip(pending) {
-        run(&mut transaction, migration, allowlist, limits).await?;
+        run(&mut transaction, migration, allowlist, schema, limits).await?;
         sqlx::query(WRITE_RECORD)
             .bind(i32::try_from(position).unwrap_or(i32::MAX))
             .bind(&migration.name)
@@ -79,6 +89,14 @@ async fn apply(
             .execute(&mut *transaction)
             .await
             .map_err(failed)?;
+    }
+    if !pending.is_empty() {
+        let relations: i64 = sqlx::query_scalar(COUNT_RELATIONS).fetch_one(&mut *transaction).await.map_err(failed)?;
+        if relations > MAX_RELATIONS {
+            return Err(MigrationError::Database(DataError::invalid(format!(
+                "the schema has {relations} tables, partitions, indexes, views and sequences; the maximum is {MAX_RELATIONS}"
+            ))));
+        }
     }
     transaction.commit().await.map_err(|error| match error {
         // The database has refused it.
@@ -92,6 +110,7 @@ async fn run(
     connection: &mut PgConnection,
     migration: &Migration,
     allowlist: &Allowlist,
+    schema: &str,
     limits: &StatementLimits,
 ) -> Result<(), MigrationError> {
     let at = |statement: usize, error: DataError| MigrationError::Statement {
@@ -104,6 +123,7 @@ async fn run(
     let statements = check_migration(Dialect::Postgres, &text).map_err(refused)?;
     for (number, sql) in (1..).zip(statements) {
         allowlist.check(sql).map_err(|error| at(number, error))?;
+        check_schemas(sql, schema).map_err(|error| at(number, error))?;
         // A prepared statement: the server accepts only one at a time, even if the splitter were wrong.
         sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
@@ -112,4 +132,69 @@ async fn run(
             .map_err(|error| at(number, error_mapping::to_data_error(error, limits)))?;
     }
     Ok(())
+}
+
+/// Refuses a DROP or an ALTER … IF EXISTS that names another schema: PostgreSQL would succeed if there is no such schema,
+/// and fail if there is one. In all other statements both are errors, which `error_mapping` makes equal.
+fn check_schemas(sql: &str, schema: &str) -> Result<(), DataError> {
+    let own = schema.trim_matches('"');
+    let mut first: Option<String> = None;
+    // The last two names or words, unless one after a dot or another token came since.
+    let (mut before, mut last): (Option<String>, Option<String>) = (None, None);
+    let mut after_dot = false;
+    for (token, _) in Lexer::new(Dialect::Postgres, sql) {
+        let name = match token {
+            Token::Word(word) => Some(word.to_ascii_lowercase()),
+            Token::Name(quoted) => Some(quoted.trim_matches('"').to_owned()),
+            _ => None,
+        };
+        if first.is_none() {
+            first.clone_from(&name);
+        }
+        if token == Token::Symbol(b'.') {
+            let after_exists = matches!(before.as_deref(), Some("exists" | "only"));
+            let names_schema = match first.as_deref() {
+                Some("drop") => true,
+                Some("alter") => after_exists,
+                _ => false,
+            };
+            if names_schema && last.as_deref().is_some_and(|name| name != own) {
+                return Err(DataError::invalid(error_mapping::OUTSIDE));
+            }
+        }
+        (before, last) = (last.take(), name.filter(|_| !after_dot));
+        after_dot = token == Token::Symbol(b'.');
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_nothing_without_a_schema_may_name_only_the_own_one() {
+        let is_allowed = |sql: &str| check_schemas(sql, "\"plugin_a-b\"").is_ok();
+        for sql in [
+            "DROP TABLE IF EXISTS x, \"plugin_a-b\".y",
+            "DROP TRIGGER t ON \"plugin_a-b\".x",
+            "ALTER TABLE IF EXISTS \"plugin_a-b\".x ADD a int",
+            "ALTER TABLE x ADD CHECK (x.a > 1.5)",
+            "ALTER TABLE IF EXISTS x ADD CHECK (x.a > 1.5)",
+            "CREATE VIEW v AS SELECT plugin_two.a FROM plugin_two",
+            "COMMENT ON COLUMN x.a IS 'a.b'",
+        ] {
+            assert!(is_allowed(sql), "{sql}");
+        }
+        for sql in [
+            "DROP TABLE IF EXISTS plugin_two.x",
+            "drop table if exists x, Plugin_Two /* */ . x",
+            "DROP TYPE IF EXISTS \"plugin_two\".x",
+            "DROP TRIGGER IF EXISTS t ON plugin_two.x",
+            "ALTER TABLE IF EXISTS plugin_two.x ADD a int",
+            "ALTER TABLE IF EXISTS ONLY plugin_two.x ADD a int",
+        ] {
+            assert!(!is_allowed(sql), "{sql}");
+        }
+    }
 }

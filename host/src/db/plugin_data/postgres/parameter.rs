@@ -7,6 +7,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo, PgTypeKind};
 use sqlx::{Arguments, Encode, Postgres, Type, TypeInfo};
 use uuid::Uuid;
 
+use super::column::has_form_of_its_name;
 use super::{numeric, timestamp};
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::value::Value;
@@ -49,6 +50,7 @@ impl Parameter {
         }
         let kind = match base.kind() {
             PgTypeKind::Enum(_) => ParameterType::Text,
+            _ if !has_form_of_its_name(base) => ParameterType::Unsupported,
             _ => match base.name() {
                 "BOOL" => ParameterType::Bool,
                 "INT2" => ParameterType::Int2,
