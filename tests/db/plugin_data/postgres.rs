@@ -82,8 +82,8 @@ async fn a_dropped_statement_ends_on_the_server() {
 /// Sends a signal to the backend that runs the plugin's statement.
 #[cfg(target_os = "linux")]
 async fn signal_backend(fixture: &Fixture, signal: &str) {
-    let pid =
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'wharf-plugin' AND datname = current_database()";
+    let pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'wharf-plugin' AND datname = current_database() \
+               AND state = 'active' AND query LIKE '%pg_sleep%'";
     let pid: i32 = sqlx::query_scalar(pid).fetch_one(&mut fixture.superuser().await).await.unwrap();
     let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
     assert!(sent.success());
@@ -95,7 +95,7 @@ async fn signal_backend(fixture: &Fixture, signal: &str) {
 async fn a_statement_that_no_signal_ends_keeps_its_connection() {
     let short = |config: &mut wharf::config::Config| {
         config.plugins.sql_connections = 1;
-        config.plugins.sql_time = Duration::from_secs(2);
+        config.plugins.sql_time = Duration::from_secs(5);
     };
     let Some(fixture) = Fixture::new(Backend::Postgres, short).await else { return };
     let database = fixture.tables("shop").await;
