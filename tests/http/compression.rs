@@ -18,7 +18,7 @@ async fn json_for_everybody_is_compressed_and_json_for_one_caller_is_not() {
     const DOCUMENT: &str = "/api/v1/openapi.json";
     let get = async |path: &str, headers: &[(&str, &str)]| {
         let request = host.anonymous().plain(Method::GET, path);
-        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await
+        headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send().await
     };
     let plain = get(DOCUMENT, &[]).await;
     assert!(plain.header("content-encoding").is_none() && varies(&plain));

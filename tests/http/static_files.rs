@@ -42,7 +42,7 @@ impl Site {
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> TestResponse {
         let request = self.host.anonymous().plain(Method::GET, path);
-        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await
+        headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send().await
     }
 }
 
