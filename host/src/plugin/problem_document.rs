@@ -1,7 +1,7 @@
 //! Problems that carry headers. The record `problem` of `wharf:plugin/http` has no place for headers, and a record cannot
 //! grow. So a guest returns such a problem as a response: the content type is `application/problem+json`, and the body
 //! has the members `code`, `detail` and perhaps `errors`. The host completes it like any other problem. A document with
-//! other members, or a longer one, is the guest's own, and stays as it is.
+//! other members, a longer one, or one that breaks the rules of a problem, is the guest's own, and stays as it is.
 
 use serde::Deserialize;
 

@@ -76,7 +76,9 @@ impl PluginResponse {
                 }
                 let http::Response { status, headers, body } = response;
                 let headers = response_header::check(headers, pages, status, body.len()).map_err(refused)?;
-                match problem_document::read(status, &headers, &body) {
+                // A document that breaks the rules of a problem is the guest's own.
+                let problem = problem_document::read(status, &headers, &body);
+                match problem.filter(|problem| check_texts(problem).is_ok()) {
                     Some(problem) => Self::check_problem(problem, problem_document::other(headers), limits, usage),
                     None => Ok(Self::Response { status, headers, body: body.into(), asked_for_caller: false }),
                 }
@@ -94,13 +96,7 @@ impl PluginResponse {
         if !(400..=599).contains(&problem.status) {
             return Err(refused(format!("problem status {} is not within 400..=599", problem.status)));
         }
-        let code_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(code_byte) {
-            return Err(refused("a problem's code is 1 to 64 of a-z, 0-9 and _"));
-        }
-        if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
-            return Err(refused("a problem's detail or list of errors is too long"));
-        }
+        check_texts(&problem).map_err(refused)?;
         let errors: Vec<FieldError> =
             problem.errors.into_iter().map(|error| FieldError::new(error.kind, error.loc, error.message)).collect();
         // Measured as JSON, in which a control character takes six bytes.
@@ -123,6 +119,21 @@ impl PluginResponse {
             problem @ Self::Problem { .. } => problem,
         }
     }
+}
+
+/// Checks the code, the detail and the errors of a problem.
+///
+/// # Errors
+/// The rule that is broken.
+fn check_texts(problem: &http::Problem) -> Result<(), &'static str> {
+    let code_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if problem.code.is_empty() || problem.code.len() > MAX_CODE || !problem.code.bytes().all(code_byte) {
+        return Err("a problem's code is 1 to 64 of a-z, 0-9 and _");
+    }
+    if problem.detail.len() > MAX_DETAIL || problem.errors.len() > MAX_ERRORS {
+        return Err("a problem's detail or list of errors is too long");
+    }
+    Ok(())
 }
 
 /// Counts the bytes that are written, and fails beyond the maximum.
@@ -231,7 +242,8 @@ mod tests {
         assert!(is_response(200, "application/problem+json", body));
         assert!(is_response(503, "application/json", body));
         assert!(is_response(503, "application/problem+json", r#"{"code":"a","detail":"b","title":"c"}"#), "its own");
-        assert!(document(503, "application/problem+json", r#"{"code":"Not OK","detail":"x"}"#).is_err());
+        assert!(is_response(503, "application/problem+json", r#"{"code":"ItemMissing","detail":"x"}"#), "its own");
+        assert!(is_response(503, "application/problem+json", r#"{"code":"","detail":"x"}"#), "its own");
     }
 
     #[test]
