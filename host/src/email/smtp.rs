@@ -3,9 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use lettre::message::{Mailbox, MultiPart};
-use lettre::transport::smtp::PoolConfig;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls, TlsParameters};
+use lettre::transport::smtp::commands;
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::{self, PoolConfig};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -36,6 +38,15 @@ impl From<Error> for SendError {
 pub(super) struct Smtp {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
+    server: Server,
+}
+
+/// What a session with the mail server needs.
+struct Server {
+    host: String,
+    port: u16,
+    tls: Tls,
+    credentials: Option<Credentials>,
 }
 
 impl Smtp {
@@ -55,20 +66,24 @@ impl Smtp {
             ("smtps", None) => (Tls::Wrapper(parameters()?), 465),
             _ => return Err(refuse("must be smtp://, smtps:// or smtp://…?tls=none")),
         };
+        let port = url.port().unwrap_or(port);
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(url.port().unwrap_or(port))
-            .tls(tls)
+            .port(port)
+            .tls(tls.clone())
             .timeout(Some(TIMEOUT))
             .pool_config(PoolConfig::new().max_size(2).idle_timeout(Duration::from_secs(30)));
+        let mut server = Server { host: host.to_owned(), port, tls, credentials: None };
         if let Some(password) = url.password() {
             let decode = |text: &str| {
                 let text = percent_decode_str(text).decode_utf8().map_err(|_| refuse("has unreadable credentials"))?;
                 Ok::<_, Error>(text.into_owned())
             };
-            builder = builder.credentials(Credentials::new(decode(url.username())?, decode(password)?));
+            let credentials = Credentials::new(decode(url.username())?, decode(password)?);
+            server.credentials = Some(credentials.clone());
+            builder = builder.credentials(credentials);
         }
         let from = mailbox(from).map_err(|error| Error::internal("email.from").with_source(error))?;
-        Ok(Self { transport: builder.build(), from: Mailbox::new(Some(sender_name.to_owned()), from) })
+        Ok(Self { transport: builder.build(), from: Mailbox::new(Some(sender_name.to_owned()), from), server })
     }
 
     /// Sends a mail.
@@ -93,10 +108,63 @@ impl Smtp {
             let text = "the address needs SMTPUTF8, which the mail server does not support";
             return Err(SendError { error: Error::internal(text).with_source(error), permanent: true });
         }
-        // A server also refuses a session permanently, for example because of wrong credentials. That concerns every mail,
-        // and an operator can change it.
-        let permanent = error.is_permanent() && self.transport.test_connection().await.unwrap_or(false);
+        // A server also refuses a session or the sender permanently. That concerns every mail, and an operator can change
+        // it. The error does not tell which command was refused.
+        let permanent = concerns_the_mail(&error) && self.server.accepts(&self.from.email).await.is_ok();
         Err(SendError { error: Error::internal("the mail server did not accept a mail").with_source(error), permanent })
+    }
+}
+
+impl Server {
+    /// Checks in a session of its own that the server accepts a sender. Sends no mail.
+    async fn accepts(&self, sender: &lettre::Address) -> Result<(), smtp::Error> {
+        let name = ClientId::default();
+        let (wrapper, upgrade) = match &self.tls {
+            Tls::Wrapper(tls) => (Some(tls.clone()), None),
+            Tls::Required(tls) | Tls::Opportunistic(tls) => (None, Some(tls.clone())),
+            Tls::None => (None, None),
+        };
+        let address = (self.host.as_str(), self.port);
+        let mut session = AsyncSmtpConnection::connect_tokio1(address, Some(TIMEOUT), &name, wrapper, None).await?;
+        if let Some(tls) = upgrade
+            && (matches!(self.tls, Tls::Required(_)) || session.can_starttls())
+        {
+            session.starttls(tls, &name).await?;
+        }
+        if let Some(credentials) = &self.credentials {
+            session.auth(DEFAULT_MECHANISMS, credentials).await?;
+        }
+        session.command(commands::Mail::new(Some(sender.clone()), Vec::new())).await?;
+        session.abort().await;
+        Ok(())
+    }
+}
+
+fn concerns_the_mail(error: &smtp::Error) -> bool {
+    let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    error.status().is_some_and(|code| is_about_mail(code.into(), &text))
+}
+
+/// Returns whether a refusal is about a recipient or a content, as far as its code and text tell. An enhanced status
+/// (RFC 3463) at the begin of the text is more precise than the code: `5.7.1` is often a sign-in that is missing.
+fn is_about_mail(code: u16, text: &str) -> bool {
+    if !(550..=556).contains(&code) {
+        return false;
+    }
+    let first = text.split_whitespace().next().unwrap_or_default();
+    let mut parts = first.split('.').map(|part| part.parse::<u16>().ok());
+    match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten(), parts.next()) {
+        (Some(5), Some(subject), Some(detail), None) => match subject {
+            1 => matches!(detail, 1 | 2 | 3 | 6 | 10),
+            2 | 4 | 6 => true,
+            3 => detail == 4,
+            _ => false,
+        },
+        // A server without these, such as Exim, says "relay not permitted" to a client that has not signed in.
+        _ => {
+            let text = text.to_ascii_lowercase();
+            !["relay", "authenti"].iter().any(|word| text.contains(word))
+        }
     }
 }
 
@@ -118,4 +186,40 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost"
         || name.ends_with(".localhost")
         || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refused_recipient_or_content_is_about_the_mail() {
+        for (code, text) in [
+            (550, "no such user here"),
+            (550, "5.1.1 The email account does not exist"),
+            (550, "5.1.10 Recipient not found"),
+            (552, "5.2.2 Mailbox full"),
+            (552, "5.3.4 Too large"),
+            (554, "5.4.6 Loop"),
+            (554, "5.6.0 Bad content"),
+            (554, ""),
+        ] {
+            assert!(is_about_mail(code, text), "{code} {text}");
+        }
+        for (code, text) in [
+            (530, "5.7.0 Authentication required"),
+            (534, "5.7.9 Please log in"),
+            (535, "5.7.8 Bad credentials"),
+            (538, "5.7.11 Encryption required"),
+            (550, "5.1.8 Bad sender's system address"),
+            (550, "5.7.1 Relaying denied"),
+            (553, "5.1.7 Bad sender address syntax"),
+            (554, "5.7.1 <a@example.com>: Relay access denied"),
+            (550, "relay not permitted"),
+            (550, "Authentication is required to send mail"),
+            (421, "4.7.0 Later"),
+        ] {
+            assert!(!is_about_mail(code, text), "{code} {text}");
+        }
+    }
 }

@@ -15,7 +15,8 @@ struct Sink {
     connections: AtomicUsize,
     /// The number of recipients that it refuses before it accepts one.
     refuses: AtomicUsize,
-    /// Its response to a recipient that it refuses for good, to a sign-in, and to the first command of a session.
+    /// Its responses to a recipient or a sender that it refuses for good, to a sign-in, and to the first command of a
+    /// session.
     refusals: Mutex<Refusals>,
     /// The commands so far.
     commands: Mutex<Vec<String>>,
@@ -24,6 +25,7 @@ struct Sink {
 #[derive(Default, Clone, Copy)]
 struct Refusals {
     recipient: Option<&'static str>,
+    sender: Option<&'static str>,
     sign_in: Option<&'static str>,
     session: Option<&'static str>,
 }
@@ -55,6 +57,7 @@ impl Sink {
             let reply = match verb.as_str() {
                 "RCPT" if self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() => "451 later",
                 "RCPT" if refusals.recipient.is_some() => refusals.recipient.unwrap(),
+                "MAIL" if refusals.sender.is_some() => refusals.sender.unwrap(),
                 "AUTH" if refusals.sign_in.is_some() => refusals.sign_in.unwrap(),
                 "EHLO" if refusals.session.is_some() => refusals.session.unwrap(),
                 "EHLO" => "250-sink\r\n250 AUTH PLAIN",
@@ -180,10 +183,15 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0)]);
 }
 
-/// Wrong credentials, for example, concern every mail, and an operator can correct them.
+/// Wrong credentials and a wrong sender, for example, concern every mail, and an operator can correct them.
 #[tokio::test]
-async fn a_permanent_refusal_of_the_session_is_retried() {
+async fn a_permanent_refusal_of_the_session_or_the_sender_is_retried() {
     for refusals in [
+        Refusals { sender: Some("550 no such sender here"), ..Refusals::default() },
+        Refusals { sender: Some("553 5.1.8 bad sender"), ..Refusals::default() },
+        Refusals { sender: Some("530 5.7.0 sign in first"), ..Refusals::default() },
+        Refusals { recipient: Some("554 5.7.1 relay access denied"), ..Refusals::default() },
+        Refusals { recipient: Some("550 relay not permitted"), ..Refusals::default() },
         Refusals { sign_in: Some("535 wrong password"), ..Refusals::default() },
         Refusals { session: Some("554 no service here"), ..Refusals::default() },
     ] {
