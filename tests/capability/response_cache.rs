@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::deploy_twin;
@@ -223,6 +224,9 @@ async fn a_change_of_a_resource_removes_its_cached_responses() {
     let refused = ask(&client, "refused", &[]).await.text();
     assert_eq!(put("refused").await.status, 409);
     assert_eq!(ask(&client, "refused", &[]).await.text(), refused, "nothing changed");
+    let trapped = ask(&client, "trapped", &[]).await.text();
+    assert!(put("trapped").await.status >= 500);
+    assert_ne!(ask(&client, "trapped", &[]).await.text(), trapped, "it may have changed before the trap");
 }
 
 #[tokio::test]
@@ -246,6 +250,17 @@ async fn a_handler_that_reads_the_caller_is_cached_for_each_caller() {
             assert_eq!(text(client, "/chameleon/cached-for-all").await, "one@example.com", "it says that it is shared");
         }
     }
+}
+
+#[tokio::test]
+async fn a_response_from_before_a_change_of_the_account_is_not_for_its_caller() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.user("one@example.com").await;
+    assert_eq!(text(&client, "/chameleon/cached-for").await, "one@example.com");
+    let per_caller = text(&client, "/chameleon/cached-per-caller").await;
+    client.patch("/users/me", &json!({ "email": "new@example.com" })).await.ok();
+    assert_eq!(text(&client, "/chameleon/cached-for").await, "new@example.com");
+    assert_ne!(text(&client, "/chameleon/cached-per-caller").await, per_caller);
 }
 
 /// A host with the chameleon, which may reach the gate.

@@ -43,7 +43,7 @@ pub struct Target<'a> {
 
 /// A request, as far as a response may depend on it besides its target.
 pub trait Selecting {
-    /// Returns the id of the caller; empty without one.
+    /// Returns everything that a response may depend on in the caller; empty without one.
     fn caller(&self) -> &str;
     /// Returns the value of a header; `None` without it.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
@@ -78,7 +78,7 @@ pub struct Fresh {
 impl Target<'_> {
     fn key(&self) -> Box<str> {
         let Self { release, server, caller, path, query } = self;
-        // A path, a query and a server contain no line break, and a caller is an id.
+        // None of them contains a line break.
         format!("{release}\n{server}\n{}\n{path}\n{query}", caller.unwrap_or_default()).into()
     }
 }

@@ -21,7 +21,7 @@ use super::client_origin::ClientOrigin;
 use super::plugin_call::{self, PluginCall};
 use super::reply::Reply;
 use super::{Host, compression, conditional};
-use crate::auth::Caller;
+use crate::auth::{Caller, User};
 use crate::cache::response_cache::{
     CachedResponse, Found, Fresh, ResponseKey, Selecting, Storing, Target, Ticket, Turn, Variance,
 };
@@ -54,12 +54,31 @@ pub(super) async fn respond(host: &Arc<Host>, contract: &ReleaseRoute, call: Plu
 
 async fn respond_uncached(host: &Host, call: PluginCall<'_>) -> Result<Reply> {
     let (release, parts, request_id) = (call.release, call.parts, call.request_id);
-    let response = plugin_call::run(&host.plugins, &host.body_memory.responses, call).await?;
     let is_safe = matches!(parts.method, Method::GET | Method::HEAD);
-    if matches!(response, PluginResponse::Response { status: ..400, .. }) && !is_safe {
-        invalidate(release, parts.uri.path());
+    let mut change = Change { release, path: parts.uri.path(), may_have_happened: !is_safe };
+    let response = plugin_call::run(&host.plugins, &host.body_memory.responses, call).await?;
+    let (PluginResponse::Response { status, .. } | PluginResponse::Problem { status, .. }) = &response;
+    if (400..500).contains(status) {
+        change.may_have_happened = false;
     }
+    drop(change);
     plugin_call::reply(response, parts.uri.path(), request_id)
+}
+
+/// A call that may change the resource of its path. A call that fails, or whose client leaves, may have changed it
+/// before. So every end of the call invalidates the cached responses, except a refusal by the plugin.
+struct Change<'a> {
+    release: &'a Release,
+    path: &'a str,
+    may_have_happened: bool,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if self.may_have_happened {
+            invalidate(self.release, self.path);
+        }
+    }
 }
 
 /// Makes the cached responses of a path stale after a request that may have changed the resource.
@@ -140,7 +159,7 @@ impl Selecting for Wanted<'_> {
 
 async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: PluginCall<'_>) -> Result<Reply> {
     call.conditions = false;
-    let caller = caller_id(call.caller.as_ref());
+    let caller = caller_value(call.caller.as_deref());
     let (parts, origin) = (call.parts, call.origin);
     let server = server(origin, parts);
     let wanted = Wanted { release: call.release, cached, parts, origin, server: &server, caller: &caller };
@@ -178,8 +197,15 @@ async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: Plugin
     fill(host, wanted, call, !directives.no_store, None).await
 }
 
-fn caller_id(caller: Option<&Arc<Caller>>) -> String {
-    caller.map(|caller| caller.user.id.to_string()).unwrap_or_default()
+/// Returns what a guest can learn of the caller; empty without one. A response from before a change of the account is
+/// not for the caller of today.
+fn caller_value(caller: Option<&Caller>) -> String {
+    let value = |caller: &Caller| {
+        let User { id, email, is_superuser, .. } = &caller.user;
+        // Quoted, because a key has one part per line.
+        format!("{id} {is_superuser} {email:?}")
+    };
+    caller.map(value).unwrap_or_default()
 }
 
 /// Calls the plugin, and stores its response if it may be stored. A response that may not is remembered under `key`, if
@@ -290,10 +316,10 @@ impl Filling {
         let prepared = release.prepared();
         let cached = prepared.and_then(|prepared| prepared.routes.get(route)).and_then(|route| route.cache.as_ref());
         let cached = cached.ok_or_else(|| Error::internal("a call for the cache has no cached route"))?;
-        let caller_id = caller_id(caller.as_ref());
+        let known = caller_value(caller.as_deref());
         let server = server(&origin, &parts);
         let wanted =
-            Wanted { release: &release, cached, parts: &parts, origin: &origin, server: &server, caller: &caller_id };
+            Wanted { release: &release, cached, parts: &parts, origin: &origin, server: &server, caller: &known };
         let params: Vec<(&str, Cow<'_, str>)> =
             params.iter().map(|(name, text)| (name.as_str(), Cow::from(text.as_str()))).collect();
         let call = PluginCall {
@@ -310,5 +336,40 @@ impl Filling {
             conditions: false,
         };
         fill(&host, wanted, call, true, Some(&key)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{SessionId, UserId};
+
+    #[test]
+    fn a_change_of_the_account_is_another_caller() {
+        let caller = Caller {
+            user: User {
+                id: UserId(uuid::Uuid::nil()),
+                email: "a@example.com".to_owned(),
+                is_active: true,
+                is_superuser: true,
+                full_name: None,
+                created_at: Timestamp(0),
+            },
+            session: SessionId(uuid::Uuid::nil()),
+        };
+        let mut demoted = caller.clone();
+        demoted.user.is_superuser = false;
+        let mut renamed = caller.clone();
+        renamed.user.email = "b@example.com".to_owned();
+        let values = [None, Some(&caller), Some(&demoted), Some(&renamed)].map(caller_value);
+        for (index, value) in values.iter().enumerate() {
+            assert!(!values.iter().skip(index + 1).any(|other| other == value), "{value:?}");
+        }
+        let mut odd = caller.clone();
+        odd.user.email = "a\nb".to_owned();
+        assert!(!caller_value(Some(&odd)).contains('\n'));
+        let mut same = caller.clone();
+        same.user.full_name = Some("A".to_owned());
+        assert_eq!(caller_value(Some(&same)), caller_value(Some(&caller)));
     }
 }

@@ -68,7 +68,11 @@ pub(crate) fn cached_as(request: Request, Path(name): Path<String>, Query(header
 /// Changes nothing. The host cannot know that.
 #[put("/cached-as/{name}", access = public)]
 pub(crate) fn change_cached(Path(name): Path<String>) -> Result<()> {
-    if name == "refused" { Err(Problem::conflict("refused", "Refused")) } else { Ok(()) }
+    match name.as_str() {
+        "refused" => Err(Problem::conflict("refused", "Refused")),
+        "trapped" => std::process::abort(),
+        _ => Ok(()),
+    }
 }
 
 /// Greets the caller.
