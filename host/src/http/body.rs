@@ -72,12 +72,16 @@ impl ReadBody {
 
     /// Writes the whole numbers of a JSON body as integers, in the bytes and in the value. Before validation, because a
     /// float would not hold all digits.
-    pub(super) fn rewrite_integers(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The bytes would exceed `limit`, which holds for what a handler receives.
+    pub(super) fn rewrite_integers(&mut self, limit: usize) -> Result<()> {
         // Text that is not JSON became a string.
         if !matches!(self.value, Some(Value::Array(_) | Value::Object(_) | Value::Number(_))) {
             return Ok(());
         }
-        let Some(rewritten) = integers::rewrite_text(&self.bytes) else { return Ok(()) };
+        let rewritten = integers::rewrite_text(&self.bytes, limit).map_err(|integers::TooLong| too_large())?;
+        let Some(rewritten) = rewritten else { return Ok(()) };
         self.value = None;
         let more = rewritten.len().saturating_sub(self.bytes.len());
         let reserved = self.reservation.as_ref().map_or(0, Reservation::bytes);
@@ -317,6 +321,16 @@ mod tests {
         assert_eq!((read.bytes.len(), read.value), (0, None));
         assert_eq!(finding("application/json", b"\xef\xbb\xbf\xef\xbb\xbf{}").kind, "json_invalid");
         assert_eq!(parse("text/plain", b"\xef\xbb\xbfx").unwrap().value, Some("\u{feff}x".into()));
+    }
+
+    #[test]
+    fn a_body_with_rewritten_integers_is_within_the_limit() {
+        let read = |limit| {
+            let mut read = parse("application/json", b"[1e19]").unwrap();
+            read.rewrite_integers(limit).map(|()| read.bytes)
+        };
+        assert_eq!(read(22).unwrap(), "[10000000000000000000]");
+        assert_eq!(read(21).unwrap_err().code(), &code::BODY_TOO_LARGE);
     }
 
     #[test]

@@ -24,12 +24,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let Some(kind) = route.body_kind else { return Ok(ReadBody::default()) };
-    let received = receive(host, route.max_body_bytes, headers, body).await;
-    if let (Err(error), Some(release)) = (&received, route.handler.release())
-        && *error.kind() == Kind::TooLarge
-    {
-        release.usage.hit(Limit::RequestBytes);
-    }
+    let received = receive(host, route.max_body_bytes, headers, body).await.inspect_err(|error| count(route, error));
     let (received, parse) = match kind {
         BodyKind::Json => (received?, body::parse_json as fn(&HeaderMap, ReadBody) -> Result<ReadBody>),
         BodyKind::Form => (received?, body::parse_form as _),
@@ -38,6 +33,15 @@ where
     let content_type = headers.get(CONTENT_TYPE).map(|value| (CONTENT_TYPE, value.clone()));
     let headers = content_type.into_iter().collect();
     host.body_work.run(received.bytes.len(), move || parse(&headers, received)).await?
+}
+
+/// Counts a body that is too large for a plugin.
+fn count(route: MatchedRoute<'_>, error: &Error) {
+    if let Some(release) = route.handler.release()
+        && *error.kind() == Kind::TooLarge
+    {
+        release.usage.hit(Limit::RequestBytes);
+    }
 }
 
 /// Receives a body of at most `limit` bytes and decodes its content coding.
@@ -61,7 +65,11 @@ where
 }
 
 /// Checks a body against the schema of its route. `found` has the findings in the parameters.
-pub(super) async fn check(
+pub(super) async fn check(host: &Host, route: MatchedRoute<'_>, read: ReadBody, found: Findings) -> Result<ReadBody> {
+    rewrite_and_check(host, route, read, found).await.inspect_err(|error| count(route, error))
+}
+
+async fn rewrite_and_check(
     host: &Host,
     route: MatchedRoute<'_>,
     mut read: ReadBody,
@@ -70,7 +78,7 @@ pub(super) async fn check(
     if route.body_kind == Some(BodyKind::Raw) {
         return if found.is_empty() { Ok(read) } else { Err(Error::invalid(found)) };
     }
-    let operation = Arc::clone(route.operation);
+    let (operation, limit) = (Arc::clone(route.operation), route.max_body_bytes);
     // A plugin parses the bytes itself.
     let keeps_value = route.handler.release().is_none();
     let finish = move |mut read: ReadBody, found: Findings| {
@@ -82,7 +90,7 @@ pub(super) async fn check(
     let is_small = is_small(read.bytes.len());
     if is_small {
         if operation.body_has_integers() {
-            read.rewrite_integers()?;
+            read.rewrite_integers(limit)?;
         }
         // The schema decides how long the check of a small body takes.
         if operation.check_body_briefly(read.value.as_ref(), read.may_contain_nul, &mut found) {
@@ -91,7 +99,7 @@ pub(super) async fn check(
     }
     let check = move || {
         if !is_small && operation.body_has_integers() {
-            read.rewrite_integers()?;
+            read.rewrite_integers(limit)?;
         }
         operation.check_body(read.value.as_ref(), read.may_contain_nul, &mut found);
         finish(read, found)

@@ -12,9 +12,16 @@ use serde_json::{Map, Number, Value};
 /// The digits of the largest integer that a handler can have: that of 64 bits without a sign.
 const MAX_DIGITS: i64 = 20;
 
+/// The rewritten text would be longer than allowed: `1e19` has four bytes, and its integer twenty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLong;
+
 /// Returns the JSON text with whole numbers written as integers; `None` if there is nothing to change. Numbers beyond
 /// 64 bits stay as they are.
-pub fn rewrite_text(json: &[u8]) -> Option<Vec<u8>> {
+///
+/// # Errors
+/// The result would have more than `most` bytes.
+pub fn rewrite_text(json: &[u8], most: usize) -> Result<Option<Vec<u8>>, TooLong> {
     let mut written: Option<Vec<u8>> = None;
     let (mut copied, mut at) = (0, 0);
     while let Some(byte) = json.get(at) {
@@ -28,6 +35,9 @@ pub fn rewrite_text(json: &[u8]) -> Option<Vec<u8>> {
                     let written = written.get_or_insert_with(|| Vec::with_capacity(json.len()));
                     written.extend_from_slice(json.get(copied..at).unwrap_or_default());
                     written.extend_from_slice(integer.as_bytes());
+                    if written.len() > most {
+                        return Err(TooLong);
+                    }
                     copied = at + length;
                 }
                 at += length;
@@ -35,9 +45,13 @@ pub fn rewrite_text(json: &[u8]) -> Option<Vec<u8>> {
             _ => at += 1,
         }
     }
-    let mut written = written?;
-    written.extend_from_slice(json.get(copied..).unwrap_or_default());
-    Some(written)
+    let Some(mut written) = written else { return Ok(None) };
+    let rest = json.get(copied..).unwrap_or_default();
+    if written.len().saturating_add(rest.len()) > most {
+        return Err(TooLong);
+    }
+    written.extend_from_slice(rest);
+    Ok(Some(written))
 }
 
 fn is_of_number(byte: u8) -> bool {
@@ -155,6 +169,9 @@ fn is_integer(schema: &Map<String, Value>) -> bool {
     }
 }
 
+/// Keywords whose values have a schema for each name. A name can be any text, also that of a keyword.
+const NAMED: &[&str] = &["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
+
 /// Keywords whose values are data.
 const DATA: &[&str] = &["const", "default", "enum", "example", "examples"];
 
@@ -172,11 +189,21 @@ pub(super) fn add_ranges(schema: &mut Value) {
                 object.entry("minimum").or_insert_with(|| least.into());
                 object.entry("maximum").or_insert_with(|| most.into());
             }
-            let inside = object.iter_mut().filter(|(name, _)| !DATA.contains(&name.as_str()));
-            inside.for_each(|(_, value)| add_ranges(value));
+            for (keyword, value) in object.iter_mut() {
+                match (keyword.as_str(), value) {
+                    (data, _) if DATA.contains(&data) => {}
+                    (named, Value::Object(schemas)) if NAMED.contains(&named) => add_ranges_to_all(schemas),
+                    (_, value) => add_ranges(value),
+                }
+            }
         }
         _ => {}
     }
+}
+
+/// Adds the ranges to schemas that have names.
+pub(super) fn add_ranges_to_all(schemas: &mut Map<String, Value>) {
+    schemas.values_mut().for_each(add_ranges);
 }
 
 #[cfg(test)]
@@ -187,7 +214,8 @@ mod tests {
     use super::*;
 
     fn rewritten(text: &str) -> String {
-        rewrite_text(text.as_bytes()).map_or_else(|| text.to_owned(), |bytes| String::from_utf8(bytes).unwrap())
+        let rewritten = rewrite_text(text.as_bytes(), usize::MAX).unwrap();
+        rewritten.map_or_else(|| text.to_owned(), |bytes| String::from_utf8(bytes).unwrap())
     }
 
     #[test]
@@ -210,10 +238,20 @@ mod tests {
             assert_eq!(rewritten(text), expected, "{text}");
         }
         for text in ["1", "-1", "1.5", "1e-1", "1e20", "18446744073709551616.0", "1e999999999999", "\"1.0\"", "\"\\"] {
-            assert_eq!(rewrite_text(text.as_bytes()), None, "{text}");
+            assert_eq!(rewrite_text(text.as_bytes(), usize::MAX), Ok(None), "{text}");
         }
         let long = format!("{}.0", "1".repeat(1_000_000));
-        assert_eq!(rewrite_text(long.as_bytes()), None);
+        assert_eq!(rewrite_text(long.as_bytes(), usize::MAX), Ok(None));
+    }
+
+    #[test]
+    fn a_rewritten_text_is_not_longer_than_allowed() {
+        let json = b"[1e19,1e19]";
+        assert_eq!(rewrite_text(json, 43), Ok(Some(b"[10000000000000000000,10000000000000000000]".to_vec())));
+        for most in [0, 11, 21, 42] {
+            assert_eq!(rewrite_text(json, most), Err(TooLong), "{most}");
+        }
+        assert_eq!(rewrite_text(b"[1, 2]", 0), Ok(None), "nothing changes");
     }
 
     proptest! {
@@ -226,7 +264,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read(bytes in any::<Vec<u8>>()) {
-            let _ = rewrite_text(&bytes);
+            let _ = rewrite_text(&bytes, usize::MAX);
         }
     }
 
@@ -279,5 +317,23 @@ mod tests {
                 "const": { "type": "integer", "format": "int64" },
             })
         );
+    }
+
+    #[test]
+    fn a_member_with_the_name_of_a_keyword_gets_its_range() {
+        let integer = json!({ "type": "integer", "format": "int32" });
+        let ranged = json!({ "type": "integer", "format": "int32", "minimum": i32::MIN, "maximum": i32::MAX });
+        let named = |schema: &Value| {
+            let of = |name: &&str| ((*name).to_owned(), schema.clone());
+            DATA.iter().chain(NAMED).chain(&["type", "format"]).map(of).collect::<Map<String, Value>>()
+        };
+        for keyword in NAMED {
+            let mut schema = json!({ *keyword: named(&integer) });
+            add_ranges(&mut schema);
+            assert_eq!(schema, json!({ *keyword: named(&ranged) }));
+        }
+        let mut components = named(&integer);
+        add_ranges_to_all(&mut components);
+        assert_eq!(components, named(&ranged));
     }
 }

@@ -15,7 +15,7 @@ use jsonschema::{
 use serde_json::{Map, Value, json};
 
 use super::bounded_json::{BoundedJson, BoundedNode, Budget, ErrorSize, PatternBytes, longest_path};
-use super::integers::add_ranges;
+use super::integers::{add_ranges, add_ranges_to_all};
 use super::schema_bounds::{COMPONENTS, MAX_WEIGHT, refuse_identifiers, survey};
 use crate::address::Address;
 
@@ -67,9 +67,8 @@ impl Schemas {
     ///
     /// # Errors
     /// They cannot be a document of schemas.
-    pub fn new(components: Map<String, Value>) -> Result<Self, InvalidSchema> {
-        let mut components = Value::Object(components);
-        add_ranges(&mut components);
+    pub fn new(mut components: Map<String, Value>) -> Result<Self, InvalidSchema> {
+        add_ranges_to_all(&mut components);
         let document = Arc::new(json!({ "components": { "schemas": components } }));
         refuse_identifiers(&document).map_err(invalid)?;
         let registry = Registry::new()
