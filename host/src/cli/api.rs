@@ -55,8 +55,11 @@ impl Api {
             (Some(_), Some(_)) => return Err(Failure::usage("WHARF_TOKEN and WHARF_TOKEN_FILE are both set")),
             (Some(token), None) => Some(Secret::new(token.trim())),
             (None, Some(file)) => {
-                let token = source::read_secret(Path::new(file.trim()));
-                let token = token.map_err(|reason| Failure::usage(format!("WHARF_TOKEN_FILE: {file} {reason}")))?;
+                let path = Path::new(file.trim());
+                let token = source::read_secret(path).map_err(|reason| match source::may_be_named(path) {
+                    true => Failure::usage(format!("WHARF_TOKEN_FILE: {file} {reason}")),
+                    false => Failure::usage("WHARF_TOKEN_FILE names no file"),
+                })?;
                 Some(Secret::new(token))
             }
             (None, None) => Credentials::of_person()?.find(&api.url)?.map(|login| Secret::new(login.access_token)),

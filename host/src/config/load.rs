@@ -266,6 +266,14 @@ mod tests {
             let text = load(&[of("WHARF_SMTP_URL_FILE", file)]).unwrap_err();
             assert!(text.contains(part) && !text.contains("hunter2"), "{text}");
         }
+        for (file, part) in [
+            ("/dev/null", "is in \"/dev/null\", which cannot be read: it is not a regular file"),
+            // The secret itself.
+            ("smtp://u:hunter2@h", "email.smtp_url is in a file, but the variable names no file"),
+        ] {
+            let text = load(&[("WHARF_SMTP_URL_FILE", file.to_owned())]).unwrap_err();
+            assert!(text.contains(part) && !text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

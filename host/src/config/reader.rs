@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::finding::{Finding, Origin};
 use super::kind::{Kind, ValueType};
-use super::source::{FILE_SUFFIX, PREFIX, RawValue, Sources, read_secret};
+use super::source::{FILE_SUFFIX, PREFIX, RawValue, Sources, may_be_named, read_secret};
 
 /// The effective value of one setting.
 #[derive(Debug, Clone)]
@@ -59,9 +59,10 @@ impl<'a> Reader<'a> {
         let origin = path.origin.clone();
         let read = match self.sources.environment.contains_key(env) {
             true => Err(format!("and {env} are both set; unset one of them")),
-            false => {
-                read_secret(Path::new(&path.text)).map_err(|reason| format!("is in {:?}, which {reason}", path.text))
-            }
+            false => read_secret(Path::new(&path.text)).map_err(|reason| match may_be_named(Path::new(&path.text)) {
+                true => format!("is in {:?}, which {reason}", path.text),
+                false => "is in a file, but the variable names no file".to_owned(),
+            }),
         };
         let content = match read {
             Ok(text) => Some(RawValue { text, value_type: ValueType::Text, origin }),

@@ -161,12 +161,22 @@ fn one_line(text: &str) -> Result<&str, &'static str> {
     }
 }
 
+/// Returns whether a message may name the path of a secret's file. Otherwise the text may be the secret itself, put
+/// there by mistake.
+pub(crate) fn may_be_named(path: &Path) -> bool {
+    path.is_absolute() || path.exists()
+}
+
 /// Reads the file of a secret.
 ///
 /// # Errors
 /// The reason why it is not the file of a secret, without its content.
 pub(crate) fn read_secret(path: &Path) -> Result<String, String> {
     let read = || {
+        // Opening a pipe waits for its writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
         let mut bytes = Vec::new();
         std::fs::File::open(path)?.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
