@@ -1,9 +1,11 @@
 //! Migrates a plugin's schema in one transaction of the plugin's own role, under a lock of the host that keeps other
 //! nodes out and that no plugin can take.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use tokio::time::{Instant, timeout, timeout_at};
 use wharf_sql_text::{Dialect, Lexer, Token, canonical, check_migration};
 
 use super::allowlist::Allowlist;
@@ -18,6 +20,11 @@ use crate::error::Error;
 
 /// The longest wait of a table change for running statements on the table; all later statements wait behind it.
 const LOCK_TIME: Duration = Duration::from_secs(5);
+
+/// The additional time of a commit that has begun. The server ends it before the host stops waiting, so that the host
+/// learns the outcome.
+const COMMIT_TIME: Duration = Duration::from_secs(15);
+const COMMIT_WAIT: Duration = Duration::from_secs(20);
 
 /// A host that is killed cannot cancel its statement, which would continue and keep its locks. With this setting the
 /// server checks every second whether the client is still connected. Servers before PostgreSQL 14 have no such setting.
@@ -35,13 +42,25 @@ impl Postgres {
         &self,
         migrations: &[Migration],
     ) -> Result<Vec<String>, MigrationError> {
-        match tokio::time::timeout(MIGRATION_TIME, self.migrate_locked(migrations)).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(MigrationError::Unclear(DataError::time(MIGRATION_TIME))),
+        let (due, commits) = (Instant::now() + MIGRATION_TIME, AtomicBool::new(false));
+        let mut work = std::pin::pin!(self.migrate_locked(migrations, due, &commits));
+        if let Ok(result) = timeout_at(due, &mut work).await {
+            return result;
         }
+        // Nothing is applied without a commit.
+        if !commits.load(Ordering::Relaxed) {
+            return Err(MigrationError::Database(DataError::time(MIGRATION_TIME)));
+        }
+        let result = timeout(COMMIT_WAIT, work).await;
+        result.unwrap_or_else(|_elapsed| Err(MigrationError::Unclear(DataError::time(MIGRATION_TIME))))
     }
 
-    async fn migrate_locked(&self, migrations: &[Migration]) -> Result<Vec<String>, MigrationError> {
+    async fn migrate_locked(
+        &self,
+        migrations: &[Migration],
+        due: Instant,
+        commits: &AtomicBool,
+    ) -> Result<Vec<String>, MigrationError> {
         let limits = StatementLimits { time: MIGRATION_TIME, ..self.limits.clone() };
         let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, &limits));
         let mut lock = self.host.begin().await.map_err(Error::from)?;
@@ -58,7 +77,20 @@ impl Postgres {
         // On an error the connection is dropped and closes, which rolls everything back.
         let allowlist = self.allowlist.of(connection.server_version_num()).await.map_err(failed)?;
         let schema = role::schema(&self.plugin);
-        let applied = apply(&mut connection, migrations, &allowlist, &schema, &limits).await?;
+        let mut transaction = connection.begin().await.map_err(failed)?;
+        let applied = apply(&mut transaction, migrations, &allowlist, &schema, &limits).await?;
+        let time = due.saturating_duration_since(Instant::now()).saturating_add(COMMIT_TIME);
+        sqlx::query("SELECT set_config('statement_timeout', $1, TRUE)")
+            .bind(time.as_millis().to_string())
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        commits.store(true, Ordering::Relaxed);
+        transaction.commit().await.map_err(|error| match error {
+            // The database has refused it.
+            sqlx::Error::Database(_) => failed(error),
+            _ => MigrationError::Unclear(error_mapping::to_data_error(error, &limits)),
+        })?;
         // They are applied now, whether or not these two succeed. The lock ends with its connection at the latest.
         let _ = connection.close().await;
         let _ = lock.commit().await;
@@ -66,6 +98,7 @@ impl Postgres {
     }
 }
 
+/// Applies the migrations in the transaction of the connection.
 async fn apply(
     connection: &mut PgConnection,
     migrations: &[Migration],
@@ -74,35 +107,29 @@ async fn apply(
     limits: &StatementLimits,
 ) -> Result<Vec<String>, MigrationError> {
     let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, limits));
-    let mut transaction = connection.begin().await.map_err(failed)?;
-    sqlx::raw_sql(CREATE_RECORD).execute(&mut *transaction).await.map_err(failed)?;
+    sqlx::raw_sql(CREATE_RECORD).execute(&mut *connection).await.map_err(failed)?;
     let applied: Vec<(String, String)> =
-        sqlx::query_as(READ_RECORD).fetch_all(&mut *transaction).await.map_err(failed)?;
+        sqlx::query_as(READ_RECORD).fetch_all(&mut *connection).await.map_err(failed)?;
     let applied: Vec<Applied> = applied.into_iter().map(|(name, digest)| Applied { name, digest }).collect();
     let pending = pending(migrations, &applied)?;
     for (position, migration) in (applied.len().saturating_add(1)..).zip(pending) {
-        run(&mut transaction, migration, allowlist, schema, limits).await?;
+        run(&mut *connection, migration, allowlist, schema, limits).await?;
         sqlx::query(WRITE_RECORD)
             .bind(i32::try_from(position).unwrap_or(i32::MAX))
             .bind(&migration.name)
             .bind(digest(&migration.sql))
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await
             .map_err(failed)?;
     }
     if !pending.is_empty() {
-        let relations: i64 = sqlx::query_scalar(COUNT_RELATIONS).fetch_one(&mut *transaction).await.map_err(failed)?;
+        let relations: i64 = sqlx::query_scalar(COUNT_RELATIONS).fetch_one(&mut *connection).await.map_err(failed)?;
         if relations > MAX_RELATIONS {
             return Err(MigrationError::Database(DataError::invalid(format!(
                 "the schema has {relations} tables, partitions, indexes, views and sequences; the maximum is {MAX_RELATIONS}"
             ))));
         }
     }
-    transaction.commit().await.map_err(|error| match error {
-        // The database has refused it.
-        sqlx::Error::Database(_) => failed(error),
-        _ => MigrationError::Unclear(error_mapping::to_data_error(error, limits)),
-    })?;
     Ok(pending.iter().map(|migration| migration.name.clone()).collect())
 }
 
