@@ -34,6 +34,7 @@ migrations! {
     11 "many plugins" "0011_many_plugins.sql",
     12 "history" "0012_history.sql",
     13 "address keys" "0013_address_keys.sql",
+    14 "addresses beyond ascii" "0014_addresses_beyond_ascii.sql",
 }
 
 /// The migrations for SQLite.

@@ -5,6 +5,8 @@
 //! one), then the account itself. A session is only added under the account's lock (`db::session`), so no session is
 //! added during a change that ends all sessions.
 
+use uuid::Uuid;
+
 use super::email::{self, NewMail};
 use super::row::row;
 use super::{Db, is_duplicate, on};
@@ -100,31 +102,57 @@ pub(crate) async fn find_by_key(db: &Db, key: &AddressKey) -> Result<Option<User
 }
 
 /// Computes the keys of the accounts whose keys an earlier version computed in another way. The migration `address keys`
-/// lists them. A key that another account has stays as it is.
+/// lists those that it found. A process of that version may have added more since. A key that another account has stays
+/// as it is.
 pub(crate) async fn renew_keys(db: &Db) -> Result<()> {
     const OLD: &str = "SELECT users.id, users.email FROM users JOIN old_address_keys ON users.id = user_id LIMIT 1000";
-    const RENEW: &str = "UPDATE users SET email_key = $2 WHERE id = $1 AND email_key <> $2";
     const DONE: &str = "DELETE FROM old_address_keys WHERE user_id = $1";
     loop {
         let old = on!(db, pool => sqlx::query_as::<_, (UserId, String)>(OLD).fetch_all(pool).await)?;
         if old.is_empty() {
-            return Ok(());
+            break;
         }
         for (id, email) in old {
             if let Some(key) = AddressKey::of(&email) {
-                let renewed = on!(db, pool => {
-                    sqlx::query(RENEW).bind(id).bind(key.as_str()).execute(pool).await.map(drop)
-                });
-                match renewed {
-                    Err(error) if is_duplicate(&error) => {
-                        let text = "two accounts have the same address in different forms; this one cannot sign in";
-                        tracing::warn!(user = %id, "{text}: change its address or delete it");
-                    }
-                    renewed => renewed?,
-                }
+                renew_key(db, id, &key).await?;
             }
             on!(db, pool => sqlx::query(DONE).bind(id).execute(pool).await.map(drop))?;
         }
+    }
+    renew_unlisted_keys(db).await
+}
+
+/// Computes the keys of all accounts whose address is not ASCII. An index has them.
+async fn renew_unlisted_keys(db: &Db) -> Result<()> {
+    let sql = db.dialect(
+        "SELECT id, email, email_key FROM users WHERE email GLOB '*[^ -~]*' AND id > $1 ORDER BY id LIMIT 1000",
+        "SELECT id, email, email_key FROM users WHERE email ~ '[^ -~]' AND id > $1 ORDER BY id LIMIT 1000",
+    );
+    let mut last = UserId(Uuid::nil());
+    loop {
+        let some = on!(db, pool => {
+            sqlx::query_as::<_, (UserId, String, String)>(sql).bind(last).fetch_all(pool).await
+        })?;
+        let Some((id, ..)) = some.last() else { return Ok(()) };
+        last = *id;
+        for (id, email, stored) in some {
+            if let Some(key) = AddressKey::of(&email).filter(|key| key.as_str() != stored) {
+                renew_key(db, id, &key).await?;
+            }
+        }
+    }
+}
+
+async fn renew_key(db: &Db, id: UserId, key: &AddressKey) -> Result<()> {
+    const RENEW: &str = "UPDATE users SET email_key = $2 WHERE id = $1 AND email_key <> $2";
+    let renewed = on!(db, pool => sqlx::query(RENEW).bind(id).bind(key.as_str()).execute(pool).await.map(drop));
+    match renewed {
+        Err(error) if is_duplicate(&error) => {
+            let text = "two accounts have the same address in different forms; this one cannot sign in";
+            tracing::warn!(user = %id, "{text}: change its address or delete it");
+            Ok(())
+        }
+        renewed => Ok(renewed?),
     }
 }
 

@@ -84,6 +84,13 @@ async fn an_account_with_a_key_of_an_earlier_version_is_found(host: &mut TestHos
         host.anonymous().sign_in(form, PASSWORD).await.ok();
         assert_eq!(host.sign_up(form).await.status, 400);
     }
+    // A process of the earlier version, which still runs, changes it after the migration.
+    let later =
+        |table: &str| format!("UPDATE {table} SET email_key = '{COMPATIBILITY}' WHERE email = '{COMPATIBILITY}'");
+    host.run_sql(&later("users"), &later("wharf.users")).await;
+    assert_eq!(host.anonymous().sign_in(UNIFIED, PASSWORD).await.status, 400, "the key is an old one");
+    host.restart().await;
+    host.anonymous().sign_in(UNIFIED, PASSWORD).await.ok();
 }
 
 async fn two_accounts_of_an_earlier_version_with_one_address_do_not_prevent_a_start(host: &mut TestHost) {
