@@ -108,8 +108,8 @@ impl Smtp {
             let text = "the address needs SMTPUTF8, which the mail server does not support";
             return Err(SendError { error: Error::internal(text).with_source(error), permanent: true });
         }
-        // A server also refuses a session or the sender permanently. That concerns every mail, and an operator can change
-        // it. The error does not tell which command was refused.
+        // A server also refuses a session or a sender permanently. That concerns every mail, and an operator can change it.
+        // The error does not tell which command was refused.
         let permanent = concerns_the_mail(&error) && self.server.accepts(&self.from.email).await.is_ok();
         Err(SendError { error: Error::internal("the mail server did not accept a mail").with_source(error), permanent })
     }
