@@ -41,7 +41,7 @@ pub(super) struct Smtp {
     server: Server,
 }
 
-/// What a session with the mail server needs.
+/// The parameters of a session with the mail server.
 struct Server {
     host: String,
     port: u16,
