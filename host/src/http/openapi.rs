@@ -20,7 +20,7 @@ use crate::route::{Access, Operation};
 #[derive(Default)]
 pub struct Publisher {
     host: Arc<OnceLock<HostDocument>>,
-    published: tokio::sync::Mutex<Option<(u64, Bytes)>>,
+    published: Arc<tokio::sync::Mutex<Option<(u64, Bytes)>>>,
 }
 
 impl Publisher {
@@ -29,9 +29,11 @@ impl Publisher {
         let _ = self.host.set(document);
     }
 
-    /// Returns the document as JSON. With many plugins it takes long to build, so that is done on a blocking thread.
+    /// Returns the document as JSON. With many plugins it takes long to build, so that is done on a blocking thread. The
+    /// thread holds the lock until it has published the document: it outlives a client that leaves, and the next client
+    /// waits for it, so that there is never more than one.
     pub(super) async fn document(&self, current: impl FnOnce() -> Arc<Generation>) -> Result<Bytes> {
-        let mut published = self.published.lock().await;
+        let mut published = Arc::clone(&self.published).lock_owned().await;
         let generation = current();
         if let Some((number, document)) = &*published
             && *number == generation.number
@@ -39,15 +41,13 @@ impl Publisher {
             return Ok(document.clone());
         }
         let (number, host) = (generation.number, Arc::clone(&self.host));
-        let building = tokio::task::spawn_blocking(move || {
+        let building = tokio::task::spawn_blocking(move || -> Result<Bytes> {
             let host = host.get().ok_or_else(|| Error::internal("the host's operations are not described yet"))?;
-            serde_json::to_vec(&host.with(&generation)).map_err(Error::internal)
+            let document: Bytes = serde_json::to_vec(&host.with(&generation)).map_err(Error::internal)?.into();
+            *published = Some((number, document.clone()));
+            Ok(document)
         });
-        let document =
-            building.await.map_err(|error| Error::internal("the document panicked").with_source(error))??;
-        let document: Bytes = document.into();
-        *published = Some((number, document.clone()));
-        Ok(document)
+        building.await.map_err(|error| Error::internal("the document panicked").with_source(error))?
     }
 }
 
@@ -121,8 +121,9 @@ impl HostDocument {
                 paths.entry(path).or_default().insert(route.method.to_ascii_lowercase(), operation);
             }
         }
+        let nullable = portable::Nullable::find(&schemas);
         for operation in paths.values_mut().flat_map(Map::values_mut) {
-            portable::rewrite_operation(operation, &schemas);
+            portable::rewrite_operation(operation, &nullable);
         }
         portable::rewrite_components(&mut schemas);
         json!({
@@ -191,5 +192,23 @@ fn rename(value: &mut Value, renamed: &BTreeMap<&str, String>) {
         }
         Value::Array(list) => list.iter_mut().for_each(|item| rename(item, renamed)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_document_is_built_to_its_end_after_its_client_has_left() {
+        let publisher = Publisher::default();
+        publisher.describe_host(HostDocument::new("a title", Map::new(), std::iter::empty()));
+        // The client leaves while the document is built.
+        let _ = publisher.document(Arc::default).now_or_never();
+        let published = publisher.published.lock().await.clone();
+        let (_, document) = published.expect("the document was published");
+        assert_eq!(publisher.document(Arc::default).await.unwrap(), document);
     }
 }

@@ -11,6 +11,8 @@
 //!
 //! Only the document changes. Requests are validated against the schemas as they were declared.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 /// Keywords whose value is a schema.
@@ -25,13 +27,56 @@ const MAP: &[&str] = &["properties", "patternProperties", "dependentSchemas", "$
 /// Members of an operation that hold data, and no schemas.
 const DATA: &[&str] = &["example", "examples"];
 
-/// The maximum number of references that are followed to find out whether a schema allows null.
+/// The maximum number of references that are followed one after another to find out whether a schema allows null.
 const MAX_REFERENCES: usize = 8;
+
+/// The component schemas that allow null. They are found once for a document, in a bounded number of passes, so that the
+/// work is linear in the size of the schemas, however often they refer to each other.
+pub(super) struct Nullable<'a>(HashSet<&'a str>);
+
+impl<'a> Nullable<'a> {
+    /// Finds them. Each pass follows one more reference than the pass before it. A circle of references adds nothing.
+    pub(super) fn find(components: &'a Map<String, Value>) -> Self {
+        let mut found = Self(HashSet::new());
+        for _ in 0..MAX_REFERENCES {
+            let allowing = components.iter().filter(|(_, schema)| found.allowed_by(schema));
+            let next: HashSet<&str> = allowing.map(|(name, _)| name.as_str()).collect();
+            if next.len() == found.0.len() {
+                break;
+            }
+            found = Self(next);
+        }
+        found
+    }
+
+    /// Returns whether a schema allows null, as far as its types, references and alternatives say.
+    fn allowed_by(&self, schema: &Value) -> bool {
+        match schema {
+            Value::Object(members) => self.allowed_by_members(members),
+            other => *other != Value::Bool(false),
+        }
+    }
+
+    fn allowed_by_members(&self, schema: &Map<String, Value>) -> bool {
+        schema.iter().all(|(keyword, value)| match (keyword.as_str(), value) {
+            ("type", Value::String(name)) => name == "null",
+            ("type" | "enum", Value::Array(list)) => list.iter().any(|each| each == "null" || each.is_null()),
+            ("const", value) => value.is_null(),
+            ("allOf", Value::Array(list)) => list.iter().all(|each| self.allowed_by(each)),
+            ("anyOf" | "oneOf", Value::Array(list)) => list.iter().any(|each| self.allowed_by(each)),
+            ("$ref", Value::String(reference)) => {
+                reference.strip_prefix("#/components/schemas/").is_some_and(|name| self.0.contains(name))
+            }
+            _ => true,
+        })
+    }
+}
 
 /// Rewrites the component schemas of a document.
 pub(super) fn rewrite_components(schemas: &mut Map<String, Value>) {
     let declared = schemas.clone();
-    schemas.values_mut().for_each(|schema| rewrite_schema(schema, &declared));
+    let nullable = Nullable::find(&declared);
+    schemas.values_mut().for_each(|schema| rewrite_schema(schema, &nullable));
 }
 
 /// Adds the members of an operation that OpenAPI requires.
@@ -54,22 +99,22 @@ pub(super) fn complete_operation(operation: &mut Map<String, Value>) {
 }
 
 /// Rewrites the schemas in an operation, a parameter, a body or a response.
-pub(super) fn rewrite_operation(part: &mut Value, components: &Map<String, Value>) {
+pub(super) fn rewrite_operation(part: &mut Value, nullable: &Nullable<'_>) {
     match part {
         Value::Object(members) => {
             for (name, member) in members {
                 match name.as_str() {
-                    "schema" => rewrite_schema(member, components),
+                    "schema" => rewrite_schema(member, nullable),
                     "content" => {
                         add_schemas(member);
-                        rewrite_operation(member, components);
+                        rewrite_operation(member, nullable);
                     }
                     name if DATA.contains(&name) || name.starts_with("x-") => {}
-                    _ => rewrite_operation(member, components),
+                    _ => rewrite_operation(member, nullable),
                 }
             }
         }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| rewrite_operation(element, components)),
+        Value::Array(elements) => elements.iter_mut().for_each(|element| rewrite_operation(element, nullable)),
         _ => {}
     }
 }
@@ -89,14 +134,14 @@ fn add_schemas(content: &mut Value) {
     }
 }
 
-fn rewrite_schema(schema: &mut Value, components: &Map<String, Value>) {
+fn rewrite_schema(schema: &mut Value, nullable: &Nullable<'_>) {
     let members = match schema {
         Value::Bool(true) => return *schema = json!({}),
         Value::Bool(false) => return *schema = json!({ "not": {} }),
         Value::Object(members) => members,
         _ => return,
     };
-    if members.get("default").is_some_and(|default| !fits(default, members, components)) {
+    if members.get("default").is_some_and(|default| !fits(default, members, nullable)) {
         members.shift_remove("default");
     }
     for (keyword, value) in members {
@@ -104,14 +149,14 @@ fn rewrite_schema(schema: &mut Value, components: &Map<String, Value>) {
         match value {
             // `items` had a list until 2019-09.
             Value::Array(list) if LIST.contains(&keyword) || keyword == "items" => {
-                list.iter_mut().for_each(|each| rewrite_schema(each, components));
+                list.iter_mut().for_each(|each| rewrite_schema(each, nullable));
             }
             Value::Object(map) if MAP.contains(&keyword) => {
-                map.values_mut().for_each(|each| rewrite_schema(each, components));
+                map.values_mut().for_each(|each| rewrite_schema(each, nullable));
             }
             Value::Bool(_) if SCHEMA_OR_BOOLEAN.contains(&keyword) => {}
             value if SCHEMA.contains(&keyword) || SCHEMA_OR_BOOLEAN.contains(&keyword) => {
-                rewrite_schema(value, components);
+                rewrite_schema(value, nullable);
             }
             _ => {}
         }
@@ -119,34 +164,14 @@ fn rewrite_schema(schema: &mut Value, components: &Map<String, Value>) {
 }
 
 /// Returns whether a default fits its schema, as far as its size and null say.
-fn fits(default: &Value, schema: &Map<String, Value>, components: &Map<String, Value>) -> bool {
+fn fits(default: &Value, schema: &Map<String, Value>, nullable: &Nullable<'_>) -> bool {
     let least = |keyword: &str| schema.get(keyword).and_then(Value::as_u64).and_then(|least| least.try_into().ok());
     match default {
-        Value::Null => allow_null(schema, components, MAX_REFERENCES),
+        Value::Null => nullable.allowed_by_members(schema),
         Value::Array(list) => list.len() >= least("minItems").unwrap_or(0),
         Value::String(text) => text.chars().count() >= least("minLength").unwrap_or(0),
         _ => true,
     }
-}
-
-/// Returns whether a schema allows null, as far as its types, references and alternatives say.
-fn allow_null(schema: &Map<String, Value>, components: &Map<String, Value>, references: usize) -> bool {
-    let allows = |schema: &Value, references: usize| match schema {
-        Value::Object(members) => allow_null(members, components, references),
-        other => *other != Value::Bool(false),
-    };
-    schema.iter().all(|(keyword, value)| match (keyword.as_str(), value) {
-        ("type", Value::String(name)) => name == "null",
-        ("type" | "enum", Value::Array(list)) => list.iter().any(|each| each == "null" || each.is_null()),
-        ("const", value) => value.is_null(),
-        ("allOf", Value::Array(list)) => list.iter().all(|each| allows(each, references)),
-        ("anyOf" | "oneOf", Value::Array(list)) => list.iter().any(|each| allows(each, references)),
-        ("$ref", Value::String(name)) => {
-            let target = name.strip_prefix("#/components/schemas/").and_then(|name| components.get(name));
-            target.zip(references.checked_sub(1)).is_some_and(|(target, left)| allows(target, left))
-        }
-        _ => true,
-    })
 }
 
 #[cfg(test)]
@@ -159,7 +184,7 @@ mod tests {
             "Maybe": { "anyOf": [{ "$ref": "#/components/schemas/Colour" }, { "type": "null" }] },
             "Circle": { "$ref": "#/components/schemas/Circle" },
         });
-        rewrite_schema(&mut schema, components.as_object().unwrap());
+        rewrite_schema(&mut schema, &Nullable::find(components.as_object().unwrap()));
         schema
     }
 
@@ -230,6 +255,39 @@ mod tests {
     }
 
     #[test]
+    fn the_work_does_not_grow_with_the_number_of_paths_through_references() {
+        let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}"), "default": null });
+        // `A` refers to itself, and `N0` has 64^8 paths to its end. Following each would never end.
+        let mut declared = json!({
+            "A": { "default": null, "anyOf": vec![reference("A"); 64] },
+            "N8": { "anyOf": vec![json!({ "type": "string" }); 64] },
+            "Maybe": { "default": null, "oneOf": [reference("A"), reference("Second")] },
+            "Second": { "anyOf": [reference("Maybe"), { "type": "null" }] },
+        });
+        for level in 0..8 {
+            declared[format!("N{level}")] = json!({ "anyOf": vec![reference(&format!("N{}", level + 1)); 64] });
+        }
+        let mut schemas = declared.as_object().unwrap().clone();
+        rewrite_components(&mut schemas);
+        assert_eq!(schemas["A"].get("default"), None);
+        assert_eq!(schemas["N0"]["anyOf"][0].get("default"), None);
+        assert_eq!(schemas["Maybe"]["default"], Value::Null);
+        assert!(schemas["Second"]["anyOf"][0].as_object().unwrap().contains_key("default"));
+    }
+
+    #[test]
+    fn a_bounded_number_of_references_is_followed() {
+        let mut chain = Map::new();
+        for level in 0..20 {
+            chain.insert(level.to_string(), json!({ "$ref": format!("#/components/schemas/{}", level + 1) }));
+        }
+        chain.insert("20".to_owned(), json!({ "type": "null" }));
+        let nullable = Nullable::find(&chain);
+        let names: HashSet<String> = (21 - MAX_REFERENCES..=20).map(|level| level.to_string()).collect();
+        assert_eq!(nullable.0, names.iter().map(String::as_str).collect());
+    }
+
+    #[test]
     fn the_schemas_of_an_operation_are_found_and_data_stays() {
         let mut operation = json!({
             "parameters": [{ "name": "a", "schema": true }],
@@ -238,7 +296,7 @@ mod tests {
             "x-note": { "schema": true },
             "deprecated": true,
         });
-        rewrite_operation(&mut operation, &Map::new());
+        rewrite_operation(&mut operation, &Nullable::find(&Map::new()));
         assert_eq!(
             operation,
             json!({
