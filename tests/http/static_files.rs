@@ -128,8 +128,12 @@ async fn directories_well_known_files_and_a_replaced_link_are_served() {
 async fn unknown_paths_that_are_not_page_requests_are_404() {
     let site = Site::start().await;
     for accept in ["*/*", "application/json", "text/html;q=0", "text/html; q=0.0"] {
-        site.ask(Method::GET, "/login", accept).await.is_problem(404, "route_not_found", "Not Found");
+        let missing = site.ask(Method::GET, "/login", accept).await;
+        missing.is_problem(404, "route_not_found", "Not Found");
+        assert!(missing.headers.get_all("vary").iter().any(|value| value == "Accept"), "{accept}");
     }
+    let page = site.ask(Method::GET, "/login", HTML).await;
+    assert!(page.status == 200 && page.headers.get_all("vary").iter().any(|value| value == "Accept"));
     site.ask(Method::POST, "/login", HTML).await.is_problem(404, "route_not_found", "Not Found");
     let post = site.ask(Method::POST, "/assets/app.js", HTML).await;
     post.is_problem(405, "method_not_allowed", "Method Not Allowed");

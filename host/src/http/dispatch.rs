@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body as ResponseBody;
-use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, VARY};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Version};
 use axum::response::Response;
@@ -35,7 +35,7 @@ use super::lingering_close::LingeringBody;
 use super::matched_route::{Handler, MatchedRoute};
 use super::plugin_call::{self, PluginCall};
 use super::reply::Reply;
-use super::static_files::StaticFiles;
+use super::static_files::{self, Served, StaticFiles};
 use super::traffic::InFlight;
 use super::{Host, openapi, problem, request_head};
 use crate::auth::Caller;
@@ -235,14 +235,14 @@ impl Dispatcher {
             Match::Methods(methods) => return Err(method_not_allowed(methods)),
             Match::Nothing => {
                 let Some(found) = self.find_release(parts, origin).await? else {
-                    return self.respond_without_route(parts).await;
+                    return self.respond_without_route(parts, request_id).await;
                 };
                 (release, trial) = found;
                 let prepared = release.prepared().ok_or_else(|| Error::internal("a release is not prepared"))?;
                 match prepared.table.find(method, path) {
                     Match::Route(index, params) => (plugin_route(&release, prepared, *index)?, params),
                     Match::Methods(methods) => return Err(method_not_allowed(methods)),
-                    Match::Nothing => return self.respond_without_route(parts).await,
+                    Match::Nothing => return self.respond_without_route(parts, request_id).await,
                 }
             }
         };
@@ -391,13 +391,20 @@ impl Dispatcher {
     }
 
     /// Responds to a path that matches no route: with a static file, or a 404.
-    async fn respond_without_route(&self, parts: &Parts) -> Result<Response> {
-        if let Some(files) = &self.files
-            && let Some(response) = files.serve(&parts.method, &parts.uri, &parts.headers).await?
-        {
-            return Ok(response);
+    async fn respond_without_route(&self, parts: &Parts, request_id: &str) -> Result<Response> {
+        let served = match &self.files {
+            Some(files) => files.serve(&parts.method, &parts.uri, &parts.headers).await?,
+            None => Served::Nothing,
+        };
+        let missing = Error::not_found(code::ROUTE_NOT_FOUND, "Not Found");
+        match served {
+            Served::Response(response) => Ok(response),
+            Served::NoPage => {
+                let problem = problem::reply(&missing, parts.uri.path(), request_id);
+                Ok(self.send(problem.with_header(VARY, static_files::VARY_ACCEPT), None))
+            }
+            Served::Nothing => Err(missing),
         }
-        Err(Error::not_found(code::ROUTE_NOT_FOUND, "Not Found"))
     }
 }
 

@@ -54,6 +54,26 @@ const PROTECTION: [(HeaderName, HeaderValue); 3] = [
 /// The characters of a path segment that a redirect encodes: all but those that RFC 3986 leaves unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// A header of each response that depends on whether the client accepts HTML.
+pub(super) const VARY_ACCEPT: HeaderValue = HeaderValue::from_static("Accept");
+
+/// What there is for a request.
+#[derive(Debug)]
+pub enum Served {
+    /// A file, the page of the frontend, or a redirect.
+    Response(Response),
+    /// Nothing. A client that accepts HTML could have got the page of the frontend, so the 404 varies by `Accept`.
+    NoPage,
+    /// Nothing, whatever the client accepts.
+    Nothing,
+}
+
+impl Served {
+    fn of(response: Option<Response>) -> Self {
+        response.map_or(Self::Nothing, Self::Response)
+    }
+}
+
 /// A directory of files to serve.
 #[derive(Debug, Clone)]
 pub struct StaticFiles {
@@ -80,12 +100,12 @@ impl StaticFiles {
         Ok(Self { directory: absolute.into(), open_files, clock })
     }
 
-    /// Returns the file that a request names, or the page of the frontend for it. `None` means that there is neither.
+    /// Returns the file that a request names, or the page of the frontend for it.
     ///
     /// # Errors
     /// 405: the file exists and the method is neither GET nor HEAD. 503: the maximum number of files is being sent.
-    pub async fn serve(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response>> {
-        let Some(named) = relative(uri.path()) else { return Ok(None) };
+    pub async fn serve(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Served> {
+        let Some(named) = relative(uri.path()) else { return Ok(Served::Nothing) };
         let reads = method == Method::GET || method == Method::HEAD;
         let accepted = AcceptedCodings::read(headers);
         let found = self.find(&named, uri.path().ends_with('/'), accepted).await?;
@@ -94,18 +114,21 @@ impl StaticFiles {
             return Err(Error::new(allowed, code::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         }
         match found {
-            Found::File(file) => return self.send(file, method, headers).await,
-            Found::Directory => return Ok(redirect_into(&named, uri.query())),
+            Found::File(file) => return Ok(Served::of(self.send(file, method, headers).await?)),
+            Found::Directory => return Ok(Served::of(redirect_into(&named, uri.query()))),
             Found::Nothing => {}
         }
-        if reads
-            && accepts_html(headers)
-            && !named.starts_with(WELL_KNOWN)
-            && let Found::File(index) = self.find(Path::new(INDEX), false, accepted).await?
-        {
-            return self.send(index, method, headers).await;
+        if !reads || named.starts_with(WELL_KNOWN) {
+            return Ok(Served::Nothing);
         }
-        Ok(None)
+        if accepts_html(headers)
+            && let Found::File(index) = self.find(Path::new(INDEX), false, accepted).await?
+            && let Some(mut page) = self.send(index, method, headers).await?
+        {
+            page.headers_mut().append(VARY, VARY_ACCEPT);
+            return Ok(Served::Response(page));
+        }
+        Ok(Served::NoPage)
     }
 
     async fn find(&self, relative: &Path, is_directory: bool, accepted: AcceptedCodings) -> Result<Found> {
@@ -161,10 +184,7 @@ fn respond(
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return Some(response);
         }
-        Outcome::Failed => {
-            *response.status_mut() = StatusCode::PRECONDITION_FAILED;
-            return Some(response);
-        }
+        Outcome::Failed => return Some(refused(response, StatusCode::PRECONDITION_FAILED)),
     }
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // Ranges are defined for GET only.
@@ -178,8 +198,7 @@ fn respond(
         Selection::Part { first, last } => (first, last.saturating_sub(first).saturating_add(1)),
         Selection::Unsatisfiable => {
             headers.insert(CONTENT_RANGE, HeaderValue::from_str(&format!("bytes */{}", open.length)).ok()?);
-            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            return Some(response);
+            return Some(refused(response, StatusCode::RANGE_NOT_SATISFIABLE));
         }
     };
     headers.insert(CONTENT_TYPE, content_type);
@@ -194,6 +213,16 @@ fn respond(
         *response.body_mut() = Sending::body(open.file, first, length, permit).ok()?;
     }
     Some(response)
+}
+
+/// Turns the response with a file into one that refuses the request. No cache may keep it as the file.
+fn refused(mut response: Response, status: StatusCode) -> Response {
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.remove(ETAG);
+    headers.remove(LAST_MODIFIED);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Returns the redirect to a directory, so that its page finds the files that it names relative to itself. The path is

@@ -27,6 +27,13 @@ impl Sent {
     }
 }
 
+fn response_of(served: Served) -> Option<Response> {
+    match served {
+        Served::Response(response) => Some(response),
+        Served::NoPage | Served::Nothing => None,
+    }
+}
+
 impl Site {
     fn new() -> Self {
         let outer = tempfile::tempdir().unwrap();
@@ -68,7 +75,7 @@ impl Site {
             map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
         }
         let uri = path.parse().unwrap();
-        let Some(response) = self.files.serve(&method, &uri, &map).await? else { return Ok(None) };
+        let Some(response) = response_of(self.files.serve(&method, &uri, &map).await?) else { return Ok(None) };
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
@@ -165,6 +172,18 @@ async fn a_client_with_the_current_file_gets_304_with_the_headers_of_caches() {
 }
 
 #[tokio::test]
+async fn a_refused_request_for_a_file_is_never_kept_as_the_file() {
+    let site = Site::new();
+    for (name, value, status) in [("if-match", "\"other\"", 412), ("range", "bytes=99-", 416)] {
+        let sent = site.get("/assets/app-3f2a9c1b.js", &[(name, value)]).await;
+        assert_eq!((sent.status, sent.header("cache-control")), (status, Some("no-store")));
+        assert_eq!((sent.header("etag"), sent.header("last-modified")), (None, None), "{status}");
+    }
+    let part = site.get("/assets/app-3f2a9c1b.js", &[("range", "bytes=0-0")]).await;
+    assert_eq!((part.status, part.header("cache-control")), (206, Some("public, max-age=31536000, immutable")));
+}
+
+#[tokio::test]
 async fn an_encoded_copy_is_sent_where_it_is_accepted() {
     let site = Site::new();
     let get = async |accepted: &str| site.get("/assets/app.js", &[("accept-encoding", accepted)]).await;
@@ -243,6 +262,21 @@ async fn pages_of_the_frontend_fall_back_to_the_index() {
 }
 
 #[tokio::test]
+async fn what_depends_on_accept_varies_by_it() {
+    let site = Site::new();
+    assert_eq!(site.get("/login", HTML).await.header("vary"), Some("Accept"));
+    assert_eq!(site.get("/assets/app-3f2a9c1b.js", HTML).await.header("vary"), None);
+    let served = async |method: Method, path: &str| {
+        site.files.serve(&method, &path.parse().unwrap(), &HeaderMap::new()).await.unwrap()
+    };
+    assert!(matches!(served(Method::GET, "/login").await, Served::NoPage));
+    assert!(matches!(served(Method::POST, "/login").await, Served::Nothing));
+    for path in ["/.well-known/other", "/api/x", "/.env"] {
+        assert!(matches!(served(Method::GET, path).await, Served::Nothing), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_path_of_the_api_never_gives_a_page() {
     let site = Site::new();
     for path in ["/api", "/api/v1/nothing", "/%61pi/v1/x", "//api/x", "/docs/x", "/healthz", "/readyz", "/api/x"] {
@@ -295,11 +329,11 @@ async fn the_number_of_open_files_is_limited() {
     let site = Site::new();
     let (uri, headers) = ("/assets/app.js".parse().unwrap(), HeaderMap::new());
     let ask = async |method: Method| site.files.serve(&method, &uri, &headers).await;
-    let unread = ask(Method::GET).await.unwrap().unwrap();
+    let unread = response_of(ask(Method::GET).await.unwrap()).unwrap();
     assert_eq!(*ask(Method::GET).await.unwrap_err().code(), code::OVERLOADED);
     drop(unread);
-    let _head = ask(Method::HEAD).await.unwrap().unwrap();
-    assert!(ask(Method::GET).await.unwrap().is_some(), "a response without a body holds no file");
+    let _head = response_of(ask(Method::HEAD).await.unwrap()).unwrap();
+    assert!(response_of(ask(Method::GET).await.unwrap()).is_some(), "a response without a body holds no file");
 }
 
 #[tokio::test]
@@ -308,7 +342,8 @@ async fn a_file_that_is_shortened_meanwhile_ends_with_an_error() {
     let path = site.root().join("large.bin");
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
     let uri = "/large.bin".parse().unwrap();
-    let response = site.files.serve(&Method::GET, &uri, &HeaderMap::new()).await.unwrap().unwrap();
+    let served = site.files.serve(&Method::GET, &uri, &HeaderMap::new()).await.unwrap();
+    let response = response_of(served).unwrap();
     std::fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
     response.into_body().collect().await.unwrap_err();
 }
