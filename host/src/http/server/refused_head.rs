@@ -36,6 +36,10 @@ pub type Refuse = dyn Fn(Error, Request<()>, SocketAddr) -> Response<Body> + Sen
 /// The most bytes of a head that are read in search of its end.
 const MAX_HEAD_BYTES: usize = 1024 * 1024;
 
+/// How long the rest of a head may pause. hyper refuses some heads before they end, and some have no end, so a longer
+/// pause means that nothing will come.
+const MAX_PAUSE: Duration = Duration::from_millis(250);
+
 /// Responds to a refused head and closes the connection. `refuse` makes the response. Takes `limit` at most for each of
 /// reading, responding and waiting.
 pub(super) async fn respond(mut refused: Refused, refuse: &Refuse, peer: SocketAddr, limit: Duration) {
@@ -73,11 +77,14 @@ fn reason(refused: &Refused) -> Error {
 }
 
 async fn read_rest(refused: &mut Refused) {
+    if !refused.scan.has_method() {
+        return;
+    }
     let mut piece = vec![0; 16 * 1024];
     let mut read = 0_usize;
     while !refused.scan.is_complete() && read < MAX_HEAD_BYTES {
-        match refused.stream.read(&mut piece).await {
-            Ok(length) if length > 0 => {
+        match timeout(MAX_PAUSE, refused.stream.read(&mut piece)).await {
+            Ok(Ok(length)) if length > 0 => {
                 read = read.saturating_add(length);
                 refused.scan.read(piece.get(..length).unwrap_or_default());
             }

@@ -128,6 +128,39 @@ async fn a_head_that_hyper_refuses_gets_a_problem_with_its_origin() {
 }
 
 #[tokio::test]
+async fn a_refused_head_without_an_end_is_answered_before_the_client_sends_more() {
+    let server = start(LONG, LONG).await;
+    // The hello of TLS, HTTP/0.9, an unfinished head, and one behind a valid request.
+    for (bytes, expected) in [
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\x7c\x03\x03", "HTTP/1.1 400 "),
+        ("GET /\r\n", "HTTP/1.1 400 "),
+        ("GET / HTTP/1.1\r\nx y: 1\r\n", "HTTP/1.1 400 "),
+        ("GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /\r\n", "HTTP/1.1 200 "),
+    ] {
+        let all = rest(&mut connect(server.addr, bytes).await).await;
+        assert!(all.starts_with(expected) && all.contains("malformed_request"), "{bytes:?}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_pipelined_head_knows_its_own_parts_only() {
+    let server = start(LONG, LONG).await;
+    let bad = |method: &str, headers: &str| format!("{method} / HTTP/1.1\r\n{headers}x y: 1\r\n\r\n");
+    let valid = "GET / HTTP/1.1\r\nhost: x\r\norigin: http://first\r\n\r\n";
+    let pipelined = |last: String| format!("{valid}{last}");
+    let own = rest(&mut connect(server.addr, &pipelined(bad("GET", "origin: http://b\r\n"))).await).await;
+    assert!(own.contains("x-origin: http://b\r\n") && !own.contains("http://first"), "{own}");
+    let none = rest(&mut connect(server.addr, &pipelined(bad("GET", ""))).await).await;
+    assert!(none.contains("malformed_request") && !none.contains("x-origin"), "{none}");
+    let head = rest(&mut connect(server.addr, &pipelined(bad("HEAD", ""))).await).await;
+    assert!(head.contains("HTTP/1.1 400 ") && head.ends_with("\r\n\r\n"), "{head}");
+    // The bytes of a body are no head.
+    let posted = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 18\r\n\r\norigin: http://c\r\n";
+    let body = rest(&mut connect(server.addr, &format!("{posted}{}", bad("GET", ""))).await).await;
+    assert!(!body.contains("x-origin"), "{body}");
+}
+
+#[tokio::test]
 async fn a_panic_becomes_a_500_response() {
     let server = start(SHORT, LONG).await;
     let all = rest(&mut connect(server.addr, &get("/panic")).await).await;

@@ -38,8 +38,12 @@ pub(super) struct WatchedStream {
     stream: Option<TcpStream>,
     activity: Arc<Activity>,
     scan: HeadScan,
+    /// The head behind the one that is being scanned, if a pipelining client has sent some of it already.
+    next: HeadScan,
     /// The number of requests before the head that is being scanned.
     begun: u64,
+    /// Whether the head that is being scanned began right behind the head before it, so that no byte is one of a body.
+    is_adjacent: bool,
     is_http2: bool,
     held_back: Option<StatusCode>,
     slot: RefusedSlot,
@@ -47,8 +51,17 @@ pub(super) struct WatchedStream {
 
 impl WatchedStream {
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, slot: RefusedSlot) -> Self {
-        let scan = HeadScan::default();
-        Self { stream: Some(stream), activity, scan, begun: 0, is_http2: false, held_back: None, slot }
+        Self {
+            stream: Some(stream),
+            activity,
+            scan: HeadScan::default(),
+            next: HeadScan::default(),
+            begun: 0,
+            is_adjacent: false,
+            is_http2: false,
+            held_back: None,
+            slot,
+        }
     }
 
     fn stream(&mut self) -> Result<Pin<&mut TcpStream>> {
@@ -60,16 +73,28 @@ impl WatchedStream {
         if self.is_http2 {
             return;
         }
-        let begun = self.activity.begun();
-        if begun != self.begun {
-            self.begun = begun;
-            self.scan = HeadScan::default();
-        }
-        if begun == 0 && bytes.starts_with(HTTP2) {
+        self.follow();
+        if self.begun == 0 && bytes.starts_with(HTTP2) {
             self.is_http2 = true;
-        } else if self.activity.is_idle() {
-            self.scan.read(bytes);
+        } else if self.is_adjacent || self.activity.is_idle() {
+            let after = self.scan.read(bytes);
+            if self.scan.is_complete() && !self.scan.has_body() {
+                self.next.read(after);
+            }
         }
+    }
+
+    /// Moves on to the head behind those of the requests that have begun.
+    fn follow(&mut self) {
+        let begun = self.activity.begun();
+        if begun == self.begun {
+            return;
+        }
+        let next = std::mem::take(&mut self.next);
+        // Of more than one request in the same bytes, nothing is known about the last one.
+        self.is_adjacent = begun == self.begun.saturating_add(1) && self.scan.is_complete() && !self.scan.has_body();
+        self.scan = if self.is_adjacent { next } else { HeadScan::default() };
+        self.begun = begun;
     }
 
     /// Returns whether the bytes are a response that hyper wrote by itself, or more of what follows one.
@@ -146,6 +171,7 @@ impl AsyncWrite for WatchedStream {
 impl Drop for WatchedStream {
     fn drop(&mut self) {
         if let (Some(status), Some(stream)) = (self.held_back, self.stream.take()) {
+            self.follow();
             let scan = std::mem::take(&mut self.scan);
             *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Refused { stream, scan, status });
         }
