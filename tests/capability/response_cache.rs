@@ -211,6 +211,42 @@ async fn a_condition_is_evaluated_by_the_host_and_not_cached() {
 }
 
 #[tokio::test]
+async fn a_kept_response_never_answers_a_condition_that_the_plugin_evaluates() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.anonymous();
+    let first = ask(&client, "x", &[]).await.text();
+    assert_eq!(ask(&client, "x", &[("range", "bytes=0-0")]).await.text(), first);
+    for (name, value) in [("if-match", "\"v1\""), ("if-unmodified-since", "Fri, 15 Jan 2027 08:00:00 GMT")] {
+        let kept = ask(&client, "x", &[]).await.text();
+        let asked = ask(&client, "x", &[(name, value)]).await;
+        assert_ne!(asked.text(), kept, "{name}");
+        assert_eq!(asked.header("age"), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_tag_of_the_host_is_weak_and_only_where_the_body_may_be_encoded() {
+    let host = chameleon(Setup::default()).await;
+    let client = host.anonymous();
+    let get = async |length: usize, query: &str| {
+        let path = format!("{}?same=true&content_type=application/json{query}", "x".repeat(length));
+        // The second one is from the cache.
+        let [first, second] = [(); 2].map(|()| ask(&client, &path, &[("accept-encoding", "gzip")]));
+        let (first, second) = (first.await, second.await);
+        assert_eq!(first.header("etag"), second.header("etag"));
+        assert_eq!(first.header("content-encoding"), second.header("content-encoding"));
+        let coding = second.header("content-encoding").map(ToOwned::to_owned);
+        (second.header("etag").unwrap().to_owned(), coding)
+    };
+    let (tag, coding) = get(2000, "").await;
+    assert!(tag.starts_with("W/\"") && coding.as_deref() == Some("gzip"), "{tag} {coding:?}");
+    let (tag, coding) = get(100, "").await;
+    assert!(tag.starts_with('"') && coding.is_none(), "{tag} {coding:?}");
+    assert_eq!(get(2000, "&etag=%22v1%22").await, ("\"v1\"".to_owned(), None));
+    assert_eq!(get(2000, "&etag=W/%22v1%22").await, ("W/\"v1\"".to_owned(), Some("gzip".to_owned())));
+}
+
+#[tokio::test]
 async fn a_change_of_a_resource_removes_its_cached_responses() {
     let host = chameleon(Setup::default()).await;
     let client = host.anonymous();

@@ -36,6 +36,10 @@ use crate::route::Match;
 /// Requests whose response is made for them alone: for a part of the content, or for a version of it.
 const SINGULAR: [HeaderName; 4] = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
 
+/// Conditions that the plugin evaluates by the present state of its data. A kept response can be older. A client that
+/// asks for a part takes the whole, too.
+const OF_PLUGIN: [HeaderName; 2] = [IF_MATCH, IF_UNMODIFIED_SINCE];
+
 /// How often a request waits for the response to another one: for one with its target, and for one that is also equal
 /// in what the response was then seen to depend on.
 const MAX_WAITS: usize = 2;
@@ -164,12 +168,15 @@ async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: Plugin
     let server = server(origin, parts);
     let wanted = Wanted { release: call.release, cached, parts, origin, server: &server, caller: &caller };
     let directives = RequestDirectives::of(&call.parts.headers);
-    let is_singular = SINGULAR.iter().any(|name| call.parts.headers.contains_key(name));
+    let has_any = |names: &[HeaderName]| names.iter().any(|name| call.parts.headers.contains_key(name));
+    let (is_singular, is_conditional) = (has_any(&SINGULAR), has_any(&OF_PLUGIN));
     let mut waited_for = Vec::new();
     loop {
         let (key, found) = wanted.look_up();
         match found {
-            Found::Response(fresh) if directives.accept(fresh.age, fresh.left) => return reuse(call.release, &fresh),
+            Found::Response(fresh) if !is_conditional && directives.accept(fresh.age, fresh.left) => {
+                return reuse(call.release, &fresh);
+            }
             Found::Response(_) | Found::Nothing => {}
             Found::Uncacheable => break,
         }
@@ -238,7 +245,9 @@ async fn fill(
     };
     if status == 200 && !headers.iter().any(|(name, _)| name == "etag") {
         let tag = conditional::entity_tag(&headers, &body);
-        headers.push(("etag".to_owned(), tag));
+        let may_vary = host.config.server.compression
+            && plugin_call::response(status, &headers, body.clone()).is_ok_and(|reply| compression::may_vary(&reply));
+        headers.push(("etag".to_owned(), if may_vary { format!("W/{tag}") } else { tag }));
     }
     let (now, ttl) = (cache.time(), Duration::from_millis(wanted.cached.policy.ttl_ms.into()));
     let is_stored = match cache_rules::storable(status, &headers, ttl, now) {

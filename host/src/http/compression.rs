@@ -8,6 +8,9 @@
 //! - The request has no credentials.
 //! - The response has the status 200, is JSON without a coding, and its `Cache-Control` allows a shared cache to keep
 //!   and to transform it.
+//! - The response has no strong entity tag. A plugin that sets one compares it with the `If-Match` of a client, which a
+//!   weak tag never fits, and both forms of a body cannot have the same strong tag. The tags of the host are weak for
+//!   each response that may be compressed.
 //!
 //! The body is complete in memory, so it is compressed at once: the length is known, only the compressed bytes stay in
 //! memory while a slow client reads, and no state of an encoder does. At most half of the processors compress large
@@ -98,10 +101,6 @@ pub(super) fn announce(enabled: bool, request: &Parts, reply: &mut Reply) -> boo
     if !reply.headers.get_all(VARY).iter().any(|value| *value == ACCEPTED_CODING) {
         reply.headers.append(VARY, ACCEPTED_CODING);
     }
-    // The same tag stands for both forms of the body, so it is a weak one.
-    if let Some(weak) = reply.headers.get(ETAG).and_then(weakened) {
-        reply.headers.insert(ETAG, weak);
-    }
     true
 }
 
@@ -118,9 +117,12 @@ fn is_public(request: &Parts) -> bool {
     reads && !CREDENTIALS.iter().any(|name| request.headers.contains_key(name))
 }
 
-/// Returns whether a reply depends on the codings that the client accepts.
-fn may_vary(reply: &Reply) -> bool {
+/// Returns whether a reply can depend on the codings that the client accepts. The same tag then stands for both forms of
+/// its body, so it has to be a weak one.
+pub(super) fn may_vary(reply: &Reply) -> bool {
+    let is_strong = reply.headers.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
     reply.status == StatusCode::OK
+        && !is_strong
         && reply.body.len() >= SMALLEST
         && ![CONTENT_ENCODING, CONTENT_RANGE].iter().any(|name| reply.headers.contains_key(name))
         && !has_directive(&reply.headers)
@@ -133,14 +135,6 @@ fn has_directive(headers: &HeaderMap) -> bool {
         let name = directive.split('=').next().unwrap_or_default().trim();
         UNCHANGED.iter().any(|unchanged| name.eq_ignore_ascii_case(unchanged))
     })
-}
-
-/// Returns the weak form of a strong entity tag.
-fn weakened(etag: &HeaderValue) -> Option<HeaderValue> {
-    if !etag.as_bytes().starts_with(b"\"") {
-        return None;
-    }
-    HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()).ok()
 }
 
 #[cfg(test)]
@@ -232,21 +226,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_tag_of_a_response_that_may_be_compressed_is_weak() {
-        let tagged = |reply: Reply, tag| reply.with_header(ETAG, HeaderValue::from_static(tag));
+    async fn a_response_with_a_strong_tag_stays_as_it_is() {
+        let tagged = |tag| json(SMALLEST).with_header(ETAG, HeaderValue::from_static(tag));
         let get = || request(Method::GET, &[GZIP]);
-        for tag in ["\"a\"", "W/\"a\""] {
-            assert_eq!(applied(get(), tagged(json(SMALLEST), tag)).await.headers[ETAG], "W/\"a\"");
-            let mut announced = tagged(json(SMALLEST), tag);
-            assert!(announce(true, &get(), &mut announced));
-            let twice = applied(get(), announced).await;
-            assert_eq!(
-                (twice.headers.get_all(VARY).iter().count(), twice.headers[ETAG].as_bytes()),
-                (1, &b"W/\"a\""[..])
-            );
-        }
-        let small = applied(get(), tagged(json(SMALLEST - 1), "\"a\"")).await;
-        assert_eq!(small.headers[ETAG], "\"a\"");
+        let strong = applied(get(), tagged("\"a\"")).await;
+        assert_eq!((strong.body.len(), &strong.headers[ETAG]), (SMALLEST, &HeaderValue::from_static("\"a\"")));
+        assert!(!strong.headers.contains_key(VARY) && !strong.headers.contains_key(CONTENT_ENCODING));
+        let mut weak = tagged("W/\"a\"");
+        assert!(announce(true, &get(), &mut weak));
+        let twice = applied(get(), weak).await;
+        assert_eq!(
+            (twice.headers.get_all(VARY).iter().count(), &twice.headers[CONTENT_ENCODING]),
+            (1, &Coding::Gzip.header())
+        );
+        assert_eq!(twice.headers[ETAG], "W/\"a\"");
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ pub(crate) struct Headers {
     age: Option<String>,
     etag: Option<String>,
     last_modified: Option<String>,
+    content_type: Option<String>,
     /// Whether the body is the same for every call.
     same: bool,
 }
@@ -58,7 +59,7 @@ pub(crate) fn cached_as(request: Request, Path(name): Path<String>, Query(header
         ("age", headers.age),
         ("etag", headers.etag),
         ("last-modified", headers.last_modified),
-        ("content-type", Some("text/plain".to_owned())),
+        ("content-type", Some(headers.content_type.unwrap_or_else(|| "text/plain".to_owned()))),
     ] {
         response = value.into_iter().fold(response, |response, value| response.header(name, value));
     }
