@@ -162,7 +162,15 @@ impl ContentCoding {
     fn decode_zstd(self, mut encoded: &[u8], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         for _ in 0..MAX_PARTS {
             match StreamingDecoder::new_with_max_window_size(&mut encoded, MAX_WINDOW_BYTES) {
-                Ok(mut decoder) => self.pump(&mut decoder, take)?,
+                Ok(mut decoder) => {
+                    self.pump(&mut decoder, take)?;
+                    let decoder = decoder.into_frame_decoder();
+                    // A frame may have no checksum.
+                    let declared = decoder.get_checksum_from_data();
+                    if declared.is_some() && declared != decoder.get_calculated_checksum() {
+                        return Err(self.malformed().with_internal("a checksum differs"));
+                    }
+                }
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
                     let length = usize::try_from(length).unwrap_or(usize::MAX);
                     encoded = encoded.get(length..).ok_or_else(|| self.malformed())?;

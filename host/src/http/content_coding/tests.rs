@@ -17,6 +17,9 @@ const TEXT: &[u8] = br#"{"title":"packed"}"#;
 const BROTLI: &[u8] = b"\x8b\x08\x80{\"title\":\"packed\"}\x03";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x20\x12\x91\x00\x00{\"title\":\"packed\"}";
 
+/// The same with a checksum.
+const ZSTD_CHECKED: &[u8] = b"\x28\xb5\x2f\xfd\x24\x12\x91\x00\x00{\"title\":\"packed\"}\xd4\x6d\x24\x55";
+
 /// Ten mebibytes of the digit 0, as brotli writes them.
 const BROTLI_BOMB: &[u8] =
     b"\xcb\xff\xff\x3f\xf8\x25\x60\xe2\xb1\x40\x20\xf7\xfe\x2f\xff\xff\x3f\xf0\x4b\x00\xc4\x61\x11\x80\xee\xfd\x07";
@@ -62,6 +65,19 @@ fn each_coding_is_decoded() {
         for wrong in [half, &[&*bytes, b"x"].concat(), b"nonsense", b"\xff"] {
             assert_eq!(code_of(coding, wrong, 1000), code::MALFORMED_BODY, "{coding:?} {wrong:?}");
         }
+    }
+}
+
+#[test]
+fn the_checksum_of_a_frame_is_compared() {
+    let frames = [ZSTD_CHECKED, ZSTD, ZSTD_CHECKED].concat();
+    assert_eq!(decode(ContentCoding::Zstd, &frames, 100).unwrap(), TEXT.repeat(3));
+    // A changed text, and a changed checksum.
+    for place in [20, ZSTD_CHECKED.len() - 1] {
+        let mut changed = ZSTD_CHECKED.to_vec();
+        changed[place] ^= 1;
+        assert_eq!(code_of(ContentCoding::Zstd, &changed, 100), code::MALFORMED_BODY, "{place}");
+        assert_eq!(code_of(ContentCoding::Zstd, &[&*changed, ZSTD].concat(), 100), code::MALFORMED_BODY, "{place}");
     }
 }
 
