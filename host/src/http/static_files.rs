@@ -57,7 +57,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// A header of each response that depends on whether the client accepts HTML.
 pub(super) const VARY_ACCEPT: HeaderValue = HeaderValue::from_static("Accept");
 
-/// What there is for a request.
+/// The outcome of looking for a file.
 #[derive(Debug)]
 pub enum Served {
     /// A file, the page of the frontend, or a redirect.
