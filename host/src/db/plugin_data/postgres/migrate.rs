@@ -63,9 +63,11 @@ impl Postgres {
     ) -> Result<Vec<String>, MigrationError> {
         let limits = StatementLimits { time: MIGRATION_TIME, ..self.limits.clone() };
         let failed = |error| MigrationError::Database(error_mapping::to_data_error(error, &limits));
+        let mut connection = self.options.connect().await.map_err(failed)?;
+        // Before the lock, which holds a connection of the host's pool: the list may need one too.
+        let allowlist = self.allowlist.of(connection.server_version_num()).await.map_err(failed)?;
         let mut lock = self.host.begin().await.map_err(Error::from)?;
         role::lock(&mut lock, &self.plugin, MIGRATION_TIME).await.map_err(failed)?;
-        let mut connection = self.options.connect().await.map_err(failed)?;
         let mut settings = self.settings.clone();
         settings.extend([
             ("statement_timeout", MIGRATION_TIME.as_millis().to_string()),
@@ -75,7 +77,6 @@ impl Postgres {
         // The migrations are also applied if the server's operating system does not support the setting.
         let _ = sqlx::query(CHECK_CLIENT_CONNECTION).execute(&mut connection).await;
         // On an error the connection is dropped and closes, which rolls everything back.
-        let allowlist = self.allowlist.of(connection.server_version_num()).await.map_err(failed)?;
         let schema = role::schema(&self.plugin);
         let mut transaction = connection.begin().await.map_err(failed)?;
         let applied = apply(&mut transaction, migrations, &allowlist, &schema, &limits).await?;
