@@ -27,6 +27,10 @@ impl Route {
     fn read(line: &str) -> Option<Self> {
         let [method, path] = words(line);
         let template = read_template(path)?;
+        // No route can be declared for HEAD: it has the route of GET.
+        if method == "HEAD" {
+            return None;
+        }
         let mut names = Vec::new();
         let parts = segments(&template.to_string())
             .into_iter()
@@ -103,6 +107,7 @@ fn naive(routes: &[Route], method: &str, path: &str) -> Found {
     if !path.starts_with('/') {
         return Found::Nothing;
     }
+    let method = if method == "HEAD" { "GET" } else { method };
     let path = segments(path);
     let fitting: Vec<usize> = (0..routes.len()).filter(|at| routes[*at].fits(&path)).collect();
     // A literal is less than a parameter, so the least shape has a literal where another one has a parameter first.
@@ -112,6 +117,9 @@ fn naive(routes: &[Route], method: &str, path: &str) -> Found {
     let with_method: Vec<usize> = answering.iter().copied().filter(|at| routes[*at].method == method).collect();
     let Some(first) = with_method.first() else {
         let mut methods: Vec<String> = answering.iter().map(|at| routes[*at].method.clone()).collect();
+        if methods.iter().any(|method| method == "GET") {
+            methods.push("HEAD".to_owned());
+        }
         methods.sort();
         methods.dedup();
         return Found::Methods(methods);
@@ -163,7 +171,7 @@ pub fn check(data: &[u8]) {
             (Found::Route(at, _), Found::Route(expected, _)) if at != expected => {
                 let (at, expected) = (&routes[*at], &routes[*expected]);
                 let equal = at.params() == expected.params()
-                    && at.method == method
+                    && at.method == if method == "HEAD" { "GET" } else { method }
                     && at.fits(&segments(path.strip_suffix('/').unwrap_or(path)));
                 assert!(equal, "{request:?} finds {} and not {}", at.template, expected.template);
             }
