@@ -62,11 +62,11 @@ async fn ended_connections_of_postgres_are_replaced() {
         async move { client.get("/users/").await }
     });
     let waits = format!("SELECT 1 FROM {HOST_CONNECTIONS} AND wait_event_type = 'Lock' AND state = 'active'");
-    until("the statement to wait", async || {
-        superuser.fetch_optional(sqlx::AssertSqlSafe(waits.clone())).await.unwrap()
-    })
-    .await;
-    superuser.execute(end()).await.unwrap();
+    // Within a transaction, PostgreSQL shows the connections as they were at the first look.
+    let mut observer = postgres::connect(host.database().unwrap()).await;
+    until("the statement to wait", async || observer.fetch_optional(sqlx::AssertSqlSafe(waits.clone())).await.unwrap())
+        .await;
+    observer.execute(end()).await.unwrap();
     waiting.await.unwrap().has_code(503, "database_unavailable");
     superuser.execute("ROLLBACK").await.unwrap();
     for _ in 0..5 {
