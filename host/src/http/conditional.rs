@@ -5,12 +5,13 @@ use axum::http::header::{
     CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
 };
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::preconditions::{lists_tag, weak};
 use super::reply::Reply;
 
 /// The headers that describe content, which a 304 does not have (section 15.4.5).
@@ -51,32 +52,13 @@ pub(super) fn entity_tag(headers: &[(String, String)], body: &[u8]) -> String {
 /// Returns whether the client has the response, by its tag, or else by its date.
 fn has_copy(request: &HeaderMap, response: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
-        let current = response.get(ETAG).and_then(|value| tags(value.as_bytes()).next());
-        return request.get_all(IF_NONE_MATCH).iter().any(|value| {
-            // Weak comparison: the strength does not matter.
-            let listed = || current.is_some_and(|current| tags(value.as_bytes()).any(|tag| tag == current));
-            value.as_bytes().trim_ascii() == b"*" || listed()
-        });
+        return lists_tag(request, &IF_NONE_MATCH, response.get(ETAG).map(HeaderValue::as_bytes), weak);
     }
     let date = |headers: &HeaderMap, name: HeaderName| {
         httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok()
     };
     let (known, modified) = (date(request, IF_MODIFIED_SINCE), date(response, LAST_MODIFIED));
     known.zip(modified).is_some_and(|(known, modified)| modified <= known)
-}
-
-/// Returns the opaque parts of a list of entity tags, until the first that is malformed. A tag can contain a comma.
-fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = list;
-    std::iter::from_fn(move || {
-        let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b',');
-        let start = rest.iter().position(|byte| !blank(byte))?;
-        let element = rest.get(start..)?;
-        let quoted = element.strip_prefix(b"W/").unwrap_or(element).strip_prefix(b"\"")?;
-        let end = quoted.iter().position(|byte| *byte == b'"')?;
-        rest = quoted.get(end + 1..)?;
-        quoted.get(..end)
-    })
 }
 
 #[cfg(test)]

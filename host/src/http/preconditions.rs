@@ -94,11 +94,21 @@ impl Validators {
     }
 
     fn matches(&self, headers: &HeaderMap, name: &HeaderName, same: fn(&[u8], &[u8]) -> bool) -> bool {
-        headers.get_all(name).iter().any(|value| {
-            let value = value.as_bytes().trim_ascii();
-            value == b"*" || tags(value).any(|tag| same(tag, self.etag.as_bytes()))
-        })
+        lists_tag(headers, name, Some(self.etag.as_bytes()), same)
     }
+}
+
+/// Returns whether a header is `*` or lists a tag that is the `same` as the current one, if there is a current one.
+pub(super) fn lists_tag(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    current: Option<&[u8]>,
+    same: fn(&[u8], &[u8]) -> bool,
+) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        let value = value.as_bytes().trim_ascii();
+        value == b"*" || current.is_some_and(|current| tags(value).any(|tag| same(tag, current)))
+    })
 }
 
 /// Returns the elements of a list of entity tags. A tag may contain commas.
@@ -108,7 +118,7 @@ fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
         quoted ^= *byte == b'"';
         *byte == b',' && !quoted
     });
-    elements.map(<[u8]>::trim_ascii)
+    elements.map(<[u8]>::trim_ascii).filter(|tag| !tag.is_empty())
 }
 
 /// Returns whether both tags are equal and neither is weak. `own` is strong.
@@ -117,8 +127,8 @@ fn strong(sent: &[u8], own: &[u8]) -> bool {
 }
 
 /// Returns whether the tags are equal apart from their weakness.
-fn weak(sent: &[u8], own: &[u8]) -> bool {
-    sent.strip_prefix(b"W/").unwrap_or(sent) == own
+pub(super) fn weak(sent: &[u8], own: &[u8]) -> bool {
+    sent.strip_prefix(b"W/").unwrap_or(sent) == own.strip_prefix(b"W/").unwrap_or(own)
 }
 
 /// Returns the date of a header, unless it is malformed or sent twice.
