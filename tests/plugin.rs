@@ -22,6 +22,7 @@ mod pages;
 mod quotas;
 pub(crate) mod releases;
 mod removal;
+mod responses;
 mod signature;
 mod start;
 mod statement_cancellation;
