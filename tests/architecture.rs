@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["auth", "cache", "egress", "email", "route", "telemetry"],
     &["db"],
     &["config"],
-    &["error", "clock", "id", "address", "network", "permits", "public_key"],
+    &["error", "clock", "id", "address", "network", "permission", "initiator", "permits", "public_key"],
 ];
 
 /// Edges that the order does not allow, each with its reason.

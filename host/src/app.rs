@@ -31,8 +31,8 @@ use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::body_memory::BodyMemory;
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
+use crate::initiator::Initiator;
 use crate::plugin::deploy_job::AtStage;
-use crate::plugin::initiator::Initiator;
 use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
 
@@ -215,7 +215,7 @@ impl App {
             Error::internal(format!("{} cannot be read", deployment.file.display())).with_source(error)
         })?;
         let grants = Grants::read(deployment.grants.iter().map(String::as_str)).map_err(Error::internal)?;
-        let by = Initiator { actor: None, request_id: "start".into() };
+        let by = Initiator::without_request("start");
         let id = Some(self.host.random.uuid()?.to_string());
         let upload = Upload { grants, id, ..Upload::new(component.into(), &by) };
         self.host.plugins.deploy_at_start(upload).await

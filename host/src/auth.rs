@@ -3,7 +3,8 @@
 //! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and
 //! returns [`Error`]s with the texts of the FastAPI full-stack template. The way of a credential: password or refresh
 //! token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`].
-//! Every change of an account or a session goes through this module, because it also invalidates the cached tokens.
+//! Every change of an account, a role or a session goes through this module, because it also invalidates the cached
+//! tokens.
 
 mod access_token;
 mod account;
@@ -11,17 +12,20 @@ mod caller;
 mod first_superuser;
 mod password_hashing;
 mod password_reset;
+mod role;
 mod session;
+mod sign_in;
 mod token_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use account::{AccountChange, NewAccount};
-pub use caller::{Caller, User};
+pub use caller::{Caller, Credential, SessionCredential, Strength, User};
 pub use first_superuser::NewSuperuser;
 pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
 pub use session::{IssuedTokens, Session};
+pub use sign_in::{Client, SignIn};
 
 use self::access_token::SigningKeys;
 use self::password_hashing::PasswordHasher;
@@ -80,13 +84,28 @@ impl Auth {
         }
         let claims = keys.verify(token, now)?;
         // Read before the look-up, so that any later change makes the cached result invalid.
-        let generation = token_cache.generation(claims.sub);
+        let generation = token_cache.generation(claims.sub.0);
         let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;
         if !found.user.is_active {
             return Err(Error::forbidden(code::INACTIVE_USER, "Inactive user"));
         }
-        let session_ends = found.session_expires_at.filter(|end| *end > now).ok_or_else(Error::invalid_token)?;
-        let caller = Arc::new(Caller { user: found.user.into(), session: claims.sid });
+        let facts = found.session;
+        let session_ends = facts.session_expires_at.filter(|end| *end > now).ok_or_else(Error::invalid_token)?;
+        let strength = Strength::of_stored(facts.session_strength.as_deref().unwrap_or_default());
+        let effect = self.effect_of_roles(claims.sub, strength).await?;
+        let credential = Credential::Session(SessionCredential {
+            id: claims.sid,
+            strength,
+            authenticated_at: facts.session_created_at.unwrap_or(now),
+            stepped_up_at: facts.session_stepped_up_at,
+        });
+        let caller = Arc::new(Caller {
+            user: Some(found.user.into()),
+            credential,
+            roles: effect.roles,
+            permissions: effect.permissions,
+            withheld: effect.withheld,
+        });
         let token_ends = Timestamp(claims.exp.saturating_mul(1_000_000));
         token_cache.insert(key, Arc::clone(&caller), generation, now, token_ends.min(session_ends));
         Ok(caller)

@@ -18,6 +18,7 @@ pub mod plugin_data;
 pub mod reach;
 pub mod release;
 pub(crate) mod reset_token;
+pub(crate) mod role;
 mod row;
 pub(crate) mod session;
 mod session_settings;

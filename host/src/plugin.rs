@@ -30,7 +30,6 @@ pub mod engine;
 pub mod fuzzing;
 pub mod generation;
 mod history;
-pub mod initiator;
 pub mod inspection;
 mod interface;
 pub mod limit_usage;

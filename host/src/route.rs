@@ -21,6 +21,8 @@ pub use schemas::Schemas;
 pub use table::{Match, RouteTable};
 pub use template::Template;
 
+use crate::permission::HostPermission;
+
 /// The callers that may use a route.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,6 +35,12 @@ pub enum Access {
     Permission(String),
     /// Superusers.
     Superuser,
+    /// Callers with this permission of the host. Only routes of the host have it.
+    #[serde(skip)]
+    Host(HostPermission),
+    /// Users by a session of their own, and no API key. Only routes of the host have it.
+    #[serde(skip)]
+    Session,
 }
 
 impl std::fmt::Display for Access {
@@ -42,6 +50,8 @@ impl std::fmt::Display for Access {
             Self::Authenticated => f.write_str("authenticated"),
             Self::Permission(name) => write!(f, "permission {name}"),
             Self::Superuser => f.write_str("superuser"),
+            Self::Host(permission) => write!(f, "permission {permission}"),
+            Self::Session => f.write_str("session"),
         }
     }
 }

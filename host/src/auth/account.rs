@@ -1,15 +1,19 @@
 //! Accounts: create, read, change and delete. This module hashes passwords and invalidates cached tokens. `db::user`
 //! decides in the same transaction which sessions and links a change ends.
 
+use serde_json::json;
+
 use super::password_hashing::{PasswordMatch, is_same};
-use super::session::TRIES;
+use super::sign_in::TRIES;
 use super::{Auth, Caller, User};
 use crate::address::Address;
 use crate::config::Secret;
 use crate::db;
+use crate::db::audit::Entry;
 use crate::db::user::{NewUser, UserUpdate};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
+use crate::initiator::Initiator;
 
 /// A new account.
 #[derive(Debug, Clone)]
@@ -72,8 +76,8 @@ impl Auth {
     ///
     /// # Errors
     /// A conflict `email_taken`; `throttled`.
-    pub async fn create_user(&self, account: NewAccount) -> Result<User> {
-        self.create_user_with(account, |_| Ok(None)).await
+    pub async fn create_user(&self, account: NewAccount, by: &Initiator) -> Result<User> {
+        self.create_user_with(account, by, |_| Ok(None)).await
     }
 
     /// Creates an account and queues the mail that `mail` returns for it: both or none.
@@ -83,6 +87,7 @@ impl Auth {
     pub async fn create_user_with(
         &self,
         account: NewAccount,
+        by: &Initiator,
         mail: impl FnOnce(UserId) -> Result<Option<db::email::NewMail>>,
     ) -> Result<User> {
         // The response reveals a taken address anyway, so skip the cost of hashing.
@@ -91,7 +96,8 @@ impl Auth {
         }
         let row = self.new_row(account).await?;
         let mail = mail(row.id)?;
-        db::user::insert(&self.0.db, &row, mail.as_ref()).await?;
+        let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
+        db::user::insert(&self.0.db, &row, mail.as_ref(), &entry).await?;
         Ok(User {
             id: row.id,
             email: row.email.as_str().to_owned(),
@@ -100,6 +106,11 @@ impl Auth {
             full_name: row.full_name,
             created_at: row.created_at,
         })
+    }
+
+    /// Returns the audit entry of a change of an account.
+    pub(super) fn entry(&self, by: &Initiator, action: &str, user: UserId) -> Entry {
+        Entry::of(by, self.0.clock.now(), action, format!("user:{user}"))
     }
 
     pub(super) async fn new_row(&self, account: NewAccount) -> Result<NewUser> {
@@ -118,7 +129,7 @@ impl Auth {
     ///
     /// # Errors
     /// `user_not_found`; conflicts `email_taken` and `last_superuser`.
-    pub async fn update_user(&self, id: UserId, change: AccountChange) -> Result<User> {
+    pub async fn update_user(&self, id: UserId, change: AccountChange, by: &Initiator) -> Result<User> {
         let password_hash = match &change.password {
             Some(password) => {
                 db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?;
@@ -134,25 +145,27 @@ impl Auth {
             password_hash,
         };
         let _forget = self.0.token_cache.invalidate_after(id);
-        db::user::update(&self.0.db, id, &update).await?.map(User::from).ok_or_else(not_found)
+        let entry = self.entry(by, "user.update", id);
+        db::user::update(&self.0.db, id, &update, &entry).await?.map(User::from).ok_or_else(not_found)
     }
 
     /// Deletes an account with its sessions.
     ///
     /// # Errors
     /// `user_not_found`; a conflict `last_superuser`.
-    pub async fn delete_user(&self, id: UserId) -> Result<()> {
+    pub async fn delete_user(&self, id: UserId, by: &Initiator) -> Result<()> {
         let _forget = self.0.token_cache.invalidate_after(id);
-        if db::user::delete(&self.0.db, id).await? { Ok(()) } else { Err(not_found()) }
+        let entry = self.entry(by, "user.delete", id);
+        if db::user::delete(&self.0.db, id, &entry).await? { Ok(()) } else { Err(not_found()) }
     }
 
     /// Changes the password of the caller and ends their other sessions.
     ///
     /// # Errors
     /// `incorrect_password`, then `same_password`.
-    pub async fn change_password(&self, caller: &Caller, current: &str, new: &str) -> Result<()> {
+    pub async fn change_password(&self, caller: &Caller, current: &str, new: &str, by: &Initiator) -> Result<()> {
         for _ in 0..TRIES {
-            if self.try_change_password(caller, current, new).await? {
+            if self.try_change_password(caller, current, new, by).await? {
                 return Ok(());
             }
         }
@@ -160,8 +173,8 @@ impl Auth {
     }
 
     /// Returns false if the hash changed during the check, perhaps because a concurrent login replaced an outdated one.
-    async fn try_change_password(&self, caller: &Caller, current: &str, new: &str) -> Result<bool> {
-        let id = caller.user.id;
+    async fn try_change_password(&self, caller: &Caller, current: &str, new: &str, by: &Initiator) -> Result<bool> {
+        let id = caller.user()?.id;
         let old = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?.password_hash;
         if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
             return Err(incorrect_password());
@@ -170,9 +183,16 @@ impl Auth {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
         let hash = self.0.passwords.hash(new).await?;
+        let entry = self.entry(by, "password.change", id);
         let _forget = self.0.token_cache.invalidate_after(id);
-        db::user::change_password(&self.0.db, id, &old, &hash, caller.session).await
+        db::user::change_password(&self.0.db, id, &old, &hash, caller.session()?.id, &entry).await
     }
+}
+
+/// Returns an account as the audit log shows it.
+fn described(user: &NewUser) -> serde_json::Value {
+    json!({ "email": user.email.as_str(), "full_name": user.full_name, "is_active": user.is_active,
+        "is_superuser": user.is_superuser })
 }
 
 fn incorrect_password() -> Error {

@@ -6,6 +6,7 @@ use crate::address::{Address, InvalidAddress};
 use crate::config::{self, Secret};
 use crate::db;
 use crate::error::{Error, Result};
+use crate::initiator::Initiator;
 
 const DEFAULT_EMAIL: &str = "admin@example.com";
 
@@ -51,7 +52,8 @@ impl Auth {
         };
         let account = NewAccount { email, password, full_name: None, is_active: true, is_superuser: true };
         let row = self.new_row(account).await?;
-        if db::user::insert_first_superuser(&self.0.db, &row).await? {
+        let entry = self.entry(&Initiator::host(), "user.create", row.id);
+        if db::user::insert_first_superuser(&self.0.db, &row, &entry).await? {
             return Ok(Some(NewSuperuser { email: row.email.to_string(), generated_password }));
         }
         if !db::user::has_superuser(&self.0.db).await? {

@@ -6,10 +6,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::Auth;
+use super::sign_in::Client;
 use crate::config::Secret;
 use crate::db::reset_token::{self, ConsumeOutcome};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
+use crate::initiator::Initiator;
 
 const LEN: usize = 32;
 
@@ -30,7 +32,7 @@ impl Auth {
     ///
     /// # Errors
     /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`.
-    pub async fn reset_password(&self, token: &str, password: &str) -> Result<()> {
+    pub async fn reset_password(&self, token: &str, password: &str, client: &Client) -> Result<()> {
         let invalid = || Error::bad_request(code::INVALID_RESET_TOKEN, "Invalid token");
         let inactive = || Error::bad_request(code::INACTIVE_USER, "Inactive user");
         let token = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == LEN).ok_or_else(invalid)?;
@@ -43,7 +45,10 @@ impl Auth {
         }
         let password_hash = self.0.passwords.hash(password).await?;
         let _forget = self.0.token_cache.invalidate_after(holder.id);
-        match reset_token::consume(&self.0.db, &token_hash, holder.id, self.0.clock.now(), &password_hash).await? {
+        let now = self.0.clock.now();
+        let by = Initiator { actor: Some(holder.id), ..client.initiator() };
+        let entry = self.entry(&by, "password.reset", holder.id);
+        match reset_token::consume(&self.0.db, &token_hash, holder.id, now, &password_hash, &entry).await? {
             ConsumeOutcome::Reset => Ok(()),
             ConsumeOutcome::Inactive => Err(inactive()),
             ConsumeOutcome::Unknown => Err(invalid()),

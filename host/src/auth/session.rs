@@ -1,4 +1,4 @@
-//! Sign-in, sessions and their refresh tokens.
+//! Sessions and their refresh tokens.
 //!
 //! A refresh token has 16 bytes that all tokens of its session share, and 32 bytes that change with every refresh. Both
 //! are stored only as SHA-256. The shared part identifies the session of every token that was ever issued for it. A
@@ -10,28 +10,28 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::Auth;
 use super::access_token::Claims;
-use super::caller::Caller;
-use super::password_hashing::PasswordMatch;
+use super::caller::{Caller, Strength};
+use super::sign_in::Client;
 use crate::clock::Timestamp;
 use crate::config::Secret;
-use crate::db;
+use crate::db::audit::Entry;
 use crate::db::session::{self, NewSession, Rotation, SessionRow};
+use crate::db::user::UserRow;
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
+use crate::initiator::Initiator;
 
 /// How long the previous token works after a refresh, because browser tabs and retries refresh at the same time.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The maximum number of stored characters of a `User-Agent`.
 const USER_AGENT_CHARS: usize = 255;
-
-/// The number of times that a password is checked while its hash keeps changing.
-pub(super) const TRIES: usize = 3;
 
 const FAMILY_LEN: usize = 16;
 const SECRET_LEN: usize = 32;
@@ -97,70 +97,41 @@ impl RefreshToken {
 }
 
 impl Auth {
-    /// Starts a session. The address may be written in any way. An unknown address takes as long as a known one.
-    ///
-    /// # Errors
-    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
-    pub async fn sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<IssuedTokens> {
-        for _ in 0..TRIES {
-            if let Some(tokens) = self.try_sign_in(email, password, user_agent).await? {
-                return Ok(tokens);
-            }
-        }
-        Err(incorrect_credentials())
-    }
-
-    /// Starts a session. `None` means that the account was changed during the check, perhaps by a concurrent login that
-    /// replaced an outdated hash.
-    async fn try_sign_in(&self, email: &str, password: &str, user_agent: Option<&str>) -> Result<Option<IssuedTokens>> {
-        let (db, passwords) = (&self.0.db, &self.0.passwords);
-        let user = self.find_by_email(email).await?;
-        let hash = user.as_ref().map(|user| user.password_hash.as_str());
-        let verdict = passwords.verify(password, hash).await?;
-        let known = user.filter(|_| verdict != PasswordMatch::Wrong);
-        let Some(mut user) = known else { return Err(incorrect_credentials()) };
-        if !user.is_active {
-            return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
-        }
-        if verdict == PasswordMatch::Outdated {
-            let better = passwords.hash(password).await?;
-            if !db::user::rehash(db, user.id, &user.password_hash, &better).await? {
-                return Ok(None);
-            }
-            user.password_hash = better;
-        }
-        self.begin_session(user.id, &user.password_hash, user_agent).await
-    }
-
-    /// Adds a session. `None` means that the account is no longer active or has another password.
-    async fn begin_session(
+    /// Adds a session. `None` means that the account is no longer active or has another password hash than `user`.
+    pub(super) async fn begin_session(
         &self,
-        user: UserId,
-        password_hash: &str,
-        user_agent: Option<&str>,
+        user: &UserRow,
+        client: &Client,
+        strength: Strength,
     ) -> Result<Option<IssuedTokens>> {
         let now = self.0.clock.now();
         let token = RefreshToken { family: self.0.random.bytes()?, secret: self.0.random.bytes()? };
         let id = SessionId(self.0.random.uuid()?);
-        let user_agent: Option<String> =
-            user_agent.map(|name| name.chars().filter(|c| !c.is_control()).take(USER_AGENT_CHARS).collect());
+        let user_agent: Option<String> = client
+            .user_agent
+            .as_ref()
+            .map(|name| name.chars().filter(|c| !c.is_control()).take(USER_AGENT_CHARS).collect());
+        let by = Initiator { actor: Some(user.id), ..client.initiator() };
+        let entry = Entry::of(&by, now, "session.begin", format!("session:{id}"));
+        let entry = entry.with_detail(json!({ "strength": strength.as_str() }));
         let row = NewSession {
             id,
-            user_id: user,
+            user_id: user.id,
             family_hash: &token.family_hash(),
             secret_hash: &token.secret_hash(),
             created_at: now,
             expires_at: now.plus(self.0.settings.refresh_token_ttl),
             user_agent: user_agent.as_deref(),
+            strength: strength.as_str(),
         };
-        if !session::insert(&self.0.db, &row, password_hash).await? {
+        if !session::insert(&self.0.db, &row, &user.password_hash, &entry).await? {
             return Ok(None);
         }
         // Signing in is rare and slow, so it also deletes expired sessions.
         if let Err(error) = session::delete_expired(&self.0.db, now).await {
             tracing::warn!(error = error.report(), "expired sessions were not deleted");
         }
-        self.issue_tokens(user, id, &token, now).map(Some)
+        self.issue_tokens(user.id, id, &token, now).map(Some)
     }
 
     /// Replaces a refresh token by a new one and issues an access token.
@@ -205,9 +176,9 @@ impl Auth {
     /// Ends the caller's session.
     ///
     /// # Errors
-    /// The database fails.
+    /// `needs_session`.
     pub async fn sign_out(&self, caller: &Caller) -> Result<()> {
-        self.revoke_session(caller.user.id, caller.session).await.map(drop)
+        self.revoke_session(caller.user()?.id, caller.session()?.id).await.map(drop)
     }
 
     /// Returns the sessions of a user that have not expired, newest first.
@@ -247,10 +218,6 @@ impl Auth {
         let access_token = self.0.keys.sign(&Claims::new(user, session, now, expires_in))?;
         Ok(IssuedTokens { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
     }
-}
-
-fn incorrect_credentials() -> Error {
-    Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password")
 }
 
 /// Returns the current token if `token` is its predecessor and was replaced within [`GRACE`].

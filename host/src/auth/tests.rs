@@ -3,8 +3,15 @@ use std::time::Duration;
 use super::*;
 use crate::config::Secret;
 use crate::error::Kind;
+use crate::initiator::Initiator;
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
+
+/// Returns a client that signs in.
+pub(crate) fn client() -> Client {
+    let address = std::net::Ipv4Addr::LOCALHOST.into();
+    Client { user_agent: Some("curl".to_owned()), address, request_id: "test".into() }
+}
 
 /// The authentication service on an empty database, with a manual clock and cheap hashes.
 pub(crate) struct World {
@@ -39,11 +46,12 @@ impl World {
             is_active: true,
             is_superuser,
         };
-        self.auth.create_user(account).await.unwrap()
+        self.auth.create_user(account, &Initiator::host()).await.unwrap()
     }
 
     async fn sign_in(&self, email: &str) -> IssuedTokens {
-        self.auth.sign_in(email, "changethis", Some("curl")).await.unwrap()
+        let SignIn::Tokens(tokens) = self.auth.sign_in(email, "changethis", &client()).await.unwrap();
+        tokens
     }
 
     async fn caller(&self, grant: &IssuedTokens) -> Result<Arc<Caller>> {
@@ -71,10 +79,10 @@ async fn a_user_signs_in_and_is_authenticated() {
     let grant = world.sign_in("jane@EXAMPLE.com").await;
     assert_eq!(grant.expires_in, Duration::from_secs(8 * 24 * 3600));
     let caller = world.caller(&grant).await.unwrap();
-    assert_eq!(caller.user, user);
+    assert_eq!(caller.user, Some(user.clone()));
     let sessions = world.auth.sessions(user.id).await.unwrap();
     assert_eq!(sessions.len(), 1);
-    assert_eq!((sessions[0].id, sessions[0].user_agent.as_deref()), (caller.session, Some("curl")));
+    assert_eq!((sessions[0].id, sessions[0].user_agent.as_deref()), (caller.session().unwrap().id, Some("curl")));
 }
 
 #[tokio::test]
@@ -82,12 +90,12 @@ async fn a_failed_login_has_the_same_text_for_every_reason() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     for (email, password) in [("a@example.com", "wrong"), ("b@example.com", "changethis"), ("a\0", ""), ("", "")] {
-        let error = world.auth.sign_in(email, password, None).await.unwrap_err();
+        let error = world.auth.sign_in(email, password, &client()).await.unwrap_err();
         assert_eq!((error.kind(), error.public()), (&Kind::BadRequest, "Incorrect email or password"));
     }
-    world.auth.update_user(user.id, deactivation()).await.unwrap();
-    assert_eq!(code_of(world.auth.sign_in("a@example.com", "wrong", None).await), "incorrect_credentials");
-    let error = world.auth.sign_in("a@example.com", "changethis", None).await.unwrap_err();
+    world.auth.update_user(user.id, deactivation(), &Initiator::host()).await.unwrap();
+    assert_eq!(code_of(world.auth.sign_in("a@example.com", "wrong", &client()).await), "incorrect_credentials");
+    let error = world.auth.sign_in("a@example.com", "changethis", &client()).await.unwrap_err();
     assert_eq!((error.kind(), error.public()), (&Kind::BadRequest, "Inactive user"));
 }
 
@@ -113,11 +121,11 @@ async fn a_hash_of_a_decomposed_password_is_replaced_by_one_of_its_normal_form()
     let stored = async || db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
     let old = bcrypt::hash("pa\u{308}ssword", 4).unwrap();
     db::user::rehash(&world.db, user.id, &stored().await, &old).await.unwrap();
-    assert_eq!(code_of(world.auth.sign_in("a@example.com", "pässword", None).await), "incorrect_credentials");
+    assert_eq!(code_of(world.auth.sign_in("a@example.com", "pässword", &client()).await), "incorrect_credentials");
     assert_eq!(stored().await, old);
-    world.auth.sign_in("a@example.com", "pa\u{308}ssword", None).await.unwrap();
+    world.auth.sign_in("a@example.com", "pa\u{308}ssword", &client()).await.unwrap();
     assert!(stored().await.starts_with("$argon2id$"));
-    world.auth.sign_in("a@example.com", "pässword", None).await.unwrap();
+    world.auth.sign_in("a@example.com", "pässword", &client()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,13 +154,13 @@ async fn every_change_takes_effect_immediately() {
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
-    assert_eq!(world.caller(&grant).await.unwrap().user.full_name, None);
+    assert_eq!(world.caller(&grant).await.unwrap().user().unwrap().full_name, None);
     let rename = AccountChange { full_name: Some(Some("A".into())), ..AccountChange::default() };
-    world.auth.update_user(user.id, rename).await.unwrap();
-    assert_eq!(world.caller(&grant).await.unwrap().user.full_name.as_deref(), Some("A"));
+    world.auth.update_user(user.id, rename, &Initiator::host()).await.unwrap();
+    assert_eq!(world.caller(&grant).await.unwrap().user().unwrap().full_name.as_deref(), Some("A"));
     let promotion = AccountChange { is_superuser: Some(true), ..AccountChange::default() };
-    world.auth.update_user(user.id, promotion).await.unwrap();
-    assert!(world.caller(&grant).await.unwrap().user.is_superuser);
+    world.auth.update_user(user.id, promotion, &Initiator::host()).await.unwrap();
+    assert!(world.caller(&grant).await.unwrap().user().unwrap().is_superuser);
     world.auth.sign_out(&world.caller(&grant).await.unwrap().clone()).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
 }
@@ -163,16 +171,16 @@ async fn an_inactive_users_token_is_forbidden_and_a_deleted_users_invalid() {
     let user = world.user("a@example.com").await;
     let grant = world.sign_in("a@example.com").await;
     world.caller(&grant).await.unwrap();
-    world.auth.update_user(user.id, deactivation()).await.unwrap();
+    world.auth.update_user(user.id, deactivation(), &Initiator::host()).await.unwrap();
     let error = world.caller(&grant).await.unwrap_err();
     assert_eq!((error.kind(), error.public()), (&Kind::Forbidden, "Inactive user"));
     assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
     let activation = AccountChange { is_active: Some(true), ..AccountChange::default() };
-    world.auth.update_user(user.id, activation).await.unwrap();
+    world.auth.update_user(user.id, activation, &Initiator::host()).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token", "its session stays ended");
-    world.auth.delete_user(user.id).await.unwrap();
+    world.auth.delete_user(user.id, &Initiator::host()).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
-    assert_eq!(code_of(world.auth.delete_user(user.id).await), "user_not_found");
+    assert_eq!(code_of(world.auth.delete_user(user.id, &Initiator::host()).await), "user_not_found");
 }
 
 #[tokio::test]
@@ -183,7 +191,7 @@ async fn a_look_up_overtaken_by_a_change_is_not_cached() {
     let caller = world.caller(&grant).await.unwrap();
     let token_cache = &world.auth.0.token_cache;
     let key = token_cache::key(grant.access_token.expose());
-    let before = token_cache.generation(user.id);
+    let before = token_cache.generation(user.id.0);
     drop(token_cache.invalidate_after(user.id));
     token_cache.insert(key, caller, before, START, START.plus(Duration::from_secs(60)));
     assert!(token_cache.get(&key, START).is_none());
@@ -247,7 +255,7 @@ async fn a_session_can_be_ended_only_by_its_owner() {
     let world = World::new().await;
     let (a, b) = (world.user("a@example.com").await, world.user("b@example.com").await);
     let grant = world.sign_in("a@example.com").await;
-    let session = world.caller(&grant).await.unwrap().session;
+    let session = world.caller(&grant).await.unwrap().session().unwrap().id;
     assert_eq!(code_of(world.auth.end_session(b.id, session).await), "session_not_found");
     assert!(world.caller(&grant).await.is_ok());
     world.auth.end_session(a.id, session).await.unwrap();
@@ -263,15 +271,19 @@ async fn a_password_change_by_the_user_keeps_only_the_current_session() {
     let link = world.auth.issue_reset_token(user.id).await.unwrap();
     let caller = world.caller(&here).await.unwrap();
     assert!(world.caller(&there).await.is_ok());
-    let change = async |current: &str, new: &str| world.auth.change_password(&caller, current, new).await;
+    let change =
+        async |current: &str, new: &str| world.auth.change_password(&caller, current, new, &Initiator::host()).await;
     assert_eq!(code_of(change("wrongwrong", "wrongwrong").await), "incorrect_password");
     assert_eq!(code_of(change("changethis", "changethis").await), "same_password");
     change("changethis", "changethat").await.unwrap();
     assert!(world.caller(&here).await.is_ok());
     assert_eq!(code_of(world.caller(&there).await), "invalid_token");
-    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changeagain").await), "invalid_reset_token");
-    assert!(world.auth.sign_in("a@example.com", "changethis", None).await.is_err());
-    assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
+    assert_eq!(
+        code_of(world.auth.reset_password(link.expose(), "changeagain", &client()).await),
+        "invalid_reset_token"
+    );
+    assert!(world.auth.sign_in("a@example.com", "changethis", &client()).await.is_err());
+    assert!(world.auth.sign_in("a@example.com", "changethat", &client()).await.is_ok());
 }
 
 #[tokio::test]
@@ -281,7 +293,7 @@ async fn a_password_change_by_a_superuser_ends_every_session() {
     let grant = world.sign_in("a@example.com").await;
     world.caller(&grant).await.unwrap();
     let change = AccountChange { password: Some(Secret::new("changethat")), ..AccountChange::default() };
-    world.auth.update_user(user.id, change).await.unwrap();
+    world.auth.update_user(user.id, change, &Initiator::host()).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
     assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
 }
@@ -293,7 +305,7 @@ async fn a_reset_token_works_once_until_it_expires() {
     let grant = world.sign_in("a@example.com").await;
     let (link, other) =
         (world.auth.issue_reset_token(user.id).await.unwrap(), world.auth.issue_reset_token(user.id).await.unwrap());
-    let reset = async |token: &str| world.auth.reset_password(token, "changethat").await;
+    let reset = async |token: &str| world.auth.reset_password(token, "changethat", &client()).await;
     for token in ["", "x", grant.access_token.expose(), grant.refresh_token.expose(), &"A".repeat(43)] {
         assert_eq!(code_of(reset(token).await), "invalid_reset_token", "{token}");
     }
@@ -313,11 +325,11 @@ async fn a_reset_token_is_refused_while_the_account_is_inactive_and_after_an_add
     let world = World::new().await;
     let user = world.user("a@example.com").await;
     let link = world.auth.issue_reset_token(user.id).await.unwrap();
-    world.auth.update_user(user.id, deactivation()).await.unwrap();
-    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat").await), "inactive_user");
+    world.auth.update_user(user.id, deactivation(), &Initiator::host()).await.unwrap();
+    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat", &client()).await), "inactive_user");
     let moved = AccountChange { email: Some("b@example.com".parse().unwrap()), ..AccountChange::default() };
-    world.auth.update_user(user.id, moved).await.unwrap();
-    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat").await), "invalid_reset_token");
+    world.auth.update_user(user.id, moved, &Initiator::host()).await.unwrap();
+    assert_eq!(code_of(world.auth.reset_password(link.expose(), "changethat", &client()).await), "invalid_reset_token");
 }
 
 #[tokio::test]
@@ -332,16 +344,20 @@ async fn an_address_belongs_to_one_account_regardless_of_case() {
         is_active: true,
         is_superuser: false,
     };
-    let (one, two) = tokio::join!(world.auth.create_user(again.clone()), async {
+    let by = Initiator::host();
+    let (one, two) = tokio::join!(world.auth.create_user(again.clone(), &by), async {
         let other = NewAccount { email: "C@example.com".parse().unwrap(), ..again.clone() };
         let third = NewAccount { email: "c@example.com".parse().unwrap(), ..again.clone() };
-        tokio::join!(world.auth.create_user(other), world.auth.create_user(third))
+        tokio::join!(world.auth.create_user(other, &by), world.auth.create_user(third, &by))
     });
     assert_eq!(code_of(one), "email_taken");
     assert_eq!([two.0.is_ok(), two.1.is_ok()].iter().filter(|ok| **ok).count(), 1);
     let to = |email: &str| AccountChange { email: Some(email.parse().unwrap()), ..AccountChange::default() };
-    assert_eq!(code_of(world.auth.update_user(a.id, to("B@example.com")).await), "email_taken");
-    assert_eq!(world.auth.update_user(a.id, to("A@example.com")).await.unwrap().email, "A@example.com");
+    assert_eq!(code_of(world.auth.update_user(a.id, to("B@example.com"), &Initiator::host()).await), "email_taken");
+    assert_eq!(
+        world.auth.update_user(a.id, to("A@example.com"), &Initiator::host()).await.unwrap().email,
+        "A@example.com"
+    );
     assert_eq!(world.auth.user_by_email("a@EXAMPLE.com").await.unwrap().map(|user| user.id), Some(a.id));
 }
 
@@ -364,14 +380,16 @@ async fn accounts_are_listed_newest_first() {
 async fn the_last_active_superuser_cannot_be_removed() {
     let world = World::new().await;
     let (a, b) = (world.superuser("a@example.com").await, world.superuser("b@example.com").await);
-    let (one, two) = tokio::join!(world.auth.update_user(a.id, demotion()), world.auth.update_user(b.id, demotion()));
+    let by = Initiator::host();
+    let (one, two) =
+        tokio::join!(world.auth.update_user(a.id, demotion(), &by), world.auth.update_user(b.id, demotion(), &by));
     assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|ok| **ok).count(), 1);
     let last = if one.is_err() { &a } else { &b };
-    let error = world.auth.update_user(last.id, deactivation()).await.unwrap_err();
+    let error = world.auth.update_user(last.id, deactivation(), &Initiator::host()).await.unwrap_err();
     assert_eq!((error.kind(), error.public()), (&Kind::Conflict, "The last superuser cannot be removed"));
-    assert_eq!(code_of(world.auth.delete_user(last.id).await), "last_superuser");
+    assert_eq!(code_of(world.auth.delete_user(last.id, &Initiator::host()).await), "last_superuser");
     let other = if one.is_err() { &b } else { &a };
-    world.auth.delete_user(other.id).await.unwrap();
+    world.auth.delete_user(other.id, &Initiator::host()).await.unwrap();
 }
 
 #[tokio::test]
@@ -385,7 +403,7 @@ async fn concurrent_deletions_of_superusers_leave_one() {
         .into_iter()
         .map(|id| {
             let auth = world.auth.clone();
-            tokio::spawn(async move { auth.delete_user(id).await.is_ok() })
+            tokio::spawn(async move { auth.delete_user(id, &Initiator::host()).await.is_ok() })
         })
         .collect();
     let mut deleted = 0;
@@ -405,8 +423,8 @@ async fn the_first_superuser_is_created_once() {
     assert_eq!(created[0].email, "admin@example.com");
     let password = created[0].generated_password.clone().unwrap();
     assert_eq!(password.expose().len(), 35);
-    let grant = world.auth.sign_in("admin@example.com", password.expose(), None).await.unwrap();
-    assert!(world.caller(&grant).await.unwrap().user.is_superuser);
+    let SignIn::Tokens(grant) = world.auth.sign_in("admin@example.com", password.expose(), &client()).await.unwrap();
+    assert!(world.caller(&grant).await.unwrap().user().unwrap().is_superuser);
     let other = config::Auth { superuser_email: Some("b@example.com".into()), ..settings };
     assert_eq!(world.auth.ensure_superuser(&other).await.unwrap(), None);
 }
@@ -426,7 +444,7 @@ async fn the_first_superuser_has_the_configured_address_or_is_not_created() {
     assert_eq!(world.auth.user(user.id).await.unwrap(), user, "an account is never changed");
     let created = world.auth.ensure_superuser(&settings("a@example.com", "changethat")).await.unwrap();
     assert_eq!(created, Some(NewSuperuser { email: "a@example.com".into(), generated_password: None }));
-    assert!(world.auth.sign_in("a@example.com", "changethat", None).await.is_ok());
+    assert!(world.auth.sign_in("a@example.com", "changethat", &client()).await.is_ok());
 }
 
 #[tokio::test]
@@ -440,6 +458,6 @@ async fn the_first_superuser_signs_in_with_every_form_of_its_address() {
     let created = world.auth.ensure_superuser(&settings).await.unwrap().unwrap();
     assert_eq!(created.email, "Boss@münchen.example");
     for form in ["boss@MÜNCHEN.example", "boss@xn--mnchen-3ya.example", "boss@mu\u{308}nchen.example"] {
-        world.auth.sign_in(form, "changethat", None).await.unwrap();
+        world.auth.sign_in(form, "changethat", &client()).await.unwrap();
     }
 }

@@ -3,13 +3,14 @@
 //! An entry is valid only while its generation equals the generation of its user. Every change of a user or a session
 //! by this process raises the generation after the commit, so a look-up that read the old state and stores it late
 //! stores an invalid entry. Changes by other nodes take effect when an entry expires. An expired token is never
-//! accepted, because its entry expires with it.
+//! accepted, because its entry expires with it. A change of a role invalidates every entry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::caller::Caller;
 use crate::clock::Timestamp;
@@ -30,6 +31,8 @@ pub(super) type Key = [u8; 32];
 pub(super) struct TokenCache {
     entries: moka::sync::Cache<Key, Arc<Entry>>,
     generations: Box<[AtomicU64]>,
+    /// Counts the changes of roles.
+    roles: AtomicU64,
     ttl: Duration,
 }
 
@@ -52,18 +55,20 @@ impl TokenCache {
         };
         // The clock of moka only evicts entries. `Entry::ends` decides whether an entry is valid.
         let entries = moka::sync::Cache::builder().max_capacity(CAPACITY).time_to_live(ttl).build();
-        Self { entries, generations: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(), ttl }
+        Self { entries, generations: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(), roles: AtomicU64::new(0), ttl }
     }
 
     pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Arc<Caller>> {
         let entry = self.entries.get(key)?;
-        let current = self.generation(entry.caller.user.id) == entry.generation;
+        let current = self.generation(entry.caller.id()) == entry.generation;
         (current && now < entry.ends).then(|| Arc::clone(&entry.caller))
     }
 
-    /// Returns the generation of a user. Must be read before the look-up whose result is inserted with it.
-    pub(super) fn generation(&self, user: UserId) -> u64 {
-        self.stripe(user).map_or(0, |stripe| stripe.load(Ordering::SeqCst))
+    /// Returns the generation of a user. Must be read before the look-up whose result is inserted with it. Each change
+    /// raises one of two counts, so their sum changes too.
+    pub(super) fn generation(&self, user: Uuid) -> u64 {
+        let own = self.stripe(user).map_or(0, |stripe| stripe.load(Ordering::SeqCst));
+        own.wrapping_add(self.roles.load(Ordering::SeqCst))
     }
 
     pub(super) fn insert(&self, key: Key, caller: Arc<Caller>, generation: u64, now: Timestamp, ends: Timestamp) {
@@ -75,11 +80,17 @@ impl TokenCache {
     /// also invalidated if the request is dropped half-way.
     #[must_use]
     pub(super) fn invalidate_after(&self, user: UserId) -> InvalidateOnDrop<'_> {
-        InvalidateOnDrop { cache: self, user }
+        InvalidateOnDrop { cache: self, user: Some(user.0) }
     }
 
-    fn stripe(&self, user: UserId) -> Option<&AtomicU64> {
-        let (_, low) = user.0.as_u64_pair();
+    /// Invalidates all tokens when the guard is dropped, after a change of a role.
+    #[must_use]
+    pub(super) fn invalidate_all_after(&self) -> InvalidateOnDrop<'_> {
+        InvalidateOnDrop { cache: self, user: None }
+    }
+
+    fn stripe(&self, user: Uuid) -> Option<&AtomicU64> {
+        let (_, low) = user.as_u64_pair();
         self.generations.get(usize::try_from(low % STRIPES as u64).unwrap_or(0))
     }
 }
@@ -87,13 +98,14 @@ impl TokenCache {
 /// See [`TokenCache::invalidate_after`].
 pub(super) struct InvalidateOnDrop<'a> {
     cache: &'a TokenCache,
-    user: UserId,
+    user: Option<Uuid>,
 }
 
 impl Drop for InvalidateOnDrop<'_> {
     fn drop(&mut self) {
-        if let Some(stripe) = self.cache.stripe(self.user) {
-            stripe.fetch_add(1, Ordering::SeqCst);
+        let count = self.user.map_or(Some(&self.cache.roles), |user| self.cache.stripe(user));
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::SeqCst);
         }
     }
 }

@@ -52,10 +52,10 @@ impl caller::Host for Guest {
         self.asked_for_caller = true;
         let context = self.entered.auth()??;
         Ok(context.caller.as_ref().map(|caller| caller::Principal {
-            id: caller.user.id.to_string(),
-            email: caller.user.email.clone(),
-            superuser: caller.user.is_superuser,
-            roles: Vec::new(),
+            id: caller.id().to_string(),
+            email: caller.user.as_ref().map(|user| user.email.clone()).unwrap_or_default(),
+            superuser: caller.is_superuser(),
+            roles: caller.roles.iter().map(ToString::to_string).collect(),
         }))
     }
 

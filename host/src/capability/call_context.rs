@@ -1,11 +1,13 @@
 //! The facts about one call that every capability may read. The sandbox fills them in once per call; nothing changes
 //! them afterwards.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::Caller;
 use crate::egress::Trace;
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 
 /// The plugin, the request and the caller of one call.
 #[derive(Debug, Clone)]
@@ -16,8 +18,23 @@ pub struct CallContext {
     pub release: i64,
     /// The request's id.
     pub request_id: Arc<str>,
+    /// The address of the client; `None` outside of a request.
+    pub address: Option<IpAddr>,
     /// The verified caller.
     pub caller: Option<Arc<Caller>>,
     /// The trace context that the request carried.
     pub trace: Option<Trace>,
+}
+
+impl CallContext {
+    /// Returns the initiator of whatever the call changes.
+    pub fn initiator(&self) -> Initiator {
+        let caller = self.caller.as_deref();
+        Initiator {
+            actor: caller.and_then(Caller::user_id),
+            key: caller.and_then(Caller::key_id),
+            address: self.address,
+            request_id: Arc::clone(&self.request_id),
+        }
+    }
 }

@@ -172,20 +172,14 @@ impl audit_wit::Host for Guest {
         let mut space = MAX_ENTRY;
         let [action, object] = [action, object].map(|text| cut_storable(&mut space, &text));
         let detail = cut_detail(&mut space, &detail);
-        let entry = audit::Entry {
-            at: call.audit.clock.now(),
-            actor: call.context.caller.as_ref().map(|caller| caller.user.id),
-            plugin: Some(call.context.plugin.clone()),
-            action,
-            object,
-            outcome: match outcome {
-                audit_wit::Outcome::Success => Outcome::Success,
-                audit_wit::Outcome::Denied => Outcome::Denied,
-                audit_wit::Outcome::Failure => Outcome::Failure,
-            },
-            detail: detail.into(),
-            request_id: Some(call.context.request_id.to_string()),
+        let outcome = match outcome {
+            audit_wit::Outcome::Success => Outcome::Success,
+            audit_wit::Outcome::Denied => Outcome::Denied,
+            audit_wit::Outcome::Failure => Outcome::Failure,
         };
+        let plugin = Some(call.context.plugin.clone());
+        let entry = audit::Entry::of(&call.context.initiator(), call.audit.clock.now(), &action, object);
+        let entry = audit::Entry { plugin, outcome, ..entry }.with_detail(detail.into());
         // No entry is lost: a plugin that exceeds its rate waits here until its call's deadline.
         if let Some(delay) = call.log.audit.reserve(MAX_ENTRY.saturating_sub(space)) {
             self.usage.hit(Limit::LogAudit);

@@ -1,20 +1,25 @@
 //! The audit log: each entry names an actor, an action, its object and its outcome. Entries are only ever appended.
 
-use sqlx::Executor as _;
+use std::net::IpAddr;
 
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{PluginName, UserId};
+use crate::id::{KeyId, PluginName, UserId};
+use crate::initiator::Initiator;
 
 /// One entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The time of the action.
     pub at: Timestamp,
-    /// The user; `None` for the host itself or an anonymous caller.
+    /// The user; `None` for the host itself, a caller who is not known, or an API key that belongs to nobody.
     pub actor: Option<UserId>,
+    /// The API key that the request used.
+    pub key: Option<KeyId>,
+    /// The address of the client.
+    pub address: Option<IpAddr>,
     /// The plugin that recorded the entry, or that the entry is about.
     pub plugin: Option<PluginName>,
     /// The action: `plugin.deploy`, `item.delete`.
@@ -25,8 +30,60 @@ pub struct Entry {
     pub outcome: Outcome,
     /// Details, a JSON object.
     pub detail: serde_json::Value,
+    /// The object before the action, without secrets.
+    pub before: Option<serde_json::Value>,
+    /// The object after the action, without secrets.
+    pub after: Option<serde_json::Value>,
     /// The request of the action.
     pub request_id: Option<String>,
+}
+
+impl Entry {
+    /// Creates an entry of a success. The other methods change or complete it.
+    pub fn of(by: &Initiator, at: Timestamp, action: &str, object: impl ToString) -> Self {
+        Self {
+            at,
+            actor: by.actor,
+            key: by.key,
+            address: by.address,
+            plugin: None,
+            action: action.to_owned(),
+            object: object.to_string(),
+            outcome: Outcome::Success,
+            detail: serde_json::json!({}),
+            before: None,
+            after: None,
+            request_id: Some(by.request_id.to_string()),
+        }
+    }
+
+    /// Sets the outcome to "denied".
+    #[must_use]
+    pub fn denied(mut self) -> Self {
+        self.outcome = Outcome::Denied;
+        self
+    }
+
+    /// Sets the outcome to "failure".
+    #[must_use]
+    pub fn failed(mut self) -> Self {
+        self.outcome = Outcome::Failure;
+        self
+    }
+
+    /// Sets the details, a JSON object.
+    #[must_use]
+    pub fn with_detail(mut self, detail: serde_json::Value) -> Self {
+        self.detail = detail;
+        self
+    }
+
+    /// Sets the object before and after the action. Neither may contain a secret.
+    #[must_use]
+    pub fn with_change(mut self, before: Option<serde_json::Value>, after: Option<serde_json::Value>) -> Self {
+        (self.before, self.after) = (before, after);
+        self
+    }
 }
 
 /// The outcome of an action.
@@ -41,7 +98,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Denied => "denied",
@@ -50,26 +107,38 @@ impl Outcome {
     }
 }
 
-/// Appends an entry.
+pub(crate) const INSERT: &str = "INSERT INTO audit \
+    (at, actor, plugin, action, object, outcome, detail, request_id, actor_key, address, before, after) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+/// Returns the query that appends an entry, for a transaction that also makes the change: `append!(&entry)` in the body
+/// of `on!`, `.execute(&mut *tx)`.
+macro_rules! append {
+    ($entry:expr) => {{
+        let entry: &$crate::db::audit::Entry = $entry;
+        sqlx::query($crate::db::audit::INSERT)
+            .bind(entry.at)
+            .bind(entry.actor)
+            .bind(entry.plugin.clone())
+            .bind(entry.action.clone())
+            .bind(entry.object.clone())
+            .bind(entry.outcome.as_str())
+            .bind(entry.detail.to_string())
+            .bind(entry.request_id.clone())
+            .bind(entry.key)
+            .bind(entry.address.map(|address| address.to_string()))
+            .bind(entry.before.as_ref().map(ToString::to_string))
+            .bind(entry.after.as_ref().map(ToString::to_string))
+    }};
+}
+pub(crate) use append;
+
+/// Appends an entry on its own.
 ///
 /// # Errors
 /// The database fails.
 pub async fn insert(db: &Db, entry: &Entry) -> Result<()> {
-    on!(db, pool => {
-        let query = sqlx::query(
-            "INSERT INTO audit (at, actor, plugin, action, object, outcome, detail, request_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(entry.at)
-        .bind(entry.actor)
-        .bind(entry.plugin.clone())
-        .bind(&entry.action)
-        .bind(&entry.object)
-        .bind(entry.outcome.as_str())
-        .bind(entry.detail.to_string())
-        .bind(&entry.request_id);
-        pool.execute(query).await?;
-    });
+    on!(db, pool => append!(entry).execute(pool).await.map(drop))?;
     Ok(())
 }
 

@@ -35,6 +35,7 @@ migrations! {
     12 "history" "0012_history.sql",
     13 "address keys" "0013_address_keys.sql",
     14 "addresses beyond ascii" "0014_addresses_beyond_ascii.sql",
+    15 "roles" "0015_roles.sql",
 }
 
 /// The migrations for SQLite.

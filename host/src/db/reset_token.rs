@@ -1,5 +1,6 @@
 //! Tokens of the links that set a password. Owns the SQL on `reset_tokens`; only the hashes of tokens get here.
 
+use super::audit::{Entry, append};
 use super::user::{END_RESET_TOKENS, END_SESSIONS, SET_PASSWORD, UserRow, columns, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -56,6 +57,7 @@ pub(crate) async fn consume(
     user: UserId,
     now: Timestamp,
     password_hash: &str,
+    entry: &Entry,
 ) -> Result<ConsumeOutcome> {
     const SQL: &str = "DELETE FROM reset_tokens WHERE token_hash = $1 AND user_id = $2 AND expires_at > $3";
     on!(db, pool, begin => {
@@ -72,6 +74,7 @@ pub(crate) async fn consume(
         sqlx::query(SET_PASSWORD).bind(user).bind(password_hash).execute(&mut *tx).await?;
         sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
         sqlx::query(END_RESET_TOKENS).bind(user).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });
     Ok(ConsumeOutcome::Reset)

@@ -1,7 +1,8 @@
 //! Sessions. Owns the SQL on `sessions`; `auth::session` owns the format of refresh tokens.
 
-use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
+use sqlx::{ColumnIndex, FromRow, Row};
 
+use super::audit::{Entry, append};
 use super::row::row;
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
@@ -36,6 +37,7 @@ pub(crate) struct NewSession<'a> {
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Timestamp,
     pub(crate) user_agent: Option<&'a str>,
+    pub(crate) strength: &'a str,
 }
 
 /// The values that a refresh changes.
@@ -48,22 +50,33 @@ pub(crate) struct Rotation<'a> {
     pub(crate) expires_at: Timestamp,
 }
 
-/// An account, and the expiry of one of its sessions.
+row! {
+    /// The facts about a session that each request needs. All are `None` if the account does not have this session, or
+    /// no longer.
+    #[derive(Debug)]
+    pub(crate) struct SessionFacts {
+        pub(crate) session_expires_at: Option<Timestamp>,
+        pub(crate) session_created_at: Option<Timestamp>,
+        pub(crate) session_strength: Option<String>,
+        pub(crate) session_stepped_up_at: Option<Timestamp>,
+    }
+}
+
+/// An account and one of its sessions.
 #[derive(Debug)]
 pub(crate) struct SignedIn {
     pub(crate) user: UserRow,
-    /// `None` means that the account does not have this session, or no longer.
-    pub(crate) session_expires_at: Option<Timestamp>,
+    pub(crate) session: SessionFacts,
 }
 
 impl<'r, R: Row> FromRow<'r, R> for SignedIn
 where
     &'static str: ColumnIndex<R>,
     UserRow: FromRow<'r, R>,
-    Option<Timestamp>: Decode<'r, R::Database> + Type<R::Database>,
+    SessionFacts: FromRow<'r, R>,
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self { user: UserRow::from_row(row)?, session_expires_at: row.try_get("session_expires_at")? })
+        Ok(Self { user: UserRow::from_row(row)?, session: SessionFacts::from_row(row)? })
     }
 }
 
@@ -77,7 +90,8 @@ macro_rules! session_columns {
 const SIGNED_IN: &str = concat!(
     "SELECT ",
     columns!(),
-    ", sessions.expires_at AS session_expires_at FROM users \
+    ", sessions.expires_at AS session_expires_at, sessions.created_at AS session_created_at, \
+     sessions.strength AS session_strength, sessions.stepped_up_at AS session_stepped_up_at FROM users \
      LEFT JOIN sessions ON sessions.id = $2 AND sessions.user_id = users.id WHERE users.id = $1"
 );
 const BY_FAMILY: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE family_hash = $1");
@@ -87,8 +101,8 @@ const OF_USER: &str = concat!(
     " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id"
 );
 const INSERT: &str = "INSERT INTO sessions \
-    (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent) \
-    VALUES ($1, $2, $3, $4, $5, $5, $6, $7)";
+    (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent, strength) \
+    VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8)";
 
 /// Returns the account and one of its sessions with a single query.
 pub(crate) async fn signed_in(db: &Db, user: UserId, session: SessionId) -> Result<Option<SignedIn>> {
@@ -111,9 +125,9 @@ pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<Se
     Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
 }
 
-/// Adds a session if the account is still active and its password hash is still `password_hash`; returns whether it
-/// did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
-pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str) -> Result<bool> {
+/// Adds a session and its audit entry if the account is still active and its password hash is still `password_hash`;
+/// returns whether it did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
+pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str, entry: &Entry) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(session.user_id).fetch_optional(&mut *tx).await?;
@@ -128,8 +142,10 @@ pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &st
             .bind(session.created_at)
             .bind(session.expires_at)
             .bind(session.user_agent)
+            .bind(session.strength)
             .execute(&mut *tx)
             .await?;
+        append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });
     Ok(true)

@@ -5,9 +5,12 @@
 //! one), then the account itself. A session is only added under the account's lock (`db::session`), so no session is
 //! added during a change that ends all sessions.
 
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::{Entry, append};
 use super::email::{self, NewMail};
+use super::role::GIVE_DEFAULTS;
 use super::row::row;
 use super::{Db, is_duplicate, on};
 use crate::address::{Address, AddressKey};
@@ -171,14 +174,16 @@ pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
     Ok(on!(db, pool => sqlx::query_scalar::<_, UserId>(SQL).fetch_optional(pool).await)?.is_some())
 }
 
-/// Adds an account and queues a mail for it: both or none.
+/// Adds an account with the default roles and its audit entry, and queues a mail for it: all or nothing.
 ///
 /// # Errors
 /// The address is taken: a conflict with the code `email_taken`.
-pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>) -> Result<()> {
+pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>, entry: &Entry) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
         if let Some(mail) = mail {
             email::insert_with(mail).execute(&mut *tx).await?;
         }
@@ -188,7 +193,7 @@ pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>) -> R
 }
 
 /// Adds an account unless a superuser or an account with this address exists; returns whether it did.
-pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser) -> Result<bool> {
+pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser, entry: &Entry) -> Result<bool> {
     // Several nodes may start at the same time; SQLite has one writer and needs no lock.
     let lock = db.dialect("SELECT 1", "SELECT 1 FROM pg_advisory_xact_lock(hashtext('wharf:superuser'))");
     on!(db, pool, begin => {
@@ -202,6 +207,8 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser) -> Result<bo
             return Ok(false);
         }
         insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });
     Ok(true)
@@ -233,7 +240,7 @@ where
 ///
 /// # Errors
 /// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`).
-pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate) -> Result<Option<UserRow>> {
+pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Entry) -> Result<Option<UserRow>> {
     let demotes = change.is_superuser == Some(false) || change.is_active == Some(false);
     let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
     on!(db, pool, begin => {
@@ -262,9 +269,18 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate) -> Result<O
         if new.password_hash != old.password_hash || new.email != old.email {
             sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
         }
+        let password = change.password_hash.is_some().then(|| "changed");
+        let entry = entry.clone().with_change(Some(described(&old)), Some(described(&new)));
+        append!(&entry.with_detail(json!({ "password": password }))).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Some(new))
     })
+}
+
+/// Returns an account as the audit log shows it.
+pub(crate) fn described(user: &UserRow) -> Value {
+    json!({ "email": user.email, "full_name": user.full_name, "is_active": user.is_active,
+        "is_superuser": user.is_superuser })
 }
 
 fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
@@ -283,16 +299,20 @@ fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
 ///
 /// # Errors
 /// The account is the last active superuser (`last_superuser`).
-pub(crate) async fn delete(db: &Db, id: UserId) -> Result<bool> {
+pub(crate) async fn delete(db: &Db, id: UserId, entry: &Entry) -> Result<bool> {
     let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         if sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
             return Err(last_superuser());
         }
-        let deleted = sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
+            return Ok(false);
+        };
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        append!(&entry.clone().with_change(Some(described(&old)), None)).execute(&mut *tx).await?;
         tx.commit().await?;
-        Ok(deleted.rows_affected() > 0)
+        Ok(true)
     })
 }
 
@@ -305,7 +325,14 @@ pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<
 
 /// Replaces the password with the hash `old`, and ends every session but `kept` and all reset tokens. Returns false if
 /// the password changed meanwhile; then it stays.
-pub(crate) async fn change_password(db: &Db, id: UserId, old: &str, new: &str, kept: SessionId) -> Result<bool> {
+pub(crate) async fn change_password(
+    db: &Db,
+    id: UserId,
+    old: &str,
+    new: &str,
+    kept: SessionId,
+    entry: &Entry,
+) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await?;
@@ -319,6 +346,7 @@ pub(crate) async fn change_password(db: &Db, id: UserId, old: &str, new: &str, k
             .execute(&mut *tx)
             .await?;
         sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });
     Ok(true)

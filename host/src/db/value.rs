@@ -7,7 +7,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
-use crate::id::{PluginName, SessionId, UserId, for_each_uuid_id};
+use crate::id::{KeyId, PluginName, RoleName, SessionId, UserId, for_each_name, for_each_uuid_id};
 
 /// Stores `$name` as `$via` in `$db`; `$into` and `$from` convert.
 macro_rules! stored {
@@ -48,5 +48,11 @@ for_each_uuid_id!(stored_uuids);
 
 stored!(Timestamp, Postgres, i64, |timestamp| timestamp.0, |micros| Ok(Timestamp(micros)));
 stored!(Timestamp, Sqlite, i64, |timestamp| timestamp.0, |micros| Ok(Timestamp(micros)));
-stored!(PluginName, Postgres, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));
-stored!(PluginName, Sqlite, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));
+
+macro_rules! stored_names {
+    ($($name:ident),*) => {$(
+        stored!($name, Postgres, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));
+        stored!($name, Sqlite, String, |name| name.as_str().to_owned(), |text| Ok(text.parse()?));
+    )*};
+}
+for_each_name!(stored_names);

@@ -5,7 +5,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::auth::tests::World;
+use crate::auth::tests::{World, client};
 use crate::config::Secret;
 
 /// A mail server that stores received mails.
@@ -128,8 +128,8 @@ async fn a_recovery_mail_reaches_a_known_address_and_its_link_works_once() {
     }
     let token = mail.split("href=\"http://localhost:5173/reset-password?token=").nth(1).unwrap();
     let token = token.split('"').next().unwrap();
-    world.auth.reset_password(token, "changethat").await.unwrap();
-    assert!(world.auth.reset_password(token, "changeagain").await.is_err());
+    world.auth.reset_password(token, "changethat", &client()).await.unwrap();
+    assert!(world.auth.reset_password(token, "changeagain", &client()).await.is_err());
 }
 
 #[tokio::test]

@@ -72,6 +72,14 @@ codes! {
     INACTIVE_USER = "inactive_user", 400 | 403;
     /// The caller lacks the required privilege or permission.
     FORBIDDEN = "forbidden", 403;
+    /// The caller would give permissions, or change an account with permissions, that they do not have themselves.
+    EXCEEDS_OWN_PERMISSIONS = "exceeds_own_permissions", 403;
+    /// The operation concerns the caller's own account, and the API key belongs to nobody.
+    NEEDS_ACCOUNT = "needs_account", 403;
+    /// The operation requires a signed-in user. An API key cannot do it.
+    NEEDS_SESSION = "needs_session", 403;
+    /// A second factor is required.
+    SECOND_FACTOR_REQUIRED = "second_factor_required", 403;
     /// No route matches the path.
     ROUTE_NOT_FOUND = "route_not_found", 404;
     /// The plugin that served this path was removed. Its data may still exist.

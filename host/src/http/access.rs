@@ -8,6 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use crate::auth::{Auth, Caller};
 use crate::error::{Challenge, Error, Kind, Result, code};
 use crate::id::PluginName;
+use crate::permission::HostPermission;
 use crate::route::Access;
 
 /// Returns the caller if they may call a route with this access. `plugin` is the plugin that defines the permission.
@@ -30,15 +31,15 @@ pub(super) async fn check(
     };
     let caller = auth.authenticate(token).await?;
     let allowed = match (access, plugin) {
-        (Access::Public | Access::Authenticated, _) => true,
+        (Access::Public, _) | (Access::Authenticated, None) => true,
+        // The routes of plugins act on the caller's data. A key for something else must not.
+        (Access::Authenticated, Some(_)) => caller.key_id().is_none() || caller.may(HostPermission::RoutesCall),
         (Access::Permission(name), Some(plugin)) => caller.has_permission(plugin, name),
-        (Access::Permission(_), None) | (Access::Superuser, _) => caller.user.is_superuser,
+        (Access::Host(permission), _) => caller.may(*permission),
+        (Access::Session, _) => caller.session().map(|_| true)?,
+        (Access::Permission(_), None) | (Access::Superuser, _) => caller.is_superuser(),
     };
-    if allowed {
-        Ok(Some(caller))
-    } else {
-        Err(Error::forbidden(code::FORBIDDEN, "The user doesn't have enough privileges"))
-    }
+    if allowed { Ok(Some(caller)) } else { Err(caller.refusal()) }
 }
 
 /// Returns the caller, or `None` if the credentials are missing or invalid.

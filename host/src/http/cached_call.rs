@@ -21,7 +21,7 @@ use super::client_origin::ClientOrigin;
 use super::plugin_call::{self, PluginCall};
 use super::reply::Reply;
 use super::{Host, compression, conditional};
-use crate::auth::{Caller, User};
+use crate::auth::Caller;
 use crate::cache::response_cache::{
     CachedResponse, Found, Fresh, ResponseKey, Selecting, Storing, Target, Ticket, Turn, Variance,
 };
@@ -208,9 +208,10 @@ async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: Plugin
 /// not for the caller of today.
 fn caller_value(caller: Option<&Caller>) -> String {
     let value = |caller: &Caller| {
-        let User { id, email, is_superuser, .. } = &caller.user;
+        let Caller { user, credential, roles, permissions, withheld: _ } = caller;
+        let email = user.as_ref().map(|user| &user.email);
         // Quoted, because a key has one part per line.
-        format!("{id} {is_superuser} {email:?}")
+        format!("{} {email:?} {credential:?} {roles:?} {permissions:?}", caller.id())
     };
     caller.map(value).unwrap_or_default()
 }
@@ -351,34 +352,59 @@ impl Filling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Credential, SessionCredential, Strength, User};
     use crate::id::{SessionId, UserId};
+    use crate::permission::PermissionSet;
 
     #[test]
-    fn a_change_of_the_account_is_another_caller() {
-        let caller = Caller {
-            user: User {
-                id: UserId(uuid::Uuid::nil()),
-                email: "a@example.com".to_owned(),
-                is_active: true,
-                is_superuser: true,
-                full_name: None,
-                created_at: Timestamp(0),
-            },
-            session: SessionId(uuid::Uuid::nil()),
+    fn a_change_of_what_a_guest_can_learn_is_another_caller() {
+        let user = User {
+            id: UserId(uuid::Uuid::nil()),
+            email: "a@example.com".to_owned(),
+            is_active: true,
+            is_superuser: true,
+            full_name: None,
+            created_at: Timestamp(0),
         };
-        let mut demoted = caller.clone();
-        demoted.user.is_superuser = false;
-        let mut renamed = caller.clone();
-        renamed.user.email = "b@example.com".to_owned();
-        let values = [None, Some(&caller), Some(&demoted), Some(&renamed)].map(caller_value);
+        let session = SessionCredential {
+            id: SessionId(uuid::Uuid::nil()),
+            strength: Strength::Single,
+            authenticated_at: Timestamp(0),
+            stepped_up_at: None,
+        };
+        let caller = Caller {
+            user: Some(user.clone()),
+            credential: Credential::Session(session.clone()),
+            roles: vec!["member".parse().unwrap()],
+            permissions: PermissionSet::Everything,
+            withheld: false,
+        };
+        let changed = |change: &dyn Fn(&mut Caller)| {
+            let mut caller = caller.clone();
+            change(&mut caller);
+            caller
+        };
+        let email = |text: &str| Some(User { email: text.to_owned(), ..user.clone() });
+        let others = [
+            changed(&|caller| caller.permissions = PermissionSet::default()),
+            changed(&|caller| caller.permissions = ["items:read-all".parse().unwrap()].into_iter().collect()),
+            changed(&|caller| caller.roles.clear()),
+            changed(&|caller| caller.user = email("b@example.com")),
+            changed(&|caller| {
+                caller.credential =
+                    Credential::Session(SessionCredential { strength: Strength::Multi, ..session.clone() });
+            }),
+        ];
+        let values: Vec<String> =
+            [None, Some(&caller)].into_iter().chain(others.iter().map(Some)).map(caller_value).collect();
         for (index, value) in values.iter().enumerate() {
             assert!(!values.iter().skip(index + 1).any(|other| other == value), "{value:?}");
         }
-        let mut odd = caller.clone();
-        odd.user.email = "a\nb".to_owned();
+        let odd = changed(&|caller| caller.user = email("a\nb"));
         assert!(!caller_value(Some(&odd)).contains('\n'));
-        let mut same = caller.clone();
-        same.user.full_name = Some("A".to_owned());
+        let same = changed(&|caller| {
+            caller.user = Some(User { full_name: Some("A".to_owned()), ..user.clone() });
+        });
         assert_eq!(caller_value(Some(&same)), caller_value(Some(&caller)));
     }
 }

@@ -1,14 +1,17 @@
 //! A request as a handler of the host receives it: authenticated and validated.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use axum::http::header::USER_AGENT;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, Client};
 use crate::error::{Error, FieldError, Result};
+use crate::initiator::Initiator;
 use crate::route::Inputs;
 
 /// One request after the access check and validation.
@@ -16,6 +19,8 @@ use crate::route::Inputs;
 pub struct Call {
     /// The unique id that logs and problem responses show.
     pub request_id: Arc<str>,
+    /// The address of the client.
+    pub address: IpAddr,
     /// The caller; always present unless the route is public.
     pub caller: Option<Arc<Caller>>,
     /// Path and query parameters with the types of their schemas.
@@ -44,6 +49,23 @@ impl Call {
     /// 401: there is no caller.
     pub fn caller(&self) -> Result<&Arc<Caller>> {
         self.caller.as_ref().ok_or_else(Error::invalid_token)
+    }
+
+    /// Returns the initiator of whatever the request changes.
+    pub fn initiator(&self) -> Initiator {
+        let caller = self.caller.as_deref();
+        Initiator {
+            actor: caller.and_then(Caller::user_id),
+            key: caller.and_then(Caller::key_id),
+            address: Some(self.address),
+            request_id: Arc::clone(&self.request_id),
+        }
+    }
+
+    /// Returns the client, for a sign-in.
+    pub fn client(&self) -> Client {
+        let user_agent = self.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+        Client { user_agent, address: self.address, request_id: Arc::clone(&self.request_id) }
     }
 
     /// Returns a path parameter.

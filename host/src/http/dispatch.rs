@@ -269,8 +269,14 @@ impl Dispatcher {
                     (Some(_), Some(value)) => Payload::Json(value),
                     _ => Payload::None,
                 };
-                let call =
-                    Call { request_id: Arc::clone(request_id), caller, inputs, body, headers: parts.headers.clone() };
+                let call = Call {
+                    request_id: Arc::clone(request_id),
+                    address: origin.address,
+                    caller,
+                    inputs,
+                    body,
+                    headers: parts.headers.clone(),
+                };
                 let reply = (host_route.handler)(Arc::clone(&self.host), call).await?;
                 Ok(self.send(self.compression.apply(parts, reply).await, None))
             }
@@ -365,14 +371,14 @@ impl Dispatcher {
     /// before the access check, so a caller with invalid credentials counts as anonymous here.
     async fn assign(&self, canary: &Canary, parts: &Parts, origin: &ClientOrigin) -> (bool, Option<Assignment>) {
         let caller = access::identify(&self.host.auth, &parts.headers).await;
-        if caller.as_ref().is_some_and(|caller| caller.user.is_superuser) {
+        if caller.as_ref().is_some_and(|caller| caller.is_superuser()) {
             match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
                 Some(b"always") => return (true, None),
                 Some(b"never") => return (false, None),
                 _ => {}
             }
         }
-        let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.user.id.to_string());
+        let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.id().to_string());
         canary.assign(&caller)
     }
 

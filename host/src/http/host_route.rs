@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::call::Call;
 use super::reply::Reply;
 use crate::error::{Error, Result};
+use crate::permission::HostPermission;
 use crate::route::Access;
 
 type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
@@ -105,10 +106,17 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
-    /// Allows only superusers to call the route.
+    /// Allows only callers with this permission of the host to call the route.
     #[must_use]
-    pub fn superuser(mut self) -> Self {
-        self.access = Access::Superuser;
+    pub fn permission(mut self, permission: HostPermission) -> Self {
+        self.access = Access::Host(permission);
+        self
+    }
+
+    /// Allows only users by a session of their own to call the route, and no API key.
+    #[must_use]
+    pub fn session(mut self) -> Self {
+        self.access = Access::Session;
         self
     }
 

@@ -110,6 +110,7 @@ pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCa
         query: call.parts.uri.query().unwrap_or_default(),
         headers: &headers,
         body: &call.body,
+        client: Some(call.origin.address),
     };
     // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
     registry.call(call.release, request, call.caller, call.trial, ready).await

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::canary::{Canary, Comparison, StoredCanary};
-use super::initiator::Initiator;
 use super::refusal::{plugin_not_found, state_conflict};
 use super::registry::Registry;
 use super::release::Release;
@@ -15,6 +14,7 @@ use crate::db::audit::Outcome;
 use crate::db::plugin as table;
 use crate::error::Result;
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 use crate::route::Template;
 
 /// The reason of the host for ending a quarantined canary.

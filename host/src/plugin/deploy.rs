@@ -22,7 +22,6 @@ use self::proposal::{PluginState, Proposal};
 use super::artifact::{Digest, check_pinned, check_size};
 use super::deploy_job::{Begun, Job, JobSpec, Stage};
 use super::deploy_turn::{DeployStart, DeployTurn};
-use super::initiator::Initiator;
 use super::inspection::ComponentDescription;
 use super::registry::Registry;
 use super::signature::VerifiedSignatures;
@@ -38,7 +37,7 @@ impl Registry {
     /// # Errors
     /// The reason for the refusal. The live release stays live.
     pub async fn deploy(&self, upload: Upload) -> Result<Deployed> {
-        let by = Initiator { actor: upload.actor, request_id: Arc::clone(&upload.request_id) };
+        let by = upload.by.clone();
         let start = self.turns.start();
         let (requested_name, changes_limits) = (upload.name.clone(), upload.redeploys.is_some());
         let digest = Digest::compute(upload.component.clone()).await?;
@@ -134,14 +133,14 @@ impl Registry {
         let sandbox = self.live.sandbox();
         let mut named = None;
         let described =
-            ComponentDescription::of(sandbox, &artifact, upload.name.clone(), &upload.request_id, &mut named).await;
+            ComponentDescription::of(sandbox, &artifact, upload.name.clone(), &upload.by.request_id, &mut named).await;
         // Also for a refusal: it belongs into the history of the plugin.
         named.iter().for_each(|plugin| job.set_plugin(plugin));
         let description = described?;
 
         let turn: &DeployTurn = turn.insert(self.turns.begin(&description.plugin).await);
         let state = PluginState::read(self, &description.plugin, (start, turn)).await?;
-        if upload.actor.is_none()
+        if upload.by.is_host()
             && let Some(kept) = self.kept_at_start(&upload, digest, &state).await?
         {
             return Ok(kept);
@@ -160,7 +159,7 @@ impl Registry {
 
         job.enter(Stage::Conflicts).await?;
         let admission = match self.check_conflicts(&proposal, turn).await {
-            Err(error) if upload.actor.is_none() => return self.kept_because_of(error, &proposal.state),
+            Err(error) if upload.by.is_host() => return self.kept_because_of(error, &proposal.state),
             checked => checked?,
         };
 
@@ -170,7 +169,7 @@ impl Registry {
         job.enter(Stage::Smoke).await?;
         let (notes, state) = (proposal.notes.clone(), proposal.state.clone());
         let revoked = proposal.revoked.clone();
-        let release = self.smoke(proposal, admission, turn, upload.actor, &upload.request_id).await?;
+        let release = self.smoke(proposal, admission, turn, upload.by.actor, &upload.by.request_id).await?;
 
         job.enter_swap(release.record.number).await?;
         let replaced = state.live.as_ref().map(|release| release.record.number);

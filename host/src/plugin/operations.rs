@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::canary::StoredCanary;
 use super::generation::{Absence, Absent, MountedRoutes};
-use super::initiator::Initiator;
 use super::limits::LimitOverrides;
 use super::refusal::{check_grants_kept, plugin_changed, plugin_not_found, revoked_needs, state_conflict};
 use super::registry::Registry;
@@ -22,6 +21,7 @@ use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release as releases;
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 
 impl Registry {
     /// Responds 503 on the plugin's routes until it is resumed. Ends the calls in flight at once, on all its releases;

@@ -20,7 +20,6 @@ use super::deploy_job::AtStage;
 use super::deploy_turn::DeployTurns;
 use super::engine::PluginEngine;
 use super::generation::Generation;
-use super::initiator::Initiator;
 use super::live_set::LiveSet;
 use super::pause::PauseSwitches;
 use super::probation::Probations;
@@ -38,6 +37,7 @@ use crate::db::audit::{self, Outcome};
 use crate::db::plugin_data::PluginData;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 
 /// Every plugin of this host.
 pub struct Registry {
@@ -146,17 +146,9 @@ impl Registry {
         outcome: Outcome,
         detail: Value,
     ) {
-        let object = plugin.as_ref().map_or_else(String::new, ToString::to_string);
-        let entry = audit::Entry {
-            at: self.clock.now(),
-            actor: by.actor,
-            plugin,
-            action: action.to_owned(),
-            object,
-            outcome,
-            detail,
-            request_id: Some(by.request_id.to_string()),
-        };
+        let object = plugin.as_ref().map_or("", PluginName::as_str);
+        let entry = audit::Entry::of(by, self.clock.now(), action, object);
+        let entry = audit::Entry { plugin: plugin.clone(), outcome, ..entry }.with_detail(detail);
         if let Err(error) = audit::insert(&self.db, &entry).await {
             tracing::error!(action, error = error.report(), "an audit entry was not written");
         }

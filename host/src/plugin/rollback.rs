@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::artifact::printable;
 use super::generation::MountedRoutes;
-use super::initiator::Initiator;
 use super::refusal::{check_grants_kept, check_revoked, plugin_changed, state_conflict};
 use super::registry::Registry;
 use super::release::{Record, Release};
@@ -17,6 +16,7 @@ use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release as releases;
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 
 impl Registry {
     /// Serves an earlier release again; `None` means the one that the live one replaced. Its tables stay as they are

@@ -9,6 +9,7 @@ mod description;
 mod execution;
 mod smoke_test;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// Body.
     pub body: &'a [u8],
+    /// The address of the client; `None` for a call by the host.
+    pub client: Option<IpAddr>,
 }
 
 impl Request<'_> {
@@ -171,7 +174,7 @@ impl Sandbox {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
         let parts = release.parts()?;
-        let mut store = self.release_store(release, parts, request.id, caller, trace, dependencies);
+        let mut store = self.release_store(release, parts, (request.id, request.client), caller, trace, dependencies);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -221,7 +224,7 @@ impl Sandbox {
         &self,
         release: &Release,
         parts: &Prepared,
-        request_id: &Arc<str>,
+        (request_id, address): (&Arc<str>, Option<IpAddr>),
         caller: Option<Arc<Caller>>,
         trace: Option<Trace>,
         dependencies: &Dependencies,
@@ -230,6 +233,7 @@ impl Sandbox {
             plugin: release.record.plugin.clone(),
             release: release.record.number,
             request_id: Arc::clone(request_id),
+            address,
             caller,
             trace,
         });

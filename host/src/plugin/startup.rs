@@ -14,7 +14,6 @@ use super::compile::{Compile, Compiler};
 use super::deploy_job::{self, AtStage};
 use super::engine::PluginEngine;
 use super::generation::{Absence, Absent};
-use super::initiator::Initiator;
 use super::live_set::LiveSet;
 use super::probation::Probations;
 use super::refusal::{check_revoked, plugin_not_found, release_not_found, revoked_needs};
@@ -29,6 +28,7 @@ use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release::{self as releases, StoredRelease};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
+use crate::initiator::Initiator;
 use crate::route::Template;
 
 impl Registry {
@@ -114,7 +114,7 @@ impl Registry {
             if let Some(plugin) = deploy.plugin.as_ref().filter(|_| deploy.made_data) {
                 self.remove_unreleased_data(plugin).await;
             }
-            let by = Initiator { actor: deploy.actor, request_id: deploy.request_id.into() };
+            let by = Initiator { actor: deploy.actor, ..Initiator::without_request(&deploy.request_id) };
             let detail = json!({ "deploy": deploy.id, "digest": deploy.digest, "stage": deploy.stage,
                 "code": "interrupted", "reason": "The host ended while it ran; it can be repeated" });
             self.audit("plugin.deploy", deploy.plugin, &by, Outcome::Failure, detail).await;

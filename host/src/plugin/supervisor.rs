@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::TrippedRelease;
-use super::initiator::Initiator;
 use super::registry::Registry;
 use crate::error::{Code, Error, Result, code};
+use crate::initiator::Initiator;
 
 /// The time between two checks of canaries and logs.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::artifact::Digest;
 use super::canary::Plan;
 use super::deploy_job::CompletedStage;
-use super::initiator::Initiator;
 use super::limits::LimitOverrides;
 use super::release::Release;
 use super::signature::Signature;
 use crate::capability::Grants;
-use crate::id::{PluginName, UserId};
+use crate::id::PluginName;
+use crate::initiator::Initiator;
 use crate::route::Template;
 
 /// An uploaded file with the operator's options.
@@ -35,10 +35,8 @@ pub struct Upload {
     pub digest: Option<Digest>,
     /// Its settings; `None` means those of the live release.
     pub settings: Option<Value>,
-    /// The account that deploys; `None` means the host itself, at start.
-    pub actor: Option<UserId>,
-    /// The request that deploys.
-    pub request_id: Arc<str>,
+    /// The initiator of the deploy; the host itself deploys at start only.
+    pub by: Initiator,
     /// The id under which this deploy can be looked up and repeated; `None` means the request id.
     pub id: Option<String>,
     /// Set to start a canary next to the live release; `None` replaces the live release.
@@ -61,8 +59,7 @@ impl Upload {
             signatures: Vec::new(),
             digest: None,
             settings: None,
-            actor: by.actor,
-            request_id: Arc::clone(&by.request_id),
+            by: by.clone(),
             id: None,
             canary: None,
             redeploys: None,

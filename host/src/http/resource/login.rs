@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, USER_AGENT};
+use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::users::UserPublic;
-use crate::auth::IssuedTokens;
+use crate::auth::{IssuedTokens, SignIn};
 use crate::email::Mail;
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
+use crate::permission::HostPermission;
 
 const TAG: &str = "login";
 
@@ -33,6 +34,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .json::<RefreshRequest>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/login/logout", delete_session)
+            .session()
             .named(TAG, "logout", "Logout")
             .described("Ends the session of the access token.")
             .replies::<Message>(),
@@ -53,7 +55,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .json::<NewPassword>()
             .replies::<Message>(),
         HostRoute::post("/api/v1/password-recovery-html-content/{email}", read_recovery_mail)
-            .superuser()
+            .permission(HostPermission::UsersWrite)
             .named(TAG, "recover_password_html_content", "Recover Password Html Content")
             .described("Returns the recovery mail as HTML, with its subject in the header `subject`. No mail is sent.")
             .path::<String>("email"),
@@ -123,8 +125,9 @@ fn secret(reply: Reply) -> Reply {
 
 async fn create_access_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let form: LoginForm = call.json()?;
-    let user_agent = call.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
-    token(&host.auth.sign_in(&form.username, &form.password, user_agent).await?)
+    match host.auth.sign_in(&form.username, &form.password, &call.client()).await? {
+        SignIn::Tokens(issued) => token(&issued),
+    }
 }
 
 async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
@@ -138,7 +141,7 @@ async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn read_token(_: Arc<Host>, call: Call) -> Result<Reply> {
-    Reply::json(&UserPublic::from(call.caller()?.user.clone()))
+    Reply::json(&UserPublic::from(call.caller()?.user()?.clone()))
 }
 
 async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -148,7 +151,7 @@ async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn reset_password(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let request: NewPassword = call.json()?;
-    host.auth.reset_password(&request.token, &request.new_password).await?;
+    host.auth.reset_password(&request.token, &request.new_password, &call.client()).await?;
     Reply::message("Password updated successfully")
 }
 
@@ -156,6 +159,8 @@ async fn read_recovery_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
     let unknown =
         || Error::not_found(code::USER_NOT_FOUND, "The user with this username does not exist in the system.");
     let user = host.auth.user_by_email(&call.path::<String>("email")?).await?.ok_or_else(unknown)?;
+    // The mail has a link that sets the password.
+    host.auth.require_outranks(call.caller()?, user.id).await?;
     let message = host.mail.preview_recovery(&user).await?;
     let reply = secret(Reply::html(message.html));
     // A subject that is not ASCII is sent as UTF-8. Without control characters, it is always a valid header value.

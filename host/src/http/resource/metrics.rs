@@ -1,5 +1,5 @@
-//! `GET /metrics`: the state of the host and its plugins, for Prometheus. Superusers may read it, and so may a client
-//! with the token `server.metrics_token`.
+//! `GET /metrics`: the state of the host and its plugins, for Prometheus. Callers with the permission `metrics:read` may read it, and so
+//! may a client with the token `server.metrics_token`.
 //!
 //! Each metric is declared here and nowhere else: name, help text and type stand where its samples are read. The counts
 //! themselves are kept where the counted things happen. Label values are plugin names, numbers of loaded releases and
@@ -22,6 +22,7 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
 use crate::http::{Host, access};
 use crate::id::PluginName;
+use crate::permission::HostPermission;
 use crate::plugin::Release;
 use crate::plugin::call_stats;
 use crate::plugin::drain::Drain;
@@ -36,7 +37,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 
 async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     if !has_token(&host, &call.headers) {
-        access::check(&host.auth, &call.headers, &Access::Superuser, None).await?;
+        access::check(&host.auth, &call.headers, &Access::Host(HostPermission::MetricsRead), None).await?;
     }
     let mut families = Families::default();
     add_http(&mut families, &host);

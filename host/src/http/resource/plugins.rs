@@ -1,7 +1,6 @@
 //! The operator API: deploy, list, show and remove plugins. `operations` has the routes that act on a deployed plugin.
 
 mod deploy_body;
-mod initiator;
 mod operations;
 mod view;
 
@@ -12,7 +11,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::deploy_body::DeployBody;
-use self::initiator::initiator;
 use self::view::{PluginDetail, PluginPublic};
 use crate::capability::Grants;
 use crate::error::{Error, FieldError, Result};
@@ -21,6 +19,7 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::id::PluginName;
+use crate::permission::HostPermission;
 use crate::plugin::canary::{Plan, Share};
 use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::generation::Absence;
@@ -33,31 +32,32 @@ use crate::plugin::upload::Upload;
 pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
     let mut routes = vec![
         HostRoute::get("/api/v1/plugins/", read_plugins)
-            .superuser()
+            .permission(HostPermission::PluginsRead)
             .named("plugins", "read_plugins", "Read Plugins")
             .replies::<PluginsPublic>(),
         HostRoute::post("/api/v1/plugins/", deploy_plugin)
             .run_to_completion()
-            .superuser()
+            .permission(HostPermission::PluginsDeploy)
             .named("plugins", "deploy_plugin", "Deploy Plugin")
             .described(
                 "The body is a component file, or a form with the component and the settings of the plugin. The \
-                 imports of the component must be granted by this deploy or by an earlier one.",
+                 imports of the component must be granted by this deploy or by an earlier one. The parameter `grant` needs \
+                 the permission `plugins:grant`.",
             )
             .query::<DeployQuery>()
             .raw("application/wasm", upload_bytes.saturating_add(deploy_body::MAX_ADDITION))
             .or_raw("multipart/form-data", deploy_body::form_schema())
             .replies::<DeployedPublic>(),
         HostRoute::get("/api/v1/plugins/{name}", read_plugin)
-            .superuser()
+            .permission(HostPermission::PluginsRead)
             .named("plugins", "read_plugin", "Read Plugin")
             .path::<PluginName>("name")
             .replies::<PluginDetail>(),
         HostRoute::delete("/api/v1/plugins/{name}", delete_plugin)
             .run_to_completion()
-            .superuser()
+            .permission(HostPermission::PluginsRemove)
             .named("plugins", "delete_plugin", "Remove Plugin")
-            .described("Keeps the data for the next deploy, unless `delete_data` is true.")
+            .described("Keeps the data for the next deploy, unless `delete_data` is true, which needs `plugins:delete-data`.")
             .path::<PluginName>("name")
             .query::<DeleteQuery>()
             .replies::<Message>(),
@@ -221,6 +221,9 @@ async fn find_absent(host: &Host, name: &PluginName, reason: Absence) -> Result<
 
 async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let query: DeployQuery = call.query()?;
+    if !query.grant.is_empty() {
+        call.caller()?.require(HostPermission::PluginsGrant)?;
+    }
     let refuse =
         |name: &str, reason: String| Error::invalid(vec![FieldError::new("value_error", ["query", name], reason)]);
     let mount = query
@@ -264,8 +267,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         signatures,
         digest,
         settings,
-        actor: Some(call.caller()?.user.id),
-        request_id: Arc::clone(&call.request_id),
+        by: call.initiator(),
         id: query.id,
         canary,
         redeploys: None,
@@ -284,6 +286,9 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 async fn delete_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
     let query: DeleteQuery = call.query()?;
-    host.plugins.remove(&name, query.delete_data, &initiator(&call)?).await?;
+    if query.delete_data {
+        call.caller()?.require(HostPermission::PluginsDeleteData)?;
+    }
+    host.plugins.remove(&name, query.delete_data, &call.initiator()).await?;
     Reply::message(&format!("Plugin '{name}' removed"))
 }

@@ -50,5 +50,5 @@ async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_active: true,
         is_superuser: false,
     };
-    Reply::json(&UserPublic::from(host.auth.create_user(account).await?))
+    Reply::json(&UserPublic::from(host.auth.create_user(account, &call.initiator()).await?))
 }

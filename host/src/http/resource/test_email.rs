@@ -13,12 +13,13 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
+use crate::permission::HostPermission;
 
 /// Returns the route of the test mail.
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::post("/api/v1/utils/test-email/", create_test_email)
-            .superuser()
+            .permission(HostPermission::MailTest)
             .named("utils", "test_email", "Test Email")
             .described("Sends a test mail to the given address.")
             .query::<TestEmail>()

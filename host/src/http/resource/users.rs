@@ -17,6 +17,7 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::id::UserId;
+use crate::permission::{HostPermission, PermissionSet};
 
 const TAG: &str = "users";
 
@@ -24,13 +25,13 @@ const TAG: &str = "users";
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     vec![
         HostRoute::get("/api/v1/users/", read_users)
-            .superuser()
+            .permission(HostPermission::UsersRead)
             .named(TAG, "read_users", "Read Users")
             .described("Lists all accounts, newest first.")
             .query::<Page>()
             .replies::<UsersPublic>(),
         HostRoute::post("/api/v1/users/", create_user)
-            .superuser()
+            .permission(HostPermission::UsersWrite)
             .named(TAG, "create_user", "Create User")
             .described("Creates an account and sends a link to set its password.")
             .json::<UserCreate>()
@@ -40,15 +41,18 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Returns the account of the caller.")
             .replies::<UserPublic>(),
         HostRoute::patch("/api/v1/users/me", update_user_me)
+            .session()
             .named(TAG, "update_user_me", "Update User Me")
             .described("Changes the account of the caller. Absent members keep their values.")
             .json::<UserUpdateMe>()
             .replies::<UserPublic>(),
         HostRoute::delete("/api/v1/users/me", delete_user_me)
+            .session()
             .named(TAG, "delete_user_me", "Delete User Me")
             .described("Deletes the account of the caller.")
             .replies::<Message>(),
         HostRoute::patch("/api/v1/users/me/password", update_password_me)
+            .session()
             .named(TAG, "update_password_me", "Update Password Me")
             .described("Changes the password of the caller and ends their other sessions.")
             .json::<UpdatePassword>()
@@ -61,18 +65,18 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<UserPublic>(),
         HostRoute::get("/api/v1/users/{user_id}", read_user_by_id)
             .named(TAG, "read_user_by_id", "Read User By Id")
-            .described("Returns an account. Users may read their own account, superusers any account.")
+            .described("Returns an account. Users may read their own account. Other accounts need the permission `users:read`.")
             .path::<UserId>("user_id")
             .replies::<UserPublic>(),
         HostRoute::patch("/api/v1/users/{user_id}", update_user)
-            .superuser()
+            .permission(HostPermission::UsersWrite)
             .named(TAG, "update_user", "Update User")
             .described("Changes an account. Absent members keep their values. A new password ends its sessions.")
             .path::<UserId>("user_id")
             .json::<UserUpdate>()
             .replies::<UserPublic>(),
         HostRoute::delete("/api/v1/users/{user_id}", delete_user)
-            .superuser()
+            .permission(HostPermission::UsersWrite)
             .named(TAG, "delete_user", "Delete User")
             .described("Deletes an account.")
             .path::<UserId>("user_id")
@@ -202,15 +206,19 @@ async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_active: body.is_active,
         is_superuser: body.is_superuser,
     };
+    if body.is_superuser {
+        call.caller()?.require_all(&PermissionSet::Everything)?;
+    }
     let taken = "The user with this email already exists in the system.";
+    let by = call.initiator();
     let mail = |user| host.mail.for_new_account(user);
-    let user = host.auth.create_user_with(account, mail).await.map_err(taken_as(taken))?;
+    let user = host.auth.create_user_with(account, &by, mail).await.map_err(taken_as(taken))?;
     host.mail.wake();
     one(user)
 }
 
 async fn read_user_me(_: Arc<Host>, call: Call) -> Result<Reply> {
-    one(call.caller()?.user.clone())
+    one(call.caller()?.user()?.clone())
 }
 
 async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
@@ -220,21 +228,22 @@ async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         full_name: body.full_name.into_option(),
         ..AccountChange::default()
     };
-    one(host.auth.update_user(call.caller()?.user.id, change).await?)
+    one(host.auth.update_user(call.caller()?.user()?.id, change, &call.initiator()).await?)
 }
 
 async fn delete_user_me(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let user = &call.caller()?.user;
+    let user = call.caller()?.user()?;
     if user.is_superuser {
         return Err(self_deletion());
     }
-    host.auth.delete_user(user.id).await?;
+    host.auth.delete_user(user.id, &call.initiator()).await?;
     Reply::message("User deleted successfully")
 }
 
 async fn update_password_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let body: UpdatePassword = call.json()?;
-    host.auth.change_password(call.caller()?, &body.current_password, &body.new_password).await?;
+    let (caller, by) = (call.caller()?, call.initiator());
+    host.auth.change_password(caller, &body.current_password, &body.new_password, &by).await?;
     Reply::message("Password updated successfully")
 }
 
@@ -248,19 +257,17 @@ async fn register_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_superuser: false,
     };
     let taken = "The user with this email already exists in the system";
-    one(host.auth.create_user(account).await.map_err(taken_as(taken))?)
+    one(host.auth.create_user(account, &call.initiator()).await.map_err(taken_as(taken))?)
 }
 
 async fn read_user_by_id(host: Arc<Host>, call: Call) -> Result<Reply> {
     let id: UserId = call.path("user_id")?;
-    let caller = &call.caller()?.user;
-    if id == caller.id {
-        return one(caller.clone());
+    let caller = call.caller()?;
+    if let Some(user) = caller.user.as_ref().filter(|user| user.id == id) {
+        return one(user.clone());
     }
     // Checked before the look-up, so that a caller cannot find out which ids exist.
-    if !caller.is_superuser {
-        return Err(Error::forbidden(code::FORBIDDEN, "The user doesn't have enough privileges"));
-    }
+    caller.require(HostPermission::UsersRead)?;
     one(host.auth.user(id).await?)
 }
 
@@ -280,14 +287,21 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
             error
         }
     };
-    one(host.auth.update_user(call.path("user_id")?, change).await.map_err(unknown)?)
+    let (id, caller): (UserId, _) = (call.path("user_id")?, call.caller()?);
+    if change.is_superuser == Some(true) {
+        caller.require_all(&PermissionSet::Everything)?;
+    }
+    host.auth.require_outranks(caller, id).await?;
+    one(host.auth.update_user(id, change, &call.initiator()).await.map_err(unknown)?)
 }
 
 async fn delete_user(host: Arc<Host>, call: Call) -> Result<Reply> {
     let id: UserId = call.path("user_id")?;
-    if id == call.caller()?.user.id {
+    let caller = call.caller()?;
+    if caller.user_id() == Some(id) {
         return Err(self_deletion());
     }
-    host.auth.delete_user(id).await?;
+    host.auth.require_outranks(caller, id).await?;
+    host.auth.delete_user(id, &call.initiator()).await?;
     Reply::message("User deleted successfully")
 }

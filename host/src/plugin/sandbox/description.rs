@@ -47,6 +47,7 @@ impl Sandbox {
             plugin: plugin.clone(),
             release: 0,
             request_id: Arc::clone(request_id),
+            address: None,
             caller: None,
             trace: None,
         });

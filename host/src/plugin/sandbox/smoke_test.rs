@@ -31,7 +31,7 @@ impl Sandbox {
     async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         let parts = release.parts()?;
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
-        let mut store = self.release_store(release, parts, request_id, None, None, &dependencies);
+        let mut store = self.release_store(release, parts, (request_id, None), None, None, &dependencies);
         let slot = store.data().cpu_slot.clone();
         let instance = parts.handle.instantiate_async(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
@@ -51,6 +51,7 @@ impl Sandbox {
                 query: "",
                 headers: &[],
                 body: &[],
+                client: None,
             };
             let at = format!(" ({} {path})", route.method);
             let dependencies = Dependencies::new(Arc::clone(&release.usage));

@@ -7,7 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::initiator::initiator;
 use super::view::{PluginPublic, ReleaseDetail, ReleasePublic, TrialPublic};
 use crate::capability::{Grants, Offer};
 use crate::clock::Timestamp;
@@ -18,6 +17,7 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::http::resource::pagination::Page;
 use crate::id::{PluginName, UserId};
+use crate::permission::HostPermission;
 use crate::plugin::deploy_job::CompletedStage;
 use crate::plugin::limits::LimitOverrides;
 use crate::plugin::refusal::plugin_not_found;
@@ -28,7 +28,11 @@ const TAG: &str = "plugins";
 pub(super) fn routes() -> Vec<HostRoute<Host>> {
     let of = |route: HostRoute<Host>, function: &str, summary: &str| {
         let route = if route.method == "GET" { route } else { route.run_to_completion() };
-        route.superuser().named(TAG, function, summary).path::<PluginName>("name")
+        let permission = match route.method {
+            "GET" => HostPermission::PluginsRead,
+            _ => HostPermission::PluginsOperate,
+        };
+        route.permission(permission).named(TAG, function, summary).path::<PluginName>("name")
     };
     vec![
         of(HostRoute::get("/api/v1/plugins/{name}/releases", read_releases), "read_releases", "Read Releases")
@@ -42,6 +46,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .query::<Page>()
             .replies::<HistoryPublic>(),
         of(HostRoute::post("/api/v1/plugins/{name}/rollback", roll_back), "roll_back", "Roll Back")
+            .permission(HostPermission::PluginsRollBack)
             .described(
                 "Serves an earlier release again. The database keeps its current tables, which must be those of the \
                  release. A deploy of the plugin that began before ends with `plugin_changed`.",
@@ -66,6 +71,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Ends the canary. The live release gets all callers again.")
             .replies::<Message>(),
         of(HostRoute::put("/api/v1/plugins/{name}/grants/{capability}", give_grant), "give_grant", "Give Grant")
+            .permission(HostPermission::PluginsGrant)
             .described(
                 "Restores a revoked grant. With parameters, changes the parameters of a grant that is not revoked, by \
                  a new release of the same file.",
@@ -78,6 +84,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             "revoke_grant",
             "Revoke Grant",
         )
+        .permission(HostPermission::PluginsGrant)
         .described(
             "Revokes a grant immediately. A release that needs it is no longer served, and calls in flight can no longer \
              use the capability. A deploy of the plugin that began before ends with `plugin_changed`. A repetition \
@@ -93,7 +100,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .query::<LimitsQuery>()
             .replies::<Message>(),
         HostRoute::get("/api/v1/deploys/{id}", read_deploy)
-            .superuser()
+            .permission(HostPermission::PluginsRead)
             .named(TAG, "read_deploy", "Read Deploy")
             .described("Returns the progress or the outcome of a deploy.")
             .path::<String>("id")
@@ -223,17 +230,17 @@ async fn read_history(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn roll_back(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: RollbackQuery = call.query()?;
-    let release = host.plugins.roll_back(&call.path("name")?, query.release, &initiator(&call)?).await?;
+    let release = host.plugins.roll_back(&call.path("name")?, query.release, &call.initiator()).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn pause_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.pause(&call.path("name")?, &initiator(&call)?).await?;
+    let release = host.plugins.pause(&call.path("name")?, &call.initiator()).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn resume_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.resume(&call.path("name")?, &initiator(&call)?).await?;
+    let release = host.plugins.resume(&call.path("name")?, &call.initiator()).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
@@ -243,13 +250,13 @@ async fn read_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn promote_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let release = host.plugins.promote(&call.path("name")?, &initiator(&call)?).await?;
+    let release = host.plugins.promote(&call.path("name")?, &call.initiator()).await?;
     Reply::json(&PluginPublic::of(&release, &host.plugins.generation().plugins))
 }
 
 async fn abort_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
     let name: PluginName = call.path("name")?;
-    host.plugins.abort(&name, &initiator(&call)?).await?;
+    host.plugins.abort(&name, &call.initiator()).await?;
     Reply::message(&format!("The canary of '{name}' was aborted"))
 }
 
@@ -258,7 +265,7 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: GrantParametersQuery = call.query()?;
     Grants::read([capability.as_str()]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
     if query.parameter.is_empty() {
-        host.plugins.grant(&name, &capability, &initiator(&call)?).await?;
+        host.plugins.grant(&name, &capability, &call.initiator()).await?;
         let meaning = Offer::permission(&capability).map(|offer| format!(": the plugin {}", offer.meaning));
         let meaning = meaning.unwrap_or_default();
         return Reply::message(&format!("'{name}' has the grant '{capability}' again{meaning}"));
@@ -267,7 +274,7 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
-    let deployed = host.plugins.set_limits(&name, grants, LimitOverrides::default(), &initiator(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, grants, LimitOverrides::default(), &call.initiator()).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' already has these parameters, release {number}"),
@@ -298,7 +305,7 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
         return Err(refuse("name at least one limit, such as memory=128MiB".to_owned()));
     }
     let limits = LimitOverrides::read(query.limit.iter().map(String::as_str)).map_err(refuse)?;
-    let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &initiator(&call)?).await?;
+    let deployed = host.plugins.set_limits(&name, Grants::default(), limits, &call.initiator()).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' already has these limits, release {number}"),
@@ -308,7 +315,7 @@ async fn set_limits(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn revoke_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
-    host.plugins.revoke(&name, &capability, &initiator(&call)?).await?;
+    host.plugins.revoke(&name, &capability, &call.initiator()).await?;
     Reply::message(&format!("The grant '{capability}' of '{name}' was revoked"))
 }
 

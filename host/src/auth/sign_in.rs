@@ -1,0 +1,101 @@
+//! Sign-in: the way from a proof of identity to a session. Owns the order of its steps: the proof is checked first, then
+//! the state of the account, then a session begins. Never knows which kind of client keeps the tokens.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Auth;
+use super::caller::Strength;
+use super::password_hashing::PasswordMatch;
+use super::session::IssuedTokens;
+use crate::db;
+use crate::db::audit::Entry;
+use crate::db::user::UserRow;
+use crate::error::{Error, Result, code};
+use crate::initiator::Initiator;
+
+/// The number of times that a password is checked while its hash keeps changing.
+pub(super) const TRIES: usize = 3;
+
+/// The client that signs in.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The `User-Agent`.
+    pub user_agent: Option<String>,
+    /// The address.
+    pub address: IpAddr,
+    /// The request.
+    pub request_id: Arc<str>,
+}
+
+impl Client {
+    /// Returns the initiator of a sign-in that has not succeeded yet: nobody who is known.
+    pub(super) fn initiator(&self) -> Initiator {
+        Initiator { actor: None, key: None, address: Some(self.address), request_id: Arc::clone(&self.request_id) }
+    }
+}
+
+/// The outcome of a first factor that was right.
+#[derive(Debug, Clone)]
+pub enum SignIn {
+    /// A session began.
+    Tokens(IssuedTokens),
+}
+
+impl Auth {
+    /// Signs in with a password. The address may be written in any way. An unknown address takes as long as a known one.
+    ///
+    /// # Errors
+    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
+    pub async fn sign_in(&self, email: &str, password: &str, client: &Client) -> Result<SignIn> {
+        for _ in 0..TRIES {
+            if let Some(signed_in) = self.try_sign_in(email, password, client).await? {
+                return Ok(signed_in);
+            }
+        }
+        Err(incorrect_credentials())
+    }
+
+    /// Signs in. `None` means that the account was changed during the check, perhaps by a concurrent login that replaced
+    /// an outdated hash.
+    async fn try_sign_in(&self, email: &str, password: &str, client: &Client) -> Result<Option<SignIn>> {
+        let (db, passwords) = (&self.0.db, &self.0.passwords);
+        let user = self.find_by_email(email).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.as_str());
+        let verdict = passwords.verify(password, hash).await?;
+        if verdict == PasswordMatch::Wrong {
+            self.record_refusal(user.as_ref(), client).await?;
+            return Err(incorrect_credentials());
+        }
+        let Some(mut user) = user else { return Err(incorrect_credentials()) };
+        if !user.is_active {
+            return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
+        }
+        if verdict == PasswordMatch::Outdated {
+            let better = passwords.hash(password).await?;
+            if !db::user::rehash(db, user.id, &user.password_hash, &better).await? {
+                return Ok(None);
+            }
+            user.password_hash = better;
+        }
+        self.complete_first_factor(&user, client).await
+    }
+
+    /// Begins the session of an account whose first factor was right. `None` means that the account was changed
+    /// meanwhile.
+    pub(super) async fn complete_first_factor(&self, user: &UserRow, client: &Client) -> Result<Option<SignIn>> {
+        Ok(self.begin_session(user, client, Strength::Single).await?.map(SignIn::Tokens))
+    }
+
+    /// Records a wrong password in the audit log. An unknown address is not recorded: it may be a password that somebody
+    /// typed into the wrong field.
+    async fn record_refusal(&self, user: Option<&UserRow>, client: &Client) -> Result<()> {
+        let object = user.map_or_else(|| "user:unknown".to_owned(), |user| format!("user:{}", user.id));
+        let entry = Entry::of(&client.initiator(), self.0.clock.now(), "session.refuse", object).denied();
+        db::audit::insert(&self.0.db, &entry).await
+    }
+}
+
+fn incorrect_credentials() -> Error {
+    Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password")
+}
