@@ -3,6 +3,7 @@
 mod blocked_log;
 mod check;
 mod crash_during_deploy;
+mod email;
 mod prompts;
 mod release_churn;
 mod releases;

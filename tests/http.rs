@@ -8,6 +8,7 @@ mod cors;
 mod email;
 mod head;
 mod health;
+mod invitations;
 mod items;
 mod login;
 pub(crate) mod metrics;
@@ -22,6 +23,7 @@ mod static_files;
 mod tokens;
 mod users;
 mod utils;
+mod verification;
 
 use serde_json::Value;
 

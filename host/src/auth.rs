@@ -1,4 +1,4 @@
-//! Authentication: accounts, passwords, sessions, tokens, and links to reset a password.
+//! Authentication: accounts, passwords, sessions, tokens, and links that reset a password or prove an address.
 //!
 //! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and
 //! returns [`Error`]s with the texts of the FastAPI full-stack template. The way of a credential: password or refresh
@@ -8,8 +8,10 @@
 
 mod access_token;
 mod account;
+mod address_proof;
 mod caller;
 mod first_superuser;
+mod invitation;
 mod password_hashing;
 mod password_reset;
 mod role;
@@ -20,9 +22,11 @@ mod token_cache;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use account::{AccountChange, NewAccount};
+pub use account::{AccountChange, NewAccount, SignedUp};
+pub use address_proof::AddressMail;
 pub use caller::{Caller, Credential, SessionCredential, Strength, User};
 pub use first_superuser::NewSuperuser;
+pub use invitation::Invitation;
 pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
 pub use session::{IssuedTokens, Session};
 pub use sign_in::{Client, SignIn};

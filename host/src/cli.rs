@@ -9,6 +9,7 @@ mod banner;
 mod compile;
 mod config;
 mod credentials;
+mod email;
 mod failure;
 mod plugin;
 mod serve;
@@ -47,6 +48,9 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// List, preview and write the templates of mails
+    #[command(subcommand)]
+    Email(email::EmailCommand),
     /// Sign in to a host and store the login
     Login(account::LoginCommand),
     /// Delete the stored login of a host
@@ -66,6 +70,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(serve) => serve.run(&terminal),
         Command::Config(config) => config.run(&terminal),
+        Command::Email(email) => email.run(&terminal),
         Command::Login(login) => login.run(&terminal),
         Command::Logout(logout) => logout.run(&terminal),
         Command::Plugin(plugin) => plugin.run(&terminal),

@@ -15,6 +15,7 @@ pub mod proxy_headers;
 mod reader;
 pub mod secret;
 mod section;
+pub mod sign_up;
 pub mod source;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,6 +30,7 @@ pub use plugins::{Limit, Plugins};
 pub use proxy_headers::ProxyHeaders;
 pub use reader::Setting;
 pub use secret::Secret;
+pub use sign_up::SignUp;
 pub use source::{Flag, Sources};
 
 use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
@@ -132,6 +134,15 @@ settings! {
         refresh_token_ttl: Duration = 30 * DAY, "WHARF_REFRESH_TOKEN_TTL", kind::duration(SECOND..=10 * YEAR);
         /// Lifetime of links to set a password.
         reset_token_ttl: Duration = 2 * DAY, "WHARF_RESET_TOKEN_TTL", kind::duration(SECOND..=30 * DAY);
+        /// Lifetime of links that verify an address or confirm a new one.
+        verification_ttl: Duration = 2 * DAY, "WHARF_VERIFICATION_TTL", kind::duration(SECOND..=30 * DAY);
+        /// Lifetime of the link of an invitation.
+        invitation_ttl: Duration = 7 * DAY, "WHARF_INVITATION_TTL", kind::duration(SECOND..=90 * DAY);
+        /// The people who get an account without an operator who creates it: `open`, `invite` or `off`.
+        signup: SignUp = SignUp::Open, "WHARF_SIGNUP", kind::sign_up();
+        /// Require that the owner of an account proves that they read the mail of its address: before the first sign-in
+        /// after a sign-up, and before a new address replaces the old one.
+        verify_email: bool = false, "WHARF_VERIFY_EMAIL", kind::boolean();
         /// Email address of the first superuser, created at the first start.
         superuser_email: Option<String> = None, "WHARF_SUPERUSER_EMAIL", kind::email_address().optional();
         /// Password of the first superuser; `None` means that one is generated and printed once.
@@ -148,6 +159,13 @@ settings! {
             kind::smtp_url().optional();
         /// Sender address.
         from: Option<String> = None, "WHARF_EMAIL_FROM", kind::email_address().optional();
+        /// A directory with templates that replace those of the host.
+        templates_dir: Option<PathBuf> = None, "WHARF_EMAIL_TEMPLATES_DIR", kind::directory().optional();
+        /// The most mails that wait to be sent. Mails that a caller without an account can cause take at most three
+        /// quarters of them.
+        queue: u32 = 10_000, "WHARF_EMAIL_QUEUE", kind::count(10..=1_000_000);
+        /// How long a mail that others can cause is not sent to the same address again. 0s sends each one.
+        repeat_after: Duration = 5 * MINUTE, "WHARF_EMAIL_REPEAT_AFTER", kind::duration(Duration::ZERO..=DAY);
     }
 }
 

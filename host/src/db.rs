@@ -6,11 +6,13 @@
 //! on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds. Identifiers are `uuid` on
 //! PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
+pub(crate) mod address_proof;
 pub mod audit;
 pub mod deploy;
 pub mod email;
 mod failure;
 pub mod host_pool;
+pub(crate) mod invitation;
 mod migrations;
 pub mod node_lock;
 pub mod plugin;

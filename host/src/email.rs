@@ -2,32 +2,34 @@
 //!
 //! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker
 //! looks up the account, issues the link and sends the mail. It retries later if that fails, unless the mail server
-//! refuses the mail permanently. An entry names the
-//! recipient but holds no token: tokens are issued just before sending and are only stored as hashes in their own
-//! table. The way of a mail: [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] → `email::message` → `email::smtp`.
-//! Never knows HTTP.
+//! refuses the mail permanently. An entry names the recipient but holds no token: tokens are issued just before sending
+//! and are only stored as hashes in their own tables. The queue has a bound. Of mails that others can cause, one waits for
+//! each recipient and kind, and it is not sent again for `email.repeat_after`. The way of a mail: [`Mailer::enqueue`] →
+//! `mail_queue` → [`Mailer::run`] → `email::templates` → `email::smtp`. Never knows HTTP.
 
-mod message;
+mod mail;
 mod smtp;
+mod templates;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use message::Message;
+pub use mail::Mail;
+pub use templates::{Message, Template, Templates};
 
-use self::message::Templates;
 use self::smtp::{SendError, Smtp};
-use crate::auth::{Auth, User};
+use self::templates::Values;
+use crate::address::Address;
+use crate::auth::{AddressMail, Auth, User};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::email::NewMail;
 use crate::db::{self, Db};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code};
 use crate::id::UserId;
 
 /// A mail is dropped after this number of attempts, which is after about two hours.
@@ -44,37 +46,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after the queue could not be read.
 const QUEUE_ERROR_PAUSE: Duration = Duration::from_secs(5);
-
-/// An entry of the queue: which mail goes to which recipient.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Mail {
-    /// A link to set a new password, if an account has this address. Any text is accepted.
-    Recovery {
-        /// The address as requested.
-        email: String,
-    },
-    /// A link to set the first password.
-    NewAccount {
-        /// The new user.
-        user_id: UserId,
-    },
-    /// A test of the delivery.
-    Test {
-        /// The recipient.
-        email: String,
-    },
-}
-
-impl Mail {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Recovery { .. } => "recovery",
-            Self::NewAccount { .. } => "new_account",
-            Self::Test { .. } => "test",
-        }
-    }
-}
 
 /// How mail is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,24 +69,27 @@ enum Outcome {
     Expired,
     /// No mail server is configured.
     Dropped,
-    /// Its account does not exist.
+    /// The same mail was sent a short time ago.
+    Repeated,
+    /// Its account does not exist, or needs no such mail any more.
     NoAccount,
 }
 
 /// The counts of mails that left the queue. A mail without an account is not counted.
 #[derive(Debug, Default)]
-struct Outcomes([AtomicU64; 4]);
+struct Outcomes([AtomicU64; 5]);
 
 impl Outcomes {
-    const NAMES: [&str; 4] = ["sent", "refused", "expired", "dropped"];
+    const NAMES: [&str; 5] = ["sent", "refused", "expired", "dropped", "repeated"];
 
     fn record(&self, outcome: Outcome) {
-        let [sent, refused, expired, dropped] = &self.0;
+        let [sent, refused, expired, dropped, repeated] = &self.0;
         let count = match outcome {
             Outcome::Sent => sent,
             Outcome::Refused => refused,
             Outcome::Expired => expired,
             Outcome::Dropped => dropped,
+            Outcome::Repeated => repeated,
             Outcome::NoAccount => return,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -134,6 +108,9 @@ struct Inner {
     templates: Templates,
     delivery: Delivery,
     smtp: Option<Smtp>,
+    /// The bound of the queue.
+    bound: i64,
+    repeat_after: Duration,
     wake: Notify,
     outcomes: Outcomes,
 }
@@ -142,7 +119,7 @@ impl Mailer {
     /// Opens the queue. Must be called within a Tokio runtime. Logs a message if mail will not be sent.
     ///
     /// # Errors
-    /// `email.smtp_url` or `email.from` is not valid. The text never contains the URL.
+    /// `email.smtp_url` or `email.from` is not valid, or a template has an error. The text never contains the URL.
     pub fn open(config: &Config, db: Db, auth: Auth, clock: Clock, random: Random) -> Result<Self> {
         let smtp = match (&config.email.smtp_url, &config.email.from) {
             (Some(url), Some(from)) => Some(Smtp::open(url, &config.server.project_name, from)?),
@@ -164,7 +141,9 @@ impl Mailer {
         }
         let templates = Templates::new(config)?;
         let (wake, outcomes) = (Notify::new(), Outcomes::default());
-        Ok(Self(Arc::new(Inner { db, auth, clock, random, templates, delivery, smtp, wake, outcomes })))
+        let (bound, repeat_after) = (i64::from(config.email.queue), config.email.repeat_after);
+        let inner = Inner { db, auth, clock, random, templates, delivery, smtp, bound, repeat_after, wake, outcomes };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Returns how mail is delivered.
@@ -173,32 +152,73 @@ impl Mailer {
     }
 
     /// Returns the number of mails that left the queue, by outcome.
-    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
         let counts = self.0.outcomes.0.each_ref().map(|count| count.load(Ordering::Relaxed));
         let mut counts = counts.into_iter();
         Outcomes::NAMES.map(|name| (name, counts.next().unwrap_or_default()))
     }
 
-    /// Adds a mail to the queue.
+    /// Returns the number of mails that may wait.
+    pub fn queue_bound(&self) -> i64 {
+        self.0.bound
+    }
+
+    /// Checks that mail is delivered, for an operation that makes no sense without.
     ///
     /// # Errors
-    /// The database fails.
+    /// A conflict `mail_off`.
+    pub fn require_delivery(&self) -> Result<()> {
+        if self.0.delivery == Delivery::Off {
+            return Err(Error::conflict(code::MAIL_OFF, "No mail server is configured, so no mail can be sent"));
+        }
+        Ok(())
+    }
+
+    /// Adds a mail to the queue, unless the same one waits.
+    ///
+    /// # Errors
+    /// `mail_queue_full`; the database fails.
     pub async fn enqueue(&self, mail: &Mail) -> Result<()> {
         db::email::insert(&self.0.db, &self.new_mail(mail)?).await?;
         self.wake();
         Ok(())
     }
 
-    /// Returns the mail for a new account, which is queued together with the account. `None` means that no mail is
-    /// delivered.
+    /// Returns a mail that is queued together with a change of an account. Call [`Mailer::wake`] after the change. `None`
+    /// means that no mail is delivered.
     ///
     /// # Errors
     /// The mail cannot be written as JSON.
+    pub fn for_change(&self, mail: &Mail) -> Result<Option<NewMail>> {
+        if self.0.delivery == Delivery::Off { Ok(None) } else { self.new_mail(mail).map(Some) }
+    }
+
+    /// Returns the mail for a new account, which is queued together with the account.
+    ///
+    /// # Errors
+    /// As [`Mailer::for_change`].
     pub fn for_new_account(&self, user_id: UserId) -> Result<Option<NewMail>> {
-        if self.0.delivery == Delivery::Off {
-            return Ok(None);
-        }
-        self.new_mail(&Mail::NewAccount { user_id }).map(Some)
+        self.for_change(&Mail::NewAccount { user_id })
+    }
+
+    /// Returns the mail of an invitation, which is queued together with the account.
+    ///
+    /// # Errors
+    /// As [`Mailer::for_change`].
+    pub fn for_invitation(&self, user_id: UserId) -> Result<NewMail> {
+        self.new_mail(&Mail::Invitation { user_id })
+    }
+
+    /// Returns a mail about the address of an account, which is queued together with the change.
+    ///
+    /// # Errors
+    /// As [`Mailer::for_change`].
+    pub fn for_address(&self, mail: AddressMail<'_>) -> Result<Option<NewMail>> {
+        self.for_change(&match mail {
+            AddressMail::Confirm { user, new } => Mail::AddressChange { user_id: user, email: new.to_owned() },
+            AddressMail::Taken { address } => Mail::AccountExists { email: address.to_owned() },
+            AddressMail::Announce { old, new } => Mail::AddressChanged { old: old.to_owned(), new: new.to_owned() },
+        })
     }
 
     /// Looks for new mail in the queue now.
@@ -209,7 +229,11 @@ impl Mailer {
     fn new_mail(&self, mail: &Mail) -> Result<NewMail> {
         let payload =
             serde_json::to_string(mail).map_err(|error| Error::internal("a mail's payload").with_source(error))?;
-        Ok(NewMail { kind: mail.kind(), payload, at: self.0.clock.now() })
+        // An attacker without an account must not be able to keep operators from sending mail.
+        let bound = if mail.is_anonymous() { self.0.bound.saturating_mul(3) / 4 } else { self.0.bound };
+        let kind = mail.template().as_str();
+        let repeat_key = mail.repeat_key().filter(|_| !self.0.repeat_after.is_zero());
+        Ok(NewMail { kind, payload, at: self.0.clock.now(), repeat_key, bound })
     }
 
     /// Returns the recovery mail of an account with a working link, as a preview for a superuser. Does not send it.
@@ -218,7 +242,7 @@ impl Mailer {
     /// The database fails.
     pub async fn preview_recovery(&self, user: &User) -> Result<Message> {
         let token = self.0.auth.issue_reset_token(user.id).await?;
-        self.0.templates.recovery(&user.email, &token)
+        self.0.templates.render(Template::Recovery, Values::of(&user.email, Some(&token)))
     }
 
     /// Sends queued mails until `stop`, and finishes the mail that is being sent then. Any number of nodes may run it.
@@ -242,22 +266,32 @@ impl Mailer {
 
     /// Handles one mail that is due. Returns false if there is none.
     async fn step(&self) -> Result<bool> {
-        let Inner { db, clock, outcomes, .. } = &*self.0;
+        let Inner { db, clock, outcomes, repeat_after, .. } = &*self.0;
         let now = clock.now();
         let Some(row) = db::email::claim(db, now, now.plus(LEASE)).await? else { return Ok(false) };
         let (id, kind, attempts) = (row.id, row.kind.as_str(), row.attempts);
         // A mail that crashes the process never reports a failure, but its attempts are counted.
         let result = if attempts > MAX_ATTEMPTS {
             Err(Error::internal("no attempt ever ended").into())
+        } else if let Some(key) = &row.repeat_key
+            && db::email::was_sent(db, key, now).await?
+        {
+            tracing::info!(mail = id, kind, "mail not sent: the same one was sent a short time ago");
+            Ok(Outcome::Repeated)
         } else {
             self.attempt(&row.payload).await
         };
-        match result {
-            Ok(outcome) => {
+        match (result, &row.repeat_key) {
+            (Ok(Outcome::Sent), Some(key)) => {
+                outcomes.record(Outcome::Sent);
+                let now = clock.now();
+                db::email::delete_sent(db, id, key, now, now.plus(*repeat_after)).await?;
+            }
+            (Ok(outcome), _) => {
                 outcomes.record(outcome);
                 db::email::delete(db, id).await?;
             }
-            Err(SendError { error, permanent }) if permanent || attempts >= MAX_ATTEMPTS => {
+            (Err(SendError { error, permanent }), _) if permanent || attempts >= MAX_ATTEMPTS => {
                 let (outcome, text) = match permanent {
                     true => (Outcome::Refused, "mail given up: it was refused permanently"),
                     false => (Outcome::Expired, "mail given up after the last attempt"),
@@ -266,7 +300,7 @@ impl Mailer {
                 outcomes.record(outcome);
                 db::email::delete(db, id).await?;
             }
-            Err(SendError { error, .. }) => {
+            (Err(SendError { error, .. }), _) => {
                 let wait = backoff(attempts);
                 tracing::warn!(mail = id, kind, attempts, error = error.report(), "mail not sent; trying again later");
                 db::email::postpone(db, id, clock.now().plus(wait)).await?;
@@ -279,7 +313,7 @@ impl Mailer {
         let mail: Mail = serde_json::from_str(payload)
             .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
-            tracing::warn!(kind = mail.kind(), "mail dropped: no mail server is configured");
+            tracing::warn!(kind = mail.template().as_str(), "mail dropped: no mail server is configured");
             return Ok(Outcome::Dropped);
         }
         // The account does not exist, or not any more.
@@ -296,24 +330,56 @@ impl Mailer {
         Ok(Outcome::Sent)
     }
 
+    /// Renders a mail, with a new token if it has a link. Returns `None` if the account does not exist or needs no such
+    /// mail any more.
     async fn compose(&self, mail: &Mail) -> Result<Option<Message>> {
         let Inner { auth, templates, .. } = &*self.0;
-        match mail {
+        let (user, token) = match mail {
             Mail::Recovery { email } => {
                 let Some(user) = auth.user_by_email(email).await? else { return Ok(None) };
                 let token = auth.issue_reset_token(user.id).await?;
-                templates.recovery(&user.email, &token).map(Some)
+                (user, Some(token))
             }
             Mail::NewAccount { user_id } => {
-                let user = match auth.user(*user_id).await {
-                    Ok(user) => user,
-                    Err(error) if *error.code() == crate::error::code::USER_NOT_FOUND => return Ok(None),
-                    Err(error) => return Err(error),
-                };
+                let Some(user) = self.user(*user_id).await? else { return Ok(None) };
                 let token = auth.issue_reset_token(user.id).await?;
-                templates.new_account(&user.email, &token).map(Some)
+                (user, Some(token))
             }
-            Mail::Test { email } => templates.test(email).map(Some),
+            Mail::Invitation { user_id } => {
+                let Some(user) = self.user(*user_id).await? else { return Ok(None) };
+                let Some(token) = auth.issue_invitation_token(user.id).await? else { return Ok(None) };
+                (user, Some(token))
+            }
+            Mail::Verification { email } => {
+                let Some((user, token)) = auth.issue_verification_token(email).await? else { return Ok(None) };
+                (user, Some(token))
+            }
+            Mail::AccountExists { email } => {
+                let Some(user) = auth.user_by_email(email).await? else { return Ok(None) };
+                (user, None)
+            }
+            Mail::AddressChange { user_id, email } => {
+                let Some(user) = self.user(*user_id).await? else { return Ok(None) };
+                let Ok(address) = email.parse::<Address>() else { return Ok(None) };
+                let token = auth.issue_address_change_token(user.id, &address).await?;
+                let Some(token) = token else { return Ok(None) };
+                let values = Values { to: email, ..Values::of(&user.email, Some(&token)) };
+                return templates.render(Template::AddressChange, values).map(Some);
+            }
+            Mail::AddressChanged { old, new } => {
+                let values = Values { new_address: Some(new), ..Values::of(old, None) };
+                return templates.render(Template::AddressChanged, values).map(Some);
+            }
+            Mail::Test { email } => return templates.render(Template::Test, Values::of(email, None)).map(Some),
+        };
+        templates.render(mail.template(), Values::of(&user.email, token.as_ref())).map(Some)
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<User>> {
+        match self.0.auth.user(id).await {
+            Ok(user) => Ok(Some(user)),
+            Err(error) if *error.code() == code::USER_NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

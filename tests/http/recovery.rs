@@ -23,6 +23,13 @@ both! {
     recovery_without_mail_responds_the_same => Setup::default().without_mail(),
     recovery_with_an_unreachable_mail_server_responds_the_same => Setup::default().with_dead_mail_server(),
     a_superuser_reads_the_recovery_mail,
+    thirty_recoveries_of_one_address_send_one_mail => Setup::default().with_manual_clock().with(|config| {
+        config.email.repeat_after = Duration::from_secs(300);
+    }),
+    a_full_queue_refuses_recoveries_of_all_addresses_alike => Setup::default().with_dead_mail_server().with(|config| {
+        config.email.repeat_after = Duration::from_secs(300);
+        config.email.queue = 10;
+    }),
 }
 
 async fn recover(host: &TestHost, email: &str) -> TestResponse {
@@ -184,4 +191,44 @@ async fn a_superuser_reads_the_recovery_mail(host: &TestHost) {
     let response = host.superuser().request(Method::POST, path).send().await;
     let subject = "Test & Co - Password recovery for user jörg@example.com".as_bytes();
     assert_eq!((response.status, response.headers["subject"].as_bytes()), (200, subject));
+}
+
+async fn thirty_recoveries_of_one_address_send_one_mail(host: &TestHost) {
+    for number in 0..30 {
+        let email = if number % 2 == 0 { SUPERUSER } else { "ADMIN@EXAMPLE.COM" };
+        recover(host, email).await.has_message(SENT);
+    }
+    let token = host.mails().take(SUPERUSER).await.reset_token();
+    // The next mail comes after all of them.
+    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=last@example.com").send().await;
+    assert_eq!(test.status, 201);
+    host.mails().take("last@example.com").await;
+    assert!(host.mails().received().is_empty(), "{:?}", host.mails().received());
+    // The link of the one mail works. Later, another one is sent.
+    host.clock().advance(Duration::from_secs(300));
+    recover(host, SUPERUSER).await.has_message(SENT);
+    host.mails().take(SUPERUSER).await;
+    reset(host, &token, NEW_PASSWORD).await.ok();
+}
+
+async fn a_full_queue_refuses_recoveries_of_all_addresses_alike(host: &TestHost) {
+    // A recovery of an account waits, because the mail server does not respond; the others leave the queue.
+    for number in 0..8 {
+        let email = format!("user{number}@example.com");
+        host.sign_up(&email).await.ok();
+    }
+    let mut refused = None;
+    for number in 0..8 {
+        let response = recover(host, &format!("user{number}@example.com")).await;
+        if response.status != 200 {
+            refused = Some(response);
+        }
+    }
+    let refused = refused.unwrap();
+    refused.is_problem(503, "mail_queue_full", "Too many mails wait to be sent; try again later");
+    assert_eq!(refused.header("retry-after"), Some("60"));
+    recover(host, "nobody@example.com").await.has_code(503, "mail_queue_full");
+    // Operators can still send mail.
+    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=a@example.com").send().await;
+    assert_eq!(test.status, 201);
 }

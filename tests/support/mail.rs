@@ -70,9 +70,18 @@ impl Drop for MailServer {
 }
 
 impl Mail {
-    /// Returns the token of the link, found as a browser test would find it.
+    /// Returns the token of the link that sets a password.
     pub(crate) fn reset_token(&self) -> String {
-        let link = "/reset-password?token=";
+        self.token("/reset-password?token=")
+    }
+
+    /// Returns the token of the link that proves an address.
+    pub(crate) fn verification_token(&self) -> String {
+        self.token("/verify-email?token=")
+    }
+
+    /// Returns the token of a link, found as a browser test would find it.
+    fn token(&self, link: &str) -> String {
         let (_, rest) = self.html.split_once(link).unwrap_or_else(|| panic!("no link in {}", self.html));
         rest.split('"').next().unwrap().to_owned()
     }

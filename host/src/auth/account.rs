@@ -3,13 +3,16 @@
 
 use serde_json::json;
 
+use super::address_proof::AddressMail;
 use super::password_hashing::{PasswordMatch, is_same};
 use super::sign_in::TRIES;
 use super::{Auth, Caller, User};
-use crate::address::Address;
+use crate::address::{Address, AddressKey};
+use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::db;
 use crate::db::audit::Entry;
+use crate::db::email::NewMail;
 use crate::db::user::{NewUser, UserUpdate};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
@@ -43,6 +46,16 @@ pub struct AccountChange {
     pub is_active: Option<bool>,
     /// Whether the user has every privilege.
     pub is_superuser: Option<bool>,
+}
+
+/// The result of a sign-up.
+#[derive(Debug)]
+pub enum SignedUp {
+    /// The account exists now.
+    Created(User),
+    /// Another account has the address, and the client must not learn that. No account was created; this one looks as if
+    /// it was.
+    Taken(User),
 }
 
 impl Auth {
@@ -88,7 +101,7 @@ impl Auth {
         &self,
         account: NewAccount,
         by: &Initiator,
-        mail: impl FnOnce(UserId) -> Result<Option<db::email::NewMail>>,
+        mail: impl FnOnce(UserId) -> Result<Option<NewMail>>,
     ) -> Result<User> {
         // The response reveals a taken address anyway, so skip the cost of hashing.
         if db::user::find_by_key(&self.0.db, &account.email.key()).await?.is_some() {
@@ -98,14 +111,33 @@ impl Auth {
         let mail = mail(row.id)?;
         let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
         db::user::insert(&self.0.db, &row, mail.as_ref(), &entry).await?;
-        Ok(User {
-            id: row.id,
-            email: row.email.as_str().to_owned(),
-            is_active: row.is_active,
-            is_superuser: row.is_superuser,
-            full_name: row.full_name,
-            created_at: row.created_at,
-        })
+        Ok(row.into())
+    }
+
+    /// Creates the account of a person who signs up. Its address is not verified. While addresses must be verified, the
+    /// account is created together with the mail that `mail` returns, and a taken address is not reported: the result
+    /// looks the same and takes the same work.
+    ///
+    /// # Errors
+    /// A conflict `email_taken`, unless addresses must be verified; `throttled`; `mail_queue_full`.
+    pub async fn sign_up(
+        &self,
+        account: NewAccount,
+        by: &Initiator,
+        mail: impl FnOnce() -> Result<Option<NewMail>>,
+    ) -> Result<SignedUp> {
+        let must_verify = self.0.settings.verify_email;
+        if !must_verify && db::user::find_by_key(&self.0.db, &account.email.key()).await?.is_some() {
+            return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
+        }
+        let row = NewUser { email_verified_at: None, ..self.new_row(account).await? };
+        let mail = if must_verify { mail()? } else { None };
+        let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
+        match db::user::insert(&self.0.db, &row, mail.as_ref(), &entry).await {
+            Ok(()) => Ok(SignedUp::Created(row.into())),
+            Err(error) if must_verify && *error.code() == code::EMAIL_TAKEN => Ok(SignedUp::Taken(row.into())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the audit entry of a change of an account.
@@ -122,14 +154,72 @@ impl Auth {
             full_name: account.full_name,
             password_hash: self.0.passwords.hash(account.password.expose()).await?,
             created_at: self.0.clock.now(),
+            // The operator who creates an account vouches for its address.
+            email_verified_at: Some(self.0.clock.now()),
+            invited_at: None,
         })
     }
 
-    /// Changes an account.
+    /// Changes an account. The operator who gives it another address vouches for the address.
     ///
     /// # Errors
     /// `user_not_found`; conflicts `email_taken` and `last_superuser`.
     pub async fn update_user(&self, id: UserId, change: AccountChange, by: &Initiator) -> Result<User> {
+        self.update_user_with(id, change, by, |_| Ok(None)).await
+    }
+
+    /// Changes an account and queues the mail that `mail` returns if it gets another address: both or none.
+    ///
+    /// # Errors
+    /// As [`Auth::update_user`]; `mail_queue_full`.
+    pub async fn update_user_with(
+        &self,
+        id: UserId,
+        change: AccountChange,
+        by: &Initiator,
+        mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
+    ) -> Result<User> {
+        let verified_at = Some(self.0.clock.now());
+        self.apply(id, change, verified_at, by, mail).await
+    }
+
+    /// Changes the account of the caller: its name, and its address. While addresses must be verified, a new address
+    /// replaces the old one when the link in the mail to the new address comes back. A taken address is not reported then.
+    ///
+    /// # Errors
+    /// A conflict `email_taken`, unless addresses must be verified; `mail_queue_full`; `mail_off`.
+    pub async fn update_own(
+        &self,
+        user: &User,
+        change: AccountChange,
+        by: &Initiator,
+        mail: impl Fn(AddressMail<'_>) -> Result<Option<NewMail>>,
+    ) -> Result<User> {
+        let mut change = AccountChange { email: change.email, full_name: change.full_name, ..AccountChange::default() };
+        if self.0.settings.verify_email
+            && let Some(email) = &change.email
+        {
+            if Some(email.key()) == AddressKey::of(&user.email) {
+                db::address_proof::cancel_change(&self.0.db, user.id).await?;
+            } else {
+                self.ask_for_address(user.id, email, by, &mail).await?;
+                change.email = None;
+            }
+            if change.email.is_none() && change.full_name.is_none() {
+                return self.user(user.id).await;
+            }
+        }
+        self.apply(user.id, change, None, by, mail).await
+    }
+
+    async fn apply(
+        &self,
+        id: UserId,
+        change: AccountChange,
+        email_verified_at: Option<Timestamp>,
+        by: &Initiator,
+        mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
+    ) -> Result<User> {
         let password_hash = match &change.password {
             Some(password) => {
                 db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?;
@@ -137,8 +227,17 @@ impl Auth {
             }
             None => None,
         };
+        let announcement = match &change.email {
+            Some(email) => {
+                let old = db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?.email;
+                mail(AddressMail::Announce { old: &old, new: email.as_str() })?
+            }
+            None => None,
+        };
         let update = UserUpdate {
             email: change.email,
+            email_verified_at,
+            announcement,
             is_active: change.is_active,
             is_superuser: change.is_superuser,
             full_name: change.full_name,
@@ -190,9 +289,22 @@ impl Auth {
 }
 
 /// Returns an account as the audit log shows it.
-fn described(user: &NewUser) -> serde_json::Value {
+pub(super) fn described(user: &NewUser) -> serde_json::Value {
     json!({ "email": user.email.as_str(), "full_name": user.full_name, "is_active": user.is_active,
         "is_superuser": user.is_superuser })
+}
+
+impl From<NewUser> for User {
+    fn from(row: NewUser) -> Self {
+        Self {
+            id: row.id,
+            email: row.email.to_string(),
+            is_active: row.is_active,
+            is_superuser: row.is_superuser,
+            full_name: row.full_name,
+            created_at: row.created_at,
+        }
+    }
 }
 
 fn incorrect_password() -> Error {

@@ -34,6 +34,9 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 const DUMMY_HASH: &str = "$argon2id$v=19$m=65536,t=3,p=4$V2hhcmZOb2JvZHlTYWx0IQ$\
                       Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
 
+/// The stored hash of an account without a password. No password matches it.
+pub(super) const NO_PASSWORD: &str = "!";
+
 /// The cost of hashing a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HashCost {
@@ -97,14 +100,15 @@ impl PasswordHasher {
         .await
     }
 
-    /// Checks a password. `hash` is `None` if there is no account: the check takes the same time and always fails. A
+    /// Checks a password. `hash` is `None` if there is no account: the check takes the same time and always fails, and so
+    /// does that of an account without a password. A
     /// password that is not in its normal form costs a second hash, with and without an account.
     ///
     /// # Errors
     /// 429: the wait was too long.
     pub(super) async fn verify(&self, password: &str, hash: Option<&str>) -> Result<PasswordMatch> {
         let password = password.to_owned();
-        let hash = hash.unwrap_or(DUMMY_HASH).to_owned();
+        let hash = hash.filter(|hash| *hash != NO_PASSWORD).unwrap_or(DUMMY_HASH).to_owned();
         let params = self.params.clone();
         self.run(move || Ok(check_forms(&params, &password, &hash))).await
     }
@@ -249,6 +253,7 @@ mod tests {
         assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));
         let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
         assert_eq!(passwords.verify("", None).await.unwrap(), PasswordMatch::Wrong);
+        assert_eq!(passwords.verify(NO_PASSWORD, Some(NO_PASSWORD)).await.unwrap(), PasswordMatch::Wrong);
         assert_eq!(passwords.verify("x", Some("nonsense")).await.unwrap(), PasswordMatch::Wrong);
         assert_eq!(passwords.verify("x", Some("$2b$nonsense")).await.unwrap(), PasswordMatch::Wrong);
         assert_eq!(passwords.verify("x", Some("$argon2id$v=19$m=8,t=1,p=1$")).await.unwrap(), PasswordMatch::Wrong);

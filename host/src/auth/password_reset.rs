@@ -1,6 +1,8 @@
 //! Reset tokens: 256-bit tokens in links to set a password. A token works once, is stored only as SHA-256, and becomes
 //! invalid when the password changes.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
@@ -21,14 +23,20 @@ impl Auth {
     /// # Errors
     /// The database fails.
     pub async fn issue_reset_token(&self, user: UserId) -> Result<Secret> {
+        self.issue_password_token(user, self.0.settings.reset_token_ttl).await
+    }
+
+    /// Issues a token to set a password. It works for `ttl`.
+    pub(super) async fn issue_password_token(&self, user: UserId, ttl: Duration) -> Result<Secret> {
         let token: [u8; LEN] = self.0.random.bytes()?;
         let now = self.0.clock.now();
-        let ends = now.plus(self.0.settings.reset_token_ttl);
+        let ends = now.plus(ttl);
         reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, ends).await?;
         Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
     }
 
-    /// Sets the password of the account of the token, and ends all its sessions and tokens.
+    /// Sets the password of the account of the token, and ends all its sessions and tokens. The address of the account is
+    /// verified then. An invited person accepts the invitation in this way.
     ///
     /// # Errors
     /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`.
@@ -47,7 +55,8 @@ impl Auth {
         let _forget = self.0.token_cache.invalidate_after(holder.id);
         let now = self.0.clock.now();
         let by = Initiator { actor: Some(holder.id), ..client.initiator() };
-        let entry = self.entry(&by, "password.reset", holder.id);
+        let action = if holder.invited_at.is_some() { "invitation.accept" } else { "password.reset" };
+        let entry = self.entry(&by, action, holder.id);
         match reset_token::consume(&self.0.db, &token_hash, holder.id, now, &password_hash, &entry).await? {
             ConsumeOutcome::Reset => Ok(()),
             ConsumeOutcome::Inactive => Err(inactive()),

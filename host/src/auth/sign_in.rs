@@ -53,7 +53,7 @@ impl Auth {
                 return Ok(signed_in);
             }
         }
-        Err(incorrect_credentials())
+        Err(self.incorrect_credentials())
     }
 
     /// Signs in. `None` means that the account was changed during the check, perhaps by a concurrent login that replaced
@@ -65,11 +65,15 @@ impl Auth {
         let verdict = passwords.verify(password, hash).await?;
         if verdict == PasswordMatch::Wrong {
             self.record_refusal(user.as_ref(), client).await?;
-            return Err(incorrect_credentials());
+            return Err(self.incorrect_credentials());
         }
-        let Some(mut user) = user else { return Err(incorrect_credentials()) };
+        let Some(mut user) = user else { return Err(self.incorrect_credentials()) };
         if !user.is_active {
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
+        }
+        if self.0.settings.verify_email && user.email_verified_at.is_none() {
+            self.record_refusal(Some(&user), client).await?;
+            return Err(self.incorrect_credentials());
         }
         if verdict == PasswordMatch::Outdated {
             let better = passwords.hash(password).await?;
@@ -94,8 +98,14 @@ impl Auth {
         let entry = Entry::of(&client.initiator(), self.0.clock.now(), "session.refuse", object).denied();
         db::audit::insert(&self.0.db, &entry).await
     }
-}
 
-fn incorrect_credentials() -> Error {
-    Error::bad_request(code::INCORRECT_CREDENTIALS, "Incorrect email or password")
+    /// Returns the refusal of a sign-in. While addresses must be verified, it is the same for an address that is not. If
+    /// it were another one, somebody who signs up with an address of their choice would learn whether it has an account.
+    fn incorrect_credentials(&self) -> Error {
+        let text = match self.0.settings.verify_email {
+            true => "Incorrect email or password, or the email is not verified yet",
+            false => "Incorrect email or password",
+        };
+        Error::bad_request(code::INCORRECT_CREDENTIALS, text)
+    }
 }

@@ -16,6 +16,7 @@ use super::log_format::LogFormat;
 use super::postgres_url;
 use super::proxy_headers::ProxyHeaders;
 use super::secret::Secret;
+use super::sign_up::SignUp;
 use crate::address::Address;
 use crate::network::Network;
 use crate::public_key::TrustedKey;
@@ -368,6 +369,20 @@ pub(super) fn proxy_headers() -> Kind<ProxyHeaders> {
         "x-forwarded" => Ok(ProxyHeaders::XForwarded),
         "forwarded" => Ok(ProxyHeaders::Forwarded),
         _ => Err("is neither".to_owned()),
+    })
+}
+
+pub(super) fn sign_up() -> Kind<SignUp> {
+    let show = |sign_up: &SignUp| match sign_up {
+        SignUp::Open => "open".to_owned(),
+        SignUp::Invite => "invite".to_owned(),
+        SignUp::Off => "off".to_owned(),
+    };
+    Kind::new("open, invite or off", show, |text| match text {
+        "open" => Ok(SignUp::Open),
+        "invite" => Ok(SignUp::Invite),
+        "off" => Ok(SignUp::Off),
+        _ => Err("is none of these".to_owned()),
     })
 }
 

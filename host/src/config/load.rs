@@ -59,6 +59,10 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
         let text = "is set and email.from (WHARF_EMAIL_FROM) is not; mail needs a sender";
         r.refuse("email.smtp_url", r.origin("email.smtp_url"), text);
     }
+    if auth.verify_email && config.email.smtp_url.is_none() && !config.server.development {
+        let text = "is true and email.smtp_url (WHARF_SMTP_URL) is not set; nobody could verify an address";
+        r.refuse("auth.verify_email", r.origin("auth.verify_email"), text);
+    }
     let plugins = &config.plugins;
     let largest = config.server.max_body_bytes.max(plugins.request_bytes).max(plugins.upload_bytes);
     // Half of the memory is for requests, and one body may use at most three quarters of that half.
@@ -338,6 +342,16 @@ mod tests {
                         (WHARF_PLUGIN_TRUSTED_KEYS) names no key";
             assert!(text.contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn verification_needs_a_mail_server() {
+        let text = with("[auth]\nverify_email = true\n", &[], Vec::new()).unwrap_err();
+        assert!(text.contains("wharf.toml:2: auth.verify_email is true and email.smtp_url"), "{text}");
+        let server = [("WHARF_SMTP_URL", "smtp://mail.example.com"), ("WHARF_EMAIL_FROM", "a@example.com")];
+        let auth = with("[auth]\nverify_email = true\nsignup = \"invite\"\n", &server, Vec::new()).unwrap().config.auth;
+        assert_eq!((auth.verify_email, auth.signup), (true, crate::config::SignUp::Invite));
+        assert!(with("[auth]\nsignup = \"closed\"\n", &[], Vec::new()).unwrap_err().contains("open, invite or off"));
     }
 
     #[test]

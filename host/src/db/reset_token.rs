@@ -1,7 +1,10 @@
 //! Tokens of the links that set a password. Owns the SQL on `reset_tokens`; only the hashes of tokens get here.
 
 use super::audit::{Entry, append};
-use super::user::{END_RESET_TOKENS, END_SESSIONS, SET_PASSWORD, UserRow, columns, locking};
+use super::user::{
+    END_ADDRESS_CHANGE, END_RESET_TOKENS, END_SESSIONS, END_VERIFICATION_TOKENS, SET_PASSWORD, UserRow, columns,
+    locking,
+};
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -49,8 +52,8 @@ pub(crate) async fn find_account(db: &Db, token_hash: &[u8], now: Timestamp) -> 
     Ok(row)
 }
 
-/// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. Of concurrent calls
-/// with one token, only one succeeds.
+/// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. The address is verified
+/// then, because the link was sent to it. Of concurrent calls with one token, only one succeeds.
 pub(crate) async fn consume(
     db: &Db,
     token_hash: &[u8],
@@ -60,6 +63,7 @@ pub(crate) async fn consume(
     entry: &Entry,
 ) -> Result<ConsumeOutcome> {
     const SQL: &str = "DELETE FROM reset_tokens WHERE token_hash = $1 AND user_id = $2 AND expires_at > $3";
+    const VERIFY: &str = "UPDATE users SET email_verified_at = $2 WHERE id = $1 AND email_verified_at IS NULL";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         // As everywhere, the account is locked first; the token is deleted under that lock.
@@ -74,6 +78,9 @@ pub(crate) async fn consume(
         sqlx::query(SET_PASSWORD).bind(user).bind(password_hash).execute(&mut *tx).await?;
         sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
         sqlx::query(END_RESET_TOKENS).bind(user).execute(&mut *tx).await?;
+        sqlx::query(END_ADDRESS_CHANGE).bind(user).execute(&mut *tx).await?;
+        sqlx::query(END_VERIFICATION_TOKENS).bind(user).execute(&mut *tx).await?;
+        sqlx::query(VERIFY).bind(user).bind(now).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });

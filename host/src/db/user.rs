@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::audit::{Entry, append};
-use super::email::{self, NewMail};
+use super::email::{NewMail, enqueue};
 use super::role::GIVE_DEFAULTS;
 use super::row::row;
 use super::{Db, is_duplicate, on};
@@ -29,6 +29,10 @@ row! {
         pub(crate) full_name: Option<String>,
         pub(crate) password_hash: String,
         pub(crate) created_at: Timestamp,
+        /// When the owner proved that they read the mail of the address, or an operator vouched for it.
+        pub(crate) email_verified_at: Option<Timestamp>,
+        /// When the owner was invited, until they have set a password.
+        pub(crate) invited_at: Option<Timestamp>,
     }
 }
 
@@ -42,12 +46,18 @@ pub(crate) struct NewUser {
     pub(crate) full_name: Option<String>,
     pub(crate) password_hash: String,
     pub(crate) created_at: Timestamp,
+    pub(crate) email_verified_at: Option<Timestamp>,
+    pub(crate) invited_at: Option<Timestamp>,
 }
 
 /// A change of an account; `None` leaves a member unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct UserUpdate {
     pub(crate) email: Option<Address>,
+    /// When a new address was verified.
+    pub(crate) email_verified_at: Option<Timestamp>,
+    /// The mail that announces a new address at the old one.
+    pub(crate) announcement: Option<NewMail>,
     pub(crate) is_active: Option<bool>,
     pub(crate) is_superuser: Option<bool>,
     pub(crate) full_name: Option<Option<String>>,
@@ -58,7 +68,7 @@ pub(crate) struct UserUpdate {
 macro_rules! columns {
     () => {
         "users.id, users.email, users.is_active, users.is_superuser, users.full_name, users.password_hash, \
-         users.created_at"
+         users.created_at, users.email_verified_at, users.invited_at"
     };
 }
 pub(super) use columns;
@@ -68,22 +78,31 @@ const BY_ID_LOCKED: &str = concat!("SELECT ", columns!(), " FROM users WHERE id 
 const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM users WHERE email_key = $1");
 const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY created_at DESC, id LIMIT $1 OFFSET $2");
 const INSERT: &str = "INSERT INTO users \
-    (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-const UPDATE: &str = "UPDATE users SET email = $2, email_key = COALESCE($3, email_key), full_name = $4, is_active = $5, is_superuser = $6, \
-    password_hash = $7 WHERE id = $1";
-const SUPERUSERS: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id";
-const SUPERUSERS_LOCKED: &str = "SELECT id FROM users WHERE is_superuser AND is_active ORDER BY id FOR UPDATE";
-pub(super) const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
+    (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at, email_verified_at, \
+    invited_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const UPDATE: &str = "UPDATE users SET email = $2, email_key = COALESCE($3, email_key), full_name = $4, \
+    is_active = $5, is_superuser = $6, password_hash = $7, email_verified_at = $8, invited_at = $9 WHERE id = $1";
+// An invited superuser who has not accepted cannot sign in, so they do not count.
+macro_rules! superusers {
+    ($lock:literal) => {
+        concat!("SELECT id FROM users WHERE is_superuser AND is_active AND invited_at IS NULL ORDER BY id", $lock)
+    };
+}
+const SUPERUSERS: &str = superusers!("");
+const SUPERUSERS_LOCKED: &str = superusers!(" FOR UPDATE");
+pub(super) const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2, invited_at = NULL WHERE id = $1";
 pub(super) const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(super) const END_RESET_TOKENS: &str = "DELETE FROM reset_tokens WHERE user_id = $1";
+pub(super) const END_VERIFICATION_TOKENS: &str = "DELETE FROM verification_tokens WHERE user_id = $1";
+pub(super) const END_ADDRESS_CHANGE: &str = "DELETE FROM address_changes WHERE user_id = $1";
 
 /// Returns the statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
 pub(super) fn locking(db: &Db) -> &'static str {
     db.dialect(BY_ID, BY_ID_LOCKED)
 }
 
-fn refused(error: sqlx::Error) -> Error {
+/// Converts the error of a statement that sets an address.
+pub(super) fn refused(error: sqlx::Error) -> Error {
     if is_duplicate(&error) {
         Error::conflict(code::EMAIL_TAKEN, "User with this email already exists").with_source(error)
     } else {
@@ -185,7 +204,7 @@ pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>, entr
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         if let Some(mail) = mail {
-            email::insert_with(mail).execute(&mut *tx).await?;
+            enqueue!(&mut *tx, mail);
         }
         tx.commit().await?;
     });
@@ -214,11 +233,13 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser, entry: &Entr
     Ok(true)
 }
 
-fn insert_with<'q, D>(user: &'q NewUser) -> sqlx::query::Query<'q, D, D::Arguments>
+/// Returns the statement that adds an account.
+pub(super) fn insert_with<'q, D>(user: &'q NewUser) -> sqlx::query::Query<'q, D, D::Arguments>
 where
     D: sqlx::Database,
     UserId: sqlx::Encode<'q, D> + sqlx::Type<D>,
     Timestamp: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    Option<Timestamp>: sqlx::Encode<'q, D> + sqlx::Type<D>,
     String: sqlx::Encode<'q, D> + sqlx::Type<D>,
     &'q str: sqlx::Encode<'q, D> + sqlx::Type<D>,
     Option<&'q str>: sqlx::Encode<'q, D> + sqlx::Type<D>,
@@ -233,6 +254,8 @@ where
         .bind(user.is_superuser)
         .bind(user.password_hash.as_str())
         .bind(user.created_at)
+        .bind(user.email_verified_at)
+        .bind(user.invited_at)
 }
 
 /// Changes an account; returns `None` if it does not exist. A new password or a deactivation ends its sessions. A new
@@ -260,6 +283,8 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
             .bind(new.is_active)
             .bind(new.is_superuser)
             .bind(new.password_hash.as_str())
+            .bind(new.email_verified_at)
+            .bind(new.invited_at)
             .execute(&mut *tx)
             .await
             .map_err(refused)?;
@@ -268,6 +293,15 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
         }
         if new.password_hash != old.password_hash || new.email != old.email {
             sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
+        }
+        if new.password_hash != old.password_hash || new.email != old.email || !new.is_active {
+            sqlx::query(END_ADDRESS_CHANGE).bind(id).execute(&mut *tx).await?;
+        }
+        if is_new_address(&old, change) {
+            sqlx::query(END_VERIFICATION_TOKENS).bind(id).execute(&mut *tx).await?;
+            if let Some(mail) = &change.announcement {
+                enqueue!(&mut *tx, mail);
+            }
         }
         let password = change.password_hash.is_some().then(|| "changed");
         let entry = entry.clone().with_change(Some(described(&old)), Some(described(&new)));
@@ -283,8 +317,16 @@ pub(crate) fn described(user: &UserRow) -> Value {
         "is_superuser": user.is_superuser })
 }
 
+/// Returns whether a change gives an account another address. Other letters of the same address are none.
+fn is_new_address(old: &UserRow, change: &UserUpdate) -> bool {
+    change.email.as_ref().is_some_and(|email| Some(email.key()) != AddressKey::of(&old.email))
+}
+
 fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
+    let (has_new_address, has_new_password) = (is_new_address(old, change), change.password_hash.is_some());
     UserRow {
+        email_verified_at: if has_new_address { change.email_verified_at } else { old.email_verified_at },
+        invited_at: old.invited_at.filter(|_| !has_new_password),
         id: old.id,
         email: change.email.as_ref().map_or_else(|| old.email.clone(), |email| email.as_str().to_owned()),
         is_active: change.is_active.unwrap_or(old.is_active),
@@ -346,6 +388,7 @@ pub(crate) async fn change_password(
             .execute(&mut *tx)
             .await?;
         sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
+        sqlx::query(END_ADDRESS_CHANGE).bind(id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });

@@ -175,12 +175,12 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
     assert!(mailer.step().await.unwrap());
     assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
-    assert_eq!(mailer.outcomes(), [("sent", 0), ("refused", 1), ("expired", 0), ("dropped", 0)]);
+    assert_eq!(mailer.outcomes(), [("sent", 0), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
     // The next mail is sent.
     sink.refusals.lock().unwrap().recipient = None;
     mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
     assert!(mailer.step().await.unwrap());
-    assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0)]);
+    assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
 }
 
 /// Wrong credentials and a wrong sender, for example, concern every mail, and an operator can correct them.
@@ -261,6 +261,72 @@ async fn a_mail_is_dropped_after_the_last_attempt() {
     }
     assert_eq!(attempts, MAX_ATTEMPTS);
     assert_eq!(mailer.outcomes()[2], ("expired", 1));
+}
+
+#[tokio::test]
+async fn one_recovery_waits_for_each_address_and_is_not_sent_again_for_a_while() {
+    let world = World::new().await;
+    world.user("jane@example.com").await;
+    world.user("joan@example.com").await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    for _ in 0..3 {
+        for email in ["jane@example.com", "JANE@example.com", "nobody@example.com"] {
+            mailer.enqueue(&recovery(email)).await.unwrap();
+        }
+    }
+    assert_eq!(db::email::count(&world.db).await.unwrap(), 2);
+    while mailer.step().await.unwrap() {}
+    assert_eq!(sink.mails().len(), 1);
+
+    // Another recipient and another kind of mail are not held up.
+    for mail in [
+        recovery("jane@example.com"),
+        recovery("joan@example.com"),
+        Mail::AccountExists { email: "jane@example.com".to_owned() },
+    ] {
+        mailer.enqueue(&mail).await.unwrap();
+        assert!(mailer.step().await.unwrap());
+    }
+    assert_eq!((sink.mails().len(), mailer.outcomes()[4]), (3, ("repeated", 1)));
+    world.clock.advance(Duration::from_secs(5 * 60));
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (4, 0));
+}
+
+#[tokio::test]
+async fn a_mail_that_failed_is_sent_even_if_it_was_requested_again() {
+    let world = World::new().await;
+    world.user("jane@example.com").await;
+    let (sink, url) = Sink::start().await;
+    sink.refuses.store(1, Ordering::SeqCst);
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    world.clock.advance(FIRST_BACKOFF);
+    while mailer.step().await.unwrap() {}
+    assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_mail_and_anonymous_callers_cannot_fill_it() {
+    let world = World::new().await;
+    let mailer = mailer(&world, |config| config.email.queue = 12).unwrap();
+    let full = |result: Result<()>| result.err().map(|error| error.code().to_string());
+    for number in 0..9 {
+        mailer.enqueue(&recovery(&format!("a{number}@example.com"))).await.unwrap();
+    }
+    let refused = full(mailer.enqueue(&recovery("a9@example.com")).await);
+    assert_eq!(refused.as_deref(), Some("mail_queue_full"));
+    let test = Mail::Test { email: "a@example.com".to_owned() };
+    for _ in 0..3 {
+        mailer.enqueue(&test).await.unwrap();
+    }
+    assert_eq!(full(mailer.enqueue(&test).await).as_deref(), Some("mail_queue_full"));
+    assert!(mailer.step().await.unwrap());
+    mailer.enqueue(&test).await.unwrap();
 }
 
 #[tokio::test]

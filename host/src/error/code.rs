@@ -111,8 +111,12 @@ codes! {
     DATABASE_UNAVAILABLE = "database_unavailable", 503;
     /// Nothing can be stored, because the disk of the database is full or a quota was reached. Reading works.
     STORAGE_FULL = "storage_full", 503;
+    /// The maximum number of mails waits to be sent. See `Retry-After`.
+    MAIL_QUEUE_FULL = "mail_queue_full", 503;
+    /// The operation needs mail, and no mail server is configured.
+    MAIL_OFF = "mail_off", 409;
 
-    /// The user is unknown or the password is wrong.
+    /// The user is unknown, the password is wrong, or the address must be verified first.
     INCORRECT_CREDENTIALS = "incorrect_credentials", 400;
     /// The given current password is wrong.
     INCORRECT_PASSWORD = "incorrect_password", 400;
@@ -120,6 +124,11 @@ codes! {
     SAME_PASSWORD = "same_password", 400;
     /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.
     INVALID_RESET_TOKEN = "invalid_reset_token", 400;
+    /// The token of a link that verifies an address is unknown, used or expired, or the account or its address was changed
+    /// after it was issued.
+    INVALID_VERIFICATION_TOKEN = "invalid_verification_token", 400;
+    /// The setting `auth.signup` does not allow it: 400 at sign-up, 409 for an invitation.
+    SIGNUP_CLOSED = "signup_closed", 400 | 409;
     /// The email address belongs to another account: 400 at sign-up and when a superuser creates an account, 409
     /// otherwise.
     EMAIL_TAKEN = "email_taken", 400 | 409;

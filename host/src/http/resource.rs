@@ -2,6 +2,7 @@
 
 mod docs;
 mod health;
+mod invitations;
 mod login;
 mod metrics;
 mod pagination;
@@ -11,6 +12,7 @@ mod private;
 mod sessions;
 mod test_email;
 mod users;
+mod verification;
 
 use super::Host;
 use super::host_route::HostRoute;
@@ -21,6 +23,8 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     let mut routes = Vec::new();
     routes.extend(login::routes());
     routes.extend(users::routes());
+    routes.extend(invitations::routes());
+    routes.extend(verification::routes());
     routes.extend(sessions::routes());
     routes.extend(test_email::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));

@@ -145,7 +145,7 @@ async fn read_token(_: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.mail.enqueue(&Mail::Recovery { email: call.path("email")? }).await?;
+    host.mail.enqueue(&Mail::recovery(&call.path::<String>("email")?)).await?;
     Reply::message("If that email is registered, we sent a password recovery link")
 }
 

@@ -135,6 +135,7 @@ async fn add_host(families: &mut Families, host: &Host) {
         "Mails that left the queue, by outcome",
         host.mail.outcomes().map(|(outcome, count)| (label("outcome", outcome), count)),
     );
+    families.single_gauge("mail_queue_places", "Maximum number of mails that wait to be sent", host.mail.queue_bound());
     // The other metrics are needed most while the database does not respond.
     match email::count(&host.db).await {
         Ok(waiting) => families.single_gauge("mail_queue", "Mails waiting to be sent", waiting),

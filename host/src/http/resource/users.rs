@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::pagination::Page;
 use super::partial_update::Change;
 use crate::address::Address;
-use crate::auth::{AccountChange, NewAccount, User};
+use crate::auth::{AccountChange, AddressMail, NewAccount, SignedUp, User};
 use crate::clock::Timestamp;
-use crate::config::Secret;
+use crate::config::{Secret, SignUp};
+use crate::email::Mail;
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -43,7 +44,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::patch("/api/v1/users/me", update_user_me)
             .session()
             .named(TAG, "update_user_me", "Update User Me")
-            .described("Changes the account of the caller. Absent members keep their values.")
+            .described(
+                "Changes the account of the caller. Absent members keep their values. If addresses must be verified, a new \
+                 address replaces the old one when the link of a mail came back.",
+            )
             .json::<UserUpdateMe>()
             .replies::<UserPublic>(),
         HostRoute::delete("/api/v1/users/me", delete_user_me)
@@ -60,7 +64,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/users/signup", register_user)
             .public()
             .named(TAG, "register_user", "Register User")
-            .described("Creates an account for the caller.")
+            .described(
+                "Creates an account for the caller, if `auth.signup` is `open`. If addresses must be verified, the account \
+                 can sign in after the link of a mail came back, and a taken address gets the same response.",
+            )
             .json::<UserRegister>()
             .replies::<UserPublic>(),
         HostRoute::get("/api/v1/users/{user_id}", read_user_by_id)
@@ -228,7 +235,10 @@ async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         full_name: body.full_name.into_option(),
         ..AccountChange::default()
     };
-    one(host.auth.update_user(call.caller()?.user()?.id, change, &call.initiator()).await?)
+    let (caller, by) = (call.caller()?, call.initiator());
+    let user = host.auth.update_own(caller.user()?, change, &by, |mail| host.mail.for_address(mail)).await?;
+    host.mail.wake();
+    one(user)
 }
 
 async fn delete_user_me(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -248,7 +258,14 @@ async fn update_password_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 }
 
 async fn register_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    match host.config.auth.signup {
+        SignUp::Open => {}
+        // A 403 would make the frontend of the template sign out instead of showing the text.
+        SignUp::Invite => return Err(Error::bad_request(code::SIGNUP_CLOSED, "Sign-up needs an invitation")),
+        SignUp::Off => return Err(Error::bad_request(code::SIGNUP_CLOSED, "Sign-up is closed")),
+    }
     let body: UserRegister = call.json()?;
+    let email = body.email.to_string();
     let account = NewAccount {
         email: body.email,
         password: Secret::new(body.password),
@@ -257,7 +274,16 @@ async fn register_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_superuser: false,
     };
     let taken = "The user with this email already exists in the system";
-    one(host.auth.create_user(account, &call.initiator()).await.map_err(taken_as(taken))?)
+    let mail = || host.mail.for_change(&Mail::verification(&email));
+    let user = match host.auth.sign_up(account, &call.initiator(), mail).await.map_err(taken_as(taken))? {
+        SignedUp::Created(user) => user,
+        SignedUp::Taken(user) => {
+            host.mail.enqueue(&Mail::AccountExists { email: user.email.clone() }).await?;
+            user
+        }
+    };
+    host.mail.wake();
+    one(user)
 }
 
 async fn read_user_by_id(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -292,7 +318,11 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         caller.require_all(&PermissionSet::Everything)?;
     }
     host.auth.require_outranks(caller, id).await?;
-    one(host.auth.update_user(id, change, &call.initiator()).await.map_err(unknown)?)
+    let by = call.initiator();
+    let mail = |mail: AddressMail<'_>| host.mail.for_address(mail);
+    let user = host.auth.update_user_with(id, change, &by, mail).await.map_err(unknown)?;
+    host.mail.wake();
+    one(user)
 }
 
 async fn delete_user(host: Arc<Host>, call: Call) -> Result<Reply> {

@@ -1,0 +1,51 @@
+//! Invited accounts: accounts without a password that are added with their roles. Owns no table of its own.
+
+use super::audit::{Entry, append};
+use super::email::{NewMail, enqueue};
+use super::role::GIVE_DEFAULTS;
+use super::row::row;
+use super::user::{NewUser, insert_with, refused};
+use super::{Db, on};
+use crate::error::Result;
+use crate::id::RoleName;
+
+row! {
+    /// A permission of a role, or none.
+    #[derive(Debug)]
+    struct PermissionRow {
+        permission: Option<String>,
+    }
+}
+
+/// Returns the permissions of a role, as stored. `None` means that there is no such role.
+pub(crate) async fn permissions(db: &Db, role: &RoleName) -> Result<Option<Vec<String>>> {
+    const SQL: &str = "SELECT role_permissions.permission FROM roles \
+        LEFT JOIN role_permissions ON role_permissions.role = roles.name WHERE roles.name = $1";
+    let rows = on!(db, pool => sqlx::query_as::<_, PermissionRow>(SQL).bind(role.clone()).fetch_all(pool).await)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(rows.into_iter().filter_map(|row| row.permission).collect()))
+}
+
+/// Adds an account with the default roles and these, and queues the mail for it: all or nothing. A role that was deleted
+/// meanwhile is left out.
+///
+/// # Errors
+/// The address is taken (`email_taken`); `mail_queue_full`.
+pub(crate) async fn insert(db: &Db, user: &NewUser, roles: &[RoleName], mail: &NewMail, entry: &Entry) -> Result<()> {
+    const GIVE: &str = "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2 \
+        ON CONFLICT (user_id, role) DO NOTHING";
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
+        for role in roles {
+            sqlx::query(GIVE).bind(user.id).bind(role.clone()).execute(&mut *tx).await?;
+        }
+        enqueue!(&mut *tx, mail);
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(())
+}
