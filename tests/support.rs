@@ -1,5 +1,6 @@
 //! The test support: throwaway servers and hosts, clients and components. Knows nothing about any single test.
 
+pub(crate) mod authenticator;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod component;

@@ -10,6 +10,7 @@ mod access_token;
 mod account;
 mod address_proof;
 mod caller;
+mod factor;
 mod first_superuser;
 mod invitation;
 mod password_hashing;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use account::{AccountChange, NewAccount, SignedUp};
 pub use address_proof::AddressMail;
 pub use caller::{Caller, Credential, SessionCredential, Strength, User};
+pub use factor::{Factors, Method, NewTotp, Proof, SecondFactorChallenge};
 pub use first_superuser::NewSuperuser;
 pub use invitation::Invitation;
 pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
@@ -102,6 +104,7 @@ impl Auth {
             strength,
             authenticated_at: facts.session_created_at.unwrap_or(now),
             stepped_up_at: facts.session_stepped_up_at,
+            has_second_factor: facts.has_second_factor,
         });
         let caller = Arc::new(Caller {
             user: Some(found.user.into()),

@@ -143,6 +143,8 @@ settings! {
         /// Require that the owner of an account proves that they read the mail of its address: before the first sign-in
         /// after a sign-up, and before a new address replaces the old one.
         verify_email: bool = false, "WHARF_VERIFY_EMAIL", kind::boolean();
+        /// How long a sign-in or step-up counts as a recent proof that it is the user.
+        step_up_ttl: Duration = 10 * MINUTE, "WHARF_STEP_UP_TTL", kind::duration(SECOND..=DAY);
         /// Email address of the first superuser, created at the first start.
         superuser_email: Option<String> = None, "WHARF_SUPERUSER_EMAIL", kind::email_address().optional();
         /// Password of the first superuser; `None` means that one is generated and printed once.

@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 pub use code::Code;
 pub use findings::{FieldError, Findings, Loc};
 
@@ -78,6 +80,7 @@ struct Inner {
     public: Cow<'static, str>,
     findings: Vec<FieldError>,
     omitted_findings: usize,
+    members: Map<String, Value>,
     internal: Option<String>,
     source: Option<Source>,
 }
@@ -91,6 +94,7 @@ impl Error {
             public: public.into(),
             findings: Vec::new(),
             omitted_findings: 0,
+            members: Map::new(),
             internal: None,
             source: None,
         }))
@@ -160,6 +164,14 @@ impl Error {
         self
     }
 
+    /// Adds a member to the problem that the client gets, so that a program can continue. It may be a secret of this
+    /// client: it is never logged.
+    #[must_use]
+    pub fn with_member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.members.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Adds a text that only operators may read.
     #[must_use]
     pub fn with_internal(mut self, internal: impl fmt::Display) -> Self {
@@ -187,6 +199,11 @@ impl Error {
     /// Returns the number of findings that are not listed.
     pub fn omitted_findings(&self) -> usize {
         self.0.omitted_findings
+    }
+
+    /// Returns the members that the problem has in addition to the usual ones.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.0.members
     }
 
     /// Returns the listed findings. `None` means that the error has no list of findings.

@@ -74,6 +74,19 @@ pub struct SessionCredential {
     pub authenticated_at: Timestamp,
     /// When the user last proved again that it is they.
     pub stepped_up_at: Option<Timestamp>,
+    /// Whether the account has a second factor.
+    pub has_second_factor: bool,
+}
+
+impl SessionCredential {
+    /// Returns when the user last proved that it is they; with a second factor, if they have one. `None` means that they
+    /// did not.
+    pub fn proven_at(&self) -> Option<Timestamp> {
+        if self.has_second_factor && self.strength == Strength::Single {
+            return None;
+        }
+        Some(self.stepped_up_at.map_or(self.authenticated_at, |at| at.max(self.authenticated_at)))
+    }
 }
 
 /// The credential of a caller.

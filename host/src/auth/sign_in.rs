@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Auth;
 use super::caller::Strength;
+use super::factor::SecondFactorChallenge;
 use super::password_hashing::PasswordMatch;
 use super::session::IssuedTokens;
 use crate::db;
@@ -40,6 +41,8 @@ impl Client {
 pub enum SignIn {
     /// A session began.
     Tokens(IssuedTokens),
+    /// The account has a second factor, which is missing.
+    SecondFactor(SecondFactorChallenge),
 }
 
 impl Auth {
@@ -85,9 +88,12 @@ impl Auth {
         self.complete_first_factor(&user, client).await
     }
 
-    /// Begins the session of an account whose first factor was right. `None` means that the account was changed
-    /// meanwhile.
+    /// Begins the session of an account whose first factor was right, or the wait for its second factor. `None` means that
+    /// the account was changed meanwhile.
     pub(super) async fn complete_first_factor(&self, user: &UserRow, client: &Client) -> Result<Option<SignIn>> {
+        if let Some(challenge) = self.begin_challenge(user).await? {
+            return Ok(Some(SignIn::SecondFactor(challenge)));
+        }
         Ok(self.begin_session(user, client, Strength::Single).await?.map(SignIn::Tokens))
     }
 

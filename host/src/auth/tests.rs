@@ -50,7 +50,8 @@ impl World {
     }
 
     async fn sign_in(&self, email: &str) -> IssuedTokens {
-        let SignIn::Tokens(tokens) = self.auth.sign_in(email, "changethis", &client()).await.unwrap();
+        let signed_in = self.auth.sign_in(email, "changethis", &client()).await.unwrap();
+        let SignIn::Tokens(tokens) = signed_in else { unreachable!() };
         tokens
     }
 
@@ -423,7 +424,8 @@ async fn the_first_superuser_is_created_once() {
     assert_eq!(created[0].email, "admin@example.com");
     let password = created[0].generated_password.clone().unwrap();
     assert_eq!(password.expose().len(), 35);
-    let SignIn::Tokens(grant) = world.auth.sign_in("admin@example.com", password.expose(), &client()).await.unwrap();
+    let signed_in = world.auth.sign_in("admin@example.com", password.expose(), &client()).await.unwrap();
+    let SignIn::Tokens(grant) = signed_in else { unreachable!() };
     assert!(world.caller(&grant).await.unwrap().user().unwrap().is_superuser);
     let other = config::Auth { superuser_email: Some("b@example.com".into()), ..settings };
     assert_eq!(world.auth.ensure_superuser(&other).await.unwrap(), None);

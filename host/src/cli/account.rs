@@ -5,7 +5,7 @@ use std::io::BufRead as _;
 use clap::Args;
 use serde_json::json;
 
-use super::api::{Api, Remote};
+use super::api::{Api, Remote, SignedIn};
 use super::credentials::{Credentials, StoredLogin};
 use super::failure::Failure;
 use super::terminal::Terminal;
@@ -17,7 +17,7 @@ pub(super) struct LoginCommand {
     /// The email address of the account; asked for if not given
     #[arg(long)]
     email: Option<String>,
-    /// Read the password from standard input
+    /// Read the password from standard input, and the code of the second factor from its next line
     #[arg(long, requires = "email")]
     password_stdin: bool,
     #[command(flatten)]
@@ -33,16 +33,26 @@ impl LoginCommand {
             None => terminal.ask("Email")?,
         };
         let unreadable = |error| Failure::new(format!("cannot read the password: {error}"));
+        let read_line = || {
+            let mut line = String::new();
+            std::io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
+            Ok::<_, Failure>(line.trim_end_matches(['\r', '\n']).to_owned())
+        };
         let password = match self.password_stdin {
-            true => {
-                let mut line = String::new();
-                std::io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
-                line.trim_end_matches(['\r', '\n']).to_owned()
-            }
+            true => read_line()?,
             false => rpassword::prompt_password(format!("Password of {email}: "))
                 .map_err(|error| unreadable(error).next("Without a terminal, use --password-stdin."))?,
         };
-        let token = api.sign_in(&email, &Secret::new(password))?;
+        let token = match api.sign_in(&email, &Secret::new(password))? {
+            SignedIn::Token(token) => token,
+            SignedIn::SecondFactor(challenge) => {
+                let code = match self.password_stdin {
+                    true => read_line()?,
+                    false => terminal.ask("Code of your authenticator app, or a recovery code")?,
+                };
+                api.complete_sign_in(&challenge, &Secret::new(code))?
+            }
+        };
         credentials.store(api.url(), StoredLogin { email: email.clone(), access_token: token.expose().to_owned() })?;
         match terminal.is_json() {
             true => terminal.json(&json!({ "url": api.url(), "email": email })),

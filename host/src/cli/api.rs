@@ -29,6 +29,17 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(300);
 /// The operator API's path of plugins.
 pub(super) const PLUGINS: &str = "/api/v1/plugins/";
 
+/// The most digits that an authenticator app shows. A recovery code is longer.
+const MOST_DIGITS: usize = 8;
+
+/// The outcome of a password that was right.
+pub(super) enum SignedIn {
+    /// The access token.
+    Token(Secret),
+    /// The account has a second factor; the challenge continues the sign-in.
+    SecondFactor(Secret),
+}
+
 /// The option that names the host.
 #[derive(Debug, Args)]
 pub(super) struct Remote {
@@ -106,13 +117,34 @@ impl Api {
         &self.url
     }
 
-    /// Exchanges an email address and a password for an access token.
-    pub(super) fn sign_in(&self, email: &str, password: &Secret) -> Result<Secret, Failure> {
+    /// Exchanges an email address and a password for an access token, or for a challenge if the account has a second
+    /// factor.
+    pub(super) fn sign_in(&self, email: &str, password: &Secret) -> Result<SignedIn, Failure> {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("username", email).append_pair("password", password.expose());
         let request = self.request(Method::POST, "/api/v1/login/access-token")?;
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let response = self.send(request.body(form.finish()).map_err(malformed)?)?;
+        match self.send(request.body(form.finish()).map_err(malformed)?) {
+            Ok(response) => self.token_of(&response).map(SignedIn::Token),
+            Err(failure) => match failure.members.get("challenge").and_then(Value::as_str) {
+                Some(challenge) => Ok(SignedIn::SecondFactor(Secret::new(challenge))),
+                None => Err(failure),
+            },
+        }
+    }
+
+    /// Completes a sign-in with a code of an authenticator app, or with a recovery code, which is longer.
+    pub(super) fn complete_sign_in(&self, challenge: &Secret, code: &Secret) -> Result<Secret, Failure> {
+        let digits = code.expose().chars().filter(|c| !c.is_whitespace()).count();
+        let proof = if digits > MOST_DIGITS { "recovery_code" } else { "code" };
+        let body = serde_json::json!({ "challenge": challenge.expose(), proof: code.expose() });
+        let request = self.request(Method::POST, "/api/v1/login/second-factor")?;
+        let request = request.header("content-type", "application/json");
+        let response = self.send(request.body(body.to_string()).map_err(malformed)?)?;
+        self.token_of(&response)
+    }
+
+    fn token_of(&self, response: &Value) -> Result<Secret, Failure> {
         let token = response.get("access_token").and_then(Value::as_str);
         token.map(Secret::new).ok_or_else(|| Failure::new(format!("{} sent no token", self.url)))
     }
@@ -238,6 +270,12 @@ impl Api {
                 "Review the capability, then add it with --grant (or with `wharf plugin grant`, if it was revoked)."
                     .to_owned(),
             ),
+            (403, Some("second_factor_required")) => {
+                Some("Enrol a second factor (OPERATING.md, \"Second factors\"), then run `wharf login`.".to_owned())
+            }
+            (403, Some("step_up_required")) => {
+                Some("Run `wharf login` again: this needs a recent proof of your second factor.".to_owned())
+            }
             (_, Some("forbidden")) => Some("Sign in as a superuser with `wharf login`.".to_owned()),
             (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` lists the releases.".to_owned()),
             (_, Some("plugin_not_found")) => Some("`wharf plugin list` lists the plugins.".to_owned()),

@@ -36,6 +36,7 @@ migrations! {
     13 "address keys" "0013_address_keys.sql",
     14 "addresses beyond ascii" "0014_addresses_beyond_ascii.sql",
     15 "roles" "0015_roles.sql",
+    18 "second factors" "0018_second_factors.sql",
     20 "address proofs" "0020_address_proofs.sql",
 }
 

@@ -3,6 +3,7 @@
 use sqlx::{ColumnIndex, FromRow, Row};
 
 use super::audit::{Entry, append};
+use super::factor::has_factor;
 use super::row::row;
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
@@ -51,7 +52,7 @@ pub(crate) struct Rotation<'a> {
 }
 
 row! {
-    /// The facts about a session that each request needs. All are `None` if the account does not have this session, or
+    /// The facts about a session that each request needs. All but the last are `None` if the account does not have this session, or
     /// no longer.
     #[derive(Debug)]
     pub(crate) struct SessionFacts {
@@ -59,6 +60,8 @@ row! {
         pub(crate) session_created_at: Option<Timestamp>,
         pub(crate) session_strength: Option<String>,
         pub(crate) session_stepped_up_at: Option<Timestamp>,
+        /// Whether the account has a second factor, whatever the session.
+        pub(crate) has_second_factor: bool,
     }
 }
 
@@ -91,7 +94,9 @@ const SIGNED_IN: &str = concat!(
     "SELECT ",
     columns!(),
     ", sessions.expires_at AS session_expires_at, sessions.created_at AS session_created_at, \
-     sessions.strength AS session_strength, sessions.stepped_up_at AS session_stepped_up_at FROM users \
+     sessions.strength AS session_strength, sessions.stepped_up_at AS session_stepped_up_at, ",
+    has_factor!("users.id"),
+    " AS has_second_factor FROM users \
      LEFT JOIN sessions ON sessions.id = $2 AND sessions.user_id = users.id WHERE users.id = $1"
 );
 const BY_FAMILY: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE family_hash = $1");
@@ -168,6 +173,30 @@ pub(crate) async fn rotate(db: &Db, id: SessionId, rotation: &Rotation<'_>) -> R
             .rows_affected()
     });
     Ok(done > 0)
+}
+
+/// Records a fresh proof of the user of a session; `with_factor` tells whether it was a second factor. Returns whether the
+/// session existed.
+pub(crate) async fn step_up(
+    db: &Db,
+    user: UserId,
+    session: SessionId,
+    with_factor: bool,
+    at: Timestamp,
+    entry: &Entry,
+) -> Result<bool> {
+    const BY_PASSWORD: &str = "UPDATE sessions SET stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
+    const BY_FACTOR: &str = "UPDATE sessions SET stepped_up_at = $3, strength = 'multi' WHERE id = $1 AND user_id = $2";
+    let sql = if with_factor { BY_FACTOR } else { BY_PASSWORD };
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if sqlx::query(sql).bind(session).bind(user).bind(at).execute(&mut *tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
 }
 
 /// Ends one session of an account; returns whether it existed.

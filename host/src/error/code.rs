@@ -120,6 +120,17 @@ codes! {
     INCORRECT_CREDENTIALS = "incorrect_credentials", 400;
     /// The given current password is wrong.
     INCORRECT_PASSWORD = "incorrect_password", 400;
+    /// The code of the second factor is wrong, was used before, or belongs to a factor that the account does not have.
+    INCORRECT_CODE = "incorrect_code", 400;
+    /// The sign-in that waited for a second factor is over: completed, expired, tried too often, or begun with a password
+    /// that was changed.
+    INVALID_CHALLENGE = "invalid_challenge", 400;
+    /// The operation needs a recent proof that the caller is the user of the session. See `POST /api/v1/login/step-up`.
+    STEP_UP_REQUIRED = "step_up_required", 403;
+    /// The account has no such second factor, or no enrolment of one was begun.
+    FACTOR_NOT_FOUND = "factor_not_found", 404;
+    /// The account has this second factor already.
+    FACTOR_EXISTS = "factor_exists", 409;
     /// The new password equals the current one.
     SAME_PASSWORD = "same_password", 400;
     /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.

@@ -371,6 +371,7 @@ mod tests {
             strength: Strength::Single,
             authenticated_at: Timestamp(0),
             stepped_up_at: None,
+            has_second_factor: false,
         };
         let caller = Caller {
             user: Some(user.clone()),

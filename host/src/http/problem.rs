@@ -3,9 +3,10 @@
 //! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal
 //! half goes to the log here, with the request id.
 
-use axum::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::content_coding;
 use super::reply::Reply;
@@ -40,6 +41,19 @@ struct Problem<'a> {
     /// The number of rejected inputs that are not listed. The host lists at most 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     errors_omitted: Option<usize>,
+    #[serde(flatten)]
+    #[schemars(with = "Continuation")]
+    members: &'a Map<String, Value>,
+}
+
+/// The members of a problem that a client can continue from.
+#[derive(schemars::JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Continuation {
+    /// Continues a sign-in with a second factor (`second_factor_required`).
+    challenge: Option<String>,
+    /// The ways to prove the second factor (`second_factor_required`).
+    methods: Option<Vec<String>>,
 }
 
 /// One rejected input.
@@ -121,9 +135,14 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     } else {
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
     }
-    let findings = ListedFindings { listed: error.findings(), omitted: error.omitted_findings() };
-    let mut reply = write(status, error.public(), error.code(), findings, instance, request_id);
+    let details =
+        Details { listed: error.findings(), omitted: error.omitted_findings(), members: error.members().clone() };
+    let mut reply = write(status, error.public(), error.code(), &details, instance, request_id);
     add_headers(&mut reply.headers, error.kind());
+    if !details.members.is_empty() {
+        // They may be secrets.
+        reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     reply
 }
 
@@ -137,19 +156,21 @@ pub fn plugin_reply(
     request_id: &str,
 ) -> Reply {
     let listed = if errors.is_empty() && status != StatusCode::UNPROCESSABLE_ENTITY { None } else { Some(errors) };
-    write(status, detail, code, ListedFindings { listed, omitted: 0 }, instance, request_id)
+    write(status, detail, code, &Details { listed, omitted: 0, members: Map::new() }, instance, request_id)
 }
 
-struct ListedFindings<'a> {
+/// The members that only some problems have.
+struct Details<'a> {
     listed: Option<&'a [FieldError]>,
     omitted: usize,
+    members: Map<String, Value>,
 }
 
 fn write(
     status: StatusCode,
     detail: &str,
     code: &Code,
-    findings: ListedFindings<'_>,
+    details: &Details<'_>,
     instance: &str,
     request_id: &str,
 ) -> Reply {
@@ -161,8 +182,9 @@ fn write(
         instance: instance.get(..instance.floor_char_boundary(MAX_INSTANCE_BYTES)).unwrap_or_default(),
         code,
         request_id,
-        errors: findings.listed,
-        errors_omitted: Some(findings.omitted).filter(|omitted| *omitted > 0),
+        errors: details.listed,
+        errors_omitted: Some(details.omitted).filter(|omitted| *omitted > 0),
+        members: &details.members,
     };
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     Reply::new(status, "application/problem+json", body)
@@ -241,6 +263,15 @@ mod tests {
         assert_eq!(body["detail"], "Field required");
         assert_eq!(body["errors"][0]["loc"], serde_json::json!(["body", "title"]));
         assert_eq!(body.get("errors_omitted"), None);
+    }
+
+    #[test]
+    fn a_problem_that_a_client_can_continue_from_is_not_stored() {
+        let error = Error::forbidden(code::FORBIDDEN, "x").with_member("challenge", "secret");
+        assert!(!error.report().contains("secret") && !format!("{error:?}").contains("secret"));
+        let reply = reply(&error, "/", "r");
+        assert_eq!(reply.headers[CACHE_CONTROL], "no-store");
+        assert_eq!(body(&reply)["challenge"], "secret");
     }
 
     #[test]

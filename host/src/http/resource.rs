@@ -1,6 +1,7 @@
 //! The routes of the host, one file per resource. Each file declares its routes next to their handlers.
 
 mod docs;
+mod factors;
 mod health;
 mod invitations;
 mod login;
@@ -9,6 +10,7 @@ mod pagination;
 mod partial_update;
 mod plugins;
 mod private;
+mod second_factor;
 mod sessions;
 mod test_email;
 mod users;
@@ -26,6 +28,8 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(invitations::routes());
     routes.extend(verification::routes());
     routes.extend(sessions::routes());
+    routes.extend(second_factor::routes());
+    routes.extend(factors::routes());
     routes.extend(test_email::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(health::routes());

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::users::UserPublic;
-use crate::auth::{IssuedTokens, SignIn};
+use crate::auth::{IssuedTokens, SecondFactorChallenge, SignIn};
 use crate::email::Mail;
 use crate::error::{Error, Result, code};
 use crate::http::Host;
@@ -24,7 +24,11 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/login/access-token", create_access_token)
             .public()
             .named(TAG, "login_access_token", "Login Access Token")
-            .described("Starts a session by the OAuth2 password flow. The username is the email address.")
+            .described(
+                "Starts a session by the OAuth2 password flow. The username is the email address. If the account has a \
+                 second factor, the response is 403 `second_factor_required` with the `challenge` for \
+                 `/login/second-factor`.",
+            )
             .form::<LoginForm>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/login/refresh-token", refresh_token)
@@ -84,7 +88,7 @@ struct LoginForm {
 
 /// The tokens of a session.
 #[derive(Serialize, JsonSchema)]
-struct Token {
+pub(super) struct Token {
     /// Sent with every request as `Authorization: Bearer …`.
     access_token: String,
     /// Always `bearer`.
@@ -108,7 +112,7 @@ struct NewPassword {
     new_password: String,
 }
 
-fn token(issued: &IssuedTokens) -> Result<Reply> {
+pub(super) fn token(issued: &IssuedTokens) -> Result<Reply> {
     let reply = Reply::json(&Token {
         access_token: issued.access_token.expose().to_owned(),
         token_type: "bearer",
@@ -118,8 +122,16 @@ fn token(issued: &IssuedTokens) -> Result<Reply> {
     Ok(secret(reply))
 }
 
+/// Returns the refusal that asks for the second factor. The challenge continues the sign-in.
+pub(super) fn second_factor_required(challenge: &SecondFactorChallenge) -> Error {
+    let methods: Vec<&str> = challenge.methods.iter().map(|method| method.as_str()).collect();
+    Error::forbidden(code::SECOND_FACTOR_REQUIRED, "The account has a second factor; continue with it")
+        .with_member("challenge", challenge.challenge.expose())
+        .with_member("methods", methods)
+}
+
 /// Forbids caching a reply that contains a secret (RFC 6749, section 5.1).
-fn secret(reply: Reply) -> Reply {
+pub(super) fn secret(reply: Reply) -> Reply {
     reply.with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }
 
@@ -127,6 +139,7 @@ async fn create_access_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let form: LoginForm = call.json()?;
     match host.auth.sign_in(&form.username, &form.password, &call.client()).await? {
         SignIn::Tokens(issued) => token(&issued),
+        SignIn::SecondFactor(challenge) => Err(second_factor_required(&challenge)),
     }
 }
 
@@ -160,6 +173,7 @@ async fn read_recovery_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
         || Error::not_found(code::USER_NOT_FOUND, "The user with this username does not exist in the system.");
     let user = host.auth.user_by_email(&call.path::<String>("email")?).await?.ok_or_else(unknown)?;
     // The mail has a link that sets the password.
+    host.auth.require_step_up(call.caller()?)?;
     host.auth.require_outranks(call.caller()?, user.id).await?;
     let message = host.mail.preview_recovery(&user).await?;
     let reply = secret(Reply::html(message.html));

@@ -223,6 +223,7 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let query: DeployQuery = call.query()?;
     if !query.grant.is_empty() {
         call.caller()?.require(HostPermission::PluginsGrant)?;
+        host.auth.require_step_up(call.caller()?)?;
     }
     let refuse =
         |name: &str, reason: String| Error::invalid(vec![FieldError::new("value_error", ["query", name], reason)]);
@@ -288,6 +289,7 @@ async fn delete_plugin(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: DeleteQuery = call.query()?;
     if query.delete_data {
         call.caller()?.require(HostPermission::PluginsDeleteData)?;
+        host.auth.require_step_up(call.caller()?)?;
     }
     host.plugins.remove(&name, query.delete_data, &call.initiator()).await?;
     Reply::message(&format!("Plugin '{name}' removed"))

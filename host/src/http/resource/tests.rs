@@ -57,7 +57,9 @@ fn operations_are_named_as_in_the_contract() {
         plugins-deploy_plugin plugins-read_plugin plugins-delete_plugin plugins-read_releases plugins-read_release \
         plugins-read_history plugins-roll_back plugins-pause_plugin plugins-resume_plugin plugins-read_canary \
         plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy \
-        plugins-read_limits plugins-set_limits";
+        plugins-read_limits plugins-set_limits login-second_factor login-step_up users-read_factors_me \
+        users-begin_totp_me users-confirm_totp_me users-remove_totp_me users-renew_recovery_codes_me \
+        users-read_factors users-delete_factors";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();
     assert_eq!(ids(false), expected);

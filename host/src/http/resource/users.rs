@@ -236,6 +236,10 @@ async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         ..AccountChange::default()
     };
     let (caller, by) = (call.caller()?, call.initiator());
+    if change.email.is_some() {
+        // Mail to the address can reset the password.
+        host.auth.require_step_up(caller)?;
+    }
     let user = host.auth.update_own(caller.user()?, change, &by, |mail| host.mail.for_address(mail)).await?;
     host.mail.wake();
     one(user)
@@ -316,6 +320,9 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let (id, caller): (UserId, _) = (call.path("user_id")?, call.caller()?);
     if change.is_superuser == Some(true) {
         caller.require_all(&PermissionSet::Everything)?;
+    }
+    if change.password.is_some() || change.email.is_some() || change.is_superuser.is_some() {
+        host.auth.require_step_up(caller)?;
     }
     host.auth.require_outranks(caller, id).await?;
     let by = call.initiator();

@@ -263,6 +263,7 @@ async fn abort_canary(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, capability): (PluginName, String) = (call.path("name")?, call.path("capability")?);
     let query: GrantParametersQuery = call.query()?;
+    host.auth.require_step_up(call.caller()?)?;
     Grants::read([capability.as_str()]).map_err(|error| Error::not_found(code::GRANT_MISSING, error.to_string()))?;
     if query.parameter.is_empty() {
         host.plugins.grant(&name, &capability, &call.initiator()).await?;

@@ -1,0 +1,251 @@
+//! Second factors of accounts. Owns the SQL on `totp_factors` and `recovery_codes`; `auth::factor` owns the algorithms.
+//!
+//! A factor that waits for its first code is no factor yet. With the last factor of an account, its recovery codes go,
+//! and its sessions count as sessions with one factor.
+
+use std::time::Duration;
+
+use super::audit::{Entry, append};
+use super::row::row;
+use super::user::{END_SESSIONS, UserRow, locking};
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{SessionId, UserId};
+
+row! {
+    /// The key of an authenticator app.
+    #[derive(Debug, Clone)]
+    pub(crate) struct TotpRow {
+        pub(crate) secret: Vec<u8>,
+        pub(crate) created_at: Timestamp,
+        /// `None` until the first code.
+        pub(crate) confirmed_at: Option<Timestamp>,
+        /// The wrong codes since the last right one.
+        pub(crate) failures: i64,
+        pub(crate) last_tried_at: Timestamp,
+    }
+}
+
+/// The outcome of asking for an attempt.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// The attempt is counted as wrong until [`accept_totp`] or [`confirm_totp`].
+    Counted(TotpRow),
+    /// Too many codes were wrong. The duration is the wait before the next attempt.
+    Wait(Duration),
+    /// The account has no such factor.
+    NoFactor,
+}
+
+/// The factors of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// When the authenticator app was confirmed; `None` means that there is none.
+    pub(crate) totp_since: Option<Timestamp>,
+    /// The number of unused recovery codes.
+    pub(crate) recovery_codes: i64,
+}
+
+/// The condition on which the account `$1` has a second factor.
+macro_rules! has_factor {
+    ($user:literal) => {
+        concat!("EXISTS (SELECT 1 FROM totp_factors WHERE user_id = ", $user, " AND confirmed_at IS NOT NULL)")
+    };
+}
+pub(super) use has_factor;
+
+const TOTP: &str =
+    "SELECT secret, created_at, confirmed_at, failures, last_tried_at FROM totp_factors WHERE user_id = $1";
+const TOTP_LOCKED: &str = "SELECT secret, created_at, confirmed_at, failures, last_tried_at FROM totp_factors \
+    WHERE user_id = $1 FOR UPDATE";
+const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
+pub(super) const INSERT_CODE: &str = "INSERT INTO recovery_codes (user_id, code_hash) VALUES ($1, $2)";
+pub(super) const COUNT_CODES: &str = "SELECT COUNT(*) FROM recovery_codes WHERE user_id = $1";
+/// Without factors, nothing is left to recover.
+pub(super) const DELETE_USELESS_CODES: &str = concat!("DELETE FROM recovery_codes WHERE user_id = $1 AND NOT ", has_factor!("$1"));
+/// The session in which a factor was added has proved it.
+pub(super) const RAISE_SESSION: &str =
+    "UPDATE sessions SET strength = 'multi', stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
+pub(super) const WEAKEN_SESSIONS: &str = concat!(
+    "UPDATE sessions SET strength = 'single', stepped_up_at = NULL WHERE user_id = $1 AND NOT ",
+    has_factor!("$1")
+);
+
+/// Stores recovery codes in a transaction, unless the account has some. Evaluates to whether it stored them.
+macro_rules! store_codes {
+    ($tx:expr, $user:expr, $codes:expr) => {{
+        let count = sqlx::query_scalar::<_, i64>($crate::db::factor::COUNT_CODES).bind($user);
+        let first = count.fetch_one(&mut *$tx).await? == 0;
+        for code in $codes.iter().filter(|_| first) {
+            sqlx::query($crate::db::factor::INSERT_CODE)
+                .bind($user)
+                .bind(code.as_slice())
+                .execute(&mut *$tx)
+                .await?;
+        }
+        first
+    }};
+}
+
+
+/// Returns the factors of an account.
+pub(crate) async fn summary(db: &Db, user: UserId) -> Result<Summary> {
+    const SINCE: &str = "SELECT confirmed_at FROM totp_factors WHERE user_id = $1 AND confirmed_at IS NOT NULL";
+    on!(db, pool => {
+        let totp_since = sqlx::query_scalar::<_, Timestamp>(SINCE).bind(user).fetch_optional(pool).await?;
+        let recovery_codes = sqlx::query_scalar::<_, i64>(COUNT_CODES).bind(user).fetch_one(pool).await?;
+        Ok(Summary { totp_since, recovery_codes })
+    })
+}
+
+/// Stores a key that no code has confirmed yet, in place of an earlier one of this kind. Returns false if the account has
+/// a confirmed key; then it stays.
+pub(crate) async fn propose_totp(db: &Db, user: UserId, secret: &[u8], now: Timestamp) -> Result<bool> {
+    const SQL: &str = "INSERT INTO totp_factors (user_id, secret, created_at, last_step, failures, last_tried_at) \
+        VALUES ($1, $2, $3, 0, 0, 0) ON CONFLICT (user_id) DO UPDATE SET secret = excluded.secret, \
+        created_at = excluded.created_at, failures = 0, last_tried_at = 0 WHERE totp_factors.confirmed_at IS NULL";
+    let done = on!(db, pool => {
+        sqlx::query(SQL).bind(user).bind(secret).bind(now).execute(pool).await?.rows_affected()
+    });
+    Ok(done > 0)
+}
+
+/// Counts an attempt to give a code, before the code is checked, so that concurrent attempts cannot exceed the limit.
+/// `wait` returns the wait after the given number of wrong codes.
+pub(crate) async fn attempt_totp(
+    db: &Db,
+    user: UserId,
+    now: Timestamp,
+    wait: impl Fn(i64) -> Duration,
+) -> Result<Attempt> {
+    const COUNT: &str = "UPDATE totp_factors SET failures = failures + 1, last_tried_at = $2 WHERE user_id = $1";
+    let locking = db.dialect(TOTP, TOTP_LOCKED);
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let row = sqlx::query_as::<_, TotpRow>(locking).bind(user).fetch_optional(&mut *tx).await?;
+        let Some(row) = row else { return Ok(Attempt::NoFactor) };
+        let next = row.last_tried_at.plus(wait(row.failures));
+        if now < next {
+            return Ok(Attempt::Wait(Duration::from_micros(next.0.saturating_sub(now.0).unsigned_abs())));
+        }
+        sqlx::query(COUNT).bind(user).bind(now).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Attempt::Counted(row))
+    })
+}
+
+/// Accepts the code of a step, once. Returns false if a code of this step or a later one was accepted before.
+pub(crate) async fn accept_totp(db: &Db, user: UserId, step: i64) -> Result<bool> {
+    const SQL: &str = "UPDATE totp_factors SET last_step = $2, failures = 0 \
+        WHERE user_id = $1 AND last_step < $2 AND confirmed_at IS NOT NULL";
+    let done = on!(db, pool => sqlx::query(SQL).bind(user).bind(step).execute(pool).await?.rows_affected());
+    Ok(done > 0)
+}
+
+/// A confirmation of a key by its first code.
+#[derive(Debug)]
+pub(crate) struct Confirmation<'a> {
+    pub(crate) user: UserId,
+    pub(crate) secret: &'a [u8],
+    pub(crate) step: i64,
+    pub(crate) at: Timestamp,
+    /// The session in which it happens. It has two factors from now on.
+    pub(crate) session: SessionId,
+    /// The recovery codes, which the account gets if it has none.
+    pub(crate) codes: &'a [[u8; 32]],
+    pub(crate) entry: &'a Entry,
+}
+
+/// Makes a key a factor of the account. `None` means that the key was replaced or confirmed meanwhile. Otherwise returns
+/// whether the recovery codes were stored.
+pub(crate) async fn confirm_totp(db: &Db, confirmation: &Confirmation<'_>) -> Result<Option<bool>> {
+    const CONFIRM: &str = "UPDATE totp_factors SET confirmed_at = $2, last_step = $3, failures = 0 \
+        WHERE user_id = $1 AND secret = $4 AND confirmed_at IS NULL";
+    let Confirmation { user, secret, step, at, session, codes, entry } = *confirmation;
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        let confirmed =
+            sqlx::query(CONFIRM).bind(user).bind(at).bind(step).bind(secret).execute(&mut *tx).await?.rows_affected();
+        if confirmed == 0 {
+            return Ok(None);
+        }
+        let first = store_codes!(tx, user, codes);
+        sqlx::query(RAISE_SESSION).bind(session).bind(user).bind(at).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Some(first))
+    })
+}
+
+/// Removes the authenticator app of an account; returns whether it had one.
+pub(crate) async fn remove_totp(db: &Db, user: UserId, entry: &Entry) -> Result<bool> {
+    const SQL: &str = "DELETE FROM totp_factors WHERE user_id = $1 AND confirmed_at IS NOT NULL";
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        if sqlx::query(SQL).bind(user).execute(&mut *tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(DELETE_USELESS_CODES).bind(user).execute(&mut *tx).await?;
+        sqlx::query(WEAKEN_SESSIONS).bind(user).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+}
+
+/// Removes all factors and recovery codes of an account and ends its sessions; returns whether it had a factor.
+pub(crate) async fn remove_all(db: &Db, user: UserId, entry: &Entry) -> Result<bool> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        let had = sqlx::query_scalar::<_, i64>(concat!("SELECT CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END"))
+            .bind(user)
+            .fetch_one(&mut *tx)
+            .await?;
+        if had == 0 {
+            return Ok(false);
+        }
+        sqlx::query("DELETE FROM totp_factors WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
+        sqlx::query(DELETE_CODES).bind(user).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM login_challenges WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
+        sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+}
+
+/// Replaces the recovery codes of an account. Returns false if it has no factor; then it gets none.
+pub(crate) async fn replace_codes(db: &Db, user: UserId, codes: &[[u8; 32]], entry: &Entry) -> Result<bool> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        sqlx::query(DELETE_CODES).bind(user).execute(&mut *tx).await?;
+        for code in codes {
+            sqlx::query(INSERT_CODE).bind(user).bind(code.as_slice()).execute(&mut *tx).await?;
+        }
+        if sqlx::query(DELETE_USELESS_CODES).bind(user).execute(&mut *tx).await?.rows_affected() > 0 {
+            return Ok(false);
+        }
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+}
+
+/// Uses up a recovery code; returns whether the account had it. Of concurrent calls, only one returns true.
+pub(crate) async fn take_code(db: &Db, user: UserId, code: &[u8], entry: &Entry) -> Result<bool> {
+    const SQL: &str = "DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2";
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if sqlx::query(SQL).bind(user).bind(code).execute(&mut *tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+}

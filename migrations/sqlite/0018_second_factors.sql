@@ -1,0 +1,35 @@
+-- Second factors: the keys of authenticator apps, recovery codes, and sign-ins that wait for a second factor.
+
+CREATE TABLE totp_factors (
+    user_id        TEXT    NOT NULL PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
+    -- The key that the host and the authenticator app share (RFC 6238). As secret as a signing key.
+    secret         BLOB    NOT NULL,
+    created_at     INTEGER NOT NULL,
+    -- NULL until a code has shown that the app has the key. Until then, the account does not have this factor.
+    confirmed_at   INTEGER,
+    -- The time step of the last accepted code. A code of this step or an earlier one is refused.
+    last_step      INTEGER NOT NULL,
+    -- The wrong codes since the last right one, and the time of the last attempt.
+    failures       INTEGER NOT NULL,
+    last_tried_at  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE recovery_codes (
+    user_id   TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    -- SHA-256 of a code of 120 random bits.
+    code_hash BLOB NOT NULL,
+    PRIMARY KEY (user_id, code_hash)
+) STRICT;
+
+CREATE TABLE login_challenges (
+    -- SHA-256 of the challenge.
+    challenge_hash  BLOB    NOT NULL PRIMARY KEY,
+    user_id         TEXT    NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    -- SHA-256 of the account's password hash at the time of the first factor.
+    password_digest BLOB    NOT NULL,
+    attempts        INTEGER NOT NULL,
+    expires_at      INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX login_challenges_user ON login_challenges (user_id);
+CREATE INDEX login_challenges_expiry ON login_challenges (expires_at);
