@@ -293,7 +293,8 @@ async fn an_operator_removes_the_factors_of_an_account_that_has_no_more_permissi
              INSERT INTO user_roles (user_id, role) SELECT id, 'helper' FROM {users} WHERE email = 'joe@example.com'"
         )
     };
-    let postgres = give("wharf.roles", "wharf.users", "wharf.role_permissions").replace("INTO user_", "INTO wharf.user_");
+    let postgres =
+        give("wharf.roles", "wharf.users", "wharf.role_permissions").replace("INTO user_", "INTO wharf.user_");
     host.run_sql(&give("roles", "users", "role_permissions"), &postgres).await;
     drop(joe);
     let joe = host.anonymous().signed_in("joe@example.com", PASSWORD).await;

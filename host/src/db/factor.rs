@@ -63,7 +63,8 @@ const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
 pub(super) const INSERT_CODE: &str = "INSERT INTO recovery_codes (user_id, code_hash) VALUES ($1, $2)";
 pub(super) const COUNT_CODES: &str = "SELECT COUNT(*) FROM recovery_codes WHERE user_id = $1";
 /// Without factors, nothing is left to recover.
-pub(super) const DELETE_USELESS_CODES: &str = concat!("DELETE FROM recovery_codes WHERE user_id = $1 AND NOT ", has_factor!("$1"));
+pub(super) const DELETE_USELESS_CODES: &str =
+    concat!("DELETE FROM recovery_codes WHERE user_id = $1 AND NOT ", has_factor!("$1"));
 /// The session in which a factor was added has proved it.
 pub(super) const RAISE_SESSION: &str =
     "UPDATE sessions SET strength = 'multi', stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
@@ -78,16 +79,11 @@ macro_rules! store_codes {
         let count = sqlx::query_scalar::<_, i64>($crate::db::factor::COUNT_CODES).bind($user);
         let first = count.fetch_one(&mut *$tx).await? == 0;
         for code in $codes.iter().filter(|_| first) {
-            sqlx::query($crate::db::factor::INSERT_CODE)
-                .bind($user)
-                .bind(code.as_slice())
-                .execute(&mut *$tx)
-                .await?;
+            sqlx::query($crate::db::factor::INSERT_CODE).bind($user).bind(code.as_slice()).execute(&mut *$tx).await?;
         }
         first
     }};
 }
-
 
 /// Returns the factors of an account.
 pub(crate) async fn summary(db: &Db, user: UserId) -> Result<Summary> {

@@ -59,7 +59,9 @@ pub(super) fn uri(key: &[u8], issuer: &str, account: &str) -> Secret {
     let issuer = utf8_percent_encode(&issuer, NON_ALPHANUMERIC);
     let account = utf8_percent_encode(account, NON_ALPHANUMERIC);
     let secret = BASE32_NOPAD.encode(key);
-    Secret::new(format!("otpauth://totp/{issuer}:{account}?secret={secret}&issuer={issuer}&algorithm=SHA1&digits=6&period=30"))
+    Secret::new(format!(
+        "otpauth://totp/{issuer}:{account}?secret={secret}&issuer={issuer}&algorithm=SHA1&digits=6&period=30"
+    ))
 }
 
 #[cfg(test)]
@@ -102,7 +104,8 @@ mod tests {
         let code = code_of(KEY, 100);
         let spaced = format!(" {} {} ", &code[..3], &code[3..]);
         assert_eq!(step_of(KEY, &spaced, at(3000)), Some(100));
-        for bad in ["", "0", &code[1..], &format!("{code}0"), &format!("{code}{code}"), "١٢٣٤٥٦", &"1".repeat(100_000)] {
+        for bad in ["", "0", &code[1..], &format!("{code}0"), &format!("{code}{code}"), "١٢٣٤٥٦", &"1".repeat(100_000)]
+        {
             assert_eq!(step_of(KEY, bad, at(3000)), None, "{bad}");
         }
     }
