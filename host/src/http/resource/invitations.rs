@@ -48,6 +48,9 @@ async fn invite_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     host.mail.require_delivery()?;
     let invitation = Invitation { email: body.email, full_name: body.full_name, roles: body.roles };
     let (caller, by) = (call.caller()?, call.initiator());
+    if !invitation.roles.is_empty() {
+        host.auth.require_step_up(caller)?;
+    }
     let user = host.auth.invite(caller, invitation, &by, |user| host.mail.for_invitation(user)).await?;
     host.mail.wake();
     Reply::json(&UserPublic::from(user))
