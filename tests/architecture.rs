@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["http"],
     &["plugin"],
     &["capability"],
-    &["auth", "cache", "egress", "email", "route", "telemetry"],
+    &["audit", "auth", "cache", "egress", "email", "route", "telemetry"],
     &["db"],
     &["config"],
     &["error", "clock", "id", "address", "network", "permission", "initiator", "permits", "public_key"],
@@ -43,7 +43,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
-    (&["ed25519_dalek"], &["auth", "plugin", "public_key"]),
+    (&["ed25519_dalek"], &["audit", "auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
     (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
     (&["landlock", "libc", "seccompiler"], &["plugin/compile/confinement.rs"]),
@@ -60,6 +60,7 @@ const ALLOWED_CIRCLES: &[Circle] = &[
     store_data("capability/http.rs", "capability.rs"),
     store_data("capability/log.rs", "capability.rs"),
     store_data("capability/sql.rs", "capability.rs"),
+    store_data("capability/users.rs", "capability.rs"),
     store_data("capability/web.rs", "capability.rs"),
 ];
 

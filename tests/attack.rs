@@ -15,6 +15,7 @@ mod lifecycle;
 mod memory;
 mod pool;
 mod time;
+mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -8,6 +8,7 @@ mod log;
 mod response_cache;
 mod sql;
 mod standard_http;
+mod users;
 
 use crate::support::host::CHAMELEON;
 use crate::support::{Component, TestHost};

@@ -32,6 +32,7 @@ pub mod parameter;
 pub mod revocation;
 pub mod sql;
 pub mod usage;
+pub mod users;
 pub mod wasi;
 mod wasi_context;
 pub mod web;
@@ -400,5 +401,6 @@ capabilities! {
     http: http::Http,
     log: log::Log,
     sql: sql::Sql,
+    users: users::Users,
     web: web::Web,
 }

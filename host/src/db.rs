@@ -9,6 +9,7 @@
 pub(crate) mod address_proof;
 pub mod audit;
 pub mod deploy;
+pub mod directory;
 pub mod email;
 pub(crate) mod factor;
 mod failure;

@@ -27,7 +27,7 @@ pub(crate) const PASSWORD: &str = "correct horse";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
 /// The grants that the chameleon needs. It imports every capability.
-pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql";
+pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql,users";
 
 /// The grants of the chameleon as the API shows them: each capability, followed by its parameters among `parameters`.
 pub(crate) fn chameleon_grants(parameters: &[&str]) -> Vec<String> {

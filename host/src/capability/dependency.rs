@@ -115,7 +115,7 @@ mod tests {
         one.record_failure(Dependency::Database);
         assert!(one.has_failed() && !other.has_failed());
         assert_eq!((one.first_failure(), other.first_failure()), (Some(Dependency::Audit), None));
-        assert_eq!(usage.dependency_failures().map(|(_, count)| count).collect::<Vec<_>>(), [1, 1, 0]);
+        assert_eq!(usage.dependency_failures().map(|(_, count)| count).collect::<Vec<_>>(), [1, 1, 0, 0]);
     }
 
     #[test]

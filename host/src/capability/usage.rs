@@ -12,6 +12,8 @@ pub enum Dependency {
     Database,
     /// The audit log, which is in the host's database.
     Audit,
+    /// The directory of accounts, which is in the host's database.
+    Users,
     /// The host's client for other servers, or a free place among the plugin's requests to them. The other servers
     /// themselves are no dependency: the plugin chooses them.
     Egress,
@@ -19,13 +21,14 @@ pub enum Dependency {
 
 impl Dependency {
     /// All services.
-    pub const ALL: [Self; 3] = [Self::Database, Self::Audit, Self::Egress];
+    pub const ALL: [Self; 4] = [Self::Database, Self::Audit, Self::Users, Self::Egress];
 
     /// Returns the name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::Audit => "audit",
+            Self::Users => "users",
             Self::Egress => "egress",
         }
     }

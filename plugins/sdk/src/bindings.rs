@@ -8,7 +8,7 @@
 #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, clippy::all, clippy::unwrap_used)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
-/// `wharf:sql`, `wharf:cache`, `wharf:http`, `wharf:log`, `wharf:auth`, `wharf:config`.
+/// `wharf:sql`, `wharf:cache`, `wharf:http`, `wharf:log`, `wharf:auth`, `wharf:config`, `wharf:users`.
 pub mod imports {
     wit_bindgen::generate!({
         path: "../../wit",

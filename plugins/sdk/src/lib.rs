@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The crate turns the interfaces of `wit/` into ordinary Rust. [`extract`] reads requests; [`IntoResponse`] and
-//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`] and [`audit`] are the capabilities of the host.
+//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`], [`audit`] and [`users`] are the
+//! capabilities of the host.
 //! `testing` (a feature) stands in for the host in native tests.
 //!
 //! A component imports only the interfaces that its code calls, and its operator grants only these. The crate never
@@ -45,6 +46,7 @@ pub mod openapi;
 pub mod sql;
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 pub mod testing;
+pub mod users;
 
 pub use extract::{Bytes, Caller, FromRequest, Json, Needs, Path, Query, Settings, Text};
 pub use field::Field;

@@ -39,6 +39,7 @@ pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
 pub use client::{TestRequest, TestResponse};
 
+use crate::bindings::imports::wharf::users::directory as wit_users;
 use crate::host::stand_in::sql;
 use crate::host::stand_in::state::{self, HostState, Server};
 use crate::plugin::Plugin;
@@ -123,6 +124,33 @@ impl TestPlugin {
         let server = Server { origin: origin.trim_end_matches('/').to_owned(), handler };
         self.host.borrow_mut().servers.push(server);
         self
+    }
+
+    /// Adds an account to the directory of the host. [`user`] alone does not.
+    ///
+    /// ```
+    /// use wharf_sdk::prelude::*;
+    /// use wharf_sdk::testing::{TestPlugin, user};
+    /// use wharf_sdk::users;
+    ///
+    /// plugin! { name: "people", summary: "Shows people", routes: [name] }
+    ///
+    /// #[get("/{id}")]
+    /// fn name(Path(id): Path<Uuid>) -> Result<Text> {
+    ///     let user = users::get(id)?.ok_or_else(|| Problem::not_found("no_such_person", "Nobody has this id"))?;
+    ///     Ok(Text(user.name.unwrap_or(user.email)))
+    /// }
+    ///
+    /// let plugin = TestPlugin::new(&PLUGIN);
+    /// let alice = user("alice@example.com");
+    /// assert_eq!(plugin.get(&format!("/{}", alice.id)).by(&alice).send().status(), 404);
+    /// plugin.add_user(&alice, Some("Alice"));
+    /// assert_eq!(plugin.get(&format!("/{}", alice.id)).by(&alice).send().text(), "Alice");
+    /// ```
+    pub fn add_user(&self, user: &Caller, name: Option<&str>) {
+        let (id, email, name) = (user.id.to_string(), user.email.clone(), name.map(str::to_owned));
+        let listed = wit_users::User { id: id.clone(), name, email, active: true };
+        self.host.borrow_mut().users.insert(id, listed);
     }
 
     /// Runs code of the plugin that is not a handler. Its capability calls go to this plugin's host.

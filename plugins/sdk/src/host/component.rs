@@ -7,6 +7,7 @@ pub(crate) use crate::bindings::imports::wharf::{
     http::client as http,
     log::{audit, log},
     sql::database as sql,
+    users::directory as users,
 };
 
 /// Writes a message for the plugin's author to the plugin's log. It needs no capability: the host keeps a component's

@@ -7,6 +7,7 @@ pub(crate) mod cache;
 pub(crate) mod http;
 pub(crate) mod sql;
 pub(crate) mod state;
+pub(crate) mod users;
 
 use crate::bindings::imports::wharf::log::log::Level;
 

@@ -6,8 +6,9 @@ use crate::bindings::imports::wharf::auth::caller::Principal;
 use crate::bindings::imports::wharf::http::client::{Error, Request, Response};
 use crate::bindings::imports::wharf::log::audit::Outcome;
 use crate::bindings::imports::wharf::log::log::Level;
+use crate::bindings::imports::wharf::users::directory::User;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
@@ -68,6 +69,8 @@ pub(crate) struct HostState {
     pub(crate) servers: Vec<Server>,
     pub(crate) log: Vec<LogEntry>,
     pub(crate) audit: Vec<AuditEntry>,
+    /// The accounts by their ids.
+    pub(crate) users: BTreeMap<String, User>,
 }
 
 thread_local! {
