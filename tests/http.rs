@@ -1,5 +1,6 @@
 //! The contract of the HTTP API, tested from outside as a client uses it.
 
+mod audit;
 mod body;
 mod client_origin;
 mod compression;

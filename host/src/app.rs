@@ -2,6 +2,7 @@
 //! opposite order. Owns their lifetimes and nothing else; no other module knows all parts.
 
 mod data_dir;
+pub mod machine;
 mod open_files;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
+use crate::audit::AuditLog;
 use crate::auth::{Auth, HashCost, NewSuperuser};
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
@@ -35,6 +37,9 @@ use crate::initiator::Initiator;
 use crate::plugin::deploy_job::AtStage;
 use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
+
+/// How long the last sealing of the audit log at the shutdown may take.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The host's dependencies on the machine, which tests replace.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +76,7 @@ pub struct App {
     served: JoinHandle<Result<()>>,
     mailing: JoinHandle<()>,
     supervising: JoinHandle<()>,
+    auditing: JoinHandle<()>,
     locking: JoinHandle<(Option<NodeLock>, Result<()>)>,
     first_superuser: Option<NewSuperuser>,
     host: Arc<Host>,
@@ -121,6 +127,9 @@ impl App {
         let first_superuser = auth.ensure_superuser(&config.auth).await?;
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 
+        let node = data_dir.node(&random)?;
+        let audit = AuditLog::new(db.clone(), clock.clone(), Arc::clone(&node), &config);
+
         *step = Step::Opening("loading the plugins");
         let egress = Egress::new(egress, random.clone());
         let boot = Boot {
@@ -132,7 +141,7 @@ impl App {
             cache: Caches::new(clock.clone(), config.plugins.cache_bytes),
             egress: egress.clone(),
             logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
-            node: data_dir.node(&random)?,
+            node,
         };
         let routes = resource::routes(&config);
         let plugins = Registry::open(&boot, compile, dispatch::templates(&routes)?, at_stage).await?;
@@ -143,6 +152,7 @@ impl App {
             random,
             db: db.clone(),
             auth,
+            audit: audit.clone(),
             mail: mail.clone(),
             plugins,
             traffic: Default::default(),
@@ -176,6 +186,7 @@ impl App {
                 tokio::join!(host.plugins.supervise(stopping.clone()), compiling);
             }
         });
+        let auditing = tokio::spawn(audit.run(shutdown.clone()));
         let locking = tokio::spawn(keep_lock(lock, shutdown.clone()));
         Ok(Self {
             addr,
@@ -183,6 +194,7 @@ impl App {
             served,
             mailing,
             supervising,
+            auditing,
             locking,
             first_superuser,
             host,
@@ -246,6 +258,11 @@ impl App {
         // It ends by itself with the same token; mails that are not sent yet stay in the queue.
         let _ = self.mailing.await;
         let _ = self.supervising.await;
+        let _ = self.auditing.await;
+        // The requests that were in flight may have appended entries. Without this, the next start would seal them.
+        if let Ok(Err(error)) = timeout(SEAL_TIMEOUT, self.host.audit.finish()).await {
+            tracing::warn!(error = error.report(), "the next start seals the last entries of the audit log");
+        }
         self.data.close().await;
         self.host.db.close().await;
         let locked = self.locking.await;

@@ -15,6 +15,7 @@ mod first_superuser;
 mod invitation;
 mod password_hashing;
 mod password_reset;
+mod repair;
 mod role;
 mod session;
 mod sign_in;

@@ -4,7 +4,9 @@
 #![allow(clippy::result_large_err, reason = "a failure ends the process, so its size costs nothing")]
 
 mod account;
+mod admin;
 mod api;
+mod audit;
 mod banner;
 mod compile;
 mod config;
@@ -58,6 +60,12 @@ enum Command {
     /// Build, deploy and operate plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Read, export and verify the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Repair accounts on the machine itself, while the host is stopped
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
     /// Compile a component within resource limits; run by the host
     #[command(name = crate::plugin::compile::program::COMMAND, hide = true)]
     Compile(compile::CompileCommand),
@@ -74,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Login(login) => login.run(&terminal),
         Command::Logout(logout) => logout.run(&terminal),
         Command::Plugin(plugin) => plugin.run(&terminal),
+        Command::Audit(audit) => audit.run(&terminal),
+        Command::Admin(admin) => admin.run(&terminal),
         Command::Compile(compile) => return compile.run(&terminal),
     };
     match done {

@@ -48,6 +48,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[email]`
     pub email: Email,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[plugins]`
     pub plugins: Plugins,
     /// `[log]`
@@ -168,6 +170,14 @@ settings! {
         queue: u32 = 10_000, "WHARF_EMAIL_QUEUE", kind::count(10..=1_000_000);
         /// How long a mail that others can cause is not sent to the same address again. 0s sends each one.
         repeat_after: Duration = 5 * MINUTE, "WHARF_EMAIL_REPEAT_AFTER", kind::duration(Duration::ZERO..=DAY);
+    }
+}
+
+settings! {
+    /// The audit log.
+    Audit in audit {
+        /// How long entries are kept.
+        keep: Duration = YEAR, "WHARF_AUDIT_KEEP", kind::duration(DAY..=100 * YEAR);
     }
 }
 

@@ -47,6 +47,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::AuditLog;
 use crate::auth::Auth;
 use crate::clock::{Clock, Random};
 use crate::config::Config;
@@ -68,6 +69,8 @@ pub struct Host {
     pub db: Db,
     /// Accounts, sessions and tokens.
     pub auth: Auth,
+    /// The audit log.
+    pub audit: AuditLog,
     /// Outgoing mail.
     pub mail: Mailer,
     /// The deployed plugins.

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod cache;
 pub mod capability;

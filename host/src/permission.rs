@@ -58,6 +58,7 @@ host_permissions! {
     SessionsRead = "sessions:read", "Read the sessions of all accounts.";
     SessionsEnd = "sessions:end", "End the sessions of any account.";
     AuditRead = "audit:read", "Read the audit log.";
+    AuditPrune = "audit:prune", "Delete audit entries that are older than the configured time, before the host does.";
     SettingsRead = "settings:read", "Read the settings of the host, without secrets.";
     MetricsRead = "metrics:read", "Read the metrics.";
     MailTest = "mail:test", "Send test mails and preview mails.";

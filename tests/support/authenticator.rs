@@ -33,6 +33,11 @@ impl Authenticator {
         self.code_of(host.clock().now().0.div_euclid(30_000_000))
     }
 
+    /// Returns the code that the app shows at the time of this machine.
+    pub(crate) fn code_now(&self) -> String {
+        self.code_of(wharf::clock::Clock::System.now().0.div_euclid(30_000_000))
+    }
+
     /// Returns a code that the host does not accept now.
     pub(crate) fn wrong_code(&self, host: &TestHost) -> String {
         let step = host.clock().now().0.div_euclid(30_000_000);

@@ -41,6 +41,13 @@ impl Auth {
             }
         }
         if db::user::has_superuser(&self.0.db).await? {
+            if settings.superuser_password.is_some() {
+                tracing::info!(
+                    %email,
+                    "auth.superuser_password (WHARF_SUPERUSER_PASSWORD) is ignored, because a superuser exists; \
+                     `wharf admin reset-password EMAIL` sets a new password while the host is stopped"
+                );
+            }
             return Ok(None);
         }
         let (password, generated_password) = match &settings.superuser_password {
@@ -64,7 +71,7 @@ impl Auth {
     }
 
     /// Generates 160 random bits as four groups of eight characters.
-    fn generate_password(&self) -> Result<Secret> {
+    pub(super) fn generate_password(&self) -> Result<Secret> {
         let bytes: [u8; 32] = self.0.random.bytes()?;
         let mut text = String::with_capacity(35);
         for (index, byte) in bytes.iter().enumerate() {

@@ -154,6 +154,11 @@ impl Api {
         self.send(self.request(Method::GET, path)?.body(()).map_err(malformed)?)
     }
 
+    /// Sends a `GET` and returns the body as the host wrote it, which must be JSON.
+    pub(super) fn get_text(&self, path: &str) -> Result<String, Failure> {
+        self.send_for_text(self.request(Method::GET, path)?.body(()).map_err(malformed)?).map(|(text, _)| text)
+    }
+
     /// Sends a `GET` with a short timeout.
     pub(super) fn get_quickly(&self, path: &str) -> Result<Value, Failure> {
         let request = self.request(Method::GET, path)?.body(()).map_err(malformed)?;
@@ -222,12 +227,17 @@ impl Api {
     }
 
     fn send(&self, request: Request<impl ureq::AsSendBody>) -> Result<Value, Failure> {
+        self.send_for_text(request).map(|(_, value)| value)
+    }
+
+    /// Sends a request and returns the body of a successful response, as text and parsed.
+    fn send_for_text(&self, request: Request<impl ureq::AsSendBody>) -> Result<(String, Value), Failure> {
         let mut response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
         let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
         let text = text.map_err(|error| self.unreachable(&error))?;
         let value = serde_json::from_str::<Value>(&text).ok();
         match value {
-            Some(value) if response.status().is_success() => Ok(value),
+            Some(value) if response.status().is_success() => Ok((text, value)),
             Some(Value::Object(problem)) => Err(self.refused(&response, problem)),
             _ => Err(Failure::new(format!(
                 "{} responded with {} and a body that is not Wharf's",

@@ -13,7 +13,7 @@ mod operations;
 mod remove;
 mod sign;
 mod verify;
-mod view;
+pub(in crate::cli) mod view;
 
 use clap::Subcommand;
 

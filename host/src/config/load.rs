@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::reader::Reader;
-use super::{Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url};
+use super::{Audit, Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url};
 
 /// A checked configuration with the origin of each setting.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, InvalidConfig> {
         database: Database::read(&mut reader, Database::default()),
         auth: Auth::read(&mut reader, Auth::default()),
         email: Email::read(&mut reader, Email::default()),
+        audit: Audit::read(&mut reader, Audit::default()),
         plugins: Plugins::read(&mut reader, plugins),
         log: Log::read(&mut reader, Log::default()),
     };

@@ -139,6 +139,8 @@ plugins! {
         log_rate: u32 = 200, "WHARF_PLUGIN_LOG_RATE", kind::count(1..=1_000_000), counted as LogRate "log.rate";
         /// Audit entries of one plugin per second. Further entries wait.
         log_audit: u32 = 20, "WHARF_PLUGIN_LOG_AUDIT", kind::count(1..=10_000), counted as LogAudit "log.audit";
+        /// Audit entries of one plugin that are kept. Beyond them, the oldest are deleted after a signed checkpoint.
+        audit_entries: u64 = 100_000, "WHARF_PLUGIN_AUDIT_ENTRIES", kind::count(100..=1_000_000_000);
         /// How long in-flight calls may continue on a release that was replaced.
         drain_time: Duration = 30 * SECOND, "WHARF_PLUGIN_DRAIN_TIME", kind::duration(TEN_MILLISECONDS..=10 * MINUTE);
         /// Faults among the last 20 calls that quarantine a release.

@@ -1,4 +1,10 @@
-//! The audit log: each entry names an actor, an action, its object and its outcome. Entries are only ever appended.
+//! The audit log: each entry names an actor, an action, its object and its outcome. Entries are only ever appended; the
+//! modules below seal, search and prune them.
+
+pub mod chain;
+pub mod link;
+pub mod seal;
+pub mod search;
 
 use std::net::IpAddr;
 

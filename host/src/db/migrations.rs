@@ -38,6 +38,7 @@ migrations! {
     15 "roles" "0015_roles.sql",
     18 "second factors" "0018_second_factors.sql",
     20 "address proofs" "0020_address_proofs.sql",
+    22 "audit chains" "0022_audit_chains.sql",
 }
 
 /// The migrations for SQLite.

@@ -1,5 +1,6 @@
 //! The routes of the host, one file per resource. Each file declares its routes next to their handlers.
 
+mod audit;
 mod docs;
 mod factors;
 mod health;
@@ -31,6 +32,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(second_factor::routes());
     routes.extend(factors::routes());
     routes.extend(test_email::routes());
+    routes.extend(audit::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(health::routes());
     routes.extend(metrics::routes());

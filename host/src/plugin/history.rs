@@ -5,6 +5,7 @@ use super::registry::Registry;
 use super::release::Record;
 use crate::db::audit::{self, StoredEntry};
 use crate::db::deploy::{self as deploys, StoredDeploy};
+use crate::db::plugin as plugins;
 use crate::db::release::{self as releases, StoredRelease};
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
@@ -58,7 +59,11 @@ impl Registry {
     /// There never was such a plugin.
     pub async fn history(&self, plugin: &PluginName, skip: i64, limit: i64) -> Result<(Vec<StoredEntry>, i64)> {
         let (entries, count) = audit::history(&self.db, plugin, skip, limit).await?;
-        if count == 0 { Err(plugin_not_found(plugin)) } else { Ok((entries, count)) }
+        // The entries of a plugin that nobody changed for long may all be pruned.
+        if count == 0 && plugins::find(&self.db, plugin).await?.is_none() {
+            return Err(plugin_not_found(plugin));
+        }
+        Ok((entries, count))
     }
 
     /// Finds a deploy by its id.

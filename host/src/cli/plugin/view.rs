@@ -13,7 +13,7 @@ use crate::cli::terminal::Terminal;
 pub(super) const DIGEST_DIGITS: usize = 12;
 
 /// Prints a response: for programs as JSON, for people by `view`.
-pub(super) fn show_response(response: &Value, terminal: &Terminal, view: impl FnOnce(&Value, &Terminal)) {
+pub(in crate::cli) fn show_response(response: &Value, terminal: &Terminal, view: impl FnOnce(&Value, &Terminal)) {
     if terminal.is_json() {
         terminal.json(response);
     } else {
@@ -22,7 +22,7 @@ pub(super) fn show_response(response: &Value, terminal: &Terminal, view: impl Fn
 }
 
 /// Returns a member as text; empty if it is missing.
-pub(super) fn text(value: &Value, name: &str) -> String {
+pub(in crate::cli) fn text(value: &Value, name: &str) -> String {
     match value.get(name) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => printable(text),
@@ -32,11 +32,11 @@ pub(super) fn text(value: &Value, name: &str) -> String {
 
 /// Replaces control characters by spaces, so that a plugin's texts cannot move the cursor or ring the bell of an
 /// operator's terminal.
-pub(super) fn printable(text: &str) -> String {
+pub(in crate::cli) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-pub(super) fn members<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
+pub(in crate::cli) fn members<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
     value.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -62,7 +62,7 @@ fn account_name(account: &str, email_addresses: &Map<String, Value>) -> String {
 }
 
 /// Shortens a timestamp to seconds.
-fn to_the_second(text: &str) -> String {
+pub(in crate::cli) fn to_the_second(text: &str) -> String {
     text.get(..19).unwrap_or(text).replacen('T', " ", 1)
 }
 

@@ -125,6 +125,10 @@ async fn add_host(families: &mut Families, host: &Host) {
         "Connections to the host database, by state",
         [(label("state", "idle"), idle), (label("state", "in_use"), connections.saturating_sub(idle))],
     );
+    let audit = host.audit.counts();
+    families.counter("audit_sealed", "Entries of the audit log that were sealed", [(Labels::new(), audit.sealed())]);
+    families.counter("audit_pruned", "Entries of the audit log that were deleted", [(Labels::new(), audit.pruned())]);
+    families.counter("audit_broken", "Chains of the audit log found changed", [(Labels::new(), audit.broken())]);
     families.counter(
         "log_lines_dropped",
         "Lines of the log dropped because standard error did not take them in time",
