@@ -4,7 +4,9 @@
 use std::fmt;
 
 use super::reader::Reader;
-use super::{Audit, Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url};
+use super::{
+    Audit, Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url,
+};
 
 /// A checked configuration with the origin of each setting.
 #[derive(Debug, Clone)]
