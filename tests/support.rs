@@ -17,6 +17,7 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod remote;
+pub(crate) mod secret_watch;
 pub(crate) mod small_disk;
 
 pub(crate) use backend::{Backend, both};

@@ -7,6 +7,8 @@ use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
+use super::secret_watch;
+
 /// Sends requests, with or without a token.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -181,7 +183,10 @@ impl Request {
         let response = self.0.send().await?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        Ok(TestResponse { status, headers, bytes: response.bytes().await?.to_vec() })
+        let path = response.url().path().to_owned();
+        let bytes = response.bytes().await?.to_vec();
+        secret_watch::see_response(&path, status, &bytes);
+        Ok(TestResponse { status, headers, bytes })
     }
 }
 

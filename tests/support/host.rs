@@ -19,6 +19,7 @@ use super::client::{Client, TestResponse};
 use super::component::{Component, build_components};
 use super::mail::MailServer;
 use super::postgres::{self, TestDatabase};
+use super::secret_watch;
 
 /// The first superuser of every test host.
 pub(crate) const SUPERUSER: &str = "admin@example.com";
@@ -161,6 +162,7 @@ pub(crate) struct TestHost {
 impl TestHost {
     /// Starts a fresh host. Returns `None` if its database is not installed.
     pub(crate) async fn start(backend: Backend, setup: Setup) -> Option<Self> {
+        secret_watch::watch_log();
         build_components();
         let Setup { mut config, clock, compile, egress, mail, items } = setup;
         let database = match backend {
@@ -228,9 +230,33 @@ impl TestHost {
         self.stop_app().await;
     }
 
-    /// Stops the host gracefully. Its directory and its database stay.
+    /// Stops the host gracefully. Its directory and its database stay. Its audit log must hold no secret.
     pub(crate) async fn stop_app(&mut self) {
         self.app.take().unwrap().stop().await.unwrap();
+        secret_watch::check("the audit log", &self.audit_log().await);
+        secret_watch::expect_none();
+    }
+
+    /// Returns the audit log as text, as it is stored.
+    pub(crate) async fn audit_log(&self) -> String {
+        const SQL: &str = "SELECT action || ' ' || object || ' ' || detail || ' ' || COALESCE(before, '') || ' ' || \
+            COALESCE(after, '') FROM audit ORDER BY id";
+        let entries: Vec<String> = match &self.database {
+            Some(database) => {
+                let sql = SQL.replace("FROM audit", "FROM wharf.audit");
+                let mut connection = postgres::connect(database).await;
+                sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap()
+            }
+            None => {
+                let mut connection = sqlx::SqliteConnection::connect(&self.sqlite_url()).await.unwrap();
+                sqlx::query_scalar(SQL).fetch_all(&mut connection).await.unwrap()
+            }
+        };
+        entries.join("\n")
+    }
+
+    fn sqlite_url(&self) -> String {
+        format!("sqlite://{}", self.config.server.data_dir.join("wharf.sqlite").display())
     }
 
     /// Waits until the host stops by itself, and returns the reason.
@@ -272,8 +298,7 @@ impl TestHost {
                 statements(postgres).execute(&mut postgres::connect(database).await).await.unwrap();
             }
             None => {
-                let file = format!("sqlite://{}", self.config.server.data_dir.join("wharf.sqlite").display());
-                let mut connection = sqlx::SqliteConnection::connect(&file).await.unwrap();
+                let mut connection = sqlx::SqliteConnection::connect(&self.sqlite_url()).await.unwrap();
                 statements(sqlite).execute(&mut connection).await.unwrap();
             }
         }
@@ -311,6 +336,14 @@ impl TestHost {
 
     pub(crate) async fn deploy_chameleon(&self) {
         self.superuser.deploy(&Component::chameleon().0, CHAMELEON).await.ok();
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            secret_watch::expect_none();
+        }
     }
 }
 
