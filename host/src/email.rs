@@ -31,6 +31,7 @@ use crate::db::email::NewMail;
 use crate::db::{self, Db};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
+use crate::initiator::Initiator;
 
 /// A mail is dropped after this number of attempts, which is after about two hours.
 const MAX_ATTEMPTS: i64 = 10;
@@ -219,6 +220,8 @@ impl Mailer {
             AddressMail::Taken { address } => Mail::AccountExists { email: address.to_owned() },
             AddressMail::Announce { old, new } => Mail::AddressChanged { old: old.to_owned(), new: new.to_owned() },
         })
+        // All have the same bound. A fuller queue would otherwise tell which address has an account.
+        .map(|mail| mail.map(|mail| NewMail { bound: self.0.bound, ..mail }))
     }
 
     /// Looks for new mail in the queue now.
@@ -240,8 +243,8 @@ impl Mailer {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn preview_recovery(&self, user: &User) -> Result<Message> {
-        let token = self.0.auth.issue_reset_token(user.id).await?;
+    pub async fn preview_recovery(&self, user: &User, by: &Initiator) -> Result<Message> {
+        let token = self.0.auth.issue_reset_token_for(user.id, by).await?;
         self.0.templates.render(Template::Recovery, Values::of(&user.email, Some(&token)))
     }
 

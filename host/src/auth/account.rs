@@ -276,6 +276,8 @@ impl Auth {
         let id = caller.user()?.id;
         let old = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?.password_hash;
         if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
+            let entry = self.entry(by, "password.change", id).denied();
+            db::audit::insert(&self.0.db, &entry).await?;
             return Err(incorrect_password());
         }
         if is_same(current, new) {

@@ -33,7 +33,7 @@ impl Auth {
     /// none. A person who was invited before and has not accepted yet gets another mail; their account stays as it is.
     ///
     /// # Errors
-    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; conflicts `email_taken` and
+    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; `step_up_required`; conflicts `email_taken` and
     /// `signup_closed`; 422 for an unknown role; `mail_queue_full`.
     pub async fn invite(
         &self,
@@ -48,13 +48,15 @@ impl Auth {
             return Err(Error::conflict(code::SIGNUP_CLOSED, text));
         }
         caller.require_all(&self.permissions_of_roles(&invitation.roles).await?)?;
+        if !invitation.roles.is_empty() {
+            self.require_step_up(caller)?;
+        }
         if let Some(row) = db::user::find_by_key(db, &invitation.email.key()).await? {
             if row.invited_at.is_none() {
                 return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
             }
-            db::email::insert(db, &mail(row.id)?).await?;
             let entry = self.entry(by, "invitation.create", row.id).with_detail(json!({ "again": true }));
-            db::audit::insert(db, &entry).await?;
+            db::invitation::repeat(db, &mail(row.id)?, &entry).await?;
             return Ok(row.into());
         }
         let now = self.0.clock.now();

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Auth;
 use super::sign_in::Client;
 use crate::config::Secret;
+use crate::db::audit::Entry;
 use crate::db::reset_token::{self, ConsumeOutcome};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
@@ -26,12 +27,24 @@ impl Auth {
         self.issue_password_token(user, self.0.settings.reset_token_ttl).await
     }
 
+    /// Issues such a token for an operator, who can set the password with it. The audit log names them.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn issue_reset_token_for(&self, user: UserId, by: &Initiator) -> Result<Secret> {
+        let entry = self.entry(by, "password.link", user);
+        self.issue_token(user, self.0.settings.reset_token_ttl, Some(&entry)).await
+    }
+
     /// Issues a token to set a password. It works for `ttl`.
     pub(super) async fn issue_password_token(&self, user: UserId, ttl: Duration) -> Result<Secret> {
+        self.issue_token(user, ttl, None).await
+    }
+
+    async fn issue_token(&self, user: UserId, ttl: Duration, entry: Option<&Entry>) -> Result<Secret> {
         let token: [u8; LEN] = self.0.random.bytes()?;
         let now = self.0.clock.now();
-        let ends = now.plus(ttl);
-        reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, ends).await?;
+        reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, now.plus(ttl), entry).await?;
         Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
     }
 
@@ -54,7 +67,8 @@ impl Auth {
         let password_hash = self.0.passwords.hash(password).await?;
         let _forget = self.0.token_cache.invalidate_after(holder.id);
         let now = self.0.clock.now();
-        let by = Initiator { actor: Some(holder.id), ..client.initiator() };
+        // The link proves that its holder read the mail, or had it from an operator (`password.link`).
+        let by = client.initiator();
         let action = if holder.invited_at.is_some() { "invitation.accept" } else { "password.reset" };
         let entry = self.entry(&by, action, holder.id);
         match reset_token::consume(&self.0.db, &token_hash, holder.id, now, &password_hash, &entry).await? {

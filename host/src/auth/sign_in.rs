@@ -72,6 +72,7 @@ impl Auth {
         }
         let Some(mut user) = user else { return Err(self.incorrect_credentials()) };
         if !user.is_active {
+            self.record_refusal(Some(&user), client).await?;
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
         }
         if self.0.settings.verify_email && user.email_verified_at.is_none() {

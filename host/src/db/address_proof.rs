@@ -52,8 +52,8 @@ pub(crate) async fn insert_token(
     Ok(())
 }
 
-/// Remembers the new address that an account asks for, in place of an earlier one, and queues the mail to it. Deletes the
-/// changes that have expired.
+/// Remembers the new address that an account asks for, in place of an earlier one, and queues the mail to it. The link to
+/// the same address stays valid, because the mail is not repeated at once. Deletes the changes that have expired.
 ///
 /// # Errors
 /// `mail_queue_full`.
@@ -68,7 +68,8 @@ pub(crate) async fn request_change(
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO address_changes (user_id, email, email_key, token_hash, expires_at) \
         VALUES ($1, $2, $3, NULL, $4) ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, \
-        email_key = excluded.email_key, token_hash = NULL, expires_at = excluded.expires_at";
+        email_key = excluded.email_key, expires_at = excluded.expires_at, \
+        token_hash = CASE WHEN address_changes.email = excluded.email THEN address_changes.token_hash END";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         sqlx::query("DELETE FROM address_changes WHERE expires_at <= $1").bind(now).execute(&mut *tx).await?;

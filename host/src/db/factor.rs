@@ -10,7 +10,7 @@ use super::row::row;
 use super::user::{END_SESSIONS, UserRow, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{SessionId, UserId};
 
 row! {
@@ -68,6 +68,7 @@ pub(super) const DELETE_USELESS_CODES: &str =
 /// The session in which a factor was added has proved it.
 pub(super) const RAISE_SESSION: &str =
     "UPDATE sessions SET strength = 'multi', stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
+pub(super) const END_OTHER_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1 AND id <> $2";
 pub(super) const WEAKEN_SESSIONS: &str = concat!(
     "UPDATE sessions SET strength = 'single', stepped_up_at = NULL WHERE user_id = $1 AND NOT ",
     has_factor!("$1")
@@ -153,7 +154,7 @@ pub(crate) struct Confirmation<'a> {
     pub(crate) entry: &'a Entry,
 }
 
-/// Makes a key a factor of the account. `None` means that the key was replaced or confirmed meanwhile. Otherwise returns
+/// Makes a key a factor of the account, and ends its other sessions. `None` means that the key was replaced or confirmed meanwhile. Otherwise returns
 /// whether the recovery codes were stored.
 pub(crate) async fn confirm_totp(db: &Db, confirmation: &Confirmation<'_>) -> Result<Option<bool>> {
     const CONFIRM: &str = "UPDATE totp_factors SET confirmed_at = $2, last_step = $3, failures = 0 \
@@ -168,7 +169,12 @@ pub(crate) async fn confirm_totp(db: &Db, confirmation: &Confirmation<'_>) -> Re
             return Ok(None);
         }
         let first = store_codes!(tx, user, codes);
-        sqlx::query(RAISE_SESSION).bind(session).bind(user).bind(at).execute(&mut *tx).await?;
+        let raised = sqlx::query(RAISE_SESSION).bind(session).bind(user).bind(at).execute(&mut *tx).await?;
+        if raised.rows_affected() == 0 {
+            return Err(Error::invalid_token());
+        }
+        // Somebody else may have begun them with the password alone.
+        sqlx::query(END_OTHER_SESSIONS).bind(user).bind(session).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Some(first))

@@ -49,3 +49,17 @@ pub(crate) async fn insert(db: &Db, user: &NewUser, roles: &[RoleName], mail: &N
     });
     Ok(())
 }
+
+/// Queues another mail for an invited account.
+///
+/// # Errors
+/// `mail_queue_full`.
+pub(crate) async fn repeat(db: &Db, mail: &NewMail, entry: &Entry) -> Result<()> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        enqueue!(&mut *tx, mail);
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(())
+}

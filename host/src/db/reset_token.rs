@@ -28,18 +28,24 @@ const ACCOUNT: &str = concat!(
      WHERE reset_tokens.token_hash = $1 AND reset_tokens.expires_at > $2"
 );
 
-/// Adds a token, and deletes all that have expired.
+/// Adds a token with its audit entry, and deletes all tokens that have expired.
 pub(crate) async fn insert(
     db: &Db,
     token_hash: &[u8],
     user: UserId,
     now: Timestamp,
     expires_at: Timestamp,
+    entry: Option<&Entry>,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO reset_tokens (token_hash, user_id, expires_at) VALUES ($1, $2, $3)";
-    on!(db, pool => {
-        sqlx::query("DELETE FROM reset_tokens WHERE expires_at <= $1").bind(now).execute(pool).await?;
-        sqlx::query(SQL).bind(token_hash).bind(user).bind(expires_at).execute(pool).await?;
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        sqlx::query("DELETE FROM reset_tokens WHERE expires_at <= $1").bind(now).execute(&mut *tx).await?;
+        sqlx::query(SQL).bind(token_hash).bind(user).bind(expires_at).execute(&mut *tx).await?;
+        if let Some(entry) = entry {
+            append!(entry).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
     });
     Ok(())
 }

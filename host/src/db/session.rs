@@ -105,6 +105,7 @@ const OF_USER: &str = concat!(
     session_columns!(),
     " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id"
 );
+const HAS_FACTOR: &str = concat!("SELECT CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END");
 const INSERT: &str = "INSERT INTO sessions \
     (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent, strength) \
     VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8)";
@@ -130,13 +131,19 @@ pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<Se
     Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
 }
 
-/// Adds a session and its audit entry if the account is still active and its password hash is still `password_hash`;
-/// returns whether it did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
+/// Adds a session and its audit entry if the account is still active, its password hash is still `password_hash`, and it
+/// has no second factor that the session lacks; returns whether it did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
 pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str, entry: &Entry) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(session.user_id).fetch_optional(&mut *tx).await?;
         if user.is_none_or(|user| !user.is_active || user.password_hash != password_hash) {
+            return Ok(false);
+        }
+        // A factor may have been added after the password was checked.
+        if session.strength == "single"
+            && sqlx::query_scalar::<_, i64>(HAS_FACTOR).bind(session.user_id).fetch_one(&mut *tx).await? != 0
+        {
             return Ok(false);
         }
         sqlx::query(INSERT)

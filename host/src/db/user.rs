@@ -291,7 +291,11 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
         if new.password_hash != old.password_hash || !new.is_active {
             sqlx::query(END_SESSIONS).bind(id).execute(&mut *tx).await?;
         }
-        if new.password_hash != old.password_hash || new.email != old.email {
+        // A link that somebody got for an account with fewer permissions must not open it afterwards.
+        if new.password_hash != old.password_hash
+            || new.email != old.email
+            || new.is_superuser != old.is_superuser
+        {
             sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
         }
         if new.password_hash != old.password_hash || new.email != old.email || !new.is_active {

@@ -36,6 +36,10 @@ impl Auth {
     /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `throttled`.
     pub(super) async fn check_proof(&self, user: UserId, proof: &Proof, by: &Initiator) -> Result<()> {
         let now = self.0.clock.now();
+        if self.factors(user).await?.methods().is_empty() {
+            // Not recorded: an account without a factor could fill the audit log.
+            return Err(incorrect_code());
+        }
         let (method, right) = match proof {
             Proof::Code(code) => (Method::Totp, self.check_code(user, code.expose(), now).await?),
             Proof::RecoveryCode(code) => {

@@ -215,6 +215,8 @@ async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     };
     if body.is_superuser {
         call.caller()?.require_all(&PermissionSet::Everything)?;
+        // Otherwise a stolen token could create an account that has no factor.
+        host.auth.require_step_up(call.caller()?)?;
     }
     let taken = "The user with this email already exists in the system.";
     let by = call.initiator();

@@ -213,6 +213,7 @@ async fn read_release(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn read_history(host: Arc<Host>, call: Call) -> Result<Reply> {
     let page: Page = call.query()?;
     let (entries, count) = host.plugins.history(&call.path("name")?, page.skip, page.limit).await?;
+    let may_read_users = call.caller()?.may(HostPermission::UsersRead);
     let data = entries
         .into_iter()
         .map(|entry| HistoryEntry {
@@ -220,7 +221,7 @@ async fn read_history(host: Arc<Host>, call: Call) -> Result<Reply> {
             action: entry.action.strip_prefix("plugin.").unwrap_or(&entry.action).to_owned(),
             outcome: entry.outcome,
             actor: entry.actor,
-            actor_email: entry.actor_email,
+            actor_email: entry.actor_email.filter(|_| may_read_users),
             request_id: entry.request_id,
             detail: serde_json::from_str(&entry.detail).unwrap_or_default(),
         })
