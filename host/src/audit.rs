@@ -103,7 +103,8 @@ impl AuditLog {
         let mut failing = false;
         self.log_head().await;
         loop {
-            let done = self.tick().await;
+            // A large log may take long, and must not delay the shutdown.
+            let Some(done) = stopping.run_until_cancelled(self.tick()).await else { break };
             if let Err(error) = &done
                 && !failing
             {
