@@ -160,7 +160,8 @@ impl Auth {
         })
     }
 
-    /// Changes an account. The operator who gives it another address vouches for the address.
+    /// Changes an account. The operator who gives it another address, a password or the role of a superuser vouches for its
+    /// address.
     ///
     /// # Errors
     /// `user_not_found`; conflicts `email_taken` and `last_superuser`.

@@ -54,7 +54,8 @@ pub(crate) struct NewUser {
 #[derive(Debug, Default)]
 pub(crate) struct UserUpdate {
     pub(crate) email: Option<Address>,
-    /// When a new address was verified.
+    /// When an operator vouched for the address, by a new address, a new password or the role of a superuser. Otherwise an
+    /// operator could not let a person in while mail does not work.
     pub(crate) email_verified_at: Option<Timestamp>,
     /// The mail that announces a new address at the old one.
     pub(crate) announcement: Option<NewMail>,
@@ -328,8 +329,12 @@ fn is_new_address(old: &UserRow, change: &UserUpdate) -> bool {
 
 fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
     let (has_new_address, has_new_password) = (is_new_address(old, change), change.password_hash.is_some());
+    let is_trusted = has_new_password || change.is_superuser == Some(true);
     UserRow {
-        email_verified_at: if has_new_address { change.email_verified_at } else { old.email_verified_at },
+        email_verified_at: match has_new_address {
+            true => change.email_verified_at,
+            false => old.email_verified_at.or(change.email_verified_at.filter(|_| is_trusted)),
+        },
         invited_at: old.invited_at.filter(|_| !has_new_password),
         id: old.id,
         email: change.email.as_ref().map_or_else(|| old.email.clone(), |email| email.as_str().to_owned()),
