@@ -43,6 +43,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["sqlx", "rusqlite"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
     (&["argon2", "jsonwebtoken"], &["auth"]),
+    (&["openidconnect", "chrono"], &["auth"]),
     (&["ed25519_dalek"], &["audit", "auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
     (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/cpu_scheduler.rs"]),

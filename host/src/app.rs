@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
 use crate::audit::AuditLog;
-use crate::auth::{Auth, HashCost, NewSuperuser};
+use crate::auth::{Auth, HashCost, NewSuperuser, Oidc};
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
 use crate::capability::{Boot, Grants};
 use crate::clock::{Clock, Random};
-use crate::config::Config;
+use crate::config::{Config, SignUp};
 use crate::db::Db;
 use crate::db::node_lock::NodeLock;
 use crate::db::plugin_data::PluginData;
@@ -143,6 +143,13 @@ impl App {
             logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
             node,
         };
+        let oidc = Oidc::new(
+            auth.clone(),
+            &egress,
+            &config.issuers,
+            config.server.public_origin(),
+            config.auth.signup == SignUp::Open,
+        );
         let routes = resource::routes(&config);
         let plugins = Registry::open(&boot, compile, dispatch::templates(&routes)?, at_stage).await?;
         let shutdown = CancellationToken::new();
@@ -153,6 +160,7 @@ impl App {
             db: db.clone(),
             auth,
             audit: audit.clone(),
+            oidc,
             mail: mail.clone(),
             plugins,
             traffic: Default::default(),

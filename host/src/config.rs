@@ -6,6 +6,7 @@
 
 pub mod finding;
 pub mod frontend_urls;
+pub mod issuers;
 pub(crate) mod kind;
 pub mod load;
 pub mod log_format;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 pub use finding::{Finding, Origin};
 pub use frontend_urls::{FrontendOrigin, FrontendUrls};
+pub use issuers::Issuer;
 pub use load::{InvalidConfig, Loaded, load};
 pub use log_format::LogFormat;
 pub use plugins::{Limit, Plugins};
@@ -46,6 +48,8 @@ pub struct Config {
     pub database: Database,
     /// `[auth]`
     pub auth: Auth,
+    /// `[auth.issuers.NAME]`
+    pub issuers: Vec<Issuer>,
     /// `[email]`
     pub email: Email,
     /// `[audit]`
@@ -69,10 +73,15 @@ settings! {
         project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
         /// The allowed CORS origins; the first URL is the base of links in mails.
         frontend_url: FrontendUrls = FrontendUrls::default(), "WHARF_FRONTEND_URL", kind::frontend_urls();
+        /// The origin of this host as browsers reach it; `None` means that of the first frontend URL. The redirect URIs of
+        /// OpenID Connect are below it.
+        public_url: Option<String> = None, "WHARF_PUBLIC_URL", kind::origin().optional();
         /// Addresses and networks of the proxies in front of the host. Their headers name the client.
         trusted_proxies: Vec<Network> = Vec::new(), "WHARF_TRUSTED_PROXIES", kind::trusted_proxies();
         /// The headers in which the trusted proxies name the client: `x-forwarded` or `forwarded`.
         proxy_headers: ProxyHeaders = ProxyHeaders::XForwarded, "WHARF_PROXY_HEADERS", kind::proxy_headers();
+        /// Tell browsers that come over https to use nothing else for a year (HSTS).
+        hsts: bool = true, "WHARF_HSTS", kind::boolean();
         /// A directory to serve, with its `index.html` for unknown paths (SPA fallback).
         static_dir: Option<PathBuf> = None, "WHARF_STATIC_DIR", kind::directory().optional();
         /// Concurrent client connections; further connections wait. At most half of the files that the process may have
@@ -97,6 +106,17 @@ settings! {
         body_timeout: Duration = 30 * SECOND, "WHARF_BODY_TIMEOUT", kind::duration(SECOND..=HOUR);
         /// A bearer token that may read `/metrics`. Superusers may read it too.
         metrics_token: Option<Secret> = None, "WHARF_METRICS_TOKEN", kind::token().optional();
+    }
+}
+
+impl Server {
+    /// Returns the origin of this host as browsers reach it.
+    pub fn public_origin(&self) -> &str {
+        let first = self.frontend_url.origins().first().and_then(|origin| match origin {
+            FrontendOrigin::One(origin) => Some(origin.as_str()),
+            FrontendOrigin::Subdomains { .. } => None,
+        });
+        self.public_url.as_deref().or(first).unwrap_or_default()
     }
 }
 

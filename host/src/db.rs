@@ -14,6 +14,7 @@ pub mod email;
 pub(crate) mod factor;
 mod failure;
 pub mod host_pool;
+pub(crate) mod identity;
 pub(crate) mod invitation;
 pub(crate) mod login_challenge;
 mod migrations;

@@ -7,6 +7,8 @@
 //! first request. Never reads proxies from the environment, keeps no cookies, sends no credentials that the plugin did
 //! not give, decompresses nothing.
 //!
+//! `host_requests` sends the requests of the host itself, to servers that its operator chose.
+//!
 //! Data passes one way: [`Request`] → `checked_request` → `ssrf_filter` with `origin` (servers) → `resolver` →
 //! `ssrf_filter` with `address` (addresses) → `connection` → [`Response`]; `client` runs these steps. Knows nothing of
 //! WebAssembly.
@@ -19,6 +21,7 @@ mod exchange;
 mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod host_requests;
 mod limits;
 pub mod origin;
 mod pool;
@@ -33,6 +36,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Semaphore;
 
 use self::connection::Tls;
+use self::host_requests::HostRequests;
 use self::pool::Pool;
 use crate::clock::Random;
 use crate::id::PluginName;
@@ -70,6 +74,7 @@ struct Shared {
     /// The address of this host's listener, which no plugin reaches.
     own: OnceLock<SocketAddr>,
     plugins: Mutex<HashMap<PluginName, PluginConcurrency>>,
+    host: HostRequests,
 }
 
 /// The concurrency limits that all releases of a plugin share.
@@ -88,6 +93,7 @@ impl Egress {
             random,
             own: OnceLock::new(),
             plugins: Mutex::default(),
+            host: HostRequests::default(),
         }))
     }
 

@@ -14,6 +14,7 @@ mod body;
 pub mod body_memory;
 mod body_stages;
 pub mod body_work;
+mod browser_rules;
 mod byte_range;
 mod cache_rules;
 mod cached_call;
@@ -39,6 +40,7 @@ pub mod reply;
 pub mod request_head;
 pub mod resource;
 pub mod server;
+mod session_cookie;
 pub mod static_files;
 pub mod traffic;
 
@@ -48,7 +50,7 @@ use std::sync::atomic::AtomicBool;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditLog;
-use crate::auth::Auth;
+use crate::auth::{Auth, Oidc};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::Db;
@@ -71,6 +73,8 @@ pub struct Host {
     pub auth: Auth,
     /// The audit log.
     pub audit: AuditLog,
+    /// Sign-in at OpenID Connect issuers.
+    pub oidc: Oidc,
     /// Outgoing mail.
     pub mail: Mailer,
     /// The deployed plugins.

@@ -28,7 +28,7 @@ macro_rules! uuid_ids {
 /// Calls a macro with every UUID newtype, so that `db::value` can implement the database traits for each.
 macro_rules! for_each_uuid_id {
     ($macro:ident) => {
-        $macro!(UserId, SessionId, KeyId);
+        $macro!(UserId, SessionId, KeyId, IdentityId);
     };
 }
 pub(crate) use for_each_uuid_id;
@@ -40,6 +40,8 @@ uuid_ids! {
     SessionId;
     /// An API key.
     KeyId;
+    /// An account at an OpenID Connect issuer that belongs to an account of this host.
+    IdentityId;
 }
 
 /// Declares a name of the form `[a-z][a-z0-9-]{0,39}`. The last text is the error of other texts.
@@ -124,6 +126,9 @@ names! {
         "a plugin's name is 1 to 40 characters of a-z, 0-9 and '-', and begins with a letter";
     /// The name of a role. Cheap to clone.
     RoleName, InvalidRoleName: "a role's name is 1 to 40 characters of a-z, 0-9 and '-', and begins with a letter";
+    /// The name of an OpenID Connect issuer in the configuration. Cheap to clone.
+    IssuerName, InvalidIssuerName:
+        "an issuer's name is 1 to 40 characters of a-z, 0-9 and '-', and begins with a letter";
     /// The name of a permission that a plugin defines, without the plugin's name. Cheap to clone.
     PermissionName, InvalidPermissionName:
         "a permission's name is 1 to 40 characters of a-z, 0-9 and '-', and begins with a letter";

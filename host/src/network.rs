@@ -5,13 +5,18 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A network or a single address: `10.1.0.0/16`, `127.0.0.1`, `fd00:1::/32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Network(IpNet);
 
 impl Network {
+    /// Returns the networks that contain every address.
+    pub fn all() -> [Self; 2] {
+        [Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
+    }
+
     /// Returns whether the address, in its canonical form, belongs to the network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())

@@ -105,7 +105,7 @@ fn show(loaded: &Loaded, terminal: &Terminal) {
                 "env": setting.env,
                 "accepted": setting.accepted,
             });
-            (setting.key.to_owned(), member)
+            (setting.key.to_string(), member)
         };
         terminal.json(&loaded.settings.iter().map(entry).collect::<serde_json::Map<String, Value>>());
         return;
@@ -116,7 +116,7 @@ fn show(loaded: &Loaded, terminal: &Terminal) {
         .map(|setting| {
             let value = setting.value.clone().unwrap_or_else(|| "-".to_owned());
             let origin = if setting.origin == Origin::Default { String::new() } else { setting.origin.to_string() };
-            [setting.key.to_owned(), value, origin, setting.env.to_owned()]
+            [setting.key.to_string(), value, origin, setting.env.to_string()]
         })
         .collect();
     terminal.table(["SETTING", "VALUE", "SET BY", "VARIABLE"], &rows);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::reader::Reader;
 use super::{
-    Audit, Auth, Config, Database, Email, Finding, Log, Plugins, Secret, Server, Setting, Sources, postgres_url,
+    Audit, Auth, Config, Database, Email, Finding, Issuer, Log, Plugins, Secret, Server, Setting, Sources, postgres_url,
 };
 
 /// A checked configuration with the origin of each setting.
@@ -41,6 +41,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, InvalidConfig> {
         server,
         database: Database::read(&mut reader, Database::default()),
         auth: Auth::read(&mut reader, Auth::default()),
+        issuers: Issuer::read_all(&mut reader),
         email: Email::read(&mut reader, Email::default()),
         audit: Audit::read(&mut reader, Audit::default()),
         plugins: Plugins::read(&mut reader, plugins),
@@ -360,9 +361,51 @@ mod tests {
     #[test]
     fn the_defaults_are_within_their_own_ranges() {
         let shown = with("", &[], Vec::new()).unwrap().settings;
-        let environment: Vec<_> = shown.iter().filter_map(|s| s.value.as_deref().map(|value| (s.env, value))).collect();
+        let environment: Vec<_> =
+            shown.iter().filter_map(|s| s.value.as_deref().map(|value| (&*s.env, value))).collect();
         let again = with("", &environment, Vec::new()).unwrap();
         assert!(shown.iter().zip(&again.settings).all(|(left, right)| left.value == right.value));
+    }
+
+    #[test]
+    fn issuers_are_tables_in_the_file_or_variables_or_both() {
+        let file = "[auth.issuers.google]\nurl = \"https://accounts.google.com\"\nclient_id = \"wharf\"\n\
+                    scopes = [\"email\", \"groups\"]\n[auth.issuers.my-company]\nurl = \"https://id.example.com/\"\n";
+        let environment = [
+            ("WHARF_ISSUER_GOOGLE_CLIENT_SECRET", "hunter2"),
+            ("WHARF_ISSUER_MY_COMPANY_CLIENT_ID", "app"),
+            ("WHARF_ISSUER_MY_COMPANY_CREATE_ACCOUNTS", "false"),
+            ("WHARF_ISSUER_LAB_URL", "http://127.0.0.1:9000/realms/lab"),
+            ("WHARF_ISSUER_LAB_CLIENT_ID", "lab"),
+        ];
+        let loaded = with(file, &environment, Vec::new()).unwrap();
+        let [google, lab, company] = loaded.config.issuers.as_slice() else { panic!("{:?}", loaded.config.issuers) };
+        assert_eq!((google.name.as_str(), google.label.as_str()), ("google", "google"));
+        assert_eq!(google.client_secret, Some(Secret::new("hunter2")));
+        assert_eq!(google.scopes, ["email", "groups"]);
+        assert_eq!((company.client_id.as_str(), company.create_accounts), ("app", Some(false)));
+        assert_eq!((company.url.as_str(), company.scopes.len()), ("https://id.example.com/", 2));
+        assert_eq!(lab.client_secret, None);
+        let shown = loaded.settings.iter().find(|s| s.key == "auth.issuers.google.client_secret").unwrap();
+        assert_eq!((shown.value.as_deref(), &*shown.env), (Some("[redacted]"), "WHARF_ISSUER_GOOGLE_CLIENT_SECRET"));
+    }
+
+    #[test]
+    fn an_incomplete_or_unencrypted_issuer_is_refused() {
+        let file = "[auth.issuers.a]\nurl = \"http://id.example.com\"\n[auth.issuers.B]\nurl = \"https://b.example\"\n\
+                    [auth.issuers.c]\nclient_id = \"x\"\nurls = \"y\"\n";
+        let text = with(file, &[("WHARF_ISSUER_D_SECRET", "hunter2")], Vec::new()).unwrap_err();
+        for part in [
+            "auth.issuers.a.url = \"http://id.example.com\": is not encrypted",
+            "auth.issuers.a.client_id is not set (WHARF_ISSUER_A_CLIENT_ID)",
+            "unknown key \"auth.issuers.B\"",
+            "auth.issuers.c.url is not set (WHARF_ISSUER_C_URL)",
+            "unknown key \"auth.issuers.c.urls\"",
+            "WHARF_ISSUER_D_SECRET: is not a setting of Wharf",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
@@ -379,10 +422,10 @@ mod tests {
 
         #[test]
         fn no_value_panics(key in 0_usize..40, value in "\\PC{0,40}|[0-9a-zA-Z:/.@\" =\\[\\]{}]{0,40}", bare: bool) {
-            let keys: Vec<_> = with("", &[], Vec::new()).unwrap().settings.iter().map(|s| (s.key, s.env)).collect();
-            let (key, env) = keys[key % keys.len()];
+            let keys: Vec<_> = with("", &[], Vec::new()).unwrap().settings.iter().map(|s| (s.key.clone(), s.env.clone())).collect();
+            let (key, env) = keys[key % keys.len()].clone();
             let _ = with(&if bare { format!("{key} = {value}") } else { format!("{key} = {value:?}") }, &[], Vec::new());
-            let _ = with("", &[(env, &value)], Vec::new());
+            let _ = with("", &[(&*env, &value)], Vec::new());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! give the error messages, the list of known keys, `config show` and the check for unknown keys. A secret may also be in
 //! a file that a variable names: the variable of the setting, with `_FILE` at the end.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -13,9 +14,9 @@ use super::source::{FILE_SUFFIX, PREFIX, RawValue, Sources, may_be_named, read_s
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// `server.listen`
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// `WHARF_LISTEN`
-    pub env: &'static str,
+    pub env: Cow<'static, str>,
     /// The effective value; `None` means not set. Secrets are redacted.
     pub value: Option<String>,
     /// The source that set it.
@@ -40,13 +41,20 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a setting. Returns the default if no source gives it, or if its value is wrong.
-    pub(super) fn read<T>(&mut self, key: &'static str, env: &'static str, kind: &Kind<T>, default: T) -> T {
+    pub(super) fn read<T>(
+        &mut self,
+        key: impl Into<Cow<'static, str>>,
+        env: impl Into<Cow<'static, str>>,
+        kind: &Kind<T>,
+        default: T,
+    ) -> T {
+        let (key, env) = (key.into(), env.into());
         if kind.secret {
-            self.read_file_of(key, env);
+            self.read_file_of(&key, &env);
         }
-        let raw = self.raw(key, env);
+        let raw = self.raw(&key, &env);
         let origin = raw.as_ref().map_or(Origin::Default, |raw| raw.origin.clone());
-        let value = raw.and_then(|raw| self.parse(key, &raw, kind)).unwrap_or(default);
+        let value = raw.and_then(|raw| self.parse(&key, &raw, kind)).unwrap_or(default);
         let (shown, accepted) = (kind.show(&value), kind.accepted.clone());
         self.settings.push(Setting { key, env, value: shown, origin, accepted });
         value
@@ -81,7 +89,7 @@ impl<'a> Reader<'a> {
         found.or_else(|| sources.file.get(key)).cloned()
     }
 
-    fn parse<T>(&mut self, key: &'static str, raw: &RawValue, kind: &Kind<T>) -> Option<T> {
+    fn parse<T>(&mut self, key: &str, raw: &RawValue, kind: &Kind<T>) -> Option<T> {
         let parsed = match raw.value_type {
             ValueType::Other(name) => Err(format!("is a TOML {name}")),
             ValueType::List if !kind.takes(ValueType::List) => Err("is a TOML array".to_owned()),
@@ -105,6 +113,16 @@ impl<'a> Reader<'a> {
     pub(super) fn origin(&self, key: &str) -> Origin {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(Origin::Default, |setting| setting.origin.clone())
+    }
+
+    /// Returns the keys of the file below a table, without the name of the table.
+    pub(super) fn keys_below(&self, table: &str) -> impl Iterator<Item = &str> {
+        self.sources.file.keys().filter_map(move |key| key.strip_prefix(table)?.strip_prefix('.'))
+    }
+
+    /// Returns the variables that begin with a text, without it.
+    pub(super) fn variables(&self, beginning: &str) -> impl Iterator<Item = &str> {
+        self.sources.environment.keys().filter_map(move |name| name.strip_prefix(beginning))
     }
 
     /// Returns whether there is a finding about a key.
@@ -141,7 +159,7 @@ impl<'a> Reader<'a> {
             }
             let (what, hint) = match raw.value_type {
                 ValueType::Other("table") if !key.contains('.') => ("section", nearest(key, self.sections())),
-                _ => ("key", nearest_key(key, self.settings.iter().map(|setting| setting.key))),
+                _ => ("key", nearest_key(key, self.settings.iter().map(|setting| &*setting.key))),
             };
             let text = format!("unknown {what} {key:?}{hint}");
             self.findings.push(Finding { origin: raw.origin.clone(), key: None, text });
@@ -150,7 +168,7 @@ impl<'a> Reader<'a> {
 
     fn refuse_unknown_variables(&mut self) {
         for (name, raw) in &self.sources.environment {
-            if self.settings.iter().all(|setting| setting.env != name) && !self.secret_files.contains_key(name) {
+            if self.settings.iter().all(|setting| setting.env != *name) && !self.secret_files.contains_key(name) {
                 // Compared without the prefix, which makes all names similar.
                 let bare = name.trim_start_matches(PREFIX);
                 let known = self.settings.iter().map(|setting| setting.env.trim_start_matches(PREFIX));
@@ -165,7 +183,7 @@ impl<'a> Reader<'a> {
         self.settings.iter().any(|setting| setting.key == key)
     }
 
-    fn sections(&self) -> impl Iterator<Item = &'static str> {
+    fn sections(&self) -> impl Iterator<Item = &str> {
         self.settings.iter().filter_map(|setting| setting.key.split_once('.').map(|(section, _)| section))
     }
 }

@@ -37,6 +37,7 @@ migrations! {
     14 "addresses beyond ascii" "0014_addresses_beyond_ascii.sql",
     15 "roles" "0015_roles.sql",
     18 "second factors" "0018_second_factors.sql",
+    19 "identities" "0019_identities.sql",
     20 "address proofs" "0020_address_proofs.sql",
     22 "audit chains" "0022_audit_chains.sql",
 }

@@ -174,6 +174,12 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Returns the origin that allows this server only.
+    pub(super) fn of(server: Server) -> Self {
+        let Server { scheme, host, port } = server;
+        Self { host, is_wildcard: false, scheme, port }
+    }
+
     /// Returns whether the origin allows a server.
     pub fn allows(&self, server: &Server) -> bool {
         if self.scheme != server.scheme || self.port != server.port {

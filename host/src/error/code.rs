@@ -152,6 +152,35 @@ codes! {
     /// The last active superuser can be neither deleted, deactivated nor demoted.
     LAST_SUPERUSER = "last_superuser", 409;
 
+    /// No OpenID Connect issuer has this name.
+    ISSUER_NOT_FOUND = "issuer_not_found", 404;
+    /// The issuer does not respond, or its documents are not usable. See `Retry-After`.
+    ISSUER_UNAVAILABLE = "issuer_unavailable", 503;
+    /// The issuer did not let the person sign in, or does not know this host.
+    ISSUER_REFUSED = "issuer_refused", 400;
+    /// The response of the issuer is not valid: a forged or expired ID token, or the response of another issuer.
+    ISSUER_RESPONSE_INVALID = "issuer_response_invalid", 400;
+    /// The response of the issuer does not belong to this browser, or comes too late.
+    LOGIN_EXPIRED = "login_expired", 400;
+    /// The issuer has not verified the address of the person.
+    ADDRESS_NOT_VERIFIED = "address_not_verified", 403;
+    /// An account with the address exists, and its owner has not linked the issuer.
+    LINK_NOT_CONFIRMED = "link_not_confirmed", 403;
+    /// The person has no account, and nobody gets one by signing in.
+    NO_ACCOUNT = "no_account", 403;
+    /// The code of a sign-in is unknown, used or expired, or the verifier is not that of the sign-in.
+    INVALID_LOGIN_CODE = "invalid_login_code", 400;
+    /// The account at the issuer belongs to another account of this host.
+    IDENTITY_TAKEN = "identity_taken", 409;
+    /// The caller has no such identity.
+    IDENTITY_NOT_FOUND = "identity_not_found", 404;
+    /// The account has the maximum number of identities.
+    TOO_MANY_IDENTITIES = "too_many_identities", 409;
+    /// Without this identity, its owner could not sign in any more.
+    LAST_SIGN_IN_METHOD = "last_sign_in_method", 409;
+    /// A cookie does not count in this request, because another site may have made the browser send it.
+    CROSS_SITE_REQUEST = "cross_site_request", 403;
+
     /// No plugin has this name.
     PLUGIN_NOT_FOUND = "plugin_not_found", 404;
     /// The release trapped, failed or did not respond when it was called before its first request.

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
-
+use super::browser_rules::{self, Credential};
 use crate::auth::{Auth, Caller};
 use crate::error::{Challenge, Error, Kind, Result, code};
 use crate::id::PluginName;
@@ -14,20 +12,24 @@ use crate::route::Access;
 /// Returns the caller if they may call a route with this access. `plugin` is the plugin that defines the permission.
 ///
 /// # Errors
-/// 401 without valid credentials, 403 without the privilege.
+/// 401 without valid credentials, 403 without the privilege or with a cookie that does not count.
 pub(super) async fn check(
     auth: &Auth,
-    headers: &HeaderMap,
+    credential: Credential<'_>,
     access: &Access,
     plugin: Option<&PluginName>,
 ) -> Result<Option<Arc<Caller>>> {
     if *access == Access::Public {
         // A public plugin route can greet a known caller. Invalid credentials count as none.
-        return Ok(if plugin.is_some() { identify(auth, headers).await } else { None });
+        return Ok(if plugin.is_some() { identify(auth, credential).await } else { None });
     }
-    let Some(token) = bearer(headers) else {
-        let kind = Kind::Unauthenticated(Challenge::Missing);
-        return Err(Error::new(kind, code::NOT_AUTHENTICATED, "Not authenticated"));
+    let token = match credential {
+        Credential::Bearer(token) | Credential::Cookie(token) => token,
+        Credential::Forged => return Err(browser_rules::cross_site()),
+        Credential::None => {
+            let kind = Kind::Unauthenticated(Challenge::Missing);
+            return Err(Error::new(kind, code::NOT_AUTHENTICATED, "Not authenticated"));
+        }
     };
     let caller = auth.authenticate(token).await?;
     let allowed = match (access, plugin) {
@@ -43,34 +45,9 @@ pub(super) async fn check(
 }
 
 /// Returns the caller, or `None` if the credentials are missing or invalid.
-pub(super) async fn identify(auth: &Auth, headers: &HeaderMap) -> Option<Arc<Caller>> {
-    auth.authenticate(bearer(headers)?).await.ok()
-}
-
-/// Returns the token of an `Authorization: Bearer` header. The scheme is case-insensitive. A header that has the scheme
-/// but no token, or that is not readable, gives an empty token, which is never valid.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(AUTHORIZATION)?.to_str().unwrap_or("bearer");
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::http::HeaderValue;
-
-    #[test]
-    fn only_bearer_tokens_are_credentials() {
-        let token = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            bearer(&headers).map(ToOwned::to_owned)
-        };
-        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(token("bEARER abc").as_deref(), Some("abc"));
-        assert_eq!(token("Bearer").as_deref(), Some(""));
-        assert_eq!(token("Basic abc"), None);
-        assert_eq!(bearer(&HeaderMap::new()), None);
+pub(super) async fn identify(auth: &Auth, credential: Credential<'_>) -> Option<Arc<Caller>> {
+    match credential {
+        Credential::Bearer(token) | Credential::Cookie(token) => auth.authenticate(token).await.ok(),
+        Credential::Forged | Credential::None => None,
     }
 }

@@ -21,6 +21,8 @@ pub struct Call {
     pub request_id: Arc<str>,
     /// The address of the client.
     pub address: IpAddr,
+    /// Whether the browser says that the request comes from a page of this host or of a frontend.
+    pub is_from_frontend: bool,
     /// The caller; always present unless the route is public.
     pub caller: Option<Arc<Caller>>,
     /// Path and query parameters with the types of their schemas.

@@ -35,7 +35,8 @@ impl Cors {
         Self { allowed: frontends.origins().to_vec() }
     }
 
-    fn allows(&self, origin: &HeaderValue) -> bool {
+    /// Returns whether scripts of an origin may call the API.
+    pub(super) fn allows(&self, origin: &HeaderValue) -> bool {
         self.allowed.iter().any(|allowed| match allowed {
             FrontendOrigin::One(one) => origin == one.as_str(),
             FrontendOrigin::Subdomains { scheme, domain } => {

@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 
 use super::access;
 use super::body_stages;
+use super::browser_rules::{self, Credential, Source};
 use super::cached_call;
 use super::call::{Call, Payload};
 use super::client_origin::{ClientOrigin, TrustedProxies};
@@ -33,7 +34,7 @@ use super::cors::{self, Cors};
 use super::host_route::HostRoute;
 use super::lingering_close::LingeringBody;
 use super::matched_route::{Handler, MatchedRoute};
-use super::plugin_call::{self, PluginCall};
+use super::plugin_call::PluginCall;
 use super::reply::Reply;
 use super::static_files::{self, Served, StaticFiles};
 use super::traffic::InFlight;
@@ -76,7 +77,6 @@ struct Received<'a> {
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `always` or `never` of a superuser decides for this request; otherwise the caller decides.
 const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
-const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 /// `Retry-After` of a plugin that is paused, revoked or could not be loaded.
 const ABSENT_RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -184,12 +184,13 @@ impl Dispatcher {
         let response =
             result.unwrap_or_else(|error| self.send(problem::reply(&error, parts.uri.path(), &request_id), None));
         let mut response = if parts.method == Method::HEAD { without_body(response) } else { response };
+        let source = response.extensions_mut().remove::<Source>().unwrap_or(Source::Host);
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             headers.insert(X_REQUEST_ID, value);
         }
-        // Replaces a value of a plugin.
-        headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+        let credential = self.credential(parts, origin);
+        browser_rules::decorate(headers, source, origin, credential, self.host.config.server.hsts);
         self.cors.decorate(&parts.headers, headers);
         in_flight.ended(response.status());
         tracing::info!(
@@ -250,11 +251,11 @@ impl Dispatcher {
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
         let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
-            let caller = self.authorize(route, parts).await?;
+            let caller = self.authorize(route, parts, origin).await?;
             (body_stages::read(&self.host, route, &parts.headers, body).await?, caller)
         } else {
             let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
-            (read, self.authorize(route, parts).await?)
+            (read, self.authorize(route, parts, origin).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -272,6 +273,7 @@ impl Dispatcher {
                 let call = Call {
                     request_id: Arc::clone(request_id),
                     address: origin.address,
+                    is_from_frontend: browser_rules::is_from_frontend(&parts.headers, origin, &self.cors),
                     caller,
                     inputs,
                     body,
@@ -359,18 +361,20 @@ impl Dispatcher {
     /// responses until the client has read it, for replies of plugins and of the host alike.
     fn send(&self, mut reply: Reply, release: Option<&Release>) -> Response {
         if let Some(release) = release {
-            plugin_call::isolate(&mut reply.headers, release);
+            browser_rules::isolate(&mut reply.headers, release);
         }
         let unread = release.map(|release| release.bulkhead.unread());
         reply.body = self.host.body_memory.responses.track_response(unread, reply.body);
-        reply.into()
+        let mut response: Response = reply.into();
+        response.extensions_mut().insert(if release.is_some() { Source::Plugin } else { Source::Host });
+        response
     }
 
     /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has
     /// a part in the trial. Others cannot choose: a client that sends its requests to one side could end any trial. Runs
     /// before the access check, so a caller with invalid credentials counts as anonymous here.
     async fn assign(&self, canary: &Canary, parts: &Parts, origin: &ClientOrigin) -> (bool, Option<Assignment>) {
-        let caller = access::identify(&self.host.auth, &parts.headers).await;
+        let caller = access::identify(&self.host.auth, self.credential(parts, origin)).await;
         if caller.as_ref().is_some_and(|caller| caller.is_superuser()) {
             match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
                 Some(b"always") => return (true, None),
@@ -382,12 +386,22 @@ impl Dispatcher {
         canary.assign(&caller)
     }
 
+    fn credential<'h>(&self, parts: &'h Parts, origin: &ClientOrigin) -> Credential<'h> {
+        browser_rules::credential(&parts.method, &parts.headers, origin, &self.cors)
+    }
+
     /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the
     /// request counts for the release as one that a service of the host failed.
-    async fn authorize(&self, route: MatchedRoute<'_>, parts: &Parts) -> Result<Option<Arc<Caller>>> {
+    async fn authorize(
+        &self,
+        route: MatchedRoute<'_>,
+        parts: &Parts,
+        origin: &ClientOrigin,
+    ) -> Result<Option<Arc<Caller>>> {
         let release = route.handler.release();
         let plugin = release.map(|release| &release.record.plugin);
-        let checked = access::check(&self.host.auth, &parts.headers, route.access, plugin).await;
+        let credential = self.credential(parts, origin);
+        let checked = access::check(&self.host.auth, credential, route.access, plugin).await;
         if let (Err(error), Some(release)) = (&checked, release)
             && CallOutcome::of_error(error) == CallOutcome::Dependency
         {

@@ -247,6 +247,17 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
+    /// Declares a successful response without content, besides those that are declared before.
+    #[must_use]
+    pub fn replies_empty(self, status: u16) -> Self {
+        self.declaring(move |_, operation| {
+            let responses = operation.entry("responses").or_insert_with(|| json!({}));
+            if let Value::Object(responses) = responses {
+                responses.insert(status.to_string(), json!({ "description": "Successful Response" }));
+            }
+        })
+    }
+
     /// Returns the OpenAPI operation object. The schemas that it refers to are added to `generator`.
     pub fn operation(&self, generator: &mut SchemaGenerator) -> Value {
         let mut operation = self.operation.clone();

@@ -1,12 +1,11 @@
 //! Calls of plugins: which parts of a request the plugin receives, and how its response becomes a reply. `cached_call`
-//! decides whether a call is needed. `dispatch` counts every body that a client has not read.
-//!
-//! Also owns the isolation of pages: a plugin shares the origin of the host, where the frontend keeps its tokens.
+//! decides whether a call is needed. `dispatch` counts every body that a client has not read. `browser_rules` isolates the
+//! pages of plugins.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
+use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -16,8 +15,7 @@ use super::client_origin::ClientOrigin;
 use super::problem;
 use super::reply::Reply;
 use crate::auth::Caller;
-use crate::capability::web::Web;
-use crate::capability::{Capability as _, Limit};
+use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Assignment;
@@ -48,11 +46,6 @@ const WITHHELD: &[&str] = &[
     "x-request-id",
 ];
 
-/// Gives a page of a plugin an origin of its own in the browser, so that its scripts reach nothing that belongs to the
-/// origin of the host: no storage, no service worker, no page of the frontend, and no response of the API.
-const ISOLATED_PAGE: HeaderValue =
-    HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
-
 /// Conditions of a request that the host evaluates itself on cached routes. The plugin returns the whole response
 /// there, so that it can be cached.
 const CONDITIONS: &[&str] = &["if-none-match", "if-modified-since"];
@@ -73,14 +66,6 @@ pub(super) struct PluginCall<'a> {
     pub(super) body: Bytes,
     /// Whether the plugin receives the conditions of the request.
     pub(super) conditions: bool,
-}
-
-/// Isolates every response of a plugin, because a browser decides by itself what it shows as a page. The pages of a
-/// plugin with the grant `web` belong to the origin of the host.
-pub(super) fn isolate(headers: &mut HeaderMap, release: &Release) {
-    if !release.has_grant(Web::NAME) {
-        headers.insert(CONTENT_SECURITY_POLICY, ISOLATED_PAGE);
-    }
 }
 
 /// Calls the plugin.

@@ -26,7 +26,7 @@ impl Auth {
     ///
     /// # Errors
     /// 403 `step_up_required`.
-    pub(super) fn require_recent_proof(&self, session: &SessionCredential) -> Result<()> {
+    pub(in crate::auth) fn require_recent_proof(&self, session: &SessionCredential) -> Result<()> {
         let ttl = self.0.settings.step_up_ttl;
         if session.proven_at().is_some_and(|at| self.0.clock.now() < at.plus(ttl)) {
             return Ok(());

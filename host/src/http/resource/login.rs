@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,11 @@ use crate::auth::{IssuedTokens, SecondFactorChallenge, SignIn};
 use crate::email::Mail;
 use crate::error::{Error, Result, code};
 use crate::http::Host;
+use crate::http::browser_rules;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
+use crate::http::session_cookie;
 use crate::permission::HostPermission;
 
 const TAG: &str = "login";
@@ -29,18 +32,25 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                  second factor, the response is 403 `second_factor_required` with the `challenge` for \
                  `/login/second-factor`.",
             )
+            .query::<TokenReceiver>()
             .form::<LoginForm>()
-            .replies::<Token>(),
+            .replies::<Token>()
+            .replies_empty(204),
         HostRoute::post("/api/v1/login/refresh-token", refresh_token)
             .public()
             .named(TAG, "refresh_token", "Refresh Token")
             .described("Replaces a refresh token and issues an access token. Reusing a refresh token ends its session.")
             .json::<RefreshRequest>()
             .replies::<Token>(),
+        HostRoute::post("/api/v1/login/refresh-cookie", refresh_cookie)
+            .public()
+            .named(TAG, "refresh_cookie", "Refresh Cookie")
+            .described("Does the same with the cookies of a session. The response has no content.")
+            .replies_empty(204),
         HostRoute::post("/api/v1/login/logout", delete_session)
             .session()
             .named(TAG, "logout", "Logout")
-            .described("Ends the session of the access token.")
+            .described("Ends the session of the access token, and its cookies.")
             .replies::<Message>(),
         HostRoute::post("/api/v1/login/test-token", read_token)
             .named(TAG, "test_token", "Test Token")
@@ -112,7 +122,49 @@ struct NewPassword {
     new_password: String,
 }
 
-pub(super) fn token(issued: &IssuedTokens) -> Result<Reply> {
+/// The place for the tokens of a sign-in.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct TokenReceiver {
+    /// Sets the tokens as cookies that no script can read. The response then has the status 204 and no content. The
+    /// request must come from a page of this host or of a frontend.
+    #[serde(default)]
+    cookie: bool,
+}
+
+impl TokenReceiver {
+    /// Reads the wish of a request.
+    ///
+    /// # Errors
+    /// 403 `cross_site_request`: another site could sign its visitor in to an account of its own.
+    pub(super) fn of(call: &Call) -> Result<Self> {
+        let receiver: Self = call.query()?;
+        if receiver.cookie {
+            browser_rules::require_frontend(call.is_from_frontend)?;
+        }
+        Ok(receiver)
+    }
+}
+
+/// Returns the reply to a sign-in.
+pub(super) fn signed_in(host: &Host, signed_in: SignIn, receiver: &TokenReceiver) -> Result<Reply> {
+    match signed_in {
+        SignIn::Tokens(issued) => issued_tokens(host, &issued, receiver),
+        SignIn::SecondFactor(challenge) => Err(second_factor_required(&challenge)),
+    }
+}
+
+/// Returns the reply with the tokens of a session.
+pub(super) fn issued_tokens(host: &Host, issued: &IssuedTokens, receiver: &TokenReceiver) -> Result<Reply> {
+    if receiver.cookie { cookies(host, issued) } else { token(issued) }
+}
+
+fn cookies(host: &Host, issued: &IssuedTokens) -> Result<Reply> {
+    let reply = secret(Reply::empty(StatusCode::NO_CONTENT));
+    let cookies = session_cookie::of_tokens(issued, host.config.auth.refresh_token_ttl)?;
+    Ok(cookies.into_iter().fold(reply, Reply::with_cookie))
+}
+
+fn token(issued: &IssuedTokens) -> Result<Reply> {
     let reply = Reply::json(&Token {
         access_token: issued.access_token.expose().to_owned(),
         token_type: "bearer",
@@ -136,11 +188,10 @@ pub(super) fn secret(reply: Reply) -> Reply {
 }
 
 async fn create_access_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let receiver = TokenReceiver::of(&call)?;
     let form: LoginForm = call.json()?;
-    match host.auth.sign_in(&form.username, &form.password, &call.client()).await? {
-        SignIn::Tokens(issued) => token(&issued),
-        SignIn::SecondFactor(challenge) => Err(second_factor_required(&challenge)),
-    }
+    let outcome = host.auth.sign_in(&form.username, &form.password, &call.client()).await?;
+    signed_in(&host, outcome, &receiver)
 }
 
 async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
@@ -148,9 +199,19 @@ async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     token(&host.auth.refresh(&request.refresh_token).await?)
 }
 
+async fn refresh_cookie(host: Arc<Host>, call: Call) -> Result<Reply> {
+    browser_rules::require_frontend(call.is_from_frontend)?;
+    let token = session_cookie::refresh_token(&call.headers).ok_or_else(Error::invalid_token)?;
+    cookies(&host, &host.auth.refresh(token).await?)
+}
+
 async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
     host.auth.sign_out(call.caller()?).await?;
-    Reply::message("Logged out successfully")
+    let reply = Reply::message("Logged out successfully")?;
+    if session_cookie::access_token(&call.headers).is_none() {
+        return Ok(reply);
+    }
+    Ok(session_cookie::ended_session()?.into_iter().fold(reply, Reply::with_cookie))
 }
 
 async fn read_token(_: Arc<Host>, call: Call) -> Result<Reply> {

@@ -17,6 +17,7 @@ use self::exposition::{Families, Histogram, Labels};
 use crate::capability::Dependency;
 use crate::db::email;
 use crate::error::{Error, Result};
+use crate::http::browser_rules::{self, Credential};
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
@@ -37,7 +38,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 
 async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     if !has_token(&host, &call.headers) {
-        access::check(&host.auth, &call.headers, &Access::Host(HostPermission::MetricsRead), None).await?;
+        let bearer = browser_rules::bearer(&call.headers).map_or(Credential::None, Credential::Bearer);
+        access::check(&host.auth, bearer, &Access::Host(HostPermission::MetricsRead), None).await?;
     }
     let mut families = Families::default();
     add_http(&mut families, &host);
@@ -57,7 +59,7 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 fn has_token(host: &Host, headers: &HeaderMap) -> bool {
     let Some(token) = &host.config.server.metrics_token else { return false };
-    access::bearer(headers).is_some_and(|given| given.as_bytes().ct_eq(token.expose().as_bytes()).into())
+    browser_rules::bearer(headers).is_some_and(|given| given.as_bytes().ct_eq(token.expose().as_bytes()).into())
 }
 
 /// Requests and connections of clients.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::login::{Token, token};
+use super::login::{self, Token, TokenReceiver};
 use crate::auth::Proof;
 use crate::config::Secret;
 use crate::error::{Error, FieldError, Result};
@@ -26,8 +26,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                 "Completes a sign-in that responded with `second_factor_required`. Takes its `challenge` and exactly one \
                  proof. A challenge ends after ten minutes, after five attempts, and with the sign-in.",
             )
+            .query::<TokenReceiver>()
             .json::<SecondFactor>()
-            .replies::<Token>(),
+            .replies::<Token>()
+            .replies_empty(204),
         HostRoute::post("/api/v1/login/step-up", step_up)
             .session()
             .named(TAG, "step_up", "Step Up")
@@ -86,9 +88,11 @@ fn not_one_proof(members: &str) -> Error {
 }
 
 async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let receiver = TokenReceiver::of(&call)?;
     let SecondFactor { challenge, code, recovery_code } = call.json()?;
     let proof = proof(code, recovery_code).ok_or_else(|| not_one_proof("code, recovery_code"))?;
-    token(&host.auth.complete_sign_in(&challenge, &proof, &call.client()).await?)
+    let issued = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await?;
+    login::issued_tokens(&host, &issued, &receiver)
 }
 
 async fn step_up(host: Arc<Host>, mut call: Call) -> Result<Reply> {
