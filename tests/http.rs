@@ -16,6 +16,7 @@ mod login;
 pub(crate) mod metrics;
 mod oidc;
 mod openapi;
+mod passkeys;
 mod private;
 mod problem;
 mod recovery;

@@ -2,6 +2,7 @@
 
 pub(crate) mod authenticator;
 pub(crate) mod backend;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod component;
 pub(crate) mod files;
@@ -12,6 +13,7 @@ pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod mail;
 pub(crate) mod packages;
+pub(crate) mod passkey;
 pub(crate) mod pgbouncer;
 pub(crate) mod polling;
 pub(crate) mod postgres;

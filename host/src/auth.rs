@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use account::{AccountChange, NewAccount, SignedUp};
 pub use address_proof::AddressMail;
 pub use caller::{Caller, Credential, SessionCredential, Strength, User};
-pub use factor::{Factors, Method, NewTotp, Proof, SecondFactorChallenge};
+pub use factor::{Factors, Method, NewTotp, Passkey, Proof, RelyingParty, SecondFactorChallenge};
 pub use first_superuser::NewSuperuser;
 pub use identity::Identity;
 pub use invitation::Invitation;

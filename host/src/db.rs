@@ -19,6 +19,7 @@ pub(crate) mod invitation;
 pub(crate) mod login_challenge;
 mod migrations;
 pub mod node_lock;
+pub(crate) mod passkey;
 pub mod plugin;
 pub mod plugin_data;
 pub mod reach;

@@ -28,7 +28,7 @@ macro_rules! uuid_ids {
 /// Calls a macro with every UUID newtype, so that `db::value` can implement the database traits for each.
 macro_rules! for_each_uuid_id {
     ($macro:ident) => {
-        $macro!(UserId, SessionId, KeyId, IdentityId);
+        $macro!(UserId, SessionId, KeyId, IdentityId, PasskeyId);
     };
 }
 pub(crate) use for_each_uuid_id;
@@ -42,6 +42,8 @@ uuid_ids! {
     KeyId;
     /// An account at an OpenID Connect issuer that belongs to an account of this host.
     IdentityId;
+    /// A passkey of an account.
+    PasskeyId;
 }
 
 /// Declares a name of the form `[a-z][a-z0-9-]{0,39}`. The last text is the error of other texts.

@@ -64,7 +64,7 @@ fn is_over(response: &TestResponse) {
 async fn an_authenticator_app_is_enrolled_asked_for_and_removed(host: &TestHost) {
     let client = host.user(JANE).await;
     let factors = client.get("/users/me/factors").await.ok();
-    assert_eq!(factors, json!({ "totp_since": null, "recovery_codes": 0, "methods": [] }));
+    assert_eq!(factors, json!({ "totp_since": null, "passkeys": [], "recovery_codes": 0, "methods": [] }));
     let verify = async |code: &str| client.post("/users/me/factors/totp/verify", &json!({ "code": code })).await;
     verify("123456").await.has_code(404, "factor_not_found");
     let renew = async || client.post("/users/me/factors/recovery-codes", &json!({})).await;
@@ -92,7 +92,7 @@ async fn an_authenticator_app_is_enrolled_asked_for_and_removed(host: &TestHost)
     assert_eq!(codes.len(), 10);
     let factors = client.get("/users/me/factors").await.ok();
     let since = "2027-01-15T08:00:00.123456Z";
-    let expected = json!({ "totp_since": since, "recovery_codes": 10, "methods": ["totp", "recovery_code"] });
+    let expected = json!({ "totp_since": since, "passkeys": [], "recovery_codes": 10, "methods": ["totp", "recovery_code"] });
     assert_eq!(factors, expected);
     client.post("/users/me/factors/totp", &json!({})).await.has_code(409, "factor_exists");
     next_step(host);
@@ -121,7 +121,7 @@ async fn an_authenticator_app_is_enrolled_asked_for_and_removed(host: &TestHost)
     is_incorrect(&complete(host, &third, ("recovery_code", "")).await);
     assert_eq!(client.get("/users/me/factors").await.ok()["recovery_codes"], 9);
     let none = host.anonymous().post("/login/second-factor", &json!({ "challenge": third })).await;
-    none.has_findings(&["body value_error: Send exactly one of code, recovery_code"]);
+    none.has_findings(&["body value_error: Send exactly one of code, recovery_code, passkey"]);
     let both = json!({ "challenge": third, "code": "1", "recovery_code": "2" });
     host.anonymous().post("/login/second-factor", &both).await.has_code(422, "validation_error");
 
@@ -133,7 +133,7 @@ async fn an_authenticator_app_is_enrolled_asked_for_and_removed(host: &TestHost)
     client.delete("/users/me/factors/totp").await.has_message("Authenticator app removed successfully");
     client.delete("/users/me/factors/totp").await.has_code(404, "factor_not_found");
     let factors = client.get("/users/me/factors").await.ok();
-    assert_eq!(factors, json!({ "totp_since": null, "recovery_codes": 0, "methods": [] }));
+    assert_eq!(factors, json!({ "totp_since": null, "passkeys": [], "recovery_codes": 0, "methods": [] }));
     host.anonymous().sign_in(JANE, PASSWORD).await.ok();
     // The other sessions go on.
     host.anonymous().with_token(text(&other, "access_token")).get("/users/me").await.ok();

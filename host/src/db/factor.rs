@@ -1,4 +1,5 @@
-//! Second factors of accounts. Owns the SQL on `totp_factors` and `recovery_codes`; `auth::factor` owns the algorithms.
+//! Second factors of accounts. Owns the SQL on `totp_factors` and `recovery_codes`; `db::passkey` owns that on `passkeys`,
+//! and `auth::factor` the algorithms.
 //!
 //! A factor that waits for its first code is no factor yet. With the last factor of an account, its recovery codes go,
 //! and its sessions count as sessions with one factor.
@@ -38,7 +39,7 @@ pub(crate) enum Attempt {
     NoFactor,
 }
 
-/// The factors of an account.
+/// The app and the codes of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// When the authenticator app was confirmed; `None` means that there is none.
@@ -50,7 +51,13 @@ pub(crate) struct Summary {
 /// The condition on which the account `$1` has a second factor.
 macro_rules! has_factor {
     ($user:literal) => {
-        concat!("EXISTS (SELECT 1 FROM totp_factors WHERE user_id = ", $user, " AND confirmed_at IS NOT NULL)")
+        concat!(
+            "(EXISTS (SELECT 1 FROM totp_factors WHERE user_id = ",
+            $user,
+            " AND confirmed_at IS NOT NULL) OR EXISTS (SELECT 1 FROM passkeys WHERE user_id = ",
+            $user,
+            "))"
+        )
     };
 }
 pub(super) use has_factor;
@@ -86,7 +93,9 @@ macro_rules! store_codes {
     }};
 }
 
-/// Returns the factors of an account.
+pub(super) use store_codes;
+
+/// Returns the app and the codes of an account.
 pub(crate) async fn summary(db: &Db, user: UserId) -> Result<Summary> {
     const SINCE: &str = "SELECT confirmed_at FROM totp_factors WHERE user_id = $1 AND confirmed_at IS NOT NULL";
     on!(db, pool => {
@@ -211,6 +220,7 @@ pub(crate) async fn remove_all(db: &Db, user: UserId, entry: &Entry) -> Result<b
             return Ok(false);
         }
         sqlx::query("DELETE FROM totp_factors WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM passkeys WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
         sqlx::query(DELETE_CODES).bind(user).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM login_challenges WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
         sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;

@@ -40,6 +40,7 @@ migrations! {
     19 "identities" "0019_identities.sql",
     20 "address proofs" "0020_address_proofs.sql",
     22 "audit chains" "0022_audit_chains.sql",
+    23 "passkeys" "0023_passkeys.sql",
 }
 
 /// The migrations for SQLite.

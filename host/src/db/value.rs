@@ -7,7 +7,9 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
-use crate::id::{IdentityId, KeyId, PluginName, RoleName, SessionId, UserId, for_each_name, for_each_uuid_id};
+use crate::id::{
+    IdentityId, KeyId, PasskeyId, PluginName, RoleName, SessionId, UserId, for_each_name, for_each_uuid_id,
+};
 
 /// Stores `$name` as `$via` in `$db`; `$into` and `$from` convert.
 macro_rules! stored {

@@ -125,11 +125,16 @@ codes! {
     /// The sign-in that waited for a second factor is over: completed, expired, tried too often, or begun with a password
     /// that was changed.
     INVALID_CHALLENGE = "invalid_challenge", 400;
+    /// The response of the browser fits no request for a passkey, or the passkey is unknown, copied or of another site. Each
+    /// request takes one response.
+    INVALID_PASSKEY = "invalid_passkey", 400;
+    /// Browsers offer no passkeys to the frontend: it has no domain, or neither https nor localhost.
+    PASSKEYS_UNAVAILABLE = "passkeys_unavailable", 409;
     /// The operation needs a recent proof that the caller is the user of the session. See `POST /api/v1/login/step-up`.
     STEP_UP_REQUIRED = "step_up_required", 403;
     /// The account has no such second factor, or no enrolment of one was begun.
     FACTOR_NOT_FOUND = "factor_not_found", 404;
-    /// The account has this second factor already.
+    /// The account has this second factor already, or as many passkeys as it may have.
     FACTOR_EXISTS = "factor_exists", 409;
     /// The new password equals the current one.
     SAME_PASSWORD = "same_password", 400;

@@ -11,6 +11,7 @@ mod metrics;
 mod oidc;
 mod pagination;
 mod partial_update;
+mod passkeys;
 mod plugins;
 mod private;
 mod second_factor;
@@ -35,6 +36,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(second_factor::routes());
     routes.extend(factors::routes());
     routes.extend(identities::routes());
+    routes.extend(passkeys::routes());
     routes.extend(test_email::routes());
     routes.extend(audit::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));

@@ -1,11 +1,12 @@
 //! Enrolment and removal of second factors, by their owner and by operators. An owner must have signed in or stepped up
 //! recently, so that a stolen token alone changes no factor.
 
-use super::{Factors, NewTotp, PATIENCE, proof, recovery_code, totp};
+use super::{Factors, NewTotp, PATIENCE, Passkey, proof, recovery_code, totp};
 use crate::auth::Auth;
 use crate::auth::caller::Caller;
 use crate::config::Secret;
 use crate::db::factor::{self, Attempt, Confirmation};
+use crate::db::passkey;
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 use crate::initiator::Initiator;
@@ -17,7 +18,13 @@ impl Auth {
     /// The database fails.
     pub async fn factors(&self, user: UserId) -> Result<Factors> {
         let factor::Summary { totp_since, recovery_codes } = factor::summary(&self.0.db, user).await?;
-        Ok(Factors { totp_since, recovery_codes })
+        let passkeys = passkey::list(&self.0.db, user).await?.into_iter().map(|row| Passkey {
+            id: row.id,
+            name: row.name,
+            created_at: row.created_at,
+            last_used_at: row.last_used_at,
+        });
+        Ok(Factors { totp_since, passkeys: passkeys.collect(), recovery_codes })
     }
 
     /// Begins the enrolment of an authenticator app. `issuer` is the name that the app shows.
@@ -63,7 +70,7 @@ impl Auth {
             step,
             at: now,
             session: session.id,
-            codes: &hashes(&codes),
+            codes: &recovery_code::hashes(&codes),
             entry: &entry,
         };
         let _forget = self.0.token_cache.invalidate_after(user);
@@ -93,7 +100,7 @@ impl Auth {
         self.require_recent_proof(caller.session()?)?;
         let codes = recovery_code::generate(&self.0.random)?;
         let entry = self.entry(by, "factor.enrol", user).with_detail(serde_json::json!({ "factor": "recovery_code" }));
-        if factor::replace_codes(&self.0.db, user, &hashes(&codes), &entry).await? {
+        if factor::replace_codes(&self.0.db, user, &recovery_code::hashes(&codes), &entry).await? {
             Ok(codes)
         } else {
             Err(no_factor())
@@ -110,11 +117,6 @@ impl Auth {
         let _forget = self.0.token_cache.invalidate_after(user);
         if factor::remove_all(&self.0.db, user, &entry).await? { Ok(()) } else { Err(no_factor()) }
     }
-}
-
-/// Returns the stored form of codes.
-fn hashes(codes: &[Secret]) -> Vec<recovery_code::CodeHash> {
-    codes.iter().filter_map(|code| recovery_code::hash(code.expose())).collect()
 }
 
 fn no_factor() -> Error {

@@ -37,6 +37,11 @@ fn one(random: &Random) -> Result<Secret> {
     Ok(Secret::new(text))
 }
 
+/// Returns the stored form of generated codes.
+pub(super) fn hashes(codes: &[Secret]) -> Vec<CodeHash> {
+    codes.iter().filter_map(|code| hash(code.expose())).collect()
+}
+
 /// Returns the hash of a code, in whatever way a person typed it. `None` means that the text is no code.
 pub(super) fn hash(text: &str) -> Option<CodeHash> {
     let mut code = String::with_capacity(LEN);

@@ -14,7 +14,7 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
-use crate::id::UserId;
+use crate::id::{PasskeyId, UserId};
 use crate::permission::HostPermission;
 
 const TAG: &str = "users";
@@ -75,21 +75,39 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
     ]
 }
 
+/// A passkey.
+#[derive(Serialize, JsonSchema)]
+struct PasskeyPublic {
+    id: PasskeyId,
+    name: String,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
+}
+
 /// The second factors of an account.
 #[derive(Serialize, JsonSchema)]
 struct FactorsPublic {
     /// When the authenticator app was confirmed; `null` without one.
     totp_since: Option<Timestamp>,
+    /// The passkeys, oldest first.
+    passkeys: Vec<PasskeyPublic>,
     /// The number of unused recovery codes.
     recovery_codes: i64,
-    /// The ways to prove a second factor: `totp`, `recovery_code`. Sign-ins require none if the list is empty.
+    /// The ways to prove a second factor: `totp`, `passkey`, `recovery_code`. Sign-ins require none if the list is empty.
     methods: Vec<&'static str>,
 }
 
 impl From<Factors> for FactorsPublic {
     fn from(factors: Factors) -> Self {
         let methods = factors.methods().into_iter().map(Method::as_str).collect();
-        Self { totp_since: factors.totp_since, recovery_codes: factors.recovery_codes, methods }
+        let passkeys = factors.passkeys.into_iter().map(|passkey| PasskeyPublic {
+            id: passkey.id,
+            name: passkey.name,
+            created_at: passkey.created_at,
+            last_used_at: passkey.last_used_at,
+        });
+        let passkeys = passkeys.collect();
+        Self { totp_since: factors.totp_since, passkeys, recovery_codes: factors.recovery_codes, methods }
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::login::{self, Token, TokenReceiver};
-use crate::auth::Proof;
+use crate::auth::{Proof, RelyingParty};
 use crate::config::Secret;
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
@@ -56,6 +57,10 @@ struct SecondFactor {
     #[serde(default)]
     #[schemars(with = "String", length(max = 64))]
     recovery_code: Option<String>,
+    /// The credential of the browser for the options of `/login/passkey/options`, as its `toJSON()` returns it.
+    #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
+    passkey: Option<Map<String, Value>>,
 }
 
 /// A fresh proof.
@@ -69,18 +74,32 @@ struct StepUp {
     #[serde(default)]
     #[schemars(with = "String", length(max = 64))]
     recovery_code: Option<String>,
+    /// The credential of the browser for the options of `/login/passkey/options`, as its `toJSON()` returns it.
+    #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
+    passkey: Option<Map<String, Value>>,
     /// The password, if the account has no second factor.
     #[serde(default)]
     #[schemars(with = "String", length(max = 128))]
     password: Option<String>,
 }
 
-fn proof(code: Option<String>, recovery_code: Option<String>) -> Option<Proof> {
-    match (code, recovery_code) {
-        (Some(code), None) => Some(Proof::Code(Secret::new(code))),
-        (None, Some(code)) => Some(Proof::RecoveryCode(Secret::new(code))),
+/// Returns the only proof among those given.
+fn proof(
+    host: &Host,
+    code: Option<String>,
+    recovery_code: Option<String>,
+    passkey: Option<Map<String, Value>>,
+) -> Result<Option<Proof>> {
+    Ok(match (code, recovery_code, passkey) {
+        (Some(code), None, None) => Some(Proof::Code(Secret::new(code))),
+        (None, Some(code), None) => Some(Proof::RecoveryCode(Secret::new(code))),
+        (None, None, Some(response)) => {
+            let party = RelyingParty::of(&host.config.server.frontend_url)?;
+            Some(Proof::Passkey { party, response: Value::Object(response) })
+        }
         _ => None,
-    }
+    })
 }
 
 fn not_one_proof(members: &str) -> Error {
@@ -89,21 +108,21 @@ fn not_one_proof(members: &str) -> Error {
 
 async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let receiver = TokenReceiver::of(&call)?;
-    let SecondFactor { challenge, code, recovery_code } = call.json()?;
-    let proof = proof(code, recovery_code).ok_or_else(|| not_one_proof("code, recovery_code"))?;
+    let SecondFactor { challenge, code, recovery_code, passkey } = call.json()?;
+    let proof = proof(&host, code, recovery_code, passkey)?;
+    let proof = proof.ok_or_else(|| not_one_proof("code, recovery_code, passkey"))?;
     let issued = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await?;
     login::issued_tokens(&host, &issued, &receiver)
 }
 
 async fn step_up(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let StepUp { code, recovery_code, password } = call.json()?;
+    let StepUp { code, recovery_code, passkey, password } = call.json()?;
+    let no_factor = code.is_none() && recovery_code.is_none() && passkey.is_none();
     let (caller, by) = (call.caller()?, call.initiator());
-    match (proof(code.clone(), recovery_code.clone()), password) {
+    match (proof(&host, code, recovery_code, passkey)?, password) {
         (Some(proof), None) => host.auth.step_up(caller, &proof, &by).await?,
-        (None, Some(password)) if code.is_none() && recovery_code.is_none() => {
-            host.auth.step_up_by_password(caller, &password, &by).await?;
-        }
-        _ => return Err(not_one_proof("code, recovery_code, password")),
+        (None, Some(password)) if no_factor => host.auth.step_up_by_password(caller, &password, &by).await?,
+        _ => return Err(not_one_proof("code, recovery_code, passkey, password")),
     }
     Reply::message("Stepped up successfully")
 }

@@ -59,7 +59,8 @@ fn operations_are_named_as_in_the_contract() {
         plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy \
         plugins-read_limits plugins-set_limits login-second_factor login-step_up users-read_factors_me \
         users-begin_totp_me users-confirm_totp_me users-remove_totp_me users-renew_recovery_codes_me \
-        users-read_factors users-delete_factors";
+        users-read_factors users-delete_factors login-passkey_options login-passkey users-begin_passkey_me \
+        users-add_passkey_me users-remove_passkey_me";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();
     assert_eq!(ids(false), expected);
