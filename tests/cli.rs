@@ -5,6 +5,7 @@ mod blocked_log;
 mod check;
 mod crash_during_deploy;
 mod email;
+mod keys;
 mod prompts;
 mod release_churn;
 mod releases;

@@ -1,5 +1,6 @@
 //! The contract of the HTTP API, tested from outside as a client uses it.
 
+mod api_keys;
 mod audit;
 mod body;
 mod client_origin;
@@ -24,8 +25,10 @@ mod response_body;
 mod rfc;
 mod second_factor;
 mod sessions;
+mod signing_keys;
 mod static_files;
 mod step_up;
+mod token_confusion;
 mod tokens;
 mod users;
 mod utils;

@@ -1,26 +1,31 @@
 //! Authentication: accounts, passwords, sessions, tokens, and links that reset a password or prove an address.
 //!
-//! Identifies a caller by an access token that belongs to a session. Never knows HTTP or mail: it issues tokens and
-//! returns [`Error`]s with the texts of the FastAPI full-stack template. The way of a credential: password or refresh
-//! token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token → [`Auth::authenticate`] → [`Caller`].
-//! Every change of an account, a role or a session goes through this module, because it also invalidates the cached
-//! tokens.
+//! Identifies a caller by an access token that belongs to a session, or by an API key. Never knows HTTP or mail: it
+//! issues tokens and returns [`Error`]s with the texts of the FastAPI full-stack template. The way of a credential:
+//! password or refresh token → [`Auth::sign_in`], [`Auth::refresh`] → [`IssuedTokens`]; access token or API key →
+//! [`Auth::authenticate`] → [`Caller`]. Every change of an account, a role or a session goes through this module, because
+//! it also invalidates the cached tokens.
 
 mod access_token;
 mod account;
 mod address_proof;
+mod api_key;
+mod api_key_text;
 mod caller;
 mod factor;
 mod first_superuser;
 mod identity;
 mod invitation;
 mod oidc;
+mod key_rotation;
+mod key_uses;
 mod password_hashing;
 mod password_reset;
 mod repair;
 mod role;
 mod session;
 mod sign_in;
+mod signing_keys;
 mod token_cache;
 
 use std::sync::Arc;
@@ -28,18 +33,22 @@ use std::time::Duration;
 
 pub use account::{AccountChange, NewAccount, SignedUp};
 pub use address_proof::AddressMail;
+pub use api_key::{ApiKey, NewKey};
 pub use caller::{Caller, Credential, SessionCredential, Strength, User};
 pub use factor::{Factors, Method, NewTotp, Passkey, Proof, RelyingParty, SecondFactorChallenge};
 pub use first_superuser::NewSuperuser;
 pub use identity::Identity;
 pub use invitation::Invitation;
 pub use oidc::{Ended, MAX_RETURN_TO, OIDC_LIFETIME, Oidc, OidcAnswer};
+pub use key_rotation::PUBLISHED_KEYS_MAX_AGE;
 pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
 pub use session::{IssuedTokens, Session};
 pub use sign_in::{Client, SignIn};
+pub use signing_keys::{PublicSigningKey, SigningKeyState};
 
-use self::access_token::SigningKeys;
+use self::key_uses::KeyUses;
 use self::password_hashing::PasswordHasher;
+use self::signing_keys::SigningKeys;
 use self::token_cache::TokenCache;
 use crate::address::AddressKey;
 use crate::clock::{Clock, Random, Timestamp};
@@ -58,6 +67,7 @@ struct Inner {
     settings: config::Auth,
     passwords: PasswordHasher,
     keys: SigningKeys,
+    key_uses: KeyUses,
     token_cache: TokenCache,
 }
 
@@ -76,12 +86,15 @@ impl Auth {
         db::user::renew_keys(&db).await?;
         let passwords = PasswordHasher::new(random.clone(), passwords)?;
         let keys = SigningKeys::open(&db, &random, clock.now()).await?;
+        db::session::shorten(&db, settings.session_ttl).await?;
         let token_cache = TokenCache::new(&db);
-        Ok(Self(Arc::new(Inner { db, clock, random, settings: settings.clone(), passwords, keys, token_cache })))
+        let (settings, key_uses) = (settings.clone(), KeyUses::default());
+        Ok(Self(Arc::new(Inner { db, clock, random, settings, passwords, keys, key_uses, token_cache })))
     }
 
-    /// Returns the caller of an access token. Called for every request, so a cached token needs neither a query nor a
-    /// signature check. Changes by this process take effect immediately, changes by another node within one second.
+    /// Returns the caller of an access token or an API key. Called for every request, so a cached credential needs
+    /// neither a query nor a signature check. Changes by this process take effect immediately, changes by another node
+    /// within one second.
     ///
     /// # Errors
     /// `invalid_token` for a token that is malformed, forged, expired or revoked, or whose user does not exist; 403
@@ -89,11 +102,14 @@ impl Auth {
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>> {
         let Inner { db, clock, keys, token_cache, .. } = &*self.0;
         let now = clock.now();
+        if token.starts_with(api_key_text::PREFIX) {
+            return self.authenticate_key(token, now).await;
+        }
         let key = token_cache::key(token);
         if let Some(caller) = token_cache.get(&key, now) {
             return Ok(caller);
         }
-        let claims = keys.verify(token, now)?;
+        let claims = access_token::verify(keys, token, now).await?;
         // Read before the look-up, so that any later change makes the cached result invalid.
         let generation = token_cache.generation(claims.sub.0);
         let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;

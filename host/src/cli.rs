@@ -13,8 +13,11 @@ mod config;
 mod credentials;
 mod email;
 mod failure;
+mod key;
 mod plugin;
 mod serve;
+mod session;
+mod signing_keys;
 mod terminal;
 
 use std::process::ExitCode;
@@ -29,7 +32,7 @@ Exit codes:
   1  refused or failed
   2  wrong usage or configuration
 
-WHARF_URL replaces --url, and WHARF_TOKEN replaces the login of `wharf login`.
+WHARF_URL replaces --url, and WHARF_TOKEN (a token or an API key) replaces the login of `wharf login`.
 Settings of the host come from wharf.toml, WHARF_* and flags; `wharf config show` lists them.";
 
 /// A backend in one binary whose business routes are sandboxed WebAssembly components
@@ -57,6 +60,15 @@ enum Command {
     Login(account::LoginCommand),
     /// Delete the stored login of a host
     Logout(account::LogoutCommand),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// List and rotate the keys that sign access tokens
+    #[command(subcommand)]
+    Keys(signing_keys::SigningKeysCommand),
+    /// List and end sessions
+    #[command(subcommand)]
+    Session(session::SessionCommand),
     /// Build, deploy and operate plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -81,6 +93,9 @@ pub fn main() -> ExitCode {
         Command::Email(email) => email.run(&terminal),
         Command::Login(login) => login.run(&terminal),
         Command::Logout(logout) => logout.run(&terminal),
+        Command::Key(key) => key.run(&terminal),
+        Command::Keys(keys) => keys.run(&terminal),
+        Command::Session(session) => session.run(&terminal),
         Command::Plugin(plugin) => plugin.run(&terminal),
         Command::Audit(audit) => audit.run(&terminal),
         Command::Admin(admin) => admin.run(&terminal),

@@ -35,7 +35,7 @@ pub use secret::Secret;
 pub use sign_up::SignUp;
 pub use source::{Flag, Sources};
 
-use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, YEAR};
+use self::kind::{DAY, GIB, HOUR, KIB, MIB, MINUTE, MONTH, SECOND, YEAR};
 use self::section::settings;
 use crate::network::Network;
 
@@ -154,6 +154,8 @@ settings! {
         access_token_ttl: Duration = 8 * DAY, "WHARF_ACCESS_TOKEN_TTL", kind::duration(SECOND..=YEAR);
         /// Lifetime of a session without a refresh.
         refresh_token_ttl: Duration = 30 * DAY, "WHARF_REFRESH_TOKEN_TTL", kind::duration(SECOND..=10 * YEAR);
+        /// Absolute lifetime of a session, however often it is refreshed.
+        session_ttl: Duration = 3 * MONTH, "WHARF_SESSION_TTL", kind::duration(SECOND..=10 * YEAR);
         /// Lifetime of links to set a password.
         reset_token_ttl: Duration = 2 * DAY, "WHARF_RESET_TOKEN_TTL", kind::duration(SECOND..=30 * DAY);
         /// Lifetime of links that verify an address or confirm a new one.

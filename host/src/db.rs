@@ -7,6 +7,7 @@
 //! PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
 pub(crate) mod address_proof;
+pub(crate) mod api_key;
 pub mod audit;
 pub mod deploy;
 pub mod directory;

@@ -44,6 +44,8 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
             client.delete(&format!("{jane}/factors")).await,
             client.post("/users/", &superuser).await,
             client.post("/users/invite", &json!({ "email": "eve@example.com", "roles": ["operator"] })).await,
+            client.post("/users/me/keys", &json!({ "name": "x", "permissions": ["users:read"] })).await,
+            client.post("/keys/", &json!({ "name": "x", "permissions": ["users:read"] })).await,
             client.delete("/plugins/hello?delete_data=true").await,
         ]
     };

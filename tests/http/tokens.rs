@@ -181,8 +181,12 @@ fn base64(text: &str) -> Vec<u8> {
 }
 
 fn encoded(value: &Value) -> String {
+    encoded_bytes(value.to_string().as_bytes())
+}
+
+pub(super) fn encoded_bytes(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for chunk in value.to_string().as_bytes().chunks(3) {
+    for chunk in bytes.chunks(3) {
         let mut group = [0; 3];
         group[..chunk.len()].copy_from_slice(chunk);
         let number = u32::from_be_bytes([0, group[0], group[1], group[2]]);

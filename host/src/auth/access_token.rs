@@ -1,21 +1,19 @@
-//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the signing keys and the claims. Never checks whether the
-//! session of a token still exists: `auth` does.
+//! Access tokens: JSON Web Tokens signed with Ed25519. Owns the claims and the rules by which a token is accepted. Never
+//! checks whether the session of a token still exists: `auth` does. `auth::signing_keys` owns the keys.
 //!
-//! A token is accepted only with `alg` EdDSA, `typ` at+jwt (RFC 9068), the `kid` of a known key, the right audience,
-//! and an expiry after the current time of the host's clock. So no other kind of token is accepted as an access token.
+//! A token is accepted only with the header that this host writes and no other member: `alg` EdDSA, `typ` at+jwt (RFC
+//! 9068) and the `kid` of a known key. So a token can neither choose an algorithm nor bring or name a key (`jwk`, `jku`,
+//! `x5u`), and no other kind of token is accepted. It needs the right audience, a time of issue that is not in the
+//! future, and an expiry after the current time of the host's clock.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::clock::{Random, Timestamp};
-use crate::db::{Db, signing_key};
+use super::signing_keys::SigningKeys;
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::{SessionId, UserId};
 
@@ -24,6 +22,18 @@ const AUDIENCE: &str = "wharf";
 
 /// Longer tokens are refused before any work. Tokens of Wharf are much shorter.
 const MAX_LEN: usize = 2048;
+
+/// How far the time of issue may be in the future: the clocks of two nodes differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+static VALIDATION: LazyLock<Validation> = LazyLock::new(|| {
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    // The library would use the system clock with a minute of leeway. `verify` uses the host's clock.
+    validation.validate_exp = false;
+    validation.set_required_spec_claims(&["exp", "sub", "aud"]);
+    validation.set_audience(&[AUDIENCE]);
+    validation
+});
 
 /// The claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,107 +48,64 @@ pub(super) struct Claims {
     iat: i64,
     /// The expiry in seconds since 1970.
     pub(super) exp: i64,
+    /// The time before which a token is not valid. This host never sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
 }
 
 impl Claims {
     pub(super) fn new(sub: UserId, sid: SessionId, now: Timestamp, lifetime: Duration) -> Self {
-        Self { sub, sid, aud: AUDIENCE.to_owned(), iat: now.as_secs(), exp: now.plus(lifetime).as_secs() }
+        let (iat, exp) = (now.as_secs(), now.plus(lifetime).as_secs());
+        Self { sub, sid, aud: AUDIENCE.to_owned(), iat, exp, nbf: None }
     }
 }
 
-/// The keys of this installation, shared by its nodes through the database.
-pub(super) struct SigningKeys {
-    signing: Key,
-    /// Older keys. Their tokens are still valid.
-    older: Vec<Key>,
-    validation: Validation,
+/// Returns the signed token.
+pub(super) async fn sign(keys: &SigningKeys, claims: &Claims, now: Timestamp) -> Result<String> {
+    let key = keys.signer(now).await?;
+    jsonwebtoken::encode(&header(&key.kid), claims, &key.encoding)
+        .map_err(|error| Error::internal("an access token cannot be signed").with_source(error))
 }
 
-struct Key {
-    kid: String,
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+/// Returns the claims of a valid token that has not expired.
+///
+/// # Errors
+/// `invalid_token` for any other token. Only the log contains the reason.
+pub(super) async fn verify(keys: &SigningKeys, token: &str, now: Timestamp) -> Result<Claims> {
+    let refuse = |reason: &str| Error::invalid_token().with_internal(reason);
+    let kid = key_id(token)?;
+    let key = keys.find(&kid, now).await?.ok_or_else(|| refuse("an unknown key"))?;
+    let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &VALIDATION)
+        .map_err(|error| Error::invalid_token().with_source(error))?
+        .claims;
+    let latest = now.plus(SKEW).as_secs();
+    if now.as_secs() >= claims.exp {
+        return Err(refuse("expired"));
+    }
+    if claims.iat > latest || claims.nbf.is_some_and(|nbf| nbf > latest) {
+        return Err(refuse("its time is in the future"));
+    }
+    Ok(claims)
 }
 
-impl SigningKeys {
-    /// Reads the keys, and creates the first one at the first start. Nodes that start at the same time agree on one
-    /// key.
-    pub(super) async fn open(db: &Db, random: &Random, now: Timestamp) -> Result<Self> {
-        let mut rows = signing_key::list(db).await?;
-        if rows.is_empty() {
-            let key = SigningKey::from_bytes(&random.bytes()?);
-            let der = key.to_pkcs8_der().map_err(unusable)?;
-            signing_key::insert_first(db, &thumbprint(&key), der.as_bytes(), now).await?;
-            rows = signing_key::list(db).await?;
-        }
-        let mut keys = rows.into_iter().map(Key::read).collect::<Result<Vec<_>>>()?;
-        let signing = keys.pop().ok_or_else(|| Error::internal("there is no signing key"))?;
-        Ok(Self { signing, older: keys, validation: validation() })
+/// Returns the id of the key that a token names, if its header is one of this host.
+fn key_id(token: &str) -> Result<String> {
+    let refuse = |reason: &str| Error::invalid_token().with_internal(reason);
+    if token.len() > MAX_LEN {
+        return Err(refuse("too long"));
     }
-
-    /// Returns the signed token.
-    pub(super) fn sign(&self, claims: &Claims) -> Result<String> {
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.typ = Some(TYPE.to_owned());
-        header.kid = Some(self.signing.kid.clone());
-        jsonwebtoken::encode(&header, claims, &self.signing.encoding)
-            .map_err(|error| Error::internal("an access token cannot be signed").with_source(error))
-    }
-
-    /// Returns the claims of a valid token that has not expired.
-    ///
-    /// # Errors
-    /// `invalid_token` for any other token. Only the log contains the reason.
-    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims> {
-        let refuse = |reason: &str| Error::invalid_token().with_internal(reason);
-        if token.len() > MAX_LEN {
-            return Err(refuse("too long"));
-        }
-        let header = jsonwebtoken::decode_header(token).map_err(|error| Error::invalid_token().with_source(error))?;
-        if header.typ.as_deref() != Some(TYPE) {
-            return Err(refuse("another type of token"));
-        }
-        let key = std::iter::once(&self.signing)
-            .chain(&self.older)
-            .find(|key| header.kid.as_deref() == Some(key.kid.as_str()))
-            .ok_or_else(|| refuse("an unknown key"))?;
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &self.validation)
-            .map_err(|error| Error::invalid_token().with_source(error))?
-            .claims;
-        if now.as_secs() >= claims.exp {
-            return Err(refuse("expired"));
-        }
-        Ok(claims)
+    let given = jsonwebtoken::decode_header(token).map_err(|error| Error::invalid_token().with_source(error))?;
+    match &given.kid {
+        Some(kid) if given == header(kid) => Ok(kid.clone()),
+        _ => Err(refuse("another kind of token")),
     }
 }
 
-impl Key {
-    fn read(row: signing_key::SigningKeyRow) -> Result<Self> {
-        let key = SigningKey::from_pkcs8_der(&row.private_key).map_err(unusable)?;
-        let public = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-        let decoding = DecodingKey::from_ed_components(&public).map_err(unusable)?;
-        Ok(Self { kid: row.kid, encoding: EncodingKey::from_ed_der(&row.private_key), decoding })
-    }
-}
-
-fn validation() -> Validation {
-    let mut validation = Validation::new(Algorithm::EdDSA);
-    // The library would use the system clock with a minute of leeway. `SigningKeys::verify` uses the host's clock.
-    validation.validate_exp = false;
-    validation.set_required_spec_claims(&["exp", "sub", "aud"]);
-    validation.set_audience(&[AUDIENCE]);
-    validation
-}
-
-/// Returns the JWK thumbprint of a key (RFC 7638), which is its `kid`.
-fn thumbprint(key: &SigningKey) -> String {
-    let public = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-    let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(jwk.as_bytes()))
-}
-
-fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::internal("a signing key in the database cannot be used").with_source(error)
+fn header(kid: &str) -> Header {
+    let mut header = Header::new(Algorithm::EdDSA);
+    header.typ = Some(TYPE.to_owned());
+    header.kid = Some(kid.to_owned());
+    header
 }
 
 #[cfg(test)]

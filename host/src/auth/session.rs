@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::Auth;
-use super::access_token::Claims;
+use super::access_token::{self, Claims};
 use super::caller::{Caller, Strength};
 use super::sign_in::Client;
 use crate::clock::Timestamp;
@@ -56,10 +56,12 @@ pub struct Session {
     pub created_at: Timestamp,
     /// When it was last refreshed.
     pub last_used_at: Timestamp,
-    /// When it expires unless it is refreshed.
+    /// When it expires unless it is refreshed. A refresh moves it no further than the absolute lifetime.
     pub expires_at: Timestamp,
     /// The `User-Agent` of the client.
     pub user_agent: Option<String>,
+    /// The number of factors of the sign-in.
+    pub strength: Strength,
 }
 
 struct RefreshToken {
@@ -120,7 +122,7 @@ impl Auth {
             family_hash: &token.family_hash(),
             secret_hash: &token.secret_hash(),
             created_at: now,
-            expires_at: now.plus(self.0.settings.refresh_token_ttl),
+            expires_at: self.session_end(now, now),
             user_agent: user_agent.as_deref(),
             strength: strength.as_str(),
         };
@@ -131,7 +133,7 @@ impl Auth {
         if let Err(error) = session::delete_expired(&self.0.db, now).await {
             tracing::warn!(error = error.report(), "expired sessions were not deleted");
         }
-        self.issue_tokens(user.id, id, &token, now).map(Some)
+        self.issue_tokens(user.id, id, &token, now, row.expires_at).await.map(Some)
     }
 
     /// Replaces a refresh token by a new one and issues an access token.
@@ -155,19 +157,20 @@ impl Auth {
                 new_hash: &next.secret_hash(),
                 nonce: &nonce,
                 at: now,
-                expires_at: now.plus(self.0.settings.refresh_token_ttl),
+                expires_at: self.session_end(row.created_at, now),
             };
             if session::rotate(db, row.id, &rotation).await? {
-                return self.issue_tokens(row.user_id, row.id, &next, now);
+                return self.issue_tokens(row.user_id, row.id, &next, now, rotation.expires_at).await;
             }
             // A concurrent refresh with the same token was faster.
             row = find().await?;
         }
         match successor_in_grace(&token, &row, now) {
-            Some(next) => self.issue_tokens(row.user_id, row.id, &next, now),
+            Some(next) => self.issue_tokens(row.user_id, row.id, &next, now, row.expires_at).await,
             None => {
                 tracing::warn!(user = %row.user_id, session = %row.id, "a refresh token was reused; session ended");
-                self.revoke_session(row.user_id, row.id).await?;
+                let reason = json!({ "reason": "a refresh token was reused" });
+                self.revoke_session(&Initiator::host(), row.user_id, row.id, reason).await?;
                 Err(Error::invalid_token().with_internal("a refresh token was reused"))
             }
         }
@@ -177,45 +180,76 @@ impl Auth {
     ///
     /// # Errors
     /// `needs_session`.
-    pub async fn sign_out(&self, caller: &Caller) -> Result<()> {
-        self.revoke_session(caller.user()?.id, caller.session()?.id).await.map(drop)
+    pub async fn sign_out(&self, by: &Initiator, caller: &Caller) -> Result<()> {
+        let reason = json!({ "reason": "signed out" });
+        self.revoke_session(by, caller.user()?.id, caller.session()?.id, reason).await.map(drop)
     }
 
-    /// Returns the sessions of a user that have not expired, newest first.
+    /// Returns a page of the sessions of a user that have not expired, newest first, and their total number.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn sessions(&self, user: UserId) -> Result<Vec<Session>> {
-        let rows = session::list(&self.0.db, user, self.0.clock.now()).await?;
-        Ok(rows.into_iter().map(Session::from).collect())
+    pub async fn sessions(&self, user: UserId, skip: i64, limit: i64) -> Result<(Vec<Session>, i64)> {
+        let (rows, count) = session::list(&self.0.db, user, self.0.clock.now(), skip, limit).await?;
+        Ok((rows.into_iter().map(Session::from).collect(), count))
     }
 
     /// Ends one session of a user.
     ///
     /// # Errors
     /// `session_not_found`: the user has no such session.
-    pub async fn end_session(&self, user: UserId, session: SessionId) -> Result<()> {
-        if self.revoke_session(user, session).await? {
+    pub async fn end_session(&self, by: &Initiator, user: UserId, session: SessionId) -> Result<()> {
+        if self.revoke_session(by, user, session, json!({})).await? {
             Ok(())
         } else {
             Err(Error::not_found(code::SESSION_NOT_FOUND, "Session not found"))
         }
     }
 
-    async fn revoke_session(&self, user: UserId, session: SessionId) -> Result<bool> {
+    /// Ends all sessions of a user but the one that is `kept`.
+    ///
+    /// # Errors
+    /// `user_not_found`.
+    pub async fn end_sessions(&self, by: &Initiator, user: UserId, kept: Option<SessionId>) -> Result<()> {
+        let entry = Entry::of(by, self.0.clock.now(), "session.end", format!("user:{user}"));
+        let entry = entry.with_detail(json!({ "all": true, "kept": kept }));
         let _forget = self.0.token_cache.invalidate_after(user);
-        session::delete(&self.0.db, user, session).await
+        if session::delete_all(&self.0.db, user, kept, &entry).await? {
+            Ok(())
+        } else {
+            Err(Error::not_found(code::USER_NOT_FOUND, "User not found"))
+        }
     }
 
-    fn issue_tokens(
+    async fn revoke_session(
+        &self,
+        by: &Initiator,
+        user: UserId,
+        session: SessionId,
+        detail: serde_json::Value,
+    ) -> Result<bool> {
+        let entry = Entry::of(by, self.0.clock.now(), "session.end", format!("session:{session}")).with_detail(detail);
+        let _forget = self.0.token_cache.invalidate_after(user);
+        session::delete(&self.0.db, user, session, &entry).await
+    }
+
+    /// Returns the end of a session that began at `created_at` and is refreshed `now`: idle or absolute, the earlier.
+    fn session_end(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
+        let settings = &self.0.settings;
+        now.plus(settings.refresh_token_ttl).min(created_at.plus(settings.session_ttl))
+    }
+
+    async fn issue_tokens(
         &self,
         user: UserId,
         session: SessionId,
         refresh: &RefreshToken,
         now: Timestamp,
+        session_ends: Timestamp,
     ) -> Result<IssuedTokens> {
-        let expires_in = self.access_ttl();
-        let access_token = self.0.keys.sign(&Claims::new(user, session, now, expires_in))?;
+        let expires_in = self.access_ttl().min(session_ends.since(now));
+        let claims = Claims::new(user, session, now, expires_in);
+        let access_token = access_token::sign(&self.0.keys, &claims, now).await?;
         Ok(IssuedTokens { access_token: Secret::new(access_token), expires_in, refresh_token: refresh.text() })
     }
 }
@@ -236,6 +270,7 @@ impl From<SessionRow> for Session {
             last_used_at: row.last_used_at,
             expires_at: row.expires_at,
             user_agent: row.user_agent,
+            strength: Strength::of_stored(&row.strength),
         }
     }
 }

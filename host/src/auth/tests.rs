@@ -81,8 +81,8 @@ async fn a_user_signs_in_and_is_authenticated() {
     assert_eq!(grant.expires_in, Duration::from_secs(8 * 24 * 3600));
     let caller = world.caller(&grant).await.unwrap();
     assert_eq!(caller.user, Some(user.clone()));
-    let sessions = world.auth.sessions(user.id).await.unwrap();
-    assert_eq!(sessions.len(), 1);
+    let (sessions, count) = world.auth.sessions(user.id, 0, 10).await.unwrap();
+    assert_eq!((sessions.len(), count), (1, 1));
     assert_eq!((sessions[0].id, sessions[0].user_agent.as_deref()), (caller.session().unwrap().id, Some("curl")));
 }
 
@@ -162,7 +162,7 @@ async fn every_change_takes_effect_immediately() {
     let promotion = AccountChange { is_superuser: Some(true), ..AccountChange::default() };
     world.auth.update_user(user.id, promotion, &Initiator::host()).await.unwrap();
     assert!(world.caller(&grant).await.unwrap().user().unwrap().is_superuser);
-    world.auth.sign_out(&world.caller(&grant).await.unwrap().clone()).await.unwrap();
+    world.auth.sign_out(&Initiator::host(), &world.caller(&grant).await.unwrap().clone()).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
 }
 
@@ -248,7 +248,7 @@ async fn a_refresh_needs_a_valid_session_and_a_token() {
     }
     world.clock.advance(Duration::from_secs(30 * 24 * 3600));
     assert_eq!(code_of(world.auth.refresh(grant.refresh_token.expose()).await), "invalid_token");
-    assert!(world.auth.sessions(world.user("b@example.com").await.id).await.unwrap().is_empty());
+    assert!(world.auth.sessions(world.user("b@example.com").await.id, 0, 10).await.unwrap().0.is_empty());
 }
 
 #[tokio::test]
@@ -257,11 +257,11 @@ async fn a_session_can_be_ended_only_by_its_owner() {
     let (a, b) = (world.user("a@example.com").await, world.user("b@example.com").await);
     let grant = world.sign_in("a@example.com").await;
     let session = world.caller(&grant).await.unwrap().session().unwrap().id;
-    assert_eq!(code_of(world.auth.end_session(b.id, session).await), "session_not_found");
+    assert_eq!(code_of(world.auth.end_session(&Initiator::host(), b.id, session).await), "session_not_found");
     assert!(world.caller(&grant).await.is_ok());
-    world.auth.end_session(a.id, session).await.unwrap();
+    world.auth.end_session(&Initiator::host(), a.id, session).await.unwrap();
     assert_eq!(code_of(world.caller(&grant).await), "invalid_token");
-    assert_eq!(code_of(world.auth.end_session(a.id, session).await), "session_not_found");
+    assert_eq!(code_of(world.auth.end_session(&Initiator::host(), a.id, session).await), "session_not_found");
 }
 
 #[tokio::test]

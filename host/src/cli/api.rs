@@ -170,6 +170,12 @@ impl Api {
         self.send(self.request(Method::POST, path)?.body(()).map_err(malformed)?)
     }
 
+    /// Sends a `POST` with a JSON body.
+    pub(super) fn post_json(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path)?.header("content-type", "application/json");
+        self.send(request.body(body.to_string()).map_err(malformed)?)
+    }
+
     /// Sends a `PUT` without a body.
     pub(super) fn put(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::PUT, path)?.body(()).map_err(malformed)?)
@@ -285,6 +291,9 @@ impl Api {
             }
             (403, Some("step_up_required")) => {
                 Some("Run `wharf login` again: this needs a recent proof of your second factor.".to_owned())
+            }
+            (_, Some("needs_session")) => {
+                Some("An API key cannot do this. Sign in with `wharf login`, and unset WHARF_TOKEN.".to_owned())
             }
             (_, Some("forbidden")) => Some("Sign in as a superuser with `wharf login`.".to_owned()),
             (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` lists the releases.".to_owned()),

@@ -28,6 +28,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+/// As long as durations in text mean it.
+pub(super) const MONTH: Duration = Duration::from_secs(2_630_016);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;

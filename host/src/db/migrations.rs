@@ -36,6 +36,8 @@ migrations! {
     13 "address keys" "0013_address_keys.sql",
     14 "addresses beyond ascii" "0014_addresses_beyond_ascii.sql",
     15 "roles" "0015_roles.sql",
+    16 "api keys" "0016_api_keys.sql",
+    17 "signing key rotation" "0017_signing_key_rotation.sql",
     18 "second factors" "0018_second_factors.sql",
     19 "identities" "0019_identities.sql",
     20 "address proofs" "0020_address_proofs.sql",

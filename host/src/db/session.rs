@@ -1,6 +1,9 @@
 //! Sessions. Owns the SQL on `sessions`; `auth::session` owns the format of refresh tokens.
 
+use std::time::Duration;
+
 use sqlx::{ColumnIndex, FromRow, Row};
+use uuid::Uuid;
 
 use super::audit::{Entry, append};
 use super::factor::has_factor;
@@ -25,6 +28,7 @@ row! {
         pub(crate) last_used_at: Timestamp,
         pub(crate) expires_at: Timestamp,
         pub(crate) user_agent: Option<String>,
+        pub(crate) strength: String,
     }
 }
 
@@ -86,7 +90,7 @@ where
 macro_rules! session_columns {
     () => {
         "id, user_id, secret_hash, previous_hash, rotation_nonce, rotated_at, created_at, last_used_at, expires_at, \
-         user_agent"
+         user_agent, strength"
     };
 }
 
@@ -103,7 +107,7 @@ const BY_FAMILY: &str = concat!("SELECT ", session_columns!(), " FROM sessions W
 const OF_USER: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id"
+    " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id LIMIT $3 OFFSET $4"
 );
 const HAS_FACTOR: &str = concat!("SELECT CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END");
 const INSERT: &str = "INSERT INTO sessions \
@@ -126,9 +130,26 @@ pub(crate) async fn find_by_family(db: &Db, family_hash: &[u8]) -> Result<Option
     Ok(row)
 }
 
-/// Returns the account's sessions that have not expired, newest first.
-pub(crate) async fn list(db: &Db, user: UserId, now: Timestamp) -> Result<Vec<SessionRow>> {
-    Ok(on!(db, pool => sqlx::query_as::<_, SessionRow>(OF_USER).bind(user).bind(now).fetch_all(pool).await)?)
+/// Returns a page of the account's sessions that have not expired, newest first, and their total number.
+pub(crate) async fn list(
+    db: &Db,
+    user: UserId,
+    now: Timestamp,
+    skip: i64,
+    limit: i64,
+) -> Result<(Vec<SessionRow>, i64)> {
+    const COUNT: &str = "SELECT COUNT(*) FROM sessions WHERE user_id = $1 AND expires_at > $2";
+    on!(db, pool => {
+        let count = sqlx::query_scalar::<_, i64>(COUNT).bind(user).bind(now).fetch_one(pool).await?;
+        let rows = sqlx::query_as::<_, SessionRow>(OF_USER)
+            .bind(user)
+            .bind(now)
+            .bind(limit)
+            .bind(skip)
+            .fetch_all(pool)
+            .await?;
+        Ok((rows, count))
+    })
 }
 
 /// Adds a session and its audit entry if the account is still active, its password hash is still `password_hash`, and it
@@ -206,11 +227,44 @@ pub(crate) async fn step_up(
     })
 }
 
-/// Ends one session of an account; returns whether it existed.
-pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId) -> Result<bool> {
+/// Ends one session of an account with its audit entry; returns whether it existed.
+pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId, entry: &Entry) -> Result<bool> {
     const SQL: &str = "DELETE FROM sessions WHERE id = $1 AND user_id = $2";
-    let done = on!(db, pool => sqlx::query(SQL).bind(session).bind(user).execute(pool).await?.rows_affected());
-    Ok(done > 0)
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if sqlx::query(SQL).bind(session).bind(user).execute(&mut *tx).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(true)
+}
+
+/// Ends all sessions of an account but the one that is `kept`, with an audit entry; returns whether the account exists.
+/// The account is locked meanwhile, so a sign-in either ends here or begins afterwards.
+pub(crate) async fn delete_all(db: &Db, user: UserId, kept: Option<SessionId>, entry: &Entry) -> Result<bool> {
+    // No session has the nil id.
+    const SQL: &str = "DELETE FROM sessions WHERE user_id = $1 AND id <> $2";
+    let kept = kept.unwrap_or(SessionId(Uuid::nil()));
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        if sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?.is_none() {
+            return Ok(false);
+        }
+        sqlx::query(SQL).bind(user).bind(kept).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(true)
+}
+
+/// Makes no session last longer than `lifetime` after its sign-in: the setting may have been shortened.
+pub(crate) async fn shorten(db: &Db, lifetime: Duration) -> Result<()> {
+    const SQL: &str = "UPDATE sessions SET expires_at = created_at + $1 WHERE expires_at > created_at + $1";
+    let micros = i64::try_from(lifetime.as_micros()).unwrap_or(i64::MAX / 2);
+    on!(db, pool => sqlx::query(SQL).bind(micros).execute(pool).await.map(drop))?;
+    Ok(())
 }
 
 /// Deletes the sessions that have expired; returns their number.

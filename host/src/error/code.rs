@@ -152,6 +152,12 @@ codes! {
     USER_NOT_FOUND = "user_not_found", 404;
     /// The user has no such session.
     SESSION_NOT_FOUND = "session_not_found", 404;
+    /// There is no such API key, or the caller does not own it.
+    KEY_NOT_FOUND = "key_not_found", 404;
+    /// The account, or nobody, has as many API keys as allowed.
+    TOO_MANY_KEYS = "too_many_keys", 409;
+    /// The newest signing key does not sign yet, or too many replaced keys still verify tokens.
+    SIGNING_KEY_OVERLAP = "signing_key_overlap", 409;
     /// Superusers cannot delete their own account.
     SUPERUSER_SELF_DELETION = "superuser_self_deletion", 403;
     /// The last active superuser can be neither deleted, deactivated nor demoted.

@@ -20,8 +20,10 @@ pub(super) async fn check(
     plugin: Option<&PluginName>,
 ) -> Result<Option<Arc<Caller>>> {
     if *access == Access::Public {
-        // A public plugin route can greet a known caller. Invalid credentials count as none.
-        return Ok(if plugin.is_some() { identify(auth, credential).await } else { None });
+        // A public plugin route can greet a known caller. Invalid credentials count as none, and so does a key that may
+        // not call the routes of plugins: the plugin could act on the data of its owner.
+        let known = if plugin.is_some() { identify(auth, credential).await } else { None };
+        return Ok(known.filter(|caller| may_call_plugins(caller)));
     }
     let token = match credential {
         Credential::Bearer(token) | Credential::Cookie(token) => token,
@@ -35,13 +37,18 @@ pub(super) async fn check(
     let allowed = match (access, plugin) {
         (Access::Public, _) | (Access::Authenticated, None) => true,
         // The routes of plugins act on the caller's data. A key for something else must not.
-        (Access::Authenticated, Some(_)) => caller.key_id().is_none() || caller.may(HostPermission::RoutesCall),
+        (Access::Authenticated, Some(_)) => may_call_plugins(&caller),
         (Access::Permission(name), Some(plugin)) => caller.has_permission(plugin, name),
         (Access::Host(permission), _) => caller.may(*permission),
         (Access::Session, _) => caller.session().map(|_| true)?,
         (Access::Permission(_), None) | (Access::Superuser, _) => caller.is_superuser(),
     };
     if allowed { Ok(Some(caller)) } else { Err(caller.refusal()) }
+}
+
+/// Returns whether the caller may call routes of plugins that require no permission.
+fn may_call_plugins(caller: &Caller) -> bool {
+    caller.key_id().is_none() || caller.may(HostPermission::RoutesCall)
 }
 
 /// Returns the caller, or `None` if the credentials are missing or invalid.

@@ -206,7 +206,7 @@ async fn refresh_cookie(host: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.auth.sign_out(call.caller()?).await?;
+    host.auth.sign_out(&call.initiator(), call.caller()?).await?;
     let reply = Reply::message("Logged out successfully")?;
     if session_cookie::access_token(&call.headers).is_none() {
         return Ok(reply);
