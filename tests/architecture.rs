@@ -42,7 +42,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_http", "wasmtime_wasi_io"], &["plugin", "capability"]),
     (&["sqlx", "rusqlite"], &["db"]),
     (&["lettre", "minijinja"], &["email"]),
-    (&["argon2", "jsonwebtoken"], &["auth"]),
+    (&["argon2", "bcrypt", "pbkdf2", "scrypt", "zxcvbn", "governor", "jsonwebtoken"], &["auth"]),
     (&["openidconnect", "chrono"], &["auth"]),
     (&["ed25519_dalek"], &["audit", "auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),

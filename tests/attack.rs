@@ -11,6 +11,7 @@ mod egress;
 pub(crate) mod handwritten_component;
 mod http;
 mod http2;
+mod identity;
 mod lifecycle;
 mod memory;
 mod pool;

@@ -1,5 +1,6 @@
 //! The real program, end to end: started, called, signalled, killed.
 
+mod accounts;
 mod admin;
 mod blocked_log;
 mod check;

@@ -123,7 +123,9 @@ impl App {
         let data = Arc::new(PluginData::open(&db, &config, random.clone())?);
 
         *step = Step::Opening("opening identity and mail");
-        let auth = Auth::open(db.clone(), &config.auth, clock.clone(), random.clone(), passwords).await?;
+        let throttle = config.auth.throttle && !config.server.development;
+        let settings = crate::config::Auth { throttle, ..config.auth.clone() };
+        let auth = Auth::open(db.clone(), &settings, clock.clone(), random.clone(), passwords).await?;
         let first_superuser = auth.ensure_superuser(&config.auth).await?;
         let mail = Mailer::open(&config, db.clone(), auth.clone(), clock.clone(), random.clone())?;
 

@@ -12,6 +12,8 @@ mod address_proof;
 mod api_key;
 mod api_key_text;
 mod caller;
+mod common_password;
+mod decoy;
 mod factor;
 mod first_superuser;
 mod identity;
@@ -19,6 +21,7 @@ mod invitation;
 mod oidc;
 mod key_rotation;
 mod key_uses;
+mod known_client;
 mod password_hashing;
 mod password_reset;
 mod repair;
@@ -26,7 +29,10 @@ mod role;
 mod session;
 mod sign_in;
 mod signing_keys;
+mod stored_hash;
+pub mod throttle;
 mod token_cache;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,10 +51,13 @@ pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS 
 pub use session::{IssuedTokens, Session};
 pub use sign_in::{Client, SignIn};
 pub use signing_keys::{PublicSigningKey, SigningKeyState};
+pub use transfer::{ImportOptions, ImportReport, LineFinding, Transfer};
 
+use self::decoy::Decoys;
 use self::key_uses::KeyUses;
 use self::password_hashing::PasswordHasher;
 use self::signing_keys::SigningKeys;
+use self::throttle::Throttle;
 use self::token_cache::TokenCache;
 use crate::address::AddressKey;
 use crate::clock::{Clock, Random, Timestamp};
@@ -66,6 +75,8 @@ struct Inner {
     random: Random,
     settings: config::Auth,
     passwords: PasswordHasher,
+    decoys: Decoys,
+    throttle: Throttle,
     keys: SigningKeys,
     key_uses: KeyUses,
     token_cache: TokenCache,
@@ -88,8 +99,16 @@ impl Auth {
         let keys = SigningKeys::open(&db, &random, clock.now()).await?;
         db::session::shorten(&db, settings.session_ttl).await?;
         let token_cache = TokenCache::new(&db);
+        let decoys = Decoys::open(&db, &random, clock.now()).await?;
+        let throttle = Throttle::new(settings, &clock);
         let (settings, key_uses) = (settings.clone(), KeyUses::default());
-        Ok(Self(Arc::new(Inner { db, clock, random, settings, passwords, keys, key_uses, token_cache })))
+        let inner = Inner { db, clock, random, settings, passwords, decoys, throttle, keys, key_uses, token_cache };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Returns the rate limits of attempts.
+    pub fn throttle(&self) -> &Throttle {
+        &self.0.throttle
     }
 
     /// Returns the caller of an access token or an API key. Called for every request, so a cached credential needs

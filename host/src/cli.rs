@@ -19,6 +19,7 @@ mod serve;
 mod session;
 mod signing_keys;
 mod terminal;
+mod user;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,9 @@ enum Command {
     /// Repair accounts on the machine itself, while the host is stopped
     #[command(subcommand)]
     Admin(admin::AdminCommand),
+    /// Manage accounts
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Compile a component within resource limits; run by the host
     #[command(name = crate::plugin::compile::program::COMMAND, hide = true)]
     Compile(compile::CompileCommand),
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(plugin) => plugin.run(&terminal),
         Command::Audit(audit) => audit.run(&terminal),
         Command::Admin(admin) => admin.run(&terminal),
+        Command::User(user) => user.run(&terminal),
         Command::Compile(compile) => return compile.run(&terminal),
     };
     match done {

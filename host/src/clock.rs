@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -88,6 +88,9 @@ impl schemars::JsonSchema for Timestamp {
     }
 }
 
+/// The moment from which [`Clock::monotonic`] measures.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// A source of time.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
@@ -113,6 +116,14 @@ impl Clock {
                 Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
             }
             Self::Manual(now) => Timestamp(now.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Returns the time since some moment. It never goes back, even if the machine's clock is set.
+    pub fn monotonic(&self) -> Duration {
+        match self {
+            Self::System => START.elapsed(),
+            Self::Manual(now) => Duration::from_micros(u64::try_from(now.load(Ordering::SeqCst)).unwrap_or(0)),
         }
     }
 
@@ -182,5 +193,6 @@ mod tests {
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.now(), Timestamp(2_000_000));
+        assert_eq!(clock.monotonic(), Duration::from_secs(2));
     }
 }

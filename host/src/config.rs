@@ -169,6 +169,14 @@ settings! {
         verify_email: bool = false, "WHARF_VERIFY_EMAIL", kind::boolean();
         /// How long a sign-in or step-up counts as a recent proof that it is the user.
         step_up_ttl: Duration = 10 * MINUTE, "WHARF_STEP_UP_TTL", kind::duration(SECOND..=DAY);
+        /// Refuses attempts to guess a password, a code or a key, and floods of sign-ups and recoveries. Always off in
+        /// development.
+        throttle: bool = true, "WHARF_THROTTLE", kind::boolean();
+        /// Failed sign-ins of one account in a row; then one a minute. A network where its owner signed in has the same
+        /// number for itself.
+        account_attempts: u32 = 10, "WHARF_ACCOUNT_ATTEMPTS", kind::count(1..=10_000);
+        /// Failed sign-ins from one address (of IPv6, from one /56 network) in a row; then one in three seconds.
+        network_attempts: u32 = 100, "WHARF_NETWORK_ATTEMPTS", kind::count(1..=100_000);
         /// Email address of the first superuser, created at the first start.
         superuser_email: Option<String> = None, "WHARF_SUPERUSER_EMAIL", kind::email_address().optional();
         /// Password of the first superuser; `None` means that one is generated and printed once.

@@ -6,6 +6,7 @@
 //! on both databases; the `on!` macro picks the pool. Timestamps are integers in microseconds. Identifiers are `uuid` on
 //! PostgreSQL and text on SQLite (`db::value`). No module outside `db` names sqlx.
 
+pub(crate) mod account_transfer;
 pub(crate) mod address_proof;
 pub(crate) mod api_key;
 pub mod audit;
@@ -18,6 +19,7 @@ pub mod host_pool;
 pub(crate) mod identity;
 pub(crate) mod invitation;
 pub(crate) mod login_challenge;
+pub(crate) mod known_client;
 mod migrations;
 pub mod node_lock;
 pub(crate) mod passkey;

@@ -69,6 +69,19 @@ pub enum Challenge {
     InvalidToken,
 }
 
+/// The rate limit that refused an attempt, for the `RateLimit` headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// The name of the limit: lower-case words with hyphens between them.
+    pub policy: &'static str,
+    /// The number of attempts in a window.
+    pub quota: u32,
+    /// The window.
+    pub window: Duration,
+    /// The wait before the next attempt.
+    pub wait: Duration,
+}
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// A failure, with separate texts for clients and for operators.
@@ -81,6 +94,7 @@ struct Inner {
     findings: Vec<FieldError>,
     omitted_findings: usize,
     members: Map<String, Value>,
+    rate_limit: Option<RateLimit>,
     internal: Option<String>,
     source: Option<Source>,
 }
@@ -95,6 +109,7 @@ impl Error {
             findings: Vec::new(),
             omitted_findings: 0,
             members: Map::new(),
+            rate_limit: None,
             internal: None,
             source: None,
         }))
@@ -172,6 +187,13 @@ impl Error {
         self
     }
 
+    /// Adds the rate limit that refused the attempt.
+    #[must_use]
+    pub fn with_rate_limit(mut self, rate_limit: RateLimit) -> Self {
+        self.0.rate_limit = Some(rate_limit);
+        self
+    }
+
     /// Adds a text that only operators may read.
     #[must_use]
     pub fn with_internal(mut self, internal: impl fmt::Display) -> Self {
@@ -212,6 +234,11 @@ impl Error {
             Kind::Invalid(findings) => Some(findings),
             _ => Some(self.0.findings.as_slice()).filter(|findings| !findings.is_empty()),
         }
+    }
+
+    /// Returns the rate limit that refused the attempt.
+    pub fn rate_limit(&self) -> Option<&RateLimit> {
+        self.0.rate_limit.as_ref()
     }
 
     /// Returns the text for clients.

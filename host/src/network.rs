@@ -22,6 +22,18 @@ impl Network {
         self.0.contains(&address.to_canonical())
     }
 
+    /// Returns the network that counts as one client: a customer of a provider gets an IPv6 network of this size, and
+    /// can choose among its addresses.
+    pub fn of_client(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let whole = IpNet::from(IpAddr::V6(address));
+                Self(Ipv6Net::new(address, 56).map_or(whole, |network| network.trunc().into()))
+            }
+            address @ IpAddr::V4(_) => Self(address.into()),
+        }
+    }
+
     /// Returns whether every address of its version belongs to it.
     pub fn is_everything(&self) -> bool {
         self.0.prefix_len() == 0
@@ -64,6 +76,10 @@ mod tests {
         for bad in ["", "10", "10.0.0.0/33", "localhost", "10.0.0.0/8/8", "::ffff:10.0.0.0/104", "fe80::1%lo"] {
             assert!(read(bad).is_err(), "{bad}");
         }
+        let client = |text: &str| Network::of_client(text.parse().unwrap()).to_string();
+        assert_eq!(client("192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(client("::ffff:192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(client("2001:db8:1:2ff:3::4"), "2001:db8:1:200::/56");
         let network: Network = "10.0.0.0/8".parse().unwrap();
         assert!(network.contains("::ffff:10.1.1.1".parse().unwrap()));
         assert!(!network.contains("64:ff9b::10.1.1.1".parse().unwrap()));

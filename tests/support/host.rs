@@ -79,6 +79,8 @@ impl Default for Setup {
         config.server.shutdown_grace = Duration::from_secs(20);
         config.auth.superuser_email = Some(SUPERUSER.to_owned());
         config.auth.superuser_password = Some(Secret::new(PASSWORD));
+        // Tests fail on purpose, often and from one address.
+        config.auth.throttle = false;
         config.email.from = Some("noreply@shop.example".to_owned());
         // A test that asks for two mails gets both.
         config.email.repeat_after = Duration::ZERO;
@@ -101,6 +103,11 @@ impl Setup {
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// Throttles attempts, as hosts do by default.
+    pub(crate) fn throttled(self) -> Self {
+        self.with(|config| config.auth.throttle = true)
     }
 
     /// Deploys the items plugin at the start.

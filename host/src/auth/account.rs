@@ -88,7 +88,7 @@ impl Auth {
     /// Creates an account.
     ///
     /// # Errors
-    /// A conflict `email_taken`; `throttled`.
+    /// A conflict `email_taken`; `common_password`; `throttled`.
     pub async fn create_user(&self, account: NewAccount, by: &Initiator) -> Result<User> {
         self.create_user_with(account, by, |_| Ok(None)).await
     }
@@ -103,11 +103,9 @@ impl Auth {
         by: &Initiator,
         mail: impl FnOnce(UserId) -> Result<Option<NewMail>>,
     ) -> Result<User> {
-        // The response reveals a taken address anyway, so skip the cost of hashing.
-        if db::user::find_by_key(&self.0.db, &account.email.key()).await?.is_some() {
-            return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
-        }
-        let row = self.new_row(account).await?;
+        // Hashed before the database decides whether the address is taken: the time of the response must not tell it.
+        let password_hash = self.0.passwords.hash_new(account.password.expose()).await?;
+        let row = self.row_of(account, password_hash)?;
         let mail = mail(row.id)?;
         let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
         db::user::insert(&self.0.db, &row, mail.as_ref(), &entry).await?;
@@ -119,7 +117,8 @@ impl Auth {
     /// looks the same and takes the same work.
     ///
     /// # Errors
-    /// A conflict `email_taken`, unless addresses must be verified; `throttled`; `mail_queue_full`.
+    /// A conflict `email_taken`, unless addresses must be verified; `common_password`; `throttled`;
+    /// `mail_queue_full`.
     pub async fn sign_up(
         &self,
         account: NewAccount,
@@ -127,10 +126,9 @@ impl Auth {
         mail: impl FnOnce() -> Result<Option<NewMail>>,
     ) -> Result<SignedUp> {
         let must_verify = self.0.settings.verify_email;
-        if !must_verify && db::user::find_by_key(&self.0.db, &account.email.key()).await?.is_some() {
-            return Err(Error::conflict(code::EMAIL_TAKEN, "User with this email already exists"));
-        }
-        let row = NewUser { email_verified_at: None, ..self.new_row(account).await? };
+        // Hashed before the database decides whether the address is taken: the time of the response must not tell it.
+        let password_hash = self.0.passwords.hash_new(account.password.expose()).await?;
+        let row = NewUser { email_verified_at: None, ..self.row_of(account, password_hash)? };
         let mail = if must_verify { mail()? } else { None };
         let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
         match db::user::insert(&self.0.db, &row, mail.as_ref(), &entry).await {
@@ -145,14 +143,20 @@ impl Auth {
         Entry::of(by, self.0.clock.now(), action, format!("user:{user}"))
     }
 
+    /// Returns the row of a new account, whatever its password.
     pub(super) async fn new_row(&self, account: NewAccount) -> Result<NewUser> {
+        let password_hash = self.0.passwords.hash(account.password.expose()).await?;
+        self.row_of(account, password_hash)
+    }
+
+    fn row_of(&self, account: NewAccount, password_hash: String) -> Result<NewUser> {
         Ok(NewUser {
             id: UserId(self.0.random.uuid()?),
             email: account.email,
             is_active: account.is_active,
             is_superuser: account.is_superuser,
             full_name: account.full_name,
-            password_hash: self.0.passwords.hash(account.password.expose()).await?,
+            password_hash,
             created_at: self.0.clock.now(),
             // The operator who creates an account vouches for its address.
             email_verified_at: Some(self.0.clock.now()),
@@ -164,7 +168,7 @@ impl Auth {
     /// address.
     ///
     /// # Errors
-    /// `user_not_found`; conflicts `email_taken` and `last_superuser`.
+    /// `user_not_found`; conflicts `email_taken` and `last_superuser`; `common_password`.
     pub async fn update_user(&self, id: UserId, change: AccountChange, by: &Initiator) -> Result<User> {
         self.update_user_with(id, change, by, |_| Ok(None)).await
     }
@@ -224,7 +228,7 @@ impl Auth {
         let password_hash = match &change.password {
             Some(password) => {
                 db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?;
-                Some(self.0.passwords.hash(password.expose()).await?)
+                Some(self.0.passwords.hash_new(password.expose()).await?)
             }
             None => None,
         };
@@ -262,7 +266,7 @@ impl Auth {
     /// Changes the password of the caller and ends their other sessions.
     ///
     /// # Errors
-    /// `incorrect_password`, then `same_password`.
+    /// `incorrect_password`, then `same_password`, then `common_password`.
     pub async fn change_password(&self, caller: &Caller, current: &str, new: &str, by: &Initiator) -> Result<()> {
         for _ in 0..TRIES {
             if self.try_change_password(caller, current, new, by).await? {
@@ -284,7 +288,7 @@ impl Auth {
         if is_same(current, new) {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
-        let hash = self.0.passwords.hash(new).await?;
+        let hash = self.0.passwords.hash_new(new).await?;
         let entry = self.entry(by, "password.change", id);
         let _forget = self.0.token_cache.invalidate_after(id);
         db::user::change_password(&self.0.db, id, &old, &hash, caller.session()?.id, &entry).await

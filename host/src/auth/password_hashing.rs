@@ -1,21 +1,23 @@
-//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs
-//! 64 MiB and a core, so a flood of logins must wait instead of exhausting the machine. Never decides whether a user may
-//! sign in, and stores nothing.
+//! Password hashing. Hashes and checks passwords, and limits how many are hashed at the same time: each hash needs 64
+//! MiB and a core, so a flood of logins must wait instead of exhausting the machine. One core is left to other
+//! requests. Refuses common passwords. Never decides whether a user may sign in, and stores nothing. `stored_hash`
+//! owns the formats of stored hashes.
 //!
-//! Keyboards write one password in several forms: composed or decomposed letters, special spaces. The hash is that of the
-//! form of RFC 8265 (OpaqueString), so that each of them is right. Earlier versions hashed the bytes as they were sent;
-//! such a hash still matches these bytes and is outdated.
+//! Keyboards write one password in several forms: composed or decomposed letters, special spaces. The hash is that of
+//! the form of RFC 8265 (OpaqueString), so that each of them is right. Earlier versions hashed the bytes as they were
+//! sent; such a hash still matches these bytes and is outdated.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::password_hash::PasswordHasher as _;
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
 
+use super::common_password::is_common;
+use super::stored_hash::StoredHash;
 use crate::clock::Random;
 use crate::error::{Error, Kind, Result, code};
 
@@ -69,7 +71,7 @@ pub(super) enum PasswordMatch {
     Wrong,
 }
 
-/// Hashes and checks passwords, at most one per core at the same time. Cheap to clone.
+/// Hashes and checks passwords: at the same time one fewer than there are cores, but at least one. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct PasswordHasher {
     params: Params,
@@ -81,7 +83,23 @@ impl PasswordHasher {
     /// Creates a hasher whose new hashes have the given cost.
     pub(super) fn new(random: Random, cost: HashCost) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { params: cost.params()?, permits: Arc::new(Semaphore::new(cores)), random })
+        let at_once = cores.saturating_sub(1).max(1);
+        Ok(Self { params: cost.params()?, permits: Arc::new(Semaphore::new(at_once)), random })
+    }
+
+    /// Returns the PHC string of a password that a person chose.
+    ///
+    /// # Errors
+    /// `common_password`; 429: the wait was too long.
+    pub(super) async fn hash_new(&self, password: &str) -> Result<String> {
+        self.hash_if(password, |password| match is_common(password) {
+            true => {
+                let text = "The password is too common. Choose one that is harder to guess";
+                Err(Error::bad_request(code::COMMON_PASSWORD, text))
+            }
+            false => Ok(()),
+        })
+        .await
     }
 
     /// Returns the PHC string of a password with a fresh salt.
@@ -89,10 +107,17 @@ impl PasswordHasher {
     /// # Errors
     /// 429: the wait was too long.
     pub(super) async fn hash(&self, password: &str) -> Result<String> {
+        self.hash_if(password, |_| Ok(())).await
+    }
+
+    /// Does the same if the check accepts the password. The check takes milliseconds, and so it waits in the same
+    /// queue.
+    async fn hash_if(&self, password: &str, check: fn(&str) -> Result<()>) -> Result<String> {
         let salt: [u8; 16] = self.random.bytes()?;
         let password = password.to_owned();
         let params = self.params.clone();
         self.run(move || {
+            check(&password)?;
             let password = normalized(&password);
             let hash = argon2(params).hash_password_with_salt(password.as_bytes(), &salt).map_err(unusable)?;
             Ok(hash.to_string())
@@ -155,8 +180,8 @@ fn is_space(c: char) -> bool {
 
 fn check_forms(params: &Params, password: &str, hash: &str) -> PasswordMatch {
     let normalized = normalized(password);
-    match check(params.clone(), &normalized, hash) {
-        PasswordMatch::Wrong if normalized != password => match check(params.clone(), password, hash) {
+    match check(params, &normalized, hash) {
+        PasswordMatch::Wrong if normalized != password => match check(params, password, hash) {
             PasswordMatch::Wrong => PasswordMatch::Wrong,
             PasswordMatch::Right | PasswordMatch::Outdated => PasswordMatch::Outdated,
         },
@@ -164,23 +189,18 @@ fn check_forms(params: &Params, password: &str, hash: &str) -> PasswordMatch {
     }
 }
 
-fn check(params: Params, password: &str, hash: &str) -> PasswordMatch {
-    if hash.starts_with("$2") {
-        return match bcrypt::verify(password, hash) {
-            Ok(true) => PasswordMatch::Outdated,
-            Ok(false) | Err(_) => PasswordMatch::Wrong,
-        };
-    }
-    let Ok(parsed) = PasswordHash::new(hash) else { return PasswordMatch::Wrong };
-    // The hash contains its parameters. `phc::Output` compares outputs in constant time.
-    if argon2(params.clone()).verify_password(password.as_bytes(), &parsed).is_err() {
+fn check(params: &Params, password: &str, hash: &str) -> PasswordMatch {
+    let Some(hash) = StoredHash::parse(hash) else {
+        // An account without a password must not respond sooner than one that does not exist.
+        let dummy = StoredHash::parse(DUMMY_HASH).is_some_and(|dummy| dummy.matches(password));
+        debug_assert!(!dummy, "no password matches the dummy");
         return PasswordMatch::Wrong;
+    };
+    match (hash.matches(password), hash.is_current(params)) {
+        (false, _) => PasswordMatch::Wrong,
+        (true, true) => PasswordMatch::Right,
+        (true, false) => PasswordMatch::Outdated,
     }
-    let current = parsed.algorithm.as_str() == "argon2id"
-        && Params::try_from(&parsed).is_ok_and(|own| {
-            own.m_cost() == params.m_cost() && own.t_cost() == params.t_cost() && own.p_cost() == params.p_cost()
-        });
-    if current { PasswordMatch::Right } else { PasswordMatch::Outdated }
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -240,6 +260,15 @@ mod tests {
         assert_eq!(passwords.verify(DECOMPOSED, None).await.unwrap(), PasswordMatch::Wrong);
     }
 
+    #[tokio::test]
+    async fn a_common_password_is_refused_only_as_a_new_one() {
+        let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
+        assert_eq!(*passwords.hash_new("password1").await.unwrap_err().code(), code::COMMON_PASSWORD);
+        passwords.hash_new("changethis").await.unwrap();
+        let hash = passwords.hash("password1").await.unwrap();
+        assert_eq!(passwords.verify("password1", Some(&hash)).await.unwrap(), PasswordMatch::Right);
+    }
+
     #[test]
     fn an_endless_password_is_not_normalized() {
         assert!(matches!(normalized(&"ä\u{301}".repeat(1 << 20)), Cow::Borrowed(_)));
@@ -248,9 +277,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_without_an_account_is_wrong_at_the_same_cost() {
-        let parsed = PasswordHash::new(DUMMY_HASH).unwrap();
-        let params = Params::try_from(&parsed).unwrap();
-        assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (65_536, 3, 4));
+        let dummy = StoredHash::parse(DUMMY_HASH).unwrap();
+        assert!(dummy.is_current(&HashCost::Reference.params().unwrap()));
         let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
         assert_eq!(passwords.verify("", None).await.unwrap(), PasswordMatch::Wrong);
         assert_eq!(passwords.verify(NO_PASSWORD, Some(NO_PASSWORD)).await.unwrap(), PasswordMatch::Wrong);

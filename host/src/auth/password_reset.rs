@@ -52,7 +52,8 @@ impl Auth {
     /// verified then. An invited person accepts the invitation in this way.
     ///
     /// # Errors
-    /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`.
+    /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`;
+    /// `common_password`.
     pub async fn reset_password(&self, token: &str, password: &str, client: &Client) -> Result<()> {
         let invalid = || Error::bad_request(code::INVALID_RESET_TOKEN, "Invalid token");
         let inactive = || Error::bad_request(code::INACTIVE_USER, "Inactive user");
@@ -64,7 +65,7 @@ impl Auth {
         if !holder.is_active {
             return Err(inactive());
         }
-        let password_hash = self.0.passwords.hash(password).await?;
+        let password_hash = self.0.passwords.hash_new(password).await?;
         let _forget = self.0.token_cache.invalidate_after(holder.id);
         let now = self.0.clock.now();
         // The link proves that its holder read the mail, or had it from an operator (`password.link`).

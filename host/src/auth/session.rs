@@ -18,6 +18,7 @@ use super::Auth;
 use super::access_token::{self, Claims};
 use super::caller::{Caller, Strength};
 use super::sign_in::Client;
+use super::throttle::Action;
 use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::db::audit::Entry;
@@ -129,6 +130,7 @@ impl Auth {
         if !session::insert(&self.0.db, &row, &user.password_hash, &entry).await? {
             return Ok(None);
         }
+        self.remember_client(user.id, client.address).await;
         // Signing in is rare and slow, so it also deletes expired sessions.
         if let Err(error) = session::delete_expired(&self.0.db, now).await {
             tracing::warn!(error = error.report(), "expired sessions were not deleted");
@@ -139,7 +141,7 @@ impl Auth {
     /// Replaces a refresh token by a new one and issues an access token.
     ///
     /// # Errors
-    /// `invalid_token`: unknown, expired, revoked, or used before, which ends its session.
+    /// `invalid_token`: unknown, expired, revoked, or used before, which ends its session; `too_many_attempts`.
     pub async fn refresh(&self, token: &str) -> Result<IssuedTokens> {
         let db = &self.0.db;
         let token = RefreshToken::parse(token).ok_or_else(Error::invalid_token)?;
@@ -150,6 +152,7 @@ impl Auth {
         };
         let mut row = find().await?;
         if token.is(&row.secret_hash) {
+            self.0.throttle.check_subject(Action::Refresh, row.id.0.as_bytes())?;
             let nonce: [u8; 32] = self.0.random.bytes()?;
             let next = token.successor(&nonce);
             let rotation = Rotation {

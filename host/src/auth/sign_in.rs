@@ -49,8 +49,16 @@ impl Auth {
     /// Signs in with a password. The address may be written in any way. An unknown address takes as long as a known one.
     ///
     /// # Errors
-    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`.
+    /// `incorrect_credentials`; `inactive_user`, only after the right password; `throttled`; `too_many_attempts`.
     pub async fn sign_in(&self, email: &str, password: &str, client: &Client) -> Result<SignIn> {
+        self.0.decoys.renew(&self.0.db, self.0.clock.now()).await?;
+        let attempt = self.begin_sign_in(email, client.address).await?;
+        let signed_in = self.check_and_sign_in(email, password, client).await;
+        attempt.settle(&signed_in, &code::INCORRECT_CREDENTIALS);
+        signed_in
+    }
+
+    async fn check_and_sign_in(&self, email: &str, password: &str, client: &Client) -> Result<SignIn> {
         for _ in 0..TRIES {
             if let Some(signed_in) = self.try_sign_in(email, password, client).await? {
                 return Ok(signed_in);
@@ -64,9 +72,11 @@ impl Auth {
     async fn try_sign_in(&self, email: &str, password: &str, client: &Client) -> Result<Option<SignIn>> {
         let (db, passwords) = (&self.0.db, &self.0.passwords);
         let user = self.find_by_email(email).await?;
-        let hash = user.as_ref().map(|user| user.password_hash.as_str());
+        let decoy = if user.is_none() { self.0.decoys.find(email) } else { None };
+        let hash = user.as_ref().map(|user| user.password_hash.as_str()).or(decoy.as_deref());
         let verdict = passwords.verify(password, hash).await?;
-        if verdict == PasswordMatch::Wrong {
+        // A decoy may have a password, which is not that of this address.
+        if verdict == PasswordMatch::Wrong || user.is_none() {
             self.record_refusal(user.as_ref(), client).await?;
             return Err(self.incorrect_credentials());
         }

@@ -41,6 +41,7 @@ migrations! {
     18 "second factors" "0018_second_factors.sql",
     19 "identities" "0019_identities.sql",
     20 "address proofs" "0020_address_proofs.sql",
+    21 "known clients" "0021_known_clients.sql",
     22 "audit chains" "0022_audit_chains.sql",
     23 "passkeys" "0023_passkeys.sql",
 }

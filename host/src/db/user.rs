@@ -188,6 +188,12 @@ pub(crate) async fn count(db: &Db) -> Result<i64> {
     Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM users").fetch_one(pool).await)?)
 }
 
+/// Returns the password hashes of some accounts. Ids are random, so their order is too.
+pub(crate) async fn sample_hashes(db: &Db, limit: i64) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT password_hash FROM users ORDER BY id LIMIT $1";
+    Ok(on!(db, pool => sqlx::query_scalar::<_, String>(SQL).bind(limit).fetch_all(pool).await)?)
+}
+
 /// Returns whether a superuser exists, active or not.
 pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
     const SQL: &str = "SELECT id FROM users WHERE is_superuser LIMIT 1";

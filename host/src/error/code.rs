@@ -96,8 +96,11 @@ codes! {
     UNSUPPORTED_TRANSFER_ENCODING = "unsupported_transfer_encoding", 501;
     /// The headers of the request, or those that would be passed to the plugin, are larger than the limit.
     HEADERS_TOO_LARGE = "headers_too_large", 431;
-    /// Too many attempts. See `Retry-After`.
+    /// Too many wrong codes of a second factor, or too many passwords of all clients are being checked now. See
+    /// `Retry-After`.
     THROTTLED = "throttled", 429;
+    /// Too many attempts with this account or from this network. `RateLimit-Policy` names the limit; see `Retry-After`.
+    TOO_MANY_ATTEMPTS = "too_many_attempts", 429;
     /// A defect of the host. The log entry with the request id describes it.
     INTERNAL = "internal", 500;
     /// The host is shutting down.
@@ -138,6 +141,8 @@ codes! {
     FACTOR_EXISTS = "factor_exists", 409;
     /// The new password equals the current one.
     SAME_PASSWORD = "same_password", 400;
+    /// The new password is one that attackers try first: a common password, a word, a sequence or a repetition.
+    COMMON_PASSWORD = "common_password", 400;
     /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.
     INVALID_RESET_TOKEN = "invalid_reset_token", 400;
     /// The token of a link that verifies an address is unknown, used or expired, or the account or its address was changed

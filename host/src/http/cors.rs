@@ -21,7 +21,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 /// Headers that a script on the allowed origin may read in addition to the simple headers.
-const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, www-authenticate, retry-after");
+const EXPOSED: HeaderValue = 
+    HeaderValue::from_static("x-request-id, www-authenticate, retry-after, ratelimit, ratelimit-policy");
 
 /// The CORS rules for the allowed origins.
 #[derive(Debug, Clone)]
@@ -184,7 +185,8 @@ mod tests {
         let own = decorated(&[("origin", "http://localhost:5173")], &[("vary", "Accept")]);
         assert_eq!(own["access-control-allow-origin"], "http://localhost:5173");
         assert_eq!(own.get_all("vary").iter().collect::<Vec<_>>(), ["Accept", "Origin"]);
-        assert_eq!(own["access-control-expose-headers"], "x-request-id, www-authenticate, retry-after");
+        let exposed = "x-request-id, www-authenticate, retry-after, ratelimit, ratelimit-policy";
+        assert_eq!(own["access-control-expose-headers"], exposed);
         let other = decorated(&[("origin", "http://evil")], &[("access-control-allow-origin", "*")]);
         assert!(!other.contains_key("access-control-allow-origin"));
         assert_eq!(other["access-control-allow-credentials"], "true");

@@ -3,8 +3,10 @@
 //! Owns the mapping from the kind of an error to its status. Only the public half of an error is sent. The internal
 //! half goes to the log here, with the request id.
 
+use std::time::Duration;
+
 use axum::http::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -12,7 +14,10 @@ use serde_json::{Map, Value};
 
 use super::content_coding;
 use super::reply::Reply;
-use crate::error::{Challenge, Code, Error, FieldError, Kind, code};
+use crate::error::{Challenge, Code, Error, FieldError, Kind, RateLimit, code};
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// A longer path is cut in a problem: it identifies nothing, and the response to a URL that is too long is short.
 const MAX_INSTANCE_BYTES: usize = 2048;
@@ -145,6 +150,9 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
         // They may be secrets.
         reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    if let Some(limit) = error.rate_limit() {
+        add_rate_limit(&mut reply.headers, limit);
+    }
     reply
 }
 
@@ -209,18 +217,35 @@ fn add_headers(headers: &mut HeaderMap, kind: &Kind) {
             headers.insert(ACCEPT_ENCODING, content_coding::ACCEPTED);
         }
         Kind::TooManyRequests(after) | Kind::Unavailable(after) => {
-            // At least one second: Retry-After has no smaller unit, and 0 would invite a storm of retries.
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(*after)));
         }
         _ => {}
     }
     debug_assert!(headers.contains_key(CONTENT_TYPE), "a problem has a content type");
 }
 
+/// Rounds up, because a client that comes earlier is refused again. At least one second: `Retry-After` has no smaller
+/// unit, and 0 would invite a storm of retries.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// Adds the headers of draft-ietf-httpapi-ratelimit-headers-10: `q` attempts in `w` seconds, of which `r` remain; the
+/// next one in `t` seconds.
+fn add_rate_limit(headers: &mut HeaderMap, limit: &RateLimit) {
+    let RateLimit { policy, quota, window, wait } = *limit;
+    let policies = format!("\"{policy}\";q={quota};w={}", whole_seconds(window));
+    let state = format!("\"{policy}\";r=0;t={}", whole_seconds(wait));
+    for (name, value) in [(RATE_LIMIT_POLICY, policies), (RATE_LIMIT, state)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn body(reply: &Reply) -> serde_json::Value {
         serde_json::from_slice(&reply.body).unwrap()
@@ -252,10 +277,23 @@ mod tests {
         );
         let busy = Kind::Unavailable(Duration::ZERO);
         assert_eq!(header(busy, code::OVERLOADED, "retry-after").as_deref(), Some("1"));
+        let busy = Kind::Unavailable(Duration::from_millis(2001));
+        assert_eq!(header(busy, code::OVERLOADED, "retry-after").as_deref(), Some("3"));
         let methods = Kind::MethodNotAllowed(vec!["GET".into(), "PUT".into()]);
         assert_eq!(header(methods, code::METHOD_NOT_ALLOWED, "allow").as_deref(), Some("GET, PUT"));
         let coding = header(Kind::UnsupportedMediaType, code::UNSUPPORTED_CONTENT_ENCODING, "accept-encoding");
         assert_eq!(coding.as_deref(), Some("gzip, deflate, br, zstd"));
+    }
+
+    #[test]
+    fn a_refused_attempt_names_its_limit() {
+        let (wait, window) = (Duration::from_millis(41_001), Duration::from_secs(600));
+        let limit = RateLimit { policy: "sign-in-account", quota: 10, window, wait };
+        let error = Error::new(Kind::TooManyRequests(wait), code::TOO_MANY_ATTEMPTS, "x").with_rate_limit(limit);
+        let reply = reply(&error, "/", "r");
+        assert_eq!(reply.headers["retry-after"], "42");
+        assert_eq!(reply.headers["ratelimit-policy"], "\"sign-in-account\";q=10;w=600");
+        assert_eq!(reply.headers["ratelimit"], "\"sign-in-account\";r=0;t=42");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::users::UserPublic;
+use crate::address::AddressKey;
+use crate::auth::throttle::Action;
 use crate::auth::{IssuedTokens, SecondFactorChallenge, SignIn};
 use crate::email::Mail;
 use crate::error::{Error, Result, code};
@@ -196,7 +198,8 @@ async fn create_access_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 
 async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let request: RefreshRequest = call.json()?;
-    token(&host.auth.refresh(&request.refresh_token).await?)
+    let refreshed = host.auth.refresh(&request.refresh_token).await;
+    token(&host.auth.throttle().after(Action::Refresh, call.address, &code::INVALID_TOKEN, refreshed)?)
 }
 
 async fn refresh_cookie(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -219,13 +222,16 @@ async fn read_token(_: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.mail.enqueue(&Mail::recovery(&call.path::<String>("email")?)).await?;
+    let email: String = call.path("email")?;
+    host.auth.throttle().check(Action::Recovery, AddressKey::of(&email).as_ref(), call.address)?;
+    host.mail.enqueue(&Mail::recovery(&email)).await?;
     Reply::message("If that email is registered, we sent a password recovery link")
 }
 
 async fn reset_password(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let request: NewPassword = call.json()?;
-    host.auth.reset_password(&request.token, &request.new_password, &call.client()).await?;
+    let reset = host.auth.reset_password(&request.token, &request.new_password, &call.client()).await;
+    host.auth.throttle().after(Action::PasswordReset, call.address, &code::INVALID_RESET_TOKEN, reset)?;
     Reply::message("Password updated successfully")
 }
 

@@ -132,6 +132,11 @@ async fn add_host(families: &mut Families, host: &Host) {
     families.counter("audit_pruned", "Entries of the audit log that were deleted", [(Labels::new(), audit.pruned())]);
     families.counter("audit_broken", "Chains of the audit log found changed", [(Labels::new(), audit.broken())]);
     families.counter(
+        "attempts_refused",
+        "Attempts refused by a rate limit of an account or of a network of clients, by action",
+        host.auth.throttle().refusals().map(|(action, count)| (label("action", action), count)),
+    );
+    families.counter(
         "log_lines_dropped",
         "Lines of the log dropped because standard error did not take them in time",
         [(Labels::new(), telemetry::dropped_lines())],

@@ -7,9 +7,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::login::{self, Token, TokenReceiver};
+use crate::address::AddressKey;
+use crate::auth::throttle::Action;
 use crate::auth::{Proof, RelyingParty};
 use crate::config::Secret;
-use crate::error::{Error, FieldError, Result};
+use crate::error::{Error, FieldError, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
@@ -111,8 +113,11 @@ async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let SecondFactor { challenge, code, recovery_code, passkey } = call.json()?;
     let proof = proof(&host, code, recovery_code, passkey)?;
     let proof = proof.ok_or_else(|| not_one_proof("code, recovery_code, passkey"))?;
-    let issued = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await?;
-    login::issued_tokens(&host, &issued, &receiver)
+    // `auth::factor` bounds the wrong codes of one account.
+    let attempt = host.auth.throttle().begin(Action::SecondFactor, None, call.address)?;
+    let completed = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await;
+    attempt.settle(&completed, &code::INCORRECT_CODE);
+    login::issued_tokens(&host, &completed?, &receiver)
 }
 
 async fn step_up(host: Arc<Host>, mut call: Call) -> Result<Reply> {
@@ -121,7 +126,13 @@ async fn step_up(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let (caller, by) = (call.caller()?, call.initiator());
     match (proof(&host, code, recovery_code, passkey)?, password) {
         (Some(proof), None) => host.auth.step_up(caller, &proof, &by).await?,
-        (None, Some(password)) if no_factor => host.auth.step_up_by_password(caller, &password, &by).await?,
+        (None, Some(password)) if no_factor => {
+            let account = AddressKey::of(&caller.user()?.email);
+            let attempt = host.auth.throttle().begin(Action::PasswordCheck, account.as_ref(), call.address)?;
+            let stepped_up = host.auth.step_up_by_password(caller, &password, &by).await;
+            attempt.settle(&stepped_up, &code::INCORRECT_PASSWORD);
+            stepped_up?;
+        }
         _ => return Err(not_one_proof("code, recovery_code, passkey, password")),
     }
     Reply::message("Stepped up successfully")

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::pagination::Page;
 use super::partial_update::Change;
-use crate::address::Address;
+use crate::address::{Address, AddressKey};
+use crate::auth::throttle::Action;
 use crate::auth::{AccountChange, AddressMail, NewAccount, SignedUp, User};
 use crate::clock::Timestamp;
 use crate::config::{Secret, SignUp};
@@ -259,7 +260,11 @@ async fn delete_user_me(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn update_password_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let body: UpdatePassword = call.json()?;
     let (caller, by) = (call.caller()?, call.initiator());
-    host.auth.change_password(caller, &body.current_password, &body.new_password, &by).await?;
+    let account = AddressKey::of(&caller.user()?.email);
+    let attempt = host.auth.throttle().begin(Action::PasswordCheck, account.as_ref(), call.address)?;
+    let changed = host.auth.change_password(caller, &body.current_password, &body.new_password, &by).await;
+    attempt.settle(&changed, &code::INCORRECT_PASSWORD);
+    changed?;
     Reply::message("Password updated successfully")
 }
 
@@ -272,6 +277,7 @@ async fn register_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     }
     let body: UserRegister = call.json()?;
     let email = body.email.to_string();
+    host.auth.throttle().check(Action::SignUp, Some(&body.email.key()), call.address)?;
     let account = NewAccount {
         email: body.email,
         password: Secret::new(body.password),
