@@ -92,7 +92,7 @@ fmt: cargo ## Format the code
 	@$(CARGO) fmt --all
 
 .PHONY: bench
-bench: dist ## Measure against plain axum and sqlx, as ratios
+bench: dist ## Measure against plain axum and sqlx, as ratios; compare known and unknown accounts
 	@command -v wrk >/dev/null || { \
 		echo '== wrk is missing; installing it with apt'; \
 		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
