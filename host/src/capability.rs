@@ -189,6 +189,8 @@ pub struct Candidate<'a> {
     pub release: i64,
     /// The operator's settings for the plugin, validated against the plugin's schema.
     pub settings: &'a Value,
+    /// The permissions that it declares, without the plugin's name.
+    pub permissions: Vec<String>,
 }
 
 /// Registers every capability, in the order in which operators see them.

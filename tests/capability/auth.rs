@@ -8,7 +8,8 @@ use crate::support::{TestHost, both};
 both!(
     a_plugin_knows_its_caller,
     missing_or_invalid_credentials_mean_no_caller_on_public_routes,
-    superusers_have_every_permission_and_others_have_none,
+    a_caller_has_the_permissions_of_their_roles,
+    a_plugin_knows_how_its_caller_was_authenticated => Setup::default().with_manual_clock(),
     the_host_checks_access_before_the_plugin_runs,
     a_deactivated_account_is_not_a_caller,
 );
@@ -18,7 +19,7 @@ async fn a_plugin_knows_its_caller(host: &TestHost) {
     let user = host.user("someone@example.com").await;
     let me = user.get("/users/me").await.ok();
     let who = user.get("/chameleon/who").await.ok();
-    assert_eq!(who, json!({ "id": me["id"], "email": "someone@example.com", "superuser": false, "roles": [] }));
+    assert_eq!(who, json!({ "id": me["id"], "email": "someone@example.com", "superuser": false, "roles": ["member"] }));
     let who = host.superuser().get("/chameleon/who").await.ok();
     assert_eq!((&who["email"], &who["superuser"]), (&json!(SUPERUSER), &json!(true)));
 }
@@ -29,11 +30,39 @@ async fn missing_or_invalid_credentials_mean_no_caller_on_public_routes(host: &T
     assert_eq!(host.anonymous().with_token("forged").get("/chameleon/who").await.ok(), Value::Null);
 }
 
-async fn superusers_have_every_permission_and_others_have_none(host: &TestHost) {
+async fn a_caller_has_the_permissions_of_their_roles(host: &TestHost) {
+    host.deploy_chameleon().await;
+    let root = host.superuser();
+    let user = host.user("someone@example.com").await;
+    let me = user.get("/chameleon/me").await.ok();
+    assert_eq!((&me["may_read_all"], &me["permissions"]), (&json!(false), &json!([])));
+    let superuser = root.get("/chameleon/me").await.ok();
+    assert_eq!((&superuser["may_read_all"], &superuser["permissions"]), (&json!(true), &json!(["read-all"])));
+    user.get("/chameleon/permitted").await.is_problem(403, "forbidden", "The user doesn't have enough privileges");
+
+    // The permission of another plugin with the same name is another permission.
+    super::deploy_twin(host).await;
+    root.post("/roles/", &json!({ "name": "twins", "permissions": ["twin:read-all"] })).await.ok();
+    root.post("/roles/", &json!({ "name": "readers", "permissions": ["chameleon:read-all"] })).await.ok();
+    let path = format!("/users/{}/roles", me["id"].as_str().unwrap());
+    root.put(&path, &json!({ "roles": ["twins"] })).await.ok();
+    assert_eq!(user.get("/twin/me").await.ok()["may_read_all"], true);
+    let me = user.get("/chameleon/me").await.ok();
+    assert_eq!((&me["may_read_all"], &me["permissions"], &me["roles"]), (&json!(false), &json!([]), &json!(["twins"])));
+    root.put(&path, &json!({ "roles": ["readers", "twins"] })).await.ok();
+    let me = user.get("/chameleon/me").await.ok();
+    assert_eq!((&me["may_read_all"], &me["permissions"]), (&json!(true), &json!(["read-all"])));
+    assert_eq!((&me["roles"], &me["may_undeclared"]), (&json!(["readers", "twins"]), &json!(false)));
+    assert_eq!(user.get("/chameleon/permitted").await.status, 204);
+    assert_eq!(user.get("/chameleon/superuser").await.status, 403);
+}
+
+async fn a_plugin_knows_how_its_caller_was_authenticated(host: &TestHost) {
     host.deploy_chameleon().await;
     let user = host.user("someone@example.com").await;
-    assert_eq!(user.get("/chameleon/me").await.ok()["may_read_all"], false);
-    assert_eq!(host.superuser().get("/chameleon/me").await.ok()["may_read_all"], true);
+    let session = user.get("/users/me/sessions").await.ok()["data"][0]["id"].clone();
+    let expected = json!({ "session": session, "strength": "SingleFactor", "at": "2027-01-15T08:00:00.123456Z" });
+    assert_eq!(user.get("/chameleon/me").await.ok()["authentication"], expected);
 }
 
 async fn the_host_checks_access_before_the_plugin_runs(host: &TestHost) {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::deploy_twin;
 use crate::http::metrics::samples;
 use crate::support::gate::Gate;
-use crate::support::host::CHAMELEON;
+use crate::support::host::{CHAMELEON, PASSWORD};
 use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, TestResponse};
 
@@ -296,7 +296,22 @@ async fn a_response_from_before_a_change_of_the_account_is_not_for_its_caller() 
     let per_caller = text(&client, "/chameleon/cached-per-caller").await;
     client.patch("/users/me", &json!({ "email": "new@example.com" })).await.ok();
     assert_eq!(text(&client, "/chameleon/cached-for").await, "new@example.com");
-    assert_ne!(text(&client, "/chameleon/cached-per-caller").await, per_caller);
+    let renamed = text(&client, "/chameleon/cached-per-caller").await;
+    assert_ne!(renamed, per_caller);
+    assert_eq!(text(&client, "/chameleon/cached-per-caller").await, renamed);
+    // A role is given, its permissions change, and the user signs in again.
+    let root = host.superuser();
+    let id = client.get("/users/me").await.ok()["id"].as_str().unwrap().to_owned();
+    root.post("/roles/", &json!({ "name": "readers" })).await.ok();
+    root.put(&format!("/users/{id}/roles"), &json!({ "roles": ["readers"] })).await.ok();
+    let with_role = text(&client, "/chameleon/cached-per-caller").await;
+    assert_ne!(with_role, renamed);
+    root.patch("/roles/readers", &json!({ "permissions": ["chameleon:read-all"] })).await.ok();
+    let with_permission = text(&client, "/chameleon/cached-per-caller").await;
+    assert_ne!(with_permission, with_role);
+    let again = host.anonymous().signed_in("new@example.com", PASSWORD).await;
+    assert_ne!(text(&again, "/chameleon/cached-per-caller").await, with_permission);
+    assert_eq!(text(&client, "/chameleon/cached-per-caller").await, with_permission);
 }
 
 /// A host with the chameleon, which may reach the gate.

@@ -110,7 +110,8 @@ pub struct Caller {
     pub user: Option<User>,
     /// The credential.
     pub credential: Credential,
-    /// The roles of the account, ordered by name, whether or not this session gets their permissions.
+    /// The roles of the account that count for this credential, ordered by name. A role that withholds its permissions
+    /// does not.
     pub roles: Vec<RoleName>,
     /// The permissions that this credential gives.
     pub permissions: PermissionSet,

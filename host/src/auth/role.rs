@@ -13,7 +13,7 @@ use crate::permission::{Permission, PermissionSet};
 /// The effect of an account's roles on a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Effect {
-    /// All roles of the account.
+    /// The roles that count: those that require a second factor only in a session with two.
     pub(super) roles: Vec<RoleName>,
     /// The permissions.
     pub(super) permissions: PermissionSet,
@@ -24,7 +24,8 @@ pub(super) struct Effect {
 /// Returns the effect of roles on a session of this strength. A stored permission that cannot be read gives nothing.
 fn effect(held: BTreeMap<RoleName, HeldRole>, strength: Strength) -> Effect {
     let (mut permissions, mut everything, mut withheld) = (Vec::<Permission>::new(), false, false);
-    for (name, role) in &held {
+    let mut roles = Vec::new();
+    for (name, role) in held {
         let gives = name.as_str() == SUPERUSER || !role.permissions.is_empty();
         if role.requires_second_factor && strength == Strength::Single {
             withheld |= gives;
@@ -32,9 +33,10 @@ fn effect(held: BTreeMap<RoleName, HeldRole>, strength: Strength) -> Effect {
         }
         everything |= name.as_str() == SUPERUSER;
         permissions.extend(role.permissions.iter().filter_map(|text| text.parse::<Permission>().ok()));
+        roles.push(name);
     }
     let permissions = if everything { PermissionSet::Everything } else { permissions.into_iter().collect() };
-    Effect { roles: held.into_keys().collect(), permissions, withheld }
+    Effect { roles, permissions, withheld }
 }
 
 impl Auth {
@@ -82,7 +84,8 @@ mod tests {
         let roles = held(&[("auditor", true, &["audit:read"]), ("member", false, &["items:read-all"])]);
         let single = effect(roles.clone(), Strength::Single);
         assert_eq!(single.permissions, ["items:read-all".parse().unwrap()].into_iter().collect());
-        assert!(single.withheld);
+        // A plugin may look at roles instead of permissions.
+        assert_eq!((single.withheld, single.roles), (true, vec!["member".parse().unwrap()]));
         let multi = effect(roles, Strength::Multi);
         assert!(multi.permissions.contains(&"audit:read".parse().unwrap()) && !multi.withheld);
         let superuser = effect(held(&[("superuser", true, &[])]), Strength::Single);

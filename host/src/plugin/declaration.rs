@@ -98,6 +98,11 @@ impl DeclaredMigration {
 }
 
 impl Declaration {
+    /// Returns the names of its permissions, without the plugin's name.
+    pub fn permission_names(&self) -> Vec<String> {
+        self.permissions.iter().map(|permission| permission.name.to_string()).collect()
+    }
+
     /// Checks the declaration that a component returned.
     ///
     /// # Errors

@@ -87,7 +87,12 @@ impl Registry {
         };
         check_grants(&artifact.needs()?, &record.grants)?;
         let linked = LinkedComponent::new(&self.engine, &artifact, &record.grants)?;
-        let candidate = Candidate { plugin: &record.plugin, release: record.number, settings: &record.settings };
+        let candidate = Candidate {
+            plugin: &record.plugin,
+            release: record.number,
+            settings: &record.settings,
+            permissions: record.declaration.permission_names(),
+        };
         let revocations = Arc::clone(&release.revocations);
         let admitted = self.live.capabilities().admit_tracked(&candidate, &record.grants, revocations).await;
         let admitted = admitted.map_err(may_pass)?;

@@ -1,4 +1,5 @@
-//! Items: every user has a list of their own; superusers can see and change all items.
+//! Items: every user has a list of their own. Callers with the permission `read-all` see all items, and callers with
+//! `write-all` change and delete them. Superusers have both.
 //!
 //! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
 //! below. The handlers only check ownership.
@@ -13,6 +14,7 @@ mod tests;
 plugin! {
     name: "items",
     summary: "Items that belong to users",
+    permissions: { "read-all": "See the items of all users", "write-all": "Change and delete the items of all users" },
     migrations: "migrations",
     routes: [read_items, create_item, read_item, update_item, delete_item],
 }
@@ -74,7 +76,7 @@ struct Message {
 
 /// Read Items
 ///
-/// The caller's own items, or all items for a superuser; newest first.
+/// The caller's own items, or all items for a caller with `read-all`; newest first.
 #[get("/")]
 fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPublic>> {
     const ALL: &str = "SELECT title, description, id, owner_id, created_at FROM item
@@ -82,7 +84,7 @@ fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPubl
     const OWN: &str = "SELECT title, description, id, owner_id, created_at FROM item WHERE owner_id = $3
         ORDER BY created_at DESC, id LIMIT $1 OFFSET $2";
 
-    let [data, count] = if caller.superuser {
+    let [data, count] = if caller.has_permission("read-all") {
         sql::batch([statement(ALL, params![page.limit, page.skip]), statement("SELECT COUNT(*) FROM item", params![])])?
     } else {
         sql::batch([
@@ -113,7 +115,7 @@ fn create_item(caller: Caller, Json(new): Json<ItemCreate>) -> Result<Json<ItemP
 /// Read Item
 #[get("/{id}")]
 fn read_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<ItemPublic>> {
-    Ok(Json(find(id, &caller)?))
+    Ok(Json(find(id, &caller, "read-all")?))
 }
 
 /// Update Item
@@ -121,7 +123,7 @@ fn read_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<ItemPublic>> {
 /// Only the members sent are changed.
 #[put("/{id}")]
 fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpdate>) -> Result<Json<ItemPublic>> {
-    let item = find(id, &caller)?;
+    let item = find(id, &caller, "write-all")?;
     if !change.title.is_set() && !change.description.is_set() {
         return Ok(Json(item));
     }
@@ -144,18 +146,19 @@ fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpda
 /// Delete Item
 #[delete("/{id}")]
 fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
-    find(id, &caller)?;
+    find(id, &caller, "write-all")?;
     match sql::execute("DELETE FROM item WHERE id = $1", params![id])? {
         0 => Err(not_found()),
         _ => Ok(Json(Message { message: "Item deleted successfully" })),
     }
 }
 
-/// Finds an item. Checks first that it exists (404), then that it is the caller's (403).
-fn find(id: Uuid, caller: &Caller) -> Result<ItemPublic> {
+/// Finds an item. Checks first that it exists (404), then that it is the caller's or that they have the permission
+/// (403).
+fn find(id: Uuid, caller: &Caller, permission: &str) -> Result<ItemPublic> {
     const ONE: &str = "SELECT title, description, id, owner_id, created_at FROM item WHERE id = $1";
     let item: ItemPublic = sql::query_optional(ONE, params![id])?.ok_or_else(not_found)?;
-    if item.owner_id != caller.id && !caller.superuser {
+    if item.owner_id != caller.id && !caller.has_permission(permission) {
         return Err(Problem::forbidden("not_enough_permissions", "Not enough permissions"));
     }
     Ok(item)

@@ -161,6 +161,23 @@ fn existence_is_checked_before_ownership() {
 }
 
 #[test]
+fn a_permission_opens_the_items_of_others_for_reading_or_for_writing() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, reader, writer) = (user("alice@example.com"), user("reader@example.com"), user("writer@example.com"));
+    let item = path(&create(&plugin, &alice, "Tea"));
+    plugin.permit(&reader, "read-all");
+    plugin.permit(&writer, "write-all");
+    let change = |caller: &Caller| plugin.put(&item).by(caller).json(json!({ "title": "Coffee" })).send().status();
+
+    assert_eq!(titles(&plugin.get("/").by(&reader).send().json()), ["Tea"]);
+    assert_eq!(plugin.get(&item).by(&reader).send().status(), 200);
+    assert_eq!((change(&reader), plugin.delete(&item).by(&reader).send().status()), (403, 403));
+    assert_eq!(titles(&plugin.get("/").by(&writer).send().json()), Vec::<&str>::new());
+    assert_eq!(plugin.get(&item).by(&writer).send().status(), 403);
+    assert_eq!((change(&writer), plugin.delete(&item).by(&writer).send().status()), (200, 200));
+}
+
+#[test]
 fn an_update_changes_only_the_members_sent() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = user("alice@example.com");

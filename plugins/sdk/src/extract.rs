@@ -13,7 +13,7 @@ mod request;
 mod settings;
 
 pub use body::{Bytes, Json, Text};
-pub use caller::Caller;
+pub use caller::{Authentication, Caller, Strength};
 pub use path::Path;
 pub use query::Query;
 pub use settings::Settings;

@@ -48,7 +48,7 @@ pub mod sql;
 pub mod testing;
 pub mod users;
 
-pub use extract::{Bytes, Caller, FromRequest, Json, Needs, Path, Query, Settings, Text};
+pub use extract::{Authentication, Bytes, Caller, FromRequest, Json, Needs, Path, Query, Settings, Strength, Text};
 pub use field::Field;
 pub use plugin::Plugin;
 pub use problem::{FieldError, Problem};

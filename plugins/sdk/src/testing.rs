@@ -39,11 +39,12 @@ pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
 pub use client::{TestRequest, TestResponse};
 
+use crate::bindings::imports::wharf::auth::caller as wit;
 use crate::bindings::imports::wharf::users::directory as wit_users;
 use crate::host::stand_in::sql;
 use crate::host::stand_in::state::{self, HostState, Server};
 use crate::plugin::Plugin;
-use crate::{Caller, Uuid, http};
+use crate::{Authentication, Caller, Strength, Timestamp, Uuid, http};
 use std::cell::RefCell;
 use std::rc::Rc;
 use validation::Validators;
@@ -56,6 +57,11 @@ pub fn user(email: &str) -> Caller {
 /// Creates a caller who may do everything.
 pub fn superuser(email: &str) -> Caller {
     Caller { superuser: true, ..user(email) }
+}
+
+/// Creates a session of this strength that began now.
+pub fn session(strength: Strength) -> Authentication {
+    Authentication::Session { id: Uuid::new_v4(), strength, authenticated_at: Timestamp::now(), stepped_up_at: None }
 }
 
 /// A plugin with a host of its own. No other `TestPlugin` shares its state.
@@ -76,7 +82,8 @@ impl TestPlugin {
     pub fn new(plugin: &'static Plugin) -> Self {
         let api = check::api(plugin);
         let connection = check::migrate(plugin);
-        let host = HostState { connection: Some(connection), ..HostState::default() };
+        let declared_permissions = plugin.permissions;
+        let host = HostState { connection: Some(connection), declared_permissions, ..HostState::default() };
         Self { plugin, validators: Validators::new(&api), host: RefCell::new(host) }
     }
 
@@ -91,6 +98,49 @@ impl TestPlugin {
     /// Grants a permission of the plugin to a caller.
     pub fn permit(&self, caller: &Caller, permission: &str) {
         self.host.borrow_mut().permissions.insert((caller.id.to_string(), permission.to_owned()));
+    }
+
+    /// Sets how a caller was authenticated. Without it, a caller has a session of one factor.
+    ///
+    /// ```
+    /// use wharf_sdk::prelude::*;
+    /// use wharf_sdk::testing::{TestPlugin, user};
+    /// use wharf_sdk::{Authentication, Strength};
+    ///
+    /// plugin! { name: "vault", summary: "Keeps secrets", routes: [open] }
+    ///
+    /// #[get("/")]
+    /// fn open(caller: Caller) -> Result<Text> {
+    ///     match caller.authentication()? {
+    ///         Authentication::Session { strength: Strength::MultiFactor, .. } => Ok(Text("open".to_owned())),
+    ///         _ => Err(Problem::forbidden("weak", "Sign in with a second factor")),
+    ///     }
+    /// }
+    ///
+    /// let plugin = TestPlugin::new(&PLUGIN);
+    /// let alice = user("alice@example.com");
+    /// assert_eq!(plugin.get("/").by(&alice).send().status(), 403);
+    /// plugin.authenticate(&alice, &wharf_sdk::testing::session(Strength::MultiFactor));
+    /// assert_eq!(plugin.get("/").by(&alice).send().text(), "open");
+    /// ```
+    pub fn authenticate(&self, caller: &Caller, authentication: &Authentication) {
+        let by = match authentication {
+            Authentication::Session { id, strength, authenticated_at, stepped_up_at } => {
+                wit::AuthenticatedBy::Session(wit::Session {
+                    id: id.to_string(),
+                    strength: match strength {
+                        Strength::SingleFactor => wit::Strength::SingleFactor,
+                        Strength::MultiFactor => wit::Strength::MultiFactor,
+                    },
+                    authenticated_at: authenticated_at.unix_micros(),
+                    stepped_up_at: stepped_up_at.map(Timestamp::unix_micros),
+                })
+            }
+            Authentication::Key { id, name } => {
+                wit::AuthenticatedBy::ApiKey(wit::ApiKey { id: id.to_string(), name: name.clone() })
+            }
+        };
+        self.host.borrow_mut().authentications.insert(caller.id.to_string(), by);
     }
 
     /// Adds a server, as a function that handles its requests. `origin` (`https://api.example.com`) is the value that

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, unnameable_test_items, reason = "tests")]
 
 mod caching;
+mod caller;
 mod compile_fail;
 mod component;
 mod consistency;

@@ -54,7 +54,12 @@ impl Registry {
         }
         self.prepare(proposal, turn).await?;
         let number = releases::next_number(&self.db, plugin).await?;
-        let candidate = Candidate { plugin, release: number, settings: &proposal.settings };
+        let candidate = Candidate {
+            plugin,
+            release: number,
+            settings: &proposal.settings,
+            permissions: proposal.declaration.permission_names(),
+        };
         let admitted = self.live.capabilities().admit(&candidate, grants).await?;
         Ok(Admission { linked, routes, admitted, number })
     }

@@ -18,10 +18,29 @@ pub(crate) fn diagnostic(message: std::fmt::Arguments<'_>) {
 
 pub(crate) mod auth {
     use super::state::with;
-    use crate::bindings::imports::wharf::auth::caller::Principal;
+    pub(crate) use crate::bindings::imports::wharf::auth::caller::{AuthenticatedBy, Strength};
+    use crate::bindings::imports::wharf::auth::caller::{Principal, Session};
 
     pub(crate) fn current() -> Option<Principal> {
         with(|host| host.caller.clone())
+    }
+
+    pub(crate) fn permissions() -> Vec<String> {
+        let declared = with(|host| host.declared_permissions);
+        let names = declared.iter().map(|(name, _)| (*name).to_owned());
+        names.filter(|name| has_permission(name)).collect()
+    }
+
+    pub(crate) fn authentication() -> Option<AuthenticatedBy> {
+        with(|host| {
+            let caller = host.caller.as_ref()?;
+            let set = host.authentications.get(&caller.id).cloned();
+            Some(set.unwrap_or_else(|| {
+                let id = crate::Uuid::nil().to_string();
+                let strength = Strength::SingleFactor;
+                AuthenticatedBy::Session(Session { id, strength, authenticated_at: 0, stepped_up_at: None })
+            }))
+        })
     }
 
     pub(crate) fn has_permission(name: &str) -> bool {

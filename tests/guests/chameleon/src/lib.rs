@@ -7,7 +7,7 @@ use serde::Deserialize;
 use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::sql::{self, params};
-use wharf_sdk::{audit, cache, log};
+use wharf_sdk::{Authentication, audit, cache, log};
 
 mod caching;
 mod data;
@@ -86,10 +86,18 @@ fn who(caller: Option<Caller>) -> Json<Value> {
 }
 
 #[get("/me")]
-fn me(caller: Caller) -> Json<Value> {
+fn me(caller: Caller) -> Result<Json<Value>> {
     let mut person = person(&caller);
     person["may_read_all"] = caller.has_permission("read-all").into();
-    Json(person)
+    person["may_undeclared"] = caller.has_permission("undeclared").into();
+    person["permissions"] = caller.permissions().into();
+    person["authentication"] = match caller.authentication()? {
+        Authentication::Session { id, strength, authenticated_at, .. } => {
+            json!({ "session": id, "strength": format!("{strength:?}"), "at": authenticated_at })
+        }
+        Authentication::Key { name, .. } => json!({ "key": name }),
+    };
+    Ok(Json(person))
 }
 
 #[get("/superuser", access = superuser)]

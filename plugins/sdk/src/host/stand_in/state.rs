@@ -2,7 +2,7 @@
 //!
 //! Code under test runs on the test's own thread, so the current state is thread-local.
 
-use crate::bindings::imports::wharf::auth::caller::Principal;
+use crate::bindings::imports::wharf::auth::caller::{AuthenticatedBy, Principal};
 use crate::bindings::imports::wharf::http::client::{Error, Request, Response};
 use crate::bindings::imports::wharf::log::audit::Outcome;
 use crate::bindings::imports::wharf::log::log::Level;
@@ -62,6 +62,10 @@ pub(crate) struct HostState {
     pub(crate) caller: Option<Principal>,
     /// The caller's id and the permission's name.
     pub(crate) permissions: HashSet<(String, String)>,
+    /// The permissions that the plugin declares: name and summary.
+    pub(crate) declared_permissions: &'static [(&'static str, &'static str)],
+    /// How callers were authenticated, by the caller's id. Others have a session of one factor.
+    pub(crate) authentications: HashMap<String, AuthenticatedBy>,
     /// JSON; empty without settings.
     pub(crate) settings: String,
     pub(crate) connection: Option<rusqlite::Connection>,
