@@ -10,6 +10,7 @@ mod keys;
 mod prompts;
 mod release_churn;
 mod releases;
+mod roles;
 mod shutdown_grace;
 mod signature;
 

@@ -24,6 +24,7 @@ mod problem;
 mod recovery;
 mod response_body;
 mod rfc;
+mod roles;
 mod second_factor;
 mod sessions;
 mod signing_keys;

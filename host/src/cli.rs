@@ -15,6 +15,7 @@ mod email;
 mod failure;
 mod key;
 mod plugin;
+mod role;
 mod serve;
 mod session;
 mod signing_keys;
@@ -79,9 +80,12 @@ enum Command {
     /// Repair accounts on the machine itself, while the host is stopped
     #[command(subcommand)]
     Admin(admin::AdminCommand),
-    /// Manage accounts
+    /// List, create and change accounts, and give them roles
     #[command(subcommand)]
     User(user::UserCommand),
+    /// List, create and change roles and their permissions
+    #[command(subcommand)]
+    Role(role::RoleCommand),
     /// Compile a component within resource limits; run by the host
     #[command(name = crate::plugin::compile::program::COMMAND, hide = true)]
     Compile(compile::CompileCommand),
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Audit(audit) => audit.run(&terminal),
         Command::Admin(admin) => admin.run(&terminal),
         Command::User(user) => user.run(&terminal),
+        Command::Role(role) => role.run(&terminal),
         Command::Compile(compile) => return compile.run(&terminal),
     };
     match done {

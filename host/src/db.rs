@@ -29,6 +29,7 @@ pub mod reach;
 pub mod release;
 pub(crate) mod reset_token;
 pub(crate) mod role;
+pub(crate) mod role_change;
 mod row;
 pub(crate) mod session;
 mod session_settings;

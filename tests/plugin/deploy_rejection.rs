@@ -233,6 +233,14 @@ async fn an_invalid_permission_name_is_rejected() {
 }
 
 #[tokio::test]
+async fn a_reserved_name_is_rejected() {
+    let named = |name: &str| liar(json!({ "name": name, "permissions": [["read", "Read"]] }));
+    let detail = rejection(named("audit"), "mount=/api/v1/mine").await.has_code(422, "reserved_name");
+    assert_eq!(detail, "The name 'audit' belongs to the host; deploy the plugin under another name");
+    rejection(named("mine"), "name=signing-keys").await.has_code(422, "reserved_name");
+}
+
+#[tokio::test]
 async fn a_route_with_an_undeclared_permission_is_rejected() {
     let routes = json!([{ "method": "GET", "path": "/", "access": "write", "operation": {} }]);
     assert_eq!(

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value};
-use ureq::http::{Method, Request, Response};
+pub(super) use ureq::http::Method;
+use ureq::http::{Request, Response};
 use ureq::{Agent, Body, SendBody};
 use url::Url;
 
@@ -181,6 +182,12 @@ impl Api {
         self.send(self.request(Method::PUT, path)?.body(()).map_err(malformed)?)
     }
 
+    /// Sends a JSON body by `POST`, `PUT` or `PATCH`.
+    pub(super) fn send_json(&self, method: Method, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.request(method, path)?.header("content-type", "application/json");
+        self.send(request.body(body.to_string()).map_err(malformed)?)
+    }
+
     /// Sends a `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.request(Method::DELETE, path)?.body(()).map_err(malformed)?)
@@ -295,7 +302,11 @@ impl Api {
             (_, Some("needs_session")) => {
                 Some("An API key cannot do this. Sign in with `wharf login`, and unset WHARF_TOKEN.".to_owned())
             }
-            (_, Some("forbidden")) => Some("Sign in as a superuser with `wharf login`.".to_owned()),
+            (_, Some("forbidden")) => {
+                Some("Ask for a role with the permission; `wharf role list` shows the roles.".to_owned())
+            }
+            (_, Some("role_not_found")) => Some("`wharf role list` lists the roles.".to_owned()),
+            (_, Some("role_in_use")) => Some("`wharf role delete NAME --take` takes it from its users.".to_owned()),
             (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` lists the releases.".to_owned()),
             (_, Some("plugin_not_found")) => Some("`wharf plugin list` lists the plugins.".to_owned()),
             (429 | 503, _) => retry.map(|seconds| format!("Try again in {seconds} seconds.")),

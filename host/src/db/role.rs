@@ -29,10 +29,10 @@ pub(crate) struct HeldRole {
 /// The built-in role whose members are the accounts with the flag `is_superuser`.
 pub(crate) const SUPERUSER: &str = "superuser";
 
-// The role superuser is held through the flag of the account.
+// The role superuser is held through the flag of the account, and in no other way.
 const HELD: &str = "SELECT roles.name AS role, roles.requires_second_factor, role_permissions.permission FROM roles \
     LEFT JOIN role_permissions ON role_permissions.role = roles.name \
-    WHERE roles.name IN (SELECT role FROM user_roles WHERE user_id = $1) \
+    WHERE (roles.name <> 'superuser' AND roles.name IN (SELECT role FROM user_roles WHERE user_id = $1)) \
     OR (roles.name = 'superuser' AND EXISTS (SELECT 1 FROM users WHERE id = $1 AND is_superuser))";
 
 /// Returns the roles of an account with their permissions.
@@ -49,4 +49,4 @@ pub(crate) async fn held(db: &Db, user: UserId) -> Result<BTreeMap<RoleName, Hel
 
 /// The statement that gives an account the default roles, in the transaction that adds the account.
 pub(super) const GIVE_DEFAULTS: &str =
-    "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE is_default";
+    "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE is_default AND name <> 'superuser'";

@@ -111,7 +111,12 @@ pub(super) fn refused(error: sqlx::Error) -> Error {
     }
 }
 
-fn last_superuser() -> Error {
+/// Returns the statement that reads all active superusers and, on PostgreSQL, locks them.
+pub(super) fn superusers(db: &Db) -> &'static str {
+    db.dialect(SUPERUSERS, SUPERUSERS_LOCKED)
+}
+
+pub(super) fn last_superuser() -> Error {
     Error::conflict(code::LAST_SUPERUSER, "The last superuser cannot be removed")
 }
 
@@ -272,7 +277,7 @@ where
 /// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`).
 pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Entry) -> Result<Option<UserRow>> {
     let demotes = change.is_superuser == Some(false) || change.is_active == Some(false);
-    let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
+    let superusers = superusers(db);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         if demotes && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
@@ -357,7 +362,7 @@ fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
 /// # Errors
 /// The account is the last active superuser (`last_superuser`).
 pub(crate) async fn delete(db: &Db, id: UserId, entry: &Entry) -> Result<bool> {
-    let superusers = db.dialect(SUPERUSERS, SUPERUSERS_LOCKED);
+    let superusers = superusers(db);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         if sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {

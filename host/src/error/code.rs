@@ -80,6 +80,14 @@ codes! {
     NEEDS_SESSION = "needs_session", 403;
     /// A second factor is required.
     SECOND_FACTOR_REQUIRED = "second_factor_required", 403;
+    /// No role has this name.
+    ROLE_NOT_FOUND = "role_not_found", 404;
+    /// Another role has this name.
+    ROLE_EXISTS = "role_exists", 409;
+    /// Accounts have the role, or new accounts get it. The text gives the number of accounts.
+    ROLE_IN_USE = "role_in_use", 409;
+    /// The role always exists, or always has all permissions.
+    ROLE_BUILT_IN = "role_built_in", 409;
     /// No route matches the path.
     ROUTE_NOT_FOUND = "route_not_found", 404;
     /// The plugin that served this path was removed. Its data may still exist.
@@ -216,6 +224,8 @@ codes! {
     /// An operator or the host changed the plugin while the operation ran: a pause, a revocation, a rollback, a removal.
     /// The change stays, and nothing of the operation is served.
     PLUGIN_CHANGED = "plugin_changed", 409;
+    /// The name of the plugin is a namespace of the host's permissions. Deploy it under another name.
+    RESERVED_NAME = "reserved_name", 422;
     /// The upload is not a component that Wharf can run. The text gives the reason.
     INVALID_COMPONENT = "invalid_component", 422;
     /// Compiling the component exceeds the limit of memory or time. The text names the setting.

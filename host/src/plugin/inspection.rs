@@ -28,8 +28,9 @@ use crate::capability::{Capability as _, Grants};
 use crate::clock::Clock;
 use crate::config;
 use crate::db::plugin_data::{Migration, check_migrations};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
+use crate::permission;
 use crate::route::Template;
 
 /// A component's own description with the capabilities that it needs.
@@ -50,7 +51,7 @@ impl ComponentDescription {
     /// refused.
     ///
     /// # Errors
-    /// It is not a plugin, an import is not available on any host, or its declaration is not valid.
+    /// It is not a plugin, an import is not available on any host, its declaration is not valid, or its name is reserved.
     pub(super) async fn of(
         sandbox: &Sandbox,
         artifact: &Artifact,
@@ -79,6 +80,11 @@ impl ComponentDescription {
                 invalid(format!("its name '{}' is not valid: {error}", printable(&declaration.name)))
             })?,
         };
+        // Its permissions would have the names of the host's.
+        if permission::is_reserved(plugin.as_str()) {
+            let text = format!("The name '{plugin}' belongs to the host; deploy the plugin under another name");
+            return Err(Error::new(Kind::Invalid(Vec::new()), code::RESERVED_NAME, text));
+        }
         Ok(Self { plugin, declaration, schemas, migrations, steps, needs })
     }
 }

@@ -41,7 +41,7 @@ pub(in crate::cli) fn members<'v>(value: &'v Value, name: &str) -> impl Iterator
 }
 
 /// Returns a list of texts, or of objects with a name, as text.
-fn words(value: &Value, name: &str) -> String {
+pub(in crate::cli) fn words(value: &Value, name: &str) -> String {
     let word = |item: &Value| item.as_str().or_else(|| item.get("name")?.as_str()).map(printable);
     let words: Vec<_> = members(value, name).filter_map(word).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }

@@ -14,6 +14,6 @@ pub(in crate::http::resource) struct Page {
     pub(in crate::http::resource) limit: i64,
 }
 
-fn default_limit() -> i64 {
+pub(in crate::http::resource) fn default_limit() -> i64 {
     100
 }

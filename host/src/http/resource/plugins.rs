@@ -42,7 +42,7 @@ pub(super) fn routes(upload_bytes: usize) -> Vec<HostRoute<Host>> {
             .described(
                 "The body is a component file, or a form with the component and the settings of the plugin. The \
                  imports of the component must be granted by this deploy or by an earlier one. The parameter `grant` needs \
-                 the permission `plugins:grant`.",
+                 the permission `plugins:grant`, and `limit` needs `plugins:operate`.",
             )
             .query::<DeployQuery>()
             .raw("application/wasm", upload_bytes.saturating_add(deploy_body::MAX_ADDITION))
@@ -224,6 +224,9 @@ async fn deploy_plugin(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     if !query.grant.is_empty() {
         call.caller()?.require(HostPermission::PluginsGrant)?;
         host.auth.require_step_up(call.caller()?)?;
+    }
+    if !query.limit.is_empty() {
+        call.caller()?.require(HostPermission::PluginsOperate)?;
     }
     let refuse =
         |name: &str, reason: String| Error::invalid(vec![FieldError::new("value_error", ["query", name], reason)]);

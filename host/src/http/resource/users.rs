@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pagination::Page;
+use super::pagination::default_limit;
 use super::partial_update::Change;
 use crate::address::{Address, AddressKey};
 use crate::auth::throttle::Action;
@@ -29,8 +29,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::get("/api/v1/users/", read_users)
             .permission(HostPermission::UsersRead)
             .named(TAG, "read_users", "Read Users")
-            .described("Lists all accounts, newest first.")
-            .query::<Page>()
+            .described("Lists all accounts, newest first, or the one with the given address.")
+            .query::<UsersQuery>()
             .replies::<UsersPublic>(),
         HostRoute::post("/api/v1/users/", create_user)
             .permission(HostPermission::UsersWrite)
@@ -90,6 +90,21 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .path::<UserId>("user_id")
             .replies::<Message>(),
     ]
+}
+
+/// The query parameters of the list of accounts.
+#[derive(Deserialize, JsonSchema)]
+struct UsersQuery {
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    skip: i64,
+    #[serde(default = "default_limit")]
+    #[schemars(range(min = 0, max = 1000))]
+    limit: i64,
+    /// Lists only the account with this address, written in any way.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    email: Option<String>,
 }
 
 /// An account as clients see it.
@@ -200,8 +215,16 @@ fn one(user: User) -> Result<Reply> {
 }
 
 async fn read_users(host: Arc<Host>, call: Call) -> Result<Reply> {
-    let page: Page = call.query()?;
-    let (users, count) = host.auth.users(page.skip, page.limit).await?;
+    let query: UsersQuery = call.query()?;
+    let (users, count) = match &query.email {
+        None => host.auth.users(query.skip, query.limit).await?,
+        Some(email) => {
+            let found: Vec<User> = host.auth.user_by_email(email).await?.into_iter().collect();
+            let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+            let [skip, limit] = [query.skip, query.limit].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+            (found.into_iter().skip(skip).take(limit).collect(), count)
+        }
+    };
     Reply::json(&UsersPublic { data: users.into_iter().map(UserPublic::from).collect(), count })
 }
 
