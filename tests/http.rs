@@ -1,5 +1,6 @@
 //! The contract of the HTTP API, tested from outside as a client uses it.
 
+mod access_matrix;
 mod api_keys;
 mod audit;
 mod body;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::id::PluginName;
 use crate::plugin::generation::Generation;
 use crate::route::{Access, Operation};
 
@@ -67,7 +68,7 @@ impl HostDocument {
     ) -> Self {
         let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
         for (method, path, access, operation) in operations {
-            let operation = complete(operation.json().clone(), access);
+            let operation = complete(operation.json().clone(), access, None);
             paths.entry(path.to_owned()).or_default().insert(method.to_ascii_lowercase(), operation);
         }
         Self { title: title.to_owned(), schemas, paths }
@@ -99,7 +100,7 @@ impl HostDocument {
             }
             let mut repeated: BTreeMap<String, usize> = BTreeMap::new();
             for route in &release.record.declaration.routes {
-                let mut operation = complete(route.operation.clone(), &route.access);
+                let mut operation = complete(route.operation.clone(), &route.access, Some(name));
                 rename(&mut operation, &renamed);
                 // Generators name functions by the id. Two plugins may have chosen the same one.
                 if let Some(given) = id(&operation) {
@@ -141,9 +142,14 @@ impl HostDocument {
     }
 }
 
-/// Adds the security requirement and the problem responses to an operation.
-fn complete(mut operation: Value, access: &Access) -> Value {
+/// Adds the security requirement, the required access and the problem responses to an operation.
+fn complete(mut operation: Value, access: &Access, plugin: Option<&PluginName>) -> Value {
     let Value::Object(object) = &mut operation else { return operation };
+    let required = match (access, plugin) {
+        (Access::Permission(name), Some(plugin)) => format!("permission {plugin}:{name}"),
+        (access, _) => access.to_string(),
+    };
+    object.insert("x-wharf-access".to_owned(), Value::String(required));
     let takes_input = object.contains_key("parameters") || object.contains_key("requestBody");
     let mut problems = vec![("default", "A problem")];
     if takes_input {
