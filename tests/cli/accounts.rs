@@ -33,7 +33,10 @@ async fn accounts_come_with_their_passwords_and_leave_with_them(host: &TestHost)
 
     // A dry run adds nothing.
     let checked = failure(&run(&["import", path, "--dry-run"]));
-    assert!(checked.contains("line 2: password_hash: has an unknown format") && !checked.contains("hunter2"), "{checked}");
+    assert!(
+        checked.contains("line 2: password_hash: has an unknown format") && !checked.contains("hunter2"),
+        "{checked}"
+    );
     assert_eq!(host.anonymous().sign_in("jane@example.com", "correct horse").await.status, 400);
 
     // The host runs meanwhile, and the account can sign in at once.

@@ -80,7 +80,10 @@ async fn a_passkey_is_the_first_the_second_and_a_fresh_factor(host: &TestHost) {
 
     // The second factor. The password alone is not enough any more.
     let problem = host.anonymous().sign_in(JANE, PASSWORD).await.problem();
-    assert_eq!((text(&problem, "code"), &problem["methods"]), ("second_factor_required", &json!(["passkey", "recovery_code"])));
+    assert_eq!(
+        (text(&problem, "code"), &problem["methods"]),
+        ("second_factor_required", &json!(["passkey", "recovery_code"]))
+    );
     let proof = passkey.get(&request(host).await);
     let body = json!({ "challenge": problem["challenge"], "passkey": proof });
     host.anonymous().post("/login/second-factor", &body).await.ok();
@@ -157,12 +160,12 @@ async fn a_passkey_is_accepted_once_and_only_for_its_account_and_site(host: &Tes
     }
     let asked = request(host).await;
     let mut response = passkey.get(&asked);
-    response["response"]["signature"] = Passkey::create(&options(&joe).await, honest()).0.get(&asked)["response"]["signature"].clone();
+    response["response"]["signature"] =
+        Passkey::create(&options(&joe).await, honest()).0.get(&asked)["response"]["signature"].clone();
     is_refused(&sign_in(host, &response).await);
     // A response works once; of three at a time, one is accepted.
     let response = passkey.get(&request(host).await);
-    let (one, two, three) =
-        tokio::join!(sign_in(host, &response), sign_in(host, &response), sign_in(host, &response));
+    let (one, two, three) = tokio::join!(sign_in(host, &response), sign_in(host, &response), sign_in(host, &response));
     assert_eq!([one, two, three].iter().filter(|response| response.status == 200).count(), 1);
     is_refused(&sign_in(host, &response).await);
     // A counter that goes back tells of a copy.

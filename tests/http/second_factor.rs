@@ -92,7 +92,8 @@ async fn an_authenticator_app_is_enrolled_asked_for_and_removed(host: &TestHost)
     assert_eq!(codes.len(), 10);
     let factors = client.get("/users/me/factors").await.ok();
     let since = "2027-01-15T08:00:00.123456Z";
-    let expected = json!({ "totp_since": since, "passkeys": [], "recovery_codes": 10, "methods": ["totp", "recovery_code"] });
+    let expected =
+        json!({ "totp_since": since, "passkeys": [], "recovery_codes": 10, "methods": ["totp", "recovery_code"] });
     assert_eq!(factors, expected);
     client.post("/users/me/factors/totp", &json!({})).await.has_code(409, "factor_exists");
     next_step(host);

@@ -59,7 +59,9 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
     let step_up = async |proof: serde_json::Value| client.post("/login/step-up", &proof).await;
     step_up(json!({ "code": app.wrong_code(host) })).await.has_code(400, "incorrect_code");
     step_up(json!({ "password": PASSWORD })).await.has_code(403, "second_factor_required");
-    step_up(json!({})).await.has_findings(&["body value_error: Send exactly one of code, recovery_code, passkey, password"]);
+    step_up(json!({}))
+        .await
+        .has_findings(&["body value_error: Send exactly one of code, recovery_code, passkey, password"]);
     step_up(json!({ "code": app.code(host), "password": PASSWORD })).await.has_code(422, "validation_error");
     not_authenticated(&host.anonymous().post("/login/step-up", &json!({ "code": app.code(host) })).await);
     step_up(json!({ "code": app.code(host) })).await.has_message("Stepped up successfully");

@@ -39,7 +39,8 @@ impl Browser {
             .unwrap();
         let requests = process.stdin.take().unwrap();
         let responses = BufReader::new(process.stdout.take().unwrap());
-        let mut browser = Self { process, requests, responses, next: 0, events: Vec::new(), session: None, _profile: profile };
+        let mut browser =
+            Self { process, requests, responses, next: 0, events: Vec::new(), session: None, _profile: profile };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = browser.call("Target.attachToTarget", attach);

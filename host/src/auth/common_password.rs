@@ -29,8 +29,23 @@ mod tests {
     #[test]
     fn passwords_that_attackers_try_first_are_common() {
         for common in [
-            "12345678", "password", "Password", "password1", "P@ssword", "passw0rd", "qwertyuiop", "iloveyou", "trustno1",
-            "11111111", "aaaaaaaa", "abcdefgh", "changeme", "sunshine", "abcabcabc", "asdfghjkl", "christopher",
+            "12345678",
+            "password",
+            "Password",
+            "password1",
+            "P@ssword",
+            "passw0rd",
+            "qwertyuiop",
+            "iloveyou",
+            "trustno1",
+            "11111111",
+            "aaaaaaaa",
+            "abcdefgh",
+            "changeme",
+            "sunshine",
+            "abcabcabc",
+            "asdfghjkl",
+            "christopher",
         ] {
             assert!(is_common(common), "{common}");
         }
@@ -39,8 +54,17 @@ mod tests {
     #[test]
     fn other_passwords_are_allowed() {
         for allowed in [
-            "changethis", "changethat", "correct horse", "battery staple", "a first password", "another password",
-            "        ", "pässwörd", "🔑🔑🔑🔑🔑🔑🔑🔑", "xK3pQ9sLw2", "0d9v-kq2m-77ab-zzx1",
+            "changethis",
+            "changethat",
+            "correct horse",
+            "battery staple",
+            "a first password",
+            "another password",
+            "        ",
+            "pässwörd",
+            "🔑🔑🔑🔑🔑🔑🔑🔑",
+            "xK3pQ9sLw2",
+            "0d9v-kq2m-77ab-zzx1",
         ] {
             assert!(!is_common(allowed), "{allowed}");
         }

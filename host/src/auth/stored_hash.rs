@@ -49,18 +49,9 @@ pub(super) enum StoredHash<'a> {
         prehashed: bool,
     },
     /// PBKDF2.
-    Pbkdf2 {
-        prf: Prf,
-        rounds: u32,
-        salt: Vec<u8>,
-        output: Vec<u8>,
-    },
+    Pbkdf2 { prf: Prf, rounds: u32, salt: Vec<u8>, output: Vec<u8> },
     /// scrypt.
-    Scrypt {
-        params: scrypt::Params,
-        salt: Vec<u8>,
-        output: Vec<u8>,
-    },
+    Scrypt { params: scrypt::Params, salt: Vec<u8>, output: Vec<u8> },
 }
 
 /// The hash function of PBKDF2.
@@ -234,7 +225,8 @@ mod tests {
 
     #[test]
     fn argon2_of_django_is_read() {
-        const PHC: &str = "$argon2id$v=19$m=102400,t=2,p=8$c29tZXNhbHRzb21l$Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
+        const PHC: &str =
+            "$argon2id$v=19$m=102400,t=2,p=8$c29tZXNhbHRzb21l$Tm90IGEgaGFzaCBvZiBhbnl0aGluZyBhdCBhbGwuLi4";
         for text in [PHC, &format!("argon2{PHC}")] {
             let hash = StoredHash::parse(text).unwrap();
             assert!(hash.excess().is_none());

@@ -82,21 +82,13 @@ impl Action {
     fn limits(self, settings: &config::Auth) -> (Limit, Limit) {
         let (account, network) = (settings.account_attempts, settings.network_attempts);
         match self {
-            Self::SignIn => {
-                (Limit("sign-in-account", account, MINUTE), Limit("sign-in-network", network, 3 * SECOND))
-            }
-            Self::Refresh => {
-                (Limit("refresh-session", 30, 2 * SECOND), Limit("refresh-network", network, SECOND))
-            }
-            Self::Recovery => {
-                (Limit("recovery-account", 3, 5 * MINUTE), Limit("recovery-network", 20, MINUTE))
-            }
+            Self::SignIn => (Limit("sign-in-account", account, MINUTE), Limit("sign-in-network", network, 3 * SECOND)),
+            Self::Refresh => (Limit("refresh-session", 30, 2 * SECOND), Limit("refresh-network", network, SECOND)),
+            Self::Recovery => (Limit("recovery-account", 3, 5 * MINUTE), Limit("recovery-network", 20, MINUTE)),
             Self::PasswordReset => {
                 (Limit("reset-account", account, MINUTE), Limit("reset-network", network, 3 * SECOND))
             }
-            Self::SignUp => {
-                (Limit("sign-up-account", 5, 5 * MINUTE), Limit("sign-up-network", 60, 20 * SECOND))
-            }
+            Self::SignUp => (Limit("sign-up-account", 5, 5 * MINUTE), Limit("sign-up-network", 60, 20 * SECOND)),
             // `auth::factor` bounds the guesses of one account, across restarts.
             Self::SecondFactor => {
                 (Limit("second-factor-account", 5, 5 * MINUTE), Limit("second-factor-network", network, 3 * SECOND))
@@ -345,9 +337,8 @@ mod tests {
     #[test]
     fn a_network_is_bounded_for_all_accounts_together() {
         let (throttle, clock) = throttle();
-        let attempt = |from: &str, name: usize| {
-            throttle.begin(Action::SignIn, Some(&account(&name.to_string())), address(from))
-        };
+        let attempt =
+            |from: &str, name: usize| throttle.begin(Action::SignIn, Some(&account(&name.to_string())), address(from));
         // The addresses of one IPv6 network are one client.
         for index in 0..100 {
             drop(attempt(&format!("2001:db8:0:1{index:02}::{index}"), index).unwrap());

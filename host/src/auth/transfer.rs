@@ -331,7 +331,10 @@ mod tests {
         let input = lines.join("\n");
         let checked = ImportOptions { dry_run: true, ..ImportOptions::default() };
         let report = transfer.import(input.as_bytes(), checked).await.unwrap();
-        assert_eq!(report.findings, [LineFinding { line: 2, reason: "created_at: is not a time such as 2026-11-30T08:00:00Z".into() }]);
+        assert_eq!(
+            report.findings,
+            [LineFinding { line: 2, reason: "created_at: is not a time such as 2026-11-30T08:00:00Z".into() }]
+        );
         assert_eq!((report.imported, report.refused), (4, 1));
         assert_eq!(transfer.export(|_| Ok(())).await.unwrap(), 0, "a dry run adds nothing");
 
@@ -343,14 +346,23 @@ mod tests {
         assert_eq!((again.imported, again.existing), (0, 5));
 
         let mut exported = Vec::new();
-        transfer.export(|line| { exported.push(line.to_owned()); Ok(()) }).await.unwrap();
+        transfer
+            .export(|line| {
+                exported.push(line.to_owned());
+                Ok(())
+            })
+            .await
+            .unwrap();
         let first = exported.iter().find(|line| line.contains("a@example.com")).unwrap();
         let first: Value = serde_json::from_str(first).unwrap();
-        assert_eq!(first, json!({
-            "id": "0b1ad1e5-7f0a-4c3d-9d77-1f1b5f0a8d11", "email": "a@example.com", "password_hash": BCRYPT,
-            "full_name": "A", "is_active": false, "is_superuser": false, "roles": ["member"],
-            "created_at": "2024-05-06T07:08:09.123456Z", "email_verified_at": "2027-01-15T08:00:00Z",
-        }));
+        assert_eq!(
+            first,
+            json!({
+                "id": "0b1ad1e5-7f0a-4c3d-9d77-1f1b5f0a8d11", "email": "a@example.com", "password_hash": BCRYPT,
+                "full_name": "A", "is_active": false, "is_superuser": false, "roles": ["member"],
+                "created_at": "2024-05-06T07:08:09.123456Z", "email_verified_at": "2027-01-15T08:00:00Z",
+            })
+        );
         let third = exported.iter().find(|line| line.contains("c@example.com")).unwrap();
         assert!(third.contains(r#""email_verified_at":null"#), "{third}");
         // An export is an import.
@@ -358,7 +370,13 @@ mod tests {
         let report = other.import(exported.join("\n").as_bytes(), ImportOptions::default()).await.unwrap();
         assert_eq!((report.imported, report.refused), (5, 0), "{report:?}");
         let mut copy = Vec::new();
-        other.export(|line| { copy.push(line.to_owned()); Ok(()) }).await.unwrap();
+        other
+            .export(|line| {
+                copy.push(line.to_owned());
+                Ok(())
+            })
+            .await
+            .unwrap();
         assert_eq!(copy, exported);
     }
 
@@ -377,15 +395,18 @@ mod tests {
         let report = transfer.import(lines.join("\n").as_bytes(), ImportOptions::default()).await.unwrap();
         assert_eq!((report.imported, report.refused), (0, 7));
         let reasons: Vec<_> = report.findings.iter().map(|finding| finding.reason.as_str()).collect();
-        assert_eq!(reasons, [
-            "is not a JSON object (column 2)",
-            "has no email, or a member of another type",
-            "email: An email address must have an @-sign.",
-            "password_hash: has an unknown format",
-            "password_hash: needs more memory or time than a hash may",
-            "roles: names a role that does not exist",
-            "has no email, or a member of another type",
-        ]);
+        assert_eq!(
+            reasons,
+            [
+                "is not a JSON object (column 2)",
+                "has no email, or a member of another type",
+                "email: An email address must have an @-sign.",
+                "password_hash: has an unknown format",
+                "password_hash: needs more memory or time than a hash may",
+                "roles: names a role that does not exist",
+                "has no email, or a member of another type",
+            ]
+        );
         let many = "{}\n".repeat(1000);
         let report = transfer.import(many.as_bytes(), ImportOptions::default()).await.unwrap();
         assert_eq!((report.refused, report.findings.len()), (1000, 100));
@@ -401,6 +422,12 @@ mod tests {
         let options = ImportOptions { superusers: true, ..ImportOptions::default() };
         let report = transfer.import(line.as_bytes(), options).await.unwrap();
         assert_eq!((report.imported, report.ordinary), (1, 0));
-        transfer.export(|line| { assert!(line.contains(r#""is_superuser":true"#), "{line}"); Ok(()) }).await.unwrap();
+        transfer
+            .export(|line| {
+                assert!(line.contains(r#""is_superuser":true"#), "{line}");
+                Ok(())
+            })
+            .await
+            .unwrap();
     }
 }

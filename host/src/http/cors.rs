@@ -21,7 +21,7 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 /// Headers that a script on the allowed origin may read in addition to the simple headers.
-const EXPOSED: HeaderValue = 
+const EXPOSED: HeaderValue =
     HeaderValue::from_static("x-request-id, www-authenticate, retry-after, ratelimit, ratelimit-policy");
 
 /// The CORS rules for the allowed origins.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use webauthn_rp::bin::{Decode as _, Encode as _};
-use webauthn_rp::request::{PublicKeyCredentialDescriptor, TimedCeremony as _};
 use webauthn_rp::request::auth::AuthenticationVerificationOptions;
 use webauthn_rp::request::register::{
     CredProtect, Nickname, PublicKeyCredentialUserEntity, RegistrationVerificationOptions, UserHandle16, Username,
 };
+use webauthn_rp::request::{PublicKeyCredentialDescriptor, TimedCeremony as _};
 use webauthn_rp::response::register::{CompressedPubKey, DynamicState, StaticState};
 use webauthn_rp::response::{AuthTransports, CredentialId, SentChallenge};
 use webauthn_rp::{
@@ -21,8 +21,8 @@ use webauthn_rp::{
     DiscoverableCredentialRequestOptions, PublicKeyCredentialCreationOptions, Registration, RegistrationServerState,
 };
 
-use super::relying_party::RelyingParty;
 use super::recovery_code;
+use super::relying_party::RelyingParty;
 use crate::auth::Auth;
 use crate::auth::caller::{Caller, Strength};
 use crate::auth::session::IssuedTokens;
@@ -61,7 +61,9 @@ impl Auth {
         let id = user.id.to_string();
         let entity = PublicKeyCredentialUserEntity {
             // An address can have characters that the standard allows in no name.
-            name: Username::try_from(user.email.as_str()).or_else(|_| Username::try_from(id.as_str())).map_err(defect)?,
+            name: Username::try_from(user.email.as_str())
+                .or_else(|_| Username::try_from(id.as_str()))
+                .map_err(defect)?,
             id: &handle,
             display_name: user.full_name.as_deref().and_then(|name| Nickname::try_from(name).ok()),
         };
@@ -183,8 +185,7 @@ impl Auth {
     pub(super) async fn check_passkey(&self, party: &RelyingParty, response: &Value) -> Result<UserId> {
         let now = self.0.clock.now();
         let response = response.to_string();
-        let assertion =
-            DiscoverableAuthentication16::from_json_relaxed(response.as_bytes()).map_err(refused)?;
+        let assertion = DiscoverableAuthentication16::from_json_relaxed(response.as_bytes()).map_err(refused)?;
         let challenge = assertion.challenge_relaxed().map_err(refused)?;
         let state = passkey::take_request(&self.0.db, &hash(challenge), None, now).await?.ok_or_else(invalid)?;
         let server = DiscoverableAuthenticationServerState::decode(state.as_slice()).map_err(defect)?;
@@ -196,8 +197,7 @@ impl Auth {
         let key = StoredKey::decode(row.static_state.as_slice()).map_err(defect)?;
         let dynamic = row.dynamic_state.as_slice().try_into().map_err(defect)?;
         let dynamic = DynamicState::decode(dynamic).map_err(defect)?;
-        let mut credential =
-            AuthenticatedCredential::new(assertion.raw_id(), &handle, key, dynamic).map_err(defect)?;
+        let mut credential = AuthenticatedCredential::new(assertion.raw_id(), &handle, key, dynamic).map_err(defect)?;
         let origins: Vec<&str> = party.origins.iter().map(String::as_str).collect();
         let options = AuthenticationVerificationOptions::<&str, &str> {
             allowed_origins: &origins,

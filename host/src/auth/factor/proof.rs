@@ -50,9 +50,7 @@ impl Auth {
                 };
                 (Method::RecoveryCode, right)
             }
-            Proof::Passkey { party, response } => {
-                (Method::Passkey, self.check_passkey(party, response).await? == user)
-            }
+            Proof::Passkey { party, response } => (Method::Passkey, self.check_passkey(party, response).await? == user),
         };
         if right {
             return Ok(());

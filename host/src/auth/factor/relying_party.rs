@@ -58,7 +58,10 @@ mod tests {
         assert_eq!(party.id.as_ref(), "shop.example");
         assert_eq!(party.origins, ["https://shop.example:8443", "https://admin.shop.example"]);
         let local = RelyingParty::of(&FrontendUrls::default()).unwrap();
-        assert_eq!((local.id.as_ref(), local.origins.as_slice()), ("localhost", ["http://localhost:5173".to_owned()].as_slice()));
+        assert_eq!(
+            (local.id.as_ref(), local.origins.as_slice()),
+            ("localhost", ["http://localhost:5173".to_owned()].as_slice())
+        );
     }
 
     #[test]

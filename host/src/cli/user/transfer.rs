@@ -66,7 +66,8 @@ impl ImportCommand {
             1 => "1 line was refused".to_owned(),
             refused => format!("{refused} lines were refused"),
         });
-        failure.details = report.findings.iter().map(|found| format!("line {}: {}", found.line, found.reason)).collect();
+        failure.details =
+            report.findings.iter().map(|found| format!("line {}: {}", found.line, found.reason)).collect();
         Err(failure.next("Correct these lines and import the file again: accounts that exist are skipped."))
     }
 }
@@ -94,7 +95,8 @@ impl ExportCommand {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut file = BufWriter::new(file.map_err(|error| unusable(&path, &error))?);
         let count = on_database(&config, async |transfer| {
-            let count = transfer.export(|line| writeln!(file, "{line}")).await.map_err(|error| Failure::host(&error))?;
+            let count =
+                transfer.export(|line| writeln!(file, "{line}")).await.map_err(|error| Failure::host(&error))?;
             file.flush().map_err(|error| unusable(&path, &error))?;
             Ok(count)
         })?;

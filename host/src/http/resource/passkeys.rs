@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::login::{Token, secret, token};
+use super::login::{self, Token, TokenReceiver, secret};
 use crate::auth::RelyingParty;
-use crate::error::Result;
+use crate::auth::throttle::Action;
+use crate::error::{Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
@@ -30,6 +31,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .public()
             .named("login", "passkey", "Passkey")
             .described("Starts a session with a passkey, without a password.")
+            .query::<TokenReceiver>()
             .json::<PasskeyUse>()
             .replies::<Token>(),
         HostRoute::post("/api/v1/users/me/factors/passkeys/options", begin_passkey_me)
@@ -98,8 +100,12 @@ async fn begin_passkey_use(host: Arc<Host>, _: Call) -> Result<Reply> {
 }
 
 async fn sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
+    let receiver = TokenReceiver::of(&call)?;
     let PasskeyUse { passkey } = call.json()?;
-    token(&host.auth.sign_in_by_passkey(&party(&host)?, &Value::Object(passkey), &call.client()).await?)
+    let attempt = host.auth.throttle().begin(Action::SecondFactor, None, call.address)?;
+    let signed_in = host.auth.sign_in_by_passkey(&party(&host)?, &Value::Object(passkey), &call.client()).await;
+    attempt.settle(&signed_in, &code::INVALID_PASSKEY);
+    login::issued_tokens(&host, &signed_in?, &receiver)
 }
 
 async fn begin_passkey_me(host: Arc<Host>, call: Call) -> Result<Reply> {
