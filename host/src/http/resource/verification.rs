@@ -5,6 +5,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::address::AddressKey;
+use crate::auth::throttle::Action;
 use crate::email::Mail;
 use crate::error::Result;
 use crate::http::Host;
@@ -58,6 +60,7 @@ async fn verify_email(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 
 async fn send_verification(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let body: SendVerification = call.json()?;
+    host.auth.throttle().check(Action::Recovery, AddressKey::of(&body.email).as_ref(), call.address)?;
     host.mail.enqueue(&Mail::verification(&body.email)).await?;
     Reply::message("If that email has an account and is not verified, we sent a link")
 }
