@@ -99,6 +99,8 @@ async fn a_passkey_is_the_first_the_second_and_a_fresh_factor(host: &TestHost) {
     // A second passkey keeps the recovery codes, and an app is a factor next to it.
     let (_, other) = add(&client).await;
     assert_eq!(other["recovery_codes"], json!([]));
+    // It ends the other sessions, which somebody else may have begun.
+    invalid_token(&second.get("/users/me").await);
     Authenticator::enrol(host, &client).await;
     client.delete("/users/me/factors/totp").await.ok();
     let path = |added: &Value| format!("{ADDED}/{}", text(added, "id"));

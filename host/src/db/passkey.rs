@@ -2,12 +2,12 @@
 //! `passkey_requests`; `auth::factor::passkey` owns the form of the states.
 
 use super::audit::{Entry, append};
-use super::factor::{DELETE_USELESS_CODES, RAISE_SESSION, WEAKEN_SESSIONS, store_codes};
+use super::factor::{DELETE_USELESS_CODES, END_OTHER_SESSIONS, RAISE_SESSION, WEAKEN_SESSIONS, store_codes};
 use super::row::row;
 use super::user::{UserRow, locking};
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{PasskeyId, SessionId, UserId};
 
 /// The number of passkeys that an account may have.
@@ -137,7 +137,7 @@ pub(crate) enum Added {
     TooMany,
 }
 
-/// Adds a passkey.
+/// Adds a passkey, and ends the other sessions of the account.
 pub(crate) async fn insert(db: &Db, passkey: &NewPasskey<'_>) -> Result<Added> {
     const COUNT: &str = "SELECT COUNT(*) FROM passkeys WHERE user_id = $1";
     const SQL: &str = "INSERT INTO passkeys \
@@ -164,12 +164,12 @@ pub(crate) async fn insert(db: &Db, passkey: &NewPasskey<'_>) -> Result<Added> {
             inserted => inserted.map(drop)?,
         }
         let first = store_codes!(tx, passkey.user, passkey.codes);
-        sqlx::query(RAISE_SESSION)
-            .bind(passkey.session)
-            .bind(passkey.user)
-            .bind(passkey.at)
-            .execute(&mut *tx)
-            .await?;
+        let raise = sqlx::query(RAISE_SESSION).bind(passkey.session).bind(passkey.user).bind(passkey.at);
+        if raise.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Err(Error::invalid_token());
+        }
+        // Somebody else may have begun them with the password alone.
+        sqlx::query(END_OTHER_SESSIONS).bind(passkey.user).bind(passkey.session).execute(&mut *tx).await?;
         append!(passkey.entry).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Added::Yes(first))
