@@ -123,7 +123,7 @@ impl Auth {
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Caller>> {
         let Inner { db, clock, keys, token_cache, .. } = &*self.0;
         let now = clock.now();
-        if token.starts_with(api_key_text::PREFIX) {
+        if Self::is_api_key(token) {
             return self.authenticate_key(token, now).await;
         }
         let key = token_cache::key(token);
@@ -158,6 +158,11 @@ impl Auth {
         let token_ends = Timestamp(claims.exp.saturating_mul(1_000_000));
         token_cache.insert(key, Arc::clone(&caller), generation, now, token_ends.min(session_ends));
         Ok(caller)
+    }
+
+    /// Returns whether a bearer token has the form of an API key.
+    pub fn is_api_key(token: &str) -> bool {
+        token.starts_with(api_key_text::PREFIX)
     }
 
     /// Returns the account that a text names, in whatever way the text writes the address.

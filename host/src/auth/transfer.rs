@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::password_hashing::NO_PASSWORD;
 use super::stored_hash::StoredHash;
 use crate::address::{Address, InvalidAddress};
 use crate::clock::{Clock, Random, Timestamp};
@@ -31,9 +32,6 @@ const MAX_NAME: usize = 255;
 const BATCH: usize = 200;
 /// The number of refused lines that are listed.
 const MAX_FINDINGS: usize = 100;
-
-/// The hash of an account without a password: no password has it.
-const NO_PASSWORD: &str = "!";
 
 /// One account to be imported.
 #[derive(Debug, Deserialize)]

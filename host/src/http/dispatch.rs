@@ -39,7 +39,8 @@ use super::reply::Reply;
 use super::static_files::{self, Served, StaticFiles};
 use super::traffic::InFlight;
 use super::{Host, openapi, problem, request_head};
-use crate::auth::Caller;
+use crate::auth::throttle::Action;
+use crate::auth::{Auth, Caller};
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
@@ -401,7 +402,12 @@ impl Dispatcher {
         let release = route.handler.release();
         let plugin = release.map(|release| &release.record.plugin);
         let credential = self.credential(parts, origin);
-        let checked = access::check(&self.host.auth, credential, route.access, plugin).await;
+        let has_key = matches!(credential, Credential::Bearer(token) if Auth::is_api_key(token));
+        let mut checked = access::check(&self.host.auth, credential, route.access, plugin).await;
+        if has_key {
+            let throttle = self.host.auth.throttle();
+            checked = throttle.after(Action::ApiKey, origin.address, &code::INVALID_TOKEN, checked);
+        }
         if let (Err(error), Some(release)) = (&checked, release)
             && CallOutcome::of_error(error) == CallOutcome::Dependency
         {
