@@ -149,6 +149,7 @@ async fn victim(host: &TestHost) -> (Client, Objects) {
     let client = host.user("victim@example.com").await;
     let session = text(&client.get("/users/me/sessions").await.ok()["data"][0], "id").to_owned();
     let item = text(&client.post("/items/", &json!({ "title": "Tea" })).await.ok(), "id").to_owned();
+    let key = key(host.superuser(), "users:read").await;
     let objects = BTreeMap::from([
         ("user_id", id_of(&client).await),
         ("session_id", session),
@@ -159,6 +160,10 @@ async fn victim(host: &TestHost) -> (Client, Objects) {
         ("number", "1".to_owned()),
         ("capability", "sql".to_owned()),
         ("chain", "nothing".to_owned()),
+        ("issuer", "nothing".to_owned()),
+        ("key_id", text(&key, "id").to_owned()),
+        ("identity_id", NOBODY.to_owned()),
+        ("passkey_id", NOBODY.to_owned()),
         ("id", item),
     ]);
     host.superuser().post("/roles/", &json!({ "name": "shared" })).await.ok();
@@ -166,14 +171,22 @@ async fn victim(host: &TestHost) -> (Client, Objects) {
     (client, objects)
 }
 
+/// Creates an API key of the caller with one permission.
+async fn key(owner: &Client, permission: &str) -> Value {
+    let key = owner.post("/users/me/keys", &json!({ "name": "matrix", "permissions": [permission] })).await;
+    assert_eq!(key.status, 200, "{}", key.text());
+    key.json()
+}
+
+/// The id of no object.
+const NOBODY: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+
 /// Objects that do not exist.
 fn nothing() -> Objects {
-    const ID: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
-    let names = ["user_id", "session_id", "id", "key_id", "email", "name", "number", "capability", "chain"];
+    let names = ["name", "capability", "chain", "issuer"];
     let mut nothing: Objects = names.into_iter().map(|name| (name, "nothing".to_owned())).collect();
-    nothing.extend(
-        [("user_id", ID), ("session_id", ID), ("id", ID), ("key_id", ID)].map(|(name, id)| (name, id.to_owned())),
-    );
+    let ids = ["user_id", "session_id", "id", "key_id", "identity_id", "passkey_id"];
+    nothing.extend(ids.map(|name| (name, NOBODY.to_owned())));
     nothing.extend([("number", "9".to_owned()), ("email", "nobody@example.com".to_owned())]);
     nothing
 }
@@ -195,6 +208,7 @@ async fn every_route_admits_exactly_the_callers_of_its_entry() {
 
     callers_without_permissions(&host, &routes, &objects, &nothing, &mut report).await;
     callers_with_permissions(&host, &routes, &objects, &nothing, &mut report).await;
+    an_api_key(&host, &routes, &objects, &nothing, &mut report).await;
 
     assert!(report.wrong.is_empty(), "{} of {} calls: {:#?}", report.wrong.len(), report.calls, report.wrong);
     assert!(report.calls > 6 * routes.len(), "{}", report.calls);
@@ -238,6 +252,24 @@ async fn callers_without_permissions(
             }
             (Access::Public, _) => {}
         }
+    }
+}
+
+/// An API key of a superuser with one permission: it has no other, and it is no session.
+async fn an_api_key(host: &TestHost, routes: &[Route], objects: &Objects, nothing: &Objects, report: &mut Report) {
+    const PERMISSION: &str = "users:read";
+    let key = host.anonymous().with_token(text(&key(host.superuser(), PERMISSION).await, "key"));
+    for route in routes {
+        let of_plugin = ["items", "kinds"].contains(&route.tag());
+        let expected = match route.entry.1 {
+            Access::Public | Access::Permission(PERMISSION) => None,
+            // A key needs `routes:call` for the routes of plugins that any caller may call.
+            Access::SignedIn => of_plugin.then_some((403, "forbidden")),
+            Access::Session => Some((403, "needs_session")),
+            Access::Permission(_) | Access::Superuser => Some((403, "forbidden")),
+        };
+        let with = if expected.is_some() { objects } else { nothing };
+        report.expect("an API key", route, &route.call(&key, with).await, expected);
     }
 }
 
