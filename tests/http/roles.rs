@@ -257,6 +257,21 @@ async fn nobody_takes_over_an_account_with_more_permissions(host: &TestHost) {
     // Accounts with the same permissions or fewer are theirs to manage.
     let member = host.user("member@example.com").await;
     let path = format!("/users/{}", id_of(&member).await);
+    // A link from before the account got a role does not open it afterwards.
+    for gain in ["a role", "a permission of its role"] {
+        let mail = manager.post("/password-recovery-html-content/member@example.com", &json!({})).await;
+        let html = mail.text();
+        let (_, token) = html.split_once("reset-password?token=").unwrap_or_else(|| panic!("{html}"));
+        let body = json!({ "token": token.split('"').next().unwrap(), "new_password": "battery staple" });
+        if gain == "a role" {
+            root.post("/roles/", &json!({ "name": "growing" })).await.ok();
+            give(root, &member, &["growing"]).await.ok();
+        } else {
+            root.patch("/roles/growing", &json!({ "permissions": ["audit:read"] })).await.ok();
+        }
+        assert_eq!(host.anonymous().post("/reset-password/", &body).await.status, 400, "{gain}");
+    }
+    give(root, &member, &[]).await.ok();
     manager.patch(&path, &json!({ "full_name": "Member" })).await.ok();
     manager.delete(&path).await.ok();
     let list = manager.get("/users/?email=Deployers@EXAMPLE.com").await.ok();

@@ -68,6 +68,8 @@ const INSERT_PERMISSION: &str = "INSERT INTO role_permissions (role, permission)
 const DELETE_PERMISSIONS: &str = "DELETE FROM role_permissions WHERE role = $1";
 const NO_DEFAULT: &str = "UPDATE roles SET is_default = FALSE WHERE is_default AND name <> $1";
 const UPDATE: &str = "UPDATE roles SET description = $2, is_default = $3, requires_second_factor = $4 WHERE name = $1";
+const END_RESET_TOKENS_OF_ROLE: &str =
+    "DELETE FROM reset_tokens WHERE user_id IN (SELECT user_id FROM user_roles WHERE role = $1)";
 const COUNT_USERS: &str = "SELECT COUNT(*) FROM user_roles WHERE role = $1";
 const GIVE: &str = "INSERT INTO user_roles (user_id, role) VALUES ($1, $2)";
 const TAKE: &str = "DELETE FROM user_roles WHERE user_id = $1 AND role = $2";
@@ -208,6 +210,7 @@ pub(crate) async fn update(
             for permission in &new.permissions {
                 sqlx::query(INSERT_PERMISSION).bind(name.clone()).bind(permission.as_str()).execute(&mut *tx).await?;
             }
+            sqlx::query(END_RESET_TOKENS_OF_ROLE).bind(name.clone()).execute(&mut *tx).await?;
         }
         append!(&entry).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -293,6 +296,10 @@ pub(crate) async fn set_roles(
         if let Some(is_superuser) = change.superuser {
             sqlx::query(SET_SUPERUSER).bind(id).bind(is_superuser).execute(&mut *tx).await?;
             account.is_superuser = is_superuser;
+        }
+        // A link that somebody got for an account with fewer permissions must not open it afterwards.
+        if !change.given.is_empty() || change.superuser == Some(true) {
+            sqlx::query(user::END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
         }
         for entry in &entries {
             append!(entry).execute(&mut *tx).await?;
