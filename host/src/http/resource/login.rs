@@ -205,7 +205,8 @@ async fn refresh_token(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 async fn refresh_cookie(host: Arc<Host>, call: Call) -> Result<Reply> {
     browser_rules::require_frontend(call.is_from_frontend)?;
     let token = session_cookie::refresh_token(&call.headers).ok_or_else(Error::invalid_token)?;
-    cookies(&host, &host.auth.refresh(token).await?)
+    let refreshed = host.auth.refresh(token).await;
+    cookies(&host, &host.auth.throttle().after(Action::Refresh, call.address, &code::INVALID_TOKEN, refreshed)?)
 }
 
 async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
