@@ -27,7 +27,8 @@ pub use self::provider::Answer as OidcAnswer;
 
 use self::pending::{Pending, Purpose};
 use self::provider::{Answer, Provider};
-use super::sign_in::{Client, SignIn};
+use super::client::Client;
+use super::sign_in::SignIn;
 use super::{Auth, Caller};
 use crate::config::{Issuer, Secret};
 use crate::db;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::Auth;
-use super::sign_in::Client;
+use super::client::Client;
 use crate::config::Secret;
 use crate::db::audit::Entry;
 use crate::db::reset_token::{self, ConsumeOutcome};

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use super::Auth;
 use super::access_token::{self, Claims};
 use super::caller::{Caller, Strength};
-use super::sign_in::Client;
+use super::client::Client;
 use super::throttle::Action;
 use crate::clock::Timestamp;
 use crate::config::Secret;

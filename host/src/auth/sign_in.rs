@@ -1,11 +1,9 @@
 //! Sign-in: the way from a proof of identity to a session. Owns the order of its steps: the proof is checked first, then
 //! the state of the account, then a session begins. Never knows which kind of client keeps the tokens.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use super::Auth;
 use super::caller::Strength;
+use super::client::Client;
 use super::factor::SecondFactorChallenge;
 use super::password_hashing::PasswordMatch;
 use super::session::IssuedTokens;
@@ -13,28 +11,9 @@ use crate::db;
 use crate::db::audit::Entry;
 use crate::db::user::UserRow;
 use crate::error::{Error, Result, code};
-use crate::initiator::Initiator;
 
 /// The number of times that a password is checked while its hash keeps changing.
 pub(super) const TRIES: usize = 3;
-
-/// The client that signs in.
-#[derive(Debug, Clone)]
-pub struct Client {
-    /// The `User-Agent`.
-    pub user_agent: Option<String>,
-    /// The address.
-    pub address: IpAddr,
-    /// The request.
-    pub request_id: Arc<str>,
-}
-
-impl Client {
-    /// Returns the initiator of a sign-in that has not succeeded yet: nobody who is known.
-    pub(super) fn initiator(&self) -> Initiator {
-        Initiator { actor: None, key: None, address: Some(self.address), request_id: Arc::clone(&self.request_id) }
-    }
-}
 
 /// The outcome of a first factor that was right.
 #[derive(Debug, Clone)]
