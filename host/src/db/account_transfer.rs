@@ -50,7 +50,9 @@ pub(crate) async fn insert_all(db: &Db, imported: &[ImportedUser]) -> Result<Vec
                 continue;
             }
             match roles {
-                None => drop(sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?),
+                None => {
+                    sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
+                }
                 Some(roles) => {
                     for role in roles {
                         sqlx::query(GIVE).bind(user.id).bind(role.as_str()).execute(&mut *tx).await?;

@@ -319,7 +319,7 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
                 enqueue!(&mut *tx, mail);
             }
         }
-        let password = change.password_hash.is_some().then(|| "changed");
+        let password = change.password_hash.is_some().then_some("changed");
         let entry = entry.clone().with_change(Some(described(&old)), Some(described(&new)));
         append!(&entry.with_detail(json!({ "password": password }))).execute(&mut *tx).await?;
         tx.commit().await?;
