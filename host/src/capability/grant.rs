@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn an_error_says_what_is_accepted() {
         let error = |grant| read(&[grant]).unwrap_err();
-        assert_eq!(error("sq"), "there is no capability 'sq'; there are: auth, cache, config, http, log, sql, web");
+        assert_eq!(
+            error("sq"),
+            "there is no capability 'sq'; there are: auth, cache, config, http, log, sql, users, web"
+        );
         assert_eq!(error("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
         assert_eq!(error("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
         assert_eq!(error("sql=5"), "'sql' has no parameter ''; it has rows, bytes, time, connections, disk");

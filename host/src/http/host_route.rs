@@ -258,6 +258,15 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         })
     }
 
+    /// Declares a successful response with the status 200 whose content is a text of this type.
+    #[must_use]
+    pub fn replies_text(mut self, content_type: &'static str) -> Self {
+        let content = json!({ content_type: { "schema": { "type": "string" } } });
+        let response = json!({ "description": "Successful Response", "content": content });
+        self.operation.insert("responses".into(), json!({ "200": response }));
+        self
+    }
+
     /// Returns the OpenAPI operation object. The schemas that it refers to are added to `generator`.
     pub fn operation(&self, generator: &mut SchemaGenerator) -> Value {
         let mut operation = self.operation.clone();

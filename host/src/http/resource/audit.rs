@@ -40,7 +40,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                 "Returns the same page as JSON lines (`application/jsonl`): one entry as JSON in each line. A `Link` \
                  header with the relation `next` names the next page.",
             )
-            .query::<AuditQuery>(),
+            .query::<AuditQuery>()
+            .replies_text("application/jsonl"),
         HostRoute::get("/api/v1/audit/chains", read_audit_chains)
             .permission(HostPermission::AuditRead)
             .named(TAG, "read_audit_chains", "Read Audit Chains")
