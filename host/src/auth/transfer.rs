@@ -123,6 +123,15 @@ impl ImportReport {
     }
 }
 
+/// An account that was read, and the traits that are counted if it is added.
+#[derive(Debug)]
+struct Account {
+    imported: ImportedUser,
+    /// Whether a superuser of the other system becomes an ordinary account.
+    is_demoted: bool,
+    has_password: bool,
+}
+
 /// Imports and exports accounts on a database.
 #[derive(Debug)]
 pub struct Transfer {
@@ -145,7 +154,7 @@ impl Transfer {
     pub async fn import(&self, mut input: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
         let roles: BTreeSet<String> = account_transfer::role_names(&self.db).await?.into_iter().collect();
         let mut report = ImportReport::default();
-        let (mut number, mut batch, mut bytes) = (0_u64, Vec::new(), Vec::new());
+        let (mut number, mut batch, mut bytes) = (0_u64, Vec::<Account>::new(), Vec::new());
         loop {
             bytes.clear();
             let unreadable = |error| Error::internal("the accounts cannot be read").with_source(error);
@@ -162,7 +171,7 @@ impl Transfer {
             if bytes.trim_ascii().is_empty() {
                 continue;
             }
-            match self.account(&bytes, &roles, options, &mut report) {
+            match self.account(&bytes, &roles, options) {
                 Ok(account) => batch.push(account),
                 Err(reason) => report.refuse(number, reason),
             }
@@ -174,26 +183,27 @@ impl Transfer {
         Ok(report)
     }
 
-    async fn add(&self, batch: Vec<ImportedUser>, options: ImportOptions, report: &mut ImportReport) -> Result<()> {
+    async fn add(&self, batch: Vec<Account>, options: ImportOptions, report: &mut ImportReport) -> Result<()> {
+        let (imported, traits): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|account| (account.imported, (account.is_demoted, account.has_password))).unzip();
         let added = match options.dry_run {
-            true => vec![true; batch.len()],
-            false => account_transfer::insert_all(&self.db, &batch).await?,
+            true => vec![true; imported.len()],
+            false => account_transfer::insert_all(&self.db, &imported).await?,
         };
-        for added in added {
-            let count = if added { &mut report.imported } else { &mut report.existing };
-            *count = count.saturating_add(1);
+        for (added, (is_demoted, has_password)) in added.into_iter().zip(traits) {
+            if !added {
+                report.existing = report.existing.saturating_add(1);
+                continue;
+            }
+            report.imported = report.imported.saturating_add(1);
+            report.ordinary = report.ordinary.saturating_add(u64::from(is_demoted));
+            report.without_password = report.without_password.saturating_add(u64::from(!has_password));
         }
         Ok(())
     }
 
     /// Reads one line, or returns the reason why it is refused.
-    fn account(
-        &self,
-        bytes: &[u8],
-        roles: &BTreeSet<String>,
-        options: ImportOptions,
-        report: &mut ImportReport,
-    ) -> Result<ImportedUser, String> {
+    fn account(&self, bytes: &[u8], roles: &BTreeSet<String>, options: ImportOptions) -> Result<Account, String> {
         // The parser's error is not shown: it may quote the line, and with it a hash.
         let line: Line = serde_json::from_slice(bytes).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => "has no email, or a member of another type".to_owned(),
@@ -237,12 +247,16 @@ impl Transfer {
             email_verified_at,
             invited_at: None,
         };
-        report.ordinary = report.ordinary.saturating_add(u64::from(is_superuser && !options.superusers));
-        report.without_password = report.without_password.saturating_add(u64::from(!has_password));
-        let after = json!({ "email": user.email.as_str(), "full_name": user.full_name, "is_active": user.is_active,
+        let names = known_roles.as_ref().map(|roles| roles.iter().map(RoleName::as_str).collect::<Vec<_>>());
+        let mut after = json!({ "email": user.email.as_str(), "full_name": user.full_name, "is_active": user.is_active,
             "is_superuser": user.is_superuser });
+        // Without the member, the account got the default roles.
+        if let (Some(names), Some(members)) = (names, after.as_object_mut()) {
+            members.insert("roles".to_owned(), json!(names));
+        }
         let entry = Entry::of(&Initiator::terminal(), now, "user.import", format!("user:{}", user.id));
-        Ok(ImportedUser { user, roles: known_roles, entry: entry.with_change(None, Some(after)) })
+        let imported = ImportedUser { user, roles: known_roles, entry: entry.with_change(None, Some(after)) };
+        Ok(Account { imported, is_demoted: is_superuser && !options.superusers, has_password })
     }
 
     /// Writes every account as a line. Returns the number of accounts.
@@ -286,7 +300,9 @@ fn check_roles(names: &[String], known: &BTreeSet<String>) -> Result<Vec<RoleNam
         Ok(role) if known.contains(name) => Ok(role),
         _ => Err("roles: names a role that does not exist".to_owned()),
     };
-    named.map(check).collect()
+    // A role that a line names twice is given once.
+    let distinct = named.map(check).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(distinct.into_iter().collect())
 }
 
 /// Returns whether a text in place of a hash means that there is no password. Django writes `!` before random letters.
@@ -304,6 +320,7 @@ fn read_time(text: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
     use crate::db;
+    use crate::db::audit::search::{self, Filter, Page};
 
     async fn transfer() -> (tempfile::TempDir, Transfer) {
         let (directory, db) = db::tests::sqlite().await;
@@ -341,7 +358,7 @@ mod tests {
         let expected = ImportReport { imported: 5, ordinary: 1, without_password: 1, ..ImportReport::default() };
         assert_eq!(report, expected);
         let again = transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap();
-        assert_eq!((again.imported, again.existing), (0, 5));
+        assert_eq!(again, ImportReport { existing: 5, ..ImportReport::default() }, "only added accounts are counted");
 
         let mut exported = Vec::new();
         transfer
@@ -411,6 +428,26 @@ mod tests {
         let endless = "x".repeat(1 << 20);
         let report = transfer.import(endless.as_bytes(), ImportOptions::default()).await.unwrap();
         assert_eq!(report.refused, 1);
+    }
+
+    #[tokio::test]
+    async fn a_role_that_a_line_names_twice_is_given_once_and_is_in_the_audit_log() {
+        let (_directory, transfer) = transfer().await;
+        let line = r#"{"email":"a@example.com","roles":["member","operator","member"]}"#;
+        let report = transfer.import(line.as_bytes(), ImportOptions::default()).await.unwrap();
+        assert_eq!((report.imported, report.refused), (1, 0));
+        transfer
+            .export(|line| {
+                assert!(line.contains(r#""roles":["member","operator"]"#), "{line}");
+                Ok(())
+            })
+            .await
+            .unwrap();
+        let filter = Filter { action: Some("user.import".to_owned()), ..Filter::default() };
+        let page = Page { after: None, oldest_first: true, limit: 10 };
+        let entries = search::search(&transfer.db, &filter, page).await.unwrap();
+        let after: Value = serde_json::from_str(entries[0].after.as_deref().unwrap()).unwrap();
+        assert_eq!(after["roles"], json!(["member", "operator"]));
     }
 
     #[tokio::test]

@@ -22,7 +22,8 @@ pub(crate) struct ImportedUser {
 const INSERT: &str = "INSERT INTO users \
     (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at, email_verified_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-const GIVE: &str = "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2";
+const GIVE: &str =
+    "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2 ON CONFLICT DO NOTHING";
 const PAGE: &str = concat!("SELECT ", columns!(), " FROM users WHERE id > $1 ORDER BY id LIMIT $2");
 const ROLES: &str = "SELECT user_id, role FROM user_roles WHERE user_id > $1 AND user_id <= $2 ORDER BY user_id, role";
 
