@@ -51,6 +51,7 @@ pub use invitation::Invitation;
 pub use key_rotation::PUBLISHED_KEYS_MAX_AGE;
 pub use oidc::{Ended, MAX_RETURN_TO, OIDC_LIFETIME, Oidc, OidcAnswer};
 pub use password_hashing::{HashCost, MAX_CHARS as PASSWORD_MAX_CHARS, MIN_CHARS as PASSWORD_MIN_CHARS};
+pub use repair::SuperuserRepair;
 pub use role_change::{NewRole, Role, RoleChange};
 pub use session::{IssuedTokens, Session};
 pub use sign_in::SignIn;

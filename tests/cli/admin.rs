@@ -74,13 +74,20 @@ async fn an_operator_who_is_locked_out_repairs_accounts_on_the_machine() {
     sign_in.has_code(403, "second_factor_required");
     let ann = json!({ "email": "ann@example.com", "password": PASSWORD });
     process.client().post("/users/signup", &ann).await.ok();
+    let before = process.client().signed_in("ann@example.com", PASSWORD).await;
     let home = process.stopped().await;
     json_of(&admin(home.path(), &["disable-mfa", "second@example.com"], ""));
     let none = failure(&admin(home.path(), &["disable-mfa", "second@example.com"], ""));
     assert!(none.contains("The account has no such factor"), "{none}");
-    json_of(&admin(home.path(), &["create-superuser", "ann@example.com"], ""));
+    let kept = json_of(&admin(home.path(), &["create-superuser", "second@example.com"], ""));
+    assert_eq!(kept["password"], Value::Null, "a superuser keeps the password");
+    let promoted = json_of(&admin(home.path(), &["create-superuser", "ann@example.com"], ""));
+    let new_password = promoted["password"].as_str().unwrap();
     let process = Process::start(home).await;
     process.client().signed_in("second@example.com", "from the terminal").await;
-    let ann = process.client().signed_in("ann@example.com", PASSWORD).await;
+    // A stranger may have registered the account that became a superuser.
+    assert_eq!(process.client().sign_in("ann@example.com", PASSWORD).await.status, 400);
+    process.client().with_token(before.token()).get("/users/me").await.has_code(401, "invalid_token");
+    let ann = process.client().signed_in("ann@example.com", new_password).await;
     assert_eq!(ann.get("/users/me").await.ok()["is_superuser"], true);
 }

@@ -46,6 +46,8 @@ pub struct AccountChange {
     pub is_active: Option<bool>,
     /// Whether the user has every privilege.
     pub is_superuser: Option<bool>,
+    /// Whether the API keys, passkeys and linked identities of the account end, so that only the password opens it.
+    pub ends_other_access: bool,
 }
 
 /// The result of a sign-up.
@@ -247,6 +249,7 @@ impl Auth {
             is_superuser: change.is_superuser,
             full_name: change.full_name,
             password_hash,
+            ends_other_access: change.ends_other_access,
         };
         let _forget = self.0.token_cache.invalidate_after(id);
         let entry = self.entry(by, "user.update", id);

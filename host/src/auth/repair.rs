@@ -4,6 +4,7 @@
 use super::{AccountChange, Auth, NewAccount, User};
 use crate::address::{Address, InvalidAddress};
 use crate::config::Secret;
+use crate::db;
 use crate::error::{Error, Result, code};
 use crate::initiator::Initiator;
 
@@ -12,10 +13,22 @@ use crate::initiator::Initiator;
 pub struct RepairedSuperuser {
     /// The account.
     pub user: User,
-    /// Whether it was created.
-    pub is_new: bool,
-    /// The generated password of a new account, to be shown once.
+    /// The change.
+    pub repair: SuperuserRepair,
+    /// The generated password, to be shown once.
     pub generated: Option<Secret>,
+}
+
+/// The way in which an account became an active superuser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuperuserRepair {
+    /// It was created.
+    Created,
+    /// It existed and was no superuser, or its owner had not accepted the invitation yet. It got a new password, and
+    /// everything else that opened it ended.
+    Promoted,
+    /// It was a superuser already, and keeps everything, except for a password that was given.
+    Kept,
 }
 
 impl Auth {
@@ -35,8 +48,9 @@ impl Auth {
         Ok((self.update_user(user.id, change, by).await?, generated))
     }
 
-    /// Creates a superuser. Makes an account that exists an active superuser; its password changes only if one is
-    /// given.
+    /// Creates a superuser, or makes an account that exists an active superuser. The password of a superuser changes
+    /// only if one is given. Another account always gets a given or a generated password, and its sessions, API keys,
+    /// passkeys, linked identities and reset links end: a stranger may have registered it.
     ///
     /// # Errors
     /// The address is not valid.
@@ -47,10 +61,20 @@ impl Auth {
         by: &Initiator,
     ) -> Result<RepairedSuperuser> {
         if let Some(user) = self.user_by_email(email).await? {
+            let row = db::user::find(&self.0.db, user.id).await?;
+            let is_invited = row.is_some_and(|row| row.invited_at.is_some());
+            let (repair, password, generated) = if user.is_superuser && !is_invited {
+                (SuperuserRepair::Kept, password, None)
+            } else {
+                let (password, generated) = self.given_or_generated(password)?;
+                (SuperuserRepair::Promoted, Some(password), generated)
+            };
+            let ends_other_access = repair == SuperuserRepair::Promoted;
             let (is_active, is_superuser) = (Some(true), Some(true));
-            let change = AccountChange { password, is_active, is_superuser, ..AccountChange::default() };
+            let change =
+                AccountChange { password, is_active, is_superuser, ends_other_access, ..AccountChange::default() };
             let user = self.update_user(user.id, change, by).await?;
-            return Ok(RepairedSuperuser { user, is_new: false, generated: None });
+            return Ok(RepairedSuperuser { user, repair, generated });
         }
         let email: Address = email
             .parse()
@@ -58,7 +82,7 @@ impl Auth {
         let (password, generated) = self.given_or_generated(password)?;
         let account = NewAccount { email, password, full_name: None, is_active: true, is_superuser: true };
         let user = self.create_user(account, by).await?;
-        Ok(RepairedSuperuser { user, is_new: true, generated })
+        Ok(RepairedSuperuser { user, repair: SuperuserRepair::Created, generated })
     }
 
     /// Removes all second factors of an account, and ends all its sessions.

@@ -10,7 +10,7 @@ use super::config::Settings;
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::app::machine::Machine;
-use crate::auth::{PASSWORD_MAX_CHARS, PASSWORD_MIN_CHARS};
+use crate::auth::{PASSWORD_MAX_CHARS, PASSWORD_MIN_CHARS, SuperuserRepair};
 use crate::config::Secret;
 use crate::error::{Error, Result as HostResult};
 use crate::initiator::Initiator;
@@ -104,10 +104,14 @@ async fn reset_password(machine: &Machine, email: &str, password: Option<Secret>
 async fn create_superuser(machine: &Machine, email: &str, password: Option<Secret>) -> HostResult<Repaired> {
     let is_given = password.is_some();
     let repaired = machine.auth.repair_superuser(email, password, &Initiator::terminal()).await?;
-    let done = match (repaired.is_new, is_given) {
-        (true, _) => "Created a superuser",
-        (false, true) => "Made the account an active superuser with the given password",
-        (false, false) => "Made the account an active superuser; its password stays",
+    let done = match (repaired.repair, is_given) {
+        (SuperuserRepair::Created, _) => "Created a superuser",
+        (SuperuserRepair::Promoted, _) => {
+            "Made the account a superuser with a new password, and ended its sessions, API keys, passkeys, linked \
+             identities and reset links"
+        }
+        (SuperuserRepair::Kept, true) => "The superuser is active and has the given password",
+        (SuperuserRepair::Kept, false) => "The superuser is active; its password stays",
     };
     Ok(Repaired { done: done.to_owned(), email: repaired.user.email, password: repaired.generated, warning: None })
 }

@@ -63,6 +63,8 @@ pub(crate) struct UserUpdate {
     pub(crate) is_superuser: Option<bool>,
     pub(crate) full_name: Option<Option<String>>,
     pub(crate) password_hash: Option<String>,
+    /// Whether the API keys, passkeys and linked identities of the account end.
+    pub(crate) ends_other_access: bool,
 }
 
 /// The columns of a [`UserRow`], as a literal for `concat!`.
@@ -96,6 +98,18 @@ pub(super) const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(super) const END_RESET_TOKENS: &str = "DELETE FROM reset_tokens WHERE user_id = $1";
 pub(super) const END_VERIFICATION_TOKENS: &str = "DELETE FROM verification_tokens WHERE user_id = $1";
 pub(super) const END_ADDRESS_CHANGE: &str = "DELETE FROM address_changes WHERE user_id = $1";
+
+/// The deletions of everything that opens an account besides its password and its sessions.
+const END_OTHER_ACCESS: &[&str] = &[
+    "DELETE FROM api_keys WHERE user_id = $1",
+    "DELETE FROM passkeys WHERE user_id = $1",
+    // Codes without an app or a passkey would count again with the next factor.
+    "DELETE FROM recovery_codes WHERE user_id = $1 AND NOT EXISTS (SELECT 1 FROM totp_factors WHERE user_id = $1)",
+    "DELETE FROM passkey_requests WHERE user_id = $1",
+    "DELETE FROM identities WHERE user_id = $1",
+    "DELETE FROM pending_links WHERE user_id = $1",
+    "DELETE FROM login_codes WHERE user_id = $1",
+];
 
 /// Returns the statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
 pub(super) fn locking(db: &Db) -> &'static str {
@@ -313,6 +327,11 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
         if new.password_hash != old.password_hash || new.email != old.email || !new.is_active {
             sqlx::query(END_ADDRESS_CHANGE).bind(id).execute(&mut *tx).await?;
         }
+        if change.ends_other_access {
+            for sql in END_OTHER_ACCESS {
+                sqlx::query(*sql).bind(id).execute(&mut *tx).await?;
+            }
+        }
         if is_new_address(&old, change) {
             sqlx::query(END_VERIFICATION_TOKENS).bind(id).execute(&mut *tx).await?;
             if let Some(mail) = &change.announcement {
@@ -321,7 +340,13 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
         }
         let password = change.password_hash.is_some().then_some("changed");
         let entry = entry.clone().with_change(Some(described(&old)), Some(described(&new)));
-        append!(&entry.with_detail(json!({ "password": password }))).execute(&mut *tx).await?;
+        let mut detail = json!({ "password": password });
+        if change.ends_other_access
+            && let Some(members) = detail.as_object_mut()
+        {
+            members.insert("other_access".to_owned(), json!("ended"));
+        }
+        append!(&entry.with_detail(detail)).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Some(new))
     })

@@ -340,6 +340,7 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         full_name: body.full_name.into_option(),
         is_active: body.is_active.into_option(),
         is_superuser: body.is_superuser.into_option(),
+        ends_other_access: false,
     };
     let unknown = |error: Error| {
         if *error.code() == code::USER_NOT_FOUND {
