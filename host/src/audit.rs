@@ -21,7 +21,7 @@ pub use checkpoint::{Checkpoint, InvalidCheckpoint};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::db::audit::chain::{self, StoredChain};
+use crate::db::audit::chain::{self, NewCheckpoint, StoredChain};
 use crate::db::audit::link::{HOST_CHAIN, Link, Position};
 use crate::db::audit::seal::{self, Heads};
 use crate::db::audit::search::{self, Filter, FoundEntry, Page};
@@ -36,6 +36,9 @@ const SEAL_INTERVAL: Duration = Duration::from_secs(1);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How many links or chains are in memory at once.
 const PAGE: i64 = 500;
+/// A plugin may exceed its bound by one entry in this number before its oldest entries are deleted. Each deletion is an
+/// entry of the host, and a plugin that writes all the time must not cause one each second.
+const SLACK: i64 = 100;
 
 /// The audit log. Cheap to clone.
 #[derive(Clone)]
@@ -151,20 +154,26 @@ impl AuditLog {
     /// # Errors
     /// The database fails.
     pub async fn seal(&self) -> Result<()> {
-        let Inner { db, node, counts, .. } = &*self.0;
+        let Inner { db, node, counts, plugin_entries, .. } = &*self.0;
+        let slack = (plugin_entries / SLACK).max(1);
         let mut state = self.0.state.lock().await;
         loop {
+            let mut pruned = 0_u64;
             let sealed = seal::seal(db, node, &mut state.heads).await?;
             counts.sealed.fetch_add(u64::try_from(sealed.entries).unwrap_or_default(), Ordering::Relaxed);
             for chain in sealed.broken {
                 self.report_broken(&mut state, &chain, "its end was cut off or changed while this host was running");
             }
             for name in sealed.chains.iter().filter(|name| *name != HOST_CHAIN) {
-                if let Some(chain) = chain::find(db, name).await? {
-                    self.prune_chain(&mut state, &chain, chain.sequence.saturating_sub(self.0.plugin_entries)).await?;
+                let Some(chain) = chain::find(db, name).await? else { continue };
+                let up_to = chain.sequence.saturating_sub(*plugin_entries);
+                if up_to.saturating_sub(chain.checkpoint_sequence) >= slack {
+                    let deleted = self.prune_chain(&mut state, &chain, up_to, &Initiator::host()).await?;
+                    pruned = pruned.saturating_add(deleted);
                 }
             }
-            if !sealed.more {
+            // The entry about a deletion is sealed at once, also at the shutdown.
+            if !sealed.more && pruned == 0 {
                 return Ok(());
             }
         }
@@ -188,36 +197,56 @@ impl AuditLog {
                 let begun = chain.checkpoint_sequence;
                 let first = chain::first_since(db, &chain.chain, begun, now.minus(*keep)).await?;
                 let up_to = first.map_or(chain.sequence, |first| first.saturating_sub(1));
-                deleted = deleted.saturating_add(self.prune_chain(&mut state, &chain, up_to).await?);
+                deleted = deleted.saturating_add(self.prune_chain(&mut state, &chain, up_to, by).await?);
             }
         }
         state.pruned_at = Some(now);
         drop(state);
-        if deleted > 0 || by.actor.is_some() || by.key.is_some() {
-            let entry = Entry::of(by, now, "audit.prune", "audit").with_detail(json!({ "entries": deleted }));
+        // Each deletion has an entry of its own, in the transaction of its checkpoint.
+        if deleted == 0 && (by.actor.is_some() || by.key.is_some()) {
+            let entry = Entry::of(by, now, "audit.prune", "audit").with_detail(json!({ "entries": 0 }));
             audit::insert(db, &entry).await?;
         }
         Ok(deleted)
     }
 
-    /// Deletes the links of a chain up to a place, after a signed checkpoint. Returns their number.
-    async fn prune_chain(&self, state: &mut State, chain: &StoredChain, up_to: i64) -> Result<u64> {
+    /// Deletes the links of a chain up to a place, after a signed checkpoint and an entry about it. Returns their number.
+    async fn prune_chain(&self, state: &mut State, chain: &StoredChain, up_to: i64, by: &Initiator) -> Result<u64> {
         let Inner { db, clock, counts, .. } = &*self.0;
         if state.broken.contains(&chain.chain) {
             return Ok(0);
         }
-        if up_to > chain.checkpoint_sequence {
-            let Some(position) = self.verify(state, chain, up_to).await? else { return Ok(0) };
-            let checkpoint = Checkpoint::sign(&chain.chain, &position, clock.now(), &signing_key(db).await?);
-            let checkpoint = json!(checkpoint).to_string();
-            chain::set_checkpoint(db, &chain.chain, position.sequence, &checkpoint).await?;
-        } else if chain.checkpoint_sequence == 0 {
+        let Some(begun) = self.begin(state, chain).await? else { return Ok(0) };
+        // Nothing is deleted beyond a signed place.
+        let mut signed = begun.sequence;
+        if up_to > signed {
+            let first = signed.saturating_add(1);
+            let Some(position) = self.verify(state, chain, begun, up_to).await? else { return Ok(0) };
+            signed = position.sequence;
+            let now = clock.now();
+            let checkpoint = Checkpoint::sign(&chain.chain, &position, now, &signing_key(db).await?);
+            let text = json!(checkpoint).to_string();
+            let new = NewCheckpoint {
+                chain: &chain.chain,
+                sequence: signed,
+                checkpoint: &text,
+                public_key: &checkpoint.public_key,
+            };
+            let entries = signed.saturating_sub(first).saturating_add(1);
+            let detail = json!({ "entries": entries, "first": first, "last": signed });
+            let object = format!("audit:{}", chain.chain);
+            let entry = Entry::of(by, now, "audit.prune", object).with_detail(detail);
+            if !chain::set_checkpoint(db, &new, &entry).await? {
+                // Another node was faster.
+                return Ok(0);
+            }
+        } else if signed == 0 {
             return Ok(0);
         }
         // A host that stopped after a checkpoint may have left some behind.
         let mut deleted = 0_u64;
         loop {
-            let some = chain::delete_pruned(db, &chain.chain).await?;
+            let some = chain::delete_pruned(db, &chain.chain, signed).await?;
             if some == 0 {
                 break;
             }
@@ -227,20 +256,39 @@ impl AuditLog {
         Ok(deleted)
     }
 
+    /// Returns the place of the stored checkpoint. Returns `None` if the host did not sign it, or if the database permits
+    /// deletions up to another place: then the chain is broken.
+    async fn begin(&self, state: &mut State, chain: &StoredChain) -> Result<Option<Position>> {
+        let begun = match chain.checkpoint.as_deref().map(read_checkpoint) {
+            None => Ok(Position::default()),
+            Some(Err(reason)) => Err(reason.to_string()),
+            Some(Ok(checkpoint)) => match chain::is_checkpoint_key(&self.0.db, &checkpoint.public_key).await? {
+                true => checkpoint.verify(&chain.chain).map_err(|reason| reason.to_string()),
+                false => Err("the checkpoint was not signed by a key of this host".to_owned()),
+            },
+        };
+        let checked = begun.and_then(|position| match position.sequence == chain.checkpoint_sequence {
+            true => Ok(position),
+            false => Err("the place of the checkpoint is not the signed one".to_owned()),
+        });
+        match checked {
+            Ok(position) => Ok(Some(position)),
+            Err(reason) => {
+                self.report_broken(state, &chain.chain, &reason);
+                Ok(None)
+            }
+        }
+    }
+
     /// Verifies a chain from its checkpoint up to a place, so that no checkpoint hides a change. Returns `None` if the
     /// chain is broken.
-    async fn verify(&self, state: &mut State, chain: &StoredChain, up_to: i64) -> Result<Option<Position>> {
-        let begun = match &chain.checkpoint {
-            None => Ok(Position::default()),
-            Some(text) => read_checkpoint(text).and_then(|checkpoint| checkpoint.verify(&chain.chain)),
-        };
-        let mut position = match begun {
-            Ok(position) => position,
-            Err(reason) => {
-                self.report_broken(state, &chain.chain, &reason.to_string());
-                return Ok(None);
-            }
-        };
+    async fn verify(
+        &self,
+        state: &mut State,
+        chain: &StoredChain,
+        mut position: Position,
+        up_to: i64,
+    ) -> Result<Option<Position>> {
         while position.sequence < up_to {
             let limit = PAGE.min(up_to.saturating_sub(position.sequence));
             let links = chain::links(&self.0.db, &chain.chain, position.sequence, limit).await?;
@@ -304,4 +352,41 @@ async fn signing_key(db: &Db) -> Result<SigningKey> {
     let key = signing_key::list(db).await?.pop().ok_or_else(|| Error::internal("there is no signing key"))?;
     SigningKey::from_pkcs8_der(&key.private_key)
         .map_err(|error| Error::internal("the signing key cannot be used").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_checkpoint_counts_only_with_a_key_of_the_host_and_at_the_signed_place() {
+        let (_directory, db) = crate::db::tests::sqlite().await;
+        let clock = Clock::manual(Timestamp(1_800_000_000_000_000));
+        let log = AuditLog::new(db.clone(), clock.clone(), "node".into(), &Config::default());
+        let entry = Entry::of(&Initiator::host(), clock.now(), "test.act", "test");
+        audit::insert(&db, &entry).await.unwrap();
+        log.seal().await.unwrap();
+
+        let position = Position { sequence: 7, hash: "a".repeat(64) };
+        let checkpoint = Checkpoint::sign(HOST_CHAIN, &position, clock.now(), &SigningKey::from_bytes(&[7; 32]));
+        let text = json!(checkpoint).to_string();
+        let stored = StoredChain {
+            chain: HOST_CHAIN.to_owned(),
+            sequence: 9,
+            hash: "b".repeat(64),
+            checkpoint_sequence: 7,
+            checkpoint: Some(text.clone()),
+        };
+        let mut state = State::default();
+        assert_eq!(log.begin(&mut state, &stored).await.unwrap(), None, "the key is another one");
+        assert!(state.broken.contains(HOST_CHAIN));
+
+        let new =
+            NewCheckpoint { chain: HOST_CHAIN, sequence: 7, checkpoint: &text, public_key: &checkpoint.public_key };
+        assert!(chain::set_checkpoint(&db, &new, &entry).await.unwrap());
+        assert!(!chain::set_checkpoint(&db, &new, &entry).await.unwrap(), "it does not move");
+        assert_eq!(log.begin(&mut State::default(), &stored).await.unwrap(), Some(position));
+        let moved = StoredChain { checkpoint_sequence: 1_000_000_000, ..stored };
+        assert_eq!(log.begin(&mut State::default(), &moved).await.unwrap(), None, "the place is not the signed one");
+    }
 }

@@ -17,6 +17,11 @@ CREATE TABLE audit_chains (
     checkpoint TEXT
 ) STRICT;
 
+-- The public keys that signed checkpoints (Ed25519, base64url). They stay when a signing key is replaced and deleted.
+CREATE TABLE audit_keys (
+    public_key TEXT NOT NULL PRIMARY KEY
+) STRICT;
+
 CREATE UNIQUE INDEX audit_chain ON audit (chain, sequence);
 CREATE INDEX audit_unsealed ON audit (id) WHERE sequence IS NULL;
 

@@ -17,6 +17,7 @@ both!(
     entries_are_found_by_actor_action_object_time_and_request,
     a_removed_or_changed_entry_shows,
     old_entries_are_pruned_and_the_chain_still_verifies => Setup::default().with_manual_clock(),
+    nothing_is_deleted_beyond_the_signed_place => Setup::default().with_manual_clock(),
     the_entries_of_a_plugin_have_a_bound_of_their_own => Setup::default().with(|config| {
         config.plugins.audit_entries = 100;
         config.plugins.log_audit = 10_000;
@@ -87,13 +88,19 @@ fn valid(output: &Output) -> Value {
     report
 }
 
+/// Expects that the verification fails with this message, and returns the findings.
+#[track_caller]
+fn refused(output: &Output, message: &str) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(report["error"]["message"], message);
+    report["error"]["details"].to_string()
+}
+
 /// Expects that the log was changed, and returns the findings.
 #[track_caller]
 fn changed(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let report: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(report["error"]["message"], "the audit log was changed");
-    report["error"]["details"].to_string()
+    refused(output, "the audit log was changed")
 }
 
 async fn entries_are_found_by_actor_action_object_time_and_request(host: &TestHost) {
@@ -232,13 +239,19 @@ async fn old_entries_are_pruned_and_the_chain_still_verifies(host: &TestHost) {
     let admin = host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
     until("the pruning", async || entries(&admin, "action=user.create").await.is_empty().then_some(())).await;
     let pruned = entries(&admin, "action=audit.prune&order=newest").await;
-    assert!(pruned.iter().any(|entry| entry["detail"]["entries"].as_i64() > Some(1)), "{pruned:?}");
+    let deletion = pruned.iter().find(|entry| entry["detail"]["entries"].as_i64() > Some(1)).unwrap();
+    assert_eq!((&deletion["object"], &deletion["detail"]["first"]), (&json!("audit:host"), &json!(1)));
     let checkpoint = sealed(&admin).await[0]["checkpoint"].clone();
     assert!(checkpoint["sequence"].as_i64() >= old["sequence"].as_i64(), "{checkpoint}");
-    let report = valid(&verify(host, &admin, &["--contains", old["anchor"].as_str().unwrap()]));
+    let report = valid(&verify(host, &admin, &[]));
     assert_eq!(report["chains"][0]["pruned"], checkpoint["sequence"]);
     let key = report["chains"][0]["checkpoint_key"].as_str().unwrap();
     valid(&verify(host, &admin, &["--key", key]));
+    // Only a key that was kept elsewhere shows that the host itself deleted the entry.
+    let anchor = old["anchor"].as_str().unwrap();
+    let found = refused(&verify(host, &admin, &["--contains", anchor]), "the audit log cannot be verified");
+    assert!(found.contains("was pruned; only --key can show"), "{found}");
+    valid(&verify(host, &admin, &["--contains", anchor, "--key", key]));
     assert!(changed(&verify(host, &admin, &["--key", "another"])).contains("another key signed the checkpoint"));
 
     // Nothing is pruned from a chain that is broken: it is evidence.
@@ -260,6 +273,18 @@ async fn old_entries_are_pruned_and_the_chain_still_verifies(host: &TestHost) {
     assert!(changed(&verify(host, &admin, &[])).contains("host: entry 1 is missing"));
 }
 
+async fn nothing_is_deleted_beyond_the_signed_place(host: &TestHost) {
+    host.sign_up("ann@example.com").await.ok();
+    sealed(host.superuser()).await;
+    execute(host, "UPDATE audit_chains SET checkpoint_sequence = 1000000000").await.unwrap();
+    host.clock().advance(Duration::from_secs(366 * 24 * 3600));
+    let admin = host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
+    until("the next pruning", async || (broken_chains(&admin).await == 1.0).then_some(())).await;
+    assert!(!entries(&admin, "action=user.create").await.is_empty());
+    assert_eq!(admin.request(Method::POST, "/audit/prune").send().await.ok(), json!({ "entries": 0 }));
+    valid(&verify(host, &admin, &[]));
+}
+
 async fn the_entries_of_a_plugin_have_a_bound_of_their_own(host: &TestHost) {
     let admin = host.superuser();
     host.deploy_chameleon().await;
@@ -277,6 +302,9 @@ async fn the_entries_of_a_plugin_have_a_bound_of_their_own(host: &TestHost) {
     let objects: Vec<&str> = kept.iter().map(|entry| entry["object"].as_str().unwrap()).collect();
     let latest: Vec<String> = (50..150).rev().map(|number| number.to_string()).collect();
     assert_eq!(objects, latest);
+    let deletions = entries(admin, "action=audit.prune&object=audit:plugin:chameleon").await;
+    let deleted: i64 = deletions.iter().filter_map(|entry| entry["detail"]["entries"].as_i64()).sum();
+    assert_eq!(deleted, 50, "{deletions:?}");
     assert!(entries(admin, "action=plugin.deploy&plugin=chameleon").await.len() == 1, "the host's entry stays");
     valid(&verify(host, admin, &[]));
 }

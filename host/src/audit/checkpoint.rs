@@ -1,5 +1,7 @@
 //! A signed checkpoint: the last entry of a chain that was pruned. Owns the signed text. The rest of the chain is
-//! verified from there, so nobody but a holder of the signing key can shorten a chain without a trace.
+//! verified from there. The signature only shows that a holder of the named key pruned the chain. It proves nothing
+//! about that key: `audit` compares it with the keys of the host, and `wharf audit verify --key` with one that the
+//! operator kept elsewhere.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -47,8 +49,8 @@ impl Checkpoint {
         checkpoint
     }
 
-    /// Checks the signature and that the checkpoint belongs to `chain`. Returns the position from which the chain goes
-    /// on.
+    /// Checks that the named key signed the checkpoint and that the checkpoint belongs to `chain`. Returns the position
+    /// from which the chain goes on. The caller checks the key itself.
     ///
     /// # Errors
     /// The checkpoint was changed, or belongs to another chain.

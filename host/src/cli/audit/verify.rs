@@ -1,5 +1,7 @@
 //! `wharf audit verify`: reads each chain from its checkpoint to its end, computes all hashes anew and compares them.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -19,10 +21,11 @@ const PAGE: usize = 500;
 /// Verify the audit log.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct VerifyCommand {
-    /// An entry that must be in the log, as an earlier verification printed it; repeatable
+    /// An entry that must be in the log, as an earlier verification printed it; repeatable. One that was pruned since
+    /// needs --key
     #[arg(long, value_name = "CHAIN@SEQUENCE:HASH")]
     contains: Vec<Known>,
-    /// A public key that must have signed the checkpoints, as an earlier verification printed it; repeatable
+    /// A public key that must have signed the checkpoints, kept from an earlier verification or key set; repeatable
     #[arg(long, value_name = "KEY")]
     key: Vec<String>,
     #[command(flatten)]
@@ -80,6 +83,9 @@ struct Verified {
     pruned: i64,
     position: Position,
     key: Option<String>,
+    /// The places of `--contains` that were pruned, while no key is pinned. Anyone who can write to the database can sign
+    /// a checkpoint with a key of their own and delete the entries before it.
+    unproven: Vec<i64>,
 }
 
 impl VerifyCommand {
@@ -89,10 +95,17 @@ impl VerifyCommand {
         let mut shown = Vec::new();
         let mut rows = Vec::new();
         let mut findings = Vec::new();
+        let mut unproven_entries = Vec::new();
         for chain in &chains {
             match self.verify_twice(&api, chain)? {
-                Ok(Verified { pruned, position: Position { sequence, hash }, key }) => {
+                Ok(Verified { pruned, position: Position { sequence, hash }, key, unproven }) => {
                     let name = &chain.chain;
+                    unproven_entries.extend(unproven.iter().map(|place| {
+                        format!(
+                            "{}: entry {place} was pruned; only --key can show that the host did it",
+                            printable(name)
+                        )
+                    }));
                     rows.push([printable(name), pruned.to_string(), sequence.to_string(), hash.clone()]);
                     shown.push(json!({ "chain": name, "pruned": pruned, "sequence": sequence, "hash": hash,
                         "checkpoint_key": key, "anchor": format!("{name}@{sequence}:{hash}") }));
@@ -103,20 +116,39 @@ impl VerifyCommand {
         let absent = |known: &&Known| chains.iter().all(|chain| chain.chain != known.chain);
         findings
             .extend(self.contains.iter().filter(absent).map(|known| format!("{}: the chain is missing", known.chain)));
+        let failed = |text: &str, next: &str, details: Vec<String>| {
+            let mut failure = Failure::new(text);
+            failure.members.insert("chains".to_owned(), Value::Array(shown.clone()));
+            failure.details = details;
+            Err(failure.next(next))
+        };
         if !findings.is_empty() {
-            let mut failure = Failure::new("the audit log was changed");
-            failure.members.insert("chains".to_owned(), Value::Array(shown));
-            failure.details = findings;
-            return Err(
-                failure.next("Entries before the named one are intact. Compare the rest with an earlier export.")
-            );
+            findings.append(&mut unproven_entries);
+            let next = "Entries before the named one are intact. Compare the rest with an earlier export.";
+            return failed("the audit log was changed", next, findings);
+        }
+        if !unproven_entries.is_empty() {
+            let next =
+                "Name the key that an earlier verification printed with --key, or a later entry with --contains.";
+            return failed("the audit log cannot be verified", next, unproven_entries);
         }
         if terminal.is_json() {
             terminal.json(&json!({ "valid": true, "chains": shown, "unsealed": unsealed }));
             return Ok(());
         }
+        let keys: BTreeSet<&str> =
+            shown.iter().filter_map(|chain| chain.get("checkpoint_key").and_then(Value::as_str)).collect();
+        let is_trusting = self.key.is_empty() && !keys.is_empty();
         terminal.table(["CHAIN", "PRUNED", "LAST ENTRY", "HASH"], &rows);
-        terminal.line(terminal.good("The audit log is complete and unchanged"));
+        if is_trusting {
+            terminal.line(terminal.good("The audit log is complete and unchanged since its checkpoints"));
+            for key in keys {
+                terminal
+                    .hint(format!("A checkpoint is signed by {}; compare it and name it with --key", printable(key)));
+            }
+        } else {
+            terminal.line(terminal.good("The audit log is complete and unchanged"));
+        }
         if unsealed > 0 {
             terminal.hint(format!("{unsealed} entries are too new to be sealed yet"));
         }
@@ -151,6 +183,10 @@ impl VerifyCommand {
         }
         let pruned = position.sequence;
         let mut known: Vec<&Known> = self.contains.iter().filter(|known| known.chain == chain.chain).collect();
+        let unproven: Vec<i64> = match self.key.is_empty() {
+            true => known.iter().map(|known| known.sequence).filter(|sequence| *sequence <= pruned).collect(),
+            false => Vec::new(),
+        };
         known.retain(|known| known.sequence >= pruned);
         let mut compare = |position: &Position| {
             let differs = known.iter().any(|known| known.sequence == position.sequence && known.hash != position.hash);
@@ -188,7 +224,7 @@ impl VerifyCommand {
         if let Some(missing) = known.first() {
             return Ok(Err(format!("entry {} is missing: the end was cut off", missing.sequence)));
         }
-        Ok(Ok(Verified { pruned, position, key }))
+        Ok(Ok(Verified { pruned, position, key, unproven }))
     }
 }
 

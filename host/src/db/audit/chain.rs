@@ -2,6 +2,7 @@
 //! decides how much is deleted, and never signs: `audit` does.
 
 use super::link::Link;
+use super::{Entry, append};
 use crate::clock::Timestamp;
 use crate::db::row::row;
 use crate::db::{Db, on};
@@ -25,6 +26,19 @@ row! {
         /// The signed checkpoint, as JSON.
         pub checkpoint: Option<String>,
     }
+}
+
+/// A checkpoint to be recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct NewCheckpoint<'a> {
+    /// The chain.
+    pub chain: &'a str,
+    /// The place of the last link that is pruned.
+    pub sequence: i64,
+    /// The signed checkpoint, as JSON.
+    pub checkpoint: &'a str,
+    /// The public key of its signature.
+    pub public_key: &'a str,
 }
 
 /// Returns chains in the order of their names, after the name `after`.
@@ -70,23 +84,52 @@ pub async fn first_since(db: &Db, chain: &str, after: i64, time: Timestamp) -> R
     Ok(on!(db, pool => sqlx::query_scalar(SQL).bind(chain).bind(after).bind(time).fetch_optional(pool).await)?)
 }
 
-/// Records a checkpoint. It never moves back.
+/// Records a checkpoint and its key, and appends the audit entry about the deletion. A checkpoint never moves back:
+/// returns whether it was recorded.
 ///
 /// # Errors
 /// The database fails.
-pub async fn set_checkpoint(db: &Db, chain: &str, sequence: i64, checkpoint: &str) -> Result<()> {
-    const SQL: &str = "UPDATE audit_chains SET checkpoint_sequence = $2, checkpoint = $3 \
+pub async fn set_checkpoint(db: &Db, new: &NewCheckpoint<'_>, entry: &Entry) -> Result<bool> {
+    const SET: &str = "UPDATE audit_chains SET checkpoint_sequence = $2, checkpoint = $3 \
         WHERE chain = $1 AND checkpoint_sequence < $2";
-    on!(db, pool => sqlx::query(SQL).bind(chain).bind(sequence).bind(checkpoint).execute(pool).await.map(drop))?;
-    Ok(())
+    const KEEP_KEY: &str = "INSERT INTO audit_keys (public_key) VALUES ($1) ON CONFLICT DO NOTHING";
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let done = sqlx::query(SET)
+            .bind(new.chain)
+            .bind(new.sequence)
+            .bind(new.checkpoint)
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(KEEP_KEY).bind(new.public_key).execute(&mut *tx).await?;
+        append!(entry).execute(&mut *tx).await?;
+        tx.commit().await?;
+    });
+    Ok(true)
 }
 
-/// Deletes some of the links up to the checkpoint of a chain. Returns their number; 0 means that none is left.
+/// Returns whether a public key signed a checkpoint of this installation.
 ///
 /// # Errors
 /// The database fails.
-pub async fn delete_pruned(db: &Db, chain: &str) -> Result<u64> {
-    const SQL: &str = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE chain = $1 AND sequence <= \
-        (SELECT checkpoint_sequence FROM audit_chains WHERE chain = $1) ORDER BY sequence LIMIT $2)";
-    Ok(on!(db, pool => sqlx::query(SQL).bind(chain).bind(BATCH).execute(pool).await.map(|done| done.rows_affected()))?)
+pub async fn is_checkpoint_key(db: &Db, public_key: &str) -> Result<bool> {
+    const SQL: &str = "SELECT COUNT(*) FROM audit_keys WHERE public_key = $1";
+    let count: i64 = on!(db, pool => sqlx::query_scalar(SQL).bind(public_key).fetch_one(pool).await)?;
+    Ok(count > 0)
+}
+
+/// Deletes some of the links of a chain up to the signed place. Returns their number; 0 means that none is left.
+///
+/// # Errors
+/// The database fails.
+pub async fn delete_pruned(db: &Db, chain: &str, up_to: i64) -> Result<u64> {
+    const SQL: &str = "DELETE FROM audit WHERE id IN \
+        (SELECT id FROM audit WHERE chain = $1 AND sequence <= $2 ORDER BY sequence LIMIT $3)";
+    Ok(on!(db, pool => {
+        let done = sqlx::query(SQL).bind(chain).bind(up_to).bind(BATCH).execute(pool).await;
+        done.map(|done| done.rows_affected())
+    })?)
 }
