@@ -210,7 +210,8 @@ impl AuditLog {
         Ok(deleted)
     }
 
-    /// Deletes the links of a chain up to a place, after a signed checkpoint and an entry about it. Returns their number.
+    /// Deletes the links of a chain up to a place, after a signed checkpoint and an entry about it. Returns their
+    /// number.
     async fn prune_chain(&self, state: &mut State, chain: &StoredChain, up_to: i64, by: &Initiator) -> Result<u64> {
         let Inner { db, clock, counts, .. } = &*self.0;
         if state.broken.contains(&chain.chain) {
@@ -256,8 +257,8 @@ impl AuditLog {
         Ok(deleted)
     }
 
-    /// Returns the place of the stored checkpoint. Returns `None` if the host did not sign it, or if the database permits
-    /// deletions up to another place: then the chain is broken.
+    /// Returns the place of the stored checkpoint. Returns `None` if the host did not sign it, or if the database
+    /// permits deletions up to another place: then the chain is broken.
     async fn begin(&self, state: &mut State, chain: &StoredChain) -> Result<Option<Position>> {
         let begun = match chain.checkpoint.as_deref().map(read_checkpoint) {
             None => Ok(Position::default()),

@@ -83,8 +83,8 @@ struct Verified {
     pruned: i64,
     position: Position,
     key: Option<String>,
-    /// The places of `--contains` that were pruned, while no key is pinned. Anyone who can write to the database can sign
-    /// a checkpoint with a key of their own and delete the entries before it.
+    /// The places of `--contains` that were pruned, while no key is pinned. Anyone who can write to the database can
+    /// sign a checkpoint with a key of their own and delete the entries before it.
     unproven: Vec<i64>,
 }
 
