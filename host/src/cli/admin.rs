@@ -20,7 +20,7 @@ use crate::initiator::Initiator;
 pub(super) enum AdminCommand {
     /// Set a new password of an account, and end its sessions
     ResetPassword(AccountCommand),
-    /// Create a superuser, or make an account a superuser
+    /// Create a superuser, or make an account a superuser with a new password
     CreateSuperuser(AccountCommand),
     /// Remove all second factors of an account, and end its sessions
     DisableMfa(FactorsCommand),
