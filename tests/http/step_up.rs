@@ -29,6 +29,7 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
     // Without a second factor, there is nothing to prove.
     client.deploy(&hello.0, "grant=log").await.ok();
     client.patch(&jane, &json!({ "password": "another password" })).await.ok();
+    client.post("/roles/", &json!({ "name": "spare" })).await.ok();
 
     let client = host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
     let (app, _) = Authenticator::enrol(host, &client).await;
@@ -46,6 +47,10 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
             client.post("/users/invite", &json!({ "email": "eve@example.com", "roles": ["operator"] })).await,
             client.post("/users/me/keys", &json!({ "name": "x", "permissions": ["users:read"] })).await,
             client.post("/keys/", &json!({ "name": "x", "permissions": ["users:read"] })).await,
+            client
+                .post("/roles/", &json!({ "name": "thieves", "permissions": ["users:read"], "is_default": true }))
+                .await,
+            client.delete("/roles/spare").await,
             client.delete("/plugins/hello?delete_data=true").await,
         ]
     };

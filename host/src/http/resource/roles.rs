@@ -213,6 +213,8 @@ async fn create_role(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_default: body.is_default,
         requires_second_factor: body.requires_second_factor,
     };
+    // Otherwise a stolen token could give permissions to new accounts by a new default role.
+    host.auth.require_step_up(call.caller()?)?;
     let role = host.auth.create_role(call.caller()?, role, &call.initiator()).await?;
     Reply::json(&RolePublic::from(role))
 }
@@ -236,6 +238,7 @@ async fn update_role(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 
 async fn delete_role(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (name, query): (RoleName, DeleteQuery) = (call.path("name")?, call.query()?);
+    host.auth.require_step_up(call.caller()?)?;
     host.auth.delete_role(call.caller()?, &name, query.take, &call.initiator()).await?;
     Reply::message(&format!("Role '{name}' deleted"))
 }
