@@ -24,7 +24,7 @@ pub use templates::{Message, Template, Templates};
 use self::smtp::{SendError, Smtp};
 use self::templates::Values;
 use crate::address::Address;
-use crate::auth::{AddressMail, Auth, User};
+use crate::auth::{AddressMail, Auth, Caller, User};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
 use crate::db::email::NewMail;
@@ -239,12 +239,13 @@ impl Mailer {
         Ok(NewMail { kind, payload, at: self.0.clock.now(), repeat_key, bound })
     }
 
-    /// Returns the recovery mail of an account with a working link, as a preview for a superuser. Does not send it.
+    /// Returns the recovery mail of an account with a working link, as a preview for a caller who has every permission of
+    /// the account. Does not send it.
     ///
     /// # Errors
-    /// The database fails.
-    pub async fn preview_recovery(&self, user: &User, by: &Initiator) -> Result<Message> {
-        let token = self.0.auth.issue_reset_token_for(user.id, by).await?;
+    /// 403 `exceeds_own_permissions`.
+    pub async fn preview_recovery(&self, caller: &Caller, user: &User, by: &Initiator) -> Result<Message> {
+        let token = self.0.auth.issue_reset_token_for(caller, user.id, by).await?;
         self.0.templates.render(Template::Recovery, Values::of(&user.email, Some(&token)))
     }
 

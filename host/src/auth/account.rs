@@ -17,6 +17,7 @@ use crate::db::user::{NewUser, UserUpdate};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 use crate::initiator::Initiator;
+use crate::permission::PermissionSet;
 
 /// A new account.
 #[derive(Debug, Clone)]
@@ -172,22 +173,25 @@ impl Auth {
     /// # Errors
     /// `user_not_found`; conflicts `email_taken` and `last_superuser`; `common_password`.
     pub async fn update_user(&self, id: UserId, change: AccountChange, by: &Initiator) -> Result<User> {
-        self.update_user_with(id, change, by, |_| Ok(None)).await
+        self.apply(id, change, Some(self.0.clock.now()), None, by, |_| Ok(None)).await
     }
 
-    /// Changes an account and queues the mail that `mail` returns if it gets another address: both or none.
+    /// Changes an account for a caller who has every permission of it, and queues the mail that `mail` returns if it gets
+    /// another address: both or none.
     ///
     /// # Errors
-    /// As [`Auth::update_user`]; `mail_queue_full`.
-    pub async fn update_user_with(
+    /// As [`Auth::update_user`]; `mail_queue_full`; 403 `exceeds_own_permissions`.
+    pub async fn update_user_for(
         &self,
+        caller: &Caller,
         id: UserId,
         change: AccountChange,
         by: &Initiator,
         mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
     ) -> Result<User> {
-        let verified_at = Some(self.0.clock.now());
-        self.apply(id, change, verified_at, by, mail).await
+        // The database compares again: during the hashing, the account can get permissions.
+        self.require_outranks(caller, id).await?;
+        self.apply(id, change, Some(self.0.clock.now()), Some(&caller.permissions), by, mail).await
     }
 
     /// Changes the account of the caller: its name, and its address. While addresses must be verified, a new address
@@ -216,7 +220,7 @@ impl Auth {
                 return self.user(user.id).await;
             }
         }
-        self.apply(user.id, change, None, by, mail).await
+        self.apply(user.id, change, None, None, by, mail).await
     }
 
     async fn apply(
@@ -224,6 +228,7 @@ impl Auth {
         id: UserId,
         change: AccountChange,
         email_verified_at: Option<Timestamp>,
+        permissions: Option<&PermissionSet>,
         by: &Initiator,
         mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
     ) -> Result<User> {
@@ -253,7 +258,8 @@ impl Auth {
         };
         let _forget = self.0.token_cache.invalidate_after(id);
         let entry = self.entry(by, "user.update", id);
-        db::user::update(&self.0.db, id, &update, &entry).await?.map(User::from).ok_or_else(not_found)
+        let updated = db::user::update(&self.0.db, id, &update, permissions, &entry).await?;
+        updated.map(User::from).ok_or_else(not_found)
     }
 
     /// Deletes an account with its sessions.
@@ -261,9 +267,21 @@ impl Auth {
     /// # Errors
     /// `user_not_found`; a conflict `last_superuser`.
     pub async fn delete_user(&self, id: UserId, by: &Initiator) -> Result<()> {
+        self.delete(id, None, by).await
+    }
+
+    /// Deletes an account with its sessions for a caller who has every permission of it.
+    ///
+    /// # Errors
+    /// As [`Auth::delete_user`]; 403 `exceeds_own_permissions`.
+    pub async fn delete_user_for(&self, caller: &Caller, id: UserId, by: &Initiator) -> Result<()> {
+        self.delete(id, Some(&caller.permissions), by).await
+    }
+
+    async fn delete(&self, id: UserId, permissions: Option<&PermissionSet>, by: &Initiator) -> Result<()> {
         let _forget = self.0.token_cache.invalidate_after(id);
         let entry = self.entry(by, "user.delete", id);
-        if db::user::delete(&self.0.db, id, &entry).await? { Ok(()) } else { Err(not_found()) }
+        if db::user::delete(&self.0.db, id, permissions, &entry).await? { Ok(()) } else { Err(not_found()) }
     }
 
     /// Changes the password of the caller and ends their other sessions.

@@ -33,8 +33,8 @@ impl Auth {
     /// none. A person who was invited before and has not accepted yet gets another mail; their account stays as it is.
     ///
     /// # Errors
-    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; `step_up_required`; conflicts `email_taken` and
-    /// `signup_closed`; 422 for an unknown role; `mail_queue_full`.
+    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; `step_up_required`; conflicts
+    /// `email_taken` and `signup_closed`; 422 for an unknown role; `mail_queue_full`.
     pub async fn invite(
         &self,
         caller: &Caller,
@@ -79,7 +79,10 @@ impl Auth {
             .entry(by, "invitation.create", row.id)
             .with_change(None, Some(described(&row)))
             .with_detail(json!({ "roles": names }));
-        db::invitation::insert(db, &row, &roles, &mail, &entry).await?;
+        let check = |stored: &[String]| {
+            caller.require_all(&stored.iter().filter_map(|text| text.parse::<Permission>().ok()).collect())
+        };
+        db::invitation::insert(db, &row, &roles, check, &mail, &entry).await?;
         Ok(row.into())
     }
 

@@ -7,14 +7,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use super::Auth;
 use super::client::Client;
+use super::{Auth, Caller};
 use crate::config::Secret;
 use crate::db::audit::Entry;
 use crate::db::reset_token::{self, ConsumeOutcome};
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 use crate::initiator::Initiator;
+use crate::permission::PermissionSet;
 
 const LEN: usize = 32;
 
@@ -30,10 +31,10 @@ impl Auth {
     /// Issues such a token for an operator, who can set the password with it. The audit log names them.
     ///
     /// # Errors
-    /// The database fails.
-    pub async fn issue_reset_token_for(&self, user: UserId, by: &Initiator) -> Result<Secret> {
+    /// 403 `exceeds_own_permissions`: the account has permissions that the operator lacks.
+    pub async fn issue_reset_token_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<Secret> {
         let entry = self.entry(by, "password.link", user);
-        self.issue_token(user, self.0.settings.reset_token_ttl, Some(&entry)).await
+        self.issue_token(user, self.0.settings.reset_token_ttl, Some((&caller.permissions, &entry))).await
     }
 
     /// Issues a token to set a password. It works for `ttl`.
@@ -41,10 +42,16 @@ impl Auth {
         self.issue_token(user, ttl, None).await
     }
 
-    async fn issue_token(&self, user: UserId, ttl: Duration, entry: Option<&Entry>) -> Result<Secret> {
+    async fn issue_token(
+        &self,
+        user: UserId,
+        ttl: Duration,
+        operator: Option<(&PermissionSet, &Entry)>,
+    ) -> Result<Secret> {
         let token: [u8; LEN] = self.0.random.bytes()?;
         let now = self.0.clock.now();
-        reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, now.plus(ttl), entry).await?;
+        let (by, entry) = operator.unzip();
+        reset_token::insert(&self.0.db, &Sha256::digest(token), user, now, now.plus(ttl), by, entry).await?;
         Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
     }
 

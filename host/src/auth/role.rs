@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Auth;
 use super::caller::{Caller, Strength};
 use crate::db::role::{self, HeldRole, SUPERUSER};
-use crate::error::{Error, Result, code};
+use crate::error::Result;
 use crate::id::{RoleName, UserId};
 use crate::permission::{Permission, PermissionSet};
 
@@ -58,12 +58,11 @@ impl Auth {
     ///
     /// # Errors
     /// 403 `exceeds_own_permissions`.
-    pub async fn require_outranks(&self, caller: &Caller, target: UserId) -> Result<()> {
+    pub(super) async fn require_outranks(&self, caller: &Caller, target: UserId) -> Result<()> {
         if caller.permissions.includes(&self.permissions_of(target).await?) {
             return Ok(());
         }
-        let text = "The account has permissions that you do not have";
-        Err(Error::forbidden(code::EXCEEDS_OWN_PERMISSIONS, text))
+        Err(role::outranked())
     }
 }
 

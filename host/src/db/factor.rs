@@ -7,12 +7,14 @@
 use std::time::Duration;
 
 use super::audit::{Entry, append};
+use super::role::check_outranked;
 use super::row::row;
 use super::user::{END_SESSIONS, UserRow, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::{SessionId, UserId};
+use crate::permission::PermissionSet;
 
 row! {
     /// The key of an authenticator app.
@@ -207,11 +209,16 @@ pub(crate) async fn remove_totp(db: &Db, user: UserId, entry: &Entry) -> Result<
     })
 }
 
-/// Removes all factors and recovery codes of an account and ends its sessions; returns whether it had a factor.
-pub(crate) async fn remove_all(db: &Db, user: UserId, entry: &Entry) -> Result<bool> {
+/// Removes all factors and recovery codes of an account and ends its sessions; returns whether it had a factor. `by` are
+/// the permissions of a caller who changes the account of somebody else.
+///
+/// # Errors
+/// The account has permissions that `by` does not include (`exceeds_own_permissions`).
+pub(crate) async fn remove_all(db: &Db, user: UserId, by: Option<&PermissionSet>, entry: &Entry) -> Result<bool> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        check_outranked!(tx, db, user, by);
         let had = sqlx::query_scalar::<_, i64>(concat!("SELECT CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END"))
             .bind(user)
             .fetch_one(&mut *tx)

@@ -29,15 +29,33 @@ pub(crate) async fn permissions(db: &Db, role: &RoleName) -> Result<Option<Vec<S
 }
 
 /// Adds an account with the default roles and these, and queues the mail for it: all or nothing. A role that was deleted
-/// meanwhile is left out.
+/// meanwhile is left out. `check` gets the permissions of a role as stored, because they can have changed since an
+/// earlier check.
 ///
 /// # Errors
-/// The address is taken (`email_taken`); `mail_queue_full`.
-pub(crate) async fn insert(db: &Db, user: &NewUser, roles: &[RoleName], mail: &NewMail, entry: &Entry) -> Result<()> {
+/// The address is taken (`email_taken`); `mail_queue_full`; the error of `check`.
+pub(crate) async fn insert(
+    db: &Db,
+    user: &NewUser,
+    roles: &[RoleName],
+    check: impl Fn(&[String]) -> Result<()>,
+    mail: &NewMail,
+    entry: &Entry,
+) -> Result<()> {
+    const PERMISSIONS: &str = "SELECT permission FROM role_permissions WHERE role = $1";
     const GIVE: &str = "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2 \
         ON CONFLICT (user_id, role) DO NOTHING";
+    // By name, so that concurrent changes lock roles in the same order. The default roles are among them.
+    let sharing = db.dialect("SELECT name FROM roles", "SELECT name FROM roles ORDER BY name FOR SHARE");
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
+        if !roles.is_empty() {
+            sqlx::query_scalar::<_, RoleName>(sharing).fetch_all(&mut *tx).await?;
+        }
+        for role in roles {
+            let stored = sqlx::query_scalar::<_, String>(PERMISSIONS).bind(role.clone()).fetch_all(&mut *tx).await?;
+            check(&stored)?;
+        }
         insert_with(user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         for role in roles {

@@ -1,6 +1,7 @@
 //! Tokens of the links that set a password. Owns the SQL on `reset_tokens`; only the hashes of tokens get here.
 
 use super::audit::{Entry, append};
+use super::role::check_outranked;
 use super::user::{
     END_ADDRESS_CHANGE, END_RESET_TOKENS, END_SESSIONS, END_VERIFICATION_TOKENS, SET_PASSWORD, UserRow, columns,
     locking,
@@ -9,6 +10,7 @@ use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::UserId;
+use crate::permission::PermissionSet;
 
 /// The outcome of using a token.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,18 +30,26 @@ const ACCOUNT: &str = concat!(
      WHERE reset_tokens.token_hash = $1 AND reset_tokens.expires_at > $2"
 );
 
-/// Adds a token with its audit entry, and deletes all tokens that have expired.
+/// Adds a token with its audit entry, and deletes all tokens that have expired. `by` are the permissions of a caller who
+/// gets the token of another account.
+///
+/// # Errors
+/// The account has permissions that `by` does not include (`exceeds_own_permissions`).
 pub(crate) async fn insert(
     db: &Db,
     token_hash: &[u8],
     user: UserId,
     now: Timestamp,
     expires_at: Timestamp,
+    by: Option<&PermissionSet>,
     entry: Option<&Entry>,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO reset_tokens (token_hash, user_id, expires_at) VALUES ($1, $2, $3)";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
+        // Under the lock of the account, a change that gives it permissions ends the token.
+        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        check_outranked!(tx, db, user, by);
         sqlx::query("DELETE FROM reset_tokens WHERE expires_at <= $1").bind(now).execute(&mut *tx).await?;
         sqlx::query(SQL).bind(token_hash).bind(user).bind(expires_at).execute(&mut *tx).await?;
         if let Some(entry) = entry {

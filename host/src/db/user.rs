@@ -10,13 +10,14 @@ use uuid::Uuid;
 
 use super::audit::{Entry, append};
 use super::email::{NewMail, enqueue};
-use super::role::GIVE_DEFAULTS;
+use super::role::{GIVE_DEFAULTS, check_outranked};
 use super::row::row;
 use super::{Db, is_duplicate, on};
 use crate::address::{Address, AddressKey};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
+use crate::permission::PermissionSet;
 
 row! {
     /// One account.
@@ -285,11 +286,19 @@ where
 }
 
 /// Changes an account; returns `None` if it does not exist. A new password or a deactivation ends its sessions. A new
-/// password or address ends its reset tokens.
+/// password or address ends its reset tokens. `by` are the permissions of a caller who changes the account of somebody
+/// else.
 ///
 /// # Errors
-/// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`).
-pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Entry) -> Result<Option<UserRow>> {
+/// The address is taken (`email_taken`); no active superuser would be left (`last_superuser`); the account has
+/// permissions that `by` does not include (`exceeds_own_permissions`).
+pub(crate) async fn update(
+    db: &Db,
+    id: UserId,
+    change: &UserUpdate,
+    by: Option<&PermissionSet>,
+    entry: &Entry,
+) -> Result<Option<UserRow>> {
     let demotes = change.is_superuser == Some(false) || change.is_active == Some(false);
     let superusers = superusers(db);
     on!(db, pool, begin => {
@@ -300,6 +309,7 @@ pub(crate) async fn update(db: &Db, id: UserId, change: &UserUpdate, entry: &Ent
         let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
             return Ok(None);
         };
+        check_outranked!(tx, db, id, by);
         let new = changed(&old, change);
         sqlx::query(UPDATE)
             .bind(id)
@@ -382,11 +392,13 @@ fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
     }
 }
 
-/// Deletes an account with its sessions and reset tokens; returns whether it existed.
+/// Deletes an account with its sessions and reset tokens; returns whether it existed. `by` are the permissions of a caller
+/// who deletes the account of somebody else.
 ///
 /// # Errors
-/// The account is the last active superuser (`last_superuser`).
-pub(crate) async fn delete(db: &Db, id: UserId, entry: &Entry) -> Result<bool> {
+/// The account is the last active superuser (`last_superuser`), or has permissions that `by` does not include
+/// (`exceeds_own_permissions`).
+pub(crate) async fn delete(db: &Db, id: UserId, by: Option<&PermissionSet>, entry: &Entry) -> Result<bool> {
     let superusers = superusers(db);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
@@ -396,6 +408,7 @@ pub(crate) async fn delete(db: &Db, id: UserId, entry: &Entry) -> Result<bool> {
         let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
             return Ok(false);
         };
+        check_outranked!(tx, db, id, by);
         sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
         append!(&entry.clone().with_change(Some(described(&old)), None)).execute(&mut *tx).await?;
         tx.commit().await?;

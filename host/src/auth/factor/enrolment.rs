@@ -10,6 +10,7 @@ use crate::db::passkey;
 use crate::error::{Error, Result, code};
 use crate::id::UserId;
 use crate::initiator::Initiator;
+use crate::permission::PermissionSet;
 
 impl Auth {
     /// Returns the factors of an account.
@@ -107,15 +108,26 @@ impl Auth {
         }
     }
 
-    /// Removes all factors of an account and ends its sessions, for somebody who lost them. The caller must have checked
-    /// that the initiator may do it.
+    /// Removes all factors of an account and ends its sessions, for somebody who lost them. The host itself does it.
     ///
     /// # Errors
     /// `factor_not_found`.
     pub async fn remove_factors(&self, user: UserId, by: &Initiator) -> Result<()> {
+        self.remove_all(user, None, by).await
+    }
+
+    /// Does the same for a caller who has every permission of the account.
+    ///
+    /// # Errors
+    /// `factor_not_found`; 403 `exceeds_own_permissions`.
+    pub async fn remove_factors_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<()> {
+        self.remove_all(user, Some(&caller.permissions), by).await
+    }
+
+    async fn remove_all(&self, user: UserId, permissions: Option<&PermissionSet>, by: &Initiator) -> Result<()> {
         let entry = self.entry(by, "factor.remove", user).with_detail(serde_json::json!({ "factor": "all" }));
         let _forget = self.0.token_cache.invalidate_after(user);
-        if factor::remove_all(&self.0.db, user, &entry).await? { Ok(()) } else { Err(no_factor()) }
+        if factor::remove_all(&self.0.db, user, permissions, &entry).await? { Ok(()) } else { Err(no_factor()) }
     }
 }
 

@@ -173,7 +173,6 @@ async fn delete_factors(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (caller, user) = (call.caller()?, call.path("user_id")?);
     host.auth.require_step_up(caller)?;
     let user = host.auth.user(user).await?;
-    host.auth.require_outranks(caller, user.id).await?;
-    host.auth.remove_factors(user.id, &call.initiator()).await?;
+    host.auth.remove_factors_for(caller, user.id, &call.initiator()).await?;
     Reply::message("Factors removed successfully")
 }

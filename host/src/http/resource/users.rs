@@ -356,10 +356,9 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     if change.password.is_some() || change.email.is_some() || change.is_superuser.is_some() {
         host.auth.require_step_up(caller)?;
     }
-    host.auth.require_outranks(caller, id).await?;
     let by = call.initiator();
     let mail = |mail: AddressMail<'_>| host.mail.for_address(mail);
-    let user = host.auth.update_user_with(id, change, &by, mail).await.map_err(unknown)?;
+    let user = host.auth.update_user_for(caller, id, change, &by, mail).await.map_err(unknown)?;
     host.mail.wake();
     one(user)
 }
@@ -370,7 +369,6 @@ async fn delete_user(host: Arc<Host>, call: Call) -> Result<Reply> {
     if caller.user_id() == Some(id) {
         return Err(self_deletion());
     }
-    host.auth.require_outranks(caller, id).await?;
-    host.auth.delete_user(id, &call.initiator()).await?;
+    host.auth.delete_user_for(caller, id, &call.initiator()).await?;
     Reply::message("User deleted successfully")
 }
