@@ -10,6 +10,9 @@ CREATE TABLE roles (
     created_at             bigint NOT NULL
 );
 
+-- At most one role is the default.
+CREATE UNIQUE INDEX roles_default ON roles (is_default) WHERE is_default;
+
 CREATE TABLE role_permissions (
     role       text NOT NULL REFERENCES roles (name) ON DELETE CASCADE,
     -- namespace:name. A permission of a plugin stays when the plugin is removed or declares it no longer.

@@ -10,6 +10,9 @@ CREATE TABLE roles (
     created_at             INTEGER NOT NULL
 ) STRICT;
 
+-- At most one role is the default.
+CREATE UNIQUE INDEX roles_default ON roles (is_default) WHERE is_default = 1;
+
 CREATE TABLE role_permissions (
     role       TEXT NOT NULL REFERENCES roles (name) ON DELETE CASCADE,
     -- namespace:name. A permission of a plugin stays when the plugin is removed or declares it no longer.

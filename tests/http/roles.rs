@@ -214,6 +214,15 @@ async fn nobody_gives_what_they_do_not_hold(host: &TestHost) {
     assert_eq!(root.get("/roles/strong").await.ok()["permissions"], json!(["plugins:read", "users:write"]));
     root.get("/roles/own").await.has_code(404, "role_not_found");
 
+    // Nor do new accounts lose a default role with more.
+    root.patch("/roles/strong", &json!({ "is_default": true })).await.ok();
+    exceeds(manager.patch("/roles/weak", &json!({ "is_default": true })).await);
+    exceeds(manager.post("/roles/", &json!({ "name": "own", "is_default": true })).await);
+    assert_eq!(root.get("/roles/strong").await.ok()["is_default"], true);
+    root.patch("/roles/member", &json!({ "is_default": true })).await.ok();
+    let log = root.get("/audit/?object=role:member&action=role.update").await.ok();
+    assert_eq!(log["data"][0]["detail"], json!({ "default_before": "strong" }));
+
     // What they hold, they give: also a role next to one that they could not give.
     give(&manager, &friend, &["strong", "weak"]).await.ok();
     manager.post("/roles/", &json!({ "name": "own", "permissions": ["plugins:read"] })).await.ok();

@@ -145,8 +145,12 @@ impl Auth {
         if let Err(error) = check_holds(caller, &role.permissions) {
             return self.refused(error, entry.with_change(None, Some(state(&role)))).await;
         }
-        role_change::insert(&self.0.db, &role, &entry.with_change(None, Some(state(&role)))).await?;
-        Ok(role.into())
+        let entry = entry.with_change(None, Some(state(&role)));
+        let check = |replaced: Option<&StoredRole>| with_replaced(caller, entry.clone(), replaced);
+        match role_change::insert(&self.0.db, &role, check).await {
+            Ok(()) => Ok(role.into()),
+            Err(error) => self.refused(error, entry).await,
+        }
     }
 
     /// Changes a role. Callers get the new permissions with their next request.
@@ -172,10 +176,10 @@ impl Auth {
         }
         let _forget = self.0.token_cache.invalidate_all_after();
         let entry = || self.role_entry(initiator, "role.update", name);
-        let check = |old: &StoredRole, new: &StoredRole| {
+        let check = |old: &StoredRole, new: &StoredRole, replaced: Option<&StoredRole>| {
             check_holds_role(caller, old)?;
             check_holds_role(caller, new)?;
-            Ok(entry().with_change(Some(state(old)), Some(state(new))))
+            with_replaced(caller, entry().with_change(Some(state(old)), Some(state(new))), replaced)
         };
         match role_change::update(&self.0.db, name, &update, check).await {
             Ok(role) => Ok(role.into()),
@@ -315,6 +319,13 @@ fn check_holds_role(caller: &Caller, role: &StoredRole) -> Result<()> {
         return Err(exceeds());
     }
     check_holds(caller, &role.permissions)
+}
+
+/// Checks that the caller holds everything of the role that is no longer the default, and names it in the entry.
+fn with_replaced(caller: &Caller, entry: Entry, replaced: Option<&StoredRole>) -> Result<Entry> {
+    let Some(role) = replaced else { return Ok(entry) };
+    check_holds_role(caller, role)?;
+    Ok(entry.with_detail(json!({ "default_before": role.row.name.as_str() })))
 }
 
 /// Checks that the caller holds permissions. A text that is no permission of this version is only a superuser's.

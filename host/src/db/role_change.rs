@@ -1,8 +1,8 @@
 //! Changes of roles. Owns the SQL that creates, changes and deletes roles, and that gives and takes them.
 //!
 //! Whether the caller may make a change depends on the roles as they are, so the check runs inside the transaction, on
-//! the locked rows. Locks are taken in one order: active superusers, the account, roles by name. Each change appends its
-//! audit entries in its own transaction.
+//! the locked rows. Locks are taken in one order: active superusers, the account, the turn to change the default role,
+//! roles by name. Each change appends its audit entries in its own transaction.
 
 use std::collections::BTreeSet;
 
@@ -66,6 +66,13 @@ const INSERT: &str = "INSERT INTO roles (name, description, is_default, requires
     VALUES ($1, $2, $3, $4, $5)";
 const INSERT_PERMISSION: &str = "INSERT INTO role_permissions (role, permission) VALUES ($1, $2)";
 const DELETE_PERMISSIONS: &str = "DELETE FROM role_permissions WHERE role = $1";
+const OTHER_DEFAULT: &str = "SELECT name FROM roles WHERE is_default AND name <> $1";
+const THESE: &str = "SELECT name FROM roles WHERE name = $1 OR name = $2 ORDER BY name";
+const THESE_LOCKED: &str = "SELECT name FROM roles WHERE name = $1 OR name = $2 ORDER BY name FOR UPDATE";
+/// SQLite has one writer.
+const DEFAULT_TURN: &str = "SELECT 1";
+/// Without a default role, there is no row to lock.
+const DEFAULT_TURN_LOCKED: &str = "SELECT 1 FROM pg_advisory_xact_lock(hashtext('wharf:default-role'))";
 const NO_DEFAULT: &str = "UPDATE roles SET is_default = FALSE WHERE is_default AND name <> $1";
 const UPDATE: &str = "UPDATE roles SET description = $2, is_default = $3, requires_second_factor = $4 WHERE name = $1";
 const END_RESET_TOKENS_OF_ROLE: &str =
@@ -93,6 +100,23 @@ macro_rules! read {
             Some(row) => {
                 let permissions = sqlx::query_scalar::<_, String>(PERMISSIONS).bind($name.clone());
                 Some(StoredRole { row, permissions: permissions.fetch_all(&mut *$tx).await? })
+            }
+            None => None,
+        }
+    }};
+}
+
+/// Locks a role that becomes the default, together with the present default, which it returns with its permissions.
+macro_rules! lock_defaults {
+    ($tx:expr, $db:expr, $name:expr) => {{
+        let (turn, these) = ($db.dialect(DEFAULT_TURN, DEFAULT_TURN_LOCKED), $db.dialect(THESE, THESE_LOCKED));
+        sqlx::query(turn).execute(&mut *$tx).await?;
+        let other = sqlx::query_scalar::<_, RoleName>(OTHER_DEFAULT).bind($name.clone());
+        match other.fetch_optional(&mut *$tx).await? {
+            Some(other) => {
+                let both = sqlx::query_scalar::<_, RoleName>(these).bind($name.clone()).bind(other.clone());
+                both.fetch_all(&mut *$tx).await?;
+                read!($tx, SELECT, other).filter(|role| role.row.is_default)
             }
             None => None,
         }
@@ -144,11 +168,15 @@ pub(crate) async fn named_permissions(db: &Db) -> Result<Vec<(String, RoleName)>
     Ok(on!(db, pool => sqlx::query_as::<_, (String, RoleName)>(SQL).fetch_all(pool).await)?)
 }
 
-/// Adds a role.
+/// Adds a role. `check` gets the role that is no longer the default then, and returns the audit entry.
 ///
 /// # Errors
-/// 409 `role_exists`.
-pub(crate) async fn insert(db: &Db, role: &StoredRole, entry: &Entry) -> Result<()> {
+/// 409 `role_exists`; the error of `check`.
+pub(crate) async fn insert(
+    db: &Db,
+    role: &StoredRole,
+    check: impl Fn(Option<&StoredRole>) -> Result<Entry>,
+) -> Result<()> {
     let RoleRow { name, description, is_default, requires_second_factor, created_at } = &role.row;
     let refused = |error: sqlx::Error| match is_duplicate(&error) {
         true => Error::conflict(code::ROLE_EXISTS, format!("There is a role '{name}' already")).with_source(error),
@@ -156,6 +184,8 @@ pub(crate) async fn insert(db: &Db, role: &StoredRole, entry: &Entry) -> Result<
     };
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
+        let replaced = if *is_default { lock_defaults!(tx, db, name) } else { None };
+        let entry = check(replaced.as_ref())?;
         if *is_default {
             sqlx::query(NO_DEFAULT).bind(name.clone()).execute(&mut *tx).await?;
         }
@@ -171,13 +201,14 @@ pub(crate) async fn insert(db: &Db, role: &StoredRole, entry: &Entry) -> Result<
         for permission in &role.permissions {
             sqlx::query(INSERT_PERMISSION).bind(name.clone()).bind(permission.as_str()).execute(&mut *tx).await?;
         }
-        append!(entry).execute(&mut *tx).await?;
+        append!(&entry).execute(&mut *tx).await?;
         tx.commit().await?;
     });
     Ok(())
 }
 
-/// Changes a role. `check` gets the role as it is and as it will be, and returns the audit entry.
+/// Changes a role. `check` gets the role as it is and as it will be, and the role that is no longer the default then. It
+/// returns the audit entry.
 ///
 /// # Errors
 /// `role_not_found`; the error of `check`.
@@ -185,17 +216,18 @@ pub(crate) async fn update(
     db: &Db,
     name: &RoleName,
     update: &RoleUpdate,
-    check: impl Fn(&StoredRole, &StoredRole) -> Result<Entry>,
+    check: impl Fn(&StoredRole, &StoredRole, Option<&StoredRole>) -> Result<Entry>,
 ) -> Result<StoredRole> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
+        let replaced = if update.is_default == Some(true) { lock_defaults!(tx, db, name) } else { None };
         let old = read!(tx, locking(db), name).ok_or_else(role_not_found)?;
         let new = changed(&old, update);
-        let entry = check(&old, &new)?;
+        let entry = check(&old, &new, replaced.as_ref())?;
         if new == old {
             return Ok(old);
         }
-        if new.row.is_default {
+        if replaced.is_some() {
             sqlx::query(NO_DEFAULT).bind(name.clone()).execute(&mut *tx).await?;
         }
         sqlx::query(UPDATE)
