@@ -13,6 +13,7 @@ use crate::support::{Client, TestHost, TestResponse, both};
 
 both! {
     an_owner_signs_in_while_others_guess_the_password => Setup::default().throttled().with_manual_clock(),
+    a_recovery_opens_a_new_network_to_the_owner => Setup::default().throttled().with_manual_clock(),
     an_unknown_account_is_throttled_like_a_known_one => Setup::default().throttled().with_manual_clock(),
     a_network_is_throttled_for_all_accounts_together => network_of_five(),
     recoveries_and_sign_ups_are_throttled => Setup::default().throttled().with_manual_clock(),
@@ -93,6 +94,21 @@ async fn an_owner_signs_in_while_others_guess_the_password(host: &mut TestHost) 
         samples.iter().find(|(sample, _)| *sample == name).unwrap_or_else(|| panic!("{name}: {samples:?}")).1
     };
     assert!(refused("sign_in") >= 3.0 && refused("recovery") == 0.0, "{samples:?}");
+}
+
+async fn a_recovery_opens_a_new_network_to_the_owner(host: &TestHost) {
+    let email = "jane@example.com";
+    host.user(email).await;
+    guess(&from(host, 2), email, 10).await;
+    let away = from(host, 3);
+    is_throttled(&away.sign_in(email, PASSWORD).await, "sign-in-account", "60");
+    let mail = host.superuser().post(&format!("/password-recovery-html-content/{email}"), &json!({})).await;
+    let html = mail.text();
+    let (_, token) = html.split_once("reset-password?token=").unwrap_or_else(|| panic!("{html}"));
+    let body = json!({ "token": token.split('"').next().unwrap(), "new_password": "battery staple" });
+    away.post("/reset-password/", &body).await.ok();
+    away.sign_in(email, "battery staple").await.ok();
+    is_throttled(&from(host, 4).sign_in(email, "battery staple").await, "sign-in-account", "60");
 }
 
 async fn an_unknown_account_is_throttled_like_a_known_one(host: &TestHost) {

@@ -80,7 +80,11 @@ impl Auth {
         let action = if holder.invited_at.is_some() { "invitation.accept" } else { "password.reset" };
         let entry = self.entry(&by, action, holder.id);
         match reset_token::consume(&self.0.db, &token_hash, holder.id, now, &password_hash, &entry).await? {
-            ConsumeOutcome::Reset => Ok(()),
+            ConsumeOutcome::Reset => {
+                // Otherwise guesses of others could keep an owner out for ever who is in a new network.
+                self.remember_client(holder.id, client.address).await;
+                Ok(())
+            }
             ConsumeOutcome::Inactive => Err(inactive()),
             ConsumeOutcome::Unknown => Err(invalid()),
         }

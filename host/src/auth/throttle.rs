@@ -27,6 +27,10 @@ use crate::network::Network;
 /// The most states that are kept, about 20 MiB. Beyond it, the rarest ones are forgotten first.
 const CAPACITY: u64 = 100_000;
 
+/// The most states of clients that may be known. They have a store of their own, so that a flood of them makes no other
+/// state forgotten.
+const KNOWN_CAPACITY: u64 = 20_000;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -112,6 +116,8 @@ struct Inner {
     actions: [Buckets; Action::ALL.len()],
     /// Sign-ins to an account from a network where its owner signed in before.
     known: Bucket,
+    /// All such sign-ins from one network, because each costs a query.
+    known_network: Bucket,
 }
 
 struct Buckets {
@@ -150,16 +156,19 @@ impl Throttle {
         }
         let limits = Action::ALL.map(|action| action.limits(settings));
         let known = Limit("sign-in-known-client", settings.account_attempts, MINUTE);
-        let all = limits.iter().flat_map(|(account, network)| [account, network]).chain([&known]);
+        let known_network = Limit("sign-in-known-network", settings.network_attempts, 3 * SECOND);
+        let all = limits.iter().flat_map(|(account, network)| [account, network]).chain([&known, &known_network]);
         let longest = all.map(|Limit(_, burst, interval)| interval.saturating_mul(*burst)).max().unwrap_or(MINUTE);
-        let states = States::new(CAPACITY, longest);
-        let bucket = |Limit(name, burst, interval)| Bucket::new(name, burst, interval, &states, clock);
+        let (states, known_states) = (States::new(CAPACITY, longest), States::new(KNOWN_CAPACITY, longest));
+        let in_store = |store: &States, Limit(name, burst, interval)| Bucket::new(name, burst, interval, store, clock);
+        let bucket = |limit| in_store(&states, limit);
         let mut limits = limits.into_iter();
         let actions = Action::ALL.map(|action| {
             let (account, network) = limits.next().unwrap_or_else(|| action.limits(settings));
             Buckets { action, account: bucket(account), network: bucket(network), refused: AtomicU64::new(0) }
         });
-        Self(Some(Arc::new(Inner { actions, known: bucket(known) })))
+        let (known, known_network) = (in_store(&known_states, known), in_store(&known_states, known_network));
+        Self(Some(Arc::new(Inner { actions, known, known_network })))
     }
 
     /// Counts an attempt, whether it succeeds or not.
@@ -214,15 +223,23 @@ impl Throttle {
     }
 
     /// Begins a sign-in that [`Throttle::begin`] refused, for a client that may be known to the account. The limit is
-    /// that of the account and this network alone, so other clients cannot use it up. The caller must not continue
-    /// unless the client is known.
+    /// that of the account and this network alone, so clients elsewhere cannot use it up. A second limit bounds the accounts
+    /// of one network together. The caller must not continue unless the client is known.
     ///
     /// # Errors
     /// As [`Throttle::begin`].
     pub fn begin_as_known(&self, account: &AddressKey, address: IpAddr) -> Result<Attempt> {
         let Some((inner, buckets)) = self.buckets(Action::SignIn) else { return Ok(Attempt(Vec::new())) };
-        let pair = format!("{} {}", Network::of_client(address), account.as_str());
-        Ok(Attempt(vec![buckets.take(&inner.known, pair.as_bytes())?]))
+        let network = Network::of_client(address).to_string();
+        let token = buckets.take(&inner.known_network, network.as_bytes())?;
+        let pair = format!("{network} {}", account.as_str());
+        match buckets.take(&inner.known, pair.as_bytes()) {
+            Ok(other) => Ok(Attempt(vec![token, other])),
+            Err(refused) => {
+                token.give_back();
+                Err(refused)
+            }
+        }
     }
 
     /// Returns the number of refused attempts, by action.
@@ -384,6 +401,20 @@ mod tests {
     }
 
     #[test]
+    fn a_network_asks_a_bounded_number_of_times_whether_it_is_known() {
+        let (throttle, clock) = throttle();
+        let begin =
+            |name: usize, from: &str| throttle.begin_as_known(&account(&name.to_string()), address(from)).map(drop);
+        for index in 0..100 {
+            begin(index, "192.0.2.1").unwrap();
+        }
+        assert!(begin(100, "192.0.2.1").is_err());
+        begin(100, "192.0.2.2").unwrap();
+        clock.advance(3 * SECOND);
+        begin(100, "192.0.2.1").unwrap();
+    }
+
+    #[test]
     fn the_states_are_bounded() {
         let (throttle, _) = throttle();
         for index in 0..u32::try_from(CAPACITY).unwrap() + 50_000 {
@@ -391,7 +422,8 @@ mod tests {
             throttle.check(Action::ApiKey, None, from).unwrap();
         }
         let inner = throttle.0.unwrap();
-        assert!(inner.known.states() <= CAPACITY, "{}", inner.known.states());
+        let (states, known) = (inner.actions[0].account.states(), inner.known.states());
+        assert!(states <= CAPACITY && known == 0, "{states} {known}");
     }
 
     #[test]
