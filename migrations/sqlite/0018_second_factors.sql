@@ -33,3 +33,8 @@ CREATE TABLE login_challenges (
 
 CREATE INDEX login_challenges_user ON login_challenges (user_id);
 CREATE INDEX login_challenges_expiry ON login_challenges (expires_at);
+
+-- The wrong codes of a session since its last right one, and the time of its last attempt. They are not those of the
+-- account, or else the thief of a session could keep its owner from signing in.
+ALTER TABLE sessions ADD COLUMN code_failures INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN code_tried_at INTEGER NOT NULL DEFAULT 0;

@@ -13,6 +13,7 @@ use crate::support::{Component, TestHost, both};
 both! {
     dangerous_operations_need_a_recent_proof_of_the_second_factor => Setup::default().with_manual_clock(),
     a_stolen_token_changes_no_factor => Setup::default().with_manual_clock(),
+    wrong_codes_of_a_session_make_only_that_session_wait => Setup::default().with_manual_clock(),
 }
 
 /// Lets every proof become old.
@@ -98,4 +99,20 @@ async fn a_stolen_token_changes_no_factor(host: &TestHost) {
     step_up(json!({ "password": PASSWORD })).await.has_code(403, "second_factor_required");
     step_up(json!({ "code": app.code(host) })).await.ok();
     client.delete("/users/me/factors/totp").await.ok();
+}
+
+async fn wrong_codes_of_a_session_make_only_that_session_wait(host: &TestHost) {
+    let client = host.user("jane@example.com").await;
+    let (app, _) = Authenticator::enrol(host, &client).await;
+    wait(host);
+    let step_up = async |proof: serde_json::Value| client.post("/login/step-up", &proof).await;
+    for _ in 0..5 {
+        step_up(json!({ "code": app.wrong_code(host) })).await.has_code(400, "incorrect_code");
+    }
+    step_up(json!({ "code": app.code(host) })).await.has_code(429, "throttled");
+    let problem = host.anonymous().sign_in("jane@example.com", PASSWORD).await.problem();
+    let proof = json!({ "challenge": text(&problem, "challenge"), "code": app.code(host) });
+    host.anonymous().post("/login/second-factor", &proof).await.ok();
+    host.clock().advance(Duration::from_secs(30));
+    step_up(json!({ "code": app.code(host) })).await.ok();
 }

@@ -30,6 +30,15 @@ row! {
     }
 }
 
+row! {
+    /// The attempts of one session.
+    #[derive(Debug)]
+    struct SessionTries {
+        code_failures: i64,
+        code_tried_at: Timestamp,
+    }
+}
+
 /// The outcome of asking for an attempt.
 #[derive(Debug)]
 pub(crate) enum Attempt {
@@ -133,9 +142,8 @@ pub(crate) async fn attempt_totp(
         let mut tx = pool.begin_with(begin).await?;
         let row = sqlx::query_as::<_, TotpRow>(locking).bind(user).fetch_optional(&mut *tx).await?;
         let Some(row) = row else { return Ok(Attempt::NoFactor) };
-        let next = row.last_tried_at.plus(wait(row.failures));
-        if now < next {
-            return Ok(Attempt::Wait(Duration::from_micros(next.0.saturating_sub(now.0).unsigned_abs())));
+        if let Some(wait) = remaining(row.last_tried_at.plus(wait(row.failures)), now) {
+            return Ok(Attempt::Wait(wait));
         }
         sqlx::query(COUNT).bind(user).bind(now).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -143,11 +151,51 @@ pub(crate) async fn attempt_totp(
     })
 }
 
-/// Accepts the code of a step, once. Returns false if a code of this step or a later one was accepted before.
-pub(crate) async fn accept_totp(db: &Db, user: UserId, step: i64) -> Result<bool> {
-    const SQL: &str = "UPDATE totp_factors SET last_step = $2, failures = 0 \
+/// Does the same in a session, which has a count of its own. A step-up forgets it.
+///
+/// # Errors
+/// `invalid_token`: the session ended.
+pub(crate) async fn attempt_totp_in_session(
+    db: &Db,
+    user: UserId,
+    session: SessionId,
+    now: Timestamp,
+    wait: impl Fn(i64) -> Duration,
+) -> Result<Attempt> {
+    const TRIES: &str = "SELECT code_failures, code_tried_at FROM sessions WHERE id = $1 AND user_id = $2";
+    const TRIES_LOCKED: &str =
+        "SELECT code_failures, code_tried_at FROM sessions WHERE id = $1 AND user_id = $2 FOR UPDATE";
+    const COUNT: &str = "UPDATE sessions SET code_failures = code_failures + 1, code_tried_at = $2 WHERE id = $1";
+    let tries = db.dialect(TRIES, TRIES_LOCKED);
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let tries = sqlx::query_as::<_, SessionTries>(tries).bind(session).bind(user).fetch_optional(&mut *tx).await?;
+        let tries = tries.ok_or_else(Error::invalid_token)?;
+        if let Some(wait) = remaining(tries.code_tried_at.plus(wait(tries.code_failures)), now) {
+            return Ok(Attempt::Wait(wait));
+        }
+        let row = sqlx::query_as::<_, TotpRow>(TOTP).bind(user).fetch_optional(&mut *tx).await?;
+        let Some(row) = row else { return Ok(Attempt::NoFactor) };
+        sqlx::query(COUNT).bind(session).bind(now).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Attempt::Counted(row))
+    })
+}
+
+/// Returns the time from `now` to `next`, if that is later.
+fn remaining(next: Timestamp, now: Timestamp) -> Option<Duration> {
+    (now < next).then(|| Duration::from_micros(next.0.saturating_sub(now.0).unsigned_abs()))
+}
+
+/// Accepts the code of a step, once. Returns false if a code of this step or a later one was accepted before. `at_sign_in`
+/// forgets the wrong codes of the account.
+pub(crate) async fn accept_totp(db: &Db, user: UserId, step: i64, at_sign_in: bool) -> Result<bool> {
+    const SIGN_IN: &str = "UPDATE totp_factors SET last_step = $2, failures = 0 \
         WHERE user_id = $1 AND last_step < $2 AND confirmed_at IS NOT NULL";
-    let done = on!(db, pool => sqlx::query(SQL).bind(user).bind(step).execute(pool).await?.rows_affected());
+    const STEP_UP: &str = "UPDATE totp_factors SET last_step = $2 \
+        WHERE user_id = $1 AND last_step < $2 AND confirmed_at IS NOT NULL";
+    let sql = if at_sign_in { SIGN_IN } else { STEP_UP };
+    let done = on!(db, pool => sqlx::query(sql).bind(user).bind(step).execute(pool).await?.rows_affected());
     Ok(done > 0)
 }
 

@@ -58,6 +58,13 @@ pub(crate) async fn attempt(db: &Db, hash: &[u8], most: i64, now: Timestamp) -> 
     Ok(row)
 }
 
+/// Returns an attempt in which no proof was checked.
+pub(crate) async fn return_attempt(db: &Db, hash: &[u8]) -> Result<()> {
+    const SQL: &str = "UPDATE login_challenges SET attempts = attempts - 1 WHERE challenge_hash = $1 AND attempts > 0";
+    on!(db, pool => sqlx::query(SQL).bind(hash).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
 /// Uses up a challenge. Of concurrent calls, only one returns true.
 pub(crate) async fn consume(db: &Db, hash: &[u8]) -> Result<bool> {
     const SQL: &str = "DELETE FROM login_challenges WHERE challenge_hash = $1";

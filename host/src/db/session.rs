@@ -214,7 +214,8 @@ pub(crate) async fn step_up(
     entry: &Entry,
 ) -> Result<bool> {
     const BY_PASSWORD: &str = "UPDATE sessions SET stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
-    const BY_FACTOR: &str = "UPDATE sessions SET stepped_up_at = $3, strength = 'multi' WHERE id = $1 AND user_id = $2";
+    const BY_FACTOR: &str = "UPDATE sessions SET stepped_up_at = $3, strength = 'multi', code_failures = 0 \
+        WHERE id = $1 AND user_id = $2";
     let sql = if with_factor { BY_FACTOR } else { BY_PASSWORD };
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;

@@ -59,7 +59,12 @@ impl Auth {
         if !user.is_active {
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
         }
-        self.check_proof(user.id, proof, &client.initiator()).await?;
+        if let Err(error) = self.check_proof(user.id, None, proof, &client.initiator()).await {
+            if *error.code() == code::THROTTLED {
+                login_challenge::return_attempt(db, &hash).await?;
+            }
+            return Err(error);
+        }
         // Two requests may prove two factors for one challenge at the same time.
         if !login_challenge::consume(db, &hash).await? {
             return Err(invalid());

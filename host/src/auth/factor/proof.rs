@@ -1,4 +1,5 @@
-//! Checks of proofs. Owns the wait after wrong codes of an account. A recovery code cannot be guessed, so wrong codes of
+//! Checks of proofs. Owns the wait after wrong codes: of an account at sign-ins, and of each session apart from it, so that
+//! the thief of a session does not keep its owner from signing in. A recovery code cannot be guessed, so wrong codes of
 //! an app never keep the owner from using one.
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::db::audit;
 use crate::db::factor::{self, Attempt};
 use crate::error::{Error, Kind, Result, code};
-use crate::id::UserId;
+use crate::id::{SessionId, UserId};
 use crate::initiator::Initiator;
 
 /// The number of wrong codes in a row without a wait. Of a million codes, three are right at a time.
@@ -30,18 +31,26 @@ pub(super) fn wait(failures: i64) -> Duration {
 }
 
 impl Auth {
-    /// Checks a proof of an account, which it uses up. `by` is the initiator for the audit log.
+    /// Checks a proof of an account, which it uses up: in a session, or for a sign-in. `by` is the initiator for the audit
+    /// log.
     ///
     /// # Errors
-    /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `throttled`.
-    pub(super) async fn check_proof(&self, user: UserId, proof: &Proof, by: &Initiator) -> Result<()> {
+    /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `throttled`: nothing was
+    /// compared.
+    pub(super) async fn check_proof(
+        &self,
+        user: UserId,
+        session: Option<SessionId>,
+        proof: &Proof,
+        by: &Initiator,
+    ) -> Result<()> {
         let now = self.0.clock.now();
         if self.factors(user).await?.methods().is_empty() {
             // Not recorded: an account without a factor could fill the audit log.
             return Err(incorrect_code());
         }
         let (method, right) = match proof {
-            Proof::Code(code) => (Method::Totp, self.check_code(user, code.expose(), now).await?),
+            Proof::Code(code) => (Method::Totp, self.check_code(user, session, code.expose(), now).await?),
             Proof::RecoveryCode(code) => {
                 let entry = self.entry(by, "factor.recover", user);
                 let right = match recovery_code::hash(code.expose()) {
@@ -61,14 +70,18 @@ impl Auth {
     }
 
     /// Returns whether this is the current code of the account's app and was not used before.
-    async fn check_code(&self, user: UserId, code: &str, now: Timestamp) -> Result<bool> {
-        let row = match factor::attempt_totp(&self.0.db, user, now, wait).await? {
+    async fn check_code(&self, user: UserId, session: Option<SessionId>, code: &str, now: Timestamp) -> Result<bool> {
+        let attempt = match session {
+            Some(session) => factor::attempt_totp_in_session(&self.0.db, user, session, now, wait).await?,
+            None => factor::attempt_totp(&self.0.db, user, now, wait).await?,
+        };
+        let row = match attempt {
             Attempt::Counted(row) if row.confirmed_at.is_some() => row,
             Attempt::Counted(_) | Attempt::NoFactor => return Ok(false),
             Attempt::Wait(wait) => return Err(throttled(wait)),
         };
         match totp::step_of(&row.secret, code, now) {
-            Some(step) => factor::accept_totp(&self.0.db, user, step).await,
+            Some(step) => factor::accept_totp(&self.0.db, user, step, session.is_none()).await,
             None => Ok(false),
         }
     }

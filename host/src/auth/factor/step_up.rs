@@ -41,7 +41,7 @@ impl Auth {
     /// `incorrect_code`; `throttled`; `needs_session`.
     pub async fn step_up(&self, caller: &Caller, proof: &Proof, by: &Initiator) -> Result<()> {
         let (user, session) = (caller.user()?.id, caller.session()?);
-        self.check_proof(user, proof, by).await?;
+        self.check_proof(user, Some(session.id), proof, by).await?;
         self.record_step_up(user, session, true, by).await
     }
 
