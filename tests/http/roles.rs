@@ -305,6 +305,10 @@ async fn a_role_in_use_is_not_deleted_by_accident(host: &TestHost) {
         client.get("/users/").await.is_problem(403, "forbidden", PRIVILEGES);
         assert_eq!(client.get("/users/me/roles").await.ok()["roles"], json!([]));
     }
+    let log = root.get("/audit/?object=role:readers&action=role.delete").await.ok();
+    let mut ids = [id_of(&one).await, id_of(&two).await];
+    ids.sort();
+    assert_eq!(log["data"][0]["detail"], json!({ "taken_from": 2, "accounts": ids }));
     // An account that is deleted leaves its roles.
     let three = with_permissions(host, "leavers", &["users:read"]).await;
     root.delete(&format!("/users/{}", id_of(&three).await)).await.ok();

@@ -198,7 +198,7 @@ impl Auth {
         }
         let _forget = self.0.token_cache.invalidate_all_after();
         let entry = || self.role_entry(initiator, "role.delete", name);
-        let check = |role: &StoredRole, users: i64| {
+        let check = |role: &StoredRole, users: i64, some: &[UserId]| {
             check_holds_role(caller, role)?;
             if role.row.is_default {
                 let text = format!("New accounts get the role '{name}'; make another role the default first");
@@ -208,7 +208,9 @@ impl Auth {
                 let text = format!("The role '{name}' is in use by {}", accounts(users));
                 return Err(Error::conflict(code::ROLE_IN_USE, text));
             }
-            Ok(entry().with_change(Some(state(role)), None).with_detail(json!({ "taken_from": users })))
+            let some: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let detail = json!({ "taken_from": users, "accounts": some });
+            Ok(entry().with_change(Some(state(role)), None).with_detail(detail))
         };
         match role_change::delete(&self.0.db, name, check).await {
             Ok(()) => Ok(()),

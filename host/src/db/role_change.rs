@@ -78,6 +78,8 @@ const UPDATE: &str = "UPDATE roles SET description = $2, is_default = $3, requir
 const END_RESET_TOKENS_OF_ROLE: &str =
     "DELETE FROM reset_tokens WHERE user_id IN (SELECT user_id FROM user_roles WHERE role = $1)";
 const COUNT_USERS: &str = "SELECT COUNT(*) FROM user_roles WHERE role = $1";
+/// As many as an audit entry names.
+const SOME_USERS: &str = "SELECT user_id FROM user_roles WHERE role = $1 ORDER BY user_id LIMIT 100";
 const GIVE: &str = "INSERT INTO user_roles (user_id, role) VALUES ($1, $2)";
 const TAKE: &str = "DELETE FROM user_roles WHERE user_id = $1 AND role = $2";
 const TAKE_ALL: &str = "DELETE FROM user_roles WHERE role = $1";
@@ -260,17 +262,22 @@ fn changed(old: &StoredRole, update: &RoleUpdate) -> StoredRole {
     StoredRole { row, permissions: update.permissions.clone().unwrap_or_else(|| old.permissions.clone()) }
 }
 
-/// Deletes a role. `check` gets the role and the number of accounts that have it, and returns the audit entry. The role is
-/// taken from these accounts.
+/// Deletes a role. `check` gets the role, the number of accounts that have it and up to 100 of them, and returns the audit
+/// entry. The role is taken from these accounts.
 ///
 /// # Errors
 /// `role_not_found`; the error of `check`.
-pub(crate) async fn delete(db: &Db, name: &RoleName, check: impl Fn(&StoredRole, i64) -> Result<Entry>) -> Result<()> {
+pub(crate) async fn delete(
+    db: &Db,
+    name: &RoleName,
+    check: impl Fn(&StoredRole, i64, &[UserId]) -> Result<Entry>,
+) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let role = read!(tx, locking(db), name).ok_or_else(role_not_found)?;
         let users: i64 = sqlx::query_scalar(COUNT_USERS).bind(name.clone()).fetch_one(&mut *tx).await?;
-        let entry = check(&role, users)?;
+        let some: Vec<UserId> = sqlx::query_scalar(SOME_USERS).bind(name.clone()).fetch_all(&mut *tx).await?;
+        let entry = check(&role, users, &some)?;
         sqlx::query(TAKE_ALL).bind(name.clone()).execute(&mut *tx).await?;
         sqlx::query(DELETE_PERMISSIONS).bind(name.clone()).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM roles WHERE name = $1").bind(name.clone()).execute(&mut *tx).await?;
