@@ -80,7 +80,8 @@ impl Auth {
             .with_change(None, Some(described(&row)))
             .with_detail(json!({ "roles": names }));
         let check = |stored: &[String]| {
-            caller.require_all(&stored.iter().filter_map(|text| text.parse::<Permission>().ok()).collect())
+            let permissions: PermissionSet = stored.iter().filter_map(|text| text.parse::<Permission>().ok()).collect();
+            caller.require_all(&permissions)
         };
         db::invitation::insert(db, &row, &roles, check, &mail, &entry).await?;
         Ok(row.into())

@@ -378,6 +378,23 @@ async fn accounts_are_listed_newest_first() {
 }
 
 #[tokio::test]
+async fn a_change_compares_the_permissions_when_it_happens() {
+    let world = World::new().await;
+    let (root, jane) = (world.superuser("root@example.com").await, world.user("jane@example.com").await);
+    world.superuser("other@example.com").await;
+    let few: crate::permission::PermissionSet = ["users:write".parse().unwrap()].into_iter().collect();
+    let entry = |user: &User| world.auth.entry(&Initiator::host(), "user.update", user.id);
+    let update = db::user::UserUpdate { is_active: Some(false), ..db::user::UserUpdate::default() };
+    let refused = db::user::update(&world.db, root.id, &update, Some(&few), &entry(&root)).await;
+    assert_eq!(code_of(refused), "exceeds_own_permissions");
+    let refused = db::user::delete(&world.db, root.id, Some(&few), &entry(&root)).await;
+    assert_eq!(code_of(refused), "exceeds_own_permissions");
+    assert!(world.auth.user(root.id).await.unwrap().is_active);
+    db::user::update(&world.db, jane.id, &update, Some(&few), &entry(&jane)).await.unwrap().unwrap();
+    assert!(db::user::delete(&world.db, jane.id, Some(&few), &entry(&jane)).await.unwrap());
+}
+
+#[tokio::test]
 async fn the_last_active_superuser_cannot_be_removed() {
     let world = World::new().await;
     let (a, b) = (world.superuser("a@example.com").await, world.superuser("b@example.com").await);

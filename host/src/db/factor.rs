@@ -129,10 +129,12 @@ pub(crate) async fn propose_totp(db: &Db, user: UserId, secret: &[u8], now: Time
 }
 
 /// Counts an attempt to give a code, before the code is checked, so that concurrent attempts cannot exceed the limit.
-/// `wait` returns the wait after the given number of wrong codes.
+/// `wait` returns the wait after the given number of wrong codes. An attempt to confirm a key does not count for a key that
+/// is `confirmed`, and the other way round.
 pub(crate) async fn attempt_totp(
     db: &Db,
     user: UserId,
+    confirmed: bool,
     now: Timestamp,
     wait: impl Fn(i64) -> Duration,
 ) -> Result<Attempt> {
@@ -141,6 +143,7 @@ pub(crate) async fn attempt_totp(
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let row = sqlx::query_as::<_, TotpRow>(locking).bind(user).fetch_optional(&mut *tx).await?;
+        let row = row.filter(|row| row.confirmed_at.is_some() == confirmed);
         let Some(row) = row else { return Ok(Attempt::NoFactor) };
         if let Some(wait) = remaining(row.last_tried_at.plus(wait(row.failures)), now) {
             return Ok(Attempt::Wait(wait));

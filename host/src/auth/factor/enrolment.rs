@@ -57,7 +57,7 @@ impl Auth {
             let text = "No enrolment of an authenticator app was begun, or it has expired";
             Error::not_found(code::FACTOR_NOT_FOUND, text)
         };
-        let row = match factor::attempt_totp(&self.0.db, user, now, proof::wait).await? {
+        let row = match factor::attempt_totp(&self.0.db, user, false, now, proof::wait).await? {
             Attempt::Counted(row) if row.confirmed_at.is_none() && now < row.created_at.plus(PATIENCE) => row,
             Attempt::Counted(_) | Attempt::NoFactor => return Err(no_enrolment()),
             Attempt::Wait(wait) => return Err(proof::throttled(wait)),

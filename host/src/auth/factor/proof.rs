@@ -73,7 +73,7 @@ impl Auth {
     async fn check_code(&self, user: UserId, session: Option<SessionId>, code: &str, now: Timestamp) -> Result<bool> {
         let attempt = match session {
             Some(session) => factor::attempt_totp_in_session(&self.0.db, user, session, now, wait).await?,
-            None => factor::attempt_totp(&self.0.db, user, now, wait).await?,
+            None => factor::attempt_totp(&self.0.db, user, true, now, wait).await?,
         };
         let row = match attempt {
             Attempt::Counted(row) if row.confirmed_at.is_some() => row,
