@@ -239,8 +239,8 @@ impl Mailer {
         Ok(NewMail { kind, payload, at: self.0.clock.now(), repeat_key, bound })
     }
 
-    /// Returns the recovery mail of an account with a working link, as a preview for a caller who has every permission of
-    /// the account. Does not send it.
+    /// Returns the recovery mail of an account with a working link, as a preview for a caller who has every permission
+    /// of the account. Does not send it.
     ///
     /// # Errors
     /// 403 `exceeds_own_permissions`.

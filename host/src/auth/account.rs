@@ -176,8 +176,8 @@ impl Auth {
         self.apply(id, change, Some(self.0.clock.now()), None, by, |_| Ok(None)).await
     }
 
-    /// Changes an account for a caller who has every permission of it, and queues the mail that `mail` returns if it gets
-    /// another address: both or none.
+    /// Changes an account for a caller who has every permission of it, and queues the mail that `mail` returns if it
+    /// gets another address: both or none.
     ///
     /// # Errors
     /// As [`Auth::update_user`]; `mail_queue_full`; 403 `exceeds_own_permissions`.

@@ -33,8 +33,8 @@ impl Auth {
     /// none. A person who was invited before and has not accepted yet gets another mail; their account stays as it is.
     ///
     /// # Errors
-    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; `step_up_required`; conflicts
-    /// `email_taken` and `signup_closed`; 422 for an unknown role; `mail_queue_full`.
+    /// 403 `exceeds_own_permissions`: a role has permissions that the caller does not have; `step_up_required`;
+    /// conflicts `email_taken` and `signup_closed`; 422 for an unknown role; `mail_queue_full`.
     pub async fn invite(
         &self,
         caller: &Caller,

@@ -1,6 +1,6 @@
 //! Known clients: while somebody guesses the password of an account, its owner can still sign in from a network where
-//! they signed in before, or set their password by a link. Owns how long a network is known, and the way of a sign-in through the throttle. Never
-//! decides that a client is the owner: that takes the password.
+//! they signed in before, or set their password by a link. Owns how long a network is known, and the way of a sign-in
+//! through the throttle. Never decides that a client is the owner: that takes the password.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,8 +40,8 @@ impl Auth {
         }
     }
 
-    /// Remembers the network of a client that signed in or set the password by a link. A failure is logged, because that
-    /// succeeded.
+    /// Remembers the network of a client that signed in or set the password by a link. A failure is logged, because
+    /// that succeeded.
     pub(super) async fn remember_client(&self, user: UserId, address: IpAddr) {
         let now = self.0.clock.now();
         let network = Network::of_client(address);

@@ -223,8 +223,8 @@ impl Throttle {
     }
 
     /// Begins a sign-in that [`Throttle::begin`] refused, for a client that may be known to the account. The limit is
-    /// that of the account and this network alone, so clients elsewhere cannot use it up. A second limit bounds the accounts
-    /// of one network together. The caller must not continue unless the client is known.
+    /// that of the account and this network alone, so clients elsewhere cannot use it up. A second limit bounds the
+    /// accounts of one network together. The caller must not continue unless the client is known.
     ///
     /// # Errors
     /// As [`Throttle::begin`].

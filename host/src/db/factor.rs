@@ -129,8 +129,8 @@ pub(crate) async fn propose_totp(db: &Db, user: UserId, secret: &[u8], now: Time
 }
 
 /// Counts an attempt to give a code, before the code is checked, so that concurrent attempts cannot exceed the limit.
-/// `wait` returns the wait after the given number of wrong codes. An attempt to confirm a key does not count for a key that
-/// is `confirmed`, and the other way round.
+/// `wait` returns the wait after the given number of wrong codes. An attempt to confirm a key does not count for a key
+/// that is `confirmed`, and the other way round.
 pub(crate) async fn attempt_totp(
     db: &Db,
     user: UserId,
@@ -190,8 +190,8 @@ fn remaining(next: Timestamp, now: Timestamp) -> Option<Duration> {
     (now < next).then(|| Duration::from_micros(next.0.saturating_sub(now.0).unsigned_abs()))
 }
 
-/// Accepts the code of a step, once. Returns false if a code of this step or a later one was accepted before. `at_sign_in`
-/// forgets the wrong codes of the account.
+/// Accepts the code of a step, once. Returns false if a code of this step or a later one was accepted before.
+/// `at_sign_in` forgets the wrong codes of the account.
 pub(crate) async fn accept_totp(db: &Db, user: UserId, step: i64, at_sign_in: bool) -> Result<bool> {
     const SIGN_IN: &str = "UPDATE totp_factors SET last_step = $2, failures = 0 \
         WHERE user_id = $1 AND last_step < $2 AND confirmed_at IS NOT NULL";
@@ -260,8 +260,8 @@ pub(crate) async fn remove_totp(db: &Db, user: UserId, entry: &Entry) -> Result<
     })
 }
 
-/// Removes all factors and recovery codes of an account and ends its sessions; returns whether it had a factor. `by` are
-/// the permissions of a caller who changes the account of somebody else.
+/// Removes all factors and recovery codes of an account and ends its sessions; returns whether it had a factor. `by`
+/// are the permissions of a caller who changes the account of somebody else.
 ///
 /// # Errors
 /// The account has permissions that `by` does not include (`exceeds_own_permissions`).

@@ -30,8 +30,8 @@ const ACCOUNT: &str = concat!(
      WHERE reset_tokens.token_hash = $1 AND reset_tokens.expires_at > $2"
 );
 
-/// Adds a token with its audit entry, and deletes all tokens that have expired. `by` are the permissions of a caller who
-/// gets the token of another account.
+/// Adds a token with its audit entry, and deletes all tokens that have expired. `by` are the permissions of a caller
+/// who gets the token of another account.
 ///
 /// # Errors
 /// The account has permissions that `by` does not include (`exceeds_own_permissions`).

@@ -32,8 +32,8 @@ pub(crate) struct HeldRole {
 pub(crate) const SUPERUSER: &str = "superuser";
 
 // The role superuser is held through the flag of the account, and in no other way.
-pub(super) const HELD: &str = "SELECT roles.name AS role, roles.requires_second_factor, role_permissions.permission FROM roles \
-    LEFT JOIN role_permissions ON role_permissions.role = roles.name \
+pub(super) const HELD: &str = "SELECT roles.name AS role, roles.requires_second_factor, role_permissions.permission \
+    FROM roles LEFT JOIN role_permissions ON role_permissions.role = roles.name \
     WHERE (roles.name <> 'superuser' AND roles.name IN (SELECT role FROM user_roles WHERE user_id = $1)) \
     OR (roles.name = 'superuser' AND EXISTS (SELECT 1 FROM users WHERE id = $1 AND is_superuser))";
 
@@ -58,8 +58,8 @@ const ROLES_OF: &str =
 const ROLES_OF_SHARED: &str =
     "SELECT name FROM roles WHERE name IN (SELECT role FROM user_roles WHERE user_id = $1) ORDER BY name FOR SHARE";
 
-/// Returns the statement that reads the roles of an account and, on PostgreSQL, keeps them as they are for the rest of the
-/// transaction.
+/// Returns the statement that reads the roles of an account and, on PostgreSQL, keeps them as they are for the rest of
+/// the transaction.
 pub(super) fn sharing(db: &Db) -> &'static str {
     db.dialect(ROLES_OF, ROLES_OF_SHARED)
 }

@@ -209,8 +209,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Changes a role. `check` gets the role as it is and as it will be, and the role that is no longer the default then. It
-/// returns the audit entry.
+/// Changes a role. `check` gets the role as it is and as it will be, and the role that is no longer the default then.
+/// It returns the audit entry.
 ///
 /// # Errors
 /// `role_not_found`; the error of `check`.
@@ -262,8 +262,8 @@ fn changed(old: &StoredRole, update: &RoleUpdate) -> StoredRole {
     StoredRole { row, permissions: update.permissions.clone().unwrap_or_else(|| old.permissions.clone()) }
 }
 
-/// Deletes a role. `check` gets the role, the number of accounts that have it and up to 100 of them, and returns the audit
-/// entry. The role is taken from these accounts.
+/// Deletes a role. `check` gets the role, the number of accounts that have it and up to 100 of them, and returns the
+/// audit entry. The role is taken from these accounts.
 ///
 /// # Errors
 /// `role_not_found`; the error of `check`.

@@ -392,8 +392,8 @@ fn changed(old: &UserRow, change: &UserUpdate) -> UserRow {
     }
 }
 
-/// Deletes an account with its sessions and reset tokens; returns whether it existed. `by` are the permissions of a caller
-/// who deletes the account of somebody else.
+/// Deletes an account with its sessions and reset tokens; returns whether it existed. `by` are the permissions of a
+/// caller who deletes the account of somebody else.
 ///
 /// # Errors
 /// The account is the last active superuser (`last_superuser`), or has permissions that `by` does not include

@@ -1,6 +1,6 @@
-//! Checks of proofs. Owns the wait after wrong codes: of an account at sign-ins, and of each session apart from it, so that
-//! the thief of a session does not keep its owner from signing in. A recovery code cannot be guessed, so wrong codes of
-//! an app never keep the owner from using one.
+//! Checks of proofs. Owns the wait after wrong codes: of an account at sign-ins, and of each session apart from it, so
+//! that the thief of a session does not keep its owner from signing in. A recovery code cannot be guessed, so wrong
+//! codes of an app never keep the owner from using one.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub(super) fn wait(failures: i64) -> Duration {
 }
 
 impl Auth {
-    /// Checks a proof of an account, which it uses up: in a session, or for a sign-in. `by` is the initiator for the audit
-    /// log.
+    /// Checks a proof of an account, which it uses up: in a session, or for a sign-in. `by` is the initiator for the
+    /// audit log.
     ///
     /// # Errors
     /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `throttled`: nothing was

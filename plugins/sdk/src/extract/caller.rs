@@ -24,8 +24,8 @@ pub struct Caller {
     pub email: String,
     /// Whether the caller may do everything.
     pub superuser: bool,
-    /// The names of the caller's roles, for display. A name authorizes nothing: an operator can create a role with any name
-    /// and give any permission to any role. Check permissions (`wharf:auth/caller.has-permission`) instead.
+    /// The names of the caller's roles, for display. A name authorizes nothing: an operator can create a role with any
+    /// name and give any permission to any role. Check permissions (`wharf:auth/caller.has-permission`) instead.
     pub roles: Vec<String>,
 }
 
