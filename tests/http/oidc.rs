@@ -14,7 +14,7 @@ use super::{column, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::issuer::{CLIENT_SECRET, Forgery, Issuer, foreign_key};
 use crate::support::remote::Reply;
-use crate::support::{Client, TestHost, TestResponse, both};
+use crate::support::{Client, Component, TestHost, TestResponse, both};
 
 both! {
     a_person_signs_in_at_an_issuer_and_keeps_their_account => Setup::default().with_manual_clock(),
@@ -400,7 +400,18 @@ async fn errors_of_an_issuer_are_told_in_words(host: &mut TestHost) {
 
 async fn a_browser_returns_only_to_a_frontend(host: &mut TestHost) {
     let [google] = issuers(host, ["google"]).await;
+    host.superuser().deploy(&Component::hello().0, "mount=/greetings").await.ok();
     for url in [
+        // A plugin would get the code.
+        "/greetings",
+        "/greetings/x",
+        "https://shop.example/greetings/",
+        "/x/../greetings",
+        "/%2567reetings",
+        "/x%252F..%252Fgreetings",
+        "/x//greetings",
+        "/api",
+        "/api/v1/users/me",
         "https://evil.example/",
         "//evil.example/",
         "https://shop.example.evil.example/",
@@ -418,6 +429,9 @@ async fn a_browser_returns_only_to_a_frontend(host: &mut TestHost) {
         // An empty text is the frontend itself.
         assert_eq!(response.status, if url.is_empty() { 303 } else { 422 }, "{url}: {}", response.text());
     }
+    for url in ["/greetings-to-all", "/login/api", "/x%2520y"] {
+        assert_eq!(begin(host, "google", &format!("&return_to={url}")).await.status, 303, "{url}");
+    }
     let begun = begin(host, "google", "&return_to=/account%3Ftab%3Dlogin").await;
     let cookie = cookie_of(&begun);
     let query = google.approve(begun.header("location").unwrap(), &person("1", "jane@example.com"));
@@ -431,4 +445,11 @@ async fn a_browser_returns_only_to_a_frontend(host: &mut TestHost) {
     let forged = format!("__Host-wharf-sign-in={}", URL_SAFE_NO_PAD.encode(state.to_string()));
     let query = google.approve(begun.header("location").unwrap(), &person("1", "jane@example.com"));
     come_back(host, "google", &forged, &query).await.has_code(422, "validation_error");
+
+    // Anybody may have a host below the domain of a pattern.
+    let urls = "https://shop.example, https://*.shop.example";
+    host.restart_with(|config| config.server.frontend_url = urls.parse().unwrap()).await;
+    for (url, status) in [("https://evil.shop.example/", 422), ("https://shop.example/login", 303)] {
+        assert_eq!(begin(host, "google", &format!("&return_to={url}")).await.status, status, "{url}");
+    }
 }

@@ -18,6 +18,7 @@ both! {
     a_network_is_throttled_for_all_accounts_together => network_of_five(),
     recoveries_and_sign_ups_are_throttled => Setup::default().throttled().with_manual_clock(),
     secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones => network_of_five(),
+    what_anybody_may_begin_is_throttled => network_of_five(),
     a_session_guesses_no_password => Setup::default().throttled().with_manual_clock(),
 }
 
@@ -190,6 +191,22 @@ async fn secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones(host: &
     client.request(Method::POST, &format!("/password-recovery/{SUPERUSER}")).send().await.ok();
     let link = host.mails().take(SUPERUSER).await.reset_token();
     reset(&link).await.has_message("Password updated successfully");
+}
+
+async fn what_anybody_may_begin_is_throttled(host: &TestHost) {
+    let client = host.anonymous();
+    for _ in 0..5 {
+        client.post("/login/passkey/options", &json!({})).await.ok();
+    }
+    is_throttled(&client.post("/login/passkey/options", &json!({})).await, "passkey-network", "1");
+    let path = format!("/login/oidc/nobody?code_challenge={}", "A".repeat(43));
+    for _ in 0..5 {
+        client.get(&path).await.has_code(404, "issuer_not_found");
+    }
+    is_throttled(&client.get(&path).await, "issuer-network", "3");
+    // Another network is not concerned.
+    from(host, 2).post("/login/passkey/options", &json!({})).await.ok();
+    from(host, 2).get(&path).await.has_code(404, "issuer_not_found");
 }
 
 async fn a_session_guesses_no_password(host: &TestHost) {

@@ -53,11 +53,15 @@ pub enum Action {
     ApiKey,
     /// A check of the password of an account that is signed in. Failures count.
     PasswordCheck,
+    /// A request to use a passkey, which the host keeps until it is used or expires.
+    PasskeyRequest,
+    /// The beginning or the end of a visit at an issuer. Failures count.
+    IssuerSignIn,
 }
 
 impl Action {
     /// Every action, in the order of the variants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::SignIn,
         Self::Refresh,
         Self::Recovery,
@@ -66,6 +70,8 @@ impl Action {
         Self::SecondFactor,
         Self::ApiKey,
         Self::PasswordCheck,
+        Self::PasskeyRequest,
+        Self::IssuerSignIn,
     ];
 
     /// Returns the name in metrics.
@@ -79,6 +85,8 @@ impl Action {
             Self::SecondFactor => "second_factor",
             Self::ApiKey => "api_key",
             Self::PasswordCheck => "password_check",
+            Self::PasskeyRequest => "passkey_request",
+            Self::IssuerSignIn => "issuer_sign_in",
         }
     }
 
@@ -100,6 +108,13 @@ impl Action {
             Self::ApiKey => (Limit("key-account", network, SECOND), Limit("key-network", network, SECOND)),
             Self::PasswordCheck => {
                 (Limit("password-account", account, MINUTE), Limit("password-network", network, 3 * SECOND))
+            }
+            // No account is known yet, so only the network counts.
+            Self::PasskeyRequest => {
+                (Limit("passkey-account", network, SECOND), Limit("passkey-network", network, SECOND))
+            }
+            Self::IssuerSignIn => {
+                (Limit("issuer-account", network, 3 * SECOND), Limit("issuer-network", network, 3 * SECOND))
             }
         }
     }
@@ -141,8 +156,13 @@ impl Attempt {
     /// Counts the attempt if its result is an error with the given code. Other errors, such as an outage of the
     /// database, are not a guess.
     pub fn settle<T>(self, result: &Result<T>, failure: &Code) {
+        self.settle_any(result, std::slice::from_ref(failure));
+    }
+
+    /// Counts the attempt if its result is an error with one of the given codes.
+    pub fn settle_any<T>(self, result: &Result<T>, failures: &[Code]) {
         match result {
-            Err(error) if error.code() == failure => {}
+            Err(error) if failures.contains(error.code()) => {}
             Ok(_) | Err(_) => self.succeeded(),
         }
     }

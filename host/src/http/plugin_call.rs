@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::header::{HeaderName, HeaderValue, REFERER};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -125,13 +125,21 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Returns the headers that a plugin receives. A value that is not UTF-8 is read as Latin-1, in which every byte is a
-/// character, as `wharf:http` does.
+/// character, as `wharf:http` does. The query of the page that sent the request stays with the host: that of a page of the
+/// frontend may have a code of a sign-in or the token of a link.
 pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
     headers
         .iter()
         .filter(|(name, _)| !WITHHELD.contains(&name.as_str()))
-        .map(|(name, value)| (name.as_str(), text(value)))
+        .map(|(name, value)| (name.as_str(), if name == REFERER { without_query(text(value)) } else { text(value) }))
         .collect()
+}
+
+fn without_query(url: Cow<'_, str>) -> Cow<'_, str> {
+    match url.split_once(['?', '#']) {
+        Some((page, _)) => Cow::Owned(page.to_owned()),
+        None => url,
+    }
 }
 
 fn text(value: &HeaderValue) -> Cow<'_, str> {
@@ -172,5 +180,17 @@ mod tests {
             .collect();
         let passed: Vec<_> = passed_on(&headers).into_iter().map(|(_, value)| value.into_owned()).collect();
         assert_eq!(passed, ["plain", "gr\u{fc}n", "gr\u{fc}n", "\u{80}"]);
+    }
+
+    #[test]
+    fn a_plugin_does_not_learn_the_query_of_the_page_that_calls_it() {
+        for (sent, expected) in [
+            ("https://shop.example/login?code=secret", "https://shop.example/login"),
+            ("https://shop.example/reset-password#token", "https://shop.example/reset-password"),
+            ("https://shop.example/", "https://shop.example/"),
+        ] {
+            let headers: HeaderMap = [(REFERER, HeaderValue::from_static(sent))].into_iter().collect();
+            assert_eq!(passed_on(&headers), [("referer", Cow::Borrowed(expected))]);
+        }
     }
 }

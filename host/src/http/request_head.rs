@@ -176,7 +176,7 @@ fn normalize_path(uri: &mut Uri) -> Result<()> {
 /// Returns the path with its unreserved characters decoded, and the digits of other escapes in upper case. Decodes
 /// once: `%2569` stays as it is. A slash, a backslash, a NUL and all other bytes keep their escapes, so no segment can
 /// become two. Dot segments are not removed: a proxy that did not remove them has checked another path.
-fn normalized(path: &str) -> Cow<'_, str> {
+pub(super) fn normalized(path: &str) -> Cow<'_, str> {
     let mut parts = path.split('%');
     let first = parts.next().unwrap_or_default();
     if first.len() == path.len() {

@@ -93,8 +93,13 @@ impl Inner {
         ];
         match identity::create_account(&self.auth.0.db, &account, identity, &entries).await {
             Ok(()) => Ok(id),
-            // Somebody signed up with the address, or this person signed in, a moment ago.
-            Err(error) if *error.kind() == Kind::Conflict => Err(not_confirmed(issuer).with_source(error)),
+            // This person signed in, or somebody signed up with the address, a moment ago.
+            Err(error) if *error.kind() == Kind::Conflict => {
+                match identity::find(&self.auth.0.db, &issuer.url, &vouched.subject).await? {
+                    Some(known) => Ok(known.user_id),
+                    None => Err(not_confirmed(issuer).with_source(error)),
+                }
+            }
             Err(error) => Err(error),
         }
     }

@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::login::{self, TokenReceiver};
+use crate::auth::throttle::Action;
 use crate::auth::{Ended, MAX_RETURN_TO, OIDC_LIFETIME, OidcAnswer};
-use crate::config::Secret;
+use crate::config::{FrontendOrigin, Secret};
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
-use crate::http::cors::Cors;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::Reply;
+use crate::http::request_head;
 use crate::http::session_cookie;
 use crate::id::IssuerName;
 
@@ -80,7 +81,7 @@ struct SignInQuery {
     /// The base64url of the SHA-256 of a random verifier that the frontend keeps (PKCE, method S256).
     #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{43}$"))]
     code_challenge: String,
-    /// A URL of a frontend, or a path on the first one. `/login` if it is missing.
+    /// The URL of a page of a frontend, or a path on the first one. `/login` if it is missing.
     #[serde(default)]
     #[schemars(length(max = 1000))]
     return_to: Option<String>,
@@ -123,7 +124,9 @@ async fn begin_sign_in(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: SignInQuery = call.query()?;
     let return_to = return_to(&host, query.return_to.as_deref())?;
     let issuer = call.path("issuer")?;
+    let attempt = host.auth.throttle().begin(Action::IssuerSignIn, None, call.address)?;
     let begun = host.oidc.begin(&issuer, &return_to, &query.code_challenge, &call.request_id).await?;
+    attempt.succeeded();
     Ok(redirect(&begun.url)?.with_cookie(pending(&begun.cookie)?))
 }
 
@@ -132,7 +135,12 @@ async fn finish_sign_in(host: Arc<Host>, call: Call) -> Result<Reply> {
     let answer = OidcAnswer { state: query.state, code: query.code, error: query.error, iss: query.iss };
     let cookie = session_cookie::sign_in(&call.headers);
     let issuer: IssuerName = call.path("issuer")?;
+    // Anybody can begin a sign-in and invent the answer, with which the host then asks the issuer.
+    let attempt = host.auth.throttle().begin(Action::IssuerSignIn, None, call.address)?;
     let finished = host.oidc.finish(&issuer, cookie, &answer, &call.client()).await?;
+    if finished.result.is_ok() {
+        attempt.succeeded();
+    }
     // The cookie is not signed, so the URL in it is checked again.
     let mut url = Url::parse(&return_to(&host, Some(&finished.return_to))?).map_err(Error::internal)?;
     {
@@ -167,13 +175,14 @@ fn redirect(url: &str) -> Result<Reply> {
 }
 
 /// Returns the URL of the frontend that a browser returns to. Only the origins of frontends and of the host itself are
-/// allowed: otherwise a link to this host could lead anywhere, with a code.
+/// allowed: otherwise a link to this host could lead anywhere, with a code. An origin that only a pattern allows does not
+/// count, because anybody may have a host below the domain.
 ///
 /// # Errors
-/// 422: it is another URL.
+/// 422: it is another URL, or no page of a frontend.
 pub(super) fn return_to(host: &Host, wanted: Option<&str>) -> Result<String> {
     let refused = || {
-        let text = "Input should be a path, or a URL of an allowed frontend";
+        let text = "Input should be the path or the URL of a page of an allowed frontend";
         Error::invalid(vec![FieldError::new("value_error", ["query", "return_to"], text)])
     };
     let server = &host.config.server;
@@ -188,10 +197,22 @@ pub(super) fn return_to(host: &Host, wanted: Option<&str>) -> Result<String> {
     let mut url: Url = url.map_err(|_| refused())?;
     let origin = url.origin().ascii_serialization();
     let is_web = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
-    let is_known = HeaderValue::from_str(&origin).is_ok_and(|origin| Cors::new(&server.frontend_url).allows(&origin));
-    if !is_web || !(is_known || server.public_origin() == origin) {
+    let is_named = |allowed: &FrontendOrigin| matches!(allowed, FrontendOrigin::One(one) if *one == origin);
+    let is_known = server.frontend_url.origins().iter().any(is_named) || server.public_origin() == origin;
+    if !is_web || !is_known || !is_page(host, url.path()) {
         return Err(refused());
     }
     url.set_fragment(None);
     Ok(url.into())
+}
+
+/// Returns whether a path can be that of a page of a frontend. A plugin that received the code could exchange it, because
+/// anybody may choose the challenge of a link that begins a sign-in. The origin does not matter: the host may serve
+/// several of the frontends.
+fn is_page(host: &Host, path: &str) -> bool {
+    let path = request_head::normalized(path);
+    // A proxy in front of the host may read these as a slash.
+    let is_ambiguous = ["//", "%2F", "%5C"].into_iter().any(|text| path.contains(text));
+    let is_api = path == "/api" || path.starts_with("/api/");
+    !is_ambiguous && !is_api && host.plugins.generation().find(&path).is_none()
 }
