@@ -26,3 +26,4 @@ CREATE TABLE passkey_requests (
 );
 
 CREATE INDEX passkey_requests_expiry ON passkey_requests (expires_at);
+CREATE INDEX passkey_requests_user ON passkey_requests (user_id);

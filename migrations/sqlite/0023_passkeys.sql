@@ -25,3 +25,4 @@ CREATE TABLE passkey_requests (
 ) STRICT;
 
 CREATE INDEX passkey_requests_expiry ON passkey_requests (expires_at);
+CREATE INDEX passkey_requests_user ON passkey_requests (user_id);

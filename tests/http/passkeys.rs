@@ -179,6 +179,10 @@ async fn a_passkey_is_accepted_once_and_only_for_its_account_and_site(host: &Tes
     let mut response = passkey.get(&request(host).await);
     response["response"]["userHandle"] = options(&joe).await["user"]["id"].clone();
     is_refused(&sign_in(host, &response).await);
+    // Refusals are recorded with the account.
+    let refused = format!("action=session.refuse&object=user:{}", text(&jane.get("/users/me").await.ok(), "id"));
+    let recorded = host.superuser().get(&format!("/audit/?limit=1000&{refused}")).await.ok();
+    assert!(!recorded["data"].as_array().unwrap().is_empty(), "{recorded}");
     // Nor is the passkey of one account a factor of another.
     Authenticator::enrol(host, &joe).await;
     let problem = host.anonymous().sign_in("joe@example.com", PASSWORD).await.problem();

@@ -85,7 +85,7 @@ pub(crate) enum Unlinked {
     Yes,
     /// The account has no such identity.
     Unknown,
-    /// The account has no password and no other identity.
+    /// The account has no password, no other identity and no passkey.
     Last,
 }
 
@@ -100,6 +100,10 @@ const OF_USER: &str =
     concat!("SELECT ", identity_columns!(), " FROM identities WHERE user_id = $1 ORDER BY created_at, id");
 const INSERT: &str = "INSERT INTO identities \
     (id, user_id, issuer, subject, email, email_key, created_at, last_used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)";
+
+/// The ways of an account to sign in without a password.
+pub(super) const COUNT_WITHOUT_PASSWORD: &str = "SELECT (SELECT COUNT(*) FROM identities WHERE user_id = $1) \
+    + (SELECT COUNT(*) FROM passkeys WHERE user_id = $1)";
 
 /// Adds an identity in a transaction.
 macro_rules! insert {
@@ -285,14 +289,13 @@ pub(crate) async fn unlink(
     entry: &Entry,
 ) -> Result<Unlinked> {
     const DELETE: &str = "DELETE FROM identities WHERE id = $1 AND user_id = $2";
-    const COUNT: &str = "SELECT COUNT(*) FROM identities WHERE user_id = $1";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let row = sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
         if sqlx::query(DELETE).bind(id).bind(user).execute(&mut *tx).await?.rows_affected() == 0 {
             return Ok(Unlinked::Unknown);
         }
-        let left: i64 = sqlx::query_scalar(COUNT).bind(user).fetch_one(&mut *tx).await?;
+        let left: i64 = sqlx::query_scalar(COUNT_WITHOUT_PASSWORD).bind(user).fetch_one(&mut *tx).await?;
         if left == 0 && row.is_none_or(|row| row.password_hash == no_password) {
             return Ok(Unlinked::Last);
         }

@@ -3,6 +3,7 @@
 
 use super::audit::{Entry, append};
 use super::factor::{DELETE_USELESS_CODES, END_OTHER_SESSIONS, RAISE_SESSION, WEAKEN_SESSIONS, store_codes};
+use super::identity::COUNT_WITHOUT_PASSWORD;
 use super::row::row;
 use super::user::{UserRow, locking};
 use super::{Db, is_duplicate, on};
@@ -13,8 +14,12 @@ use crate::id::{PasskeyId, SessionId, UserId};
 /// The number of passkeys that an account may have.
 const MOST_OF_USER: i64 = 20;
 
-/// The number of requests that may wait. Requests to sign in need no account, so their number has a bound.
+/// The number of requests to use a passkey that may wait. They need no account, so their number has a bound.
 const MOST_REQUESTS: i64 = 10_000;
+
+/// The number of requests to add a passkey that may wait for one account. They have a bound of their own, so that no
+/// flood of the others ends them.
+const MOST_REQUESTS_OF_USER: i64 = 20;
 
 row! {
     /// A passkey.
@@ -63,16 +68,21 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) expires_at: Timestamp,
 }
 
-/// Stores a request. Deletes the requests that have expired and, if too many wait, the oldest ones.
+/// Stores a request. Deletes the requests that have expired and, if too many of its kind wait, the oldest ones.
 pub(crate) async fn insert_request(db: &Db, request: &NewRequest<'_>, now: Timestamp) -> Result<()> {
     const EXPIRED: &str = "DELETE FROM passkey_requests WHERE expires_at <= $1";
-    const SURPLUS: &str = "DELETE FROM passkey_requests WHERE expires_at <= \
-        (SELECT expires_at FROM passkey_requests ORDER BY expires_at DESC LIMIT 1 OFFSET $1)";
+    const SURPLUS: &str = "DELETE FROM passkey_requests WHERE user_id IS NULL AND expires_at <= \
+        (SELECT expires_at FROM passkey_requests WHERE user_id IS NULL ORDER BY expires_at DESC LIMIT 1 OFFSET $1)";
+    const SURPLUS_OF_USER: &str = "DELETE FROM passkey_requests WHERE user_id = $2 AND expires_at <= \
+        (SELECT expires_at FROM passkey_requests WHERE user_id = $2 ORDER BY expires_at DESC LIMIT 1 OFFSET $1)";
     const SQL: &str =
         "INSERT INTO passkey_requests (challenge_hash, user_id, state, expires_at) VALUES ($1, $2, $3, $4)";
     on!(db, pool => {
         sqlx::query(EXPIRED).bind(now).execute(pool).await?;
-        sqlx::query(SURPLUS).bind(MOST_REQUESTS).execute(pool).await?;
+        match request.user {
+            None => sqlx::query(SURPLUS).bind(MOST_REQUESTS).execute(pool).await?,
+            Some(user) => sqlx::query(SURPLUS_OF_USER).bind(MOST_REQUESTS_OF_USER).bind(user).execute(pool).await?,
+        };
         sqlx::query(SQL)
             .bind(request.challenge_hash)
             .bind(request.user)
@@ -194,19 +204,41 @@ pub(crate) async fn use_once(db: &Db, passkey: &PasskeyRow, dynamic_state: &[u8]
     Ok(done > 0)
 }
 
-/// Removes a passkey of an account; returns whether the account had it.
-pub(crate) async fn delete(db: &Db, user: UserId, passkey: PasskeyId, entry: &Entry) -> Result<bool> {
+/// The outcome of removing a passkey.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It was removed.
+    Yes,
+    /// The account has no such passkey.
+    Unknown,
+    /// The account has no password, no other passkey and no identity.
+    Last,
+}
+
+/// Removes a passkey of an account, unless the account could not sign in any more. `no_password` is the hash of an
+/// account without a password.
+pub(crate) async fn delete(
+    db: &Db,
+    user: UserId,
+    passkey: PasskeyId,
+    no_password: &str,
+    entry: &Entry,
+) -> Result<Removed> {
     const SQL: &str = "DELETE FROM passkeys WHERE id = $1 AND user_id = $2";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
+        let row = sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
         if sqlx::query(SQL).bind(passkey).bind(user).execute(&mut *tx).await?.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(Removed::Unknown);
+        }
+        let left: i64 = sqlx::query_scalar(COUNT_WITHOUT_PASSWORD).bind(user).fetch_one(&mut *tx).await?;
+        if left == 0 && row.is_none_or(|row| row.password_hash == no_password) {
+            return Ok(Removed::Last);
         }
         sqlx::query(DELETE_USELESS_CODES).bind(user).execute(&mut *tx).await?;
         sqlx::query(WEAKEN_SESSIONS).bind(user).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Removed::Yes)
     })
 }

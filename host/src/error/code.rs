@@ -200,7 +200,7 @@ codes! {
     IDENTITY_NOT_FOUND = "identity_not_found", 404;
     /// The account has the maximum number of identities.
     TOO_MANY_IDENTITIES = "too_many_identities", 409;
-    /// Without this identity, its owner could not sign in any more.
+    /// Without this identity or passkey, its owner could not sign in any more.
     LAST_SIGN_IN_METHOD = "last_sign_in_method", 409;
     /// A cookie does not count in this request, because another site may have made the browser send it.
     CROSS_SITE_REQUEST = "cross_site_request", 403;

@@ -21,15 +21,18 @@ use webauthn_rp::{
     DiscoverableCredentialRequestOptions, PublicKeyCredentialCreationOptions, Registration, RegistrationServerState,
 };
 
-use super::recovery_code;
 use super::relying_party::RelyingParty;
+use super::{Method, recovery_code};
 use crate::auth::Auth;
 use crate::auth::caller::{Caller, Strength};
 use crate::auth::client::Client;
+use crate::auth::password_hashing::NO_PASSWORD;
 use crate::auth::session::IssuedTokens;
+use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::db;
-use crate::db::passkey::{self, Added, NewPasskey, NewRequest};
+use crate::db::audit;
+use crate::db::passkey::{self, Added, NewPasskey, NewRequest, PasskeyRow, Removed};
 use crate::error::{Error, Result, code};
 use crate::id::{PasskeyId, UserId};
 use crate::initiator::Initiator;
@@ -134,17 +137,21 @@ impl Auth {
     /// Removes a passkey of the caller. With the last factor, the recovery codes go too.
     ///
     /// # Errors
-    /// `factor_not_found`; `step_up_required`; `needs_session`.
+    /// `factor_not_found`; `step_up_required`; `needs_session`; a conflict `last_sign_in_method`.
     pub async fn remove_passkey(&self, caller: &Caller, id: PasskeyId, by: &Initiator) -> Result<()> {
         let user = caller.user()?.id;
         self.require_recent_proof(caller.session()?)?;
         let entry = self.entry(by, "factor.remove", user);
         let entry = entry.with_detail(json!({ "factor": "passkey", "passkey": id.to_string() }));
         let _forget = self.0.token_cache.invalidate_after(user);
-        if passkey::delete(&self.0.db, user, id, &entry).await? {
-            return Ok(());
+        match passkey::delete(&self.0.db, user, id, NO_PASSWORD, &entry).await? {
+            Removed::Yes => Ok(()),
+            Removed::Unknown => Err(Error::not_found(code::FACTOR_NOT_FOUND, "The account has no such factor")),
+            Removed::Last => {
+                let text = "You could not sign in any more; set a password by a recovery mail first";
+                Err(Error::conflict(code::LAST_SIGN_IN_METHOD, text))
+            }
         }
-        Err(Error::not_found(code::FACTOR_NOT_FOUND, "The account has no such factor"))
     }
 
     /// Begins the use of a passkey: returns the options for `navigator.credentials.get`. They name no account, so they tell
@@ -170,7 +177,22 @@ impl Auth {
         response: &Value,
         client: &Client,
     ) -> Result<IssuedTokens> {
-        let id = self.check_passkey(party, response).await?;
+        let (id, verified) = self.check_passkey(party, response).await?;
+        let begun = match verified {
+            Ok(()) => self.begin_passkey_session(id, client).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &begun
+            && [code::INVALID_PASSKEY, code::INACTIVE_USER].contains(error.code())
+        {
+            let detail = json!({ "factor": Method::Passkey.as_str(), "reason": error.code().as_str() });
+            let entry = self.entry(&client.initiator(), "session.refuse", id).denied().with_detail(detail);
+            audit::insert(&self.0.db, &entry).await?;
+        }
+        begun
+    }
+
+    async fn begin_passkey_session(&self, id: UserId, client: &Client) -> Result<IssuedTokens> {
         let user = db::user::find(&self.0.db, id).await?.ok_or_else(invalid)?;
         if !user.is_active {
             return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
@@ -181,8 +203,12 @@ impl Auth {
         self.begin_session(&user, client, Strength::Multi).await?.ok_or_else(invalid)
     }
 
-    /// Returns the account whose passkey signed a request. The request is used up, whatever the outcome.
-    pub(super) async fn check_passkey(&self, party: &RelyingParty, response: &Value) -> Result<UserId> {
+    /// Returns the account of the passkey that a response names, and whether its passkey signed the request. The request is
+    /// used up, whatever the outcome.
+    ///
+    /// # Errors
+    /// `invalid_passkey`: the response fits no request or names no passkey.
+    pub(super) async fn check_passkey(&self, party: &RelyingParty, response: &Value) -> Result<(UserId, Result<()>)> {
         let now = self.0.clock.now();
         let response = response.to_string();
         let assertion = DiscoverableAuthentication16::from_json_relaxed(response.as_bytes()).map_err(refused)?;
@@ -190,6 +216,18 @@ impl Auth {
         let state = passkey::take_request(&self.0.db, &hash(challenge), None, now).await?.ok_or_else(invalid)?;
         let server = DiscoverableAuthenticationServerState::decode(state.as_slice()).map_err(defect)?;
         let row = passkey::find(&self.0.db, assertion.raw_id().as_ref()).await?.ok_or_else(invalid)?;
+        let verified = self.verify_response(party, &assertion, server, &row, now).await;
+        Ok((row.user_id, verified))
+    }
+
+    async fn verify_response(
+        &self,
+        party: &RelyingParty,
+        assertion: &DiscoverableAuthentication16,
+        server: DiscoverableAuthenticationServerState,
+        row: &PasskeyRow,
+        now: Timestamp,
+    ) -> Result<()> {
         let handle = handle(row.user_id);
         if assertion.response().user_handle() != &handle {
             return Err(invalid());
@@ -205,9 +243,9 @@ impl Auth {
             error_on_unsolicited_extensions: false,
             ..AuthenticationVerificationOptions::default()
         };
-        server.verify(&party.id, &assertion, &mut credential, &options).map_err(refused)?;
+        server.verify(&party.id, assertion, &mut credential, &options).map_err(refused)?;
         let dynamic = credential.dynamic_state().encode().map_err(defect)?;
-        if passkey::use_once(&self.0.db, &row, &dynamic, now).await? { Ok(row.user_id) } else { Err(invalid()) }
+        if passkey::use_once(&self.0.db, row, &dynamic, now).await? { Ok(()) } else { Err(invalid()) }
     }
 
     async fn store_request(&self, challenge: SentChallenge, user: Option<UserId>, state: &[u8]) -> Result<()> {

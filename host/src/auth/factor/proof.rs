@@ -35,8 +35,8 @@ impl Auth {
     /// audit log.
     ///
     /// # Errors
-    /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `throttled`: nothing was
-    /// compared.
+    /// `incorrect_code`: wrong, used before, or of a factor that the account does not have; `invalid_passkey`;
+    /// `throttled`: nothing was compared.
     pub(super) async fn check_proof(
         &self,
         user: UserId,
@@ -49,6 +49,7 @@ impl Auth {
             // Not recorded: an account without a factor could fill the audit log.
             return Err(incorrect_code());
         }
+        let mut refusal = incorrect_code();
         let (method, right) = match proof {
             Proof::Code(code) => (Method::Totp, self.check_code(user, session, code.expose(), now).await?),
             Proof::RecoveryCode(code) => {
@@ -59,14 +60,24 @@ impl Auth {
                 };
                 (Method::RecoveryCode, right)
             }
-            Proof::Passkey { party, response } => (Method::Passkey, self.check_passkey(party, response).await? == user),
+            Proof::Passkey { party, response } => {
+                let checked = self.check_passkey(party, response).await;
+                let right = match checked.and_then(|(owner, verified)| verified.map(|()| owner == user)) {
+                    Err(error) if *error.code() == code::INVALID_PASSKEY => {
+                        refusal = error;
+                        false
+                    }
+                    checked => checked?,
+                };
+                (Method::Passkey, right)
+            }
         };
         if right {
             return Ok(());
         }
         let entry = self.entry(by, "session.refuse", user).denied().with_detail(json!({ "factor": method.as_str() }));
         audit::insert(&self.0.db, &entry).await?;
-        Err(incorrect_code())
+        Err(refusal)
     }
 
     /// Returns whether this is the current code of the account's app and was not used before.

@@ -33,7 +33,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Starts a session with a passkey, without a password.")
             .query::<TokenReceiver>()
             .json::<PasskeyUse>()
-            .replies::<Token>(),
+            .replies::<Token>()
+            .replies_empty(204),
         HostRoute::post("/api/v1/users/me/factors/passkeys/options", begin_passkey_me)
             .session()
             .named("users", "begin_passkey_me", "Begin Passkey Me")
@@ -94,7 +95,8 @@ fn party(host: &Host) -> Result<RelyingParty> {
     RelyingParty::of(&host.config.server.frontend_url)
 }
 
-async fn begin_passkey_use(host: Arc<Host>, _: Call) -> Result<Reply> {
+async fn begin_passkey_use(host: Arc<Host>, call: Call) -> Result<Reply> {
+    host.auth.throttle().check(Action::PasskeyRequest, None, call.address)?;
     let options = host.auth.begin_passkey_use(&party(&host)?).await?;
     Ok(secret(Reply::json(&PasskeyOptions { options })?))
 }

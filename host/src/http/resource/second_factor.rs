@@ -117,9 +117,7 @@ async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let attempt = host.auth.throttle().begin(Action::SecondFactor, None, call.address)?;
     let completed = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await;
     // A try that the account's wait refused costs queries too.
-    let waits = completed.as_ref().is_err_and(|error| *error.code() == code::THROTTLED);
-    let failure = if waits { code::THROTTLED } else { code::INCORRECT_CODE };
-    attempt.settle(&completed, &failure);
+    attempt.settle_any(&completed, &[code::INCORRECT_CODE, code::INVALID_PASSKEY, code::THROTTLED]);
     login::issued_tokens(&host, &completed?, &receiver)
 }
 
