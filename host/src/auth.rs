@@ -133,9 +133,10 @@ impl Auth {
         if let Some(caller) = token_cache.get(&key, now) {
             return Ok(caller);
         }
+        // Each is read before the step that it is about, so that any later change makes the cached result invalid.
+        let of_all = token_cache.generation_of_all();
         let claims = access_token::verify(keys, token, now).await?;
-        // Read before the look-up, so that any later change makes the cached result invalid.
-        let generation = token_cache.generation(claims.sub.0);
+        let generation = token_cache.generation_since(of_all, claims.sub.0);
         let found = db::session::signed_in(db, claims.sub, claims.sid).await?.ok_or_else(Error::invalid_token)?;
         if !found.user.is_active {
             return Err(Error::forbidden(code::INACTIVE_USER, "Inactive user"));

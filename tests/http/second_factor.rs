@@ -254,11 +254,15 @@ async fn a_role_can_require_a_second_factor(host: &TestHost) {
     client.get("/users/").await.has_code(403, "second_factor_required");
     let (app, _) = Authenticator::enrol(host, &client).await;
     client.get("/users/").await.ok();
+    let key = client.post("/users/me/keys", &json!({ "name": "ci", "permissions": ["users:read"] })).await.ok();
+    let machine = host.anonymous().with_token(text(&key, "key"));
+    machine.get("/users/").await.ok();
     next_step(host);
     let second = signed_in(host, SUPERUSER, &app).await;
     second.get("/users/").await.ok();
-    // Without a factor, no session has two.
+    // Without a factor, no session has two, and neither has a key that such a session created.
     client.delete("/users/me/factors/totp").await.ok();
+    machine.get("/users/").await.has_code(403, "forbidden");
     for client in [&client, &second] {
         client.get("/users/").await.has_code(403, "second_factor_required");
         client.get("/users/me").await.ok();

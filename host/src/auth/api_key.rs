@@ -4,7 +4,7 @@
 //! A key has the permissions in its list. If it belongs to an account, it has only those of them that the account has at
 //! that moment, so it never exceeds its owner. A key that belongs to nobody has all of them until it is revoked. A key
 //! is created by a session, never by another key: a stolen key cannot renew itself. The permissions of roles that
-//! require a second factor belong to a key only if the session that created it had one.
+//! require a second factor belong to a key only if the session that created it had one, and the owner has one now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,7 +179,12 @@ impl Auth {
         if !user.is_active {
             return Err(Error::forbidden(code::INACTIVE_USER, "Inactive user"));
         }
-        let held = self.effect_of_roles(owner, Strength::of_stored(&row.strength)).await?.permissions;
+        // The second factor that the session had may be gone meanwhile.
+        let strength = match Strength::of_stored(&row.strength) {
+            Strength::Multi if self.factors(owner).await?.methods().is_empty() => Strength::Single,
+            strength => strength,
+        };
+        let held = self.effect_of_roles(owner, strength).await?.permissions;
         let may = |one: &Permission| *one == Permission::Host(HostPermission::RoutesCall) || held.contains(one);
         let permissions = scope.into_iter().filter(may).collect();
         // A role means more than the permissions of the key, so a plugin learns of no role.

@@ -67,8 +67,19 @@ impl TokenCache {
     /// Returns the generation of a user. Must be read before the look-up whose result is inserted with it. Each change
     /// raises one of two counts, so their sum changes too.
     pub(super) fn generation(&self, user: Uuid) -> u64 {
+        self.generation_since(self.generation_of_all(), user)
+    }
+
+    /// Returns the part of the generation that all users share. It is read before the signature of a token is checked,
+    /// when the user is not known yet, because the end of a signing key invalidates the tokens of all users.
+    pub(super) fn generation_of_all(&self) -> u64 {
+        self.roles.load(Ordering::SeqCst)
+    }
+
+    /// Returns the generation of a user with the shared part as it was read before.
+    pub(super) fn generation_since(&self, of_all: u64, user: Uuid) -> u64 {
         let own = self.stripe(user).map_or(0, |stripe| stripe.load(Ordering::SeqCst));
-        own.wrapping_add(self.roles.load(Ordering::SeqCst))
+        own.wrapping_add(of_all)
     }
 
     pub(super) fn insert(&self, key: Key, caller: Arc<Caller>, generation: u64, now: Timestamp, ends: Timestamp) {

@@ -39,8 +39,7 @@ use super::reply::Reply;
 use super::static_files::{self, Served, StaticFiles};
 use super::traffic::InFlight;
 use super::{Host, openapi, problem, request_head};
-use crate::auth::throttle::Action;
-use crate::auth::{Auth, Caller};
+use crate::auth::Caller;
 use crate::error::{Error, Findings, Kind, Result, code};
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
@@ -375,7 +374,7 @@ impl Dispatcher {
     /// a part in the trial. Others cannot choose: a client that sends its requests to one side could end any trial. Runs
     /// before the access check, so a caller with invalid credentials counts as anonymous here.
     async fn assign(&self, canary: &Canary, parts: &Parts, origin: &ClientOrigin) -> (bool, Option<Assignment>) {
-        let caller = access::identify(&self.host.auth, self.credential(parts, origin)).await;
+        let caller = access::identify(&self.host.auth, self.credential(parts, origin), origin.address).await;
         if caller.as_ref().is_some_and(|caller| caller.is_superuser()) {
             match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
                 Some(b"always") => return (true, None),
@@ -402,12 +401,7 @@ impl Dispatcher {
         let release = route.handler.release();
         let plugin = release.map(|release| &release.record.plugin);
         let credential = self.credential(parts, origin);
-        let has_key = matches!(credential, Credential::Bearer(token) if Auth::is_api_key(token));
-        let mut checked = access::check(&self.host.auth, credential, route.access, plugin).await;
-        if has_key {
-            let throttle = self.host.auth.throttle();
-            checked = throttle.after(Action::ApiKey, origin.address, &code::INVALID_TOKEN, checked);
-        }
+        let checked = access::check(&self.host.auth, credential, origin.address, route.access, plugin).await;
         if let (Err(error), Some(release)) = (&checked, release)
             && CallOutcome::of_error(error) == CallOutcome::Dependency
         {

@@ -39,7 +39,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     if !has_token(&host, &call.headers) {
         let bearer = browser_rules::bearer(&call.headers).map_or(Credential::None, Credential::Bearer);
-        access::check(&host.auth, bearer, &Access::Host(HostPermission::MetricsRead), None).await?;
+        let access = Access::Host(HostPermission::MetricsRead);
+        access::check(&host.auth, bearer, call.address, &access, None).await?;
     }
     let mut families = Families::default();
     add_http(&mut families, &host);
