@@ -188,6 +188,18 @@ impl Auth {
         self.revoke_session(by, caller.user()?.id, caller.session()?.id, reason).await.map(drop)
     }
 
+    /// Ends the session of a refresh token, whether or not the token was replaced meanwhile.
+    ///
+    /// # Errors
+    /// `invalid_token`: no session has the token.
+    pub async fn sign_out_by_refresh_token(&self, token: &str, client: &Client) -> Result<()> {
+        let token = RefreshToken::parse(token).ok_or_else(Error::invalid_token)?;
+        let row = session::find_by_family(&self.0.db, &token.family_hash()).await?.ok_or_else(Error::invalid_token)?;
+        let by = Initiator { actor: Some(row.user_id), ..client.initiator() };
+        let reason = json!({ "reason": "signed out" });
+        self.revoke_session(&by, row.user_id, row.id, reason).await.map(drop)
+    }
+
     /// Returns a page of the sessions of a user that have not expired, newest first, and their total number.
     ///
     /// # Errors

@@ -46,8 +46,9 @@ const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; f
 const FRAME_POLICY: HeaderValue = HeaderValue::from_static("frame-ancestors 'self'");
 
 /// Directives of `Cache-Control` after which nothing needs to be added for a response to a cookie: it is private
-/// already, or its author said that caches may share it (RFC 9111, section 3.5).
-const DECIDED: [&str; 5] = ["private", "no-store", "public", "s-maxage", "must-revalidate"];
+/// already, or its author said that caches may share it (RFC 9111, section 3.5). `must-revalidate` says so only for
+/// requests with `Authorization`.
+const DECIDED: [&str; 4] = ["private", "no-store", "public", "s-maxage"];
 
 /// The credential of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,6 +278,7 @@ mod tests {
         let cookie = Credential::Cookie("abc");
         assert_eq!(cache(None, cookie), "private");
         assert_eq!(cache(Some("max-age=60"), cookie), "max-age=60, private");
+        assert_eq!(cache(Some("max-age=60, must-revalidate"), cookie), "max-age=60, must-revalidate, private");
         for decided in ["no-store", "max-age=60, PUBLIC", "s-maxage=5", "private, max-age=1"] {
             assert_eq!(cache(Some(decided), cookie), decided);
         }

@@ -57,6 +57,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("login-passkey_options", Public, Admitted),
     ("login-passkey", Public, Admitted),
     ("login-refresh_cookie", Public, Admitted),
+    ("login-logout_cookie", Public, Admitted),
     ("login-read_issuers", Public, Admitted),
     ("login-begin_sign_in", Public, Admitted),
     ("login-finish_sign_in", Public, Admitted),

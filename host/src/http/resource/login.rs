@@ -54,6 +54,14 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "logout", "Logout")
             .described("Ends the session of the access token, and its cookies.")
             .replies::<Message>(),
+        HostRoute::post("/api/v1/login/logout-cookie", end_cookies)
+            .public()
+            .named(TAG, "logout_cookie", "Logout Cookie")
+            .described(
+                "Ends the session of the refresh cookie and removes the cookies, also if the access token has expired. The \
+                 response has no content.",
+            )
+            .replies_empty(204),
         HostRoute::post("/api/v1/login/test-token", read_token)
             .named(TAG, "test_token", "Test Token")
             .described("Returns the account of the access token.")
@@ -215,6 +223,20 @@ async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
     if session_cookie::access_token(&call.headers).is_none() {
         return Ok(reply);
     }
+    Ok(session_cookie::ended_session()?.into_iter().fold(reply, Reply::with_cookie))
+}
+
+async fn end_cookies(host: Arc<Host>, call: Call) -> Result<Reply> {
+    browser_rules::require_frontend(call.is_from_frontend)?;
+    if let Some(token) = session_cookie::refresh_token(&call.headers) {
+        let ended = host.auth.sign_out_by_refresh_token(token, &call.client()).await;
+        match host.auth.throttle().after(Action::Refresh, call.address, &code::INVALID_TOKEN, ended) {
+            // The session has ended already, so only the cookies are left.
+            Err(error) if [code::INVALID_TOKEN, code::TOO_MANY_ATTEMPTS].contains(error.code()) => {}
+            ended => ended?,
+        }
+    }
+    let reply = secret(Reply::empty(StatusCode::NO_CONTENT));
     Ok(session_cookie::ended_session()?.into_iter().fold(reply, Reply::with_cookie))
 }
 
