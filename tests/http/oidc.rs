@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{column, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::issuer::{CLIENT_SECRET, Forgery, Issuer, foreign_key};
+use crate::support::passkey::{Claims, Passkey};
 use crate::support::remote::Reply;
 use crate::support::{Client, Component, TestHost, TestResponse, both};
 
@@ -238,6 +239,20 @@ async fn an_account_with_a_password_is_linked_only_by_its_owner(host: &mut TestH
     assert_eq!(identities["has_password"], false);
     let id = text(&identities["data"][0], "id").to_owned();
     sam.delete(&format!("/users/me/identities/{id}")).await.has_code(409, "last_sign_in_method");
+    // A passkey is a way to sign in too, until it is the last one.
+    let passkeys = "/users/me/factors/passkeys";
+    let begun = sam.post(&format!("{passkeys}/options"), &json!({})).await.ok()["options"].clone();
+    let claims = Claims {
+        origin: "https://shop.example".to_owned(),
+        rp_id: "shop.example".to_owned(),
+        user_verified: true,
+        counter: 0,
+    };
+    let (_, response) = Passkey::create(&begun, claims);
+    let added = sam.post(passkeys, &json!({ "name": "Laptop", "passkey": response })).await.ok();
+    sam.delete(&format!("/users/me/identities/{id}")).await.has_message("Identity deleted successfully");
+    let last = sam.delete(&format!("{passkeys}/{}", text(&added, "id"))).await;
+    last.has_code(409, "last_sign_in_method");
 }
 
 async fn an_address_that_no_issuer_verified_is_never_linked(host: &mut TestHost) {

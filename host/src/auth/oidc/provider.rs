@@ -20,7 +20,7 @@ use openidconnect::{
     RequestTokenError, Scope, StandardErrorResponse, SubjectIdentifier, UserInfoError,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::fetch::{Fetch, FetchError};
 use super::id_token::{Expected, Refusal, Vouched, display_name, verified, verified_address};
@@ -34,6 +34,11 @@ use crate::error::{Error, Kind, Result, code};
 const METADATA_LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// How long a failed discovery is remembered.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
+/// The number of sign-ins that ask one issuer at a time: half of the requests that the host sends at once
+/// (`egress::host_requests`), so that a slow issuer does not stop the others.
+const PLACES: usize = 8;
+/// How long a sign-in waits for a place.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The member of an issuer's metadata that says whether its responses name it (RFC 9207).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -67,6 +72,7 @@ pub(super) struct Provider {
     redirect_url: String,
     egress: Egress,
     metadata: Mutex<Discovery>,
+    places: Semaphore,
 }
 
 /// The state of the discovery.
@@ -93,7 +99,8 @@ impl Provider {
     /// `public_url` is the origin of this host.
     pub(super) fn new(issuer: Issuer, public_url: &str, egress: Egress) -> Self {
         let redirect_url = format!("{public_url}/api/v1/login/oidc/{}/callback", issuer.name);
-        Self { issuer, redirect_url, egress, metadata: Mutex::new(Discovery::Missing) }
+        let (metadata, places) = (Mutex::new(Discovery::Missing), Semaphore::new(PLACES));
+        Self { issuer, redirect_url, egress, metadata, places }
     }
 
     /// Returns the URL at the issuer where a person signs in.
@@ -128,6 +135,9 @@ impl Provider {
         now: Timestamp,
         request_id: &Arc<str>,
     ) -> Result<Vouched> {
+        let Ok(Ok(_place)) = tokio::time::timeout(PATIENCE, self.places.acquire()).await else {
+            return Err(self.unavailable().with_internal("too many sign-ins at the issuer at once"));
+        };
         let fetch = self.fetch(request_id);
         let mut metadata = self.metadata(&fetch, None).await?;
         // A response of one issuer must not be taken for that of another one (RFC 9207).
