@@ -107,7 +107,7 @@ async fn a_frontend_keeps_its_session_in_cookies_that_no_other_site_can_use(host
         ended.headers.get_all("set-cookie").iter().filter(|value| value.to_str().unwrap().contains("=; Max-Age=0"));
     assert_eq!(cleared.count(), 2);
     invalid_token(&host.anonymous().request(Method::GET, "/users/me").header("cookie", &fresh).send().await);
-    // Browsers drop the cookie of an expired access token. The other one is enough to end the session, and to do so twice.
+    // Browsers drop the cookie of an expired access token. The other one is enough to end the session.
     let kept = cookies(&sign_in(host, &[FRONTEND]).await);
     for _ in 0..2 {
         let logout = host.anonymous().request(Method::POST, "/login/logout-cookie");

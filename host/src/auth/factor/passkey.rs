@@ -203,8 +203,8 @@ impl Auth {
         self.begin_session(&user, client, Strength::Multi).await?.ok_or_else(invalid)
     }
 
-    /// Returns the account of the passkey that a response names, and whether its passkey signed the request. The request is
-    /// used up, whatever the outcome.
+    /// Returns the account of the passkey that a response names, and whether this passkey signed the request. The
+    /// request is used up, whatever the outcome.
     ///
     /// # Errors
     /// `invalid_passkey`: the response fits no request or names no passkey.
