@@ -125,8 +125,8 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Returns the headers that a plugin receives. A value that is not UTF-8 is read as Latin-1, in which every byte is a
-/// character, as `wharf:http` does. The query of the page that sent the request stays with the host: that of a page of the
-/// frontend may have a code of a sign-in or the token of a link.
+/// character, as `wharf:http` does. The query of the page that sent the request stays with the host: it may have a code of
+/// a sign-in or the token of a link.
 pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
     headers
         .iter()

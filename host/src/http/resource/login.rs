@@ -58,8 +58,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .public()
             .named(TAG, "logout_cookie", "Logout Cookie")
             .described(
-                "Ends the session of the refresh cookie and removes the cookies, also if the access token has expired. The \
-                 response has no content.",
+                "Ends the session of the refresh cookie and removes the cookies, also if the access token has expired. \
+                 The response has no content.",
             )
             .replies_empty(204),
         HostRoute::post("/api/v1/login/test-token", read_token)

@@ -175,8 +175,8 @@ fn redirect(url: &str) -> Result<Reply> {
 }
 
 /// Returns the URL of the frontend that a browser returns to. Only the origins of frontends and of the host itself are
-/// allowed: otherwise a link to this host could lead anywhere, with a code. An origin that only a pattern allows does not
-/// count, because anybody may have a host below the domain.
+/// allowed: otherwise a link to this host could lead anywhere, with a code. An origin that only a pattern allows does
+/// not count, because anybody may have a host below the domain.
 ///
 /// # Errors
 /// 422: it is another URL, or no page of a frontend.
@@ -206,9 +206,9 @@ pub(super) fn return_to(host: &Host, wanted: Option<&str>) -> Result<String> {
     Ok(url.into())
 }
 
-/// Returns whether a path can be that of a page of a frontend. A plugin that received the code could exchange it, because
-/// anybody may choose the challenge of a link that begins a sign-in. The origin does not matter: the host may serve
-/// several of the frontends.
+/// Returns whether a path can be that of a page of a frontend. A plugin that received the code could exchange it,
+/// because anybody may choose the challenge of a link that begins a sign-in. The origin does not matter: the host may
+/// serve several of the frontends.
 fn is_page(host: &Host, path: &str) -> bool {
     let path = request_head::normalized(path);
     // A proxy in front of the host may read these as a slash.
