@@ -207,7 +207,7 @@ settings! {
     /// The audit log.
     Audit in audit {
         /// How long entries are kept.
-        keep: Duration = YEAR, "WHARF_AUDIT_KEEP", kind::duration(DAY..=100 * YEAR);
+        keep: Duration = Duration::from_secs(31_557_600), "WHARF_AUDIT_KEEP", kind::duration(DAY..=100 * YEAR);
     }
 }
 

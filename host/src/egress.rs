@@ -16,6 +16,7 @@
 pub mod address;
 mod checked_request;
 mod client;
+mod concurrency;
 mod connection;
 mod exchange;
 mod failure;
@@ -35,11 +36,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Semaphore;
 
+use self::concurrency::{MAX_LOOKUPS, PluginConcurrency};
 use self::connection::Tls;
 use self::host_requests::HostRequests;
+use self::origin::{Origin, Target};
 use self::pool::Pool;
 use crate::clock::Random;
 use crate::id::PluginName;
+use crate::network::Network;
 use crate::permits::Permits;
 
 pub use self::checked_request::is_written_by_the_host;
@@ -50,9 +54,6 @@ pub use self::limits::{EgressLimits, MAX_REDIRECTS};
 pub use self::resolver::Resolver;
 pub use self::ssrf_filter::Allowlist;
 pub use self::trace::Trace;
-
-/// Concurrent lookups of one plugin: the system's cannot be cancelled, so a lookup may outlive its request.
-const MAX_LOOKUPS: usize = 8;
 
 /// The parts of the machine that outgoing requests depend on, replaceable in tests.
 #[derive(Debug, Clone, Default)]
@@ -75,13 +76,6 @@ struct Shared {
     own: OnceLock<SocketAddr>,
     plugins: Mutex<HashMap<PluginName, PluginConcurrency>>,
     host: HostRequests,
-}
-
-/// The concurrency limits that all releases of a plugin share.
-#[derive(Clone)]
-struct PluginConcurrency {
-    requests: Arc<Permits>,
-    lookups: Arc<Semaphore>,
 }
 
 impl Egress {
@@ -111,6 +105,23 @@ impl Egress {
         });
         let (concurrency, shared) = (concurrency.clone(), Arc::clone(&self.0));
         ReleaseEgress { shared, concurrency, allowlist, limits, pool: Arc::new(Pool::default()) }
+    }
+
+    /// Sends a request of the host itself and reads the whole response.
+    ///
+    /// # Errors
+    /// The request is invalid, it hit a limit, the server cannot be reached, or it violates the protocol.
+    pub async fn send_for_host(&self, request: Request, request_id: &str) -> Result<Response, Failure> {
+        let target = Target::read(&request.url).map_err(Failure::Invalid)?;
+        let once = ReleaseEgress {
+            shared: Arc::clone(&self.0),
+            concurrency: self.0.host.concurrency.clone(),
+            allowlist: Allowlist { hosts: vec![Origin::of(target.server)], networks: Network::all().into() },
+            limits: host_requests::LIMITS,
+            pool: Arc::clone(&self.0.host.pool),
+        };
+        let trace = Trace::begin(request_id, &self.0.random).map_err(|error| Failure::Internal(error.report()))?;
+        once.send(Request { redirects: Some(0), ..request }, &trace, &mut (), &mut Report::default()).await
     }
 }
 

@@ -223,7 +223,7 @@ async fn nobody_gives_what_they_do_not_hold(host: &TestHost) {
     let log = root.get("/audit/?object=role:member&action=role.update").await.ok();
     assert_eq!(log["data"][0]["detail"], json!({ "default_before": "strong" }));
 
-    // What they hold, they give: also a role next to one that they could not give.
+    // They give the permissions that they hold: also a role next to one that they could not give.
     give(&manager, &friend, &["strong", "weak"]).await.ok();
     manager.post("/roles/", &json!({ "name": "own", "permissions": ["plugins:read"] })).await.ok();
     assert_eq!(friend.get("/users/me/roles").await.ok()["roles"], json!(["strong", "weak"]));

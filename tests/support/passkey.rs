@@ -14,7 +14,7 @@ pub(crate) struct Passkey {
     id: Vec<u8>,
     user_handle: String,
     random: SystemRandom,
-    /// What it signs.
+    /// The claims that it signs.
     pub(crate) claims: Claims,
 }
 

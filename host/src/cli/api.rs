@@ -29,6 +29,8 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The operator API's path of plugins.
 pub(super) const PLUGINS: &str = "/api/v1/plugins/";
+/// The operator API's path of the audit log.
+pub(super) const AUDIT: &str = "/api/v1/audit/";
 
 /// The most digits that an authenticator app shows. A recovery code is longer.
 const MOST_DIGITS: usize = 8;

@@ -7,13 +7,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use self::verify::VerifyCommand;
-use super::api::{Api, Remote};
+use super::api::{AUDIT, Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, printable, text, to_the_second};
 use super::terminal::Terminal;
-
-/// The API's path of the audit log.
-const AUDIT: &str = "/api/v1/audit/";
 
 /// Read and verify the audit log.
 #[derive(Debug, Subcommand)]

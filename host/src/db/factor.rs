@@ -270,7 +270,7 @@ pub(crate) async fn remove_all(db: &Db, user: UserId, by: Option<&PermissionSet>
         let mut tx = pool.begin_with(begin).await?;
         sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
         check_outranked!(tx, db, user, by);
-        let had = sqlx::query_scalar::<_, i64>(concat!("SELECT CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END"))
+        let had = sqlx::query_scalar::<_, i64>(concat!("SELECT CAST(CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END AS BIGINT)"))
             .bind(user)
             .fetch_one(&mut *tx)
             .await?;

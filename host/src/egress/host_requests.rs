@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::exchange::{Report, Request, Response};
-use super::failure::Failure;
+use super::concurrency::{MAX_LOOKUPS, PluginConcurrency};
 use super::limits::EgressLimits;
-use super::origin::{Origin, Target};
 use super::pool::Pool;
-use super::ssrf_filter::Allowlist;
-use super::trace::Trace;
-use super::{Egress, MAX_LOOKUPS, PluginConcurrency, ReleaseEgress};
-use crate::network::Network;
 use crate::permits::Permits;
 
-const LIMITS: EgressLimits = EgressLimits {
+/// The limits of one request of the host.
+pub(super) const LIMITS: EgressLimits = EgressLimits {
     requests: 16,
     queue: Duration::from_secs(2),
     resolve: Duration::from_secs(5),
@@ -30,8 +25,8 @@ const LIMITS: EgressLimits = EgressLimits {
 
 /// The parts that all requests of the host share.
 pub(super) struct HostRequests {
-    concurrency: PluginConcurrency,
-    pool: Arc<Pool>,
+    pub(super) concurrency: PluginConcurrency,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Default for HostRequests {
@@ -41,24 +36,5 @@ impl Default for HostRequests {
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
         };
         Self { concurrency, pool: Arc::default() }
-    }
-}
-
-impl Egress {
-    /// Sends a request of the host itself and reads the whole response.
-    ///
-    /// # Errors
-    /// The request is invalid, it hit a limit, the server cannot be reached, or it violates the protocol.
-    pub async fn send_for_host(&self, request: Request, request_id: &str) -> Result<Response, Failure> {
-        let target = Target::read(&request.url).map_err(Failure::Invalid)?;
-        let once = ReleaseEgress {
-            shared: Arc::clone(&self.0),
-            concurrency: self.0.host.concurrency.clone(),
-            allowlist: Allowlist { hosts: vec![Origin::of(target.server)], networks: Network::all().into() },
-            limits: LIMITS,
-            pool: Arc::clone(&self.0.host.pool),
-        };
-        let trace = Trace::begin(request_id, &self.0.random).map_err(|error| Failure::Internal(error.report()))?;
-        once.send(Request { redirects: Some(0), ..request }, &trace, &mut (), &mut Report::default()).await
     }
 }

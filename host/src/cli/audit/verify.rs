@@ -7,9 +7,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::AUDIT;
 use crate::audit::Checkpoint;
-use crate::cli::api::{Api, Remote};
+use crate::cli::api::{AUDIT, Api, Remote};
 use crate::cli::failure::Failure;
 use crate::cli::plugin::view::printable;
 use crate::cli::terminal::Terminal;
