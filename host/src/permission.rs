@@ -4,6 +4,7 @@
 //! A permission is written `namespace:name`. The namespaces of [`HostPermission`]s are reserved: no plugin may have such
 //! a name, so that no plugin can define a permission that means an operation of the host.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use crate::id::{PermissionName, PluginName};
 macro_rules! host_permissions {
     ($($variant:ident = $text:literal, $meaning:literal;)*) => {
         /// A permission for operations of the host itself.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum HostPermission {
             $(#[doc = $meaning] $variant,)*
         }
@@ -64,6 +65,19 @@ host_permissions! {
     MailTest = "mail:test", "Send test mails and preview mails.";
     SigningKeysRotate = "signing-keys:rotate", "Rotate the keys that sign access tokens.";
     RoutesCall = "routes:call", "Lets an API key call the routes of plugins that any signed-in caller may call.";
+}
+
+/// By text, so that sets and lists are in the order that people expect.
+impl Ord for HostPermission {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for HostPermission {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl HostPermission {

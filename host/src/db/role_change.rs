@@ -311,9 +311,8 @@ pub(crate) async fn set_roles(
     let shared = db.dialect(SELECT, SELECT_SHARED);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        if !wanted.is_superuser && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
-            return Err(user::last_superuser());
-        }
+        let is_last =
+            !wanted.is_superuser && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id];
         let account = sqlx::query_as::<_, UserRow>(user::locking(db)).bind(id).fetch_optional(&mut *tx).await?;
         let Some(mut account) = account else { return Ok(None) };
         let present: Vec<RoleName> = sqlx::query_scalar(OF_USER).bind(id).fetch_all(&mut *tx).await?;
@@ -326,6 +325,9 @@ pub(crate) async fn set_roles(
         }
         change.superuser = (account.is_superuser != wanted.is_superuser).then_some(wanted.is_superuser);
         let entries = check(&account, &change)?;
+        if is_last {
+            return Err(user::last_superuser());
+        }
         for role in &change.taken {
             sqlx::query(TAKE).bind(id).bind(role.row.name.clone()).execute(&mut *tx).await?;
         }

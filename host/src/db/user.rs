@@ -303,13 +303,14 @@ pub(crate) async fn update(
     let superusers = superusers(db);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        if demotes && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
-            return Err(last_superuser());
-        }
+        let is_last = demotes && sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id];
         let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
             return Ok(None);
         };
         check_outranked!(tx, db, id, by);
+        if is_last {
+            return Err(last_superuser());
+        }
         let new = changed(&old, change);
         sqlx::query(UPDATE)
             .bind(id)
@@ -402,13 +403,14 @@ pub(crate) async fn delete(db: &Db, id: UserId, by: Option<&PermissionSet>, entr
     let superusers = superusers(db);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        if sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id] {
-            return Err(last_superuser());
-        }
+        let is_last = sqlx::query_scalar::<_, UserId>(superusers).fetch_all(&mut *tx).await? == [id];
         let Some(old) = sqlx::query_as::<_, UserRow>(locking(db)).bind(id).fetch_optional(&mut *tx).await? else {
             return Ok(false);
         };
         check_outranked!(tx, db, id, by);
+        if is_last {
+            return Err(last_superuser());
+        }
         sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
         append!(&entry.clone().with_change(Some(described(&old)), None)).execute(&mut *tx).await?;
         tx.commit().await?;

@@ -274,7 +274,7 @@ async fn export_audit(host: Arc<Host>, call: Call) -> Result<Reply> {
     let reply = Reply::new(StatusCode::OK, "application/jsonl", lines);
     let Some(next) = next else { return Ok(reply) };
     let mut target = "/api/v1/audit/export?".to_owned();
-    for (name, value) in call.inputs.query.iter().filter(|(name, _)| *name != "cursor") {
+    for (name, value) in call.inputs.query.iter().filter(|(name, value)| *name != "cursor" && !value.is_null()) {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let pair = form_urlencoded::Serializer::new(String::new()).append_pair(name, &text).finish();
         let _ = write!(target, "{pair}&");
