@@ -89,7 +89,7 @@ const ESCAPES: &[&str] = &[
     "SELECT json_set('{}', '$' || replace(hex(zeroblob(200000)), '00', '.a'), 1)",
     "SELECT max(value) FROM json_each(x'eb00000001')",
     "SELECT instr(hex(zeroblob(500000)), hex(zeroblob(250000)) || '1')",
-    "SELECT CAST(repeat('a', 5000000) AS int)",
+    "SELECT CAST(repeat('a', 1000000) AS int)",
 ];
 
 async fn run_attacks(backend: Backend) {
