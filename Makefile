@@ -23,6 +23,8 @@ ARGS ?=
 FUZZ ?= $(patsubst tests/fuzz/targets/%.rs,%,$(wildcard tests/fuzz/targets/*.rs))
 FUZZ_TIME ?= 60
 FUZZ_SEED ?= 0
+# The optimisation of the host's code: 0 is quicker to build, 1 tries more inputs.
+FUZZ_OPT ?= 1
 FUZZ_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: help
@@ -77,7 +79,7 @@ fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each tar
 	@# cargo-fuzz would build all dependencies once more: a quarter of an hour. See tests/fuzz/Cargo.toml. The dev profile,
 	@# because overflows and failed debug assertions are findings.
 	@RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
-		$(CARGO) --config profile.dev.package.wharf.opt-level=1 build -p wharf-fuzz --bins
+		$(CARGO) --config profile.dev.package.wharf.opt-level=$(FUZZ_OPT) build -p wharf-fuzz --bins
 	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
 	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
 

@@ -21,7 +21,9 @@ use crate::clock::Timestamp;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
-use crate::route::{Access, Template};
+use crate::route::Template;
+
+pub use super::interface::describe::exports::wharf::plugin::http::Access as DeclaredAccess;
 
 /// The results of `describe` and `routes` before they are checked.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +52,7 @@ pub struct DeclaredRoute {
     /// Path below the mount.
     pub path: String,
     /// The callers that may call it.
-    pub access: Access,
+    pub access: DeclaredAccess,
     /// Operation as JSON text.
     pub operation: String,
     /// Cache policy: time to live in milliseconds, whether responses differ by caller, and tags.
@@ -140,12 +142,7 @@ pub fn declaration(declared: Declared) -> Result<Declaration> {
     let route = |route: DeclaredRoute| describe::Route {
         method: route.method,
         path: route.path,
-        access: match route.access {
-            Access::Public => describe::Access::Public,
-            Access::Authenticated => describe::Access::Authenticated,
-            Access::Permission(name) => describe::Access::Permission(name),
-            Access::Superuser => describe::Access::Superuser,
-        },
+        access: route.access,
         operation: route.operation,
         cache: route.cache.map(|(ttl_ms, per_caller, tags)| describe::CachePolicy { ttl_ms, per_caller, tags }),
     };

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 use wharf::plugin::declaration::Declaration;
-use wharf::plugin::fuzzing::{self, Declared, DeclaredRoute};
+use wharf::plugin::fuzzing::{self, Declared, DeclaredAccess, DeclaredRoute};
 use wharf::plugin::schema_compatibility::MigrationStep;
 use wharf::route::{Access, Template};
 
@@ -77,10 +77,10 @@ impl Input {
 fn route(rest: &str) -> DeclaredRoute {
     let [method, path, access, operation] = words(rest);
     let access = match access {
-        "public" => Access::Public,
-        "authenticated" => Access::Authenticated,
-        "superuser" => Access::Superuser,
-        name => Access::Permission(unescaped(name)),
+        "public" => DeclaredAccess::Public,
+        "authenticated" => DeclaredAccess::Authenticated,
+        "superuser" => DeclaredAccess::Superuser,
+        name => DeclaredAccess::Permission(unescaped(name)),
     };
     DeclaredRoute {
         method: unescaped(method),

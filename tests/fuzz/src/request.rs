@@ -180,9 +180,11 @@ fn check_scalars(text: &str) {
     let whole = text.trim();
     let digits = whole.strip_prefix(['+', '-']).unwrap_or(whole);
     let is_integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let integer = |value: &Value| value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+    let fits = |n: i128| i64::try_from(n).is_ok() || u64::try_from(n).is_ok();
     match read(Scalar::Integer) {
-        Some(value) => assert_eq!(whole.parse::<i128>().ok(), value.as_i64().map(i128::from), "{text:?}"),
-        None => assert!(!is_integer || whole.parse::<i128>().map_or(true, |n| i64::try_from(n).is_err()), "{text:?}"),
+        Some(value) => assert_eq!(whole.parse::<i128>().ok(), integer(&value), "{text:?}"),
+        None => assert!(!is_integer || !whole.parse::<i128>().is_ok_and(fits), "{text:?}"),
     }
     match read(Scalar::Number) {
         Some(value) => assert!(value.as_f64().is_some_and(f64::is_finite), "{text:?}"),
