@@ -166,14 +166,51 @@ async fn a_key_can_neither_renew_itself_nor_change_its_account(host: &TestHost) 
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });
     machine.patch("/users/me/password", &change).await.has_code(403, "needs_session");
     machine.request(Method::POST, "/login/logout").send().await.has_code(403, "needs_session");
-    // It takes over no account that has more permissions than it, its owner's included.
     let owner = text(&host.superuser().get("/users/me").await.ok(), "id").to_owned();
     let owner = format!("/users/{owner}");
-    machine.patch(&owner, &json!({ "password": "another horse" })).await.has_code(403, "exceeds_own_permissions");
+    machine.patch(&owner, &json!({ "password": "another horse" })).await.has_code(403, "needs_session");
+    // It takes over no account that has more permissions than it.
+    host.superuser().post("/roles/", &json!({ "name": "auditors", "permissions": ["audit:read"] })).await.ok();
+    let auditor = host.user("auditor@example.com").await;
+    let auditor = format!("/users/{}", text(&auditor.get("/users/me").await.ok(), "id"));
+    host.superuser().put(&format!("{auditor}/roles"), &json!({ "roles": ["auditors"] })).await.ok();
+    machine.patch(&auditor, &json!({ "password": "another horse" })).await.has_code(403, "exceeds_own_permissions");
     let jane = host.user("jane@example.com").await;
     let jane = format!("/users/{}", text(&jane.get("/users/me").await.ok(), "id"));
     machine.patch(&jane, &json!({ "is_superuser": true })).await.has_code(403, "exceeds_own_permissions");
     host.anonymous().sign_in(SUPERUSER, PASSWORD).await.ok();
+    a_key_with_all_permissions_of_its_owner_does_not_change_its_account(host).await;
+}
+
+/// Its permissions would allow it: the owner has no others.
+async fn a_key_with_all_permissions_of_its_owner_does_not_change_its_account(host: &TestHost) {
+    let permissions = ["users:read", "users:write", "roles:read", "roles:write", "sessions:read", "sessions:end"];
+    host.superuser().post("/roles/", &json!({ "name": "managers", "permissions": permissions })).await.ok();
+    let ann = host.user("ann@example.com").await;
+    let own = format!("/users/{}", text(&ann.get("/users/me").await.ok(), "id"));
+    host.superuser().put(&format!("{own}/roles"), &json!({ "roles": ["managers"] })).await.ok();
+    let machine = client_of(host, &created(&ann, &permissions).await);
+    let session = text(&machine.get(&format!("{own}/sessions")).await.ok()["data"][0], "id").to_owned();
+    for response in [
+        machine.patch(&own, &json!({ "password": "another horse" })).await,
+        machine.patch(&own, &json!({ "email": "mine@example.com" })).await,
+        machine.patch(&own, &json!({ "is_active": false })).await,
+        machine.post("/password-recovery-html-content/Ann@EXAMPLE.com", &json!({})).await,
+        machine.put(&format!("{own}/roles"), &json!({ "roles": [] })).await,
+        machine.delete(&format!("{own}/factors")).await,
+        machine.delete(&format!("{own}/sessions")).await,
+        machine.delete(&format!("{own}/sessions/{session}")).await,
+    ] {
+        response.has_code(403, "needs_session");
+    }
+    machine.delete(&own).await.has_code(403, "superuser_self_deletion");
+    ann.get("/users/me").await.ok();
+    host.anonymous().sign_in("ann@example.com", PASSWORD).await.ok();
+    // Other accounts are its to manage.
+    let member = host.user("member@example.com").await;
+    let member = format!("/users/{}", text(&member.get("/users/me").await.ok(), "id"));
+    machine.patch(&member, &json!({ "full_name": "Member" })).await.ok();
+    machine.delete(&format!("{member}/sessions")).await.has_message("Sessions deleted successfully");
 }
 
 async fn a_key_expires(host: &TestHost) {

@@ -180,7 +180,7 @@ impl Auth {
     /// gets another address: both or none.
     ///
     /// # Errors
-    /// As [`Auth::update_user`]; `mail_queue_full`; 403 `exceeds_own_permissions`.
+    /// As [`Auth::update_user`]; `mail_queue_full`; 403 `exceeds_own_permissions`; 403 `needs_session`.
     pub async fn update_user_for(
         &self,
         caller: &Caller,
@@ -189,6 +189,7 @@ impl Auth {
         by: &Initiator,
         mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
     ) -> Result<User> {
+        caller.require_session_for_own(id)?;
         // The database compares again: during the hashing, the account can get permissions.
         self.require_outranks(caller, id).await?;
         self.apply(id, change, Some(self.0.clock.now()), Some(&caller.permissions), by, mail).await
@@ -273,8 +274,9 @@ impl Auth {
     /// Deletes an account with its sessions for a caller who has every permission of it.
     ///
     /// # Errors
-    /// As [`Auth::delete_user`]; 403 `exceeds_own_permissions`.
+    /// As [`Auth::delete_user`]; 403 `exceeds_own_permissions`; 403 `needs_session`.
     pub async fn delete_user_for(&self, caller: &Caller, id: UserId, by: &Initiator) -> Result<()> {
+        caller.require_session_for_own(id)?;
         self.delete(id, Some(&caller.permissions), by).await
     }
 

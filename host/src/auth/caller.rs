@@ -165,6 +165,15 @@ impl Caller {
         }
     }
 
+    /// Checks that the credential may change an account. An API key changes nothing about its owner: with a password of
+    /// its choice, it could sign in and outlive its own end.
+    ///
+    /// # Errors
+    /// 403 `needs_session`: the API key belongs to the account.
+    pub fn require_session_for_own(&self, account: UserId) -> Result<()> {
+        if self.user_id() == Some(account) { self.session().map(|_| ()) } else { Ok(()) }
+    }
+
     /// Returns whether the caller has every permission. An API key never has.
     pub fn is_superuser(&self) -> bool {
         self.permissions == PermissionSet::Everything

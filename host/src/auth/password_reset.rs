@@ -31,8 +31,9 @@ impl Auth {
     /// Issues such a token for an operator, who can set the password with it. The audit log names them.
     ///
     /// # Errors
-    /// 403 `exceeds_own_permissions`: the account has permissions that the operator lacks.
+    /// 403 `exceeds_own_permissions`: the account has permissions that the operator lacks; 403 `needs_session`.
     pub async fn issue_reset_token_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<Secret> {
+        caller.require_session_for_own(user)?;
         let entry = self.entry(by, "password.link", user);
         self.issue_token(user, self.0.settings.reset_token_ttl, Some((&caller.permissions, &entry))).await
     }

@@ -234,7 +234,8 @@ impl Auth {
     /// Gives an account these roles and takes its others, with effect on its next request.
     ///
     /// # Errors
-    /// `user_not_found`; 422 for a role that does not exist; 403 `exceeds_own_permissions`; 409 `last_superuser`.
+    /// `user_not_found`; 422 for a role that does not exist; 403 `exceeds_own_permissions`; 403 `needs_session`; 409
+    /// `last_superuser`.
     pub async fn set_roles_of(
         &self,
         caller: &Caller,
@@ -242,6 +243,7 @@ impl Auth {
         roles: &[RoleName],
         initiator: &Initiator,
     ) -> Result<BTreeSet<RoleName>> {
+        caller.require_session_for_own(id)?;
         let (superusers, others): (BTreeSet<_>, BTreeSet<_>) = roles.iter().cloned().partition(is_superuser);
         let wanted = WantedRoles { roles: others, is_superuser: !superusers.is_empty() };
         let unknown = |name: &RoleName| {

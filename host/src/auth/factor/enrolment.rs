@@ -119,8 +119,9 @@ impl Auth {
     /// Does the same for a caller who has every permission of the account.
     ///
     /// # Errors
-    /// `factor_not_found`; 403 `exceeds_own_permissions`.
+    /// `factor_not_found`; 403 `exceeds_own_permissions`; 403 `needs_session`.
     pub async fn remove_factors_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<()> {
+        caller.require_session_for_own(user)?;
         self.remove_all(user, Some(&caller.permissions), by).await
     }
 

@@ -134,9 +134,13 @@ async fn read_sessions(host: Arc<Host>, call: Call) -> Result<Reply> {
 }
 
 async fn delete_session(host: Arc<Host>, call: Call) -> Result<Reply> {
-    delete_one(&host, &call, call.path("user_id")?).await
+    let user: UserId = call.path("user_id")?;
+    call.caller()?.require_session_for_own(user)?;
+    delete_one(&host, &call, user).await
 }
 
 async fn delete_sessions(host: Arc<Host>, call: Call) -> Result<Reply> {
-    delete_all(&host, &call, call.path("user_id")?, None).await
+    let user: UserId = call.path("user_id")?;
+    call.caller()?.require_session_for_own(user)?;
+    delete_all(&host, &call, user, None).await
 }
