@@ -113,6 +113,9 @@ async fn a_key_never_exceeds_its_owner(host: &TestHost) {
         jane.post("/users/me/keys", &body).await.has_code(403, "exceeds_own_permissions");
     }
     assert_eq!(jane.get("/users/me/keys").await.ok()["count"], 0);
+    let denied = host.superuser().get("/audit/?action=key.create&outcome=denied").await.ok();
+    let detail = json!({ "name": "x", "permissions": ["routes:call", "items:read-all"] });
+    assert_eq!((&denied["data"].as_array().unwrap().len(), &denied["data"][0]["detail"]), (&3, &detail));
 
     // It loses at the next request what its owner loses.
     let path = format!("/users/{}", text(&jane.get("/users/me").await.ok(), "id"));

@@ -75,6 +75,14 @@ async fn nobody_invites_somebody_with_more_permissions_than_their_own(host: &Tes
         let refused = invite(&client, "new@example.com", json!([role])).await;
         refused.has_code(403, "exceeds_own_permissions");
     }
+    let denied = host.superuser().get("/audit/?action=invitation.create&outcome=denied").await.ok();
+    assert_eq!(
+        (&denied["data"][0]["actor"], &denied["data"][0]["detail"]),
+        (&json!(id), &json!({ "email": "new@example.com", "roles": ["superuser"] }))
+    );
+    // A superuser has every permission, and yet gives no role that does not exist.
+    let unknown = invite(host.superuser(), "new@example.com", json!(["superuser", "nonsense"])).await;
+    unknown.has_findings(&["body.roles.1 value_error: There is no such role"]);
     let unknown = invite(&client, "new@example.com", json!(["member", "nonsense"])).await;
     unknown.has_findings(&["body.roles.1 value_error: There is no such role"]);
     invite(&client, "new@example.com", json!(["Not a name"])).await.has_code(422, "validation_error");

@@ -263,6 +263,14 @@ async fn nobody_takes_over_an_account_with_more_permissions(host: &TestHost) {
     manager.post("/users/", &body).await.has_code(403, EXCEEDS);
     let own = format!("/users/{}", id_of(&manager).await);
     manager.patch(&own, &json!({ "is_superuser": true })).await.has_code(403, EXCEEDS);
+    // Each attempt is in the audit log.
+    let denied = root.get("/audit/?actor=managers@example.com&outcome=denied").await.ok();
+    let mut actions = column(&denied, "action");
+    actions.sort_unstable();
+    let updates = ["user.update"; 9];
+    assert_eq!(actions, [&["password.link"; 2][..], &["user.create"], &["user.delete"; 2], &updates].concat());
+    let of_root = format!("/audit/?object=user:{}&action=user.delete", id_of(root).await);
+    assert_eq!(column(&root.get(&of_root).await.ok(), "outcome"), ["denied"]);
     // Accounts with the same permissions or fewer are theirs to manage.
     let member = host.user("member@example.com").await;
     let path = format!("/users/{}", id_of(&member).await);

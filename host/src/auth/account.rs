@@ -96,11 +96,30 @@ impl Auth {
         self.create_user_with(account, by, |_| Ok(None)).await
     }
 
-    /// Creates an account and queues the mail that `mail` returns for it: both or none.
+    /// Creates an account for an operator and queues the mail that `mail` returns for it: both or none.
     ///
     /// # Errors
-    /// As [`Auth::create_user`].
-    pub async fn create_user_with(
+    /// As [`Auth::create_user`]; for a superuser 403 `exceeds_own_permissions` and `step_up_required`.
+    pub async fn create_user_for(
+        &self,
+        caller: &Caller,
+        account: NewAccount,
+        by: &Initiator,
+        mail: impl FnOnce(UserId) -> Result<Option<NewMail>>,
+    ) -> Result<User> {
+        if account.is_superuser {
+            if let Err(error) = caller.require_all(&PermissionSet::Everything) {
+                let detail = json!({ "email": account.email.as_str(), "is_superuser": true });
+                let entry = Entry::of(by, self.0.clock.now(), "user.create", "users").with_detail(detail);
+                return self.refused(error, entry).await;
+            }
+            // Otherwise a stolen token could create an account that has no factor.
+            self.require_step_up(caller)?;
+        }
+        self.create_user_with(account, by, mail).await
+    }
+
+    async fn create_user_with(
         &self,
         account: NewAccount,
         by: &Initiator,
@@ -189,10 +208,23 @@ impl Auth {
         by: &Initiator,
         mail: impl FnOnce(AddressMail<'_>) -> Result<Option<NewMail>>,
     ) -> Result<User> {
-        caller.require_session_for_own(id)?;
         // The database compares again: during the hashing, the account can get permissions.
-        self.require_outranks(caller, id).await?;
-        self.apply(id, change, Some(self.0.clock.now()), Some(&caller.permissions), by, mail).await
+        let updated = match self.check_change(caller, id, &change).await {
+            Ok(()) => self.apply(id, change, Some(self.0.clock.now()), Some(&caller.permissions), by, mail).await,
+            Err(error) => Err(error),
+        };
+        match updated {
+            Ok(user) => Ok(user),
+            Err(error) => self.refused(error, self.entry(by, "user.update", id)).await,
+        }
+    }
+
+    async fn check_change(&self, caller: &Caller, id: UserId, change: &AccountChange) -> Result<()> {
+        caller.require_session_for_own(id)?;
+        if change.is_superuser == Some(true) {
+            caller.require_all(&PermissionSet::Everything)?;
+        }
+        self.require_outranks(caller, id).await
     }
 
     /// Changes the account of the caller: its name, and its address. While addresses must be verified, a new address
@@ -277,7 +309,10 @@ impl Auth {
     /// As [`Auth::delete_user`]; 403 `exceeds_own_permissions`; 403 `needs_session`.
     pub async fn delete_user_for(&self, caller: &Caller, id: UserId, by: &Initiator) -> Result<()> {
         caller.require_session_for_own(id)?;
-        self.delete(id, Some(&caller.permissions), by).await
+        match self.delete(id, Some(&caller.permissions), by).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.refused(error, self.entry(by, "user.delete", id)).await,
+        }
     }
 
     async fn delete(&self, id: UserId, permissions: Option<&PermissionSet>, by: &Initiator) -> Result<()> {

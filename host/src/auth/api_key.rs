@@ -84,8 +84,11 @@ impl Auth {
         permissions.dedup();
         // Every account may call the routes that this permission is about, without a key.
         let given = permissions.iter().filter(|one| **one != Permission::Host(HostPermission::RoutesCall));
-        caller.require_all(&given.cloned().collect())?;
         let now = inner.clock.now();
+        if let Err(error) = caller.require_all(&given.cloned().collect()) {
+            let detail = json!({ "name": new.name, "permissions": permissions });
+            return self.refused(error, Entry::of(by, now, "key.create", "keys").with_detail(detail)).await;
+        }
         let id = KeyId(inner.random.uuid()?);
         let (text, secret_hash) = api_key_text::write(id, [inner.random.bytes()?, inner.random.bytes()?]);
         let row = KeyRow {

@@ -5,17 +5,18 @@ use serde_json::json;
 
 use super::account::described;
 use super::password_hashing::NO_PASSWORD;
+use super::role_change::check_gives;
 use super::{Auth, Caller, User};
 use crate::address::Address;
 use crate::config::{Secret, SignUp};
 use crate::db;
+use crate::db::audit::Entry;
 use crate::db::email::NewMail;
 use crate::db::role::SUPERUSER;
 use crate::db::user::NewUser;
 use crate::error::{Error, FieldError, Loc, Result, code};
 use crate::id::{RoleName, UserId};
 use crate::initiator::Initiator;
-use crate::permission::{Permission, PermissionSet};
 
 /// A person to be invited.
 #[derive(Debug, Clone)]
@@ -47,7 +48,12 @@ impl Auth {
             let text = "This host takes no invitations; an operator creates accounts";
             return Err(Error::conflict(code::SIGNUP_CLOSED, text));
         }
-        caller.require_all(&self.permissions_of_roles(&invitation.roles).await?)?;
+        let now = self.0.clock.now();
+        if let Err(error) = self.check_roles(caller, &invitation.roles).await {
+            let names: Vec<&str> = invitation.roles.iter().map(RoleName::as_str).collect();
+            let detail = json!({ "email": invitation.email.as_str(), "roles": names });
+            return self.refused(error, Entry::of(by, now, "invitation.create", "users").with_detail(detail)).await;
+        }
         if !invitation.roles.is_empty() {
             self.require_step_up(caller)?;
         }
@@ -59,7 +65,6 @@ impl Auth {
             db::invitation::repeat(db, &mail(row.id)?, &entry).await?;
             return Ok(row.into());
         }
-        let now = self.0.clock.now();
         let (superuser, roles): (Vec<_>, Vec<_>) =
             invitation.roles.into_iter().partition(|role| role.as_str() == SUPERUSER);
         let row = NewUser {
@@ -79,29 +84,28 @@ impl Auth {
             .entry(by, "invitation.create", row.id)
             .with_change(None, Some(described(&row)))
             .with_detail(json!({ "roles": names }));
-        let check = |stored: &[String]| {
-            let permissions: PermissionSet = stored.iter().filter_map(|text| text.parse::<Permission>().ok()).collect();
-            caller.require_all(&permissions)
-        };
-        db::invitation::insert(db, &row, &roles, check, &mail, &entry).await?;
-        Ok(row.into())
+        let check = |role: &RoleName, stored: &[String]| check_gives(caller, role, stored);
+        let inserted = db::invitation::insert(db, &row, &roles, check, &mail, &entry).await;
+        match inserted {
+            Ok(()) => Ok(row.into()),
+            Err(error) => self.refused(error, entry).await,
+        }
     }
 
-    /// Returns every permission of these roles. A stored permission that cannot be read gives nothing.
-    async fn permissions_of_roles(&self, roles: &[RoleName]) -> Result<PermissionSet> {
-        let mut permissions = Vec::<Permission>::new();
+    /// Checks that these roles exist, and that the caller holds everything that they give.
+    async fn check_roles(&self, caller: &Caller, roles: &[RoleName]) -> Result<()> {
+        let mut held = Ok(());
         let mut unknown = Vec::new();
         for (index, role) in (0_u64..).zip(roles) {
             match db::invitation::permissions(&self.0.db, role).await? {
-                Some(_) if role.as_str() == SUPERUSER => return Ok(PermissionSet::Everything),
-                Some(stored) => permissions.extend(stored.iter().filter_map(|text| text.parse::<Permission>().ok())),
+                Some(stored) => held = held.and(check_gives(caller, role, &stored)),
                 None => {
                     let at = [Loc::from("body"), Loc::from("roles"), Loc::from(index)];
                     unknown.push(FieldError::new("value_error", at, "There is no such role"));
                 }
             }
         }
-        if unknown.is_empty() { Ok(permissions.into_iter().collect()) } else { Err(Error::invalid(unknown)) }
+        if unknown.is_empty() { held } else { Err(Error::invalid(unknown)) }
     }
 
     /// Issues the token of an invitation. Returns `None` if the account does not exist, or its owner has accepted.

@@ -35,7 +35,12 @@ impl Auth {
     pub async fn issue_reset_token_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<Secret> {
         caller.require_session_for_own(user)?;
         let entry = self.entry(by, "password.link", user);
-        self.issue_token(user, self.0.settings.reset_token_ttl, Some((&caller.permissions, &entry))).await
+        let operator = Some((&caller.permissions, &entry));
+        let issued = self.issue_token(user, self.0.settings.reset_token_ttl, operator).await;
+        match issued {
+            Ok(token) => Ok(token),
+            Err(error) => self.refused(error, entry).await,
+        }
     }
 
     /// Issues a token to set a password. It works for `ttl`.

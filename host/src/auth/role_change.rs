@@ -285,7 +285,7 @@ impl Auth {
     }
 
     /// Records an attempt to exceed one's own permissions, and returns the error. Other errors are not recorded.
-    async fn refused<T>(&self, error: Error, entry: Entry) -> Result<T> {
+    pub(super) async fn refused<T>(&self, error: Error, entry: Entry) -> Result<T> {
         if *error.code() == code::EXCEEDS_OWN_PERMISSIONS {
             audit::insert(&self.0.db, &entry.denied()).await?;
         }
@@ -317,12 +317,16 @@ fn accounts(count: i64) -> String {
     if count == 1 { "1 account".to_owned() } else { format!("{count} accounts") }
 }
 
-/// Checks that the caller holds everything that a role gives.
 fn check_holds_role(caller: &Caller, role: &StoredRole) -> Result<()> {
-    if is_superuser(&role.row.name) && !caller.is_superuser() {
+    check_gives(caller, &role.row.name, &role.permissions)
+}
+
+/// Checks that the caller holds everything that a role with these permissions gives.
+pub(super) fn check_gives(caller: &Caller, name: &RoleName, permissions: &[String]) -> Result<()> {
+    if is_superuser(name) && !caller.is_superuser() {
         return Err(exceeds());
     }
-    check_holds(caller, &role.permissions)
+    check_holds(caller, permissions)
 }
 
 /// Checks that the caller holds everything of the role that is no longer the default, and names it in the entry.

@@ -29,7 +29,7 @@ pub(crate) async fn permissions(db: &Db, role: &RoleName) -> Result<Option<Vec<S
 }
 
 /// Adds an account with the default roles and these, and queues the mail for it: all or nothing. A role that was deleted
-/// meanwhile is left out. `check` gets the permissions of a role as stored, because they can have changed since an
+/// meanwhile is left out. `check` gets a role with its permissions as stored, because they can have changed since an
 /// earlier check.
 ///
 /// # Errors
@@ -38,7 +38,7 @@ pub(crate) async fn insert(
     db: &Db,
     user: &NewUser,
     roles: &[RoleName],
-    check: impl Fn(&[String]) -> Result<()>,
+    check: impl Fn(&RoleName, &[String]) -> Result<()>,
     mail: &NewMail,
     entry: &Entry,
 ) -> Result<()> {
@@ -54,7 +54,7 @@ pub(crate) async fn insert(
         }
         for role in roles {
             let stored = sqlx::query_scalar::<_, String>(PERMISSIONS).bind(role.clone()).fetch_all(&mut *tx).await?;
-            check(&stored)?;
+            check(role, &stored)?;
         }
         insert_with(user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;

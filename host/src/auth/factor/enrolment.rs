@@ -5,6 +5,7 @@ use super::{Factors, NewTotp, PATIENCE, Passkey, proof, recovery_code, totp};
 use crate::auth::Auth;
 use crate::auth::caller::Caller;
 use crate::config::Secret;
+use crate::db::audit::Entry;
 use crate::db::factor::{self, Attempt, Confirmation};
 use crate::db::passkey;
 use crate::error::{Error, Result, code};
@@ -122,11 +123,18 @@ impl Auth {
     /// `factor_not_found`; 403 `exceeds_own_permissions`; 403 `needs_session`.
     pub async fn remove_factors_for(&self, caller: &Caller, user: UserId, by: &Initiator) -> Result<()> {
         caller.require_session_for_own(user)?;
-        self.remove_all(user, Some(&caller.permissions), by).await
+        match self.remove_all(user, Some(&caller.permissions), by).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.refused(error, self.removal_of_all(user, by)).await,
+        }
+    }
+
+    fn removal_of_all(&self, user: UserId, by: &Initiator) -> Entry {
+        self.entry(by, "factor.remove", user).with_detail(serde_json::json!({ "factor": "all" }))
     }
 
     async fn remove_all(&self, user: UserId, permissions: Option<&PermissionSet>, by: &Initiator) -> Result<()> {
-        let entry = self.entry(by, "factor.remove", user).with_detail(serde_json::json!({ "factor": "all" }));
+        let entry = self.removal_of_all(user, by);
         let _forget = self.0.token_cache.invalidate_after(user);
         if factor::remove_all(&self.0.db, user, permissions, &entry).await? { Ok(()) } else { Err(no_factor()) }
     }

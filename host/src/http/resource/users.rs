@@ -19,7 +19,7 @@ use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::id::UserId;
-use crate::permission::{HostPermission, PermissionSet};
+use crate::permission::HostPermission;
 
 const TAG: &str = "users";
 
@@ -237,15 +237,10 @@ async fn create_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         is_active: body.is_active,
         is_superuser: body.is_superuser,
     };
-    if body.is_superuser {
-        call.caller()?.require_all(&PermissionSet::Everything)?;
-        // Otherwise a stolen token could create an account that has no factor.
-        host.auth.require_step_up(call.caller()?)?;
-    }
     let taken = "The user with this email already exists in the system.";
-    let by = call.initiator();
+    let (caller, by) = (call.caller()?, call.initiator());
     let mail = |user| host.mail.for_new_account(user);
-    let user = host.auth.create_user_with(account, &by, mail).await.map_err(taken_as(taken))?;
+    let user = host.auth.create_user_for(caller, account, &by, mail).await.map_err(taken_as(taken))?;
     host.mail.wake();
     one(user)
 }
@@ -350,9 +345,6 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         }
     };
     let (id, caller): (UserId, _) = (call.path("user_id")?, call.caller()?);
-    if change.is_superuser == Some(true) {
-        caller.require_all(&PermissionSet::Everything)?;
-    }
     if change.password.is_some() || change.email.is_some() || change.is_superuser.is_some() {
         host.auth.require_step_up(caller)?;
     }
