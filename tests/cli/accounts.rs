@@ -44,6 +44,8 @@ async fn accounts_come_with_their_passwords_and_leave_with_them(host: &TestHost)
     std::fs::write(&file, format!("{jane}\n")).unwrap();
     let again = json_of(&run(&["import", path, "--json"]));
     assert_eq!((&again["imported"], &again["existing"]), (&json!(0), &json!(1)));
+    let checked = json_of(&run(&["import", path, "--dry-run", "--json"]));
+    assert_eq!(checked, again, "a dry run tells what exists already");
     assert_eq!(host.anonymous().sign_in("jane@example.com", "wrong").await.status, 400);
     let me = host.anonymous().signed_in("jane@example.com", "correct horse").await.get("/users/me").await.ok();
     assert_eq!((&me["email"], &me["full_name"]), (&json!("Jane@example.com"), &json!("Jane")));

@@ -5,7 +5,7 @@
 //! The members of a line are those of Wharf's export. Other systems name some of them differently; these names are
 //! accepted too, and unknown members are ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{BufRead, Read as _};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -18,7 +18,7 @@ use crate::address::{Address, InvalidAddress};
 use crate::clock::{Clock, Random, Timestamp};
 use crate::db::account_transfer::{self, ImportedUser};
 use crate::db::audit::{self, Entry};
-use crate::db::user::NewUser;
+use crate::db::user::{self, NewUser};
 use crate::db::{Db, role};
 use crate::error::{Error, Result};
 use crate::id::{RoleName, UserId};
@@ -132,6 +132,13 @@ struct Account {
     has_password: bool,
 }
 
+/// The accounts of earlier lines that a check would have added.
+#[derive(Debug, Default)]
+struct Earlier {
+    addresses: HashSet<String>,
+    ids: HashSet<UserId>,
+}
+
 /// Imports and exports accounts on a database.
 #[derive(Debug)]
 pub struct Transfer {
@@ -153,7 +160,7 @@ impl Transfer {
     /// The input cannot be read, or the database fails. The accounts of earlier lines stay.
     pub async fn import(&self, mut input: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
         let roles: BTreeSet<String> = account_transfer::role_names(&self.db).await?.into_iter().collect();
-        let mut report = ImportReport::default();
+        let (mut report, mut earlier) = (ImportReport::default(), Earlier::default());
         let (mut number, mut batch, mut bytes) = (0_u64, Vec::<Account>::new(), Vec::new());
         loop {
             bytes.clear();
@@ -176,18 +183,24 @@ impl Transfer {
                 Err(reason) => report.refuse(number, reason),
             }
             if batch.len() >= BATCH {
-                self.add(std::mem::take(&mut batch), options, &mut report).await?;
+                self.add(std::mem::take(&mut batch), options, &mut earlier, &mut report).await?;
             }
         }
-        self.add(batch, options, &mut report).await?;
+        self.add(batch, options, &mut earlier, &mut report).await?;
         Ok(report)
     }
 
-    async fn add(&self, batch: Vec<Account>, options: ImportOptions, report: &mut ImportReport) -> Result<()> {
+    async fn add(
+        &self,
+        batch: Vec<Account>,
+        options: ImportOptions,
+        earlier: &mut Earlier,
+        report: &mut ImportReport,
+    ) -> Result<()> {
         let (imported, traits): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|account| (account.imported, (account.is_demoted, account.has_password))).unzip();
         let added = match options.dry_run {
-            true => vec![true; imported.len()],
+            true => self.check(&imported, earlier).await?,
             false => account_transfer::insert_all(&self.db, &imported).await?,
         };
         for (added, (is_demoted, has_password)) in added.into_iter().zip(traits) {
@@ -200,6 +213,21 @@ impl Transfer {
             report.without_password = report.without_password.saturating_add(u64::from(!has_password));
         }
         Ok(())
+    }
+
+    /// Returns whether each account would be added: neither an account nor an earlier line has its address or its id.
+    async fn check(&self, imported: &[ImportedUser], earlier: &mut Earlier) -> Result<Vec<bool>> {
+        let taken = account_transfer::are_taken(&self.db, imported).await?;
+        let is_added = |(ImportedUser { user, .. }, is_taken): (&ImportedUser, bool)| {
+            let address = user.email.key().as_str().to_owned();
+            let is_added = !is_taken && !earlier.addresses.contains(&address) && !earlier.ids.contains(&user.id);
+            if is_added {
+                earlier.addresses.insert(address);
+                earlier.ids.insert(user.id);
+            }
+            is_added
+        };
+        Ok(imported.iter().zip(taken).map(is_added).collect())
     }
 
     /// Reads one line, or returns the reason why it is refused.
@@ -259,11 +287,15 @@ impl Transfer {
         Ok(Account { imported, is_demoted: is_superuser && !options.superusers, has_password })
     }
 
-    /// Writes every account as a line. Returns the number of accounts.
+    /// Writes every account as a line. Returns the number of accounts. The audit entry comes first: what was written
+    /// before a failure has left the host, too.
     ///
     /// # Errors
     /// The database or the output fails.
     pub async fn export(&self, mut write: impl FnMut(&str) -> std::io::Result<()>) -> Result<u64> {
+        let all = user::count(&self.db).await?;
+        let entry = Entry::of(&Initiator::terminal(), self.clock.now(), "user.export", "users");
+        audit::insert(&self.db, &entry.with_detail(json!({ "count": all }))).await?;
         let (mut last, mut count) = (UserId(Uuid::nil()), 0_u64);
         loop {
             let page = account_transfer::page(&self.db, last, i64::try_from(BATCH).unwrap_or(i64::MAX)).await?;
@@ -287,8 +319,6 @@ impl Transfer {
                 count = count.saturating_add(1);
             }
         }
-        let entry = Entry::of(&Initiator::terminal(), self.clock.now(), "user.export", "users");
-        audit::insert(&self.db, &entry.with_detail(json!({ "count": count }))).await?;
         Ok(count)
     }
 }
@@ -357,6 +387,8 @@ mod tests {
         let report = transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap();
         let expected = ImportReport { imported: 5, ordinary: 1, without_password: 1, ..ImportReport::default() };
         assert_eq!(report, expected);
+        let checked = transfer.import(input.as_bytes(), checked).await.unwrap();
+        assert_eq!(checked, ImportReport { existing: 5, ..ImportReport::default() }, "a dry run tells what exists");
         let again = transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap();
         assert_eq!(again, ImportReport { existing: 5, ..ImportReport::default() }, "only added accounts are counted");
 
@@ -448,6 +480,38 @@ mod tests {
         let entries = search::search(&transfer.db, &filter, page).await.unwrap();
         let after: Value = serde_json::from_str(entries[0].after.as_deref().unwrap()).unwrap();
         assert_eq!(after["roles"], json!(["member", "operator"]));
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_counts_what_the_import_would_add() {
+        let (_directory, transfer) = transfer().await;
+        let id = r#""id":"0b1ad1e5-7f0a-4c3d-9d77-1f1b5f0a8d11""#;
+        let mut lines = vec![
+            format!(r#"{{{id},"email":"a@example.com"}}"#),
+            // The address in another form, and the id.
+            r#"{"email":"A@EXAMPLE.com"}"#.to_owned(),
+            format!(r#"{{{id},"email":"b@example.com"}}"#),
+        ];
+        // The last line repeats an account of another batch.
+        lines.extend((0..300).map(|number| format!(r#"{{"email":"{number}@example.com"}}"#)));
+        lines.push(r#"{"email":"0@example.com"}"#.to_owned());
+        let input = lines.join("\n");
+        let options = ImportOptions { dry_run: true, ..ImportOptions::default() };
+        let checked = transfer.import(input.as_bytes(), options).await.unwrap();
+        assert_eq!((checked.imported, checked.existing, checked.refused), (301, 3, 0));
+        assert_eq!(transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap(), checked);
+    }
+
+    #[tokio::test]
+    async fn an_export_that_fails_is_in_the_audit_log() {
+        let (_directory, transfer) = transfer().await;
+        let line = r#"{"email":"a@example.com"}"#;
+        transfer.import(line.as_bytes(), ImportOptions::default()).await.unwrap();
+        transfer.export(|_| Err(std::io::ErrorKind::BrokenPipe.into())).await.unwrap_err();
+        let filter = Filter { action: Some("user.export".to_owned()), ..Filter::default() };
+        let page = Page { after: None, oldest_first: true, limit: 10 };
+        let entries = search::search(&transfer.db, &filter, page).await.unwrap();
+        assert_eq!((entries.len(), entries[0].detail.as_str()), (1, r#"{"count":1}"#));
     }
 
     #[tokio::test]

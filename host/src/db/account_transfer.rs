@@ -24,6 +24,7 @@ const INSERT: &str = "INSERT INTO users \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 const GIVE: &str =
     "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2 ON CONFLICT DO NOTHING";
+const TAKEN: &str = "SELECT id FROM users WHERE id = $1 OR email_key = $2 LIMIT 1";
 const PAGE: &str = concat!("SELECT ", columns!(), " FROM users WHERE id > $1 ORDER BY id LIMIT $2");
 const ROLES: &str = "SELECT user_id, role FROM user_roles WHERE user_id > $1 AND user_id <= $2 ORDER BY user_id, role";
 
@@ -65,6 +66,22 @@ pub(crate) async fn insert_all(db: &Db, imported: &[ImportedUser]) -> Result<Vec
         tx.commit().await?;
     });
     Ok(added)
+}
+
+/// Returns whether an account has the address or the id of each of these, in order.
+pub(crate) async fn are_taken(db: &Db, imported: &[ImportedUser]) -> Result<Vec<bool>> {
+    let mut taken = Vec::with_capacity(imported.len());
+    on!(db, pool => {
+        for ImportedUser { user, .. } in imported {
+            let found = sqlx::query_scalar::<_, UserId>(TAKEN)
+                .bind(user.id)
+                .bind(user.email.key().as_str().to_owned())
+                .fetch_optional(pool)
+                .await?;
+            taken.push(found.is_some());
+        }
+    });
+    Ok(taken)
 }
 
 /// Returns the accounts after `last` in the order of their ids, each with its roles.
