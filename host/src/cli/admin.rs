@@ -12,7 +12,7 @@ use super::terminal::Terminal;
 use crate::app::machine::Machine;
 use crate::auth::{PASSWORD_MAX_CHARS, PASSWORD_MIN_CHARS, SuperuserRepair};
 use crate::config::Secret;
-use crate::error::{Error, Result as HostResult};
+use crate::error::{Error, Result as HostResult, code};
 use crate::initiator::Initiator;
 
 /// Repair accounts while the host is stopped.
@@ -90,7 +90,7 @@ impl AdminCommand {
             machine.close().await;
             repaired
         });
-        show(&repaired.map_err(|error| Failure::host(&error))?, terminal);
+        show(&repaired.map_err(|error| failed(&error))?, terminal);
         Ok(())
     }
 }
@@ -120,6 +120,14 @@ async fn disable_mfa(machine: &Machine, email: &str) -> HostResult<Repaired> {
     let user = machine.auth.repair_factors(email, &Initiator::terminal()).await?;
     let done = "Removed all second factors and ended all sessions".to_owned();
     Ok(Repaired { done, email: user.email, password: None, warning: None })
+}
+
+fn failed(error: &Error) -> Failure {
+    let failure = Failure::host(error);
+    match *error.code() == code::USER_NOT_FOUND {
+        true => failure.next("Check the address. `wharf admin create-superuser EMAIL` creates an account."),
+        false => failure,
+    }
 }
 
 fn show(repaired: &Repaired, terminal: &Terminal) {

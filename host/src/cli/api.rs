@@ -1,6 +1,8 @@
 //! The client of the operator API. Owns requests and the explanation of errors to people. It parses responses
 //! leniently, so that an older command works with a newer host.
 
+mod next_step;
+
 use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use ureq::http::{Request, Response};
 use ureq::{Agent, Body, SendBody};
 use url::Url;
 
+use self::next_step::next_step;
 use super::credentials::Credentials;
 use super::failure::Failure;
 use crate::clock::Random;
@@ -289,31 +292,8 @@ impl Api {
             }
         }
         let retry = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        failure.next = match (status.as_u16(), text("code").as_deref()) {
-            (401, _) if self.token.is_some() => Some("Run `wharf login` (or renew WHARF_TOKEN).".to_owned()),
-            (403, Some("grant_missing")) => Some(
-                "Review the capability, then add it with --grant (or with `wharf plugin grant`, if it was revoked)."
-                    .to_owned(),
-            ),
-            (403, Some("second_factor_required")) => {
-                Some("Enrol a second factor (OPERATING.md, \"Second factors\"), then run `wharf login`.".to_owned())
-            }
-            (403, Some("step_up_required")) => {
-                Some("Run `wharf login` again: this needs a recent proof of your second factor.".to_owned())
-            }
-            (_, Some("needs_session")) => {
-                Some("An API key cannot do this. Sign in with `wharf login`, and unset WHARF_TOKEN.".to_owned())
-            }
-            (_, Some("forbidden")) => {
-                Some("Ask for a role with the permission; `wharf role list` shows the roles.".to_owned())
-            }
-            (_, Some("role_not_found")) => Some("`wharf role list` lists the roles.".to_owned()),
-            (_, Some("role_in_use")) => Some("`wharf role delete NAME --take` takes it from its users.".to_owned()),
-            (_, Some("release_not_found")) => Some("`wharf plugin releases NAME` lists the releases.".to_owned()),
-            (_, Some("plugin_not_found")) => Some("`wharf plugin list` lists the plugins.".to_owned()),
-            (429 | 503, _) => retry.map(|seconds| format!("Try again in {seconds} seconds.")),
-            _ => None,
-        };
+        let code = text("code").unwrap_or_default();
+        failure.next = next_step(status.as_u16(), &code, self.token.is_some(), retry);
         failure.members = problem;
         failure
     }
