@@ -75,8 +75,23 @@ async fn sessions_and_signing_keys_are_ended_on_the_command_line() {
     let session = of_jane["data"][0]["id"].as_str().unwrap();
     let refused = process.command(jane.token(), &["session", "end", session, "--user", jane_id]);
     assert!(failure(&refused).contains("code: forbidden"), "{refused:?}");
-    json_of(&process.command(token, &["session", "end", session, "--user", jane_id, "--json"]));
+    // An address names the account, too.
+    let by_address = json_of(&process.command(token, &["session", "list", "--user", "Jane@EXAMPLE.com", "--json"]));
+    assert_eq!(by_address, of_jane);
+    let nobody = failure(&process.command(token, &["session", "list", "--user", "nobody@example.com"]));
+    assert!(nobody.contains("no account has the address"), "{nobody}");
+    assert!(usage(&process.command(token, &["session", "end", "--all", "--user", ""])).contains("neither an email"));
+    superuser.get("/users/me").await.ok();
+    json_of(&process.command(token, &["session", "end", session, "--user", "jane@example.com", "--json"]));
     assert_eq!(jane.get("/users/me").await.status, 401);
+    // Without the permission to read accounts, an id names one.
+    let role = json!({ "name": "watchers", "permissions": ["sessions:read"] });
+    superuser.post("/roles/", &role).await.ok();
+    superuser.put(&format!("/users/{jane_id}/roles"), &json!({ "roles": ["watchers"] })).await.ok();
+    let jane = process.client().signed_in("jane@example.com", "correct horse").await;
+    json_of(&process.command(jane.token(), &["session", "list", "--user", jane_id, "--json"]));
+    let refused = process.command(jane.token(), &["session", "list", "--user", "jane@example.com"]);
+    assert!(failure(&refused).contains("code: forbidden"), "{refused:?}");
 
     let rotated = json_of(&process.command(token, &["keys", "rotate", "--json"]));
     assert_eq!(rotated["data"][0]["state"], "published");

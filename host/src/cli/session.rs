@@ -8,6 +8,7 @@ use super::api::{Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, show_response, text, to_the_second};
 use super::terminal::Terminal;
+use super::user;
 
 /// List and end sessions.
 #[derive(Debug, Subcommand)]
@@ -21,9 +22,9 @@ pub(super) enum SessionCommand {
 /// The account of the sessions.
 #[derive(Debug, Args)]
 struct Account {
-    /// The id of another account [default: the account that is signed in]
-    #[arg(long, value_name = "USER_ID")]
-    user: Option<Uuid>,
+    /// The email address or the id of another account [default: the account that is signed in]
+    #[arg(long)]
+    user: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -52,9 +53,12 @@ pub(super) struct EndCommand {
 }
 
 impl Account {
-    fn path(&self) -> String {
-        let user = self.user.map_or_else(|| "me".to_owned(), |user| user.to_string());
-        format!("/api/v1/users/{user}/sessions")
+    fn path(&self, api: &Api) -> Result<String, Failure> {
+        let user = match &self.user {
+            Some(user) => user::id_of(api, user)?,
+            None => "me".to_owned(),
+        };
+        Ok(format!("/api/v1/users/{user}/sessions"))
     }
 }
 
@@ -62,12 +66,14 @@ impl SessionCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         match self {
             Self::List(ListCommand { limit, account }) => {
-                let path = format!("{}?limit={limit}", account.path());
-                show_response(&Api::open(&account.remote)?.get(&path)?, terminal, show);
+                let api = Api::open(&account.remote)?;
+                let path = format!("{}?limit={limit}", account.path(&api)?);
+                show_response(&api.get(&path)?, terminal, show);
             }
             Self::End(EndCommand { id, account, .. }) => {
+                let api = Api::open(&account.remote)?;
                 let id = id.map(|id| format!("/{id}")).unwrap_or_default();
-                let response = Api::open(&account.remote)?.delete(&format!("{}{id}", account.path()))?;
+                let response = api.delete(&format!("{}{id}", account.path(&api)?))?;
                 show_response(&response, terminal, |response, terminal| terminal.line(text(response, "message")));
             }
         }

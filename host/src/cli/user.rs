@@ -1,5 +1,5 @@
-//! `wharf user`: lists, creates and deactivates accounts, and gives them roles, through the operator API. Imports and
-//! exports accounts on the machine of the host.
+//! `wharf user`: lists, creates, invites and deactivates accounts, and gives them roles, through the operator API.
+//! Imports and exports accounts on the machine of the host.
 
 mod transfer;
 
@@ -9,6 +9,7 @@ use std::io::BufRead as _;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use self::transfer::{ExportCommand, ImportCommand};
 use super::api::{Api, Method, Remote};
@@ -20,8 +21,10 @@ use crate::id::RoleName;
 
 /// The operator API's path of accounts.
 const USERS: &str = "/api/v1/users/";
+/// The operator API's path of invitations.
+const INVITE: &str = "/api/v1/users/invite";
 
-/// List, create and change accounts, and give them roles.
+/// List, create, invite and change accounts, and give them roles.
 #[derive(Debug, Subcommand)]
 pub(super) enum UserCommand {
     /// List the accounts, newest first
@@ -30,6 +33,8 @@ pub(super) enum UserCommand {
     Show(NamedUser),
     /// Create an account
     Create(CreateCommand),
+    /// Create an account without a password, and send a link to set one
+    Invite(InviteCommand),
     /// Show, give and take the roles of an account
     Roles(RolesCommand),
     /// End the sessions of an account and refuse it from now on
@@ -82,6 +87,21 @@ pub(super) struct CreateCommand {
     remote: Remote,
 }
 
+/// Invite a person.
+#[derive(Debug, Args)]
+pub(super) struct InviteCommand {
+    /// The email address
+    email: String,
+    /// The name of the person
+    #[arg(long)]
+    name: Option<String>,
+    /// Roles in addition to the one that new accounts get
+    #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
+    roles: Vec<RoleName>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 /// Show, give and take the roles of an account.
 #[derive(Debug, Args)]
 pub(super) struct RolesCommand {
@@ -103,6 +123,7 @@ impl UserCommand {
             Self::List(list) => list.run(terminal),
             Self::Show(named) => named.show(terminal),
             Self::Create(create) => create.run(terminal),
+            Self::Invite(invite) => invite.run(terminal),
             Self::Roles(roles) => roles.run(terminal),
             Self::Deactivate(named) => named.set_active(false, terminal),
             Self::Activate(named) => named.set_active(true, terminal),
@@ -113,9 +134,27 @@ impl UserCommand {
 }
 
 /// Returns the account that an email address or an id names.
-pub(super) fn find(api: &Api, user: &str) -> Result<Value, Failure> {
+fn find(api: &Api, user: &str) -> Result<Value, Failure> {
+    match user.parse::<Uuid>() {
+        Ok(id) => api.get(&format!("{USERS}{id}")),
+        Err(_) => find_by_address(api, user),
+    }
+}
+
+/// Returns the id of the account that an email address or an id names. Only an address needs the permission to read
+/// accounts.
+pub(super) fn id_of(api: &Api, user: &str) -> Result<String, Failure> {
+    match user.parse::<Uuid>() {
+        Ok(id) => Ok(id.to_string()),
+        Err(_) => Ok(text(&find_by_address(api, user)?, "id")),
+    }
+}
+
+fn find_by_address(api: &Api, user: &str) -> Result<Value, Failure> {
+    // Any other text would be a path of the API, such as `me`, or that of the list.
     if !user.contains('@') {
-        return api.get(&format!("{USERS}{}", utf8_percent_encode(user, NON_ALPHANUMERIC)));
+        return Err(Failure::usage(format!("{user:?} is neither an email address nor the id of an account"))
+            .next("`wharf user list` shows both."));
     }
     let list = api.get(&format!("{USERS}?email={}", utf8_percent_encode(user, NON_ALPHANUMERIC)))?;
     let found = members(&list, "data").next().cloned();
@@ -251,6 +290,40 @@ impl CreateCommand {
             return Err(Failure::usage("the passwords differ"));
         }
         Ok(Secret::new(password))
+    }
+}
+
+impl InviteCommand {
+    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let api = Api::open(&self.remote)?;
+        let body = json!({ "email": self.email, "full_name": self.name, "roles": self.roles });
+        let account = api.post_json(INVITE, &body)?;
+        let missing = self.missing_roles(&api, &account);
+        if !missing.is_empty() {
+            let (email, missing) = (text(&account, "email"), missing.join(","));
+            let text = format!("{email} was invited before and got another mail, but not the roles {missing}");
+            let next = format!(
+                "`wharf user roles {email} --give {missing}` gives them. Then invite {email} again: a new role ends the \
+                 link of the mail."
+            );
+            return Err(Failure::new(text).next(next));
+        }
+        show_response(&account, terminal, |account, terminal| {
+            terminal.line(format!("{} {}", terminal.good("Invited"), terminal.bold(&text(account, "email"))));
+        });
+        terminal.hint("The mail has a link to set a password. Repeat the command to send another one");
+        Ok(())
+    }
+
+    /// Returns the roles of the command that the account does not have: somebody who was invited before keeps theirs.
+    /// Returns none if the caller may not read roles.
+    fn missing_roles(&self, api: &Api, account: &Value) -> Vec<&str> {
+        if self.roles.is_empty() {
+            return Vec::new();
+        }
+        let Ok(response) = api.get(&roles_path(account)) else { return Vec::new() };
+        let held = role_names(&response);
+        self.roles.iter().map(RoleName::as_str).filter(|role| !held.contains(*role)).collect()
     }
 }
 
