@@ -20,6 +20,11 @@ both! {
     secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones => network_of_five(),
     what_anybody_may_begin_is_throttled => network_of_five(),
     a_session_guesses_no_password => Setup::default().throttled().with_manual_clock(),
+    a_user_sends_few_mails_by_changes_of_their_address => Setup::default().throttled().with_manual_clock(),
+    a_user_sends_few_mails_to_addresses_that_must_be_verified => Setup::default()
+        .throttled()
+        .with_manual_clock()
+        .with(|config| config.auth.verify_email = true),
 }
 
 fn network_of_five() -> crate::support::Setup {
@@ -223,4 +228,33 @@ async fn a_session_guesses_no_password(host: &TestHost) {
     is_throttled(&change(PASSWORD).await, "password-account", "60");
     host.clock().advance(Duration::from_secs(60));
     change(PASSWORD).await.has_message("Password updated successfully");
+}
+
+async fn a_user_sends_few_mails_by_changes_of_their_address(host: &TestHost) {
+    let client = host.user("jane@example.com").await;
+    let change = async |email: &str| client.patch("/users/me", &json!({ "email": email })).await;
+    // The mail about each change goes to the address before, which the user chose too.
+    for index in 0..5 {
+        change(&format!("victim{index}@example.com")).await.ok();
+    }
+    is_throttled(&change("victim5@example.com").await, "address-account", "300");
+    // Other changes, and other letters of the same address, send no mail.
+    client.patch("/users/me", &json!({ "full_name": "Jane" })).await.ok();
+    change("Victim4@example.com").await.ok();
+    // Other accounts are not concerned.
+    let joan = host.user("joan@example.com").await;
+    joan.patch("/users/me", &json!({ "email": "joan.doe@example.com" })).await.ok();
+    host.clock().advance(Duration::from_secs(300));
+    change("victim5@example.com").await.ok();
+    is_throttled(&change("victim6@example.com").await, "address-account", "300");
+}
+
+async fn a_user_sends_few_mails_to_addresses_that_must_be_verified(host: &TestHost) {
+    // Nobody has proven to read these addresses, and each mail goes to another one.
+    let client = host.superuser();
+    for index in 0..5 {
+        client.patch("/users/me", &json!({ "email": format!("victim{index}@example.com") })).await.ok();
+    }
+    let refused = client.patch("/users/me", &json!({ "email": "victim5@example.com" })).await;
+    is_throttled(&refused, "address-account", "300");
 }

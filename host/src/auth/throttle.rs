@@ -6,9 +6,9 @@
 //! only failures count where the caller reports successes. Secrets that nobody can guess, such as refresh tokens, are
 //! looked up first and counted if they are wrong, so that a flood of wrong ones does not stop a right one.
 //!
-//! An account is named by its address, whether or not it exists, so a refusal tells nothing about it. The states are
-//! bounded in number ([`CAPACITY`]) and contain no address, only digests. A restart forgets them. The module never
-//! decides who a client is, and never asks the database.
+//! An account is named by its address, whether or not it exists, so a refusal tells nothing about it. (A change of the
+//! address itself names it by its id.) The states are bounded in number ([`CAPACITY`]) and contain no address, only
+//! digests. A restart forgets them. The module never decides who a client is, and never asks the database.
 
 mod bucket;
 
@@ -22,6 +22,7 @@ use crate::address::AddressKey;
 use crate::clock::Clock;
 use crate::config;
 use crate::error::{Code, Error, Kind, RateLimit, Result, code};
+use crate::id::UserId;
 use crate::network::Network;
 
 /// The most states that are kept, about 20 MiB. Beyond it, the rarest ones are forgotten first.
@@ -57,11 +58,13 @@ pub enum Action {
     PasskeyRequest,
     /// The beginning or the end of a visit at an issuer. Failures count.
     IssuerSignIn,
+    /// A change of the address of one's own account. Each sends a mail to an address that the user chose.
+    AddressChange,
 }
 
 impl Action {
     /// Every action, in the order of the variants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SignIn,
         Self::Refresh,
         Self::Recovery,
@@ -72,6 +75,7 @@ impl Action {
         Self::PasswordCheck,
         Self::PasskeyRequest,
         Self::IssuerSignIn,
+        Self::AddressChange,
     ];
 
     /// Returns the name in metrics.
@@ -87,6 +91,7 @@ impl Action {
             Self::PasswordCheck => "password_check",
             Self::PasskeyRequest => "passkey_request",
             Self::IssuerSignIn => "issuer_sign_in",
+            Self::AddressChange => "address_change",
         }
     }
 
@@ -116,6 +121,7 @@ impl Action {
             Self::IssuerSignIn => {
                 (Limit("issuer-account", network, 3 * SECOND), Limit("issuer-network", network, 3 * SECOND))
             }
+            Self::AddressChange => (Limit("address-account", 5, 5 * MINUTE), Limit("address-network", 20, MINUTE)),
         }
     }
 }
@@ -204,11 +210,23 @@ impl Throttle {
     /// # Errors
     /// 429 `too_many_attempts`: the attempt does not count, and must not be made.
     pub fn begin(&self, action: Action, account: Option<&AddressKey>, address: IpAddr) -> Result<Attempt> {
+        self.begin_as(action, account.map(|account| account.as_str().as_bytes()), address)
+    }
+
+    /// Counts an attempt of an account that is named by its id, because the action changes its address.
+    ///
+    /// # Errors
+    /// 429 `too_many_attempts`.
+    pub fn check_user(&self, action: Action, user: UserId, address: IpAddr) -> Result<()> {
+        self.begin_as(action, Some(user.0.as_bytes().as_slice()), address).map(drop)
+    }
+
+    fn begin_as(&self, action: Action, account: Option<&[u8]>, address: IpAddr) -> Result<Attempt> {
         let Some((_, buckets)) = self.buckets(action) else { return Ok(Attempt(Vec::new())) };
         let network = Network::of_client(address).to_string();
         let mut taken = Attempt(vec![buckets.take(&buckets.network, network.as_bytes())?]);
         if let Some(account) = account {
-            match buckets.take(&buckets.account, account.as_str().as_bytes()) {
+            match buckets.take(&buckets.account, account) {
                 Ok(token) => taken.0.push(token),
                 // No work was done, so the network has not used its token.
                 Err(refused) => {

@@ -257,9 +257,14 @@ async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         ..AccountChange::default()
     };
     let (caller, by) = (call.caller()?, call.initiator());
-    if change.email.is_some() {
+    if let Some(email) = &change.email {
         // Mail to the address can reset the password.
         host.auth.require_step_up(caller)?;
+        let user = caller.user()?;
+        // Other letters of the same address are no change, and send no mail.
+        if AddressKey::of(&user.email) != Some(email.key()) {
+            host.auth.throttle().check_user(Action::AddressChange, user.id, call.address)?;
+        }
     }
     let user = host.auth.update_own(caller.user()?, change, &by, |mail| host.mail.for_address(mail)).await?;
     host.mail.wake();
