@@ -185,6 +185,9 @@ async fn secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones(host: &
         super::invalid_token(&refresh(&"A".repeat(64)).await);
         reset(&"A".repeat(43)).await.is_problem(400, "invalid_reset_token", "Invalid token");
     }
+    // Links of both kinds have one bound.
+    let verify = json!({ "token": "A".repeat(43) });
+    is_throttled(&client.post("/users/verify-email", &verify).await, "reset-network", "3");
     is_throttled(&refresh(&"A".repeat(64)).await, "refresh-network", "1");
     is_throttled(&reset(&"A".repeat(43)).await, "reset-network", "3");
     let mut token = text(&tokens, "refresh_token").to_owned();

@@ -44,7 +44,7 @@ pub enum Action {
     Refresh,
     /// A request for a link to set a password.
     Recovery,
-    /// The use of such a link. Failures count.
+    /// The use of a link to set a password or to verify an address. Failures count.
     PasswordReset,
     /// The creation of an account by its owner.
     SignUp,

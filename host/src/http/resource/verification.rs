@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::address::AddressKey;
 use crate::auth::throttle::Action;
 use crate::email::Mail;
-use crate::error::Result;
+use crate::error::{Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
@@ -53,7 +53,8 @@ struct SendVerification {
 
 async fn verify_email(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let body: VerifyEmail = call.json()?;
-    host.auth.prove_address(&body.token, &call.initiator(), |mail| host.mail.for_address(mail)).await?;
+    let proved = host.auth.prove_address(&body.token, &call.initiator(), |mail| host.mail.for_address(mail)).await;
+    host.auth.throttle().after(Action::PasswordReset, call.address, &code::INVALID_VERIFICATION_TOKEN, proved)?;
     host.mail.wake();
     Reply::message("Email verified successfully")
 }
