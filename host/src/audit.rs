@@ -21,7 +21,7 @@ pub use checkpoint::{Checkpoint, InvalidCheckpoint};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::db::audit::chain::{self, NewCheckpoint, StoredChain};
+use crate::db::audit::chain::{self, NewCheckpoint, StoredChain, StrayEntry};
 use crate::db::audit::link::{HOST_CHAIN, Link, Position};
 use crate::db::audit::seal::{self, Heads};
 use crate::db::audit::search::{self, Filter, FoundEntry, Page};
@@ -39,6 +39,11 @@ const PAGE: i64 = 500;
 /// A plugin may exceed its bound by one entry in this number before its oldest entries are deleted. Each deletion is an
 /// entry of the host, and a plugin that writes all the time must not cause one each second.
 const SLACK: i64 = 100;
+
+/// The most entries without a place in a chain that are reported at once.
+const MAX_STRAYS: u8 = 100;
+/// How long a reader of the chains waits for a pruning.
+const PRUNE_WAIT: Duration = Duration::from_secs(5);
 
 /// The audit log. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +66,18 @@ struct State {
     /// Chains that are known to be broken.
     broken: HashSet<String>,
     pruned_at: Option<Timestamp>,
+}
+
+/// A page of the chains.
+#[derive(Debug)]
+pub struct ChainsPage {
+    /// The chains in the order of their names, each with its checkpoint.
+    pub chains: Vec<(StoredChain, Option<Checkpoint>)>,
+    /// The number of entries that are not sealed yet.
+    pub unsealed: i64,
+    /// Sealed entries that name one of these chains and have no place in it. The first page also has those of chains
+    /// that do not exist. At most 100.
+    pub strays: Vec<StrayEntry>,
 }
 
 /// Counts since the start.
@@ -321,18 +338,31 @@ impl AuditLog {
         search::search(&self.0.db, filter, page).await
     }
 
-    /// Returns a page of the chains in the order of their names, each with its checkpoint, and the number of entries
-    /// that are not sealed yet.
+    /// Returns a page of the chains, after the name `after`.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn chains(&self, after: &str, limit: i64) -> Result<(Vec<(StoredChain, Option<Checkpoint>)>, i64)> {
-        let unsealed = seal::count_unsealed(&self.0.db).await?;
-        let chains = chain::list(&self.0.db, after, limit).await?.into_iter().map(|chain| {
+    pub async fn chains(&self, after: &str, limit: i64) -> Result<ChainsPage> {
+        let db = &self.0.db;
+        let unsealed = seal::count_unsealed(db).await?;
+        // During a pruning, entries up to the new checkpoint are still there.
+        let state = tokio::time::timeout(PRUNE_WAIT, self.0.state.lock()).await.ok();
+        let mut chains = Vec::new();
+        let mut strays = match after {
+            "" => chain::strays_without_chain(db, MAX_STRAYS.into()).await?,
+            _ => Vec::new(),
+        };
+        for chain in chain::list(db, after, limit).await? {
             let checkpoint = chain.checkpoint.as_deref().and_then(|text| read_checkpoint(text).ok());
-            (chain, checkpoint)
-        });
-        Ok((chains.collect(), unsealed))
+            if strays.len() < usize::from(MAX_STRAYS) {
+                let begun = checkpoint.as_ref().filter(|_| state.is_some()).map_or(0, |checkpoint| checkpoint.sequence);
+                strays.extend(chain::strays_of(db, &chain.chain, begun, MAX_STRAYS.into()).await?);
+            }
+            chains.push((chain, checkpoint));
+        }
+        drop(state);
+        strays.truncate(MAX_STRAYS.into());
+        Ok(ChainsPage { chains, unsealed, strays })
     }
 
     /// Returns links of a chain in order, behind the place `after`.

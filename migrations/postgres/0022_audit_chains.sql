@@ -33,6 +33,16 @@ CREATE INDEX audit_action ON audit (substr(action, 1, 100), at, id);
 CREATE INDEX audit_object ON audit (substr(object, 1, 100), at, id);
 CREATE INDEX audit_request ON audit (request_id, at, id);
 
+-- An entry is appended without a place in a chain.
+CREATE FUNCTION audit_appended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.chain IS NOT NULL OR NEW.sequence IS NOT NULL OR NEW.node IS NOT NULL OR NEW.hash IS NOT NULL THEN
+        RAISE EXCEPTION 'an entry of the audit log is only appended';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
 -- An entry never changes, except that it is sealed once. It is deleted only after a checkpoint was signed.
 CREATE FUNCTION audit_unchanged() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -62,6 +72,7 @@ BEGIN
 END
 $$;
 
+CREATE TRIGGER audit_appended BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION audit_appended();
 CREATE TRIGGER audit_unchanged BEFORE UPDATE ON audit FOR EACH ROW EXECUTE FUNCTION audit_unchanged();
 CREATE TRIGGER audit_kept BEFORE DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_kept();
 CREATE TRIGGER audit_not_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_not_emptied();

@@ -33,6 +33,14 @@ CREATE INDEX audit_action ON audit (substr(action, 1, 100), at, id);
 CREATE INDEX audit_object ON audit (substr(object, 1, 100), at, id);
 CREATE INDEX audit_request ON audit (request_id, at, id);
 
+-- An entry is appended without a place in a chain. A statement with REPLACE would delete another one without a trigger.
+CREATE TRIGGER audit_appended BEFORE INSERT ON audit
+WHEN NEW.chain IS NOT NULL OR NEW.sequence IS NOT NULL OR NEW.node IS NOT NULL OR NEW.hash IS NOT NULL
+    OR EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'an entry of the audit log is only appended');
+END;
+
 -- An entry never changes, except that it is sealed once. It is deleted only after a checkpoint was signed.
 CREATE TRIGGER audit_unchanged BEFORE UPDATE ON audit
 WHEN OLD.sequence IS NOT NULL
@@ -40,6 +48,7 @@ WHEN OLD.sequence IS NOT NULL
     OR NEW.address IS NOT OLD.address OR NEW.plugin IS NOT OLD.plugin OR NEW.action IS NOT OLD.action
     OR NEW.object IS NOT OLD.object OR NEW.outcome IS NOT OLD.outcome OR NEW.before IS NOT OLD.before
     OR NEW.after IS NOT OLD.after OR NEW.detail IS NOT OLD.detail OR NEW.request_id IS NOT OLD.request_id
+    OR EXISTS (SELECT 1 FROM audit WHERE chain = NEW.chain AND sequence = NEW.sequence)
 BEGIN
     SELECT RAISE(ABORT, 'an entry of the audit log never changes');
 END;

@@ -16,6 +16,10 @@ use crate::support::{Client, TestHost, both};
 both!(
     entries_are_found_by_actor_action_object_time_and_request,
     a_removed_or_changed_entry_shows,
+    an_entry_that_the_host_did_not_seal_shows => Setup::default().with(|config| {
+        config.plugins.log_audit = 10_000;
+        config.plugins.deadline = Duration::from_secs(60);
+    }),
     old_entries_are_pruned_and_the_chain_still_verifies => Setup::default().with_manual_clock(),
     nothing_is_deleted_beyond_the_signed_place => Setup::default().with_manual_clock(),
     the_entries_of_a_plugin_have_a_bound_of_their_own => Setup::default().with(|config| {
@@ -45,7 +49,7 @@ async fn execute(host: &TestHost, sql: &str) -> Result<(), sqlx::Error> {
 
 /// Removes the triggers that protect the log, as an attacker with all rights could.
 async fn unprotect(host: &TestHost) {
-    for trigger in ["audit_unchanged", "audit_kept"] {
+    for trigger in ["audit_appended", "audit_unchanged", "audit_kept"] {
         let table = if host.database().is_some() { " ON audit" } else { "" };
         execute(host, &format!("DROP TRIGGER {trigger}{table}")).await.unwrap();
     }
@@ -226,6 +230,51 @@ async fn a_removed_or_changed_entry_shows(host: &TestHost) {
     execute(host, "DELETE FROM audit_chains").await.unwrap();
     let found = changed(&verify(host, admin, &["--contains", anchor]));
     assert!(found.contains("host: the chain is missing"), "{found}");
+    // Without its chain, no entry has a place.
+    let found = changed(&verify(host, admin, &[]));
+    assert!(found.contains("was added or moved: the chain has no place 1\""), "{found}");
+}
+
+async fn an_entry_that_the_host_did_not_seal_shows(host: &TestHost) {
+    let admin = host.superuser();
+    host.deploy_chameleon().await;
+    // As many as the program reads at once.
+    let recorded = host.anonymous().request(Method::POST, "/chameleon/audited/500/10").send().await;
+    assert_eq!(recorded.status, 204, "{}", recorded.text());
+    let chains = sealed(admin).await;
+    let last = |name: &str| chains.iter().find(|chain| chain["chain"] == name).unwrap()["sequence"].as_i64().unwrap();
+    assert_eq!(last("plugin:chameleon"), 500);
+    let beyond = last("host") + 1000;
+    valid(&verify(host, admin, &[]));
+
+    let add = |chain: &str, sequence: i64| {
+        format!(
+            "INSERT INTO audit (at, action, object, outcome, detail, chain, sequence, node, hash)
+             SELECT at, 'test.forged', object, outcome, detail, {chain}, {sequence}, node, hash
+             FROM audit WHERE chain = 'host' AND sequence = 1"
+        )
+    };
+    let error = execute(host, &add("'host'", beyond)).await.unwrap_err().to_string();
+    assert!(error.contains("an entry of the audit log"), "{error}");
+    unprotect(host).await;
+    for (chain, sequence, finding) in [
+        ("'host'", beyond, format!("was added or moved: the chain has no place {beyond}")),
+        ("'host'", 0, "was added or moved: the chain has no place 0".to_owned()),
+        ("'plugin:nobody'", 1, "plugin:nobody: the entry with the id".to_owned()),
+        ("NULL", 5, "was added or moved: it has the place 5 of no chain".to_owned()),
+    ] {
+        execute(host, &add(chain, sequence)).await.unwrap();
+        assert_eq!(entries(admin, "action=test.forged").await.len(), 1);
+        let found = changed(&verify(host, admin, &[]));
+        assert!(found.contains(&finding), "{found}");
+        execute(host, "DELETE FROM audit WHERE action = 'test.forged'").await.unwrap();
+        valid(&verify(host, admin, &[]));
+    }
+    // An entry of a place that is taken, between two pages of the verification.
+    execute(host, "DROP INDEX audit_chain").await.unwrap();
+    execute(host, &add("'plugin:chameleon'", 500)).await.unwrap();
+    let found = changed(&verify(host, admin, &[]));
+    assert!(found.contains("plugin:chameleon: entry 501 is missing: entry 500 follows entry 500"), "{found}");
 }
 
 async fn old_entries_are_pruned_and_the_chain_still_verifies(host: &TestHost) {

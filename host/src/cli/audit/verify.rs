@@ -12,6 +12,7 @@ use crate::cli::api::{AUDIT, Api, Remote};
 use crate::cli::failure::Failure;
 use crate::cli::plugin::view::printable;
 use crate::cli::terminal::Terminal;
+use crate::db::audit::chain::StrayEntry;
 use crate::db::audit::link::{Link, Position};
 
 /// The entries or chains of one request.
@@ -70,6 +71,7 @@ struct Chain {
 struct ChainsPage {
     data: Vec<Chain>,
     unsealed: i64,
+    strays: Vec<StrayEntry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,10 +92,10 @@ struct Verified {
 impl VerifyCommand {
     pub(in crate::cli) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let api = Api::open(&self.remote)?;
-        let (chains, unsealed) = chains(&api)?;
+        let ChainsPage { data: chains, unsealed, strays } = chains(&api)?;
         let mut shown = Vec::new();
         let mut rows = Vec::new();
-        let mut findings = Vec::new();
+        let mut findings: Vec<String> = strays.iter().map(stray).collect();
         let mut unproven_entries = Vec::new();
         for chain in &chains {
             match self.verify_twice(&api, chain)? {
@@ -162,7 +164,7 @@ impl VerifyCommand {
         if first.is_ok() {
             return Ok(first);
         }
-        match chains(api)?.0.iter().find(|again| again.chain == chain.chain) {
+        match chains(api)?.data.iter().find(|again| again.chain == chain.chain) {
             Some(again) => self.verify(api, again),
             None => Ok(Err("the chain is missing".to_owned())),
         }
@@ -200,10 +202,13 @@ impl VerifyCommand {
             return Ok(Err(reason));
         }
         let path = utf8_percent_encode(&chain.chain, NON_ALPHANUMERIC).to_string();
-        while position.sequence < chain.sequence {
-            let after = position.sequence;
+        loop {
+            // The last entry is read again: an entry of the same place must not hide between two pages.
+            let is_begun = position.sequence > pruned;
+            let after = position.sequence.saturating_sub(i64::from(is_begun));
             let page: LinksPage = parse(&api.get_text(&format!("{AUDIT}chains/{path}?after={after}&limit={PAGE}"))?)?;
-            for link in page.data.iter().filter(|link| link.sequence <= chain.sequence) {
+            let known_links = page.data.iter().filter(|link| link.sequence <= chain.sequence);
+            for link in known_links.clone().skip(usize::from(is_begun)) {
                 if link.chain != chain.chain {
                     return Ok(Err(format!("entry {} belongs to another chain", link.sequence)));
                 }
@@ -213,9 +218,13 @@ impl VerifyCommand {
                     return Ok(Err(reason));
                 }
             }
-            if position.sequence == after {
-                return Ok(Err(format!("entry {} is missing, and so are all later ones", after.saturating_add(1))));
+            if page.data.len() < PAGE || known_links.count() < page.data.len() {
+                break;
             }
+        }
+        if position.sequence < chain.sequence {
+            let next = position.sequence.saturating_add(1);
+            return Ok(Err(format!("entry {next} is missing, and so are all later ones")));
         }
         if position.hash != chain.hash {
             return Ok(Err(format!("entry {} is not the last one that the host sealed", position.sequence)));
@@ -227,17 +236,29 @@ impl VerifyCommand {
     }
 }
 
-/// Returns all chains, and the number of entries that are not sealed.
-fn chains(api: &Api) -> Result<(Vec<Chain>, i64), Failure> {
-    let mut all: Vec<Chain> = Vec::new();
+/// Returns a finding about an entry that has no place in a chain.
+fn stray(entry: &StrayEntry) -> String {
+    let StrayEntry { id, chain, sequence } = entry;
+    let what = format!("the entry with the id {id} was added or moved");
+    match chain {
+        Some(chain) => format!("{}: {what}: the chain has no place {sequence}", printable(chain)),
+        None => format!("{what}: it has the place {sequence} of no chain"),
+    }
+}
+
+/// Returns all chains, with the number of entries that are not sealed, and the entries that have no place.
+fn chains(api: &Api) -> Result<ChainsPage, Failure> {
+    let mut all = ChainsPage { data: Vec::new(), unsealed: 0, strays: Vec::new() };
     loop {
-        let after = all.last().map(|chain| utf8_percent_encode(&chain.chain, NON_ALPHANUMERIC).to_string());
+        let after = all.data.last().map(|chain| utf8_percent_encode(&chain.chain, NON_ALPHANUMERIC).to_string());
         let path = format!("{AUDIT}chains?after={}&limit={PAGE}", after.unwrap_or_default());
         let page: ChainsPage = parse(&api.get_text(&path)?)?;
         let is_last = page.data.len() < PAGE;
-        all.extend(page.data);
+        all.data.extend(page.data);
+        all.strays.extend(page.strays);
+        all.unsealed = page.unsealed;
         if is_last {
-            return Ok((all, page.unsealed));
+            return Ok(all);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The chains of the audit log: their heads, their links in order, and the deletion of links before a checkpoint. Never
 //! decides how much is deleted, and never signs: `audit` does.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::link::Link;
 use super::{Entry, append};
 use crate::clock::Timestamp;
@@ -25,6 +28,19 @@ row! {
         pub checkpoint_sequence: i64,
         /// The signed checkpoint, as JSON.
         pub checkpoint: Option<String>,
+    }
+}
+
+row! {
+    /// A sealed entry that has no place in a chain: somebody added or moved it past the host.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+    pub struct StrayEntry {
+        /// The id of the entry.
+        pub id: i64,
+        /// The chain that the entry names.
+        pub chain: Option<String>,
+        /// The place that the entry names.
+        pub sequence: i64,
     }
 }
 
@@ -72,6 +88,45 @@ pub async fn links(db: &Db, chain: &str, after: i64, limit: i64) -> Result<Vec<L
     Ok(on!(db, pool => {
         sqlx::query_as::<_, Link>(SQL).bind(chain).bind(after).bind(limit).fetch_all(pool).await
     })?)
+}
+
+/// Returns sealed entries that name places of a chain behind its head, or up to the place `begun`, where it was pruned.
+///
+/// # Errors
+/// The database fails.
+pub async fn strays_of(db: &Db, chain: &str, begun: i64, limit: i64) -> Result<Vec<StrayEntry>> {
+    // One statement, because the host seals meanwhile.
+    const SQL: &str = "SELECT id, chain, sequence FROM audit WHERE chain = $1 AND sequence <= $2 \
+        UNION ALL SELECT id, chain, sequence FROM audit WHERE chain = $1 AND sequence > \
+        (SELECT audit_chains.sequence FROM audit_chains WHERE audit_chains.chain = $1) LIMIT $3";
+    Ok(on!(db, pool => {
+        sqlx::query_as::<_, StrayEntry>(SQL).bind(chain).bind(begun).bind(limit).fetch_all(pool).await
+    })?)
+}
+
+/// Returns sealed entries that name no chain, or one that does not exist.
+///
+/// # Errors
+/// The database fails.
+pub async fn strays_without_chain(db: &Db, limit: i64) -> Result<Vec<StrayEntry>> {
+    // Each step finds the next name in the index, so that a long log costs no more than a short one.
+    const UNKNOWN: &str = "WITH RECURSIVE names (chain) AS (SELECT MIN(chain) FROM audit \
+        UNION ALL SELECT (SELECT MIN(audit.chain) FROM audit WHERE audit.chain > names.chain) FROM names \
+        WHERE names.chain IS NOT NULL) \
+        SELECT names.chain AS chain FROM names WHERE names.chain IS NOT NULL AND NOT EXISTS \
+        (SELECT 1 FROM audit_chains WHERE audit_chains.chain = names.chain) LIMIT $1";
+    const OF_UNKNOWN: &str =
+        "SELECT id, chain, sequence FROM audit WHERE chain = $1 AND sequence IS NOT NULL ORDER BY sequence LIMIT $2";
+    const UNNAMED: &str = "SELECT id, chain, sequence FROM audit WHERE chain IS NULL AND sequence IS NOT NULL LIMIT $1";
+    on!(db, pool => {
+        let mut found = sqlx::query_as::<_, StrayEntry>(UNNAMED).bind(limit).fetch_all(pool).await?;
+        let unknown: Vec<String> = sqlx::query_scalar(UNKNOWN).bind(limit).fetch_all(pool).await?;
+        for chain in unknown {
+            let strays = sqlx::query_as::<_, StrayEntry>(OF_UNKNOWN).bind(chain).bind(limit);
+            found.extend(strays.fetch_all(pool).await?);
+        }
+        Ok(found)
+    })
 }
 
 /// Returns the place of the first link after `after` that is not older than `time`.

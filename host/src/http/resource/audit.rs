@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::audit::Checkpoint;
+use crate::audit::{self, Checkpoint};
 use crate::clock::Timestamp;
+use crate::db::audit::chain::StrayEntry;
 use crate::db::audit::link::Link;
 use crate::db::audit::search::{Filter, FoundEntry, InvalidCursor, Page};
 use crate::error::{Error, FieldError, Result, code};
@@ -47,7 +48,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "read_audit_chains", "Read Audit Chains")
             .described(
                 "Lists the chains of the audit log in the order of their names: that of the host, and one for each \
-                 plugin that recorded entries. Each has its last entry and the signed checkpoint of what was pruned.",
+                 plugin that recorded entries. Each has its last entry and the signed checkpoint of what was pruned. \
+                 Entries that have no place in a chain are listed apart.",
             )
             .query::<ChainsQuery>()
             .replies::<ChainsPage>(),
@@ -313,18 +315,21 @@ struct ChainsPage {
     data: Vec<AuditChain>,
     /// The number of entries that are not sealed yet.
     unsealed: i64,
+    /// Sealed entries that name one of these chains and have no place in it: somebody added or moved them past the
+    /// host. The first page also has those of chains that do not exist. At most 100.
+    strays: Vec<StrayEntry>,
 }
 
 async fn read_audit_chains(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: ChainsQuery = call.query()?;
-    let (chains, unsealed) = host.audit.chains(&query.after, query.limit).await?;
+    let audit::ChainsPage { chains, unsealed, strays } = host.audit.chains(&query.after, query.limit).await?;
     let data = chains.into_iter().map(|(chain, checkpoint)| AuditChain {
         chain: chain.chain,
         sequence: chain.sequence,
         hash: chain.hash,
         checkpoint,
     });
-    Reply::json(&ChainsPage { data: data.collect(), unsealed })
+    Reply::json(&ChainsPage { data: data.collect(), unsealed, strays })
 }
 
 #[derive(Deserialize, JsonSchema)]
