@@ -14,7 +14,7 @@ use crate::auth::IssuedTokens;
 use crate::error::{Error, Result};
 
 /// The access token of a session.
-const SESSION: &str = "__Host-wharf-session";
+pub(super) const SESSION: &str = "__Host-wharf-session";
 /// The refresh token of a session.
 const REFRESH: &str = "__Host-wharf-refresh";
 /// The state of a sign-in at an issuer.
@@ -68,9 +68,11 @@ fn set(name: &str, value: &str, lifetime: Duration) -> Result<HeaderValue> {
 
 /// Returns the value of a cookie. One that is there twice does not count, because nobody knows which of them was meant.
 fn read<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    // A client may split the cookies into several headers (RFC 9113, section 8.2.3).
-    let texts = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    // A client may split the cookies into several headers (RFC 9113, section 8.2.3). Cookies of others on the same site
+    // need not be ASCII, and must not hide this one. A blank beyond ASCII belongs to the name: to a browser, a name with
+    // it has no prefix.
+    let texts = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let pairs = texts.filter_map(|text| std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']).split_once('='));
     let mut found = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value);
     found.next().filter(|value| !value.is_empty() && found.next().is_none())
 }
@@ -79,8 +81,8 @@ fn read<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 mod tests {
     use super::*;
 
-    fn headers(values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (COOKIE, HeaderValue::from_static(value))).collect()
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (COOKIE, HeaderValue::from_bytes(value.as_bytes()).unwrap())).collect()
     }
 
     #[test]
@@ -89,6 +91,7 @@ mod tests {
             &["__Host-wharf-session=abc"][..],
             &["a=b; __Host-wharf-session=abc;c=d"],
             &["a=b", "__Host-wharf-session=abc"],
+            &["a=é; __Host-wharf-session=abc"],
         ] {
             assert_eq!(access_token(&headers(values)), Some("abc"), "{values:?}");
         }
@@ -99,6 +102,7 @@ mod tests {
             &["wharf-session=abc"],
             &["__host-wharf-session=abc"],
             &["x__Host-wharf-session=abc"],
+            &["\u{a0}__Host-wharf-session=abc"],
             &["__Host-wharf-session=abc; __Host-wharf-session=def"],
             &["__Host-wharf-session=abc", "__Host-wharf-session=abc"],
         ] {
