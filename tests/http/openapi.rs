@@ -77,14 +77,17 @@ async fn the_document_names_every_operation_of_the_template() {
 }
 
 #[tokio::test]
-async fn the_document_says_which_operations_need_a_token() {
+async fn the_document_says_which_operations_need_a_token_or_a_cookie() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     let document = document(&host).await;
     let scheme = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"];
     assert_eq!(scheme["type"], "oauth2");
     assert_eq!(scheme["flows"]["password"]["tokenUrl"], "/api/v1/login/access-token");
+    let scheme = &document["components"]["securitySchemes"]["SessionCookie"];
+    assert_eq!((&scheme["type"], &scheme["in"]), (&json!("apiKey"), &json!("cookie")));
+    assert_eq!(scheme["name"], "__Host-wharf-session");
     let secured = |path: &str, method: &str| document["paths"][path][method]["security"].clone();
-    let required = json!([{ "OAuth2PasswordBearer": [] }]);
+    let required = json!([{ "OAuth2PasswordBearer": [] }, { "SessionCookie": [] }]);
     for (path, method) in [
         ("/api/v1/users/me", "get"),
         ("/api/v1/users/", "post"),

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::session_cookie;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::plugin::generation::Generation;
@@ -133,10 +134,19 @@ impl HostDocument {
             "paths": paths,
             "components": {
                 "schemas": schemas,
-                "securitySchemes": { "OAuth2PasswordBearer": {
-                    "type": "oauth2",
-                    "flows": { "password": { "scopes": {}, "tokenUrl": "/api/v1/login/access-token" } },
-                } },
+                "securitySchemes": {
+                    "OAuth2PasswordBearer": {
+                        "type": "oauth2",
+                        "flows": { "password": { "scopes": {}, "tokenUrl": "/api/v1/login/access-token" } },
+                    },
+                    "SessionCookie": {
+                        "type": "apiKey",
+                        "in": "cookie",
+                        "name": session_cookie::SESSION,
+                        "description": "The access token of a session, set by a login with `cookie=true`. A request \
+                            that changes something must come from a page of this host or of a frontend.",
+                    },
+                },
             },
         })
     }
@@ -157,7 +167,7 @@ fn complete(mut operation: Value, access: &Access, plugin: Option<&PluginName>) 
     }
     if *access != Access::Public {
         problems.push(("401", "Not authenticated"));
-        object.insert("security".to_owned(), json!([{ "OAuth2PasswordBearer": [] }]));
+        object.insert("security".to_owned(), json!([{ "OAuth2PasswordBearer": [] }, { "SessionCookie": [] }]));
     }
     let responses =
         object.entry("responses").or_insert_with(|| json!({ "200": { "description": "Successful Response" } }));
