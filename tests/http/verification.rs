@@ -214,6 +214,10 @@ async fn a_change_of_address_ends_with_another_one_and_with_the_password(host: &
     change_address(&client, "Jane@example.com").await;
     is_invalid(&verify(host, &token).await);
     assert_eq!(client.get("/users/me").await.ok()["email"], "Jane@example.com");
+    // Only the change that was waiting is in the audit log as cancelled.
+    change_address(&client, "jane@example.com").await;
+    let cancelled = host.superuser().get("/audit/?action=address.cancel").await.ok();
+    assert_eq!(cancelled["data"].as_array().unwrap().len(), 1, "{cancelled}");
 }
 
 async fn a_taken_address_is_neither_reported_nor_given_twice(host: &TestHost) {

@@ -244,7 +244,8 @@ impl Auth {
             && let Some(email) = &change.email
         {
             if Some(email.key()) == AddressKey::of(&user.email) {
-                db::address_proof::cancel_change(&self.0.db, user.id).await?;
+                let entry = self.entry(by, "address.cancel", user.id);
+                db::address_proof::cancel_change(&self.0.db, user.id, &entry).await?;
             } else {
                 self.ask_for_address(user.id, email, by, &mail).await?;
                 change.email = None;

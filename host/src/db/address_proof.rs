@@ -87,9 +87,16 @@ pub(crate) async fn request_change(
     Ok(())
 }
 
-/// Forgets the new address that an account asked for.
-pub(crate) async fn cancel_change(db: &Db, user: UserId) -> Result<()> {
-    on!(db, pool => sqlx::query(END_ADDRESS_CHANGE).bind(user).execute(pool).await.map(drop))?;
+/// Forgets the new address that an account asked for, if it asked for one.
+pub(crate) async fn cancel_change(db: &Db, user: UserId, entry: &Entry) -> Result<()> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let ended = sqlx::query(END_ADDRESS_CHANGE).bind(user).execute(&mut *tx).await?.rows_affected();
+        if ended > 0 {
+            append!(entry).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+    });
     Ok(())
 }
 
