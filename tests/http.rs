@@ -28,6 +28,7 @@ mod rfc;
 mod roles;
 mod second_factor;
 mod sessions;
+mod settings;
 mod signing_keys;
 mod static_files;
 mod step_up;

@@ -23,7 +23,7 @@ use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
 use crate::capability::{Boot, Grants};
 use crate::clock::{Clock, Random};
-use crate::config::{Config, SignUp};
+use crate::config::{Config, Setting, SignUp};
 use crate::db::Db;
 use crate::db::node_lock::NodeLock;
 use crate::db::plugin_data::PluginData;
@@ -58,6 +58,8 @@ pub struct Environment {
     pub passwords: HashCost,
     /// Whether the host is not ready before [`App::set_ready`], because it deploys plugins as soon as it serves.
     pub awaits_deployments: bool,
+    /// The settings with their sources, for callers who may read them.
+    pub settings: Vec<Setting>,
 }
 
 /// A component to deploy as soon as the host serves, unless it is live already.
@@ -99,7 +101,8 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, environment: Environment, step: &mut Step) -> Result<Self> {
-        let Environment { clock, random, compile, at_stage, egress, passwords, awaits_deployments } = environment;
+        let Environment { clock, random, compile, at_stage, egress, passwords, awaits_deployments, settings: shown } =
+            environment;
         let in_directory = "stop it, or choose another directory with --data-dir or WHARF_DATA_DIR";
         let data_dir = DataDir::open(&config.server.data_dir, |holder| step.wait_for(holder, in_directory)).await?;
 
@@ -157,6 +160,7 @@ impl App {
         let shutdown = CancellationToken::new();
         let host = Arc::new(Host {
             config: Arc::clone(&config),
+            settings: shown,
             clock,
             random,
             db: db.clone(),

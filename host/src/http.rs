@@ -52,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::AuditLog;
 use crate::auth::{Auth, Oidc};
 use crate::clock::{Clock, Random};
-use crate::config::Config;
+use crate::config::{Config, Setting};
 use crate::db::Db;
 use crate::email::Mailer;
 use crate::plugin::Registry;
@@ -63,6 +63,8 @@ pub use dispatch::Dispatcher;
 pub struct Host {
     /// The checked settings.
     pub config: Arc<Config>,
+    /// The settings as people see them, each with its source.
+    pub settings: Vec<Setting>,
     /// The time of day.
     pub clock: Clock,
     /// The source of randomness.

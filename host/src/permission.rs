@@ -62,7 +62,7 @@ host_permissions! {
     AuditPrune = "audit:prune", "Delete audit entries that are older than the configured time, before the host does.";
     SettingsRead = "settings:read", "Read the settings of the host, without secrets.";
     MetricsRead = "metrics:read", "Read the metrics.";
-    MailTest = "mail:test", "Send test mails and preview mails.";
+    MailTest = "mail:test", "Send test mails.";
     SigningKeysRotate = "signing-keys:rotate", "Rotate the keys that sign access tokens.";
     RoutesCall = "routes:call", "Lets an API key call the routes of plugins that any signed-in caller may call.";
 }

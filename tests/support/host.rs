@@ -1,5 +1,6 @@
 //! A host in this process, through Wharf's public interface, with its own directory, its own database and a free port.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use wharf::app::{App, Environment};
 use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
-use wharf::config::{Config, Secret};
+use wharf::config::{Config, Secret, Sources};
 use wharf::egress::{EgressEnvironment, Resolver};
 use wharf::plugin::Compile;
 
@@ -25,6 +26,8 @@ use super::secret_watch;
 pub(crate) const SUPERUSER: &str = "admin@example.com";
 /// The password of all test accounts unless a test sets another.
 pub(crate) const PASSWORD: &str = "correct horse";
+/// A secret among the settings that a test host shows.
+pub(crate) const METRICS_TOKEN: &str = "metrics-token-of-the-settings";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
 /// The grants that the chameleon needs. It imports every capability.
@@ -361,7 +364,12 @@ fn empty_resolver() -> Resolver {
 
 fn environment(clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> Environment {
     let (clock, compile, egress) = (clock.clone(), compile.clone(), egress.clone());
-    Environment { clock, compile, egress, passwords: HashCost::Minimal, ..Environment::default() }
+    // Those of a host that was started with these variables. The configuration of the test decides.
+    let mut sources = Sources::default();
+    let variables = [("WHARF_PROJECT_NAME", "Shop"), ("WHARF_METRICS_TOKEN", METRICS_TOKEN)];
+    sources.add_environment(variables.map(|(name, value)| (OsString::from(name), OsString::from(value))), &[]);
+    let settings = wharf::config::load(&sources).unwrap().settings;
+    Environment { clock, compile, egress, passwords: HashCost::Minimal, settings, ..Environment::default() }
 }
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {

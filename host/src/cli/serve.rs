@@ -10,7 +10,7 @@ use super::config::Settings;
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::app::{App, Deployment, Environment};
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::{shutdown, telemetry};
 
 /// How long the process waits for threads that still run after the shutdown.
@@ -32,15 +32,14 @@ pub(super) struct ServeCommand {
 impl ServeCommand {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let (loaded, file) = self.settings.load()?;
-        let config = loaded.config;
-        telemetry::start(&config.log, terminal.error_colours()).map_err(|error| Failure::host(&error))?;
+        telemetry::start(&loaded.config.log, terminal.error_colours()).map_err(|error| Failure::host(&error))?;
         let deployments =
             self.deploy.into_iter().map(|file| Deployment { file, grants: self.grant.clone() }).collect::<Vec<_>>();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
-        let served = runtime.block_on(serve(config, file, deployments, terminal));
+        let served = runtime.block_on(serve(loaded, file, deployments, terminal));
         // Without the timeout, a thread that is stuck in a plugin's SQL statement would delay the exit without limit.
         runtime.shutdown_timeout(THREAD_TIMEOUT);
         telemetry::flush();
@@ -49,15 +48,16 @@ impl ServeCommand {
 }
 
 async fn serve(
-    config: Config,
+    loaded: Loaded,
     file: Option<String>,
     deployments: Vec<Deployment>,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
+    let Loaded { config, settings } = loaded;
     if config.server.development {
         tracing::warn!("development mode: /api/v1/private is open to everybody, and mail is logged instead of sent");
     }
-    let environment = Environment { awaits_deployments: !deployments.is_empty(), ..Environment::default() };
+    let environment = Environment { awaits_deployments: !deployments.is_empty(), settings, ..Environment::default() };
     let app = App::start(config.clone(), environment).await.map_err(|error| Failure::host(&error))?;
     shutdown::on_signal(app.shutdown().clone()).map_err(|error| Failure::host(&error))?;
     tracing::info!(address = %app.addr(), "listening");

@@ -19,6 +19,7 @@ mod private;
 mod roles;
 mod second_factor;
 mod sessions;
+mod settings;
 mod signing_keys;
 mod test_email;
 mod users;
@@ -47,6 +48,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(permissions::routes());
     routes.extend(test_email::routes());
     routes.extend(audit::routes());
+    routes.extend(settings::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(health::routes());
     routes.extend(metrics::routes());

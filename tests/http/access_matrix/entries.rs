@@ -121,6 +121,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("audit-read_audit_chains", Permission("audit:read"), Admitted),
     ("audit-read_audit_chain", Permission("audit:read"), Admitted),
     ("audit-prune_audit", Permission("audit:prune"), Admitted),
+    // The settings.
+    ("settings-read_settings", Permission("settings:read"), Admitted),
     // Plugins.
     ("plugins-read_plugins", Permission("plugins:read"), Admitted),
     ("plugins-deploy_plugin", Permission("plugins:deploy"), Admitted),
