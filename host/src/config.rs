@@ -4,8 +4,10 @@
 //!
 //! A setting is one entry of its section (the macro is in `section`). A limit of plugins is one entry in [`plugins`].
 
+mod checked_text;
 pub mod finding;
 pub mod frontend_urls;
+mod issuer_kind;
 pub mod issuers;
 pub(crate) mod kind;
 pub mod load;

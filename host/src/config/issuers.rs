@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::finding::Origin;
-use super::kind;
 use super::reader::Reader;
 use super::secret::Secret;
+use super::{issuer_kind, kind};
 use crate::id::IssuerName;
 
 /// The table of all issuers in the file.
@@ -53,12 +53,12 @@ impl Issuer {
         let key = |field: &str| format!("{TABLE}.{name}.{field}");
         let upper = name.as_str().to_ascii_uppercase().replace('-', "_");
         let variable = |field: &str| format!("{VARIABLE}{upper}_{field}");
-        let url = reader.read(key("url"), variable("URL"), &kind::issuer_url().optional(), None);
+        let url = reader.read(key("url"), variable("URL"), &issuer_kind::url().optional(), None);
         let client_id = reader.read(key("client_id"), variable("CLIENT_ID"), &kind::line(255).optional(), None);
-        let secret = kind::client_secret().optional();
+        let secret = issuer_kind::client_secret().optional();
         let client_secret = reader.read(key("client_secret"), variable("CLIENT_SECRET"), &secret, None);
         let usual = vec!["email".to_owned(), "profile".to_owned()];
-        let scopes = reader.read(key("scopes"), variable("SCOPES"), &kind::scopes(), usual);
+        let scopes = reader.read(key("scopes"), variable("SCOPES"), &issuer_kind::scopes(), usual);
         let label = reader.read(key("label"), variable("LABEL"), &kind::line(60), name.to_string());
         let create = kind::boolean().optional();
         let create_accounts = reader.read(key("create_accounts"), variable("CREATE_ACCOUNTS"), &create, None);

@@ -9,8 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use url::Url;
-
+use super::checked_text::{filled, parse_url, uncontrolled};
 use super::frontend_urls::FrontendUrls;
 use super::log_format::LogFormat;
 use super::postgres_url;
@@ -22,7 +21,7 @@ use crate::network::Network;
 use crate::public_key::TrustedKey;
 
 /// The most members of a [`set`].
-const MAX_SET: usize = 100;
+pub(super) const MAX_SET: usize = 100;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -71,7 +70,7 @@ pub(crate) struct Kind<T> {
 }
 
 impl<T: 'static> Kind<T> {
-    fn new(
+    pub(super) fn new(
         accepted: impl Into<String>,
         show: fn(&T) -> String,
         parse: impl Fn(&str) -> Result<T, String> + 'static,
@@ -88,7 +87,7 @@ impl<T: 'static> Kind<T> {
         Self { accepted: accepted.into(), parse: Box::new(parse), show: Box::new(show), secret: false, bare: None }
     }
 
-    fn secret(mut self) -> Self {
+    pub(super) fn secret(mut self) -> Self {
         self.secret = true;
         self
     }
@@ -105,7 +104,7 @@ impl<T: 'static> Kind<T> {
         }
     }
 
-    fn or_bare(mut self, value_type: ValueType) -> Self {
+    pub(super) fn or_bare(mut self, value_type: ValueType) -> Self {
         self.bare = Some(value_type);
         self
     }
@@ -224,11 +223,6 @@ pub(super) fn smtp_url() -> Kind<Secret> {
     .secret()
 }
 
-/// Refuses control characters, which the parser of URLs would remove without a word.
-fn uncontrolled(text: &str) -> Result<&str, String> {
-    if text.chars().any(char::is_control) { Err("contains a control character".to_owned()) } else { Ok(text) }
-}
-
 /// The URLs of the frontends, in one text or a list.
 pub(super) fn frontend_urls() -> Kind<FrontendUrls> {
     let accepted = "http:// or https:// URLs with commas between them, such as https://app.example.com; after the \
@@ -244,66 +238,6 @@ pub(super) fn origin() -> Kind<String> {
         // A URL with anything else is longer.
         if url.as_str().trim_end_matches('/') == origin { Ok(origin) } else { Err("is more than an origin".to_owned()) }
     })
-}
-
-/// The URL of an OpenID Connect issuer. It stays as it is written, because issuers are compared letter by letter.
-pub(super) fn issuer_url() -> Kind<String> {
-    let accepted = "an https:// URL without a query; http:// only for this machine";
-    Kind::new(accepted, String::clone, |text| {
-        let text = uncontrolled(filled(text)?)?;
-        let url = parse_url(text, &["http", "https"])?;
-        let is_local = match url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("contains a user name or password".to_owned());
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("contains a query or fragment".to_owned());
-        }
-        if url.scheme() == "http" && !is_local {
-            return Err("is not encrypted".to_owned());
-        }
-        Ok(text.to_owned())
-    })
-}
-
-/// The secret of an OAuth 2.0 client.
-pub(super) fn client_secret() -> Kind<Secret> {
-    Kind::new("a secret of 1 to 1024 characters", Secret::to_string, |text| {
-        match uncontrolled(filled(text)?)?.chars().count() {
-            count @ 1025.. => Err(format!("has {count} characters")),
-            _ => Ok(Secret::new(text.trim())),
-        }
-    })
-    .secret()
-}
-
-/// Scopes of OAuth 2.0, with spaces or commas between them (RFC 6749, section 3.3).
-pub(super) fn scopes() -> Kind<Vec<String>> {
-    let accepted = "scopes with spaces or commas between them, such as email profile";
-    Kind::new(
-        accepted,
-        |scopes: &Vec<String>| scopes.join(" "),
-        |text| {
-            let scopes: Vec<&str> = text.split([SEPARATOR, ' ']).filter(|scope| !scope.is_empty()).collect();
-            let is_scope = |scope: &str| scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
-            match scopes.iter().find(|scope| !is_scope(scope)) {
-                _ if scopes.len() > MAX_SET || text.len() > 1000 => Err("is too long".to_owned()),
-                Some(scope) => Err(format!("holds {scope:?}, which is no scope")),
-                None => Ok(scopes.into_iter().map(str::to_owned).collect()),
-            }
-        },
-    )
-    .or_bare(ValueType::List)
-}
-
-fn parse_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
-    let url = Url::parse(filled(text)?).map_err(|error| format!("is not a URL ({error})"))?;
-    if schemes.contains(&url.scheme()) { Ok(url) } else { Err(format!("has the scheme {:?}", url.scheme())) }
 }
 
 /// A duration with units. A number without a unit is refused, because seconds and minutes are easily confused.
@@ -476,11 +410,6 @@ pub(super) fn log_filter() -> Kind<String> {
         let filter = tracing_subscriber::EnvFilter::builder().parse(text);
         filter.map(|_| text.to_owned()).map_err(|error| format!("is not a filter ({error})"))
     })
-}
-
-fn filled(text: &str) -> Result<&str, String> {
-    let text = text.trim();
-    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text) }
 }
 
 fn within<T: PartialOrd>(value: T, bounds: &RangeInclusive<T>) -> Result<T, String> {
