@@ -45,63 +45,61 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
     ]
 }
 
+/// The proofs of a second factor; a request gives one of them.
+#[derive(Deserialize, JsonSchema)]
+struct FactorProofs {
+    /// The code that an authenticator app shows.
+    #[serde(default)]
+    #[schemars(with = "String", length(max = 32))]
+    code: Option<String>,
+    /// A recovery code.
+    #[serde(default)]
+    #[schemars(with = "String", length(max = 64))]
+    recovery_code: Option<String>,
+    /// The credential of the browser for the options of `/login/passkey/options`, as its `toJSON()` returns it.
+    #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
+    passkey: Option<Map<String, Value>>,
+}
+
+impl FactorProofs {
+    fn are_none(&self) -> bool {
+        self.code.is_none() && self.recovery_code.is_none() && self.passkey.is_none()
+    }
+
+    /// Returns the only proof among those given.
+    fn only(self, host: &Host) -> Result<Option<Proof>> {
+        Ok(match (self.code, self.recovery_code, self.passkey) {
+            (Some(code), None, None) => Some(Proof::Code(Secret::new(code))),
+            (None, Some(code), None) => Some(Proof::RecoveryCode(Secret::new(code))),
+            (None, None, Some(response)) => {
+                let party = RelyingParty::of(&host.config.server.frontend_url)?;
+                Some(Proof::Passkey { party, response: Value::Object(response) })
+            }
+            _ => None,
+        })
+    }
+}
+
 /// The continuation of a sign-in.
 #[derive(Deserialize, JsonSchema)]
 struct SecondFactor {
     /// From the response `second_factor_required`.
     #[schemars(length(max = 64))]
     challenge: String,
-    /// The code that an authenticator app shows.
-    #[serde(default)]
-    #[schemars(with = "String", length(max = 32))]
-    code: Option<String>,
-    /// A recovery code.
-    #[serde(default)]
-    #[schemars(with = "String", length(max = 64))]
-    recovery_code: Option<String>,
-    /// The credential of the browser for the options of `/login/passkey/options`, as its `toJSON()` returns it.
-    #[serde(default)]
-    #[schemars(with = "Map<String, Value>")]
-    passkey: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    proofs: FactorProofs,
 }
 
 /// A fresh proof.
 #[derive(Deserialize, JsonSchema)]
 struct StepUp {
-    /// The code that an authenticator app shows.
-    #[serde(default)]
-    #[schemars(with = "String", length(max = 32))]
-    code: Option<String>,
-    /// A recovery code.
-    #[serde(default)]
-    #[schemars(with = "String", length(max = 64))]
-    recovery_code: Option<String>,
-    /// The credential of the browser for the options of `/login/passkey/options`, as its `toJSON()` returns it.
-    #[serde(default)]
-    #[schemars(with = "Map<String, Value>")]
-    passkey: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    proofs: FactorProofs,
     /// The password, if the account has no second factor.
     #[serde(default)]
     #[schemars(with = "String", length(max = 128))]
     password: Option<String>,
-}
-
-/// Returns the only proof among those given.
-fn proof(
-    host: &Host,
-    code: Option<String>,
-    recovery_code: Option<String>,
-    passkey: Option<Map<String, Value>>,
-) -> Result<Option<Proof>> {
-    Ok(match (code, recovery_code, passkey) {
-        (Some(code), None, None) => Some(Proof::Code(Secret::new(code))),
-        (None, Some(code), None) => Some(Proof::RecoveryCode(Secret::new(code))),
-        (None, None, Some(response)) => {
-            let party = RelyingParty::of(&host.config.server.frontend_url)?;
-            Some(Proof::Passkey { party, response: Value::Object(response) })
-        }
-        _ => None,
-    })
 }
 
 fn not_one_proof(members: &str) -> Error {
@@ -110,9 +108,8 @@ fn not_one_proof(members: &str) -> Error {
 
 async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let receiver = TokenReceiver::of(&call)?;
-    let SecondFactor { challenge, code, recovery_code, passkey } = call.json()?;
-    let proof = proof(&host, code, recovery_code, passkey)?;
-    let proof = proof.ok_or_else(|| not_one_proof("code, recovery_code, passkey"))?;
+    let SecondFactor { challenge, proofs } = call.json()?;
+    let proof = proofs.only(&host)?.ok_or_else(|| not_one_proof("code, recovery_code, passkey"))?;
     // `auth::factor` bounds the wrong codes of one account.
     let attempt = host.auth.throttle().begin(Action::SecondFactor, None, call.address)?;
     let completed = host.auth.complete_sign_in(&challenge, &proof, &call.client()).await;
@@ -122,10 +119,10 @@ async fn complete_sign_in(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 }
 
 async fn step_up(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let StepUp { code, recovery_code, passkey, password } = call.json()?;
-    let no_factor = code.is_none() && recovery_code.is_none() && passkey.is_none();
+    let StepUp { proofs, password } = call.json()?;
+    let no_factor = proofs.are_none();
     let (caller, by) = (call.caller()?, call.initiator());
-    match (proof(&host, code, recovery_code, passkey)?, password) {
+    match (proofs.only(&host)?, password) {
         (Some(proof), None) => host.auth.step_up(caller, &proof, &by).await?,
         (None, Some(password)) if no_factor => {
             let account = AddressKey::of(&caller.user()?.email);
