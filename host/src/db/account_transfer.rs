@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Entry, append};
 use super::role::GIVE_DEFAULTS;
-use super::user::{NewUser, UserRow, columns};
+use super::user::{INSERT_UNLESS_TAKEN, NewUser, UserRow, columns, insert_with};
 use super::{Db, on};
 use crate::error::Result;
 use crate::id::{RoleName, UserId};
@@ -19,9 +19,6 @@ pub(crate) struct ImportedUser {
     pub(crate) entry: Entry,
 }
 
-const INSERT: &str = "INSERT INTO users \
-    (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at, email_verified_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 const GIVE: &str =
     "INSERT INTO user_roles (user_id, role) SELECT $1, name FROM roles WHERE name = $2 ON CONFLICT DO NOTHING";
 const TAKEN: &str = "SELECT id FROM users WHERE id = $1 OR email_key = $2 LIMIT 1";
@@ -35,18 +32,7 @@ pub(crate) async fn insert_all(db: &Db, imported: &[ImportedUser]) -> Result<Vec
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         for ImportedUser { user, roles, entry } in imported {
-            let done = sqlx::query(INSERT)
-                .bind(user.id)
-                .bind(user.email.as_str())
-                .bind(user.email.key().as_str().to_owned())
-                .bind(user.full_name.as_deref())
-                .bind(user.is_active)
-                .bind(user.is_superuser)
-                .bind(user.password_hash.as_str())
-                .bind(user.created_at)
-                .bind(user.email_verified_at)
-                .execute(&mut *tx)
-                .await?;
+            let done = insert_with(INSERT_UNLESS_TAKEN, user).execute(&mut *tx).await?;
             added.push(done.rows_affected() > 0);
             if done.rows_affected() == 0 {
                 continue;

@@ -166,7 +166,7 @@ pub(crate) async fn create_account(
 ) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        user::insert_with(user).execute(&mut *tx).await.map_err(user::refused)?;
+        user::insert_with(user::INSERT, user).execute(&mut *tx).await.map_err(user::refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         insert!(&mut *tx, identity, user.id)?;
         for entry in entries {

@@ -4,7 +4,7 @@ use super::audit::{Entry, append};
 use super::email::{NewMail, enqueue};
 use super::role::GIVE_DEFAULTS;
 use super::row::row;
-use super::user::{NewUser, insert_with, refused};
+use super::user::{INSERT, NewUser, insert_with, refused};
 use super::{Db, on};
 use crate::error::Result;
 use crate::id::RoleName;
@@ -56,7 +56,7 @@ pub(crate) async fn insert(
             let stored = sqlx::query_scalar::<_, String>(PERMISSIONS).bind(role.clone()).fetch_all(&mut *tx).await?;
             check(role, &stored)?;
         }
-        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        insert_with(INSERT, user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         for role in roles {
             sqlx::query(GIVE).bind(user.id).bind(role.clone()).execute(&mut *tx).await?;

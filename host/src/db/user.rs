@@ -81,9 +81,18 @@ const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
 const BY_ID_LOCKED: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1 FOR UPDATE");
 const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM users WHERE email_key = $1");
 const LIST: &str = concat!("SELECT ", columns!(), " FROM users ORDER BY created_at DESC, id LIMIT $1 OFFSET $2");
-const INSERT: &str = "INSERT INTO users \
-    (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at, email_verified_at, \
-    invited_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+macro_rules! insert {
+    ($rest:literal) => {
+        concat!(
+            "INSERT INTO users \
+             (id, email, email_key, full_name, is_active, is_superuser, password_hash, created_at, email_verified_at, \
+             invited_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            $rest
+        )
+    };
+}
+pub(super) const INSERT: &str = insert!("");
+pub(super) const INSERT_UNLESS_TAKEN: &str = insert!(" ON CONFLICT DO NOTHING");
 const UPDATE: &str = "UPDATE users SET email = $2, email_key = COALESCE($3, email_key), full_name = $4, \
     is_active = $5, is_superuser = $6, password_hash = $7, email_verified_at = $8, invited_at = $9 WHERE id = $1";
 // An invited superuser who has not accepted cannot sign in, so they do not count.
@@ -227,7 +236,7 @@ pub(crate) async fn has_superuser(db: &Db) -> Result<bool> {
 pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>, entry: &Entry) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        insert_with(INSERT, user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         if let Some(mail) = mail {
@@ -252,7 +261,7 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser, entry: &Entr
         if taken.is_some() {
             return Ok(false);
         }
-        insert_with(user).execute(&mut *tx).await.map_err(refused)?;
+        insert_with(INSERT, user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -260,8 +269,8 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser, entry: &Entr
     Ok(true)
 }
 
-/// Returns the statement that adds an account.
-pub(super) fn insert_with<'q, D>(user: &'q NewUser) -> sqlx::query::Query<'q, D, D::Arguments>
+/// Returns the statement that adds an account, [`INSERT`] or [`INSERT_UNLESS_TAKEN`], with its values.
+pub(super) fn insert_with<'q, D>(sql: &'static str, user: &'q NewUser) -> sqlx::query::Query<'q, D, D::Arguments>
 where
     D: sqlx::Database,
     UserId: sqlx::Encode<'q, D> + sqlx::Type<D>,
@@ -272,7 +281,7 @@ where
     Option<&'q str>: sqlx::Encode<'q, D> + sqlx::Type<D>,
     bool: sqlx::Encode<'q, D> + sqlx::Type<D>,
 {
-    sqlx::query(INSERT)
+    sqlx::query(sql)
         .bind(user.id)
         .bind(user.email.as_str())
         .bind(user.email.key().as_str().to_owned())
