@@ -169,6 +169,57 @@ row! {
     }
 }
 
+/// Declares a struct and reads it from a row of `audit a`: the given members, and between them those that an entry has
+/// from the start. `entry_columns!` has the columns of the latter.
+macro_rules! entry_row {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident { $($first:tt)* } and { $($last:tt)* }
+    ) => {
+        $crate::db::row::row! {
+            $(#[$about])*
+            pub struct $name {
+                $($first)*
+                /// The time of the action.
+                pub at: $crate::clock::Timestamp,
+                /// The account that acted, or that the key belongs to.
+                pub actor: Option<$crate::id::UserId>,
+                /// The API key that acted.
+                pub key: Option<$crate::id::KeyId>,
+                /// The address of the client.
+                pub address: Option<String>,
+                /// The plugin that recorded the entry, or that the entry is about.
+                pub plugin: Option<String>,
+                /// The action.
+                pub action: String,
+                /// The object of the action.
+                pub object: String,
+                /// The outcome: `success`, `denied` or `failure`.
+                pub outcome: String,
+                /// The state before the action, as JSON text.
+                pub before: Option<String>,
+                /// The state after the action, as JSON text.
+                pub after: Option<String>,
+                /// Details, as JSON text.
+                pub detail: String,
+                /// The request of the action.
+                pub request_id: Option<String>,
+                $($last)*
+            }
+        }
+    };
+}
+pub(super) use entry_row;
+
+/// The columns of the members that an entry has from the start, as a literal for `concat!`.
+macro_rules! entry_columns {
+    () => {
+        "a.at, a.actor, a.actor_key AS key, a.address, a.plugin, a.action, a.object, a.outcome, a.before, a.after, \
+         a.detail, a.request_id"
+    };
+}
+pub(super) use entry_columns;
+
 /// The entries of a plugin's history. The index `audit_history` has the same condition, so that the entries that the
 /// plugin recorded itself cost nothing.
 macro_rules! history {

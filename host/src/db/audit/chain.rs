@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::link::Link;
-use super::{Entry, append};
+use super::{Entry, append, entry_columns};
 use crate::clock::Timestamp;
 use crate::db::row::row;
 use crate::db::{Db, on};
@@ -82,9 +82,11 @@ pub async fn find(db: &Db, chain: &str) -> Result<Option<StoredChain>> {
 /// # Errors
 /// The database fails.
 pub async fn links(db: &Db, chain: &str, after: i64, limit: i64) -> Result<Vec<Link>> {
-    const SQL: &str = "SELECT chain, sequence, id, node, at, actor, actor_key AS key, address, plugin, action, \
-        object, outcome, before, after, detail, request_id, hash FROM audit \
-        WHERE chain = $1 AND sequence > $2 ORDER BY sequence LIMIT $3";
+    const SQL: &str = concat!(
+        "SELECT a.chain, a.sequence, a.id, a.node, ",
+        entry_columns!(),
+        ", a.hash FROM audit a WHERE a.chain = $1 AND a.sequence > $2 ORDER BY a.sequence LIMIT $3"
+    );
     Ok(on!(db, pool => {
         sqlx::query_as::<_, Link>(SQL).bind(chain).bind(after).bind(limit).fetch_all(pool).await
     })?)

@@ -11,9 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::Timestamp;
-use crate::db::row::row;
-use crate::id::{KeyId, UserId};
+use super::entry_row;
 
 /// The chain of the host's own entries.
 pub const HOST_CHAIN: &str = "host";
@@ -21,7 +19,7 @@ pub const HOST_CHAIN: &str = "host";
 /// The hash before the first entry of a chain.
 pub const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-row! {
+entry_row! {
     /// A sealed entry, with the texts as stored.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
     pub struct Link {
@@ -33,30 +31,7 @@ row! {
         pub id: i64,
         /// The node that sealed the entry.
         pub node: String,
-        /// The time of the action.
-        pub at: Timestamp,
-        /// The account that acted, or that the key belongs to.
-        pub actor: Option<UserId>,
-        /// The API key that acted.
-        pub key: Option<KeyId>,
-        /// The address of the client.
-        pub address: Option<String>,
-        /// The plugin that recorded the entry, or that the entry is about.
-        pub plugin: Option<String>,
-        /// The action.
-        pub action: String,
-        /// The object of the action.
-        pub object: String,
-        /// The outcome: `success`, `denied` or `failure`.
-        pub outcome: String,
-        /// The state before the action, as JSON text.
-        pub before: Option<String>,
-        /// The state after the action, as JSON text.
-        pub after: Option<String>,
-        /// Details, as JSON text.
-        pub detail: String,
-        /// The request of the action.
-        pub request_id: Option<String>,
+    } and {
         /// The hash of this entry.
         pub hash: String,
     }
@@ -165,6 +140,7 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
 
     fn chain(length: i64) -> Vec<Link> {
         let mut position = Position::default();

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use super::entry_columns;
 use super::link::{Link, Position};
 use crate::db::{Db, on};
 use crate::error::Result;
@@ -12,9 +13,11 @@ use crate::error::Result;
 const BATCH: i64 = 200;
 
 /// The columns of an entry that is not sealed yet, as those of a [`Link`].
-const UNSEALED: &str = "SELECT '' AS chain, CAST(0 AS BIGINT) AS sequence, id, '' AS node, at, \
-    actor, actor_key AS key, address, plugin, action, object, outcome, before, after, detail, request_id, '' AS hash \
-    FROM audit WHERE sequence IS NULL ORDER BY id LIMIT $1";
+const UNSEALED: &str = concat!(
+    "SELECT '' AS chain, CAST(0 AS BIGINT) AS sequence, a.id, '' AS node, ",
+    entry_columns!(),
+    ", '' AS hash FROM audit a WHERE a.sequence IS NULL ORDER BY a.id LIMIT $1"
+);
 
 /// The last links that a node knows, by chain. It has one for each plugin that recorded something.
 pub type Heads = HashMap<String, Position>;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::{entry_columns, entry_row};
 use crate::clock::Timestamp;
-use crate::db::row::row;
 use crate::db::{Db, on};
 use crate::error::Result;
 use crate::id::{KeyId, PluginName, UserId};
@@ -74,38 +74,15 @@ impl FromStr for Cursor {
     }
 }
 
-row! {
+entry_row! {
     /// An entry that was found.
     #[derive(Debug, Clone)]
     pub struct FoundEntry {
         /// The id.
         pub id: i64,
-        /// The time of the action.
-        pub at: Timestamp,
-        /// The account that acted.
-        pub actor: Option<UserId>,
-        /// The email address of the account, while it exists.
+        /// The email address of the account that acted, while it exists.
         pub actor_email: Option<String>,
-        /// The API key that acted.
-        pub key: Option<KeyId>,
-        /// The address of the client.
-        pub address: Option<String>,
-        /// The plugin.
-        pub plugin: Option<String>,
-        /// The action.
-        pub action: String,
-        /// The object.
-        pub object: String,
-        /// The outcome.
-        pub outcome: String,
-        /// The state before, as JSON.
-        pub before: Option<String>,
-        /// The state after, as JSON.
-        pub after: Option<String>,
-        /// Details, as JSON.
-        pub detail: String,
-        /// The request.
-        pub request_id: Option<String>,
+    } and {
         /// The chain; `None` before it is sealed, as the next three.
         pub chain: Option<String>,
         /// The place in the chain.
@@ -129,9 +106,11 @@ impl FoundEntry {
 /// # Errors
 /// The database fails.
 pub async fn search(db: &Db, filter: &Filter, page: Page) -> Result<Vec<FoundEntry>> {
-    const SELECT: &str = "SELECT a.id, a.at, a.actor, u.email AS actor_email, a.actor_key AS key, \
-        a.address, a.plugin, a.action, a.object, a.outcome, a.before, a.after, a.detail, a.request_id, a.chain, a.sequence, a.node, a.hash \
-        FROM audit a LEFT JOIN users u ON u.id = a.actor WHERE 1 = 1";
+    const SELECT: &str = concat!(
+        "SELECT a.id, u.email AS actor_email, ",
+        entry_columns!(),
+        ", a.chain, a.sequence, a.node, a.hash FROM audit a LEFT JOIN users u ON u.id = a.actor WHERE 1 = 1"
+    );
     // Only the conditions that are used are written, so that the database picks the index for them.
     on!(db, pool => {
         let mut query = sqlx::QueryBuilder::new(SELECT);
