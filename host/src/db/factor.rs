@@ -73,6 +73,9 @@ macro_rules! has_factor {
 }
 pub(super) use has_factor;
 
+/// The number 1 if the account `$1` has a second factor, otherwise 0.
+pub(super) const HAS_FACTOR: &str =
+    concat!("SELECT CAST(CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END AS BIGINT)");
 const TOTP: &str =
     "SELECT secret, created_at, confirmed_at, failures, last_tried_at FROM totp_factors WHERE user_id = $1";
 const TOTP_LOCKED: &str = "SELECT secret, created_at, confirmed_at, failures, last_tried_at FROM totp_factors \
@@ -270,11 +273,7 @@ pub(crate) async fn remove_all(db: &Db, user: UserId, by: Option<&PermissionSet>
         let mut tx = pool.begin_with(begin).await?;
         sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?;
         check_outranked!(tx, db, user, by);
-        let had = sqlx::query_scalar::<_, i64>(concat!("SELECT CAST(CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END AS BIGINT)"))
-            .bind(user)
-            .fetch_one(&mut *tx)
-            .await?;
-        if had == 0 {
+        if sqlx::query_scalar::<_, i64>(HAS_FACTOR).bind(user).fetch_one(&mut *tx).await? == 0 {
             return Ok(false);
         }
         sqlx::query("DELETE FROM totp_factors WHERE user_id = $1").bind(user).execute(&mut *tx).await?;

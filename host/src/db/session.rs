@@ -6,7 +6,7 @@ use sqlx::{ColumnIndex, FromRow, Row};
 use uuid::Uuid;
 
 use super::audit::{Entry, append};
-use super::factor::has_factor;
+use super::factor::{HAS_FACTOR, has_factor};
 use super::row::row;
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
@@ -109,7 +109,6 @@ const OF_USER: &str = concat!(
     session_columns!(),
     " FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY created_at DESC, id LIMIT $3 OFFSET $4"
 );
-const HAS_FACTOR: &str = concat!("SELECT CAST(CASE WHEN ", has_factor!("$1"), " THEN 1 ELSE 0 END AS BIGINT)");
 const INSERT: &str = "INSERT INTO sessions \
     (id, user_id, family_hash, secret_hash, created_at, last_used_at, expires_at, user_agent, strength) \
     VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8)";
