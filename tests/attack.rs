@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
+use crate::support::patience::PATIENCE;
 use crate::support::postgres::{self, TestDatabase};
 use crate::support::process::{Process, ProcessResources, home};
 use crate::support::{Backend, Client, Component, TestResponse};
@@ -45,8 +46,6 @@ const QUIET_CALLS: usize = 300;
 /// `REPEATS` times.
 const SAMPLES: usize = 100;
 const REPEATS: usize = 20;
-/// The time limit for the host to return to its earlier level; far more than it needs.
-const RECOVERY_TIME: Duration = Duration::from_secs(30);
 /// Measurements before the test fails. A machine that is briefly busy is slow once; a neighbour that is starved is slow
 /// each time.
 const ATTEMPTS: usize = 3;
@@ -284,7 +283,7 @@ impl Arena {
                 return;
             }
             assert!(
-                began.elapsed() < RECOVERY_TIME,
+                began.elapsed() < PATIENCE,
                 "the host did not recover after {name}: {samples:?}, {now:?}, before {before:?}"
             );
             tokio::time::sleep(MIN_P99).await;

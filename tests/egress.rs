@@ -9,7 +9,6 @@ mod ssrf_filter;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use wharf::clock::Random;
 use wharf::egress::{
@@ -17,6 +16,8 @@ use wharf::egress::{
     Roots,
 };
 use wharf::egress::{Trace, trace};
+
+use crate::support::patience::PATIENCE;
 
 /// A fake resolver. Each lookup takes the next result, and the last result is repeated.
 #[derive(Clone, Default)]
@@ -55,9 +56,8 @@ impl FakeDns {
 
 const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 
-/// Short enough for tests of hanging servers, long enough that a busy machine fails no other test.
 fn generous_limits() -> EgressLimits {
-    EgressLimits { time: Duration::from_secs(20), connect: Duration::from_secs(10), ..EgressLimits::default() }
+    EgressLimits { time: PATIENCE, connect: PATIENCE, ..EgressLimits::default() }
 }
 
 struct EgressClient {

@@ -14,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod mail;
 pub(crate) mod packages;
 pub(crate) mod passkey;
+pub(crate) mod patience;
 pub(crate) mod pgbouncer;
 pub(crate) mod polling;
 pub(crate) mod postgres;

@@ -1,11 +1,10 @@
 //! `wasi:http`, used by a component that was built for any WASI host: the grant and the limits of `wharf:http` apply.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::http::metrics::samples;
 use crate::support::host::CHAMELEON;
+use crate::support::patience::PATIENCE;
 use crate::support::remote::{Remote, Reply};
 use crate::support::{Component, Setup, TestHost};
 
@@ -167,5 +166,5 @@ async fn a_deadline_or_a_disconnected_client_ends_the_request() {
     remote.until_seen(before + 1).await;
     waiting.abort();
     remote.until_closed().await;
-    tokio::time::timeout(Duration::from_secs(20), host.anonymous().get("/chameleon/echo/alive")).await.unwrap();
+    tokio::time::timeout(PATIENCE, host.anonymous().get("/chameleon/echo/alive")).await.unwrap();
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Process, failure, home, json_of, usage, write_component};
 use crate::plugin::liar;
+use crate::support::patience::patience;
 
 /// A host with two releases of a liar; the second is live.
 struct Releases {
@@ -251,7 +252,7 @@ async fn limits_are_shown_changed_and_compared() {
         let line = printed.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
         line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(row(&printed, "deadline"), ["deadline", "10s", "host", "-", "-", "0"]);
+    assert_eq!(row(&printed, "deadline"), ["deadline", &patience(), "host", "-", "-", "0"]);
     assert_eq!(row(&printed, "sql.rows"), ["sql.rows", "10000", "host", "-", "-", "0"]);
     let printed = releases.printed(&["limits", "liar", "memory=128MiB", "deadline=5s"]);
     assert!(printed.contains("'liar' has these limits from release 3 on"), "{printed}");

@@ -6,11 +6,12 @@ use sqlx::Executor;
 use wharf::config::{Database, Secret};
 use wharf::db::Db;
 
+use crate::support::patience::{NEVER, PATIENCE};
 use crate::support::postgres::{self, TestDatabase};
 
 fn settings(database: Option<&TestDatabase>) -> Database {
     let url = database.map(|database| Secret::new(database.url.clone()));
-    Database { url, connections: 2, timeout: Duration::from_secs(30), ..Database::default() }
+    Database { url, connections: 2, timeout: PATIENCE, ..Database::default() }
 }
 
 fn at(url: &str) -> Database {
@@ -115,8 +116,7 @@ async fn a_server_that_refuses_a_login_is_not_asked_again() {
         (database.url.replace(":wharf@", ":very-secret@"), "password authentication failed"),
         (format!("{}x", database.url), "does not exist"),
     ] {
-        // Longer than any test may take.
-        let settings = Database { timeout: Duration::from_secs(600), ..at(&url) };
+        let settings = Database { timeout: NEVER, ..at(&url) };
         let error = Db::open(&settings, dir.path()).await.unwrap_err();
         assert!(error.report().contains(reason), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("very-secret"), "{error:?}");

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EgressClient, EgressLimits, FakeDns, LOOPBACK, generous_limits, get, port, release, send};
+use crate::support::patience::NEVER;
 use crate::support::remote::{Identity, Remote, Reply, silent};
 use wharf::egress::{Egress, EgressEnvironment, Failure, LimitKind, Report, Request, Resolver, Roots, Trace};
 
-const SHORT: Duration = Duration::from_millis(200);
-/// Far longer than a test takes.
-const NEVER: Duration = Duration::from_secs(600);
+/// Long enough that a busy machine gets to the phase that hangs.
+const SHORT: Duration = Duration::from_secs(1);
 
 fn timeout(phase: &'static str) -> Result<wharf::egress::Response, Failure> {
     Err(Failure::Timeout(phase))
@@ -59,7 +59,7 @@ async fn an_address_that_hangs_leaves_time_for_the_next_one() {
         std::future::pending::<()>().await;
     });
     let origin = format!("http://api.example:{}", port(addr));
-    let limits = EgressLimits { connect: Duration::from_secs(2), ..generous_limits() };
+    let limits = EgressLimits { connect: Duration::from_secs(4), ..generous_limits() };
     let client = EgressClient::new(&names, Roots::default(), &[&origin], LOOPBACK, limits);
     assert_eq!(client.get(&origin).await.unwrap().status, 204);
 }

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::metrics;
 use crate::support::http2_frames::{DATA, END_STREAM, HEADERS, RST_STREAM, Wire};
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Setup, TestHost};
 
@@ -23,7 +24,6 @@ async fn host(memory: usize, patience: Duration) -> TestHost {
     host
 }
 
-const NEVER: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(1);
 const CHUNK: u32 = 16 * 1024;
 

@@ -12,12 +12,10 @@ use std::time::Duration;
 use wharf::config::Config;
 use wharf::plugin::Compile;
 
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::program::program;
 use crate::support::{Component, Setup, TestHost, TestResponse};
-
-/// Far longer than a test takes.
-const NEVER: Duration = Duration::from_secs(600);
 
 /// Returns a component with one function of the given number of steps, which take the compiler much time and memory.
 pub(super) fn bomb(steps: u32) -> Component {

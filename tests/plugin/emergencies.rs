@@ -16,11 +16,9 @@ use super::releases::{history_entry, operate, state};
 use crate::http::metrics::samples;
 use crate::support::gate::Gate;
 use crate::support::host::CHAMELEON;
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
-
-/// Longer than any test.
-const NEVER: Duration = Duration::from_secs(600);
 
 pub(super) fn patient() -> Setup {
     Setup::default().with(|config| {

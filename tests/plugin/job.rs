@@ -16,6 +16,7 @@ use super::liar;
 use super::releases::{operate, responding_with};
 use crate::support::files::files;
 use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::patience::PATIENCE;
 use crate::support::{Client, Component, Setup, TestHost, both};
 
 both!(
@@ -375,6 +376,7 @@ async fn parking_host() {
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.data_dir = std::env::var_os(DATA_DIR).unwrap().into();
     config.database.url = std::env::var(DATABASE).ok().map(Secret::new);
+    config.database.timeout = PATIENCE;
     config.plugins.concurrency = 4;
     config.plugins.total_concurrency = 4;
     let app = App::start(

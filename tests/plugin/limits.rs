@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 
 use super::liar;
 use crate::http::metrics;
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, both};
-
-/// Far longer than a test takes.
-const NEVER: Duration = Duration::from_secs(600);
 
 pub(super) async fn chameleon(setup: Setup) -> TestHost {
     let host = TestHost::sqlite(setup).await;

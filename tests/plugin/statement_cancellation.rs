@@ -8,11 +8,9 @@ use serde_json::json;
 use sqlx::Connection as _;
 
 use crate::http::metrics::samples;
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Setup, TestHost, both};
-
-/// Far longer than a test takes.
-const NEVER: Duration = Duration::from_secs(600);
 
 const ENDLESS: &str =
     "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT 1 FROM endless WHERE n = 1) SELECT count(*) FROM endless";

@@ -19,6 +19,7 @@ use super::backend::Backend;
 use super::client::{Client, TestResponse};
 use super::component::{Component, build_components};
 use super::mail::MailServer;
+use super::patience::PATIENCE;
 use super::postgres::{self, TestDatabase};
 use super::secret_watch;
 
@@ -91,9 +92,10 @@ impl Default for Setup {
         // Enough call slots for the concurrent calls of a test.
         config.plugins.concurrency = 16;
         config.plugins.total_concurrency = 32;
-        config.plugins.queue_time = Duration::from_secs(20);
-        // Long enough for a busy machine.
-        config.database.timeout = Duration::from_secs(30);
+        config.database.timeout = PATIENCE;
+        config.plugins.queue_time = PATIENCE;
+        config.plugins.deadline = PATIENCE;
+        config.plugins.sql_time = PATIENCE;
         // The running program is the tests', which cannot serve as the compiler's child process.
         let compile = WITHIN.clone();
         let egress = EgressEnvironment { resolver: empty_resolver(), ..EgressEnvironment::default() };

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The timeout of a condition. It is far longer than any needs, so that no test fails on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(30);
+use super::patience::PATIENCE;
+
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Polls until there is a value.
@@ -13,7 +13,7 @@ pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T
         if let Some(value) = poll().await {
             return value;
         }
-        assert!(begun.elapsed() < TIMEOUT, "waited {TIMEOUT:?} for {what}");
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
         tokio::time::sleep(INTERVAL).await;
     }
 }

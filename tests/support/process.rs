@@ -11,17 +11,19 @@ use super::Client;
 use super::component::build_components;
 use super::files::files;
 use super::host::{PASSWORD, SUPERUSER};
+use super::patience::patience;
 use super::polling::until;
 use super::program::program;
 use super::small_disk::SmallDisk;
 
-/// Returns a command that runs the program in an empty environment.
+/// Returns a command that runs the program in an environment without other settings than the patience of tests.
 pub(crate) fn wharf(home: &Path) -> Command {
     isolated(Command::new(program()), home)
 }
 
 fn isolated(mut command: Command, home: &Path) -> Command {
-    command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).current_dir(home).stdin(Stdio::null());
+    command.env_clear().env("HOME", home).env("XDG_CONFIG_HOME", home).env("WHARF_DATABASE_TIMEOUT", patience());
+    command.current_dir(home).stdin(Stdio::null());
     command
 }
 
@@ -37,6 +39,9 @@ pub(crate) fn serving<'a>(command: &'a mut Command, home: &Path) -> &'a mut Comm
         .env("WHARF_SUPERUSER_EMAIL", SUPERUSER)
         .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
         .env("WHARF_LOG_FORMAT", "json")
+        .env("WHARF_PLUGIN_QUEUE_TIME", patience())
+        .env("WHARF_PLUGIN_DEADLINE", patience())
+        .env("WHARF_PLUGIN_SQL_TIME", patience())
         .stdout(Stdio::null())
 }
 

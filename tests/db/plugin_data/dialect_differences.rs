@@ -1,10 +1,9 @@
 //! Differences between the two databases that the host hides from plugins.
 
-use std::time::Duration;
-
 use wharf::db::plugin_data::{DataError, LimitKind, Statement, Value};
 
 use super::fixture::{Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
+use crate::support::patience::PATIENCE;
 
 on_both! {
     booleans_come_back_from_boolean_columns,
@@ -107,7 +106,7 @@ async fn a_very_long_list_of_statements_or_parameters_is_rejected_quickly(fixtur
     let many = format!("SELECT 1{}", "; SELECT 1".repeat(50_000));
     let parameters: String = (1..=65_000).map(|number| format!("${number}, ")).collect();
     for text in [many, format!("SELECT {parameters} 1")] {
-        let refused = tokio::time::timeout(Duration::from_secs(10), query(&database, &text, &[])).await;
+        let refused = tokio::time::timeout(PATIENCE, query(&database, &text, &[])).await;
         assert!(matches!(refused, Ok(Err(DataError::Invalid(_)))));
     }
     let long = Statement::new(format!("SELECT '{}'", "x".repeat(2 * 1024 * 1024)), [text("x")]);

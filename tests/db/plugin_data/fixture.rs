@@ -12,6 +12,7 @@ use wharf::db::plugin_data::{DataError, Migration, PluginData, PluginDatabase, R
 use wharf::id::PluginName;
 
 use crate::support::Backend;
+use crate::support::patience::PATIENCE;
 use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 
@@ -48,9 +49,8 @@ impl Fixture {
         let mut config = Config::default();
         config.server.data_dir = dir.path().to_owned();
         config.database.connections = 4;
-        config.database.timeout = Duration::from_secs(30);
-        // Generous, so that a busy machine fails no test.
-        config.plugins.sql_time = Duration::from_secs(30);
+        config.database.timeout = PATIENCE;
+        config.plugins.sql_time = PATIENCE;
         let mut database = None;
         if backend == Backend::Postgres {
             let fresh = postgres::database().await?;
@@ -89,7 +89,7 @@ impl Fixture {
         if self.backend == Backend::Sqlite {
             let in_use = || (self.data.in_use(&name("shop")) > 0) == running;
             until("the connection to change", async || in_use().then_some(())).await;
-            return tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            return tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut superuser = self.superuser().await;
         let what = if running { "the statement to run" } else { "the statement to end" };

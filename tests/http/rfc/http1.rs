@@ -1,11 +1,10 @@
 //! RFC 9112: requests as bytes on a socket.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{ORIGIN, Site};
+use crate::support::patience::PATIENCE;
 
 /// The rule, the bytes (`\n` stands for CRLF), the status, and texts that the response has.
 type Case = (&'static str, &'static str, u16, &'static [&'static str]);
@@ -154,7 +153,7 @@ async fn exchange(site: &Site, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(site.host.addr()).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut response = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut response)).await;
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut response)).await;
     let text = String::from_utf8_lossy(&response).into_owned();
     read.unwrap_or_else(|_| panic!("the connection stays open: {text}")).unwrap();
     text
