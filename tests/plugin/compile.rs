@@ -2,7 +2,7 @@
 //! reused only if it is unaltered.
 
 use std::fmt::Write as _;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ fn failing_compiler() -> Compile {
 }
 
 /// Returns a compiler that compiles after a shell command has ended.
-pub(super) fn compiler_after(command: &str, directory: &Path) -> Compile {
+fn compiler_after(command: &str, directory: &Path) -> Compile {
     let file = directory.join("compiler");
     // The host also asks the compiler how it is confined. That runs no command.
     let script = format!(
@@ -72,14 +72,27 @@ pub(super) fn compiler_after(command: &str, directory: &Path) -> Compile {
     Compile::Child(file)
 }
 
+/// Returns a compiler that waits for a line in a pipe, and the pipe. The shell itself reads from the pipe, because a
+/// process that it starts would have a similar command line.
+pub(super) fn held_compiler(directory: &Path) -> (Compile, PathBuf) {
+    let pipe = directory.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    (compiler_after(&format!("read -r line <{}", pipe.display()), directory), pipe)
+}
+
+/// Lets a held compiler compile. The pipe is opened for reading and writing, so that it opens even if the shell does not
+/// read yet. It must stay open until the compiler has ended, so that no byte is lost.
+pub(super) fn let_compile(pipe: &Path) -> File {
+    let mut pipe = File::options().read(true).write(true).open(pipe).unwrap();
+    pipe.write_all(b"\n").unwrap();
+    pipe
+}
+
 /// Returns the rejection of a compile bomb. The host and a plugin must respond during the compilation and after it.
 async fn rejection_of_bomb(component: Component, memory_bytes: u64, change: impl FnOnce(&mut Config)) -> TestResponse {
     let directory = tempfile::tempdir().unwrap();
-    let pipe = directory.path().join("seen");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // The compiler waits until the test has seen it. The shell itself reads from the pipe, because a process that it
-    // starts would have a similar command line.
-    let held = compiler_after(&format!("read -r seen <{}", pipe.display()), directory.path());
+    // The compiler waits until the test has seen it.
+    let (held, pipe) = held_compiler(directory.path());
     let setup = Setup::default().with(|config| {
         config.plugins.compile_memory_bytes = memory_bytes;
         config.plugins.compile_cpu_time = NEVER;
@@ -97,10 +110,7 @@ async fn rejection_of_bomb(component: Component, memory_bytes: u64, change: impl
     let child = until("the compilation to begin", async || compiler_processes(memory_bytes).pop()).await;
     let environment = String::from_utf8(std::fs::read(child.join("environ")).unwrap()).unwrap();
     assert!(environment.contains("RAYON_NUM_THREADS="), "{environment}");
-    // Opened for reading and writing, so that it opens even if the shell does not read yet; kept open to the end, so
-    // that no byte is lost.
-    let mut seen = std::fs::File::options().read(true).write(true).open(pipe).unwrap();
-    seen.write_all(b"\n").unwrap();
+    let _pipe = let_compile(&pipe);
     while !deploy.is_finished() {
         assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     }
@@ -283,7 +293,8 @@ async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
     for word in ["one", "two"] {
         host.superuser().deploy(&super::liar(serde_json::json!({ "answer": word })).0, "").await.ok();
     }
-    host.restart_compiling(compiler_after("/bin/sleep 5", directory.path())).await;
+    let (held, pipe) = held_compiler(directory.path());
+    host.restart_compiling(held).await;
     let deploying = tokio::spawn({
         let client = host.superuser().clone();
         async move { client.deploy(&Component::hello().rebuilt("slowly").0, "id=slow").await }
@@ -296,7 +307,8 @@ async fn a_rollback_does_not_wait_for_a_deploy_that_compiles() {
     host.superuser().request(reqwest::Method::POST, "/plugins/liar/rollback").send().await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "one");
     host.superuser().request(reqwest::Method::POST, "/plugins/liar/pause").send().await.ok();
-    assert!(!deploying.is_finished(), "the rollback waited for the compilation");
+    assert!(!deploying.is_finished(), "the compilation did not wait");
+    let _pipe = let_compile(&pipe);
     deploying.await.unwrap().ok();
     host.stop().await;
 }

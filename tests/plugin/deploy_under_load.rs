@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde_json::json;
-use tokio::task::JoinSet;
 
 use super::liar;
-use crate::support::{Load, Setup, TestHost};
+use crate::support::gate::Gate;
+use crate::support::{Component, Load, Setup, TestHost};
 
 const DEPLOYS: usize = 200;
 const CLIENTS: usize = 6;
@@ -37,27 +39,21 @@ async fn a_deploy_succeeds_while_every_call_slot_is_taken() {
         config.plugins.drain_time = Duration::from_secs(60);
     });
     let host = TestHost::sqlite(setup).await;
-    let migrations = json!([["0001", "CREATE TABLE t (a BIGINT)"]]);
-    let release =
-        |response: &str, millis: u32| liar(json!({ "answer": response, "millis": millis, "migrations": migrations }));
-    // Compiled in advance, so that the deploy below is fast.
-    for (response, millis) in [("new", 0), ("old", 5_000)] {
-        host.superuser().deploy(&release(response, millis).0, "grant=sql").await.ok();
-    }
-    let mut calls = JoinSet::new();
-    for _ in 0..6 {
-        let client = host.anonymous();
-        calls.spawn(async move { client.get("/liar").await });
-    }
+    let gate = Gate::start().await;
+    host.superuser().deploy(&Component::chameleon().0, &gate.grants()).await.ok();
+    let mut calls: FuturesUnordered<_> = (0..6).map(|_| gate.call(&host.anonymous())).collect();
     // These four calls are refused because all slots are taken; the others go on.
     for _ in 0..4 {
-        calls.join_next().await.unwrap().unwrap().has_code(503, "plugin_busy");
+        calls.next().await.unwrap().unwrap().has_code(503, "plugin_busy");
     }
-    host.superuser().deploy(&release("new", 0).0, "").await.ok();
-    assert!(calls.try_join_next().is_none(), "the calls have ended before the deploy");
-    for response in calls.join_all().await {
-        assert_eq!((response.status, &*response.text()), (200, "old"));
+    let deployed = host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
+    assert_eq!(deployed["plugin"]["release"]["number"], 2);
+    for _ in 0..calls.len() {
+        gate.open();
     }
-    assert_eq!(host.anonymous().get("/liar").await.text(), "new");
+    while let Some(response) = calls.next().await {
+        response.unwrap().ok();
+    }
+    host.anonymous().get("/chameleon/echo/x").await.ok();
     host.stop().await;
 }

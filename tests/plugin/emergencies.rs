@@ -1,7 +1,5 @@
 //! Emergencies: a pause, a revocation, a rollback and a removal take effect at once, also during a deploy or a call.
 
-use std::io::Write as _;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +8,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection}
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::compile::{child_compiler, compiler_after, compiler_processes};
+use super::compile::{child_compiler, compiler_processes, held_compiler, let_compile};
 use super::liar;
 use super::releases::{history_entry, operate, state};
 use crate::http::metrics::samples;
@@ -238,9 +236,7 @@ async fn a_rollback_during_a_deploy_considers_its_migrations() {
 async fn a_pause_does_not_wait_for_a_rollback_that_compiles() {
     let memory_bytes = (1 << 30) + 4096;
     let directory = tempfile::tempdir().unwrap();
-    let pipe = directory.path().join("seen");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let held = compiler_after(&format!("read -r seen <{}", pipe.display()), directory.path());
+    let (held, pipe) = held_compiler(directory.path());
     let setup = Setup::default().compiling(child_compiler()).with(|config| {
         config.plugins.compile_memory_bytes = memory_bytes;
         config.plugins.compile_time = NEVER;
@@ -262,14 +258,9 @@ async fn a_pause_does_not_wait_for_a_rollback_that_compiles() {
         operate(&host, "liar/pause").await.ok();
         operate(&host, "liar/resume").await.ok();
         assert_eq!(response(&host, "liar").await, "two");
-        std::fs::File::options().read(true).write(true).open(&pipe).unwrap()
+        let_compile(&pipe)
     };
-    let releasing = async {
-        let mut pipe = working.await;
-        pipe.write_all(b"\n").unwrap();
-        pipe
-    };
-    let (rolled_back, _pipe) = tokio::join!(rolling_back, releasing);
+    let (rolled_back, _pipe) = tokio::join!(rolling_back, working);
     assert_eq!(rolled_back.ok()["release"]["number"], 1);
     assert_eq!(response(&host, "liar").await, "one");
 }
@@ -290,8 +281,7 @@ async fn all_smoke_calls_of_a_deploy_share_one_deadline() {
 
 /// Deploys the chameleon, which may reach the gate.
 async fn deploy_chameleon(host: &TestHost, gate: &Gate) {
-    let query = format!("{CHAMELEON}&grant=http.hosts={}&grant=http.networks=127.0.0.1", gate.origin());
-    host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+    host.superuser().deploy(&Component::chameleon().0, &gate.grants()).await.ok();
 }
 
 /// Starts a call with an open transaction, does the work while it is in flight, and returns its response.

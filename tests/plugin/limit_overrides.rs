@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::plugins;
 use super::releases::operate;
 use crate::http::metrics::samples;
+use crate::support::gate::Gate;
 use crate::support::host::CHAMELEON;
 use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
@@ -177,16 +178,16 @@ async fn a_limit_that_the_guest_handled_is_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_number_of_call_slots_follows_the_live_release() {
     let host = TestHost::sqlite(Setup::default()).await;
-    deploy(&host, "chameleon", "&limit=concurrency=1&limit=queue_time=0s").await;
-    let sleeping = tokio::spawn({
-        let client = host.anonymous();
-        async move { client.get("/chameleon/sleep/1500").await.status }
-    });
-    until("the first call to run", async || (limit(&host, "concurrency").await["current"] == 1).then_some(())).await;
+    let gate = Gate::start().await;
+    let query = format!("{}&limit=concurrency=1&limit=queue_time=0s", gate.grants());
+    host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+    let held = gate.call(&host.anonymous());
+    gate.arrived().await;
     get(&host, "chameleon", "echo/x").await.has_code(503, "plugin_busy");
     set(&host, &["concurrency=2"]).await.ok();
     assert_eq!(get(&host, "chameleon", "echo/x").await.status, 200);
-    assert_eq!(sleeping.await.unwrap(), 204);
+    gate.open();
+    held.await.unwrap().ok();
     host.stop().await;
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::liar;
 use crate::http::metrics::samples;
+use crate::support::gate::Gate;
 use crate::support::polling::until;
 use crate::support::{Backend, Component, Setup, TestHost, TestResponse, both};
 
@@ -276,29 +277,21 @@ async fn old_releases_are_collected_by_count_and_age() {
 #[tokio::test]
 async fn calls_in_flight_finish_on_the_release_they_began_on() {
     let host = TestHost::sqlite(Setup::default()).await;
-    host.superuser().deploy(&liar(json!({ "answer": "old", "millis": 4_000 })).0, "").await.ok();
-    // Compiled in advance, so that the deploy below is fast.
-    host.superuser().deploy(&responding_with("new").0, "name=other&mount=/other").await.ok();
-    let slow = tokio::spawn({
-        let client = host.anonymous();
-        async move { client.get("/liar").await.text() }
-    });
-    until_running(&host).await;
-    deploy(&host, "new").await;
-    assert_eq!(response(&host).await, "new");
-    assert!(!slow.is_finished(), "the call was not in flight");
-    assert_eq!(slow.await.unwrap(), "old");
-    assert_eq!(first_release_calls(&host, "success").await, 1.0);
-}
-
-async fn until_running(host: &TestHost) {
-    let running = ("wharf_plugin_calls_running{plugin=\"liar\"}".to_owned(), 1.0);
-    until("the call to run", async || samples(host.superuser()).await.contains(&running).then_some(())).await;
+    let gate = Gate::start().await;
+    host.superuser().deploy(&Component::chameleon().0, &gate.grants()).await.ok();
+    let held = gate.call(&host.anonymous());
+    gate.arrived().await;
+    host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
+    host.anonymous().get("/chameleon/echo/x").await.ok();
+    gate.open();
+    held.await.unwrap().ok();
+    // The second release served the other call.
+    assert_eq!(first_release_calls(&host, "chameleon", "success").await, 1.0);
 }
 
 /// Returns the number of calls of the first release, which is no longer live, from the metrics.
-async fn first_release_calls(host: &TestHost, outcome: &str) -> f64 {
-    let name = format!(r#"wharf_plugin_calls_total{{plugin="liar",release="1",outcome="{outcome}"}}"#);
+async fn first_release_calls(host: &TestHost, plugin: &str, outcome: &str) -> f64 {
+    let name = format!(r#"wharf_plugin_calls_total{{plugin="{plugin}",release="1",outcome="{outcome}"}}"#);
     until("the call to be counted", async || {
         samples(host.superuser()).await.into_iter().find(|(sample, _)| *sample == name).map(|(_, count)| count)
     })
@@ -317,14 +310,15 @@ async fn calls_beyond_the_drain_time_are_cancelled() {
         let client = host.anonymous();
         async move { client.get("/liar").await }
     });
-    until_running(&host).await;
+    let running = ("wharf_plugin_calls_running{plugin=\"liar\"}".to_owned(), 1.0);
+    until("the call to run", async || samples(host.superuser()).await.contains(&running).then_some(())).await;
     deploy(&host, "new").await;
     slow.await.unwrap().has_code(503, "plugin_replaced");
     assert_eq!(response(&host).await, "new");
-    assert_eq!(first_release_calls(&host, "replaced").await, 1.0);
+    assert_eq!(first_release_calls(&host, "liar", "replaced").await, 1.0);
     // The same release, live again, has a new counter, and appears once.
     operate(&host, "liar/rollback?release=1").await.ok();
-    assert_eq!(first_release_calls(&host, "replaced").await, 0.0);
+    assert_eq!(first_release_calls(&host, "liar", "replaced").await, 0.0);
 }
 
 /// Returns the state of a plugin from `/plugins/{name}`.

@@ -3,9 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::host::CHAMELEON;
+use super::{Client, TestResponse};
 
 /// The server.
 pub(crate) struct Gate {
@@ -30,6 +35,17 @@ impl Gate {
 
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Returns the grants with which the chameleon reaches the gate.
+    pub(crate) fn grants(&self) -> String {
+        format!("{CHAMELEON}&grant=http.hosts={}&grant=http.networks=127.0.0.1", self.origin())
+    }
+
+    /// Begins a call of the chameleon that lasts until the gate opens.
+    pub(crate) fn call(&self, client: &Client) -> JoinHandle<TestResponse> {
+        let (client, body) = (client.clone(), json!({ "url": format!("{}/", self.origin()) }));
+        tokio::spawn(async move { client.post("/chameleon/fetch", &body).await })
     }
 
     /// Waits until a request has arrived.
