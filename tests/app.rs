@@ -28,11 +28,11 @@ fn second_config(host: &TestHost, directory: &tempfile::TempDir) -> Config {
 async fn a_second_host_is_refused_with_the_reason_when_the_first_one_stays(host: &TestHost) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = second_config(host, &directory);
-    config.server.start_timeout = Duration::from_millis(500);
+    config.server.start_timeout = Duration::from_secs(3);
     let error = App::start(config, host.environment()).await.err().unwrap();
     let text = error.report();
     let used = if host.database().is_some() { "PostgreSQL at 127.0.0.1" } else { "data directory" };
-    for part in [used, "is in use by another wharf, which did not stop within server.start_timeout (500ms)", "stop "] {
+    for part in [used, "is in use by another wharf, which did not stop within server.start_timeout (3s)", "stop "] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("wharf_host:"), "{text}");

@@ -233,7 +233,7 @@ async fn a_second_host_cannot_use_the_same_data_directory() {
         .arg("serve")
         .env("WHARF_LISTEN", "127.0.0.1:0")
         .env("WHARF_DATA_DIR", process.home.path().join("data"))
-        .env("WHARF_START_TIMEOUT", "1s")
+        .env("WHARF_START_TIMEOUT", "3s")
         .output()
         .unwrap();
     assert!(!second.status.success());

@@ -8,7 +8,7 @@ use crate::support::polling::until;
 const LOOP: &str = "(loop $again (br $again))";
 
 async fn arena() -> Arena {
-    Arena::open(&[], "&limit=cpu_time=300ms&limit=deadline=20s&limit=concurrency=8").await
+    Arena::open(&[], "&limit=cpu_time=300ms&limit=deadline=10m&limit=concurrency=8").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

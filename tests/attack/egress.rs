@@ -63,7 +63,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
     let identity = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
     std::fs::write(trusted.path(), identity.cert.pem()).unwrap();
 
-    let quotas = "http.networks=127.0.0.0/8,http.time=2s,http.bytes=64KiB,http.requests=4&limit=deadline=10s";
+    let quotas = "http.networks=127.0.0.0/8,http.time=3s,http.bytes=64KiB,http.requests=4";
     let settings = [("SSL_CERT_FILE", trusted.path().to_str().unwrap())];
     let mut arena = Arena::open(&settings, &format!("&grant={quotas}")).await;
     // All of these are on the allowlist, and are denied nevertheless.

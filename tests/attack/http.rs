@@ -37,7 +37,7 @@ const HEAD: &str = "POST /api/v1/attacker/echo HTTP/1.1\r\nhost: x\r\ncontent-ty
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_do_no_harm() {
-    let mut arena = Arena::open(&[("WHARF_HEADER_TIMEOUT", "2s")], "").await;
+    let mut arena = Arena::open(&[("WHARF_HEADER_TIMEOUT", "3s")], "").await;
     let broken = CountedBy::Host("wharf_http_connections_dropped_total");
     arena
         .attack("100,000 headers", broken, async |arena| {

@@ -40,7 +40,7 @@ async fn flood(wire: &mut Wire, bytes: &[u8], times: usize) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_frames_do_no_harm() {
     let settings =
-        [("WHARF_HEADER_TIMEOUT", "2s"), ("WHARF_BODY_TIMEOUT", "1s"), ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB")];
+        [("WHARF_HEADER_TIMEOUT", "3s"), ("WHARF_BODY_TIMEOUT", "3s"), ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB")];
     let mut arena = Arena::open(&settings, "").await;
     arena
         .attack("a flood of headers", BROKEN, async |arena| {

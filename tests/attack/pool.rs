@@ -1,6 +1,8 @@
 //! The pool of instances: one plugin cannot exhaust it for the others, and a call never sees data of an earlier call in
 //! the same slot.
 
+use serde_json::Value;
+
 use super::handwritten_component::{GuestParts, attacker};
 use super::{Arena, CountedBy};
 use crate::support::TestResponse;
@@ -80,7 +82,7 @@ async fn many_core_instances_do_not_exhaust_the_pool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_is_empty_when_it_is_reused() {
-    let mut arena = Arena::open(&[], "&limit=cpu_time=100ms&limit=deadline=3s").await;
+    let mut arena = Arena::open(&[], "&limit=cpu_time=100ms").await;
     for (name, end, status, outcome) in [
         ("a slot after a trap", "trap", 502, "trap"),
         ("a slot after a timeout", "loop", 504, "limit"),
@@ -99,6 +101,7 @@ async fn a_slot_is_empty_when_it_is_reused() {
             })
             .await;
     }
+    arena.superuser.put("/plugins/attacker/limits?limit=deadline=3s", &Value::Null).await.ok();
     arena
         .attack("a slot after a deadline", CountedBy::Limit("deadline"), async |arena| {
             for response in arena.flood(4, "taint/8?end=sleep").await {

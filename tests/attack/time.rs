@@ -10,8 +10,8 @@ use crate::support::polling::until;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_waits_are_ended() {
     let settings = [
-        ("WHARF_BODY_TIMEOUT", "1s"),
-        ("WHARF_HEADER_TIMEOUT", "1s"),
+        ("WHARF_BODY_TIMEOUT", "3s"),
+        ("WHARF_HEADER_TIMEOUT", "3s"),
         ("WHARF_PLUGIN_UPLOAD_BYTES", "8MiB"),
         ("WHARF_BODY_MEMORY_BYTES", "24MiB"),
     ];

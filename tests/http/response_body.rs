@@ -72,7 +72,7 @@ async fn every_unread_response_counts_towards_the_memory_limit() {
 
 #[tokio::test]
 async fn only_the_stream_that_is_not_read_is_reset() {
-    let host = host(64 << 20, SOON).await;
+    let host = host(64 << 20, SOON * 3).await;
     let mut wire = Wire::connect(host.addr(), 1_000).await;
     // Less than one chunk: hyper takes it all at once.
     wire.get(1, "/api/v1/chameleon/body/10000").await;

@@ -176,7 +176,7 @@ async fn a_worse_canary_is_aborted_with_the_evidence() {
     let setup = Setup::default().with(|config| config.plugins.breaker_faults = 20);
     let host = TestHost::sqlite(setup).await;
     deploy_plan(&host, &responding_with("live"), "").await;
-    let slow = liar(json!({ "answer": "slow", "millis": 30 }));
+    let slow = liar(json!({ "answer": "slow", "millis": 100 }));
     deploy_plan(&host, &slow, "canary=header&minimum=30").await;
     for _ in 0..30 {
         assert_eq!(get_with_canary_header(host.superuser(), "never").await, "live");

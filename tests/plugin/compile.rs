@@ -80,8 +80,8 @@ pub(super) fn held_compiler(directory: &Path) -> (Compile, PathBuf) {
     (compiler_after(&format!("read -r line <{}", pipe.display()), directory), pipe)
 }
 
-/// Lets a held compiler compile. The pipe is opened for reading and writing, so that it opens even if the shell does not
-/// read yet. It must stay open until the compiler has ended, so that no byte is lost.
+/// Lets a held compiler compile. The pipe is opened for reading and writing, so that it opens even if the shell does
+/// not read yet. It must stay open until the compiler has ended, so that no byte is lost.
 pub(super) fn let_compile(pipe: &Path) -> File {
     let mut pipe = File::options().read(true).write(true).open(pipe).unwrap();
     pipe.write_all(b"\n").unwrap();

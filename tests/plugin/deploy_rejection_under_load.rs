@@ -10,6 +10,7 @@ use super::compile::{bomb, child_compiler, compiler_processes};
 use super::liar;
 use crate::support::component::RawPlugin;
 use crate::support::files::files;
+use crate::support::patience::NEVER;
 use crate::support::{Component, Load, Setup, TestHost, both};
 
 both!(
@@ -20,8 +21,8 @@ both!(
 const CLIENTS: usize = 4;
 const NEIGHBOURS: usize = 2;
 
-/// As many call slots as clients, and a short queue time: if the deploy took a call slot or did not return one, a
-/// client would get "busy".
+/// As many call slots as clients, and a queue time that is shorter than a slow call: if the deploy took a call slot or
+/// did not return one, a client would get "busy".
 fn scarce_call_slots() -> Setup {
     // Distinguishes the compiler processes from those of other tests.
     static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -29,11 +30,10 @@ fn scarce_call_slots() -> Setup {
     Setup::default().compiling(child_compiler()).with(|config| {
         config.plugins.concurrency = CLIENTS;
         config.plugins.total_concurrency = CLIENTS + NEIGHBOURS;
-        config.plugins.queue_time = Duration::from_millis(200);
+        config.plugins.queue_time = Duration::from_secs(2);
         config.plugins.compile_memory_bytes = (512 << 20) + 16_384 * number;
-        // Generous, so that a busy machine fails no test.
-        config.plugins.compile_cpu_time = Duration::from_secs(600);
-        config.plugins.compile_time = Duration::from_secs(600);
+        config.plugins.compile_cpu_time = NEVER;
+        config.plugins.compile_time = NEVER;
     })
 }
 
@@ -142,7 +142,7 @@ async fn assert_all_rejected(host: &TestHost, bad: &[HostileFile]) {
 /// Checks that all call slots are free: the maximum number of slow calls runs at the same time, and none waits for
 /// another.
 async fn has_all_its_call_slots(host: &TestHost) {
-    host.superuser().deploy(&liar(json!({ "answer": "slow", "millis": 1_000 })).0, "").await.ok();
+    host.superuser().deploy(&liar(json!({ "answer": "slow", "millis": 4_000 })).0, "").await.ok();
     let client = host.anonymous();
     let responses = futures_util::future::join_all((0..CLIENTS).map(|_| client.get("/liar"))).await;
     for response in responses {

@@ -1,8 +1,6 @@
 //! Limits that an operator sets for one plugin: they apply to its calls only, and may be lower or higher than the
 //! host's.
 
-use std::time::{Duration, Instant};
-
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -11,6 +9,7 @@ use super::releases::operate;
 use crate::http::metrics::samples;
 use crate::support::gate::Gate;
 use crate::support::host::CHAMELEON;
+use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
 
@@ -44,7 +43,7 @@ async fn a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &m
     })
     .await;
     deploy(host, "twin", "").await;
-    let limits = "&limit=memory=80MiB&limit=host_calls=20&limit=response_bytes=300000&limit=deadline=2s";
+    let limits = "&limit=memory=80MiB&limit=host_calls=20&limit=response_bytes=300000&limit=deadline=3s";
     deploy(host, "chameleon", limits).await;
     for (path, code) in [
         ("grow/40", "plugin_memory_limit"),
@@ -62,7 +61,7 @@ async fn a_limit_applies_to_one_plugin_and_may_exceed_the_hosts_default(host: &m
     ] {
         get(host, "chameleon", path).await.has_code(status, code);
     }
-    assert_eq!(get(host, "twin", "sleep/2500").await.status, 204);
+    assert_eq!(get(host, "twin", "sleep/3500").await.status, 204);
     for name in ["memory", "host_calls", "response_bytes", "deadline"] {
         let limit = limit(host, name).await;
         assert_eq!((&limit["met"], &limit["own"]), (&json!(1), &json!(true)), "{limit}");
@@ -191,49 +190,30 @@ async fn the_number_of_call_slots_follows_the_live_release() {
     host.stop().await;
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// More endless guests than there are threads: short calls still finish soon.
+/// More endless guests than there are threads: short calls are still served. `make attack` also compares how fast they
+/// are (`attack::cpu`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_guests_leave_cpu_time_for_others() {
     let host = TestHost::sqlite(Setup::default().with(|config| {
-        config.plugins.cpu_time = std::time::Duration::from_secs(20);
-        config.plugins.deadline = Duration::from_secs(6);
+        config.plugins.cpu_time = NEVER;
+        config.plugins.deadline = NEVER;
         config.plugins.concurrency = 12;
     }))
     .await;
     host.deploy_chameleon().await;
     host.superuser().deploy(&Component::hello().0, "").await.ok();
-    let greet = async || {
-        let began = Instant::now();
-        assert_eq!(host.anonymous().get("/hello/").await.status, 200);
-        began.elapsed()
-    };
-    let mut quiet = Vec::new();
-    for _ in 0..50 {
-        quiet.push(greet().await);
-    }
     let endless: Vec<_> = (0..10)
         .map(|_| {
             let client = host.anonymous();
-            tokio::spawn(async move { client.get("/chameleon/endless").await.status })
+            tokio::spawn(async move { client.request(Method::GET, "/chameleon/endless").try_send().await })
         })
         .collect();
     until("all endless calls to run", async || (limit(&host, "concurrency").await["current"] == 10).then_some(()))
         .await;
-    let mut times = Vec::new();
-    while !endless.iter().any(tokio::task::JoinHandle::is_finished) {
-        times.push(greet().await);
+    for _ in 0..50 {
+        assert_eq!(host.anonymous().get("/hello/").await.status, 200);
     }
-    for endless in endless {
-        assert_eq!(endless.await.unwrap(), 504);
-    }
-    // The allowance is for other load on the machine. Calls must be about as fast as without the ten endless guests,
-    // and must not wait for a time slice of each of them repeatedly.
-    let (quiet, times) = (median(quiet), median(times));
-    assert!(times < quiet * 3 + Duration::from_millis(25), "{times:?}, and {quiet:?} before");
+    assert!(endless.iter().all(|call| !call.is_finished()));
+    endless.iter().for_each(tokio::task::JoinHandle::abort);
     host.stop().await;
 }

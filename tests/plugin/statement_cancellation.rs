@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::Connection as _;
 
+use super::limits::set_deadline;
 use crate::http::metrics::samples;
 use crate::support::patience::NEVER;
 use crate::support::polling::until;
@@ -76,6 +77,8 @@ async fn at_the_deadline(host: &TestHost, path: &str) {
         let request = request.header("content-type", "application/octet-stream").body(ENDLESS);
         request.send().await.has_code(504, "plugin_deadline");
     }
+    // The calls from here on are not to reach it.
+    set_deadline(host, "10m").await;
     assert_gone(host).await;
 }
 

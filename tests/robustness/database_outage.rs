@@ -16,10 +16,13 @@ use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::polling::until;
 use crate::support::{Backend, Setup, TestHost, postgres};
 
+/// Short for an outage, and long enough for the first connections of a host on a busy machine.
+const SHORT: Duration = Duration::from_secs(3);
+
 fn impatient() -> Setup {
     Setup::default().with(|config| {
-        config.database.timeout = Duration::from_secs(1);
-        config.database.statement_timeout = Duration::from_secs(1);
+        config.database.timeout = SHORT;
+        config.database.statement_timeout = SHORT;
     })
 }
 
@@ -77,7 +80,8 @@ async fn ended_connections_of_postgres_are_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_of_the_host_has_a_time_limit_on_postgres() {
-    let Some(host) = TestHost::start(Backend::Postgres, impatient()).await else { return };
+    let setup = Setup::default().with(|config| config.database.statement_timeout = SHORT);
+    let Some(host) = TestHost::start(Backend::Postgres, setup).await else { return };
     let mut superuser = postgres::connect(host.database().unwrap()).await;
     superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
     host.superuser().get("/users/").await.has_code(503, "database_unavailable");

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::host::CHAMELEON;
+use super::patience::PATIENCE;
 use super::{Client, TestResponse};
 
 /// The server.
@@ -50,7 +51,8 @@ impl Gate {
 
     /// Waits until a request has arrived.
     pub(crate) async fn arrived(&self) {
-        self.arrived.acquire().await.unwrap().forget();
+        let arrived = tokio::time::timeout(PATIENCE, self.arrived.acquire()).await;
+        arrived.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for a request")).unwrap().forget();
     }
 
     /// Lets one request get its response.

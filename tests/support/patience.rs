@@ -1,5 +1,5 @@
-//! The time limits of everything that a test is not about. The suite runs more tests at once than the machine has cores,
-//! so any step may take seconds. A wait ends as soon as the awaited event happens, so a long limit costs no time.
+//! The time limits of everything that a test is not about. The suite runs more tests at once than the machine has
+//! cores, so any step may take seconds. A wait ends as soon as the awaited event happens, so a long limit costs nothing.
 
 use std::time::Duration;
 

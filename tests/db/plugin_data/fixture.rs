@@ -8,7 +8,9 @@ use tempfile::TempDir;
 use wharf::clock::Random;
 use wharf::config::{Config, Secret};
 use wharf::db::Db;
-use wharf::db::plugin_data::{DataError, Migration, PluginData, PluginDatabase, Rows, Statement, Transaction, Value};
+use wharf::db::plugin_data::{
+    DataError, Migration, PluginData, PluginDatabase, Rows, Statement, StatementLimits, Transaction, Value,
+};
 use wharf::id::PluginName;
 
 use crate::support::Backend;
@@ -139,6 +141,11 @@ pub(super) async fn query(database: &PluginDatabase, sql: &str, params: &[Value]
 
 pub(super) async fn execute(database: &PluginDatabase, sql: &str, params: &[Value]) -> Result<u64, DataError> {
     database.execute(Statement::new(sql, params)).await
+}
+
+/// Returns the same database with a short time limit, for the statements that are to reach it.
+pub(super) fn hasty(database: &PluginDatabase, time: Duration) -> PluginDatabase {
+    database.with_limits(StatementLimits { time, ..database.limits().clone() })
 }
 
 /// Returns the only value of the only row.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, LimitKind, PluginDatabase, Value};
 
-use super::fixture::{ENDLESS, Fixture, execute, migration, name, query, scalar, text};
+use super::fixture::{ENDLESS, Fixture, execute, hasty, migration, name, query, scalar, text};
 use crate::support::Backend;
 
 async fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
@@ -159,20 +159,17 @@ async fn slow_functions_are_refused_and_others_behave_as_in_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_long_expression_ends_at_its_time_limit() {
     // With only one connection, the next statement works only after this one has ended.
-    let fixture = fixture(|config| {
-        config.plugins.sql_time = Duration::from_millis(500);
-        config.plugins.sql_connections = 1;
-    })
-    .await;
+    let fixture = fixture(|config| config.plugins.sql_connections = 1).await;
     let database = fixture.open("shop").await;
+    let hasty = hasty(&database, Duration::from_millis(500));
     let column = vec!["length(upper(lower(upper(lower(hex(randomblob(32000)))))))"; 400].join("+");
-    let error = query(&database, &format!("SELECT {}", vec![column; 40].join(",")), &[]).await.unwrap_err();
+    let error = query(&hasty, &format!("SELECT {}", vec![column; 40].join(",")), &[]).await.unwrap_err();
     assert!(is_limit(&error, LimitKind::Time), "{error:?}");
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
     let tables: Vec<String> =
         (1..40).map(|n| format!("a{n} AS (SELECT 1 FROM a{0} AS p, a{0} AS q UNION SELECT 2)", n - 1)).collect();
     let doubling = format!("WITH a0 AS (SELECT 1), {} SELECT count(*) FROM a39", tables.join(", "));
-    let error = query(&database, &doubling, &[]).await.unwrap_err();
+    let error = query(&hasty, &doubling, &[]).await.unwrap_err();
     assert!(matches!(error, DataError::Limit(..)), "{error:?}");
     assert_eq!(scalar(&database, "SELECT 1").await, Value::Integer(1));
     fixture.stop().await;
@@ -202,14 +199,11 @@ async fn a_row_cannot_exceed_the_memory_of_its_statement() {
 /// However much memory plugins hold, the host's own database and small statements of other plugins still work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_that_fill_memory_do_not_affect_others() {
-    let fixture = fixture(|config| {
-        config.plugins.sql_bytes = 32 << 20;
-        config.plugins.sql_time = Duration::from_secs(3);
-    })
-    .await;
+    let fixture = fixture(|config| config.plugins.sql_bytes = 32 << 20).await;
     let plugins = ["a", "b", "c", "d", "e", "f"];
     let neighbour = fixture.tables("neighbour").await;
     let databases = join_all(plugins.iter().map(|plugin| fixture.open(plugin))).await;
+    let databases: Vec<_> = databases.iter().map(|database| hasty(database, Duration::from_secs(3))).collect();
     let text = wide(2, 32_000_000);
     let filling = join_all(databases.iter().map(|database| query(database, &text, &[])));
     let others = async {

@@ -7,7 +7,9 @@ use sqlx::Connection as _;
 use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, LimitKind, Statement, StatementLimits, Value};
 
-use super::fixture::{ENDLESS, Fixture, add, count, execute, migration, name, on_both, query, scalar, sql, text};
+use super::fixture::{
+    ENDLESS, Fixture, add, count, execute, hasty, migration, name, on_both, query, scalar, sql, text,
+};
 use crate::support::Backend;
 
 on_both! {
@@ -16,12 +18,12 @@ on_both! {
     empty_values_count_towards_the_byte_limit => small_results,
     a_write_whose_result_exceeds_a_limit_is_rolled_back => small_results,
     an_error_stays_short_when_it_quotes_a_long_input,
-    a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection => short_time_limit,
-    a_statement_beyond_its_time_limit_fails_its_transaction => short_time_limit,
+    a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection => two_connections,
+    a_statement_beyond_its_time_limit_fails_its_transaction => two_connections,
     a_dropped_call_is_interrupted_and_returns_its_connection => one_connection,
     a_dropped_call_rolls_its_transaction_back => one_connection,
     calls_dropped_at_any_step_lose_no_connection,
-    transactions_above_the_connection_limit_are_refused => short_time_limit,
+    transactions_above_the_connection_limit_are_refused => two_connections,
     a_full_database_stops_growing_and_can_be_read_and_emptied => small_disk,
 }
 
@@ -30,8 +32,7 @@ fn small_results(config: &mut Config) {
     config.plugins.sql_bytes = 1_000;
 }
 
-fn short_time_limit(config: &mut Config) {
-    config.plugins.sql_time = Duration::from_millis(500);
+fn two_connections(config: &mut Config) {
     config.plugins.sql_connections = 2;
 }
 
@@ -97,19 +98,22 @@ async fn a_write_whose_result_exceeds_a_limit_is_rolled_back(fixture: &Fixture) 
 async fn a_statement_beyond_its_time_limit_ends_and_leaves_a_clean_connection(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
     let limit = DataError::Limit(LimitKind::Time, "statement time: 500 ms".to_owned());
+    let hasty = hasty(&database, Duration::from_millis(500));
     for _ in 0..3 {
-        assert_eq!(query(&database, ENDLESS, &[]).await, Err(limit.clone()));
+        // It opens the connection if there is none.
         assert_eq!(count(&database).await, Value::Integer(0));
+        assert_eq!(query(&hasty, ENDLESS, &[]).await, Err(limit.clone()));
     }
+    assert_eq!(count(&database).await, Value::Integer(0));
     if fixture.backend == Backend::Postgres {
-        assert_eq!(query(&database, "SELECT pg_sleep(600)", &[]).await, Err(limit));
+        assert_eq!(query(&hasty, "SELECT pg_sleep(600)", &[]).await, Err(limit));
         fixture.until_running("pg_sleep", false).await;
     }
 }
 
 async fn a_statement_beyond_its_time_limit_fails_its_transaction(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
-    let mut transaction = database.begin().await.unwrap();
+    let mut transaction = hasty(&database, Duration::from_secs(2)).begin().await.unwrap();
     add(&mut transaction, 1).await.unwrap();
     let error = transaction.query(sql(ENDLESS)).await.unwrap_err();
     assert!(matches!(error, DataError::Limit(..)), "{error:?}");
@@ -186,7 +190,7 @@ async fn transactions_above_the_connection_limit_are_refused(fixture: &Fixture) 
     for _ in 0..held {
         transactions.push(database.begin().await.unwrap());
     }
-    assert_eq!(database.begin().await.err(), Some(expected));
+    assert_eq!(hasty(&database, Duration::from_millis(500)).begin().await.err(), Some(expected));
     drop(transactions);
     database.begin().await.unwrap().rollback().await.unwrap();
 }

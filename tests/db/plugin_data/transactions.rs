@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use wharf::config::Config;
 use wharf::db::plugin_data::{DataError, PluginDatabase, Statement, Value};
 
-use super::fixture::{Fixture, add, count, execute, on_both, query, scalar, sql, text};
+use super::fixture::{Fixture, add, count, execute, hasty, on_both, query, scalar, sql, text};
 
 on_both! {
     a_committed_transaction_is_durable,
@@ -13,15 +12,11 @@ on_both! {
     an_open_transaction_is_invisible_to_others,
     after_its_first_error_a_transaction_can_only_be_rolled_back,
     a_batch_is_all_or_nothing,
-    a_write_that_waits_too_long_for_another_is_a_conflict => short_time_limit,
+    a_write_that_waits_too_long_for_another_is_a_conflict,
     concurrent_increments_are_all_counted,
     concurrent_transactions_lose_no_update,
     transactions_in_opposite_orders_complete,
     concurrent_readers_see_whole_transactions,
-}
-
-fn short_time_limit(config: &mut Config) {
-    config.plugins.sql_time = Duration::from_millis(500);
 }
 
 async fn a_committed_transaction_is_durable(fixture: &Fixture) {
@@ -93,7 +88,8 @@ async fn a_write_that_waits_too_long_for_another_is_a_conflict(fixture: &Fixture
     const UPDATE: &str = "UPDATE counter SET n = n + 1 WHERE id = 'a'";
     let mut transaction = database.begin().await.unwrap();
     transaction.execute(sql(UPDATE)).await.unwrap();
-    assert_eq!(execute(&database, UPDATE, &[]).await, Err(DataError::Conflict));
+    let hasty = hasty(&database, Duration::from_secs(3));
+    assert_eq!(execute(&hasty, UPDATE, &[]).await, Err(DataError::Conflict));
     transaction.commit().await.unwrap();
     assert_eq!(execute(&database, UPDATE, &[]).await, Ok(1));
     assert_eq!(scalar(&database, "SELECT n FROM counter WHERE id = 'a'").await, Value::Integer(2));
