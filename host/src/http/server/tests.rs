@@ -46,7 +46,7 @@ async fn connect(addr: SocketAddr, bytes: &str) -> TcpStream {
 /// Returns all bytes until the server closes the connection. Fails if the server does not close it.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    let read = timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await;
+    let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
     let _ = read.expect("the server does not close the connection");
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -57,14 +57,14 @@ fn get(path: &str) -> String {
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(60);
+/// How long a test waits for something that must happen; shorter than LONG, which must not delay it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_client_that_does_not_send_its_headers_is_dropped() {
     let server = start(SHORT, LONG).await;
     for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-        let began = Instant::now();
         rest(&mut connect(server.addr, sent).await).await;
-        assert!(began.elapsed() < Duration::from_secs(2), "{sent:?}");
     }
 }
 
@@ -177,7 +177,7 @@ async fn a_request_in_flight_finishes_at_shutdown() {
     let all = rest(&mut busy).await;
     assert!(all.contains("connection: close") && all.ends_with("done"), "{all}");
     assert!(rest(&mut idle).await.ends_with("done"), "an idle connection is closed immediately");
-    timeout(SHORT, server.served).await.expect("nothing delays the shutdown").unwrap().unwrap();
+    timeout(PATIENCE, server.served).await.expect("nothing delays the shutdown").unwrap().unwrap();
     assert!(TcpStream::connect(server.addr).await.is_err(), "the listener is closed");
 }
 
@@ -187,6 +187,6 @@ async fn a_hung_request_is_cut_after_the_grace_period() {
     let mut hung = connect(server.addr, &get("/hung")).await;
     sleep(Duration::from_millis(100)).await;
     server.shutdown.cancel();
-    timeout(Duration::from_secs(2), server.served).await.expect("the grace period ends").unwrap().unwrap();
+    timeout(PATIENCE, server.served).await.expect("the grace period ends").unwrap().unwrap();
     assert_eq!(rest(&mut hung).await, "");
 }
