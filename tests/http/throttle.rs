@@ -17,6 +17,7 @@ both! {
     an_unknown_account_is_throttled_like_a_known_one => Setup::default().throttled().with_manual_clock(),
     a_network_is_throttled_for_all_accounts_together => network_of_five(),
     recoveries_and_sign_ups_are_throttled => Setup::default().throttled().with_manual_clock(),
+    requests_for_verification_mails_use_up_no_recovery => Setup::default().throttled().with_manual_clock(),
     secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones => network_of_five(),
     what_anybody_may_begin_is_throttled => network_of_five(),
     a_session_guesses_no_password => Setup::default().throttled().with_manual_clock(),
@@ -172,6 +173,19 @@ async fn recoveries_and_sign_ups_are_throttled(host: &TestHost) {
         host.sign_up(&format!("user{index}@example.com")).await.ok();
     }
     is_throttled(&host.sign_up("last@example.com").await, "sign-up-network", "20");
+}
+
+async fn requests_for_verification_mails_use_up_no_recovery(host: &TestHost) {
+    let attacker = from(host, 2);
+    let verify = async || attacker.post("/users/verify-email/send", &json!({ "email": SUPERUSER })).await;
+    for _ in 0..3 {
+        verify().await.ok();
+    }
+    is_throttled(&verify().await, "verification-account", "300");
+    // None of them sent a mail, because the address is verified. The owner still gets one.
+    let recover = format!("/password-recovery/{SUPERUSER}");
+    host.anonymous().request(Method::POST, &recover).send().await.ok();
+    host.mails().take(SUPERUSER).await.reset_token();
 }
 
 async fn secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones(host: &TestHost) {

@@ -44,6 +44,9 @@ pub enum Action {
     Refresh,
     /// A request for a link to set a password.
     Recovery,
+    /// A request for a link to verify an address. It sends no recovery mail, so it must not use up recoveries: otherwise
+    /// somebody could keep the owner of an account from the way back in.
+    Verification,
     /// The use of a link to set a password or to verify an address. Failures count.
     PasswordReset,
     /// The creation of an account by its owner.
@@ -64,10 +67,11 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of the variants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SignIn,
         Self::Refresh,
         Self::Recovery,
+        Self::Verification,
         Self::PasswordReset,
         Self::SignUp,
         Self::SecondFactor,
@@ -84,6 +88,7 @@ impl Action {
             Self::SignIn => "sign_in",
             Self::Refresh => "refresh",
             Self::Recovery => "recovery",
+            Self::Verification => "verification",
             Self::PasswordReset => "password_reset",
             Self::SignUp => "sign_up",
             Self::SecondFactor => "second_factor",
@@ -102,6 +107,9 @@ impl Action {
             Self::SignIn => (Limit("sign-in-account", account, MINUTE), Limit("sign-in-network", network, 3 * SECOND)),
             Self::Refresh => (Limit("refresh-session", 30, 2 * SECOND), Limit("refresh-network", network, SECOND)),
             Self::Recovery => (Limit("recovery-account", 3, 5 * MINUTE), Limit("recovery-network", 20, MINUTE)),
+            Self::Verification => {
+                (Limit("verification-account", 3, 5 * MINUTE), Limit("verification-network", 20, MINUTE))
+            }
             Self::PasswordReset => {
                 (Limit("reset-account", account, MINUTE), Limit("reset-network", network, 3 * SECOND))
             }

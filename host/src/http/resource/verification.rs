@@ -61,7 +61,7 @@ async fn verify_email(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 
 async fn send_verification(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let body: SendVerification = call.json()?;
-    host.auth.throttle().check(Action::Recovery, AddressKey::of(&body.email).as_ref(), call.address)?;
+    host.auth.throttle().check(Action::Verification, AddressKey::of(&body.email).as_ref(), call.address)?;
     host.mail.enqueue(&Mail::verification(&body.email)).await?;
     Reply::message("If that email has an account and is not verified, we sent a link")
 }
