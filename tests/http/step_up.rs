@@ -12,7 +12,7 @@ use crate::support::{Component, TestHost, both};
 
 both! {
     dangerous_operations_need_a_recent_proof_of_the_second_factor => Setup::default().with_manual_clock(),
-    a_stolen_token_changes_no_factor => Setup::default().with_manual_clock(),
+    a_stolen_token_changes_neither_a_factor_nor_the_address => Setup::default().with_manual_clock(),
     wrong_codes_of_a_session_make_only_that_session_wait => Setup::default().with_manual_clock(),
 }
 
@@ -79,15 +79,22 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
     }
 }
 
-async fn a_stolen_token_changes_no_factor(host: &TestHost) {
+async fn a_stolen_token_changes_neither_a_factor_nor_the_address(host: &TestHost) {
     let client = host.user("jane@example.com").await;
     let begin = async || client.post("/users/me/factors/totp", &json!({})).await;
     let step_up = async |proof: serde_json::Value| client.post("/login/step-up", &proof).await;
     wait(host);
     begin().await.has_code(403, "step_up_required");
+    // A mail to the address can set the password.
+    let move_to = async |email: &str| client.patch("/users/me", &json!({ "email": email })).await;
+    move_to("mallory@example.com").await.has_code(403, "step_up_required");
+    // Other letters of the address are no other address, and the rest of the account needs no proof.
+    move_to("Jane@example.com").await.ok();
+    client.patch("/users/me", &json!({ "full_name": "Jane" })).await.ok();
     step_up(json!({ "password": "wrong password" })).await.has_code(400, "incorrect_password");
     step_up(json!({ "code": "123456" })).await.has_code(400, "incorrect_code");
     step_up(json!({ "password": PASSWORD })).await.ok();
+    move_to("jane.doe@example.com").await.ok();
     let (app, _) = Authenticator::enrol(host, &client).await;
     // Enrolment in this session was itself a proof. Later, the password is not enough.
     client.post("/users/me/factors/recovery-codes", &json!({})).await.ok();

@@ -231,19 +231,26 @@ impl Auth {
     /// replaces the old one when the link in the mail to the new address comes back. A taken address is not reported then.
     ///
     /// # Errors
-    /// A conflict `email_taken`, unless addresses must be verified; `mail_queue_full`; `mail_off`.
+    /// A conflict `email_taken`, unless addresses must be verified; `mail_queue_full`; `mail_off`; for another address
+    /// `needs_session` and `step_up_required`.
     pub async fn update_own(
         &self,
-        user: &User,
+        caller: &Caller,
         change: AccountChange,
         by: &Initiator,
         mail: impl Fn(AddressMail<'_>) -> Result<Option<NewMail>>,
     ) -> Result<User> {
+        let user = caller.user()?;
+        let is_own = |email: &Address| Some(email.key()) == AddressKey::of(&user.email);
+        if change.email.as_ref().is_some_and(|email| !is_own(email)) {
+            // A mail to the address can set the password, so a stolen token must not be enough to change it.
+            self.require_recent_proof(caller.session()?)?;
+        }
         let mut change = AccountChange { email: change.email, full_name: change.full_name, ..AccountChange::default() };
         if self.0.settings.verify_email
             && let Some(email) = &change.email
         {
-            if Some(email.key()) == AddressKey::of(&user.email) {
+            if is_own(email) {
                 let entry = self.entry(by, "address.cancel", user.id);
                 db::address_proof::cancel_change(&self.0.db, user.id, &entry).await?;
             } else {

@@ -1,6 +1,6 @@
 //! Step-up: a fresh proof that the person at the session is its user. Owns the rules who has to give one: before
-//! dangerous operations, users who have a second factor; before changes of their own factors, all users. An API key
-//! never has to, because nobody sits at it.
+//! dangerous operations, users who have a second factor; before changes of their own factors, identities and address, all
+//! users. An API key never has to, because nobody sits at it.
 
 use super::Proof;
 use crate::auth::Auth;

@@ -46,8 +46,9 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .session()
             .named(TAG, "update_user_me", "Update User Me")
             .described(
-                "Changes the account of the caller. Absent members keep their values. If addresses must be verified, a new \
-                 address replaces the old one when the link of a mail came back.",
+                "Changes the account of the caller. Absent members keep their values. Another address requires a recent \
+                 sign-in or step-up. If addresses must be verified, it replaces the old one when the link of a mail came \
+                 back.",
             )
             .json::<UserUpdateMe>()
             .replies::<UserPublic>(),
@@ -258,15 +259,13 @@ async fn update_user_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     };
     let (caller, by) = (call.caller()?, call.initiator());
     if let Some(email) = &change.email {
-        // Mail to the address can reset the password.
-        host.auth.require_step_up(caller)?;
         let user = caller.user()?;
         // Other letters of the same address are no change, and send no mail.
         if AddressKey::of(&user.email) != Some(email.key()) {
             host.auth.throttle().check_user(Action::AddressChange, user.id, call.address)?;
         }
     }
-    let user = host.auth.update_own(caller.user()?, change, &by, |mail| host.mail.for_address(mail)).await?;
+    let user = host.auth.update_own(caller, change, &by, |mail| host.mail.for_address(mail)).await?;
     host.mail.wake();
     one(user)
 }
