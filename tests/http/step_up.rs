@@ -53,6 +53,7 @@ async fn dangerous_operations_need_a_recent_proof_of_the_second_factor(host: &Te
                 .await,
             client.delete("/roles/spare").await,
             client.delete("/plugins/hello?delete_data=true").await,
+            client.delete(&jane).await,
         ]
     };
     wait(host);
@@ -101,6 +102,7 @@ async fn a_stolen_token_changes_neither_a_factor_nor_the_address(host: &TestHost
     wait(host);
     client.post("/users/me/factors/recovery-codes", &json!({})).await.has_code(403, "step_up_required");
     client.delete("/users/me/factors/totp").await.has_code(403, "step_up_required");
+    client.delete("/users/me").await.has_code(403, "step_up_required");
     let old_session = &client;
     old_session.post("/users/me/factors/totp/verify", &json!({ "code": "1" })).await.has_code(403, "step_up_required");
     step_up(json!({ "password": PASSWORD })).await.has_code(403, "second_factor_required");

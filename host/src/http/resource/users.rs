@@ -275,6 +275,7 @@ async fn delete_user_me(host: Arc<Host>, call: Call) -> Result<Reply> {
     if user.is_superuser {
         return Err(self_deletion());
     }
+    host.auth.require_step_up(call.caller()?)?;
     host.auth.delete_user(user.id, &call.initiator()).await?;
     Reply::message("User deleted successfully")
 }
@@ -365,6 +366,7 @@ async fn delete_user(host: Arc<Host>, call: Call) -> Result<Reply> {
     if caller.user_id() == Some(id) {
         return Err(self_deletion());
     }
+    host.auth.require_step_up(caller)?;
     host.auth.delete_user_for(caller, id, &call.initiator()).await?;
     Reply::message("User deleted successfully")
 }
