@@ -22,6 +22,7 @@ both! {
             config.auth.access_token_ttl = Duration::from_secs(3600);
         }),
     a_shorter_absolute_lifetime_holds_for_sessions_that_began_before => Setup::default().with_manual_clock(),
+    a_hundredth_and_first_session_ends_the_one_that_was_used_longest_ago => Setup::default().with_manual_clock(),
 }
 
 async fn sessions_are_listed_newest_first(host: &TestHost) {
@@ -175,4 +176,30 @@ async fn a_shorter_absolute_lifetime_holds_for_sessions_that_began_before(host: 
     jane.get("/users/me").await.ok();
     host.clock().advance(Duration::from_secs(3600));
     invalid_token(&jane.get("/users/me").await);
+}
+
+async fn a_hundredth_and_first_session_ends_the_one_that_was_used_longest_ago(host: &TestHost) {
+    let email = "jane@example.com";
+    host.sign_up(email).await.ok();
+    let sign_in = async || {
+        host.clock().advance(Duration::from_secs(1));
+        host.anonymous().sign_in(email, PASSWORD).await.ok()
+    };
+    let client = |tokens: &Value| host.anonymous().with_token(text(tokens, "access_token"));
+    let (first, second) = (sign_in().await, sign_in().await);
+    for _ in 2..100 {
+        sign_in().await;
+    }
+    // A refresh is a use.
+    host.clock().advance(Duration::from_secs(1));
+    let refresh = serde_json::json!({ "refresh_token": first["refresh_token"] });
+    host.anonymous().post("/login/refresh-token", &refresh).await.ok();
+    client(&first).get("/users/me").await.ok();
+    client(&second).get("/users/me").await.ok();
+    let last = sign_in().await;
+    invalid_token(&client(&second).get("/users/me").await);
+    client(&first).get("/users/me").await.ok();
+    assert_eq!(client(&last).get("/users/me/sessions").await.ok()["count"], 100);
+    // The other accounts keep theirs.
+    host.superuser().get("/users/me").await.ok();
 }

@@ -100,7 +100,8 @@ impl RefreshToken {
 }
 
 impl Auth {
-    /// Adds a session. `None` means that the account is no longer active or has another password hash than `user`.
+    /// Adds a session. `None` means that the account is no longer active, has another password hash than `user`, or has
+    /// no second factor although the session has one, or the other way round.
     pub(super) async fn begin_session(
         &self,
         user: &UserRow,
@@ -117,6 +118,8 @@ impl Auth {
         let by = Initiator { actor: Some(user.id), ..client.initiator() };
         let entry = Entry::of(&by, now, "session.begin", format!("session:{id}"));
         let entry = entry.with_detail(json!({ "strength": strength.as_str() }));
+        let surplus = Entry::of(&Initiator::host(), now, "session.end", format!("user:{}", user.id))
+            .with_detail(json!({ "reason": "the account had the maximum number of sessions" }));
         let row = NewSession {
             id,
             user_id: user.id,
@@ -127,7 +130,8 @@ impl Auth {
             user_agent: user_agent.as_deref(),
             strength: strength.as_str(),
         };
-        if !session::insert(&self.0.db, &row, &user.password_hash, &entry).await? {
+        let _forget = self.0.token_cache.invalidate_after(user.id);
+        if !session::insert(&self.0.db, &row, &user.password_hash, &entry, &surplus).await? {
             return Ok(None);
         }
         self.remember_client(user.id, client.address).await;

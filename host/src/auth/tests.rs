@@ -184,6 +184,16 @@ async fn an_inactive_users_token_is_forbidden_and_a_deleted_users_invalid() {
     assert_eq!(code_of(world.auth.delete_user(user.id, &Initiator::host()).await), "user_not_found");
 }
 
+/// An operator may remove the factors of an account, which ends its sessions, while a thief proves one of them.
+#[tokio::test]
+async fn no_session_with_two_factors_begins_after_the_last_factor_is_gone() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    let row = db::user::find(&world.db, user.id).await.unwrap().unwrap();
+    assert!(world.auth.begin_session(&row, &client(), Strength::Multi).await.unwrap().is_none());
+    assert!(world.auth.begin_session(&row, &client(), Strength::Single).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_look_up_overtaken_by_a_change_is_not_cached() {
     let world = World::new().await;

@@ -14,6 +14,9 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{SessionId, UserId};
 
+/// The most sessions of one account. The ones that were used last are kept.
+const MAX_SESSIONS: i64 = 100;
+
 row! {
     /// One session.
     #[derive(Debug, Clone)]
@@ -152,19 +155,32 @@ pub(crate) async fn list(
 }
 
 /// Adds a session and its audit entry if the account is still active, its password hash is still `password_hash`, and it
-/// has no second factor that the session lacks; returns whether it did. The account is locked meanwhile, so a change of the password either ends this session or prevents it.
-pub(crate) async fn insert(db: &Db, session: &NewSession<'_>, password_hash: &str, entry: &Entry) -> Result<bool> {
+/// has a second factor exactly if the session has one; returns whether it did. The account is locked meanwhile, so a
+/// change of the password either ends this session or prevents it. If the account has [`MAX_SESSIONS`], the one that was
+/// used longest ago ends, with the audit entry `surplus`.
+pub(crate) async fn insert(
+    db: &Db,
+    session: &NewSession<'_>,
+    password_hash: &str,
+    entry: &Entry,
+    surplus: &Entry,
+) -> Result<bool> {
+    const END_SURPLUS: &str = "DELETE FROM sessions WHERE user_id = $1 AND id NOT IN \
+        (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, created_at DESC, id LIMIT $2)";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(session.user_id).fetch_optional(&mut *tx).await?;
         if user.is_none_or(|user| !user.is_active || user.password_hash != password_hash) {
             return Ok(false);
         }
-        // A factor may have been added after the password was checked.
-        if session.strength == "single"
-            && sqlx::query_scalar::<_, i64>(HAS_FACTOR).bind(session.user_id).fetch_one(&mut *tx).await? != 0
-        {
+        // The first factor may have been added, or the last one removed, after the proof was checked.
+        let has_factor = sqlx::query_scalar::<_, i64>(HAS_FACTOR).bind(session.user_id).fetch_one(&mut *tx).await? != 0;
+        if has_factor != (session.strength == "multi") {
             return Ok(false);
+        }
+        let ended = sqlx::query(END_SURPLUS).bind(session.user_id).bind(MAX_SESSIONS.saturating_sub(1));
+        if ended.execute(&mut *tx).await?.rows_affected() > 0 {
+            append!(surplus).execute(&mut *tx).await?;
         }
         sqlx::query(INSERT)
             .bind(session.id)
