@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::address_proof::AddressMail;
+use super::common_password::words_about;
 use super::password_hashing::{PasswordMatch, is_same};
 use super::sign_in::TRIES;
 use super::{Auth, Caller, User};
@@ -126,7 +127,8 @@ impl Auth {
         mail: impl FnOnce(UserId) -> Result<Option<NewMail>>,
     ) -> Result<User> {
         // Hashed before the database decides whether the address is taken: the time of the response must not tell it.
-        let password_hash = self.0.passwords.hash_new(account.password.expose()).await?;
+        let words = words_about(account.email.as_str(), account.full_name.as_deref());
+        let password_hash = self.0.passwords.hash_new(account.password.expose(), words).await?;
         let row = self.row_of(account, password_hash)?;
         let mail = mail(row.id)?;
         let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
@@ -149,7 +151,8 @@ impl Auth {
     ) -> Result<SignedUp> {
         let must_verify = self.0.settings.verify_email;
         // Hashed before the database decides whether the address is taken: the time of the response must not tell it.
-        let password_hash = self.0.passwords.hash_new(account.password.expose()).await?;
+        let words = words_about(account.email.as_str(), account.full_name.as_deref());
+        let password_hash = self.0.passwords.hash_new(account.password.expose(), words).await?;
         let row = NewUser { email_verified_at: None, ..self.row_of(account, password_hash)? };
         let mail = if must_verify { mail()? } else { None };
         let entry = self.entry(by, "user.create", row.id).with_change(None, Some(described(&row)));
@@ -275,8 +278,10 @@ impl Auth {
     ) -> Result<User> {
         let password_hash = match &change.password {
             Some(password) => {
-                db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?;
-                Some(self.0.passwords.hash_new(password.expose()).await?)
+                let row = db::user::find(&self.0.db, id).await?.ok_or_else(not_found)?;
+                let address = change.email.as_ref().map_or(row.email.as_str(), Address::as_str);
+                let name = change.full_name.as_ref().unwrap_or(&row.full_name);
+                Some(self.0.passwords.hash_new(password.expose(), words_about(address, name.as_deref())).await?)
             }
             None => None,
         };
@@ -345,7 +350,9 @@ impl Auth {
     /// Returns false if the hash changed during the check, perhaps because a concurrent login replaced an outdated one.
     async fn try_change_password(&self, caller: &Caller, current: &str, new: &str, by: &Initiator) -> Result<bool> {
         let id = caller.user()?.id;
-        let old = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?.password_hash;
+        let row = db::user::find(&self.0.db, id).await?.ok_or_else(Error::invalid_token)?;
+        let words = words_about(&row.email, row.full_name.as_deref());
+        let old = row.password_hash;
         if self.0.passwords.verify(current, Some(&old)).await? == PasswordMatch::Wrong {
             let entry = self.entry(by, "password.change", id).denied();
             db::audit::insert(&self.0.db, &entry).await?;
@@ -354,7 +361,7 @@ impl Auth {
         if is_same(current, new) {
             return Err(Error::bad_request(code::SAME_PASSWORD, "New password cannot be the same as the current one"));
         }
-        let hash = self.0.passwords.hash_new(new).await?;
+        let hash = self.0.passwords.hash_new(new, words).await?;
         let entry = self.entry(by, "password.change", id);
         let _forget = self.0.token_cache.invalidate_after(id);
         db::user::change_password(&self.0.db, id, &old, &hash, caller.session()?.id, &entry).await

@@ -87,12 +87,13 @@ impl PasswordHasher {
         Ok(Self { params: cost.params()?, permits: Arc::new(Semaphore::new(at_once)), random })
     }
 
-    /// Returns the PHC string of a password that a person chose.
+    /// Returns the PHC string of a password that a person chose. `words` are those about the account
+    /// (`common_password::words_about`).
     ///
     /// # Errors
     /// `common_password`; 429: the wait was too long.
-    pub(super) async fn hash_new(&self, password: &str) -> Result<String> {
-        self.hash_if(password, |password| match is_common(password) {
+    pub(super) async fn hash_new(&self, password: &str, words: Vec<String>) -> Result<String> {
+        self.hash_if(password, move |password| match is_common(password, &words) {
             true => {
                 let text = "The password is too common. Choose one that is harder to guess";
                 Err(Error::bad_request(code::COMMON_PASSWORD, text))
@@ -112,7 +113,7 @@ impl PasswordHasher {
 
     /// Does the same if the check accepts the password. The check takes milliseconds, and so it waits in the same
     /// queue.
-    async fn hash_if(&self, password: &str, check: fn(&str) -> Result<()>) -> Result<String> {
+    async fn hash_if(&self, password: &str, check: impl FnOnce(&str) -> Result<()> + Send + 'static) -> Result<String> {
         let salt: [u8; 16] = self.random.bytes()?;
         let password = password.to_owned();
         let params = self.params.clone();
@@ -263,8 +264,8 @@ mod tests {
     #[tokio::test]
     async fn a_common_password_is_refused_only_as_a_new_one() {
         let passwords = PasswordHasher::new(Random::System, HashCost::Minimal).unwrap();
-        assert_eq!(*passwords.hash_new("password1").await.unwrap_err().code(), code::COMMON_PASSWORD);
-        passwords.hash_new("changethis").await.unwrap();
+        assert_eq!(*passwords.hash_new("password1", Vec::new()).await.unwrap_err().code(), code::COMMON_PASSWORD);
+        passwords.hash_new("changethis", Vec::new()).await.unwrap();
         let hash = passwords.hash("password1").await.unwrap();
         assert_eq!(passwords.verify("password1", Some(&hash)).await.unwrap(), PasswordMatch::Right);
     }

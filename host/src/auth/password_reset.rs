@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::client::Client;
+use super::common_password::words_about;
 use super::{Auth, Caller};
 use crate::config::Secret;
 use crate::db::audit::Entry;
@@ -78,7 +79,8 @@ impl Auth {
         if !holder.is_active {
             return Err(inactive());
         }
-        let password_hash = self.0.passwords.hash_new(password).await?;
+        let words = words_about(&holder.email, holder.full_name.as_deref());
+        let password_hash = self.0.passwords.hash_new(password, words).await?;
         let _forget = self.0.token_cache.invalidate_after(holder.id);
         let now = self.0.clock.now();
         // The link proves that its holder read the mail, or had it from an operator (`password.link`).

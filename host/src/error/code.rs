@@ -149,7 +149,8 @@ codes! {
     FACTOR_EXISTS = "factor_exists", 409;
     /// The new password equals the current one.
     SAME_PASSWORD = "same_password", 400;
-    /// The new password is one that attackers try first: a common password, a word, a sequence or a repetition.
+    /// The new password is one that attackers try first: a common password, a word, a sequence, a
+    /// repetition, or the address or name of the account.
     COMMON_PASSWORD = "common_password", 400;
     /// The reset token is unknown, used or expired, or the password or the address was changed after it was issued.
     INVALID_RESET_TOKEN = "invalid_reset_token", 400;
