@@ -7,6 +7,7 @@
 //! each recipient and kind, and it is not sent again for `email.repeat_after`. The way of a mail: [`Mailer::enqueue`] →
 //! `mail_queue` → [`Mailer::run`] → `email::templates` → `email::smtp`. Never knows HTTP.
 
+mod credential_change;
 mod mail;
 mod smtp;
 mod templates;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use credential_change::CredentialChange;
 pub use mail::Mail;
 pub use templates::{Message, Template, Templates};
 
@@ -183,6 +185,18 @@ impl Mailer {
         db::email::insert(&self.0.db, &self.new_mail(mail)?).await?;
         self.wake();
         Ok(())
+    }
+
+    /// Tells the owner of an account of a change that decides who can sign in. A failure is only logged, because the
+    /// change has succeeded: no full queue keeps anybody from it.
+    pub async fn announce(&self, user: UserId, change: CredentialChange) {
+        if self.0.delivery == Delivery::Off {
+            return;
+        }
+        if let Err(error) = self.enqueue(&Mail::CredentialChanged { user_id: user, change }).await {
+            let change = change.as_str();
+            tracing::warn!(%user, change, error = error.report(), "the owner of an account was not told of a change");
+        }
     }
 
     /// Returns a mail that is queued together with a change of an account. Call [`Mailer::wake`] after the change. `None`
@@ -373,6 +387,11 @@ impl Mailer {
             Mail::AddressChanged { old, new } => {
                 let values = Values { new_address: Some(new), ..Values::of(old, None) };
                 return templates.render(Template::AddressChanged, values).map(Some);
+            }
+            Mail::CredentialChanged { user_id, change } => {
+                let Some(user) = self.user(*user_id).await? else { return Ok(None) };
+                let values = Values { change: Some(*change), ..Values::of(&user.email, None) };
+                return templates.render(Template::CredentialChanged, values).map(Some);
             }
             Mail::Test { email } => return templates.render(Template::Test, Values::of(email, None)).map(Some),
         };

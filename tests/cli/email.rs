@@ -20,13 +20,13 @@ fn an_operator_exports_changes_and_previews_the_templates_of_mails() {
     assert!(built_in["html"].as_str().unwrap().contains("/reset-password?token=SAMPLE-TOKEN"), "{built_in}");
 
     let exported = json_of(&run(&["export", "mails", "--json"]));
-    assert_eq!(exported["written"].as_array().unwrap().len(), 25, "{exported}");
+    assert_eq!(exported["written"].as_array().unwrap().len(), 28, "{exported}");
     assert_eq!(json_of(&run(&["preview", "recovery", "--json"])), built_in, "the exported templates are the same");
 
     let file = home.path().join("mails/recovery.txt");
     std::fs::write(&file, "Bonjour {{ username }}: {{ link }}").unwrap();
     let again = json_of(&run(&["export", "mails", "--json"]));
-    assert_eq!((&again["written"], again["kept"].as_array().unwrap().len()), (&json!([]), 25));
+    assert_eq!((&again["written"], again["kept"].as_array().unwrap().len()), (&json!([]), 28));
     let text = String::from_utf8(run(&["preview", "recovery"]).stdout).unwrap();
     assert!(text.contains("To: jane@example.com\n") && text.contains("Bonjour jane@example.com: http"), "{text}");
     let html = String::from_utf8(run(&["preview", "recovery", "--html"]).stdout).unwrap();

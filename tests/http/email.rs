@@ -3,6 +3,8 @@
 use reqwest::Method;
 use serde_json::json;
 
+use super::text;
+use crate::support::authenticator::Authenticator;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{TestHost, both};
 
@@ -13,6 +15,10 @@ both! {
     a_new_account_gets_a_link_and_never_its_password,
     a_recovery_mail_has_its_link_as_two_anchors_and_once_as_text,
     a_test_mail_names_its_sender_and_has_no_link,
+    the_owner_of_an_account_learns_of_changes_of_the_sign_in,
+    a_full_queue_keeps_nobody_from_changing_the_sign_in => Setup::default()
+        .with_dead_mail_server()
+        .with(|config| config.email.queue = 10),
     user_supplied_text_is_escaped => Setup::default().with(|config| config.server.project_name = "<b>Shop</b>".to_owned()),
 }
 
@@ -65,4 +71,54 @@ async fn user_supplied_text_is_escaped(host: &TestHost) {
     let mail = host.mails().take(email).await;
     assert!(!mail.html.contains("<b>") && !mail.html.contains("neil&co"), "{}", mail.html);
     assert_eq!(mail.subject, format!("<b>Shop</b> - Password recovery for user {email}"));
+}
+
+async fn the_owner_of_an_account_learns_of_changes_of_the_sign_in(host: &TestHost) {
+    let email = "jane@example.com";
+    let client = host.user(email).await;
+    let told = async |change: &str| {
+        let mail = host.mails().take_note(email).await;
+        assert_eq!(mail.subject, "Test & Co - The sign-in to your account was changed");
+        assert!(mail.html.contains(change) && mail.html.contains(email), "{change} in {}", mail.html);
+        // A link would teach people to follow the link of a forged mail.
+        assert!(!mail.html.contains("href"), "{}", mail.html);
+    };
+    Authenticator::enrol(host, &client).await;
+    told("An authenticator app was added.").await;
+    client.post("/users/me/factors/recovery-codes", &json!({})).await.ok();
+    told("The recovery codes were replaced.").await;
+    client.delete("/users/me/factors/totp").await.ok();
+    told("The authenticator app was removed.").await;
+    let body = json!({ "current_password": PASSWORD, "new_password": "battery staple" });
+    client.patch("/users/me/password", &body).await.ok();
+    told("A new password was set.").await;
+
+    // Also of those by others.
+    Authenticator::enrol(host, &client).await;
+    told("An authenticator app was added.").await;
+    let path = format!("/users/{}", text(&client.get("/users/me").await.ok(), "id"));
+    host.superuser().delete(&format!("{path}/factors")).await.ok();
+    told("All second factors were removed.").await;
+    host.superuser().patch(&path, &json!({ "password": "a third password" })).await.ok();
+    told("A new password was set.").await;
+    host.anonymous().request(Method::POST, &format!("/password-recovery/{email}")).send().await.ok();
+    let token = host.mails().take(email).await.reset_token();
+    let body = json!({ "token": token, "new_password": PASSWORD });
+    host.anonymous().post("/reset-password/", &body).await.ok();
+    told("A new password was set.").await;
+}
+
+async fn a_full_queue_keeps_nobody_from_changing_the_sign_in(host: &TestHost) {
+    let client = host.user("jane@example.com").await;
+    let fill = async |number: usize| {
+        let path = format!("/utils/test-email/?email_to=user{number}@example.com");
+        host.superuser().request(Method::POST, &path).send().await
+    };
+    for number in 0..10 {
+        assert_eq!(fill(number).await.status, 201);
+    }
+    fill(10).await.has_code(503, "mail_queue_full");
+    let body = json!({ "current_password": PASSWORD, "new_password": "battery staple" });
+    client.patch("/users/me/password", &body).await.ok();
+    Authenticator::enrol(host, &client).await;
 }

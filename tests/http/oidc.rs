@@ -201,6 +201,8 @@ async fn an_account_with_a_password_is_linked_only_by_its_owner(host: &mut TestH
     // Its owner, who is signed in, may link any identity.
     let linked = link(host, &jane, &google, &person("1", "private@example.net")).await;
     assert_eq!(linked.get("linked").map(String::as_str), Some("google"), "{linked:?}");
+    let note = host.mails().take_note("jane@example.com").await;
+    assert!(note.html.contains("An account at another service was linked"), "{}", note.html);
     let client = client_of(host, &google, &of_jane).await;
     assert_eq!(text(&client.get("/users/me").await.ok(), "email"), "jane@example.com");
     let identities = client.get("/users/me/identities").await.ok();
@@ -227,12 +229,15 @@ async fn an_account_with_a_password_is_linked_only_by_its_owner(host: &mut TestH
     host.superuser().post("/users/invite", &invitation).await.ok();
     let invited = client_of(host, &google, &person("4", "invited@example.com")).await;
     invited.get("/plugins/").await.ok();
+    host.mails().take_note("invited@example.com").await;
 
     // The last way to sign in cannot be removed.
     let id = text(&identities["data"][0], "id").to_owned();
     let eve = host.anonymous().signed_in("eve@example.com", PASSWORD).await;
     eve.delete(&format!("/users/me/identities/{id}")).await.has_code(404, "identity_not_found");
     jane.delete(&format!("/users/me/identities/{id}")).await.has_message("Identity deleted successfully");
+    let note = host.mails().take_note("jane@example.com").await;
+    assert!(note.html.contains("The link to an account at another service was removed."), "{}", note.html);
     is_refused(&sign_in_as(host, &google, &of_jane).await, "link_not_confirmed");
     let sam = client_of(host, &company, &person("8", "sam@example.com")).await;
     let identities = sam.get("/users/me/identities").await.ok();

@@ -63,6 +63,7 @@ async fn a_passkey_is_the_first_the_second_and_a_fresh_factor(host: &TestHost) {
     let (mut passkey, added) = add(&client).await;
     assert_eq!(members(&added), ["id", "recovery_codes"]);
     assert_eq!(added["recovery_codes"].as_array().unwrap().len(), 10);
+    assert!(host.mails().take_note(JANE).await.html.contains("A passkey was added."));
     let factors = client.get("/users/me/factors").await.ok();
     assert_eq!(factors["methods"], json!(["passkey", "recovery_code"]));
     let at = "2027-01-15T08:00:00.123456Z";
@@ -105,6 +106,12 @@ async fn a_passkey_is_the_first_the_second_and_a_fresh_factor(host: &TestHost) {
     client.delete("/users/me/factors/totp").await.ok();
     let path = |added: &Value| format!("{ADDED}/{}", text(added, "id"));
     client.delete(&path(&added)).await.has_message("Passkey removed successfully");
+    for change in
+        ["recovery codes were replaced", "passkey was added", "app was added", "app was removed", "passkey was removed"]
+    {
+        let note = host.mails().take_note(JANE).await;
+        assert!(note.html.contains(change), "{change} in {}", note.html);
+    }
     client.delete(&path(&added)).await.has_code(404, "factor_not_found");
     is_refused(&sign_in(host, &passkey.get(&request(host).await)).await);
     host.anonymous().sign_in(JANE, PASSWORD).await.has_code(403, "second_factor_required");

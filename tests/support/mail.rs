@@ -21,10 +21,21 @@ pub(crate) struct Mail {
     pub(crate) html: String,
 }
 
+/// The end of the subject of a note about a change of the sign-in.
+const NOTE: &str = " - The sign-in to your account was changed";
+
+/// The mails that the server took.
+#[derive(Default)]
+struct Taken {
+    mails: Vec<Mail>,
+    /// The notes about changes of the sign-in, which come between the other mails.
+    notes: Vec<Mail>,
+}
+
 /// The server, which ends when it is dropped.
 pub(crate) struct MailServer {
     addr: SocketAddr,
-    mails: Arc<Mutex<Vec<Mail>>>,
+    taken: Arc<Mutex<Taken>>,
     task: JoinHandle<()>,
 }
 
@@ -32,14 +43,14 @@ impl MailServer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();
-        let received = Arc::clone(&mails);
+        let taken: Arc<Mutex<Taken>> = Arc::default();
+        let received = Arc::clone(&taken);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(receive(stream, Arc::clone(&received)));
             }
         });
-        Self { addr, mails, task }
+        Self { addr, taken, task }
     }
 
     /// Returns the value for `email.smtp_url`.
@@ -47,19 +58,19 @@ impl MailServer {
         format!("smtp://{}?tls=none", self.addr)
     }
 
-    /// Returns the mails so far.
+    /// Returns the mails so far, without the notes about changes of the sign-in.
     pub(crate) fn received(&self) -> Vec<Mail> {
-        self.mails.lock().unwrap().clone()
+        self.taken.lock().unwrap().mails.clone()
     }
 
-    /// Waits for a mail to a recipient and removes it from the server.
+    /// Waits for a mail to a recipient, but not for a note about a change of the sign-in, and removes it from the server.
     pub(crate) async fn take(&self, receiver: &str) -> Mail {
-        until(&format!("a mail for {receiver}"), async || {
-            let mut mails = self.mails.lock().unwrap();
-            let position = mails.iter().position(|mail| mail.receiver == receiver)?;
-            Some(mails.remove(position))
-        })
-        .await
+        until(&format!("a mail for {receiver}"), async || remove(&mut self.taken.lock().unwrap().mails, receiver)).await
+    }
+
+    /// Waits for a note about a change of the sign-in, and removes it from the server.
+    pub(crate) async fn take_note(&self, receiver: &str) -> Mail {
+        until(&format!("a note for {receiver}"), async || remove(&mut self.taken.lock().unwrap().notes, receiver)).await
     }
 }
 
@@ -67,6 +78,11 @@ impl Drop for MailServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn remove(mails: &mut Vec<Mail>, receiver: &str) -> Option<Mail> {
+    let position = mails.iter().position(|mail| mail.receiver == receiver)?;
+    Some(mails.remove(position))
 }
 
 impl Mail {
@@ -104,7 +120,7 @@ fn part(mail: &ParsedMail<'_>, kind: &str) -> String {
 }
 
 /// Speaks enough of RFC 5321 for one client.
-async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
+async fn receive(stream: TcpStream, taken: Arc<Mutex<Taken>>) {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 test\r\n").await.ok();
     let mut receiver = String::new();
@@ -135,7 +151,10 @@ async fn receive(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>) {
                         raw.remove(begun);
                     }
                 }
-                mails.lock().unwrap().push(Mail::parse(receiver.clone(), &raw));
+                let mail = Mail::parse(receiver.clone(), &raw);
+                let mut taken = taken.lock().unwrap();
+                let kind = if mail.subject.ends_with(NOTE) { &mut taken.notes } else { &mut taken.mails };
+                kind.push(mail);
                 b"250 kept\r\n"
             }
             "QUIT" => b"221 bye\r\n",

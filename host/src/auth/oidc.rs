@@ -77,9 +77,14 @@ pub struct Finished {
 #[derive(Debug)]
 pub enum Ended {
     /// The issuer vouches for an account. The frontend exchanges the code for tokens.
-    Code(Secret),
-    /// The identity is linked to the account.
-    Linked,
+    Code {
+        /// The code.
+        code: Secret,
+        /// The account, if it existed and the identity is linked to it from now on.
+        linked: Option<UserId>,
+    },
+    /// The identity is linked to the account whose owner asked for it.
+    Linked(UserId),
 }
 
 impl Oidc {
@@ -200,12 +205,15 @@ impl Oidc {
         let vouched = provider.vouched(pending, answer, now, &client.request_id).await?;
         let ended = match &pending.purpose {
             Purpose::SignIn(challenge) => match self.0.account_of(&provider.issuer, &vouched, client).await {
-                Ok(user) => self.code(user, challenge).await.map(Ended::Code),
+                Ok(account) => {
+                    let linked = account.is_linked_now.then_some(account.user);
+                    self.code(account.user, challenge).await.map(|code| Ended::Code { code, linked })
+                }
                 Err(error) => Err(error),
             },
             Purpose::Link => {
                 let linked = self.0.link(&provider.issuer, &vouched, &pending.browser_hash(), client).await;
-                linked.map(|()| Ended::Linked)
+                linked.map(Ended::Linked)
             }
         };
         if let Err(error) = &ended {

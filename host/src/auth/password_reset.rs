@@ -62,13 +62,13 @@ impl Auth {
         Ok(Secret::new(URL_SAFE_NO_PAD.encode(token)))
     }
 
-    /// Sets the password of the account of the token, and ends all its sessions and tokens. The address of the account is
-    /// verified then. An invited person accepts the invitation in this way.
+    /// Sets the password of the account of the token, ends all its sessions and tokens, and returns the account. Its
+    /// address is verified then. An invited person accepts the invitation in this way.
     ///
     /// # Errors
     /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`;
     /// `common_password`.
-    pub async fn reset_password(&self, token: &str, password: &str, client: &Client) -> Result<()> {
+    pub async fn reset_password(&self, token: &str, password: &str, client: &Client) -> Result<UserId> {
         let invalid = || Error::bad_request(code::INVALID_RESET_TOKEN, "Invalid token");
         let inactive = || Error::bad_request(code::INACTIVE_USER, "Inactive user");
         let token = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == LEN).ok_or_else(invalid)?;
@@ -91,7 +91,7 @@ impl Auth {
             ConsumeOutcome::Reset => {
                 // Otherwise guesses of others could keep an owner out for ever who is in a new network.
                 self.remember_client(holder.id, client.address).await;
-                Ok(())
+                Ok(holder.id)
             }
             ConsumeOutcome::Inactive => Err(inactive()),
             ConsumeOutcome::Unknown => Err(invalid()),

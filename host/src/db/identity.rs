@@ -70,8 +70,8 @@ pub(crate) struct PendingLink<'a> {
 /// The outcome of ending a link.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Linked {
-    /// The identity belongs to the account.
-    Yes,
+    /// The identity belongs to this account.
+    Yes(UserId),
     /// The link is unknown, used or expired, or its session has ended.
     Unknown,
     /// The account has the maximum number of identities.
@@ -275,8 +275,8 @@ pub(crate) async fn finish_link(
         insert!(&mut *tx, identity, link.user_id)?;
         append!(&entry(link.user_id)).execute(&mut *tx).await?;
         tx.commit().await?;
-    });
-    Ok(Linked::Yes)
+        Ok(Linked::Yes(link.user_id))
+    })
 }
 
 /// Removes an identity of an account, unless the account could not sign in any more. `no_password` is the hash of an

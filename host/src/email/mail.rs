@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::credential_change::CredentialChange;
 use super::templates::Template;
 use crate::address::AddressKey;
 use crate::id::UserId;
@@ -54,6 +55,13 @@ pub enum Mail {
         /// The new address.
         new: String,
     },
+    /// A note that a password, a second factor or a linked identity of an account was changed.
+    CredentialChanged {
+        /// The account.
+        user_id: UserId,
+        /// The change.
+        change: CredentialChange,
+    },
     /// A test of the delivery.
     Test {
         /// The recipient.
@@ -81,18 +89,20 @@ impl Mail {
             Self::AccountExists { .. } => Template::AccountExists,
             Self::AddressChange { .. } => Template::AddressChange,
             Self::AddressChanged { .. } => Template::AddressChanged,
+            Self::CredentialChanged { .. } => Template::CredentialChanged,
             Self::Test { .. } => Template::Test,
         }
     }
 
-    /// Returns the key of mails that are not sent twice: those that a person can cause for another one. It is a hash, so
-    /// that the table of recent mails names no address.
+    /// Returns the key of mails that are not sent twice: those that a person can cause for another one, and those that a
+    /// person can cause any number of times. It is a hash, so that the table of recent mails names no address.
     pub(super) fn repeat_key(&self) -> Option<Vec<u8>> {
         let recipient = match self {
             Self::Recovery { email } | Self::Verification { email } | Self::AccountExists { email } => key_text(email),
             // Otherwise one account could keep another one from the mail.
             Self::AddressChange { user_id, email } => format!("{user_id} {}", key_text(email)),
             Self::Invitation { user_id } => user_id.to_string(),
+            Self::CredentialChanged { user_id, change } => format!("{user_id} {}", change.as_str()),
             Self::NewAccount { .. } | Self::AddressChanged { .. } | Self::Test { .. } => return None,
         };
         let key = Sha256::new().chain_update(self.template().as_str()).chain_update([0]).chain_update(recipient);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use minijinja::{Environment, UndefinedBehavior, Value};
 
+use super::credential_change::CredentialChange;
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
 
@@ -103,6 +104,7 @@ mails! {
     AccountExists "account_exists", Link::Page("/login"), "Tells the owner of an account that somebody tried to use its address.";
     AddressChange "address_change", Link::Token("/verify-email"), "Confirms a new address, at the new address.";
     AddressChanged "address_changed", Link::None, "Announces a new address, at the old address.";
+    CredentialChanged "credential_changed", Link::None, "Tells the owner of an account that a password, a second factor or an identity was changed.";
     Test "test", Link::None, "Tests the delivery.";
 }
 
@@ -117,12 +119,14 @@ pub(super) struct Values<'a> {
     pub(super) token: Option<&'a Secret>,
     /// The new address of an account whose address was changed.
     pub(super) new_address: Option<&'a str>,
+    /// The change of an account that its owner learns.
+    pub(super) change: Option<CredentialChange>,
 }
 
 impl<'a> Values<'a> {
     /// Creates the values of a mail to the address of its account.
     pub(super) fn of(address: &'a str, token: Option<&'a Secret>) -> Self {
-        Self { to: address, username: address, token, new_address: None }
+        Self { to: address, username: address, token, new_address: None, change: None }
     }
 }
 
@@ -196,7 +200,8 @@ impl Templates {
     pub fn preview(&self, template: Template) -> Result<Message> {
         let token = Secret::new(SAMPLE_TOKEN);
         let new_address = (template == Template::AddressChanged).then_some("jane.doe@example.com");
-        self.render(template, Values { new_address, ..Values::of("jane@example.com", Some(&token)) })
+        let change = (template == Template::CredentialChanged).then_some(CredentialChange::PasswordSet);
+        self.render(template, Values { new_address, change, ..Values::of("jane@example.com", Some(&token)) })
     }
 
     pub(super) fn render(&self, template: Template, values: Values<'_>) -> Result<Message> {
@@ -211,6 +216,8 @@ impl Templates {
             names.extend(link.map(|link| ("link", link)));
             names.extend(self.valid_hours(template).map(|hours| ("valid_hours", Value::from(hours))));
             names.extend(values.new_address.map(|address| ("new_address", Value::from(address))));
+            names.extend(values.change.map(|change| ("change", Value::from(change.sentence()))));
+            names.extend(values.change.map(|change| ("change_name", Value::from(change.as_str()))));
             file.render(names).map_err(broken)
         };
         let text_link = || link.as_deref().map(Value::from);
@@ -238,7 +245,9 @@ impl Templates {
             Template::Recovery | Template::NewAccount => self.reset_ttl,
             Template::Invitation => self.invitation_ttl,
             Template::Verification | Template::AddressChange => self.verification_ttl,
-            Template::AccountExists | Template::AddressChanged | Template::Test => return None,
+            Template::AccountExists | Template::AddressChanged | Template::CredentialChanged | Template::Test => {
+                return None;
+            }
         };
         Some(ttl.as_secs().div_ceil(3600).max(1))
     }
@@ -345,7 +354,8 @@ mod tests {
     fn names_and_addresses_are_escaped() {
         let evil = templates("<script>alert(1)</script>", "https://app.example.com/\"><b>&");
         for template in Template::ALL {
-            let values = Values { new_address: Some("n<i>@example.com"), ..Values::of("o'<i>@example.com", None) };
+            let (new_address, change) = (Some("n<i>@example.com"), Some(CredentialChange::PasskeyAdded));
+            let values = Values { new_address, change, ..Values::of("o'<i>@example.com", None) };
             let message = evil.render(*template, values).unwrap();
             for tag in ["<script", "<i>", "<b>", "com/\""] {
                 assert!(!message.html.contains(tag), "{tag} in {}", message.html);

@@ -23,12 +23,24 @@ use crate::db::user::{self, NewUser};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::{IdentityId, UserId};
 
+/// The account of an identity.
+pub(super) struct VouchedAccount {
+    pub(super) user: UserId,
+    /// Whether the account existed, and the identity was linked to it just now.
+    pub(super) is_linked_now: bool,
+}
+
 impl Inner {
     /// Returns the account of an identity, and creates it or links it where the rules allow.
     ///
     /// # Errors
     /// `inactive_user`, `address_not_verified`, `link_not_confirmed`, `no_account`.
-    pub(super) async fn account_of(&self, issuer: &Issuer, vouched: &Vouched, client: &Client) -> Result<UserId> {
+    pub(super) async fn account_of(
+        &self,
+        issuer: &Issuer,
+        vouched: &Vouched,
+        client: &Client,
+    ) -> Result<VouchedAccount> {
         let db = &self.auth.0.db;
         let now = self.auth.0.clock.now();
         let address = address(vouched);
@@ -39,7 +51,7 @@ impl Inner {
                 return Err(Error::bad_request(code::INACTIVE_USER, "Inactive user"));
             }
             identity::touch(db, known.id, email.as_ref(), now).await?;
-            return Ok(known.user_id);
+            return Ok(VouchedAccount { user: known.user_id, is_linked_now: false });
         }
         let Some(address) = address else {
             let text = format!("{} has not verified your email address, so it cannot be used here", issuer.label);
@@ -51,12 +63,13 @@ impl Inner {
             Some(user) => {
                 let entry = self.linked(issuer, vouched, user.id, client, now);
                 if identity::link_vouched(db, user.id, &identity, NO_PASSWORD, &entry).await? {
-                    return Ok(user.id);
+                    return Ok(VouchedAccount { user: user.id, is_linked_now: true });
                 }
                 Err(not_confirmed(issuer))
             }
             None if issuer.create_accounts.unwrap_or(self.is_signup_open) => {
-                self.create(issuer, vouched, address, &identity, client).await
+                let user = self.create(issuer, vouched, address, &identity, client).await?;
+                Ok(VouchedAccount { user, is_linked_now: false })
             }
             None => {
                 let text = "You have no account here; ask the operator for an invitation";
@@ -104,7 +117,7 @@ impl Inner {
         }
     }
 
-    /// Links an identity to the account whose owner began the link in this browser.
+    /// Links an identity to the account whose owner began the link in this browser. Returns the account.
     ///
     /// # Errors
     /// `login_expired`, `identity_taken`, `too_many_identities`.
@@ -114,12 +127,12 @@ impl Inner {
         vouched: &Vouched,
         browser_hash: &[u8],
         client: &Client,
-    ) -> Result<()> {
+    ) -> Result<UserId> {
         let now = self.auth.0.clock.now();
         let identity = self.new_identity(issuer, vouched, address(vouched).as_ref().map(stored), now)?;
         let entry = |user| self.linked(issuer, vouched, user, client, now);
         match identity::finish_link(&self.auth.0.db, browser_hash, &identity, entry).await? {
-            Linked::Yes => Ok(()),
+            Linked::Yes(user) => Ok(user),
             Linked::Unknown => {
                 let text = "The link took too long, or its session has ended; start again";
                 Err(Error::bad_request(code::LOGIN_EXPIRED, text))

@@ -9,6 +9,7 @@ use super::login::secret;
 use crate::auth::{Factors, Method};
 use crate::clock::Timestamp;
 use crate::config::Secret;
+use crate::email::CredentialChange;
 use crate::error::Result;
 use crate::http::Host;
 use crate::http::call::Call;
@@ -43,12 +44,14 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                  from then on. This session counts as one with two factors.",
             )
             .json::<TotpCode>()
-            .replies::<RecoveryCodes>(),
+            .replies::<RecoveryCodes>()
+            .run_to_completion(),
         HostRoute::delete("/api/v1/users/me/factors/totp", remove_totp_me)
             .session()
             .named(TAG, "remove_totp_me", "Remove Totp Me")
             .described("Removes the authenticator app of the caller. Requires a recent proof of the second factor.")
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
         HostRoute::post("/api/v1/users/me/factors/recovery-codes", renew_recovery_codes_me)
             .session()
             .named(TAG, "renew_recovery_codes_me", "Renew Recovery Codes Me")
@@ -56,7 +59,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                 "Replaces the recovery codes of the caller and returns the new ones, once. Requires a recent proof of the \
                  second factor.",
             )
-            .replies::<RecoveryCodes>(),
+            .replies::<RecoveryCodes>()
+            .run_to_completion(),
         HostRoute::get("/api/v1/users/{user_id}/factors", read_factors)
             .permission(HostPermission::UsersRead)
             .named(TAG, "read_factors", "Read Factors")
@@ -71,7 +75,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                  must have every permission of the account.",
             )
             .path::<UserId>("user_id")
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
     ]
 }
 
@@ -151,16 +156,24 @@ async fn begin_totp_me(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn confirm_totp_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let TotpCode { code } = call.json()?;
-    recovery_codes(&host.auth.confirm_totp(call.caller()?, &code, &call.initiator()).await?)
+    let caller = call.caller()?;
+    let codes = host.auth.confirm_totp(caller, &code, &call.initiator()).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::TotpAdded).await;
+    recovery_codes(&codes)
 }
 
 async fn remove_totp_me(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.auth.remove_totp(call.caller()?, &call.initiator()).await?;
+    let caller = call.caller()?;
+    host.auth.remove_totp(caller, &call.initiator()).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::TotpRemoved).await;
     Reply::message("Authenticator app removed successfully")
 }
 
 async fn renew_recovery_codes_me(host: Arc<Host>, call: Call) -> Result<Reply> {
-    recovery_codes(&host.auth.renew_recovery_codes(call.caller()?, &call.initiator()).await?)
+    let caller = call.caller()?;
+    let codes = host.auth.renew_recovery_codes(caller, &call.initiator()).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::RecoveryCodesReplaced).await;
+    recovery_codes(&codes)
 }
 
 async fn read_factors(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -174,5 +187,6 @@ async fn delete_factors(host: Arc<Host>, call: Call) -> Result<Reply> {
     host.auth.require_step_up(caller)?;
     let user = host.auth.user(user).await?;
     host.auth.remove_factors_for(caller, user.id, &call.initiator()).await?;
+    host.mail.announce(user.id, CredentialChange::FactorsRemoved).await;
     Reply::message("Factors removed successfully")
 }

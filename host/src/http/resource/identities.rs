@@ -9,6 +9,7 @@ use super::login;
 use super::oidc::{pending, return_to};
 use crate::auth::Identity;
 use crate::clock::Timestamp;
+use crate::email::CredentialChange;
 use crate::error::Result;
 use crate::http::Host;
 use crate::http::call::Call;
@@ -40,7 +41,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "delete_identity_me", "Delete Identity Me")
             .described("Removes an identity of the caller, unless nothing else lets them sign in.")
             .path::<IdentityId>("identity_id")
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
     ]
 }
 
@@ -106,6 +108,8 @@ async fn link_identity(host: Arc<Host>, mut call: Call) -> Result<Reply> {
 }
 
 async fn delete_identity(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.auth.unlink(call.caller()?, call.path("identity_id")?, &call.initiator()).await?;
+    let caller = call.caller()?;
+    host.auth.unlink(caller, call.path("identity_id")?, &call.initiator()).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::IdentityRemoved).await;
     Reply::message("Identity deleted successfully")
 }

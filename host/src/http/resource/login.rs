@@ -11,7 +11,7 @@ use super::users::UserPublic;
 use crate::address::AddressKey;
 use crate::auth::throttle::Action;
 use crate::auth::{IssuedTokens, SecondFactorChallenge, SignIn};
-use crate::email::Mail;
+use crate::email::{CredentialChange, Mail};
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::browser_rules;
@@ -77,7 +77,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "reset_password", "Reset Password")
             .described("Sets a new password with the token of a link and ends every session of the account.")
             .json::<NewPassword>()
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
         HostRoute::post("/api/v1/password-recovery-html-content/{email}", read_recovery_mail)
             .permission(HostPermission::UsersWrite)
             .named(TAG, "recover_password_html_content", "Recover Password Html Content")
@@ -254,7 +255,8 @@ async fn recover_password(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn reset_password(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let request: NewPassword = call.json()?;
     let reset = host.auth.reset_password(&request.token, &request.new_password, &call.client()).await;
-    host.auth.throttle().after(Action::PasswordReset, call.address, &code::INVALID_RESET_TOKEN, reset)?;
+    let user = host.auth.throttle().after(Action::PasswordReset, call.address, &code::INVALID_RESET_TOKEN, reset)?;
+    host.mail.announce(user, CredentialChange::PasswordSet).await;
     Reply::message("Password updated successfully")
 }
 

@@ -13,6 +13,7 @@ use super::login::{self, TokenReceiver};
 use crate::auth::throttle::Action;
 use crate::auth::{Ended, MAX_RETURN_TO, OIDC_LIFETIME, OidcAnswer};
 use crate::config::{FrontendOrigin, Secret};
+use crate::email::CredentialChange;
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -141,13 +142,20 @@ async fn finish_sign_in(host: Arc<Host>, call: Call) -> Result<Reply> {
     if finished.result.is_ok() {
         attempt.succeeded();
     }
+    let linked = match &finished.result {
+        Ok(Ended::Linked(user) | Ended::Code { linked: Some(user), .. }) => Some(*user),
+        Ok(Ended::Code { .. }) | Err(_) => None,
+    };
+    if let Some(user) = linked {
+        host.mail.announce(user, CredentialChange::IdentityLinked).await;
+    }
     // The cookie is not signed, so the URL in it is checked again.
     let mut url = Url::parse(&return_to(&host, Some(&finished.return_to))?).map_err(Error::internal)?;
     {
         let mut query = url.query_pairs_mut();
         match &finished.result {
-            Ok(Ended::Code(code)) => query.append_pair("code", code.expose()),
-            Ok(Ended::Linked) => query.append_pair("linked", issuer.as_str()),
+            Ok(Ended::Code { code, .. }) => query.append_pair("code", code.expose()),
+            Ok(Ended::Linked(_)) => query.append_pair("linked", issuer.as_str()),
             Err(error) => {
                 query.append_pair("error", error.code().as_str()).append_pair("error_description", error.public())
             }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::login::{self, Token, TokenReceiver, secret};
 use crate::auth::RelyingParty;
 use crate::auth::throttle::Action;
+use crate::email::CredentialChange;
 use crate::error::{Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -51,13 +52,15 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                  require a second factor from then on. This session counts as one with two factors.",
             )
             .json::<NewPasskey>()
-            .replies::<AddedPasskey>(),
+            .replies::<AddedPasskey>()
+            .run_to_completion(),
         HostRoute::delete("/api/v1/users/me/factors/passkeys/{passkey_id}", remove_passkey_me)
             .session()
             .named("users", "remove_passkey_me", "Remove Passkey Me")
             .described("Removes a passkey of the caller. Requires a recent proof of the second factor.")
             .path::<PasskeyId>("passkey_id")
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
     ]
 }
 
@@ -119,11 +122,14 @@ async fn add_passkey_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let NewPasskey { name, passkey } = call.json()?;
     let (caller, by) = (call.caller()?, call.initiator());
     let (id, codes) = host.auth.add_passkey(caller, &party(&host)?, &name, &Value::Object(passkey), &by).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::PasskeyAdded).await;
     let recovery_codes = codes.iter().map(|code| code.expose().to_owned()).collect();
     Ok(secret(Reply::json(&AddedPasskey { id, recovery_codes })?))
 }
 
 async fn remove_passkey_me(host: Arc<Host>, call: Call) -> Result<Reply> {
-    host.auth.remove_passkey(call.caller()?, call.path("passkey_id")?, &call.initiator()).await?;
+    let caller = call.caller()?;
+    host.auth.remove_passkey(caller, call.path("passkey_id")?, &call.initiator()).await?;
+    host.mail.announce(caller.user()?.id, CredentialChange::PasskeyRemoved).await;
     Reply::message("Passkey removed successfully")
 }

@@ -12,7 +12,7 @@ use crate::auth::throttle::Action;
 use crate::auth::{AccountChange, AddressMail, NewAccount, SignedUp, User};
 use crate::clock::Timestamp;
 use crate::config::{Secret, SignUp};
-use crate::email::Mail;
+use crate::email::{CredentialChange, Mail};
 use crate::error::{Error, Result, code};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -62,7 +62,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "update_password_me", "Update Password Me")
             .described("Changes the password of the caller and ends their other sessions.")
             .json::<UpdatePassword>()
-            .replies::<Message>(),
+            .replies::<Message>()
+            .run_to_completion(),
         HostRoute::post("/api/v1/users/signup", register_user)
             .public()
             .named(TAG, "register_user", "Register User")
@@ -83,7 +84,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Changes an account. Absent members keep their values. A new password ends its sessions.")
             .path::<UserId>("user_id")
             .json::<UserUpdate>()
-            .replies::<UserPublic>(),
+            .replies::<UserPublic>()
+            .run_to_completion(),
         HostRoute::delete("/api/v1/users/{user_id}", delete_user)
             .permission(HostPermission::UsersWrite)
             .named(TAG, "delete_user", "Delete User")
@@ -288,6 +290,7 @@ async fn update_password_me(host: Arc<Host>, mut call: Call) -> Result<Reply> {
     let changed = host.auth.change_password(caller, &body.current_password, &body.new_password, &by).await;
     attempt.settle(&changed, &code::INCORRECT_PASSWORD);
     changed?;
+    host.mail.announce(caller.user()?.id, CredentialChange::PasswordSet).await;
     Reply::message("Password updated successfully")
 }
 
@@ -354,9 +357,13 @@ async fn update_user(host: Arc<Host>, mut call: Call) -> Result<Reply> {
         host.auth.require_step_up(caller)?;
     }
     let by = call.initiator();
+    let sets_password = change.password.is_some();
     let mail = |mail: AddressMail<'_>| host.mail.for_address(mail);
     let user = host.auth.update_user_for(caller, id, change, &by, mail).await.map_err(unknown)?;
     host.mail.wake();
+    if sets_password {
+        host.mail.announce(id, CredentialChange::PasswordSet).await;
+    }
     one(user)
 }
 
