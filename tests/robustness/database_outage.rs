@@ -130,14 +130,20 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_swallows_packets_delays_a_request_only_for_a_bounded_time() {
-    let Some(mut host) = TestHost::start(Backend::Postgres, impatient()).await else { return };
+/// Starts a host on PostgreSQL whose connections pass a network. Returns `None` if PostgreSQL is not installed.
+async fn behind_network(setup: Setup) -> Option<(TestHost, Network)> {
+    let mut host = TestHost::start(Backend::Postgres, setup).await?;
     let url = host.database().unwrap().url.clone();
     let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap().to_owned();
     let network = Network::to(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))).await;
     let through = url.replace(&format!(":{port}/"), &format!(":{}/", network.addr.port()));
     host.restart_with(|config| config.database.url = Some(Secret::new(&through))).await;
+    Some((host, network))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_packets_delays_a_request_only_for_a_bounded_time() {
+    let Some((host, network)) = behind_network(impatient()).await else { return };
     let requests = async || futures_util::future::join_all((0..6).map(|_| host.superuser().get("/users/"))).await;
     for response in requests().await {
         response.ok();
@@ -152,5 +158,23 @@ async fn a_network_that_swallows_packets_delays_a_request_only_for_a_bounded_tim
     for response in requests().await {
         response.ok();
     }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_do_not_wait_for_an_unreachable_database_one_after_the_other() {
+    let Some((host, network)) = behind_network(impatient().with_manual_clock()).await else { return };
+    host.superuser().get("/users/").await.ok();
+    network.swallow(true);
+    // The signing keys have to be read again before a token can be checked.
+    host.clock().advance(Duration::from_secs(5));
+    let requests = futures_util::future::join_all((0..120).map(|_| host.superuser().get("/users/")));
+    // Together they need a second or two, one after the other two minutes.
+    for response in tokio::time::timeout(Duration::from_secs(60), requests).await.unwrap() {
+        response.has_code(503, "database_unavailable");
+    }
+    network.swallow(false);
+    until("the host to connect again", async || (host.superuser().get("/users/").await.status == 200).then_some(()))
+        .await;
     host.stop().await;
 }

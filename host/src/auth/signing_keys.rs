@@ -4,10 +4,11 @@
 //!
 //! The nodes share the keys through the database. Each keeps a copy for at most [`MAX_AGE`], so that it learns of a
 //! rotation by another node within seconds. A token with an unknown key id makes it read the keys again at once, but not
-//! more often than once in [`MIN_AGE`].
+//! more often than once in [`MIN_AGE`]. Requests that need the keys at the same time wait for one query together, and
+//! fail together: while the database does not respond, they would otherwise wait for it one after the other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
@@ -21,7 +22,7 @@ use tokio::sync::Mutex;
 use crate::clock::{Random, Timestamp};
 use crate::db::Db;
 use crate::db::signing_key::{self, SigningKeyRow};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Kind, Result};
 
 /// The greatest age of the copy in memory.
 const MAX_AGE: Duration = Duration::from_secs(5);
@@ -61,7 +62,28 @@ pub struct PublicSigningKey {
 pub(super) struct SigningKeys {
     db: Db,
     loaded: ArcSwap<KeySet>,
-    loading: Mutex<()>,
+    /// Locked while the keys are read. Holds the last failure.
+    loading: Mutex<Option<Failed>>,
+}
+
+/// A failure to read the keys.
+struct Failed {
+    at: Instant,
+    kind: Kind,
+    code: Code,
+    public: String,
+}
+
+impl Failed {
+    fn of(error: &Error) -> Self {
+        let (kind, code, public) = (error.kind().clone(), error.code().clone(), error.public().to_owned());
+        Self { at: Instant::now(), kind, code, public }
+    }
+
+    fn error(&self) -> Error {
+        let error = Error::new(self.kind.clone(), self.code.clone(), self.public.clone());
+        error.with_internal("the signing keys could not be read for another request")
+    }
 }
 
 /// A copy of the keys in the database.
@@ -119,14 +141,29 @@ impl SigningKeys {
 
     /// Reads the keys again, unless they were read less than `age` ago.
     pub(super) async fn load(&self, now: Timestamp, age: Duration) -> Result<Arc<KeySet>> {
-        let _loading = self.loading.lock().await;
+        let asked = Instant::now();
+        let mut last_failure = self.loading.lock().await;
         let loaded = self.loaded.load_full();
         if loaded.is_younger(age, now) {
             return Ok(loaded);
         }
-        let keys = Arc::new(KeySet::read(signing_key::list(&self.db).await?, now)?);
-        self.loaded.store(Arc::clone(&keys));
-        Ok(keys)
+        if let Some(failed) = last_failure.as_ref().filter(|failed| failed.at >= asked) {
+            return Err(failed.error());
+        }
+        match self.read(now).await {
+            Ok(keys) => {
+                self.loaded.store(Arc::clone(&keys));
+                Ok(keys)
+            }
+            Err(error) => {
+                *last_failure = Some(Failed::of(&error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self, now: Timestamp) -> Result<Arc<KeySet>> {
+        Ok(Arc::new(KeySet::read(signing_key::list(&self.db).await?, now)?))
     }
 }
 
