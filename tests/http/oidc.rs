@@ -21,6 +21,7 @@ both! {
     a_person_signs_in_at_an_issuer_and_keeps_their_account => Setup::default().with_manual_clock(),
     an_account_with_a_password_is_linked_only_by_its_owner,
     an_address_that_no_issuer_verified_is_never_linked,
+    an_identity_of_whoever_signed_up_with_the_address_of_another_person_ends,
     a_response_counts_only_in_the_browser_that_began => Setup::default().with_manual_clock(),
     a_forged_id_token_is_refused => Setup::default().with_manual_clock(),
     errors_of_an_issuer_are_told_in_words,
@@ -278,6 +279,23 @@ async fn an_address_that_no_issuer_verified_is_never_linked(host: &mut TestHost)
     let eve = client_of(host, &company, &person("1", "eve@example.com")).await;
     eve.patch("/users/me", &json!({ "email": "victim@example.com" })).await.ok();
     is_refused(&sign_in_as(host, &google, &person("5", "victim@example.com")).await, "link_not_confirmed");
+}
+
+async fn an_identity_of_whoever_signed_up_with_the_address_of_another_person_ends(host: &mut TestHost) {
+    let [google, company] = issuers(host, ["google", "company"]).await;
+    let email = "victim@example.com";
+    let mallory = host.user(email).await;
+    link(host, &mallory, &google, &person("1", "mallory@example.net")).await;
+    // This issuer has verified the address.
+    link(host, &mallory, &company, &person("2", email)).await;
+    host.anonymous().request(Method::POST, &format!("/password-recovery/{email}")).send().await.ok();
+    let token = host.mails().take(email).await.reset_token();
+    let body = json!({ "token": token, "new_password": "battery staple" });
+    host.anonymous().post("/reset-password/", &body).await.ok();
+    let somebody = client_of(host, &google, &person("1", "mallory@example.net")).await;
+    assert_eq!(text(&somebody.get("/users/me").await.ok(), "email"), "mallory@example.net");
+    let owner = client_of(host, &company, &person("2", email)).await;
+    assert_eq!(text(&owner.get("/users/me").await.ok(), "email"), email);
 }
 
 async fn a_response_counts_only_in_the_browser_that_began(host: &mut TestHost) {

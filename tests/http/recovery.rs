@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{invalid_token, not_authenticated, text};
 use crate::support::host::{PASSWORD, SUPERUSER};
-use crate::support::{TestHost, TestResponse, both};
+use crate::support::{Client, TestHost, TestResponse, both};
 
 const SENT: &str = "If that email is registered, we sent a password recovery link";
 const NEW_PASSWORD: &str = "battery staple";
@@ -17,6 +17,7 @@ both! {
     a_reset_link_works_once_and_ends_every_session,
     a_reset_link_becomes_invalid_when_the_password_changes,
     only_one_of_two_concurrent_resets_with_one_link_succeeds,
+    whoever_signed_up_with_the_address_of_another_person_keeps_nothing,
     a_reset_link_expires => Setup::default().with_manual_clock(),
     a_reset_link_of_an_inactive_account_is_refused,
     a_reset_request_is_validated,
@@ -110,6 +111,29 @@ async fn only_one_of_two_concurrent_resets_with_one_link_succeeds(host: &TestHos
     is_invalid_link(loser);
     host.anonymous().sign_in(SUPERUSER, passwords[winner]).await.ok();
     assert_eq!(host.anonymous().sign_in(SUPERUSER, passwords[1 - winner]).await.status, 400);
+}
+
+async fn whoever_signed_up_with_the_address_of_another_person_keeps_nothing(host: &TestHost) {
+    let email = "victim@example.com";
+    let key_of = async |client: &Client| {
+        let body = json!({ "name": "ci", "permissions": ["routes:call"] });
+        let key = client.post("/users/me/keys", &body).await.ok();
+        host.anonymous().with_token(text(&key, "key"))
+    };
+    let reset_by_mail = async |password: &str| {
+        recover(host, email).await.has_message(SENT);
+        reset(host, &host.mails().take(email).await.reset_token(), password).await.ok();
+    };
+    let mallory = host.user(email).await;
+    let machine = key_of(&mallory).await;
+    machine.get("/users/me").await.ok();
+    reset_by_mail(NEW_PASSWORD).await;
+    invalid_token(&mallory.get("/users/me").await);
+    invalid_token(&machine.get("/users/me").await);
+    // The address is verified now, so a key that its owner creates survives further recoveries.
+    let machine = key_of(&host.anonymous().signed_in(email, NEW_PASSWORD).await).await;
+    reset_by_mail("a third password").await;
+    machine.get("/users/me").await.ok();
 }
 
 async fn a_reset_link_expires(host: &TestHost) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::client::Client;
@@ -63,7 +64,8 @@ impl Auth {
     }
 
     /// Sets the password of the account of the token, ends all its sessions and tokens, and returns the account. Its
-    /// address is verified then. An invited person accepts the invitation in this way.
+    /// address is verified then. If it was not before, somebody else may have signed up with it, so the API keys and the
+    /// linked identities of the account end too. An invited person accepts the invitation in this way.
     ///
     /// # Errors
     /// `invalid_reset_token`: unknown, used, expired, or issued before another change; `inactive_user`;
@@ -86,7 +88,10 @@ impl Auth {
         // The link proves that its holder read the mail, or had it from an operator (`password.link`).
         let by = client.initiator();
         let action = if holder.invited_at.is_some() { "invitation.accept" } else { "password.reset" };
-        let entry = self.entry(&by, action, holder.id);
+        let mut entry = self.entry(&by, action, holder.id);
+        if holder.email_verified_at.is_none() {
+            entry = entry.with_detail(json!({ "keys_and_identities": "ended" }));
+        }
         match reset_token::consume(&self.0.db, &token_hash, holder.id, now, &password_hash, &entry).await? {
             ConsumeOutcome::Reset => {
                 // Otherwise guesses of others could keep an owner out for ever who is in a new network.

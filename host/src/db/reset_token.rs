@@ -3,8 +3,8 @@
 use super::audit::{Entry, append};
 use super::role::check_outranked;
 use super::user::{
-    END_ADDRESS_CHANGE, END_RESET_TOKENS, END_SESSIONS, END_VERIFICATION_TOKENS, SET_PASSWORD, UserRow, columns,
-    locking,
+    END_ADDRESS_CHANGE, END_RESET_TOKENS, END_SESSIONS, END_UNPROVEN_ACCESS, END_VERIFICATION_TOKENS, SET_PASSWORD,
+    UserRow, columns, locking,
 };
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -69,7 +69,8 @@ pub(crate) async fn find_account(db: &Db, token_hash: &[u8], now: Timestamp) -> 
 }
 
 /// Consumes a token of `user`: sets the password and ends all of the account's sessions and tokens. The address is verified
-/// then, because the link was sent to it. Of concurrent calls with one token, only one succeeds.
+/// then, because the link was sent to it; if it was not before, the API keys and the linked identities end too. Of
+/// concurrent calls with one token, only one succeeds.
 pub(crate) async fn consume(
     db: &Db,
     token_hash: &[u8],
@@ -88,8 +89,11 @@ pub(crate) async fn consume(
         if used == 0 {
             return Ok(ConsumeOutcome::Unknown);
         }
-        if row.is_none_or(|row| !row.is_active) {
-            return Ok(ConsumeOutcome::Inactive);
+        let Some(row) = row.filter(|row| row.is_active) else { return Ok(ConsumeOutcome::Inactive) };
+        if row.email_verified_at.is_none() {
+            for sql in END_UNPROVEN_ACCESS {
+                sqlx::query(*sql).bind(user).execute(&mut *tx).await?;
+            }
         }
         sqlx::query(SET_PASSWORD).bind(user).bind(password_hash).execute(&mut *tx).await?;
         sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;

@@ -121,6 +121,15 @@ const END_OTHER_ACCESS: &[&str] = &[
     "DELETE FROM login_codes WHERE user_id = $1",
 ];
 
+/// The deletions of everything that opens an account whose address nobody had proven, and that is no second factor: its
+/// creator may have used the address of somebody else. An identity with the same verified address proves the address.
+pub(super) const END_UNPROVEN_ACCESS: &[&str] = &[
+    "DELETE FROM api_keys WHERE user_id = $1",
+    "DELETE FROM identities WHERE user_id = $1 \
+     AND (email_key IS NULL OR email_key <> (SELECT users.email_key FROM users WHERE users.id = $1))",
+    "DELETE FROM login_codes WHERE user_id = $1",
+];
+
 /// Returns the statement that reads an account and, on PostgreSQL, locks it for the rest of the transaction.
 pub(super) fn locking(db: &Db) -> &'static str {
     db.dialect(BY_ID, BY_ID_LOCKED)
