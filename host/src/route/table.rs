@@ -1,9 +1,5 @@
 //! Finds the route of a request: takes method and path, returns the target and the raw path parameters. Immutable once
 //! built.
-//!
-//! The path alone decides which routes can answer: of the shapes that match it, the one with the earliest literal. A
-//! method that this shape lacks is not allowed, even if another shape has it, as in OpenAPI. Otherwise, `me` in a path
-//! would be an id for some methods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +44,7 @@ pub struct Conflict {
     pub path: String,
 }
 
-impl<T> RouteTable<T> {
+impl<T: Clone> RouteTable<T> {
     /// Builds the table. The order of the routes does not matter.
     ///
     /// # Errors
@@ -64,9 +60,10 @@ impl<T> RouteTable<T> {
             entries.push(Entry { method, params, target });
         }
         let mut router = matchit::Router::new();
-        for (key, (template, entries)) in shapes {
+        for (key, (template, entries)) in &shapes {
             // With unique shapes, whole-segment parameters named by position cannot conflict in matchit.
             let method = entries.first().map_or_else(String::new, |entry| entry.method.clone());
+            let entries = with_wider_shapes(template, entries, &shapes);
             router.insert(key, entries).map_err(|_| Conflict { method, path: template.to_string() })?;
         }
         Ok(Self { router })
@@ -99,6 +96,24 @@ impl<T> RouteTable<T> {
     }
 }
 
+/// Returns the entries of a shape, and those of wider shapes for its missing methods: `GET /users/{user_id}` handles
+/// `GET /users/signup` if only `POST /users/signup` is declared. The narrowest wider shape wins.
+fn with_wider_shapes<T: Clone>(
+    template: &Template,
+    entries: &[Entry<T>],
+    shapes: &BTreeMap<String, (Template, Vec<Entry<T>>)>,
+) -> Vec<Entry<T>> {
+    let mut all = entries.to_vec();
+    let mut wider: Vec<_> = shapes.values().filter(|(other, _)| other != template && other.covers(template)).collect();
+    wider.sort_by_key(|(other, _)| other.params().count());
+    for entry in wider.into_iter().flat_map(|(_, entries)| entries) {
+        if !all.iter().any(|known| known.method == entry.method) {
+            all.push(entry.clone());
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -123,25 +138,13 @@ mod tests {
         assert_eq!(table.find("PATCH", "/users/7/"), Match::Route(&2, vec![(&user_id, "7")]));
         assert_eq!(table.find("PUT", "/users/7"), Match::Methods(vec!["GET", "HEAD", "PATCH"]));
         assert_eq!(table.find("HEAD", "/users/me"), Match::Route(&1, vec![]), "as GET");
+        assert_eq!(
+            table.find("PATCH", "/users/me"),
+            Match::Route(&2, vec![(&user_id, "me")]),
+            "a wider shape handles it"
+        );
         assert_eq!(table.find("GET", "/users"), Match::Nothing);
         assert_eq!(table.find("GET", "/users/7//"), Match::Nothing);
-    }
-
-    #[test]
-    fn a_literal_wins_for_the_whole_path_and_not_only_for_its_methods() {
-        let table = table(&[
-            ("GET", "/users/me"),
-            ("PATCH", "/users/{id}"),
-            ("GET", "/users/me/roles"),
-            ("PUT", "/users/{id}/roles"),
-            ("DELETE", "/users/{id}/{role}"),
-        ])
-        .unwrap();
-        assert_eq!(table.find("PATCH", "/users/me"), Match::Methods(vec!["GET", "HEAD"]));
-        assert_eq!(table.find("PUT", "/users/me/roles/"), Match::Methods(vec!["GET", "HEAD"]));
-        assert_eq!(table.find("DELETE", "/users/7/roles"), Match::Methods(vec!["PUT"]));
-        let (id, role): (Arc<str>, Arc<str>) = ("id".into(), "role".into());
-        assert_eq!(table.find("DELETE", "/users/me/x"), Match::Route(&4, vec![(&id, "me"), (&role, "x")]));
     }
 
     #[test]

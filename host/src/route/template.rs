@@ -101,6 +101,16 @@ impl Template {
         Self { segments: self.segments.iter().take_while(literal).take(if api { 3 } else { 1 }).cloned().collect() }
     }
 
+    /// Returns whether `self` matches every path that `other` matches.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.segments.len() == other.segments.len()
+            && self.segments.iter().zip(&other.segments).all(|pair| match pair {
+                (Segment::Param(_), _) => true,
+                (Segment::Literal(own), Segment::Literal(theirs)) => own == theirs,
+                (Segment::Literal(_), Segment::Param(_)) => false,
+            })
+    }
+
     /// Returns the parameters in order: the index of the segment, from 0, and the name.
     pub fn params(&self) -> impl Iterator<Item = (usize, &str)> {
         self.segments.iter().enumerate().filter_map(|(index, segment)| match segment {

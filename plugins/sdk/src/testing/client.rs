@@ -127,19 +127,23 @@ impl<'a> TestRequest<'a> {
 type Params = Vec<(String, String)>;
 type Found = (u32, &'static Route, Params);
 
-/// Finds the route of a request. Literal segments win over parameters, whatever the method, as in the host.
+/// Finds the route of a request. Literal segments win over parameters, as in the host.
 fn find_route(routes: &'static [Route], request: &wit::Request) -> Result<Found, Problem> {
-    let fit = |(index, route): (u32, &'static Route)| {
-        let (params, literals) = match_path(route.path, &request.path)?;
-        Some((literals, (index, route, params)))
-    };
-    let fitting: Vec<(Vec<bool>, Found)> = (0..).zip(routes).filter_map(fit).collect();
-    let Some(best) = fitting.iter().map(|(literals, _)| literals.clone()).max() else {
-        return Err(Problem::not_found("not_found", "Not Found"));
-    };
-    let found =
-        fitting.into_iter().find(|(literals, (_, route, _))| *literals == best && route.method == request.method);
-    found.map(|(_, found)| found).ok_or_else(|| Problem::new(405, "method_not_allowed", "Method Not Allowed"))
+    let mut best: Option<(Found, Vec<bool>)> = None;
+    let mut path_exists = false;
+    for (index, route) in (0..).zip(routes) {
+        let Some((params, literals)) = match_path(route.path, &request.path) else { continue };
+        path_exists = true;
+        let better = best.as_ref().is_none_or(|(_, others)| literals > *others);
+        if route.method == request.method && better {
+            best = Some(((index, route, params), literals));
+        }
+    }
+    match best {
+        Some((found, _)) => Ok(found),
+        None if path_exists => Err(Problem::new(405, "method_not_allowed", "Method Not Allowed")),
+        None => Err(Problem::not_found("not_found", "Not Found")),
+    }
 }
 
 fn match_path(pattern: &str, path: &str) -> Option<(Params, Vec<bool>)> {
