@@ -109,9 +109,10 @@ async fn run_attacks(backend: Backend) {
                 let calls = (0..6).map(|_| statement(&arena.client, "attacker", sql));
                 for error in futures_util::future::join_all(calls).await {
                     let error = error.unwrap();
-                    let is_limit =
-                        error.contains("statement time") || error.contains("connections") || error == "Error::Conflict";
-                    assert!(is_limit, "{name}: {error}");
+                    // The statements use all cores, so that a further connection may not open in time.
+                    let others = ["Error::Conflict", "Error::Unavailable"];
+                    let is_limit = error.contains("statement time") || error.contains("connections");
+                    assert!(is_limit || others.contains(&error.as_str()), "{name}: {error}");
                 }
             })
             .await;

@@ -22,7 +22,7 @@ async fn a_common_password_is_refused_wherever_one_is_set(host: &TestHost) {
         is_common(&host.anonymous().post("/users/signup", &new).await);
     }
     is_common(&superuser.post("/users/", &json!({ "email": "john@example.com", "password": "password1" })).await);
-    // What others know about the account is common for this account.
+    // Others know the address and the name of an account, so they are common for this account.
     for known in ["zofia.k@skarbiec.example", "Zofia.k@Skarbiec.example", "skarbiec", "Kowalczykowska"] {
         let new =
             json!({ "email": "zofia.k@skarbiec.example", "full_name": "Zofia Kowalczykowska", "password": known });
