@@ -83,6 +83,9 @@ pub(crate) use on;
 /// The schema of the host's tables on PostgreSQL. The plugins' roles have no rights to it.
 pub(crate) const HOST_SCHEMA: &str = "wharf";
 
+/// The file of the host's database in the data directory.
+pub(crate) const SQLITE_FILE: &str = "wharf.sqlite";
+
 /// The session setting that names the holder of the database's lock for the trigger `check_holder`.
 const HOLDER: &str = "wharf.holder";
 
@@ -113,7 +116,7 @@ impl Db {
     /// As [`Db::open`].
     pub async fn open_as(config: &config::Database, data_dir: &Path, holder: Option<&str>) -> Result<Self> {
         match &config.url {
-            None => Self::open_sqlite(config, &data_dir.join("wharf.sqlite")).await,
+            None => Self::open_sqlite(config, &data_dir.join(SQLITE_FILE)).await,
             Some(url) => Self::open_postgres(config, url.expose(), holder).await,
         }
     }

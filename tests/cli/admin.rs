@@ -27,6 +27,11 @@ async fn an_operator_who_is_locked_out_repairs_accounts_on_the_machine() {
     let running = failure(&admin(process.home.path(), &["reset-password", SUPERUSER], ""));
     assert!(running.contains("is in use by a running wharf; stop it first"), "{running}");
     superuser.get("/users/me").await.ok();
+    // It never creates a database: it would be in another directory than that of the host.
+    let elsewhere = home();
+    let wrong = failure(&admin(elsewhere.path(), &["create-superuser", "x@example.com"], ""));
+    assert!(wrong.contains("has no database of a host") && wrong.contains("--data-dir"), "{wrong}");
+    assert!(!elsewhere.path().join("data").exists());
     let home = process.stopped().await;
 
     // A generated password is shown once, and one from standard input is not shown.

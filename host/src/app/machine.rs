@@ -1,6 +1,7 @@
 //! Work on the accounts on the machine itself, while no host runs. Owns the locks of the data directory and the
 //! database meanwhile: a running host would go on to accept sessions that are ended here, because it caches them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -9,9 +10,9 @@ use super::data_dir::DataDir;
 use crate::auth::{Auth, HashCost};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
-use crate::db::Db;
 use crate::db::node_lock::NodeLock;
 use crate::db::reach::reach;
+use crate::db::{Db, SQLITE_FILE};
 use crate::error::{Error, Result};
 
 /// How long to wait for a host that is about to stop.
@@ -28,11 +29,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens the database of the configuration and migrates its schema.
+    /// Opens the database of the configuration and migrates its schema. Never creates one: it would be that of another
+    /// directory than the host's.
     ///
     /// # Errors
-    /// A host runs, or the database cannot be reached.
+    /// A host runs, the directory has no database, or the database cannot be reached.
     pub async fn open(config: &Config) -> Result<Self> {
+        let file = config.server.data_dir.join(SQLITE_FILE);
+        if config.database.url.is_none() && !tokio::fs::try_exists(&file).await.unwrap_or(true) {
+            return Err(no_database(&config.server.data_dir));
+        }
         let (clock, random) = (Clock::System, Random::System);
         let mut holder = String::new();
         let directory = timeout(PATIENCE, DataDir::open(&config.server.data_dir, |found| holder = found)).await;
@@ -59,6 +65,13 @@ impl Machine {
             lock.release().await;
         }
     }
+}
+
+fn no_database(directory: &Path) -> Error {
+    Error::internal(format!(
+        "{} has no database of a host; name the directory of the host with --data-dir or WHARF_DATA_DIR",
+        directory.display()
+    ))
 }
 
 fn in_use(used: &str) -> Error {

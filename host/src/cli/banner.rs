@@ -16,25 +16,26 @@ pub(super) struct Banner<'a> {
     pub(super) deployed: &'a [Deployed],
 }
 
+/// Prints the first superuser as soon as the account exists: a generated password is stored nowhere, and the deploys of the
+/// start may fail or be interrupted. Programs get only a generated password; the log has the rest.
+pub(super) fn show_first_superuser(app: &App, terminal: &Terminal, people: bool) {
+    let Some(first) = app.first_superuser() else { return };
+    let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
+    if people || first.generated_password.is_some() {
+        row("First superuser", &first.email);
+    }
+    match &first.generated_password {
+        Some(password) => row("Password", &format!("{}  (shown only once)", password.expose())),
+        None if people => row("Password", "as configured"),
+        None => {}
+    }
+}
+
 impl Banner<'_> {
-    /// Prints the banner for `people`. For programs it prints only a generated password, because that is stored
-    /// nowhere; the log has the rest.
+    /// Prints the banner for `people`. The log has the same for programs.
     pub(super) fn show(&self, terminal: &Terminal, people: bool) {
         if people {
             self.greet(terminal);
-        }
-        if let Some(first) = self.app.first_superuser() {
-            let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
-            if people || first.generated_password.is_some() {
-                row("First superuser", &first.email);
-            }
-            match &first.generated_password {
-                Some(password) => row("Password", &format!("{}  (shown only once)", password.expose())),
-                None if people => row("Password", "as configured"),
-                None => {}
-            }
-        }
-        if people {
             terminal.line(format!("\n  Try  {}\n", self.example()));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::banner::Banner;
+use super::banner::{Banner, show_first_superuser};
 use super::config::Settings;
 use super::failure::Failure;
 use super::terminal::Terminal;
@@ -61,6 +61,8 @@ async fn serve(
     let app = App::start(config.clone(), environment).await.map_err(|error| Failure::host(&error))?;
     shutdown::on_signal(app.shutdown().clone()).map_err(|error| Failure::host(&error))?;
     tracing::info!(address = %app.addr(), "listening");
+    let people = telemetry::is_text(&config.log) && !terminal.is_json();
+    show_first_superuser(&app, terminal, people);
 
     let mut deployed = Vec::new();
     for deployment in &deployments {
@@ -79,7 +81,6 @@ async fn serve(
     }
 
     app.set_ready();
-    let people = telemetry::is_text(&config.log) && !terminal.is_json();
     Banner { config: &config, file: file.as_deref(), app: &app, deployed: &deployed }.show(terminal, people);
     app.wait().await.map_err(|error| Failure::host(&error))?;
     tracing::info!("stopped");
