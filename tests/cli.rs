@@ -181,6 +181,19 @@ async fn a_host_is_not_ready_before_its_plugins_respond() {
     process.client().get("/hello/you").await.ok();
 }
 
+/// The password is stored nowhere, so a start that fails afterwards must not keep it.
+#[test]
+fn the_first_password_is_shown_before_a_deploy_that_fails() {
+    let home = home();
+    std::fs::write(home.path().join("bad.wasm"), "no component").unwrap();
+    let mut command = wharf(home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--deploy", "bad.wasm"]);
+    let output = command.env("WHARF_LOG_FORMAT", "json").output().unwrap();
+    assert!(failure(&output).contains("bad.wasm could not be deployed"), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("admin@example.com") && shown.contains("(shown only once)"), "{shown}");
+}
+
 /// Returns whether processes that this one starts ignore SIGHUP.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

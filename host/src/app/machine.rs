@@ -1,7 +1,6 @@
 //! Work on the accounts on the machine itself, while no host runs. Owns the locks of the data directory and the
 //! database meanwhile: a running host would go on to accept sessions that are ended here, because it caches them.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -35,10 +34,7 @@ impl Machine {
     /// # Errors
     /// A host runs, the directory has no database, or the database cannot be reached.
     pub async fn open(config: &Config) -> Result<Self> {
-        let file = config.server.data_dir.join(SQLITE_FILE);
-        if config.database.url.is_none() && !tokio::fs::try_exists(&file).await.unwrap_or(true) {
-            return Err(no_database(&config.server.data_dir));
-        }
+        require_database(config)?;
         let (clock, random) = (Clock::System, Random::System);
         let mut holder = String::new();
         let directory = timeout(PATIENCE, DataDir::open(&config.server.data_dir, |found| holder = found)).await;
@@ -67,11 +63,19 @@ impl Machine {
     }
 }
 
-fn no_database(directory: &Path) -> Error {
-    Error::internal(format!(
-        "{} has no database of a host; name the directory of the host with --data-dir or WHARF_DATA_DIR",
+/// Checks that the data directory has a database, for commands that must not create one.
+///
+/// # Errors
+/// It has none. A database of PostgreSQL is not looked for.
+pub fn require_database(config: &Config) -> Result<()> {
+    let directory = &config.server.data_dir;
+    if config.database.url.is_some() || directory.join(SQLITE_FILE).exists() {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "{} has no database of a host; start the host once, or name its directory with --data-dir or WHARF_DATA_DIR",
         directory.display()
-    ))
+    )))
 }
 
 fn in_use(used: &str) -> Error {

@@ -32,7 +32,7 @@ pub(super) fn show_first_superuser(app: &App, terminal: &Terminal, people: bool)
 }
 
 impl Banner<'_> {
-    /// Prints the banner for `people`. The log has the same for programs.
+    /// Prints the banner for `people`. Programs find the address in the log.
     pub(super) fn show(&self, terminal: &Terminal, people: bool) {
         if people {
             self.greet(terminal);

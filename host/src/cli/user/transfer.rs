@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use crate::app::machine::require_database;
 use crate::auth::{ImportOptions, ImportReport, Transfer};
 use crate::cli::config::Settings;
 use crate::cli::failure::Failure;
@@ -114,10 +115,7 @@ fn unusable(path: &Path, error: &std::io::Error) -> Failure {
 
 /// Opens the database, works on it and closes it.
 fn on_database<T>(config: &Config, work: impl AsyncFnOnce(&Transfer) -> Result<T, Failure>) -> Result<T, Failure> {
-    if config.database.url.is_none() && !config.server.data_dir.is_dir() {
-        let text = format!("there is no data directory {}", config.server.data_dir.display());
-        return Err(Failure::new(text).next("Start the host once, or give --data-dir or WHARF_DATA_DIR."));
-    }
+    require_database(config).map_err(|error| Failure::host(&error))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}")))?;
     runtime.block_on(async {
