@@ -1,0 +1,103 @@
+-- Events that the host and its plugins published. They are kept for a while, so that clients can resume their streams.
+CREATE TABLE events (
+    -- The order of the commits.
+    seq          bigint  NOT NULL PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    id           uuid    NOT NULL UNIQUE,
+    -- `user.deleted`, `items.created`.
+    topic        text    NOT NULL,
+    -- The plugin that published it; null: the host.
+    source       text,
+    -- Events of one source with one key keep their order.
+    ordering_key text,
+    -- JSON.
+    payload      text    NOT NULL,
+    -- The account whose clients may receive it; null: all that the topic admits.
+    audience     uuid,
+    -- How many events and jobs caused each other before it.
+    depth        bigint  NOT NULL,
+    request_id   text,
+    published_at bigint  NOT NULL
+);
+
+CREATE INDEX events_age ON events (published_at);
+
+-- What each release subscribes to.
+CREATE TABLE release_subscriptions (
+    plugin  text    NOT NULL,
+    release bigint  NOT NULL,
+    topic   text    NOT NULL,
+    PRIMARY KEY (plugin, release, topic),
+    FOREIGN KEY (plugin, release) REFERENCES releases (plugin, number) ON DELETE CASCADE
+);
+
+CREATE INDEX release_subscriptions_topic ON release_subscriptions (topic);
+
+-- What plugins have to do: the deliveries of events, and jobs.
+CREATE TABLE tasks (
+    seq           bigint  NOT NULL PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    -- The id of a job; null for a delivery.
+    id            uuid    UNIQUE,
+    plugin        text    NOT NULL,
+    kind          text    NOT NULL CHECK (kind IN ('delivery', 'job')),
+    -- The topic or the job.
+    name          text    NOT NULL,
+    event_seq     bigint  REFERENCES events (seq),
+    -- JSON, of a job.
+    payload       text,
+    -- The deliveries of one plugin in one lane keep their order: only the first one that has not ended is not blocked.
+    lane          text,
+    dedup_key     text,
+    -- The schedule and its time that caused the job.
+    schedule      text,
+    scheduled_at  bigint,
+    state         text    NOT NULL CHECK (state IN ('ready', 'blocked', 'running', 'done', 'dead', 'cancelled')),
+    -- 0 low, 1 normal, 2 high.
+    priority      bigint  NOT NULL DEFAULT 1 CHECK (priority BETWEEN 0 AND 2),
+    -- Attempts that began and were not interrupted.
+    attempts      bigint  NOT NULL DEFAULT 0,
+    -- Attempts that ended with their process.
+    interruptions bigint  NOT NULL DEFAULT 0,
+    -- Ready: the earliest start. Running: the end of the lease.
+    due_at        bigint  NOT NULL,
+    -- Running: the process, as `NODE/RUN`.
+    owner         text,
+    depth         bigint  NOT NULL,
+    request_id    text,
+    -- The reason of the latest failure.
+    reason        text,
+    -- The output of a job that succeeded.
+    output        text,
+    progress_done  bigint,
+    progress_total bigint,
+    created_at    bigint  NOT NULL,
+    ended_at      bigint,
+    -- Done and cancelled: when the row is deleted.
+    keep_until    bigint 
+);
+
+CREATE INDEX tasks_claim ON tasks (plugin, kind, priority, due_at, seq) WHERE state = 'ready';
+CREATE INDEX tasks_due ON tasks (plugin, due_at) WHERE state = 'ready';
+CREATE INDEX tasks_leases ON tasks (due_at) WHERE state = 'running';
+CREATE INDEX tasks_lanes ON tasks (plugin, lane, seq) WHERE lane IS NOT NULL AND state IN ('ready', 'blocked', 'running');
+CREATE UNIQUE INDEX tasks_dedup ON tasks (plugin, name, dedup_key)
+    WHERE dedup_key IS NOT NULL AND state IN ('ready', 'blocked', 'running');
+CREATE INDEX tasks_states ON tasks (plugin, state, seq);
+CREATE INDEX tasks_kept ON tasks (keep_until) WHERE keep_until IS NOT NULL;
+CREATE INDEX tasks_event ON tasks (event_seq) WHERE event_seq IS NOT NULL;
+
+-- The schedules of the live releases.
+CREATE TABLE schedules (
+    plugin    text    NOT NULL,
+    name      text    NOT NULL,
+    -- The declaration, JSON.
+    declared  text    NOT NULL,
+    -- The next time.
+    next_at   bigint  NOT NULL,
+    -- The latest time at which the job was enqueued.
+    last_at   bigint,
+    -- An operator paused it.
+    paused    boolean NOT NULL DEFAULT FALSE,
+    PRIMARY KEY (plugin, name)
+);
+
+CREATE INDEX schedules_next ON schedules (next_at) WHERE NOT paused;
