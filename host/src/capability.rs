@@ -23,6 +23,7 @@ pub mod cache;
 pub mod call_context;
 pub mod config;
 pub mod cpu_scheduler;
+pub mod declared_messages;
 pub mod dependency;
 pub mod grant;
 pub mod guest;
@@ -51,6 +52,7 @@ use crate::error::Result;
 use crate::id::PluginName;
 
 pub use call_context::CallContext;
+pub use declared_messages::DeclaredMessages;
 pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
 pub use dependency::Dependencies;
 pub use grant::{Grants, InvalidGrant};
@@ -159,6 +161,8 @@ pub struct Boot {
     pub logs: log::PluginLogs,
     /// The name of this node, which survives a restart.
     pub node: Arc<str>,
+    /// The signals to those that do work after a commit.
+    pub signals: crate::signals::Signals,
 }
 
 /// The description of a capability for plugins and operators.
@@ -191,6 +195,8 @@ pub struct Candidate<'a> {
     pub settings: &'a Value,
     /// The permissions that it declares, without the plugin's name.
     pub permissions: Vec<String>,
+    /// What it declares about events and jobs.
+    pub messages: &'a DeclaredMessages,
 }
 
 /// Registers every capability, in the order in which operators see them.

@@ -17,6 +17,7 @@ pub(crate) mod factor;
 mod failure;
 pub mod host_pool;
 pub(crate) mod identity;
+pub mod intake;
 pub(crate) mod invitation;
 pub(crate) mod known_client;
 pub(crate) mod login_challenge;
@@ -36,6 +37,7 @@ mod session_settings;
 pub(crate) mod signing_key;
 mod sqlite_file;
 mod sqlite_memory;
+pub mod task;
 pub(crate) mod user;
 mod value;
 

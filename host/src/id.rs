@@ -28,7 +28,7 @@ macro_rules! uuid_ids {
 /// Calls a macro with every UUID newtype, so that `db::value` can implement the database traits for each.
 macro_rules! for_each_uuid_id {
     ($macro:ident) => {
-        $macro!(UserId, SessionId, KeyId, IdentityId, PasskeyId);
+        $macro!(UserId, SessionId, KeyId, IdentityId, PasskeyId, EventId, JobId);
     };
 }
 pub(crate) use for_each_uuid_id;
@@ -44,6 +44,10 @@ uuid_ids! {
     IdentityId;
     /// A passkey of an account.
     PasskeyId;
+    /// An event. Every delivery of it has the same id.
+    EventId;
+    /// A job. Every attempt of it has the same id.
+    JobId;
 }
 
 /// Declares a name of the form `[a-z][a-z0-9-]{0,39}`. The last text is the error of other texts.

@@ -39,6 +39,8 @@ CREATE TABLE tasks (
     id            uuid    UNIQUE,
     plugin        text    NOT NULL,
     kind          text    NOT NULL CHECK (kind IN ('delivery', 'job')),
+    -- `PLUGIN/NAME/PRIORITY`: what is claimed together, in the order of `due_at`.
+    queue         text    NOT NULL,
     -- The topic or the job.
     name          text    NOT NULL,
     event_seq     bigint  REFERENCES events (seq),
@@ -51,8 +53,6 @@ CREATE TABLE tasks (
     schedule      text,
     scheduled_at  bigint,
     state         text    NOT NULL CHECK (state IN ('ready', 'blocked', 'running', 'done', 'dead', 'cancelled')),
-    -- 0 low, 1 normal, 2 high.
-    priority      bigint  NOT NULL DEFAULT 1 CHECK (priority BETWEEN 0 AND 2),
     -- Attempts that began and were not interrupted.
     attempts      bigint  NOT NULL DEFAULT 0,
     -- Attempts that ended with their process.
@@ -72,11 +72,10 @@ CREATE TABLE tasks (
     created_at    bigint  NOT NULL,
     ended_at      bigint,
     -- Done and cancelled: when the row is deleted.
-    keep_until    bigint 
+    keep_until    bigint
 );
 
-CREATE INDEX tasks_claim ON tasks (plugin, kind, priority, due_at, seq) WHERE state = 'ready';
-CREATE INDEX tasks_due ON tasks (plugin, due_at) WHERE state = 'ready';
+CREATE INDEX tasks_ready ON tasks (queue, due_at, seq) WHERE state = 'ready';
 CREATE INDEX tasks_leases ON tasks (due_at) WHERE state = 'running';
 CREATE INDEX tasks_lanes ON tasks (plugin, lane, seq) WHERE lane IS NOT NULL AND state IN ('ready', 'blocked', 'running');
 CREATE UNIQUE INDEX tasks_dedup ON tasks (plugin, name, dedup_key)

@@ -44,6 +44,7 @@ migrations! {
     21 "known clients" "0021_known_clients.sql",
     22 "audit chains" "0022_audit_chains.sql",
     23 "passkeys" "0023_passkeys.sql",
+    24 "tasks" "0024_tasks.sql",
 }
 
 /// The migrations for SQLite.

@@ -8,7 +8,8 @@ use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
 use crate::id::{
-    IdentityId, KeyId, PasskeyId, PluginName, RoleName, SessionId, UserId, for_each_name, for_each_uuid_id,
+    EventId, IdentityId, JobId, KeyId, PasskeyId, PluginName, RoleName, SessionId, UserId, for_each_name,
+    for_each_uuid_id,
 };
 
 /// Stores `$name` as `$via` in `$db`; `$into` and `$from` convert.

@@ -1,0 +1,191 @@
+//! The intake: turns messages into events and tasks. Owns the SQL that stores them, and the order of deliveries.
+//!
+//! Everything here happens in one transaction: that of a change of the host, or one of the relay. A message that was stored
+//! before is left out, so a relay can repeat itself. The order of events is that of their commits: on PostgreSQL, one lock
+//! lets one transaction at a time store events, and a lock of each lane keeps the end of a task (`db::task`) from
+//! overlooking a task that is just being added behind it. A transaction stores its events last, so that it waits for
+//! nothing while it holds these locks.
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::PluginName;
+use crate::message::{Message, NewEvent, NewJob, Priority, queue_name};
+
+/// How long a cancelled job is kept.
+pub(super) const KEEP_CANCELLED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The lock of all transactions that store events. A random number.
+pub(super) const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
+
+/// Takes a lock until the end of the transaction. SQLite has one writer and needs none.
+pub(super) const LOCK: [&str; 2] = ["SELECT $1", "SELECT pg_advisory_xact_lock($1)"];
+
+pub(super) const INSERT_EVENT: &str = "INSERT INTO events \
+    (id, topic, source, ordering_key, payload, audience, depth, request_id, published_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING seq";
+
+/// Adds a delivery for each plugin whose live release subscribes. `$2` is the end of the name of the queue.
+pub(super) const FAN_OUT: &str = "INSERT INTO tasks \
+    (plugin, kind, queue, name, event_seq, lane, state, due_at, depth, request_id, created_at) \
+    SELECT s.plugin, 'delivery', s.plugin || $2, $1, $3, $4, \
+        CASE WHEN EXISTS (SELECT 1 FROM tasks b WHERE b.plugin = s.plugin AND b.lane = $4 \
+            AND b.state IN ('ready', 'blocked', 'running')) THEN 'blocked' ELSE 'ready' END, $5, $6, $7, $5 \
+    FROM release_subscriptions s JOIN plugins p ON p.name = s.plugin AND p.live_release = s.release \
+    WHERE s.topic = $1 AND p.state = 'live'";
+
+pub(super) const INSERT_JOB: &str = "INSERT INTO tasks \
+    (id, plugin, kind, queue, name, payload, dedup_key, schedule, scheduled_at, state, due_at, depth, request_id, created_at) \
+    VALUES ($1, $2, 'job', $3, $4, $5, $6, $7, $8, 'ready', $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+
+const CANCEL_JOB: &str = "UPDATE tasks SET state = 'cancelled', owner = NULL, ended_at = $3, keep_until = $4 \
+    WHERE id = $1 AND plugin = $2 AND state IN ('ready', 'running')";
+
+/// Stores an event in the body of `on!`, at the end of the transaction `$tx`. `$source` is the plugin that published it.
+macro_rules! store_event {
+    ($db:expr, $tx:expr, $source:expr, $event:expr) => {{
+        let (source, event): (Option<&$crate::id::PluginName>, &$crate::message::NewEvent) = ($source, $event);
+        let [sqlite, postgres] = $crate::db::intake::LOCK;
+        let lock = $db.dialect(sqlite, postgres);
+        sqlx::query(lock).bind($crate::db::intake::EVENT_LOCK).execute(&mut *$tx).await?;
+        let depth = i64::from(event.depth);
+        let seq: Option<i64> = sqlx::query_scalar($crate::db::intake::INSERT_EVENT)
+            .bind(event.id)
+            .bind(event.topic.as_str())
+            .bind(source.cloned())
+            .bind(event.key.as_deref())
+            .bind(event.payload.as_str())
+            .bind(event.audience)
+            .bind(depth)
+            .bind(event.request_id.as_deref())
+            .bind(event.at)
+            .fetch_optional(&mut *$tx)
+            .await?;
+        if let Some(seq) = seq {
+            let lane = event.lane();
+            if let Some(lane) = &lane {
+                sqlx::query(lock).bind($crate::db::intake::lane_lock(lane)).execute(&mut *$tx).await?;
+            }
+            sqlx::query($crate::db::intake::FAN_OUT)
+                .bind(event.topic.as_str())
+                .bind($crate::db::intake::queue_ending(event))
+                .bind(seq)
+                .bind(lane)
+                .bind(event.at)
+                .bind(depth)
+                .bind(event.request_id.as_deref())
+                .execute(&mut *$tx)
+                .await?;
+        }
+    }};
+}
+pub(crate) use store_event;
+
+/// Returns the part of the name of a delivery's queue after the plugin.
+pub(super) fn queue_ending(event: &NewEvent) -> String {
+    format!("/{}/{}", event.topic, Priority::Normal.digit())
+}
+
+/// Returns the lock of a lane.
+pub(super) fn lane_lock(lane: &str) -> i64 {
+    let digest = Sha256::digest(lane.as_bytes());
+    digest.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
+/// Returns the statement that stores a job of a plugin.
+macro_rules! insert_job {
+    ($plugin:expr, $job:expr) => {{
+        let (plugin, job): (&PluginName, &NewJob) = ($plugin, $job);
+        let (schedule, scheduled_at) = match &job.scheduled {
+            Some((schedule, at)) => (Some(schedule.as_str()), Some(*at)),
+            None => (None, None),
+        };
+        sqlx::query(INSERT_JOB)
+            .bind(job.id)
+            .bind(plugin.clone())
+            .bind(queue_name(plugin, &job.name, job.priority))
+            .bind(job.name.as_str())
+            .bind(job.payload.as_str())
+            .bind(job.dedup_key.as_deref())
+            .bind(schedule)
+            .bind(scheduled_at)
+            .bind(job.due_at)
+            .bind(i64::from(job.depth))
+            .bind(job.request_id.as_deref())
+            .bind(job.at)
+    }};
+}
+
+/// Stores messages of a plugin, in their order: all or none. Those that are stored already are left out.
+///
+/// # Errors
+/// The database fails.
+pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result<()> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        // Jobs first: see the module.
+        for message in messages {
+            match message {
+                Message::Event(_) => {}
+                Message::Job(job) => {
+                    insert_job!(plugin, job).execute(&mut *tx).await?;
+                }
+                Message::Cancel { job, at } => {
+                    let keep_until = at.plus(KEEP_CANCELLED);
+                    let cancel = sqlx::query(CANCEL_JOB).bind(*job).bind(plugin.clone()).bind(*at).bind(keep_until);
+                    cancel.execute(&mut *tx).await?;
+                }
+            }
+        }
+        for message in messages {
+            if let Message::Event(event) = message {
+                store_event!(db, tx, Some(plugin), event);
+            }
+        }
+        tx.commit().await?;
+    });
+    Ok(())
+}
+
+/// Stores an event of the host that belongs to no change in its database.
+///
+/// # Errors
+/// The database fails.
+pub async fn store_host_event(db: &Db, event: &NewEvent) -> Result<()> {
+    on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        store_event!(db, tx, None, event);
+        tx.commit().await?;
+    });
+    Ok(())
+}
+
+/// Stores the job of a schedule and moves the schedule to its next time, unless another node did. Returns whether it
+/// was this one. `job` is `None` if the time is skipped.
+///
+/// # Errors
+/// The database fails.
+pub async fn store_scheduled(
+    db: &Db,
+    plugin: &PluginName,
+    schedule: &str,
+    (due, next): (Timestamp, Timestamp),
+    job: Option<&NewJob>,
+) -> Result<bool> {
+    const MOVE: &str = "UPDATE schedules SET next_at = $4, last_at = CASE WHEN $5 THEN $3 ELSE last_at END \
+        WHERE plugin = $1 AND name = $2 AND next_at = $3";
+    Ok(on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let moved = sqlx::query(MOVE).bind(plugin.clone()).bind(schedule).bind(due).bind(next).bind(job.is_some());
+        let is_ours = moved.execute(&mut *tx).await?.rows_affected() == 1;
+        if let Some(job) = job.filter(|_| is_ours) {
+            insert_job!(plugin, job).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        is_ours
+    }))
+}

@@ -1,0 +1,277 @@
+//! Tasks: deliveries of events and jobs, from their start to their end. Owns the SQL that claims and ends them; the intake
+//! (`db::intake`) adds them.
+//!
+//! A claimed task has an owner, a process, and a lease, which the owner renews. Every statement about a claimed task names
+//! its owner, so a process that lost its lease changes nothing. Of the deliveries of one plugin in one lane, only the first
+//! one is not blocked; its end makes the next one ready, in the same transaction and under the lock of the lane.
+
+use std::time::Duration;
+
+use super::intake::{LOCK, lane_lock};
+use super::row::row;
+use super::{Db, on};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{EventId, JobId, PluginName};
+
+/// An attempt that ended with its process does not count as a failure. After this number of them, the task is dead.
+const MAX_INTERRUPTIONS: i64 = 5;
+
+/// The reason of a task that is dead because of [`MAX_INTERRUPTIONS`].
+const INTERRUPTED: &str = "the host ended during each of its attempts";
+
+row! {
+    /// A queue with a ready task.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct ReadyQueue {
+        /// `PLUGIN/NAME/PRIORITY`.
+        pub queue: String,
+        /// When the first task of it is due.
+        pub due_at: Timestamp,
+    }
+}
+
+row! {
+    /// A claimed task.
+    #[derive(Debug, Clone)]
+    pub struct ClaimedTask {
+        /// The number.
+        pub seq: i64,
+        /// The id of a job; `None` for a delivery.
+        pub id: Option<JobId>,
+        /// The plugin that runs it.
+        pub plugin: PluginName,
+        /// The topic or the job.
+        pub name: String,
+        /// The event of a delivery.
+        pub event_seq: Option<i64>,
+        /// The payload of a job.
+        pub payload: Option<String>,
+        /// The lane of a delivery.
+        pub lane: Option<String>,
+        /// The time of the schedule that caused it.
+        pub scheduled_at: Option<Timestamp>,
+        /// The number of attempts, this one included.
+        pub attempts: i64,
+        /// How many events and jobs caused each other before it.
+        pub depth: i64,
+        /// The request that caused it.
+        pub request_id: Option<String>,
+        /// When it was added.
+        pub created_at: Timestamp,
+    }
+}
+
+row! {
+    /// The event of a delivery.
+    #[derive(Debug, Clone)]
+    pub struct DeliveredEvent {
+        /// The id.
+        pub id: EventId,
+        /// The ordering key.
+        pub ordering_key: Option<String>,
+        /// The payload, as JSON.
+        pub payload: String,
+        /// When it was published.
+        pub published_at: Timestamp,
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// The delivery succeeded: it is deleted.
+    Delivered,
+    /// The job succeeded.
+    Succeeded {
+        /// Its output.
+        output: Option<String>,
+        /// When it is deleted.
+        keep_until: Timestamp,
+    },
+    /// It failed and starts again.
+    Retry {
+        /// Why it failed.
+        reason: String,
+        /// The earliest start.
+        due_at: Timestamp,
+    },
+    /// It did not run, or its failure was not its own: the attempt does not count.
+    Postponed {
+        /// The earliest start.
+        due_at: Timestamp,
+    },
+    /// It failed for the last time: it becomes a dead letter.
+    Dead {
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+impl TaskEnd {
+    /// Returns whether the task has ended, so that the next one of its lane can start.
+    fn is_final(&self) -> bool {
+        !matches!(self, Self::Retry { .. } | Self::Postponed { .. })
+    }
+}
+
+/// Returns the queues that have a ready task. Their number is that of the plugins' topics and jobs, not that of tasks: each
+/// queue is found by one look into the index.
+///
+/// # Errors
+/// The database fails.
+pub async fn ready_queues(db: &Db) -> Result<Vec<ReadyQueue>> {
+    const SQL: &str = "WITH RECURSIVE found (queue) AS ( \
+            SELECT MIN(queue) FROM tasks WHERE state = 'ready' \
+            UNION ALL \
+            SELECT (SELECT MIN(t.queue) FROM tasks t WHERE t.state = 'ready' AND t.queue > found.queue) \
+            FROM found WHERE found.queue IS NOT NULL) \
+        SELECT found.queue AS queue, \
+            (SELECT MIN(t.due_at) FROM tasks t WHERE t.state = 'ready' AND t.queue = found.queue) AS due_at \
+        FROM found WHERE found.queue IS NOT NULL";
+    Ok(on!(db, pool => sqlx::query_as::<_, ReadyQueue>(SQL).fetch_all(pool).await)?)
+}
+
+/// Claims up to `limit` due tasks of a queue until `lease_until`, in the order in which they are due.
+///
+/// # Errors
+/// The database fails.
+pub async fn claim(
+    db: &Db,
+    queue: &str,
+    owner: &str,
+    (now, lease_until): (Timestamp, Timestamp),
+    limit: usize,
+) -> Result<Vec<ClaimedTask>> {
+    macro_rules! claim {
+        ($lock:literal) => {
+            concat!(
+                "UPDATE tasks SET state = 'running', owner = $3, due_at = $4, attempts = attempts + 1 WHERE seq IN \
+                 (SELECT seq FROM tasks WHERE state = 'ready' AND queue = $1 AND due_at <= $2 ORDER BY due_at, seq LIMIT $5",
+                $lock,
+                ") RETURNING seq, id, plugin, name, event_seq, payload, lane, scheduled_at, attempts, depth, request_id, \
+                 created_at"
+            )
+        };
+    }
+    let sql = db.dialect(claim!(""), claim!(" FOR UPDATE SKIP LOCKED"));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut claimed = on!(db, pool => {
+        let claim = sqlx::query_as::<_, ClaimedTask>(sql).bind(queue).bind(now).bind(owner).bind(lease_until).bind(limit);
+        claim.fetch_all(pool).await
+    })?;
+    claimed.sort_by_key(|task| task.seq);
+    Ok(claimed)
+}
+
+/// Returns the event of a delivery.
+///
+/// # Errors
+/// The database fails.
+pub async fn event(db: &Db, seq: i64) -> Result<Option<DeliveredEvent>> {
+    const SQL: &str = "SELECT id, ordering_key, payload, published_at FROM events WHERE seq = $1";
+    Ok(on!(db, pool => sqlx::query_as::<_, DeliveredEvent>(SQL).bind(seq).fetch_optional(pool).await)?)
+}
+
+/// Ends an attempt of a claimed task. Returns whether the process still owned it.
+///
+/// # Errors
+/// The database fails.
+pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: Timestamp) -> Result<bool> {
+    const DELETE: &str = "DELETE FROM tasks WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    const SUCCEED: &str = "UPDATE tasks SET state = 'done', owner = NULL, output = $3, ended_at = $4, keep_until = $5 \
+        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    const RETRY: &str = "UPDATE tasks SET state = 'ready', owner = NULL, reason = $3, due_at = $4 \
+        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    const POSTPONE: &str = "UPDATE tasks SET state = 'ready', owner = NULL, due_at = $3, attempts = attempts - 1 \
+        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    const BURY: &str = "UPDATE tasks SET state = 'dead', owner = NULL, reason = $3, ended_at = $4 \
+        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    const UNBLOCK: &str = "UPDATE tasks SET state = 'ready' WHERE seq = \
+        (SELECT MIN(b.seq) FROM tasks b WHERE b.plugin = $1 AND b.lane = $2 AND b.state = 'blocked') \
+        AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 AND a.state IN ('ready', 'running'))";
+    let [sqlite, postgres] = LOCK;
+    let lock = db.dialect(sqlite, postgres);
+    let seq = task.seq;
+    Ok(on!(db, pool, begin => {
+        let mut tx = pool.begin_with(begin).await?;
+        let lane = task.lane.as_deref().filter(|_| end.is_final());
+        if let Some(lane) = lane {
+            sqlx::query(lock).bind(lane_lock(lane)).execute(&mut *tx).await?;
+        }
+        let query = match end {
+            TaskEnd::Delivered => sqlx::query(DELETE).bind(seq).bind(owner),
+            TaskEnd::Succeeded { output, keep_until } => {
+                sqlx::query(SUCCEED).bind(seq).bind(owner).bind(output.as_deref()).bind(now).bind(*keep_until)
+            }
+            TaskEnd::Retry { reason, due_at } => {
+                sqlx::query(RETRY).bind(seq).bind(owner).bind(reason.as_str()).bind(*due_at)
+            }
+            TaskEnd::Postponed { due_at } => sqlx::query(POSTPONE).bind(seq).bind(owner).bind(*due_at),
+            TaskEnd::Dead { reason } => sqlx::query(BURY).bind(seq).bind(owner).bind(reason.as_str()).bind(now),
+        };
+        let is_ours = query.execute(&mut *tx).await?.rows_affected() == 1;
+        if let Some(lane) = lane.filter(|_| is_ours) {
+            sqlx::query(UNBLOCK).bind(task.plugin.clone()).bind(lane).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        is_ours
+    }))
+}
+
+/// Renews all leases of a process. Returns the numbers of its tasks; one that is missing was cancelled or lost.
+///
+/// # Errors
+/// The database fails.
+pub async fn renew(db: &Db, owner: &str, lease_until: Timestamp) -> Result<Vec<i64>> {
+    const SQL: &str = "UPDATE tasks SET due_at = $2 WHERE state = 'running' AND owner = $1 RETURNING seq";
+    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).bind(owner).bind(lease_until).fetch_all(pool).await)?)
+}
+
+/// Gives back the tasks whose leases ended, and those of earlier processes of the node. Their attempts do not count, but
+/// after a number of interruptions a task is dead. Returns how many were given back.
+///
+/// # Errors
+/// The database fails.
+pub async fn recover(db: &Db, now: Timestamp, node: Option<&str>) -> Result<u64> {
+    const SQL: &str = "UPDATE tasks SET owner = NULL, due_at = $1, attempts = attempts - 1, interruptions = interruptions + 1, \
+        state = CASE WHEN interruptions >= $3 THEN 'dead' ELSE 'ready' END, \
+        reason = CASE WHEN interruptions >= $3 THEN $4 ELSE reason END, \
+        ended_at = CASE WHEN interruptions >= $3 THEN $1 ELSE ended_at END \
+        WHERE state = 'running' AND (due_at <= $1 OR substr(owner, 1, length($2)) = $2)";
+    // No owner has an empty name before the slash.
+    let prefix = node.map_or_else(|| "/".to_owned(), |node| format!("{node}/"));
+    let given_back = on!(db, pool => {
+        let recover = sqlx::query(SQL).bind(now).bind(prefix).bind(MAX_INTERRUPTIONS).bind(INTERRUPTED);
+        recover.execute(pool).await.map(|done| done.rows_affected())
+    })?;
+    Ok(given_back)
+}
+
+/// Makes the next task of each lane ready that has none, such as after a dead letter of an interruption. Returns how many.
+///
+/// # Errors
+/// The database fails.
+pub async fn unblock_lanes(db: &Db) -> Result<u64> {
+    const SQL: &str = "UPDATE tasks SET state = 'ready' WHERE state = 'blocked' AND NOT EXISTS \
+        (SELECT 1 FROM tasks a WHERE a.plugin = tasks.plugin AND a.lane = tasks.lane AND a.seq < tasks.seq \
+        AND a.state IN ('ready', 'blocked', 'running'))";
+    Ok(on!(db, pool => sqlx::query(SQL).execute(pool).await.map(|done| done.rows_affected()))?)
+}
+
+/// Deletes ended jobs that are not kept any more, and events that are older than `events_before` and that no task needs.
+/// Returns how many of both.
+///
+/// # Errors
+/// The database fails.
+pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64, u64)> {
+    const TASKS: &str = "DELETE FROM tasks WHERE keep_until IS NOT NULL AND keep_until <= $1";
+    const EVENTS: &str = "DELETE FROM events WHERE published_at <= $1 \
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.event_seq = events.seq)";
+    let before = now.minus(events_for);
+    Ok(on!(db, pool => {
+        let tasks = sqlx::query(TASKS).bind(now).execute(pool).await?.rows_affected();
+        let events = sqlx::query(EVENTS).bind(before).execute(pool).await?.rows_affected();
+        (tasks, events)
+    }))
+}
