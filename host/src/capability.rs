@@ -51,7 +51,7 @@ use crate::db::Db;
 use crate::error::Result;
 use crate::id::PluginName;
 
-pub use call_context::CallContext;
+pub use call_context::{CallContext, RunningTask};
 pub use declared_messages::DeclaredMessages;
 pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
 pub use dependency::Dependencies;

@@ -24,9 +24,27 @@ pub struct CallContext {
     pub caller: Option<Arc<Caller>>,
     /// The trace context that the request carried.
     pub trace: Option<Trace>,
+    /// The delivery or job that the call runs; `None` for a request.
+    pub task: Option<RunningTask>,
+}
+
+/// The delivery or job that a call runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunningTask {
+    /// The number of the task.
+    pub seq: i64,
+    /// Whether it is a job.
+    pub is_job: bool,
+    /// How many events and jobs caused each other before it.
+    pub depth: u32,
 }
 
 impl CallContext {
+    /// Returns the depth of a message that the call hands over: one more than that of its task.
+    pub fn message_depth(&self) -> u32 {
+        self.task.map_or(0, |task| task.depth.saturating_add(1))
+    }
+
     /// Returns the initiator of whatever the call changes.
     pub fn initiator(&self) -> Initiator {
         let caller = self.caller.as_deref();
