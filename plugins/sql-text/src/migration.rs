@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::lexer::{Dialect, Lexer, Token};
-use crate::rules::{Refused, TokenRules, check_text, verb_of};
+use crate::rules::{RESERVED, Refused, TokenRules, begins_with, check_text, verb_of};
 
 /// The longest name of a migration in characters.
 const MAX_NAME: usize = 200;
@@ -71,11 +71,19 @@ pub fn check_migration(dialect: Dialect, sql: &str) -> Result<Vec<&str>, Refused
 
 fn check_statement(dialect: Dialect, statement: &str) -> Result<(), Refused> {
     let mut rules = TokenRules::new(dialect);
-    for (token, _) in Lexer::new(dialect, statement) {
+    for (token, range) in Lexer::new(dialect, statement) {
         if matches!(token, Token::Parameter(_)) {
             return Err(Refused::invalid("a migration cannot have parameters"));
         }
         rules.check(token)?;
+        // SQLite accepts a string for a name, and its authorizer learns neither the new name of a table nor the table of
+        // a REFERENCES.
+        let string = statement.get(range).and_then(|text| text.strip_prefix('\''));
+        if dialect == Dialect::Sqlite && string.is_some_and(|string| begins_with(string, RESERVED)) {
+            return Err(Refused::invalid(format!(
+                "a string that begins with {RESERVED} can be a name on SQLite, and such names are reserved for the host"
+            )));
+        }
     }
     check_definition(dialect, statement)
 }
@@ -258,6 +266,22 @@ mod tests {
                 assert!(matches!(refused.reason, Refused::Invalid(_)), "{dialect:?} {sql}");
                 assert_eq!(refused.statement, expected, "{dialect:?} {sql}");
             }
+        }
+    }
+
+    #[test]
+    fn no_string_is_a_reserved_name() {
+        for sql in [
+            "ALTER TABLE t RENAME TO '_wharf_outbox'",
+            "CREATE TABLE '_WHARF_x' (a int)",
+            "CREATE TABLE t (a REFERENCES /* */ '_wharf_outbox' (id))",
+            "CREATE VIEW main.'_wharf_outbox' AS SELECT 1",
+        ] {
+            assert!(check_migration(Dialect::Sqlite, sql).is_err(), "{sql}");
+        }
+        assert!(check_migration(Dialect::Postgres, "INSERT INTO t VALUES ('_wharf_outbox')").is_ok());
+        for dialect in BOTH {
+            assert!(check_migration(dialect, "INSERT INTO t VALUES ('wharf', 'a _wharf', '')").is_ok());
         }
     }
 

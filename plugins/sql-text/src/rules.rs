@@ -197,6 +197,6 @@ fn name_of(token: Token<'_>) -> Option<&str> {
     }
 }
 
-fn begins_with(name: &str, beginning: &str) -> bool {
+pub(crate) fn begins_with(name: &str, beginning: &str) -> bool {
     name.get(..beginning.len()).is_some_and(|head| head.eq_ignore_ascii_case(beginning))
 }

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use wharf_sql_text::{Dialect, Lexer, Token};
+use wharf_sql_text::{Dialect, Lexer, RESERVED, Token};
 
 use crate::db::host_pool::PgHostPool;
 use crate::db::plugin_data::error::DataError;
@@ -308,10 +308,12 @@ impl Context {
                 self.argument = Argument::End;
                 let first = name.chars().next();
                 let is_name = first.is_some_and(|first| first.is_alphabetic() || first == '_' || first == '"');
-                if is_name {
-                    Ok(())
-                } else {
+                if !is_name {
                     Err(DataError::invalid("a sequence is given by its name: nextval('name')"))
+                } else if name.split('.').any(is_reserved) {
+                    Err(DataError::invalid(format!("names that begin with {RESERVED} are reserved for the host")))
+                } else {
+                    Ok(())
                 }
             }
             Argument::Setting => {
@@ -353,6 +355,12 @@ fn defines_index(sql: &str) -> bool {
     }
     let second = words.next();
     is(second, "index") || is(second, "unique") && is(words.next(), "index")
+}
+
+/// Returns whether a part of the name of a sequence is reserved for the host, in the form in which a text gives it.
+fn is_reserved(part: &str) -> bool {
+    let name = part.trim_start_matches(|c: char| c.is_whitespace() || c == '"');
+    name.get(..RESERVED.len()).is_some_and(|head| head.eq_ignore_ascii_case(RESERVED))
 }
 
 /// Returns a name. PostgreSQL folds bare names. Hardly any name of the catalogs has an upper-case letter, so quoted names
@@ -398,7 +406,7 @@ mod tests {
             "INSERT INTO shop.item (id) VALUES (1) ON CONFLICT (id) DO NOTHING",
             "CREATE TABLE shop.t (a numeric(10, 2) REFERENCES shop.item (id), CHECK (a > 0))",
             "SELECT format_type, 'format_type(1)' AS set_config FROM t -- format_type(1)",
-            "SELECT nextval('item_id_seq'), setval('\"Item\"', 1)",
+            "SELECT nextval('item_id_seq'), setval('\"Item\"', 1), currval('shop.my_wharf_seq')",
             "SELECT current_setting('TimeZone'), current_setting ( 'search_path', true )",
             "SELECT t.name, t.position, (t.place).lower, ts_stat, nextval, 'x.ts_stat', .5 ts_stat, t.* FROM shop.t",
             "CREATE INDEX i ON shop.t (a)",
@@ -419,6 +427,10 @@ mod tests {
             "SELECT nextval((16400))",
             "SELECT nextval('a' || 'b')",
             "SELECT setval($1, 1)",
+            "SELECT nextval('_wharf_outbox_id_seq')",
+            "SELECT setval('\"_wharf_outbox_id_seq\"', 1)",
+            "SELECT setval('plugin_shop . _Wharf_outbox_id_seq', 1)",
+            "SELECT currval('\"plugin_shop\".\"_wharf_outbox_id_seq\"')",
             "SELECT (('SELECT 1'::text).ts_stat).word",
             "SELECT ('SELECT 1'::text) . /* */ -- \n \"TS_stat\"",
             "SELECT (('SELECT 1'::text).ts_stat).*",

@@ -49,16 +49,18 @@ fn migration_may(action: AuthAction<'_>) -> bool {
         AuthAction::CreateTable { table_name }
         | AuthAction::DropTable { table_name }
         | AuthAction::AlterTable { table_name, .. }
-        | AuthAction::CreateIndex { table_name, .. }
-        | AuthAction::DropIndex { table_name, .. }
-        | AuthAction::CreateTrigger { table_name, .. }
-        | AuthAction::DropTrigger { table_name, .. }
-        | AuthAction::DropVtable { table_name, .. } => !is_reserved(table_name),
+        | AuthAction::DropVtable { table_name, .. }
+        | AuthAction::CreateView { view_name: table_name }
+        | AuthAction::DropView { view_name: table_name } => !is_reserved(table_name),
+        AuthAction::CreateIndex { index_name: name, table_name }
+        | AuthAction::DropIndex { index_name: name, table_name }
+        | AuthAction::CreateTrigger { trigger_name: name, table_name }
+        | AuthAction::DropTrigger { trigger_name: name, table_name } => !is_reserved(name) && !is_reserved(table_name),
         // SQLite writes its schema table for each of the above, and refuses a statement that names that table.
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. } => !is_reserved(table_name),
-        AuthAction::CreateView { .. } | AuthAction::DropView { .. } | AuthAction::Reindex { .. } => true,
+        AuthAction::Reindex { .. } => true,
         AuthAction::CreateVtable { module_name, table_name } => {
             module_name.eq_ignore_ascii_case("fts5") && !is_reserved(table_name)
         }
