@@ -5,6 +5,7 @@ mod dialect_differences;
 mod fixture;
 mod isolation;
 mod migrations;
+mod outbox;
 mod postgres;
 mod postgres_allowlist;
 mod sqlite;

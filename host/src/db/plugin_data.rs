@@ -12,6 +12,7 @@ mod error;
 pub mod fuzzing;
 mod kept_statements;
 mod migration;
+mod outbox;
 mod postgres;
 mod result_budget;
 mod sqlite;
@@ -29,6 +30,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 pub use self::error::{DataError, LimitKind};
 pub use self::migration::{Migration, MigrationError, check as check_migrations};
+pub use self::outbox::OutboxMessage;
 use self::postgres::{CurrentAllowlist, Postgres};
 use self::sqlite::Sqlite;
 pub use self::statement_limits::StatementLimits;

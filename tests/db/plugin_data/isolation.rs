@@ -14,7 +14,7 @@ use crate::support::Backend;
 on_both! {
     only_permitted_kinds_of_statements_run,
     another_plugins_data_is_out_of_reach,
-    the_migration_table_is_out_of_reach,
+    the_tables_of_the_host_are_out_of_reach,
     no_statement_escapes_its_transaction,
     random_statements_never_panic_or_change_foreign_data,
     the_database_does_not_reveal_other_plugins,
@@ -148,19 +148,30 @@ async fn another_plugins_data_is_out_of_reach(fixture: &Fixture) {
     assert_eq!(count(&secrets).await, Value::Integer(1));
 }
 
-async fn the_migration_table_is_out_of_reach(fixture: &Fixture) {
+async fn the_tables_of_the_host_are_out_of_reach(fixture: &Fixture) {
     let database = fixture.tables("shop").await;
-    for name in ["_wharf_migration", "\"_wharf_migration\"", "_WHARF_MIGRATION", "\"_Wharf_Migration\""] {
-        assert_refused(&database, &format!("SELECT * FROM {name}")).await;
-        assert_refused(&database, &format!("DELETE FROM {name}")).await;
-        assert_refused(&database, &format!("WITH x AS (SELECT name FROM {name}) SELECT * FROM x")).await;
-    }
-    if fixture.backend == Backend::Sqlite {
-        for name in ["'_wharf_migration'", "[_wharf_migration]", "`_wharf_migration`", "main.'_wharf_migration'"] {
+    database.append_message(None, "a message".to_owned()).await.unwrap();
+    for (table, column) in [("migration", "name"), ("outbox", "text")] {
+        let (lower, upper) = (format!("_wharf_{table}"), format!("_WHARF_{}", table.to_uppercase()));
+        let mut names = vec![lower.clone(), format!("\"{lower}\""), upper.clone(), format!("\"{upper}\"")];
+        match fixture.backend {
+            // SQLite accepts strings as names.
+            Backend::Sqlite => {
+                names.extend([format!("'{lower}'"), format!("[{lower}]"), format!("`{lower}`")]);
+                names.push(format!("main.'{lower}'"));
+            }
+            Backend::Postgres => names.push(format!("plugin_shop.{lower}")),
+        }
+        for name in names {
             assert_refused(&database, &format!("SELECT * FROM {name}")).await;
             assert_refused(&database, &format!("DELETE FROM {name}")).await;
+            assert_refused(&database, &format!("INSERT INTO {name} ({column}) VALUES ('x')")).await;
+            assert_refused(&database, &format!("UPDATE {name} SET {column} = 'x'")).await;
+            assert_refused(&database, &format!("WITH x AS (SELECT {column} FROM {name}) SELECT * FROM x")).await;
         }
     }
+    let messages = fixture.data.outbox(&super::fixture::name("shop"), 10).await.unwrap();
+    assert_eq!(messages.into_iter().map(|message| message.text).collect::<Vec<_>>(), ["a message"]);
 }
 
 async fn no_statement_escapes_its_transaction(fixture: &Fixture) {
@@ -190,7 +201,7 @@ fn random_statement() -> impl Strategy<Value = String> {
         ]),
         4 => words(&[
             "canary", "item", "counter", "n", "id", "1", "'x'", "\"n\"", "*", "(", ")", ",", ";", "=", "$1", "$2",
-            "_wharf_migration", "sqlite_schema", "pg_settings", "set_config('role','postgres',false)",
+            "_wharf_migration", "_wharf_outbox", "sqlite_schema", "pg_settings", "set_config('role','postgres',false)",
         ]),
         2 => words(&[
             "'", "\"", "`", "[", "]", "--", "\n", "\r", "/*", "*/", "$$", "$a$", "E'\\'", "U&'", "\\", "\0", "?", ":a",

@@ -18,6 +18,7 @@ on_both! {
     concurrent_migrators_apply_each_migration_once,
     prepared_statements_follow_the_schema,
     a_migration_cannot_touch_anything_but_its_own_tables,
+    a_migration_cannot_take_the_name_of_the_outbox,
     invalid_migration_texts_and_names_are_rejected,
 }
 
@@ -128,6 +129,7 @@ async fn prepared_statements_follow_the_schema(fixture: &Fixture) {
 
 async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture) {
     let shop = name("shop");
+    fixture.open("shop").await.append_message(Some("a"), "a message".to_owned()).await.unwrap();
     let mut attacks = vec![
         "CREATE ROLE evil SUPERUSER",
         "ALTER ROLE CURRENT_USER SUPERUSER",
@@ -152,6 +154,14 @@ async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture)
         "CREATE TABLE t (a INT); DELETE FROM _wharf_migration",
         "CREATE TABLE _wharf_x (a INT)",
         "CREATE VIEW v AS SELECT * FROM _wharf_migration",
+        "DROP TABLE _wharf_outbox",
+        "ALTER TABLE _wharf_outbox RENAME TO stolen",
+        "CREATE TABLE t (a INT); ALTER TABLE t RENAME TO _wharf_outbox",
+        "CREATE TABLE IF NOT EXISTS _wharf_outbox (text TEXT)",
+        "DELETE FROM _wharf_outbox",
+        "CREATE VIEW v AS SELECT * FROM _wharf_outbox",
+        "CREATE INDEX i ON _wharf_outbox (text)",
+        "CREATE TABLE t (a BIGINT REFERENCES _wharf_outbox (id))",
     ];
     attacks.extend(match fixture.backend {
         // SQLite accepts strings as names.
@@ -160,6 +170,10 @@ async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture)
             "ALTER TABLE '_wharf_migration' RENAME TO stolen",
             "CREATE INDEX i ON '_wharf_migration' (name)",
             "CREATE TABLE t (a); CREATE TRIGGER g AFTER INSERT ON '_wharf_migration' BEGIN INSERT INTO t VALUES (1); END",
+            "DROP TABLE '_wharf_outbox'",
+            "CREATE TABLE t (a); CREATE TRIGGER g AFTER DELETE ON '_wharf_outbox' BEGIN DELETE FROM t; END",
+            "CREATE TABLE t (a REFERENCES '_wharf_outbox' (id))",
+            "CREATE VIRTUAL TABLE f USING fts5 (text, content='_wharf_outbox')",
             "UPDATE sqlite_schema SET sql = 'x'",
             "CREATE TEMP TABLE t (a INT)",
             "CREATE VIRTUAL TABLE d USING dbstat",
@@ -180,6 +194,14 @@ async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture)
             "CREATE FOREIGN TABLE f (a INT) SERVER s",
             "CREATE TABLE t (a INT) TABLESPACE pg_global",
             "CREATE TABLE t (a INT REFERENCES wharf.users)",
+            "CREATE TABLE t (a INT) INHERITS (_wharf_outbox)",
+            "CREATE TABLE t (LIKE _wharf_outbox)",
+            "CREATE TRIGGER g BEFORE DELETE ON _wharf_outbox \
+             FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "ALTER SEQUENCE _wharf_outbox_id_seq RESTART",
+            "SELECT setval('_wharf_outbox_id_seq', 1)",
+            "CREATE TABLE t (a BIGINT DEFAULT nextval('plugin_shop._wharf_outbox_id_seq'))",
+            "CREATE SEQUENCE s OWNED BY _wharf_outbox.id",
         ],
     });
     for attack in attacks {
@@ -187,6 +209,37 @@ async fn a_migration_cannot_touch_anything_but_its_own_tables(fixture: &Fixture)
         assert!(matches!(error, MigrationError::Statement { .. }), "{attack}: {error:?}");
     }
     assert_eq!(fixture.data.migrate(&shop, &[migration("0001", ONE)]).await.unwrap(), ["0001"]);
+    fixture.open("shop").await.append_message(Some("a"), "another".to_owned()).await.unwrap();
+    let messages = fixture.data.outbox(&shop, 10).await.unwrap();
+    assert_eq!(messages.into_iter().map(|message| message.text).collect::<Vec<_>>(), ["a message", "another"]);
+}
+
+/// A plugin cannot make its own table the outbox before the host creates it.
+async fn a_migration_cannot_take_the_name_of_the_outbox(fixture: &Fixture) {
+    let shop = name("shop");
+    let mut attacks = vec![
+        "CREATE TABLE _wharf_outbox (id BIGINT, text TEXT)",
+        "CREATE TABLE t (a INT); ALTER TABLE t RENAME TO _wharf_outbox",
+    ];
+    attacks.extend(match fixture.backend {
+        Backend::Sqlite => [
+            "CREATE TABLE '_wharf_outbox' (id, text)",
+            "CREATE TABLE t (id, text); ALTER TABLE t RENAME TO '_wharf_outbox'",
+            "CREATE VIEW '_wharf_outbox' AS SELECT 1 AS id, 'x' AS text",
+            "CREATE TABLE t (id, text); CREATE INDEX '_wharf_outbox' ON t (id)",
+        ],
+        Backend::Postgres => [
+            "CREATE TABLE \"_wharf_outbox\" (id BIGINT, text TEXT)",
+            "CREATE VIEW plugin_shop._wharf_outbox AS SELECT 1 AS id, 'x' AS text",
+            "CREATE TYPE _wharf_outbox AS (id BIGINT)",
+            "CREATE SEQUENCE _wharf_outbox_id_seq",
+        ],
+    });
+    for attack in attacks {
+        let error = fixture.data.migrate(&shop, &[migration("0001", attack)]).await.unwrap_err();
+        assert!(matches!(error, MigrationError::Statement { .. }), "{attack}: {error:?}");
+        assert_eq!(fixture.data.outbox(&shop, 10).await, Ok(Vec::new()), "{attack}");
+    }
 }
 
 async fn invalid_migration_texts_and_names_are_rejected(fixture: &Fixture) {

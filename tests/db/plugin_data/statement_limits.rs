@@ -25,6 +25,7 @@ on_both! {
     calls_dropped_at_any_step_lose_no_connection,
     transactions_above_the_connection_limit_are_refused => two_connections,
     a_full_database_stops_growing_and_can_be_read_and_emptied => small_disk,
+    a_full_database_takes_no_messages_and_gives_those_that_it_has => small_disk,
 }
 
 fn small_results(config: &mut Config) {
@@ -254,6 +255,39 @@ async fn a_full_database_stops_growing_and_can_be_read_and_emptied(fixture: &Fix
     );
     fixture.data.migrate(&name("shop"), &[pile, more]).await.unwrap();
     assert_eq!(execute(&database, "DELETE FROM pile", &[]).await, Ok(u64::try_from(stored).unwrap() + 1));
+}
+
+async fn a_full_database_takes_no_messages_and_gives_those_that_it_has(fixture: &Fixture) {
+    let (shop, database) = (name("shop"), fixture.tables("shop").await);
+    let message = |seed: i64| match incompressible_text(seed) {
+        Value::Text(text) => text,
+        other => panic!("{other:?}"),
+    };
+    let full = DataError::Limit(LimitKind::Disk, "disk: 2097152 bytes".to_owned());
+    let mut stored = 0;
+    let refused = loop {
+        match database.append_message(None, message(stored)).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 200, "the limit is never reached");
+        // The size on PostgreSQL is measured at intervals.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(refused, full);
+    assert!((20..80).contains(&stored), "{stored}");
+    let mut transaction = database.begin().await.unwrap();
+    assert_eq!(transaction.append_message(None, message(1_000)).await, Err(full));
+    assert!(transaction.commit().await.is_err());
+    let messages = fixture.data.outbox(&shop, 1_000).await.unwrap();
+    assert_eq!(i64::try_from(messages.len()).unwrap(), stored);
+    let ids: Vec<i64> = messages.iter().map(|message| message.id).collect();
+    fixture.data.forget(&shop, &ids).await.unwrap();
+    assert_eq!(fixture.data.outbox(&shop, 1_000).await, Ok(Vec::new()));
+    // PostgreSQL reuses the space later.
+    if fixture.backend == Backend::Sqlite {
+        assert_eq!(database.append_message(None, message(1_000)).await, Ok(()));
+    }
 }
 
 /// SQLite restarts its write-ahead log only when no reader needs the old part; this reader always does.

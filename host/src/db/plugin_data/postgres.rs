@@ -11,6 +11,7 @@ mod error_mapping;
 pub mod fuzzing;
 mod migrate;
 mod numeric;
+mod outbox;
 mod parameter;
 mod role;
 mod timestamp;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::OnceCell;
 
 pub(super) use self::allowlist::CurrentAllowlist;
 use wharf_sql_text::Dialect;
@@ -60,7 +62,11 @@ pub(super) struct Postgres {
     /// The limits of the host's own work, and of connections before a statement sets other deadlines.
     limits: StatementLimits,
     pool: Arc<ConnectionPool<Backend>>,
-    disk: Arc<DiskUsage>,
+    /// The connection of the host's own statements on the outbox, beyond the plugin's limit.
+    outbox: Arc<ConnectionPool<Backend>>,
+    /// Set once the table of the outbox exists.
+    outbox_exists: OnceCell<()>,
+    disk: DiskUsage,
 }
 
 /// A leased connection. When it is dropped, it returns to the pool if it is clean; an open transaction is rolled back
@@ -137,13 +143,20 @@ impl Postgres {
             allowlist,
             limits: limits.clone(),
             pool: ConnectionPool::new(limits.connections),
-            disk: Arc::new(DiskUsage::of(host, plugin)),
+            outbox: ConnectionPool::new(1),
+            outbox_exists: OnceCell::new(),
+            disk: DiskUsage::of(host, plugin),
         })
     }
 
     /// Returns whether a plugin has a role and a schema.
     pub(super) async fn exists(host: &PgHostPool, plugin: &PluginName) -> Result<bool> {
         Ok(role::existing(host, plugin).await?.is_some())
+    }
+
+    /// Returns whether a plugin has a role that may log in, and a schema.
+    pub(super) async fn accepts_login(host: &PgHostPool, plugin: &PluginName) -> Result<bool> {
+        role::accepts_login(host, plugin).await
     }
 
     /// Allows or forbids the plugin's role to log in. If it is forbidden, the role's connections end.
@@ -161,13 +174,24 @@ impl Postgres {
         self.disk.known()
     }
 
-    /// Returns the number of connections in use.
+    /// Returns the number of the plugin's connections in use.
     pub(super) fn in_use(&self) -> usize {
         self.pool.leased()
     }
 
     async fn lease(&self, limits: &StatementLimits) -> Result<LeasedBackend, DataError> {
-        let mut leased = self.lease_any(limits).await?;
+        self.lease_from(&self.pool, limits, DataError::connections(limits)).await
+    }
+
+    /// `busy` is the error if all connections of the pool stay in use.
+    async fn lease_from(
+        &self,
+        pool: &Arc<ConnectionPool<Backend>>,
+        limits: &StatementLimits,
+        busy: DataError,
+    ) -> Result<LeasedBackend, DataError> {
+        let lease = pool.lease(limits, busy).await?;
+        let mut leased = self.connected(lease, limits).await?;
         let backend = leased.backend()?;
         if backend.time() != limits.time {
             with_deadline(limits, backend.set_time(limits)).await.map_err(of_own_statement)?;
@@ -175,8 +199,8 @@ impl Postgres {
         Ok(leased)
     }
 
-    async fn lease_any(&self, limits: &StatementLimits) -> Result<LeasedBackend, DataError> {
-        let lease = self.pool.lease(limits, DataError::connections(limits)).await?;
+    /// Connects, unless the lease has a connection that still works.
+    async fn connected(&self, lease: Lease<Backend>, limits: &StatementLimits) -> Result<LeasedBackend, DataError> {
         let idle_for = lease.idle_for;
         let mut leased = LeasedBackend { lease: Some(lease), host: self.host.clone(), limits: limits.clone() };
         if let Ok(backend) = leased.backend() {
@@ -259,11 +283,11 @@ impl Postgres {
         Ok(results)
     }
 
-    pub(super) async fn begin(&self, limits: &StatementLimits) -> Result<Transaction, DataError> {
+    pub(super) async fn begin(self: &Arc<Self>, limits: &StatementLimits) -> Result<Transaction, DataError> {
         let mut leased = self.lease(limits).await?;
         let backend = leased.backend()?;
         with_deadline(limits, backend.begin(BEGIN, limits)).await?;
-        Ok(Transaction { leased, disk: Arc::clone(&self.disk), failed: false })
+        Ok(Transaction { database: Arc::clone(self), leased, failed: false })
     }
 
     pub(super) async fn delete(&self) -> Result<()> {
@@ -273,15 +297,18 @@ impl Postgres {
 
     pub(super) async fn close(&self) {
         drop(self.pool.close(self.limits.time).await);
+        drop(self.outbox.close(self.limits.time).await);
     }
 
     /// Closes the pool without waiting for running statements.
     pub(super) async fn close_at_once(&self) {
         drop(self.pool.close(Duration::ZERO).await);
+        drop(self.outbox.close(Duration::ZERO).await);
     }
 
     pub(super) fn close_idle(&self, age: Duration) {
         drop(self.pool.stale(age));
+        drop(self.outbox.stale(age));
     }
 }
 
@@ -332,8 +359,8 @@ fn or_data_error<T>(result: Result<T, RunError>) -> Result<T, DataError> {
 
 /// A transaction on its connection; dropping it rolls back.
 pub(super) struct Transaction {
+    database: Arc<Postgres>,
     leased: LeasedBackend,
-    disk: Arc<DiskUsage>,
     failed: bool,
 }
 
@@ -347,7 +374,7 @@ impl Transaction {
         let limits = self.leased.limits.clone();
         let Admitted { verb, grows } = statement::admit(Dialect::Postgres, &mut statement, &limits)?;
         if grows {
-            self.disk.admit(&limits).await?;
+            self.database.disk.admit(&limits).await?;
         }
         let backend = self.leased.backend()?;
         let mut budget = ResultBudget::new(&limits);

@@ -1,6 +1,6 @@
 //! A plugin's database in a SQLite file. Owns the file, the one connection that writes and the connections that only
-//! read. Every statement runs on a blocking thread that holds its connection, so the thread returns the connection
-//! clean even if the caller goes away.
+//! read: those of the plugin, and one of the host. Every statement runs on a blocking thread that holds its connection,
+//! so the thread returns the connection clean even if the caller goes away.
 
 mod authorizer;
 mod bounded_functions;
@@ -10,6 +10,7 @@ mod error_mapping;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod migrate;
+mod outbox;
 mod plan;
 
 use std::collections::HashSet;
@@ -46,6 +47,8 @@ pub(super) struct Sqlite {
     writer: Arc<ConnectionPool<Connection>>,
     /// If it has no connections, the writer also reads.
     readers: Arc<ConnectionPool<Connection>>,
+    /// The connection on which the host reads the outbox, beyond the plugin's limit.
+    outbox: Arc<ConnectionPool<Connection>>,
     /// The digests of texts that begin with WITH and write, so that no reader compiles them first.
     writing: Mutex<HashSet<[u8; 32]>>,
 }
@@ -62,6 +65,7 @@ impl Sqlite {
             limits: limits.clone(),
             writer: ConnectionPool::new(1),
             readers: ConnectionPool::new(limits.connections.saturating_sub(1)),
+            outbox: ConnectionPool::new(1),
             writing: Mutex::default(),
         })
     }
@@ -78,7 +82,7 @@ impl Sqlite {
         Some(bytes(&file)?.saturating_add(bytes(&wal_path(&file)).unwrap_or_default()))
     }
 
-    /// Returns the number of connections in use.
+    /// Returns the number of the plugin's connections in use.
     pub(super) fn in_use(&self) -> usize {
         self.writer.leased().saturating_add(self.readers.leased())
     }
@@ -168,6 +172,7 @@ impl Sqlite {
     pub(super) async fn close(&self) {
         let mut connections = self.writer.close(self.limits.time).await;
         connections.extend(self.readers.close(self.limits.time).await);
+        connections.extend(self.outbox.close(self.limits.time).await);
         // The last connection writes the write-ahead log into the file.
         drop(tokio::task::spawn_blocking(move || drop(connections)).await);
     }
@@ -176,6 +181,7 @@ impl Sqlite {
     pub(super) async fn close_idle(&self, age: Duration) {
         let mut stale = self.writer.stale(age);
         stale.extend(self.readers.stale(age));
+        stale.extend(self.outbox.stale(age));
         if !stale.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(stale)).await);
         }
@@ -203,7 +209,13 @@ impl Sqlite {
         pool: &Arc<ConnectionPool<Connection>>,
         limits: &StatementLimits,
     ) -> Result<LeasedConnection, DataError> {
-        let busy = if Arc::ptr_eq(pool, &self.writer) { DataError::Conflict } else { DataError::connections(limits) };
+        let busy = if Arc::ptr_eq(pool, &self.writer) {
+            DataError::Conflict
+        } else if Arc::ptr_eq(pool, &self.outbox) {
+            DataError::Unavailable
+        } else {
+            DataError::connections(limits)
+        };
         let mut leased = pool.lease(limits, busy).await?;
         if leased.connection.is_some() {
             return Ok(leased);

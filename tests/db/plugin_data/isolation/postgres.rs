@@ -17,6 +17,7 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
     let one_connection = |config: &mut wharf::config::Config| config.plugins.sql_connections = 1;
     let Some(fixture) = Fixture::new(Backend::Postgres, one_connection).await else { return };
     let database = fixture.tables("shop").await;
+    database.append_message(Some("a"), "a message".to_owned()).await.unwrap();
     let session = scalar(&database, SESSION).await;
     for attack in [
         "SELECT rolpassword FROM pg_authid",
@@ -44,6 +45,8 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
         "SELECT lo_from_bytea(0, 'x')",
         "SELECT pg_notify('a', 'b')",
         "SELECT pg_advisory_lock(1)",
+        "SELECT pg_advisory_xact_lock(1, 2)",
+        "SELECT 1 FROM pg_advisory_xact_lock(1, 2)",
         "SELECT pg_try_advisory_xact_lock(1)",
         "SELECT pg_terminate_backend(pg_backend_pid())",
         "SELECT pg_cancel_backend(1)",
@@ -70,6 +73,11 @@ async fn a_postgres_role_reaches_only_its_own_schema() {
         "SELECT '{1259}'::_regclass",
         "SELECT nextval(16384)",
         "SELECT nextval('16384')",
+        "SELECT nextval('_wharf_outbox_id_seq')",
+        "SELECT setval('\"_wharf_outbox_id_seq\"', 1)",
+        "SELECT setval('plugin_shop._WHARF_outbox_id_seq', 1)",
+        "SELECT last_value FROM _wharf_outbox_id_seq",
+        "SELECT table_to_xml('_wharf_outbox', true, true, '')",
         "SELECT currval(oid::regclass) FROM generate_series(16384, 20000) AS oid",
         "SELECT col_description(16384, 1)",
         "SELECT obj_description(16384)",

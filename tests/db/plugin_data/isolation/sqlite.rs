@@ -8,6 +8,7 @@ use crate::support::Backend;
 async fn sqlite_prepares_nothing_that_reaches_beyond_the_file() {
     let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
     let database = fixture.tables("shop").await;
+    database.append_message(None, "a message".to_owned()).await.unwrap();
     for attack in [
         "SELECT load_extension('evil')",
         "SELECT LOAD_EXTENSION('evil', 'entry')",
@@ -21,6 +22,7 @@ async fn sqlite_prepares_nothing_that_reaches_beyond_the_file() {
         "SELECT * FROM pragma_database_list",
         "SELECT * FROM pragma_journal_mode('off')",
         "SELECT * FROM pragma_table_info('_wharf_migration')",
+        "SELECT * FROM pragma_table_info('_wharf_outbox')",
         "SELECT * FROM fsdir('/')",
         "UPDATE sqlite_schema SET sql = 'x'",
         "DELETE FROM sqlite_master",
@@ -28,6 +30,8 @@ async fn sqlite_prepares_nothing_that_reaches_beyond_the_file() {
         "UPDATE sqlite_dbpage SET data = zeroblob(4096)",
         "SELECT * FROM temp.x",
         "INSERT INTO item SELECT * FROM main._wharf_migration",
+        "INSERT INTO item SELECT * FROM main.'_wharf_outbox'",
+        "UPDATE sqlite_sequence SET seq = 1",
     ] {
         assert_refused(&database, attack).await;
     }

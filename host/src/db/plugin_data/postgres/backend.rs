@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgStatement};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgStatement};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Either, Executor, Row, SqlSafeStr, Statement as _, ValueRef};
 
 use super::allowlist::{Allowlist, CurrentAllowlist};
@@ -172,11 +173,23 @@ impl Backend {
         }
     }
 
-    /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.
-    pub(super) async fn run_host(&mut self, sql: &'static str, limits: &StatementLimits) -> Result<(), DataError> {
+    /// Runs a statement of the host's own without values, such as BEGIN, COMMIT and ROLLBACK.
+    pub(super) async fn run_host(&mut self, sql: impl SqlSafeStr, limits: &StatementLimits) -> Result<(), DataError> {
+        let statement = sqlx::raw_sql(sql);
         self.unclean = true;
-        let done = self.connection.execute(sqlx::raw_sql(sql)).await;
+        let done = self.connection.execute(statement).await;
         self.settle(done, limits).map(drop)
+    }
+
+    /// Runs a query of the host's own and returns its rows.
+    pub(super) async fn query_host(
+        &mut self,
+        query: Query<'_, sqlx::Postgres, PgArguments>,
+        limits: &StatementLimits,
+    ) -> Result<Vec<PgRow>, DataError> {
+        self.unclean = true;
+        let rows = self.connection.fetch_all(query).await;
+        self.settle(rows, limits)
     }
 
     pub(super) async fn begin(&mut self, sql: &'static str, limits: &StatementLimits) -> Result<(), DataError> {

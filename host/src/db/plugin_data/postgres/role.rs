@@ -125,6 +125,14 @@ pub(super) async fn existing(pool: &PgHostPool, plugin: &PluginName) -> Result<O
     Ok(row.map(|(name, password)| Role { name, password: Secret::new(password) }))
 }
 
+/// Returns whether a plugin has a row, a role that may log in, and a schema.
+pub(super) async fn accepts_login(pool: &PgHostPool, plugin: &PluginName) -> Result<bool> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM plugin_database JOIN pg_roles ON rolname = role \
+                       WHERE plugin = $1 AND rolcanlogin \
+                       AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'plugin_' || plugin))";
+    Ok(sqlx::query_scalar(SQL).bind(plugin).fetch_one(pool).await?)
+}
+
 /// Allows or forbids a plugin's role to log in, if it has one. If it is forbidden, the role's connections end.
 pub(super) async fn set_login(pool: &PgHostPool, plugin: &PluginName, allowed: bool) -> Result<()> {
     const SQL: &str = "SELECT role, rolcanlogin FROM plugin_database JOIN pg_roles ON rolname = role WHERE plugin = $1";

@@ -211,13 +211,7 @@ impl Connection {
         limits: &StatementLimits,
         budget: &mut ResultBudget<'_>,
     ) -> Result<StatementResult, RunError> {
-        self.control.set_deadline(limits.time);
-        self.limit_values(limits.bytes, sql.len())
-            .map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))?;
-        if self.writable && self.disk != limits.disk {
-            self.limit_disk(limits.disk)
-                .map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))?;
-        }
+        self.apply_limits(limits, limits.bytes, sql.len())?;
         self.control.set_mode(Mode::Statement);
         let plan = self.plan(sql, limits)?;
         if !plan.reads && !self.writable {
@@ -241,8 +235,23 @@ impl Connection {
         Ok(outcome?)
     }
 
+    /// Begins the time of a statement of `text` bytes whose values have at most `bytes` bytes, and limits the file.
+    pub(super) fn apply_limits(
+        &mut self,
+        limits: &StatementLimits,
+        bytes: usize,
+        text: usize,
+    ) -> Result<(), DataError> {
+        self.control.set_deadline(limits.time);
+        let mut applied = self.limit_values(bytes, text);
+        if applied.is_ok() && self.writable && self.disk != limits.disk {
+            applied = self.limit_disk(limits.disk);
+        }
+        applied.map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, Some(limits)))
+    }
+
     /// Limits the write-ahead log: SQLite does not restart it while there is always a reader of an older state.
-    fn limit_wal(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
+    pub(super) fn limit_wal(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
         let most = limits.disk.saturating_add(WAL_BYTES);
         let is_long = || std::fs::metadata(&self.wal).is_ok_and(|log| log.len() > most);
         if !is_long() {
