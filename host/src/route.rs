@@ -2,13 +2,16 @@
 //!
 //! Treats the host's own routes and the plugins' alike: `route::table` finds them by path, `route::operation` compiles
 //! an OpenAPI operation into validators (`route::schemas`), and `route::finding` describes the input that they refuse.
+//! `route::payload` checks payloads that belong to no route.
 //! Never names a status code, a plugin or a handler.
 
 mod bounded_json;
 pub mod finding;
 pub mod integers;
+pub mod json_size;
 mod nul;
 pub mod operation;
+pub mod payload;
 pub mod scalar;
 mod schema_bounds;
 pub mod schemas;

@@ -20,11 +20,7 @@ use super::media_type::MediaType;
 use super::pace::Pace;
 use crate::error::{Error, FieldError, Kind, Loc, Result, code};
 use crate::route::integers;
-
-/// Memory of a parsed value in addition to its text, and what a member of an object needs more than a list element.
-/// Both are upper bounds, because vectors grow by doubling.
-const VALUE_BYTES: usize = 2 * size_of::<Value>();
-const MEMBER_BYTES: usize = 2 * size_of::<(String, u64)>();
+use crate::route::json_size::{MEMBER_BYTES, VALUE_BYTES, parsed_bytes};
 
 /// A byte that is not valid UTF-8 becomes U+FFFD.
 const LOSSY_GROWTH: usize = char::REPLACEMENT_CHARACTER.len_utf8();
@@ -189,25 +185,6 @@ pub(super) fn parse_json(headers: &HeaderMap, mut read: ReadBody) -> Result<Read
     Ok(ReadBody { value: (!value.is_null()).then_some(value), may_contain_nul, ..read })
 }
 
-/// Returns an upper bound of the memory for the parsed values of a JSON text. Each string is copied at its length in
-/// the text, and a string with an escape is assembled in a buffer that grows by doubling.
-fn parsed_bytes(text: &[u8]) -> usize {
-    let (mut bytes, mut in_string, mut escaped) = (VALUE_BYTES, false, false);
-    let (mut texts, mut escapes) = (0_usize, false);
-    for &byte in text {
-        texts = texts.saturating_add(usize::from(in_string));
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => (escaped, escapes) = (true, true),
-            b'"' => in_string = !in_string,
-            b'[' | b'{' | b',' if !in_string => bytes = bytes.saturating_add(VALUE_BYTES),
-            b':' if !in_string => bytes = bytes.saturating_add(MEMBER_BYTES),
-            _ => {}
-        }
-    }
-    bytes.saturating_add(texts.saturating_mul(if escapes { 3 } else { 1 }))
-}
-
 fn json_finding(text: &str, error: &serde_json::Error) -> FieldError {
     // A lone surrogate is well-formed JSON, but no string can hold it. serde_json has no separate error kind for it.
     let reason = error.to_string();
@@ -331,16 +308,6 @@ mod tests {
         };
         assert_eq!(read(22).unwrap(), "[10000000000000000000]");
         assert_eq!(read(21).unwrap_err().code(), &code::BODY_TOO_LARGE);
-    }
-
-    #[test]
-    fn parsed_values_need_more_memory_than_their_text() {
-        let numbers = format!("[{}0]", "0,".repeat(999));
-        assert_eq!(parsed_bytes(numbers.as_bytes()), 1_001 * VALUE_BYTES);
-        let text = format!("{{\"a\": \"{}\\\"[[[[\"}}", ",".repeat(999));
-        // Includes the closing quotes.
-        assert_eq!(parsed_bytes(text.as_bytes()), 2 * VALUE_BYTES + MEMBER_BYTES + 3 * (2 + 999 + 2 + 4 + 1));
-        assert_eq!(parsed_bytes(format!("\"{}\"", ",".repeat(999)).as_bytes()), VALUE_BYTES + 1_000);
     }
 
     #[test]
