@@ -37,6 +37,7 @@ use crate::initiator::Initiator;
 use crate::plugin::deploy_job::AtStage;
 use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
+use crate::signals::Signals;
 
 /// How long the last sealing of the audit log at the shutdown may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -147,6 +148,7 @@ impl App {
             egress: egress.clone(),
             logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
             node,
+            signals: Signals::default(),
         };
         let oidc = Oidc::new(
             auth.clone(),

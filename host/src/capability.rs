@@ -25,10 +25,17 @@ pub mod config;
 pub mod cpu_scheduler;
 pub mod declared_messages;
 pub mod dependency;
+pub mod events;
 pub mod grant;
 pub mod guest;
+mod hand_over;
 pub mod http;
+pub mod jobs;
 pub mod log;
+mod message_check;
+#[cfg(test)]
+mod message_fixture;
+mod message_rate;
 pub mod parameter;
 pub mod revocation;
 pub mod sql;
@@ -52,8 +59,8 @@ use crate::error::Result;
 use crate::id::PluginName;
 
 pub use call_context::{CallContext, RunningTask};
-pub use declared_messages::DeclaredMessages;
 pub use cpu_scheduler::{CpuScheduler, CpuSlot, PluginCpuQueue};
+pub use declared_messages::DeclaredMessages;
 pub use dependency::Dependencies;
 pub use grant::{Grants, InvalidGrant};
 pub use guest::Guest;
@@ -406,7 +413,9 @@ capabilities! {
     auth: auth::Auth,
     cache: cache::Cache,
     config: config::PluginSettings,
+    events: events::Events,
     http: http::Http,
+    jobs: jobs::Jobs,
     log: log::Log,
     sql: sql::Sql,
     users: users::Users,

@@ -165,7 +165,7 @@ mod tests {
         let error = |grant| read(&[grant]).unwrap_err();
         assert_eq!(
             error("sq"),
-            "there is no capability 'sq'; there are: auth, cache, config, http, log, sql, users, web"
+            "there is no capability 'sq'; there are: auth, cache, config, events, http, jobs, log, sql, users, web"
         );
         assert_eq!(error("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
         assert_eq!(error("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
@@ -200,6 +200,17 @@ mod tests {
         let many: Vec<String> = (0..101).map(|i| format!("http.hosts=https://a{i}.example")).collect();
         let error = read(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
         assert!(error.starts_with("'http.hosts' holds 101 of them; accepted: "), "{error}");
+    }
+
+    #[test]
+    fn topics_are_a_set_of_names_and_of_plugins() {
+        let texts = read(&["events.hear=orders.paid", "events.hear=items.* orders.paid", "events.rate=5"]).unwrap();
+        assert_eq!(texts, ["events", "events.hear=items.* orders.paid", "events.rate=5"]);
+        let error = read(&["events.hear=items"]).unwrap_err();
+        assert!(
+            error.starts_with("'events.hear' holds 'items', which is neither SOURCE.NAME nor SOURCE.*; "),
+            "{error}"
+        );
     }
 
     #[test]

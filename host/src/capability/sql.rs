@@ -1,7 +1,8 @@
 //! `wharf:sql`: the plugin's own database, see `db::plugin_data`.
 //!
 //! A transaction is a handle in the call's table. Every end of the call (a response, a trap, the deadline, a client
-//! that disconnects) drops the table, which rolls back an uncommitted transaction.
+//! that disconnects) drops the table, which rolls back an uncommitted transaction. The events and jobs that a call hands
+//! over while it has a transaction are in that transaction too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::db::plugin_data::{
 };
 use crate::error::Result;
 use crate::id::PluginName;
+use crate::signals::Signals;
 
 mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]
@@ -40,56 +42,76 @@ parameters! {
 }
 
 /// The capability.
-pub struct Sql(Arc<PluginData>);
+pub struct Sql {
+    data: Arc<PluginData>,
+    signals: Signals,
+}
+
+/// The state of one release.
+pub struct SqlRelease {
+    database: Arc<PluginDatabase>,
+    signals: Signals,
+}
 
 impl Capability for Sql {
     const NAME: &'static str = "sql";
     const MEANING: &'static str = "may store data in its own database, and cannot reach any other";
     const INTERFACES: &'static [&'static str] = &["wharf:sql/database@0.1.0"];
     type Grant = Quota;
-    type Release = Arc<PluginDatabase>;
+    type Release = SqlRelease;
     type Call = SqlCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        Ok(Self(Arc::clone(&boot.data)))
+        Ok(Self { data: Arc::clone(&boot.data), signals: boot.signals.clone() })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         database::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
     }
 
-    async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<PluginDatabase>> {
-        let database = self.0.plugin(candidate.plugin).await?;
+    async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<SqlRelease> {
+        let database = self.data.plugin(candidate.plugin).await?;
         let Quota { rows, bytes, time, connections, disk } = quota;
-        Ok(Arc::new(database.with_limits(StatementLimits { rows, bytes, time, connections, disk })))
+        let database = Arc::new(database.with_limits(StatementLimits { rows, bytes, time, connections, disk }));
+        Ok(SqlRelease { database, signals: self.signals.clone() })
     }
 
-    fn max_input_bytes(release: &Arc<PluginDatabase>) -> usize {
-        release.limits().bytes
+    fn max_input_bytes(release: &SqlRelease) -> usize {
+        release.database.limits().bytes
     }
 
-    fn serve(release: &Arc<PluginDatabase>) {
-        release.apply_connections();
+    fn serve(release: &SqlRelease) {
+        release.database.apply_connections();
     }
 
-    fn enter(release: &Arc<PluginDatabase>, _: &Arc<CallContext>) -> Self::Call {
-        SqlCall { database: Arc::clone(release), in_transaction: false }
+    fn enter(release: &SqlRelease, _: &Arc<CallContext>) -> SqlCall {
+        SqlCall { database: Arc::clone(&release.database), signals: release.signals.clone(), transaction: None }
     }
 
     async fn close(&self, plugin: &PluginName) -> Result<()> {
-        self.0.forbid_login(plugin).await
+        self.data.forbid_login(plugin).await
     }
 
     async fn reopen(&self, plugin: &PluginName) -> Result<()> {
-        self.0.allow_login(plugin).await
+        self.data.allow_login(plugin).await
     }
 }
 
 /// The state of one call.
 pub struct SqlCall {
     database: Arc<PluginDatabase>,
-    /// Whether the call has an open transaction, perhaps a failed one.
-    in_transaction: bool,
+    signals: Signals,
+    /// The call's open transaction, perhaps a failed one.
+    transaction: Option<OpenTransaction>,
+}
+
+/// A transaction in the call's table.
+#[derive(Debug, Clone, Copy)]
+struct OpenTransaction {
+    /// The number of its handle.
+    handle: u32,
+    /// Whether it contains events or jobs.
+    has_messages: bool,
 }
 
 type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
@@ -107,10 +129,10 @@ impl Guest {
         &mut self,
         statements: impl IntoIterator<Item = &'a Statement>,
     ) -> wasmtime::Result<Result<(), DataError>> {
-        let Ok(SqlCall { database, in_transaction }) = self.entered.sql()? else {
+        let Ok(SqlCall { database, transaction, .. }) = self.entered.sql()? else {
             return Ok(Err(DataError::Unavailable));
         };
-        if !*in_transaction {
+        if transaction.is_none() {
             return Ok(Ok(()));
         }
         Ok(statements.into_iter().try_for_each(|statement| database.check_outside_transaction(statement)))
@@ -119,21 +141,50 @@ impl Guest {
     /// Returns whether the call has an open transaction, and with it a connection. False after a revocation: no
     /// statement runs then.
     fn has_transaction(&mut self) -> wasmtime::Result<bool> {
-        Ok(self.entered.sql()?.is_ok_and(|call| call.in_transaction))
+        Ok(self.entered.sql()?.is_ok_and(|call| call.transaction.is_some()))
     }
 
-    fn set_in_transaction(&mut self, open: bool) -> wasmtime::Result<()> {
+    /// Takes a transaction out of the call's table. Returns whether it contains events or jobs too.
+    fn end_transaction(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<(Transaction, bool)> {
+        let transaction = self.table.delete(handle)?;
+        let ended = self.entered.sql()?.ok().and_then(|call| call.transaction.take());
+        Ok((transaction, ended.is_some_and(|ended| ended.has_messages)))
+    }
+
+    /// Announces that the plugin's outbox has messages.
+    fn announce_messages(&mut self) -> wasmtime::Result<()> {
         if let Ok(call) = self.entered.sql()? {
-            call.in_transaction = open;
+            call.signals.outbox_filled(&self.context.plugin);
         }
         Ok(())
     }
 
-    /// Takes a transaction out of the call's table.
-    fn end_transaction(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<Transaction> {
-        let transaction = self.table.delete(handle)?;
-        self.set_in_transaction(false)?;
-        Ok(transaction)
+    /// Appends an event or a job to the plugin's outbox: in the call's open transaction, if it has one. Counts a limit
+    /// that it hit and a failure of the database.
+    ///
+    /// # Errors
+    /// The release was not granted `sql`, which is a defect of the host.
+    pub(super) async fn append_message(
+        &mut self,
+        lane: Option<&str>,
+        text: String,
+    ) -> wasmtime::Result<Result<(), DataError>> {
+        let Ok(call) = self.entered.sql()? else { return Ok(Err(DataError::Unavailable)) };
+        let appended = match &mut call.transaction {
+            Some(open) => {
+                open.has_messages = true;
+                let handle = Resource::<Transaction>::new_borrow(open.handle);
+                self.table.get_mut(&handle)?.append_message(lane, text).await
+            }
+            None => {
+                let appended = call.database.append_message(lane, text).await;
+                // Also after an error: the message may be stored, and the response of the database got lost.
+                call.signals.outbox_filled(&self.context.plugin);
+                appended
+            }
+        };
+        self.count_outcome(&appended)?;
+        Ok(appended)
     }
 
     /// Reads a statement and counts its memory until the reservation is dropped.
@@ -151,15 +202,20 @@ impl Guest {
         self.sql_result(rows.map(Into::into))
     }
 
-    /// Converts an outcome for the guest. Counts a limit that it hit, a statement that was refused, and a failure of
-    /// the database.
+    /// Converts an outcome for the guest, and counts it.
     fn sql_result<T>(&mut self, result: Result<T, DataError>) -> SqlResult<T> {
+        self.count_outcome(&result)?;
+        Ok(result.map_err(Into::into))
+    }
+
+    /// Counts a limit that a statement hit, a statement that was refused, and a failure of the database.
+    pub(super) fn count_outcome<T>(&mut self, result: &Result<T, DataError>) -> wasmtime::Result<()> {
         // Other calls have all connections: this one did not take them itself.
         let is_busy = matches!(result, Err(DataError::Limit(LimitKind::Connections, _))) && !self.has_transaction()?;
         if is_busy || matches!(result, Err(DataError::Unavailable)) {
             self.dependencies.record_failure(Dependency::Database);
         }
-        match &result {
+        match result {
             Err(DataError::Limit(bound, _)) => self.usage.hit(match bound {
                 LimitKind::Rows => Limit::SqlRows,
                 LimitKind::Bytes => Limit::SqlBytes,
@@ -171,7 +227,7 @@ impl Guest {
             Err(DataError::Invalid(_)) => self.usage.count_refused_statement(),
             _ => {}
         }
-        Ok(result.map_err(Into::into))
+        Ok(())
     }
 }
 
@@ -237,7 +293,9 @@ impl database::HostTransaction for Guest {
         match begun {
             Ok(transaction) => {
                 let handle = self.table.push(transaction)?;
-                self.set_in_transaction(true)?;
+                if let Ok(call) = self.entered.sql()? {
+                    call.transaction = Some(OpenTransaction { handle: handle.rep(), has_messages: false });
+                }
                 Ok(Ok(handle))
             }
             Err(error) => self.sql_result(Err(error)),
@@ -268,18 +326,22 @@ impl database::HostTransaction for Guest {
 
     async fn commit(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         let usable = self.database()?;
-        let transaction = self.end_transaction(handle)?;
+        let (transaction, has_messages) = self.end_transaction(handle)?;
         // After a revocation the transaction is dropped, which rolls it back.
         let committed = match usable {
             Ok(_) => transaction.commit().await,
             Err(error) => Err(error),
         };
+        // Also after an error: the commit may have succeeded, and the response of the database got lost.
+        if has_messages {
+            self.announce_messages()?;
+        }
         self.sql_result(committed)
     }
 
     async fn rollback(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         let usable = self.database()?;
-        let transaction = self.end_transaction(handle)?;
+        let (transaction, _) = self.end_transaction(handle)?;
         let rolled_back = match usable {
             Ok(_) => transaction.rollback().await,
             Err(error) => Err(error),
@@ -341,5 +403,89 @@ impl From<DataError> for database::Error {
             DataError::Limit(_, limit) => Self::Limit(limit),
             DataError::Unavailable | DataError::Failed => Self::Unavailable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use uuid::Uuid;
+
+    use super::database::HostTransaction;
+    use super::*;
+    use crate::capability::hand_over::{MessageServices, Refusal};
+    use crate::capability::message_fixture::Fixture;
+    use crate::clock::Timestamp;
+    use crate::id::JobId;
+    use crate::message::Message;
+
+    fn services(fixture: &Fixture) -> MessageServices {
+        let Boot { db, clock, random, signals, .. } = &fixture.boot;
+        MessageServices::new(db.clone(), clock.clone(), random.clone(), signals.clone())
+    }
+
+    fn message() -> Message {
+        Message::Cancel { job: JobId(Uuid::nil()), at: Timestamp(0) }
+    }
+
+    async fn begin(guest: &mut Guest) -> Resource<Transaction> {
+        HostTransaction::begin(guest).await.unwrap().unwrap()
+    }
+
+    async fn committed(fixture: &Fixture) -> usize {
+        fixture.boot.data.outbox(&fixture.plugin, 10).await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_transaction_is_handed_over_with_its_commit() {
+        let fixture = Fixture::open(|_| ()).await;
+        let (mut guest, services) = (fixture.call(&["sql"], None).await, services(&fixture));
+        let transaction = begin(&mut guest).await;
+        guest.hand_over(&services, message()).await.unwrap();
+        assert_eq!(committed(&fixture).await, 0);
+        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none(), "it is not committed");
+        HostTransaction::commit(&mut guest, transaction).await.unwrap().unwrap();
+        assert_eq!(committed(&fixture).await, 1);
+        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_some());
+
+        let transaction = begin(&mut guest).await;
+        HostTransaction::commit(&mut guest, transaction).await.unwrap().unwrap();
+        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none(), "it had no message");
+        guest.hand_over(&services, message()).await.unwrap();
+        assert_eq!(committed(&fixture).await, 2, "no transaction was open");
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_transaction_that_is_rolled_back_is_lost() {
+        let fixture = Fixture::open(|_| ()).await;
+        let (mut guest, services) = (fixture.call(&["sql"], None).await, services(&fixture));
+        let transaction = begin(&mut guest).await;
+        guest.hand_over(&services, message()).await.unwrap();
+        HostTransaction::rollback(&mut guest, transaction).await.unwrap().unwrap();
+        let transaction = begin(&mut guest).await;
+        guest.hand_over(&services, message()).await.unwrap();
+        HostTransaction::drop(&mut guest, transaction).await.unwrap();
+        let _ = begin(&mut guest).await;
+        guest.hand_over(&services, message()).await.unwrap();
+        drop(guest);
+        assert_eq!(committed(&fixture).await, 0);
+        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_is_refused_after_a_failure_of_its_transaction_and_after_a_revocation() {
+        let fixture = Fixture::open(|_| ()).await;
+        let (mut guest, services) = (fixture.call(&["sql"], None).await, services(&fixture));
+        let transaction = begin(&mut guest).await;
+        let wrong = database::Statement { sql: "SELECT nothing".to_owned(), params: Vec::new() };
+        let handle = Resource::new_borrow(transaction.rep());
+        assert!(HostTransaction::execute(&mut guest, handle, wrong).await.unwrap().is_err());
+        let refused = guest.hand_over(&services, message()).await;
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
+        assert!(HostTransaction::commit(&mut guest, transaction).await.unwrap().is_err());
+        fixture.capabilities.forbid(&fixture.plugin, "sql");
+        let refused = guest.hand_over(&services, message()).await;
+        assert!(matches!(refused, Err(Refusal::Unavailable)), "{refused:?}");
+        assert_eq!(committed(&fixture).await, 0);
     }
 }

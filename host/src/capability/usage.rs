@@ -8,7 +8,7 @@ use super::{HostCalls, Limit};
 /// A service of the host that calls of plugins depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependency {
-    /// The database of the plugin, or a free connection to it.
+    /// The database of the plugin, or a free connection to it; for events and jobs also the host's database.
     Database,
     /// The audit log, which is in the host's database.
     Audit,

@@ -135,6 +135,21 @@ plugins! {
         /// Concurrent requests of one plugin to other servers.
         http_requests: usize = 16, "WHARF_PLUGIN_HTTP_REQUESTS", kind::count(1..=1_000),
             counted as HttpRequests "http.requests";
+        /// Events that one plugin publishes per second. Further ones are refused.
+        events_rate: u32 = 200, "WHARF_PLUGIN_EVENTS_RATE", kind::count(1..=1_000_000),
+            counted as EventsRate "events.rate";
+        /// Payload of an event.
+        events_payload: usize = 256 * 1024, "WHARF_PLUGIN_EVENTS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
+            counted as EventsPayload "events.payload";
+        /// Jobs that one plugin enqueues or cancels per second. Further ones are refused.
+        jobs_rate: u32 = 200, "WHARF_PLUGIN_JOBS_RATE", kind::count(1..=1_000_000), counted as JobsRate "jobs.rate";
+        /// Payload of a job.
+        jobs_payload: usize = 256 * 1024, "WHARF_PLUGIN_JOBS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
+            counted as JobsPayload "jobs.payload";
+        /// Longest deadline of one attempt of a job. A declared deadline beyond it is cut to it.
+        jobs_time: Duration = 10 * MINUTE, "WHARF_PLUGIN_JOBS_TIME", kind::duration(SECOND..=DAY);
+        /// Jobs of one plugin that run at once.
+        jobs_concurrency: u32 = 2, "WHARF_PLUGIN_JOBS_CONCURRENCY", kind::count(1..=1_000);
         /// Log lines of one plugin per second. Further lines are counted and summarised.
         log_rate: u32 = 200, "WHARF_PLUGIN_LOG_RATE", kind::count(1..=1_000_000), counted as LogRate "log.rate";
         /// Audit entries of one plugin per second. Further entries wait.
@@ -178,5 +193,7 @@ plugins! {
         HttpHeaders "http.headers";
         /// Redirects of one request.
         HttpRedirects "http.redirects";
+        /// Events and jobs that cause each other.
+        MessageDepth "messages.depth";
     }
 }

@@ -92,6 +92,7 @@ impl Registry {
             release: record.number,
             settings: &record.settings,
             permissions: record.declaration.permission_names(),
+            messages: &record.declaration.messages,
         };
         let revocations = Arc::clone(&release.revocations);
         let admitted = self.live.capabilities().admit_tracked(&candidate, &record.grants, revocations).await;

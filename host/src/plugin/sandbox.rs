@@ -236,6 +236,7 @@ impl Sandbox {
             address,
             caller,
             trace,
+            task: None,
         });
         let entered = parts.admitted.enter(&context);
         let resources = GuestResources {

@@ -6,8 +6,9 @@ use crate::capability::Capabilities;
 use crate::cli::failure::Failure;
 use crate::cli::terminal::Terminal;
 
-/// Returns the meaning of a capability.
-pub(super) fn meaning(capability: &str) -> &'static str {
+/// Returns the meaning of a capability, or of the capability of a parameter such as `events.hear=items.created`.
+pub(super) fn meaning(grant: &str) -> &'static str {
+    let capability = grant.split('.').next().unwrap_or_default();
     let found = Capabilities::OFFERED.iter().find(|offer| offer.name == capability);
     found.map_or("unknown to this command; see the host's documentation", |offer| offer.meaning)
 }
@@ -56,6 +57,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_parameter_has_the_meaning_of_its_capability() {
+        assert_eq!(meaning("events.hear=items.*"), meaning("events"));
+        assert_ne!(meaning("events"), meaning("unknown"));
+    }
 
     #[test]
     fn only_findings_of_a_missing_grant_are_listed() {

@@ -59,6 +59,7 @@ impl Registry {
             release: number,
             settings: &proposal.settings,
             permissions: proposal.declaration.permission_names(),
+            messages: &proposal.declaration.messages,
         };
         let admitted = self.live.capabilities().admit(&candidate, grants).await?;
         Ok(Admission { linked, routes, admitted, number })

@@ -50,6 +50,7 @@ impl Sandbox {
             address: None,
             caller: None,
             trace: None,
+            task: None,
         });
         let limits = CallLimits { cpu_time: DECLARATION_TIME, ..self.default_limits.clone() };
         let queue = self.cpu_queue();

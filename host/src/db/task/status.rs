@@ -1,0 +1,90 @@
+//! The jobs of a plugin as the plugin sees them: their states, their outputs and their progress.
+
+use crate::db::row::row;
+use crate::db::{Db, on};
+use crate::error::{Error, Result};
+use crate::id::{JobId, PluginName};
+
+/// The state of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It has not started, or starts again later.
+    Waiting,
+    /// An attempt runs.
+    Running,
+    /// It succeeded.
+    Succeeded,
+    /// It failed for the last time.
+    Failed,
+    /// The plugin or an operator ended it.
+    Cancelled,
+}
+
+/// The status of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobStatus {
+    /// The state.
+    pub state: JobState,
+    /// Attempts that began.
+    pub attempts: u32,
+    /// The latest report of its progress: done, total.
+    pub progress: Option<(u64, u64)>,
+    /// The output of a job that succeeded.
+    pub output: Option<String>,
+    /// The reason of the latest failure.
+    pub reason: Option<String>,
+}
+
+row! {
+    struct StatusRow {
+        state: String,
+        attempts: i64,
+        progress_done: Option<i64>,
+        progress_total: Option<i64>,
+        output: Option<String>,
+        reason: Option<String>,
+    }
+}
+
+impl TryFrom<StatusRow> for JobStatus {
+    type Error = Error;
+
+    fn try_from(row: StatusRow) -> Result<Self> {
+        let state = match row.state.as_str() {
+            "ready" | "blocked" => JobState::Waiting,
+            "running" => JobState::Running,
+            "done" => JobState::Succeeded,
+            "dead" => JobState::Failed,
+            "cancelled" => JobState::Cancelled,
+            other => return Err(Error::internal(format!("a task has the state '{other}'"))),
+        };
+        let number = |stored: i64| u64::try_from(stored).unwrap_or_default();
+        let progress = row.progress_done.zip(row.progress_total).map(|(done, total)| (number(done), number(total)));
+        let attempts = u32::try_from(row.attempts).unwrap_or_default();
+        Ok(Self { state, attempts, progress, output: row.output, reason: row.reason })
+    }
+}
+
+/// Returns the status of a job of a plugin, if it has one with this id.
+///
+/// # Errors
+/// The database fails.
+pub async fn find(db: &Db, plugin: &PluginName, job: JobId) -> Result<Option<JobStatus>> {
+    const SQL: &str = "SELECT state, attempts, progress_done, progress_total, output, reason FROM tasks \
+        WHERE id = $1 AND plugin = $2";
+    let found = on!(db, pool => {
+        sqlx::query_as::<_, StatusRow>(SQL).bind(job).bind(plugin.clone()).fetch_optional(pool).await
+    })?;
+    found.map(JobStatus::try_from).transpose()
+}
+
+/// Stores a report of progress, done and total, with a task that runs.
+///
+/// # Errors
+/// The database fails.
+pub async fn report_progress(db: &Db, seq: i64, (done, total): (u64, u64)) -> Result<()> {
+    const SQL: &str = "UPDATE tasks SET progress_done = $2, progress_total = $3 WHERE seq = $1 AND state = 'running'";
+    let [done, total] = [done, total].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    on!(db, pool => sqlx::query(SQL).bind(seq).bind(done).bind(total).execute(pool).await.map(drop))?;
+    Ok(())
+}
