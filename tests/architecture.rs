@@ -26,7 +26,19 @@ const LAYERS: &[&[&str]] = &[
     &["audit", "auth", "cache", "egress", "email", "route", "telemetry"],
     &["db"],
     &["config"],
-    &["error", "clock", "id", "address", "network", "permission", "initiator", "permits", "public_key"],
+    &[
+        "error",
+        "clock",
+        "id",
+        "address",
+        "network",
+        "permission",
+        "initiator",
+        "message",
+        "permits",
+        "public_key",
+        "signals",
+    ],
 ];
 
 /// Edges that the order does not allow, each with its reason.
