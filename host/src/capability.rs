@@ -202,7 +202,7 @@ pub struct Candidate<'a> {
     pub settings: &'a Value,
     /// The permissions that it declares, without the plugin's name.
     pub permissions: Vec<String>,
-    /// What it declares about events and jobs.
+    /// Its declared events and jobs.
     pub messages: &'a DeclaredMessages,
 }
 

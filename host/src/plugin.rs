@@ -2,9 +2,10 @@
 //! wire.
 //!
 //! A file passes `compile` (machine code, produced by a child process and cached on disk) → `artifact` (imports and
-//! exports) → `declaration` (routes, permissions, settings) → `release` (compiled, linked, admitted to its grants). A
-//! call passes `generation` (the table that requests are dispatched through) → `bulkhead` (call slots) → `sandbox` (a
-//! fresh instance) → `response` (the check of the result); `call_in_progress` counts how it ends.
+//! exports) → `declaration` (routes, permissions, settings) with `declared_messages` (events, jobs) → `release` (compiled,
+//! linked, admitted to its grants). A call passes `generation` (the table that requests are dispatched through) →
+//! `bulkhead` (call slots) → `sandbox` (a fresh instance) → `response` (the check of the result); `call_in_progress` counts
+//! how it ends.
 //!
 //! From the bottom up: `live_set` swaps generations and drains replaced releases. `registry` holds the shared services.
 //! Above it stand the operations, each in a module of its own: `startup`, `preparation`, `deploy` (the only way in, after
@@ -21,6 +22,8 @@ mod canary_rollout;
 pub mod compile;
 mod compiled_schemas;
 pub mod declaration;
+mod declared_json;
+mod declared_messages;
 mod deploy;
 pub mod deploy_job;
 mod deploy_turn;
@@ -35,6 +38,7 @@ mod interface;
 pub mod limit_usage;
 pub mod limits;
 mod live_set;
+pub mod message_report;
 mod mounts;
 mod operations;
 mod pause;
@@ -49,6 +53,7 @@ pub mod response;
 mod response_header;
 mod rollback;
 pub mod sandbox;
+pub mod schedule_time;
 pub mod schema_compatibility;
 pub mod signature;
 mod startup;

@@ -1,6 +1,6 @@
-//! What a release declares about events and jobs: the topics that it publishes, the topics that it subscribes to, its jobs
-//! and its schedules. `plugin::declaration` checks it at the deploy and stores it with the release; the capabilities
-//! `events` and `jobs` hold messages against it.
+//! The declaration of a release about events and jobs: the topics that it publishes, the topics that it subscribes to, its
+//! jobs and its schedules. `plugin::declared_messages` checks it at the deploy, and it is stored with the release; the
+//! capabilities `events` and `jobs` hold messages against it.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ pub struct DeclaredSchedule {
     pub cron: String,
     /// A name of the IANA time zone database.
     pub time_zone: String,
-    /// What happens with times that passed while the host did not run.
+    /// The treatment of times that passed while the host did not run.
     pub missed: MissedTimes,
     /// The job.
     pub job: String,
@@ -105,7 +105,7 @@ pub struct DeclaredSchedule {
     pub payload: String,
 }
 
-/// What happens with times of a schedule that passed while the host did not run.
+/// The treatment of times of a schedule that passed while the host did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissedTimes {

@@ -81,6 +81,11 @@ plugins! {
         /// Concurrent calls of all plugins; sizes the instance pool, which reserves addresses for every call. A process
         /// has 47 bits of them.
         total_concurrency: usize = 256, "WHARF_PLUGIN_TOTAL_CONCURRENCY", kind::count(1..=2_048);
+        /// Concurrent deliveries of events and jobs of all plugins; adds to the instance pool.
+        background_concurrency: usize = 8, "WHARF_PLUGIN_BACKGROUND_CONCURRENCY", kind::count(1..=256);
+        /// CPU time of one delivery or job, but no more than its deadline. A longer `cpu_time` of the plugin counts instead.
+        task_cpu_time: Duration = 10 * SECOND, "WHARF_PLUGIN_TASK_CPU_TIME",
+            kind::duration(TEN_MILLISECONDS..=HOUR);
         /// How long a call may wait for a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
         /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its

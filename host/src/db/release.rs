@@ -8,6 +8,7 @@ use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PluginName, UserId};
+use crate::message::Topic;
 
 row! {
     /// A release, as stored.
@@ -152,17 +153,20 @@ pub async fn next_number(db: &Db, plugin: &PluginName) -> Result<i64> {
     Ok(newest.unwrap_or(0) + 1)
 }
 
-/// Records a release and gives it its role, in one transaction.
+/// Records a release with its subscriptions and gives it its role, in one transaction. Events are delivered to the
+/// subscriptions of the release that is live when they are stored.
 ///
 /// # Errors
 /// The database fails, or another node took the number.
 pub async fn insert(
     db: &Db,
     release: &StoredRelease,
+    subscriptions: &[&Topic],
     component: &[u8],
     role: ReleaseRole<'_>,
     record: &PluginRecord<'_>,
 ) -> Result<()> {
+    const SUBSCRIBE: &str = "INSERT INTO release_subscriptions (plugin, release, topic) VALUES ($1, $2, $3)";
     const LIVE: &str = "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
         ON CONFLICT (name) DO UPDATE SET mount = $2, state = 'live', live_release = $3, canary = NULL";
     let (live_at, replaced) = match role {
@@ -222,6 +226,14 @@ pub async fn insert(
         .bind(&release.imports)
         .execute(&mut *transaction)
         .await?;
+        for topic in subscriptions {
+            sqlx::query(SUBSCRIBE)
+                .bind(release.plugin.clone())
+                .bind(release.number)
+                .bind(topic.as_str())
+                .execute(&mut *transaction)
+                .await?;
+        }
         transaction.commit().await?;
     });
     Ok(())

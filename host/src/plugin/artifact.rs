@@ -86,6 +86,9 @@ pub struct Artifact {
 pub(super) const DESCRIPTOR: &str = "wharf:plugin/descriptor@0.1.0";
 pub(super) const HTTP: &str = "wharf:plugin/http@0.1.0";
 pub(super) const MIGRATIONS: &str = "wharf:sql/migrations@0.1.0";
+pub(super) const TOPICS: &str = "wharf:events/topics@0.1.0";
+pub(super) const SUBSCRIBER: &str = "wharf:events/subscriber@0.1.0";
+pub(super) const WORKER: &str = "wharf:jobs/worker@0.1.0";
 
 /// How deeply components may be nested. A component from a compiler has two levels, a composed one some more.
 const MAX_NESTING: usize = 20;

@@ -1,5 +1,6 @@
 //! The schemas of a declaration, compiled: one operation for each route, and the check of the settings. A component
-//! supplies them, so they are compiled on a blocking thread, and before a deploy takes the change lock.
+//! supplies them, so they are compiled on a blocking thread, and before a deploy takes the change lock. Those of topics and
+//! jobs are only checked here: the capabilities compile them for the releases that they admit.
 
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::artifact::{invalid, printable};
 use super::declaration::{Declaration, DeclaredRoute};
+use super::declared_messages;
 use super::release::{CachedRoute, ReleaseRoute};
 use crate::error::{Error, Result};
 use crate::route::schemas::Validator;
@@ -50,6 +52,7 @@ impl CompiledSchemas {
         };
         let operations = declaration.routes.iter().map(operation).collect::<Result<_>>()?;
         let settings = declaration.settings_schema.as_ref().map(settings_validator).transpose()?;
+        declared_messages::check_schemas(&declaration.messages)?;
         Ok(Self { operations, settings })
     }
 

@@ -1,5 +1,6 @@
-//! Declarations: the name, version, routes, schemas, permissions and settings schema of a component. The host asks for
-//! the declaration once at deploy, checks it here, and keeps it with the release.
+//! Declarations: the name, version, routes, schemas, permissions, settings schema, events and jobs of a component. The host
+//! asks for the declaration once at deploy, checks it here, and keeps it with the release. `declared_messages` checks the
+//! part about events and jobs.
 //!
 //! The component declares in an instance that has entered no capability, so its declaration cannot depend on data, on a
 //! caller or on the date.
@@ -7,8 +8,11 @@
 use serde_json::{Map, Value};
 
 use super::artifact::{invalid, printable};
+use super::declared_json::{check_length, parse};
+use super::declared_messages::{self, DeclaredRoles};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http};
 use super::schema_compatibility::MigrationStep;
+use crate::capability::DeclaredMessages;
 use crate::db::plugin_data::Migration;
 use crate::error::Result;
 use crate::route::template::InvalidTemplate;
@@ -18,15 +22,10 @@ use crate::route::{Access, Template};
 const MAX_ROUTES: usize = 256;
 /// The maximum number of schemas of one plugin.
 const MAX_SCHEMAS: usize = 1024;
-/// The maximum length of all operations and schemas of one plugin together, in bytes.
-const MAX_SCHEMA_BYTES: usize = 1024 * 1024;
 /// The maximum number of permissions of one plugin.
 const MAX_PERMISSIONS: usize = 128;
 /// The maximum length of the summary in bytes.
 const MAX_SUMMARY: usize = 1024;
-/// The maximum nesting of declared JSON. It is stored inside the JSON of the declaration, which must stay readable, and
-/// the parser accepts 127 levels in all.
-const MAX_NESTING: usize = 64;
 /// Methods that a plugin may serve; the host serves the others.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 
@@ -47,6 +46,9 @@ pub struct Declaration {
     pub routes: Vec<DeclaredRoute>,
     /// Schemas that routes refer to.
     pub schemas: Map<String, Value>,
+    /// Events and jobs. Earlier versions stored none.
+    #[serde(default)]
+    pub messages: DeclaredMessages,
 }
 
 /// A permission a plugin defines.
@@ -107,7 +109,11 @@ impl Declaration {
     ///
     /// # Errors
     /// The first part of it that is not valid.
-    pub(super) fn check(descriptor: descriptor::PluginDescriptor, api: http::Api) -> Result<Self> {
+    pub(super) fn check(
+        descriptor: descriptor::PluginDescriptor,
+        api: http::Api,
+        roles: DeclaredRoles,
+    ) -> Result<Self> {
         semver::Version::parse(&descriptor.version).map_err(|error| {
             invalid(format!("its version '{}' is not a semantic version: {error}", printable(&descriptor.version)))
         })?;
@@ -133,12 +139,8 @@ impl Declaration {
         }
         let operations = api.routes.iter().map(|route| route.operation.len());
         let schemas = api.schemas.iter().map(|(_, text)| text.len());
-        let bytes = operations.chain(schemas).chain(descriptor.settings_schema.as_ref().map(String::len));
-        if bytes.fold(0, usize::saturating_add) > MAX_SCHEMA_BYTES {
-            return Err(invalid(format!(
-                "its operations and schemas are longer than {MAX_SCHEMA_BYTES} bytes together"
-            )));
-        }
+        let settings = descriptor.settings_schema.as_ref().map(String::len);
+        check_length(operations.chain(schemas).chain(settings).chain(roles.json_lengths()))?;
         let settings_schema = descriptor.settings_schema.map(|text| parse(&text, "its settings schema")).transpose()?;
         if api.routes.is_empty() {
             return Err(invalid("it declares no route"));
@@ -161,6 +163,8 @@ impl Declaration {
             .into_iter()
             .map(|route| DeclaredRoute::check(route, &permissions))
             .collect::<Result<Vec<_>>>()?;
+        let is_permission = |name: &str| permissions.iter().any(|permission| permission.name == name);
+        let messages = declared_messages::check(roles, is_permission)?;
         Ok(Self {
             name: descriptor.name,
             version: descriptor.version,
@@ -169,6 +173,7 @@ impl Declaration {
             settings_schema,
             routes,
             schemas,
+            messages,
         })
     }
 }
@@ -213,26 +218,10 @@ impl DeclaredRoute {
     }
 }
 
-fn parse(text: &str, what: &str) -> Result<Value> {
-    let value = serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))?;
-    if is_deeper(&value, MAX_NESTING) {
-        return Err(invalid(format!("{what} is nested deeper than {MAX_NESTING} levels")));
-    }
-    Ok(value)
-}
-
-fn is_deeper(value: &Value, levels: usize) -> bool {
-    let inside = |value| levels.checked_sub(1).is_none_or(|levels| is_deeper(value, levels));
-    match value {
-        Value::Array(list) => levels == 0 || list.iter().any(inside),
-        Value::Object(object) => levels == 0 || object.values().any(inside),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::declared_json::MAX_NESTING;
 
     fn check(path: &str, operation: &str) -> Result<Declaration> {
         let descriptor = descriptor::PluginDescriptor {
@@ -249,7 +238,8 @@ mod tests {
             operation: operation.to_owned(),
             cache: None,
         };
-        Declaration::check(descriptor, http::Api { routes: vec![route], schemas: Vec::new() })
+        let api = http::Api { routes: vec![route], schemas: Vec::new() };
+        Declaration::check(descriptor, api, DeclaredRoles::default())
     }
 
     #[test]
@@ -267,8 +257,9 @@ mod tests {
     #[test]
     fn operations_and_schemas_beyond_the_maximum_length_are_refused() {
         let of = |length: usize| format!("{{\"description\":\"{}\"}}", "x".repeat(length));
-        assert!(check("/", &of(MAX_SCHEMA_BYTES - 100)).is_ok());
-        let refused = check("/", &of(MAX_SCHEMA_BYTES)).unwrap_err();
+        let limit = 1024 * 1024;
+        assert!(check("/", &of(limit - 100)).is_ok());
+        let refused = check("/", &of(limit)).unwrap_err();
         assert!(refused.public().ends_with("are longer than 1048576 bytes together"), "{}", refused.public());
     }
 

@@ -1,6 +1,6 @@
 //! The one wasmtime engine of the process with its measured settings, and the epoch clock that limits guests.
 //!
-//! Every call gets a fresh instance from a pool whose size follows the concurrency limit. The epoch advances every
+//! Every call gets a fresh instance from a pool whose size follows the concurrency limits. The epoch advances every
 //! [`TICK`]. At each tick a running guest yields to the executor, waits for a time slice if it ran for longer
 //! (`capability::cpu_scheduler`), and is stopped when its CPU time is used up. CPU time of a host function counts as
 //! soon as the guest continues.
@@ -127,7 +127,8 @@ fn start(settings: &Config) -> Result<Engine> {
 fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
     // Newly reserved call slots may be taken before the shared ones that they came from are free: at most half as many
     // again.
-    let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2).saturating_add(DEPLOY_SLOTS);
+    let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2);
+    let calls = calls.saturating_add(limits.background_concurrency).saturating_add(DEPLOY_SLOTS);
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
@@ -179,6 +180,6 @@ fn start_clock(engine: &Engine) -> Result<()> {
         .map_err(|error| Error::internal("the epoch thread does not start").with_source(error))
 }
 
-/// How long a declaration (`describe`, `routes`, `migrations`) may take. It only returns constants, so this is
-/// generous.
+/// How long each declaration (`describe` with `routes`, `topics`, `subscriptions`, `declare`, `migrations`) may take. It only
+/// returns constants, so this is generous.
 pub(super) const DECLARATION_TIME: Duration = Duration::from_secs(2);

@@ -8,12 +8,17 @@ use super::PluginResponse;
 use super::artifact::{self, Artifact, Digest};
 use super::compiled_schemas::CompiledSchemas;
 use super::declaration::Declaration;
+use super::declared_messages::DeclaredRoles;
 use super::engine::PluginEngine;
 use super::generation::{HostPaths, MountedRoutes, Plugins};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http as describe};
 use super::interface::handle::exports::wharf::plugin::http;
+use super::interface::subscriber::exports::wharf::events::subscriber;
+use super::interface::topics::exports::wharf::events::topics;
+use super::interface::worker::exports::wharf::jobs::worker;
 use super::limits::LimitOverrides;
 use super::release::LinkedComponent;
+use super::schedule_time::ScheduleTime;
 use super::schema_compatibility::{self, MigrationStep};
 use super::signature::{Signature, VerifiedSignatures};
 use crate::capability::{Capabilities, Grants, Usage};
@@ -25,7 +30,7 @@ use crate::route::Template;
 
 pub use super::interface::describe::exports::wharf::plugin::http::Access as DeclaredAccess;
 
-/// The results of `describe` and `routes` before they are checked.
+/// The results of `describe`, `routes` and the roles about events and jobs before they are checked.
 #[derive(Debug, Clone, Default)]
 pub struct Declared {
     /// The name that the plugin suggests for itself.
@@ -42,6 +47,29 @@ pub struct Declared {
     pub routes: Vec<DeclaredRoute>,
     /// Schemas: names and JSON texts.
     pub schemas: Vec<(String, String)>,
+    /// Topics: names, access levels and schemas as JSON text.
+    pub topics: Vec<(String, Option<DeclaredAccess>, String)>,
+    /// Subscriptions: topics, numbers of retries and backoffs in milliseconds.
+    pub subscriptions: Vec<(String, u32, u32)>,
+    /// Jobs: names, deadlines in milliseconds, numbers that run at once, and schemas as JSON text.
+    pub jobs: Vec<(String, u32, u32, Option<String>)>,
+    /// Schedules.
+    pub schedules: Vec<DeclaredSchedule>,
+}
+
+/// A schedule before it is checked.
+#[derive(Debug, Clone)]
+pub struct DeclaredSchedule {
+    /// Name.
+    pub name: String,
+    /// Cron expression.
+    pub cron: String,
+    /// Time zone.
+    pub time_zone: String,
+    /// Job.
+    pub job: String,
+    /// Payload as JSON text.
+    pub payload: String,
 }
 
 /// A route before it is checked.
@@ -91,7 +119,7 @@ impl Compiler {
     /// # Errors
     /// The engine does not start.
     pub fn new() -> Result<Self> {
-        let limits = config::Plugins { total_concurrency: 1, ..config::Plugins::default() };
+        let limits = config::Plugins { total_concurrency: 1, background_concurrency: 1, ..config::Plugins::default() };
         PluginEngine::new(&limits).map(Self)
     }
 
@@ -147,7 +175,57 @@ pub fn declaration(declared: Declared) -> Result<Declaration> {
         cache: route.cache.map(|(ttl_ms, per_caller, tags)| describe::CachePolicy { ttl_ms, per_caller, tags }),
     };
     let api = describe::Api { routes: declared.routes.into_iter().map(route).collect(), schemas: declared.schemas };
-    Declaration::check(descriptor, api)
+    let access = |access| match access {
+        DeclaredAccess::Public => topics::Access::Public,
+        DeclaredAccess::Authenticated => topics::Access::Authenticated,
+        DeclaredAccess::Permission(name) => topics::Access::Permission(name),
+        DeclaredAccess::Superuser => topics::Access::Superuser,
+    };
+    let topic = |(name, clients, schema): (String, Option<DeclaredAccess>, String)| topics::Topic {
+        name,
+        summary: String::new(),
+        schema,
+        access: clients.map(access),
+    };
+    let subscription = |(topic, retries, backoff_ms)| subscriber::Subscription { topic, retries, backoff_ms };
+    let job = |(name, deadline_ms, concurrency, schema)| worker::Job {
+        name,
+        schema,
+        retries: 0,
+        backoff_ms: 1,
+        deadline_ms,
+        concurrency,
+        keep_ms: 0,
+    };
+    let schedule = |DeclaredSchedule { name, cron, time_zone, job, payload }| worker::Schedule {
+        name,
+        cron,
+        time_zone,
+        missed: worker::Missed::Skip,
+        job,
+        payload,
+    };
+    let roles = DeclaredRoles {
+        topics: declared.topics.into_iter().map(topic).collect(),
+        subscriptions: declared.subscriptions.into_iter().map(subscription).collect(),
+        jobs: declared.jobs.into_iter().map(job).collect(),
+        schedules: declared.schedules.into_iter().map(schedule).collect(),
+    };
+    Declaration::check(descriptor, api, roles)
+}
+
+/// Returns the first times of a schedule after a moment.
+///
+/// # Errors
+/// As at a deploy, as text.
+pub fn schedule_times(
+    cron: &str,
+    zone: &str,
+    after: Timestamp,
+    count: usize,
+) -> std::result::Result<Vec<Timestamp>, String> {
+    let time = ScheduleTime::parse(cron, zone).map_err(|error| error.to_string())?;
+    Ok(std::iter::successors(time.next_after(after), |at| time.next_after(*at)).take(count).collect())
 }
 
 /// Compiles the routes of a declaration at a mount and checks them for conflicts.

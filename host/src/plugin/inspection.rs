@@ -15,13 +15,17 @@ use super::artifact::{Artifact, Digest, check_size, invalid, printable};
 use super::compile;
 use super::compiled_schemas::CompiledSchemas;
 use super::declaration::{Declaration, DeclaredMigration, Permission};
+use super::declared_messages::{check_sources, grants_to_hear};
 use super::deploy_job::Stage;
 use super::engine::PluginEngine;
 use super::generation::{HostPaths, MountedRoutes, Plugins};
+use super::message_report::MessageReport;
 use super::refusal::migration_failed;
 use super::release::LinkedComponent;
 use super::sandbox::Sandbox;
 use super::schema_compatibility::{self, MigrationStep};
+use crate::capability::events::Events;
+use crate::capability::jobs::Jobs;
 use crate::capability::log::PluginLogs;
 use crate::capability::sql::Sql;
 use crate::capability::{Capability as _, Grants};
@@ -74,6 +78,13 @@ impl ComponentDescription {
             // Migrations need the database, even if the code does not import it.
             needs.insert(Sql::NAME);
         }
+        // So do subscriptions and jobs.
+        if !declaration.messages.subscriptions.is_empty() {
+            needs.insert(Events::NAME);
+        }
+        if !declaration.messages.jobs.is_empty() {
+            needs.insert(Jobs::NAME);
+        }
         let plugin = match name {
             Some(name) => name,
             None => declaration.name.parse().map_err(|error| {
@@ -85,6 +96,7 @@ impl ComponentDescription {
             let text = format!("The name '{plugin}' belongs to the host; deploy the plugin under another name");
             return Err(Error::new(Kind::Invalid(Vec::new()), code::RESERVED_NAME, text));
         }
+        check_sources(&declaration.messages, &plugin)?;
         Ok(Self { plugin, declaration, schemas, migrations, steps, needs })
     }
 }
@@ -104,6 +116,8 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// Capabilities that it must be granted.
     pub needs: BTreeSet<&'static str>,
+    /// Parameters that it must be granted, such as `events.hear=orders.paid`.
+    pub needs_parameters: Vec<String>,
     /// Its declaration, if the inspection got that far.
     pub declared: Option<DeclarationReport>,
 }
@@ -134,6 +148,9 @@ pub struct DeclarationReport {
     pub permissions: Vec<Permission>,
     /// Its migrations, in order.
     pub migrations: Vec<MigrationStep>,
+    /// Its events and jobs.
+    #[serde(flatten)]
+    pub messages: MessageReport,
     /// JSON Schema of its settings; `None` if it takes no settings.
     pub settings_schema: Option<Value>,
     /// Whether it cannot be deployed without settings.
@@ -167,6 +184,7 @@ impl Inspection {
             imports: Vec::new(),
             exports: Vec::new(),
             needs: BTreeSet::new(),
+            needs_parameters: Vec::new(),
             declared: None,
         };
         let mut stage = Stage::Check;
@@ -187,7 +205,7 @@ impl Inspection {
 
         *stage = Stage::Compile;
         // One instance at a time.
-        let limits = config::Plugins { total_concurrency: 1, ..limits.clone() };
+        let limits = config::Plugins { total_concurrency: 1, background_concurrency: 1, ..limits.clone() };
         let engine = PluginEngine::new(&limits)?;
         let artifact = compile::once(&engine, &limits, bytes).await?;
         self.imports.clone_from(&artifact.imports);
@@ -201,6 +219,7 @@ impl Inspection {
         let description = ComponentDescription::of(&sandbox, &artifact, None, &"inspection".into(), &mut None).await?;
         let ComponentDescription { plugin, declaration, schemas, migrations, steps, needs } = description;
         self.needs = needs;
+        self.needs_parameters = grants_to_hear(&declaration.messages, &plugin);
         let mount = format!("/api/v1/{plugin}").parse().map_err(Error::internal)?;
         let routes = schemas.routes(&declaration, &mount);
         self.declared = Some(DeclarationReport::new(&declaration, schemas, steps));
@@ -231,6 +250,7 @@ impl DeclarationReport {
             routes: declaration.routes.iter().map(route).collect(),
             permissions: declaration.permissions.clone(),
             migrations,
+            messages: MessageReport::of(&declaration.messages),
             settings_schema: declaration.settings_schema.clone(),
             settings_required: schemas.check_settings(&Value::Object(Map::new())).is_err(),
             schemas,

@@ -33,3 +33,32 @@ pub(super) mod migrate {
         exports: { default: async },
     });
 }
+
+/// Declares the topics of events that the plugin publishes.
+pub(super) mod topics {
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-topics; world role { export wharf:events/topics@0.1.0; }",
+        path: "../wit",
+        exports: { default: async },
+    });
+}
+
+/// Declares subscriptions to events, and receives the events.
+pub(super) mod subscriber {
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-subscriber; world role { export wharf:events/subscriber@0.1.0; }",
+        path: "../wit",
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// Declares jobs and schedules, and runs the jobs.
+pub(super) mod worker {
+    wasmtime::component::bindgen!({
+        inline: "package wharf:host-worker; world role { export wharf:jobs/worker@0.1.0; }",
+        path: "../wit",
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}

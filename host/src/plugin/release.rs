@@ -9,13 +9,13 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 
-use super::artifact::{Artifact, Digest, invalid, printable};
+use super::artifact::{Artifact, Digest, SUBSCRIBER, WORKER, invalid, printable};
 use super::breaker::Breaker;
 use super::bulkhead::Bulkhead;
 use super::call_stats::CallStats;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
-use super::interface::handle;
+use super::interface::{handle, subscriber, worker};
 use super::limits::{CallLimits, LimitOverrides};
 use super::pause::PauseSwitch;
 use super::schema_compatibility::MigrationStep;
@@ -68,6 +68,10 @@ pub struct Prepared {
     /// Finds a route by its index.
     pub table: RouteTable<usize>,
     pub(super) handle: handle::RolePre<Guest>,
+    /// Receives events, if it has this role.
+    pub(super) subscriber: Option<subscriber::RolePre<Guest>>,
+    /// Runs jobs, if it has this role.
+    pub(super) worker: Option<worker::RolePre<Guest>>,
     pub(super) admitted: Admitted,
 }
 
@@ -77,7 +81,8 @@ impl Prepared {
     /// # Errors
     /// Two of the routes match the same requests.
     pub(super) fn new(linked: LinkedComponent, admitted: Admitted, routes: Vec<ReleaseRoute>) -> Result<Self> {
-        Ok(Self { table: route_table(&routes)?, routes, handle: linked.handle, admitted })
+        let LinkedComponent { handle, subscriber, worker } = linked;
+        Ok(Self { table: route_table(&routes)?, routes, handle, subscriber, worker, admitted })
     }
 }
 
@@ -187,6 +192,8 @@ pub struct CachedRoute {
 /// A component that is type-checked against its grants: the expensive part of a release.
 pub(super) struct LinkedComponent {
     handle: handle::RolePre<Guest>,
+    subscriber: Option<subscriber::RolePre<Guest>>,
+    worker: Option<worker::RolePre<Guest>>,
 }
 
 impl LinkedComponent {
@@ -197,7 +204,10 @@ impl LinkedComponent {
         let mut linker = engine.linker()?;
         Capabilities::link(&mut linker, grants).map_err(refuse)?;
         let instance = linker.instantiate_pre(&artifact.component).map_err(refuse)?;
-        Ok(Self { handle: handle::RolePre::new(instance).map_err(refuse)? })
+        let plays = |role: &str| artifact.plays(role).then(|| instance.clone());
+        let subscriber = plays(SUBSCRIBER).map(subscriber::RolePre::new).transpose().map_err(refuse)?;
+        let worker = plays(WORKER).map(worker::RolePre::new).transpose().map_err(refuse)?;
+        Ok(Self { handle: handle::RolePre::new(instance).map_err(refuse)?, subscriber, worker })
     }
 }
 

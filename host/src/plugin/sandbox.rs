@@ -2,12 +2,13 @@
 //!
 //! The bulkhead admits the call. Memory, CPU time and host calls are limited from inside, and a deadline covers the
 //! whole call, host calls included. Afterwards the instance is gone with everything it held. `description` asks a
-//! component for its declaration and `smoke_test` tests a new release; both use call slots of their own. `execution`
-//! runs the guest code.
+//! component for its declaration and `smoke_test` tests a new release; both use call slots of their own. `task` runs
+//! deliveries of events and jobs, in the background slots. `execution` runs the guest code.
 
 mod description;
 mod execution;
 mod smoke_test;
+mod task;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Store;
 
 use self::execution::{Stop, run_until};
+pub use self::task::{TaskCall, TaskOutcome, Work};
 use super::bulkhead::{CallSlots, NoSlot};
 use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
 use super::interface::handle::exports::wharf::plugin::http;
@@ -79,6 +81,10 @@ pub struct Sandbox {
     call_slots: CallSlots,
     /// Deploys have instances of their own, so that calls and deploys never block each other.
     deploy_slots: Semaphore,
+    /// Deliveries and jobs have instances of their own too.
+    background_slots: Semaphore,
+    /// The CPU time of a delivery or job.
+    task_cpu_time: Duration,
     /// The time of all smoke calls of a release together.
     smoke_time: Duration,
     logs: PluginLogs,
@@ -98,6 +104,8 @@ impl Sandbox {
             cpu: CpuScheduler::new(tokio::runtime::Handle::current().metrics().num_workers()),
             call_slots: CallSlots::new(limits.total_concurrency, limits.queue_bytes),
             deploy_slots: Semaphore::new(DEPLOY_SLOTS),
+            background_slots: Semaphore::new(limits.background_concurrency),
+            task_cpu_time: limits.task_cpu_time,
             smoke_time: limits.smoke_time,
             logs,
         })
@@ -174,7 +182,8 @@ impl Sandbox {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
         let parts = release.parts()?;
-        let mut store = self.release_store(release, parts, (request.id, request.client), caller, trace, dependencies);
+        let context = CallContext { address: request.client, caller, trace, ..context_of(release, request.id) };
+        let mut store = self.release_store(release, parts, context, &release.limits, dependencies);
         let request = http::Request {
             id: request.id,
             route: request.route,
@@ -224,20 +233,11 @@ impl Sandbox {
         &self,
         release: &Release,
         parts: &Prepared,
-        (request_id, address): (&Arc<str>, Option<IpAddr>),
-        caller: Option<Arc<Caller>>,
-        trace: Option<Trace>,
+        context: CallContext,
+        limits: &CallLimits,
         dependencies: &Dependencies,
     ) -> Store<Guest> {
-        let context = Arc::new(CallContext {
-            plugin: release.record.plugin.clone(),
-            release: release.record.number,
-            request_id: Arc::clone(request_id),
-            address,
-            caller,
-            trace,
-            task: None,
-        });
+        let context = Arc::new(context);
         let entered = parts.admitted.enter(&context);
         let resources = GuestResources {
             output: Arc::clone(&release.log),
@@ -245,7 +245,7 @@ impl Sandbox {
             dependencies: dependencies.clone(),
             cpu_slot: release.bulkhead.cpu_queue().slot(),
         };
-        self.store(context, entered, resources, &release.limits, parts.admitted.max_input_bytes())
+        self.store(context, entered, resources, limits, parts.admitted.max_input_bytes())
     }
 
     fn store(
@@ -259,6 +259,19 @@ impl Sandbox {
         let own = GuestLimits::new(limits.memory, limits.cpu_time, limits.host_calls);
         let guest = Guest::new(context, entered, own, resources, self.clock.clone());
         self.engine.store(guest, max_call_bytes.max(limits.response_bytes))
+    }
+}
+
+/// Returns the context of a call of a release by the host itself: without a client, a caller and a task.
+fn context_of(release: &Release, request_id: &Arc<str>) -> CallContext {
+    CallContext {
+        plugin: release.record.plugin.clone(),
+        release: release.record.number,
+        request_id: Arc::clone(request_id),
+        address: None,
+        caller: None,
+        trace: None,
+        task: None,
     }
 }
 

@@ -9,13 +9,17 @@
 //! schema Item {"type":"object"}
 //! route GET /{id} public {"parameters":[{"name":"id","in":"path"}]}
 //! cache 1000 true tag,other
+//! topic created public {"type":"object"}
+//! subscription user.deleted 3 1000
+//! job sync 60000 1 {"type":"object"}
+//! schedule nightly sync Europe/Berlin {} 30 2 * * *
 //! step 0002 0001
 //! applied 0001
 //! live 0001
 //! ```
 //!
 //! `cache` applies to the route before it. `public`, `authenticated` and `superuser` are access levels; any other word
-//! is a permission.
+//! is a permission. A topic whose access is `nobody` has none.
 //!
 //! Properties: an accepted declaration follows every documented rule, and is unchanged after it was stored and read
 //! again; a rejection is one line.
@@ -23,8 +27,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
+use wharf::clock::Timestamp;
 use wharf::plugin::declaration::Declaration;
-use wharf::plugin::fuzzing::{self, Declared, DeclaredAccess, DeclaredRoute};
+use wharf::plugin::fuzzing::{self, Declared, DeclaredAccess, DeclaredRoute, DeclaredSchedule};
 use wharf::plugin::schema_compatibility::MigrationStep;
 use wharf::route::{Access, Template};
 
@@ -64,6 +69,27 @@ impl Input {
                         route.cache = Some((ttl.parse().unwrap_or(1), per_caller == "true", tags));
                     }
                 }
+                "topic" => {
+                    let [name, access, schema] = words(rest);
+                    let access = Some(access).filter(|access| *access != "nobody").map(self::access);
+                    declared.topics.push((unescaped(name), access, schema.to_owned()));
+                }
+                "subscription" => {
+                    let [topic, retries, backoff] = words(rest);
+                    let number = |text: &str| text.parse().unwrap_or(1);
+                    declared.subscriptions.push((unescaped(topic), number(retries), number(backoff)));
+                }
+                "job" => {
+                    let [name, deadline, concurrency, schema] = words(rest);
+                    let number = |text: &str| text.parse().unwrap_or(10);
+                    let schema = Some(schema.to_owned()).filter(|schema| !schema.is_empty());
+                    declared.jobs.push((unescaped(name), number(deadline), number(concurrency), schema));
+                }
+                "schedule" => {
+                    let [name, job, zone, payload, cron] = words(rest);
+                    let [name, job, time_zone, payload, cron] = [name, job, zone, payload, cron].map(unescaped);
+                    declared.schedules.push(DeclaredSchedule { name, cron, time_zone, job, payload });
+                }
                 "step" => input.steps.push(step(rest)),
                 "applied" => input.applied.push(step(rest)),
                 "live" => input.live.push(step(rest)),
@@ -76,18 +102,21 @@ impl Input {
 
 fn route(rest: &str) -> DeclaredRoute {
     let [method, path, access, operation] = words(rest);
-    let access = match access {
+    DeclaredRoute {
+        method: unescaped(method),
+        path: unescaped(path),
+        access: self::access(access),
+        operation: operation.to_owned(),
+        cache: None,
+    }
+}
+
+fn access(word: &str) -> DeclaredAccess {
+    match word {
         "public" => DeclaredAccess::Public,
         "authenticated" => DeclaredAccess::Authenticated,
         "superuser" => DeclaredAccess::Superuser,
         name => DeclaredAccess::Permission(unescaped(name)),
-    };
-    DeclaredRoute {
-        method: unescaped(method),
-        path: unescaped(path),
-        access,
-        operation: operation.to_owned(),
-        cache: None,
     }
 }
 
@@ -105,6 +134,7 @@ pub fn check(data: &[u8]) {
     };
     assert_eq!(twice.ok().as_ref(), Some(&declaration));
     check_rules(&declared, &declaration);
+    check_messages(&declared, &declaration);
 
     let stored = serde_json::to_string(&declaration).expect("a declaration becomes JSON");
     match serde_json::from_str::<Declaration>(&stored) {
@@ -159,6 +189,42 @@ fn check_rules(declared: &Declared, declaration: &Declaration) {
             assert!(cache.tags.len() <= wharf::cache::MAX_TAGS);
             assert!(cache.tags.iter().all(|tag| tag.len() <= wharf::cache::MAX_TAG));
         }
+    }
+}
+
+fn check_messages(declared: &Declared, declaration: &Declaration) {
+    let messages = &declaration.messages;
+    let of_topics: BTreeSet<&str> = messages.topics.iter().map(|topic| topic.name.as_str()).collect();
+    let subscribed: BTreeSet<&str> = messages.subscriptions.iter().map(|one| one.topic.as_str()).collect();
+    let of_jobs: BTreeSet<&str> = messages.jobs.iter().map(|job| job.name.as_str()).collect();
+    let of_schedules: BTreeSet<&str> = messages.schedules.iter().map(|schedule| schedule.name.as_str()).collect();
+    for (names, declared, limit) in [
+        (&of_topics, declared.topics.len(), 64),
+        (&subscribed, declared.subscriptions.len(), 64),
+        (&of_jobs, declared.jobs.len(), 64),
+        (&of_schedules, declared.schedules.len(), 32),
+    ] {
+        assert!(names.len() == declared && declared <= limit);
+    }
+    assert!([of_topics, of_jobs.clone(), of_schedules].iter().flatten().all(|name| is_name(name)));
+    let permissions: Vec<&str> = declaration.permissions.iter().map(|permission| permission.name.as_str()).collect();
+    for topic in &messages.topics {
+        if let Some(Access::Permission(name)) = &topic.access {
+            assert!(permissions.contains(&name.as_str()), "{name} is not declared");
+        }
+    }
+    for subscription in &messages.subscriptions {
+        let retry = subscription.retry;
+        assert!(retry.retries <= 100 && (1..=3_600_000).contains(&retry.backoff_ms));
+    }
+    assert!(messages.jobs.iter().all(|job| job.deadline_ms >= 10 && job.concurrency > 0));
+    for schedule in &messages.schedules {
+        assert!(of_jobs.contains(schedule.job.as_str()), "{} is not declared", schedule.job);
+        // 2026-03-28T00:00:00Z, just before clocks change in Europe.
+        let after = Timestamp(1_774_656_000_000_000);
+        let times = fuzzing::schedule_times(&schedule.cron, &schedule.time_zone, after, 8).unwrap();
+        assert_eq!(times.len(), 8);
+        assert!(times[0] > after && times.is_sorted_by(|a, b| b.since(*a).as_secs() >= 60), "{schedule:?}");
     }
 }
 

@@ -78,7 +78,10 @@ impl CheckCommand {
             }
             None => {
                 let needs: Vec<&str> = match &comparison {
-                    None => inspection.needs.iter().copied().collect(),
+                    None => {
+                        let parameters = inspection.needs_parameters.iter().map(String::as_str);
+                        inspection.needs.iter().copied().chain(parameters).collect()
+                    }
                     Some((_, comparison)) => comparison.missing.iter().map(String::as_str).collect(),
                 };
                 let grant = if needs.is_empty() { String::new() } else { format!(" --grant {}", needs.join(",")) };
@@ -152,6 +155,8 @@ fn deployed(inspection: &Inspection, declared: &DeclarationReport, live: &Value)
     json!({
         "version": declared.version, "digest": inspection.digest, "size": inspection.size, "mount": of_live("mount"),
         "summary": declared.summary, "routes": routes, "permissions": declared.permissions,
+        "topics": declared.messages.topics, "subscriptions": declared.messages.subscriptions,
+        "jobs": declared.messages.jobs, "schedules": declared.messages.schedules,
         "grants": grants, "migrations": declared.migrations, "settings": of_live("settings"),
         "limits": of_live("limits"),
     })

@@ -78,6 +78,14 @@ pub(super) struct Diff {
     grants: Vec<Change>,
     /// By name: the limits of its calls.
     limits: Vec<Change>,
+    /// By name: the clients that may receive the events.
+    topics: Vec<Change>,
+    /// By topic: the repetitions.
+    subscriptions: Vec<Change>,
+    /// By name: the repetitions and the time limit.
+    jobs: Vec<Change>,
+    /// By name: the times and the job.
+    schedules: Vec<Change>,
     migrations: Vec<Change>,
     /// By JSON pointer.
     settings: Vec<Change>,
@@ -99,6 +107,12 @@ impl Diff {
             }),
             grants: compare(|release| assignments(release, "grants")),
             limits: compare(|release| assignments(release, "limits")),
+            topics: compare(|release| {
+                members(release, "topics").map(|topic| (text(topic, "name"), member(topic, "access"))).collect()
+            }),
+            subscriptions: compare(|release| described(release, "subscriptions", "topic")),
+            jobs: compare(|release| described(release, "jobs", "name")),
+            schedules: compare(|release| described(release, "schedules", "name")),
             migrations: compare(migrations),
             settings: compare(|release| {
                 let mut found = Vec::new();
@@ -108,13 +122,17 @@ impl Diff {
         }
     }
 
-    fn sections(&self) -> [(&'static str, &[Change]); 7] {
+    fn sections(&self) -> [(&'static str, &[Change]); 11] {
         [
             ("component", &self.component),
             ("routes", &self.routes),
             ("permissions", &self.permissions),
             ("grants", &self.grants),
             ("limits", &self.limits),
+            ("topics", &self.topics),
+            ("subscriptions", &self.subscriptions),
+            ("jobs", &self.jobs),
+            ("schedules", &self.schedules),
             ("migrations", &self.migrations),
             ("settings", &self.settings),
         ]
@@ -189,6 +207,16 @@ fn assignments(release: &Value, list: &str) -> Vec<(String, Value)> {
     members(release, list).filter_map(Value::as_str).map(apart).collect()
 }
 
+/// Returns the members of a list by the name of each, with their other members as text: `retries 3, backoff_ms 1000`.
+fn described(release: &Value, list: &str, name: &str) -> Vec<(String, Value)> {
+    let others = |value: &Value| {
+        let members = value.as_object().into_iter().flatten().filter(|(of, _)| *of != name);
+        let texts: Vec<String> = members.map(|(of, _)| format!("{of} {}", text(value, of))).collect();
+        Value::from(texts.join(", "))
+    };
+    members(release, list).map(|value| (text(value, name), others(value))).collect()
+}
+
 /// Returns migration names. In the newer form of the API each comes with the oldest migration whose releases can run
 /// after it.
 fn migrations(release: &Value) -> Vec<(String, Value)> {
@@ -248,6 +276,9 @@ mod tests {
                 { "method": "PUT", "path": "/a", "access": "superuser" }],
             "permissions": [{ "name": "edit", "summary": "Edits" }],
             "grants": ["log", "sql", "sql.bytes=1MiB", "sql.rows=5"], "migrations": ["1"],
+            "topics": [{ "name": "created", "access": null, "summary": "x" }],
+            "subscriptions": [{ "topic": "user.deleted", "retries": 3, "backoff_ms": 1000 }],
+            "jobs": [{ "name": "sync", "retries": 3 }],
             "settings": { "a": { "b/c": 1, "gone": [1] }, "same": true },
         });
         let after = json!({
@@ -256,6 +287,9 @@ mod tests {
                 { "method": "POST", "path": "/a", "access": "public" }],
             "permissions": [{ "name": "edit", "summary": "Edits all" }, { "name": "read", "summary": "" }],
             "grants": ["auth", "auth.x=a=b", "sql", "sql.rows=6"], "migrations": ["1", "2"],
+            "topics": [{ "name": "created", "access": "public", "summary": "x" }],
+            "subscriptions": [{ "topic": "user.deleted", "retries": 5, "backoff_ms": 1000 }],
+            "schedules": [{ "name": "nightly", "cron": "0 2 * * *", "job": "sync" }],
             "settings": { "a": { "b/c": 2 }, "same": true },
         });
         let section = |title: &str, lines: &[&str]| (title.to_owned(), lines.iter().map(ToString::to_string).collect());
@@ -266,6 +300,10 @@ mod tests {
                 section("routes", &["~ GET /a  public → authenticated", "- PUT /a  superuser", "+ POST /a  public"]),
                 section("permissions", &["~ edit  Edits → Edits all", "+ read"]),
                 section("grants", &["- log", "- sql.bytes  1MiB", "~ sql.rows  5 → 6", "+ auth", "+ auth.x  a=b"]),
+                section("topics", &["~ created   → public"]),
+                section("subscriptions", &["~ user.deleted  retries 3, backoff_ms 1000 → retries 5, backoff_ms 1000"]),
+                section("jobs", &["- sync  retries 3"]),
+                section("schedules", &["+ nightly  cron 0 2 * * *, job sync"]),
                 section("migrations", &["+ 2"]),
                 section("settings", &["~ /a/b~1c  1 → 2", "- /a/gone  [1]"]),
             ]

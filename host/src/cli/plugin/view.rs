@@ -5,6 +5,8 @@ pub(super) mod canary;
 pub(super) mod history;
 pub(super) mod inspection;
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use crate::cli::terminal::Terminal;
@@ -112,10 +114,16 @@ pub(super) fn deployed(response: &Value, url: &str, terminal: &Terminal) {
         }
         (false, None) => format!("{} {} release {number}", terminal.good("Deployed"), terminal.bold(&name)),
     });
-    let row = |name: &str, value: String| terminal.line(format!("  {name:<8}{value}"));
+    let row = |name: &str, value: String| terminal.line(format!("  {name:<7} {value}"));
     row("at", format!("{url}{}", text(plugin, "mount")));
     row("grants", words(plugin, "grants"));
     row("routes", members(plugin, "routes").count().to_string());
+    for list in ["topics", "subscriptions", "jobs", "schedules"] {
+        let count = members(plugin, list).count();
+        if count > 0 {
+            row(list, count.to_string());
+        }
+    }
     for key in members(release(plugin), "signed_by").filter_map(Value::as_str) {
         row("signed", format!("by {}", printable(key)));
     }
@@ -220,23 +228,57 @@ pub(super) fn plugin(plugin: &Value, email_addresses: &Map<String, Value>, termi
     row("imports", imports(plugin));
     permissions(plugin, terminal);
     routes(plugin, terminal);
+    messages(plugin, terminal);
 }
 
 fn permissions(plugin: &Value, terminal: &Terminal) {
     let permissions: Vec<_> = members(plugin, "permissions").map(|p| [text(p, "name"), text(p, "summary")]).collect();
-    if !permissions.is_empty() {
-        terminal.line("");
-        terminal.table(["PERMISSION", "MEANS"], &permissions);
-    }
+    table(["PERMISSION", "MEANS"], &permissions, terminal);
 }
 
 fn routes(plugin: &Value, terminal: &Terminal) {
     let routes: Vec<_> = members(plugin, "routes")
         .map(|route| [text(route, "method"), text(route, "path"), text(route, "access")])
         .collect();
-    if !routes.is_empty() {
+    table(["METHOD", "PATH", "ACCESS"], &routes, terminal);
+}
+
+/// Prints the events and jobs.
+fn messages(plugin: &Value, terminal: &Terminal) {
+    let millis = |value: &Value, name: &str| {
+        let millis = value.get(name).and_then(Value::as_u64).map(Duration::from_millis);
+        millis.map(|millis| humantime::format_duration(millis).to_string()).unwrap_or_default()
+    };
+    let access = |topic: &Value| match text(topic, "access") {
+        none if none.is_empty() => "no client".to_owned(),
+        access => access,
+    };
+    let topics: Vec<_> =
+        members(plugin, "topics").map(|topic| [text(topic, "name"), access(topic), text(topic, "summary")]).collect();
+    let subscriptions: Vec<_> = members(plugin, "subscriptions")
+        .map(|one| [text(one, "topic"), text(one, "retries"), millis(one, "backoff_ms")])
+        .collect();
+    let jobs: Vec<_> = members(plugin, "jobs")
+        .map(|job| {
+            let [retries, at_once] = ["retries", "concurrency"].map(|name| text(job, name));
+            let [backoff, deadline] = ["backoff_ms", "deadline_ms"].map(|name| millis(job, name));
+            [text(job, "name"), retries, backoff, deadline, at_once]
+        })
+        .collect();
+    let schedules: Vec<_> = members(plugin, "schedules")
+        .map(|one| ["name", "cron", "time_zone", "missed", "job"].map(|name| text(one, name)))
+        .collect();
+    table(["TOPIC", "CLIENTS", "MEANS"], &topics, terminal);
+    table(["SUBSCRIPTION", "RETRIES", "BACKOFF"], &subscriptions, terminal);
+    table(["JOB", "RETRIES", "BACKOFF", "DEADLINE", "AT ONCE"], &jobs, terminal);
+    table(["SCHEDULE", "CRON", "TIME ZONE", "MISSED", "JOB"], &schedules, terminal);
+}
+
+/// Prints a table, unless it is empty.
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]], terminal: &Terminal) {
+    if !rows.is_empty() {
         terminal.line("");
-        terminal.table(["METHOD", "PATH", "ACCESS"], &routes);
+        terminal.table(head, rows);
     }
 }
 

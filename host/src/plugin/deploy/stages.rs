@@ -14,6 +14,7 @@ use crate::db::plugin_data::Migration;
 use crate::db::release::{self as releases, PluginRecord, ReleaseRole};
 use crate::error::{Error, Result};
 use crate::id::UserId;
+use crate::message::Topic;
 use crate::plugin::canary::{Canary, Lot, Plan};
 use crate::plugin::declaration::DeclaredMigration;
 use crate::plugin::deploy_turn::DeployTurn;
@@ -167,6 +168,8 @@ impl Registry {
     ) -> Result<()> {
         let record = &release.record;
         let stored = record.to_stored(release.size, &release.imports)?;
+        let subscriptions = record.declaration.messages.subscriptions.iter();
+        let topics: Vec<&Topic> = subscriptions.map(|subscription| &subscription.topic).collect();
         let revoked = Value::from(recorded.revoked.clone()).to_string();
         let plugin_record = PluginRecord { revoked: &revoked, schema: &recorded.schema };
         let _changing = self.live.lock().await;
@@ -185,7 +188,8 @@ impl Registry {
                 let canary = Canary::new(Arc::clone(release), plan, lot, &live, self.clock.now());
                 let text = canary.to_json()?;
                 let role = ReleaseRole::Canary(&text);
-                if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
+                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record).await;
+                if let Err(error) = inserted {
                     self.check_inserted(record, error).await?;
                 }
                 self.live.swap(|plugins| {
@@ -194,7 +198,8 @@ impl Registry {
             }
             _ => {
                 let role = ReleaseRole::Live(replaced);
-                if let Err(error) = releases::insert(&self.db, &stored, component, role, &plugin_record).await {
+                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record).await;
+                if let Err(error) = inserted {
                     self.check_inserted(record, error).await?;
                 }
                 self.live.serve(Arc::clone(release), now.is_some_and(|now| now.paused));

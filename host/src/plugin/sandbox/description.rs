@@ -1,5 +1,5 @@
-//! The questions to a component before it becomes a release: its descriptor, its routes and its migrations, asked in
-//! instances that have entered no capability.
+//! The questions to a component before it becomes a release: its descriptor, its routes, its events, its jobs and its
+//! migrations, asked in instances that have entered no capability.
 
 use std::sync::Arc;
 
@@ -13,17 +13,18 @@ use crate::capability::guest::GuestResources;
 use crate::capability::{CallContext, Capabilities, Dependencies, Entered, Grants, Guest};
 use crate::error::Result;
 use crate::id::PluginName;
-use crate::plugin::artifact::{Artifact, MIGRATIONS, invalid, printable};
+use crate::plugin::artifact::{Artifact, MIGRATIONS, SUBSCRIBER, TOPICS, WORKER, invalid, printable};
 use crate::plugin::call_stats::CallStats;
 use crate::plugin::declaration::{Declaration, DeclaredMigration};
+use crate::plugin::declared_messages::DeclaredRoles;
 use crate::plugin::engine::DECLARATION_TIME;
-use crate::plugin::interface::{describe, migrate};
+use crate::plugin::interface::{describe, migrate, subscriber, topics, worker};
 use crate::plugin::limits::CallLimits;
 use crate::plugin::schema_compatibility::MigrationStep;
 
 impl Sandbox {
-    /// Asks a component for its declaration and its migrations. Sets `named` to the name in its descriptor if it has no
-    /// name yet.
+    /// Asks a component for its declaration and its migrations, each role in an instance of its own. Sets `named` to the
+    /// name in its descriptor if it has no name yet.
     ///
     /// # Errors
     /// It traps, hits a limit, takes too long, or its declaration is not valid.
@@ -41,8 +42,6 @@ impl Sandbox {
         Capabilities::link(&mut linker, &Grants::all()).map_err(refuse)?;
         let instance = linker.instantiate_pre(&artifact.component).map_err(refuse)?;
         let role = describe::RolePre::new(instance.clone()).map_err(refuse)?;
-        let owner =
-            if artifact.plays(MIGRATIONS) { Some(migrate::RolePre::new(instance).map_err(refuse)?) } else { None };
         let context = Arc::new(CallContext {
             plugin: plugin.clone(),
             release: 0,
@@ -69,33 +68,52 @@ impl Sandbox {
             invalid(format!("it fails when it is asked for its declaration: {error}")).with_internal(error.report())
         };
 
-        let _slot = self.deploy_slot().await?;
-        let mut describing = store();
         // Nobody reads these counts.
-        let (slot, stats) = (describing.data().cpu_slot.clone(), CallStats::default());
-        let work = async {
-            let role = role.instantiate_async(&mut describing).await.context(Instantiating)?;
-            let descriptor = role.wharf_plugin_descriptor().call_describe(&mut describing).await?;
-            let api = role.wharf_plugin_http().call_routes(&mut describing).await?;
-            Ok((descriptor, api))
-        };
-        let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
-        let (descriptor, api) = outcome.map_err(|stop| stopped(stop, &describing))?;
+        let stats = CallStats::default();
+        // Asks a question in an instance of its own.
+        macro_rules! ask {
+            ($role:expr, |$guest:ident, $store:ident| $question:expr) => {{
+                let mut $store = store();
+                let slot = $store.data().cpu_slot.clone();
+                let work = async {
+                    let $guest = $role.instantiate_async(&mut $store).await.context(Instantiating)?;
+                    $question
+                };
+                let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
+                outcome.map_err(|stop| stopped(stop, &$store))?
+            }};
+        }
+
+        let _slot = self.deploy_slot().await?;
+        let (descriptor, api) = ask!(role, |guest, store| {
+            let descriptor = guest.wharf_plugin_descriptor().call_describe(&mut store).await?;
+            Ok((descriptor, guest.wharf_plugin_http().call_routes(&mut store).await?))
+        });
         if named.is_none() {
             *named = descriptor.name.parse().ok();
         }
-        let declaration = Declaration::check(descriptor, api)?;
-        drop(describing);
+        let mut roles = DeclaredRoles::default();
+        if artifact.plays(TOPICS) {
+            let role = topics::RolePre::new(instance.clone()).map_err(refuse)?;
+            roles.topics = ask!(role, |guest, store| guest.wharf_events_topics().call_topics(&mut store).await);
+        }
+        if artifact.plays(SUBSCRIBER) {
+            let role = subscriber::RolePre::new(instance.clone()).map_err(refuse)?;
+            roles.subscriptions =
+                ask!(role, |guest, store| guest.wharf_events_subscriber().call_subscriptions(&mut store).await);
+        }
+        if artifact.plays(WORKER) {
+            let role = worker::RolePre::new(instance.clone()).map_err(refuse)?;
+            let declared = ask!(role, |guest, store| guest.wharf_jobs_worker().call_declare(&mut store).await);
+            (roles.jobs, roles.schedules) = (declared.jobs, declared.schedules);
+        }
+        let declaration = Declaration::check(descriptor, api, roles)?;
 
-        let Some(owner) = owner else { return Ok((declaration, Vec::new())) };
-        let mut migrating = store();
-        let slot = migrating.data().cpu_slot.clone();
-        let work = async {
-            let role = owner.instantiate_async(&mut migrating).await.context(Instantiating)?;
-            role.wharf_sql_migrations().call_migrations(&mut migrating).await
-        };
-        let outcome = run_until(&slot, &stats, DECLARATION_TIME, work).await;
-        let migrations = outcome.map_err(|stop| stopped(stop, &migrating))?;
+        if !artifact.plays(MIGRATIONS) {
+            return Ok((declaration, Vec::new()));
+        }
+        let role = migrate::RolePre::new(instance).map_err(refuse)?;
+        let migrations = ask!(role, |guest, store| guest.wharf_sql_migrations().call_migrations(&mut store).await);
         let migrations = migrations.into_iter().map(|migration| DeclaredMigration {
             step: MigrationStep { name: migration.name, oldest: migration.oldest },
             sql: migration.sql,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::execution::{dependency_unavailable, run_until};
-use super::{Request, Sandbox};
+use super::{Request, Sandbox, context_of};
 use crate::capability::Dependencies;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::release::Release;
@@ -31,7 +31,8 @@ impl Sandbox {
     async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         let parts = release.parts()?;
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
-        let mut store = self.release_store(release, parts, (request_id, None), None, None, &dependencies);
+        let context = context_of(release, request_id);
+        let mut store = self.release_store(release, parts, context, &release.limits, &dependencies);
         let slot = store.data().cpu_slot.clone();
         let instance = parts.handle.instantiate_async(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {

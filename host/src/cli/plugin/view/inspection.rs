@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::capabilities::meaning;
-use super::{bytes, imports, members, permissions, routes, text, words};
+use super::{bytes, imports, members, messages, permissions, printable, routes, text, words};
 use crate::cli::terminal::Terminal;
 
 /// Prints the description of a file.
@@ -26,6 +26,9 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
     for (index, need) in needs.iter().enumerate() {
         row(if index == 0 { "needs" } else { "" }, &format!("{need:width$}  {}", meaning(need)));
     }
+    for parameter in members(inspection, "needs_parameters").filter_map(Value::as_str) {
+        row("", &printable(parameter));
+    }
     if let Some(declared) = declared {
         if needs.is_empty() {
             row("needs", "no capability");
@@ -34,6 +37,7 @@ pub(in crate::cli::plugin) fn inspection(inspection: &Value, terminal: &Terminal
         row("settings", settings(declared));
         permissions(declared, terminal);
         routes(declared, terminal);
+        messages(declared, terminal);
     }
     if inspection.get("refused").is_none_or(Value::is_null) {
         terminal.line("");

@@ -11,6 +11,7 @@ use crate::plugin::Release;
 use crate::plugin::canary::{Canary, Comparison};
 use crate::plugin::declaration::Permission;
 use crate::plugin::generation::{Absence, Plugins};
+use crate::plugin::message_report::MessageReport;
 use crate::plugin::release::Record;
 use crate::plugin::schema_compatibility::MigrationStep;
 
@@ -47,6 +48,8 @@ pub(super) struct PluginPublic {
     imports: Vec<String>,
     permissions: Vec<Permission>,
     routes: Vec<RoutePublic>,
+    #[serde(flatten)]
+    messages: MessageReport,
 }
 
 /// A plugin with its details.
@@ -124,6 +127,8 @@ pub(super) struct ReleaseDetail {
     /// The limits that are set for this plugin, in the form that a deploy accepts.
     limits: Vec<String>,
     routes: Vec<RoutePublic>,
+    #[serde(flatten)]
+    messages: MessageReport,
 }
 
 impl ReleasePublic {
@@ -185,6 +190,7 @@ impl ReleaseDetail {
             settings: record.settings.clone(),
             limits: record.limits.to_texts(),
             routes: routes(record),
+            messages: MessageReport::of(&record.declaration.messages),
         }
     }
 }
@@ -202,6 +208,7 @@ impl PluginPublic {
             imports: imports.to_vec(),
             permissions: record.declaration.permissions.clone(),
             routes: routes(record),
+            messages: MessageReport::of(&record.declaration.messages),
         }
     }
 

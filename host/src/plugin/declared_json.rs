@@ -1,0 +1,46 @@
+//! JSON texts of a declaration: schemas and operations. Owns the bounds of their length and nesting, and the check of both.
+
+use serde_json::Value;
+
+use super::artifact::invalid;
+use crate::error::Result;
+
+/// The maximum length of all JSON texts of one declaration together, in bytes.
+const MAX_BYTES: usize = 1024 * 1024;
+/// The maximum nesting of declared JSON. It is stored inside the JSON of the declaration, which must stay readable, and
+/// the parser accepts 127 levels in all.
+pub(super) const MAX_NESTING: usize = 64;
+
+/// Checks the length of all JSON texts of a declaration together.
+///
+/// # Errors
+/// They are too long.
+pub(super) fn check_length(lengths: impl Iterator<Item = usize>) -> Result<()> {
+    if lengths.fold(0, usize::saturating_add) > MAX_BYTES {
+        return Err(invalid(format!(
+            "its operations, schemas and payloads are longer than {MAX_BYTES} bytes together"
+        )));
+    }
+    Ok(())
+}
+
+/// Parses a text; `what` is its name in an error.
+///
+/// # Errors
+/// It is not JSON, or it is nested too deeply.
+pub(super) fn parse(text: &str, what: &str) -> Result<Value> {
+    let value = serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))?;
+    if is_deeper(&value, MAX_NESTING) {
+        return Err(invalid(format!("{what} is nested deeper than {MAX_NESTING} levels")));
+    }
+    Ok(value)
+}
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let inside = |value| levels.checked_sub(1).is_none_or(|levels| is_deeper(value, levels));
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(inside),
+        Value::Object(object) => levels == 0 || object.values().any(inside),
+        _ => false,
+    }
+}
