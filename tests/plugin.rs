@@ -4,6 +4,7 @@ mod breaker;
 mod canary;
 pub(crate) mod compile;
 mod dependency;
+mod declared_messages;
 mod deploy;
 mod deploy_rejection;
 mod deploy_rejection_under_load;

@@ -253,18 +253,22 @@ impl TestHost {
     pub(crate) async fn audit_log(&self) -> String {
         const SQL: &str = "SELECT action || ' ' || object || ' ' || detail || ' ' || COALESCE(before, '') || ' ' || \
             COALESCE(after, '') FROM audit ORDER BY id";
-        let entries: Vec<String> = match &self.database {
+        self.texts(SQL, &SQL.replace("FROM audit", "FROM wharf.audit")).await.join("\n")
+    }
+
+    /// Returns the texts that a query finds in the host's own database.
+    pub(crate) async fn texts(&self, sqlite: &str, postgres: &str) -> Vec<String> {
+        let query = |sql: &str| sqlx::AssertSqlSafe(sql.to_owned());
+        match &self.database {
             Some(database) => {
-                let sql = SQL.replace("FROM audit", "FROM wharf.audit");
                 let mut connection = postgres::connect(database).await;
-                sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap()
+                sqlx::query_scalar(query(postgres)).fetch_all(&mut connection).await.unwrap()
             }
             None => {
                 let mut connection = sqlx::SqliteConnection::connect(&self.sqlite_url()).await.unwrap();
-                sqlx::query_scalar(SQL).fetch_all(&mut connection).await.unwrap()
+                sqlx::query_scalar(query(sqlite)).fetch_all(&mut connection).await.unwrap()
             }
-        };
-        entries.join("\n")
+        }
     }
 
     fn sqlite_url(&self) -> String {

@@ -1,5 +1,5 @@
-//! A guest whose declaration a test writes: name, routes, schemas and migrations. It can also trap, loop or grow
-//! instead of declaring anything.
+//! A guest whose declaration a test writes: name, routes, schemas, migrations, events and jobs. It can also trap, loop or
+//! grow instead of declaring anything.
 //!
 //! The declaration is a text of fixed length inside the component. A test overwrites it and needs no compiler. The host
 //! must not trust any of it.
@@ -21,6 +21,22 @@ use wharf_sdk::__private::migrations_role::exports::wharf::sql::migrations;
 use wharf_sdk::serde_json::{self, Value};
 
 use http_role::exports::wharf::plugin::{descriptor, http};
+use message_roles::exports::wharf::events::{subscriber, topics};
+use message_roles::exports::wharf::jobs::worker;
+
+/// The roles about events and jobs.
+#[allow(unreachable_pub, dead_code, clippy::all, clippy::expect_used, clippy::string_slice, reason = "generated")]
+mod message_roles {
+    wit_bindgen::generate!({
+        path: "../../../wit",
+        inline: "package wharf:liar-messages; world message-roles {
+            export wharf:events/topics@0.1.0;
+            export wharf:events/subscriber@0.1.0;
+            export wharf:jobs/worker@0.1.0;
+        }",
+        generate_all,
+    });
+}
 
 /// The length of the text in bytes. A shorter text is padded with blanks.
 const LENGTH: usize = 65_536;
@@ -160,8 +176,89 @@ impl migrations::Guest for Liar {
     }
 }
 
+impl topics::Guest for Liar {
+    /// `"topics": [[NAME, SCHEMA, ACCESS or null], …]`
+    fn topics() -> Vec<topics::Topic> {
+        list(&declaration()["topics"])
+            .map(|topic| topics::Topic {
+                name: text(&topic[0]),
+                summary: String::new(),
+                schema: topic[1].to_string(),
+                access: topic[2].as_str().map(|access| match access {
+                    "public" => topics::Access::Public,
+                    "authenticated" => topics::Access::Authenticated,
+                    "superuser" => topics::Access::Superuser,
+                    permission => topics::Access::Permission(permission.to_owned()),
+                }),
+            })
+            .collect()
+    }
+}
+
+/// Fails as `[how, reason]` says: `["retry", "later"]`.
+fn failure<F>(value: &Value, retry: fn(String) -> F, reject: fn(String) -> F) -> Option<F> {
+    match value[0].as_str() {
+        Some("retry") => Some(retry(text(&value[1]))),
+        Some(_) => Some(reject(text(&value[1]))),
+        None => None,
+    }
+}
+
+impl subscriber::Guest for Liar {
+    /// `"subscriptions": [TOPIC, …]`
+    fn subscriptions() -> Vec<subscriber::Subscription> {
+        list(&declaration()["subscriptions"])
+            .map(|topic| subscriber::Subscription { topic: text(topic), retries: 3, backoff_ms: 10 })
+            .collect()
+    }
+
+    fn receive(_: u32, _: subscriber::Event) -> Result<(), subscriber::Failure> {
+        let declaration = declaration();
+        act(&declaration["receive"]);
+        let failure = failure(&declaration["failure"], subscriber::Failure::Retry, subscriber::Failure::Reject);
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl worker::Guest for Liar {
+    /// `"jobs": [[NAME, SCHEMA or null], …], "schedules": [[NAME, CRON, TIME ZONE, JOB, PAYLOAD], …]`
+    fn declare() -> worker::Declaration {
+        let declaration = declaration();
+        let job = |job: &Value| worker::Job {
+            name: text(&job[0]),
+            schema: Some(&job[1]).filter(|schema| !schema.is_null()).map(Value::to_string),
+            retries: 3,
+            backoff_ms: 10,
+            deadline_ms: 60_000,
+            concurrency: 1,
+            keep_ms: 60_000,
+        };
+        let schedule = |schedule: &Value| worker::Schedule {
+            name: text(&schedule[0]),
+            cron: text(&schedule[1]),
+            time_zone: text(&schedule[2]),
+            missed: worker::Missed::Once,
+            job: text(&schedule[3]),
+            payload: schedule[4].to_string(),
+        };
+        worker::Declaration {
+            jobs: list(&declaration["jobs"]).map(job).collect(),
+            schedules: list(&declaration["schedules"]).map(schedule).collect(),
+        }
+    }
+
+    /// Returns its payload.
+    fn run(task: worker::Task) -> Result<Option<String>, worker::Failure> {
+        let declaration = declaration();
+        act(&declaration["run"]);
+        let failure = failure(&declaration["failure"], worker::Failure::Retry, worker::Failure::Reject);
+        failure.map_or(Ok(Some(task.payload)), Err)
+    }
+}
+
 #[cfg(target_arch = "wasm32")]
 const _: () = {
     wharf_sdk::__private::export_http!(Liar with_types_in wharf_sdk::__private::http_role);
     wharf_sdk::__private::export_migrations!(Liar with_types_in wharf_sdk::__private::migrations_role);
+    message_roles::export!(Liar with_types_in message_roles);
 };
