@@ -96,21 +96,22 @@ impl ScheduleTime {
 fn check_fields(cron: &str) -> Option<()> {
     let fields: Vec<&str> = cron.split_ascii_whitespace().collect();
     let [minute, hour, day, month, weekday] = fields.as_slice() else { return None };
-    let is_valid = |field: &str, names: &[&str], extra: &[u8]| {
-        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"*,-/".contains(&b) || extra.contains(&b);
-        let mut words = field.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
-        field.bytes().all(is_allowed)
-            && words.all(|word| names.iter().any(|name| name.eq_ignore_ascii_case(word)))
-            && field.split(',').all(|item| !item.is_empty())
-    };
     let is_valid = cron.len() <= MAX_LENGTH
-        && is_valid(minute, &[], b"")
-        && is_valid(hour, &[], b"")
-        && is_valid(day, &["L"], b"")
-        && is_valid(month, MONTHS, b"")
-        && is_valid(weekday, WEEKDAYS, b"#")
+        && is_field(minute, &[])
+        && is_field(hour, &[])
+        && is_field(day, &["L"])
+        && is_field(month, MONTHS)
+        && is_field(&weekday.replace('#', "-"), WEEKDAYS)
         && !weekday.split(',').any(|item| item.eq_ignore_ascii_case("L"));
     is_valid.then_some(())
+}
+
+/// Returns whether a field has numbers, these names and the usual signs, and no empty item.
+fn is_field(field: &str, names: &[&str]) -> bool {
+    let mut words = field.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    field.bytes().all(|b| b.is_ascii_alphanumeric() || b"*,-/".contains(&b))
+        && words.all(|word| names.iter().any(|name| name.eq_ignore_ascii_case(word)))
+        && field.split(',').all(|item| !item.is_empty())
 }
 
 #[cfg(test)]
