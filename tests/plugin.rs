@@ -3,8 +3,8 @@
 mod breaker;
 mod canary;
 pub(crate) mod compile;
-mod dependency;
 mod declared_messages;
+mod dependency;
 mod deploy;
 mod deploy_rejection;
 mod deploy_rejection_under_load;
