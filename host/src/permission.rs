@@ -60,6 +60,8 @@ host_permissions! {
     SessionsEnd = "sessions:end", "End the sessions of any account.";
     AuditRead = "audit:read", "Read the audit log.";
     AuditPrune = "audit:prune", "Delete audit entries that are older than the configured time, before the host does.";
+    TasksRead = "tasks:read", "Read deliveries of events, jobs and schedules, with their payloads.";
+    TasksOperate = "tasks:operate", "Retry, cancel and drop deliveries of events and jobs, and pause and run schedules.";
     SettingsRead = "settings:read", "Read the settings of the host, without secrets.";
     MetricsRead = "metrics:read", "Read the metrics.";
     MailTest = "mail:test", "Send test mails.";

@@ -59,6 +59,8 @@ CREATE TABLE tasks (
     interruptions bigint  NOT NULL DEFAULT 0,
     -- Ready: the earliest start. Running: the end of the lease.
     due_at        bigint  NOT NULL,
+    -- The earliest start when it was added or retried by an operator: how long it has waited.
+    first_due_at  bigint  NOT NULL,
     -- Running: the process, as `NODE/RUN`.
     owner         text,
     depth         bigint  NOT NULL,
@@ -80,7 +82,9 @@ CREATE INDEX tasks_leases ON tasks (due_at) WHERE state = 'running';
 CREATE INDEX tasks_lanes ON tasks (plugin, lane, seq) WHERE lane IS NOT NULL AND state IN ('ready', 'blocked', 'running');
 CREATE UNIQUE INDEX tasks_dedup ON tasks (plugin, name, dedup_key)
     WHERE dedup_key IS NOT NULL AND state IN ('ready', 'blocked', 'running');
-CREATE INDEX tasks_states ON tasks (plugin, state, seq);
+-- With all columns of the counts.
+CREATE INDEX tasks_states ON tasks (plugin, state, seq, kind, queue, first_due_at);
+CREATE INDEX tasks_dead ON tasks (seq) WHERE state = 'dead';
 CREATE INDEX tasks_kept ON tasks (keep_until) WHERE keep_until IS NOT NULL;
 CREATE INDEX tasks_event ON tasks (event_seq) WHERE event_seq IS NOT NULL;
 
@@ -100,3 +104,9 @@ CREATE TABLE schedules (
 );
 
 CREATE INDEX schedules_next ON schedules (next_at) WHERE NOT paused;
+
+-- Operators may look at tasks and act on them, unless somebody took the operation of plugins from their role.
+INSERT INTO role_permissions (role, permission)
+    SELECT role, 'tasks:read' FROM role_permissions WHERE role = 'operator' AND permission = 'plugins:operate';
+INSERT INTO role_permissions (role, permission)
+    SELECT role, 'tasks:operate' FROM role_permissions WHERE role = 'operator' AND permission = 'plugins:operate';

@@ -31,16 +31,17 @@ pub(super) const INSERT_EVENT: &str = "INSERT INTO events \
 
 /// Adds a delivery for each plugin whose live release subscribes. `$2` is the end of the name of the queue.
 pub(super) const FAN_OUT: &str = "INSERT INTO tasks \
-    (plugin, kind, queue, name, event_seq, lane, state, due_at, depth, request_id, created_at) \
+    (plugin, kind, queue, name, event_seq, lane, state, due_at, first_due_at, depth, request_id, created_at) \
     SELECT s.plugin, 'delivery', s.plugin || $2, $1, $3, $4, \
         CASE WHEN EXISTS (SELECT 1 FROM tasks b WHERE b.plugin = s.plugin AND b.lane = $4 \
-            AND b.state IN ('ready', 'blocked', 'running')) THEN 'blocked' ELSE 'ready' END, $5, $6, $7, $5 \
+            AND b.state IN ('ready', 'blocked', 'running')) THEN 'blocked' ELSE 'ready' END, $5, $5, $6, $7, $5 \
     FROM release_subscriptions s JOIN plugins p ON p.name = s.plugin AND p.live_release = s.release \
     WHERE s.topic = $1 AND p.state = 'live'";
 
 pub(super) const INSERT_JOB: &str = "INSERT INTO tasks \
-    (id, plugin, kind, queue, name, payload, dedup_key, schedule, scheduled_at, state, due_at, depth, request_id, created_at) \
-    VALUES ($1, $2, 'job', $3, $4, $5, $6, $7, $8, 'ready', $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+    (id, plugin, kind, queue, name, payload, dedup_key, schedule, scheduled_at, state, due_at, first_due_at, depth, request_id, \
+    created_at) \
+    VALUES ($1, $2, 'job', $3, $4, $5, $6, $7, $8, 'ready', $9, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
 
 const CANCEL_JOB: &str = "UPDATE tasks SET state = 'cancelled', owner = NULL, ended_at = $3, keep_until = $4 \
     WHERE id = $1 AND plugin = $2 AND state IN ('ready', 'running')";

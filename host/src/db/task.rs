@@ -5,6 +5,7 @@
 //! its owner, so a process that lost its lease changes nothing. Of the deliveries of one plugin in one lane, only the first
 //! one is not blocked; its end makes the next one ready, in the same transaction and under the lock of the lane.
 
+pub mod operator;
 pub mod status;
 
 use std::time::Duration;

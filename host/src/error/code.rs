@@ -278,6 +278,13 @@ codes! {
     DEPENDENCY_UNAVAILABLE = "dependency_unavailable", 503;
     /// All call slots that the plugin can use are busy. See `Retry-After`.
     PLUGIN_BUSY = "plugin_busy", 503;
+
+    /// No task has this number, or it was deleted after it had ended.
+    TASK_NOT_FOUND = "task_not_found", 404;
+    /// The state of the task does not allow the operation, or a job with its deduplication key waits or runs.
+    TASK_STATE = "task_state", 409;
+    /// The plugin has no schedule of this name.
+    SCHEDULE_NOT_FOUND = "schedule_not_found", 404;
 }
 
 /// Returns whether a response may have this code and this status. A code of a plugin fits any status.
