@@ -32,6 +32,7 @@ mod settings;
 mod signing_keys;
 mod static_files;
 mod step_up;
+mod tasks;
 mod throttle;
 mod token_confusion;
 mod tokens;

@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod gate;
 pub(crate) mod host;
 pub(crate) mod http2_frames;
+pub(crate) mod intake;
 pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod mail;

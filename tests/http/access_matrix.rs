@@ -157,6 +157,9 @@ async fn victim(host: &TestHost) -> (Client, Objects) {
         ("plugins.name", "items".to_owned()),
         ("plugins.id", "nothing".to_owned()),
         ("roles.name", "shared".to_owned()),
+        ("schedules.plugin", "items".to_owned()),
+        ("schedules.name", "nothing".to_owned()),
+        ("seq", "1".to_owned()),
         ("number", "1".to_owned()),
         ("capability", "sql".to_owned()),
         ("chain", "nothing".to_owned()),
@@ -183,11 +186,12 @@ const NOBODY: &str = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
 
 /// Objects that do not exist.
 fn nothing() -> Objects {
-    let names = ["name", "capability", "chain", "issuer"];
+    let names = ["name", "plugin", "capability", "chain", "issuer"];
     let mut nothing: Objects = names.into_iter().map(|name| (name, "nothing".to_owned())).collect();
     let ids = ["user_id", "session_id", "id", "key_id", "identity_id", "passkey_id"];
     nothing.extend(ids.map(|name| (name, NOBODY.to_owned())));
-    nothing.extend([("number", "9".to_owned()), ("email", "nobody@example.com".to_owned())]);
+    let others = [("number", "9"), ("seq", "999999"), ("email", "nobody@example.com")];
+    nothing.extend(others.map(|(name, value)| (name, value.to_owned())));
     nothing
 }
 

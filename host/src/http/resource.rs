@@ -17,10 +17,12 @@ mod permissions;
 mod plugins;
 mod private;
 mod roles;
+mod schedules;
 mod second_factor;
 mod sessions;
 mod settings;
 mod signing_keys;
+mod tasks;
 mod test_email;
 mod users;
 mod verification;
@@ -50,6 +52,8 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(audit::routes());
     routes.extend(settings::routes());
     routes.extend(plugins::routes(config.plugins.upload_bytes));
+    routes.extend(tasks::routes());
+    routes.extend(schedules::routes());
     routes.extend(health::routes());
     routes.extend(metrics::routes());
     if config.server.docs {

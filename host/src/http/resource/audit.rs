@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::pagination::{Order, default_limit};
 use crate::audit::{self, Checkpoint};
 use crate::clock::Timestamp;
 use crate::db::audit::chain::StrayEntry;
@@ -77,22 +78,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
 #[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
-enum Order {
-    Newest,
-    Oldest,
-}
-
-#[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
 enum OutcomeFilter {
     Success,
     Denied,
     Failure,
-}
-
-fn default_limit() -> i64 {
-    100
 }
 
 #[derive(Deserialize, JsonSchema)]

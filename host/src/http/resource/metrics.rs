@@ -7,6 +7,7 @@
 
 mod exposition;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use subtle::ConstantTimeEq as _;
 use self::exposition::{Families, Histogram, Labels};
 use crate::capability::Dependency;
 use crate::db::email;
+use crate::db::task::operator;
 use crate::error::{Error, Result};
 use crate::http::browser_rules::{self, Credential};
 use crate::http::call::Call;
@@ -27,6 +29,7 @@ use crate::permission::HostPermission;
 use crate::plugin::Release;
 use crate::plugin::call_stats;
 use crate::plugin::drain::Drain;
+use crate::plugin::generation::Absence;
 use crate::route::Access;
 use crate::telemetry;
 
@@ -45,6 +48,7 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     let mut families = Families::default();
     add_http(&mut families, &host);
     add_host(&mut families, &host).await;
+    add_tasks(&mut families, &host).await;
     // With many plugins this takes long.
     let writing = tokio::task::spawn_blocking(move || {
         let generation = host.plugins.generation();
@@ -153,6 +157,58 @@ async fn add_host(families: &mut Families, host: &Host) {
         Ok(waiting) => families.single_gauge("mail_queue", "Mails waiting to be sent", waiting),
         Err(error) => tracing::debug!(error = error.report(), "cannot count the mail queue"),
     }
+}
+
+/// Deliveries of events and jobs, of the plugins that are not removed.
+async fn add_tasks(families: &mut Families, host: &Host) {
+    let known = known_plugins(host);
+    let outcomes = host.plugins.task_counts().into_iter().filter(|(plugin, _)| known.contains(plugin));
+    families.counter(
+        "task_outcomes",
+        "Attempts of deliveries and jobs that ended, by outcome",
+        outcomes.flat_map(|(plugin, counts)| {
+            let labels = |outcome: &str| vec![("plugin", plugin.to_string()), ("outcome", outcome.to_owned())];
+            counts.map(|(outcome, count)| (labels(outcome), count))
+        }),
+    );
+    let queues = match operator::queues(&host.db).await {
+        Ok(queues) => queues,
+        Err(error) => {
+            tracing::debug!(error = error.report(), "cannot count the tasks");
+            return;
+        }
+    };
+    let now = host.clock.now();
+    let mut sums = BTreeMap::<(&PluginName, &str), ([i64; 4], Duration)>::new();
+    for queue in queues.iter().filter(|queue| known.contains(&queue.plugin)) {
+        let (counts, oldest) = sums.entry((&queue.plugin, queue.kind.as_str())).or_default();
+        for (sum, count) in counts.iter_mut().zip([queue.ready, queue.blocked, queue.running, queue.dead]) {
+            *sum = sum.saturating_add(count);
+        }
+        *oldest = queue.oldest(now).unwrap_or_default().max(*oldest);
+    }
+    let labels = |plugin: &PluginName, kind: &str| vec![("plugin", plugin.to_string()), ("kind", kind.to_owned())];
+    let mut states = Vec::new();
+    for (&(plugin, kind), (counts, _)) in &sums {
+        for (state, count) in ["ready", "blocked", "running", "dead"].into_iter().zip(counts) {
+            let labels = labels(plugin, kind).into_iter().chain(label("state", state)).collect();
+            states.push((labels, *count));
+        }
+    }
+    families.gauge("tasks", "Deliveries of events and jobs that have not ended well, by state", states);
+    families.gauge(
+        "tasks_oldest_seconds",
+        "Time since the oldest delivery or job that has not ended was due",
+        sums.iter().map(|(&(plugin, kind), (_, oldest))| (labels(plugin, kind), oldest.as_secs())),
+    );
+}
+
+/// Returns the plugins that are not removed, whether they are served or not.
+fn known_plugins(host: &Host) -> BTreeSet<PluginName> {
+    let generation = host.plugins.generation();
+    let plugins = &generation.plugins;
+    let is_known = |name: &&PluginName| plugins.absent.get(name).is_none_or(|absent| absent.reason != Absence::Removed);
+    plugins.names().into_iter().filter(is_known).cloned().collect()
 }
 
 /// Calls per release, including replaced releases with in-flight calls.

@@ -1,4 +1,4 @@
-//! Pagination: `skip` and `limit`, the same for every list of the host.
+//! Pagination: `skip` and `limit`, the same for every list of the host, and the order of lists that are read page by page.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -16,4 +16,13 @@ pub(in crate::http::resource) struct Page {
 
 pub(in crate::http::resource) fn default_limit() -> i64 {
     100
+}
+
+/// The order of a list by time.
+#[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(in crate::http::resource) enum Order {
+    Newest,
+    Oldest,
 }

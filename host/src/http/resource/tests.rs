@@ -69,7 +69,9 @@ fn operations_are_named_as_in_the_contract() {
         roles-set_roles_of_user roles-update_role signing_keys-read_key_set signing_keys-read_signing_keys \
         signing_keys-rotate_signing_key users-delete_identity_me users-delete_session users-delete_sessions \
         users-delete_sessions_me users-invite_user users-link_identity_me users-read_identities_me \
-        settings-read_settings \
+        settings-read_settings tasks-read_tasks tasks-read_queues tasks-read_task tasks-retry_task tasks-cancel_task \
+        tasks-drop_task tasks-retry_tasks tasks-drop_tasks schedules-read_schedules schedules-pause_schedule \
+        schedules-resume_schedule schedules-run_schedule \
         users-read_sessions users-send_verification users-verify_email";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();
