@@ -13,6 +13,7 @@ mod releases;
 mod roles;
 mod shutdown_grace;
 mod signature;
+mod tasks;
 
 use std::path::Path;
 use std::process::Output;

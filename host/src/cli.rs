@@ -12,13 +12,17 @@ mod compile;
 mod config;
 mod credentials;
 mod email;
+mod events;
 mod failure;
+mod jobs;
 mod key;
 mod plugin;
 mod role;
+mod schedules;
 mod serve;
 mod session;
 mod signing_keys;
+mod task;
 mod terminal;
 mod user;
 
@@ -74,6 +78,15 @@ enum Command {
     /// Build, deploy and operate plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// List and repair the deliveries of events
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// List, stop and repair the jobs of plugins
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// List, pause and run the schedules of plugins
+    #[command(subcommand)]
+    Schedules(schedules::SchedulesCommand),
     /// Read, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -105,6 +118,9 @@ pub fn main() -> ExitCode {
         Command::Keys(keys) => keys.run(&terminal),
         Command::Session(session) => session.run(&terminal),
         Command::Plugin(plugin) => plugin.run(&terminal),
+        Command::Events(events) => events.run(&terminal),
+        Command::Jobs(jobs) => jobs.run(&terminal),
+        Command::Schedules(schedules) => schedules.run(&terminal),
         Command::Audit(audit) => audit.run(&terminal),
         Command::Admin(admin) => admin.run(&terminal),
         Command::User(user) => user.run(&terminal),

@@ -20,10 +20,12 @@ const STEPS: &[(&str, &str)] = &[
     ("role_exists", "`wharf role edit NAME` changes it."),
     ("role_in_use", "`wharf role delete NAME --take` takes it from its users."),
     ("role_not_found", "`wharf role list` lists the roles."),
+    ("schedule_not_found", "`wharf schedules list` lists the schedules."),
     ("second_factor_required", "Enrol a second factor (OPERATING.md, \"Second factors\"), then run `wharf login`."),
     ("session_not_found", "`wharf session list` lists the sessions; --user names another account."),
     ("signup_closed", "`wharf user create EMAIL` creates an account, or change auth.signup."),
     ("step_up_required", "Run `wharf login` again: this needs a recent proof of your second factor."),
+    ("task_not_found", "`wharf events list` lists deliveries, and `wharf jobs list` lists jobs."),
     ("too_many_keys", "`wharf key list` lists the keys, and `wharf key revoke ID` revokes one."),
     ("user_not_found", "`wharf user list` lists the accounts."),
 ];

@@ -1,0 +1,404 @@
+//! The commands that `wharf events` and `wharf jobs` share: deliveries of events and jobs are counted, listed, shown, retried
+//! and dropped alike.
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::api::{Api, Remote};
+use super::failure::Failure;
+use super::plugin::view::{members, printable, show_response, text, to_the_second};
+use super::terminal::Terminal;
+use crate::id::PluginName;
+
+/// The operator API's path of tasks.
+pub(super) const TASKS: &str = "/api/v1/tasks/";
+
+/// The most characters of a reason in a table.
+const SHORT: usize = 60;
+
+/// The kind of tasks that a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Delivery,
+    Job,
+}
+
+impl Kind {
+    /// Returns the word of the API.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Delivery => "delivery",
+            Self::Job => "job",
+        }
+    }
+
+    /// Returns the name of the command.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Delivery => "events",
+            Self::Job => "jobs",
+        }
+    }
+
+    /// Returns a number of tasks as text.
+    fn count(self, number: &str) -> String {
+        match (self, number) {
+            (_, "1") => format!("1 {}", self.word()),
+            (Self::Delivery, _) => format!("{number} deliveries"),
+            (Self::Job, _) => format!("{number} jobs"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    Ready,
+    Blocked,
+    Running,
+    Done,
+    Dead,
+    Cancelled,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Count them by plugin and by topic or job.
+#[derive(Debug, Args)]
+pub(super) struct QueuesCommand {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// List them.
+#[derive(Debug, Args)]
+pub(super) struct ListCommand {
+    /// The plugin that runs them
+    #[arg(long)]
+    plugin: Option<PluginName>,
+    /// The topic or the job
+    #[arg(long)]
+    name: Option<String>,
+    /// The state
+    #[arg(long)]
+    state: Option<State>,
+    /// Show the oldest first
+    #[arg(long)]
+    oldest: bool,
+    /// Continue behind this number
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<i64>,
+    /// The number of tasks to show
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One task.
+#[derive(Debug, Args)]
+pub(super) struct OneCommand {
+    /// The number, as the list shows it
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    number: i64,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One task, or all that fit.
+#[derive(Debug, Args)]
+struct Which {
+    /// The number, as the list shows it
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(required_unless_present_any = ["plugin", "all"], conflicts_with_all = ["plugin", "all", "name"])]
+    number: Option<i64>,
+    /// All of this plugin
+    #[arg(long, conflicts_with = "all")]
+    plugin: Option<PluginName>,
+    /// All of all plugins
+    #[arg(long)]
+    all: bool,
+    /// Only those of this topic or job
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Let a dead task run again, or all that fit.
+#[derive(Debug, Args)]
+pub(super) struct RetryCommand {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Delete a task that is dead or waits, or all that fit.
+#[derive(Debug, Args)]
+pub(super) struct DropCommand {
+    #[command(flatten)]
+    which: Which,
+    /// The state of those that are deleted [default: dead]
+    #[arg(long, conflicts_with = "number")]
+    state: Option<DroppedState>,
+    /// Do not ask before many are deleted
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DroppedState {
+    Dead,
+    Ready,
+    Blocked,
+}
+
+impl DroppedState {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+impl QueuesCommand {
+    pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
+        let mut response = Api::open(&self.remote)?.get(&format!("{TASKS}queues"))?;
+        if let Some(queues) = response.get_mut("data").and_then(Value::as_array_mut) {
+            queues.retain(|queue| text(queue, "kind") == kind.word());
+        }
+        show_response(&response, terminal, |response, terminal| queues(response, kind, terminal));
+        Ok(())
+    }
+}
+
+fn queues(response: &Value, kind: Kind, terminal: &Terminal) {
+    let row = |queue: &Value| {
+        let oldest = queue.get("oldest_seconds").and_then(Value::as_u64);
+        let oldest = oldest.map(|seconds| format!("{seconds} s")).unwrap_or_default();
+        let [ready, blocked, running, dead] = ["ready", "blocked", "running", "dead"].map(|name| text(queue, name));
+        [text(queue, "queue"), ready, blocked, running, dead, oldest]
+    };
+    let rows: Vec<_> = members(response, "data").map(row).collect();
+    if rows.is_empty() {
+        terminal.line(match kind {
+            Kind::Delivery => "No delivery waits, runs or is dead",
+            Kind::Job => "No job waits, runs or is dead",
+        });
+        return;
+    }
+    terminal.table(["QUEUE", "READY", "BLOCKED", "RUNNING", "DEAD", "OLDEST DUE FOR"], &rows);
+}
+
+impl ListCommand {
+    /// Returns the path of the page.
+    fn path(&self, kind: Kind) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("kind", kind.word()).append_pair("limit", &self.limit.to_string());
+        query.append_pair("order", if self.oldest { "oldest" } else { "newest" });
+        let after = self.after.map(|number| number.to_string());
+        let given = [
+            ("plugin", self.plugin.as_ref().map(PluginName::as_str)),
+            ("name", self.name.as_deref()),
+            ("state", self.state.map(State::word)),
+            ("cursor", after.as_deref()),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        format!("{TASKS}?{}", query.finish())
+    }
+
+    pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
+        let page = Api::open(&self.remote)?.get(&self.path(kind))?;
+        show_response(&page, terminal, |page, terminal| list(page, kind, terminal));
+        Ok(())
+    }
+}
+
+fn list(page: &Value, kind: Kind, terminal: &Terminal) {
+    let rows: Vec<_> = members(page, "data").map(row).collect();
+    terminal.table(["NUMBER", "PLUGIN", "NAME", "STATE", "ATTEMPTS", "ADDED (UTC)", "DUE (UTC)", "REASON"], &rows);
+    if let Some(next) = page.get("next").and_then(Value::as_i64) {
+        terminal.hint(format!("`--after {next}` shows the next ones"));
+    }
+    if rows.iter().any(|[_, _, _, state, ..]| state == "dead") {
+        terminal.hint(format!("`wharf {} show NUMBER` shows one in full, and `retry` runs it again", kind.command()));
+    }
+}
+
+fn row(task: &Value) -> [String; 8] {
+    let [created, due] = ["created_at", "due_at"].map(|name| to_the_second(&text(task, name)));
+    let state = text(task, "state");
+    let due = if matches!(state.as_str(), "ready" | "blocked") { due } else { String::new() };
+    let reason = text(task, "reason");
+    let reason = match reason.char_indices().nth(SHORT) {
+        Some((end, _)) => format!("{}…", reason.get(..end).unwrap_or_default()),
+        None => reason,
+    };
+    [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
+}
+
+impl OneCommand {
+    /// Shows the task.
+    pub(super) fn show(self, terminal: &Terminal) -> Result<(), Failure> {
+        let task = Api::open(&self.remote)?.get(&format!("{TASKS}{}", self.number))?;
+        show_response(&task, terminal, show);
+        Ok(())
+    }
+
+    /// Cancels the job.
+    pub(super) fn cancel(self, terminal: &Terminal) -> Result<(), Failure> {
+        let response = Api::open(&self.remote)?.post(&format!("{TASKS}{}/cancel", self.number))?;
+        show_response(&response, terminal, message);
+        Ok(())
+    }
+}
+
+fn message(response: &Value, terminal: &Terminal) {
+    terminal.line(text(response, "message"));
+}
+
+fn show(task: &Value, terminal: &Terminal) {
+    let row = |name: &str, value: String| {
+        if !value.is_empty() {
+            terminal.line(format!("  {name:<12}{value}"));
+        }
+    };
+    let title = format!("{} {} of {}", text(task, "kind"), text(task, "name"), text(task, "plugin"));
+    terminal.line(terminal.bold(&format!("{} {title}", text(task, "seq"))));
+    row("state", text(task, "state"));
+    row("reason", text(task, "reason"));
+    row("attempts", text(task, "attempts"));
+    row("event", text(task, "event_id"));
+    row("source", text(task, "source"));
+    row("key", text(task, "event_key"));
+    row("job", text(task, "job_id"));
+    row("schedule", text(task, "schedule"));
+    row("added", to_the_second(&text(task, "created_at")));
+    row("due", to_the_second(&text(task, "due_at")));
+    row("ended", to_the_second(&text(task, "ended_at")));
+    row("request", text(task, "request_id"));
+    row("run by", text(task, "owner"));
+    let progress = [text(task, "progress_done"), text(task, "progress_total")];
+    if progress.iter().all(|part| !part.is_empty()) {
+        row("progress", progress.join(" of "));
+    }
+    row("output", text(task, "output"));
+    let payload = task.get("payload").filter(|payload| !payload.is_null());
+    row("payload", payload.map(|payload| printable(&payload.to_string())).unwrap_or_default());
+}
+
+impl Which {
+    /// Returns the filter of the API.
+    fn filter(&self, kind: Kind) -> Value {
+        json!({ "plugin": self.plugin, "all": self.all, "kind": kind.word(), "name": self.name })
+    }
+
+    /// Returns the tasks that the filter describes, for a question.
+    fn described(&self, kind: Kind, state: &str) -> String {
+        let name = self.name.as_ref().map(|name| format!(" '{}'", printable(name))).unwrap_or_default();
+        let plugin = self.plugin.as_ref().map_or_else(|| "all plugins".to_owned(), ToString::to_string);
+        let tasks = if kind == Kind::Job { "jobs" } else { "deliveries" };
+        format!("all {state} {tasks}{name} of {plugin}")
+    }
+}
+
+/// Prints the result of a change of many.
+fn changed(response: &Value, done: &str, kind: Kind, terminal: &Terminal) {
+    terminal.line(format!("{done} {}", kind.count(&text(response, "changed"))));
+}
+
+impl RetryCommand {
+    pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
+        let which = self.which;
+        let api = Api::open(&which.remote)?;
+        if let Some(number) = which.number {
+            show_response(&api.post(&format!("{TASKS}{number}/retry"))?, terminal, message);
+            return Ok(());
+        }
+        let response = api.post_json(&format!("{TASKS}retry"), &which.filter(kind))?;
+        show_response(&response, terminal, |response, terminal| changed(response, "Retried", kind, terminal));
+        Ok(())
+    }
+}
+
+impl DropCommand {
+    pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
+        let Self { which, state, yes } = self;
+        let api = Api::open(&which.remote)?;
+        if let Some(number) = which.number {
+            show_response(&api.delete(&format!("{TASKS}{number}"))?, terminal, message);
+            return Ok(());
+        }
+        let state = state.unwrap_or(DroppedState::Dead).word();
+        if !yes {
+            let tasks = which.described(kind, state);
+            let question = format!("This deletes {tasks} at {}. Type 'drop' to confirm", api.url());
+            let typed = terminal.ask(&question).map_err(|failure| failure.next("Add --yes to skip the question."))?;
+            if typed != "drop" {
+                return Err(Failure::new("nothing was dropped"));
+            }
+        }
+        let mut filter = which.filter(kind);
+        if let Some(filter) = filter.as_object_mut() {
+            filter.insert("state".to_owned(), json!(state));
+        }
+        let response = api.post_json(&format!("{TASKS}drop"), &filter)?;
+        show_response(&response, terminal, |response, terminal| changed(response, "Dropped", kind, terminal));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_beginning_of_the_reason_and_the_time_of_a_task_that_waits() {
+        let task = json!({ "seq": 7, "plugin": "items", "name": "items.created", "state": "dead", "attempts": 3,
+            "created_at": "2026-11-30T08:00:00.5Z", "due_at": "2026-11-30T08:01:00Z", "reason": "é\n".repeat(50) });
+        let [number, plugin, name, state, attempts, created, due, reason] = row(&task);
+        assert_eq!([number, plugin, name, state, attempts], ["7", "items", "items.created", "dead", "3"]);
+        assert_eq!([created.as_str(), due.as_str()], ["2026-11-30 08:00:00", ""]);
+        assert!(reason.chars().count() == SHORT + 1 && reason.ends_with('…') && !reason.contains('\n'), "{reason}");
+        let [.., due, _] = row(&json!({ "state": "ready", "due_at": "2026-11-30T08:01:00Z" }));
+        assert_eq!(due, "2026-11-30 08:01:00");
+    }
+
+    #[test]
+    fn a_list_is_asked_for_with_its_filters() {
+        let list = ListCommand {
+            plugin: Some("items".parse().unwrap()),
+            name: Some("user.deleted".to_owned()),
+            state: Some(State::Dead),
+            oldest: true,
+            after: Some(7),
+            limit: 5,
+            remote: Remote { url: String::new() },
+        };
+        let expected =
+            "/api/v1/tasks/?kind=delivery&limit=5&order=oldest&plugin=items&name=user.deleted&state=dead&cursor=7";
+        assert_eq!(list.path(Kind::Delivery), expected);
+    }
+
+    #[test]
+    fn numbers_of_tasks_are_words_for_people() {
+        let counts =
+            [Kind::Delivery.count("1"), Kind::Delivery.count("0"), Kind::Job.count("1"), Kind::Job.count("20")];
+        assert_eq!(counts, ["1 delivery", "0 deliveries", "1 job", "20 jobs"]);
+    }
+}
