@@ -42,6 +42,10 @@ use crate::signals::Signals;
 /// How long the last sealing of the audit log at the shutdown may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The longest time that deliveries and jobs get at the shutdown, after which they start again later. It is a part of the
+/// time that requests get.
+const TASK_GRACE: Duration = Duration::from_secs(5);
+
 /// The host's dependencies on the machine, which tests replace.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -81,6 +85,8 @@ pub struct App {
     supervising: JoinHandle<()>,
     auditing: JoinHandle<()>,
     locking: JoinHandle<(Option<NodeLock>, Result<()>)>,
+    /// The relay of messages, the tasks and the schedules of plugins.
+    working: [JoinHandle<()>; 3],
     first_superuser: Option<NewSuperuser>,
     host: Arc<Host>,
     data: Arc<PluginData>,
@@ -159,6 +165,7 @@ impl App {
         );
         let routes = resource::routes(&config);
         let plugins = Registry::open(&boot, compile, dispatch::templates(&routes)?, at_stage).await?;
+        let plugins = Arc::new(plugins);
         let shutdown = CancellationToken::new();
         let host = Arc::new(Host {
             config: Arc::clone(&config),
@@ -202,6 +209,7 @@ impl App {
                 tokio::join!(host.plugins.supervise(stopping.clone()), compiling);
             }
         });
+        let working = work(&host, &shutdown);
         let auditing = tokio::spawn(audit.run(shutdown.clone()));
         let locking = tokio::spawn(keep_lock(lock, shutdown.clone()));
         Ok(Self {
@@ -212,6 +220,7 @@ impl App {
             supervising,
             auditing,
             locking,
+            working,
             first_superuser,
             host,
             data,
@@ -274,6 +283,9 @@ impl App {
         // It ends by itself with the same token; mails that are not sent yet stay in the queue.
         let _ = self.mailing.await;
         let _ = self.supervising.await;
+        for working in self.working {
+            let _ = working.await;
+        }
         let _ = self.auditing.await;
         // The requests that were in flight may have appended entries. Without this, the next start would seal them.
         if let Ok(Err(error)) = timeout(SEAL_TIMEOUT, self.host.audit.finish()).await {
@@ -290,6 +302,19 @@ impl App {
         served.map_err(|error| Error::internal("the server's task failed").with_source(error))??;
         kept
     }
+}
+
+/// Starts the work of plugins in the background, until the shutdown.
+fn work(host: &Host, shutdown: &CancellationToken) -> [JoinHandle<()>; 3] {
+    let plugins = || (Arc::clone(&host.plugins), shutdown.clone());
+    let grace = (host.config.server.shutdown_grace / 3).min(TASK_GRACE);
+    let (relaying, stopping) = plugins();
+    let relaying = tokio::spawn(async move { relaying.relay_messages(&stopping).await });
+    let (running, stopping) = plugins();
+    let running = tokio::spawn(async move { running.run_tasks(&stopping, grace).await });
+    let (scheduling, stopping) = plugins();
+    let scheduling = tokio::spawn(async move { scheduling.run_schedules(&stopping).await });
+    [relaying, running, scheduling]
 }
 
 /// Keeps the lock of the database until the shutdown. Shuts down if another host took the lock.

@@ -32,6 +32,7 @@ pub(crate) mod reset_token;
 pub(crate) mod role;
 pub(crate) mod role_change;
 mod row;
+pub mod schedule;
 pub(crate) mod session;
 mod session_settings;
 pub(crate) mod signing_key;

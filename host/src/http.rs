@@ -80,7 +80,7 @@ pub struct Host {
     /// Outgoing mail.
     pub mail: Mailer,
     /// The deployed plugins.
-    pub plugins: Registry,
+    pub plugins: Arc<Registry>,
     /// Counts of requests and connections.
     pub traffic: Arc<traffic::Traffic>,
     /// The memory limit of request and response bodies.

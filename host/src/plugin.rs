@@ -11,6 +11,9 @@
 //! Above it stand the operations, each in a module of its own: `startup`, `preparation`, `deploy` (the only way in, after
 //! `signature` checked the file), `operations`, `rollback`, `canary_rollout`, `supervisor`, and the reading ones,
 //! `history` and `limit_usage`.
+//!
+//! Next to requests, three loops work in the background: `relay` takes messages out of the plugins' outboxes, `tasks` runs
+//! what follows from them, and `schedules` adds jobs when their times come.
 
 pub mod artifact;
 pub mod breaker;
@@ -41,12 +44,14 @@ mod live_set;
 pub mod message_report;
 mod mounts;
 mod operations;
+mod outage;
 mod pause;
 mod preparation;
 mod probation;
 mod problem_document;
 pub mod refusal;
 pub mod registry;
+mod relay;
 pub mod release;
 mod release_store;
 pub mod response;
@@ -54,11 +59,13 @@ mod response_header;
 mod rollback;
 pub mod sandbox;
 pub mod schedule_time;
+pub mod schedules;
 pub mod schema_compatibility;
 pub mod signature;
 mod startup;
 pub mod state_map;
 mod supervisor;
+mod tasks;
 pub mod upload;
 
 pub use compile::Compile;

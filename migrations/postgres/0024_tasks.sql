@@ -80,6 +80,7 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_ready ON tasks (queue, due_at, seq) WHERE state = 'ready';
 CREATE INDEX tasks_leases ON tasks (due_at) WHERE state = 'running';
 CREATE INDEX tasks_lanes ON tasks (plugin, lane, seq) WHERE lane IS NOT NULL AND state IN ('ready', 'blocked', 'running');
+CREATE INDEX tasks_blocked ON tasks (plugin, lane) WHERE state = 'blocked';
 CREATE UNIQUE INDEX tasks_dedup ON tasks (plugin, name, dedup_key)
     WHERE dedup_key IS NOT NULL AND state IN ('ready', 'blocked', 'running');
 -- With all columns of the counts.

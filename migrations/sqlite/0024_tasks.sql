@@ -80,6 +80,7 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_ready ON tasks (queue, due_at, seq) WHERE state = 'ready';
 CREATE INDEX tasks_leases ON tasks (due_at) WHERE state = 'running';
 CREATE INDEX tasks_lanes ON tasks (plugin, lane, seq) WHERE lane IS NOT NULL AND state IN ('ready', 'blocked', 'running');
+CREATE INDEX tasks_blocked ON tasks (plugin, lane) WHERE state = 'blocked';
 CREATE UNIQUE INDEX tasks_dedup ON tasks (plugin, name, dedup_key)
     WHERE dedup_key IS NOT NULL AND state IN ('ready', 'blocked', 'running');
 -- With all columns of the counts.
@@ -103,7 +104,7 @@ CREATE TABLE schedules (
     PRIMARY KEY (plugin, name)
 ) STRICT;
 
-CREATE INDEX schedules_next ON schedules (next_at) WHERE paused = 0;
+CREATE INDEX schedules_next ON schedules (next_at) WHERE NOT paused;
 
 -- Operators may look at tasks and act on them, unless somebody took the operation of plugins from their role.
 INSERT INTO role_permissions (role, permission)

@@ -86,6 +86,10 @@ plugins! {
         /// CPU time of one delivery or job, but no more than its deadline. A longer `cpu_time` of the plugin counts instead.
         task_cpu_time: Duration = 10 * SECOND, "WHARF_PLUGIN_TASK_CPU_TIME",
             kind::duration(TEN_MILLISECONDS..=HOUR);
+        /// Concurrent deliveries of events and jobs of one plugin.
+        background_per_plugin: usize = 2, "WHARF_PLUGIN_BACKGROUND_PER_PLUGIN", kind::count(1..=256);
+        /// How long events are kept that no plugin has to receive any more. Within this time, a client can resume a stream.
+        keep_events: Duration = HOUR, "WHARF_PLUGIN_KEEP_EVENTS", kind::duration(MINUTE..=YEAR);
         /// How long a call may wait for a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
         /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its

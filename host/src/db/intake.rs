@@ -165,8 +165,8 @@ pub async fn store_host_event(db: &Db, event: &NewEvent) -> Result<()> {
     Ok(())
 }
 
-/// Stores the job of a schedule and moves the schedule to its next time, unless another node did. Returns whether it
-/// was this one. `job` is `None` if the time is skipped.
+/// Stores the job of a schedule and moves the schedule to its next time, unless another node did or an operator paused
+/// the schedule. Returns whether it was this one. `job` is `None` if the time is skipped.
 ///
 /// # Errors
 /// The database fails.
@@ -178,7 +178,7 @@ pub async fn store_scheduled(
     job: Option<&NewJob>,
 ) -> Result<bool> {
     const MOVE: &str = "UPDATE schedules SET next_at = $4, last_at = CASE WHEN $5 THEN $3 ELSE last_at END \
-        WHERE plugin = $1 AND name = $2 AND next_at = $3";
+        WHERE plugin = $1 AND name = $2 AND next_at = $3 AND NOT paused";
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let moved = sqlx::query(MOVE).bind(plugin.clone()).bind(schedule).bind(due).bind(next).bind(job.is_some());

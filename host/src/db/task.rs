@@ -1,14 +1,15 @@
 //! Tasks: deliveries of events and jobs, from their start to their end. Owns the SQL that claims and ends them; the intake
-//! (`db::intake`) adds them.
+//! (`db::intake`) adds them, `upkeep` takes care of those whose process died, and `operator` has the changes by operators.
 //!
 //! A claimed task has an owner, a process, and a lease, which the owner renews. Every statement about a claimed task names
 //! its owner, so a process that lost its lease changes nothing. Of the deliveries of one plugin in one lane, only the first
 //! one is not blocked; its end makes the next one ready, in the same transaction and under the lock of the lane.
+//!
+//! The conditions on `state` repeat those of the partial indexes word by word: SQLite uses such an index for nothing else.
 
 pub mod operator;
 pub mod status;
-
-use std::time::Duration;
+mod upkeep;
 
 use super::intake::{LOCK, lane_lock};
 use super::row::row;
@@ -17,11 +18,14 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{EventId, JobId, PluginName};
 
-/// An attempt that ended with its process does not count as a failure. After this number of them, the task is dead.
-const MAX_INTERRUPTIONS: i64 = 5;
+pub use upkeep::{Recovered, delete_of_plugin, prune, recover, unblock_lanes};
 
-/// The reason of a task that is dead because of [`MAX_INTERRUPTIONS`].
-const INTERRUPTED: &str = "the host ended during each of its attempts";
+/// Makes the first task of a lane ready that has not ended, if it is blocked. Only for a lane whose one task that was not
+/// blocked has just ended: the statement does not look for another one, because a lane can be long. (PostgreSQL could read
+/// the whole index of blocked tasks for `state = 'blocked'`.)
+const UNBLOCK_NEXT: &str = "UPDATE tasks SET state = 'ready' WHERE seq = \
+    (SELECT MIN(b.seq) FROM tasks b WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
+    AND state NOT IN ('ready', 'running')";
 
 row! {
     /// A queue with a ready task.
@@ -147,17 +151,19 @@ pub async fn claim(
     limit: usize,
 ) -> Result<Vec<ClaimedTask>> {
     macro_rules! claim {
-        ($lock:literal) => {
+        ($due:literal, $lock:literal) => {
             concat!(
-                "UPDATE tasks SET state = 'running', owner = $3, due_at = $4, attempts = attempts + 1 WHERE seq IN \
-                 (SELECT seq FROM tasks WHERE state = 'ready' AND queue = $1 AND due_at <= $2 ORDER BY due_at, seq LIMIT $5",
+                "UPDATE tasks SET state = 'running', owner = $3, due_at = $4, attempts = attempts + 1 WHERE seq ",
+                $due,
+                "(SELECT seq FROM tasks WHERE state = 'ready' AND queue = $1 AND due_at <= $2 ORDER BY due_at, seq LIMIT $5",
                 $lock,
                 ") RETURNING seq, id, plugin, name, event_seq, payload, lane, scheduled_at, attempts, depth, request_id, \
                  created_at"
             )
         };
     }
-    let sql = db.dialect(claim!(""), claim!(" FOR UPDATE SKIP LOCKED"));
+    // PostgreSQL may repeat the query of an IN, and would then lock and claim more than the limit. An array is built once.
+    let sql = db.dialect(claim!("IN ", ""), claim!("= ANY (ARRAY", " FOR UPDATE SKIP LOCKED)"));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut claimed = on!(db, pool => {
         let claim = sqlx::query_as::<_, ClaimedTask>(sql).bind(queue).bind(now).bind(owner).bind(lease_until).bind(limit);
@@ -190,9 +196,6 @@ pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: T
         WHERE seq = $1 AND owner = $2 AND state = 'running'";
     const BURY: &str = "UPDATE tasks SET state = 'dead', owner = NULL, reason = $3, ended_at = $4 \
         WHERE seq = $1 AND owner = $2 AND state = 'running'";
-    const UNBLOCK: &str = "UPDATE tasks SET state = 'ready' WHERE seq = \
-        (SELECT MIN(b.seq) FROM tasks b WHERE b.plugin = $1 AND b.lane = $2 AND b.state = 'blocked') \
-        AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 AND a.state IN ('ready', 'running'))";
     let [sqlite, postgres] = LOCK;
     let lock = db.dialect(sqlite, postgres);
     let seq = task.seq;
@@ -215,7 +218,7 @@ pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: T
         };
         let is_ours = query.execute(&mut *tx).await?.rows_affected() == 1;
         if let Some(lane) = lane.filter(|_| is_ours) {
-            sqlx::query(UNBLOCK).bind(task.plugin.clone()).bind(lane).execute(&mut *tx).await?;
+            sqlx::query(UNBLOCK_NEXT).bind(task.plugin.clone()).bind(lane).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         is_ours
@@ -231,50 +234,35 @@ pub async fn renew(db: &Db, owner: &str, lease_until: Timestamp) -> Result<Vec<i
     Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).bind(owner).bind(lease_until).fetch_all(pool).await)?)
 }
 
-/// Gives back the tasks whose leases ended, and those of earlier processes of the node. Their attempts do not count, but
-/// after a number of interruptions a task is dead. Returns how many were given back.
+/// Returns the numbers of the tasks of a process.
 ///
 /// # Errors
 /// The database fails.
-pub async fn recover(db: &Db, now: Timestamp, node: Option<&str>) -> Result<u64> {
-    const SQL: &str = "UPDATE tasks SET owner = NULL, due_at = $1, attempts = attempts - 1, interruptions = interruptions + 1, \
-        state = CASE WHEN interruptions >= $3 THEN 'dead' ELSE 'ready' END, \
-        reason = CASE WHEN interruptions >= $3 THEN $4 ELSE reason END, \
-        ended_at = CASE WHEN interruptions >= $3 THEN $1 ELSE ended_at END \
-        WHERE state = 'running' AND (due_at <= $1 OR substr(owner, 1, length($2)) = $2)";
-    // No owner has an empty name before the slash.
-    let prefix = node.map_or_else(|| "/".to_owned(), |node| format!("{node}/"));
+pub async fn owned(db: &Db, owner: &str) -> Result<Vec<i64>> {
+    const SQL: &str = "SELECT seq FROM tasks WHERE state = 'running' AND owner = $1";
+    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).bind(owner).fetch_all(pool).await)?)
+}
+
+/// Ends the lease of a task that its process does not run: the response to its claim was lost, or its attempt broke off.
+/// The next [`recover`] gives it back.
+///
+/// # Errors
+/// The database fails.
+pub async fn end_lease(db: &Db, owner: &str, seq: i64, now: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE tasks SET due_at = $3 WHERE seq = $1 AND owner = $2 AND state = 'running'";
+    on!(db, pool => sqlx::query(SQL).bind(seq).bind(owner).bind(now).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// Gives back all tasks of a process that stops. Their attempts do not count. Returns how many.
+///
+/// # Errors
+/// The database fails.
+pub async fn give_back(db: &Db, owner: &str, now: Timestamp) -> Result<u64> {
+    const SQL: &str = "UPDATE tasks SET state = 'ready', owner = NULL, due_at = $2, attempts = attempts - 1 \
+        WHERE state = 'running' AND owner = $1";
     let given_back = on!(db, pool => {
-        let recover = sqlx::query(SQL).bind(now).bind(prefix).bind(MAX_INTERRUPTIONS).bind(INTERRUPTED);
-        recover.execute(pool).await.map(|done| done.rows_affected())
+        sqlx::query(SQL).bind(owner).bind(now).execute(pool).await.map(|done| done.rows_affected())
     })?;
     Ok(given_back)
-}
-
-/// Makes the next task of each lane ready that has none, such as after a dead letter of an interruption. Returns how many.
-///
-/// # Errors
-/// The database fails.
-pub async fn unblock_lanes(db: &Db) -> Result<u64> {
-    const SQL: &str = "UPDATE tasks SET state = 'ready' WHERE state = 'blocked' AND NOT EXISTS \
-        (SELECT 1 FROM tasks a WHERE a.plugin = tasks.plugin AND a.lane = tasks.lane AND a.seq < tasks.seq \
-        AND a.state IN ('ready', 'blocked', 'running'))";
-    Ok(on!(db, pool => sqlx::query(SQL).execute(pool).await.map(|done| done.rows_affected()))?)
-}
-
-/// Deletes ended jobs that are not kept any more, and events that are older than `events_before` and that no task needs.
-/// Returns how many of both.
-///
-/// # Errors
-/// The database fails.
-pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64, u64)> {
-    const TASKS: &str = "DELETE FROM tasks WHERE keep_until IS NOT NULL AND keep_until <= $1";
-    const EVENTS: &str = "DELETE FROM events WHERE published_at <= $1 \
-        AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.event_seq = events.seq)";
-    let before = now.minus(events_for);
-    Ok(on!(db, pool => {
-        let tasks = sqlx::query(TASKS).bind(now).execute(pool).await?.rows_affected();
-        let events = sqlx::query(EVENTS).bind(before).execute(pool).await?.rows_affected();
-        (tasks, events)
-    }))
 }

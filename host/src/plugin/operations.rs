@@ -19,6 +19,7 @@ use crate::capability::Grants;
 use crate::db::audit::Outcome;
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release as releases;
+use crate::db::task;
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
 use crate::initiator::Initiator;
@@ -275,8 +276,8 @@ impl Registry {
         }
     }
 
-    /// Stops serving a plugin. Its releases stay recorded. Its data is kept unless `delete_data` is set; the deletion
-    /// waits for a running deploy of the plugin, which is interrupted.
+    /// Stops serving a plugin. Its releases stay recorded. Its data and its tasks are kept unless `delete_data` is set; the
+    /// deletion waits for a running deploy of the plugin, which is interrupted.
     ///
     /// # Errors
     /// There is no such plugin (404), its data cannot be deleted, or it was deployed again before that (409).
@@ -289,6 +290,7 @@ impl Registry {
                 return Err(plugin_changed(plugin, "it was deployed again before its data was deleted"));
             }
             self.data.delete(plugin).await?;
+            task::delete_of_plugin(&self.db, plugin).await?;
             table::set_schema(&self.db, plugin, "[]").await?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! The registry: every plugin of this host, and the services that the operations on plugins share.
 //!
 //! The operations are in modules above this one: `startup`, `preparation`, `deploy`, `operations`, `rollback`,
-//! `canary_rollout`, `supervisor` (changes), `history` and `limit_usage` (reads). They extend [`Registry`]; this module
-//! knows none of them.
+//! `canary_rollout`, `supervisor` (changes), `history` and `limit_usage` (reads), and `relay`, `tasks` and `schedules`, which
+//! work in the background. They extend [`Registry`]; this module knows none of them.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,8 @@ use super::probation::Probations;
 use super::release::Release;
 use super::response::PluginResponse;
 use super::sandbox::Request;
+use super::tasks::counts::TaskCounts;
+use super::tasks::holds::Holds;
 use crate::auth::Caller;
 use crate::cache::Caches;
 use crate::capability::log::PluginLogs;
@@ -38,6 +40,7 @@ use crate::db::plugin_data::PluginData;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::initiator::Initiator;
+use crate::signals::Signals;
 
 /// Every plugin of this host.
 pub struct Registry {
@@ -64,6 +67,12 @@ pub struct Registry {
     pub(super) tripped: mpsc::UnboundedSender<TrippedRelease>,
     /// The receiver of `tripped`, until the supervisor takes it.
     pub(super) trips: Mutex<Option<mpsc::UnboundedReceiver<TrippedRelease>>>,
+    /// The signals between those that add events and jobs and those that work on them.
+    pub signals: Signals,
+    /// The name of this process as the owner of tasks: `NODE/RUN`.
+    pub(super) run_id: Arc<str>,
+    pub(super) task_counts: TaskCounts,
+    pub(super) holds: Holds,
 }
 
 impl Registry {

@@ -68,6 +68,10 @@ impl Registry {
             probations: Probations::default(),
             tripped,
             trips: Mutex::new(Some(trips)),
+            signals: boot.signals.clone(),
+            run_id: format!("{}/{}", boot.node, boot.random.uuid()?).into(),
+            task_counts: Default::default(),
+            holds: Default::default(),
         };
         match registry.settle_interrupted_deploys().await {
             // The host serves what it can read; the next start settles them.

@@ -1,0 +1,318 @@
+//! The relay: takes committed messages out of the outboxes of plugins and hands them to the intake (`db::intake`), which
+//! stores each once. Messages of a plugin keep their order; plugins do not wait for each other. A message leaves its outbox
+//! only after it was stored, so a crash or an outage repeats messages and loses none.
+//!
+//! A call that commits a message signals that. Outboxes are looked at without a signal too, because a process can die
+//! between a commit and the signal: all soon after the start, and then each from time to time. The more plugins there are,
+//! the rarer that is, so that it never keeps connections to all their databases open.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::generation::Generation;
+use super::registry::Registry;
+use crate::capability::events::Events;
+use crate::capability::jobs::Jobs;
+use crate::capability::sql::Sql;
+use crate::capability::{Capability as _, Grants};
+use crate::db::intake;
+use crate::db::plugin_data::DataError;
+use crate::error::{Error, Kind, Result, code};
+use crate::id::PluginName;
+use crate::message::Message;
+
+/// The most messages that are moved in one transaction.
+const BATCH: usize = 100;
+/// The number of plugins whose messages are moved at once.
+const CONCURRENT: usize = 4;
+/// The time between two ticks: looks at outboxes without a signal, and new attempts after failures.
+const TICK: Duration = Duration::from_secs(1);
+/// The wait after the first failure with a plugin. It doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest wait after a failure.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// The shortest time between two looks at an outbox without a signal.
+const ROUND: Duration = Duration::from_secs(30);
+/// The number of outboxes that may be looked at one after the other without a signal. One more may be at every second tick.
+/// Their connections stay open for about a minute, so this bounds them.
+const BURST: u32 = 10;
+
+impl Registry {
+    /// Moves messages until `stopping`. Those that are left in an outbox are moved after the next start.
+    pub async fn relay_messages(&self, stopping: &CancellationToken) {
+        let (mut outboxes, mut rounds) = (Outboxes::default(), Rounds::default());
+        let mut moving = FuturesUnordered::new();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                filled = self.signals.filled_outboxes() => {
+                    filled.into_iter().for_each(|plugin| outboxes.fill(plugin, Instant::now()));
+                }
+                Some((plugin, moved)) = moving.next() => outboxes.settle(plugin, &moved, Instant::now()),
+                _ = ticks.tick() => {
+                    let now = Instant::now();
+                    rounds.gain();
+                    rounds.update(&self.generation());
+                    while let Some(plugin) = rounds.next(now) {
+                        outboxes.fill(plugin, now);
+                    }
+                }
+            }
+            while let Some(plugin) = outboxes.take(Instant::now()) {
+                moving.push(async move {
+                    let moved = self.move_messages(&plugin).await;
+                    (plugin, moved)
+                });
+            }
+        }
+    }
+
+    /// Moves the oldest messages of a plugin. Returns whether there were any, so that there may be more.
+    async fn move_messages(&self, plugin: &PluginName) -> Result<bool> {
+        let unavailable = |error: DataError| {
+            let kind = Kind::Unavailable(FIRST_BACKOFF);
+            Error::new(kind, code::DATABASE_UNAVAILABLE, "The outbox of a plugin cannot be reached").with_source(error)
+        };
+        let batch = self.data.outbox(plugin, BATCH).await.map_err(unavailable)?;
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let mut messages = Vec::with_capacity(batch.len());
+        for stored in &batch {
+            match serde_json::from_str::<Message>(&stored.text) {
+                Ok(message) => messages.push(message),
+                // The host wrote it into a table that the plugin cannot reach, so another program changed it.
+                Err(error) => {
+                    tracing::error!(%plugin, id = stored.id, %error, "a message is not readable; it is deleted");
+                }
+            }
+        }
+        intake::store(&self.db, plugin, &messages).await?;
+        self.signals.messages_stored();
+        let ids: Vec<i64> = batch.iter().map(|stored| stored.id).collect();
+        self.data.forget(plugin, &ids).await.map_err(unavailable)?;
+        Ok(true)
+    }
+}
+
+/// The plugins whose outboxes may have messages. A plugin leaves only when its outbox was found empty.
+#[derive(Debug, Default)]
+struct Outboxes {
+    waiting: BTreeMap<PluginName, Waiting>,
+    moving: BTreeMap<PluginName, Moving>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    next: Instant,
+    /// The wait that a failure caused; zero without one.
+    backoff: Duration,
+}
+
+#[derive(Debug)]
+struct Moving {
+    backoff: Duration,
+    /// Whether a message may have come after the outbox was read.
+    is_filled_again: bool,
+}
+
+impl Outboxes {
+    /// The outbox of a plugin may have messages.
+    fn fill(&mut self, plugin: PluginName, now: Instant) {
+        match self.moving.get_mut(&plugin) {
+            Some(moving) => moving.is_filled_again = true,
+            // After a failure it waits on.
+            None => {
+                self.waiting.entry(plugin).or_insert(Waiting { next: now, backoff: Duration::ZERO });
+            }
+        }
+    }
+
+    /// Takes out the plugin that has waited longest, if another one may be worked on. [`settle`](Self::settle) follows.
+    fn take(&mut self, now: Instant) -> Option<PluginName> {
+        if self.moving.len() >= CONCURRENT {
+            return None;
+        }
+        let due = self.waiting.iter().filter(|(_, waiting)| waiting.next <= now);
+        let (plugin, _) = due.min_by_key(|(_, waiting)| waiting.next)?;
+        let plugin = plugin.clone();
+        let backoff = self.waiting.remove(&plugin)?.backoff;
+        self.moving.insert(plugin.clone(), Moving { backoff, is_filled_again: false });
+        Some(plugin)
+    }
+
+    /// The work on a plugin ended; `moved` tells whether its outbox had messages.
+    fn settle(&mut self, plugin: PluginName, moved: &Result<bool>, now: Instant) {
+        let Some(Moving { backoff, is_filled_again }) = self.moving.remove(&plugin) else { return };
+        match moved {
+            Ok(false) if !is_filled_again => {}
+            // Behind those that wait already.
+            Ok(_) => {
+                self.waiting.insert(plugin, Waiting { next: now, backoff: Duration::ZERO });
+            }
+            Err(error) => {
+                let error = error.report();
+                if backoff.is_zero() {
+                    tracing::warn!(%plugin, error, "messages of a plugin cannot be moved now; they stay in its outbox");
+                } else {
+                    tracing::debug!(%plugin, error, "messages of a plugin still cannot be moved");
+                }
+                let backoff = (backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF);
+                self.waiting.insert(plugin, Waiting { next: now + backoff, backoff });
+            }
+        }
+    }
+}
+
+/// The looks at outboxes without a signal.
+#[derive(Debug)]
+struct Rounds {
+    generation: Option<u64>,
+    /// The plugins that may have messages, the next one first, each with the earliest time of its next look.
+    order: VecDeque<(PluginName, Instant)>,
+    known: BTreeSet<PluginName>,
+    /// How many looks may be made now, in halves.
+    halves: u32,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self { generation: None, order: VecDeque::new(), known: BTreeSet::new(), halves: BURST * 2 }
+    }
+}
+
+impl Rounds {
+    /// A tick passed: half a look more may be made.
+    fn gain(&mut self) {
+        self.halves = self.halves.saturating_add(1).min(BURST * 2);
+    }
+
+    /// Takes in plugins that have become served.
+    fn update(&mut self, generation: &Generation) {
+        if self.generation == Some(generation.number) {
+            return;
+        }
+        self.generation = Some(generation.number);
+        let may_have = |grants: &Grants| {
+            grants.contains(Sql::NAME) && (grants.contains(Events::NAME) || grants.contains(Jobs::NAME))
+        };
+        let served = generation.plugins.loaded().filter(|(release, _)| may_have(&release.record.grants));
+        self.take_in(served.map(|(release, _)| release.record.plugin.clone()).collect(), Instant::now());
+    }
+
+    /// Replaces the plugins. New ones come first.
+    fn take_in(&mut self, plugins: BTreeSet<PluginName>, now: Instant) {
+        self.order.retain(|(plugin, _)| plugins.contains(plugin));
+        for plugin in plugins.difference(&self.known) {
+            self.order.push_front((plugin.clone(), now));
+        }
+        self.known = plugins;
+    }
+
+    /// Returns the next plugin, if it is time for it.
+    fn next(&mut self, now: Instant) -> Option<PluginName> {
+        let (_, due) = self.order.front()?;
+        if *due > now || self.halves < 2 {
+            return None;
+        }
+        let (plugin, _) = self.order.pop_front()?;
+        self.halves -= 2;
+        self.order.push_back((plugin.clone(), now + ROUND));
+        Some(plugin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> PluginName {
+        text.parse().unwrap()
+    }
+
+    fn failure() -> Result<bool> {
+        Err(Error::internal("the database is away"))
+    }
+
+    #[test]
+    fn a_plugin_leaves_when_its_outbox_was_found_empty() {
+        let (mut outboxes, now) = (Outboxes::default(), Instant::now());
+        outboxes.fill(name("a"), now);
+        assert_eq!(outboxes.take(now), Some(name("a")));
+        assert_eq!(outboxes.take(now), None);
+        outboxes.settle(name("a"), &Ok(true), now);
+        assert_eq!(outboxes.take(now), Some(name("a")), "it may have more");
+        outboxes.fill(name("a"), now);
+        outboxes.settle(name("a"), &Ok(false), now);
+        assert_eq!(outboxes.take(now), Some(name("a")), "a message came after the look");
+        outboxes.settle(name("a"), &Ok(false), now);
+        assert_eq!(outboxes.take(now), None);
+    }
+
+    #[test]
+    fn plugins_take_turns_and_only_some_are_worked_on_at_once() {
+        let (mut outboxes, now) = (Outboxes::default(), Instant::now());
+        for (millis, plugin) in (0..).zip(["a", "b", "c", "d", "e"]) {
+            outboxes.fill(name(plugin), now + Duration::from_millis(millis));
+        }
+        let later = now + Duration::from_secs(1);
+        let taken: Vec<_> = std::iter::from_fn(|| outboxes.take(later)).map(|plugin| plugin.to_string()).collect();
+        assert_eq!(taken, ["a", "b", "c", "d"]);
+        outboxes.settle(name("a"), &Ok(true), later);
+        assert_eq!(outboxes.take(later), Some(name("e")), "one with many messages waits behind the others");
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_ever_more_rarely_and_loses_no_plugin() {
+        let (mut outboxes, mut now) = (Outboxes::default(), Instant::now());
+        outboxes.fill(name("a"), now);
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            assert_eq!(outboxes.take(now), Some(name("a")));
+            outboxes.settle(name("a"), &failure(), now);
+            outboxes.fill(name("a"), now);
+            assert_eq!(outboxes.take(now), None, "a signal does not shorten the wait");
+            now += Duration::from_secs(seconds);
+        }
+        assert_eq!(outboxes.take(now), Some(name("a")));
+        outboxes.settle(name("a"), &Ok(true), now);
+        assert_eq!(outboxes.take(now), Some(name("a")));
+        outboxes.settle(name("a"), &failure(), now);
+        assert_eq!(outboxes.take(now + FIRST_BACKOFF), Some(name("a")), "a success ends the backoff");
+    }
+
+    #[test]
+    fn rounds_look_at_each_plugin_and_at_few_at_once() {
+        let (mut rounds, now) = (Rounds::default(), Instant::now());
+        let plugins: BTreeSet<_> = (0..12).map(|number| name(&format!("p{number}"))).collect();
+        rounds.take_in(plugins.clone(), now);
+        let looks = |rounds: &mut Rounds, now| std::iter::from_fn(|| rounds.next(now)).collect::<Vec<_>>();
+        let mut seen = looks(&mut rounds, now);
+        assert_eq!(seen.len(), 10);
+        for _ in 0..4 {
+            rounds.gain();
+            seen.extend(looks(&mut rounds, now));
+        }
+        assert_eq!(seen.len(), 12);
+        assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), plugins);
+        (0..100).for_each(|_| rounds.gain());
+        assert!(looks(&mut rounds, now).is_empty(), "each waits for the next round");
+        assert_eq!(looks(&mut rounds, now + ROUND).len(), 10);
+    }
+
+    #[test]
+    fn a_plugin_that_is_served_again_is_looked_at_first() {
+        let (mut rounds, now) = (Rounds::default(), Instant::now());
+        rounds.take_in(BTreeSet::from([name("a"), name("b")]), now);
+        assert_eq!(std::iter::from_fn(|| rounds.next(now)).count(), 2);
+        rounds.take_in(BTreeSet::from([name("b")]), now);
+        rounds.take_in(BTreeSet::from([name("a"), name("b")]), now);
+        assert_eq!((rounds.next(now), rounds.next(now)), (Some(name("a")), None));
+    }
+}
