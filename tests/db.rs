@@ -3,3 +3,4 @@
 mod open;
 mod pgbouncer;
 mod plugin_data;
+mod tasks;

@@ -1,0 +1,354 @@
+//! Tasks in the host's database: the intake, claims, leases, ends, lanes, upkeep and schedules.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+use wharf::clock::Timestamp;
+use wharf::config::{Database, Secret};
+use wharf::db::task::{ClaimedTask, Recovered, TaskEnd};
+use wharf::db::{Db, intake, schedule, task};
+use wharf::id::{EventId, JobId, PluginName};
+use wharf::message::{Message, NewEvent, NewJob, Priority};
+
+use crate::support::patience::PATIENCE;
+use crate::support::postgres::TestDatabase;
+
+const OWNER: &str = "node/1";
+const LEASE: i64 = 60;
+const DELIVERIES: &str = "mailer/items.created/1";
+const JOBS: &str = "mailer/send/1";
+
+/// Turns functions that take a `&Db` into tests: `name::sqlite` and `name::postgres`.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            use crate::support::postgres;
+
+            #[tokio::test]
+            async fn sqlite() {
+                let (_dir, db) = super::open(None).await;
+                super::$name(&db).await;
+                db.close().await;
+            }
+
+            #[tokio::test]
+            async fn postgres() {
+                let Some(database) = postgres::database().await else { return };
+                let (_dir, db) = super::open(Some(&database)).await;
+                super::$name(&db).await;
+                db.close().await;
+            }
+        })*
+    };
+}
+
+on_both! {
+    deliveries_with_one_key_run_in_the_order_of_their_commits,
+    a_dead_delivery_makes_the_next_one_ready,
+    only_live_releases_receive_events,
+    a_task_that_is_interrupted_again_and_again_is_dead,
+    tasks_of_earlier_processes_of_a_node_are_given_back,
+    each_task_is_claimed_by_one_process,
+    a_cancelled_job_belongs_to_nobody,
+    a_job_with_a_key_is_dropped_while_another_one_waits_or_runs,
+    ended_jobs_and_events_are_deleted_when_nothing_needs_them,
+    a_lane_that_waits_for_nothing_is_freed,
+    the_tasks_of_a_plugin_are_deleted_with_its_data,
+    a_time_of_a_schedule_has_one_job,
+}
+
+async fn open(database: Option<&TestDatabase>) -> (tempfile::TempDir, Db) {
+    let url = database.map(|database| Secret::new(database.url.clone()));
+    let settings = Database { url, connections: 2, timeout: PATIENCE, ..Database::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&settings, dir.path()).await.unwrap();
+    (dir, db)
+}
+
+/// Runs a statement on either database.
+macro_rules! execute {
+    ($db:expr, $sql:expr $(, $value:expr)*) => {
+        match $db {
+            Db::Sqlite(pool) => drop(sqlx::query($sql)$(.bind($value))*.execute(pool).await.unwrap()),
+            Db::Postgres(pool) => drop(sqlx::query($sql)$(.bind($value))*.execute(pool).await.unwrap()),
+        }
+    };
+}
+
+fn plugin(name: &str) -> PluginName {
+    name.parse().unwrap()
+}
+
+/// Records a plugin whose live release subscribes to `items.created`.
+async fn add_plugin(db: &Db, name: &'static str) {
+    const RELEASE: &str = "INSERT INTO releases \
+        (plugin, number, digest, mount, declaration, grants, settings, created_at) \
+        VALUES ($1, 1, 'digest', '/x', '{}', '{}', '{}', 0)";
+    let component = vec![0_u8];
+    execute!(
+        db,
+        "INSERT INTO artifacts (digest, component) VALUES ('digest', $1) ON CONFLICT DO NOTHING",
+        component.clone()
+    );
+    execute!(db, "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, '/x', 'live', 1)", name);
+    execute!(db, RELEASE, name);
+    execute!(db, "INSERT INTO release_subscriptions (plugin, release, topic) VALUES ($1, 1, 'items.created')", name);
+}
+
+fn event(id: u128, key: Option<&str>) -> Message {
+    Message::Event(NewEvent {
+        id: EventId(Uuid::from_u128(id)),
+        topic: "items.created".parse().unwrap(),
+        key: key.map(str::to_owned),
+        payload: format!(r#"{{"id":{id}}}"#),
+        audience: None,
+        depth: 0,
+        request_id: Some("request".to_owned()),
+        at: Timestamp(i64::try_from(id).unwrap()),
+    })
+}
+
+fn new_job(id: u128, dedup_key: Option<&str>) -> NewJob {
+    NewJob {
+        id: JobId(Uuid::from_u128(id)),
+        name: "send".to_owned(),
+        payload: "{}".to_owned(),
+        due_at: Timestamp(1),
+        priority: Priority::Normal,
+        dedup_key: dedup_key.map(str::to_owned),
+        scheduled: None,
+        depth: 0,
+        request_id: None,
+        at: Timestamp(1),
+    }
+}
+
+fn job(id: u128, dedup_key: Option<&str>) -> Message {
+    Message::Job(new_job(id, dedup_key))
+}
+
+async fn store(db: &Db, source: &str, messages: &[Message]) {
+    intake::store(db, &plugin(source), messages).await.unwrap();
+}
+
+async fn claim(db: &Db, queue: &str, now: i64) -> Vec<ClaimedTask> {
+    claim_for(db, queue, OWNER, now, 100).await
+}
+
+async fn claim_for(db: &Db, queue: &str, owner: &str, now: i64, limit: usize) -> Vec<ClaimedTask> {
+    let lease = (Timestamp(now), Timestamp(now + LEASE));
+    task::claim(db, queue, owner, lease, limit).await.unwrap()
+}
+
+async fn end(db: &Db, task: &ClaimedTask, end: TaskEnd) -> bool {
+    task::end(db, task, OWNER, &end, Timestamp(50)).await.unwrap()
+}
+
+/// Returns the ids of the events that tasks deliver.
+async fn delivered(db: &Db, tasks: &[ClaimedTask]) -> Vec<u128> {
+    let mut ids = Vec::new();
+    for task in tasks {
+        ids.push(task::event(db, task.event_seq.unwrap()).await.unwrap().unwrap().id.0.as_u128());
+    }
+    ids
+}
+
+async fn deliveries_with_one_key_run_in_the_order_of_their_commits(db: &Db) {
+    add_plugin(db, "mailer").await;
+    // A relay that lost the response repeats itself.
+    for _ in 0..2 {
+        store(db, "items", &[event(1, Some("a")), event(2, Some("a")), event(3, None)]).await;
+    }
+    let queues = task::ready_queues(db).await.unwrap();
+    assert_eq!(
+        queues.iter().map(|queue| (queue.queue.as_str(), queue.due_at.0)).collect::<Vec<_>>(),
+        [(DELIVERIES, 1)]
+    );
+
+    let claimed = claim(db, DELIVERIES, 10).await;
+    assert_eq!(delivered(db, &claimed).await, [1, 3]);
+    assert_eq!((claimed[0].attempts, claimed[0].request_id.as_deref()), (1, Some("request")));
+    assert!(end(db, &claimed[0], TaskEnd::Retry { reason: "no".to_owned(), due_at: Timestamp(20) }).await);
+    assert!(claim(db, DELIVERIES, 19).await.is_empty(), "a delivery that is repeated keeps its place");
+    let claimed = claim(db, DELIVERIES, 20).await;
+    assert_eq!((delivered(db, &claimed).await, claimed[0].attempts), (vec![1], 2));
+    assert!(end(db, &claimed[0], TaskEnd::Postponed { due_at: Timestamp(20) }).await);
+    let claimed = claim(db, DELIVERIES, 20).await;
+    assert_eq!(
+        (delivered(db, &claimed).await, claimed[0].attempts),
+        (vec![1], 2),
+        "a postponed attempt does not count"
+    );
+    assert!(end(db, &claimed[0], TaskEnd::Delivered).await);
+    assert!(!end(db, &claimed[0], TaskEnd::Delivered).await, "it has ended");
+    assert_eq!(delivered(db, &claim(db, DELIVERIES, 20).await).await, [2]);
+}
+
+async fn a_dead_delivery_makes_the_next_one_ready(db: &Db) {
+    add_plugin(db, "mailer").await;
+    add_plugin(db, "other").await;
+    store(db, "items", &[event(1, Some("a")), event(2, Some("a"))]).await;
+    let claimed = claim(db, DELIVERIES, 10).await;
+    assert!(end(db, &claimed[0], TaskEnd::Dead { reason: "no".to_owned() }).await);
+    assert_eq!(delivered(db, &claim(db, DELIVERIES, 10).await).await, [2]);
+    let others = claim(db, "other/items.created/1", 10).await;
+    assert_eq!(delivered(db, &others).await, [1], "each plugin has its own order");
+}
+
+async fn only_live_releases_receive_events(db: &Db) {
+    add_plugin(db, "mailer").await;
+    execute!(db, "UPDATE plugins SET live_release = 2 WHERE name = $1", "mailer");
+    store(db, "items", &[event(1, None)]).await;
+    execute!(db, "UPDATE plugins SET live_release = 1, paused = TRUE WHERE name = $1", "mailer");
+    store(db, "items", &[event(2, None)]).await;
+    assert_eq!(delivered(db, &claim(db, DELIVERIES, 10).await).await, [2], "a pause misses nothing");
+}
+
+async fn a_task_that_is_interrupted_again_and_again_is_dead(db: &Db) {
+    add_plugin(db, "mailer").await;
+    store(db, "items", &[event(1, Some("a")), event(2, Some("a"))]).await;
+    let mut now = 10;
+    for _ in 0..5 {
+        let claimed = claim(db, DELIVERIES, now).await;
+        assert_eq!((delivered(db, &claimed).await, claimed[0].attempts), (vec![1], 1));
+        let early = task::recover(db, Timestamp(now + LEASE - 1), None).await.unwrap();
+        assert_eq!(early, Recovered::default());
+        now += LEASE;
+        let recovered = task::recover(db, Timestamp(now), None).await.unwrap();
+        assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] });
+        assert!(!end(db, &claimed[0], TaskEnd::Delivered).await, "its lease is over");
+    }
+    claim(db, DELIVERIES, now).await;
+    let recovered = task::recover(db, Timestamp(now + LEASE), None).await.unwrap();
+    assert_eq!(recovered, Recovered { given_back: 0, dead: vec![plugin("mailer")] });
+    assert_eq!(delivered(db, &claim(db, DELIVERIES, now).await).await, [2]);
+}
+
+async fn tasks_of_earlier_processes_of_a_node_are_given_back(db: &Db) {
+    store(db, "mailer", &[job(1, None)]).await;
+    claim_for(db, JOBS, "node/1", 10, 1).await;
+    for other in ["nod", "node/1", "other"] {
+        assert_eq!(task::recover(db, Timestamp(11), Some(other)).await.unwrap(), Recovered::default(), "{other}");
+    }
+    let recovered = task::recover(db, Timestamp(11), Some("node")).await.unwrap();
+    assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] });
+    let claimed = claim(db, JOBS, 11).await;
+    task::end_lease(db, OWNER, claimed[0].seq, Timestamp(12)).await.unwrap();
+    let recovered = task::recover(db, Timestamp(12), None).await.unwrap();
+    assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] }, "a process can end a lease");
+}
+
+async fn each_task_is_claimed_by_one_process(db: &Db) {
+    let jobs: Vec<Message> = (1..=5).map(|id| job(id, None)).collect();
+    store(db, "mailer", &jobs).await;
+    assert!(claim_for(db, JOBS, "node/1", 0, 3).await.is_empty(), "no job is due yet");
+    let first = claim_for(db, JOBS, "node/1", 1, 3).await;
+    let second = claim_for(db, JOBS, "node/2", 1, 100).await;
+    assert_eq!((first.len(), second.len()), (3, 2));
+    let numbers = |tasks: &[ClaimedTask]| tasks.iter().map(|task| task.seq).collect::<Vec<_>>();
+    assert_eq!(sorted(task::owned(db, "node/1").await.unwrap()), numbers(&first));
+    assert_eq!(sorted(task::renew(db, "node/2", Timestamp(90)).await.unwrap()), numbers(&second));
+    assert!(!task::end(db, &first[0], "node/2", &TaskEnd::Delivered, Timestamp(5)).await.unwrap());
+
+    assert_eq!(task::give_back(db, "node/1", Timestamp(5)).await.unwrap(), 3);
+    let again = claim_for(db, JOBS, "node/2", 5, 100).await;
+    assert_eq!(numbers(&again), numbers(&first));
+    assert!(again.iter().all(|task| task.attempts == 1), "the attempts that were given back do not count");
+}
+
+fn sorted(mut numbers: Vec<i64>) -> Vec<i64> {
+    numbers.sort_unstable();
+    numbers
+}
+
+async fn a_cancelled_job_belongs_to_nobody(db: &Db) {
+    let cancel = |id: u128| Message::Cancel { job: JobId(Uuid::from_u128(id)), at: Timestamp(5) };
+    store(db, "mailer", &[job(1, None), job(2, None), cancel(2)]).await;
+    let claimed = claim(db, JOBS, 10).await;
+    assert_eq!(claimed.iter().map(|task| task.id).collect::<Vec<_>>(), [Some(JobId(Uuid::from_u128(1)))]);
+    store(db, "other", &[cancel(1)]).await;
+    assert_eq!(task::owned(db, OWNER).await.unwrap().len(), 1, "another plugin cannot cancel it");
+    store(db, "mailer", &[cancel(1)]).await;
+    assert!(task::owned(db, OWNER).await.unwrap().is_empty());
+    assert!(!end(db, &claimed[0], TaskEnd::Retry { reason: "no".to_owned(), due_at: Timestamp(1) }).await);
+    assert!(claim(db, JOBS, 100).await.is_empty());
+}
+
+async fn a_job_with_a_key_is_dropped_while_another_one_waits_or_runs(db: &Db) {
+    store(db, "mailer", &[job(1, Some("key")), job(2, Some("key")), job(3, Some("other"))]).await;
+    let claimed = claim(db, JOBS, 10).await;
+    assert_eq!(claimed.len(), 2);
+    store(db, "mailer", &[job(4, Some("key"))]).await;
+    assert!(claim(db, JOBS, 10).await.is_empty());
+    assert!(end(db, &claimed[0], TaskEnd::Succeeded { output: None, keep_until: Timestamp(100) }).await);
+    store(db, "mailer", &[job(5, Some("key"))]).await;
+    assert_eq!(claim(db, JOBS, 10).await.len(), 1);
+}
+
+async fn ended_jobs_and_events_are_deleted_when_nothing_needs_them(db: &Db) {
+    let hour = Duration::from_secs(3600);
+    let later = |duration: Duration| Timestamp(10).plus(duration);
+    add_plugin(db, "mailer").await;
+    store(db, "items", &[event(1, None), event(2, None)]).await;
+    store(db, "mailer", &[job(1, None)]).await;
+    let (deliveries, jobs) = (claim(db, DELIVERIES, 10).await, claim(db, JOBS, 10).await);
+    assert!(end(db, &deliveries[0], TaskEnd::Delivered).await);
+    assert!(end(db, &jobs[0], TaskEnd::Succeeded { output: Some("1".to_owned()), keep_until: later(hour) }).await);
+    assert_eq!(task::prune(db, later(hour / 2), hour).await.unwrap(), (0, 0));
+    assert_eq!(task::prune(db, later(hour), hour).await.unwrap(), (1, 1), "one event is still to be delivered");
+    assert_eq!(task::prune(db, later(2 * hour), hour).await.unwrap(), (0, 0));
+    assert!(end(db, &deliveries[1], TaskEnd::Delivered).await);
+    assert_eq!(task::prune(db, later(2 * hour), hour).await.unwrap(), (0, 1));
+}
+
+async fn a_lane_that_waits_for_nothing_is_freed(db: &Db) {
+    add_plugin(db, "mailer").await;
+    let events: Vec<Message> = (0..6).map(|id| event(id + 1, Some(if id % 2 == 0 { "a" } else { "b" }))).collect();
+    store(db, "items", &events).await;
+    assert_eq!(task::unblock_lanes(db).await.unwrap(), 0);
+    execute!(db, "DELETE FROM tasks WHERE state = 'ready' AND lane = $1", "items/b");
+    assert_eq!(task::unblock_lanes(db).await.unwrap(), 1);
+    assert_eq!(task::unblock_lanes(db).await.unwrap(), 0);
+    assert_eq!(delivered(db, &claim(db, DELIVERIES, 10).await).await, [1, 4]);
+}
+
+async fn the_tasks_of_a_plugin_are_deleted_with_its_data(db: &Db) {
+    add_plugin(db, "mailer").await;
+    add_plugin(db, "other").await;
+    store(db, "items", &[event(1, Some("a")), event(2, Some("a"))]).await;
+    task::delete_of_plugin(db, &plugin("mailer")).await.unwrap();
+    let queues = task::ready_queues(db).await.unwrap();
+    assert_eq!(queues.iter().map(|queue| queue.queue.as_str()).collect::<Vec<_>>(), ["other/items.created/1"]);
+}
+
+async fn a_time_of_a_schedule_has_one_job(db: &Db) {
+    add_plugin(db, "mailer").await;
+    let mailer = plugin("mailer");
+    schedule::set(db, &mailer, "daily", "{}", Timestamp(10)).await.unwrap();
+    assert!(schedule::due(db, Timestamp(9), 100).await.unwrap().is_empty());
+    let due = schedule::due(db, Timestamp(10), 100).await.unwrap();
+    assert_eq!(due.iter().map(|due| (due.name.as_str(), due.plugin_paused)).collect::<Vec<_>>(), [("daily", false)]);
+    let times = (Timestamp(10), Timestamp(20));
+    for (id, is_first) in [(1, true), (2, false)] {
+        let job = new_job(id, None);
+        let stored = intake::store_scheduled(db, &mailer, "daily", times, Some(&job)).await.unwrap();
+        assert_eq!(stored, is_first, "two processes");
+    }
+    assert_eq!(claim(db, JOBS, 10).await.len(), 1);
+    let found = schedule::find(db, &mailer, "daily").await.unwrap().unwrap();
+    assert_eq!((found.next_at, found.last_at), (Timestamp(20), Some(Timestamp(10))));
+
+    assert!(schedule::set_paused(db, &mailer, "daily", true, Timestamp(20)).await.unwrap());
+    assert!(schedule::due(db, Timestamp(20), 100).await.unwrap().is_empty());
+    let times = (Timestamp(20), Timestamp(30));
+    assert!(!intake::store_scheduled(db, &mailer, "daily", times, None).await.unwrap(), "an operator paused it");
+    schedule::set(db, &mailer, "daily", "{\"changed\":true}", Timestamp(15)).await.unwrap();
+    let found = schedule::of_plugin(db, &mailer).await.unwrap();
+    assert!(found.len() == 1 && found[0].paused && found[0].next_at == Timestamp(15), "a change keeps the pause");
+
+    schedule::delete_of_removed(db).await.unwrap();
+    assert_eq!(schedule::list(db).await.unwrap().len(), 1);
+    execute!(db, "UPDATE plugins SET state = 'removed' WHERE name = $1", "mailer");
+    schedule::delete_of_removed(db).await.unwrap();
+    assert!(schedule::list(db).await.unwrap().is_empty());
+}
