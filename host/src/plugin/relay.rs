@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,7 @@ impl Registry {
     /// Moves messages until `stopping`. Those that are left in an outbox are moved after the next start.
     pub async fn relay_messages(&self, stopping: &CancellationToken) {
         let (mut outboxes, mut rounds) = (Outboxes::default(), Rounds::default());
-        let mut moving = FuturesUnordered::new();
+        let mut moving: FuturesUnordered<BoxFuture<'_, (PluginName, Result<bool>)>> = FuturesUnordered::new();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -66,10 +67,10 @@ impl Registry {
                 }
             }
             while let Some(plugin) = outboxes.take(Instant::now()) {
-                moving.push(async move {
+                moving.push(Box::pin(async move {
                     let moved = self.move_messages(&plugin).await;
                     (plugin, moved)
-                });
+                }));
             }
         }
     }

@@ -31,7 +31,7 @@ impl AttemptOutcome {
 }
 
 /// The counts of one plugin, by the name of the outcome.
-pub type OutcomeCounts = [(&'static str, u64); 5];
+pub(in crate::plugin) type OutcomeCounts = [(&'static str, u64); 5];
 
 /// The counts of all plugins.
 #[derive(Debug, Default)]
