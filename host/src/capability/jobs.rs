@@ -254,7 +254,7 @@ impl queue::Host for Guest {
         queue_result(self.cancel_job(&id).await)
     }
 
-    async fn status(&mut self, id: String) -> QueueResult<Option<queue::Status>> {
+    async fn status(&mut self, id: String) -> QueueResult<Option<queue::JobStatus>> {
         let found = self.job_status(&id).await;
         if let Ok(Some(status)) = &found {
             let texts = [&status.output, &status.reason].map(|text| text.as_ref().map_or(0, String::len));
@@ -278,7 +278,7 @@ impl From<queue::Priority> for Priority {
     }
 }
 
-impl From<JobStatus> for queue::Status {
+impl From<JobStatus> for queue::JobStatus {
     fn from(status: JobStatus) -> Self {
         let JobStatus { state, attempts, progress, output, reason } = status;
         let state = match state {
@@ -338,7 +338,7 @@ mod tests {
         guest.enqueue(job).await.unwrap().map_err(text)
     }
 
-    async fn status(guest: &mut Guest, id: &str) -> Option<queue::Status> {
+    async fn status(guest: &mut Guest, id: &str) -> Option<queue::JobStatus> {
         guest.status(id.to_owned()).await.unwrap().map_err(text).unwrap()
     }
 
