@@ -151,7 +151,7 @@ fn cache_policy(cache: &Cache, arguments: &[&Type]) -> TokenStream {
 fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&Type]) -> TokenStream {
     let ident = &function.sig.ident;
     let name = ident.to_string();
-    let (summary, description) = attribute::documentation(function);
+    let (summary, description) = attribute::summary_and_description(function);
     let parameters = &attribute.parameters;
     let Attribute { path, access, .. } = attribute;
     let option = |value: Option<TokenStream>| match value {

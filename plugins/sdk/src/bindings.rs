@@ -8,7 +8,8 @@
 #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, clippy::all, clippy::unwrap_used)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
-/// `wharf:sql`, `wharf:cache`, `wharf:http`, `wharf:log`, `wharf:auth`, `wharf:config`, `wharf:users`.
+/// `wharf:sql`, `wharf:cache`, `wharf:http`, `wharf:log`, `wharf:auth`, `wharf:config`, `wharf:users`, `wharf:events`,
+/// `wharf:jobs`.
 pub mod imports {
     wit_bindgen::generate!({
         path: "../../wit",
@@ -43,5 +44,41 @@ pub mod migrations_role {
         pub_export_macro: true,
         export_macro_name: "export_migrations",
         default_bindings_module: "wharf_sdk::__private::migrations_role",
+    });
+}
+
+/// `wharf:events/topics`, the role of plugins that publish events.
+pub mod topics_role {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package wharf:sdk-topics; world topics-role { export wharf:events/topics@0.1.0; }",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_topics",
+        default_bindings_module: "wharf_sdk::__private::topics_role",
+    });
+}
+
+/// `wharf:events/subscriber`, the role of plugins that receive events.
+pub mod subscriber_role {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package wharf:sdk-subscriber; world subscriber-role { export wharf:events/subscriber@0.1.0; }",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_subscriber",
+        default_bindings_module: "wharf_sdk::__private::subscriber_role",
+    });
+}
+
+/// `wharf:jobs/worker`, the role of plugins that run jobs.
+pub mod worker_role {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package wharf:sdk-worker; world worker-role { export wharf:jobs/worker@0.1.0; }",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_worker",
+        default_bindings_module: "wharf_sdk::__private::worker_role",
     });
 }

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The crate turns the interfaces of `wit/` into ordinary Rust. [`extract`] reads requests; [`IntoResponse`] and
-//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`], [`audit`] and [`users`] are the
-//! capabilities of the host.
+//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`], [`audit`], [`users`], [`events`] and [`jobs`] are
+//! the capabilities of the host.
 //! `testing` (a feature) stands in for the host in native tests.
 //!
 //! A component imports only the interfaces that its code calls, and its operator grants only these. The crate never
@@ -35,12 +35,15 @@ mod plugin;
 mod problem;
 mod request;
 mod response;
+mod task;
 mod timestamp;
 
 pub mod audit;
 pub mod cache;
+pub mod events;
 pub mod extract;
 pub mod http;
+pub mod jobs;
 pub mod log;
 pub mod openapi;
 pub mod sql;
@@ -54,9 +57,10 @@ pub use plugin::Plugin;
 pub use problem::{FieldError, Problem};
 pub use request::Request;
 pub use response::{IntoResponse, Response, Status};
+pub use task::TaskError;
 pub use timestamp::{NotATimestamp, Timestamp};
 pub use uuid::Uuid;
-pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
+pub use wharf_sdk_macros::{delete, get, job, patch, plugin, post, put, schedule, subscribe, topic};
 
 /// Derives `JsonSchema`. The schema documents a type, and the host validates inputs against it.
 pub use schemars;
@@ -67,12 +71,14 @@ pub type Result<T, E = Problem> = std::result::Result<T, E>;
 
 /// The names that nearly every plugin uses: `use wharf_sdk::prelude::*;`
 pub mod prelude {
+    pub use crate::events::Event;
+    pub use crate::jobs::Job;
     pub use crate::schemars::{self, JsonSchema};
     pub use crate::{
         Bytes, Caller, Field, FieldError, IntoResponse, Json, Path, Problem, Query, Request, Response, Result,
-        Settings, Status, Text, Timestamp, Uuid,
+        Settings, Status, TaskError, Text, Timestamp, Uuid,
     };
-    pub use wharf_sdk_macros::{delete, get, patch, plugin, post, put};
+    pub use wharf_sdk_macros::{delete, get, job, patch, plugin, post, put, schedule, subscribe, topic};
 }
 
 /// For the code that the macros generate.
@@ -84,7 +90,16 @@ pub mod __private {
     pub use crate::arena::{Arena, reallocate};
     pub use crate::bindings::http_role::{self, export_http};
     pub use crate::bindings::migrations_role::{self, export_migrations};
+    pub use crate::bindings::subscriber_role::exports::wharf::events::subscriber::Event as Delivery;
+    pub use crate::bindings::subscriber_role::{self, export_subscriber};
+    pub use crate::bindings::topics_role::{self, export_topics};
+    pub use crate::bindings::worker_role::exports::wharf::jobs::worker::{Missed, Task};
+    pub use crate::bindings::worker_role::{self, export_worker};
+    pub use crate::events::{EventOutcome, FromDelivery};
+    pub use crate::jobs::{FromTask, JobOutcome, new_job};
     pub use crate::plugin::{
-        Access, CachePolicy, Component, Exports, Migration, Route, permission_is_declared, settings_schema,
+        Access, CachePolicy, Component, Exports, JobDeclaration, Migration, Route, ScheduleDeclaration,
+        SubscriptionDeclaration, TopicDeclaration, default_payload, input_schema, output_schema,
+        permission_is_declared, settings_schema,
     };
 }

@@ -3,7 +3,8 @@
 //! It needs the feature `testing`, which belongs in the dev-dependencies of a plugin. Routing, access and validation
 //! follow the plugin's declarations, as in the host. The capabilities are an in-memory SQLite with the plugin's
 //! migrations, a cache in a map, a log that the test can read, and functions of the test in place of other servers
-//! ([`TestPlugin::server`]). Nothing leaves the process.
+//! ([`TestPlugin::server`]). Events and jobs are kept until the test runs what is due ([`TestPlugin::run_due`]). Nothing
+//! leaves the process.
 //!
 //! The host words validation errors in its own way, so test their status and location.
 //!
@@ -33,14 +34,17 @@
 
 mod check;
 mod client;
+mod tasks;
 mod validation;
 
 pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
 pub use client::{TestRequest, TestResponse};
+pub use tasks::{Attempt, DeadLetter, TestEvent, TestJob};
 
 use crate::bindings::imports::wharf::auth::caller as wit;
 use crate::bindings::imports::wharf::users::directory as wit_users;
+use crate::host::stand_in::messages::Messages;
 use crate::host::stand_in::sql;
 use crate::host::stand_in::state::{self, HostState, Server};
 use crate::plugin::Plugin;
@@ -83,7 +87,8 @@ impl TestPlugin {
         let api = check::api(plugin);
         let connection = check::migrate(plugin);
         let declared_permissions = plugin.permissions;
-        let host = HostState { connection: Some(connection), declared_permissions, ..HostState::default() };
+        let messages = Messages { declared: validation::declared(plugin), ..Messages::default() };
+        let host = HostState { connection: Some(connection), declared_permissions, messages, ..HostState::default() };
         Self { plugin, validators: Validators::new(&api), host: RefCell::new(host) }
     }
 

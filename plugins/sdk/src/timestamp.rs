@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 /// A time between the years 0 and 9999, in microseconds: `2026-11-23T14:35:13.768681Z`.
@@ -36,10 +36,10 @@ impl fmt::Display for NotATimestamp {
 impl std::error::Error for NotATimestamp {}
 
 impl Timestamp {
-    /// Returns the current time of the host's clock.
+    /// Returns the current time of the host's clock. A test can advance it with `TestPlugin::advance`.
     pub fn now() -> Self {
         // A clock before 1970 is wrong in any case.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = crate::host::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 

@@ -7,5 +7,7 @@ mod caller;
 mod compile_fail;
 mod component;
 mod consistency;
+mod events;
+mod jobs;
 mod openapi;
 mod requests;

@@ -1,13 +1,15 @@
 //! Parses the attribute of a route (path, access, cache policy, status) and the documentation above its function.
 
+use crate::access::access_level;
+use crate::documentation::documentation;
+use crate::duration::milliseconds;
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Error, Expr, Ident, ItemFn, Lit, LitInt, LitStr, Meta, Result, Token, bracketed, parenthesized};
+use syn::{Error, Ident, ItemFn, LitInt, LitStr, Result, Token, bracketed, parenthesized};
 
 const KEYS: &str = "a route takes `access`, `tag`, `status`, `cache(…)` and `smoke`";
-const LEVELS: &str = "access is `public`, `authenticated`, `superuser` or `permission(\"…\")`";
 
 pub(crate) struct Attribute {
     pub(crate) path: LitStr,
@@ -81,26 +83,6 @@ impl Parse for Attribute {
     }
 }
 
-fn access_level(input: ParseStream<'_>) -> Result<(TokenStream, bool)> {
-    let level: Ident = input.parse().map_err(|error| Error::new(error.span(), LEVELS))?;
-    let tokens = match level.to_string().as_str() {
-        "public" => quote!(::wharf_sdk::__private::Access::Public),
-        "authenticated" => quote!(::wharf_sdk::__private::Access::Authenticated),
-        "superuser" => quote!(::wharf_sdk::__private::Access::Superuser),
-        "permission" => {
-            if !input.peek(syn::token::Paren) {
-                return Err(Error::new(level.span(), "name the permission: `permission(\"read-all\")`"));
-            }
-            let content;
-            parenthesized!(content in input);
-            let name: LitStr = content.parse()?;
-            quote!(::wharf_sdk::__private::Access::Permission(#name))
-        }
-        other => return Err(Error::new(level.span(), format!("unknown access `{other}`: {LEVELS}"))),
-    };
-    Ok((tokens, level == "public"))
-}
-
 fn success_status(status: LitInt) -> Result<LitInt> {
     match status.base10_parse::<u16>() {
         Ok(200..=299) => Ok(status),
@@ -147,40 +129,11 @@ fn cache_policy(key: &Ident, input: ParseStream<'_>) -> Result<Cache> {
     Ok(Cache { ttl_ms, per_caller, shared, tags })
 }
 
-fn milliseconds(text: &LitStr) -> Result<u32> {
-    let value = text.value();
-    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = value.split_at_checked(digits).unwrap_or_default();
-    let factor: u32 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    match number.parse::<u32>().ok().and_then(|number| number.checked_mul(factor)) {
-        Some(milliseconds @ 1..) => Ok(milliseconds),
-        _ => Err(Error::new(
-            text.span(),
-            "write a time such as `\"500ms\"`, `\"10s\"`, `\"5m\"` or `\"1h\"`, up to 49 days",
-        )),
-    }
-}
-
 /// Returns summary and description. The first line of the documentation is the summary, the rest is the description.
 /// Without documentation, the summary of `read_items` is `Read Items`.
-pub(crate) fn documentation(function: &ItemFn) -> (String, String) {
-    let mut lines = Vec::new();
-    for attribute in &function.attrs {
-        let Meta::NameValue(pair) = &attribute.meta else { continue };
-        let Expr::Lit(literal) = &pair.value else { continue };
-        if let (true, Lit::Str(text)) = (pair.path.is_ident("doc"), &literal.lit) {
-            lines.push(text.value().trim().to_owned());
-        }
-    }
-    let mut lines = lines.into_iter().skip_while(String::is_empty);
-    let summary = lines.next().unwrap_or_else(|| title(&function.sig.ident.to_string()));
-    (summary, lines.collect::<Vec<_>>().join("\n").trim().to_owned())
+pub(crate) fn summary_and_description(function: &ItemFn) -> (String, String) {
+    let (summary, description) = documentation(&function.attrs);
+    (summary.unwrap_or_else(|| title(&function.sig.ident.to_string())), description)
 }
 
 fn title(name: &str) -> String {

@@ -4,11 +4,18 @@ pub(crate) use crate::bindings::imports::wharf::{
     auth::caller as auth,
     cache::store as cache,
     config::settings,
+    events::publisher as events,
     http::client as http,
+    jobs::queue as jobs,
     log::{audit, log},
     sql::database as sql,
     users::directory as users,
 };
+
+/// Returns the current time.
+pub(crate) fn now() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
 
 /// Writes a message for the plugin's author to the plugin's log. It needs no capability: the host keeps a component's
 /// standard error in that log.

@@ -4,12 +4,26 @@
 //! they call. The state behind them is [`state`].
 
 pub(crate) mod cache;
+pub(crate) mod events;
 pub(crate) mod http;
+pub(crate) mod jobs;
+pub(crate) mod messages;
 pub(crate) mod sql;
 pub(crate) mod state;
 pub(crate) mod users;
 
 use crate::bindings::imports::wharf::log::log::Level;
+
+/// Returns the current time of the test's clock.
+pub(crate) fn now() -> std::time::SystemTime {
+    std::time::SystemTime::now() + state::with(|host| host.clock)
+}
+
+/// Returns the current time of the test's clock in microseconds since 1970.
+pub(crate) fn now_micros() -> i64 {
+    let since = now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
 
 /// Appends an entry of the level `error` to the log of the test.
 pub(crate) fn diagnostic(message: std::fmt::Arguments<'_>) {

@@ -1,7 +1,9 @@
 //! Checks that only the whole plugin allows: declarations that contradict each other. `plugin!` adds a test to every
 //! plugin that runs them.
 
+use super::validation::declared;
 use crate::bindings::http_role::exports::wharf::plugin::http::Api;
+use crate::host::stand_in::messages::check_payload;
 use crate::host::stand_in::sql;
 use crate::plugin::Plugin;
 use rusqlite::Connection;
@@ -13,14 +15,15 @@ use wharf_sql_text::{Dialect, canonical, check_migration, check_names};
 /// Checks the declarations of a plugin.
 ///
 /// # Panics
-/// With the errors that the author has to fix: two types with one schema name, duplicate operations, paths or
-/// permissions, and `Path` types that do not fit their path.
+/// With the errors that the author has to fix: two types with one schema name, duplicate operations, paths,
+/// permissions, topics, subscriptions or jobs, and `Path` types that do not fit their path.
 pub fn check(plugin: &Plugin) {
     api(plugin);
 }
 
-/// Returns the declarations of the plugin as JSON: `routes` (method, path, operation) and `schemas` by name. For tests
-/// of the documents from which clients are generated.
+/// Returns the declarations of the plugin as JSON: `routes` (method, path, operation) and `schemas` by name, `topics` and
+/// `jobs` (name, schema), `subscriptions` (topics) and `schedules` (name, cron, time zone). For tests of the documents from
+/// which clients are generated.
 ///
 /// ```
 /// use wharf_sdk::prelude::*;
@@ -45,7 +48,22 @@ pub fn describe(plugin: &Plugin) -> Value {
     let routes = routes
         .iter()
         .map(|route| json!({ "method": route.method, "path": route.path, "operation": parsed(&route.operation) }));
-    json!({ "routes": routes.collect::<Vec<_>>(), "schemas": schemas })
+    let topics = plugin.wit_topics();
+    let topics = topics.iter().map(|topic| json!({ "name": topic.name, "schema": parsed(&topic.schema) }));
+    let jobs = plugin.all_jobs().map(|job| json!({ "name": job.name, "schema": parsed(&(job.schema)()) }));
+    let subscriptions = plugin.subscriptions.iter().map(|subscription| subscription.topic);
+    let schedules = plugin
+        .schedules
+        .iter()
+        .map(|schedule| json!({ "name": schedule.name, "cron": schedule.cron, "time_zone": schedule.time_zone }));
+    json!({
+        "routes": routes.collect::<Vec<_>>(),
+        "schemas": schemas,
+        "topics": topics.collect::<Vec<_>>(),
+        "jobs": jobs.collect::<Vec<_>>(),
+        "subscriptions": subscriptions.collect::<Vec<_>>(),
+        "schedules": schedules.collect::<Vec<_>>(),
+    })
 }
 
 pub(super) fn api(plugin: &Plugin) -> Api {
@@ -72,11 +90,32 @@ pub(super) fn api(plugin: &Plugin) -> Api {
             errors.push(format!("the permission `{name}` is declared twice"));
         }
     }
+    check_messages(plugin, &mut errors);
     match (plugin.api(), errors.is_empty()) {
         (Ok(api), true) => api,
         (api, _) => {
             errors.extend(api.err().unwrap_or_default());
             panic!("the plugin `{}` is not consistent:\n- {}", plugin.name, errors.join("\n- "));
+        }
+    }
+}
+
+/// Reports topics, subscriptions and jobs that are declared twice, and schedules whose payload does not fit the job.
+fn check_messages(plugin: &Plugin, errors: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    let topics = plugin.topics.iter().map(|topic| ("topic", topic.name));
+    let subscriptions = plugin.subscriptions.iter().map(|subscription| ("subscription to", subscription.topic));
+    let jobs = plugin.all_jobs().map(|job| ("job", job.name));
+    for (kind, name) in topics.chain(subscriptions).chain(jobs) {
+        if !seen.insert((kind, name)) {
+            errors.push(format!("the {kind} `{name}` is declared twice"));
+        }
+    }
+    let jobs = declared(plugin).jobs;
+    for schedule in plugin.schedules {
+        let validator = jobs.get(schedule.job.name);
+        if let Some(Err(reason)) = validator.map(|validator| check_payload(validator, &(schedule.payload)())) {
+            errors.push(format!("the schedule `{}`: {reason}", schedule.name));
         }
     }
 }

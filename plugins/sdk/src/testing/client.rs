@@ -119,7 +119,11 @@ impl<'a> TestRequest<'a> {
         check_access(route, plugin, caller.as_ref())?;
         plugin.validators.check(route, index, &raw)?;
         plugin.validators.rewrite_integers(index, &mut raw);
-        plugin.host.borrow_mut().caller = caller.map(principal);
+        {
+            let mut host = plugin.host.borrow_mut();
+            host.caller = caller.map(principal);
+            host.request_id = Some(raw.id.clone());
+        }
         state::enter(&plugin.host, || plugin.plugin.handle(raw))
     }
 }

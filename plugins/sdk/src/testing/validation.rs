@@ -1,7 +1,8 @@
-//! Validates requests against the schemas that the plugin declares, as the host does before a plugin runs.
+//! Validates requests and messages against the schemas that the plugin declares, as the host does.
 
 use crate::bindings::http_role::exports::wharf::plugin::http as wit;
-use crate::plugin::Route;
+use crate::host::stand_in::messages::Declared;
+use crate::plugin::{Plugin, Route};
 use crate::{FieldError, Problem};
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
@@ -56,6 +57,21 @@ impl Validators {
         if let Some(body) = is_json.then(|| with_plain_integers(&request.body)).flatten() {
             request.body = body;
         }
+    }
+}
+
+/// Returns the declarations that events and jobs of a plugin must fit.
+pub(super) fn declared(plugin: &Plugin) -> Declared {
+    let compiled = |name: &str, schema: String| {
+        let schema: Value = serde_json::from_str(&schema).expect("the SDK generates JSON");
+        let options = jsonschema::options().should_validate_formats(true);
+        options.build(&schema).unwrap_or_else(|error| panic!("`{name}` has no JSON Schema: {error}\n{schema}"))
+    };
+    Declared {
+        plugin: plugin.name,
+        topics: plugin.topics.iter().map(|topic| (topic.name, compiled(topic.name, (topic.schema)()))).collect(),
+        jobs: plugin.all_jobs().map(|job| (job.name, compiled(job.name, (job.schema)()))).collect(),
+        subscriptions: plugin.subscriptions.iter().map(|subscription| subscription.topic).collect(),
     }
 }
 

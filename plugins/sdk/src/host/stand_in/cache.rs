@@ -5,14 +5,20 @@ use crate::bindings::imports::wharf::cache::store::Error;
 use std::time::{Duration, Instant};
 
 pub(crate) fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
-    let is_alive = |entry: &&CacheEntry| entry.expires_at.is_none_or(|time| Instant::now() < time);
-    Ok(with(|host| host.cache.get(key).filter(is_alive).map(|entry| entry.value.clone())))
+    Ok(with(|host| {
+        let now = Instant::now() + host.clock;
+        let is_alive = |entry: &&CacheEntry| entry.expires_at.is_none_or(|time| now < time);
+        host.cache.get(key).filter(is_alive).map(|entry| entry.value.clone())
+    }))
 }
 
 pub(crate) fn set(key: &str, value: &[u8], ttl_ms: Option<u64>, tags: &[String]) -> Result<(), Error> {
-    let expires_at = ttl_ms.and_then(|ttl| Instant::now().checked_add(Duration::from_millis(ttl)));
-    let entry = CacheEntry { value: value.to_vec(), expires_at, tags: tags.to_vec() };
-    with(|host| host.cache.insert(key.to_owned(), entry));
+    with(|host| {
+        let now = Instant::now() + host.clock;
+        let expires_at = ttl_ms.and_then(|ttl| now.checked_add(Duration::from_millis(ttl)));
+        let entry = CacheEntry { value: value.to_vec(), expires_at, tags: tags.to_vec() };
+        host.cache.insert(key.to_owned(), entry);
+    });
     Ok(())
 }
 

@@ -65,21 +65,27 @@ impl Transaction {
     pub(crate) fn commit(mut this: Self) -> Result<(), Error> {
         control("COMMIT")?;
         this.open = false;
+        with(|host| host.messages.commit());
         Ok(())
     }
 
     pub(crate) fn rollback(mut this: Self) -> Result<(), Error> {
         this.open = false;
-        control("ROLLBACK")
+        roll_back()
     }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
         if self.open {
-            let _ = control("ROLLBACK");
+            let _ = roll_back();
         }
     }
+}
+
+fn roll_back() -> Result<(), Error> {
+    with(|host| host.messages.uncommitted.clear());
+    control("ROLLBACK")
 }
 
 fn with_connection<T>(work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {

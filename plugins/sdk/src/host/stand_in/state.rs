@@ -7,11 +7,12 @@ use crate::bindings::imports::wharf::http::client::{Error, Request, Response};
 use crate::bindings::imports::wharf::log::audit::Outcome;
 use crate::bindings::imports::wharf::log::log::Level;
 use crate::bindings::imports::wharf::users::directory::User;
+use crate::host::stand_in::messages::{Message, Messages};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One entry of the plugin's log.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +76,21 @@ pub(crate) struct HostState {
     pub(crate) audit: Vec<AuditEntry>,
     /// The accounts by their ids.
     pub(crate) users: BTreeMap<String, User>,
+    /// How far the test advanced the clock.
+    pub(crate) clock: Duration,
+    /// The request that the plugin handles, or that caused the task that runs.
+    pub(crate) request_id: Option<String>,
+    pub(crate) messages: Messages,
+}
+
+impl HostState {
+    /// Takes a message. While a transaction is open, the message belongs to it.
+    pub(crate) fn hand_over(&mut self, message: Message) {
+        match self.connection.as_ref().is_some_and(|connection| !connection.is_autocommit()) {
+            true => self.messages.uncommitted.push(message),
+            false => self.messages.store(message),
+        }
+    }
 }
 
 thread_local! {

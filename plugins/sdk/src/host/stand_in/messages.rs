@@ -1,0 +1,269 @@
+//! The events and jobs of a test: what the plugin published and enqueued, and the tasks that they cause. Owns the rules
+//! of the host about them: schemas, deduplication, order, depth and the repetition of failed attempts.
+
+use crate::Uuid;
+use crate::bindings::imports::wharf::jobs::queue::{Priority, State};
+use jsonschema::Validator;
+use serde_json::Value;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The longest chain of events and jobs that cause each other, as in the host.
+pub(crate) const MAX_DEPTH: u32 = 16;
+
+/// The longest key in bytes, as in the host.
+pub(crate) const MAX_KEY: usize = 200;
+
+/// The longest wait between two attempts, as in the host.
+const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// The declarations that messages must fit.
+#[derive(Debug, Default)]
+pub(crate) struct Declared {
+    pub(crate) plugin: &'static str,
+    /// The topics without the plugin's name.
+    pub(crate) topics: BTreeMap<&'static str, Validator>,
+    /// The jobs.
+    pub(crate) jobs: BTreeMap<&'static str, Validator>,
+    /// The whole names of the topics that the plugin subscribes to, in the order of its declaration.
+    pub(crate) subscriptions: Vec<&'static str>,
+}
+
+/// A published event.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredEvent {
+    pub(crate) id: Uuid,
+    /// Without the plugin's name.
+    pub(crate) topic: String,
+    pub(crate) key: Option<String>,
+    pub(crate) payload: String,
+    pub(crate) audience: Option<String>,
+    /// In microseconds since 1970.
+    pub(crate) published_at: i64,
+    pub(crate) depth: u32,
+    pub(crate) request_id: Option<String>,
+}
+
+/// A message of the plugin that is stored at once or at the commit.
+#[derive(Clone, Debug)]
+pub(crate) enum Message {
+    Event(StoredEvent),
+    Job(Task),
+    Cancel(Uuid),
+}
+
+/// A job, or the delivery of an event of the plugin to itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    /// That of the job or of the event.
+    pub(crate) id: Uuid,
+    pub(crate) kind: Kind,
+    pub(crate) payload: String,
+    pub(crate) state: State,
+    /// The time of the test's clock at which it may start.
+    pub(crate) due_at: Duration,
+    pub(crate) attempts: u32,
+    pub(crate) reason: Option<String>,
+    pub(crate) output: Option<String>,
+    pub(crate) progress: Option<(u64, u64)>,
+    pub(crate) depth: u32,
+    pub(crate) request_id: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Job {
+        name: String,
+        priority: Priority,
+        dedup_key: Option<String>,
+        /// In microseconds since 1970.
+        scheduled_at: Option<i64>,
+    },
+    Delivery {
+        /// The position in the declaration.
+        subscription: u32,
+        key: Option<String>,
+        published_at: i64,
+    },
+}
+
+/// The end of an attempt.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Done(Option<String>),
+    Retry(String),
+    Reject(String),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    pub(crate) declared: Declared,
+    /// Every event that was published, in order.
+    pub(crate) events: Vec<StoredEvent>,
+    /// Every task, also those that have ended, in order.
+    pub(crate) tasks: Vec<Task>,
+    /// The messages of the open transaction.
+    pub(crate) uncommitted: Vec<Message>,
+    /// The task that runs: its position, if it is one of `tasks`, and its depth.
+    pub(crate) running: Option<(Option<usize>, u32)>,
+}
+
+impl Task {
+    pub(crate) fn is_delivery(&self) -> bool {
+        matches!(self.kind, Kind::Delivery { .. })
+    }
+
+    fn has_ended(&self) -> bool {
+        !matches!(self.state, State::Waiting | State::Running)
+    }
+
+    fn priority(&self) -> Priority {
+        match self.kind {
+            Kind::Job { priority, .. } => priority,
+            Kind::Delivery { .. } => Priority::Normal,
+        }
+    }
+
+    /// Returns the key, if the deliveries with it keep their order.
+    fn key(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Delivery { key, .. } => key.as_deref(),
+            Kind::Job { .. } => None,
+        }
+    }
+
+    fn is_duplicate_of(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (
+                Kind::Job { name, dedup_key: Some(key), .. },
+                Kind::Job { name: other_name, dedup_key: Some(other_key), .. },
+            ) => (name, key) == (other_name, other_key) && !other.has_ended(),
+            _ => false,
+        }
+    }
+}
+
+impl Messages {
+    /// Returns the depth of a message that is handed over now; `None` if the chain is too long.
+    pub(crate) fn next_depth(&self) -> Option<u32> {
+        let depth = self.running.map_or(0, |(_, depth)| depth + 1);
+        (depth <= MAX_DEPTH).then_some(depth)
+    }
+
+    /// Stores the messages of the transaction that was committed.
+    pub(crate) fn commit(&mut self) {
+        for message in std::mem::take(&mut self.uncommitted) {
+            self.store(message);
+        }
+    }
+
+    pub(crate) fn store(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => {
+                self.add_deliveries(&event);
+                self.events.push(event);
+            }
+            Message::Job(job) => {
+                if !self.tasks.iter().any(|other| job.is_duplicate_of(other)) {
+                    self.tasks.push(job);
+                }
+            }
+            Message::Cancel(id) => {
+                let is_meant = |task: &&mut Task| task.id == id && !task.is_delivery() && !task.has_ended();
+                if let Some(job) = self.tasks.iter_mut().find(is_meant) {
+                    job.state = State::Cancelled;
+                }
+            }
+        }
+    }
+
+    /// Adds the deliveries of an event to the plugin's own subscriptions.
+    fn add_deliveries(&mut self, event: &StoredEvent) {
+        let topic = format!("{}.{}", self.declared.plugin, event.topic);
+        for (subscription, subscribed) in (0..).zip(&self.declared.subscriptions) {
+            if *subscribed == topic {
+                let (key, published_at) = (event.key.clone(), event.published_at);
+                self.tasks.push(Task {
+                    id: event.id,
+                    kind: Kind::Delivery { subscription, key, published_at },
+                    payload: event.payload.clone(),
+                    state: State::Waiting,
+                    due_at: Duration::ZERO,
+                    attempts: 0,
+                    reason: None,
+                    output: None,
+                    progress: None,
+                    depth: event.depth,
+                    request_id: event.request_id.clone(),
+                });
+            }
+        }
+    }
+
+    /// Returns the position of the task that starts next at this time.
+    pub(crate) fn next_due(&self, now: Duration) -> Option<usize> {
+        let is_due = |(index, task): &(usize, &Task)| {
+            task.state == State::Waiting && task.due_at <= now && !self.is_behind_another(*index, task)
+        };
+        let due = self.tasks.iter().enumerate().filter(is_due);
+        due.min_by_key(|(index, task)| (Reverse(task.priority()), task.due_at, *index)).map(|(index, _)| index)
+    }
+
+    /// Returns whether an earlier delivery with the same key has not ended.
+    fn is_behind_another(&self, index: usize, task: &Task) -> bool {
+        let Some(key) = task.key() else { return false };
+        self.tasks.iter().take(index).any(|earlier| earlier.key() == Some(key) && !earlier.has_ended())
+    }
+
+    /// Begins an attempt of a task and returns the task.
+    pub(crate) fn begin(&mut self, index: usize) -> Option<Task> {
+        let task = self.tasks.get_mut(index)?;
+        task.state = State::Running;
+        task.attempts += 1;
+        self.running = Some((Some(index), task.depth));
+        Some(task.clone())
+    }
+
+    /// Ends the attempt of a task. The wait before another attempt is the longest that the host would choose.
+    pub(crate) fn end(&mut self, index: usize, outcome: Outcome, (retries, backoff): (u32, Duration), now: Duration) {
+        self.running = None;
+        let Some(task) = self.tasks.get_mut(index).filter(|task| task.state == State::Running) else { return };
+        match outcome {
+            Outcome::Done(output) => {
+                task.state = State::Succeeded;
+                task.output = output;
+            }
+            Outcome::Retry(reason) if task.attempts <= retries => {
+                let doublings = 2_u32.saturating_pow(task.attempts.saturating_sub(1));
+                task.state = State::Waiting;
+                task.due_at = now + backoff.saturating_mul(doublings).min(MAX_BACKOFF);
+                task.reason = Some(reason);
+            }
+            Outcome::Retry(reason) | Outcome::Reject(reason) => {
+                task.state = State::Failed;
+                task.reason = Some(reason);
+            }
+        }
+    }
+}
+
+/// Checks a payload against a declared schema.
+///
+/// # Errors
+/// Why it does not fit.
+pub(crate) fn check_payload(validator: &Validator, payload: &str) -> Result<(), String> {
+    let value: Value = serde_json::from_str(payload).map_err(|error| format!("the payload is no JSON: {error}"))?;
+    validator.validate(&value).map_err(|error| format!("the payload does not fit its schema: {error}"))
+}
+
+/// Checks an ordering key or a deduplication key.
+///
+/// # Errors
+/// The limit that it exceeds.
+pub(crate) fn check_key(key: Option<&str>) -> Result<(), String> {
+    match key.is_some_and(|key| key.len() > MAX_KEY) {
+        true => Err(format!("the key has more than {MAX_KEY} bytes")),
+        false => Ok(()),
+    }
+}
