@@ -15,7 +15,7 @@ DIST := target/dist/wharf
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
 
 # The grants that the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
-GRANTS := auth,sql
+GRANTS := auth,events,sql
 ARGS ?=
 
 # Which fuzz targets run, for how many seconds each, and how many at once: make fuzz FUZZ=sql FUZZ_TIME=600. Seed 0 means a

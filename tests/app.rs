@@ -143,7 +143,7 @@ async fn components_given_at_startup_are_deployed_once() {
         let client = Client::new(app.addr());
         let ready = async || client.plain(reqwest::Method::GET, "/readyz").send().await;
         for name in ["hello", "items"] {
-            let grants = vec!["auth".to_owned(), "sql".to_owned()];
+            let grants = ["auth", "events", "sql"].map(str::to_owned).to_vec();
             let deployed = app.deploy(&Deployment { file: Component::file(name), grants }).await;
             let deployed = deployed.unwrap_or_else(|error| panic!("{name}: {}", error.report()));
             assert_eq!(deployed.unchanged, unchanged, "{name}");
@@ -173,6 +173,6 @@ async fn a_component_given_at_startup_needs_no_space_if_it_is_served_already() {
     };
     assert!(deploy("hello", &[]).await.is_ok_and(|deployed| deployed.unchanged));
     assert!(deploy("hello", &["sql"]).await.is_err(), "it is served without this grant");
-    assert!(deploy("items", &["auth", "sql"]).await.is_err(), "it is not served");
+    assert!(deploy("items", &["auth", "events", "sql"]).await.is_err(), "it is not served");
     host.stop().await;
 }

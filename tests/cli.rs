@@ -98,13 +98,15 @@ async fn a_missing_grant_is_reported_with_the_flag_to_add() {
     let refused = process.command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8_lossy(&refused.stderr);
-    assert!(text.contains("The component needs capabilities that it was not granted: auth, sql"), "{text}");
-    assert!(text.contains("--grant auth,sql"), "{text}");
-    assert!(text.contains("sql   may store data in its own database"), "{text}");
+    assert!(text.contains("The component needs capabilities that it was not granted: auth, events, sql"), "{text}");
+    assert!(text.contains("--grant auth,events,sql"), "{text}");
+    assert!(text.contains("sql     may store data in its own database"), "{text}");
     assert!(text.contains("stage: describe"), "{text}");
-    let granted = process
-        .command(superuser.token(), &["plugin", "deploy", file.to_str().unwrap(), "--grant", "auth,sql", "--json"]);
-    assert_eq!(json_of(&granted)["plugin"]["grants"], json!(["auth", "sql"]));
+    let granted = process.command(
+        superuser.token(),
+        &["plugin", "deploy", file.to_str().unwrap(), "--grant", "auth,events,sql", "--json"],
+    );
+    assert_eq!(json_of(&granted)["plugin"]["grants"], json!(["auth", "events", "sql"]));
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ fn a_plugin_is_described_without_a_host() {
     let report = json_of(&check(home.path(), file, &["--json"]));
     assert_eq!(report["refused"], Value::Null);
     assert_eq!(report["size"].as_u64(), Some(std::fs::metadata(file).unwrap().len()));
-    assert_eq!(report["needs"], json!(["auth", "sql"]));
+    assert_eq!(report["needs"], json!(["auth", "events", "sql"]));
     assert!(report["exports"].as_array().unwrap().contains(&json!("wharf:sql/migrations@0.1.0")));
     let declared = &report["declared"];
     assert_eq!((&declared["name"], &declared["settings_schema"]), (&json!("items"), &Value::Null));
@@ -45,9 +45,9 @@ fn a_plugin_is_described_without_a_host() {
     assert!(output.status.success(), "{output:?}");
     let [printed, hint] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(printed.contains(report["digest"].as_str().unwrap()), "{printed}");
-    assert!(printed.contains("sql   may store data in its own database"), "{printed}");
+    assert!(printed.contains("sql     may store data in its own database"), "{printed}");
     assert!(printed.contains("The file can be deployed") && !printed.contains('\u{1b}'), "{printed}");
-    assert!(hint.contains("--grant auth,sql"), "{hint}");
+    assert!(hint.contains("--grant auth,events,sql"), "{hint}");
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "no file is left");
 }
 

@@ -40,15 +40,15 @@ async fn a_missing_grant_is_explained_and_given_after_confirmation() {
     let deploy = format!("plugin deploy {}", file.display());
     let ask = |arguments: &str, input: &str| run_with_input(&process, superuser.token(), arguments, input);
     let Some(printed) = ask(&deploy, "n\n") else { return };
-    assert!(printed.contains("auth  may read the caller") && printed.contains("sql   may store data"), "{printed}");
+    assert!(printed.contains("auth    may read the caller") && printed.contains("sql     may store data"), "{printed}");
     assert!(printed.contains("nothing was deployed"), "{printed}");
     let printed = ask(&format!("{deploy} --yes"), "y\n").unwrap();
-    assert!(printed.contains("--grant auth,sql") && !printed.contains("[y/N]"), "{printed}");
+    assert!(printed.contains("--grant auth,events,sql") && !printed.contains("[y/N]"), "{printed}");
     superuser.get("/plugins/items").await.has_code(404, "plugin_not_found");
 
     let printed = ask(&deploy, "y\n").unwrap();
     assert!(printed.contains("Deployed") && printed.contains("\u{1b}["), "{printed}");
-    assert_eq!(superuser.get("/plugins/items").await.ok()["grants"], json!(["auth", "sql"]));
+    assert_eq!(superuser.get("/plugins/items").await.ok()["grants"], json!(["auth", "events", "sql"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

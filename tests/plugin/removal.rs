@@ -55,7 +55,7 @@ async fn data_of_a_removed_plugin_can_be_deleted_later(host: &TestHost) {
 async fn grants_end_with_a_removal() {
     let host = TestHost::sqlite(Setup::default().with_items()).await;
     host.superuser().delete("/plugins/items").await.ok();
-    let response = host.superuser().deploy(&Component::items().0, "grant=auth").await;
+    let response = host.superuser().deploy(&Component::items().0, "grant=auth,events").await;
     let reason = response.has_code(403, "grant_missing");
     assert!(reason.contains("was not granted: sql."), "{reason}");
     host.superuser().get("/items/").await.has_code(404, "plugin_removed");

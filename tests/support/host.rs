@@ -30,7 +30,7 @@ pub(crate) const PASSWORD: &str = "correct horse";
 /// A secret among the settings that a test host shows.
 pub(crate) const METRICS_TOKEN: &str = "metrics-token-of-the-settings";
 /// The grants that the items plugin needs.
-pub(crate) const ITEMS: &str = "grant=auth&grant=sql";
+pub(crate) const ITEMS: &str = "grant=auth&grant=events&grant=sql";
 /// The grants that the chameleon needs. It imports every capability.
 pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql,users";
 

@@ -1,10 +1,11 @@
 //! Items: every user has a list of their own. Callers with the permission `read-all` see all items, and callers with
-//! `write-all` change and delete them. Superusers have both.
+//! `write-all` change and delete them. Superusers have both. The items of a user are deleted with the user.
 //!
 //! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
 //! below. The handlers only check ownership.
 
 use serde::{Deserialize, Serialize};
+use wharf_sdk::events::UserDeleted;
 use wharf_sdk::prelude::*;
 use wharf_sdk::sql::{self, FromRow, params, statement};
 
@@ -17,6 +18,7 @@ plugin! {
     permissions: { "read-all": "See the items of all users", "write-all": "Change and delete the items of all users" },
     migrations: "migrations",
     routes: [read_items, create_item, read_item, update_item, delete_item],
+    subscriptions: [delete_items_of_user],
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -151,6 +153,13 @@ fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
         0 => Err(not_found()),
         _ => Ok(Json(Message { message: "Item deleted successfully" })),
     }
+}
+
+/// Deletes the items of a user who was deleted. A second delivery of the event finds no items.
+#[subscribe("user.deleted")]
+fn delete_items_of_user(event: Event<UserDeleted>) -> Result<(), TaskError> {
+    sql::execute("DELETE FROM item WHERE owner_id = $1", params![event.payload.id])?;
+    Ok(())
 }
 
 /// Finds an item. Checks first that it exists (404), then that it is the caller's or that they have the permission

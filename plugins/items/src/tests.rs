@@ -4,6 +4,7 @@
 
 use crate::PLUGIN;
 use wharf_sdk::Caller;
+use wharf_sdk::events::UserDeleted;
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::testing::{TestPlugin, TestResponse, superuser, user};
 
@@ -206,4 +207,21 @@ fn a_deleted_item_no_longer_exists() {
     let response = plugin.delete(&item).by(&alice).send();
     assert_eq!((response.status(), response.text()), (200, r#"{"message":"Item deleted successfully"}"#));
     assert_problem(&plugin.delete(&item).by(&alice).send(), 404, "item_not_found", "Item not found");
+}
+
+#[test]
+fn the_items_of_a_deleted_user_are_deleted_and_those_of_others_stay() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, bob, root) = (user("alice@example.com"), user("bob@example.com"), superuser("root@example.com"));
+    for title in ["one", "two"] {
+        create(&plugin, &alice, title);
+    }
+    create(&plugin, &bob, "other");
+    // The host may deliver an event more than once.
+    for _ in 0..2 {
+        plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+        let list = plugin.get("/").by(&root).send().json();
+        assert_eq!((titles(&list), &list["count"]), (vec!["other"], &json!(1)));
+    }
+    assert_eq!(plugin.get("/").by(&alice).send().json()["count"], 0);
 }
