@@ -37,7 +37,6 @@ use crate::initiator::Initiator;
 use crate::plugin::deploy_job::AtStage;
 use crate::plugin::upload::{Deployed, Upload};
 use crate::plugin::{Compile, Registry};
-use crate::signals::Signals;
 
 /// How long the last sealing of the audit log at the shutdown may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,7 +125,8 @@ impl App {
         *step = Step::Opening("opening the database");
         let db = Db::open_as(&config.database, data_dir.path(), lock.as_ref().map(NodeLock::holder))
             .await
-            .map_err(failed)?;
+            .map_err(failed)?
+            .with_random(random.clone());
         if let Some(lock) = &mut lock {
             lock.record().await.map_err(failed)?;
         }
@@ -154,7 +154,7 @@ impl App {
             egress: egress.clone(),
             logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
             node,
-            signals: Signals::default(),
+            signals: db.signals().clone(),
         };
         let oidc = Oidc::new(
             auth.clone(),

@@ -34,6 +34,7 @@ pub(crate) mod role_change;
 mod row;
 pub mod schedule;
 pub(crate) mod session;
+mod session_end;
 mod session_settings;
 pub(crate) mod signing_key;
 mod sqlite_file;
@@ -54,8 +55,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Postgres, Sqlite
 pub(crate) use self::failure::is_duplicate;
 use self::host_pool::HostPool;
 use self::sqlite_file::WalAnchor;
+use crate::clock::Random;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::id::EventId;
+use crate::signals::Signals;
 
 /// Runs `$body` with `$pool` bound to the pool of the database in use. The body is compiled once per database, so its
 /// queries must be generic over both: `sqlx::query_as::<_, Row>(SQL).bind(id).fetch_optional($pool)`. The second form
@@ -179,6 +183,25 @@ impl Db {
         settings.extend(holder.map(|holder| (HOLDER, holder.to_owned())));
         let pool = PgPoolOptions::new().max_connections(config.connections).acquire_timeout(config.timeout);
         Ok(Self::Postgres(HostPool::postgres(pool, options, settings, config.statement_timeout)))
+    }
+
+    /// Returns the same database with another source of randomness, for the ids of the host's events.
+    #[must_use]
+    pub fn with_random(self, random: Random) -> Self {
+        match self {
+            Self::Sqlite(pool) => Self::Sqlite(pool.with_random(random)),
+            Self::Postgres(pool) => Self::Postgres(pool.with_random(random)),
+        }
+    }
+
+    /// Returns the signals that are given when messages were stored.
+    pub fn signals(&self) -> &Signals {
+        on!(self, pool => pool.signals())
+    }
+
+    /// Returns the id of a new event of the host.
+    pub(crate) fn new_event_id(&self) -> Result<EventId> {
+        Ok(EventId(on!(self, pool => pool.random().uuid())?))
     }
 
     /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor

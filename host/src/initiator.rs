@@ -35,6 +35,11 @@ impl Initiator {
         self.actor.is_none() && self.key.is_none() && self.address.is_none()
     }
 
+    /// Returns the request, if a client made it.
+    pub fn request(&self) -> Option<&str> {
+        self.address.is_some().then_some(&*self.request_id)
+    }
+
     /// Returns an initiator without an account, named by `place`.
     pub fn without_request(place: &str) -> Self {
         Self { actor: None, key: None, address: None, request_id: place.into() }

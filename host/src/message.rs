@@ -4,6 +4,8 @@
 //! Owns the names and the stored form of messages. A message passes `capability::events` or `capability::jobs`, the outbox
 //! of the plugin (`db::plugin_data::outbox`) and `db::intake`, which turns it into tasks. Knows neither of them.
 
+pub mod host_event;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -82,12 +84,18 @@ impl From<Topic> for String {
     }
 }
 
+impl From<HostTopic> for Topic {
+    fn from(topic: HostTopic) -> Self {
+        Self(topic.as_str().into())
+    }
+}
+
 /// A topic of the host. `permission::is_reserved` keeps plugins from having the name of its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostTopic {
     /// An account was created. Payload: `id`.
     UserCreated,
-    /// The address, the name, the activity or the privilege of an account changed. Payload: `id`.
+    /// The address, the name, the activity, the roles or the privilege of an account changed. Payload: `id`.
     UserUpdated,
     /// An account was deleted. Payload: `id`.
     UserDeleted,
@@ -111,6 +119,11 @@ impl HostTopic {
             Self::SessionRevoked => "session.revoked",
             Self::ReleaseActivated => "release.activated",
         }
+    }
+
+    /// Returns whether the topics of a source are the host's.
+    pub fn is_source(source: &str) -> bool {
+        Self::ALL.iter().any(|topic| topic.as_str().split_once('.').is_some_and(|(own, _)| own == source))
     }
 }
 

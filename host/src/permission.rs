@@ -2,7 +2,8 @@
 //! caller has which permission: `auth` does.
 //!
 //! A permission is written `namespace:name`. The namespaces of [`HostPermission`]s are reserved: no plugin may have such
-//! a name, so that no plugin can define a permission that means an operation of the host.
+//! a name, so that no plugin can define a permission that means an operation of the host. The same holds for the sources
+//! of the host's topics, so that no plugin can publish an event that looks like one of the host.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{PermissionName, PluginName};
+use crate::message::HostTopic;
 
 /// Declares the permissions of the host: the only list of them.
 macro_rules! host_permissions {
@@ -95,9 +97,9 @@ impl fmt::Display for HostPermission {
     }
 }
 
-/// Returns whether the host has permissions in this namespace, so that no plugin may have this name.
+/// Returns whether the host has permissions or topics in this namespace, so that no plugin may have this name.
 pub fn is_reserved(namespace: &str) -> bool {
-    HostPermission::ALL.iter().any(|permission| permission.namespace() == namespace)
+    HostPermission::ALL.iter().any(|permission| permission.namespace() == namespace) || HostTopic::is_source(namespace)
 }
 
 /// A permission.
@@ -250,6 +252,7 @@ mod tests {
             assert_eq!(permission.as_str().parse(), Ok(Permission::Host(*permission)));
         }
         assert!(is_reserved("plugins") && !is_reserved("items") && !is_reserved(""));
+        assert!(is_reserved("user") && is_reserved("session") && is_reserved("release"));
     }
 
     #[test]

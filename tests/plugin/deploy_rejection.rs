@@ -238,6 +238,8 @@ async fn a_reserved_name_is_rejected() {
     let detail = rejection(named("audit"), "mount=/api/v1/mine").await.has_code(422, "reserved_name");
     assert_eq!(detail, "The name 'audit' belongs to the host; deploy the plugin under another name");
     rejection(named("mine"), "name=signing-keys").await.has_code(422, "reserved_name");
+    // Its events would look like those of the host.
+    rejection(named("user"), "mount=/api/v1/mine").await.has_code(422, "reserved_name");
 }
 
 #[tokio::test]

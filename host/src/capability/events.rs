@@ -71,8 +71,8 @@ impl Capability for Events {
     type Call = Arc<EventsRelease>;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        let Boot { config, clock, random, db, signals, .. } = boot;
-        let services = MessageServices::new(db.clone(), clock.clone(), random.clone(), signals.clone());
+        let Boot { config, clock, random, db, .. } = boot;
+        let services = MessageServices::new(db.clone(), clock.clone(), random.clone());
         Ok(Self { services, rates: MessageRates::new(clock.clone(), config.plugins.events_rate) })
     }
 

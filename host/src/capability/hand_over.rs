@@ -14,7 +14,6 @@ use crate::db::plugin_data::DataError;
 use crate::db::{Db, intake};
 use crate::error::Error;
 use crate::message::Message;
-use crate::signals::Signals;
 
 /// Statements on the host's database for events, or for jobs, of all plugins that run at once. Few, so that the host's
 /// requests find database connections.
@@ -35,14 +34,13 @@ pub(super) struct MessageServices {
     pub(super) statements: Arc<Semaphore>,
     /// The permits of [`LONG_CHECKS`].
     pub(super) long_checks: Arc<Semaphore>,
-    signals: Signals,
 }
 
 impl MessageServices {
     /// Creates the services of one capability.
-    pub(super) fn new(db: Db, clock: Clock, random: Random, signals: Signals) -> Self {
+    pub(super) fn new(db: Db, clock: Clock, random: Random) -> Self {
         let [statements, long_checks] = [STATEMENTS, LONG_CHECKS].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { db, clock, random, statements, long_checks, signals }
+        Self { db, clock, random, statements, long_checks }
     }
 }
 
@@ -95,9 +93,7 @@ impl Guest {
         let _statement = services.statements.acquire().await;
         let stored = intake::store(&services.db, &self.context.plugin, std::slice::from_ref(&message)).await;
         wait.over();
-        stored.map_err(|error| self.host_database_failed(&error))?;
-        services.signals.messages_stored();
-        Ok(())
+        stored.map_err(|error| self.host_database_failed(&error))
     }
 
     /// Records that the host's database failed.

@@ -91,8 +91,8 @@ impl Capability for Jobs {
     type Call = JobsCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        let Boot { config, clock, random, db, data, signals, .. } = boot;
-        let services = MessageServices::new(db.clone(), clock.clone(), random.clone(), signals.clone());
+        let Boot { config, clock, random, db, data, .. } = boot;
+        let services = MessageServices::new(db.clone(), clock.clone(), random.clone());
         let rates = MessageRates::new(clock.clone(), config.plugins.jobs_rate);
         Ok(Self { services, data: Arc::clone(data), rates })
     }

@@ -19,7 +19,6 @@ use crate::db::plugin_data::PluginData;
 use crate::egress::{Egress, EgressEnvironment};
 use crate::error::Result;
 use crate::id::PluginName;
-use crate::signals::Signals;
 
 const RETRY: RetryPolicy = RetryPolicy { retries: 1, backoff_ms: 1_000 };
 
@@ -80,9 +79,9 @@ impl Fixture {
             config: Arc::new(config),
             clock,
             random: Random::System,
+            signals: db.signals().clone(),
             db,
             node: "test".into(),
-            signals: Signals::default(),
         };
         let capabilities = Capabilities::open(&boot).await.unwrap();
         Self { _dir: dir, boot, capabilities, plugin: "items".parse().unwrap() }

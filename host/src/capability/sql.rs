@@ -420,8 +420,8 @@ mod tests {
     use crate::message::Message;
 
     fn services(fixture: &Fixture) -> MessageServices {
-        let Boot { db, clock, random, signals, .. } = &fixture.boot;
-        MessageServices::new(db.clone(), clock.clone(), random.clone(), signals.clone())
+        let Boot { db, clock, random, .. } = &fixture.boot;
+        MessageServices::new(db.clone(), clock.clone(), random.clone())
     }
 
     fn message() -> Message {

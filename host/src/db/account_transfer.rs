@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::audit::{Entry, append};
+use super::intake::publish;
 use super::role::GIVE_DEFAULTS;
 use super::user::{INSERT_UNLESS_TAKEN, NewUser, UserRow, columns, insert_with};
 use super::{Db, on};
 use crate::error::Result;
 use crate::id::{RoleName, UserId};
+use crate::message::host_event::HostEvent;
 
 /// An account to be added.
 #[derive(Debug)]
@@ -48,6 +50,9 @@ pub(crate) async fn insert_all(db: &Db, imported: &[ImportedUser]) -> Result<Vec
                 }
             }
             append!(entry).execute(&mut *tx).await?;
+        }
+        for (ImportedUser { user, entry, .. }, _) in imported.iter().zip(&added).filter(|(_, added)| **added) {
+            publish!(db, tx, entry.cause(), HostEvent::UserCreated { id: user.id });
         }
         tx.commit().await?;
     });

@@ -4,6 +4,7 @@
 
 use super::audit::{Entry, append};
 use super::email::{NewMail, enqueue};
+use super::intake::publish;
 use super::row::row;
 use super::user::{END_ADDRESS_CHANGE, END_RESET_TOKENS, END_VERIFICATION_TOKENS, UserRow, locking, refused};
 use super::{Db, on};
@@ -11,6 +12,7 @@ use crate::address::Address;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::UserId;
+use crate::message::host_event::HostEvent;
 
 /// The result of a link that comes back.
 #[derive(Debug, PartialEq, Eq)]
@@ -211,6 +213,7 @@ pub(crate) async fn change(
             enqueue!(&mut *tx, mail);
         }
         append!(entry).execute(&mut *tx).await?;
+        publish!(db, tx, entry.cause(), HostEvent::UserUpdated { id: user });
         tx.commit().await?;
     });
     Ok(ProofOutcome::Changed)

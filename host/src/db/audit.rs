@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{KeyId, PluginName, UserId};
 use crate::initiator::Initiator;
+use crate::message::host_event::Cause;
 
 /// One entry.
 #[derive(Debug, Clone)]
@@ -61,6 +62,11 @@ impl Entry {
             after: None,
             request_id: Some(by.request_id.to_string()),
         }
+    }
+
+    /// Returns the time of the action and its request, if a client made it, for an event about it.
+    pub(crate) fn cause(&self) -> Cause<'_> {
+        Cause { at: self.at, request_id: self.address.and(self.request_id.as_deref()) }
     }
 
     /// Sets the outcome to "denied".

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::audit::{Entry, append};
 use super::role::check_outranked;
 use super::row::row;
-use super::user::{END_SESSIONS, UserRow, locking};
+use super::session_end::{END_OTHER_SESSIONS, END_SESSIONS, EndedSession, publish_ends};
+use super::user::{UserRow, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -89,7 +90,6 @@ pub(super) const DELETE_USELESS_CODES: &str =
 /// The session in which a factor was added has proved it.
 pub(super) const RAISE_SESSION: &str =
     "UPDATE sessions SET strength = 'multi', stepped_up_at = $3 WHERE id = $1 AND user_id = $2";
-pub(super) const END_OTHER_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1 AND id <> $2";
 pub(super) const WEAKEN_SESSIONS: &str = concat!(
     "UPDATE sessions SET strength = 'single', stepped_up_at = NULL WHERE user_id = $1 AND NOT ",
     has_factor!("$1")
@@ -239,8 +239,10 @@ pub(crate) async fn confirm_totp(db: &Db, confirmation: &Confirmation<'_>) -> Re
             return Err(Error::invalid_token());
         }
         // Somebody else may have begun them with the password alone.
-        sqlx::query(END_OTHER_SESSIONS).bind(user).bind(session).execute(&mut *tx).await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_OTHER_SESSIONS).bind(user).bind(session);
+        let ended = ended.fetch_all(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), user, &ended);
         tx.commit().await?;
         Ok(Some(first))
     })
@@ -280,8 +282,9 @@ pub(crate) async fn remove_all(db: &Db, user: UserId, by: Option<&PermissionSet>
         sqlx::query("DELETE FROM passkeys WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
         sqlx::query(DELETE_CODES).bind(user).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM login_challenges WHERE user_id = $1").bind(user).execute(&mut *tx).await?;
-        sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_SESSIONS).bind(user).fetch_all(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), user, &ended);
         tx.commit().await?;
         Ok(true)
     })

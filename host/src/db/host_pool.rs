@@ -1,5 +1,6 @@
 //! The connection pool of the host's own database. Owns the time limits of the host's statements, transactions, and the
-//! decision whether a connection is used again.
+//! decision whether a connection is used again. A transaction that stores messages gives the signal after its commit, so
+//! that no caller can forget it.
 //!
 //! A connection is thrown away when its BEGIN, COMMIT or ROLLBACK failed, when the server ended it, and when it did not
 //! respond in time: its state is unknown then. sqlx would return such a connection to its pool, where a failed COMMIT
@@ -22,6 +23,8 @@ use tokio::time::timeout;
 
 use super::session_settings::{self, Setting};
 use super::sqlite_file::WalAnchor;
+use crate::clock::Random;
+use crate::signals::Signals;
 
 /// How long the host waits for a response after the server's own limit.
 const GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +42,9 @@ pub struct HostPool<DB: Database> {
     limit: Option<Duration>,
     outages: Arc<Outages>,
     anchor: Option<Arc<WalAnchor>>,
+    signals: Signals,
+    /// The source of the ids of the host's events.
+    random: Random,
 }
 
 /// The pool on PostgreSQL.
@@ -51,6 +57,8 @@ impl<DB: Database> Clone for HostPool<DB> {
             limit: self.limit,
             outages: Arc::clone(&self.outages),
             anchor: self.anchor.clone(),
+            signals: self.signals.clone(),
+            random: self.random.clone(),
         }
     }
 }
@@ -64,7 +72,14 @@ impl<DB: Database> fmt::Debug for HostPool<DB> {
 /// A pool without time limits.
 impl<DB: Database> From<Pool<DB>> for HostPool<DB> {
     fn from(pool: Pool<DB>) -> Self {
-        Self { pool, limit: None, outages: Arc::default(), anchor: None }
+        Self {
+            pool,
+            limit: None,
+            outages: Arc::default(),
+            anchor: None,
+            signals: Signals::default(),
+            random: Random::System,
+        }
     }
 }
 
@@ -96,12 +111,26 @@ impl HostPool<Postgres> {
             ("idle_in_transaction_session_timeout", "120s".to_owned()),
         ]);
         let options = session_settings::in_pool(options, settings);
-        let pool = options.connect_lazy_with(connect);
-        Self { pool, limit: Some(limit), outages, anchor: None }
+        Self { limit: Some(limit), outages, ..Self::from(options.connect_lazy_with(connect)) }
     }
 }
 
 impl<DB: HostDatabase> HostPool<DB> {
+    /// Returns the same pool with another source of randomness.
+    pub(super) fn with_random(self, random: Random) -> Self {
+        Self { random, ..self }
+    }
+
+    /// Returns the source of randomness.
+    pub(super) fn random(&self) -> &Random {
+        &self.random
+    }
+
+    /// Returns the signals that transactions give after their commits.
+    pub fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
     /// Returns the number of open connections.
     pub fn size(&self) -> u32 {
         self.pool.size()
@@ -140,7 +169,7 @@ impl<DB: HostDatabase> HostPool<DB> {
         connection.in_transaction = true;
         let begun = connection.control(begin).await;
         begun.inspect_err(|_| connection.discard())?;
-        Ok(Transaction(connection))
+        Ok(Transaction { connection, signals: self.signals.clone(), stores_messages: false })
     }
 
     /// Closes all connections, within a time limit.
@@ -231,15 +260,29 @@ impl<DB: HostDatabase> Drop for HostConnection<DB> {
 
 /// A transaction. Dropping it rolls it back.
 #[derive(Debug)]
-pub struct Transaction<DB: HostDatabase>(HostConnection<DB>);
+pub struct Transaction<DB: HostDatabase> {
+    connection: HostConnection<DB>,
+    signals: Signals,
+    stores_messages: bool,
+}
 
 impl<DB: HostDatabase> Transaction<DB> {
+    /// Notes that the transaction stores messages. After the commit, the signal wakes the parts that wait for some.
+    pub(super) fn stores_messages(&mut self) {
+        self.stores_messages = true;
+    }
+
     /// Commits the transaction. After an error it may have been committed: a lost response does not tell.
     ///
     /// # Errors
     /// The database refuses it or does not respond.
     pub async fn commit(self) -> sqlx::Result<()> {
-        self.end("COMMIT").await
+        let signals = self.stores_messages.then(|| self.signals.clone());
+        let ended = self.end("COMMIT").await;
+        if let Some(signals) = signals {
+            signals.messages_stored();
+        }
+        ended
     }
 
     /// Rolls the transaction back.
@@ -251,10 +294,10 @@ impl<DB: HostDatabase> Transaction<DB> {
     }
 
     async fn end(mut self, sql: &'static str) -> sqlx::Result<()> {
-        let ended = self.0.control(sql).await;
+        let ended = self.connection.control(sql).await;
         match ended {
-            Ok(()) => self.0.in_transaction = false,
-            Err(_) => self.0.discard(),
+            Ok(()) => self.connection.in_transaction = false,
+            Err(_) => self.connection.discard(),
         }
         ended
     }
@@ -267,8 +310,8 @@ impl Transaction<Postgres> {
     /// The database does not respond.
     pub async fn extend_limit(&mut self, limit: Duration) -> sqlx::Result<()> {
         let sql = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut self.0).await?;
-        self.0.limit = self.0.limit.map(|_| limit);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut self.connection).await?;
+        self.connection.limit = self.connection.limit.map(|_| limit);
         Ok(())
     }
 }
@@ -277,13 +320,13 @@ impl<DB: HostDatabase> Deref for Transaction<DB> {
     type Target = HostConnection<DB>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.connection
     }
 }
 
 impl<DB: HostDatabase> DerefMut for Transaction<DB> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.connection
     }
 }
 

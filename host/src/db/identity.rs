@@ -4,6 +4,7 @@
 //! Everything that depends on the state of an account happens under the account's lock (`db::user`).
 
 use super::audit::{Entry, append};
+use super::intake::publish;
 use super::role::GIVE_DEFAULTS;
 use super::row::row;
 use super::user::{self, NewUser, UserRow, locking};
@@ -12,6 +13,7 @@ use crate::address::AddressKey;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{IdentityId, SessionId, UserId};
+use crate::message::host_event::HostEvent;
 
 /// The most identities of one account.
 const MAX_IDENTITIES: i64 = 20;
@@ -172,6 +174,8 @@ pub(crate) async fn create_account(
         for entry in entries {
             append!(entry).execute(&mut *tx).await?;
         }
+        let [created, _] = entries;
+        publish!(db, tx, created.cause(), HostEvent::UserCreated { id: user.id });
         tx.commit().await?;
     });
     Ok(())

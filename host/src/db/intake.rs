@@ -4,7 +4,7 @@
 //! before is left out, so a relay can repeat itself. The order of events is that of their commits: on PostgreSQL, one lock
 //! lets one transaction at a time store events, and a lock of each lane keeps the end of a task (`db::task`) from
 //! overlooking a task that is just being added behind it. A transaction stores its events last, so that it waits for
-//! nothing while it holds these locks.
+//! nothing while it holds these locks. Its commit gives the signal that there are messages (`signals`).
 
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ const CANCEL_JOB: &str = "UPDATE tasks SET state = 'cancelled', owner = NULL, en
 macro_rules! store_event {
     ($db:expr, $tx:expr, $source:expr, $event:expr) => {{
         let (source, event): (Option<&$crate::id::PluginName>, &$crate::message::NewEvent) = ($source, $event);
+        $tx.stores_messages();
         let [sqlite, postgres] = $crate::db::intake::LOCK;
         let lock = $db.dialect(sqlite, postgres);
         sqlx::query(lock).bind($crate::db::intake::EVENT_LOCK).execute(&mut *$tx).await?;
@@ -85,6 +86,16 @@ macro_rules! store_event {
     }};
 }
 pub(crate) use store_event;
+
+/// Stores an event of the host in the body of `on!`, at the end of the transaction `$tx` that makes the change. Nothing that
+/// waits for a lock may follow.
+macro_rules! publish {
+    ($db:expr, $tx:expr, $cause:expr, $event:expr) => {{
+        let event = $crate::message::host_event::HostEvent::published($event, $db.new_event_id()?, $cause);
+        $crate::db::intake::store_event!($db, $tx, None, &event);
+    }};
+}
+pub(super) use publish;
 
 /// Returns the part of the name of a delivery's queue after the plugin.
 pub(super) fn queue_ending(event: &NewEvent) -> String {
@@ -128,6 +139,7 @@ macro_rules! insert_job {
 pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
+        tx.stores_messages();
         // Jobs first: see the module.
         for message in messages {
             match message {
@@ -152,19 +164,6 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
     Ok(())
 }
 
-/// Stores an event of the host that belongs to no change in its database.
-///
-/// # Errors
-/// The database fails.
-pub async fn store_host_event(db: &Db, event: &NewEvent) -> Result<()> {
-    on!(db, pool, begin => {
-        let mut tx = pool.begin_with(begin).await?;
-        store_event!(db, tx, None, event);
-        tx.commit().await?;
-    });
-    Ok(())
-}
-
 /// Stores the job of a schedule and moves the schedule to its next time, unless another node did or an operator paused
 /// the schedule. Returns whether it was this one. `job` is `None` if the time is skipped.
 ///
@@ -184,9 +183,38 @@ pub async fn store_scheduled(
         let moved = sqlx::query(MOVE).bind(plugin.clone()).bind(schedule).bind(due).bind(next).bind(job.is_some());
         let is_ours = moved.execute(&mut *tx).await?.rows_affected() == 1;
         if let Some(job) = job.filter(|_| is_ours) {
+            tx.stores_messages();
             insert_job!(plugin, job).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         is_ours
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::id::EventId;
+
+    #[tokio::test]
+    async fn the_commit_of_a_message_wakes_those_that_wait() {
+        let (_dir, db) = crate::db::tests::sqlite().await;
+        let event = NewEvent {
+            id: EventId(Uuid::from_u128(1)),
+            topic: "items.created".parse().unwrap(),
+            key: None,
+            payload: "{}".to_owned(),
+            audience: None,
+            depth: 0,
+            request_id: None,
+            at: Timestamp(1),
+        };
+        let added = db.signals().events_added();
+        store(&db, &"items".parse().unwrap(), &[Message::Event(event)]).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), added).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), db.signals().tasks_added()).await.unwrap();
+        db.close().await;
+    }
 }

@@ -2,12 +2,14 @@
 
 use super::audit::{Entry, append};
 use super::email::{NewMail, enqueue};
+use super::intake::publish;
 use super::role::GIVE_DEFAULTS;
 use super::row::row;
 use super::user::{INSERT, NewUser, insert_with, refused};
 use super::{Db, on};
 use crate::error::Result;
 use crate::id::RoleName;
+use crate::message::host_event::HostEvent;
 
 row! {
     /// A permission of a role, or none.
@@ -63,6 +65,7 @@ pub(crate) async fn insert(
         }
         enqueue!(&mut *tx, mail);
         append!(entry).execute(&mut *tx).await?;
+        publish!(db, tx, entry.cause(), HostEvent::UserCreated { id: user.id });
         tx.commit().await?;
     });
     Ok(())

@@ -2,9 +2,10 @@
 //! `passkey_requests`; `auth::factor::passkey` owns the form of the states.
 
 use super::audit::{Entry, append};
-use super::factor::{DELETE_USELESS_CODES, END_OTHER_SESSIONS, RAISE_SESSION, WEAKEN_SESSIONS, store_codes};
+use super::factor::{DELETE_USELESS_CODES, RAISE_SESSION, WEAKEN_SESSIONS, store_codes};
 use super::identity::COUNT_WITHOUT_PASSWORD;
 use super::row::row;
+use super::session_end::{END_OTHER_SESSIONS, EndedSession, publish_ends};
 use super::user::{UserRow, locking};
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
@@ -179,8 +180,10 @@ pub(crate) async fn insert(db: &Db, passkey: &NewPasskey<'_>) -> Result<Added> {
             return Err(Error::invalid_token());
         }
         // Somebody else may have begun them with the password alone.
-        sqlx::query(END_OTHER_SESSIONS).bind(passkey.user).bind(passkey.session).execute(&mut *tx).await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_OTHER_SESSIONS).bind(passkey.user).bind(passkey.session);
+        let ended = ended.fetch_all(&mut *tx).await?;
         append!(passkey.entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, passkey.entry.cause(), passkey.user, &ended);
         tx.commit().await?;
         Ok(Added::Yes(first))
     })

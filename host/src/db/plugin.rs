@@ -1,11 +1,13 @@
 //! Plugins and their state in the host's database: the live release, the canary, whether the plugin is paused or
 //! removed.
 
+use super::intake::publish;
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
+use crate::message::host_event::{Cause, HostEvent};
 
 row! {
     /// A plugin, as stored.
@@ -90,11 +92,17 @@ pub async fn list(db: &Db) -> Result<Vec<StoredPlugin>> {
 }
 
 /// Makes a recorded release the live one, and ends a canary. `replaced` is the release that a rollback serves again;
-/// `None` keeps the recorded one.
+/// `None` keeps the recorded one. `cause` gives the time and the request.
 ///
 /// # Errors
 /// The database fails.
-pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, replaced: Option<i64>, now: Timestamp) -> Result<()> {
+pub async fn set_live(
+    db: &Db,
+    plugin: &PluginName,
+    release: i64,
+    replaced: Option<i64>,
+    cause: Cause<'_>,
+) -> Result<()> {
     const SQL: &str = "UPDATE plugins SET live_release = $2, state = 'live', canary = NULL,
         mount = (SELECT mount FROM releases WHERE plugin = $1 AND number = $2) WHERE name = $1";
     const AT: &str =
@@ -105,10 +113,11 @@ pub async fn set_live(db: &Db, plugin: &PluginName, release: i64, replaced: Opti
         sqlx::query(AT)
             .bind(plugin.clone())
             .bind(release)
-            .bind(now)
+            .bind(cause.at)
             .bind(replaced)
             .execute(&mut *transaction)
             .await?;
+        publish!(db, transaction, cause, HostEvent::ReleaseActivated { plugin: plugin.clone(), release });
         transaction.commit().await?;
     });
     Ok(())

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::intake::publish;
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PluginName, UserId};
 use crate::message::Topic;
+use crate::message::host_event::{Cause, HostEvent};
 
 row! {
     /// A release, as stored.
@@ -154,7 +156,7 @@ pub async fn next_number(db: &Db, plugin: &PluginName) -> Result<i64> {
 }
 
 /// Records a release with its subscriptions and gives it its role, in one transaction. Events are delivered to the
-/// subscriptions of the release that is live when they are stored.
+/// subscriptions of the release that is live when they are stored. `request_id` names the request that did it.
 ///
 /// # Errors
 /// The database fails, or another node took the number.
@@ -165,6 +167,7 @@ pub async fn insert(
     component: &[u8],
     role: ReleaseRole<'_>,
     record: &PluginRecord<'_>,
+    request_id: Option<&str>,
 ) -> Result<()> {
     const SUBSCRIBE: &str = "INSERT INTO release_subscriptions (plugin, release, topic) VALUES ($1, $2, $3)";
     const LIVE: &str = "INSERT INTO plugins (name, mount, state, live_release) VALUES ($1, $2, 'live', $3)
@@ -233,6 +236,10 @@ pub async fn insert(
                 .bind(topic.as_str())
                 .execute(&mut *transaction)
                 .await?;
+        }
+        if let Some(at) = live_at {
+            let activated = HostEvent::ReleaseActivated { plugin: release.plugin.clone(), release: release.number };
+            publish!(db, transaction, Cause { at, request_id }, activated);
         }
         transaction.commit().await?;
     });

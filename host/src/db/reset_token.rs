@@ -2,9 +2,10 @@
 
 use super::audit::{Entry, append};
 use super::role::check_outranked;
+use super::session_end::{END_SESSIONS, EndedSession, publish_ends};
 use super::user::{
-    END_ADDRESS_CHANGE, END_RESET_TOKENS, END_SESSIONS, END_UNPROVEN_ACCESS, END_VERIFICATION_TOKENS, SET_PASSWORD,
-    UserRow, columns, locking,
+    END_ADDRESS_CHANGE, END_RESET_TOKENS, END_UNPROVEN_ACCESS, END_VERIFICATION_TOKENS, SET_PASSWORD, UserRow, columns,
+    locking,
 };
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -96,12 +97,13 @@ pub(crate) async fn consume(
             }
         }
         sqlx::query(SET_PASSWORD).bind(user).bind(password_hash).execute(&mut *tx).await?;
-        sqlx::query(END_SESSIONS).bind(user).execute(&mut *tx).await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_SESSIONS).bind(user).fetch_all(&mut *tx).await?;
         sqlx::query(END_RESET_TOKENS).bind(user).execute(&mut *tx).await?;
         sqlx::query(END_ADDRESS_CHANGE).bind(user).execute(&mut *tx).await?;
         sqlx::query(END_VERIFICATION_TOKENS).bind(user).execute(&mut *tx).await?;
         sqlx::query(VERIFY).bind(user).bind(now).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), user, &ended);
         tx.commit().await?;
     });
     Ok(ConsumeOutcome::Reset)

@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 
 use super::audit::{Entry, append};
+use super::intake::publish;
 use super::row::row;
 use super::user::{self, UserRow};
 use super::{Db, is_duplicate, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{RoleName, UserId};
+use crate::message::host_event::HostEvent;
 
 row! {
     /// One role.
@@ -49,6 +51,13 @@ pub(crate) struct RolesChange {
     pub(crate) taken: Vec<StoredRole>,
     /// Whether the account becomes a superuser, or is one no longer.
     pub(crate) superuser: Option<bool>,
+}
+
+impl RolesChange {
+    /// Returns whether nothing changes.
+    fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.taken.is_empty() && self.superuser.is_none()
+    }
 }
 
 const SELECT: &str = "SELECT name, description, is_default, requires_second_factor, created_at FROM roles \
@@ -344,6 +353,9 @@ pub(crate) async fn set_roles(
         }
         for entry in &entries {
             append!(entry).execute(&mut *tx).await?;
+        }
+        if let Some(entry) = entries.first().filter(|_| !change.is_empty()) {
+            publish!(db, tx, entry.cause(), HostEvent::UserUpdated { id });
         }
         tx.commit().await?;
         Ok(Some(account))

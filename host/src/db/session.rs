@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::audit::{Entry, append};
 use super::factor::{HAS_FACTOR, has_factor};
 use super::row::row;
+use super::session_end::{END_OTHER_SESSIONS, EndedSession, publish_ends};
 use super::user::{UserRow, columns, locking};
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -166,7 +167,8 @@ pub(crate) async fn insert(
     surplus: &Entry,
 ) -> Result<bool> {
     const END_SURPLUS: &str = "DELETE FROM sessions WHERE user_id = $1 AND id NOT IN \
-        (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, created_at DESC, id LIMIT $2)";
+        (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, created_at DESC, id LIMIT $2) \
+        RETURNING id, expires_at";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let user = sqlx::query_as::<_, UserRow>(locking(db)).bind(session.user_id).fetch_optional(&mut *tx).await?;
@@ -178,8 +180,9 @@ pub(crate) async fn insert(
         if has_factor != (session.strength == "multi") {
             return Ok(false);
         }
-        let ended = sqlx::query(END_SURPLUS).bind(session.user_id).bind(MAX_SESSIONS.saturating_sub(1));
-        if ended.execute(&mut *tx).await?.rows_affected() > 0 {
+        let ended = sqlx::query_as::<_, EndedSession>(END_SURPLUS).bind(session.user_id);
+        let ended = ended.bind(MAX_SESSIONS.saturating_sub(1)).fetch_all(&mut *tx).await?;
+        if !ended.is_empty() {
             append!(surplus).execute(&mut *tx).await?;
         }
         sqlx::query(INSERT)
@@ -194,6 +197,7 @@ pub(crate) async fn insert(
             .execute(&mut *tx)
             .await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), session.user_id, &ended);
         tx.commit().await?;
     });
     Ok(true)
@@ -245,13 +249,15 @@ pub(crate) async fn step_up(
 
 /// Ends one session of an account with its audit entry; returns whether it existed.
 pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId, entry: &Entry) -> Result<bool> {
-    const SQL: &str = "DELETE FROM sessions WHERE id = $1 AND user_id = $2";
+    const SQL: &str = "DELETE FROM sessions WHERE id = $1 AND user_id = $2 RETURNING id, expires_at";
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        if sqlx::query(SQL).bind(session).bind(user).execute(&mut *tx).await?.rows_affected() == 0 {
+        let ended = sqlx::query_as::<_, EndedSession>(SQL).bind(session).bind(user).fetch_all(&mut *tx).await?;
+        if ended.is_empty() {
             return Ok(false);
         }
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), user, &ended);
         tx.commit().await?;
     });
     Ok(true)
@@ -261,15 +267,16 @@ pub(crate) async fn delete(db: &Db, user: UserId, session: SessionId, entry: &En
 /// The account is locked meanwhile, so a sign-in either ends here or begins afterwards.
 pub(crate) async fn delete_all(db: &Db, user: UserId, kept: Option<SessionId>, entry: &Entry) -> Result<bool> {
     // No session has the nil id.
-    const SQL: &str = "DELETE FROM sessions WHERE user_id = $1 AND id <> $2";
     let kept = kept.unwrap_or(SessionId(Uuid::nil()));
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         if sqlx::query_as::<_, UserRow>(locking(db)).bind(user).fetch_optional(&mut *tx).await?.is_none() {
             return Ok(false);
         }
-        sqlx::query(SQL).bind(user).bind(kept).execute(&mut *tx).await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_OTHER_SESSIONS).bind(user).bind(kept);
+        let ended = ended.fetch_all(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), user, &ended);
         tx.commit().await?;
     });
     Ok(true)

@@ -10,13 +10,16 @@ use uuid::Uuid;
 
 use super::audit::{Entry, append};
 use super::email::{NewMail, enqueue};
+use super::intake::publish;
 use super::role::{GIVE_DEFAULTS, check_outranked};
 use super::row::row;
+use super::session_end::{END_OTHER_SESSIONS, END_SESSIONS, EndedSession, publish_ends};
 use super::{Db, is_duplicate, on};
 use crate::address::{Address, AddressKey};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result, code};
 use crate::id::{SessionId, UserId};
+use crate::message::host_event::HostEvent;
 use crate::permission::PermissionSet;
 
 row! {
@@ -104,7 +107,6 @@ macro_rules! superusers {
 const SUPERUSERS: &str = superusers!("");
 const SUPERUSERS_LOCKED: &str = superusers!(" FOR UPDATE");
 pub(super) const SET_PASSWORD: &str = "UPDATE users SET password_hash = $2, invited_at = NULL WHERE id = $1";
-pub(super) const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(super) const END_RESET_TOKENS: &str = "DELETE FROM reset_tokens WHERE user_id = $1";
 pub(super) const END_VERIFICATION_TOKENS: &str = "DELETE FROM verification_tokens WHERE user_id = $1";
 pub(super) const END_ADDRESS_CHANGE: &str = "DELETE FROM address_changes WHERE user_id = $1";
@@ -251,6 +253,7 @@ pub(crate) async fn insert(db: &Db, user: &NewUser, mail: Option<&NewMail>, entr
         if let Some(mail) = mail {
             enqueue!(&mut *tx, mail);
         }
+        publish!(db, tx, entry.cause(), HostEvent::UserCreated { id: user.id });
         tx.commit().await?;
     });
     Ok(())
@@ -273,6 +276,7 @@ pub(crate) async fn insert_first_superuser(db: &Db, user: &NewUser, entry: &Entr
         insert_with(INSERT, user).execute(&mut *tx).await.map_err(refused)?;
         sqlx::query(GIVE_DEFAULTS).bind(user.id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish!(db, tx, entry.cause(), HostEvent::UserCreated { id: user.id });
         tx.commit().await?;
     });
     Ok(true)
@@ -343,9 +347,10 @@ pub(crate) async fn update(
             .execute(&mut *tx)
             .await
             .map_err(refused)?;
-        if new.password_hash != old.password_hash || !new.is_active {
-            sqlx::query(END_SESSIONS).bind(id).execute(&mut *tx).await?;
-        }
+        let ended = match new.password_hash != old.password_hash || !new.is_active {
+            true => sqlx::query_as::<_, EndedSession>(END_SESSIONS).bind(id).fetch_all(&mut *tx).await?,
+            false => Vec::new(),
+        };
         // A link that somebody got for an account with fewer permissions must not open it afterwards.
         if new.password_hash != old.password_hash
             || new.email != old.email
@@ -368,14 +373,19 @@ pub(crate) async fn update(
             }
         }
         let password = change.password_hash.is_some().then_some("changed");
-        let entry = entry.clone().with_change(Some(described(&old)), Some(described(&new)));
+        let (before, after) = (described(&old), described(&new));
+        let is_changed = before != after;
         let mut detail = json!({ "password": password });
         if change.ends_other_access
             && let Some(members) = detail.as_object_mut()
         {
             members.insert("other_access".to_owned(), json!("ended"));
         }
-        append!(&entry.with_detail(detail)).execute(&mut *tx).await?;
+        append!(&entry.clone().with_change(Some(before), Some(after)).with_detail(detail)).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), id, &ended);
+        if is_changed {
+            publish!(db, tx, entry.cause(), HostEvent::UserUpdated { id });
+        }
         tx.commit().await?;
         Ok(Some(new))
     })
@@ -431,6 +441,7 @@ pub(crate) async fn delete(db: &Db, id: UserId, by: Option<&PermissionSet>, entr
         }
         sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *tx).await?;
         append!(&entry.clone().with_change(Some(described(&old)), None)).execute(&mut *tx).await?;
+        publish!(db, tx, entry.cause(), HostEvent::UserDeleted { id });
         tx.commit().await?;
         Ok(true)
     })
@@ -460,14 +471,12 @@ pub(crate) async fn change_password(
             return Ok(false);
         }
         sqlx::query(SET_PASSWORD).bind(id).bind(new).execute(&mut *tx).await?;
-        sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND id <> $2")
-            .bind(id)
-            .bind(kept)
-            .execute(&mut *tx)
-            .await?;
+        let ended = sqlx::query_as::<_, EndedSession>(END_OTHER_SESSIONS).bind(id).bind(kept);
+        let ended = ended.fetch_all(&mut *tx).await?;
         sqlx::query(END_RESET_TOKENS).bind(id).execute(&mut *tx).await?;
         sqlx::query(END_ADDRESS_CHANGE).bind(id).execute(&mut *tx).await?;
         append!(entry).execute(&mut *tx).await?;
+        publish_ends!(db, tx, entry.cause(), id, &ended);
         tx.commit().await?;
     });
     Ok(true)

@@ -70,7 +70,7 @@ impl Registry {
         let (live, canary) = self.live_and_canary(plugin)?;
         let comparison = canary.compare(&live);
         let (before, after) = (live.record.number, canary.release.record.number);
-        if let Err(error) = table::set_live(&self.db, plugin, after, Some(before), self.clock.now()).await {
+        if let Err(error) = table::set_live(&self.db, plugin, after, Some(before), self.cause(by)).await {
             self.check_recorded(plugin, after, error).await?;
         }
         self.live.serve(Arc::clone(&canary.release), false);
@@ -109,7 +109,7 @@ impl Registry {
         let comparison = canary.compare(&live);
         if self.present(plugin).await?.live_release == canary.release.record.number {
             // A promotion is recorded whose response the database lost.
-            table::set_live(&self.db, plugin, live.record.number, None, self.clock.now()).await?;
+            table::set_live(&self.db, plugin, live.record.number, None, self.cause(by)).await?;
         } else {
             table::set_canary(&self.db, plugin, None).await?;
         }

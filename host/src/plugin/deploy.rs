@@ -174,7 +174,7 @@ impl Registry {
         job.enter_swap(release.record.number).await?;
         let replaced = state.live.as_ref().map(|release| release.record.number);
         let on_trial = upload.canary.is_some();
-        let record = stages::RecordedState { schema, revoked };
+        let record = stages::RecordedState { schema, revoked, request_id: upload.by.request() };
         self.publish(&release, (state, turn), &upload.component, upload.canary, &record).await?;
         let record = &release.record;
         tracing::info!(

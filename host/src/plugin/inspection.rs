@@ -91,7 +91,7 @@ impl ComponentDescription {
                 invalid(format!("its name '{}' is not valid: {error}", printable(&declaration.name)))
             })?,
         };
-        // Its permissions would have the names of the host's.
+        // Its permissions or its topics would have the names of the host's.
         if permission::is_reserved(plugin.as_str()) {
             let text = format!("The name '{plugin}' belongs to the host; deploy the plugin under another name");
             return Err(Error::new(Kind::Invalid(Vec::new()), code::RESERVED_NAME, text));

@@ -40,6 +40,7 @@ use crate::db::plugin_data::PluginData;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::initiator::Initiator;
+use crate::message::host_event::Cause;
 use crate::signals::Signals;
 
 /// Every plugin of this host.
@@ -144,6 +145,11 @@ impl Registry {
     /// Puts a release on probation, with the release to roll back to.
     pub(super) fn start_probation(&self, plugin: &PluginName, release: i64, previous: Option<i64>) {
         self.probations.start(plugin, release, previous, self.clock.now().plus(self.limits.probation));
+    }
+
+    /// Returns the cause of a change that `by` makes now.
+    pub(super) fn cause<'a>(&self, by: &'a Initiator) -> Cause<'a> {
+        Cause { at: self.clock.now(), request_id: by.request() }
     }
 
     /// Writes an audit entry. A failure to write it is logged and does not undo the operation.

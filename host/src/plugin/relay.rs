@@ -96,7 +96,6 @@ impl Registry {
             }
         }
         intake::store(&self.db, plugin, &messages).await?;
-        self.signals.messages_stored();
         let ids: Vec<i64> = batch.iter().map(|stored| stored.id).collect();
         self.data.forget(plugin, &ids).await.map_err(unavailable)?;
         Ok(true)

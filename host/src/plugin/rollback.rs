@@ -80,7 +80,8 @@ impl Registry {
         // A way back stays as it was. A way forward, or to a release that was never live, can be undone.
         let goes_back = releases::leads_back(&self.db, plugin, before, number).await?;
         let replaced = (!goes_back).then_some(before);
-        if let Err(error) = table::set_live(&self.db, plugin, number, replaced, self.clock.now()).await {
+        let cause = self.cause(by);
+        if let Err(error) = table::set_live(&self.db, plugin, number, replaced, cause).await {
             self.check_recorded(plugin, number, error).await?;
         }
         // The recorded one is the target already if this repeats a rollback whose response was lost.

@@ -118,7 +118,6 @@ impl Registry {
         let job = NewJob { dedup_key: None, ..job };
         let id = job.id;
         intake::store(&self.db, plugin, &[Message::Job(job)]).await?;
-        self.signals.messages_stored();
         Ok(Some(id))
     }
 
@@ -209,10 +208,7 @@ impl Registry {
         // The job of a plugin that is not served now waits for it, and no second one is added meanwhile.
         let runs = schedule.state == "live" && (!is_missed || declared.missed == MissedTimes::Once);
         let job = if runs { Some(self.scheduled_job(declared, *due, now)?) } else { None };
-        let is_ours = intake::store_scheduled(&self.db, plugin, name, (*due, next), job.as_ref()).await?;
-        if is_ours && runs {
-            self.signals.messages_stored();
-        }
+        intake::store_scheduled(&self.db, plugin, name, (*due, next), job.as_ref()).await?;
         Ok(())
     }
 

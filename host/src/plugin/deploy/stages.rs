@@ -33,11 +33,13 @@ pub(super) struct Admission {
 }
 
 /// The state of the plugin that is recorded with the release.
-pub(super) struct RecordedState {
+pub(super) struct RecordedState<'a> {
     /// The migrations that its database has, as JSON.
     pub(super) schema: String,
     /// Its revoked grants.
     pub(super) revoked: Vec<String>,
+    /// The request of the deploy, if a client made it.
+    pub(super) request_id: Option<&'a str>,
 }
 
 impl Registry {
@@ -164,7 +166,7 @@ impl Registry {
         (state, turn): (PluginState, &DeployTurn),
         component: &Bytes,
         plan: Option<Plan>,
-        recorded: &RecordedState,
+        recorded: &RecordedState<'_>,
     ) -> Result<()> {
         let record = &release.record;
         let stored = record.to_stored(release.size, &release.imports)?;
@@ -172,6 +174,7 @@ impl Registry {
         let topics: Vec<&Topic> = subscriptions.map(|subscription| &subscription.topic).collect();
         let revoked = Value::from(recorded.revoked.clone()).to_string();
         let plugin_record = PluginRecord { revoked: &revoked, schema: &recorded.schema };
+        let request = recorded.request_id;
         let _changing = self.live.lock().await;
         let now = state.check_unchanged(self, &record.plugin).await?;
         if turn.interrupted().is_cancelled() {
@@ -188,8 +191,8 @@ impl Registry {
                 let canary = Canary::new(Arc::clone(release), plan, lot, &live, self.clock.now());
                 let text = canary.to_json()?;
                 let role = ReleaseRole::Canary(&text);
-                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record).await;
-                if let Err(error) = inserted {
+                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record, request);
+                if let Err(error) = inserted.await {
                     self.check_inserted(record, error).await?;
                 }
                 self.live.swap(|plugins| {
@@ -198,8 +201,8 @@ impl Registry {
             }
             _ => {
                 let role = ReleaseRole::Live(replaced);
-                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record).await;
-                if let Err(error) = inserted {
+                let inserted = releases::insert(&self.db, &stored, &topics, component, role, &plugin_record, request);
+                if let Err(error) = inserted.await {
                     self.check_inserted(record, error).await?;
                 }
                 self.live.serve(Arc::clone(release), now.is_some_and(|now| now.paused));
