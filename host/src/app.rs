@@ -32,6 +32,7 @@ use crate::egress::{Egress, EgressEnvironment};
 use crate::email::Mailer;
 use crate::error::{Error, Kind, Result, code};
 use crate::http::body_memory::BodyMemory;
+use crate::http::live_events::{Intervals, LiveEvents};
 use crate::http::{Dispatcher, Host, dispatch, resource, server};
 use crate::initiator::Initiator;
 use crate::plugin::deploy_job::AtStage;
@@ -64,6 +65,8 @@ pub struct Environment {
     pub awaits_deployments: bool,
     /// The settings with their sources, for callers who may read them.
     pub settings: Vec<Setting>,
+    /// The times of event streams.
+    pub event_streams: Intervals,
 }
 
 /// A component to deploy as soon as the host serves, unless it is live already.
@@ -107,8 +110,17 @@ impl App {
     }
 
     async fn open(config: Arc<Config>, environment: Environment, step: &mut Step) -> Result<Self> {
-        let Environment { clock, random, compile, at_stage, egress, passwords, awaits_deployments, settings: shown } =
-            environment;
+        let Environment {
+            clock,
+            random,
+            compile,
+            at_stage,
+            egress,
+            passwords,
+            awaits_deployments,
+            settings: shown,
+            event_streams,
+        } = environment;
         let in_directory = "stop it, or choose another directory with --data-dir or WHARF_DATA_DIR";
         let data_dir = DataDir::open(&config.server.data_dir, |holder| step.wait_for(holder, in_directory)).await?;
 
@@ -181,6 +193,7 @@ impl App {
             traffic: Default::default(),
             body_memory: BodyMemory::new(config.server.body_memory_bytes),
             body_work: Default::default(),
+            live_events: LiveEvents::new(db.clone(), &config.server, event_streams),
             openapi: Default::default(),
             starting: AtomicBool::new(awaits_deployments),
             stopping: shutdown.clone(),
@@ -206,7 +219,8 @@ impl App {
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());
             async move {
                 let compiling = host.plugins.compile_missing(&stopping);
-                tokio::join!(host.plugins.supervise(stopping.clone()), compiling);
+                let streaming = host.live_events.run(&stopping);
+                tokio::join!(host.plugins.supervise(stopping.clone()), compiling, streaming);
             }
         });
         let working = work(&host, &shutdown);

@@ -89,6 +89,11 @@ settings! {
         /// Concurrent client connections; further connections wait. At most half of the files that the process may have
         /// open.
         connections: usize = 4096, "WHARF_CONNECTIONS", kind::count(1..=1_000_000);
+        /// Open streams of events of all clients; at most half of the connections. Beyond it, the response is 503.
+        event_streams: usize = 1_000, "WHARF_EVENT_STREAMS", kind::count(1..=100_000);
+        /// Open streams of events of one caller, or of one network of clients without credentials. Beyond it, the response
+        /// is 429.
+        event_streams_per_caller: usize = 20, "WHARF_EVENT_STREAMS_PER_CALLER", kind::count(1..=100_000);
         /// Largest request body in bytes; plugin uploads have their own limit.
         max_body_bytes: usize = 2 * 1024 * 1024, "WHARF_MAX_BODY_BYTES", kind::bytes(KIB..=GIB);
         /// Memory for bodies: half for parsed request bodies, half for responses that clients have not read. Beyond it,

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod deploy;
 pub mod directory;
 pub mod email;
+pub mod event_stream;
 pub(crate) mod factor;
 mod failure;
 pub mod host_pool;

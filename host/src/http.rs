@@ -29,6 +29,7 @@ pub mod dispatch;
 pub mod fuzzing;
 pub mod host_route;
 mod lingering_close;
+pub mod live_events;
 mod matched_route;
 mod media_type;
 mod openapi;
@@ -87,6 +88,8 @@ pub struct Host {
     pub body_memory: body_memory::BodyMemory,
     /// The work on large request bodies.
     pub body_work: body_work::BodyWork,
+    /// The events on their way to clients.
+    pub live_events: live_events::LiveEvents,
     /// The OpenAPI document.
     pub openapi: openapi::Publisher,
     /// Whether the host still deploys the plugins that it was started with. It serves meanwhile, and is not ready.

@@ -21,6 +21,14 @@ CREATE TABLE events (
 
 CREATE INDEX events_age ON events (published_at);
 
+-- One row: the newest event that was deleted because of its age. A client that resumes its stream before it may have
+-- missed some.
+CREATE TABLE event_horizon (
+    seq          INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO event_horizon (seq) VALUES (0);
+
 -- What each release subscribes to.
 CREATE TABLE release_subscriptions (
     plugin  TEXT    NOT NULL,

@@ -109,14 +109,17 @@ codes! {
     THROTTLED = "throttled", 429;
     /// Too many attempts with this account or from this network. `RateLimit-Policy` names the limit; see `Retry-After`.
     TOO_MANY_ATTEMPTS = "too_many_attempts", 429;
+    /// The caller, or the network of a client without credentials, has the maximum number of event streams open. See
+    /// `Retry-After`.
+    TOO_MANY_STREAMS = "too_many_streams", 429;
     /// A defect of the host. The log entry with the request id describes it.
     INTERNAL = "internal", 500;
     /// The host is shutting down.
     SHUTTING_DOWN = "shutting_down", 503;
     /// The host deploys the plugins that it was started with (`wharf serve --deploy`). Only `/readyz` responds so.
     STARTING = "starting", 503;
-    /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files
-    /// is being sent. See `Retry-After`.
+    /// The bodies of other requests and responses use all the memory for bodies, or the maximum number of static files or
+    /// event streams is being sent. See `Retry-After`.
     OVERLOADED = "overloaded", 503;
     /// The database is not reachable at present, or is locked by another program.
     DATABASE_UNAVAILABLE = "database_unavailable", 503;
@@ -206,6 +209,8 @@ codes! {
     /// A cookie does not count in this request, because another site may have made the browser send it.
     CROSS_SITE_REQUEST = "cross_site_request", 403;
 
+    /// No plugin declares the topic for clients.
+    TOPIC_NOT_FOUND = "topic_not_found", 404;
     /// No plugin has this name.
     PLUGIN_NOT_FOUND = "plugin_not_found", 404;
     /// The release trapped, failed or did not respond when it was called before its first request.
@@ -225,7 +230,7 @@ codes! {
     /// An operator or the host changed the plugin while the operation ran: a pause, a revocation, a rollback, a removal.
     /// The change stays, and nothing of the operation is served.
     PLUGIN_CHANGED = "plugin_changed", 409;
-    /// The name of the plugin is a namespace of the host's permissions. Deploy it under another name.
+    /// The name of the plugin is a namespace of the host's permissions or topics. Deploy it under another name.
     RESERVED_NAME = "reserved_name", 422;
     /// The upload is not a component that Wharf can run. The text gives the reason.
     INVALID_COMPONENT = "invalid_component", 422;

@@ -80,14 +80,18 @@ pub(super) fn credential<'h>(
     origin: &ClientOrigin,
     cors: &Cors,
 ) -> Credential<'h> {
+    match reading_credential(headers) {
+        Credential::Cookie(_) if !is_safe(method) && !is_from_frontend(headers, origin, cors) => Credential::Forged,
+        credential => credential,
+    }
+}
+
+/// Returns the credential of a request that changes nothing: a cookie counts, wherever the request comes from.
+pub(super) fn reading_credential(headers: &HeaderMap) -> Credential<'_> {
     if headers.contains_key(AUTHORIZATION) {
         return bearer(headers).map_or(Credential::None, Credential::Bearer);
     }
-    match session_cookie::access_token(headers) {
-        None => Credential::None,
-        Some(token) if is_safe(method) || is_from_frontend(headers, origin, cors) => Credential::Cookie(token),
-        Some(_) => Credential::Forged,
-    }
+    session_cookie::access_token(headers).map_or(Credential::None, Credential::Cookie)
 }
 
 /// Returns whether the browser says that a request comes from a page of this host or of a frontend.

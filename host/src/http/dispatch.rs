@@ -31,7 +31,7 @@ use super::call::{Call, Payload};
 use super::client_origin::{ClientOrigin, TrustedProxies};
 use super::compression::Compression;
 use super::cors::{self, Cors};
-use super::host_route::HostRoute;
+use super::host_route::{HostRoute, RouteHandler};
 use super::lingering_close::LingeringBody;
 use super::matched_route::{Handler, MatchedRoute};
 use super::plugin_call::PluginCall;
@@ -279,8 +279,13 @@ impl Dispatcher {
                     body,
                     headers: parts.headers.clone(),
                 };
-                let reply = (host_route.handler)(Arc::clone(&self.host), call).await?;
-                Ok(self.send(self.compression.apply(parts, reply).await, None))
+                match &host_route.handler {
+                    RouteHandler::Reply(handler) => {
+                        let reply = handler(Arc::clone(&self.host), call).await?;
+                        Ok(self.send(self.compression.apply(parts, reply).await, None))
+                    }
+                    RouteHandler::Stream(handler) => handler(Arc::clone(&self.host), call).await,
+                }
             }
             Handler::Plugin { release, index, contract } => {
                 let (_, body, _reservation) = read.into_parts();

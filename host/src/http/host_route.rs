@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::response::Response;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,15 @@ use crate::permission::HostPermission;
 use crate::route::Access;
 
 type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+type StreamFuture = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
+
+/// The function that handles the requests to a route. `S` is the state that is passed to it.
+pub enum RouteHandler<S> {
+    /// Returns a response that is complete in memory.
+    Reply(Arc<dyn Fn(Arc<S>, Call) -> ReplyFuture + Send + Sync>),
+    /// Returns a response whose body comes into being while it is sent.
+    Stream(Arc<dyn Fn(Arc<S>, Call) -> StreamFuture + Send + Sync>),
+}
 
 /// A route of the host: its path, access, input and handler. `S` is the state that is passed to handlers.
 pub struct HostRoute<S> {
@@ -28,7 +38,7 @@ pub struct HostRoute<S> {
     /// Maximum size of a raw body. `None` means the limit of the server.
     pub body_limit: Option<usize>,
     /// Handles the request.
-    pub handler: Arc<dyn Fn(Arc<S>, Call) -> ReplyFuture + Send + Sync>,
+    pub handler: RouteHandler<S>,
     declare: Vec<Declaration>,
     operation: Map<String, Value>,
 }
@@ -42,13 +52,26 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Reply>> + Send + 'static,
     {
+        Self::with(method, path, RouteHandler::Reply(Arc::new(move |host, call| Box::pin(handler(host, call)))))
+    }
+
+    /// Declares a `GET` route whose response is a stream.
+    pub fn stream<F, A>(path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response>> + Send + 'static,
+    {
+        Self::with("GET", path, RouteHandler::Stream(Arc::new(move |host, call| Box::pin(handler(host, call)))))
+    }
+
+    fn with(method: &'static str, path: &'static str, handler: RouteHandler<S>) -> Self {
         Self {
             method,
             path,
             access: Access::Authenticated,
             documented: true,
             body_limit: None,
-            handler: Arc::new(move |host, call| Box::pin(handler(host, call))),
+            handler,
             declare: Vec::new(),
             operation: Map::new(),
         }
@@ -123,14 +146,16 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
     /// Runs the handler in its own task, so that a client that disconnects cannot leave the work half done.
     #[must_use]
     pub fn run_to_completion(mut self) -> Self {
-        let handler = self.handler;
-        self.handler = Arc::new(move |host, call| {
-            let reply = handler(host, call);
-            Box::pin(async move {
-                let ended = tokio::spawn(reply).await;
-                ended.map_err(|error| Error::internal("a handler did not run to completion").with_source(error))?
-            })
-        });
+        if let RouteHandler::Reply(handler) = &self.handler {
+            let handler = Arc::clone(handler);
+            self.handler = RouteHandler::Reply(Arc::new(move |host, call| {
+                let reply = handler(host, call);
+                Box::pin(async move {
+                    let ended = tokio::spawn(reply).await;
+                    ended.map_err(|error| Error::internal("a handler did not run to completion").with_source(error))?
+                })
+            }));
+        }
         self
     }
 

@@ -26,6 +26,11 @@ impl Pace {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
+    /// Returns when bytes last moved, or when it began.
+    pub(super) fn last_moved(&self) -> u64 {
+        self.last_moved
+    }
+
     /// Returns the time by which more must have moved: `stalled` after the last bytes, or after the time in which the
     /// bytes so far would have moved at the minimum rate.
     pub(super) fn due(&self, stalled: u64) -> u64 {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod docs;
+mod event_stream;
 mod factors;
 mod health;
 mod identities;
@@ -54,6 +55,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(tasks::routes());
     routes.extend(schedules::routes());
+    routes.extend(event_stream::routes());
     routes.extend(health::routes());
     routes.extend(metrics::routes());
     if config.server.docs {

@@ -54,6 +54,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Pause after the system refused a connection because it lacks file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// Marks a response, as an extension of it, whose body has times without anything to read: a stream of events. A client
+/// that waits for more is not slow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LiveBody;
+
 /// Handles requests: called once per request, with the address of the client. It always returns a response. If it
 /// panics, the client gets a plain 500.
 pub trait Service<F>: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static {}
@@ -179,7 +184,11 @@ impl<S> Connection<S> {
             service_fn(move |request| {
                 let request_guard = Activity::begin_request(&activity);
                 let response = guarded(service.clone(), request, peer);
-                async move { Ok::<_, Infallible>(response.await.map(|body| ResponseBody::new(body, request_guard))) }
+                async move {
+                    let response = response.await;
+                    let is_live = response.extensions().get::<LiveBody>().is_some();
+                    Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, request_guard, is_live)))
+                }
             })
         };
         let refused = RefusedSlot::default();

@@ -155,6 +155,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("schedules-pause_schedule", Permission("tasks:operate"), Admitted),
     ("schedules-resume_schedule", Permission("tasks:operate"), Admitted),
     ("schedules-run_schedule", Permission("tasks:operate"), Admitted),
+    // Events. Each topic has an access of its own.
+    ("events-stream_events", Public, Admitted),
     // Utilities.
     ("utils-test_email", Permission("mail:test"), Admitted),
     ("utils-health_check", Public, Admitted),

@@ -157,14 +157,16 @@ async fn unblock(db: &Db, Lane { plugin, lane, .. }: &Lane) -> Result<u64> {
 ///
 /// # Errors
 /// The database fails.
-pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64, u64)> {
+pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64, usize)> {
     const TASKS: &str = "DELETE FROM tasks WHERE seq IN \
         (SELECT seq FROM tasks WHERE keep_until IS NOT NULL AND keep_until <= $1 ORDER BY keep_until LIMIT $2)";
     // The end of the next piece of the index of ages. The events that a task needs stay, and are not looked at again.
     const PIECE: &str = "SELECT MAX(piece.published_at) AS piece_end FROM (SELECT published_at FROM events \
         WHERE published_at > $1 AND published_at <= $2 ORDER BY published_at LIMIT $3) AS piece";
     const EVENTS: &str = "DELETE FROM events WHERE published_at > $1 AND published_at <= $2 \
-        AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.event_seq = events.seq)";
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.event_seq = events.seq) RETURNING seq";
+    // A client that resumes its stream before the horizon may have missed an event.
+    const HORIZON: &str = "UPDATE event_horizon SET seq = $1 WHERE seq < $1";
     let mut tasks = 0;
     loop {
         let deleted = on!(db, pool => {
@@ -181,9 +183,15 @@ pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64
             sqlx::query_scalar(PIECE).bind(after).bind(until).bind(BATCH).fetch_one(pool).await
         })?;
         let Some(piece) = piece else { break };
-        events += on!(db, pool => {
-            sqlx::query(EVENTS).bind(after).bind(piece).execute(pool).await.map(|done| done.rows_affected())
-        })?;
+        on!(db, pool, begin => {
+            let mut tx = pool.begin_with(begin).await?;
+            let deleted: Vec<i64> = sqlx::query_scalar(EVENTS).bind(after).bind(piece).fetch_all(&mut *tx).await?;
+            if let Some(newest) = deleted.iter().max() {
+                sqlx::query(HORIZON).bind(*newest).execute(&mut *tx).await?;
+            }
+            tx.commit().await?;
+            events += deleted.len();
+        });
         after = piece;
     }
     Ok((tasks, events))

@@ -100,6 +100,9 @@ fn add_http(families: &mut Families, host: &Host) {
         "HTTP/2 streams reset by the host because the client stopped reading the response",
         [(Labels::new(), traffic.stalled())],
     );
+    let places = &host.live_events.places;
+    families.single_gauge("event_streams", "Open streams of events", places.taken());
+    families.single_gauge("event_stream_places", "Maximum number of open streams of events", places.all());
 }
 
 /// The rest of the host: version, call slots, instance pool, deploys, database, mail.

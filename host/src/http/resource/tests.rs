@@ -54,7 +54,7 @@ fn operations_are_named_as_in_the_contract() {
         users-update_user_me users-update_password_me users-register_user users-read_user_by_id users-update_user \
         users-delete_user utils-test_email utils-health_check";
     let ours = "login-refresh_token login-logout users-read_sessions_me users-delete_session_me plugins-read_plugins \
-        login-logout_cookie \
+        login-logout_cookie events-stream_events \
         plugins-deploy_plugin plugins-read_plugin plugins-delete_plugin plugins-read_releases plugins-read_release \
         plugins-read_history plugins-roll_back plugins-pause_plugin plugins-resume_plugin plugins-read_canary \
         plugins-promote_canary plugins-abort_canary plugins-give_grant plugins-revoke_grant plugins-read_deploy \

@@ -3,6 +3,9 @@
 //! hyper limits the time for headers only after it has recognized HTTP/1.1. This module covers the rest: a client that
 //! never reveals its protocol, an idle HTTP/2 connection, and a client that does not read a response. Over HTTP/2, only
 //! the stream of that response ends, because other streams of the connection may belong to other users behind a proxy.
+//!
+//! A live response, such as a stream of events, has times in which there is nothing to read. Only the times count in which
+//! the client has not read something that was given to it, unless it reads nothing for longer than such a time lasts.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +20,9 @@ use super::super::pace::Pace;
 /// Interval of the deadline check while requests are handled. Nothing is due then, because handlers have their own
 /// deadlines.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A live response has something to read at least this often.
+const LIVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The state of one connection. Times are milliseconds since it was opened.
 pub(super) struct Activity {
@@ -35,6 +41,19 @@ struct Progress {
     pace: Pace,
     /// Resets the stream of the response. `None` over HTTP/1.1, where the connection carries nothing else.
     stream: Option<CancellationToken>,
+    /// The number of pieces of a live response that the client has not read; `None` for another response.
+    live_unread: Option<usize>,
+}
+
+impl Progress {
+    /// Returns the time by which the client must have read more.
+    fn due(&self, stalled: u64) -> u64 {
+        match self.live_unread {
+            // Over HTTP/2, a client can keep anything from being given to it.
+            Some(0) => self.pace.last_moved().saturating_add(millis(LIVE_INTERVAL)).saturating_add(stalled),
+            _ => self.pace.due(stalled),
+        }
+    }
 }
 
 impl Default for Activity {
@@ -74,8 +93,11 @@ impl Activity {
     /// Other requests on the connection do not extend the deadline of a response.
     pub(super) fn deadline(&self, idle: Duration, stalled: Duration) -> Instant {
         let at = |millis: u64| self.opened + Duration::from_millis(millis);
-        let unread = self.responses().values().map(|response| response.pace.due(millis(stalled))).min().map(at);
-        let busy = self.handling.load(Ordering::Relaxed) > 0;
+        let responses = self.responses();
+        let unread = responses.values().map(|response| response.due(millis(stalled))).min().map(at);
+        let is_live = responses.values().any(|response| response.live_unread.is_some());
+        drop(responses);
+        let busy = is_live || self.handling.load(Ordering::Relaxed) > 0;
         let again = if busy { Instant::now() + RECHECK_INTERVAL } else { at(self.last.load(Ordering::Relaxed)) + idle };
         match unread {
             Some(unread) if busy => unread.min(again),
@@ -90,7 +112,7 @@ impl Activity {
         let now = self.now();
         let mut ended = 0;
         self.responses().retain(|_, response| match &response.stream {
-            Some(stream) if response.pace.due(millis(stalled)) <= now => {
+            Some(stream) if response.due(millis(stalled)) <= now => {
                 stream.cancel();
                 ended += 1;
                 false
@@ -124,12 +146,13 @@ pub(super) struct RequestGuard(Arc<Activity>);
 
 impl RequestGuard {
     /// Ends the handling and starts tracking how the client reads the response. `stream` resets its HTTP/2 stream.
-    pub(super) fn into_response(self, stream: Option<CancellationToken>) -> ResponseGuard {
+    pub(super) fn into_response(self, stream: Option<CancellationToken>, is_live: bool) -> ResponseGuard {
         let activity = Arc::clone(&self.0);
         let number = activity.next.fetch_add(1, Ordering::Relaxed);
         let now = activity.touch();
-        activity.responses().insert(number, Progress { pace: Pace::begin(now), stream });
-        ResponseGuard { activity, number }
+        let live_unread = is_live.then_some(0);
+        activity.responses().insert(number, Progress { pace: Pace::begin(now), stream, live_unread });
+        ResponseGuard { activity, number, is_live }
     }
 }
 
@@ -144,14 +167,34 @@ impl Drop for RequestGuard {
 pub(super) struct ResponseGuard {
     activity: Arc<Activity>,
     number: u64,
+    is_live: bool,
 }
 
 impl ResponseGuard {
-    /// Records that the client read the given number of bytes.
-    pub(super) fn bytes_read(&self, bytes: usize) {
+    /// Records that a piece was given to the client. For a live response, a new time begins in which it must read.
+    pub(super) fn piece_given(&self) {
+        if !self.is_live {
+            return;
+        }
+        let now = self.activity.now();
+        if let Some(response) = self.activity.responses().get_mut(&self.number)
+            && let Some(unread) = &mut response.live_unread
+        {
+            if *unread == 0 {
+                response.pace = Pace::begin(now);
+            }
+            *unread = unread.saturating_add(1);
+        }
+    }
+
+    /// Records that the client read a piece of the given number of bytes.
+    pub(super) fn piece_read(&self, bytes: usize) {
         let now = self.activity.touch();
         if let Some(response) = self.activity.responses().get_mut(&self.number) {
             response.pace.moved(now, bytes);
+            if let Some(unread) = &mut response.live_unread {
+                *unread = unread.saturating_sub(1);
+            }
         }
     }
 }
@@ -171,13 +214,30 @@ mod tests {
     fn a_stalled_stream_is_reset_alone() {
         let activity = Arc::new(Activity::default());
         let [one, other] = [(); 2].map(|()| CancellationToken::new());
-        let _one = Activity::begin_request(&activity).into_response(Some(one.clone()));
-        let reading = Activity::begin_request(&activity).into_response(Some(other.clone()));
-        let _alone = Activity::begin_request(&activity).into_response(None);
+        let _one = Activity::begin_request(&activity).into_response(Some(one.clone()), false);
+        let reading = Activity::begin_request(&activity).into_response(Some(other.clone()), false);
+        let _alone = Activity::begin_request(&activity).into_response(None, false);
         // Moves this response a minute into the future.
         activity.responses().get_mut(&reading.number).unwrap().pace = Pace::begin(60_000);
         assert_eq!(activity.end_stalled(Duration::ZERO), 1);
         assert!(one.is_cancelled() && !other.is_cancelled());
         assert_eq!(activity.responses().len(), 2);
+    }
+
+    #[test]
+    fn a_live_response_is_stalled_only_while_something_is_unread() {
+        let activity = Arc::new(Activity::default());
+        let stream = CancellationToken::new();
+        let live = Activity::begin_request(&activity).into_response(Some(stream.clone()), true);
+        let is_due = || activity.deadline(Duration::ZERO, Duration::ZERO) <= Instant::now();
+        assert!(!is_due() && activity.end_stalled(Duration::ZERO) == 0, "nothing was given yet");
+        live.piece_given();
+        live.piece_given();
+        live.piece_read(5);
+        assert!(is_due());
+        live.piece_read(5);
+        assert!(!is_due() && activity.end_stalled(Duration::ZERO) == 0, "all was read");
+        live.piece_given();
+        assert!(is_due() && activity.end_stalled(Duration::ZERO) == 1 && stream.is_cancelled());
     }
 }

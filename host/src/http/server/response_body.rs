@@ -43,14 +43,15 @@ struct Piece {
 }
 
 impl ResponseBody {
-    /// Wraps the body of a response. Must be called in the task of the HTTP/2 stream, if there is one.
-    pub(super) fn new(body: Body, request: RequestGuard) -> Self {
+    /// Wraps the body of a response. Must be called in the task of the HTTP/2 stream, if there is one. `is_live` says that
+    /// the body has times without anything to read.
+    pub(super) fn new(body: Body, request: RequestGuard, is_live: bool) -> Self {
         let stream = http2_streams::current();
         let pieces = Pieces {
             unread: AtomicUsize::new(0),
             all_read: AtomicWaker::new(),
             is_stream: stream.is_some(),
-            guard: request.into_response(stream),
+            guard: request.into_response(stream, is_live),
         };
         Self { body, rest: Bytes::new(), ended: false, pieces: Arc::new(pieces) }
     }
@@ -97,6 +98,7 @@ impl HttpBody for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         self.pieces.unread.fetch_add(1, Ordering::Relaxed);
+        self.pieces.guard.piece_given();
         let piece = Piece { bytes, pieces: Arc::clone(&self.pieces) };
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
@@ -123,7 +125,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.pieces.guard.bytes_read(self.bytes.len());
+        self.pieces.guard.piece_read(self.bytes.len());
         if self.pieces.unread.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.pieces.all_read.wake();
         }

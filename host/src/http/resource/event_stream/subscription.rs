@@ -1,0 +1,94 @@
+//! The topics that a client wants to receive, and whether it may. The answer can change while a stream is open, so it is
+//! asked for again.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::Caller;
+use crate::config::Secret;
+use crate::error::{Error, Kind, Result, code};
+use crate::http::browser_rules::{self, Credential};
+use crate::http::call::Call;
+use crate::http::{Host, access};
+use crate::id::PluginName;
+use crate::message::Topic;
+use crate::plugin::canary::anonymous_caller;
+use crate::plugin::generation::Absence;
+use crate::route::Access;
+
+/// `Retry-After` of a topic whose plugin is not served.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Subscription {
+    pub(super) host: Arc<Host>,
+    /// The topics, each once.
+    pub(super) topics: Vec<Topic>,
+    token: Option<Secret>,
+    address: IpAddr,
+}
+
+impl Subscription {
+    pub(super) fn new(host: Arc<Host>, topics: BTreeSet<Topic>, call: &Call) -> Self {
+        let token = match browser_rules::reading_credential(&call.headers) {
+            Credential::Bearer(token) | Credential::Cookie(token) => Some(Secret::new(token)),
+            Credential::Forged | Credential::None => None,
+        };
+        Self { host, topics: topics.into_iter().collect(), token, address: call.address }
+    }
+
+    /// Returns the caller if they may receive all topics at present. `None`: nobody who is known.
+    ///
+    /// # Errors
+    /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided.
+    pub(super) async fn admit(&self) -> Result<Option<Arc<Caller>>> {
+        let credential = self.token.as_ref().map_or(Credential::None, |token| Credential::Bearer(token.expose()));
+        let mut caller = None;
+        for topic in &self.topics {
+            let (access, plugin) = self.access_of(topic)?;
+            let admitted = access::check(&self.host.auth, credential, self.address, &access, plugin.as_ref()).await?;
+            caller = caller.or(admitted);
+        }
+        Ok(caller)
+    }
+
+    /// Returns the access that a topic requires, and the plugin that declares it.
+    fn access_of(&self, topic: &Topic) -> Result<(Access, Option<PluginName>)> {
+        if topic.is_of_host() {
+            return Ok((Access::Superuser, None));
+        }
+        let unknown = || Error::not_found(code::TOPIC_NOT_FOUND, format!("There is no topic '{topic}' for clients"));
+        let (source, name) = topic.as_str().split_once('.').ok_or_else(unknown)?;
+        let plugin: PluginName = source.parse().map_err(|_| unknown())?;
+        let generation = self.host.plugins.generation();
+        // A paused plugin publishes nothing, and its clients need not come back for that.
+        let Some(release) = generation.plugins.current(&plugin) else {
+            let reason = generation.plugins.absent.get(&plugin).map(|absent| absent.reason);
+            return Err(match reason {
+                None | Some(Absence::Removed) => unknown(),
+                Some(_) => {
+                    let kind = Kind::Unavailable(RETRY_AFTER);
+                    Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available")
+                }
+            });
+        };
+        let topics = &release.record.declaration.messages.topics;
+        let declared = topics.iter().find(|declared| declared.name == name);
+        let access = declared.and_then(|declared| declared.access.clone()).ok_or_else(unknown)?;
+        Ok((access, Some(plugin)))
+    }
+
+    /// Returns the name under which the streams of a caller are counted. Clients without credentials are counted by their
+    /// network.
+    pub(super) fn counted_as(&self, caller: Option<&Caller>) -> String {
+        caller.map_or_else(|| anonymous_caller(self.address), |caller| caller.id().to_string())
+    }
+
+    /// Returns the names of the objects whose events of the host may end the access: the account, and the plugins.
+    pub(super) fn depends_on(&self, caller: Option<&Caller>) -> BTreeSet<String> {
+        let plugins = self.topics.iter().map(|topic| topic.source().to_owned());
+        plugins.chain(caller.and_then(Caller::user_id).map(|user| user.to_string())).collect()
+    }
+}
