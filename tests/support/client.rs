@@ -178,6 +178,11 @@ impl Request {
         self.try_send().await.unwrap_or_else(|error| panic!("no response: {error:?}"))
     }
 
+    /// Sends the request and returns the response, whose body is still to be read.
+    pub(crate) async fn open(self) -> reqwest::Response {
+        self.0.send().await.unwrap_or_else(|error| panic!("no response: {error:?}"))
+    }
+
     /// Sends the request and returns the response, or the error of the connection.
     pub(crate) async fn try_send(self) -> reqwest::Result<TestResponse> {
         let response = self.0.send().await?;

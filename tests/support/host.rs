@@ -13,6 +13,7 @@ use wharf::auth::HashCost;
 use wharf::clock::{Clock, Timestamp};
 use wharf::config::{Config, Secret, Sources};
 use wharf::egress::{EgressEnvironment, Resolver};
+use wharf::http::live_events::Intervals;
 use wharf::plugin::Compile;
 
 use super::backend::Backend;
@@ -375,7 +376,10 @@ fn environment(clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> 
     let variables = [("WHARF_PROJECT_NAME", "Shop"), ("WHARF_METRICS_TOKEN", METRICS_TOKEN)];
     sources.add_environment(variables.map(|(name, value)| (OsString::from(name), OsString::from(value))), &[]);
     let settings = wharf::config::load(&sources).unwrap().settings;
-    Environment { clock, compile, egress, passwords: HashCost::Minimal, settings, ..Environment::default() }
+    // Short, so that a test that waits for a heartbeat or a check is a short one.
+    let event_streams = Intervals { heartbeat: Duration::from_millis(200), check: Duration::from_millis(200) };
+    let passwords = HashCost::Minimal;
+    Environment { clock, compile, egress, passwords, settings, event_streams, ..Environment::default() }
 }
 
 async fn start(config: &Config, clock: &Clock, compile: &Compile, egress: &EgressEnvironment) -> App {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use wharf::clock::Timestamp;
 use wharf::config::Database;
 use wharf::db::{Db, intake};
-use wharf::id::{EventId, JobId};
+use wharf::id::{EventId, JobId, UserId};
 use wharf::message::{Message, NewEvent, NewJob, Priority};
 
 use super::host::TestHost;
@@ -47,12 +47,17 @@ impl Intake {
 
     /// Publishes an event of the plugin `items`.
     pub(crate) async fn publish(&self, topic: &str, key: Option<&str>, payload: &str) {
+        self.publish_for(None, topic, key, payload).await;
+    }
+
+    /// Does the same for the clients of one account.
+    pub(crate) async fn publish_for(&self, audience: Option<UserId>, topic: &str, key: Option<&str>, payload: &str) {
         let event = NewEvent {
             id: EventId(Uuid::new_v4()),
             topic: topic.parse().unwrap(),
             key: key.map(str::to_owned),
             payload: payload.to_owned(),
-            audience: None,
+            audience,
             depth: 0,
             request_id: None,
             at: LATER,
