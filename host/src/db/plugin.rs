@@ -4,7 +4,6 @@
 use super::intake::publish;
 use super::row::row;
 use super::{Db, on};
-use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::message::host_event::{Cause, HostEvent};

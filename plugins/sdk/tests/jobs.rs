@@ -116,7 +116,7 @@ fn a_delay_ends_when_the_test_advances_the_clock() {
 #[test]
 fn a_delay_of_more_than_a_year_is_refused() {
     let plugin = TestPlugin::new(&PLUGIN);
-    let enqueue = |days| {
+    let enqueue = |days: u64| {
         let delay = Duration::from_secs(days * 86_400);
         plugin.run(|| print::job(&Paper { pages: 1 }).delay(delay).enqueue())
     };
