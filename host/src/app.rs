@@ -325,7 +325,7 @@ fn work(host: &Host, shutdown: &CancellationToken) -> [JoinHandle<()>; 3] {
     let (relaying, stopping) = plugins();
     let relaying = tokio::spawn(async move { relaying.relay_messages(&stopping).await });
     let (running, stopping) = plugins();
-    let running = tokio::spawn(async move { running.run_tasks(&stopping, grace).await });
+    let running = tokio::spawn(async move { Box::pin(running.run_tasks(&stopping, grace)).await });
     let (scheduling, stopping) = plugins();
     let scheduling = tokio::spawn(async move { scheduling.run_schedules(&stopping).await });
     [relaying, running, scheduling]

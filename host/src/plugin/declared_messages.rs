@@ -325,18 +325,20 @@ mod tests {
 
     #[test]
     fn numbers_are_bounded() {
+        type Change = fn(&mut worker::Job);
+
         let many = |count: usize| DeclaredRoles {
             topics: (0..count).map(|index| topic(&format!("t{index}"), "{}", None)).collect(),
             ..DeclaredRoles::default()
         };
         assert!(checked(many(MAX_TOPICS)).is_ok());
         assert_eq!(refusal(many(MAX_TOPICS + 1)), "it declares more than 64 topics");
-        let jobs = |change: fn(&mut worker::Job)| {
+        let jobs = |change: Change| {
             let mut job = job("sync");
             change(&mut job);
             DeclaredRoles { jobs: vec![job], ..DeclaredRoles::default() }
         };
-        let too_much: [(fn(&mut worker::Job), &str); 6] = [
+        let too_much: [(Change, &str); 6] = [
             (|job| job.retries = 101, "it is repeated more than 100 times"),
             (|job| job.backoff_ms = 0, "its backoff is not between 1 and 3600000 ms"),
             (|job| job.backoff_ms = 3_600_001, "its backoff is not between 1 and 3600000 ms"),
