@@ -9,7 +9,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 /// `wharf:sql`, `wharf:cache`, `wharf:http`, `wharf:log`, `wharf:auth`, `wharf:config`, `wharf:users`, `wharf:events`,
-/// `wharf:jobs`.
+/// `wharf:jobs`, `wharf:email`.
 pub mod imports {
     wit_bindgen::generate!({
         path: "../../wit",

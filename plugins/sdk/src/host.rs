@@ -12,6 +12,6 @@ mod component;
 pub(crate) mod stand_in;
 
 #[cfg(not(all(feature = "testing", not(target_arch = "wasm32"))))]
-pub(crate) use component::{audit, auth, cache, diagnostic, events, http, jobs, log, now, settings, sql, users};
+pub(crate) use component::{audit, auth, cache, diagnostic, email, events, http, jobs, log, now, settings, sql, users};
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
-pub(crate) use stand_in::{audit, auth, cache, diagnostic, events, http, jobs, log, now, settings, sql, users};
+pub(crate) use stand_in::{audit, auth, cache, diagnostic, email, events, http, jobs, log, now, settings, sql, users};

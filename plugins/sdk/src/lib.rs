@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The crate turns the interfaces of `wit/` into ordinary Rust. [`extract`] reads requests; [`IntoResponse`] and
-//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`], [`audit`], [`users`], [`events`] and [`jobs`] are
-//! the capabilities of the host.
+//! [`Problem`] produce responses. [`sql`], [`cache`], [`http`], [`log`], [`audit`], [`users`], [`events`], [`jobs`] and
+//! [`email`] are the capabilities of the host.
 //! `testing` (a feature) stands in for the host in native tests.
 //!
 //! A component imports only the interfaces that its code calls, and its operator grants only these. The crate never
@@ -40,6 +40,7 @@ mod timestamp;
 
 pub mod audit;
 pub mod cache;
+pub mod email;
 pub mod events;
 pub mod extract;
 pub mod http;

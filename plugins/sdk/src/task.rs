@@ -1,7 +1,7 @@
 //! The error of a handler of events and jobs. It says whether the host tries again.
 
 use crate::Problem;
-use crate::bindings::imports::wharf::{cache, events, http, jobs, log, sql, users};
+use crate::bindings::imports::wharf::{cache, email, events, http, jobs, log, sql, users};
 use std::fmt;
 
 /// The failure of a task: the delivery of an event, or a job.
@@ -77,4 +77,5 @@ errors_that_can_pass! {
     log::audit::Error: "audit",
     events::publisher::Error: "events",
     jobs::queue::Error: "jobs",
+    email::outbox::Error: "email",
 }

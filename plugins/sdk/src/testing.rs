@@ -3,8 +3,8 @@
 //! It needs the feature `testing`, which belongs in the dev-dependencies of a plugin. Routing, access and validation
 //! follow the plugin's declarations, as in the host. The capabilities are an in-memory SQLite with the plugin's
 //! migrations, a cache in a map, a log that the test can read, and functions of the test in place of other servers
-//! ([`TestPlugin::server`]). Events and jobs are kept until the test runs what is due ([`TestPlugin::run_due`]). Nothing
-//! leaves the process.
+//! ([`TestPlugin::server`]). Events and jobs are kept until the test runs what is due ([`TestPlugin::run_due`]). Mails
+//! are kept ([`TestPlugin::mails`]). Nothing leaves the process.
 //!
 //! The host words validation errors in its own way, so test their status and location.
 //!
@@ -34,12 +34,14 @@
 
 mod check;
 mod client;
+mod mail;
 mod tasks;
 mod validation;
 
 pub use crate::host::stand_in::state::{AuditEntry, LogEntry};
 pub use check::{check, check_migrations, describe};
 pub use client::{TestRequest, TestResponse};
+pub use mail::{Recipient, TestMail};
 pub use tasks::{Attempt, DeadLetter, TestEvent, TestJob};
 
 use crate::bindings::imports::wharf::auth::caller as wit;

@@ -7,6 +7,7 @@ mod caller;
 mod compile_fail;
 mod component;
 mod consistency;
+mod email;
 mod events;
 mod jobs;
 mod openapi;

@@ -4,6 +4,7 @@ pub(crate) use crate::bindings::imports::wharf::{
     auth::caller as auth,
     cache::store as cache,
     config::settings,
+    email::outbox as email,
     events::publisher as events,
     http::client as http,
     jobs::queue as jobs,

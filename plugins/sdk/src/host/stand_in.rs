@@ -4,6 +4,7 @@
 //! they call. The state behind them is [`state`].
 
 pub(crate) mod cache;
+pub(crate) mod email;
 pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod jobs;

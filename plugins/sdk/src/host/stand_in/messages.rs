@@ -1,7 +1,8 @@
-//! The events and jobs of a test: what the plugin published and enqueued, and the tasks that they cause. Owns the rules
-//! of the host about them: schemas, deduplication, order, depth and the repetition of failed attempts.
+//! The events, jobs and mails of a test: what the plugin published, enqueued and sent, and the tasks that this causes. Owns
+//! the rules of the host about them: schemas, deduplication, order, depth and the repetition of failed attempts.
 
 use crate::Uuid;
+use crate::bindings::imports::wharf::email::outbox;
 use crate::bindings::imports::wharf::jobs::queue::{Priority, State};
 use jsonschema::Validator;
 use serde_json::Value;
@@ -17,6 +18,9 @@ pub(crate) const MAX_KEY: usize = 200;
 
 /// The longest wait between two attempts, as in the host.
 const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// A mail with a deduplication key keeps others with it out for this time, as in the host.
+const MAIL_DEDUPLICATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The declarations that messages must fit.
 #[derive(Debug, Default)]
@@ -51,6 +55,16 @@ pub(crate) enum Message {
     Event(StoredEvent),
     Job(Task),
     Cancel(Uuid),
+    Mail(StoredMail),
+}
+
+/// A mail that was queued.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredMail {
+    pub(crate) id: Uuid,
+    /// By the test's clock.
+    pub(crate) queued_at: Duration,
+    pub(crate) message: outbox::Message,
 }
 
 /// A job, or the delivery of an event of the plugin to itself.
@@ -103,6 +117,8 @@ pub(crate) struct Messages {
     pub(crate) events: Vec<StoredEvent>,
     /// Every task, also those that have ended, in order.
     pub(crate) tasks: Vec<Task>,
+    /// Every mail that was queued, in order.
+    pub(crate) mails: Vec<StoredMail>,
     /// The messages of the open transaction.
     pub(crate) uncommitted: Vec<Message>,
     /// The task that runs: its position, if it is one of `tasks`, and its depth.
@@ -144,6 +160,13 @@ impl Task {
     }
 }
 
+impl StoredMail {
+    fn is_duplicate_of(&self, other: &Self) -> bool {
+        let (key, other_key) = (&self.message.dedup_key, &other.message.dedup_key);
+        key.is_some() && key == other_key && self.queued_at < other.queued_at + MAIL_DEDUPLICATION
+    }
+}
+
 impl Messages {
     /// Returns the depth of a message that is handed over now; `None` if the chain is too long.
     pub(crate) fn next_depth(&self) -> Option<u32> {
@@ -173,6 +196,11 @@ impl Messages {
                 let is_meant = |task: &&mut Task| task.id == id && !task.is_delivery() && !task.has_ended();
                 if let Some(job) = self.tasks.iter_mut().find(is_meant) {
                     job.state = State::Cancelled;
+                }
+            }
+            Message::Mail(mail) => {
+                if !self.mails.iter().any(|other| mail.is_duplicate_of(other)) {
+                    self.mails.push(mail);
                 }
             }
         }

@@ -76,6 +76,8 @@ pub(crate) struct HostState {
     pub(crate) audit: Vec<AuditEntry>,
     /// The accounts by their ids.
     pub(crate) users: BTreeMap<String, User>,
+    /// The domains to whose addresses the grant would allow mails.
+    pub(crate) mail_domains: Vec<String>,
     /// How far the test advanced the clock.
     pub(crate) clock: Duration,
     /// The request that the plugin handles, or that caused the task that runs.
