@@ -11,8 +11,10 @@ WHARF := target/release/wharf
 # Built with every optimisation, see Cargo.toml.
 DIST := target/dist/wharf
 
-# Every crate below plugins/ that builds a component; its directory has its name.
+# Every crate below plugins/ that builds a component; its directory has the name of the component.
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(shell grep -l '"cdylib"' plugins/*/Cargo.toml))
+# The names of their packages.
+PACKAGES := $(foreach name,$(PLUGINS),$(shell sed -n '/^name = /{s/name = "\(.*\)"/\1/p;q;}' plugins/$(name)/Cargo.toml))
 
 # The grants that the items plugin needs. More arguments for the host: make run ARGS='--listen 0.0.0.0:8000'
 GRANTS := auth,events,sql
@@ -51,7 +53,7 @@ dist: cargo plugins ## Build target/dist/wharf, optimised fully, and target/plug
 .PHONY: plugins
 plugins: wasm ## Build target/plugins/*.wasm only
 	@echo '== Building plugins: $(PLUGINS)'
-	@$(CARGO) build --lib --profile plugin --target $(WASM) $(PLUGINS:%=-p %)
+	@$(CARGO) build --lib --profile plugin --target $(WASM) $(PACKAGES:%=-p %)
 	@mkdir -p target/plugins
 	@# Only a changed file is copied, so that its time shows the change.
 	@for name in $(PLUGINS); do \

@@ -9,6 +9,7 @@ mod deploy;
 mod deploy_rejection;
 mod deploy_rejection_under_load;
 mod deploy_under_load;
+mod digest;
 mod emergencies;
 mod grants;
 mod job;

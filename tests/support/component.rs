@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(crate) struct Component(pub(crate) Vec<u8>);
 
 /// The packages that the tests deploy.
-const PACKAGES: [&str; 4] = ["items", "hello", "chameleon", "liar"];
+const PACKAGES: [&str; 5] = ["items", "hello", "digest-plugin", "chameleon", "liar"];
 
 /// The beginning of the text inside `tests/guests/liar`.
 const DECLARATION: &[u8] = br#"{"declaration":"liar"}"#;
@@ -57,6 +57,11 @@ impl Component {
     /// Returns the items plugin.
     pub(crate) fn items() -> Self {
         Self::built("items")
+    }
+
+    /// Returns the digest plugin.
+    pub(crate) fn digest() -> Self {
+        Self::built("digest")
     }
 
     /// Returns the smallest plugin, which has no capability.

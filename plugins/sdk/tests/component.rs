@@ -19,8 +19,9 @@ struct Component {
 fn build() -> impl Fn(&str) -> Component {
     let program = std::env::current_exe().unwrap();
     let target = program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap().to_owned();
+    let arguments = "build --quiet --lib --profile plugin --target wasm32-wasip2 -p hello -p items -p digest-plugin";
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args("build --quiet --lib --profile plugin --target wasm32-wasip2 -p hello -p items".split(' '))
+        .args(arguments.split(' '))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .env("CARGO_TARGET_DIR", &target)
         .status();
@@ -74,4 +75,21 @@ fn components_import_only_used_capabilities_and_export_only_their_roles() {
         ]
     );
     assert!(items.memory <= 7, "{} pages", items.memory);
+
+    let digest = component("digest");
+    assert_eq!(
+        digest.imports,
+        ["wharf:auth/caller@0.1.0", "wharf:email/outbox@0.1.0", "wharf:jobs/queue@0.1.0", "wharf:sql/database@0.1.0"]
+    );
+    assert_eq!(
+        digest.exports,
+        [
+            "wharf:events/subscriber@0.1.0",
+            "wharf:jobs/worker@0.1.0",
+            "wharf:plugin/descriptor@0.1.0",
+            "wharf:plugin/http@0.1.0",
+            "wharf:sql/migrations@0.1.0"
+        ]
+    );
+    assert!(digest.memory <= 8, "{} pages", digest.memory);
 }

@@ -1,0 +1,108 @@
+//! The digest plugin beside the items plugin: an event becomes a row, a schedule becomes jobs, and a job becomes a mail. The
+//! host knows neither of the two.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::releases::operate;
+use crate::support::host::ITEMS;
+use crate::support::polling::until;
+use crate::support::{Client, Component, TestHost, both};
+
+both!(
+    changes_of_items_reach_their_owner_as_one_mail_a_day,
+    a_digest_that_was_enqueued_before_a_pause_is_sent_after_it,
+    a_digest_needs_a_grant_for_the_topics_of_the_other_plugin,
+);
+
+/// The grants that the digest plugin needs.
+const DIGEST: &str = "grant=auth,email,events,jobs,sql&grant=events.hear=items.*";
+
+async fn deploy(host: &TestHost) {
+    host.superuser().deploy(&Component::items().0, ITEMS).await.ok();
+    host.superuser().deploy(&Component::digest().0, DIGEST).await.ok();
+}
+
+async fn create_item(client: &Client, title: &str) {
+    client.post("/items/", &json!({ "title": title })).await.ok();
+}
+
+/// Waits until the next digest of a caller has so many changes.
+async fn has_changes(client: &Client, count: u64) {
+    until(&format!("{count} changes"), async || {
+        let changes = client.get("/digest/").await.ok()["changes"].as_u64();
+        (changes == Some(count)).then_some(())
+    })
+    .await;
+}
+
+/// Runs the schedule now. A moment after the deploy, the host does not list it yet.
+async fn run(host: &TestHost) {
+    until("the schedule", async || {
+        let run = host.superuser().request(Method::POST, "/schedules/digest/daily/run").send().await;
+        (run.status != 404).then(|| run.ok())
+    })
+    .await;
+}
+
+/// Waits until the host has nothing to do for the plugin.
+async fn is_idle(host: &TestHost) {
+    until("the end of the tasks", async || {
+        let mut waiting = 0;
+        for state in ["ready", "blocked", "running"] {
+            let tasks = host.superuser().get(&format!("/tasks/?plugin=digest&state={state}")).await.ok();
+            waiting += tasks["data"].as_array().unwrap().len();
+        }
+        (waiting == 0).then_some(())
+    })
+    .await;
+}
+
+async fn changes_of_items_reach_their_owner_as_one_mail_a_day(host: &TestHost) {
+    deploy(host).await;
+    let (ann, ben) = (host.user("ann@example.com").await, host.user("ben@example.com").await);
+    assert_eq!(ann.request(Method::PUT, "/digest/").send().await.status, 204);
+    create_item(&ben, "Not for Ann").await;
+    create_item(&ann, "Tea & <b>Milk</b>").await;
+    has_changes(&ann, 1).await;
+    run(host).await;
+    let mail = host.mails().take("ann@example.com").await;
+    assert!(mail.subject.starts_with("Your items, "), "{}", mail.subject);
+    assert!(mail.html.contains("<li>Tea &#38; &#60;b&#62;Milk&#60;/b&#62;</li>"), "{}", mail.html);
+    assert!(!mail.html.contains("Not for Ann"), "{}", mail.html);
+    has_changes(&ann, 0).await;
+
+    // A second run on the same day sends nothing. The changes are for the next day.
+    create_item(&ann, "Sugar").await;
+    has_changes(&ann, 1).await;
+    run(host).await;
+    is_idle(host).await;
+    assert!(host.mails().received().iter().all(|other| other.subject != mail.subject));
+
+    // The plugin hears of the deletion.
+    ann.delete("/users/me").await.ok();
+    is_idle(host).await;
+    let root = host.superuser();
+    assert_eq!(root.get("/tasks/?plugin=digest&state=dead").await.ok()["data"], json!([]));
+    assert_eq!(ben.get("/digest/").await.ok(), json!({ "subscribed": false, "since": null, "changes": 0 }));
+}
+
+async fn a_digest_that_was_enqueued_before_a_pause_is_sent_after_it(host: &TestHost) {
+    deploy(host).await;
+    let ann = host.user("ann@example.com").await;
+    ann.request(Method::PUT, "/digest/").send().await;
+    operate(host, "digest/pause").await.ok();
+    create_item(&ann, "Tea").await;
+    operate(host, "digest/resume").await.ok();
+    has_changes(&ann, 1).await;
+    operate(host, "digest/pause").await.ok();
+    run(host).await;
+    operate(host, "digest/resume").await.ok();
+    assert!(host.mails().take("ann@example.com").await.html.contains("<li>Tea</li>"));
+}
+
+async fn a_digest_needs_a_grant_for_the_topics_of_the_other_plugin(host: &TestHost) {
+    let refused = host.superuser().deploy(&Component::digest().0, "grant=auth,email,events,jobs,sql").await;
+    let detail = refused.has_code(403, "grant_missing");
+    assert!(detail.contains("events.hear=items.created items.deleted items.updated"), "{detail}");
+}
