@@ -1,11 +1,14 @@
 //! Items: every user has a list of their own. Callers with the permission `read-all` see all items, and callers with
 //! `write-all` change and delete them. Superusers have both. The items of a user are deleted with the user.
 //!
+//! Each change of an item is an event in the transaction of the change: `items.created`, `items.updated` and
+//! `items.deleted`. The clients of its owner receive them, and plugins that subscribe to them.
+//!
 //! Before a handler runs, the host has checked the caller, the path, the query and the body against the declarations
 //! below. The handlers only check ownership.
 
 use serde::{Deserialize, Serialize};
-use wharf_sdk::events::UserDeleted;
+use wharf_sdk::events::{self, Topic, UserDeleted};
 use wharf_sdk::prelude::*;
 use wharf_sdk::sql::{self, FromRow, params, statement};
 
@@ -18,6 +21,7 @@ plugin! {
     permissions: { "read-all": "See the items of all users", "write-all": "Change and delete the items of all users" },
     migrations: "migrations",
     routes: [read_items, create_item, read_item, update_item, delete_item],
+    topics: [ItemCreated, ItemUpdated, ItemDeleted],
     subscriptions: [delete_items_of_user],
 }
 
@@ -76,6 +80,32 @@ struct Message {
     message: &'static str,
 }
 
+/// An item was created.
+#[topic("created", access = authenticated)]
+#[derive(Serialize, JsonSchema)]
+struct ItemCreated {
+    id: Uuid,
+    owner_id: Uuid,
+    title: String,
+}
+
+/// The title or the description of an item was written.
+#[topic("updated", access = authenticated)]
+#[derive(Serialize, JsonSchema)]
+struct ItemUpdated {
+    id: Uuid,
+    owner_id: Uuid,
+    title: String,
+}
+
+/// An item was deleted.
+#[topic("deleted", access = authenticated)]
+#[derive(Serialize, JsonSchema)]
+struct ItemDeleted {
+    id: Uuid,
+    owner_id: Uuid,
+}
+
 /// Read Items
 ///
 /// The caller's own items, or all items for a caller with `read-all`; newest first.
@@ -107,10 +137,14 @@ fn create_item(caller: Caller, Json(new): Json<ItemCreate>) -> Result<Json<ItemP
         owner_id: caller.id,
         created_at: Timestamp::now(),
     };
-    sql::execute(
-        "INSERT INTO item (id, title, description, owner_id, created_at) VALUES ($1, $2, $3, $4, $5)",
-        params![item.id, &item.title, item.description.as_deref(), item.owner_id, item.created_at],
-    )?;
+    sql::transaction(|tx| {
+        tx.execute(
+            "INSERT INTO item (id, title, description, owner_id, created_at) VALUES ($1, $2, $3, $4, $5)",
+            params![item.id, &item.title, item.description.as_deref(), item.owner_id, item.created_at],
+        )?;
+        let event = ItemCreated { id: item.id, owner_id: item.owner_id, title: item.title.clone() };
+        publish(&event, item.id, item.owner_id)
+    })?;
     Ok(Json(item))
 }
 
@@ -129,36 +163,54 @@ fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpda
     if !change.title.is_set() && !change.description.is_set() {
         return Ok(Json(item));
     }
-    // The statement writes each member by itself, so two callers that change different members both succeed.
-    let updated = sql::query_optional(
-        "UPDATE item SET
-            title = COALESCE($2, title),
-            description = CASE WHEN $3 THEN $4 ELSE description END
-        WHERE id = $1 RETURNING title, description, id, owner_id, created_at",
-        params![
-            id,
-            change.title.into_option(),
-            change.description.is_set(),
-            change.description.into_option().flatten()
-        ],
-    )?;
-    updated.map(Json).ok_or_else(not_found)
+    sql::transaction(|tx| {
+        // The statement writes each member by itself, so no caller overwrites a member that they did not send.
+        let updated: Option<ItemPublic> = tx.query_optional(
+            "UPDATE item SET
+                title = COALESCE($2, title),
+                description = CASE WHEN $3 THEN $4 ELSE description END
+            WHERE id = $1 RETURNING title, description, id, owner_id, created_at",
+            params![
+                id,
+                change.title.into_option(),
+                change.description.is_set(),
+                change.description.into_option().flatten()
+            ],
+        )?;
+        let item = updated.ok_or_else(not_found)?;
+        let event = ItemUpdated { id, owner_id: item.owner_id, title: item.title.clone() };
+        publish(&event, id, item.owner_id)?;
+        Ok(Json(item))
+    })
 }
 
 /// Delete Item
 #[delete("/{id}")]
 fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
-    find(id, &caller, "write-all")?;
-    match sql::execute("DELETE FROM item WHERE id = $1", params![id])? {
-        0 => Err(not_found()),
-        _ => Ok(Json(Message { message: "Item deleted successfully" })),
-    }
+    let owner_id = find(id, &caller, "write-all")?.owner_id;
+    sql::transaction(|tx| {
+        if tx.execute("DELETE FROM item WHERE id = $1", params![id])? == 0 {
+            return Err(not_found());
+        }
+        publish(&ItemDeleted { id, owner_id }, id, owner_id)?;
+        Ok(Json(Message { message: "Item deleted successfully" }))
+    })
 }
 
-/// Deletes the items of a user who was deleted. A second delivery of the event finds no items.
+/// Deletes the items of a user who was deleted, some at a time, because there can be very many. A repetition goes on with
+/// those that are left. They are not published one by one: `user.deleted` says it for all of them, and nobody is left who
+/// may receive events about them.
 #[subscribe("user.deleted")]
 fn delete_items_of_user(event: Event<UserDeleted>) -> Result<(), TaskError> {
-    sql::execute("DELETE FROM item WHERE owner_id = $1", params![event.payload.id])?;
+    const SOME: &str = "DELETE FROM item WHERE id IN (SELECT id FROM item WHERE owner_id = $1 LIMIT 1000)";
+    while sql::execute(SOME, params![event.payload.id])? > 0 {}
+    Ok(())
+}
+
+/// Publishes an event about an item, for its owner, in the transaction that is open. Events about one item keep their
+/// order.
+fn publish(event: &impl Topic, id: Uuid, owner_id: Uuid) -> Result<()> {
+    events::event(event).key(id).audience(owner_id).publish()?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::PLUGIN;
 use wharf_sdk::Caller;
 use wharf_sdk::events::UserDeleted;
 use wharf_sdk::serde_json::{Value, json};
-use wharf_sdk::testing::{TestPlugin, TestResponse, superuser, user};
+use wharf_sdk::testing::{TestEvent, TestPlugin, TestResponse, superuser, user};
 
 fn create(plugin: &TestPlugin, caller: &Caller, title: &str) -> Value {
     let response = plugin.post("/").by(caller).json(json!({ "title": title })).send();
@@ -210,6 +210,52 @@ fn a_deleted_item_no_longer_exists() {
 }
 
 #[test]
+fn each_change_is_published_for_the_owner_of_the_item() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, root) = (user("alice@example.com"), superuser("root@example.com"));
+    let item = create(&plugin, &alice, "Tea");
+    let path = path(&item);
+    // Also a change by somebody else.
+    assert_eq!(plugin.put(&path).by(&root).json(json!({ "title": "Coffee" })).send().status(), 200);
+    assert_eq!(plugin.put(&path).by(&alice).json(json!({ "description": "black" })).send().status(), 200);
+    assert_eq!(plugin.delete(&path).by(&root).send().status(), 200);
+
+    let titled = |title: &str| json!({ "id": item["id"], "owner_id": alice.id, "title": title });
+    let expected = [
+        ("created", titled("Tea")),
+        ("updated", titled("Coffee")),
+        ("updated", titled("Coffee")),
+        ("deleted", json!({ "id": item["id"], "owner_id": alice.id })),
+    ];
+    let events = plugin.events();
+    let published: Vec<_> = events.iter().map(|event| (event.topic.as_str(), event.payload.clone())).collect();
+    assert_eq!(published, expected);
+    let concerns = |event: &TestEvent| event.key.as_deref() == item["id"].as_str() && event.audience == Some(alice.id);
+    assert!(events.iter().all(concerns), "{events:?}");
+}
+
+#[test]
+fn a_change_that_is_refused_or_changes_nothing_is_not_published() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, bob) = (user("alice@example.com"), user("bob@example.com"));
+    let item = path(&create(&plugin, &alice, "Tea"));
+    let unknown = "/00000000-0000-4000-8000-000000000000";
+    let change = json!({ "title": "Coffee" });
+    let responses = [
+        (plugin.post("/").by(&alice).json(json!({ "title": "" })).send(), 422),
+        (plugin.put(&item).by(&alice).json(json!({})).send(), 200),
+        (plugin.put(&item).by(&bob).json(change.clone()).send(), 403),
+        (plugin.put(unknown).by(&alice).json(change).send(), 404),
+        (plugin.delete(&item).by(&bob).send(), 403),
+        (plugin.delete(unknown).by(&alice).send(), 404),
+    ];
+    for (response, status) in responses {
+        assert_eq!(response.status(), status);
+    }
+    assert_eq!(plugin.events().len(), 1, "only the creation");
+}
+
+#[test]
 fn the_items_of_a_deleted_user_are_deleted_and_those_of_others_stay() {
     let plugin = TestPlugin::new(&PLUGIN);
     let (alice, bob, root) = (user("alice@example.com"), user("bob@example.com"), superuser("root@example.com"));
@@ -224,4 +270,19 @@ fn the_items_of_a_deleted_user_are_deleted_and_those_of_others_stay() {
         assert_eq!((titles(&list), &list["count"]), (vec!["other"], &json!(1)));
     }
     assert_eq!(plugin.get("/").by(&alice).send().json()["count"], 0);
+    assert!(plugin.events().iter().all(|event| event.topic == "created"), "`user.deleted` says it for all of them");
+}
+
+#[test]
+fn any_number_of_items_is_deleted_with_their_user() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    plugin.run(|| {
+        use wharf_sdk::sql::{execute, params};
+        let many = "WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < 2500)
+            INSERT INTO item SELECT n, n, NULL, $1, '2026-11-23T14:35:13.768681Z' FROM counted";
+        execute(many, params![alice.id]).unwrap();
+    });
+    plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+    assert_eq!(plugin.get("/").by(&superuser("root@example.com")).send().json()["count"], 0);
 }
