@@ -144,8 +144,9 @@ plugins! {
         /// Concurrent requests of one plugin to other servers.
         http_requests: usize = 16, "WHARF_PLUGIN_HTTP_REQUESTS", kind::count(1..=1_000),
             counted as HttpRequests "http.requests";
-        /// Events that one plugin publishes per second. Further ones are refused.
-        events_rate: u32 = 200, "WHARF_PLUGIN_EVENTS_RATE", kind::count(1..=1_000_000),
+        /// Events that one plugin publishes per second. Further ones are refused, so a plugin that publishes one with each
+        /// write makes fewer writes than this.
+        events_rate: u32 = 2_000, "WHARF_PLUGIN_EVENTS_RATE", kind::count(1..=1_000_000),
             counted as EventsRate "events.rate";
         /// Payload of an event.
         events_payload: usize = 256 * 1024, "WHARF_PLUGIN_EVENTS_PAYLOAD", kind::bytes(KIB..=4 * MIB),

@@ -24,7 +24,8 @@ impl Wharf {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let process = Command::new(binary)
             .args(["serve", "--deploy", "target/plugins/hello.wasm", "target/plugins/items.wasm"])
-            .args(["--grant", "auth,events,sql"])
+            // Each item that is created is an event.
+            .args(["--grant", "auth,events,sql,events.rate=1000000"])
             .env("WHARF_LISTEN", &address)
             .env("WHARF_DATA_DIR", directory.join("wharf"))
             .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
