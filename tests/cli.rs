@@ -3,6 +3,7 @@
 mod accounts;
 mod admin;
 mod blocked_log;
+mod cascade;
 mod check;
 mod crash_during_deploy;
 mod email;
