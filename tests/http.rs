@@ -15,6 +15,7 @@ mod head;
 mod health;
 mod host_events;
 mod invitations;
+mod item_events;
 mod items;
 mod login;
 pub(crate) mod metrics;

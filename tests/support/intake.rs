@@ -47,22 +47,19 @@ impl Intake {
 
     /// Publishes an event of the plugin `items`.
     pub(crate) async fn publish(&self, topic: &str, key: Option<&str>, payload: &str) {
-        self.publish_for(None, topic, key, payload).await;
+        let event = NewEvent { key: key.map(str::to_owned), ..event(topic, payload) };
+        intake::store(&self.0, &"items".parse().unwrap(), &[Message::Event(event)]).await.unwrap();
     }
 
-    /// Does the same for the clients of one account.
-    pub(crate) async fn publish_for(&self, audience: Option<UserId>, topic: &str, key: Option<&str>, payload: &str) {
-        let event = NewEvent {
-            id: EventId(Uuid::new_v4()),
-            topic: topic.parse().unwrap(),
-            key: key.map(str::to_owned),
-            payload: payload.to_owned(),
-            audience,
-            depth: 0,
-            request_id: None,
-            at: LATER,
+    /// Publishes events of a plugin without keys, in one transaction: the topic, the payload, and the account for whose
+    /// clients it is.
+    pub(crate) async fn announce(&self, plugin: &str, events: &[(&str, String, Option<&str>)]) {
+        let message = |(topic, payload, audience): &(&str, String, Option<&str>)| {
+            let audience = audience.map(|id| UserId(id.parse().unwrap()));
+            Message::Event(NewEvent { audience, ..event(topic, payload) })
         };
-        intake::store(&self.0, &"items".parse().unwrap(), &[Message::Event(event)]).await.unwrap();
+        let messages: Vec<Message> = events.iter().map(message).collect();
+        intake::store(&self.0, &plugin.parse().unwrap(), &messages).await.unwrap();
     }
 
     /// Enqueues a job.
@@ -104,5 +101,18 @@ impl Intake {
 
     pub(crate) async fn close(self) {
         self.0.close().await;
+    }
+}
+
+fn event(topic: &str, payload: &str) -> NewEvent {
+    NewEvent {
+        id: EventId(Uuid::new_v4()),
+        topic: topic.parse().unwrap(),
+        key: None,
+        payload: payload.to_owned(),
+        audience: None,
+        depth: 0,
+        request_id: None,
+        at: LATER,
     }
 }

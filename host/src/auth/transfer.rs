@@ -387,6 +387,9 @@ mod tests {
         let report = transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap();
         let expected = ImportReport { imported: 5, ordinary: 1, without_password: 1, ..ImportReport::default() };
         assert_eq!(report, expected);
+        let events = db::event_stream::after(&transfer.db, 0, 10).await.unwrap();
+        let topics: Vec<&str> = events.iter().map(|event| event.topic.as_str()).collect();
+        assert_eq!(topics, ["user.created"; 5]);
         let checked = transfer.import(input.as_bytes(), checked).await.unwrap();
         assert_eq!(checked, ImportReport { existing: 5, ..ImportReport::default() }, "a dry run tells what exists");
         let again = transfer.import(input.as_bytes(), ImportOptions::default()).await.unwrap();

@@ -198,8 +198,8 @@ fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
 }
 
 /// Deletes the items of a user who was deleted, some at a time, because there can be very many. A repetition goes on with
-/// those that are left. They are not published one by one: `user.deleted` says it for all of them, and nobody is left who
-/// may receive events about them.
+/// those that are left. It publishes none of them: `user.deleted` says it for all, and the owner, for whom the events would
+/// be, is gone.
 #[subscribe("user.deleted")]
 fn delete_items_of_user(event: Event<UserDeleted>) -> Result<(), TaskError> {
     const SOME: &str = "DELETE FROM item WHERE id IN (SELECT id FROM item WHERE owner_id = $1 LIMIT 1000)";

@@ -42,14 +42,14 @@ impl Subscription {
     /// Returns the caller if they may receive all topics at present. `None`: nobody who is known.
     ///
     /// # Errors
-    /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided.
+    /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided. Each that is due to a topic names it.
     pub(super) async fn admit(&self) -> Result<Option<Arc<Caller>>> {
         let credential = self.token.as_ref().map_or(Credential::None, |token| Credential::Bearer(token.expose()));
         let mut caller = None;
         for topic in &self.topics {
             let (access, plugin) = self.access_of(topic)?;
-            let admitted = access::check(&self.host.auth, credential, self.address, &access, plugin.as_ref()).await?;
-            caller = caller.or(admitted);
+            let admitted = access::check(&self.host.auth, credential, self.address, &access, plugin.as_ref()).await;
+            caller = caller.or(admitted.map_err(|error| naming(topic, error))?);
         }
         Ok(caller)
     }
@@ -70,7 +70,8 @@ impl Subscription {
                 None | Some(Absence::Removed) => unknown(),
                 Some(_) => {
                     let kind = Kind::Unavailable(RETRY_AFTER);
-                    Error::new(kind, code::PLUGIN_UNAVAILABLE, "The plugin is not available")
+                    let text = format!("The plugin of the topic '{topic}' is not available");
+                    Error::new(kind, code::PLUGIN_UNAVAILABLE, text)
                 }
             });
         };
@@ -91,4 +92,14 @@ impl Subscription {
         let plugins = self.topics.iter().map(|topic| topic.source().to_owned());
         plugins.chain(caller.and_then(Caller::user_id).map(|user| user.to_string())).collect()
     }
+}
+
+/// Names the topic in the refusal of a caller who lacks the access to it: a stream can have many topics.
+fn naming(topic: &Topic, error: Error) -> Error {
+    let about_topic = [code::NOT_AUTHENTICATED, code::FORBIDDEN, code::SECOND_FACTOR_REQUIRED];
+    if !about_topic.contains(error.code()) {
+        return error;
+    }
+    let text = format!("{} (topic '{topic}')", error.public());
+    Error::new(error.kind().clone(), error.code().clone(), text)
 }
