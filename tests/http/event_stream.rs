@@ -21,6 +21,7 @@ both! {
     a_client_gets_everything_that_it_missed_once_and_in_order,
     a_client_that_missed_deleted_events_is_told,
     an_event_for_one_account_reaches_its_clients_and_superusers,
+    an_event_for_one_account_reaches_no_key_that_may_not_call_plugins,
     a_burst_reaches_every_client_whole_and_in_order,
 }
 
@@ -278,6 +279,25 @@ async fn an_event_for_one_account_reaches_its_clients_and_superusers(host: &Test
     for stream in &mut others {
         assert_eq!(payloads(stream, 1).await, [3]);
     }
+    intake.close().await;
+}
+
+async fn an_event_for_one_account_reaches_no_key_that_may_not_call_plugins(host: &TestHost) {
+    deploy(host).await;
+    let jane = looker(host, "jane@example.com").await;
+    let jane_id = id_of(&jane).await;
+    let key = json!({ "name": "k", "permissions": ["shop:look"] });
+    let key = host.anonymous().with_token(text(&jane.post("/users/me/keys", &key).await.ok(), "key"));
+    // A topic that admits the key does not make its owner known to a public one.
+    let topics = ["shop.public", "shop.looks"];
+    let mut streams = [open(&jane, &topics).await, open(&key, &topics).await];
+    let intake = Intake::of(host).await;
+    let to_jane = Some(jane_id.as_str());
+    let events = [("shop.public", "1".to_owned(), to_jane), ("shop.looks", "2".to_owned(), to_jane)];
+    intake.announce("shop", &events).await;
+    let [hers, its] = &mut streams;
+    assert_eq!(payloads(hers, 2).await, [1, 2]);
+    assert_eq!(payloads(its, 1).await, [2]);
     intake.close().await;
 }
 

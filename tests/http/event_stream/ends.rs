@@ -14,6 +14,7 @@ both! {
     a_stream_ends_with_the_access_of_its_caller,
     a_stream_ends_with_the_token => Setup::default().with_manual_clock(),
     a_stream_ends_with_its_topic,
+    a_stream_ends_although_its_plugin_is_not_served,
 }
 
 async fn a_stream_ends_with_the_access_of_its_caller(host: &TestHost) {
@@ -75,6 +76,25 @@ async fn a_stream_ends_with_its_topic(host: &TestHost) {
     public.ended().await;
     let refused = jane.get(&path(&["shop.public"])).await.has_code(404, "topic_not_found");
     assert_eq!(refused, "There is no topic 'shop.public' for clients");
+    intake.close().await;
+}
+
+async fn a_stream_ends_although_its_plugin_is_not_served(host: &TestHost) {
+    let root = host.superuser();
+    let (jane, joe) = (host.user("jane@example.com").await, host.user("joe@example.com").await);
+    // The subscription makes the release need the grant.
+    let topics = json!([["members", {}, "authenticated"]]);
+    let component = liar(json!({ "name": "shop", "topics": topics, "subscriptions": ["user.created"] }));
+    root.deploy(&component.0, "grant=events").await.ok();
+    let ends = open(&jane, &["shop.members"]).await;
+    let mut stays = open(&joe, &["shop.members"]).await;
+    root.delete("/plugins/shop/grants/events").await.ok();
+    joe.get(&path(&["shop.members"])).await.has_code(503, "plugin_unavailable");
+    jane.request(Method::POST, "/login/logout").send().await.ok();
+    ends.ended().await;
+    let intake = Intake::of(host).await;
+    publish(&intake, &[("shop.members", 1)]).await;
+    assert_eq!(stays.message().await.1, 1);
     intake.close().await;
 }
 

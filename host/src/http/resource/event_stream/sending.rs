@@ -61,7 +61,7 @@ impl EventStream {
     ///
     /// # Errors
     /// As [`Subscription::admit`]; 429 and 503 if too many streams are open; the database fails.
-    pub(super) async fn open(subscription: Subscription, latest: Option<i64>) -> Result<Self> {
+    pub(super) async fn open(mut subscription: Subscription, latest: Option<i64>) -> Result<Self> {
         let caller = subscription.admit().await?;
         let live = &subscription.host.live_events;
         let place = live.places.take(subscription.counted_as(caller.as_deref()))?;
@@ -162,7 +162,7 @@ impl EventStream {
     /// Keeps an event of one of the topics for the client, if the client may receive it.
     fn take(&mut self, event: &Event) {
         let is_admitted = event.audience.is_none_or(|audience| {
-            let caller = self.caller.as_deref();
+            let caller = self.subscription.caller_of(&event.topic);
             caller.is_some_and(|caller| caller.user_id() == Some(audience) || caller.is_superuser())
         });
         if is_admitted {

@@ -26,8 +26,19 @@ pub(super) struct Subscription {
     pub(super) host: Arc<Host>,
     /// The topics, each once.
     pub(super) topics: Vec<Topic>,
+    /// What the latest check found about each topic, in the same order.
+    checked: Vec<CheckedTopic>,
     token: Option<Secret>,
     address: IpAddr,
+}
+
+/// What a check finds about a topic.
+#[derive(Default)]
+struct CheckedTopic {
+    /// The access that the topic requires, and the plugin that declares it.
+    required: Option<(Access, Option<PluginName>)>,
+    /// The caller as the topic knows them. An API key is nobody to a public topic if it may not call plugins.
+    caller: Option<Arc<Caller>>,
 }
 
 impl Subscription {
@@ -36,49 +47,40 @@ impl Subscription {
             Credential::Bearer(token) | Credential::Cookie(token) => Some(Secret::new(token)),
             Credential::Forged | Credential::None => None,
         };
-        Self { host, topics: topics.into_iter().collect(), token, address: call.address }
+        let topics: Vec<Topic> = topics.into_iter().collect();
+        let checked = topics.iter().map(|_| CheckedTopic::default()).collect();
+        Self { host, topics, checked, token, address: call.address }
     }
 
     /// Returns the caller if they may receive all topics at present. `None`: nobody who is known.
     ///
     /// # Errors
-    /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided. Each that is due to a topic names it.
-    pub(super) async fn admit(&self) -> Result<Option<Arc<Caller>>> {
+    /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided. Each that is due to a topic names
+    /// it.
+    pub(super) async fn admit(&mut self) -> Result<Option<Arc<Caller>>> {
         let credential = self.token.as_ref().map_or(Credential::None, |token| Credential::Bearer(token.expose()));
         let mut caller = None;
-        for topic in &self.topics {
-            let (access, plugin) = self.access_of(topic)?;
-            let admitted = access::check(&self.host.auth, credential, self.address, &access, plugin.as_ref()).await;
-            caller = caller.or(admitted.map_err(|error| naming(topic, error))?);
+        for (topic, checked) in self.topics.iter().zip(&mut self.checked) {
+            let required = match (required_by(&self.host, topic), checked.required.take()) {
+                (Ok(required), _) => required,
+                // The plugin of an open stream is not served now: a grant of it was revoked, for example. The caller is
+                // checked all the same, or the stream would outlive their account.
+                (Err(error), Some(before)) if matches!(error.kind(), Kind::Unavailable(_)) => before,
+                (Err(error), _) => return Err(error),
+            };
+            let (access, plugin) = &*checked.required.insert(required);
+            let admitted = access::check(&self.host.auth, credential, self.address, access, plugin.as_ref()).await;
+            checked.caller = admitted.map_err(|error| naming(topic, error))?;
+            caller = caller.or_else(|| checked.caller.clone());
         }
         Ok(caller)
     }
 
-    /// Returns the access that a topic requires, and the plugin that declares it.
-    fn access_of(&self, topic: &Topic) -> Result<(Access, Option<PluginName>)> {
-        if topic.is_of_host() {
-            return Ok((Access::Superuser, None));
-        }
-        let unknown = || Error::not_found(code::TOPIC_NOT_FOUND, format!("There is no topic '{topic}' for clients"));
-        let (source, name) = topic.as_str().split_once('.').ok_or_else(unknown)?;
-        let plugin: PluginName = source.parse().map_err(|_| unknown())?;
-        let generation = self.host.plugins.generation();
-        // A paused plugin publishes nothing, and its clients need not come back for that.
-        let Some(release) = generation.plugins.current(&plugin) else {
-            let reason = generation.plugins.absent.get(&plugin).map(|absent| absent.reason);
-            return Err(match reason {
-                None | Some(Absence::Removed) => unknown(),
-                Some(_) => {
-                    let kind = Kind::Unavailable(RETRY_AFTER);
-                    let text = format!("The plugin of the topic '{topic}' is not available");
-                    Error::new(kind, code::PLUGIN_UNAVAILABLE, text)
-                }
-            });
-        };
-        let topics = &release.record.declaration.messages.topics;
-        let declared = topics.iter().find(|declared| declared.name == name);
-        let access = declared.and_then(|declared| declared.access.clone()).ok_or_else(unknown)?;
-        Ok((access, Some(plugin)))
+    /// Returns the caller as a topic knows them.
+    pub(super) fn caller_of(&self, topic: &str) -> Option<&Caller> {
+        let mut topics = self.topics.iter().zip(&self.checked);
+        let (_, checked) = topics.find(|(wanted, _)| wanted.as_str() == topic)?;
+        checked.caller.as_deref()
     }
 
     /// Returns the name under which the streams of a caller are counted. Clients without credentials are counted by their
@@ -92,6 +94,33 @@ impl Subscription {
         let plugins = self.topics.iter().map(|topic| topic.source().to_owned());
         plugins.chain(caller.and_then(Caller::user_id).map(|user| user.to_string())).collect()
     }
+}
+
+/// Returns the access that a topic requires, and the plugin that declares it.
+fn required_by(host: &Host, topic: &Topic) -> Result<(Access, Option<PluginName>)> {
+    if topic.is_of_host() {
+        return Ok((Access::Superuser, None));
+    }
+    let unknown = || Error::not_found(code::TOPIC_NOT_FOUND, format!("There is no topic '{topic}' for clients"));
+    let (source, name) = topic.as_str().split_once('.').ok_or_else(unknown)?;
+    let plugin: PluginName = source.parse().map_err(|_| unknown())?;
+    let generation = host.plugins.generation();
+    // A paused plugin publishes nothing, and its clients need not come back for that.
+    let Some(release) = generation.plugins.current(&plugin) else {
+        let reason = generation.plugins.absent.get(&plugin).map(|absent| absent.reason);
+        return Err(match reason {
+            None | Some(Absence::Removed) => unknown(),
+            Some(_) => {
+                let kind = Kind::Unavailable(RETRY_AFTER);
+                let text = format!("The plugin of the topic '{topic}' is not available");
+                Error::new(kind, code::PLUGIN_UNAVAILABLE, text)
+            }
+        });
+    };
+    let topics = &release.record.declaration.messages.topics;
+    let declared = topics.iter().find(|declared| declared.name == name);
+    let access = declared.and_then(|declared| declared.access.clone()).ok_or_else(unknown)?;
+    Ok((access, Some(plugin)))
 }
 
 /// Names the topic in the refusal of a caller who lacks the access to it: a stream can have many topics.
