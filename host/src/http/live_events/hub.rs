@@ -35,6 +35,9 @@ const READERS: usize = 2;
 const MISSED_PAGE: i64 = 32;
 const MISSED_WINDOW: i64 = 10_000;
 
+/// The bytes of these events, unless the first one alone has more. A stream keeps them until its client has read them.
+const MISSED_BYTES: usize = 256 * 1024;
+
 /// The hub.
 pub(in crate::http) struct Hub {
     db: Db,
@@ -108,8 +111,17 @@ impl Hub {
             return Ok(Missed::Deleted(kept.newest));
         }
         let is_full = i64::try_from(events.len()).is_ok_and(|count| count >= MISSED_PAGE);
-        let read = events.last().filter(|_| is_full).map_or(until, |last| last.seq);
-        Ok(Missed::Events(events.into_iter().map(Event::from).collect(), read))
+        let mut read = events.last().filter(|_| is_full).map_or(until, |last| last.seq);
+        let (mut page, mut bytes) = (Vec::<Event>::new(), 0_usize);
+        for event in events.into_iter().map(Event::from) {
+            bytes = bytes.saturating_add(event.block.len());
+            if let Some(last) = page.last().filter(|_| bytes > MISSED_BYTES) {
+                read = last.seq;
+                break;
+            }
+            page.push(event);
+        }
+        Ok(Missed::Events(page, read))
     }
 
     /// Passes new events on, for ever.
@@ -189,7 +201,41 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
+    use crate::db::intake;
     use crate::id::EventId;
+    use crate::message::{Message, NewEvent};
+
+    #[tokio::test]
+    async fn a_stream_reads_large_events_in_small_pages() {
+        let (_dir, db) = crate::db::tests::sqlite().await;
+        let topic: Topic = "shop.sold".parse().unwrap();
+        let event = |number: u128, bytes: usize| {
+            Message::Event(NewEvent {
+                id: EventId(Uuid::from_u128(number)),
+                topic: topic.clone(),
+                key: None,
+                payload: Value::from("x".repeat(bytes)).to_string(),
+                audience: None,
+                depth: 0,
+                request_id: None,
+                at: Timestamp(1),
+            })
+        };
+        let half = MISSED_BYTES / 2;
+        let events = [event(1, half), event(2, half), event(3, 2 * MISSED_BYTES), event(4, 1)];
+        intake::store(&db, &"shop".parse().unwrap(), &events).await.unwrap();
+        let hub = Hub::new(db.clone());
+        let mut pages = Vec::new();
+        let mut position = 0;
+        while position < 9 {
+            let missed = hub.missed(std::slice::from_ref(&topic), position, 9).await.unwrap();
+            let Missed::Events(page, read) = missed else { panic!("{missed:?}") };
+            pages.push(page.iter().map(|event| event.seq).collect::<Vec<_>>());
+            position = read;
+        }
+        assert_eq!(pages, [vec![1], vec![2], vec![3], vec![4]]);
+        db.close().await;
+    }
 
     #[test]
     fn an_event_is_one_line_of_data_whatever_its_payload() {

@@ -25,7 +25,7 @@ use crate::http::live_events::places::Place;
 use crate::http::server::LiveBody;
 
 /// After an event about the caller, the access is checked at once and again after this time: only then does every node
-/// know the change (`auth::token_cache`).
+/// know the change (`auth::token_cache`). It is also the time to the first check, and to one that replaces an undecided one.
 const SOON: Duration = Duration::from_secs(2);
 
 /// The wait before missed events are read again, if the database failed.
@@ -80,7 +80,8 @@ impl EventStream {
         Ok(Self {
             depends_on: subscription.depends_on(caller.as_deref()),
             heartbeat_at: now + live.intervals.heartbeat,
-            check_at: now + live.intervals.check,
+            // The access may have been lost before the stream began to listen.
+            check_at: now + live.intervals.check.min(SOON),
             subscription,
             caller,
             receiver,
@@ -174,8 +175,8 @@ impl EventStream {
     fn fall_behind(&mut self, until: i64) {
         if until > self.position {
             self.target = self.target.max(until);
-            // One of them may have been about the caller.
-            self.check_at = Instant::now();
+            // One of them may have been about the caller. A stream that falls behind all the time is not checked all the time.
+            self.check_at = self.check_at.min(Instant::now() + SOON);
         }
     }
 
@@ -208,6 +209,7 @@ impl EventStream {
     /// Checks the access again. While the host cannot decide, because a service of it fails, the stream stays: it gets no
     /// events from such a host either.
     async fn is_still_admitted(&mut self) -> bool {
+        let mut interval = self.subscription.host.live_events.intervals.check;
         let admitted = self.subscription.admit().await;
         match admitted {
             Ok(caller) => {
@@ -217,11 +219,12 @@ impl EventStream {
                 }
                 self.caller = caller;
             }
-            Err(error) if matches!(error.kind(), Kind::Unavailable(_)) => {}
+            Err(error) if matches!(error.kind(), Kind::Unavailable(_)) => interval = interval.min(SOON),
             Err(_) => return false,
         }
-        let interval = self.subscription.host.live_events.intervals.check;
-        let interval = if std::mem::take(&mut self.checks_soon) { interval.min(SOON) } else { interval };
+        if std::mem::take(&mut self.checks_soon) {
+            interval = interval.min(SOON);
+        }
         self.check_at = Instant::now() + interval;
         true
     }
