@@ -95,7 +95,8 @@ impl From<HostTopic> for Topic {
 pub enum HostTopic {
     /// An account was created. Payload: `id`.
     UserCreated,
-    /// The address, the name, the activity, the roles or the privilege of an account changed. Payload: `id`.
+    /// The address, the name, the activity, the roles or the privilege of an account changed, and not only a role that it
+    /// has. Payload: `id`.
     UserUpdated,
     /// An account was deleted. Payload: `id`.
     UserDeleted,

@@ -144,6 +144,8 @@ fn an_event_must_fit_the_declared_topic() {
     let message = &plugin.log()[1].message;
     assert!(message.contains("`topics: […]` does not list the topic `unlisted`"), "{message}");
     assert_eq!(plugin.post("/long-key").by(&alice).send().status(), 500);
+    let refused = plugin.run(|| events::event(&Counted(1)).key("a\0").publish());
+    assert!(matches!(refused, Err(events::Error::Invalid(reason)) if reason.contains("U+0000")));
     assert!(plugin.events().is_empty());
 }
 

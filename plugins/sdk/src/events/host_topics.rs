@@ -10,7 +10,8 @@ pub struct UserCreated {
     pub id: Uuid,
 }
 
-/// `user.updated`: the address, the name, the activity or the privilege of an account changed.
+/// `user.updated`: the address, the name, the activity, the roles or the privilege of an account changed. A change or a
+/// deletion of a role publishes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserUpdated {
     /// The account.

@@ -175,7 +175,7 @@ impl EventStream {
     fn fall_behind(&mut self, until: i64) {
         if until > self.position {
             self.target = self.target.max(until);
-            // One of them may have been about the caller. A stream that falls behind all the time is not checked all the time.
+            // One of them may have been about the caller. Not at once: a stream can fall behind all the time.
             self.check_at = self.check_at.min(Instant::now() + SOON);
         }
     }

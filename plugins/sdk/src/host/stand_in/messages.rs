@@ -288,10 +288,11 @@ pub(crate) fn check_payload(validator: &Validator, payload: &str) -> Result<(), 
 /// Checks an ordering key or a deduplication key.
 ///
 /// # Errors
-/// The limit that it exceeds.
+/// Why the host would refuse it.
 pub(crate) fn check_key(key: Option<&str>) -> Result<(), String> {
-    match key.is_some_and(|key| key.len() > MAX_KEY) {
-        true => Err(format!("the key has more than {MAX_KEY} bytes")),
-        false => Ok(()),
+    match key {
+        Some(key) if key.len() > MAX_KEY => Err(format!("the key has more than {MAX_KEY} bytes")),
+        Some(key) if key.contains('\0') => Err("the key contains the character U+0000".to_owned()),
+        _ => Ok(()),
     }
 }
