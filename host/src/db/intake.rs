@@ -22,8 +22,10 @@ pub(super) const KEEP_CANCELLED: Duration = Duration::from_secs(24 * 60 * 60);
 /// The lock of all transactions that store events. A random number.
 pub(super) const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
 
-/// Takes a lock until the end of the transaction. SQLite has one writer and needs none.
-pub(super) const LOCK: [&str; 2] = ["SELECT $1", "SELECT pg_advisory_xact_lock($1)"];
+/// Takes a lock until the end of the transaction. SQLite has one writer and needs none. All changes of accounts and releases
+/// wait for the lock of events, so PostgreSQL soon ends a transaction whose process hangs or is cut off while it has one.
+pub(super) const LOCK: [&str; 2] =
+    ["SELECT $1", "SELECT pg_advisory_xact_lock($1), set_config('idle_in_transaction_session_timeout', '15s', TRUE)"];
 
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events \
     (id, topic, source, ordering_key, payload, audience, depth, request_id, published_at) \
