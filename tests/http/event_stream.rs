@@ -338,6 +338,7 @@ async fn a_stream_is_a_response_that_nobody_stores_or_changes() {
         assert_eq!(headers["cache-control"], "no-store");
         assert_eq!(headers["x-accel-buffering"], "no");
         assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["cross-origin-resource-policy"], "same-origin");
         assert!(!headers.contains_key("content-encoding") && !headers.contains_key("content-length"));
     }
     assert_eq!(get.headers()["access-control-allow-origin"], "https://shop.example");

@@ -151,7 +151,8 @@ pub(super) fn decorate(
     // A response without content, such as a 304, says nothing: a browser would change the headers of its stored page.
     if let (Source::Host, Some(kind)) = (source, headers.get(CONTENT_TYPE)) {
         let kind = kind.as_bytes();
-        let is_data = kind.starts_with(b"application/json") || kind.starts_with(b"application/problem+json");
+        let data: [&[u8]; 3] = [b"application/json", b"application/problem+json", b"text/event-stream"];
+        let is_data = data.iter().any(|data| kind.starts_with(data));
         if is_data {
             headers.entry(CROSS_ORIGIN_RESOURCE_POLICY).or_insert(SAME_ORIGIN);
         }
