@@ -16,7 +16,7 @@ use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{EventId, JobId, PluginName};
+use crate::id::{EventId, JobId, PluginName, UserId};
 
 pub use self::upkeep::{Recovered, delete_of_plugin, prune, recover, unblock_lanes};
 
@@ -77,6 +77,8 @@ row! {
         pub id: EventId,
         /// The ordering key.
         pub ordering_key: Option<String>,
+        /// The account whose clients may receive it.
+        pub audience: Option<UserId>,
         /// The payload, as JSON.
         pub payload: String,
         /// When it was published.
@@ -178,7 +180,7 @@ pub async fn claim(
 /// # Errors
 /// The database fails.
 pub async fn event(db: &Db, seq: i64) -> Result<Option<DeliveredEvent>> {
-    const SQL: &str = "SELECT id, ordering_key, payload, published_at FROM events WHERE seq = $1";
+    const SQL: &str = "SELECT id, ordering_key, audience, payload, published_at FROM events WHERE seq = $1";
     Ok(on!(db, pool => sqlx::query_as::<_, DeliveredEvent>(SQL).bind(seq).fetch_optional(pool).await)?)
 }
 

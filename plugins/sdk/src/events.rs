@@ -130,6 +130,9 @@ pub struct Event<T> {
     pub topic: String,
     /// The key that the publisher gave it.
     pub key: Option<String>,
+    /// The account whose clients may receive it, as the publisher said. A plugin that hands the event on to people has to
+    /// respect it. Without it, only the access of the topic limits its clients. Events of the host have none.
+    pub audience: Option<Uuid>,
     /// The payload.
     pub payload: T,
     /// When it was published.
@@ -157,12 +160,14 @@ pub trait FromDelivery: Sized {
 
 impl<T: DeserializeOwned> FromDelivery for Event<T> {
     fn from_delivery(event: subscriber::Event) -> Result<Self, TaskError> {
-        let subscriber::Event { id, topic, key, payload, published_at, attempt, request_id } = event;
-        let id = Uuid::parse_str(&id).map_err(|_| TaskError::reject("the host sent an id that is no UUID"))?;
+        let subscriber::Event { id, topic, key, audience, payload, published_at, attempt, request_id } = event;
+        let uuid = |id: &str| Uuid::parse_str(id).map_err(|_| TaskError::reject("the host sent an id that is no UUID"));
+        let id = uuid(&id)?;
+        let audience = audience.as_deref().map(uuid).transpose()?;
         let payload = serde_json::from_str(&payload)
             .map_err(|error| TaskError::Reject(format!("the payload does not fit the subscription: {error}")))?;
         let published_at = Timestamp::from_unix_micros(published_at);
-        Ok(Self { id, topic, key, payload, published_at, attempt, request_id })
+        Ok(Self { id, topic, key, audience, payload, published_at, attempt, request_id })
     }
 }
 

@@ -68,14 +68,15 @@ fn long_key() -> Result<(), events::Error> {
     events::event(&Counted(1)).key("k".repeat(201)).publish().map(|_| ())
 }
 
-/// Fails at the first attempt of each order of tea, and reports its request.
+/// Fails at the first attempt of each order of tea, and reports its request and its audience.
 #[subscribe("shop.ordered", retries = 1, backoff = "2s")]
 fn on_ordered(event: Event<Ordered>) -> Result<(), TaskError> {
     match (event.payload.title.as_str(), event.attempt) {
         ("tea", 1) => Err(TaskError::retry("there is no tea")),
         ("coffee", _) => Err(TaskError::retry("there is no coffee")),
         _ => {
-            wharf_sdk::log::info(&event.payload.title, &[("request", &event.request_id.unwrap_or_default())]);
+            let (request, audience) = (event.request_id.unwrap_or_default(), event.audience.unwrap_or_default());
+            wharf_sdk::log::info(&event.payload.title, &[("request", &request), ("audience", &audience)]);
             Ok(())
         }
     }
@@ -152,13 +153,15 @@ fn an_event_must_fit_the_declared_topic() {
 #[test]
 fn own_events_are_delivered_when_the_test_runs_what_is_due() {
     let plugin = TestPlugin::new(&PLUGIN);
-    assert_eq!(place(&plugin, "milk", false), 200);
+    let alice = user("alice@example.com");
+    ordered(&plugin, &alice, "milk");
     assert!(plugin.log().is_empty());
     let attempts = plugin.run_due();
     assert_eq!((attempts[0].name.as_str(), attempts[0].number, &attempts[0].result), ("shop.ordered", 1, &Ok(None)));
     let entry = &plugin.log()[0];
     assert_eq!(entry.message, "milk");
     assert!(!entry.fields[0].1.is_empty(), "the id of the request");
+    assert_eq!(entry.fields[1].1, alice.id.to_string());
     assert!(plugin.run_due().is_empty());
 }
 
@@ -217,6 +220,25 @@ fn an_event_of_the_host_or_of_another_plugin_is_delivered_by_the_test() {
     assert_eq!(paid(0), TaskError::Reject("no order has this number".to_owned()));
     assert_eq!(paid(1), TaskError::Retry("503 closed: Closed".to_owned()));
     assert!(matches!(paid(-1), TaskError::Reject(reason) if reason.contains("the payload does not fit")));
+}
+
+#[test]
+fn a_test_can_deliver_an_event_with_an_audience() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let audience = Uuid::new_v4();
+    let event = Event {
+        id: Uuid::new_v4(),
+        topic: "shop.ordered".to_owned(),
+        key: None,
+        audience: Some(audience),
+        payload: json!({ "title": "tea" }),
+        published_at: plugin.run(Timestamp::now),
+        attempt: 2,
+        request_id: Some("r1".to_owned()),
+    };
+    plugin.deliver_event(event).unwrap();
+    let fields = [("request".to_owned(), "r1".to_owned()), ("audience".to_owned(), audience.to_string())];
+    assert_eq!(plugin.log()[0].fields, fields);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{Sandbox, context_of};
 use crate::capability::{CallContext, Dependencies, Dependency, Limit, RunningTask};
 use crate::clock::Timestamp;
 use crate::error::{Error, code};
-use crate::id::{EventId, JobId};
+use crate::id::{EventId, JobId, UserId};
 use crate::plugin::artifact::printable;
 use crate::plugin::interface::subscriber::exports::wharf::events::subscriber;
 use crate::plugin::interface::worker::exports::wharf::jobs::worker;
@@ -46,6 +46,8 @@ pub enum Work<'a> {
         topic: &'a str,
         /// The ordering key.
         key: Option<&'a str>,
+        /// The account whose clients may receive it.
+        audience: Option<UserId>,
         /// JSON.
         payload: &'a str,
         /// When it was published.
@@ -150,13 +152,22 @@ impl Sandbox {
         let work = async {
             let began = Instant::now();
             let returned = match call.work {
-                Work::Delivery { subscription, id, topic, key, payload, published_at, attempt } => {
+                Work::Delivery { subscription, id, topic, key, audience, payload, published_at, attempt } => {
                     let Some(role) = &parts.subscriber else { return Ok(Returned::NoRole("receives no events")) };
                     let _payload = budget.reserve(payload.len())?;
                     let guest = role.instantiate_async(&mut store).await?;
                     release.stats.instantiated(began.elapsed());
-                    let (id, published_at) = (id.to_string(), published_at.0);
-                    let event = subscriber::Event { id: &id, topic, key, payload, published_at, attempt, request_id };
+                    let (id, audience) = (id.to_string(), audience.map(|account| account.to_string()));
+                    let event = subscriber::Event {
+                        id: &id,
+                        topic,
+                        key,
+                        audience: audience.as_deref(),
+                        payload,
+                        published_at: published_at.0,
+                        attempt,
+                        request_id,
+                    };
                     match guest.wharf_events_subscriber().call_receive(&mut store, subscription, event).await? {
                         Ok(()) => Returned::Output(None),
                         Err(subscriber::Failure::Retry(reason)) => Returned::Retry(reason),

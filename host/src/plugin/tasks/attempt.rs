@@ -87,6 +87,7 @@ impl Registry {
             id: event.id,
             topic: &task.name,
             key: event.ordering_key.as_deref(),
+            audience: event.audience,
             payload: &event.payload,
             published_at: event.published_at,
             attempt: attempt_of(task),

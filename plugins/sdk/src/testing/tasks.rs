@@ -5,10 +5,11 @@
 use super::TestPlugin;
 use crate::bindings::subscriber_role::exports::wharf::events::subscriber;
 use crate::bindings::worker_role::exports::wharf::jobs::worker;
+use crate::events::Event;
 use crate::host::stand_in::messages::{Kind, Outcome, Task};
 use crate::host::stand_in::{now_micros, state};
 use crate::jobs::{Priority, State};
-use crate::{TaskError, Uuid};
+use crate::{TaskError, Timestamp, Uuid};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
@@ -161,20 +162,42 @@ impl TestPlugin {
     /// # Panics
     /// As [`TestPlugin::deliver`].
     pub fn deliver_as(&self, id: Uuid, topic: &str, payload: impl Serialize) -> Result<(), TaskError> {
+        self.deliver_event(Event {
+            id,
+            topic: topic.to_owned(),
+            key: None,
+            audience: None,
+            payload,
+            published_at: Timestamp::from_unix_micros(self.now_micros()),
+            attempt: 1,
+            request_id: None,
+        })
+    }
+
+    /// Does the same for any event, such as one with an audience.
+    ///
+    /// # Errors
+    /// As [`TestPlugin::deliver`].
+    ///
+    /// # Panics
+    /// As [`TestPlugin::deliver`].
+    pub fn deliver_event<T: Serialize>(&self, event: Event<T>) -> Result<(), TaskError> {
+        let Event { id, topic, key, audience, payload, published_at, attempt, request_id } = event;
         let mut subscriptions = (0..).zip(self.plugin.subscriptions);
         let index = subscriptions.find(|(_, subscription)| subscription.topic == topic).map(|(index, _)| index);
         let index = index.unwrap_or_else(|| panic!("the plugin does not subscribe to `{topic}`"));
         let event = subscriber::Event {
             id: id.to_string(),
-            topic: topic.to_owned(),
-            key: None,
+            topic,
+            key,
+            audience: audience.map(|account| account.to_string()),
             payload: serde_json::to_string(&payload).expect("the payload can be written as JSON"),
-            published_at: self.now_micros(),
-            attempt: 1,
-            request_id: None,
+            published_at: published_at.unix_micros(),
+            attempt,
+            request_id: request_id.clone(),
         };
         self.host.borrow_mut().messages.running = Some((None, 0));
-        let result = self.call(Call::Delivery(index, event), None);
+        let result = self.call(Call::Delivery(index, event), request_id);
         self.host.borrow_mut().messages.running = None;
         result.map(|_| ())
     }
@@ -307,12 +330,21 @@ impl TestPlugin {
                 let task = worker::Task { id, job, payload, attempt: attempts, scheduled_at, request_id };
                 (Call::Job(task), declared.retries, declared.backoff_ms)
             }
-            Kind::Delivery { subscription, key, published_at } => {
+            Kind::Delivery { subscription, key, audience, published_at } => {
                 let mut declared = (0..).zip(self.plugin.subscriptions);
                 let (_, declared) =
                     declared.find(|(index, _)| *index == subscription).expect("the subscription is declared");
                 let topic = declared.topic.to_owned();
-                let event = subscriber::Event { id, topic, key, payload, published_at, attempt: attempts, request_id };
+                let event = subscriber::Event {
+                    id,
+                    topic,
+                    key,
+                    audience,
+                    payload,
+                    published_at,
+                    attempt: attempts,
+                    request_id,
+                };
                 (Call::Delivery(subscription, event), declared.retries, declared.backoff_ms)
             }
         }

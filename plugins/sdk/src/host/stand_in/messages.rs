@@ -98,6 +98,7 @@ pub(crate) enum Kind {
         /// The position in the declaration.
         subscription: u32,
         key: Option<String>,
+        audience: Option<String>,
         published_at: i64,
     },
 }
@@ -211,10 +212,14 @@ impl Messages {
         let topic = format!("{}.{}", self.declared.plugin, event.topic);
         for (subscription, subscribed) in (0..).zip(&self.declared.subscriptions) {
             if *subscribed == topic {
-                let (key, published_at) = (event.key.clone(), event.published_at);
                 self.tasks.push(Task {
                     id: event.id,
-                    kind: Kind::Delivery { subscription, key, published_at },
+                    kind: Kind::Delivery {
+                        subscription,
+                        key: event.key.clone(),
+                        audience: event.audience.clone(),
+                        published_at: event.published_at,
+                    },
                     payload: event.payload.clone(),
                     state: State::Waiting,
                     due_at: Duration::ZERO,
