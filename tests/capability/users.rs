@@ -36,14 +36,17 @@ async fn a_plugin_looks_up_accounts_by_id_and_address_and_reads_pages(host: &Tes
     let ben = id_of(host, "ben@example.com").await;
     host.superuser().patch(&format!("/users/{ben}"), &json!({ "full_name": "Ben", "is_active": false })).await.ok();
 
-    let shown_ann = json!({ "id": ann, "name": null, "email": "ann@example.com", "active": true });
-    let shown_ben = json!({ "id": ben, "name": "Ben", "email": "ben@example.com", "active": false });
+    let shown_ann = json!({ "id": ann, "name": null, "email": "ann@example.com", "active": true, "superuser": false });
+    let shown_ben =
+        json!({ "id": ben, "name": "Ben", "email": "ben@example.com", "active": false, "superuser": false });
     // Each account once, in the order of the ids; an unknown id is left out.
     let ids = format!("{ben},{ann},00000000-0000-4000-8000-000000000000,{ann}");
     let mut both = vec![shown_ann.clone(), shown_ben];
     both.sort_by_key(|user| user["id"].as_str().unwrap().to_owned());
     assert_eq!(ask(host, &[("ids", &ids)]).await, json!(both));
     assert_eq!(ask(host, &[("email", "Ann@EXAMPLE.com")]).await, json!([shown_ann]));
+    let root = ask(host, &[("email", SUPERUSER)]).await;
+    assert_eq!((root.as_array().unwrap().len(), &root[0]["superuser"]), (1, &json!(true)));
     for nobody in ["nobody@example.com", "x", "a␀b@example.com"] {
         assert_eq!(ask(host, &[("email", nobody)]).await, json!([]), "{nobody}");
     }

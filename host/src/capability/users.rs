@@ -1,5 +1,5 @@
-//! `wharf:users`: look-ups in the directory of accounts. A plugin sees id, name, address and whether the account is
-//! active, and nothing else. Each function reads at most [`MAX_USERS`] accounts, so that a plugin reads a large
+//! `wharf:users`: look-ups in the directory of accounts. A plugin sees id, name, address, whether the account is active and
+//! whether it may do everything, and nothing else. Each function reads at most [`MAX_USERS`] accounts, so that a plugin reads a large
 //! directory in pages, and each page counts as a host call.
 
 use std::collections::BTreeSet;
@@ -45,7 +45,8 @@ pub struct Directory {
 
 impl Capability for Users {
     const NAME: &'static str = "users";
-    const MEANING: &'static str = "may read the name and the email address of every account";
+    const MEANING: &'static str =
+        "may read the name and the email address of every account, and see which are superusers";
     const INTERFACES: &'static [&'static str] = &["wharf:users/directory@0.1.0"];
     type Grant = NoParameters;
     type Release = Directory;
@@ -104,6 +105,7 @@ impl Guest {
             name: user.full_name,
             email: user.email,
             active: user.is_active,
+            superuser: user.is_superuser,
         });
         Ok(Ok(shown.collect()))
     }

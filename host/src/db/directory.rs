@@ -1,4 +1,5 @@
-//! The directory of accounts as plugins see it: id, name, address, and whether the account is active. Only reads.
+//! The directory of accounts as plugins see it: id, name, address, whether the account is active, and whether it may do
+//! everything. Only reads.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use crate::error::Result;
 use crate::id::UserId;
 
 row! {
-    /// An account without anything that is a secret or a right.
+    /// An account without its secrets and roles.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct DirectoryUser {
         /// The id.
@@ -20,6 +21,8 @@ row! {
         pub email: String,
         /// Whether the account is active.
         pub is_active: bool,
+        /// Whether it may do everything.
+        pub is_superuser: bool,
     }
 }
 
@@ -32,7 +35,7 @@ pub async fn find(db: &Db, ids: &BTreeSet<UserId>) -> Result<Vec<DirectoryUser>>
         return Ok(Vec::new());
     }
     on!(db, pool => {
-        let mut query = sqlx::QueryBuilder::new("SELECT id, full_name, email, is_active FROM users WHERE id IN (");
+        let mut query = sqlx::QueryBuilder::new("SELECT id, full_name, email, is_active, is_superuser FROM users WHERE id IN (");
         let mut list = query.separated(", ");
         for id in ids {
             list.push_bind(*id);
@@ -47,7 +50,7 @@ pub async fn find(db: &Db, ids: &BTreeSet<UserId>) -> Result<Vec<DirectoryUser>>
 /// # Errors
 /// The database fails.
 pub async fn find_by_key(db: &Db, key: &AddressKey) -> Result<Vec<DirectoryUser>> {
-    const SQL: &str = "SELECT id, full_name, email, is_active FROM users WHERE email_key = $1";
+    const SQL: &str = "SELECT id, full_name, email, is_active, is_superuser FROM users WHERE email_key = $1";
     Ok(on!(db, pool => sqlx::query_as::<_, DirectoryUser>(SQL).bind(key.as_str()).fetch_all(pool).await)?)
 }
 
@@ -56,7 +59,8 @@ pub async fn find_by_key(db: &Db, key: &AddressKey) -> Result<Vec<DirectoryUser>
 /// # Errors
 /// The database fails.
 pub async fn list(db: &Db, after: UserId, limit: usize) -> Result<Vec<DirectoryUser>> {
-    const SQL: &str = "SELECT id, full_name, email, is_active FROM users WHERE id > $1 ORDER BY id LIMIT $2";
+    const SQL: &str =
+        "SELECT id, full_name, email, is_active, is_superuser FROM users WHERE id > $1 ORDER BY id LIMIT $2";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     Ok(on!(db, pool => sqlx::query_as::<_, DirectoryUser>(SQL).bind(after).bind(limit).fetch_all(pool).await)?)
 }

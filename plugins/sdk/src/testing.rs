@@ -183,7 +183,7 @@ impl TestPlugin {
         self
     }
 
-    /// Adds an account to the directory of the host. [`user`] alone does not.
+    /// Adds an account to the directory of the host, or changes it. [`user`] alone does not.
     ///
     /// ```
     /// use wharf_sdk::prelude::*;
@@ -206,8 +206,20 @@ impl TestPlugin {
     /// ```
     pub fn add_user(&self, user: &Caller, name: Option<&str>) {
         let (id, email, name) = (user.id.to_string(), user.email.clone(), name.map(str::to_owned));
-        let listed = wit_users::User { id: id.clone(), name, email, active: true };
+        let listed = wit_users::User { id: id.clone(), name, email, active: true, superuser: user.superuser };
         self.host.borrow_mut().users.insert(id, listed);
+    }
+
+    /// Deactivates an account of the directory.
+    pub fn deactivate_user(&self, id: Uuid) {
+        if let Some(user) = self.host.borrow_mut().users.get_mut(&id.to_string()) {
+            user.active = false;
+        }
+    }
+
+    /// Removes an account from the directory. The plugin learns it when the test delivers `user.deleted`.
+    pub fn remove_user(&self, id: Uuid) {
+        self.host.borrow_mut().users.remove(&id.to_string());
     }
 
     /// Runs code of the plugin that is not a handler. Its capability calls go to this plugin's host.

@@ -1,4 +1,4 @@
-//! The directory of the host's accounts: id, name and address. It needs the grant `users`, because it reveals all
+//! The directory of the host's accounts: id, name, address and state. It needs the grant `users`, because it reveals all
 //! accounts.
 //!
 //! ```
@@ -34,6 +34,9 @@ pub struct User {
     pub email: String,
     /// Whether the account is active. A deactivated user cannot sign in.
     pub active: bool,
+    /// Whether the account may do everything. For work without a caller; a handler of requests asks its
+    /// [`Caller`](crate::Caller).
+    pub superuser: bool,
 }
 
 /// Returns one account, if it exists.
@@ -78,8 +81,8 @@ fn users(found: Vec<wit::User>) -> Vec<User> {
 
 /// The host sends only valid ids.
 fn user(found: wit::User) -> Option<User> {
-    let wit::User { id, name, email, active } = found;
-    Some(User { id: Uuid::parse_str(&id).ok()?, name, email, active })
+    let wit::User { id, name, email, active, superuser } = found;
+    Some(User { id: Uuid::parse_str(&id).ok()?, name, email, active, superuser })
 }
 
 /// 503 `users_unavailable`, or 500 `plugin_error` for an argument that is not valid.

@@ -24,7 +24,10 @@ pub(crate) struct Question {
 /// Answers with accounts, or with the error as text.
 #[get("/directory", access = public)]
 pub(crate) fn directory(Query(question): Query<Question>) -> Json<Value> {
-    let shown = |user: &User| json!({ "id": user.id, "name": user.name, "email": user.email, "active": user.active });
+    let shown = |user: &User| {
+        let User { id, name, email, active, superuser } = user;
+        json!({ "id": id, "name": name, "email": email, "active": active, "superuser": superuser })
+    };
     Json(match look_up(&question) {
         Ok(found) => found.iter().map(shown).collect(),
         Err(error) => format!("{error:?}").into(),
