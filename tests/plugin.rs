@@ -28,6 +28,7 @@ mod responses;
 mod signature;
 mod start;
 mod statement_cancellation;
+mod webhooks;
 
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(crate) struct Component(pub(crate) Vec<u8>);
 
 /// The packages that the tests deploy.
-const PACKAGES: [&str; 5] = ["items", "hello", "digest-plugin", "chameleon", "liar"];
+const PACKAGES: [&str; 6] = ["items", "hello", "digest-plugin", "webhooks", "chameleon", "liar"];
 
 /// The beginning of the text inside `tests/guests/liar`.
 const DECLARATION: &[u8] = br#"{"declaration":"liar"}"#;
@@ -67,6 +67,11 @@ impl Component {
     /// Returns the smallest plugin, which has no capability.
     pub(crate) fn hello() -> Self {
         Self::built("hello")
+    }
+
+    /// Returns the plugin that sends webhooks.
+    pub(crate) fn webhooks() -> Self {
+        Self::built("webhooks")
     }
 
     /// Returns the guest whose routes do all that tests need.

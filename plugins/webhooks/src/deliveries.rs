@@ -1,0 +1,155 @@
+//! The log of the deliveries of an endpoint, for its owner, who can also test the endpoint and retry a delivery. Owns the
+//! time that deliveries are kept.
+
+use crate::endpoints;
+use crate::message::Message;
+use crate::sending::{self, Delivery};
+use crate::stored::read_word;
+use crate::time::seconds_after;
+use crate::topic::PING;
+use serde::{Deserialize, Serialize};
+use wharf_sdk::prelude::*;
+use wharf_sdk::serde_json::json;
+use wharf_sdk::sql::{self, FromRow, FromValue, Value, params, statement};
+
+/// How long a delivery is kept, in seconds. No delivery waits for so long.
+const KEEP: i64 = 30 * 24 * 60 * 60;
+
+/// How many ended deliveries of one endpoint are kept.
+const MAX_KEPT: i64 = 1_000;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Page {
+    /// The number of the newest deliveries to skip.
+    #[schemars(range(min = 0))]
+    skip: i64,
+    #[schemars(range(min = 0, max = 1000))]
+    limit: i64,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { skip: 0, limit: 100 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub(crate) enum DeliveryState {
+    Waiting,
+    Delivered,
+    Failed,
+}
+
+impl FromValue for DeliveryState {
+    fn from_value(value: Value) -> Result<Self, String> {
+        read_word(value)
+    }
+}
+
+#[derive(Serialize, JsonSchema, FromRow)]
+pub(crate) struct DeliveryPublic {
+    id: Uuid,
+    /// The `webhook-id` that the receiver gets.
+    message_id: Uuid,
+    topic: String,
+    state: DeliveryState,
+    /// The number of requests so far.
+    attempts: i64,
+    /// The status of the latest response.
+    response_status: Option<i64>,
+    /// Why the latest attempt failed, or why there was none.
+    error: Option<String>,
+    attempted_at: Option<Timestamp>,
+    created_at: Timestamp,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct DeliveriesPublic {
+    data: Vec<DeliveryPublic>,
+    /// The number of deliveries on all pages.
+    count: i64,
+}
+
+const COLUMNS: &str = "delivery.id AS id, message_id, topic, state, attempts, response_status, error, attempted_at,
+    delivery.created_at AS created_at";
+
+/// Read Deliveries
+///
+/// The deliveries of an endpoint, newest first.
+#[get("/{id}/deliveries")]
+pub(crate) fn read_deliveries(
+    caller: Caller,
+    Path(id): Path<Uuid>,
+    Query(page): Query<Page>,
+) -> Result<Json<DeliveriesPublic>> {
+    endpoints::find(id, &caller)?;
+    let list = format!(
+        "SELECT {COLUMNS} FROM delivery JOIN message ON message.id = message_id WHERE endpoint_id = $1
+        ORDER BY delivery.created_at DESC, delivery.id LIMIT $2 OFFSET $3"
+    );
+    let [data, count] = sql::batch([
+        statement(list, params![id, page.limit, page.skip]),
+        statement("SELECT COUNT(*) FROM delivery WHERE endpoint_id = $1", params![id]),
+    ])?;
+    Ok(Json(DeliveriesPublic { data: data.all()?, count: count.value()? }))
+}
+
+/// Retry Delivery
+///
+/// Sends the message again, also one that was delivered. A delivery that waits already keeps the time of its next attempt.
+#[post("/{id}/deliveries/{delivery}/retry", status = 202)]
+pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, Uuid)>) -> Result<Json<DeliveryPublic>> {
+    endpoints::check_ready(id, &caller)?;
+    sql::transaction(|tx| {
+        const WAIT: &str = "UPDATE delivery SET state = 'waiting' WHERE id = $1 AND endpoint_id = $2";
+        if tx.execute(WAIT, params![delivery, id])? == 0 {
+            return Err(not_found());
+        }
+        sending::deliver::job(&Delivery { id: delivery }).dedup(delivery).enqueue()?;
+        Ok(())
+    })?;
+    Ok(Json(find(id, delivery)?))
+}
+
+/// Test Endpoint
+///
+/// Sends the message `webhooks.ping` to the endpoint. The log of deliveries shows the result.
+#[post("/{id}/test", status = 202)]
+pub(crate) fn test_endpoint(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<DeliveryPublic>> {
+    endpoints::check_ready(id, &caller)?;
+    let sent = Message::new(PING, caller.id, &json!({ "endpoint_id": id })).send_to(&[id])?;
+    let delivery = sent.first().ok_or_else(|| Problem::internal("a new message has no delivery"))?;
+    Ok(Json(find(id, *delivery)?))
+}
+
+/// Finds a delivery of an endpoint.
+pub(crate) fn find(endpoint: Uuid, id: Uuid) -> Result<DeliveryPublic> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM delivery JOIN message ON message.id = message_id
+        WHERE delivery.id = $1 AND endpoint_id = $2"
+    );
+    sql::query_optional(&sql, params![id, endpoint])?.ok_or_else(not_found)
+}
+
+/// Deletes what is too old, and the oldest deliveries of an endpoint that has too many.
+#[schedule("17 * * * *")]
+pub(crate) fn prune() -> Result<(), TaskError> {
+    const TOO_OLD: &str = "DELETE FROM message WHERE created_at < $1";
+    const TOO_MANY: &str = "DELETE FROM delivery WHERE id IN (SELECT id FROM
+        (SELECT id, ROW_NUMBER() OVER (PARTITION BY endpoint_id ORDER BY created_at DESC, id) AS place
+            FROM delivery WHERE state <> 'waiting') AS ended
+        WHERE place > $1)";
+    const UNUSED: &str =
+        "DELETE FROM message WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.id)";
+    sql::execute(TOO_OLD, params![seconds_after(Timestamp::now(), -KEEP)])?;
+    sql::execute(TOO_MANY, params![MAX_KEPT])?;
+    sql::execute(UNUSED, params![])?;
+    Ok(())
+}
+
+fn not_found() -> Problem {
+    Problem::not_found("delivery_not_found", "Delivery not found")
+}
