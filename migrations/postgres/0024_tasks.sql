@@ -65,6 +65,8 @@ CREATE TABLE tasks (
     attempts      bigint  NOT NULL DEFAULT 0,
     -- Attempts that ended with their process.
     interruptions bigint  NOT NULL DEFAULT 0,
+    -- How often it was claimed. With `seq`, this names one claim.
+    claims        bigint  NOT NULL DEFAULT 0,
     -- Ready: the earliest start. Running: the end of the lease.
     due_at        bigint  NOT NULL,
     -- The earliest start when it was added or retried by an operator: how long it has waited.

@@ -65,6 +65,8 @@ CREATE TABLE tasks (
     attempts      INTEGER NOT NULL DEFAULT 0,
     -- Attempts that ended with their process.
     interruptions INTEGER NOT NULL DEFAULT 0,
+    -- How often it was claimed. With `seq`, this names one claim.
+    claims        INTEGER NOT NULL DEFAULT 0,
     -- Ready: the earliest start. Running: the end of the lease.
     due_at        INTEGER NOT NULL,
     -- The earliest start when it was added or retried by an operator: how long it has waited.

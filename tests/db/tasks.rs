@@ -5,7 +5,8 @@ use std::time::Duration;
 use uuid::Uuid;
 use wharf::clock::Timestamp;
 use wharf::config::{Database, Secret};
-use wharf::db::task::{ClaimedTask, Recovered, TaskEnd};
+use wharf::db::task::status::{self, JobState};
+use wharf::db::task::{Claim, ClaimedTask, Recovered, TaskEnd};
 use wharf::db::{Db, intake, schedule, task};
 use wharf::id::{EventId, JobId, PluginName};
 use wharf::message::{Message, NewEvent, NewJob, Priority};
@@ -49,6 +50,7 @@ on_both! {
     a_task_that_is_interrupted_again_and_again_is_dead,
     tasks_of_earlier_processes_of_a_node_are_given_back,
     each_task_is_claimed_by_one_process,
+    an_attempt_whose_claim_was_lost_changes_nothing,
     a_cancelled_job_belongs_to_nobody,
     a_job_with_a_key_is_dropped_while_another_one_waits_or_runs,
     ended_jobs_and_events_are_deleted_when_nothing_needs_them,
@@ -141,7 +143,7 @@ async fn claim_for(db: &Db, queue: &str, owner: &str, now: i64, limit: usize) ->
 }
 
 async fn end(db: &Db, task: &ClaimedTask, end: TaskEnd) -> bool {
-    task::end(db, task, OWNER, &end, Timestamp(50)).await.unwrap()
+    task::end(db, task, &end, Timestamp(50)).await.unwrap()
 }
 
 /// Returns the ids of the events that tasks deliver.
@@ -233,7 +235,7 @@ async fn tasks_of_earlier_processes_of_a_node_are_given_back(db: &Db) {
     let recovered = task::recover(db, Timestamp(11), Some("node")).await.unwrap();
     assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] });
     let claimed = claim(db, JOBS, 11).await;
-    task::end_lease(db, OWNER, claimed[0].seq, Timestamp(12)).await.unwrap();
+    task::end_lease(db, claimed[0].claim(), Timestamp(12)).await.unwrap();
     let recovered = task::recover(db, Timestamp(12), None).await.unwrap();
     assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] }, "a process can end a lease");
 }
@@ -246,9 +248,8 @@ async fn each_task_is_claimed_by_one_process(db: &Db) {
     let second = claim_for(db, JOBS, "node/2", 1, 100).await;
     assert_eq!((first.len(), second.len()), (3, 2));
     let numbers = |tasks: &[ClaimedTask]| tasks.iter().map(|task| task.seq).collect::<Vec<_>>();
-    assert_eq!(sorted(task::owned(db, "node/1").await.unwrap()), numbers(&first));
-    assert_eq!(sorted(task::renew(db, "node/2", Timestamp(90)).await.unwrap()), numbers(&second));
-    assert!(!task::end(db, &first[0], "node/2", &TaskEnd::Delivered, Timestamp(5)).await.unwrap());
+    assert_eq!(sorted(&task::owned(db, "node/1").await.unwrap()), numbers(&first));
+    assert_eq!(sorted(&task::renew(db, "node/2", Timestamp(90)).await.unwrap()), numbers(&second));
 
     assert_eq!(task::give_back(db, "node/1", Timestamp(5)).await.unwrap(), 3);
     let again = claim_for(db, JOBS, "node/2", 5, 100).await;
@@ -256,9 +257,34 @@ async fn each_task_is_claimed_by_one_process(db: &Db) {
     assert!(again.iter().all(|task| task.attempts == 1), "the attempts that were given back do not count");
 }
 
-fn sorted(mut numbers: Vec<i64>) -> Vec<i64> {
+fn sorted(claims: &[Claim]) -> Vec<i64> {
+    let mut numbers: Vec<i64> = claims.iter().map(|claim| claim.seq).collect();
     numbers.sort_unstable();
     numbers
+}
+
+/// The process can have the task again: another one gave it back, or the response to the end of its attempt was lost.
+async fn an_attempt_whose_claim_was_lost_changes_nothing(db: &Db) {
+    store(db, "mailer", &[job(1, None)]).await;
+    let lost = claim(db, JOBS, 10).await;
+    task::recover(db, Timestamp(10 + LEASE), None).await.unwrap();
+    let held = claim(db, JOBS, 10 + LEASE).await;
+    assert_eq!((held[0].seq, held[0].attempts), (lost[0].seq, lost[0].attempts));
+
+    let succeeded = || TaskEnd::Succeeded { output: None, keep_until: Timestamp(1_000) };
+    for ended in [succeeded(), TaskEnd::Dead { reason: "no".to_owned() }, TaskEnd::Postponed { due_at: Timestamp(1) }] {
+        assert!(!end(db, &lost[0], ended).await);
+    }
+    assert!(!end(db, &lost[0], TaskEnd::Retry { reason: "no".to_owned(), due_at: Timestamp(1) }).await);
+    task::end_lease(db, lost[0].claim(), Timestamp(1)).await.unwrap();
+    assert_eq!(task::recover(db, Timestamp(20 + LEASE), None).await.unwrap(), Recovered::default());
+    status::report_progress(db, lost[0].claim(), (1, 2)).await.unwrap();
+    assert_eq!(task::renew(db, OWNER, Timestamp(900)).await.unwrap(), [held[0].claim()], "only one claim is left");
+    let id = JobId(Uuid::from_u128(1));
+    let found = status::find(db, &plugin("mailer"), id).await.unwrap().unwrap();
+    assert_eq!((found.state, found.progress), (JobState::Running, None));
+
+    assert!(end(db, &held[0], succeeded()).await);
 }
 
 async fn a_cancelled_job_belongs_to_nobody(db: &Db) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::Caller;
+use crate::db::task::Claim;
 use crate::egress::Trace;
 use crate::id::PluginName;
 use crate::initiator::Initiator;
@@ -31,8 +32,8 @@ pub struct CallContext {
 /// The delivery or job that a call runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningTask {
-    /// The number of the task.
-    pub seq: i64,
+    /// The claim of the task.
+    pub claim: Claim,
     /// Whether it is a job.
     pub is_job: bool,
     /// How many events and jobs caused each other before it.

@@ -287,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn a_chain_of_events_that_cause_each_other_ends() {
         let fixture = Fixture::open(|_| ()).await;
-        let task = |depth| Some(RunningTask { seq: 1, is_job: false, depth });
+        let task = |depth| Some(RunningTask { claim: task::Claim { seq: 1, claims: 1 }, is_job: false, depth });
         let mut guest = fixture.call(&["events"], task(MAX_DEPTH - 1)).await;
         publish(&mut guest, event("created", r#"{"id": 1}"#)).await.unwrap();
         let mut guest = fixture.call(&["events"], task(MAX_DEPTH)).await;

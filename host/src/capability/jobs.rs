@@ -215,7 +215,7 @@ impl Guest {
         call.reported = Some(now);
         let wait = self.dependencies.wait_for(Dependency::Database);
         let _statement = release.services.statements.acquire().await;
-        let reported = table::report_progress(&release.services.db, task.seq, (done, total)).await;
+        let reported = table::report_progress(&release.services.db, task.claim, (done, total)).await;
         wait.over();
         reported.map_err(|error| self.host_database_failed(&error))
     }
@@ -317,7 +317,7 @@ mod tests {
     use crate::capability::RunningTask;
     use crate::capability::message_fixture::{Fixture, hits};
     use crate::clock::Timestamp;
-    use crate::db::task::{self, ClaimedTask, TaskEnd};
+    use crate::db::task::{self, Claim, ClaimedTask, TaskEnd};
     use crate::message::MAX_DEPTH;
 
     fn job(name: &str, payload: &str) -> queue::Job {
@@ -363,7 +363,7 @@ mod tests {
 
         let claimed = claim(&fixture, "items/typed/1").await;
         assert_eq!((claimed.payload.as_deref(), claimed.request_id.as_deref()), (Some(r#"{"id": 1}"#), Some("r1")));
-        let running = RunningTask { seq: claimed.seq, is_job: true, depth: 0 };
+        let running = RunningTask { claim: claimed.claim(), is_job: true, depth: 0 };
         let mut worker = fixture.call(&["jobs"], Some(running)).await;
         worker.report_progress(1, 3).await.unwrap().unwrap();
         worker.report_progress(2, 3).await.unwrap().unwrap();
@@ -376,7 +376,7 @@ mod tests {
 
         let end = TaskEnd::Succeeded { output: Some("done".to_owned()), keep_until: Timestamp(i64::MAX) };
         let now = fixture.boot.clock.now();
-        assert!(task::end(&fixture.boot.db, &claimed, "node/run", &end, now).await.unwrap());
+        assert!(task::end(&fixture.boot.db, &claimed, &end, now).await.unwrap());
         let ended = status(&mut guest, &id).await.unwrap();
         assert_eq!((ended.state, ended.output.as_deref()), (queue::State::Succeeded, Some("done")));
         guest.cancel(id.clone()).await.unwrap().unwrap();
@@ -472,7 +472,8 @@ mod tests {
         assert_eq!(enqueue(&mut guest, job("any", "1")).await, Err("limit: rate: 1".to_owned()));
         assert_eq!(guest.cancel(id).await.unwrap().map_err(text), Err("limit: rate: 1".to_owned()));
         assert_eq!([Limit::JobsPayload, Limit::JobsRate].map(|limit| hits(&guest, limit)), [1, 2]);
-        let task = RunningTask { seq: 1, is_job: true, depth: MAX_DEPTH };
+        let claim = Claim { seq: 1, claims: 1 };
+        let task = RunningTask { claim, is_job: true, depth: MAX_DEPTH };
         let mut deep = fixture.call(&["jobs"], Some(task)).await;
         assert_eq!(enqueue(&mut deep, job("any", "1")).await, Err("limit: depth: 16".to_owned()));
     }

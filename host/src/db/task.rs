@@ -1,8 +1,8 @@
 //! Tasks: deliveries of events and jobs, from their start to their end. Owns the SQL that claims and ends them; the intake
 //! (`db::intake`) adds them, `upkeep` takes care of those whose process died, and `operator` has the changes by operators.
 //!
-//! A claimed task has an owner, a process, and a lease, which the owner renews. Every statement about a claimed task names
-//! its owner, so a process that lost its lease changes nothing. Of the deliveries of one plugin in one lane, only the first
+//! A claimed task has an owner, a process, and a lease, which the owner renews. Every statement about the end of an attempt
+//! names its claim, so an attempt that lost its lease changes nothing, even if the same process claimed the task again. Of the deliveries of one plugin in one lane, only the first
 //! one is not blocked; its end makes the next one ready, in the same transaction and under the lock of the lane.
 //!
 //! The conditions on `state` repeat those of the partial indexes word by word: SQLite uses such an index for nothing else.
@@ -39,6 +39,17 @@ row! {
 }
 
 row! {
+    /// A claim of a task. The next claim of the task, by whichever process, is another one.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub struct Claim {
+        /// The number of the task.
+        pub seq: i64,
+        /// How often it has been claimed.
+        pub claims: i64,
+    }
+}
+
+row! {
     /// A claimed task.
     #[derive(Debug, Clone)]
     pub struct ClaimedTask {
@@ -60,12 +71,21 @@ row! {
         pub scheduled_at: Option<Timestamp>,
         /// The number of attempts, this one included.
         pub attempts: i64,
+        /// The number of claims, this one included.
+        pub claims: i64,
         /// How many events and jobs caused each other before it.
         pub depth: i64,
         /// The request that caused it.
         pub request_id: Option<String>,
         /// When it was added.
         pub created_at: Timestamp,
+    }
+}
+
+impl ClaimedTask {
+    /// Returns its claim.
+    pub fn claim(&self) -> Claim {
+        Claim { seq: self.seq, claims: self.claims }
     }
 }
 
@@ -155,12 +175,13 @@ pub async fn claim(
     macro_rules! claim {
         ($due:literal, $lock:literal) => {
             concat!(
-                "UPDATE tasks SET state = 'running', owner = $3, due_at = $4, attempts = attempts + 1 WHERE seq ",
+                "UPDATE tasks SET state = 'running', owner = $3, due_at = $4, attempts = attempts + 1, \
+                 claims = claims + 1 WHERE seq ",
                 $due,
                 "(SELECT seq FROM tasks WHERE state = 'ready' AND queue = $1 AND due_at <= $2 ORDER BY due_at, seq LIMIT $5",
                 $lock,
-                ") RETURNING seq, id, plugin, name, event_seq, payload, lane, scheduled_at, attempts, depth, request_id, \
-                 created_at"
+                ") RETURNING seq, id, plugin, name, event_seq, payload, lane, scheduled_at, attempts, claims, depth, \
+                 request_id, created_at"
             )
         };
     }
@@ -184,23 +205,23 @@ pub async fn event(db: &Db, seq: i64) -> Result<Option<DeliveredEvent>> {
     Ok(on!(db, pool => sqlx::query_as::<_, DeliveredEvent>(SQL).bind(seq).fetch_optional(pool).await)?)
 }
 
-/// Ends an attempt of a claimed task. Returns whether the process still owned it.
+/// Ends an attempt of a claimed task. Returns whether the claim still held.
 ///
 /// # Errors
 /// The database fails.
-pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: Timestamp) -> Result<bool> {
-    const DELETE: &str = "DELETE FROM tasks WHERE seq = $1 AND owner = $2 AND state = 'running'";
+pub async fn end(db: &Db, task: &ClaimedTask, end: &TaskEnd, now: Timestamp) -> Result<bool> {
+    const DELETE: &str = "DELETE FROM tasks WHERE seq = $1 AND claims = $2 AND state = 'running'";
     const SUCCEED: &str = "UPDATE tasks SET state = 'done', owner = NULL, output = $3, ended_at = $4, keep_until = $5 \
-        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+        WHERE seq = $1 AND claims = $2 AND state = 'running'";
     const RETRY: &str = "UPDATE tasks SET state = 'ready', owner = NULL, reason = $3, due_at = $4 \
-        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+        WHERE seq = $1 AND claims = $2 AND state = 'running'";
     const POSTPONE: &str = "UPDATE tasks SET state = 'ready', owner = NULL, due_at = $3, attempts = attempts - 1 \
-        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+        WHERE seq = $1 AND claims = $2 AND state = 'running'";
     const BURY: &str = "UPDATE tasks SET state = 'dead', owner = NULL, reason = $3, ended_at = $4 \
-        WHERE seq = $1 AND owner = $2 AND state = 'running'";
+        WHERE seq = $1 AND claims = $2 AND state = 'running'";
     let [sqlite, postgres] = LOCK;
     let lock = db.dialect(sqlite, postgres);
-    let seq = task.seq;
+    let Claim { seq, claims } = task.claim();
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let lane = task.lane.as_deref().filter(|_| end.is_final());
@@ -208,15 +229,15 @@ pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: T
             sqlx::query(lock).bind(lane_lock(lane)).execute(&mut *tx).await?;
         }
         let query = match end {
-            TaskEnd::Delivered => sqlx::query(DELETE).bind(seq).bind(owner),
+            TaskEnd::Delivered => sqlx::query(DELETE).bind(seq).bind(claims),
             TaskEnd::Succeeded { output, keep_until } => {
-                sqlx::query(SUCCEED).bind(seq).bind(owner).bind(output.as_deref()).bind(now).bind(*keep_until)
+                sqlx::query(SUCCEED).bind(seq).bind(claims).bind(output.as_deref()).bind(now).bind(*keep_until)
             }
             TaskEnd::Retry { reason, due_at } => {
-                sqlx::query(RETRY).bind(seq).bind(owner).bind(reason.as_str()).bind(*due_at)
+                sqlx::query(RETRY).bind(seq).bind(claims).bind(reason.as_str()).bind(*due_at)
             }
-            TaskEnd::Postponed { due_at } => sqlx::query(POSTPONE).bind(seq).bind(owner).bind(*due_at),
-            TaskEnd::Dead { reason } => sqlx::query(BURY).bind(seq).bind(owner).bind(reason.as_str()).bind(now),
+            TaskEnd::Postponed { due_at } => sqlx::query(POSTPONE).bind(seq).bind(claims).bind(*due_at),
+            TaskEnd::Dead { reason } => sqlx::query(BURY).bind(seq).bind(claims).bind(reason.as_str()).bind(now),
         };
         let is_ours = query.execute(&mut *tx).await?.rows_affected() == 1;
         if let Some(lane) = lane.filter(|_| is_ours) {
@@ -227,22 +248,22 @@ pub async fn end(db: &Db, task: &ClaimedTask, owner: &str, end: &TaskEnd, now: T
     }))
 }
 
-/// Renews all leases of a process. Returns the numbers of its tasks; one that is missing was cancelled or lost.
+/// Renews all leases of a process. Returns its claims; one that is missing was cancelled or lost.
 ///
 /// # Errors
 /// The database fails.
-pub async fn renew(db: &Db, owner: &str, lease_until: Timestamp) -> Result<Vec<i64>> {
-    const SQL: &str = "UPDATE tasks SET due_at = $2 WHERE state = 'running' AND owner = $1 RETURNING seq";
-    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).bind(owner).bind(lease_until).fetch_all(pool).await)?)
+pub async fn renew(db: &Db, owner: &str, lease_until: Timestamp) -> Result<Vec<Claim>> {
+    const SQL: &str = "UPDATE tasks SET due_at = $2 WHERE state = 'running' AND owner = $1 RETURNING seq, claims";
+    Ok(on!(db, pool => sqlx::query_as::<_, Claim>(SQL).bind(owner).bind(lease_until).fetch_all(pool).await)?)
 }
 
-/// Returns the numbers of the tasks of a process.
+/// Returns the claims of a process.
 ///
 /// # Errors
 /// The database fails.
-pub async fn owned(db: &Db, owner: &str) -> Result<Vec<i64>> {
-    const SQL: &str = "SELECT seq FROM tasks WHERE state = 'running' AND owner = $1";
-    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).bind(owner).fetch_all(pool).await)?)
+pub async fn owned(db: &Db, owner: &str) -> Result<Vec<Claim>> {
+    const SQL: &str = "SELECT seq, claims FROM tasks WHERE state = 'running' AND owner = $1";
+    Ok(on!(db, pool => sqlx::query_as::<_, Claim>(SQL).bind(owner).fetch_all(pool).await)?)
 }
 
 /// Ends the lease of a task that its process does not run: the response to its claim was lost, or its attempt broke off.
@@ -250,9 +271,9 @@ pub async fn owned(db: &Db, owner: &str) -> Result<Vec<i64>> {
 ///
 /// # Errors
 /// The database fails.
-pub async fn end_lease(db: &Db, owner: &str, seq: i64, now: Timestamp) -> Result<()> {
-    const SQL: &str = "UPDATE tasks SET due_at = $3 WHERE seq = $1 AND owner = $2 AND state = 'running'";
-    on!(db, pool => sqlx::query(SQL).bind(seq).bind(owner).bind(now).execute(pool).await.map(drop))?;
+pub async fn end_lease(db: &Db, Claim { seq, claims }: Claim, now: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE tasks SET due_at = $3 WHERE seq = $1 AND claims = $2 AND state = 'running'";
+    on!(db, pool => sqlx::query(SQL).bind(seq).bind(claims).bind(now).execute(pool).await.map(drop))?;
     Ok(())
 }
 

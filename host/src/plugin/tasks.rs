@@ -28,7 +28,7 @@ use super::release::Release;
 use crate::capability::Capability as _;
 use crate::capability::events::Events;
 use crate::capability::jobs::Jobs;
-use crate::db::task::{self, Recovered};
+use crate::db::task::{self, Claim, Recovered};
 use crate::error::Result;
 use crate::id::PluginName;
 
@@ -86,7 +86,7 @@ impl Registry {
 
 /// An attempt that runs.
 struct RunningAttempt {
-    seq: i64,
+    claim: Claim,
     queue: Queue,
     /// Whether its end can make another task ready.
     has_lane: bool,
@@ -163,7 +163,7 @@ impl Engine {
         let Some(attempt) = self.running.remove(&id) else { return false };
         self.load.end(&attempt.queue);
         if has_failed {
-            tracing::error!(queue = attempt.queue.whole, task = attempt.seq, "an attempt of a task broke off");
+            tracing::error!(queue = attempt.queue.whole, task = attempt.claim.seq, "an attempt of a task broke off");
         }
         attempt.has_lane
     }
@@ -196,10 +196,10 @@ impl Engine {
         let now = clock.now();
         let leased = task::renew(db, run_id, now.plus(LEASE)).await?;
         self.drop_lost(&leased);
-        let running: HashSet<i64> = self.running.values().map(|attempt| attempt.seq).collect();
-        for seq in leased.into_iter().filter(|seq| !running.contains(seq)) {
-            tracing::warn!(task = seq, "a task does not run here although it was claimed here; it runs again");
-            task::end_lease(db, run_id, seq, now).await?;
+        let running: HashSet<Claim> = self.running.values().map(|attempt| attempt.claim).collect();
+        for claim in leased.into_iter().filter(|claim| !running.contains(claim)) {
+            tracing::warn!(task = claim.seq, "a task does not run here although it was claimed here; it runs again");
+            task::end_lease(db, claim, now).await?;
         }
         // After the own leases were renewed: an outage can be longer than a lease.
         let recovered = task::recover(db, now, None).await?;
@@ -219,11 +219,15 @@ impl Engine {
 
     /// Drops the attempts of tasks that do not belong to this process any more: they were cancelled or deleted, or another
     /// process took them over.
-    fn drop_lost(&self, owned: &[i64]) {
-        let owned: HashSet<i64> = owned.iter().copied().collect();
+    fn drop_lost(&self, owned: &[Claim]) {
+        let owned: HashSet<Claim> = owned.iter().copied().collect();
         for attempt in self.running.values() {
-            if !owned.contains(&attempt.seq) && !attempt.is_ending.load(Ordering::SeqCst) {
-                tracing::debug!(queue = attempt.queue.whole, task = attempt.seq, "a task was taken away while it ran");
+            if !owned.contains(&attempt.claim) && !attempt.is_ending.load(Ordering::SeqCst) {
+                tracing::debug!(
+                    queue = attempt.queue.whole,
+                    task = attempt.claim.seq,
+                    "a task was taken away while it ran"
+                );
                 attempt.abort.abort();
             }
         }
@@ -269,11 +273,11 @@ impl Engine {
         }
         for task in claimed {
             let is_ending = Arc::new(AtomicBool::new(false));
-            let (seq, has_lane) = (task.seq, task.lane.is_some());
+            let (claim, has_lane) = (task.claim(), task.lane.is_some());
             let (registry, ending) = (Arc::clone(&self.registry), Arc::clone(&is_ending));
             let abort = self.attempts.spawn(async move { registry.attempt_task(&task, &ending).await });
             self.load.start(queue);
-            let attempt = RunningAttempt { seq, queue: queue.clone(), has_lane, is_ending, abort: abort.clone() };
+            let attempt = RunningAttempt { claim, queue: queue.clone(), has_lane, is_ending, abort: abort.clone() };
             self.running.insert(abort.id(), attempt);
         }
         Ok(())

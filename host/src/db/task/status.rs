@@ -1,5 +1,6 @@
 //! The jobs of a plugin as the plugin sees them: their states, their outputs and their progress.
 
+use super::Claim;
 use crate::db::row::row;
 use crate::db::{Db, on};
 use crate::error::{Error, Result};
@@ -78,13 +79,15 @@ pub async fn find(db: &Db, plugin: &PluginName, job: JobId) -> Result<Option<Job
     found.map(JobStatus::try_from).transpose()
 }
 
-/// Stores a report of progress, done and total, with a task that runs.
+/// Stores a report of progress, done and total, with a task that runs. A report of an attempt whose claim was lost has no
+/// effect.
 ///
 /// # Errors
 /// The database fails.
-pub async fn report_progress(db: &Db, seq: i64, (done, total): (u64, u64)) -> Result<()> {
-    const SQL: &str = "UPDATE tasks SET progress_done = $2, progress_total = $3 WHERE seq = $1 AND state = 'running'";
+pub async fn report_progress(db: &Db, Claim { seq, claims }: Claim, (done, total): (u64, u64)) -> Result<()> {
+    const SQL: &str = "UPDATE tasks SET progress_done = $3, progress_total = $4 \
+        WHERE seq = $1 AND claims = $2 AND state = 'running'";
     let [done, total] = [done, total].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-    on!(db, pool => sqlx::query(SQL).bind(seq).bind(done).bind(total).execute(pool).await.map(drop))?;
+    on!(db, pool => sqlx::query(SQL).bind(seq).bind(claims).bind(done).bind(total).execute(pool).await.map(drop))?;
     Ok(())
 }

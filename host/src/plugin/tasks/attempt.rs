@@ -130,7 +130,7 @@ impl Registry {
         }
         let request_id: Arc<str> = task.request_id.as_deref().unwrap_or_default().into();
         let depth = u32::try_from(task.depth).unwrap_or(u32::MAX);
-        let context = RunningTask { seq: task.seq, is_job: task.event_seq.is_none(), depth };
+        let context = RunningTask { claim: task.claim(), is_job: task.event_seq.is_none(), depth };
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
         let call = TaskCall { context, request_id: &request_id, work, deadline };
         Ok(Box::pin(self.live.sandbox().run_task(release, call, &dependencies)).await)
@@ -158,7 +158,7 @@ impl Registry {
         let (plugin, seq) = (&task.plugin, task.seq);
         let mut refusals = 0;
         loop {
-            match task::end(&self.db, task, &self.run_id, end, self.clock.now()).await {
+            match task::end(&self.db, task, end, self.clock.now()).await {
                 Ok(true) => return true,
                 Ok(false) => {
                     tracing::debug!(%plugin, task = seq, "a task was cancelled, or belongs to another process now");

@@ -85,6 +85,7 @@ mod tests {
             lane: None,
             scheduled_at: None,
             attempts,
+            claims: attempts,
             depth: 0,
             request_id: None,
             created_at: NOW,
