@@ -81,13 +81,14 @@ plugins! {
         /// Concurrent calls of all plugins; sizes the instance pool, which reserves addresses for every call. A process
         /// has 47 bits of them.
         total_concurrency: usize = 256, "WHARF_PLUGIN_TOTAL_CONCURRENCY", kind::count(1..=2_048);
-        /// Concurrent deliveries of events and jobs of all plugins; adds to the instance pool.
+        /// Concurrent deliveries of events and jobs of all plugins; adds to the instance pool. A quarter of them is for
+        /// deliveries only.
         background_concurrency: usize = 8, "WHARF_PLUGIN_BACKGROUND_CONCURRENCY", kind::count(1..=256);
         /// CPU time of one delivery or job, but no more than its deadline. A longer `cpu_time` of the plugin counts instead.
         task_cpu_time: Duration = 10 * SECOND, "WHARF_PLUGIN_TASK_CPU_TIME",
             kind::duration(TEN_MILLISECONDS..=HOUR);
         /// Concurrent deliveries of events and jobs of one plugin.
-        background_per_plugin: usize = 2, "WHARF_PLUGIN_BACKGROUND_PER_PLUGIN", kind::count(1..=256);
+        background_per_plugin: usize = 3, "WHARF_PLUGIN_BACKGROUND_PER_PLUGIN", kind::count(1..=256);
         /// How long events are kept that no plugin has to receive any more. Within this time, a client can resume a stream.
         keep_events: Duration = HOUR, "WHARF_PLUGIN_KEEP_EVENTS", kind::duration(MINUTE..=YEAR);
         /// How long a call may wait for a call slot before the response is 503.

@@ -1,6 +1,7 @@
 //! The turns of tasks: which queue may start its next task. Plugins take turns, however many tasks each has. Of one
-//! plugin, the queues of the highest priority come first, and among these the queues take turns. Owns the bounds on
-//! running tasks and the order; knows neither the database nor a release.
+//! plugin, the queues of the highest priority come first, and among these the queues take turns. A quarter of all places is
+//! for deliveries, because jobs can run for long. Owns the bounds on running tasks and the order; knows neither the database
+//! nor a release.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -56,6 +57,7 @@ pub(super) struct Candidate {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Load {
     total: usize,
+    all_jobs: usize,
     plugins: HashMap<PluginName, usize>,
     jobs: HashMap<PluginName, usize>,
     names: HashMap<(PluginName, String), usize>,
@@ -67,6 +69,7 @@ impl Load {
         self.total += 1;
         *self.plugins.entry(queue.plugin.clone()).or_default() += 1;
         if queue.is_of_jobs() {
+            self.all_jobs += 1;
             *self.jobs.entry(queue.plugin.clone()).or_default() += 1;
         }
         *self.names.entry((queue.plugin.clone(), queue.name.clone())).or_default() += 1;
@@ -77,6 +80,7 @@ impl Load {
         self.total = self.total.saturating_sub(1);
         count_down(&mut self.plugins, &queue.plugin);
         if queue.is_of_jobs() {
+            self.all_jobs = self.all_jobs.saturating_sub(1);
             count_down(&mut self.jobs, &queue.plugin);
         }
         count_down(&mut self.names, &(queue.plugin.clone(), queue.name.clone()));
@@ -87,13 +91,19 @@ impl Load {
         self.total
     }
 
-    fn admits(&self, Candidate { queue, bounds }: &Candidate) -> bool {
+    /// Returns whether a task of a queue may start if all plugins together run at most `total`.
+    fn admits(&self, Candidate { queue, bounds }: &Candidate, total: usize) -> bool {
         let running = |counts: &HashMap<PluginName, usize>| counts.get(&queue.plugin).copied().unwrap_or_default();
         let of_name = self.names.get(&(queue.plugin.clone(), queue.name.clone())).copied().unwrap_or_default();
         running(&self.plugins) < bounds.plugin
-            && (!queue.is_of_jobs() || running(&self.jobs) < bounds.jobs)
+            && (!queue.is_of_jobs() || (running(&self.jobs) < bounds.jobs && self.all_jobs < places_of_jobs(total)))
             && of_name < bounds.name
     }
+}
+
+/// Returns how many of all places jobs may have.
+fn places_of_jobs(total: usize) -> usize {
+    total - total / 4
 }
 
 /// Counts one less, and forgets a count of zero.
@@ -121,7 +131,7 @@ impl Turns {
         let mut load = load.clone();
         let mut planned: Vec<(usize, usize)> = Vec::new();
         while load.total < total {
-            let admitted = candidates.iter().enumerate().filter(|(_, candidate)| load.admits(candidate));
+            let admitted = candidates.iter().enumerate().filter(|(_, candidate)| load.admits(candidate, total));
             let Some((index, Candidate { queue, .. })) = admitted.min_by_key(|&(_, candidate)| self.order(candidate))
             else {
                 break;
@@ -205,6 +215,18 @@ mod tests {
         assert_eq!(plan(&["a/one/1", "a/one/2"], Bounds { name: 1, ..BOUNDS }, 8), [(1, 1)]);
         let jobs = Bounds { plugin: 3, jobs: 1, ..BOUNDS };
         assert_eq!(plan(&["a/one/1", "a/two/1", "a/user.deleted/1"], jobs, 8), [(0, 1), (2, 2)]);
+    }
+
+    #[test]
+    fn jobs_leave_places_for_deliveries() {
+        let queues = candidates(&["a/one/2", "b/one/1", "c/user.deleted/1"], BOUNDS);
+        let mut load = Load::default();
+        (0..6).for_each(|number| load.start(&queues[number % 2].queue));
+        assert_eq!(Turns::default().plan(&queues, &load, 8), [(2, 2)]);
+        load.end(&queues[0].queue);
+        let planned = Turns::default().plan(&queues, &load, 8);
+        assert_eq!(planned.iter().map(|(_, count)| count).sum::<usize>(), 3);
+        assert_eq!([1, 2, 3, 4, 8, 256].map(places_of_jobs), [1, 2, 3, 3, 6, 192]);
     }
 
     #[test]
