@@ -6,7 +6,10 @@
 //! between a commit and the signal: all soon after the start, and then each from time to time. The more plugins there are,
 //! the rarer that is, so that it never keeps connections to all their databases open.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -22,7 +25,7 @@ use crate::capability::jobs::Jobs;
 use crate::capability::sql::Sql;
 use crate::capability::{Capability as _, Grants};
 use crate::db::intake;
-use crate::db::plugin_data::DataError;
+use crate::db::plugin_data::{DataError, OutboxMessage};
 use crate::error::{Error, Kind, Result, code};
 use crate::id::PluginName;
 use crate::message::Message;
@@ -47,6 +50,8 @@ impl Registry {
     /// Moves messages until `stopping`. Those that are left in an outbox are moved after the next start.
     pub async fn relay_messages(&self, stopping: &CancellationToken) {
         let (mut outboxes, mut rounds) = (Outboxes::default(), Rounds::default());
+        let undeleted = Undeleted::default();
+        let undeleted = &undeleted;
         let mut moving: FuturesUnordered<BoxFuture<'_, (PluginName, Result<bool>)>> = FuturesUnordered::new();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,7 +73,7 @@ impl Registry {
             }
             while let Some(plugin) = outboxes.take(Instant::now()) {
                 moving.push(Box::pin(async move {
-                    let moved = self.move_messages(&plugin).await;
+                    let moved = self.move_messages(&plugin, undeleted).await;
                     (plugin, moved)
                 }));
             }
@@ -76,7 +81,7 @@ impl Registry {
     }
 
     /// Moves the oldest messages of a plugin. Returns whether there were any, so that there may be more.
-    async fn move_messages(&self, plugin: &PluginName) -> Result<bool> {
+    async fn move_messages(&self, plugin: &PluginName, undeleted: &Undeleted) -> Result<bool> {
         let unavailable = |error: DataError| {
             let kind = Kind::Unavailable(FIRST_BACKOFF);
             Error::new(kind, code::DATABASE_UNAVAILABLE, "The outbox of a plugin cannot be reached").with_source(error)
@@ -86,7 +91,7 @@ impl Registry {
             return Ok(false);
         }
         let mut messages = Vec::with_capacity(batch.len());
-        for stored in &batch {
+        for stored in undeleted.without(plugin, &batch) {
             match serde_json::from_str::<Message>(&stored.text) {
                 Ok(message) => messages.push(message),
                 // The host wrote it into a table that the plugin cannot reach, so another program changed it.
@@ -95,10 +100,50 @@ impl Registry {
                 }
             }
         }
-        intake::store(&self.db, plugin, &messages).await?;
+        if !messages.is_empty() {
+            intake::store(&self.db, plugin, &messages).await?;
+        }
+        undeleted.add(plugin, &batch);
         let ids: Vec<i64> = batch.iter().map(|stored| stored.id).collect();
         self.data.forget(plugin, &ids).await.map_err(unavailable)?;
+        undeleted.clear(plugin);
         Ok(true)
+    }
+}
+
+/// Messages that were stored and are still in their outboxes, because the plugin's database cannot be changed now. They are
+/// not stored again: a job among them can have ended and been deleted meanwhile, and would run once more with each attempt
+/// to delete its message. A plugin has at most one batch of them.
+#[derive(Debug, Default)]
+struct Undeleted {
+    hasher: RandomState,
+    plugins: Mutex<HashMap<PluginName, HashSet<u64>>>,
+}
+
+impl Undeleted {
+    /// Returns the messages of a batch that were not stored yet.
+    fn without<'a>(&self, plugin: &PluginName, batch: &'a [OutboxMessage]) -> Vec<&'a OutboxMessage> {
+        let plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |message: &&OutboxMessage| {
+            plugins.get(plugin).is_none_or(|stored| !stored.contains(&self.fingerprint(message)))
+        };
+        batch.iter().filter(is_new).collect()
+    }
+
+    /// A batch was stored.
+    fn add(&self, plugin: &PluginName, batch: &[OutboxMessage]) {
+        let stored = batch.iter().map(|message| self.fingerprint(message)).collect();
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.clone(), stored);
+    }
+
+    /// The batch was deleted from its outbox.
+    fn clear(&self, plugin: &PluginName) {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner).remove(plugin);
+    }
+
+    /// The id alone can belong to a message of a new database.
+    fn fingerprint(&self, OutboxMessage { id, text }: &OutboxMessage) -> u64 {
+        self.hasher.hash_one((id, text))
     }
 }
 
@@ -254,6 +299,23 @@ mod tests {
         assert_eq!(outboxes.take(now), Some(name("a")), "a message came after the look");
         outboxes.settle(name("a"), &Ok(false), now);
         assert_eq!(outboxes.take(now), None);
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_deleted_is_stored_once() {
+        let (undeleted, plugin, other) = (Undeleted::default(), name("a"), name("b"));
+        let message = |id: i64, text: &str| OutboxMessage { id, text: text.to_owned() };
+        let batch = [message(1, "one"), message(2, "two")];
+        let new = |plugin: &PluginName, batch: &[OutboxMessage]| {
+            undeleted.without(plugin, batch).into_iter().map(|message| message.id).collect::<Vec<_>>()
+        };
+        assert_eq!(new(&plugin, &batch), [1, 2]);
+        undeleted.add(&plugin, &batch);
+        assert_eq!(new(&plugin, &[batch[1].clone(), message(3, "three")]), [3]);
+        assert_eq!(new(&plugin, &[message(1, "of a new database")]), [1]);
+        assert_eq!(new(&other, &batch), [1, 2]);
+        undeleted.clear(&plugin);
+        assert_eq!(new(&plugin, &batch), [1, 2]);
     }
 
     #[test]
