@@ -195,6 +195,18 @@ impl Db {
         }
     }
 
+    /// Makes everything that was committed so far survive the end of the machine, before its original is deleted elsewhere.
+    /// A commit in a SQLite file does not wait for the disk; PostgreSQL waits by itself.
+    ///
+    /// # Errors
+    /// The disk does not confirm it.
+    pub async fn make_durable(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(pool) => pool.make_durable().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
     /// Returns the signals that are given when messages were stored.
     pub fn signals(&self) -> &Signals {
         on!(self, pool => pool.signals())

@@ -87,6 +87,14 @@ impl HostPool<Sqlite> {
     pub(super) fn sqlite(pool: Pool<Sqlite>, anchor: WalAnchor) -> Self {
         Self { anchor: Some(Arc::new(anchor)), ..Self::from(pool) }
     }
+
+    /// Waits until the disk has what was committed so far.
+    pub(super) async fn make_durable(&self) -> crate::error::Result<()> {
+        match &self.anchor {
+            Some(anchor) => anchor.make_durable().await,
+            None => Ok(()),
+        }
+    }
 }
 
 impl HostPool<Postgres> {

@@ -1,4 +1,4 @@
-//! Opens SQLite files with a write-ahead log, also while the disk is full.
+//! Opens SQLite files with a write-ahead log, also while the disk is full, and waits for the disk where a commit does not.
 //!
 //! SQLite keeps the index of a write-ahead log in a file of its own (`-shm`), which the first connection creates and
 //! the last one removes. On a full disk it cannot be created, and then nothing can be read. SQLite's VFS `unix-excl`
@@ -7,11 +7,15 @@
 //! host's tables nor plugins.
 
 use std::ffi::CStr;
-use std::path::Path;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{ErrorCode, OpenFlags, ffi};
+
+use crate::error::{Error, Result};
 
 /// The VFS that keeps the index in memory.
 const INDEX_IN_MEMORY: &CStr = c"unix-excl";
@@ -68,9 +72,31 @@ fn write_ahead(raw: &rusqlite::Connection, limit: Duration) -> rusqlite::Result<
     }
 }
 
+/// Returns the path of the file's write-ahead log.
+pub(super) fn log_path(file: &Path) -> PathBuf {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+/// Waits until the disk has what was committed so far. With the setting `synchronous = NORMAL`, a commit survives the end of
+/// the process, but not that of the machine. SQLite takes its locks on other files than the log, so that closing this one
+/// ends none of them. Blocks.
+pub(super) fn sync_log(log: &Path) -> std::io::Result<()> {
+    match File::open(log) {
+        Ok(log) => log.sync_data(),
+        // SQLite waits for the disk when it writes the log into the file.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// An unused connection that keeps the index of the log open: other connections can then be closed and opened on a full
 /// disk.
-pub(super) struct WalAnchor(Mutex<Option<rusqlite::Connection>>);
+pub(super) struct WalAnchor {
+    connection: Mutex<Option<rusqlite::Connection>>,
+    log: PathBuf,
+}
 
 impl WalAnchor {
     /// Opens the file, and creates it if it is missing. Blocks.
@@ -80,12 +106,35 @@ impl WalAnchor {
             open_log(&raw, limit)?;
             Ok(raw)
         })?;
-        Ok(Self(Mutex::new(Some(connection))))
+        Ok(Self { connection: Mutex::new(Some(connection)), log: log_path(file) })
+    }
+
+    /// Waits until the disk has what was committed so far.
+    pub(super) async fn make_durable(&self) -> Result<()> {
+        let log = self.log.clone();
+        let synced = tokio::task::spawn_blocking(move || sync_log(&log)).await;
+        let synced = synced.map_err(|error| Error::internal("waiting for the disk failed").with_source(error))?;
+        synced.map_err(|error| Error::io(format!("the disk does not confirm {}", self.log.display()), error))
     }
 
     /// Closes the connection, after all others: the last one writes the log into the file.
     pub(super) async fn close(&self) {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(tokio::task::spawn_blocking(move || drop(connection)).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_log_that_exists_needs_a_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_path(&dir.path().join("a.sqlite"));
+        assert_eq!(log, dir.path().join("a.sqlite-wal"));
+        sync_log(&log).unwrap();
+        std::fs::write(&log, "frames").unwrap();
+        sync_log(&log).unwrap();
     }
 }

@@ -101,7 +101,11 @@ impl Registry {
             }
         }
         if !messages.is_empty() {
+            // Each database commits before its disk confirms it. Without the waits, an end of the machine could take the
+            // change of a plugin and leave its message, or take the message from both databases.
+            self.data.make_durable(plugin).await.map_err(unavailable)?;
             intake::store(&self.db, plugin, &messages).await?;
+            self.db.make_durable().await?;
         }
         undeleted.add(plugin, &batch);
         let ids: Vec<i64> = batch.iter().map(|stored| stored.id).collect();

@@ -81,6 +81,20 @@ impl PluginData {
         }
     }
 
+    /// Makes the messages that were read survive the end of the machine, and the changes that they belong to. A commit in a
+    /// file does not wait for the disk, so the host could otherwise act on a change that nobody has any more. PostgreSQL
+    /// waits by itself.
+    ///
+    /// # Errors
+    /// [`DataError::Unavailable`] if the disk does not confirm it.
+    pub async fn make_durable(&self, plugin: &PluginName) -> Result<(), DataError> {
+        let Some(database) = self.existing(plugin).await? else { return Ok(()) };
+        match &database.engine {
+            Engine::Sqlite(sqlite) => sqlite.make_durable().await,
+            Engine::Postgres(_) => Ok(()),
+        }
+    }
+
     /// Deletes messages of a plugin. Ids of messages that are not there any more have no effect.
     ///
     /// # Errors

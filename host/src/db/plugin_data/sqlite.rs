@@ -23,13 +23,14 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use wharf_sql_text::Dialect;
 
-use self::connection::{Connection, RunError, StatementResult, wal_path};
+use self::connection::{Connection, RunError, StatementResult};
 use super::connection_pool::{ConnectionPool, Lease};
 use super::error::DataError;
 use super::result_budget::ResultBudget;
 use super::statement::{self, Verb};
 use super::statement_limits::StatementLimits;
 use super::value::{Rows, Statement};
+use crate::db::sqlite_file::log_path;
 use crate::error::{Error, Result};
 
 /// The time after a statement's deadline at which the caller stops waiting for the thread.
@@ -79,7 +80,7 @@ impl Sqlite {
     pub(super) fn disk(&self) -> Option<u64> {
         let bytes = |file: &Path| std::fs::metadata(file).ok().map(|file| file.len());
         let file = self.directory.join(FILE);
-        Some(bytes(&file)?.saturating_add(bytes(&wal_path(&file)).unwrap_or_default()))
+        Some(bytes(&file)?.saturating_add(bytes(&log_path(&file)).unwrap_or_default()))
     }
 
     /// Returns the number of the plugin's connections in use.

@@ -150,7 +150,7 @@ impl Connection {
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
         let connection =
-            Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal: wal_path(file) };
+            Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal: sqlite_file::log_path(file) };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
     }
@@ -383,13 +383,6 @@ impl Reusable for Connection {
     fn reset(&mut self) -> bool {
         self.rollback()
     }
-}
-
-/// Returns the path of the file's write-ahead log.
-pub(super) fn wal_path(file: &Path) -> PathBuf {
-    let mut log = file.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
 }
 
 fn value(cell: ValueRef<'_>, boolean: bool) -> Option<Value> {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::control::Mode;
-use super::{Sqlite, Transaction, error_mapping};
+use super::{FILE, Sqlite, Transaction, error_mapping};
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::outbox::{INSERT, MAX_BYTES, OutboxMessage, READ};
 use crate::db::plugin_data::statement_limits::StatementLimits;
+use crate::db::sqlite_file::{log_path, sync_log};
 use crate::db::sqlite_memory::Meter;
 
 /// AUTOINCREMENT uses no id again after all messages were deleted.
@@ -49,6 +50,20 @@ impl Sqlite {
             self.on_thread(leased, time, move |connection| read(connection, time, limit)).await.map_err(of_own_work)?;
         drop(leased);
         messages
+    }
+
+    pub(in crate::db::plugin_data) async fn make_durable(&self) -> Result<(), DataError> {
+        let log = log_path(&self.directory.join(FILE));
+        let synced = tokio::task::spawn_blocking(move || sync_log(&log)).await;
+        match synced {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let file = self.directory.display();
+                tracing::warn!(%file, %error, "the disk does not confirm the database of a plugin");
+                Err(DataError::Unavailable)
+            }
+            Err(_) => Err(DataError::Unavailable),
+        }
     }
 
     pub(in crate::db::plugin_data) async fn forget(&self, ids: Vec<i64>) -> Result<(), DataError> {
