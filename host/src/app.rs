@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
@@ -45,6 +45,9 @@ const SEAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest time that deliveries and jobs get at the shutdown, after which they start again later. It is a part of the
 /// time that requests get.
 const TASK_GRACE: Duration = Duration::from_secs(5);
+
+/// The time between a panic of work in the background and its next start.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// The host's dependencies on the machine, which tests replace.
 #[derive(Debug, Clone, Default)]
@@ -320,15 +323,42 @@ impl App {
 
 /// Starts the work of plugins in the background, until the shutdown.
 fn work(host: &Host, shutdown: &CancellationToken) -> [JoinHandle<()>; 3] {
-    let plugins = || (Arc::clone(&host.plugins), shutdown.clone());
     let grace = (host.config.server.shutdown_grace / 3).min(TASK_GRACE);
-    let (relaying, stopping) = plugins();
-    let relaying = tokio::spawn(async move { relaying.relay_messages(&stopping).await });
-    let (running, stopping) = plugins();
-    let running = tokio::spawn(async move { Box::pin(running.run_tasks(&stopping, grace)).await });
-    let (scheduling, stopping) = plugins();
-    let scheduling = tokio::spawn(async move { scheduling.run_schedules(&stopping).await });
-    [relaying, running, scheduling]
+    let plugins = &host.plugins;
+    [
+        keep_working(plugins, shutdown, |plugins, stopping| async move { plugins.relay_messages(&stopping).await }),
+        keep_working(plugins, shutdown, move |plugins, stopping| async move {
+            Box::pin(plugins.run_tasks(&stopping, grace)).await;
+        }),
+        keep_working(plugins, shutdown, |plugins, stopping| async move { plugins.run_schedules(&stopping).await }),
+    ]
+}
+
+/// Starts a work in the background, and starts it again if it panics: the host would otherwise serve requests, and never
+/// deliver an event again.
+fn keep_working<P, F>(
+    plugins: &Arc<P>,
+    shutdown: &CancellationToken,
+    work: impl Fn(Arc<P>, CancellationToken) -> F + Send + 'static,
+) -> JoinHandle<()>
+where
+    P: Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (plugins, shutdown) = (Arc::clone(plugins), shutdown.clone());
+    tokio::spawn(async move {
+        loop {
+            let working = tokio::spawn(work(Arc::clone(&plugins), shutdown.clone()));
+            let ended = working.await;
+            if !ended.is_err_and(|error| error.is_panic()) || shutdown.is_cancelled() {
+                return;
+            }
+            tracing::error!("work in the background panicked, which is a defect of the host; it starts again");
+            if shutdown.run_until_cancelled(sleep(RESTART_PAUSE)).await.is_none() {
+                return;
+            }
+        }
+    })
 }
 
 /// Keeps the lock of the database until the shutdown. Shuts down if another host took the lock.
@@ -376,6 +406,8 @@ fn too_slow(step: &Step, limit: Duration) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn config(directory: &tempfile::TempDir) -> Config {
@@ -397,6 +429,17 @@ mod tests {
             assert!(second.report().contains("in use by another wharf"), "{}", second.report());
             app.stop().await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn work_in_the_background_that_panics_starts_again() {
+        let (runs, shutdown) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let working = keep_working(&runs, &shutdown, |runs, stopping| async move {
+            assert!(runs.fetch_add(1, Ordering::SeqCst) > 0, "the first run panics");
+            stopping.cancel();
+        });
+        working.await.unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

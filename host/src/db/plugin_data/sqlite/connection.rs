@@ -149,8 +149,8 @@ impl Connection {
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
-        let connection =
-            Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal: sqlite_file::log_path(file) };
+        let wal = sqlite_file::log_path(file);
+        let connection = Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
     }
