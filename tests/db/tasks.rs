@@ -54,6 +54,7 @@ on_both! {
     a_cancelled_job_belongs_to_nobody,
     a_job_with_a_key_is_dropped_while_another_one_waits_or_runs,
     ended_jobs_and_events_are_deleted_when_nothing_needs_them,
+    only_the_newest_ended_tasks_of_a_plugin_are_kept,
     a_lane_that_waits_for_nothing_is_freed,
     the_tasks_of_a_plugin_are_deleted_with_its_data,
     a_time_of_a_schedule_has_one_job,
@@ -325,6 +326,30 @@ async fn ended_jobs_and_events_are_deleted_when_nothing_needs_them(db: &Db) {
     assert_eq!(task::prune(db, later(2 * hour), hour).await.unwrap(), (0, 0));
     assert!(end(db, &deliveries[1], TaskEnd::Delivered).await);
     assert_eq!(task::prune(db, later(2 * hour), hour).await.unwrap(), (0, 1));
+}
+
+async fn only_the_newest_ended_tasks_of_a_plugin_are_kept(db: &Db) {
+    add_plugin(db, "mailer").await;
+    add_plugin(db, "other").await;
+    store(db, "items", &[event(1, None), event(2, None), event(3, None), event(4, None)]).await;
+    store(db, "mailer", &[job(1, None), job(2, None), job(3, None)]).await;
+    for (number, delivery) in claim(db, DELIVERIES, 10).await.iter().enumerate() {
+        let reason = "no".to_owned();
+        assert!(number == 3 || end(db, delivery, TaskEnd::Dead { reason }).await);
+    }
+    for job in claim(db, JOBS, 10).await {
+        assert!(end(db, &job, TaskEnd::Succeeded { output: None, keep_until: Timestamp(1_000) }).await);
+    }
+    assert!(task::trim(db, 3).await.unwrap().is_empty());
+    assert_eq!(task::trim(db, 1).await.unwrap(), [(plugin("mailer"), 2)]);
+    assert!(task::trim(db, 1).await.unwrap().is_empty());
+    let job = |id| async move {
+        let job = JobId(Uuid::from_u128(id));
+        status::find(db, &plugin("mailer"), job).await.unwrap().map(|found| found.state)
+    };
+    assert_eq!([job(1).await, job(2).await, job(3).await], [None, None, Some(JobState::Succeeded)]);
+    assert_eq!(task::owned(db, OWNER).await.unwrap().len(), 1, "a task that runs stays");
+    assert_eq!(claim(db, "other/items.created/1", 10).await.len(), 4, "tasks that wait stay");
 }
 
 async fn a_lane_that_waits_for_nothing_is_freed(db: &Db) {

@@ -91,6 +91,8 @@ plugins! {
         background_per_plugin: usize = 3, "WHARF_PLUGIN_BACKGROUND_PER_PLUGIN", kind::count(1..=256);
         /// How long events are kept that no plugin has to receive any more. Within this time, a client can resume a stream.
         keep_events: Duration = HOUR, "WHARF_PLUGIN_KEEP_EVENTS", kind::duration(MINUTE..=YEAR);
+        /// Dead letters of one plugin that are kept, and ended jobs of one plugin. Beyond it, the oldest are deleted.
+        keep_ended: usize = 100_000, "WHARF_PLUGIN_KEEP_ENDED", kind::count(100..=10_000_000);
         /// How long a call may wait for a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
         /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{EventId, JobId, PluginName, UserId};
 
-pub use self::upkeep::{Recovered, delete_of_plugin, prune, recover, unblock_lanes};
+pub use self::upkeep::{Recovered, delete_of_plugin, prune, recover, trim, unblock_lanes};
 
 /// Makes the first task of a lane ready that has not ended, if it is blocked. Only for a lane whose one task that was not
 /// blocked has just ended: the statement does not look for another one, because a lane can be long. (PostgreSQL could read

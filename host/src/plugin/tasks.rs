@@ -79,6 +79,10 @@ impl Registry {
         if prunes {
             let (tasks, events) = task::prune(&self.db, self.clock.now(), self.limits.keep_events).await?;
             tracing::debug!(tasks, events, "deleted ended jobs and old events");
+            let most = i64::try_from(self.limits.keep_ended).unwrap_or(i64::MAX);
+            for (plugin, tasks) in task::trim(&self.db, most).await? {
+                tracing::warn!(%plugin, tasks, "the plugin has more dead letters than are kept; the oldest were deleted");
+            }
         }
         Ok(())
     }

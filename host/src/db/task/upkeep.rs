@@ -197,6 +197,55 @@ pub async fn prune(db: &Db, now: Timestamp, events_for: Duration) -> Result<(u64
     Ok((tasks, events))
 }
 
+/// Deletes the oldest ended tasks of each plugin beyond `most` of a state. Returns the plugins that lost dead letters, and how
+/// many.
+///
+/// # Errors
+/// The database fails.
+pub async fn trim(db: &Db, most: i64) -> Result<Vec<(PluginName, u64)>> {
+    // One look into the index for each plugin.
+    const PLUGINS: &str = "WITH RECURSIVE found (plugin) AS ( \
+            SELECT MIN(plugin) FROM tasks \
+            UNION ALL \
+            SELECT (SELECT MIN(t.plugin) FROM tasks t WHERE t.plugin > found.plugin) \
+            FROM found WHERE found.plugin IS NOT NULL) \
+        SELECT found.plugin AS plugin FROM found WHERE found.plugin IS NOT NULL";
+    let plugins: Vec<PluginName> = on!(db, pool => sqlx::query_scalar(PLUGINS).fetch_all(pool).await)?;
+    let mut dead = Vec::new();
+    for plugin in plugins {
+        for state in ["done", "cancelled"] {
+            trim_state(db, &plugin, state, most).await?;
+        }
+        let deleted = trim_state(db, &plugin, "dead", most).await?;
+        if deleted > 0 {
+            dead.push((plugin, deleted));
+        }
+    }
+    Ok(dead)
+}
+
+async fn trim_state(db: &Db, plugin: &PluginName, state: &'static str, most: i64) -> Result<u64> {
+    const NEWEST: &str = "SELECT seq FROM tasks WHERE plugin = $1 AND state = $2 ORDER BY seq DESC LIMIT 1 OFFSET $3";
+    // The state is compared again with the row itself, which an operator may retry at this moment.
+    const DELETE: &str = "DELETE FROM tasks WHERE state = $2 AND seq IN (SELECT seq FROM tasks \
+        WHERE plugin = $1 AND state = $2 AND seq <= $3 ORDER BY seq LIMIT $4)";
+    let newest: Option<i64> = on!(db, pool => {
+        sqlx::query_scalar(NEWEST).bind(plugin.clone()).bind(state).bind(most).fetch_optional(pool).await
+    })?;
+    let Some(newest) = newest else { return Ok(0) };
+    let mut all = 0;
+    loop {
+        let deleted = on!(db, pool => {
+            let delete = sqlx::query(DELETE).bind(plugin.clone()).bind(state).bind(newest).bind(BATCH);
+            delete.execute(pool).await.map(|done| done.rows_affected())
+        })?;
+        all += deleted;
+        if deleted == 0 {
+            return Ok(all);
+        }
+    }
+}
+
 /// Deletes all tasks of a plugin, whose data is deleted.
 ///
 /// # Errors
