@@ -41,6 +41,7 @@ pub mod revocation;
 pub mod sql;
 pub mod usage;
 pub mod users;
+mod waiting_jobs;
 pub mod wasi;
 mod wasi_context;
 pub mod web;

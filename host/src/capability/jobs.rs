@@ -12,6 +12,7 @@ use super::hand_over::{MessageServices, Refusal};
 use super::message_check::{Counted, MessageLimits, PayloadSchemas, check_key, compile};
 use super::message_rate::MessageRates;
 use super::parameter::{parameters, printable};
+use super::waiting_jobs::WaitingJobs;
 use super::{Boot, CallContext, Candidate, Capability, Dependency, Guest, HostCalls, Limit};
 use crate::config;
 use crate::db::plugin_data::PluginData;
@@ -42,6 +43,7 @@ parameters! {
     Quota {
         rate: u32 = jobs_rate,
         payload: usize = jobs_payload,
+        waiting: u64 = jobs_waiting,
         time: Duration = jobs_time,
         concurrency: u32 = jobs_concurrency,
     }
@@ -62,6 +64,7 @@ pub struct Jobs {
     services: MessageServices,
     data: Arc<PluginData>,
     rates: MessageRates,
+    waiting: WaitingJobs,
 }
 
 /// The state of one release.
@@ -73,6 +76,9 @@ pub struct JobsRelease {
     limits: MessageLimits,
     /// The rate of the grant.
     rate: u32,
+    waiting: WaitingJobs,
+    /// The most jobs that may wait.
+    most_waiting: u64,
 }
 
 /// The state of one call.
@@ -94,7 +100,8 @@ impl Capability for Jobs {
         let Boot { config, clock, random, db, data, .. } = boot;
         let services = MessageServices::new(db.clone(), clock.clone(), random.clone());
         let rates = MessageRates::new(clock.clone(), config.plugins.jobs_rate);
-        Ok(Self { services, data: Arc::clone(data), rates })
+        let waiting = WaitingJobs::new(db.clone(), clock.clone());
+        Ok(Self { services, data: Arc::clone(data), rates, waiting })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -106,8 +113,9 @@ impl Capability for Jobs {
         let jobs = compile("job", declared.collect()).await?;
         let counted = Counted { rate: Limit::JobsRate, payload: Limit::JobsPayload };
         let limits = MessageLimits { rate: self.rates.plugin(candidate.plugin), payload: quota.payload, counted };
-        let (services, data) = (self.services.clone(), Arc::clone(&self.data));
-        Ok(Arc::new(JobsRelease { services, data, jobs, limits, rate: quota.rate }))
+        let (services, data, waiting) = (self.services.clone(), Arc::clone(&self.data), self.waiting.clone());
+        let Quota { rate, waiting: most_waiting, .. } = quota;
+        Ok(Arc::new(JobsRelease { services, data, jobs, limits, rate, waiting, most_waiting }))
     }
 
     fn max_input_bytes(release: &Arc<JobsRelease>) -> usize {
@@ -146,6 +154,10 @@ impl Guest {
         }
         let services = &release.services;
         let depth = self.check_message(services, &release.limits, schema, &payload).await?;
+        if !release.waiting.add(&self.context.plugin, release.most_waiting) {
+            self.usage.hit(Limit::JobsWaiting);
+            return Err(Refusal::Limit(format!("waiting: {}", release.most_waiting)));
+        }
         let id = JobId(services.random.uuid().map_err(wasmtime::Error::msg)?);
         let at = services.clock.now();
         let job = NewJob {
@@ -476,6 +488,30 @@ mod tests {
         let task = RunningTask { claim, is_job: true, depth: MAX_DEPTH };
         let mut deep = fixture.call(&["jobs"], Some(task)).await;
         assert_eq!(enqueue(&mut deep, job("any", "1")).await, Err("limit: depth: 16".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_job_is_refused_while_too_many_wait() {
+        let fixture = Fixture::open(|_| ()).await;
+        let mut guest = fixture.call(&["jobs.waiting=2"], None).await;
+        let clock = fixture.boot.clock.clone();
+        // The jobs are counted in the background, and again after a second.
+        let mut add = async |new: fn() -> queue::Job| {
+            while enqueue(&mut guest, new()).await.is_err() {
+                clock.advance(Duration::from_secs(1));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        add(|| job("any", "1")).await;
+        add(|| queue::Job { delay_ms: 1_000_000, ..job("any", "2") }).await;
+        let mut other = fixture.call(&["jobs.waiting=2"], None).await;
+        assert_eq!(enqueue(&mut other, job("any", "3")).await, Err("limit: waiting: 2".to_owned()));
+        assert_eq!(hits(&other, Limit::JobsWaiting), 1);
+
+        claim(&fixture, "items/any/1").await;
+        add(|| job("any", "3")).await;
+        assert_eq!(table::count_waiting(&fixture.boot.db, &fixture.plugin, 10).await.unwrap(), 2);
+        assert_eq!(table::count_waiting(&fixture.boot.db, &fixture.plugin, 1).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -159,6 +159,9 @@ plugins! {
         /// Payload of a job.
         jobs_payload: usize = 256 * 1024, "WHARF_PLUGIN_JOBS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
             counted as JobsPayload "jobs.payload";
+        /// Jobs of one plugin that wait, those included that are due later. Further ones are refused.
+        jobs_waiting: u64 = 200_000, "WHARF_PLUGIN_JOBS_WAITING", kind::count(1..=100_000_000),
+            counted as JobsWaiting "jobs.waiting";
         /// Longest deadline of one attempt of a job. A declared deadline beyond it is cut to it.
         jobs_time: Duration = 10 * MINUTE, "WHARF_PLUGIN_JOBS_TIME", kind::duration(SECOND..=DAY);
         /// Jobs of one plugin that run at once.

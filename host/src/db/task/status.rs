@@ -79,6 +79,19 @@ pub async fn find(db: &Db, plugin: &PluginName, job: JobId) -> Result<Option<Job
     found.map(JobStatus::try_from).transpose()
 }
 
+/// Returns how many jobs of a plugin wait; not more than `most` are counted.
+///
+/// # Errors
+/// The database fails.
+pub async fn count_waiting(db: &Db, plugin: &PluginName, most: u64) -> Result<u64> {
+    // Reads an index that has all these columns.
+    const SQL: &str = "SELECT COUNT(*) FROM \
+        (SELECT seq FROM tasks WHERE plugin = $1 AND state = 'ready' AND kind = 'job' LIMIT $2) AS waiting";
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let found: i64 = on!(db, pool => sqlx::query_scalar(SQL).bind(plugin.clone()).bind(most).fetch_one(pool).await)?;
+    Ok(u64::try_from(found).unwrap_or_default())
+}
+
 /// Stores a report of progress, done and total, with a task that runs. A report of an attempt whose claim was lost has no
 /// effect.
 ///
