@@ -37,6 +37,7 @@ parameters! {
     Quota {
         rate: u32 = events_rate,
         payload: usize = events_payload,
+        volume: u64 = events_volume,
     }
     sets {
         /// Topics of other plugins that the plugin may subscribe to.
@@ -88,8 +89,9 @@ impl Capability for Events {
         if let Some((name, error)) = topics.keys().find_map(|name| Some((name, Topic::of(&plugin, name).err()?))) {
             return Err(refused(&format!("topic {name}: {error}")));
         }
-        let counted = Counted { rate: Limit::EventsRate, payload: Limit::EventsPayload };
-        let limits = MessageLimits { rate: self.rates.plugin(&plugin), payload: quota.payload, counted };
+        let counted = Counted { rate: Limit::EventsRate, payload: Limit::EventsPayload, volume: Limit::EventsVolume };
+        let rate = self.rates.plugin(&plugin);
+        let limits = MessageLimits { rate, payload: quota.payload, volume: quota.volume, counted };
         Ok(Arc::new(EventsRelease { plugin, services: self.services.clone(), topics, limits, rate: quota.rate }))
     }
 

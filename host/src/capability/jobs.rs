@@ -43,6 +43,7 @@ parameters! {
     Quota {
         rate: u32 = jobs_rate,
         payload: usize = jobs_payload,
+        volume: u64 = jobs_volume,
         waiting: u64 = jobs_waiting,
         time: Duration = jobs_time,
         concurrency: u32 = jobs_concurrency,
@@ -111,8 +112,9 @@ impl Capability for Jobs {
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<JobsRelease>> {
         let declared = candidate.messages.jobs.iter().map(|job| (job.name.clone(), job.schema.clone()));
         let jobs = compile("job", declared.collect()).await?;
-        let counted = Counted { rate: Limit::JobsRate, payload: Limit::JobsPayload };
-        let limits = MessageLimits { rate: self.rates.plugin(candidate.plugin), payload: quota.payload, counted };
+        let counted = Counted { rate: Limit::JobsRate, payload: Limit::JobsPayload, volume: Limit::JobsVolume };
+        let rate = self.rates.plugin(candidate.plugin);
+        let limits = MessageLimits { rate, payload: quota.payload, volume: quota.volume, counted };
         let (services, data, waiting) = (self.services.clone(), Arc::clone(&self.data), self.waiting.clone());
         let Quota { rate, waiting: most_waiting, .. } = quota;
         Ok(Arc::new(JobsRelease { services, data, jobs, limits, rate, waiting, most_waiting }))
@@ -484,6 +486,13 @@ mod tests {
         assert_eq!(enqueue(&mut guest, job("any", "1")).await, Err("limit: rate: 1".to_owned()));
         assert_eq!(guest.cancel(id).await.unwrap().map_err(text), Err("limit: rate: 1".to_owned()));
         assert_eq!([Limit::JobsPayload, Limit::JobsRate].map(|limit| hits(&guest, limit)), [1, 2]);
+        let mut guest = fixture.call(&["jobs.volume=1MiB"], None).await;
+        let large = format!("\"{}\"", "x".repeat(200_000));
+        for _ in 0..5 {
+            enqueue(&mut guest, job("any", &large)).await.unwrap();
+        }
+        assert_eq!(enqueue(&mut guest, job("any", &large)).await, Err("limit: volume: 1048576".to_owned()));
+        assert_eq!(hits(&guest, Limit::JobsVolume), 1);
         let claim = Claim { seq: 1, claims: 1 };
         let task = RunningTask { claim, is_job: true, depth: MAX_DEPTH };
         let mut deep = fixture.call(&["jobs"], Some(task)).await;

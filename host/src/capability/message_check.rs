@@ -24,7 +24,9 @@ pub(super) struct MessageLimits {
     pub(super) rate: Arc<MessageRate>,
     /// The longest payload, in bytes.
     pub(super) payload: usize,
-    /// The names under which hits of both are counted.
+    /// The bytes of the payloads of an hour.
+    pub(super) volume: u64,
+    /// The names under which hits of them are counted.
     pub(super) counted: Counted,
 }
 
@@ -33,6 +35,7 @@ pub(super) struct MessageLimits {
 pub(super) struct Counted {
     pub(super) rate: Limit,
     pub(super) payload: Limit,
+    pub(super) volume: Limit,
 }
 
 /// The schemas of payloads, by the name of their topic or job.
@@ -93,6 +96,10 @@ impl Guest {
         }
         // Before the schema: the rate bounds the work on payloads that do not fit too.
         self.take_rate(limits)?;
+        limits.rate.take_bytes(payload.len(), limits.volume).map_err(|per_hour| {
+            self.usage.hit(limits.counted.volume);
+            Refusal::Limit(format!("volume: {per_hour}"))
+        })?;
         let _reservation = self.reserve(parsed_bytes(payload.as_bytes()))?;
         let checked = match schema.check_briefly(payload) {
             Some(checked) => checked,

@@ -1,5 +1,5 @@
-//! The rates of messages: how many events, or jobs, each plugin may hand over in a second. A rate spans the releases of a
-//! plugin. Owns the counts. Never waits: the plugin learns at once that it is too fast.
+//! The rates of messages: how many events, or jobs, each plugin may hand over in a second, and how many bytes of payloads in
+//! an hour, so that it does not fill the host's database. A rate spans the releases of a plugin. Owns the counts. Never waits: the plugin learns at once that it is too fast.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +14,7 @@ pub(super) struct MessageRate {
     clock: Clock,
     per_second: AtomicU32,
     window: Mutex<Window>,
+    volume: Mutex<Volume>,
 }
 
 #[derive(Debug, Default)]
@@ -22,9 +23,16 @@ struct Window {
     count: u32,
 }
 
+/// The bytes of one hour.
+#[derive(Debug, Default)]
+struct Volume {
+    hour: i64,
+    bytes: u64,
+}
+
 impl MessageRate {
     fn new(clock: Clock, per_second: u32) -> Self {
-        Self { clock, per_second: per_second.into(), window: Mutex::default() }
+        Self { clock, per_second: per_second.into(), window: Mutex::default(), volume: Mutex::default() }
     }
 
     /// Changes the number of messages in a second.
@@ -47,6 +55,24 @@ impl MessageRate {
             return Err(per_second);
         }
         window.count += 1;
+        Ok(())
+    }
+
+    /// Counts the bytes of a payload.
+    ///
+    /// # Errors
+    /// `per_hour`, if the payloads of the hour have more bytes with this one.
+    pub(super) fn take_bytes(&self, bytes: usize, per_hour: u64) -> Result<(), u64> {
+        let hour = self.clock.now().as_secs() / 3_600;
+        let mut volume = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
+        if volume.hour != hour {
+            *volume = Volume { hour, bytes: 0 };
+        }
+        let bytes = volume.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if bytes > per_hour {
+            return Err(per_hour);
+        }
+        volume.bytes = bytes;
         Ok(())
     }
 }
@@ -91,5 +117,17 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         rate.set(1);
         assert_eq!([rate.take(), rate.take()], [Ok(()), Err(1)]);
+    }
+
+    #[test]
+    fn payloads_beyond_the_volume_of_an_hour_are_refused() {
+        let clock = Clock::manual(Timestamp(0));
+        let rate = MessageRates::new(clock.clone(), 2).plugin(&"items".parse().unwrap());
+        assert_eq!(
+            [600, 401, 400, 1].map(|bytes| rate.take_bytes(bytes, 1_000)),
+            [Ok(()), Err(1_000), Ok(()), Err(1_000)]
+        );
+        clock.advance(Duration::from_secs(3_600));
+        assert_eq!(rate.take_bytes(1_000, 1_000), Ok(()));
     }
 }

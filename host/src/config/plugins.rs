@@ -154,11 +154,17 @@ plugins! {
         /// Payload of an event.
         events_payload: usize = 256 * 1024, "WHARF_PLUGIN_EVENTS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
             counted as EventsPayload "events.payload";
+        /// Payloads of the events that one plugin publishes in an hour. Further events are refused.
+        events_volume: u64 = GIB, "WHARF_PLUGIN_EVENTS_VOLUME", kind::bytes(MIB..=1024 * GIB),
+            counted as EventsVolume "events.volume";
         /// Jobs that one plugin enqueues or cancels per second. Further ones are refused.
         jobs_rate: u32 = 200, "WHARF_PLUGIN_JOBS_RATE", kind::count(1..=1_000_000), counted as JobsRate "jobs.rate";
         /// Payload of a job.
         jobs_payload: usize = 256 * 1024, "WHARF_PLUGIN_JOBS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
             counted as JobsPayload "jobs.payload";
+        /// Payloads of the jobs that one plugin enqueues in an hour. Further jobs are refused.
+        jobs_volume: u64 = GIB, "WHARF_PLUGIN_JOBS_VOLUME", kind::bytes(MIB..=1024 * GIB),
+            counted as JobsVolume "jobs.volume";
         /// Jobs of one plugin that wait, those included that are due later. Further ones are refused.
         jobs_waiting: u64 = 200_000, "WHARF_PLUGIN_JOBS_WAITING", kind::count(1..=100_000_000),
             counted as JobsWaiting "jobs.waiting";
