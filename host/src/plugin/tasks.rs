@@ -40,6 +40,8 @@ const LEASE: Duration = Duration::from_secs(60);
 const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 /// The time between two searches for lanes that wait for nothing. Every second time, what is not kept is deleted too.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// The search for such lanes rests for this multiple of its own time: a paused plugin can have very many.
+const SEARCH_REST: u32 = 50;
 /// How long a process that stops tries to give back its tasks.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -61,10 +63,10 @@ impl Registry {
         let mut outage = Outage::of("the upkeep of tasks");
         let mut ticks = interval(UPKEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut prunes = false;
+        let (mut prunes, mut next_search) = (false, Instant::now());
         while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
             prunes = !prunes;
-            match stopping.run_until_cancelled(self.tidy_tasks(prunes)).await {
+            match stopping.run_until_cancelled(self.tidy_tasks(prunes, &mut next_search)).await {
                 None => return,
                 Some(Ok(())) => outage.over(),
                 Some(Err(error)) => outage.failed(&error),
@@ -72,9 +74,14 @@ impl Registry {
         }
     }
 
-    async fn tidy_tasks(&self, prunes: bool) -> Result<()> {
-        if task::unblock_lanes(&self.db).await? > 0 {
-            self.signals.messages_stored();
+    async fn tidy_tasks(&self, prunes: bool, next_search: &mut Instant) -> Result<()> {
+        let began = Instant::now();
+        if began >= *next_search {
+            let unblocked = task::unblock_lanes(&self.db).await?;
+            *next_search = Instant::now() + began.elapsed().saturating_mul(SEARCH_REST);
+            if unblocked > 0 {
+                self.signals.messages_stored();
+            }
         }
         if prunes {
             let (tasks, events) = task::prune(&self.db, self.clock.now(), self.limits.keep_events).await?;
