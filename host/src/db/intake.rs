@@ -142,6 +142,13 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         tx.stores_messages();
+        let has_events = messages.iter().any(|message| matches!(message, Message::Event(_)));
+        let has_others = messages.iter().any(|message| !matches!(message, Message::Event(_)));
+        if has_events && has_others {
+            // Before the rows of jobs: a change of many tasks by an operator takes them in this order too.
+            let [sqlite, postgres] = LOCK;
+            sqlx::query(db.dialect(sqlite, postgres)).bind(EVENT_LOCK).execute(&mut *tx).await?;
+        }
         // Jobs first: see the module.
         for message in messages {
             match message {

@@ -228,8 +228,8 @@ async fn apply(
     let lanes: BTreeSet<(&PluginName, &str)> =
         tasks.iter().filter_map(|task| Some((&task.plugin, task.lane.as_deref()?))).collect();
     let locks: BTreeSet<i64> = lanes.iter().map(|(_, lane)| lane_lock(lane)).collect();
-    // The intake takes the locks of several lanes too, in another order, and under this lock.
-    let of_several = (locks.len() > 1).then_some(EVENT_LOCK);
+    // The intake takes the locks of several lanes and the rows of jobs too, in another order, and under this lock.
+    let of_several = (!locks.is_empty() && tasks.len() > 1).then_some(EVENT_LOCK);
     let [sqlite, postgres] = LOCK;
     let lock = db.dialect(sqlite, postgres);
     on!(db, pool, begin => {
