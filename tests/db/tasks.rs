@@ -211,7 +211,7 @@ async fn a_task_that_is_interrupted_again_and_again_is_dead(db: &Db) {
     add_plugin(db, "mailer").await;
     store(db, "items", &[event(1, Some("a")), event(2, Some("a"))]).await;
     let mut now = 10;
-    for _ in 0..5 {
+    for earlier in 0..10 {
         let claimed = claim(db, DELIVERIES, now).await;
         assert_eq!((delivered(db, &claimed).await, claimed[0].attempts), (vec![1], 1));
         let early = task::recover(db, Timestamp(now + LEASE - 1), None).await.unwrap();
@@ -220,6 +220,8 @@ async fn a_task_that_is_interrupted_again_and_again_is_dead(db: &Db) {
         let recovered = task::recover(db, Timestamp(now), None).await.unwrap();
         assert_eq!(recovered, Recovered { given_back: 1, dead: vec![] });
         assert!(!end(db, &claimed[0], TaskEnd::Delivered).await, "its lease is over");
+        assert!(earlier == 0 || claim(db, DELIVERIES, now).await.is_empty(), "it waits after the second time");
+        now += earlier * 1_000_000;
     }
     claim(db, DELIVERIES, now).await;
     let recovered = task::recover(db, Timestamp(now + LEASE), None).await.unwrap();

@@ -12,7 +12,11 @@ use crate::error::Result;
 use crate::id::PluginName;
 
 /// An attempt that ended with its process does not count as a failure. After this number of them, the task is dead.
-const MAX_INTERRUPTIONS: i64 = 5;
+const MAX_INTERRUPTIONS: i64 = 10;
+
+/// The wait of an interrupted task for each earlier interruption. A process that keeps ending, such as for lack of memory,
+/// takes all tasks with it that run. Most are not the reason, so they should not run each time.
+const INTERRUPTION_WAIT: Duration = Duration::from_secs(1);
 
 /// The reason of a task that is dead because of [`MAX_INTERRUPTIONS`].
 const INTERRUPTED: &str = "each of its attempts was interrupted: the host ended, or could not reach its database";
@@ -51,23 +55,25 @@ row! {
 }
 
 /// Gives back the tasks whose leases ended, and those of earlier processes of the node. Their attempts do not count, but
-/// after a number of interruptions a task is dead.
+/// after a number of interruptions a task is dead. One that was interrupted before waits.
 ///
 /// # Errors
 /// The database fails.
 pub async fn recover(db: &Db, now: Timestamp, node: Option<&str>) -> Result<Recovered> {
     const END_LEASES: &str = "UPDATE tasks SET due_at = $1 WHERE state = 'running' AND due_at > $1 \
         AND substr(owner, 1, length($2)) = $2";
-    const GIVE_BACK: &str = "UPDATE tasks SET state = 'ready', owner = NULL, due_at = $1, attempts = attempts - 1, \
-        interruptions = interruptions + 1 WHERE state = 'running' AND due_at <= $1 AND interruptions < $2";
+    const GIVE_BACK: &str = "UPDATE tasks SET state = 'ready', owner = NULL, due_at = $1 + interruptions * $3, \
+        attempts = attempts - 1, interruptions = interruptions + 1 \
+        WHERE state = 'running' AND due_at <= $1 AND interruptions < $2";
     const EXHAUSTED: &str = "SELECT seq, plugin, lane FROM tasks \
         WHERE state = 'running' AND due_at <= $1 AND interruptions >= $2 ORDER BY due_at LIMIT $3";
     if let Some(node) = node {
         let prefix = format!("{node}/");
         on!(db, pool => sqlx::query(END_LEASES).bind(now).bind(prefix.as_str()).execute(pool).await.map(drop))?;
     }
+    let wait = i64::try_from(INTERRUPTION_WAIT.as_micros()).unwrap_or(i64::MAX);
     let given_back = on!(db, pool => {
-        let recover = sqlx::query(GIVE_BACK).bind(now).bind(MAX_INTERRUPTIONS);
+        let recover = sqlx::query(GIVE_BACK).bind(now).bind(MAX_INTERRUPTIONS).bind(wait);
         recover.execute(pool).await.map(|done| done.rows_affected())
     })?;
     let exhausted = on!(db, pool => {
