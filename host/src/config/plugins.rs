@@ -155,7 +155,7 @@ plugins! {
         events_payload: usize = 256 * 1024, "WHARF_PLUGIN_EVENTS_PAYLOAD", kind::bytes(KIB..=4 * MIB),
             counted as EventsPayload "events.payload";
         /// Payloads of the events that one plugin publishes in an hour. Further events are refused.
-        events_volume: u64 = GIB, "WHARF_PLUGIN_EVENTS_VOLUME", kind::bytes(MIB..=1024 * GIB),
+        events_volume: u64 = 10 * GIB, "WHARF_PLUGIN_EVENTS_VOLUME", kind::bytes(MIB..=1024 * GIB),
             counted as EventsVolume "events.volume";
         /// Jobs that one plugin enqueues or cancels per second. Further ones are refused.
         jobs_rate: u32 = 200, "WHARF_PLUGIN_JOBS_RATE", kind::count(1..=1_000_000), counted as JobsRate "jobs.rate";
