@@ -25,6 +25,7 @@ pub(crate) mod program;
 pub(crate) mod remote;
 pub(crate) mod secret_watch;
 pub(crate) mod small_disk;
+pub(crate) mod worker;
 
 pub(crate) use backend::{Backend, both};
 pub(crate) use client::{Client, Request, TestResponse};

@@ -12,10 +12,7 @@ use serde_json::Value;
 pub(crate) struct Component(pub(crate) Vec<u8>);
 
 /// The packages that the tests deploy.
-const PACKAGES: [&str; 6] = ["items", "hello", "digest-plugin", "webhooks", "chameleon", "liar"];
-
-/// The beginning of the text inside `tests/guests/liar`.
-const DECLARATION: &[u8] = br#"{"declaration":"liar"}"#;
+const PACKAGES: [&str; 7] = ["items", "hello", "digest-plugin", "webhooks", "chameleon", "liar", "worker"];
 
 /// Returns the workspace's directory.
 pub(crate) fn workspace() -> &'static Path {
@@ -81,13 +78,25 @@ impl Component {
 
     /// Returns the guest with the given declaration.
     pub(crate) fn liar(declaration: &Value) -> Self {
+        Self::declaring("liar", declaration)
+    }
+
+    /// Returns the guest that publishes events and runs jobs, with the given declaration.
+    pub(crate) fn worker(declaration: &Value) -> Self {
+        Self::declaring("worker", declaration)
+    }
+
+    /// Returns a guest whose declaration is a text inside it, see `tests/guests/liar`.
+    fn declaring(name: &str, declaration: &Value) -> Self {
         let text = declaration.to_string();
-        let mut component = Self::built("liar");
+        let mut component = Self::built(name);
         let bytes = &mut component.0;
-        let at = bytes.windows(DECLARATION.len()).position(|window| window == DECLARATION).unwrap();
-        let space = bytes[at + DECLARATION.len()..].iter().take_while(|byte| **byte == b' ').count();
-        assert!(text.len() <= DECLARATION.len() + space, "the declaration is longer than the space in the liar");
-        bytes[at..at + DECLARATION.len()].fill(b' ');
+        let beginning = format!(r#"{{"declaration":"{name}"}}"#);
+        let beginning = beginning.as_bytes();
+        let at = bytes.windows(beginning.len()).position(|window| window == beginning).unwrap();
+        let space = bytes[at + beginning.len()..].iter().take_while(|byte| **byte == b' ').count();
+        assert!(text.len() <= beginning.len() + space, "the declaration is longer than the space in the guest");
+        bytes[at..at + beginning.len()].fill(b' ');
         bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
         component
     }

@@ -123,9 +123,13 @@ impl Setup {
     }
 
     /// Uses a clock that stands still until the test advances it.
-    pub(crate) fn with_manual_clock(mut self) -> Self {
-        // 2027-01-15T08:00:00.123456Z
-        self.clock = Clock::manual(Timestamp(1_800_000_000_123_456));
+    pub(crate) fn with_manual_clock(self) -> Self {
+        self.with_clock_at("2027-01-15T08:00:00.123456Z")
+    }
+
+    /// Uses such a clock, which begins at this time.
+    pub(crate) fn with_clock_at(mut self, time: &str) -> Self {
+        self.clock = Clock::manual(time.parse::<Timestamp>().unwrap());
         self
     }
 
