@@ -211,9 +211,10 @@ impl Guest {
 
     /// Returns the status in the host's database.
     async fn stored_status(&mut self, release: &JobsRelease, job: JobId) -> Result<Option<JobStatus>, Refusal> {
+        let MessageServices { db, clock, statements, .. } = &release.services;
         let wait = self.dependencies.wait_for(Dependency::Database);
-        let _statement = release.services.statements.acquire().await;
-        let found = table::find(&release.services.db, &self.context.plugin, job).await;
+        let _statement = statements.acquire().await;
+        let found = table::find(db, &self.context.plugin, job, clock.now()).await;
         wait.over();
         found.map_err(|error| self.host_database_failed(&error))
     }
@@ -395,6 +396,20 @@ mod tests {
         assert_eq!((ended.state, ended.output.as_deref()), (queue::State::Succeeded, Some("done")));
         guest.cancel(id.clone()).await.unwrap().unwrap();
         assert_eq!(state(&mut guest, &id).await, Some(queue::State::Succeeded), "it has ended");
+    }
+
+    #[tokio::test]
+    async fn a_job_is_unknown_as_soon_as_it_is_not_kept_any_more() {
+        let fixture = Fixture::open(|_| ()).await;
+        let mut guest = fixture.call(&["jobs"], None).await;
+        let id = enqueue(&mut guest, job("any", "1")).await.unwrap();
+        let claimed = claim(&fixture, "items/any/1").await;
+        let now = fixture.boot.clock.now();
+        let end = TaskEnd::Succeeded { output: None, keep_until: now.plus(Duration::from_secs(1)) };
+        assert!(task::end(&fixture.boot.db, &claimed, "node/run", &end, now).await.unwrap());
+        assert_eq!(state(&mut guest, &id).await, Some(queue::State::Succeeded));
+        fixture.boot.clock.advance(Duration::from_secs(1));
+        assert_eq!(state(&mut guest, &id).await, None);
     }
 
     #[tokio::test]

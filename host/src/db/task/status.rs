@@ -1,6 +1,7 @@
 //! The jobs of a plugin as the plugin sees them: their states, their outputs and their progress.
 
 use super::Claim;
+use crate::clock::Timestamp;
 use crate::db::row::row;
 use crate::db::{Db, on};
 use crate::error::{Error, Result};
@@ -66,15 +67,16 @@ impl TryFrom<StatusRow> for JobStatus {
     }
 }
 
-/// Returns the status of a job of a plugin, if it has one with this id.
+/// Returns the status of a job of a plugin, if it has one with this id that is still kept: it is deleted some time later.
 ///
 /// # Errors
 /// The database fails.
-pub async fn find(db: &Db, plugin: &PluginName, job: JobId) -> Result<Option<JobStatus>> {
+pub async fn find(db: &Db, plugin: &PluginName, job: JobId, now: Timestamp) -> Result<Option<JobStatus>> {
     const SQL: &str = "SELECT state, attempts, progress_done, progress_total, output, reason FROM tasks \
-        WHERE id = $1 AND plugin = $2";
+        WHERE id = $1 AND plugin = $2 AND (keep_until IS NULL OR keep_until > $3)";
     let found = on!(db, pool => {
-        sqlx::query_as::<_, StatusRow>(SQL).bind(job).bind(plugin.clone()).fetch_optional(pool).await
+        let find = sqlx::query_as::<_, StatusRow>(SQL).bind(job).bind(plugin.clone()).bind(now);
+        find.fetch_optional(pool).await
     })?;
     found.map(JobStatus::try_from).transpose()
 }
