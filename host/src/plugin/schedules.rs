@@ -130,6 +130,8 @@ impl Registry {
             if synced.generation == Some(generation.number) {
                 return Ok(());
             }
+            // The schedules of a removed plugin are deleted below, whichever of its releases comes back.
+            synced.releases.retain(|plugin, _| generation.plugins.current(plugin).is_some());
             let records = generation.plugins.loaded().map(|(release, _)| &release.record);
             let changed = records.filter(|record| synced.releases.get(&record.plugin) != Some(&record.number));
             let changed = changed.map(|of| (of.plugin.clone(), of.number, of.declaration.messages.schedules.clone()));
