@@ -1,11 +1,14 @@
-//! The capabilities that plugins import, tested through a guest that uses all of them.
+//! The capabilities that plugins import, tested through guests that use them.
 
 mod auth;
 mod cache;
 mod config;
+mod events;
 mod http;
+mod jobs;
 mod log;
 mod response_cache;
+mod schedules;
 mod sql;
 mod standard_http;
 mod users;

@@ -38,7 +38,7 @@ async fn response(host: &TestHost) -> String {
     host.anonymous().get("/liar").await.text()
 }
 
-pub(super) async fn operate(host: &TestHost, action: &str) -> TestResponse {
+pub(crate) async fn operate(host: &TestHost, action: &str) -> TestResponse {
     host.superuser().request(Method::POST, &format!("/plugins/{action}")).send().await
 }
 
