@@ -14,6 +14,7 @@ mod http2;
 mod identity;
 mod lifecycle;
 mod memory;
+mod messages;
 mod pool;
 mod time;
 mod users;
