@@ -5,6 +5,7 @@ pub(crate) mod backend;
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod component;
+pub(crate) mod courier;
 pub(crate) mod event_source;
 pub(crate) mod files;
 pub(crate) mod gate;

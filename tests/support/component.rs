@@ -12,7 +12,7 @@ use serde_json::Value;
 pub(crate) struct Component(pub(crate) Vec<u8>);
 
 /// The packages that the tests deploy.
-const PACKAGES: [&str; 7] = ["items", "hello", "digest-plugin", "webhooks", "chameleon", "liar", "worker"];
+const PACKAGES: [&str; 8] = ["items", "hello", "digest-plugin", "webhooks", "chameleon", "courier", "liar", "worker"];
 
 /// Returns the workspace's directory.
 pub(crate) fn workspace() -> &'static Path {
@@ -74,6 +74,11 @@ impl Component {
     /// Returns the guest whose routes do all that tests need.
     pub(crate) fn chameleon() -> Self {
         Self::built("chameleon")
+    }
+
+    /// Returns the guest whose events and jobs report what they do.
+    pub(crate) fn courier() -> Self {
+        Self::built("courier")
     }
 
     /// Returns the guest with the given declaration.

@@ -20,6 +20,8 @@ use super::polling::until;
 pub(crate) enum Reply {
     /// Writes this and waits for the next request.
     Say(String),
+    /// Does the same after a pause.
+    Later(Duration, String),
     /// Writes this and closes the connection.
     Close(String),
     /// Writes this and then nothing, until the other side closes.
@@ -123,6 +125,12 @@ impl Remote {
             self.seen.lock().unwrap().push(request.clone());
             match answer(&request) {
                 Reply::Say(text) => {
+                    if stream.write_all(text.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+                Reply::Later(pause, text) => {
+                    tokio::time::sleep(pause).await;
                     if stream.write_all(text.as_bytes()).await.is_err() {
                         return;
                     }
