@@ -3,4 +3,5 @@
 mod open;
 mod pgbouncer;
 mod plugin_data;
+mod task_plans;
 mod tasks;

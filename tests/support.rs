@@ -26,6 +26,7 @@ pub(crate) mod program;
 pub(crate) mod remote;
 pub(crate) mod secret_watch;
 pub(crate) mod small_disk;
+pub(crate) mod statement_log;
 pub(crate) mod worker;
 
 pub(crate) use backend::{Backend, both};

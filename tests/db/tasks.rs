@@ -14,10 +14,10 @@ use wharf::message::{Message, NewEvent, NewJob, Priority};
 use crate::support::patience::PATIENCE;
 use crate::support::postgres::TestDatabase;
 
-const OWNER: &str = "node/1";
+pub(super) const OWNER: &str = "node/1";
 const LEASE: i64 = 60;
-const DELIVERIES: &str = "mailer/items.created/1";
-const JOBS: &str = "mailer/send/1";
+pub(super) const DELIVERIES: &str = "mailer/items.created/1";
+pub(super) const JOBS: &str = "mailer/send/1";
 
 /// Turns functions that take a `&Db` into tests: `name::sqlite` and `name::postgres`.
 macro_rules! on_both {
@@ -60,7 +60,7 @@ on_both! {
     a_time_of_a_schedule_has_one_job,
 }
 
-async fn open(database: Option<&TestDatabase>) -> (tempfile::TempDir, Db) {
+pub(super) async fn open(database: Option<&TestDatabase>) -> (tempfile::TempDir, Db) {
     let url = database.map(|database| Secret::new(database.url.clone()));
     let settings = Database { url, connections: 2, timeout: PATIENCE, ..Database::default() };
     let dir = tempfile::tempdir().unwrap();
@@ -78,12 +78,12 @@ macro_rules! execute {
     };
 }
 
-fn plugin(name: &str) -> PluginName {
+pub(super) fn plugin(name: &str) -> PluginName {
     name.parse().unwrap()
 }
 
 /// Records a plugin whose live release subscribes to `items.created`.
-async fn add_plugin(db: &Db, name: &'static str) {
+pub(super) async fn add_plugin(db: &Db, name: &'static str) {
     const RELEASE: &str = "INSERT INTO releases \
         (plugin, number, digest, mount, declaration, grants, settings, created_at) \
         VALUES ($1, 1, 'digest', '/x', '{}', '{}', '{}', 0)";
@@ -98,7 +98,7 @@ async fn add_plugin(db: &Db, name: &'static str) {
     execute!(db, "INSERT INTO release_subscriptions (plugin, release, topic) VALUES ($1, 1, 'items.created')", name);
 }
 
-fn event(id: u128, key: Option<&str>) -> Message {
+pub(super) fn event(id: u128, key: Option<&str>) -> Message {
     Message::Event(NewEvent {
         id: EventId(Uuid::from_u128(id)),
         topic: "items.created".parse().unwrap(),
@@ -126,11 +126,11 @@ fn new_job(id: u128, dedup_key: Option<&str>) -> NewJob {
     }
 }
 
-fn job(id: u128, dedup_key: Option<&str>) -> Message {
+pub(super) fn job(id: u128, dedup_key: Option<&str>) -> Message {
     Message::Job(new_job(id, dedup_key))
 }
 
-async fn store(db: &Db, source: &str, messages: &[Message]) {
+pub(super) async fn store(db: &Db, source: &str, messages: &[Message]) {
     intake::store(db, &plugin(source), messages).await.unwrap();
 }
 

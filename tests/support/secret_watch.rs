@@ -11,6 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::host::PASSWORD;
+use super::statement_log::{self, StatementLog};
 
 /// The members of responses of the host that hold secrets.
 const MEMBERS: [&str; 8] =
@@ -35,7 +36,9 @@ pub(crate) fn watch_log() {
     INSTALLED.call_once(|| {
         let log = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Watched);
         let targets = Targets::new().with_target("wharf", LevelFilter::TRACE);
-        let subscriber = tracing_subscriber::registry().with(log.with_filter(targets));
+        let statements = Targets::new().with_target(statement_log::TARGET, LevelFilter::DEBUG);
+        let subscriber =
+            tracing_subscriber::registry().with(log.with_filter(targets)).with(StatementLog.with_filter(statements));
         tracing::subscriber::set_global_default(subscriber).unwrap();
     });
 }
