@@ -4,6 +4,7 @@ mod database_outage;
 mod full_disk;
 mod newer_schema;
 mod open_files;
+mod task_interruptions;
 mod tcp;
 
 use proptest::prelude::*;

@@ -19,7 +19,7 @@ use crate::support::{Backend, Setup, TestHost, postgres};
 /// Short for an outage, and long enough for the first connections of a host on a busy machine.
 const SHORT: Duration = Duration::from_secs(3);
 
-fn impatient() -> Setup {
+pub(super) fn impatient() -> Setup {
     Setup::default().with(|config| {
         config.database.timeout = SHORT;
         config.database.statement_timeout = SHORT;
@@ -92,7 +92,7 @@ async fn a_statement_of_the_host_has_a_time_limit_on_postgres() {
 
 /// Forwards connections until it swallows: then it takes every byte and passes none on, and the connections of that time
 /// never work again.
-struct Network {
+pub(super) struct Network {
     addr: SocketAddr,
     swallows: Arc<AtomicBool>,
 }
@@ -114,7 +114,7 @@ impl Network {
         Self { addr, swallows }
     }
 
-    fn swallow(&self, on: bool) {
+    pub(super) fn swallow(&self, on: bool) {
         self.swallows.store(on, Ordering::SeqCst);
     }
 }
@@ -131,7 +131,7 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<
 }
 
 /// Starts a host on PostgreSQL whose connections pass a network. Returns `None` if PostgreSQL is not installed.
-async fn behind_network(setup: Setup) -> Option<(TestHost, Network)> {
+pub(super) async fn behind_network(setup: Setup) -> Option<(TestHost, Network)> {
     let mut host = TestHost::start(Backend::Postgres, setup).await?;
     let url = host.database().unwrap().url.clone();
     let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap().to_owned();
