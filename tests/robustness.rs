@@ -6,6 +6,7 @@ mod newer_schema;
 mod open_files;
 mod task_interruptions;
 mod tcp;
+mod two_processes;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
