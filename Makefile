@@ -31,7 +31,7 @@ FUZZ_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## Build everything and serve it on http://127.0.0.1:8000 with the items plugin
@@ -72,6 +72,17 @@ attack: dist ## Attack the optimised build, alone, and hold its neighbour agains
 	@echo '== Attacking $(DIST)'
 	@WHARF_ATTACK_ALONE=1 WHARF_TEST_PROGRAM='$(CURDIR)/$(DIST)' \
 		$(CARGO) test --workspace --test wharf -- attack:: --test-threads=1 --nocapture
+
+# How often the host is killed, on each database. Another run with the seed that a run prints kills at the same moments:
+# make crash ROUNDS=200 SEED=7
+ROUNDS ?= 200
+SEED ?=
+
+.PHONY: crash
+crash: dist ## Kill the optimised build ROUNDS times while events and jobs are under way, on each database
+	@echo '== Killing $(DIST)'
+	@WHARF_CRASH_ROUNDS='$(ROUNDS)' $(if $(SEED),WHARF_CRASH_SEED='$(SEED)') WHARF_TEST_PROGRAM='$(CURDIR)/$(DIST)' \
+		$(CARGO) test --workspace --test wharf -- robustness::crash:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
 fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target

@@ -1,5 +1,6 @@
 //! Every input gets a response: never a status 500, every error as a problem, and the host survives.
 
+mod crash;
 mod database_outage;
 mod full_disk;
 mod newer_schema;
