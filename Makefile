@@ -116,6 +116,13 @@ bench: dist ## Measure against plain axum and sqlx, as ratios; compare known and
 	@$(CARGO) build --profile dist -p wharf-bench
 	@target/dist/wharf-bench $(DIST)
 
+.PHONY: bench-queue
+bench-queue: dist ## Measure the queue of jobs on SQLite and PostgreSQL
+	@echo '== Building the guest and the benchmark'
+	@$(CARGO) build --lib --profile plugin --target $(WASM) -p courier
+	@$(CARGO) build --profile dist -p wharf-bench
+	@target/dist/wharf-bench queue $(DIST)
+
 .PHONY: doc
 doc: cargo ## Build the API documentation; warnings are errors
 	@echo '== Building the documentation'

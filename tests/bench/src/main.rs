@@ -3,10 +3,12 @@
 //! Both servers run at the same time and are measured alternately, round by round, so that other load on the machine
 //! affects both. Throughput comes from wrk. CPU time per request is the server's own, read from /proc, and is the
 //! steadier figure. The program asserts none of these numbers, because machines differ. It fails if known and unknown
-//! accounts can be told apart by time (`identity`).
+//! accounts can be told apart by time (`identity`). `make bench-queue` measures the queue of jobs instead (`queue`).
 
 mod baseline;
 mod identity;
+mod postgres;
+mod queue;
 mod wharf;
 
 use std::path::PathBuf;
@@ -31,8 +33,9 @@ fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("baseline") => baseline::serve(&PathBuf::from(arguments.next().ok_or("baseline needs a database file")?)),
+        Some("queue") => queue::measure(&PathBuf::from(arguments.next().ok_or("queue needs the program")?)),
         Some(binary) => compare(&PathBuf::from(binary)),
-        None => Err("usage: wharf-bench target/dist/wharf".into()),
+        None => Err("usage: wharf-bench [queue] target/dist/wharf".into()),
     }
 }
 

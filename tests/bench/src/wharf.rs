@@ -1,4 +1,4 @@
-//! Wharf with the hello and items plugins, as `make run` starts it.
+//! Wharf with some plugins, as `wharf serve --deploy` starts it.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -19,13 +19,19 @@ pub(crate) struct Wharf {
 }
 
 impl Wharf {
-    /// Starts the host and signs in.
+    /// Starts the host with the hello and items plugins, and signs in.
     pub(crate) fn start(binary: &Path, directory: &Path) -> Result<Self, Failure> {
+        let mut command = Command::new(binary);
+        command.args(["serve", "--deploy", "target/plugins/hello.wasm", "target/plugins/items.wasm"]);
+        // Each item that is created is an event.
+        command.args(["--grant", "auth,events,sql,events.rate=1000000"]);
+        Self::serve(command, directory, ("/api/v1/items/", 401))
+    }
+
+    /// Starts a host by a command, and signs in as soon as the response to a path has this status.
+    pub(crate) fn serve(mut command: Command, directory: &Path, ready: (&str, u16)) -> Result<Self, Failure> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let process = Command::new(binary)
-            .args(["serve", "--deploy", "target/plugins/hello.wasm", "target/plugins/items.wasm"])
-            // Each item that is created is an event.
-            .args(["--grant", "auth,events,sql,events.rate=1000000"])
+        let process = command
             .env("WHARF_LISTEN", &address)
             .env("WHARF_DATA_DIR", directory.join("wharf"))
             .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
@@ -37,9 +43,10 @@ impl Wharf {
             .spawn()?;
         let mut wharf = Self { process, address, token: String::new() };
         let until = Instant::now() + Duration::from_secs(60);
-        while ureq::get(wharf.url("/api/v1/items/")).call().status() != Some(401) {
+        let (path, status) = ready;
+        while ureq::get(wharf.url(path)).call().status() != Some(status) {
             if Instant::now() > until {
-                return Err("wharf does not serve the items plugin within a minute".into());
+                return Err(format!("wharf does not respond to {path} with {status} within a minute").into());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -58,6 +65,12 @@ impl Wharf {
                 .header("Authorization", format!("Bearer {}", self.token))
                 .send_json(json!({ "title": format!("Item {index}") }))?;
         }
+        Ok(())
+    }
+
+    /// Sends a request without a body.
+    pub(crate) fn post(&self, path: &str) -> Result<(), Failure> {
+        ureq::post(self.url(path)).send_empty()?;
         Ok(())
     }
 
