@@ -29,7 +29,7 @@ CREATE TABLE event_horizon (
 
 INSERT INTO event_horizon (seq) VALUES (0);
 
--- What each release subscribes to.
+-- The topics to which each release subscribes.
 CREATE TABLE release_subscriptions (
     plugin  text    NOT NULL,
     release bigint  NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE release_subscriptions (
 
 CREATE INDEX release_subscriptions_topic ON release_subscriptions (topic);
 
--- What plugins have to do: the deliveries of events, and jobs.
+-- The work of plugins: the deliveries of events, and jobs.
 CREATE TABLE tasks (
     seq           bigint  NOT NULL PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     -- The id of a job; null for a delivery.

@@ -47,7 +47,7 @@ async fn dead(arena: &Arena, attacker: &Worker, count: usize) -> Vec<Value> {
     let dead =
         until("the dead letters", async || Some(attacker.tasks("state=dead").await).filter(|dead| dead.len() == count))
             .await;
-    let dropped = arena.superuser.post("/tasks/drop", &json!({ "plugin": "attacker" })).await.ok();
+    let dropped = arena.superuser.post("/tasks/bulk/drop", &json!({ "plugin": "attacker" })).await.ok();
     assert_eq!(dropped["changed"], count);
     dead
 }
@@ -213,15 +213,15 @@ async fn ten_thousand_dead_letters_delay_no_job(host: &TestHost) {
     worker.noted(&["done"]).await;
     let page = host.superuser().get("/tasks/?state=dead&plugin=worker&limit=50").await.ok();
     assert_eq!(page["data"].as_array().unwrap().len(), 50);
-    let queues = host.superuser().get("/tasks/queues").await.ok();
+    let queues = host.superuser().get("/queues").await.ok();
     assert_eq!(queues["data"][0]["dead"], COUNT);
 
     // As an operator gets rid of a flood.
     operate(host, "worker/pause").await.ok();
     let root = host.superuser();
-    assert_eq!(root.post("/tasks/retry", &json!({ "plugin": "worker" })).await.ok()["changed"], COUNT);
+    assert_eq!(root.post("/tasks/bulk/retry", &json!({ "plugin": "worker" })).await.ok()["changed"], COUNT);
     let ready = json!({ "plugin": "worker", "state": "ready" });
-    assert_eq!(root.post("/tasks/drop", &ready).await.ok()["changed"], COUNT);
+    assert_eq!(root.post("/tasks/bulk/drop", &ready).await.ok()["changed"], COUNT);
     operate(host, "worker/resume").await.ok();
     worker.enqueue(json!([["note", "again"]]), json!({})).await;
     worker.noted(&["done", "again"]).await;
@@ -281,15 +281,15 @@ const DETOURS: &[&str] = &[
 const CASTS: &[&str] = &["SELECT CAST('_wharf_outbox' AS regclass)", "SELECT CAST('_wharf' || '_outbox' AS regclass)"];
 
 async fn no_sql_of_a_plugin_reaches_its_outbox(host: &TestHost) {
-    let worker = Worker::deploy(host, json!({ "subscriptions": [["worker.said"]] })).await;
-    worker.publish(json!([["note", "first"]])).await;
-    worker.noted(&["first"]).await;
+    let deployed = Worker::deploy(host, json!({ "subscriptions": [["worker.said"]] })).await;
+    deployed.publish(json!([["note", "first"]])).await;
+    deployed.noted(&["first"]).await;
     let forged = FORGERIES.iter().flat_map(|sql| SPELLINGS.iter().map(|name| sql.replace("{}", name)));
     let casts = if host.database().is_some() { CASTS } else { &[] };
     for sql in forged.chain(DETOURS.iter().chain(casts).map(|sql| (*sql).to_owned())) {
-        let error = worker.refused(json!(["sql", sql])).await;
+        let error = deployed.refused(json!(["sql", sql])).await;
         assert!(error.starts_with("Error::Invalid("), "{sql}: {error}");
-        let outcomes = worker.act(json!([["begin"], ["sql", sql], ["rollback"]])).await;
+        let outcomes = deployed.act(json!([["begin"], ["sql", sql], ["rollback"]])).await;
         assert!(outcomes[1]["error"].is_string(), "{sql}: {outcomes:?}");
     }
     for migration in [
@@ -309,9 +309,9 @@ async fn no_sql_of_a_plugin_reaches_its_outbox(host: &TestHost) {
         assert_eq!(refused.status, 422, "{migration}: {}", refused.text());
     }
     // The outbox works as before, and nothing was in it.
-    worker.publish(json!([["note", "last"]])).await;
-    worker.noted(&["first", "last"]).await;
-    worker.states(&[]).await;
+    deployed.publish(json!([["note", "last"]])).await;
+    deployed.noted(&["first", "last"]).await;
+    deployed.states(&[]).await;
 }
 
 async fn keys_of_a_mebibyte_are_refused(host: &TestHost) {

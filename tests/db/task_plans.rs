@@ -62,17 +62,17 @@ async fn work(db: &Db) {
     ];
     task::event(db, deliveries[0].event_seq.unwrap()).await.unwrap();
     for (delivery, end) in deliveries.iter().zip(ends) {
-        assert!(task::end(db, delivery, OWNER, &end, now).await.unwrap());
+        assert!(task::end(db, delivery, &end, now).await.unwrap());
     }
     assert!(deliveries[1].lane.is_some() && deliveries[3].lane.is_some(), "their ends have to free their lanes");
     let jobs = task::claim(db, JOBS, OWNER, (now, lease), 1).await.unwrap();
-    status::report_progress(db, jobs[0].seq, (1, 2)).await.unwrap();
-    status::find(db, &mailer, jobs[0].id.unwrap()).await.unwrap();
+    status::report_progress(db, jobs[0].claim(), (1, 2)).await.unwrap();
+    status::find(db, &mailer, jobs[0].id.unwrap(), now).await.unwrap();
     let success = TaskEnd::Succeeded { output: None, keep_until: now };
-    assert!(task::end(db, &jobs[0], OWNER, &success, now).await.unwrap());
+    assert!(task::end(db, &jobs[0], &success, now).await.unwrap());
 
     task::owned(db, OWNER).await.unwrap();
-    task::end_lease(db, OWNER, deliveries[4].seq, now).await.unwrap();
+    task::end_lease(db, deliveries[4].claim(), now).await.unwrap();
     let recovered = task::recover(db, now, Some("node")).await.unwrap();
     assert!(recovered.given_back > 0 && !recovered.dead.is_empty(), "{recovered:?}");
     task::renew(db, OWNER, lease).await.unwrap();

@@ -284,7 +284,7 @@ async fn an_attempt_whose_claim_was_lost_changes_nothing(db: &Db) {
     status::report_progress(db, lost[0].claim(), (1, 2)).await.unwrap();
     assert_eq!(task::renew(db, OWNER, Timestamp(900)).await.unwrap(), [held[0].claim()], "only one claim is left");
     let id = JobId(Uuid::from_u128(1));
-    let found = status::find(db, &plugin("mailer"), id).await.unwrap().unwrap();
+    let found = status::find(db, &plugin("mailer"), id, Timestamp(20)).await.unwrap().unwrap();
     assert_eq!((found.state, found.progress), (JobState::Running, None));
 
     assert!(end(db, &held[0], succeeded()).await);
@@ -347,7 +347,7 @@ async fn only_the_newest_ended_tasks_of_a_plugin_are_kept(db: &Db) {
     assert!(task::trim(db, 1).await.unwrap().is_empty());
     let job = |id| async move {
         let job = JobId(Uuid::from_u128(id));
-        status::find(db, &plugin("mailer"), job).await.unwrap().map(|found| found.state)
+        status::find(db, &plugin("mailer"), job, Timestamp(20)).await.unwrap().map(|found| found.state)
     };
     assert_eq!([job(1).await, job(2).await, job(3).await], [None, None, Some(JobState::Succeeded)]);
     assert_eq!(task::owned(db, OWNER).await.unwrap().len(), 1, "a task that runs stays");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::support::event_source::EventSource;
-use crate::support::{Client, Setup, TestHost, both};
+use crate::support::{Client, TestHost, both};
 
 both! {
     an_owner_hears_of_their_own_items_only => Setup::default().with_items(),

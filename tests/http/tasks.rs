@@ -142,7 +142,7 @@ async fn dead_tasks_are_retried_one_by_one_and_many_at_once(host: &TestHost) {
     assert!(retried["attempts"].as_i64() <= Some(1) && retried["ended_at"].is_null(), "{retried}");
     assert_eq!(retried["reason"], "out of paper");
 
-    let changed = |filter: Value| async move { root.post("/tasks/retry", &filter).await.ok()["changed"].clone() };
+    let changed = |filter: Value| async move { root.post("/tasks/bulk/retry", &filter).await.ok()["changed"].clone() };
     assert_eq!(changed(json!({ "plugin": "hello", "kind": "delivery" })).await, 0);
     assert_eq!(changed(json!({ "plugin": "hello", "name": "cleanup" })).await, 3);
     assert_eq!(changed(json!({ "plugin": "hello" })).await, 0);
@@ -174,7 +174,7 @@ async fn a_retried_delivery_gets_its_old_place_back(host: &TestHost) {
     // The second one has begun already, so the first one waits for it.
     intake.bury(&[one]).await;
     intake.run_elsewhere(two).await;
-    assert_eq!(host.superuser().post("/tasks/retry", &json!({ "plugin": "hello" })).await.ok()["changed"], 1);
+    assert_eq!(host.superuser().post("/tasks/bulk/retry", &json!({ "plugin": "hello" })).await.ok()["changed"], 1);
     assert_eq!(
         [state(host, one).await, state(host, two).await, state(host, three).await],
         ["blocked", "running", "blocked"]
@@ -201,7 +201,7 @@ async fn a_dropped_delivery_lets_the_next_one_start(host: &TestHost) {
 
     intake.run_elsewhere(two).await;
     root.delete(&format!("/tasks/{two}")).await.has_code(409, "task_state");
-    let drop = |filter: Value| async move { root.post("/tasks/drop", &filter).await.ok()["changed"].clone() };
+    let drop = |filter: Value| async move { root.post("/tasks/bulk/drop", &filter).await.ok()["changed"].clone() };
     assert_eq!(drop(json!({ "plugin": "hello" })).await, 0, "unless the state is named, dead ones are dropped");
     assert_eq!(drop(json!({ "plugin": "hello", "state": "ready" })).await, 0);
     intake.execute(&format!("UPDATE tasks SET state = 'ready', owner = NULL WHERE seq = {two}")).await;
@@ -253,7 +253,7 @@ async fn of_the_jobs_with_one_key_one_is_retried(host: &TestHost) {
     // The fourth one waits, so the third one would only repeat its work.
     let refused = host.superuser().request(Method::POST, &format!("/tasks/{third}/retry")).send().await;
     assert!(refused.has_code(409, "task_state").contains("deduplication key"));
-    assert_eq!(host.superuser().post("/tasks/retry", &json!({ "plugin": "hello" })).await.ok()["changed"], 1);
+    assert_eq!(host.superuser().post("/tasks/bulk/retry", &json!({ "plugin": "hello" })).await.ok()["changed"], 1);
     assert!(is_next(host, first).await);
     assert_eq!(
         [state(host, second).await, state(host, third).await, state(host, fourth).await],
@@ -264,14 +264,14 @@ async fn of_the_jobs_with_one_key_one_is_retried(host: &TestHost) {
 
 async fn a_change_of_many_needs_a_plugin_or_all(host: &TestHost) {
     let root = host.superuser();
-    for path in ["/tasks/retry", "/tasks/drop"] {
+    for path in ["/tasks/bulk/retry", "/tasks/bulk/drop"] {
         for filter in [json!({}), json!({ "all": false, "kind": "job" }), json!({ "all": true, "plugin": "hello" })] {
             let text = "body.plugin value_error: Name a plugin, or set all to true for those of all plugins";
             root.post(path, &filter).await.has_findings(&[text]);
         }
         assert_eq!(root.post(path, &json!({ "all": true, "plugin": null })).await.ok(), json!({ "changed": 0 }));
     }
-    root.post("/tasks/drop", &json!({ "all": true, "state": "running" })).await.has_code(422, "validation_error");
+    root.post("/tasks/bulk/drop", &json!({ "all": true, "state": "running" })).await.has_code(422, "validation_error");
 }
 
 async fn queues_and_metrics_count_the_tasks(host: &TestHost) {
@@ -288,7 +288,7 @@ async fn queues_and_metrics_count_the_tasks(host: &TestHost) {
     let an_hour_ago = host.clock().now().minus(Duration::from_secs(3600)).0;
     intake.execute(&format!("UPDATE tasks SET first_due_at = {an_hour_ago} WHERE seq = {}", jobs[1])).await;
 
-    let queues = host.superuser().get("/tasks/queues").await.ok();
+    let queues = host.superuser().get("/queues").await.ok();
     let counts = |name: &str| {
         let queues = queues["data"].as_array().unwrap();
         let queue = queues.iter().find(|queue| queue["queue"] == name).unwrap_or_else(|| panic!("{name}: {queues:?}"));
@@ -332,13 +332,13 @@ async fn operators_may_change_tasks_and_each_change_is_recorded(host: &TestHost)
         client.get("/tasks/").await.ok();
     }
     reader.delete(&format!("/tasks/{}", all[0])).await.has_code(403, "forbidden");
-    reader.post("/tasks/drop", &json!({ "all": true })).await.has_code(403, "forbidden");
-    reader.post("/tasks/retry", &json!({ "all": true })).await.has_code(403, "forbidden");
+    reader.post("/tasks/bulk/drop", &json!({ "all": true })).await.has_code(403, "forbidden");
+    reader.post("/tasks/bulk/retry", &json!({ "all": true })).await.has_code(403, "forbidden");
 
     operator.delete(&format!("/tasks/{}", all[0])).await.ok();
-    operator.post("/tasks/drop", &json!({ "plugin": "hello", "name": "reindex" })).await.ok();
+    operator.post("/tasks/bulk/drop", &json!({ "plugin": "hello", "name": "reindex" })).await.ok();
     post(&operator, &format!("/tasks/{}/cancel", all[3])).await;
-    operator.post("/tasks/drop", &json!({ "plugin": "hello" })).await.ok();
+    operator.post("/tasks/bulk/drop", &json!({ "plugin": "hello" })).await.ok();
 
     let response = host.superuser().get("/audit/?action=task.*&order=oldest").await;
     assert!(!response.text().contains("jane@example.com"), "{}", response.text());

@@ -1,5 +1,5 @@
-//! The real program, killed by SIGKILL at random moments while it commits, delivers events and runs jobs. What was committed
-//! is processed at least once, what was not committed never is, and the events of one key keep their order.
+//! The real program, killed by SIGKILL at random moments while it commits, delivers events and runs jobs. Committed
+//! work is processed at least once, work that was not committed never is, and the events of one key keep their order.
 //!
 //! `WHARF_CRASH_ROUNDS` sets the number of kills, and `WHARF_CRASH_SEED` their moments (`make crash ROUNDS=200`).
 

@@ -229,7 +229,7 @@ pub(crate) async fn until_no_task_is_left(superuser: &Client) {
     let mut left = Value::Null;
     let end = Instant::now() + STANDSTILL;
     while Instant::now() < end {
-        left = superuser.get("/tasks/queues").await.ok()["data"].take();
+        left = superuser.get("/queues").await.ok()["data"].take();
         if left == json!([]) {
             return;
         }

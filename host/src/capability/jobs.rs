@@ -406,7 +406,7 @@ mod tests {
         let claimed = claim(&fixture, "items/any/1").await;
         let now = fixture.boot.clock.now();
         let end = TaskEnd::Succeeded { output: None, keep_until: now.plus(Duration::from_secs(1)) };
-        assert!(task::end(&fixture.boot.db, &claimed, "node/run", &end, now).await.unwrap());
+        assert!(task::end(&fixture.boot.db, &claimed, &end, now).await.unwrap());
         assert_eq!(state(&mut guest, &id).await, Some(queue::State::Succeeded));
         fixture.boot.clock.advance(Duration::from_secs(1));
         assert_eq!(state(&mut guest, &id).await, None);

@@ -174,7 +174,7 @@ impl DroppedState {
 
 impl QueuesCommand {
     pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
-        let mut response = Api::open(&self.remote)?.get(&format!("{TASKS}queues"))?;
+        let mut response = Api::open(&self.remote)?.get("/api/v1/queues")?;
         if let Some(queues) = response.get_mut("data").and_then(Value::as_array_mut) {
             queues.retain(|queue| text(queue, "kind") == kind.word());
         }
@@ -330,7 +330,7 @@ impl RetryCommand {
             show_response(&api.post(&format!("{TASKS}{number}/retry"))?, terminal, message);
             return Ok(());
         }
-        let response = api.post_json(&format!("{TASKS}retry"), &which.filter(kind))?;
+        let response = api.post_json(&format!("{TASKS}bulk/retry"), &which.filter(kind))?;
         show_response(&response, terminal, |response, terminal| changed(response, "Retried", kind, terminal));
         Ok(())
     }
@@ -357,7 +357,7 @@ impl DropCommand {
         if let Some(filter) = filter.as_object_mut() {
             filter.insert("state".to_owned(), json!(state));
         }
-        let response = api.post_json(&format!("{TASKS}drop"), &filter)?;
+        let response = api.post_json(&format!("{TASKS}bulk/drop"), &filter)?;
         show_response(&response, terminal, |response, terminal| changed(response, "Dropped", kind, terminal));
         Ok(())
     }

@@ -12,7 +12,7 @@ use summary::{HtmlDigest, Kind, Summary, TextDigest};
 use wharf_sdk::email;
 use wharf_sdk::events::UserDeleted;
 use wharf_sdk::prelude::*;
-use wharf_sdk::sql::{self, FromRow, params};
+use wharf_sdk::sql::{self, params};
 
 mod summary;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! - [`sending`] runs the job: one request. A failed one is repeated by the host's queue, for about a day.
 //! - [`deliveries`] shows the deliveries to the owner of the endpoint, and deletes old ones.
 //!
-//! Whose events an endpoint gets is decided at the first step and again before each request ([`rights`]), because an account
+//! The rights of an endpoint are checked at the first step and again before each request ([`rights`]), because an account
 //! can be deactivated, or lose a privilege, in between.
 //!
 //! It needs the grants `auth`, `config`, `events` (with `hear` for the topics of items), `http` (with `hosts` for the servers

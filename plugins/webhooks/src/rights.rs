@@ -7,7 +7,7 @@ use wharf_sdk::prelude::*;
 use wharf_sdk::sql::{FromValue, Value};
 use wharf_sdk::users::{self, User};
 
-/// Whose events an endpoint receives.
+/// The accounts whose events an endpoint receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]

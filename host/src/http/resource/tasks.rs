@@ -30,7 +30,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Lists the deliveries of events and the jobs that fit all given filters, without their payloads.")
             .query::<TasksQuery>()
             .replies::<TasksPage>(),
-        read(HostRoute::get("/api/v1/tasks/queues", read_queues))
+        read(HostRoute::get("/api/v1/queues", read_queues))
             .named(TAG, "read_queues", "Read Queues")
             .described("Counts the tasks that have not ended well, by plugin and by topic or job.")
             .replies::<QueuesPublic>(),
@@ -57,7 +57,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described("Deletes a task that is dead or waits. The next delivery with its key can then start.")
             .path::<i64>("seq")
             .replies::<Message>(),
-        operate(HostRoute::post("/api/v1/tasks/retry", retry_tasks))
+        operate(HostRoute::post("/api/v1/tasks/bulk/retry", retry_tasks))
             .named(TAG, "retry_tasks", "Retry Tasks")
             .described(
                 "Makes all dead tasks that fit wait again. A job stays dead if one with its deduplication key waits or \
@@ -65,7 +65,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             )
             .json::<RetryFilter>()
             .replies::<Changed>(),
-        operate(HostRoute::post("/api/v1/tasks/drop", drop_tasks))
+        operate(HostRoute::post("/api/v1/tasks/bulk/drop", drop_tasks))
             .named(TAG, "drop_tasks", "Drop Tasks")
             .described("Deletes all tasks that fit, unless `state` says otherwise the dead ones.")
             .json::<DropFilter>()

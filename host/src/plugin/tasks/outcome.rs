@@ -1,4 +1,4 @@
-//! What becomes of a task after an attempt: the end that is stored, and the wait before the next attempt. Only computes.
+//! The fate of a task after an attempt: the end that is stored, and the wait before the next attempt. Only computes.
 
 use std::time::Duration;
 

@@ -26,13 +26,13 @@ pub(super) struct Subscription {
     pub(super) host: Arc<Host>,
     /// The topics, each once.
     pub(super) topics: Vec<Topic>,
-    /// What the latest check found about each topic, in the same order.
+    /// The finding of the latest check about each topic, in the same order.
     checked: Vec<CheckedTopic>,
     token: Option<Secret>,
     address: IpAddr,
 }
 
-/// What a check finds about a topic.
+/// The finding of a check about a topic.
 #[derive(Default)]
 struct CheckedTopic {
     /// The access that the topic requires, and the plugin that declares it.
