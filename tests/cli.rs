@@ -8,6 +8,7 @@ mod check;
 mod crash_during_deploy;
 mod email;
 mod keys;
+mod mail;
 mod prompts;
 mod release_churn;
 mod releases;

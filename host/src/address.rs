@@ -70,6 +70,11 @@ impl Address {
         AddressKey::of_parts(local, domain)
     }
 
+    /// Returns the domain, in Unicode and lower case.
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+
     /// Returns the local part and the domain for the envelope of a mail. With a local part in ASCII, the domain is in
     /// punycode: then a mail server without SMTPUTF8 (RFC 6531) can take the mail.
     pub fn mailbox(&self) -> (&str, Cow<'_, str>) {

@@ -16,6 +16,7 @@ mod events;
 mod failure;
 mod jobs;
 mod key;
+mod mail;
 mod plugin;
 mod role;
 mod schedules;
@@ -87,6 +88,9 @@ enum Command {
     /// List, pause and run the schedules of plugins
     #[command(subcommand)]
     Schedules(schedules::SchedulesCommand),
+    /// List and repair the mails that wait or were given up
+    #[command(subcommand)]
+    Mail(mail::MailCommand),
     /// Read, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Events(events) => events.run(&terminal),
         Command::Jobs(jobs) => jobs.run(&terminal),
         Command::Schedules(schedules) => schedules.run(&terminal),
+        Command::Mail(mail) => mail.run(&terminal),
         Command::Audit(audit) => audit.run(&terminal),
         Command::Admin(admin) => admin.run(&terminal),
         Command::User(user) => user.run(&terminal),

@@ -69,7 +69,7 @@ settings! {
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), "WHARF_LISTEN", kind::socket_address();
         /// Directory of the SQLite files; created with mode 0700.
         data_dir: PathBuf = PathBuf::from("wharf-data"), "WHARF_DATA_DIR", kind::directory();
-        /// Opens `/api/v1/private`, and logs mail if no mail server is configured.
+        /// Opens `/api/v1/private`, and shows mails at `/dev/mail` if no mail server is configured.
         development: bool = false, "WHARF_DEVELOPMENT", kind::boolean();
         /// Title of the OpenAPI document, subject prefix and sender name of mails.
         project_name: String = "Wharf".to_owned(), "WHARF_PROJECT_NAME", kind::line(100);
@@ -202,8 +202,8 @@ settings! {
         from: Option<String> = None, "WHARF_EMAIL_FROM", kind::email_address().optional();
         /// A directory with templates that replace those of the host.
         templates_dir: Option<PathBuf> = None, "WHARF_EMAIL_TEMPLATES_DIR", kind::directory().optional();
-        /// The most mails that wait to be sent. Mails that a caller without an account can cause take at most three
-        /// quarters of them.
+        /// The most mails of the host that wait to be sent. Mails that a caller without an account can cause take at most
+        /// three quarters of them.
         queue: u32 = 10_000, "WHARF_EMAIL_QUEUE", kind::count(10..=1_000_000);
         /// How long a mail that others can cause is not sent to the same address again. 0s sends each one.
         repeat_after: Duration = 5 * MINUTE, "WHARF_EMAIL_REPEAT_AFTER", kind::duration(Duration::ZERO..=DAY);

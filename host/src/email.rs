@@ -1,19 +1,26 @@
-//! Outgoing mail: a durable queue in the host database, and the worker that empties it.
+//! Outgoing mail: a durable queue in the host database, and the workers that empty it.
 //!
 //! A request only adds an entry to the queue, which takes the same time whether the address is known or not. The worker
 //! looks up the account, issues the link and sends the mail. It retries later if that fails, unless the mail server
-//! refuses the mail permanently. An entry names the recipient but holds no token: tokens are issued just before sending
-//! and are only stored as hashes in their own tables. The queue has a bound. Of mails that others can cause, one waits for
-//! each recipient and kind, and it is not sent again for `email.repeat_after`. The way of a mail: [`Mailer::enqueue`] →
-//! `mail_queue` → [`Mailer::run`] → `email::templates` → `email::smtp`. Never knows HTTP.
+//! refuses the mail permanently. A mail that was refused, or that failed for too long, is dead: it is kept for operators.
+//! An entry names the recipient but holds no token: tokens are issued just before sending and are only stored as hashes in
+//! their own tables. The queue has a bound. Of mails that others can cause, one waits for each recipient and kind, and it is
+//! not sent again for `email.repeat_after`. The way of a mail: [`Mailer::enqueue`] → `mail_queue` → [`Mailer::run`] →
+//! `email::templates` → `email::smtp`. Never knows HTTP.
+//!
+//! Mails of plugins (`capability::email`) are in the same queue (`db::email::plugin_mail`). They have a worker of their own,
+//! and plugins take turns, so no mail of a plugin delays one of the host.
 
 mod credential_change;
+pub mod kept_mails;
+pub mod letter;
 mod mail;
+mod outcomes;
+mod plugin_mail;
 mod smtp;
 mod templates;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -23,20 +30,30 @@ pub use credential_change::CredentialChange;
 pub use mail::Mail;
 pub use templates::{Message, Template, Templates};
 
+use self::kept_mails::{KeptMail, KeptMails};
+use self::letter::Letter;
+pub use self::outcomes::OutcomeCounts;
+use self::outcomes::{Outcome, Outcomes};
+use self::plugin_mail::Delivered;
 use self::smtp::{SendError, Smtp};
 use self::templates::Values;
 use crate::address::Address;
 use crate::auth::{AddressMail, Auth, Caller, User};
 use crate::clock::{Clock, Random};
 use crate::config::Config;
-use crate::db::email::NewMail;
+use crate::db::email::{DeadBounds, HOST, MailRow, NewMail};
 use crate::db::{self, Db};
 use crate::error::{Error, Result, code};
-use crate::id::UserId;
+use crate::id::{MailId, PluginName, UserId};
 use crate::initiator::Initiator;
+use crate::message::PluginMail;
 
-/// A mail is dropped after this number of attempts, which is after about two hours.
-const MAX_ATTEMPTS: i64 = 10;
+/// A mail of the host that failed is given up after this time: its reader has long tried something else.
+const HOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same for a mail of a plugin.
+const PLUGIN_PATIENCE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// A mail is given up after this number of attempts, whatever its age: each of them may have ended with its process.
+const MAX_ATTEMPTS: i64 = 100;
 /// The wait after the first failure. It doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest wait between two attempts.
@@ -49,6 +66,13 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after the queue could not be read.
 const QUEUE_ERROR_PAUSE: Duration = Duration::from_secs(5);
+/// The time between two deletions of dead mails beyond their bounds.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// The bounds of dead mails.
+const DEAD_BOUNDS: DeadBounds =
+    DeadBounds { keep: Duration::from_secs(30 * 24 * 60 * 60), mails: 1_000, bytes: 64 << 20 };
+/// The longest part of the reason of a failure that is stored, in characters.
+const MAX_REASON: usize = 300;
 
 /// How mail is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,42 +85,24 @@ pub enum Delivery {
     Off,
 }
 
-/// How a mail left the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// The mail server took it, or it is in the log.
-    Sent,
-    /// The mail server refused it permanently.
-    Refused,
-    /// The last attempt failed.
-    Expired,
-    /// No mail server is configured.
-    Dropped,
-    /// The same mail was sent a short time ago.
-    Repeated,
-    /// Its account does not exist, or needs no such mail any more.
-    NoAccount,
+impl Delivery {
+    /// Returns how a host with these settings delivers mail.
+    pub fn of(config: &Config) -> Self {
+        match (&config.email.smtp_url, &config.email.from, config.server.development) {
+            (Some(_), Some(_), _) => Self::Smtp,
+            (_, _, true) => Self::Log,
+            (_, _, false) => Self::Off,
+        }
+    }
 }
 
-/// The counts of mails that left the queue. A mail without an account is not counted.
-#[derive(Debug, Default)]
-struct Outcomes([AtomicU64; 5]);
-
-impl Outcomes {
-    const NAMES: [&str; 5] = ["sent", "refused", "expired", "dropped", "repeated"];
-
-    fn record(&self, outcome: Outcome) {
-        let [sent, refused, expired, dropped, repeated] = &self.0;
-        let count = match outcome {
-            Outcome::Sent => sent,
-            Outcome::Refused => refused,
-            Outcome::Expired => expired,
-            Outcome::Dropped => dropped,
-            Outcome::Repeated => repeated,
-            Outcome::NoAccount => return,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-    }
+/// The mails that one worker sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// Those of the host.
+    Host,
+    /// Those of all plugins.
+    Plugins,
 }
 
 /// The mail service. Cheap to clone.
@@ -116,6 +122,7 @@ struct Inner {
     repeat_after: Duration,
     wake: Notify,
     outcomes: Outcomes,
+    kept: KeptMails,
 }
 
 impl Mailer {
@@ -132,20 +139,27 @@ impl Mailer {
                 None
             }
         };
-        let delivery = match (&smtp, config.server.development) {
-            (Some(_), _) => Delivery::Smtp,
-            (None, true) => Delivery::Log,
-            (None, false) => Delivery::Off,
-        };
+        let delivery = Delivery::of(config);
         match delivery {
             Delivery::Smtp => {}
             Delivery::Log => tracing::info!("no mail server is configured: mail is written to the log"),
             Delivery::Off => tracing::warn!("no mail server is configured: users cannot recover a password by mail"),
         }
         let templates = Templates::new(config)?;
-        let (wake, outcomes) = (Notify::new(), Outcomes::default());
-        let (bound, repeat_after) = (i64::from(config.email.queue), config.email.repeat_after);
-        let inner = Inner { db, auth, clock, random, templates, delivery, smtp, bound, repeat_after, wake, outcomes };
+        let inner = Inner {
+            db,
+            auth,
+            clock,
+            random,
+            templates,
+            delivery,
+            smtp,
+            bound: i64::from(config.email.queue),
+            repeat_after: config.email.repeat_after,
+            wake: Notify::new(),
+            outcomes: Outcomes::default(),
+            kept: KeptMails::default(),
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -154,14 +168,22 @@ impl Mailer {
         self.0.delivery
     }
 
-    /// Returns the number of mails that left the queue, by outcome.
-    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
-        let counts = self.0.outcomes.0.each_ref().map(|count| count.load(Ordering::Relaxed));
-        let mut counts = counts.into_iter();
-        Outcomes::NAMES.map(|name| (name, counts.next().unwrap_or_default()))
+    /// Returns the latest mails of a host that delivers to the log.
+    pub fn kept_mails(&self) -> &KeptMails {
+        &self.0.kept
     }
 
-    /// Returns the number of mails that may wait.
+    /// Returns the number of mails that were sent or given up, by outcome.
+    pub fn outcomes(&self) -> OutcomeCounts {
+        self.0.outcomes.all()
+    }
+
+    /// Returns the number of attempts to send mails of each plugin, by outcome.
+    pub fn plugin_outcomes(&self) -> Vec<(PluginName, OutcomeCounts)> {
+        self.0.outcomes.of_plugins()
+    }
+
+    /// Returns the number of mails of the host that may wait.
     pub fn queue_bound(&self) -> i64 {
         self.0.bound
     }
@@ -238,9 +260,15 @@ impl Mailer {
         .map(|mail| mail.map(|mail| NewMail { bound: self.0.bound, ..mail }))
     }
 
-    /// Looks for new mail in the queue now.
+    /// Looks for new mail of the host in the queue now.
     pub fn wake(&self) {
         self.0.wake.notify_one();
+    }
+
+    /// Looks for all mail in the queue now: an operator changed it.
+    pub fn wake_all(&self) {
+        self.wake();
+        self.0.db.signals().mails_stored();
     }
 
     fn new_mail(&self, mail: &Mail) -> Result<NewMail> {
@@ -250,7 +278,8 @@ impl Mailer {
         let bound = if mail.is_anonymous() { self.0.bound.saturating_mul(3) / 4 } else { self.0.bound };
         let kind = mail.template().as_str();
         let repeat_key = mail.repeat_key().filter(|_| !self.0.repeat_after.is_zero());
-        Ok(NewMail { kind, payload, at: self.0.clock.now(), repeat_key, bound })
+        let id = MailId(self.0.random.uuid()?);
+        Ok(NewMail { id, kind, payload, at: self.0.clock.now(), repeat_key, bound })
     }
 
     /// Returns the recovery mail of an account with a working link, as a preview for a caller who has every permission
@@ -263,10 +292,21 @@ impl Mailer {
         self.0.templates.render(Template::Recovery, Values::of(&user.email, Some(&token)))
     }
 
-    /// Sends queued mails until `stop`, and finishes the mail that is being sent then. Any number of nodes may run it.
+    /// Sends queued mails until `stop`, and finishes the mails that are being sent then. Any number of nodes may run it.
     pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.work(Lane::Host, &stop), self.work(Lane::Plugins, &stop), self.keep_bounds(&stop));
+    }
+
+    /// Sends the mails of a lane until `stop`.
+    async fn work(&self, lane: Lane, stop: &CancellationToken) {
+        // The plugin whose mail was sent last.
+        let mut last = String::new();
         while !stop.is_cancelled() {
-            let wait = match self.step().await {
+            let step = match lane {
+                Lane::Host => self.send_next(HOST).await,
+                Lane::Plugins => self.send_of_next_plugin(&mut last).await,
+            };
+            let wait = match step {
                 Ok(true) => continue,
                 Ok(false) => POLL_INTERVAL,
                 Err(error) => {
@@ -274,61 +314,112 @@ impl Mailer {
                     QUEUE_ERROR_PAUSE
                 }
             };
+            let woken = async {
+                match lane {
+                    Lane::Host => self.0.wake.notified().await,
+                    Lane::Plugins => self.0.db.signals().mails_added().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.0.wake.notified() => {}
+                () = woken => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Handles one mail that is due. Returns false if there is none.
-    async fn step(&self) -> Result<bool> {
+    /// Deletes dead mails beyond their bounds, from time to time, until `stop`.
+    async fn keep_bounds(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            match db::email::prune(&self.0.db, DEAD_BOUNDS, self.0.clock.now()).await {
+                Ok(0) => {}
+                Ok(mails) => tracing::info!(mails, "dead mails were deleted"),
+                Err(error) => tracing::warn!(error = error.report(), "dead mails cannot be deleted now"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PRUNE_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Handles one mail that is due, of the plugin whose turn it is. Returns false if there is none.
+    async fn send_of_next_plugin(&self, last: &mut String) -> Result<bool> {
+        let due = db::email::plugin_mail::due(&self.0.db, self.0.clock.now()).await?;
+        let behind = due.iter().find(|plugin| plugin.as_str() > last.as_str());
+        let Some(next) = behind.or_else(|| due.first()) else { return Ok(false) };
+        last.clone_from(next);
+        self.send_next(next).await
+    }
+
+    /// Handles one mail of a source that is due. Returns false if there is none.
+    async fn send_next(&self, source: &str) -> Result<bool> {
         let Inner { db, clock, outcomes, repeat_after, .. } = &*self.0;
         let now = clock.now();
-        let Some(row) = db::email::claim(db, now, now.plus(LEASE)).await? else { return Ok(false) };
-        let (id, kind, attempts) = (row.id, row.kind.as_str(), row.attempts);
+        let Some(row) = db::email::claim(db, source, now, now.plus(LEASE)).await? else { return Ok(false) };
+        let plugin = row.source.parse::<PluginName>().ok();
+        let (id, kind) = (row.id, row.kind.as_str());
         // A mail that crashes the process never reports a failure, but its attempts are counted.
-        let result = if attempts > MAX_ATTEMPTS {
+        let result = if row.attempts > MAX_ATTEMPTS {
             Err(Error::internal("no attempt ever ended").into())
         } else if let Some(key) = &row.repeat_key
             && db::email::was_sent(db, key, now).await?
         {
             tracing::info!(mail = id, kind, "mail not sent: the same one was sent a short time ago");
             Ok(Outcome::Repeated)
+        } else if let Some(plugin) = &plugin {
+            self.attempt_of_plugin(plugin, &row).await
         } else {
-            self.attempt(&row.payload).await
+            self.attempt(&row).await
         };
         match (result, &row.repeat_key) {
             (Ok(Outcome::Sent), Some(key)) => {
-                outcomes.record(Outcome::Sent);
+                outcomes.record(plugin.as_ref(), Outcome::Sent);
                 let now = clock.now();
                 db::email::delete_sent(db, id, key, now, now.plus(*repeat_after)).await?;
             }
             (Ok(outcome), _) => {
-                outcomes.record(outcome);
+                outcomes.record(plugin.as_ref(), outcome);
                 db::email::delete(db, id).await?;
             }
-            (Err(SendError { error, permanent }), _) if permanent || attempts >= MAX_ATTEMPTS => {
-                let (outcome, text) = match permanent {
-                    true => (Outcome::Refused, "mail given up: it was refused permanently"),
-                    false => (Outcome::Expired, "mail given up after the last attempt"),
-                };
-                tracing::error!(mail = id, kind, attempts, error = error.report(), "{text}");
-                outcomes.record(outcome);
-                db::email::delete(db, id).await?;
-            }
-            (Err(SendError { error, .. }), _) => {
-                let wait = backoff(attempts);
-                tracing::warn!(mail = id, kind, attempts, error = error.report(), "mail not sent; trying again later");
-                db::email::postpone(db, id, clock.now().plus(wait)).await?;
-            }
+            (Err(failure), _) => self.fail(&row, plugin.as_ref(), &failure).await?,
         }
         Ok(true)
     }
 
-    async fn attempt(&self, payload: &str) -> Result<Outcome, SendError> {
-        let mail: Mail = serde_json::from_str(payload)
+    /// Decides about a mail that was not sent: it is tried again later, or it is dead.
+    async fn fail(&self, row: &MailRow, plugin: Option<&PluginName>, failure: &SendError) -> Result<()> {
+        let Inner { db, clock, outcomes, .. } = &*self.0;
+        let MailRow { id, kind, attempts, waiting_since, .. } = row;
+        let SendError { error, permanent } = failure;
+        let report = error.report();
+        // Without the text that clients would see.
+        let reason = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
+        let reason: String = reason.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let now = clock.now();
+        let patience = if plugin.is_some() { PLUGIN_PATIENCE } else { HOST_PATIENCE };
+        let source = plugin.map_or("host", PluginName::as_str);
+        if *permanent || *attempts >= MAX_ATTEMPTS || now.since(*waiting_since) >= patience {
+            let (outcome, text) = match permanent {
+                true => (Outcome::Refused, "mail given up: it was refused permanently"),
+                false => (Outcome::Expired, "mail given up after the last attempt"),
+            };
+            tracing::error!(mail = id, source, kind, attempts, error = report, "{text}");
+            outcomes.record(plugin, outcome);
+            return db::email::bury(db, *id, &reason, now).await;
+        }
+        // A plugin can have thousands of mails, which all fail while the mail server is away.
+        if plugin.is_none() || outcomes.may_warn(clock.monotonic()) {
+            tracing::warn!(mail = id, source, kind, attempts, error = report, "mail not sent; trying again later");
+        } else {
+            tracing::debug!(mail = id, source, attempts, error = report, "mail not sent; trying again later");
+        }
+        outcomes.record(plugin, Outcome::Retried);
+        db::email::postpone(db, *id, now.plus(backoff(*attempts)), &reason).await
+    }
+
+    async fn attempt(&self, row: &MailRow) -> Result<Outcome, SendError> {
+        let mail: Mail = serde_json::from_str(&row.payload)
             .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
             tracing::warn!(kind = mail.template().as_str(), "mail dropped: no mail server is configured");
@@ -336,14 +427,37 @@ impl Mailer {
         }
         // The account does not exist, or not any more.
         let Some(message) = self.compose(&mail).await? else { return Ok(Outcome::NoAccount) };
+        let id = row.mail_id.map_or_else(|| self.0.random.uuid().map(MailId), Ok)?;
+        self.deliver(None, Letter::of_host(id, message)).await
+    }
+
+    async fn attempt_of_plugin(&self, plugin: &PluginName, row: &MailRow) -> Result<Outcome, SendError> {
+        let mail: PluginMail = serde_json::from_str(&row.payload)
+            .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
+        if self.0.delivery == Delivery::Off {
+            return Err(Error::internal("no mail server is configured").into());
+        }
+        match plugin_mail::address(&self.0.db, &mail.to).await? {
+            Delivered::To(address) => self.deliver(Some(plugin), plugin_mail::letter(mail, address)?).await,
+            Delivered::Nowhere(reason) => {
+                tracing::info!(%plugin, mail = row.id, "mail not sent: {reason}");
+                Ok(Outcome::NoAccount)
+            }
+        }
+    }
+
+    /// Sends a mail to the mail server, or writes it to the log.
+    async fn deliver(&self, plugin: Option<&PluginName>, letter: Letter) -> Result<Outcome, SendError> {
         match &self.0.smtp {
             Some(smtp) => {
-                let send = smtp.send(&message, self.0.clock.now(), self.0.random.uuid()?);
-                tokio::time::timeout(ATTEMPT_TIMEOUT, send)
+                tokio::time::timeout(ATTEMPT_TIMEOUT, smtp.send(&letter, self.0.clock.now()))
                     .await
                     .map_err(|_| Error::internal("the mail server did not respond in time"))??;
             }
-            None => tracing::info!("mail to {} - {}\n{}", message.to, message.subject, message.text),
+            None => {
+                tracing::info!("mail to {} - {}\n{}", letter.to, letter.subject, letter.text);
+                self.0.kept.keep(KeptMail { at: self.0.clock.now(), plugin: plugin.cloned(), letter });
+            }
         }
         Ok(Outcome::Sent)
     }

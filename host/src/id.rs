@@ -28,7 +28,7 @@ macro_rules! uuid_ids {
 /// Calls a macro with every UUID newtype, so that `db::value` can implement the database traits for each.
 macro_rules! for_each_uuid_id {
     ($macro:ident) => {
-        $macro!(UserId, SessionId, KeyId, IdentityId, PasskeyId, EventId, JobId);
+        $macro!(UserId, SessionId, KeyId, IdentityId, PasskeyId, EventId, JobId, MailId);
     };
 }
 pub(crate) use for_each_uuid_id;
@@ -48,6 +48,8 @@ uuid_ids! {
     EventId;
     /// A job. Every attempt of it has the same id.
     JobId;
+    /// A mail. Every attempt to send it has the same id.
+    MailId;
 }
 
 /// Declares a name of the form `[a-z][a-z0-9-]{0,39}`. The last text is the error of other texts.

@@ -1,8 +1,9 @@
 //! Messages: what plugins and the host hand over to be done after a commit. An event goes to all that subscribe to its
-//! topic, a job to the plugin that enqueued it.
+//! topic, a job to the plugin that enqueued it, a mail to its recipient.
 //!
-//! Owns the names and the stored form of messages. A message passes `capability::events` or `capability::jobs`, the outbox
-//! of the plugin (`db::plugin_data::outbox`) and `db::intake`, which turns it into tasks. Knows neither of them.
+//! Owns the names and the stored form of messages. A message passes `capability::events`, `capability::jobs` or
+//! `capability::email`, the outbox of the plugin (`db::plugin_data::outbox`) and `db::intake`, which turns it into tasks or
+//! queues it. Knows none of them.
 
 pub mod host_event;
 
@@ -12,8 +13,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
 use crate::clock::Timestamp;
-use crate::id::{EventId, JobId, PluginName, UserId};
+use crate::id::{EventId, JobId, MailId, PluginName, UserId};
 
 /// The longest chain of events and jobs that cause each other.
 pub const MAX_DEPTH: u32 = 16;
@@ -205,6 +207,50 @@ pub struct NewJob {
     pub at: Timestamp,
 }
 
+/// The recipient of a mail of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailRecipient {
+    /// An account. Its address is looked up when the mail is sent.
+    Account(UserId),
+    /// An address that the grant of the plugin allows.
+    Address(Address),
+}
+
+/// A file in a mail of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailAttachment {
+    /// The name.
+    pub name: String,
+    /// The media type.
+    pub content_type: String,
+    /// The content in base64.
+    pub content: String,
+}
+
+/// A mail of a plugin that is not queued yet, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginMail {
+    /// The id.
+    pub id: MailId,
+    /// The recipient.
+    pub to: MailRecipient,
+    /// The subject, one line.
+    pub subject: String,
+    /// The body as plain text.
+    pub text: String,
+    /// The body as HTML.
+    pub html: Option<String>,
+    /// The files.
+    pub attachments: Vec<MailAttachment>,
+    /// Another mail of the plugin with this key is left out for a day.
+    pub dedup_key: Option<String>,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// When it was sent by the plugin.
+    pub at: Timestamp,
+}
+
 /// A message of a plugin, as its outbox stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -220,6 +266,8 @@ pub enum Message {
         /// When it was cancelled.
         at: Timestamp,
     },
+    /// A mail of the plugin.
+    Mail(PluginMail),
 }
 
 /// Returns the name of the queue of a task: what is claimed together.
@@ -263,7 +311,20 @@ mod tests {
             at,
         };
         assert_eq!(event.lane().as_deref(), Some("items/1"));
-        for message in [Message::Event(event), Message::Cancel { job: JobId(uuid::Uuid::nil()), at }] {
+        let mail = PluginMail {
+            id: MailId(uuid::Uuid::nil()),
+            to: MailRecipient::Address("jane@example.com".parse().unwrap()),
+            subject: "Hello".to_owned(),
+            text: "Hello\0".to_owned(),
+            html: None,
+            attachments: Vec::new(),
+            dedup_key: None,
+            request_id: None,
+            at,
+        };
+        for message in
+            [Message::Event(event), Message::Cancel { job: JobId(uuid::Uuid::nil()), at }, Message::Mail(mail)]
+        {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
         }

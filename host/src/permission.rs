@@ -67,6 +67,8 @@ host_permissions! {
     SettingsRead = "settings:read", "Read the settings of the host, without secrets.";
     MetricsRead = "metrics:read", "Read the metrics.";
     MailTest = "mail:test", "Send test mails.";
+    MailRead = "mail:read", "Read the queue of mails: recipients, subjects and failures, never a text or a link.";
+    MailOperate = "mail:operate", "Retry and drop mails of the queue.";
     SigningKeysRotate = "signing-keys:rotate", "Rotate the keys that sign access tokens.";
     RoutesCall = "routes:call", "Lets an API key call the routes of plugins that any signed-in caller may call.";
 }

@@ -1,5 +1,5 @@
-//! Signals between those that add work after a commit and those that do it: the outboxes of plugins that have messages, and
-//! tasks that are ready. A signal only saves the wait for the next look into the database, so one that gets lost with its
+//! Signals between those that add work after a commit and those that do it: the outboxes of plugins that have messages,
+//! tasks that are ready, and mails of plugins. A signal only saves the wait for the next look into the database, so one that gets lost with its
 //! process is no loss. Knows neither side.
 
 use std::collections::BTreeSet;
@@ -19,6 +19,7 @@ struct Inner {
     relay: Notify,
     tasks: Notify,
     events: Notify,
+    mails: Notify,
 }
 
 impl Signals {
@@ -53,6 +54,16 @@ impl Signals {
     /// Waits until messages are stored, for any number of streams. A stream looks into the database after it began to wait.
     pub fn events_added(&self) -> tokio::sync::futures::Notified<'_> {
         self.0.events.notified()
+    }
+
+    /// Mails of plugins were queued.
+    pub fn mails_stored(&self) {
+        self.0.mails.notify_one();
+    }
+
+    /// Waits until mails of plugins were queued, for the one that sends them.
+    pub async fn mails_added(&self) {
+        self.0.mails.notified().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<PluginName>> {

@@ -73,7 +73,7 @@ impl Banner<'_> {
             "Mail",
             match (&email.smtp_url, &email.from) {
                 (Some(_), Some(_)) => "sent by SMTP",
-                _ if server.development => "logged, not sent (development without a mail server)",
+                _ if server.development => "shown at /dev/mail, not sent (development without a mail server)",
                 _ => "off: passwords cannot be reset until email.smtp_url and email.from are set",
             },
         );

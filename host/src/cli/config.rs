@@ -26,7 +26,7 @@ pub(super) struct Settings {
     /// The directory of SQLite files, keys and caches
     #[arg(long, value_name = "DIR", help_heading = "Settings")]
     data_dir: Option<String>,
-    /// Open /api/v1/private, and log mail if no mail server is configured
+    /// Open /api/v1/private, and show mails at /dev/mail if no mail server is configured
     #[arg(long, help_heading = "Settings")]
     development: bool,
     /// The URLs of the frontends: the allowed CORS origins; the first one is the base of links in mails

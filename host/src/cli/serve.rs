@@ -55,7 +55,9 @@ async fn serve(
 ) -> Result<(), Failure> {
     let Loaded { config, settings } = loaded;
     if config.server.development {
-        tracing::warn!("development mode: /api/v1/private is open to everybody, and mail is logged instead of sent");
+        tracing::warn!(
+            "development mode: /api/v1/private is open to everybody, and mail is logged unless a mail server is configured"
+        );
     }
     let environment = Environment { awaits_deployments: !deployments.is_empty(), settings, ..Environment::default() };
     let app = App::start(config.clone(), environment).await.map_err(|error| Failure::host(&error))?;

@@ -244,12 +244,16 @@ fn row(task: &Value) -> [String; 8] {
     let [created, due] = ["created_at", "due_at"].map(|name| to_the_second(&text(task, name)));
     let state = text(task, "state");
     let due = if matches!(state.as_str(), "ready" | "blocked") { due } else { String::new() };
-    let reason = text(task, "reason");
-    let reason = match reason.char_indices().nth(SHORT) {
+    let reason = shortened(text(task, "reason"));
+    [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
+}
+
+/// Returns the beginning of a reason, for a table.
+pub(super) fn shortened(reason: String) -> String {
+    match reason.char_indices().nth(SHORT) {
         Some((end, _)) => format!("{}…", reason.get(..end).unwrap_or_default()),
         None => reason,
-    };
-    [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
+    }
 }
 
 impl OneCommand {

@@ -1,11 +1,12 @@
 //! The directory of accounts as plugins see it: id, name, address, whether the account is active, and whether it may do
-//! everything. Only reads.
+//! everything. Also the account that a mail of a plugin goes to, which the plugin does not see. Only reads.
 
 use std::collections::BTreeSet;
 
 use super::row::row;
 use super::{Db, on};
 use crate::address::AddressKey;
+use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::UserId;
 
@@ -24,6 +25,28 @@ row! {
         /// Whether it may do everything.
         pub is_superuser: bool,
     }
+}
+
+row! {
+    /// An account that a mail goes to.
+    #[derive(Debug)]
+    pub(crate) struct Recipient {
+        /// The address as given.
+        pub(crate) email: String,
+        /// Whether the account is active.
+        pub(crate) is_active: bool,
+        /// When the owner proved that they read the mail of the address, or an operator vouched for it.
+        pub(crate) email_verified_at: Option<Timestamp>,
+    }
+}
+
+/// Returns the account that a mail goes to, if there is one.
+///
+/// # Errors
+/// The database fails.
+pub(crate) async fn recipient(db: &Db, id: UserId) -> Result<Option<Recipient>> {
+    const SQL: &str = "SELECT email, is_active, email_verified_at FROM users WHERE id = $1";
+    Ok(on!(db, pool => sqlx::query_as::<_, Recipient>(SQL).bind(id).fetch_optional(pool).await)?)
 }
 
 /// Returns the accounts with these ids, in the order of the ids. The caller limits their number.

@@ -1,7 +1,15 @@
 //! The queue of outgoing mail, and the mails that were sent a short time ago. Owns the SQL on `mail_queue` and
-//! `recent_mails`; the module `email` owns the format of payloads.
+//! `recent_mails`; the module `email` owns the format of payloads. `plugin_mail` has the mails of plugins, and `operator`
+//! those that were given up, as operators see and change them.
 //!
-//! The queue has a bound. Of mails with the same repeat key, only one waits, and another one is not sent for a while.
+//! A mail has a source: the host, or a plugin. Each source has bounds of its own, and is claimed from on its own, so the mails
+//! of one never wait for those of another. Of mails with the same repeat key, only one waits, and another one is not sent
+//! for a while. A mail that is given up becomes dead: it stays for a while, and nothing waits for it.
+//!
+//! The conditions on `state` repeat those of the partial indexes word by word: SQLite uses such an index for nothing else.
+
+pub mod operator;
+pub mod plugin_mail;
 
 use std::time::Duration;
 
@@ -9,9 +17,13 @@ use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result, code};
+use crate::id::MailId;
 
 /// The wait that is proposed to a client while the queue is full.
 const FULL_RETRY: Duration = Duration::from_secs(60);
+
+/// The source of the host's own mails. No plugin has this name.
+pub(crate) const HOST: &str = "";
 
 row! {
     /// A mail to send, claimed until its lease ends.
@@ -24,23 +36,31 @@ row! {
         pub(crate) attempts: i64,
         /// The key of mails that are not sent twice.
         pub(crate) repeat_key: Option<Vec<u8>>,
+        /// A plugin, or [`HOST`].
+        pub(crate) source: String,
+        /// The id; `None` if an earlier version queued it.
+        pub(crate) mail_id: Option<MailId>,
+        /// Since when it is tried.
+        pub(crate) waiting_since: Timestamp,
     }
 }
 
-/// A mail to be queued.
+/// A mail of the host to be queued.
 #[derive(Debug)]
 pub struct NewMail {
+    pub(crate) id: MailId,
     pub(crate) kind: &'static str,
     pub(crate) payload: String,
     pub(crate) at: Timestamp,
     /// The mail is not queued while another one with this key waits.
     pub(crate) repeat_key: Option<Vec<u8>>,
-    /// The number of waiting mails from which on this one is refused.
+    /// The number of waiting mails of the host from which on this one is refused.
     pub(crate) bound: i64,
 }
 
-/// Counts the waiting mails up to `$1`.
-pub(super) const WAITING: &str = "SELECT COUNT(*) FROM (SELECT 1 AS one FROM mail_queue LIMIT $1) AS waiting";
+/// Counts the waiting mails of the host up to `$1`.
+pub(super) const WAITING: &str = "SELECT COUNT(*) FROM \
+    (SELECT 1 AS one FROM mail_queue WHERE source = '' AND state = 'waiting' LIMIT $1) AS waiting";
 
 /// Queues a mail in the body of `on!`, on a connection that may have a transaction open. Returns from the function with
 /// `mail_queue_full` if the queue is full.
@@ -75,32 +95,35 @@ pub(super) fn insert_with<'q, D>(mail: &'q NewMail) -> sqlx::query::Query<'q, D,
 where
     D: sqlx::Database,
     Timestamp: sqlx::Encode<'q, D> + sqlx::Type<D>,
+    MailId: sqlx::Encode<'q, D> + sqlx::Type<D>,
     &'q str: sqlx::Encode<'q, D> + sqlx::Type<D>,
     Option<&'q [u8]>: sqlx::Encode<'q, D> + sqlx::Type<D>,
 {
     // A mail that waits already is written too. Otherwise a request would take less time while a mail to its address
     // waits, and so tell whether the address has an account: a mail without an account leaves the queue at once.
-    const SQL: &str = "INSERT INTO mail_queue (kind, payload, next_at, created_at, repeat_key) \
-        VALUES ($1, $2, $3, $3, $4) ON CONFLICT (repeat_key) DO UPDATE SET repeat_key = excluded.repeat_key";
-    sqlx::query(SQL).bind(mail.kind).bind(mail.payload.as_str()).bind(mail.at).bind(mail.repeat_key.as_deref())
+    const SQL: &str = "INSERT INTO mail_queue (kind, payload, next_at, created_at, waiting_since, repeat_key, mail_id) \
+        VALUES ($1, $2, $3, $3, $3, $4, $5) ON CONFLICT (repeat_key) DO UPDATE SET repeat_key = excluded.repeat_key";
+    let insert = sqlx::query(SQL).bind(mail.kind).bind(mail.payload.as_str()).bind(mail.at);
+    insert.bind(mail.repeat_key.as_deref()).bind(mail.id)
 }
 
-/// Claims the mail that has been due longest until `lease_until`. If this node dies, another node can claim it
-/// afterwards.
-pub(crate) async fn claim(db: &Db, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
+/// Claims the mail of a source that has been due longest until `lease_until`. If this node dies, another node can claim
+/// it afterwards.
+pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
     macro_rules! claim {
         ($lock:literal) => {
             concat!(
                 "UPDATE mail_queue SET attempts = attempts + 1, next_at = $2 WHERE id = \
-                 (SELECT id FROM mail_queue WHERE next_at <= $1 ORDER BY next_at, id LIMIT 1",
+                 (SELECT id FROM mail_queue WHERE source = $3 AND state = 'waiting' AND next_at <= $1 \
+                 ORDER BY next_at, id LIMIT 1",
                 $lock,
-                ") RETURNING id, kind, payload, attempts, repeat_key"
+                ") RETURNING id, kind, payload, attempts, repeat_key, source, mail_id, waiting_since"
             )
         };
     }
     let sql = db.dialect(claim!(""), claim!(" FOR UPDATE SKIP LOCKED"));
     let row = on!(db, pool => {
-        sqlx::query_as::<_, MailRow>(sql).bind(now).bind(lease_until).fetch_optional(pool).await
+        sqlx::query_as::<_, MailRow>(sql).bind(now).bind(lease_until).bind(source).fetch_optional(pool).await
     })?;
     Ok(row)
 }
@@ -115,9 +138,17 @@ pub(crate) async fn was_sent(db: &Db, repeat_key: &[u8], now: Timestamp) -> Resu
 }
 
 /// Returns a claimed mail to the queue; it is due at `next_at`.
-pub(crate) async fn postpone(db: &Db, id: i64, next_at: Timestamp) -> Result<()> {
-    const SQL: &str = "UPDATE mail_queue SET next_at = $2 WHERE id = $1";
-    on!(db, pool => sqlx::query(SQL).bind(id).bind(next_at).execute(pool).await.map(drop))?;
+pub(crate) async fn postpone(db: &Db, id: i64, next_at: Timestamp, reason: &str) -> Result<()> {
+    const SQL: &str = "UPDATE mail_queue SET next_at = $2, reason = $3 WHERE id = $1 AND state = 'waiting'";
+    on!(db, pool => sqlx::query(SQL).bind(id).bind(next_at).bind(reason).execute(pool).await.map(drop))?;
+    Ok(())
+}
+
+/// Gives a mail up: it becomes dead. Another one with its repeat key can be queued again.
+pub(crate) async fn bury(db: &Db, id: i64, reason: &str, now: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE mail_queue SET state = 'dead', repeat_key = NULL, reason = $2, ended_at = $3 \
+        WHERE id = $1 AND state = 'waiting'";
+    on!(db, pool => sqlx::query(SQL).bind(id).bind(reason).bind(now).execute(pool).await.map(drop))?;
     Ok(())
 }
 
@@ -141,10 +172,62 @@ pub(crate) async fn delete_sent(db: &Db, id: i64, repeat_key: &[u8], now: Timest
     Ok(())
 }
 
-/// Returns the number of mails that wait or are being sent.
+/// The bounds of dead mails.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeadBounds {
+    /// How long they are kept.
+    pub(crate) keep: Duration,
+    /// How many of one source.
+    pub(crate) mails: i64,
+    /// How many bytes of one source.
+    pub(crate) bytes: i64,
+}
+
+/// Deletes the dead mails beyond their bounds, the oldest first, and the receipts that are not needed any more. Returns
+/// the number of dead mails that were deleted.
+pub(crate) async fn prune(db: &Db, bounds: DeadBounds, now: Timestamp) -> Result<u64> {
+    const OLD: &str = "DELETE FROM mail_queue WHERE state = 'dead' AND ended_at <= $1";
+    const EXCESS: &str = "DELETE FROM mail_queue WHERE state = 'dead' AND id IN (SELECT id FROM (SELECT id, \
+            ROW_NUMBER() OVER (PARTITION BY source ORDER BY id DESC) AS place, \
+            CAST(SUM(bytes) OVER (PARTITION BY source ORDER BY id DESC) AS BIGINT) AS total \
+            FROM mail_queue WHERE state = 'dead') AS counted WHERE place > $1 OR total > $2)";
+    let old = on!(db, pool => {
+        sqlx::query(OLD).bind(now.minus(bounds.keep)).execute(pool).await.map(|done| done.rows_affected())
+    })?;
+    let excess = on!(db, pool => {
+        let excess = sqlx::query(EXCESS).bind(bounds.mails).bind(bounds.bytes);
+        excess.execute(pool).await.map(|done| done.rows_affected())
+    })?;
+    plugin_mail::prune_receipts(db, now).await?;
+    Ok(old + excess)
+}
+
+/// Returns the number of mails of the host that wait or are being sent.
 ///
 /// # Errors
 /// The database fails.
+#[cfg(test)]
 pub(crate) async fn count(db: &Db) -> Result<i64> {
-    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM mail_queue").fetch_one(pool).await)?)
+    const SQL: &str = "SELECT COUNT(*) FROM mail_queue WHERE source = '' AND state = 'waiting'";
+    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_claims_of_mails_read_the_index_of_their_source() {
+        let (_dir, db) = crate::db::tests::sqlite().await;
+        let Db::Sqlite(pool) = &db else { unreachable!() };
+        for sql in [
+            "SELECT id FROM mail_queue WHERE source = '' AND state = 'waiting' AND next_at <= $1 ORDER BY next_at, id",
+            WAITING,
+        ] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).bind(1_i64).fetch_all(pool).await.unwrap();
+            let reads = plan.iter().filter(|step| step.3.contains("mail_queue"));
+            assert!(reads.map(|step| step.3.as_str()).all(|step| step.contains("(source=?")), "{plan:?}");
+        }
+    }
 }

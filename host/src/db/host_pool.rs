@@ -177,7 +177,7 @@ impl<DB: HostDatabase> HostPool<DB> {
         connection.in_transaction = true;
         let begun = connection.control(begin).await;
         begun.inspect_err(|_| connection.discard())?;
-        Ok(Transaction { connection, signals: self.signals.clone(), stores_messages: false })
+        Ok(Transaction { connection, signals: self.signals.clone(), stores_messages: false, stores_mails: false })
     }
 
     /// Closes all connections, within a time limit.
@@ -272,6 +272,7 @@ pub struct Transaction<DB: HostDatabase> {
     connection: HostConnection<DB>,
     signals: Signals,
     stores_messages: bool,
+    stores_mails: bool,
 }
 
 impl<DB: HostDatabase> Transaction<DB> {
@@ -280,15 +281,23 @@ impl<DB: HostDatabase> Transaction<DB> {
         self.stores_messages = true;
     }
 
+    /// Notes that the transaction queues mails of plugins. The commit gives the signal for them.
+    pub(super) fn stores_mails(&mut self) {
+        self.stores_mails = true;
+    }
+
     /// Commits the transaction. After an error it may have been committed: a lost response does not tell.
     ///
     /// # Errors
     /// The database refuses it or does not respond.
     pub async fn commit(self) -> sqlx::Result<()> {
-        let signals = self.stores_messages.then(|| self.signals.clone());
+        let (signals, stores_messages, stores_mails) = (self.signals.clone(), self.stores_messages, self.stores_mails);
         let ended = self.end("COMMIT").await;
-        if let Some(signals) = signals {
+        if stores_messages {
             signals.messages_stored();
+        }
+        if stores_mails {
+            signals.mails_stored();
         }
         ended
     }

@@ -1,4 +1,5 @@
-//! The intake: turns messages into events and tasks. Owns the SQL that stores them, and the order of deliveries.
+//! The intake: turns messages into events and tasks, and queues mails (`db::email::plugin_mail`). Owns the SQL that stores
+//! events and tasks, and the order of deliveries.
 //!
 //! Everything here happens in one transaction: that of a change of the host, or one of the relay. A message that was stored
 //! before is left out, so a relay can repeat itself. The order of events is that of their commits: on PostgreSQL, one lock
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::email::plugin_mail::store_mail;
 use super::{Db, on};
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -149,7 +151,7 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
             let [sqlite, postgres] = LOCK;
             sqlx::query(db.dialect(sqlite, postgres)).bind(EVENT_LOCK).execute(&mut *tx).await?;
         }
-        // Jobs first: see the module.
+        // Jobs and mails first: see the module.
         for message in messages {
             match message {
                 Message::Event(_) => {}
@@ -161,6 +163,7 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
                     let cancel = sqlx::query(CANCEL_JOB).bind(*job).bind(plugin.clone()).bind(*at).bind(keep_until);
                     cancel.execute(&mut *tx).await?;
                 }
+                Message::Mail(mail) => store_mail!(tx, plugin, mail),
             }
         }
         for message in messages {

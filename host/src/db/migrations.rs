@@ -45,6 +45,7 @@ migrations! {
     22 "audit chains" "0022_audit_chains.sql",
     23 "passkeys" "0023_passkeys.sql",
     24 "tasks" "0024_tasks.sql",
+    25 "mails" "0025_mails.sql",
 }
 
 /// The migrations for SQLite.

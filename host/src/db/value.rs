@@ -8,7 +8,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
 use crate::id::{
-    EventId, IdentityId, JobId, KeyId, PasskeyId, PluginName, RoleName, SessionId, UserId, for_each_name,
+    EventId, IdentityId, JobId, KeyId, MailId, PasskeyId, PluginName, RoleName, SessionId, UserId, for_each_name,
     for_each_uuid_id,
 };
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls, TlsParameters};
 use lettre::transport::smtp::commands;
@@ -11,9 +12,8 @@ use lettre::transport::smtp::{self, PoolConfig};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use percent_encoding::percent_decode_str;
 use url::Url;
-use uuid::Uuid;
 
-use super::Message;
+use super::letter::{Attachment, Letter};
 use crate::address::Address;
 use crate::clock::Timestamp;
 use crate::config::Secret;
@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 
 /// The time limit of one response of the mail server.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
 
 /// The reason why a mail was not sent.
 pub(super) struct SendError {
@@ -86,23 +88,28 @@ impl Smtp {
         Ok(Self { transport: builder.build(), from: Mailbox::new(Some(sender_name.to_owned()), from), server })
     }
 
-    /// Sends a mail.
-    pub(super) async fn send(&self, message: &Message, now: Timestamp, id: Uuid) -> Result<(), SendError> {
+    /// Sends a mail. Its `Message-ID` is the same at each attempt, so that a mail program recognises a repetition.
+    pub(super) async fn send(&self, letter: &Letter, now: Timestamp) -> Result<(), SendError> {
         let unusable =
             |error| SendError { error: Error::internal("the recipient").with_source(error), permanent: true };
-        let to = mailbox(&message.to).map_err(unusable)?;
+        let to = mailbox(&letter.to).map_err(unusable)?;
         let needs_utf8 = !AsRef::<str>::as_ref(&to).is_ascii();
         let domain = self.from.email.domain();
         let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_owned());
         let date = SystemTime::UNIX_EPOCH + Duration::from_micros(now.0.max(0).unsigned_abs());
-        let mail = lettre::Message::builder()
+        let head = lettre::Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
-            .subject(message.subject.as_str())
+            .subject(letter.subject.as_str())
             .date(date)
-            .message_id(Some(format!("<{id}@{domain}>")))
-            .multipart(MultiPart::alternative_plain_html(message.text.clone(), message.html.clone()))
-            .map_err(|error| Error::internal("a mail cannot be composed").with_source(error))?;
+            .message_id(Some(format!("<{}@{domain}>", letter.id)))
+            // RFC 3834: programs that answer mails by themselves do not answer this one.
+            .raw_header(HeaderValue::new(AUTO_SUBMITTED, "auto-generated".to_owned()));
+        let mail = match body(letter)? {
+            Body::One(part) => head.singlepart(part),
+            Body::Several(parts) => head.multipart(parts),
+        };
+        let mail = mail.map_err(|error| Error::internal("a mail cannot be composed").with_source(error))?;
         let Err(error) = self.transport.send(mail).await else { return Ok(()) };
         if error.is_client() && needs_utf8 {
             let text = "the address needs SMTPUTF8, which the mail server does not support";
@@ -113,6 +120,51 @@ impl Smtp {
         let permanent = concerns_the_mail(&error) && self.server.accepts(&self.from.email).await.is_ok();
         Err(SendError { error: Error::internal("the mail server did not accept a mail").with_source(error), permanent })
     }
+}
+
+/// The body of a mail.
+enum Body {
+    One(SinglePart),
+    Several(MultiPart),
+}
+
+/// Composes the body of a mail.
+fn body(letter: &Letter) -> Result<Body, SendError> {
+    let text = SinglePart::plain(with_plain_breaks(&letter.text));
+    let body = match &letter.html {
+        None => Body::One(text),
+        Some(html) => {
+            let html = SinglePart::html(with_plain_breaks(html));
+            Body::Several(MultiPart::alternative().singlepart(text).singlepart(html))
+        }
+    };
+    if letter.attachments.is_empty() {
+        return Ok(body);
+    }
+    let mixed = MultiPart::mixed();
+    let mut mixed = match body {
+        Body::One(part) => mixed.singlepart(part),
+        Body::Several(parts) => mixed.multipart(parts),
+    };
+    for attachment in &letter.attachments {
+        mixed = mixed.singlepart(file(attachment)?);
+    }
+    Ok(Body::Several(mixed))
+}
+
+/// A file is always written in base64: any other encoding could pass lines of it on as they are.
+fn file(attachment: &Attachment) -> Result<SinglePart, SendError> {
+    let unusable =
+        |error| SendError { error: Error::internal("the type of an attachment").with_source(error), permanent: true };
+    let content_type = ContentType::parse(&attachment.content_type).map_err(unusable)?;
+    let part = SinglePart::builder().header(ContentDisposition::attachment(&attachment.name)).header(content_type);
+    Ok(part.header(ContentTransferEncoding::Base64).body(attachment.content.to_vec()))
+}
+
+/// Returns a text whose line breaks are all written alike. A lone carriage return is a line break for some mail servers and
+/// none for others, and with it a text could end its mail early.
+fn with_plain_breaks(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 impl Server {

@@ -7,6 +7,15 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::auth::tests::{World, client};
 use crate::config::Secret;
+use crate::db::email::operator::{self, Change, Page, QueuedMail};
+use crate::message::{self, MailAttachment, MailRecipient};
+
+impl Mailer {
+    /// Handles one mail of the host that is due.
+    async fn step(&self) -> Result<bool> {
+        self.send_next(HOST).await
+    }
+}
 
 /// A mail server that stores received mails.
 #[derive(Default)]
@@ -176,6 +185,7 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     assert!(mailer.step().await.unwrap());
     assert_eq!(db::email::count(&world.db).await.unwrap(), 0);
     assert_eq!(mailer.outcomes(), [("sent", 0), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
+    assert_eq!(dead(&world).await.len(), 1);
     // The next mail is sent.
     sink.refusals.lock().unwrap().recipient = None;
     mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
@@ -247,20 +257,41 @@ async fn a_server_on_this_machine_need_not_offer_tls() {
     assert_eq!(sink.mails().len(), 2);
 }
 
+/// Returns the dead mails, the oldest first.
+async fn dead(world: &World) -> Vec<QueuedMail> {
+    let page = Page { after: None, oldest_first: true, limit: 100 };
+    operator::list(&world.db, None, Some("dead"), page).await.unwrap()
+}
+
 #[tokio::test]
-async fn a_mail_is_dropped_after_the_last_attempt() {
+async fn a_mail_that_fails_for_a_day_is_kept_until_an_operator_retries_it() {
     let world = World::new().await;
     // No server listens on this address any more.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mailer = mailer(&world, with_server(&format!("smtp://{address}?tls=none"))).unwrap();
-    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
-    let mut attempts = 0;
+    let begun = world.clock.now();
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    world.user("jane@example.com").await;
     while db::email::count(&world.db).await.unwrap() > 0 {
-        attempts += i64::from(mailer.step().await.unwrap());
+        mailer.step().await.unwrap();
         world.clock.advance(LONGEST_BACKOFF);
     }
-    assert_eq!(attempts, MAX_ATTEMPTS);
+    let passed = world.clock.now().since(begun);
+    assert!((HOST_PATIENCE..HOST_PATIENCE + 2 * LONGEST_BACKOFF).contains(&passed), "{passed:?}");
     assert_eq!(mailer.outcomes()[2], ("expired", 1));
+    let [mail] = dead(&world).await.try_into().unwrap();
+    assert_eq!((mail.kind.as_str(), mail.plugin), ("recovery", None));
+    assert!(mail.reason.unwrap().contains("mail server"));
+    // Another one is queued in spite of it, and is sent.
+    let (sink, url) = Sink::start().await;
+    let working = self::mailer(&world, with_server(&url)).unwrap();
+    working.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(working.step().await.unwrap());
+    assert_eq!(sink.mails().len(), 1);
+
+    operator::change_one(&world.db, Change::Retry, mail.seq, &Initiator::host(), world.clock.now()).await.unwrap();
+    assert!(dead(&world).await.is_empty() && working.step().await.unwrap());
+    assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (2, 0));
 }
 
 #[tokio::test]
@@ -356,7 +387,7 @@ async fn a_claimed_mail_can_be_claimed_by_another_node_after_its_lease() {
     let mailer = mailer(&world, with_server(&url)).unwrap();
     mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
     let now = world.clock.now();
-    assert!(db::email::claim(&world.db, now, now.plus(LEASE)).await.unwrap().is_some());
+    assert!(db::email::claim(&world.db, HOST, now, now.plus(LEASE)).await.unwrap().is_some());
     assert!(!mailer.step().await.unwrap());
     world.clock.advance(LEASE);
     assert!(mailer.step().await.unwrap());
@@ -409,4 +440,188 @@ async fn an_invalid_url_is_refused_and_not_quoted() {
 fn waits_double_up_to_an_hour() {
     let waits: Vec<u64> = (1..=10).map(|attempts| backoff(attempts).as_secs()).collect();
     assert_eq!(waits, [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+}
+
+/// Queues a mail of a plugin, and returns its id.
+async fn queue(world: &World, plugin: &str, to: MailRecipient, change: impl FnOnce(&mut PluginMail)) -> MailId {
+    let mut mail = PluginMail {
+        id: MailId(Random::System.uuid().unwrap()),
+        to,
+        subject: "Your items".to_owned(),
+        text: "You have\r\n3 items".to_owned(),
+        html: None,
+        attachments: Vec::new(),
+        dedup_key: None,
+        request_id: None,
+        at: world.clock.now(),
+    };
+    change(&mut mail);
+    let id = mail.id;
+    let message = message::Message::Mail(mail);
+    db::intake::store(&world.db, &plugin.parse().unwrap(), &[message]).await.unwrap();
+    id
+}
+
+fn address(text: &str) -> MailRecipient {
+    MailRecipient::Address(text.parse().unwrap())
+}
+
+/// Handles all mails of plugins that are due.
+async fn send_of_plugins(mailer: &Mailer) {
+    let mut last = String::new();
+    while mailer.send_of_next_plugin(&mut last).await.unwrap() {}
+}
+
+#[tokio::test]
+async fn a_mail_of_a_plugin_has_the_host_as_sender_and_its_own_content() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let file = MailAttachment {
+        name: "übersicht \"1\".csv".to_owned(),
+        content_type: "text/csv".to_owned(),
+        content: "YQouCmIK".to_owned(),
+    };
+    let id = queue(&world, "items", address("jane@example.com"), |mail| {
+        mail.html = Some("<p>3 items</p>".to_owned());
+        mail.attachments = vec![file];
+        mail.text = "first\r.\rsecond".to_owned();
+    })
+    .await;
+    send_of_plugins(&mailer).await;
+    let mails = sink.mails();
+    assert_eq!(mails.len(), 1);
+    for part in [
+        "From: Wharf <wharf@example.com>",
+        "To: jane@example.com",
+        "Subject: Your items",
+        "Auto-Submitted: auto-generated",
+        &format!("Message-ID: <{id}@example.com>"),
+        "multipart/mixed",
+        "<p>3 items</p>",
+        "Content-Type: text/csv",
+        "YQouCmIK",
+        "first\n..\nsecond",
+    ] {
+        assert!(mails[0].contains(part), "{part} in {}", mails[0]);
+    }
+    let counts = [("sent", 1), ("refused", 0), ("expired", 0), ("undeliverable", 0), ("retried", 0)];
+    assert_eq!(mailer.plugin_outcomes(), [("items".parse().unwrap(), counts)]);
+}
+
+#[tokio::test]
+async fn an_account_gets_mail_only_while_it_is_active_and_verified() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let user = world.user("jane@example.com").await;
+    let send = async || {
+        queue(&world, "items", MailRecipient::Account(user.id), |_| ()).await;
+        send_of_plugins(&mailer).await;
+        sink.mails().len()
+    };
+    assert_eq!(send().await, 1, "an operator created the account, and vouches for the address");
+    let execute = async |sql: &'static str| {
+        let Db::Sqlite(pool) = &world.db else { unreachable!() };
+        sqlx::query(sql).execute(pool).await.unwrap();
+    };
+    execute("UPDATE users SET email_verified_at = NULL").await;
+    assert_eq!(send().await, 1);
+    execute("UPDATE users SET email_verified_at = 1, is_active = 0").await;
+    assert_eq!(send().await, 1);
+    execute("UPDATE users SET is_active = 1").await;
+    assert_eq!(send().await, 2);
+    execute("DELETE FROM users").await;
+    assert_eq!(send().await, 2);
+    assert_eq!(mailer.plugin_outcomes()[0].1[3], ("undeliverable", 3));
+    assert!(dead(&world).await.is_empty(), "nothing of it is kept");
+}
+
+#[tokio::test]
+async fn plugins_take_turns_and_no_mail_of_theirs_delays_one_of_the_host() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    for number in 0..20 {
+        queue(&world, "storm", address(&format!("storm{number}@example.com")), |_| ()).await;
+    }
+    queue(&world, "quiet", address("quiet@example.com"), |_| ()).await;
+    mailer.enqueue(&Mail::Test { email: "host@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert!(sink.mails()[0].contains("To: host@example.com"));
+    let mut last = String::new();
+    for _ in 0..2 {
+        assert!(mailer.send_of_next_plugin(&mut last).await.unwrap());
+    }
+    assert!(sink.mails()[1..].iter().any(|mail| mail.contains("To: quiet@example.com")));
+    send_of_plugins(&mailer).await;
+    assert_eq!(sink.mails().len(), 22);
+}
+
+#[tokio::test]
+async fn an_outage_of_the_mail_server_delays_mails_of_plugins_and_loses_none() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refuses.store(3, Ordering::SeqCst);
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let id = queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    for _ in 0..6 {
+        send_of_plugins(&mailer).await;
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert!(sink.mails()[0].contains(&format!("Message-ID: <{id}@example.com>")));
+    assert_eq!(mailer.plugin_outcomes()[0].1[4], ("retried", 3));
+
+    // After three days it is dead.
+    sink.refuses.store(usize::MAX, Ordering::SeqCst);
+    queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    while dead(&world).await.is_empty() {
+        send_of_plugins(&mailer).await;
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert_eq!(mailer.plugin_outcomes()[0].1[2], ("expired", 1));
+    // A refusal for good makes it dead at once.
+    sink.refuses.store(0, Ordering::SeqCst);
+    sink.refusals.lock().unwrap().recipient = Some("550 no such user here");
+    queue(&world, "items", address("nobody@example.com"), |_| ()).await;
+    send_of_plugins(&mailer).await;
+    let dead = dead(&world).await;
+    assert_eq!((dead.len(), dead[1].attempts, mailer.plugin_outcomes()[0].1[1]), (2, 1, ("refused", 1)));
+    assert!(dead[1].reason.as_ref().unwrap().contains("no such user here"));
+}
+
+#[tokio::test]
+async fn dead_mails_have_bounds_of_age_number_and_size_for_each_source() {
+    let world = World::new().await;
+    let plugin: PluginName = "items".parse().unwrap();
+    for _ in 0..4 {
+        queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    }
+    queue(&world, "other", address("jane@example.com"), |_| ()).await;
+    db::email::plugin_mail::bury_of_plugin(&world.db, &plugin, "test", world.clock.now()).await.unwrap();
+    db::email::plugin_mail::bury_of_plugin(&world.db, &"other".parse().unwrap(), "test", world.clock.now())
+        .await
+        .unwrap();
+    let prune = async |bounds: DeadBounds| db::email::prune(&world.db, bounds, world.clock.now()).await.unwrap();
+    assert_eq!(prune(DEAD_BOUNDS).await, 0);
+    assert_eq!(prune(DeadBounds { mails: 3, ..DEAD_BOUNDS }).await, 1);
+    assert_eq!(prune(DeadBounds { bytes: 2 * 1024, ..DEAD_BOUNDS }).await, 1);
+    assert_eq!(dead(&world).await.len(), 3);
+    world.clock.advance(DEAD_BOUNDS.keep);
+    assert_eq!(prune(DEAD_BOUNDS).await, 3);
+}
+
+#[tokio::test]
+async fn in_development_without_a_server_mails_are_kept_for_the_developer() {
+    let world = World::new().await;
+    let mailer = mailer(&world, |config| config.server.development = true).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    let id = queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    send_of_plugins(&mailer).await;
+    let kept = mailer.kept_mails().list();
+    let shown: Vec<_> =
+        kept.iter().map(|mail| (mail.plugin.as_ref().map(PluginName::as_str), &*mail.letter.to)).collect();
+    assert_eq!(shown, [(Some("items"), "jane@example.com"), (None, "a@example.com")]);
+    assert_eq!(mailer.kept_mails().find(id).unwrap().letter.subject, "Your items");
 }

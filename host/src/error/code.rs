@@ -290,6 +290,10 @@ codes! {
     TASK_STATE = "task_state", 409;
     /// The plugin has no schedule of this name.
     SCHEDULE_NOT_FOUND = "schedule_not_found", 404;
+    /// No mail of the queue has this number: it was sent or deleted.
+    MAIL_NOT_FOUND = "mail_not_found", 404;
+    /// The state of the mail does not allow the operation.
+    MAIL_STATE = "mail_state", 409;
 }
 
 /// Returns whether a response may have this code and this status. A code of a plugin fits any status.

@@ -1,6 +1,7 @@
 //! The routes of the host, one file per resource. Each file declares its routes next to their handlers.
 
 mod audit;
+mod dev_mail;
 mod docs;
 mod event_stream;
 mod factors;
@@ -9,6 +10,7 @@ mod identities;
 mod invitations;
 mod keys;
 mod login;
+mod mails;
 mod metrics;
 mod oidc;
 mod pagination;
@@ -31,6 +33,7 @@ mod verification;
 use super::Host;
 use super::host_route::HostRoute;
 use crate::config::Config;
+use crate::email::Delivery;
 
 /// Returns every route of the host, below `/api/v1` and elsewhere.
 pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
@@ -55,6 +58,7 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     routes.extend(plugins::routes(config.plugins.upload_bytes));
     routes.extend(tasks::routes());
     routes.extend(schedules::routes());
+    routes.extend(mails::routes());
     routes.extend(event_stream::routes());
     routes.extend(health::routes());
     routes.extend(metrics::routes());
@@ -63,6 +67,9 @@ pub fn routes(config: &Config) -> Vec<HostRoute<Host>> {
     }
     if config.server.development {
         routes.extend(private::routes());
+    }
+    if Delivery::of(config) == Delivery::Log {
+        routes.extend(dev_mail::routes());
     }
     routes
 }

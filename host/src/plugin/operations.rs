@@ -17,6 +17,7 @@ use super::release::{Record, Release};
 use super::upload::{Deployed, Upload};
 use crate::capability::Grants;
 use crate::db::audit::Outcome;
+use crate::db::email::plugin_mail;
 use crate::db::plugin::{self as table, StoredPlugin};
 use crate::db::release as releases;
 use crate::db::task;
@@ -276,8 +277,8 @@ impl Registry {
         }
     }
 
-    /// Stops serving a plugin. Its releases stay recorded. Its data and its tasks are kept unless `delete_data` is set; the
-    /// deletion waits for a running deploy of the plugin, which is interrupted.
+    /// Stops serving a plugin. Its releases stay recorded. Its data, its tasks and its mails are kept unless `delete_data`
+    /// is set; the deletion waits for a running deploy of the plugin, which is interrupted.
     ///
     /// # Errors
     /// There is no such plugin (404), its data cannot be deleted, or it was deployed again before that (409).
@@ -291,6 +292,7 @@ impl Registry {
             }
             self.data.delete(plugin).await?;
             task::delete_of_plugin(&self.db, plugin).await?;
+            plugin_mail::delete_of_plugin(&self.db, plugin).await?;
             table::set_schema(&self.db, plugin, "[]").await?;
         }
         Ok(())

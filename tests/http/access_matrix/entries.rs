@@ -155,6 +155,14 @@ pub(super) const ENTRIES: &[Entry] = &[
     ("schedules-pause_schedule", Permission("tasks:operate"), Admitted),
     ("schedules-resume_schedule", Permission("tasks:operate"), Admitted),
     ("schedules-run_schedule", Permission("tasks:operate"), Admitted),
+    // Mails.
+    ("mails-read_mails", Permission("mail:read"), Admitted),
+    ("mails-read_mail_queues", Permission("mail:read"), Admitted),
+    ("mails-read_mail", Permission("mail:read"), Admitted),
+    ("mails-retry_mail", Permission("mail:operate"), Admitted),
+    ("mails-drop_mail", Permission("mail:operate"), Admitted),
+    ("mails-retry_mails", Permission("mail:operate"), Admitted),
+    ("mails-drop_mails", Permission("mail:operate"), Admitted),
     // Events. Each topic has an access of its own.
     ("events-stream_events", Public, Admitted),
     // Utilities.

@@ -13,6 +13,7 @@ const STEPS: &[(&str, &str)] = &[
         "`wharf key list` lists the own keys, and `wharf key list --all` all keys; --any revokes any key.",
     ),
     ("last_superuser", "Make another account a superuser first: `wharf user roles EMAIL --give superuser`."),
+    ("mail_not_found", "`wharf mail list` lists the mails that wait or are dead."),
     ("mail_off", "Set email.smtp_url and email.from (OPERATING.md, \"Mail\"), or run `wharf user create EMAIL`."),
     ("needs_session", "An API key cannot do this. Sign in with `wharf login`, and unset WHARF_TOKEN."),
     ("plugin_not_found", "`wharf plugin list` lists the plugins."),

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 
 use self::exposition::{Families, Histogram, Labels};
 use crate::capability::Dependency;
-use crate::db::email;
+use crate::db::email::operator as mails;
 use crate::db::task::operator;
 use crate::error::{Error, Result};
 use crate::http::browser_rules::{self, Credential};
@@ -47,7 +47,8 @@ async fn read_metrics(host: Arc<Host>, call: Call) -> Result<Reply> {
     }
     let mut families = Families::default();
     add_http(&mut families, &host);
-    add_host(&mut families, &host).await;
+    add_host(&mut families, &host);
+    add_mails(&mut families, &host).await;
     add_tasks(&mut families, &host).await;
     // With many plugins this takes long.
     let writing = tokio::task::spawn_blocking(move || {
@@ -105,8 +106,8 @@ fn add_http(families: &mut Families, host: &Host) {
     families.single_gauge("event_stream_places", "Maximum number of open streams of events", places.all());
 }
 
-/// The rest of the host: version, call slots, instance pool, deploys, database, mail.
-async fn add_host(families: &mut Families, host: &Host) {
+/// The rest of the host: version, call slots, instance pool, deploys, database.
+fn add_host(families: &mut Families, host: &Host) {
     families.gauge("build", "Version of the host", [(label("version", env!("CARGO_PKG_VERSION")), 1)]);
     let (running, waiting) = host.plugins.calls();
     families.single_gauge("calls_running", "Plugin calls that are running", running);
@@ -149,17 +150,66 @@ async fn add_host(families: &mut Families, host: &Host) {
         "Lines of the log dropped because standard error did not take them in time",
         [(Labels::new(), telemetry::dropped_lines())],
     );
+}
+
+/// Mails: those of the host, and those of the plugins that are not removed.
+async fn add_mails(families: &mut Families, host: &Host) {
+    let known = known_plugins(host);
     families.counter(
         "mails",
-        "Mails that left the queue, by outcome",
+        "Mails that were sent or given up, by outcome",
         host.mail.outcomes().map(|(outcome, count)| (label("outcome", outcome), count)),
     );
-    families.single_gauge("mail_queue_places", "Maximum number of mails that wait to be sent", host.mail.queue_bound());
+    let outcomes = host.mail.plugin_outcomes().into_iter().filter(|(plugin, _)| known.contains(plugin));
+    families.counter(
+        "plugin_mail_outcomes",
+        "Attempts to send mails of plugins that ended, by outcome",
+        outcomes.flat_map(|(plugin, counts)| {
+            let labels = |outcome: &str| vec![("plugin", plugin.to_string()), ("outcome", outcome.to_owned())];
+            counts.map(|(outcome, count)| (labels(outcome), count))
+        }),
+    );
+    families.single_gauge(
+        "mail_queue_places",
+        "Maximum number of mails of the host that wait to be sent",
+        host.mail.queue_bound(),
+    );
     // The other metrics are needed most while the database does not respond.
-    match email::count(&host.db).await {
-        Ok(waiting) => families.single_gauge("mail_queue", "Mails waiting to be sent", waiting),
-        Err(error) => tracing::debug!(error = error.report(), "cannot count the mail queue"),
-    }
+    let counts = match mails::counts(&host.db).await {
+        Ok(counts) => counts,
+        Err(error) => {
+            tracing::debug!(error = error.report(), "cannot count the mail queue");
+            return;
+        }
+    };
+    let now = host.clock.now();
+    let of_host = |state: &str| counts.iter().find(|count| count.plugin.is_none() && count.state == state);
+    let mails = |state: &str| of_host(state).map_or(0, |count| count.mails);
+    families.single_gauge("mail_queue", "Mails of the host waiting to be sent", mails("waiting"));
+    families.single_gauge("mail_dead", "Mails of the host that were given up", mails("dead"));
+    families.single_gauge(
+        "mail_oldest_seconds",
+        "Time since the oldest waiting mail of the host was queued",
+        of_host("waiting").map_or(0, |count| now.since(count.oldest_at).as_secs()),
+    );
+    let of_plugins = counts.iter().filter_map(|count| {
+        let plugin = count.plugin.as_ref().filter(|plugin| known.contains(*plugin))?;
+        Some((plugin, count))
+    });
+    families.gauge(
+        "plugin_mails",
+        "Mails of plugins that wait to be sent or were given up, by state",
+        of_plugins
+            .clone()
+            .map(|(plugin, count)| (vec![("plugin", plugin.to_string()), ("state", count.state.clone())], count.mails)),
+    );
+    families.gauge(
+        "plugin_mails_oldest_seconds",
+        "Time since the oldest waiting mail of a plugin was queued",
+        of_plugins
+            .filter(|(_, count)| count.state == "waiting")
+            .map(|(plugin, count)| (label("plugin", plugin.as_str()), now.since(count.oldest_at).as_secs())),
+    );
 }
 
 /// Deliveries of events and jobs, of the plugins that are not removed.

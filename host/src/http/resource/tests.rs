@@ -71,7 +71,8 @@ fn operations_are_named_as_in_the_contract() {
         users-delete_sessions_me users-invite_user users-link_identity_me users-read_identities_me \
         settings-read_settings tasks-read_tasks tasks-read_queues tasks-read_task tasks-retry_task tasks-cancel_task \
         tasks-drop_task tasks-retry_tasks tasks-drop_tasks schedules-read_schedules schedules-pause_schedule \
-        schedules-resume_schedule schedules-run_schedule \
+        schedules-resume_schedule schedules-run_schedule mails-read_mails mails-read_mail_queues mails-read_mail \
+        mails-retry_mail mails-drop_mail mails-retry_mails mails-drop_mails \
         users-read_sessions users-send_verification users-verify_email";
     let expected: BTreeSet<String> =
         contract.split_whitespace().chain(ours.split_whitespace()).map(str::to_owned).collect();

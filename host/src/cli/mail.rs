@@ -1,0 +1,338 @@
+//! `wharf mail`: the queue of mails of a running host, and the mails that were given up. (`wharf email` has the templates.)
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::api::{Api, Remote};
+use super::failure::Failure;
+use super::plugin::view::{members, printable, show_response, text, to_the_second};
+use super::task::shortened;
+use super::terminal::Terminal;
+use crate::id::PluginName;
+
+/// The operator API's path of mails.
+const MAILS: &str = "/api/v1/mails/";
+
+/// The word for the host in the place of a plugin.
+const HOST: &str = "(host)";
+
+/// List and repair the mails that wait or were given up.
+#[derive(Debug, Subcommand)]
+pub(super) enum MailCommand {
+    /// Count the mails of the host and of each plugin
+    Queues {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// List mails, newest first
+    List(ListCommand),
+    /// Show a mail with its recipient and subject, without its text
+    Show(OneCommand),
+    /// Let a dead mail wait again, or all that fit
+    Retry(RetryCommand),
+    /// Delete a mail, or all that fit
+    Drop(DropCommand),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    Waiting,
+    Dead,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// List them.
+#[derive(Debug, Args)]
+pub(super) struct ListCommand {
+    /// The plugin that sent them
+    #[arg(long, conflicts_with = "host")]
+    plugin: Option<PluginName>,
+    /// Only those of the host
+    #[arg(long)]
+    host: bool,
+    /// The state
+    #[arg(long)]
+    state: Option<State>,
+    /// Show the oldest first
+    #[arg(long)]
+    oldest: bool,
+    /// Continue behind this number
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<i64>,
+    /// The number of mails to show
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One mail.
+#[derive(Debug, Args)]
+pub(super) struct OneCommand {
+    /// The number, as the list shows it
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    number: i64,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One mail, or all that fit.
+#[derive(Debug, Args)]
+struct Which {
+    /// The number, as the list shows it
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(required_unless_present_any = ["plugin", "host", "all"], conflicts_with_all = ["plugin", "host", "all"])]
+    number: Option<i64>,
+    /// All of this plugin
+    #[arg(long, conflicts_with_all = ["host", "all"])]
+    plugin: Option<PluginName>,
+    /// All of the host
+    #[arg(long, conflicts_with = "all")]
+    host: bool,
+    /// All of the host and of all plugins
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Let a dead mail wait again, or all that fit.
+#[derive(Debug, Args)]
+pub(super) struct RetryCommand {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Delete a mail, or all that fit.
+#[derive(Debug, Args)]
+pub(super) struct DropCommand {
+    #[command(flatten)]
+    which: Which,
+    /// The state of those that are deleted [default: dead]
+    #[arg(long, conflicts_with = "number")]
+    state: Option<State>,
+    /// Do not ask before many are deleted
+    #[arg(long)]
+    yes: bool,
+}
+
+impl MailCommand {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        match self {
+            Self::Queues { remote } => {
+                show_response(&Api::open(&remote)?.get("/api/v1/mail-queues")?, terminal, queues);
+                Ok(())
+            }
+            Self::List(list) => list.run(terminal),
+            Self::Show(one) => {
+                let mail = Api::open(&one.remote)?.get(&format!("{MAILS}{}", one.number))?;
+                show_response(&mail, terminal, show);
+                Ok(())
+            }
+            Self::Retry(retry) => retry.run(terminal),
+            Self::Drop(drop) => drop.run(terminal),
+        }
+    }
+}
+
+/// Returns the plugin of a mail, or the word for the host.
+fn source(mail: &Value) -> String {
+    let plugin = text(mail, "plugin");
+    if plugin.is_empty() { HOST.to_owned() } else { plugin }
+}
+
+fn queues(response: &Value, terminal: &Terminal) {
+    let row = |count: &Value| {
+        let [state, mails, bytes] = ["state", "mails", "bytes"].map(|name| text(count, name));
+        [source(count), state, mails, bytes, to_the_second(&text(count, "oldest_at"))]
+    };
+    let rows: Vec<_> = members(response, "data").map(row).collect();
+    if rows.is_empty() {
+        terminal.line("No mail waits or was given up");
+        return;
+    }
+    terminal.table(["SOURCE", "STATE", "MAILS", "BYTES", "OLDEST (UTC)"], &rows);
+}
+
+impl ListCommand {
+    /// Returns the path of the page.
+    fn path(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &self.limit.to_string());
+        query.append_pair("order", if self.oldest { "oldest" } else { "newest" });
+        let after = self.after.map(|number| number.to_string());
+        let given = [
+            ("plugin", self.plugin.as_ref().map(PluginName::as_str)),
+            ("host", self.host.then_some("true")),
+            ("state", self.state.map(State::word)),
+            ("cursor", after.as_deref()),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        format!("{MAILS}?{}", query.finish())
+    }
+
+    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let page = Api::open(&self.remote)?.get(&self.path())?;
+        show_response(&page, terminal, list);
+        Ok(())
+    }
+}
+
+fn list(page: &Value, terminal: &Terminal) {
+    let rows: Vec<_> = members(page, "data").map(row).collect();
+    terminal.table(["NUMBER", "SOURCE", "KIND", "STATE", "ATTEMPTS", "QUEUED (UTC)", "NEXT (UTC)", "REASON"], &rows);
+    if let Some(next) = page.get("next").and_then(Value::as_i64) {
+        terminal.hint(format!("`--after {next}` shows the next ones"));
+    }
+    if rows.iter().any(|[_, _, _, state, ..]| state == "dead") {
+        terminal.hint("`wharf mail show NUMBER` shows one with its recipient, and `retry` sends it again");
+    }
+}
+
+fn row(mail: &Value) -> [String; 8] {
+    let [created, next] = ["created_at", "next_at"].map(|name| to_the_second(&text(mail, name)));
+    let state = text(mail, "state");
+    let next = if state == "waiting" { next } else { String::new() };
+    let [number, kind, attempts] = ["seq", "kind", "attempts"].map(|name| text(mail, name));
+    [number, source(mail), kind, state, attempts, created, next, shortened(text(mail, "reason"))]
+}
+
+fn show(mail: &Value, terminal: &Terminal) {
+    let row = |name: &str, value: String| {
+        if !value.is_empty() {
+            terminal.line(format!("  {name:<12}{value}"));
+        }
+    };
+    let title = format!("{} {} of {}", text(mail, "seq"), text(mail, "kind"), source(mail));
+    terminal.line(terminal.bold(&title));
+    row("state", text(mail, "state"));
+    row("reason", text(mail, "reason"));
+    row("attempts", text(mail, "attempts"));
+    let to = mail.get("to").filter(|to| !to.is_null());
+    row("to", to.map(|to| printable(&to.to_string())).unwrap_or_default());
+    row("subject", text(mail, "subject"));
+    for file in members(mail, "attachments") {
+        let [name, kind, bytes] = ["name", "content_type", "bytes"].map(|name| text(file, name));
+        row("file", format!("{name} ({kind}, {bytes} bytes)"));
+    }
+    row("key", text(mail, "dedup_key"));
+    row("id", text(mail, "mail_id"));
+    row("queued", to_the_second(&text(mail, "created_at")));
+    if text(mail, "state") == "waiting" {
+        row("next", to_the_second(&text(mail, "next_at")));
+    }
+    row("ended", to_the_second(&text(mail, "ended_at")));
+    row("request", text(mail, "request_id"));
+}
+
+fn message(response: &Value, terminal: &Terminal) {
+    terminal.line(text(response, "message"));
+}
+
+/// Prints the result of a change of many.
+fn changed(response: &Value, done: &str, terminal: &Terminal) {
+    let number = text(response, "changed");
+    let mails = if number == "1" { "mail" } else { "mails" };
+    terminal.line(format!("{done} {number} {mails}"));
+}
+
+impl Which {
+    /// Returns the filter of the API.
+    fn filter(&self) -> Value {
+        json!({ "plugin": self.plugin, "host": self.host, "all": self.all })
+    }
+
+    /// Returns the source that the filter describes, for a question.
+    fn described(&self) -> String {
+        match &self.plugin {
+            Some(plugin) => plugin.to_string(),
+            None if self.host => "the host".to_owned(),
+            None => "the host and all plugins".to_owned(),
+        }
+    }
+}
+
+impl RetryCommand {
+    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let which = self.which;
+        let api = Api::open(&which.remote)?;
+        if let Some(number) = which.number {
+            show_response(&api.post(&format!("{MAILS}{number}/retry"))?, terminal, message);
+            return Ok(());
+        }
+        let response = api.post_json(&format!("{MAILS}bulk/retry"), &which.filter())?;
+        show_response(&response, terminal, |response, terminal| changed(response, "Retried", terminal));
+        Ok(())
+    }
+}
+
+impl DropCommand {
+    fn run(self, terminal: &Terminal) -> Result<(), Failure> {
+        let Self { which, state, yes } = self;
+        let api = Api::open(&which.remote)?;
+        if let Some(number) = which.number {
+            show_response(&api.delete(&format!("{MAILS}{number}"))?, terminal, message);
+            return Ok(());
+        }
+        let state = state.unwrap_or(State::Dead).word();
+        if !yes {
+            let mails = format!("all {state} mails of {}", which.described());
+            let question = format!("This deletes {mails} at {}. Type 'drop' to confirm", api.url());
+            let typed = terminal.ask(&question).map_err(|failure| failure.next("Add --yes to skip the question."))?;
+            if typed != "drop" {
+                return Err(Failure::new("nothing was dropped"));
+            }
+        }
+        let mut filter = which.filter();
+        if let Some(filter) = filter.as_object_mut() {
+            filter.insert("state".to_owned(), json!(state));
+        }
+        let response = api.post_json(&format!("{MAILS}bulk/drop"), &filter)?;
+        show_response(&response, terminal, |response, terminal| changed(response, "Dropped", terminal));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_source_and_the_beginning_of_the_reason() {
+        let mail = json!({ "seq": 7, "plugin": null, "kind": "recovery", "state": "dead", "attempts": 3,
+            "created_at": "2026-11-30T08:00:00.5Z", "next_at": "2026-11-30T08:01:00Z", "reason": "x".repeat(100) });
+        let [number, source, kind, state, attempts, created, next, reason] = row(&mail);
+        assert_eq!([number, source, kind, state, attempts], ["7", "(host)", "recovery", "dead", "3"]);
+        assert_eq!([created.as_str(), next.as_str()], ["2026-11-30 08:00:00", ""]);
+        assert!(reason.ends_with('…') && reason.chars().count() < 100, "{reason}");
+        let [_, source, .., next, _] =
+            row(&json!({ "plugin": "items", "state": "waiting", "next_at": "2026-11-30T08:01:00Z" }));
+        assert_eq!([source.as_str(), next.as_str()], ["items", "2026-11-30 08:01:00"]);
+    }
+
+    #[test]
+    fn a_list_is_asked_for_with_its_filters() {
+        let list = ListCommand {
+            plugin: None,
+            host: true,
+            state: Some(State::Dead),
+            oldest: true,
+            after: Some(7),
+            limit: 5,
+            remote: Remote { url: String::new() },
+        };
+        assert_eq!(list.path(), "/api/v1/mails/?limit=5&order=oldest&host=true&state=dead&cursor=7");
+    }
+}
