@@ -69,6 +69,7 @@ const ALLOWED_CIRCLES: &[Circle] = &[
     store_data("capability/auth.rs", "capability.rs"),
     store_data("capability/cache.rs", "capability.rs"),
     store_data("capability/config.rs", "capability.rs"),
+    store_data("capability/email.rs", "capability.rs"),
     store_data("capability/events.rs", "capability.rs"),
     store_data("capability/grant.rs", "capability.rs"),
     store_data("capability/guest.rs", "capability/http/wasi.rs"),

@@ -13,6 +13,7 @@ mod http;
 mod http2;
 mod identity;
 mod lifecycle;
+mod mail;
 mod memory;
 mod messages;
 mod pool;

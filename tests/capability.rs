@@ -3,6 +3,7 @@
 mod auth;
 mod cache;
 mod config;
+mod email;
 mod events;
 mod http;
 mod jobs;

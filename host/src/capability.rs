@@ -25,6 +25,7 @@ pub mod config;
 pub mod cpu_scheduler;
 pub mod declared_messages;
 pub mod dependency;
+pub mod email;
 pub mod events;
 pub mod grant;
 pub mod guest;
@@ -414,6 +415,7 @@ capabilities! {
     auth: auth::Auth,
     cache: cache::Cache,
     config: config::PluginSettings,
+    email: email::Email,
     events: events::Events,
     http: http::Http,
     jobs: jobs::Jobs,

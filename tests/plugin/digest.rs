@@ -60,7 +60,7 @@ async fn is_idle(host: &TestHost) {
 
 async fn changes_of_items_reach_their_owner_as_one_mail_a_day(host: &TestHost) {
     deploy(host).await;
-    let (ann, ben) = (host.user("ann@example.com").await, host.user("ben@example.com").await);
+    let (ann, ben) = (host.verified_user("ann@example.com").await, host.user("ben@example.com").await);
     assert_eq!(ann.request(Method::PUT, "/digest/").send().await.status, 204);
     create_item(&ben, "Not for Ann").await;
     create_item(&ann, "Tea & <b>Milk</b>").await;
@@ -89,7 +89,7 @@ async fn changes_of_items_reach_their_owner_as_one_mail_a_day(host: &TestHost) {
 
 async fn a_digest_that_was_enqueued_before_a_pause_is_sent_after_it(host: &TestHost) {
     deploy(host).await;
-    let ann = host.user("ann@example.com").await;
+    let ann = host.verified_user("ann@example.com").await;
     ann.request(Method::PUT, "/digest/").send().await;
     operate(host, "digest/pause").await.ok();
     create_item(&ann, "Tea").await;

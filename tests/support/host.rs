@@ -33,7 +33,7 @@ pub(crate) const METRICS_TOKEN: &str = "metrics-token-of-the-settings";
 /// The grants that the items plugin needs.
 pub(crate) const ITEMS: &str = "grant=auth&grant=events&grant=sql";
 /// The grants that the chameleon needs. It imports every capability.
-pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,http,log,sql,users";
+pub(crate) const CHAMELEON: &str = "grant=auth,cache,config,email,http,log,sql,users";
 
 /// The grants of the chameleon as the API shows them: each capability, followed by its parameters among `parameters`.
 pub(crate) fn chameleon_grants(parameters: &[&str]) -> Vec<String> {
@@ -338,6 +338,14 @@ impl TestHost {
     /// Signs up an account with this address and returns its client.
     pub(crate) async fn user(&self, email: &str) -> Client {
         self.sign_up(email).await.ok();
+        self.anonymous().signed_in(email, PASSWORD).await
+    }
+
+    /// Creates an account by an operator, who vouches for its address, and returns its client. Plugins send mail to such an
+    /// account.
+    pub(crate) async fn verified_user(&self, email: &str) -> Client {
+        self.superuser.post("/users/", &json!({ "email": email, "password": PASSWORD })).await.ok();
+        self.mails().take(email).await;
         self.anonymous().signed_in(email, PASSWORD).await
     }
 

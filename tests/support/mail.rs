@@ -1,6 +1,7 @@
 //! A mail server that stores the mails it receives.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mailparse::{MailHeaderMap as _, ParsedMail};
@@ -19,6 +20,12 @@ pub(crate) struct Mail {
     pub(crate) to: String,
     pub(crate) subject: String,
     pub(crate) html: String,
+    pub(crate) text: String,
+    pub(crate) message_id: String,
+    /// The names of all headers, in order.
+    pub(crate) headers: Vec<String>,
+    /// Names and contents.
+    pub(crate) attachments: Vec<(String, Vec<u8>)>,
 }
 
 /// The end of the subject of a note about a change of the sign-in.
@@ -36,6 +43,7 @@ struct Taken {
 pub(crate) struct MailServer {
     addr: SocketAddr,
     taken: Arc<Mutex<Taken>>,
+    is_down: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -44,13 +52,19 @@ impl MailServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let taken: Arc<Mutex<Taken>> = Arc::default();
-        let received = Arc::clone(&taken);
+        let is_down: Arc<AtomicBool> = Arc::default();
+        let (received, closes) = (Arc::clone(&taken), Arc::clone(&is_down));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(receive(stream, Arc::clone(&received)));
+                tokio::spawn(receive(stream, Arc::clone(&received), Arc::clone(&closes)));
             }
         });
-        Self { addr, taken, task }
+        Self { addr, taken, is_down, task }
+    }
+
+    /// Ends or begins an outage: the server closes each connection at the first word of its client.
+    pub(crate) fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
     }
 
     /// Returns the value for `email.smtp_url`.
@@ -111,8 +125,18 @@ impl Mail {
             to: header("To"),
             subject: header("Subject"),
             html: part(&parsed, "text/html"),
+            text: part(&parsed, "text/plain"),
+            message_id: header("Message-ID"),
+            headers: parsed.headers.iter().map(mailparse::MailHeader::get_key).collect(),
+            attachments: parsed.parts().filter_map(attachment).collect(),
         }
     }
+}
+
+fn attachment(part: &ParsedMail<'_>) -> Option<(String, Vec<u8>)> {
+    let disposition = part.get_content_disposition();
+    let is_file = disposition.disposition == mailparse::DispositionType::Attachment;
+    is_file.then(|| (disposition.params.get("filename").cloned().unwrap_or_default(), part.get_body_raw().unwrap()))
 }
 
 fn part(mail: &ParsedMail<'_>, kind: &str) -> String {
@@ -120,7 +144,7 @@ fn part(mail: &ParsedMail<'_>, kind: &str) -> String {
 }
 
 /// Speaks enough of RFC 5321 for one client.
-async fn receive(stream: TcpStream, taken: Arc<Mutex<Taken>>) {
+async fn receive(stream: TcpStream, taken: Arc<Mutex<Taken>>, is_down: Arc<AtomicBool>) {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 test\r\n").await.ok();
     let mut receiver = String::new();
@@ -128,6 +152,9 @@ async fn receive(stream: TcpStream, taken: Arc<Mutex<Taken>>) {
     while stream.read_line(&mut line).await.is_ok_and(|length| length > 0) {
         let command = line.trim_end().to_owned();
         line.clear();
+        if is_down.load(Ordering::SeqCst) {
+            return;
+        }
         let word = command.get(..4).unwrap_or_default().to_ascii_uppercase();
         let reply: &[u8] = match word.as_str() {
             "RCPT" => {

@@ -165,7 +165,7 @@ mod tests {
         let error = |grant| read(&[grant]).unwrap_err();
         assert_eq!(
             error("sq"),
-            "there is no capability 'sq'; there are: auth, cache, config, events, http, jobs, log, sql, users, web"
+            "there is no capability 'sq'; there are: auth, cache, config, email, events, http, jobs, log, sql, users, web"
         );
         assert_eq!(error("sql.row=5"), "'sql' has no parameter 'row'; it has rows, bytes, time, connections, disk");
         assert_eq!(error("auth.rows=5"), "'auth' has no parameter 'rows'; it has none");
@@ -211,6 +211,17 @@ mod tests {
             error.starts_with("'events.hear' holds 'items', which is neither SOURCE.NAME nor SOURCE.*; "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn domains_of_mails_are_a_set_in_one_form() {
+        let texts =
+            read(&["email.domains=Example.com münchen.example", "email.domains=xn--mnchen-3ya.example"]).unwrap();
+        assert_eq!(texts, ["email", "email.domains=example.com münchen.example"]);
+        for wrong in ["jane@example.com", "localhost", "*.example.com", "example.com."] {
+            let error = read(&[&format!("email.domains={wrong}")]).unwrap_err();
+            assert!(error.contains(&format!("holds '{wrong}', which is not a domain of mail; ")), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The way of an event or a job out of a call: into the outbox of the plugin's own database, or into the host's database.
+//! The way of an event, a job or a mail out of a call: into the outbox of the plugin's own database, or into the host's database.
 //!
 //! A plugin with the grant `sql` has an outbox. While a call has a transaction open, its messages belong to the
 //! transaction. `plugin::relay` moves committed messages from the outbox into the host's database. A plugin without `sql`
@@ -15,7 +15,7 @@ use crate::db::{Db, intake};
 use crate::error::Error;
 use crate::message::Message;
 
-/// Statements on the host's database for events, or for jobs, of all plugins that run at once. Few, so that the host's
+/// Statements on the host's database for events, for jobs, or for mails, of all plugins that run at once. Few, so that the host's
 /// requests find database connections.
 const STATEMENTS: usize = 2;
 /// Long checks of payloads, of events or of jobs of all plugins, that run at once.
@@ -83,7 +83,7 @@ impl Guest {
         if self.entered.sql.is_some() {
             let lane = match &message {
                 Message::Event(event) => event.lane(),
-                Message::Job(_) | Message::Cancel { .. } => None,
+                Message::Job(_) | Message::Cancel { .. } | Message::Mail(_) => None,
             };
             let text = serde_json::to_string(&message).map_err(wasmtime::Error::new)?;
             let _reservation = self.reserve(text.len())?;
@@ -99,7 +99,7 @@ impl Guest {
     /// Records that the host's database failed.
     pub(super) fn host_database_failed(&self, error: &Error) -> Refusal {
         let plugin = &self.context.plugin;
-        tracing::warn!(%plugin, error = error.report(), "a statement for an event or a job of a plugin failed");
+        tracing::warn!(%plugin, error = error.report(), "a statement for an event, a job or a mail of a plugin failed");
         self.dependencies.record_failure(Dependency::Database);
         Refusal::Unavailable
     }

@@ -1,5 +1,6 @@
-//! The rates of messages: how many events, or jobs, each plugin may hand over in a second, and how many bytes of payloads in
-//! an hour, so that it does not fill the host's database. A rate spans the releases of a plugin. Owns the counts. Never waits: the plugin learns at once that it is too fast.
+//! The rates of messages: how many events or jobs each plugin may hand over in a second, or mails in a minute, and how many
+//! bytes of payloads in an hour, so that it does not fill the host's database. A rate spans the releases of a plugin. Owns
+//! the counts. Never waits: the plugin learns at once that it is too fast.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,14 +13,17 @@ use crate::id::PluginName;
 #[derive(Debug)]
 pub(super) struct MessageRate {
     clock: Clock,
-    per_second: AtomicU32,
+    /// The most messages in one window.
+    limit: AtomicU32,
+    /// The length of a window in seconds.
+    seconds: i64,
     window: Mutex<Window>,
     volume: Mutex<Volume>,
 }
 
 #[derive(Debug, Default)]
 struct Window {
-    second: i64,
+    number: i64,
     count: u32,
 }
 
@@ -31,28 +35,24 @@ struct Volume {
 }
 
 impl MessageRate {
-    fn new(clock: Clock, per_second: u32) -> Self {
-        Self { clock, per_second: per_second.into(), window: Mutex::default(), volume: Mutex::default() }
-    }
-
-    /// Changes the number of messages in a second.
-    pub(super) fn set(&self, per_second: u32) {
-        self.per_second.store(per_second, Ordering::Relaxed);
+    /// Changes the number of messages in a window.
+    pub(super) fn set(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Counts a message.
     ///
     /// # Errors
-    /// The number of messages in a second, if this one exceeds it.
+    /// The number of messages in a window, if this one exceeds it.
     pub(super) fn take(&self) -> Result<(), u32> {
-        let second = self.clock.now().as_secs();
-        let per_second = self.per_second.load(Ordering::Relaxed);
+        let number = self.clock.now().as_secs().div_euclid(self.seconds);
+        let limit = self.limit.load(Ordering::Relaxed);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.second != second {
-            *window = Window { second, count: 0 };
+        if window.number != number {
+            *window = Window { number, count: 0 };
         }
-        if window.count >= per_second {
-            return Err(per_second);
+        if window.count >= limit {
+            return Err(limit);
         }
         window.count += 1;
         Ok(())
@@ -81,20 +81,30 @@ impl MessageRate {
 #[derive(Debug)]
 pub(super) struct MessageRates {
     clock: Clock,
-    per_second: u32,
+    limit: u32,
+    seconds: i64,
     plugins: Mutex<HashMap<PluginName, Arc<MessageRate>>>,
 }
 
 impl MessageRates {
-    /// Creates the rates of plugins without a grant that says otherwise.
-    pub(super) fn new(clock: Clock, per_second: u32) -> Self {
-        Self { clock, per_second, plugins: Mutex::default() }
+    /// Creates the rates per second of plugins without a grant that says otherwise.
+    pub(super) fn new(clock: Clock, limit: u32) -> Self {
+        Self { clock, limit, seconds: 1, plugins: Mutex::default() }
+    }
+
+    /// Creates rates per minute.
+    pub(super) fn per_minute(clock: Clock, limit: u32) -> Self {
+        Self { seconds: 60, ..Self::new(clock, limit) }
     }
 
     /// Returns the rate of a plugin.
     pub(super) fn plugin(&self, name: &PluginName) -> Arc<MessageRate> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(MessageRate::new(self.clock.clone(), self.per_second));
+        let new = || {
+            let (clock, limit) = (self.clock.clone(), self.limit.into());
+            let (window, volume) = (Mutex::default(), Mutex::default());
+            Arc::new(MessageRate { clock, limit, seconds: self.seconds, window, volume })
+        };
         Arc::clone(plugins.entry(name.clone()).or_insert_with(new))
     }
 }
@@ -117,6 +127,17 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         rate.set(1);
         assert_eq!([rate.take(), rate.take()], [Ok(()), Err(1)]);
+    }
+
+    #[test]
+    fn a_rate_per_minute_is_counted_over_a_minute() {
+        let clock = Clock::manual(Timestamp(0));
+        let rate = MessageRates::per_minute(clock.clone(), 2).plugin(&"items".parse().unwrap());
+        assert_eq!([rate.take(), rate.take(), rate.take()], [Ok(()), Ok(()), Err(2)]);
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(rate.take(), Err(2));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(rate.take(), Ok(()));
     }
 
     #[test]

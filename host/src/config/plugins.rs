@@ -172,6 +172,15 @@ plugins! {
         jobs_time: Duration = 10 * MINUTE, "WHARF_PLUGIN_JOBS_TIME", kind::duration(SECOND..=DAY);
         /// Jobs of one plugin that run at once.
         jobs_concurrency: u32 = 2, "WHARF_PLUGIN_JOBS_CONCURRENCY", kind::count(1..=1_000);
+        /// Mails that one plugin sends per minute. Further ones are refused.
+        email_rate: u32 = 60, "WHARF_PLUGIN_EMAIL_RATE", kind::count(1..=100_000), counted as EmailRate "email.rate";
+        /// One mail of a plugin, with its attachments.
+        email_bytes: usize = 1024 * 1024, "WHARF_PLUGIN_EMAIL_BYTES", kind::bytes(KIB..=25 * MIB),
+            counted as EmailBytes "email.bytes";
+        /// Mails of one plugin that wait to be sent, as they are stored: attachments grow by a third, and each mail counts at
+        /// least 1 KiB. Further ones are refused.
+        email_queue: u64 = 64 * 1024 * 1024, "WHARF_PLUGIN_EMAIL_QUEUE", kind::bytes(64 * KIB..=64 * GIB),
+            counted as EmailQueue "email.queue";
         /// Log lines of one plugin per second. Further lines are counted and summarised.
         log_rate: u32 = 200, "WHARF_PLUGIN_LOG_RATE", kind::count(1..=1_000_000), counted as LogRate "log.rate";
         /// Audit entries of one plugin per second. Further entries wait.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::generation::Generation;
 use super::registry::Registry;
+use crate::capability::email::Email;
 use crate::capability::events::Events;
 use crate::capability::jobs::Jobs;
 use crate::capability::sql::Sql;
@@ -250,7 +251,8 @@ impl Rounds {
         }
         self.generation = Some(generation.number);
         let may_have = |grants: &Grants| {
-            grants.contains(Sql::NAME) && (grants.contains(Events::NAME) || grants.contains(Jobs::NAME))
+            let sends = [Events::NAME, Jobs::NAME, Email::NAME].into_iter().any(|name| grants.contains(name));
+            grants.contains(Sql::NAME) && sends
         };
         let served = generation.plugins.loaded().filter(|(release, _)| may_have(&release.record.grants));
         self.take_in(served.map(|(release, _)| release.record.plugin.clone()).collect(), Instant::now());

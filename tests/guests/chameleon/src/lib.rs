@@ -12,6 +12,7 @@ use wharf_sdk::{Authentication, audit, cache, log};
 mod caching;
 mod data;
 mod directory;
+mod mail;
 mod requests;
 mod standard;
 mod waiting;
@@ -31,7 +32,7 @@ plugin! {
         data::notes, data::wrong_notes, data::add_note, data::add_notes, data::leave_transaction, data::statement, data::transactions, data::write_outside, weigh, weigh_settings,
         requests::fetch, requests::must_fetch, requests::standard_at_once, requests::standard_fetch, requests::standard_answers, requests::standard_fields, requests::standard_small_fields, requests::standard_methods,
         requests::standard_handle, waiting::wait_then, numbers, number_of,
-        directory::directory, directory::all_users, directory::read_endlessly,
+        directory::directory, directory::all_users, directory::read_endlessly, mail::send_mail,
     ],
 }
 
