@@ -39,23 +39,33 @@ impl Dependency {
 pub struct Usage {
     /// Host calls of each capability.
     pub host_calls: HostCalls,
-    hits: [AtomicU64; Limit::ALL.len()],
+    hits: Hits,
     refused_statements: AtomicU64,
     dependency_failures: [AtomicU64; Dependency::ALL.len()],
     memory_peak: AtomicU64,
 }
 
+/// The counts of limit hits. Arrays of more than 32 elements have no `Default` of their own.
+#[derive(Debug)]
+struct Hits([AtomicU64; Limit::ALL.len()]);
+
+impl Default for Hits {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
 impl Usage {
     /// Counts a limit hit.
     pub fn hit(&self, limit: Limit) {
-        if let Some(count) = self.hits.get(limit as usize) {
+        if let Some(count) = self.hits.0.get(limit as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Returns the number of hits of each limit.
     pub fn hits(&self) -> impl Iterator<Item = (Limit, u64)> + '_ {
-        Limit::ALL.iter().copied().zip(&self.hits).map(|(limit, count)| (limit, count.load(Ordering::Relaxed)))
+        Limit::ALL.iter().copied().zip(&self.hits.0).map(|(limit, count)| (limit, count.load(Ordering::Relaxed)))
     }
 
     /// Counts an SQL statement that was refused: not permitted, or not valid.

@@ -201,7 +201,6 @@ row! {
     /// A mail that may be changed.
     #[derive(Debug)]
     struct Candidate {
-        seq: i64,
         plugin: Option<PluginName>,
         kind: String,
         state: String,
@@ -213,7 +212,7 @@ row! {
 /// # Errors
 /// 404 `mail_not_found`; 409 `mail_state`: only dead mails are retried.
 pub async fn change_one(db: &Db, change: Change, seq: i64, by: &Initiator, at: Timestamp) -> Result<()> {
-    const SQL: &str = "SELECT id AS seq, NULLIF(source, '') AS plugin, kind, state FROM mail_queue WHERE id = $1";
+    const SQL: &str = "SELECT NULLIF(source, '') AS plugin, kind, state FROM mail_queue WHERE id = $1";
     let found = on!(db, pool => sqlx::query_as::<_, Candidate>(SQL).bind(seq).fetch_optional(pool).await)?;
     let mail = found.ok_or_else(|| mail_not_found(seq))?;
     if change == Change::Retry && mail.state != "dead" {
