@@ -29,6 +29,9 @@ FUZZ_SEED ?= 0
 FUZZ_OPT ?= 1
 FUZZ_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
+# How many tests run at once, but for the attacks.
+TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +67,13 @@ plugins: wasm ## Build target/plugins/*.wasm only
 
 .PHONY: test
 test: plugins ## Run every test; those of PostgreSQL need its server programs (initdb)
-	@echo '== Running the tests'
-	@$(CARGO) test --workspace
+	@echo '== Running the tests, $(TEST_THREADS) at a time'
+	@# Most tests wait for something most of the time. Attacks use all that they get, so fewer of them run at once.
+	@failed=0; \
+	$(CARGO) test --workspace --no-fail-fast -- --skip attack:: --test-threads=$(TEST_THREADS) || failed=$$?; \
+	echo '== Attacking'; \
+	$(CARGO) test -p wharf-tests --test wharf -- attack:: || failed=$$?; \
+	exit $$failed
 
 .PHONY: attack
 attack: dist ## Attack the optimised build, alone, and hold its neighbour against the clock
@@ -85,7 +93,12 @@ crash: dist ## Kill the optimised build ROUNDS times while events and jobs are u
 		$(CARGO) test --workspace --test wharf -- robustness::crash:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
-fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target
+fuzz: fuzz-targets ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target
+	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
+	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
+
+.PHONY: fuzz-targets
+fuzz-targets: cargo
 	@# libFuzzer is C++.
 	@command -v c++ >/dev/null || { echo 'A C++ compiler (c++) is missing; on Debian: apt install build-essential' >&2; exit 1; }
 	@echo '== Building the fuzz targets'
@@ -93,8 +106,6 @@ fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each tar
 	@# because overflows and failed debug assertions are findings.
 	@RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
 		$(CARGO) --config profile.dev.package.wharf.opt-level=$(FUZZ_OPT) build -p wharf-fuzz --bins
-	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
-	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
 
 .PHONY: lint
 lint: cargo ## Check format and lints, as CI does
