@@ -2,7 +2,7 @@
 //! response to the deletion and the work that follows.
 
 use serde_json::json;
-use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 use super::{Process, home};
@@ -61,6 +61,15 @@ impl Host {
     async fn deliveries(&self, state: &str) -> usize {
         let list = self.superuser.get(&format!("/tasks/?plugin=items&kind=delivery&state={state}")).await.ok();
         list["data"].as_array().unwrap().len()
+    }
+
+    /// Waits until no delivery to the plugin waits or runs.
+    async fn is_idle(&self) {
+        let is_so = async || {
+            let open = self.deliveries("ready").await + self.deliveries("running").await;
+            (open == 0).then_some(())
+        };
+        until("the deliveries to end", is_so).await;
     }
 }
 
@@ -124,6 +133,7 @@ async fn items_are_deleted_with_their_user(database: Option<TestDatabase>) {
 
     // The host is killed while it tries to delete the items.
     let (_, ann) = host.owner("ann").await;
+    host.is_idle().await;
     let lock = Lock::take(&host).await;
     host.delete_user(&ann).await;
     until("the delivery to run", async || (host.deliveries("running").await == 1).then_some(())).await;
@@ -152,4 +162,27 @@ async fn the_items_of_a_deleted_user_are_deleted_on_sqlite() {
 async fn the_items_of_a_deleted_user_are_deleted_on_postgres() {
     let Some(database) = postgres::database().await else { return };
     items_are_deleted_with_their_user(Some(database)).await;
+}
+
+/// SQLite has one writer at a time, so only PostgreSQL runs both at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_is_created_while_its_user_is_deleted_does_not_stay() {
+    let Some(database) = postgres::database().await else { return };
+    let mut creating = postgres::connect(&database).await;
+    let host = Host::start(home(), Some(database)).await;
+    host.superuser.deploy(&Component::items().0, ITEMS).await.ok();
+    let (_, ann) = host.owner("ann").await;
+    // The plugin does this for a request that was admitted before the deletion.
+    let create = format!(
+        "BEGIN ISOLATION LEVEL SERIALIZABLE;
+        INSERT INTO plugin_items.item (id, title, owner_id, created_at) SELECT 'late', 'late', '{ann}', ''
+        WHERE NOT EXISTS (SELECT 1 FROM plugin_items.departed_owner WHERE id = '{ann}')"
+    );
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut creating).await.unwrap();
+    host.delete_user(&ann).await;
+    host.items_are(0).await;
+    let refused = creating.execute("COMMIT").await.unwrap_err();
+    let code = refused.as_database_error().and_then(|error| error.code());
+    assert_eq!(code.as_deref(), Some("40001"), "a conflict of serializable transactions: {refused}");
+    host.items_are(0).await;
 }

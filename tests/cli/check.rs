@@ -39,7 +39,7 @@ fn a_plugin_is_described_without_a_host() {
     let declared = &report["declared"];
     assert_eq!((&declared["name"], &declared["settings_schema"]), (&json!("items"), &Value::Null));
     assert_eq!(declared["routes"][0], json!({ "method": "GET", "path": "/", "access": "authenticated" }));
-    assert_eq!(declared["migrations"].as_array().unwrap().len(), 1);
+    assert_eq!(declared["migrations"].as_array().unwrap().len(), 2);
 
     let output = check(home.path(), file, &[]);
     assert!(output.status.success(), "{output:?}");

@@ -1,5 +1,6 @@
 //! Items: every user has a list of their own. Callers with the permission `read-all` see all items, and callers with
-//! `write-all` change and delete them. Superusers have both. The items of a user are deleted with the user.
+//! `write-all` change and delete them. Superusers have both. The items of a user are deleted with the user, also an item
+//! that a request of theirs creates while the user is being deleted.
 //!
 //! Each change of an item is an event in the transaction of the change: `items.created`, `items.updated` and
 //! `items.deleted`. The clients of its owner receive them, and plugins that subscribe to them.
@@ -8,7 +9,7 @@
 //! below. The handlers only check ownership.
 
 use serde::{Deserialize, Serialize};
-use wharf_sdk::events::{self, Topic, UserDeleted};
+use wharf_sdk::events::{self, Topic, UserCreated, UserDeleted};
 use wharf_sdk::prelude::*;
 use wharf_sdk::sql::{self, FromRow, params, statement};
 
@@ -22,7 +23,7 @@ plugin! {
     migrations: "migrations",
     routes: [read_items, create_item, read_item, update_item, delete_item],
     topics: [ItemCreated, ItemUpdated, ItemDeleted],
-    subscriptions: [delete_items_of_user],
+    subscriptions: [delete_items_of_user, readmit_user],
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -130,6 +131,8 @@ fn read_items(caller: Caller, Query(page): Query<Page>) -> Result<Json<ItemsPubl
 /// Create Item
 #[post("/")]
 fn create_item(caller: Caller, Json(new): Json<ItemCreate>) -> Result<Json<ItemPublic>> {
+    const CREATE: &str = "INSERT INTO item (id, title, description, owner_id, created_at) SELECT $1, $2, $3, $4, $5
+        WHERE NOT EXISTS (SELECT 1 FROM departed_owner WHERE id = $4)";
     let item = ItemPublic {
         title: new.title,
         description: new.description,
@@ -138,10 +141,11 @@ fn create_item(caller: Caller, Json(new): Json<ItemCreate>) -> Result<Json<ItemP
         created_at: Timestamp::now(),
     };
     sql::transaction(|tx| {
-        tx.execute(
-            "INSERT INTO item (id, title, description, owner_id, created_at) VALUES ($1, $2, $3, $4, $5)",
-            params![item.id, &item.title, item.description.as_deref(), item.owner_id, item.created_at],
-        )?;
+        let values = params![item.id, &item.title, item.description.as_deref(), item.owner_id, item.created_at];
+        if tx.execute(CREATE, values)? == 0 {
+            // The caller was deleted after the host admitted this request.
+            return Err(Problem::not_found("user_not_found", "User not found"));
+        }
         let event = ItemCreated { id: item.id, owner_id: item.owner_id, title: item.title.clone() };
         publish(&event, item.id, item.owner_id)
     })?;
@@ -200,10 +204,31 @@ fn delete_item(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<Message>> {
 /// Deletes the items of a user who was deleted, some at a time, because there can be very many. A repetition goes on with
 /// those that are left. It publishes none of them: `user.deleted` says it for all, and the owner, for whom the events would
 /// be, is gone.
+///
+/// A request of the user may create an item at the same time. Each batch is a serializable transaction, and so is the
+/// creation; a statement of its own would not be one on PostgreSQL. The batch records that the owner has departed and reads
+/// their items, and the creation reads that record and adds an item. So either the batch sees the item and deletes it, or
+/// the creation sees the record and is refused. On SQLite, one of them waits for the other. On PostgreSQL, one that saw too
+/// little fails with a conflict: the host repeats the batch, and the request gets 409.
 #[subscribe("user.deleted")]
 fn delete_items_of_user(event: Event<UserDeleted>) -> Result<(), TaskError> {
-    const SOME: &str = "DELETE FROM item WHERE id IN (SELECT id FROM item WHERE owner_id = $1 LIMIT 1000)";
-    while sql::execute(SOME, params![event.payload.id])? > 0 {}
+    const DEPART: &str = "INSERT INTO departed_owner (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
+    const DELETE_SOME: &str = "DELETE FROM item WHERE id IN (SELECT id FROM item WHERE owner_id = $1 LIMIT 1000)";
+    const ANY_LEFT: &str = "SELECT id FROM item WHERE owner_id = $1 LIMIT 1";
+    let batch = || [DEPART, DELETE_SOME, ANY_LEFT].map(|sql| statement(sql, params![event.payload.id]));
+    loop {
+        let [_, _, left] = sql::batch(batch())?;
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Lets the user of a new account create items. An account that `wharf user import` brings back has its earlier id. The
+/// events about an account arrive in their order, so this is never undone by an earlier deletion.
+#[subscribe("user.created")]
+fn readmit_user(event: Event<UserCreated>) -> Result<(), TaskError> {
+    sql::execute("DELETE FROM departed_owner WHERE id = $1", params![event.payload.id])?;
     Ok(())
 }
 

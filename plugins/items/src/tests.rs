@@ -4,7 +4,7 @@
 
 use crate::PLUGIN;
 use wharf_sdk::Caller;
-use wharf_sdk::events::UserDeleted;
+use wharf_sdk::events::{UserCreated, UserDeleted};
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::testing::{TestEvent, TestPlugin, TestResponse, superuser, user};
 
@@ -271,6 +271,35 @@ fn the_items_of_a_deleted_user_are_deleted_and_those_of_others_stay() {
     }
     assert_eq!(plugin.get("/").by(&alice).send().json()["count"], 0);
     assert!(plugin.events().iter().all(|event| event.topic == "created"), "`user.deleted` says it for all of them");
+}
+
+/// The host admitted the request before it deleted the user.
+#[test]
+fn a_request_of_a_deleted_user_creates_no_item() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let (alice, bob) = (user("alice@example.com"), user("bob@example.com"));
+    create(&plugin, &alice, "early");
+    // The host may deliver an event more than once.
+    for _ in 0..2 {
+        plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+        let late = plugin.post("/").by(&alice).json(json!({ "title": "late" })).send();
+        assert_problem(&late, 404, "user_not_found", "User not found");
+    }
+    create(&plugin, &bob, "other");
+    let list = plugin.get("/").by(&superuser("root@example.com")).send().json();
+    assert_eq!((titles(&list), &list["count"]), (vec!["other"], &json!(1)));
+    let created = plugin.events().iter().map(|event| event.payload["title"].clone()).collect::<Vec<_>>();
+    assert_eq!(created, ["early", "other"], "a refused creation publishes nothing");
+}
+
+#[test]
+fn an_account_that_an_import_brings_back_creates_items_again() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+    plugin.deliver("user.created", UserCreated { id: alice.id }).unwrap();
+    create(&plugin, &alice, "Tea");
+    assert_eq!(plugin.get("/").by(&alice).send().json()["count"], 1);
 }
 
 #[test]
