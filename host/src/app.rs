@@ -159,6 +159,7 @@ impl App {
 
         *step = Step::Opening("loading the plugins");
         let egress = Egress::new(egress, random.clone());
+        egress.set_own_origin(config.server.public_origin());
         let boot = Boot {
             config: Arc::clone(&config),
             clock: clock.clone(),

@@ -66,7 +66,7 @@ pub use declared_messages::DeclaredMessages;
 pub use dependency::Dependencies;
 pub use grant::{Grants, InvalidGrant};
 pub use guest::Guest;
-use parameter::{NoParameters, Parameter, Parameters};
+use parameter::{NoParameters, Parameter, ParameterValues, Parameters};
 use revocation::LoadedReleases;
 pub use revocation::{Revocations, Revoked};
 pub use usage::{Dependency, Usage};
@@ -88,6 +88,12 @@ pub trait Capability: Sized + Send + Sync + 'static {
     type Release: Send + Sync + 'static;
     /// The state of one call.
     type Call: Send + 'static;
+
+    /// Returns what a grant with these parameters permits, if that is so much that the operator is told each time.
+    /// Continues "the plugin …".
+    fn breadth(_: &ParameterValues) -> Option<&'static str> {
+        None
+    }
 
     /// Opens the capability, once at boot.
     ///
@@ -185,6 +191,8 @@ pub struct Offer {
     pub interfaces: &'static [&'static str],
     /// The parameters of a grant.
     pub parameters: &'static [Parameter],
+    /// See [`Capability::breadth`].
+    pub breadth: fn(&ParameterValues) -> Option<&'static str>,
 }
 
 impl Offer {
@@ -269,6 +277,7 @@ macro_rules! capabilities {
                 meaning: <$capability as Capability>::MEANING,
                 interfaces: <$capability as Capability>::INTERFACES,
                 parameters: <<$capability as Capability>::Grant as Parameters>::OFFERED,
+                breadth: <$capability as Capability>::breadth,
             }),*];
 
             /// Defines the functions of the granted capabilities.

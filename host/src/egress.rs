@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 use self::concurrency::{MAX_LOOKUPS, PluginConcurrency};
 use self::connection::Tls;
 use self::host_requests::HostRequests;
-use self::origin::{Origin, Target};
+use self::origin::{Origin, Server, Target};
 use self::pool::Pool;
 use crate::clock::Random;
 use crate::id::PluginName;
@@ -74,6 +74,8 @@ struct Shared {
     random: Random,
     /// The address of this host's listener, which no plugin reaches.
     own: OnceLock<SocketAddr>,
+    /// This host under its public name, which the entry `https://*` of an allowlist leaves out.
+    own_server: OnceLock<Server>,
     plugins: Mutex<HashMap<PluginName, PluginConcurrency>>,
     host: HostRequests,
 }
@@ -86,6 +88,7 @@ impl Egress {
             tls: Tls::new(environment.roots),
             random,
             own: OnceLock::new(),
+            own_server: OnceLock::new(),
             plugins: Mutex::default(),
             host: HostRequests::default(),
         }))
@@ -94,6 +97,14 @@ impl Egress {
     /// Sets the address of this host's listener, before it accepts connections. Later calls change nothing.
     pub fn set_own_listener(&self, own: SocketAddr) {
         let _ = self.0.own.set(own);
+    }
+
+    /// Sets the origin of this host as browsers reach it, before the plugins are loaded. Later calls change nothing.
+    pub fn set_own_origin(&self, origin: &str) {
+        // Without a public name, there is none to leave out.
+        if let Ok(target) = Target::read(origin) {
+            let _ = self.0.own_server.set(target.server);
+        }
     }
 
     /// Returns the outgoing requests of one release.

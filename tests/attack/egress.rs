@@ -64,7 +64,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
     std::fs::write(trusted.path(), identity.cert.pem()).unwrap();
 
     let quotas = "http.networks=127.0.0.0/8,http.time=3s,http.bytes=64KiB,http.requests=4";
-    let settings = [("SSL_CERT_FILE", trusted.path().to_str().unwrap())];
+    let settings = [("SSL_CERT_FILE", trusted.path().to_str().unwrap()), ("WHARF_PUBLIC_URL", "https://wharf.example")];
     let mut arena = Arena::open(&settings, &format!("&grant={quotas}")).await;
     // All of these are on the allowlist, and are denied nevertheless.
     let own = format!("http://{}", arena.process.addr);
@@ -78,6 +78,8 @@ async fn outgoing_requests_reach_only_granted_servers() {
     let hosts: Vec<String> = metadata
         .iter()
         .chain([&*own, &*silent, &*endless, &*large, &*half, &*sent_on, &*off_the_list, &*hanging, &*encrypted].iter())
+        // Every public server too. The network of this machine is granted, but only for servers that are named.
+        .chain(["https://*"].iter())
         .map(|host| format!("parameter=hosts={host}"))
         .collect();
     let path = format!("/plugins/attacker/grants/http?{}", hosts.join("&"));
@@ -153,6 +155,25 @@ async fn outgoing_requests_reach_only_granted_servers() {
         .attack("endless headers", CountedBy::Limit("http.headers"), async |arena| {
             for error in fetch_all(arena, 4, &endless).await {
                 assert!(error.starts_with("Error::Limit(\"response headers"), "{error}");
+            }
+        })
+        .await;
+    arena
+        .attack("internal servers among all public ones", CountedBy::Limit("http.hosts"), async |arena| {
+            for (url, why) in [
+                ("https://127.0.0.1/", "allows public addresses only"),
+                ("https://[::1]/", "allows public addresses only"),
+                ("https://10.0.0.1/", "allows public addresses only"),
+                ("https://2852039166/latest/meta-data/", "allows public addresses only"),
+                ("https://[64:ff9b::a9fe:a9fe]/", "allows public addresses only"),
+                ("https://wharf.example/api/v1/plugins/", "is this host itself"),
+                ("https://127.0.0.1:8443/", "not among the http.hosts"),
+                ("http://169.254.169.254/", "not among the http.hosts"),
+            ] {
+                let error = fetch(arena, url).await;
+                assert!(error.starts_with("Error::Denied") && error.contains(why), "{url}: {error}");
+                let error = standard_fetch(arena, url).await;
+                assert!(error.contains("HttpRequestDenied"), "{url}: {error}");
             }
         })
         .await;

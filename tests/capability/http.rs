@@ -94,6 +94,38 @@ async fn the_operator_api_is_never_reached_by_a_plugin() {
 }
 
 #[tokio::test]
+async fn a_grant_of_every_public_server_says_how_broad_it_is() {
+    let setup = Setup::default().with(|config| config.server.public_url = Some("https://wharf.example".to_owned()));
+    let host = TestHost::sqlite(setup).await;
+    let breadth = "the plugin may send requests to every public server, so it can send whatever it knows to anybody";
+    let query = format!("{CHAMELEON}&grant=http.hosts=https://*&grant=http.networks=0.0.0.0/0");
+    let deployed = host.superuser().deploy(&Component::chameleon().0, &query).await.ok();
+    let notes = deployed["notes"].as_array().unwrap();
+    assert!(notes.contains(&json!(format!("grant 'http': {breadth}"))), "{deployed}");
+    for (url, why) in [
+        ("https://127.0.0.1/", "https://* allows public addresses only"),
+        ("https://169.254.169.254/", "https://* allows public addresses only"),
+        ("https://wharf.example/healthz", "https://wharf.example is this host itself, which https://* does not allow"),
+        ("https://127.0.0.1:8443/", "not among the http.hosts"),
+        ("http://127.0.0.1/", "not among the http.hosts"),
+    ] {
+        let error = get(&host, url).await["error"].clone();
+        let error = error.as_str().unwrap();
+        assert!(error.starts_with("Error::Denied") && error.contains(why), "{url}: {error}");
+    }
+    // A change of the parameters says so too.
+    let narrow = set_parameters(&host, &["hosts=https://a.example"]).await.ok();
+    assert!(!narrow["message"].as_str().unwrap().contains("every public server"), "{narrow}");
+    let broad = set_parameters(&host, &["hosts=https://*"]).await.ok();
+    assert!(broad["message"].as_str().unwrap().ends_with(breadth), "{broad}");
+    for refused in ["hosts=http://*", "hosts=https://*:8443", "hosts=*"] {
+        let response = set_parameters(&host, &[refused]).await;
+        assert_eq!(response.status, 422, "{refused}");
+        assert!(response.text().contains("or https://* for every public server"), "{}", response.text());
+    }
+}
+
+#[tokio::test]
 async fn the_trace_is_propagated_and_the_callers_credentials_are_not() {
     let remote = Remote::start(|_| Reply::with(200, "set-cookie: a=b\r\n", "")).await;
     let host = host_allowing(Setup::default(), &remote, "http").await;

@@ -1,5 +1,7 @@
 //! The allowlist and the SSRF filter: the servers and addresses that a plugin may reach.
 
+use std::sync::{Arc, Mutex};
+
 use super::{EgressClient, FakeDns, LOOPBACK, denied_reason, generous_limits, get, port, release, send};
 use crate::support::remote::{Identity, Remote, Reply};
 use wharf::egress::{Failure, Roots};
@@ -192,6 +194,63 @@ async fn a_granted_network_allows_the_addresses_in_it() {
         );
         denied_reason(client.get(&origin).await);
     }
+}
+
+/// A grant of every public server reaches none of these, although all networks are granted. No test connects to a public
+/// address.
+#[tokio::test]
+async fn every_public_server_is_no_internal_server() {
+    let names = FakeDns::of(&[
+        ("private.example", &[&["10.0.0.1"]]),
+        ("loopback.example", &[&["127.0.0.1"]]),
+        ("localhost", &[&["127.0.0.1", "::1"]]),
+        ("metadata.example", &[&["169.254.169.254"]]),
+        ("shared.example", &[&["100.64.0.1"]]),
+        ("documentation.example", &[&["203.0.113.1"]]),
+        ("multicast.example", &[&["224.0.0.1"]]),
+        ("translated.example", &[&["64:ff9b::10.0.0.1"]]),
+        ("mixed.example", &[&["1.1.1.1", "127.0.0.1"]]),
+    ]);
+    let location = Arc::new(Mutex::new(String::new()));
+    let current = Arc::clone(&location);
+    let remote = Remote::start(move |_| Reply::to(307, &current.lock().unwrap())).await;
+    let origin = remote.origin();
+    let (hosts, networks) = (["https://*", origin.as_str()], ["0.0.0.0/0", "::/0"]);
+    let client = EgressClient::new(&names, Roots::Only(Vec::new()), &hosts, &networks, generous_limits());
+    client.egress.set_own_origin("https://wharf.example");
+    let denied = [
+        ("https://private.example/", "https://* allows public addresses only"),
+        ("https://loopback.example/", "https://* allows public addresses only"),
+        ("https://localhost/", "https://* allows public addresses only"),
+        ("https://metadata.example/latest/meta-data/", "https://* allows public addresses only"),
+        ("https://shared.example/", "https://* allows public addresses only"),
+        ("https://documentation.example/", "https://* allows public addresses only"),
+        ("https://multicast.example/", "no grant can allow"),
+        ("https://translated.example/", "https://* allows public addresses only"),
+        ("https://mixed.example/", "https://* allows public addresses only"),
+        ("https://10.0.0.1/", "https://* allows public addresses only"),
+        ("https://127.0.0.1/", "https://* allows public addresses only"),
+        ("https://0x7f.1/", "https://* allows public addresses only"),
+        ("https://[::1]/", "https://* allows public addresses only"),
+        ("https://2852039166/", "https://* allows public addresses only"),
+        ("https://[::ffff:169.254.169.254]/", "https://* allows public addresses only"),
+        ("https://[fd00:ec2::254]/", "https://* allows public addresses only"),
+        ("https://0.0.0.0/", "no grant can allow"),
+        ("https://WHARF.example/api/v1/users/", "this host itself"),
+        ("https://private.example:8443/", "not among the http.hosts"),
+        ("https://1.1.1.1:8443/", "not among the http.hosts"),
+        ("https://10.0.0.1:8443/", "not among the http.hosts"),
+    ];
+    for (url, why) in denied {
+        let reason = denied_reason(client.get(url).await);
+        assert!(reason.contains(why), "{url}: {reason}");
+        *location.lock().unwrap() = url.to_owned();
+        let reason = denied_reason(client.get(&remote.url("/")).await);
+        assert!(reason.contains(why), "a redirect to {url}: {reason}");
+    }
+    let reason = denied_reason(client.get("http://private.example/").await);
+    assert!(reason.contains("not among the http.hosts"), "{reason}");
+    assert_eq!(remote.seen().len(), denied.len(), "a server that is named as well is reached in its network");
 }
 
 #[tokio::test]

@@ -120,6 +120,14 @@ impl Grants {
         self.0.iter().flat_map(texts).collect()
     }
 
+    /// Returns the names of very broad grants, with what each permits as a continuation of "the plugin …".
+    pub fn broad(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.0.iter().filter_map(|(name, given)| {
+            let offer = Capabilities::OFFERED.iter().find(|offer| offer.name == name)?;
+            (offer.breadth)(given).map(|breadth| (name.as_str(), breadth))
+        })
+    }
+
     /// Merges two grants. A parameter of `other` wins and replaces a whole set; a value `default` removes the
     /// parameter.
     #[must_use]
@@ -178,6 +186,21 @@ mod tests {
             error("sql.time=5")
         );
         assert!(error("s\nl").contains("'s l'"));
+    }
+
+    #[test]
+    fn a_grant_for_every_public_server_is_broad() {
+        let broad = |grants: &[&str]| {
+            let grants = Grants::read(grants.iter().copied()).unwrap();
+            grants.broad().map(|(name, breadth)| format!("{name} {breadth}")).collect::<Vec<_>>()
+        };
+        let expected = "http may send requests to every public server, so it can send whatever it knows to anybody";
+        assert_eq!(broad(&["sql", "http.hosts=https://a.example", "http.hosts=HTTPS://*:443"]), [expected]);
+        assert_eq!(broad(&["sql", "http", "http.hosts=https://*.example.com"]), [""; 0]);
+        for refused in ["http.hosts=*", "http.hosts=http://*", "http.hosts=https://*:8443"] {
+            let error = read(&[refused]).unwrap_err();
+            assert!(error.contains("or https://* for every public server"), "{error}");
+        }
     }
 
     #[test]

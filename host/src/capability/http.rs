@@ -10,7 +10,7 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 
 use self::sender::{CAPABILITY, Sender};
-use super::parameter::parameters;
+use super::parameter::{ParameterValues, parameters};
 use super::{Boot, CallContext, Candidate, Capability, Dependencies, Guest, HostCalls, Usage};
 use crate::clock::Random;
 use crate::config::kind;
@@ -38,7 +38,10 @@ parameters! {
     }
     sets {
         /// Servers that the plugin may send requests to.
-        hosts: Origin = kind::set("origins such as https://api.example.com, http://10.1.2.3:8080 or https://*.example.com"),
+        hosts: Origin = kind::set(
+            "origins such as https://api.example.com, http://10.1.2.3:8080 or https://*.example.com, or https://* for every \
+             public server",
+        ),
         /// Networks that the plugin may connect to in addition to public addresses.
         networks: Network = kind::set("networks such as 10.1.0.0/16, 127.0.0.1 or fd00:1::/32"),
     }
@@ -74,6 +77,11 @@ impl Capability for Http {
     type Grant = Quota;
     type Release = HttpRelease;
     type Call = HttpCall;
+
+    fn breadth(given: &ParameterValues) -> Option<&'static str> {
+        let is_broad = given.get("hosts")?.split_whitespace().any(|host| host == Origin::EVERY_PUBLIC_SERVER);
+        is_broad.then_some("may send requests to every public server, so it can send whatever it knows to anybody")
+    }
 
     async fn open(boot: &Boot) -> Result<Self> {
         Ok(Self { egress: boot.egress.clone(), random: boot.random.clone() })

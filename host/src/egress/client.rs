@@ -71,7 +71,7 @@ impl ReleaseEgress {
         let idle = request.idle;
         let mut message = CheckedRequest::check(request, self.limits.bytes)?;
         report.server = Some(message.target.server.clone());
-        self.allowlist.check_server(&message.target.server)?;
+        self.check_server(&message.target.server)?;
         let times = TimeLimits { end: Instant::now() + time, connect, first_byte, idle };
         let permits = &self.concurrency.requests;
         let permit = timeout(self.limits.queue.min(time), permits.acquire()).await;
@@ -95,6 +95,10 @@ impl ReleaseEgress {
         }
     }
 
+    fn check_server(&self, server: &Server) -> Result<(), Failure> {
+        self.allowlist.check_server(server, self.shared.own_server.get())
+    }
+
     /// Sends the request to one server, over an idle connection or a new one, and returns the response's head.
     async fn request_head(
         &self,
@@ -104,7 +108,7 @@ impl ReleaseEgress {
         report: &mut Report,
     ) -> Result<ResponseHead, Failure> {
         let server = &message.target.server;
-        self.allowlist.check_server(server)?;
+        self.check_server(server)?;
         while let Some(connection) = self.pool.take(server) {
             report.reused += 1;
             match self.exchange(connection, message, trace, times, report).await? {
@@ -219,7 +223,7 @@ impl ReleaseEgress {
             .into_iter()
             .map(|address| {
                 let address = SocketAddr::new(address.to_canonical(), server.port);
-                let checked = self.allowlist.check_address(&server.host, address, own);
+                let checked = self.allowlist.check_address(server, address, own);
                 checked.map(|()| address).inspect_err(|_| {
                     report.detail = Some(format!("{} is at {}", server.host, address.ip()));
                 })

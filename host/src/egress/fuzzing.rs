@@ -1,6 +1,8 @@
-//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: checks a plugin's request and follows
-//! redirects. Has no state and no checks of its own: the fuzz target states the properties that must hold. Opens no
+//! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: checks a plugin's request, follows
+//! redirects, and asks the SSRF filter. Has no state and no checks of its own: the fuzz target states the properties that must hold. Opens no
 //! connection.
+
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue, LOCATION};
@@ -9,7 +11,9 @@ use hyper::{Method, StatusCode};
 use super::checked_request::CheckedRequest;
 use super::exchange::Request;
 use super::failure::Failure;
-use super::origin::Target;
+use super::origin::{Origin, Server, Target};
+use super::ssrf_filter::Allowlist;
+use crate::network::Network;
 
 /// A request as it would be sent.
 #[derive(Debug, Clone)]
@@ -56,4 +60,13 @@ pub fn written(
         }
     }
     Ok((written, None))
+}
+
+/// Returns whether a plugin that may reach every public server, and all networks, may reach this one at an address.
+pub fn is_reached_among_all(server: &Server, address: IpAddr) -> bool {
+    let hosts = Origin::EVERY_PUBLIC_SERVER.parse::<Origin>().into_iter().collect();
+    let allowlist = Allowlist { hosts, networks: Network::all().into() };
+    let address = SocketAddr::new(address, server.port);
+    let checked = allowlist.check_server(server, None).and_then(|()| allowlist.check_address(server, address, None));
+    checked.is_ok()
 }

@@ -162,22 +162,36 @@ fn read_host(url: &Url) -> Result<Host, String> {
     }
 }
 
-/// One entry of the allowlist: `https://api.example.com`, `http://127.0.0.1:8080`, or `https://*.example.com`, which
-/// matches every name below example.com but not example.com itself.
+/// One entry of the allowlist: `https://api.example.com`, `http://127.0.0.1:8080`, `https://*.example.com`, which matches
+/// every name below example.com but not example.com itself, or [`https://*`](Self::EVERY_PUBLIC_SERVER).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
-    host: Host,
-    /// The entry matches the names below the host.
-    is_wildcard: bool,
+    hosts: Hosts,
     scheme: Scheme,
     port: u16,
 }
 
+/// The hosts of an entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Hosts {
+    /// All of them. The SSRF filter checks that the address is public.
+    Every,
+    /// One, or the names below it.
+    Named {
+        host: Host,
+        /// The entry matches the names below the host.
+        is_wildcard: bool,
+    },
+}
+
 impl Origin {
+    /// The entry that allows every public server, by https on port 443.
+    pub const EVERY_PUBLIC_SERVER: &'static str = "https://*";
+
     /// Returns the origin that allows this server only.
     pub(super) fn of(server: Server) -> Self {
         let Server { scheme, host, port } = server;
-        Self { host, is_wildcard: false, scheme, port }
+        Self { hosts: Hosts::Named { host, is_wildcard: false }, scheme, port }
     }
 
     /// Returns whether the origin allows a server.
@@ -185,13 +199,27 @@ impl Origin {
         if self.scheme != server.scheme || self.port != server.port {
             return false;
         }
-        match (&self.host, &server.host) {
-            (Host::Name(suffix), Host::Name(name)) if self.is_wildcard => name
+        match (&self.hosts, &server.host) {
+            (Hosts::Every, _) => true,
+            (Hosts::Named { host: Host::Name(suffix), is_wildcard: true }, Host::Name(name)) => name
                 .strip_suffix(suffix.as_str())
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|it| !it.is_empty()),
-            (allowed, host) => !self.is_wildcard && allowed == host,
+            (Hosts::Named { host, is_wildcard }, other) => !is_wildcard && host == other,
         }
+    }
+
+    /// Returns whether the origin allows a server because the operator named it, or a domain that it belongs to.
+    pub(super) fn names(&self, server: &Server) -> bool {
+        self.hosts != Hosts::Every && self.allows(server)
+    }
+
+    /// Reads an entry whose host is a star. `port` is empty or begins with a colon.
+    fn of_every_server(scheme: &str, port: &str) -> Result<Self, String> {
+        if !scheme.eq_ignore_ascii_case("https") || !["", ":443"].contains(&port) {
+            return Err(format!("stands for all servers; only {} may, on port 443", Self::EVERY_PUBLIC_SERVER));
+        }
+        Ok(Self { hosts: Hosts::Every, scheme: Scheme::Https, port: Scheme::Https.port() })
     }
 }
 
@@ -201,6 +229,11 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         checked(text).map_err(|_| "is not an origin".to_owned())?;
         let (scheme, rest) = text.split_once("://").ok_or("has no scheme; write https://HOST or http://HOST")?;
+        if let Some(port) = rest.strip_suffix('/').unwrap_or(rest).strip_prefix('*')
+            && (port.is_empty() || port.starts_with(':'))
+        {
+            return Self::of_every_server(scheme, port);
+        }
         let (is_wildcard, rest) = match rest.strip_prefix("*.") {
             Some(rest) => (true, rest),
             None => (false, rest),
@@ -224,14 +257,18 @@ impl FromStr for Origin {
         if port == 0 {
             return Err("has the port 0".to_owned());
         }
-        Ok(Self { host, is_wildcard, scheme, port })
+        Ok(Self { hosts: Hosts::Named { host, is_wildcard }, scheme, port })
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wildcard = if self.is_wildcard { "*." } else { "" };
-        write!(f, "{}://{wildcard}{}", self.scheme, self.host)?;
+        match &self.hosts {
+            Hosts::Every => return f.write_str(Self::EVERY_PUBLIC_SERVER),
+            Hosts::Named { host, is_wildcard } => {
+                write!(f, "{}://{}{host}", self.scheme, if *is_wildcard { "*." } else { "" })?;
+            }
+        }
         if self.port == self.scheme.port() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
@@ -279,6 +316,25 @@ mod tests {
     }
 
     #[test]
+    fn a_star_alone_allows_every_server_by_https_on_its_port() {
+        let every = "https://*";
+        for url in ["https://a.example", "https://a.b.example:443/c?d", "https://1.1.1.1", "https://[2606:4700::1]/"] {
+            assert!(allows(every, url), "{url}");
+            assert!(!every.parse::<Origin>().unwrap().names(&Target::read(url).unwrap().server), "{url}");
+        }
+        for other in ["http://a.example", "https://a.example:8443", "http://a.example:443", "https://a.example:80"] {
+            assert!(!allows(every, other), "{other}");
+        }
+        for same in ["HTTPS://*", "https://*:443", "https://*/", "https://*:443/"] {
+            assert_eq!(same.parse::<Origin>().unwrap().to_string(), every, "{same}");
+        }
+        for other in ["http://*", "https://*:8443", "http://*:443", "ftp://*", "https://*:443/x", "https://*:0443"] {
+            let reason = other.parse::<Origin>().unwrap_err();
+            assert_eq!(reason, "stands for all servers; only https://* may, on port 443", "{other}");
+        }
+    }
+
+    #[test]
     fn origins_have_one_form_and_invalid_ones_are_refused() {
         let read = |text: &str| text.parse::<Origin>().map(|origin| origin.to_string());
         assert_eq!(read("HTTPS://*.Example.com:443/").unwrap(), "https://*.example.com");
@@ -294,7 +350,13 @@ mod tests {
             "https://a#b",
             "https://u:p@a",
             "https://u@a",
-            "https://*",
+            "*",
+            "https://*x",
+            "https://*@a",
+            "https://*?",
+            "https://*#",
+            "https://**",
+            "https://*.*",
             "https://*.com",
             "https://*.1.2.3.4",
             "https://a.*.example.com",

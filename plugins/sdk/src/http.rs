@@ -1,4 +1,5 @@
-//! Requests to other servers. The operator allows each by scheme, host and port with `http.hosts`.
+//! Requests to other servers. The operator allows each by scheme, host and port with `http.hosts`, or every public server
+//! with `https://*`.
 //!
 //! ```
 //! use wharf_sdk::prelude::*;

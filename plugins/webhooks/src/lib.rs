@@ -13,7 +13,7 @@
 //! can be deactivated, or lose a privilege, in between.
 //!
 //! It needs the grants `auth`, `config`, `events` (with `hear` for the topics of items), `http` (with `hosts` for the servers
-//! of the endpoints), `jobs`, `sql` and `users`.
+//! of the endpoints, or `https://*` for every public one), `jobs`, `sql` and `users`.
 
 use wharf_sdk::prelude::*;
 

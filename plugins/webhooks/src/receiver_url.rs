@@ -1,5 +1,5 @@
 //! The URL of an endpoint. This is help for the person who enters it: a typing error is refused at once. The host decides
-//! whether a request may be sent, each time: the grant names the servers, and its filter refuses internal addresses.
+//! whether a request may be sent, each time: the grant allows the servers, and its filter refuses internal addresses.
 
 use serde::Deserialize;
 use std::net::IpAddr;

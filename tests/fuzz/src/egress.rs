@@ -3,10 +3,12 @@
 //! an allowlist.
 //!
 //! Properties: an accepted request can be written as HTTP, to exactly the server that its URL names; it has none of the
-//! host's own headers. A redirect to another server keeps only harmless headers and never leaves TLS.
+//! host's own headers. A redirect to another server keeps only harmless headers and never leaves TLS. Only `https://*`
+//! allows servers that it does not name: by https on port 443, and at public addresses.
 
+use wharf::egress::address::{AddressClass, classify};
 use wharf::egress::fuzzing::{self, Written};
-use wharf::egress::origin::{Origin, Scheme, Target};
+use wharf::egress::origin::{Host, Origin, Scheme, Target};
 use wharf::egress::{Request, is_written_by_the_host};
 
 use crate::input::{lines, unescaped, words};
@@ -100,6 +102,14 @@ fn check_written(written: &Written) {
         let origin = origin.parse::<Origin>().unwrap_or_else(|error| panic!("{origin} {error}"));
         assert!(origin.allows(&target.server), "{origin} does not allow itself");
     }
+    let is_default = target.server.scheme == Scheme::Https && target.server.port == 443;
+    let every = Origin::EVERY_PUBLIC_SERVER.parse::<Origin>().expect("it is an origin");
+    assert_eq!(every.allows(&target.server), is_default, "{every} and {}", target.server);
+    if let Host::Address(address) = target.server.host {
+        let is_public = classify(address) == AddressClass::Public;
+        let is_reached = fuzzing::is_reached_among_all(&target.server, address);
+        assert_eq!(is_reached, is_default && is_public, "{every} and {}", target.server);
+    }
 }
 
 fn check_redirect(from: &Written, to: &Written) {
@@ -126,6 +136,14 @@ fn check_origin(line: &str) {
     let Ok(origin) = line.parse::<Origin>() else { return };
     let written = origin.to_string();
     assert_eq!(written.parse::<Origin>().as_ref(), Ok(&origin), "{written} cannot be parsed again");
+    let unnamed = Target::read("https://somewhere.invalid").expect("a URL");
+    if written == Origin::EVERY_PUBLIC_SERVER {
+        let spellings = ["https://*", "https://*/", "https://*:443", "https://*:443/"];
+        assert!(spellings.contains(&line.to_ascii_lowercase().as_str()), "{line} allows every server");
+        assert!(origin.allows(&unnamed.server), "{written} does not allow {}", unnamed.server);
+        return;
+    }
+    assert!(!origin.allows(&unnamed.server) || written.ends_with(".invalid"), "{written} allows {}", unnamed.server);
     // An allowed server has the name in the origin, or a name below it.
     let plain = written.replacen("*.", "", 1);
     let target = Target::read(&plain).unwrap_or_else(|error| panic!("{plain}: {error}"));

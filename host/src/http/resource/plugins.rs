@@ -158,7 +158,7 @@ struct PluginsPublic {
 #[derive(Serialize, JsonSchema)]
 struct DeployedPublic {
     plugin: PluginPublic,
-    /// Notes for the operator, such as unused grants and signatures by keys that are not trusted.
+    /// Notes for the operator, such as unused and very broad grants, and signatures by keys that are not trusted.
     notes: Vec<String>,
     /// The number of the release that was live before.
     replaced: Option<i64>,

@@ -156,6 +156,7 @@ impl Proposal {
         let mut notes = signatures.notes;
         notes.extend(check_grants(&needs, &granted)?);
         let grants = granted.retaining(|name| needs.contains(name) || Offer::permission(name).is_some());
+        notes.extend(grants.broad().map(|(name, breadth)| format!("grant '{name}': the plugin {breadth}")));
         // The live file again, for example with other grants: detached signatures of the earlier deploy still count.
         let signed_by = match &before {
             Some(before) if signatures.signed_by.is_empty() && before.digest == artifact.digest => {

@@ -276,11 +276,14 @@ async fn give_grant(host: Arc<Host>, call: Call) -> Result<Reply> {
     let grants = Grants::read(parameters.iter().map(String::as_str)).map_err(|error| {
         Error::invalid(vec![FieldError::new("value_error", ["query", "parameter"], error.to_string())])
     })?;
+    let breadth = grants.broad().next().map(|(_, breadth)| format!(": the plugin {breadth}")).unwrap_or_default();
     let deployed = host.plugins.set_limits(&name, grants, LimitOverrides::default(), &call.initiator()).await?;
     let number = deployed.release.record.number;
     Reply::message(&match deployed.unchanged {
         true => format!("'{name}' already has these parameters, release {number}"),
-        false => format!("'{name}' has the grant '{capability}' with these parameters from release {number} on"),
+        false => {
+            format!("'{name}' has the grant '{capability}' with these parameters from release {number} on{breadth}")
+        }
     })
 }
 
