@@ -131,7 +131,14 @@ fn store(event: Event<Item>, kind: Kind) -> Result<(), sql::Error> {
     sql::execute(UPSERT, params![owner_id, id, kind.name(), title, event.id]).map(|_| ())
 }
 
-/// Recipients with neighbouring ids, whose jobs are enqueued together.
+/// The most recipients whose digests are enqueued together. As many jobs begin in each second, which is below the rate that
+/// the host allows (`jobs.rate`).
+const PAGE: i64 = 100;
+
+/// The most parts into which recipients are divided at once.
+const PARTS: i64 = 100;
+
+/// Recipients with neighbouring ids.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Page {
     day: String,
@@ -146,35 +153,68 @@ struct Digest {
     user_id: Uuid,
 }
 
-/// Begins the digests of a day. The pages start one second after the other, which keeps their jobs below the rate that
-/// the host allows.
-#[schedule("0 6 * * *", tz = "Europe/Berlin", missed = once)]
+/// Begins the digests of a day.
+#[schedule("0 6 * * *", tz = "Europe/Berlin", missed = once, retries = 20)]
 fn daily(job: Job<()>) -> Result<(), TaskError> {
-    const PAGES: &str = "SELECT MIN(user_id), MAX(user_id)
-        FROM (SELECT user_id, (ROW_NUMBER() OVER (ORDER BY user_id) - 1) / 100 AS page FROM recipient) AS numbered
-        GROUP BY page ORDER BY page";
-
-    // The date is the first part of the text.
+    // The date is the first part of the text. It is that of UTC, which at six in the morning is that of Berlin too.
     let day = format!("{:.10}", job.scheduled_at.unwrap_or_else(Timestamp::now));
-    let pages: Vec<(Uuid, Uuid)> = sql::query(PAGES, params![])?;
-    for (seconds, (first, last)) in (0..).zip(pages) {
-        let page = Page { day: day.clone(), first, last };
-        enqueue_page::job(&page).delay(Duration::from_secs(seconds)).dedup(format_args!("{day}/{first}")).enqueue()?;
+    enqueue(&Page { day, first: Uuid::nil(), last: Uuid::max() })
+}
+
+/// Goes on with a part of the recipients.
+#[job(retries = 20)]
+fn enqueue_page(job: Job<Page>) -> Result<(), TaskError> {
+    enqueue(&job.payload)
+}
+
+/// Enqueues the digests of some recipients, or first jobs for parts of them if they are many. A job that enqueues a job makes
+/// a chain, and the host bounds its length. So a part is divided again, and does not enqueue the part behind it: any number of
+/// recipients needs a few steps.
+fn enqueue(page: &Page) -> Result<(), TaskError> {
+    const COUNT: &str = "SELECT COUNT(*) FROM recipient WHERE user_id >= $1 AND user_id <= $2";
+    let recipients: i64 = sql::query_value(COUNT, params![page.first, page.last])?;
+    match recipients > PAGE {
+        true => divide(page, recipients),
+        false => enqueue_digests(page),
     }
-    Ok(())
+}
+
+/// Enqueues a job for each part of the recipients: all of them or none. The parts start one after the other, and each has as
+/// many seconds as pages.
+fn divide(page: &Page, recipients: i64) -> Result<(), TaskError> {
+    const RANGES: &str = "SELECT MIN(user_id), MAX(user_id)
+        FROM (SELECT user_id, (ROW_NUMBER() OVER (ORDER BY user_id) - 1) / $3 AS part
+            FROM recipient WHERE user_id >= $1 AND user_id <= $2) AS numbered
+        GROUP BY part ORDER BY part";
+
+    let Page { day, first, last } = page;
+    let size = PAGE.max(recipients / PARTS + 1);
+    let seconds_of_part = u64::try_from(size / PAGE + i64::from(size % PAGE > 0)).unwrap_or(1);
+    let ranges: Vec<(Uuid, Uuid)> = sql::query(RANGES, params![first, last, size])?;
+    sql::transaction(|_| {
+        let mut delay = 0;
+        for (first, last) in &ranges {
+            let part = Page { day: day.clone(), first: *first, last: *last };
+            // The size tells a part from the one that it is the first part of.
+            let key = format!("{day}/{first}/{size}");
+            enqueue_page::job(&part).delay(Duration::from_secs(delay)).dedup(key).enqueue()?;
+            delay += seconds_of_part;
+        }
+        Ok(())
+    })
 }
 
 /// Enqueues the digests of the recipients of a page who have changes: all of them or none.
-#[job]
-fn enqueue_page(job: Job<Page>) -> Result<(), TaskError> {
-    const RECIPIENTS: &str = "SELECT DISTINCT user_id FROM item_change
-        WHERE user_id >= $1 AND user_id <= $2 AND day IS NULL ORDER BY user_id";
+fn enqueue_digests(page: &Page) -> Result<(), TaskError> {
+    const RECIPIENTS: &str = "SELECT user_id FROM recipient WHERE user_id >= $1 AND user_id <= $2
+        AND EXISTS (SELECT 1 FROM item_change WHERE item_change.user_id = recipient.user_id AND day IS NULL)
+        ORDER BY user_id";
 
-    let Page { day, first, last } = job.payload;
-    sql::transaction(|tx| {
-        let recipients: Vec<(Uuid,)> = tx.query(RECIPIENTS, params![first, last])?;
-        for (user_id,) in recipients {
-            let digest = Digest { day: day.clone(), user_id };
+    let Page { day, first, last } = page;
+    let recipients: Vec<(Uuid,)> = sql::query(RECIPIENTS, params![first, last])?;
+    sql::transaction(|_| {
+        for (user_id,) in &recipients {
+            let digest = Digest { day: day.clone(), user_id: *user_id };
             send_digest::job(&digest).dedup(format_args!("{user_id}/{day}")).enqueue()?;
         }
         Ok(())
@@ -183,8 +223,9 @@ fn enqueue_page(job: Job<Page>) -> Result<(), TaskError> {
 
 /// Sends a digest. The mail and the marks of what it has belong to one transaction, so none of them exists without the others.
 ///
-/// A mail that the host refuses for now, such as one above the rate of the grant, is tried again for hours.
-#[job(retries = 30, backoff = "1m", concurrency = 2)]
+/// A mail that the host refuses for now, such as one above the rate of the grant, is tried again for almost a day. With more
+/// digests than `email.rate` lets through in that time, the rest becomes dead letters, and the next digests have their changes.
+#[job(retries = 50, backoff = "1m", concurrency = 2)]
 fn send_digest(job: Job<Digest>) -> Result<(), TaskError> {
     const BEGIN: &str = "UPDATE recipient SET last_day = $2 WHERE user_id = $1 AND (last_day IS NULL OR last_day < $2)";
     const FORGET: &str = "DELETE FROM item_change WHERE user_id = $1 AND day IS NOT NULL";

@@ -278,3 +278,30 @@ fn many_recipients_are_served_in_pages() {
     run_due(&plugin);
     assert_eq!(plugin.mails().len(), 250);
 }
+
+#[test]
+fn very_many_recipients_are_divided_until_few_are_left() {
+    const NUMBERED: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)";
+    const ID: &str = "printf('%08x-0000-4000-8000-000000000000', i * 300000)";
+    let plugin = TestPlugin::new(&PLUGIN);
+    plugin.run(|| {
+        let recipients = format!("INSERT INTO recipient (user_id, since) SELECT {ID}, '2026-11-30T06:00:00Z' FROM n");
+        sql::execute(&format!("{NUMBERED} {recipients}"), params![]).unwrap();
+        let changes = format!(
+            "INSERT INTO item_change (user_id, item_id, kind, title, event_id)
+            SELECT {ID}, 'i', 'created', 'Milk', 'e' FROM n WHERE i % 2400 = 0"
+        );
+        sql::execute(&format!("{NUMBERED} {changes}"), params![]).unwrap();
+    });
+    plugin.run_schedule("daily").result.unwrap();
+    let parts = plugin.jobs();
+    assert_eq!(parts.len(), 100, "the host bounds the jobs that are enqueued in a second");
+    assert_eq!((parts[0].due_in.as_secs(), parts[99].due_in.as_secs()), (0, 198));
+    for _ in 0..200 {
+        run_due(&plugin);
+        assert!(plugin.jobs().len() <= 101);
+        plugin.advance(Duration::from_secs(1));
+    }
+    assert_eq!(plugin.mails().len(), 5);
+    assert!(plugin.jobs().is_empty());
+}
