@@ -113,7 +113,8 @@ fn item_deleted(event: Event<Item>) -> Result<(), sql::Error> {
 }
 
 /// Stores a change of an item, unless its owner is no recipient or the event is a repetition. The events of an item arrive in
-/// their order, so only the latest one can be repeated.
+/// their order, so only the latest one can be repeated. The exception is an event that became a dead letter and that an
+/// operator retries: it comes after later ones. So an item that was deleted stays deleted.
 fn store(event: Event<Item>, kind: Kind) -> Result<(), sql::Error> {
     const UPSERT: &str = "INSERT INTO item_change (user_id, item_id, kind, title, event_id)
         SELECT user_id, $2, $3, $4, $5 FROM recipient WHERE user_id = $1
@@ -125,7 +126,7 @@ fn store(event: Event<Item>, kind: Kind) -> Result<(), sql::Error> {
             title = COALESCE(excluded.title, item_change.title),
             event_id = excluded.event_id,
             day = NULL
-        WHERE item_change.event_id <> excluded.event_id";
+        WHERE item_change.event_id <> excluded.event_id AND item_change.kind <> 'deleted'";
 
     let Item { id, owner_id, title } = event.payload;
     sql::execute(UPSERT, params![owner_id, id, kind.name(), title, event.id]).map(|_| ())

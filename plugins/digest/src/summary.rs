@@ -53,12 +53,17 @@ impl<'a> Summary<'a> {
         let mut sections = Kind::ALL.map(|kind| (kind, Section { heading: kind.heading(), titles: Vec::new() }));
         for (name, title) in listed {
             if let Some((_, section)) = sections.iter_mut().find(|(kind, _)| kind.name() == name) {
-                section.titles.push(title.unwrap_or_else(|| "An older item".to_owned()));
+                section.titles.push(title.map_or_else(|| "An older item".to_owned(), |title| on_one_line(&title)));
             }
         }
         let sections = sections.into_iter().map(|(_, section)| section).filter(|section| !section.titles.is_empty());
         Self { day, sections: sections.collect(), more }
     }
+}
+
+/// Returns a title that cannot look like another part of the mail.
+fn on_one_line(title: &str) -> String {
+    title.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The body for every mail program.

@@ -198,6 +198,30 @@ fn a_repeated_event_is_listed_once() {
 }
 
 #[test]
+fn an_event_that_comes_after_the_deletion_of_its_item_changes_nothing() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = recipient(&plugin, "alice@example.com");
+    let milk = Uuid::new_v4();
+    item(&plugin, "created", &alice, milk, "Milk");
+    item(&plugin, "deleted", &alice, milk, "");
+    // An operator retried a dead letter.
+    item(&plugin, "updated", &alice, milk, "Oat milk");
+    send(&plugin, &alice, "2026-11-29");
+    assert_eq!(body(&plugin.mails()[0]), "Deleted:\n- Milk\n");
+    item(&plugin, "updated", &alice, milk, "Oat milk");
+    assert_eq!(state(&plugin, &alice)["changes"], 0);
+}
+
+#[test]
+fn a_title_does_not_look_like_another_part_of_the_mail() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = recipient(&plugin, "alice@example.com");
+    item(&plugin, "created", &alice, Uuid::new_v4(), "Milk\r\n\nDeleted:\n- Everything\u{2028}");
+    morning(&plugin);
+    assert_eq!(body(&plugin.mails()[0]), "Created:\n- Milk Deleted: - Everything\n");
+}
+
+#[test]
 fn a_mail_that_is_refused_marks_nothing_as_sent() {
     let plugin = TestPlugin::new(&PLUGIN);
     let alice = recipient(&plugin, "alice@example.com");
