@@ -167,6 +167,8 @@ fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpda
     if !change.title.is_set() && !change.description.is_set() {
         return Ok(Json(item));
     }
+    let describes = change.description.is_set();
+    let (title, description) = (change.title.into_option(), change.description.into_option().flatten());
     sql::transaction(|tx| {
         // The statement writes each member by itself, so no caller overwrites a member that they did not send.
         let updated: Option<ItemPublic> = tx.query_optional(
@@ -174,12 +176,7 @@ fn update_item(caller: Caller, Path(id): Path<Uuid>, Json(change): Json<ItemUpda
                 title = COALESCE($2, title),
                 description = CASE WHEN $3 THEN $4 ELSE description END
             WHERE id = $1 RETURNING title, description, id, owner_id, created_at",
-            params![
-                id,
-                change.title.into_option(),
-                change.description.is_set(),
-                change.description.into_option().flatten()
-            ],
+            params![id, title.as_deref(), describes, description.as_deref()],
         )?;
         let item = updated.ok_or_else(not_found)?;
         let event = ItemUpdated { id, owner_id: item.owner_id, title: item.title.clone() };

@@ -66,8 +66,15 @@ pub fn send(message: Message) -> Result<Uuid, Error> {
     if let Some(reason) = invalid {
         return Err(Error::Invalid(reason));
     }
-    let id = host::send(&raw)?;
+    let id = host::send(&raw).inspect_err(note_conflict)?;
     Uuid::parse_str(&id).map_err(|_| Error::Invalid("the host returned an id that is no UUID".to_owned()))
+}
+
+/// The open transaction has lost if the mail cannot be added to it.
+fn note_conflict(error: &Error) {
+    if *error == Error::Conflict {
+        crate::sql::note_conflict();
+    }
 }
 
 /// A builder for a mail to one recipient; [`Message::send`] queues it.

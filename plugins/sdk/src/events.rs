@@ -116,8 +116,15 @@ impl NewEvent {
         if let Some(reason) = self.invalid {
             return Err(Error::Invalid(reason));
         }
-        let id = host::publish(&self.raw)?;
+        let id = host::publish(&self.raw).inspect_err(note_conflict)?;
         Uuid::parse_str(&id).map_err(|_| Error::Invalid("the host returned an id that is no UUID".to_owned()))
+    }
+}
+
+/// The open transaction has lost if the event cannot be added to it.
+fn note_conflict(error: &Error) {
+    if *error == Error::Conflict {
+        crate::sql::note_conflict();
     }
 }
 

@@ -88,7 +88,7 @@ pub use wit::{Error, Priority, State};
 /// # Errors
 /// See [`Error`]; `?` in a handler turns it into a problem response.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
-    host::cancel(&id.to_string())
+    host::cancel(&id.to_string()).inspect_err(note_conflict)
 }
 
 /// Returns the status of a job of this plugin; `None` if it is unknown, or ended longer ago than its `keep`.
@@ -165,8 +165,15 @@ impl NewJob {
         if let Some(reason) = self.invalid {
             return Err(Error::Invalid(reason));
         }
-        let id = host::enqueue(&self.raw)?;
+        let id = host::enqueue(&self.raw).inspect_err(note_conflict)?;
         Uuid::parse_str(&id).map_err(|_| Error::Invalid("the host returned an id that is no UUID".to_owned()))
+    }
+}
+
+/// The open transaction has lost if the job cannot be added to it.
+fn note_conflict(error: &Error) {
+    if *error == Error::Conflict {
+        crate::sql::note_conflict();
     }
 }
 

@@ -31,6 +31,7 @@ pub use crate::bindings::imports::wharf::sql::database::{Error, Statement, Value
 #[doc(inline)]
 pub use crate::sql_params as params;
 pub use row::{FromRow, Row, Rows, Scalar};
+pub(crate) use transaction::note_conflict;
 pub use transaction::{Transaction, transaction};
 pub use value::FromValue;
 pub use wharf_sdk_macros::FromRow;

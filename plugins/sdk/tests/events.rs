@@ -46,7 +46,7 @@ struct Order {
 #[post("/")]
 fn order(caller: Caller, Json(order): Json<Order>) -> Result<Json<Uuid>> {
     sql::transaction(|_| {
-        let id = events::event(&Ordered { title: order.title, comment: None })
+        let id = events::event(&Ordered { title: order.title.clone(), comment: None })
             .key(caller.id)
             .audience(caller.id)
             .publish()?;

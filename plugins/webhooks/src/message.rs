@@ -50,7 +50,7 @@ impl Message {
                 params![self.id, &self.topic, self.audience, &self.body, now],
             )?;
             let mut added = Vec::new();
-            for (delivery, endpoint, has_room) in planned {
+            for (delivery, endpoint, has_room) in planned.iter().copied() {
                 let (state, error) = if has_room { ("waiting", None) } else { ("failed", Some(TOO_MANY)) };
                 let is_new = tx.execute(
                     "INSERT INTO delivery (id, message_id, endpoint_id, state, attempts, error, created_at)

@@ -1,6 +1,15 @@
 //! Transactions in which the plugin decides between the statements.
 
 use super::{Error, FromRow, FromValue, Rows, Scalar, Value, host, statement};
+use std::cell::Cell;
+
+/// How often the work of a transaction runs while it loses.
+const TRIES: u32 = 5;
+
+thread_local! {
+    /// Whether the open transaction has lost. A call has one transaction at a time.
+    static LOST: Cell<bool> = const { Cell::new(false) };
+}
 
 /// An open transaction. It commits when the function passed to [`transaction`] returns `Ok`.
 #[derive(Debug)]
@@ -8,6 +17,10 @@ pub struct Transaction(host::Transaction);
 
 /// Runs `work` in a transaction. `Ok` commits it; `Err`, a trap and a timeout roll it back. If there is nothing to
 /// decide between the statements, use [`batch`](super::batch), which makes one call to the host.
+///
+/// Transactions of a plugin run at the same time. On PostgreSQL, one that read what another one changed loses, and not only
+/// if both concern the same row. Then `work` runs again, up to five times in all. So it does nothing that a rollback does not
+/// undo, such as a request to another server. What it publishes, enqueues and sends belongs to the transaction.
 ///
 /// ```
 /// # wharf_sdk::testing::with_sql("CREATE TABLE account (id TEXT PRIMARY KEY, money BIGINT NOT NULL)", || {
@@ -34,21 +47,38 @@ pub struct Transaction(host::Transaction);
 /// ```
 ///
 /// # Errors
-/// The error of `work`, or the database's error at begin and commit. After [`Error::Conflict`] the transaction can be
-/// retried.
-pub fn transaction<T, E: From<Error>>(work: impl FnOnce(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
-    let mut transaction = Transaction(host::Transaction::begin()?);
-    match work(&mut transaction) {
-        Ok(value) => {
-            host::Transaction::commit(transaction.0)?;
-            Ok(value)
+/// The error of `work`, or the database's error at begin and commit. [`Error::Conflict`] means that it lost each time.
+pub fn transaction<T, E: From<Error>>(mut work: impl FnMut(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
+    let mut tries = 1;
+    loop {
+        let mut transaction = Transaction(host::Transaction::begin()?);
+        LOST.set(false);
+        let ended = match work(&mut transaction) {
+            Ok(value) => noted(host::Transaction::commit(transaction.0)).map(|()| value).map_err(E::from),
+            Err(error) => {
+                // The first error is the one to report. The host rolls back in any case.
+                let _ = host::Transaction::rollback(transaction.0);
+                Err(error)
+            }
+        };
+        if ended.is_ok() || !LOST.get() || tries == TRIES {
+            return ended;
         }
-        Err(error) => {
-            // The first error is the one to report. The host rolls back in any case.
-            let _ = host::Transaction::rollback(transaction.0);
-            Err(error)
-        }
+        tries += 1;
     }
+}
+
+/// Records that the open transaction has lost.
+pub(crate) fn note_conflict() {
+    LOST.set(true);
+}
+
+/// Records it if that is the error.
+fn noted<T>(result: Result<T, Error>) -> Result<T, Error> {
+    if matches!(result, Err(Error::Conflict)) {
+        note_conflict();
+    }
+    result
 }
 
 impl Transaction {
@@ -89,10 +119,51 @@ impl Transaction {
     /// # Errors
     /// As [`query`](super::query).
     pub fn execute(&mut self, sql: &str, params: Vec<Value>) -> Result<u64, Error> {
-        self.0.execute(&statement(sql, params))
+        noted(self.0.execute(&statement(sql, params)))
     }
 
     fn rows(&mut self, sql: &str, params: Vec<Value>) -> Result<Rows, Error> {
-        self.0.query(&statement(sql, params)).map(Rows::new)
+        noted(self.0.query(&statement(sql, params))).map(Rows::new)
+    }
+}
+
+#[cfg(all(test, feature = "testing", not(target_arch = "wasm32")))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::sql::{params, query_value};
+    use crate::testing::with_sql;
+
+    /// Runs a transaction that loses so many times, and returns how often its work ran and the rows that it left.
+    fn run(losses: u32) -> (Result<(), Error>, u32, i64) {
+        with_sql("CREATE TABLE n (id BIGINT PRIMARY KEY)", || {
+            let mut runs = 0;
+            let ended = transaction(|tx| {
+                runs += 1;
+                tx.execute("INSERT INTO n VALUES (1)", params![])?;
+                if runs <= losses { noted(Err(Error::Conflict)) } else { Ok(()) }
+            });
+            (ended, runs, query_value("SELECT COUNT(*) FROM n", params![]).unwrap())
+        })
+    }
+
+    #[test]
+    fn a_transaction_that_loses_runs_again() {
+        assert_eq!(run(0), (Ok(()), 1, 1));
+        assert_eq!(run(4), (Ok(()), 5, 1));
+        assert_eq!(run(5), (Err(Error::Conflict), 5, 0));
+    }
+
+    #[test]
+    fn an_error_of_the_work_ends_it() {
+        with_sql("CREATE TABLE n (id BIGINT PRIMARY KEY)", || {
+            let mut runs = 0;
+            let ended = transaction(|_| {
+                runs += 1;
+                Err::<(), _>(Error::Constraint("n.id".to_owned()))
+            });
+            assert_eq!((ended, runs), (Err(Error::Constraint("n.id".to_owned())), 1));
+        });
     }
 }
