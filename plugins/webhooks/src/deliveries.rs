@@ -1,22 +1,14 @@
-//! The log of the deliveries of an endpoint, for its owner, who can also test the endpoint and retry a delivery. Owns the
-//! time that deliveries are kept.
+//! The log of the deliveries of an endpoint, for its owner, who can also test the endpoint and retry a delivery.
 
 use crate::endpoints;
 use crate::message::Message;
 use crate::sending::{self, Delivery};
 use crate::stored::read_word;
-use crate::time::seconds_after;
 use crate::topic::PING;
 use serde::{Deserialize, Serialize};
 use wharf_sdk::prelude::*;
 use wharf_sdk::serde_json::json;
 use wharf_sdk::sql::{self, FromRow, FromValue, Value, params, statement};
-
-/// How long a delivery is kept, in seconds. No delivery waits for so long.
-const KEEP: i64 = 30 * 24 * 60 * 60;
-
-/// How many ended deliveries of one endpoint are kept.
-const MAX_KEPT: i64 = 1_000;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(default)]
@@ -132,22 +124,6 @@ pub(crate) fn find(endpoint: Uuid, id: Uuid) -> Result<DeliveryPublic> {
         WHERE delivery.id = $1 AND endpoint_id = $2"
     );
     sql::query_optional(&sql, params![id, endpoint])?.ok_or_else(not_found)
-}
-
-/// Deletes what is too old, and the oldest deliveries of an endpoint that has too many.
-#[schedule("17 * * * *")]
-pub(crate) fn prune() -> Result<(), TaskError> {
-    const TOO_OLD: &str = "DELETE FROM message WHERE created_at < $1";
-    const TOO_MANY: &str = "DELETE FROM delivery WHERE id IN (SELECT id FROM
-        (SELECT id, ROW_NUMBER() OVER (PARTITION BY endpoint_id ORDER BY created_at DESC, id) AS place
-            FROM delivery WHERE state <> 'waiting') AS ended
-        WHERE place > $1)";
-    const UNUSED: &str =
-        "DELETE FROM message WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.id)";
-    sql::execute(TOO_OLD, params![seconds_after(Timestamp::now(), -KEEP)])?;
-    sql::execute(TOO_MANY, params![MAX_KEPT])?;
-    sql::execute(UNUSED, params![])?;
-    Ok(())
 }
 
 fn not_found() -> Problem {

@@ -2,6 +2,7 @@
 
 use crate::message::has_room;
 use crate::receiver_url::{self, Configuration};
+use crate::retention;
 use crate::rights::Scope;
 use crate::secret;
 use crate::stored::word;
@@ -212,9 +213,9 @@ pub(crate) fn update_endpoint(
 /// Its deliveries are deleted too.
 #[delete("/{id}")]
 pub(crate) fn delete_endpoint(caller: Caller, Path(id): Path<Uuid>) -> Result<()> {
-    match sql::execute("DELETE FROM endpoint WHERE id = $1 AND owner_id = $2", params![id, caller.id])? {
-        0 => Err(not_found()),
-        _ => Ok(()),
+    match retention::delete_endpoint(id, caller.id)? {
+        true => Ok(()),
+        false => Err(not_found()),
     }
 }
 

@@ -7,7 +7,7 @@
 //! - [`receiving`] gets the event, and stores a delivery for each endpoint that may have it, with a job for each, in one
 //!   transaction. A second delivery of the same event adds nothing.
 //! - [`sending`] runs the job: one request. A failed one is repeated by the host's queue, for about a day.
-//! - [`deliveries`] shows the deliveries to the owner of the endpoint, and deletes old ones.
+//! - [`deliveries`] shows the deliveries to the owner of the endpoint, and [`retention`] deletes old ones.
 //!
 //! The rights of an endpoint are checked at the first step and again before each request ([`rights`]), because an account
 //! can be deactivated, or lose a privilege, in between.
@@ -22,6 +22,7 @@ mod endpoints;
 mod message;
 mod receiver_url;
 mod receiving;
+mod retention;
 mod rights;
 mod secret;
 mod sending;
@@ -57,5 +58,5 @@ plugin! {
         receiving::user_deleted,
     ],
     jobs: [sending::deliver],
-    schedules: [deliveries::prune],
+    schedules: [retention::prune],
 }

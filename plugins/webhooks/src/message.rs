@@ -1,5 +1,6 @@
 //! A message: an event as receivers get it. Owns the tables of messages and deliveries while they are filled.
 
+use crate::retention;
 use crate::sending::{self, Delivery};
 use serde::Serialize;
 use wharf_sdk::prelude::*;
@@ -40,7 +41,8 @@ impl Message {
         let now = Timestamp::now();
         let mut planned = Vec::new();
         for endpoint in endpoints {
-            // Outside the transaction, so that events at the same time do not conflict: some more may wait.
+            // Outside the transaction, so that events at the same time do not conflict: some more may wait or be kept.
+            retention::make_room(*endpoint)?;
             planned.push((Uuid::new_v4(), *endpoint, has_room(*endpoint)?));
         }
         sql::transaction(|tx| {

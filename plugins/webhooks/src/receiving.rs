@@ -1,6 +1,7 @@
 //! The subscriptions: which endpoints get an event.
 
 use crate::message::Message;
+use crate::retention;
 use crate::rights::{Owners, Scope};
 use crate::topic::Topics;
 use serde::Serialize;
@@ -37,7 +38,7 @@ pub(crate) fn user_updated(event: Event<Value>) -> Result<()> {
 /// Deletes the endpoints of the user too, with their deliveries. A repetition finds nothing to delete.
 #[subscribe("user.deleted", retries = 20)]
 pub(crate) fn user_deleted(event: Event<UserDeleted>) -> Result<()> {
-    sql::execute("DELETE FROM endpoint WHERE owner_id = $1", params![event.payload.id])?;
+    retention::delete_endpoints_of(event.payload.id)?;
     forward(&event)
 }
 

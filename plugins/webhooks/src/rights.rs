@@ -37,6 +37,11 @@ impl Owners {
         Ok(Self(owners))
     }
 
+    /// Returns whether an account exists.
+    pub(crate) fn exists(&self, owner: Uuid) -> bool {
+        self.0.contains_key(&owner)
+    }
+
     /// Returns whether an endpoint of this owner may receive an event with this audience: that of its owner, or any while
     /// the owner is a superuser.
     pub(crate) fn may_receive(&self, owner: Uuid, scope: Scope, audience: Option<Uuid>) -> bool {

@@ -250,8 +250,7 @@ fn old_deliveries_and_those_beyond_the_bound_are_deleted() {
         let path = format!("{}/deliveries?limit=1", endpoint.path);
         stage.plugin.get(&path).by(&alice).send().json()["count"].clone()
     };
-    assert!(stage.plugin.run_schedule("prune").result.is_ok());
-    assert_eq!((count(&many), count(&few)), (json!(1_000), json!(1)));
+    assert_eq!((count(&many), count(&few)), (json!(1_000), json!(1)), "a new delivery replaces those beyond the bound");
     assert_eq!(stage.newest(&alice, &many)["state"], "delivered", "the newest ones stay");
     let messages =
         || stage.plugin.run(|| wharf_sdk::sql::query_value::<i64>("SELECT COUNT(*) FROM message", params![]));
@@ -260,4 +259,36 @@ fn old_deliveries_and_those_beyond_the_bound_are_deleted() {
     stage.plugin.advance(Duration::from_secs(1));
     assert!(stage.plugin.run_schedule("prune").result.is_ok());
     assert_eq!((count(&many), count(&few), messages().unwrap()), (json!(0), json!(0), 0));
+}
+
+#[test]
+fn the_messages_of_an_endpoint_are_deleted_with_it_unless_another_one_got_them() {
+    let stage = Stage::new();
+    let alice = stage.user("alice@example.com");
+    let (first, second) = (stage.register(&alice, &["items.created"]), stage.register(&alice, &["items.updated"]));
+    let both = stage.register(&alice, &["items.updated"]);
+    stage.publish("items.created", Some(alice.id));
+    stage.publish("items.updated", Some(alice.id));
+    stage.plugin.run_due();
+    let topics = || {
+        let all = || wharf_sdk::sql::query::<(String,)>("SELECT topic FROM message ORDER BY topic", params![]);
+        stage.plugin.run(all).unwrap().into_iter().map(|(topic,)| topic).collect::<Vec<_>>()
+    };
+    assert_eq!(topics(), ["items.created", "items.updated"]);
+    for (endpoint, left) in [(first, &["items.updated"][..]), (second, &["items.updated"]), (both, &[])] {
+        assert_eq!(stage.plugin.delete(&endpoint.path).by(&alice).send().status(), 204);
+        assert_eq!(topics(), left);
+    }
+}
+
+#[test]
+fn the_endpoints_of_an_account_whose_deletion_was_missed_are_deleted_too() {
+    let stage = Stage::new();
+    let (alice, bob) = (stage.user("alice@example.com"), stage.user("bob@example.com"));
+    let (gone, kept) = (stage.register(&alice, &["items.created"]), stage.register(&bob, &["items.created"]));
+    stage.plugin.remove_user(alice.id);
+    assert_eq!(stage.plugin.get(&gone.path).by(&alice).send().status(), 200);
+    assert!(stage.plugin.run_schedule("prune").result.is_ok());
+    assert_eq!(stage.plugin.get(&gone.path).by(&alice).send().status(), 404);
+    assert_eq!(stage.plugin.get(&kept.path).by(&bob).send().status(), 200);
 }
