@@ -1,8 +1,7 @@
 //! The log of the deliveries of an endpoint, for its owner, who can also test the endpoint and retry a delivery.
 
 use crate::endpoints;
-use crate::message::Message;
-use crate::sending::{self, Delivery};
+use crate::message::{self, Message};
 use crate::stored::read_word;
 use crate::topic::PING;
 use serde::{Deserialize, Serialize};
@@ -94,14 +93,16 @@ pub(crate) fn read_deliveries(
 /// Sends the message again, also one that was delivered. A delivery that waits already keeps the time of its next attempt.
 #[post("/{id}/deliveries/{delivery}/retry", status = 202)]
 pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, Uuid)>) -> Result<Json<DeliveryPublic>> {
-    endpoints::check_ready(id, &caller)?;
+    let backlog = endpoints::check_ready(id, &caller)?;
     sql::transaction(|tx| {
         const WAIT: &str = "UPDATE delivery SET state = 'waiting' WHERE id = $1 AND endpoint_id = $2";
         if tx.execute(WAIT, params![delivery, id])? == 0 {
             return Err(not_found());
         }
-        sending::deliver::job(&Delivery { id: delivery }).dedup(delivery).enqueue()?;
-        Ok(())
+        match message::enqueue(delivery, backlog)? {
+            true => Ok(()),
+            false => Err(Problem::new(503, "queue_full", "Too many deliveries wait, try again later")),
+        }
     })?;
     Ok(Json(find(id, delivery)?))
 }

@@ -1,6 +1,6 @@
 //! The endpoints of a user. Each belongs to one account, and nobody else sees it.
 
-use crate::message::has_room;
+use crate::message::Backlog;
 use crate::receiver_url::{self, Configuration};
 use crate::retention;
 use crate::rights::Scope;
@@ -240,15 +240,16 @@ pub(crate) fn find(id: Uuid, caller: &Caller) -> Result<EndpointPublic> {
     sql::query_optional(&sql, params![id, caller.id])?.ok_or_else(not_found)
 }
 
-/// Checks that an endpoint of the caller can get another message now.
-pub(crate) fn check_ready(id: Uuid, caller: &Caller) -> Result<()> {
+/// Checks that an endpoint of the caller can get another message now. Returns the deliveries that wait.
+pub(crate) fn check_ready(id: Uuid, caller: &Caller) -> Result<Backlog> {
     if !find(id, caller)?.active {
         return Err(Problem::conflict("endpoint_disabled", "The endpoint is disabled"));
     }
-    if !has_room(id)? {
+    let backlog = Backlog::of(id)?;
+    if !backlog.has_room() {
         return Err(Problem::conflict("too_many_deliveries", "Too many deliveries of the endpoint wait"));
     }
-    Ok(())
+    Ok(backlog)
 }
 
 fn check_scope(wanted: Option<Scope>, caller: &Caller) -> Result<()> {

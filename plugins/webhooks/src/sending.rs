@@ -2,8 +2,9 @@
 //!
 //! A failed attempt is repeated by the host's queue, and the last one ends the delivery in the log: a dead letter of the
 //! operator would be about somebody else's server. An endpoint that fails rests, for twice as long after each failure, up to
-//! an hour. While it rests, its deliveries wait without a request. So a receiver that never responds does not occupy the slots
-//! that the deliveries to others need. One that has failed for days is disabled.
+//! an hour. While it rests, its deliveries wait without a request. One that has failed for days is disabled. A receiver can be
+//! slow without failing, and its owner can end a rest, so the priority of the deliveries ([`message`](crate::message)) is what
+//! keeps the slots free for others.
 
 use crate::rights::{Owners, Scope};
 use crate::secret::sign;

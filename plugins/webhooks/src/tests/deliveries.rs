@@ -237,6 +237,44 @@ fn a_delivery_beyond_the_room_of_its_endpoint_is_in_the_log_and_can_be_retried()
 }
 
 #[test]
+fn an_account_with_many_deliveries_does_not_delay_those_of_others() {
+    let stage = Stage::new();
+    let (alice, bob) = (stage.user("alice@example.com"), stage.user("bob@example.com"));
+    stage.register(&alice, &["items.created"]);
+    stage.register(&alice, &["items.created"]);
+    stage.register(&bob, &["items.created"]);
+    for _ in 0..4 {
+        stage.publish("items.created", Some(alice.id));
+    }
+    let id = Uuid::new_v4();
+    stage.publish_as(id, "items.created", Some(bob.id));
+    assert_eq!(stage.plugin.run_due().len(), 9);
+    let seen = stage.seen.borrow();
+    let place = seen.iter().position(|request| header(request, "webhook-id") == id.to_string());
+    // The number of waiting deliveries is read once for an event, which has two receivers here.
+    assert_eq!(place, Some(6));
+}
+
+#[test]
+fn an_event_with_many_receivers_is_sent_to_each_once() {
+    let stage = Stage::new();
+    let mut expected = 0;
+    for number in 0..11 {
+        let root = stage.superuser(&format!("root{number}@example.com"));
+        for _ in 0..10 {
+            stage.register(&root, &["user.created"]);
+            expected += 1;
+        }
+    }
+    let id = Uuid::new_v4();
+    for _ in 0..2 {
+        stage.publish_as(id, "user.created", None);
+    }
+    stage.plugin.run_due();
+    assert_eq!((stage.sent(), expected), (110, 110));
+}
+
+#[test]
 fn old_deliveries_and_those_beyond_the_bound_are_deleted() {
     let stage = Stage::new();
     let alice = stage.user("alice@example.com");
