@@ -101,7 +101,7 @@ pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, U
         }
         match message::enqueue(delivery, backlog)? {
             true => Ok(()),
-            false => Err(Problem::new(503, "queue_full", "Too many deliveries wait, try again later")),
+            false => Err(Problem::conflict("too_many_deliveries", "Too many deliveries of all endpoints wait")),
         }
     })?;
     Ok(Json(find(id, delivery)?))

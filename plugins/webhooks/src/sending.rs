@@ -3,8 +3,8 @@
 //! A failed attempt is repeated by the host's queue, and the last one ends the delivery in the log: a dead letter of the
 //! operator would be about somebody else's server. An endpoint that fails rests, for twice as long after each failure, up to
 //! an hour. While it rests, its deliveries wait without a request. One that has failed for days is disabled. A receiver can be
-//! slow without failing, and its owner can end a rest, so the priority of the deliveries ([`message`](crate::message)) is what
-//! keeps the slots free for others.
+//! slow without failing, and its owner can end a rest, so the priority of the deliveries is what keeps the slots free
+//! for others.
 
 use crate::rights::{Owners, Scope};
 use crate::secret::sign;
