@@ -164,18 +164,15 @@ impl Message {
     }
 }
 
-/// 409 `transaction_conflict` for a lost transaction, 503 for a limit and while mails cannot be queued, and 500
-/// `plugin_error` for a mail that is not valid or a recipient that the grant does not allow. The message itself goes to the
+/// 409 `transaction_conflict` for a lost transaction, 429 for a rate or a full queue, 503 for another limit and while mails
+/// cannot be queued, and 500 `plugin_error` for a mail that is not valid or a recipient that the grant does not allow. The message itself goes to the
 /// plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(message) => Self::internal(format_args!("email: {message}")),
             Error::Denied(message) => Self::internal(format_args!("email: the recipient is denied: {message}")),
-            Error::Limit(limit) => {
-                crate::host::diagnostic(format_args!("email: exceeds the limit of {limit}"));
-                Self::new(503, "email_limit", "The request exceeds a limit of mail")
-            }
+            Error::Limit(limit) => Self::message_limit("email", &limit),
             Error::Conflict => {
                 Self::conflict("transaction_conflict", "The data was changed at the same time, try again")
             }

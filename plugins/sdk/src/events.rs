@@ -205,17 +205,14 @@ impl<E: Into<TaskError>> EventOutcome for Result<(), E> {
     }
 }
 
-/// 409 `transaction_conflict` for a lost transaction, 503 for a limit and while the event cannot be stored, and 500
-/// `plugin_error` for a topic that is not declared or a payload that does not fit it. The message itself goes to the
+/// 409 `transaction_conflict` for a lost transaction, 429 for a rate or a volume, 503 for another limit and while the event
+/// cannot be stored, and 500 `plugin_error` for a topic that is not declared or a payload that does not fit it. The message itself goes to the
 /// plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(message) => Self::internal(format_args!("events: {message}")),
-            Error::Limit(limit) => {
-                crate::host::diagnostic(format_args!("events: exceeds the limit of {limit}"));
-                Self::new(503, "events_limit", "The request exceeds a limit of events")
-            }
+            Error::Limit(limit) => Self::message_limit("events", &limit),
             Error::Conflict => {
                 Self::conflict("transaction_conflict", "The data was changed at the same time, try again")
             }

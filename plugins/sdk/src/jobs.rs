@@ -264,17 +264,14 @@ impl<T: Serialize, E: Into<TaskError>> JobOutcome for Result<T, E> {
     }
 }
 
-/// 409 `transaction_conflict` for a lost transaction, 503 for a limit and while the queue cannot be reached, and 500
-/// `plugin_error` for a job that is not declared or a payload that does not fit it. The message itself goes to the
+/// 409 `transaction_conflict` for a lost transaction, 429 for a rate, a volume or a full queue, 503 for another limit and
+/// while the queue cannot be reached, and 500 `plugin_error` for a job that is not declared or a payload that does not fit it. The message itself goes to the
 /// plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(message) => Self::internal(format_args!("jobs: {message}")),
-            Error::Limit(limit) => {
-                crate::host::diagnostic(format_args!("jobs: exceeds the limit of {limit}"));
-                Self::new(503, "jobs_limit", "The request exceeds a limit of jobs")
-            }
+            Error::Limit(limit) => Self::message_limit("jobs", &limit),
             Error::Conflict => {
                 Self::conflict("transaction_conflict", "The data was changed at the same time, try again")
             }

@@ -95,6 +95,17 @@ impl Problem {
         Self { status: 422, code: "validation_error".to_owned(), detail, errors, headers: Vec::new() }
     }
 
+    /// Creates the problem of a limit of events, jobs or mail. A rate and a full queue concern all requests together, and pass:
+    /// 429. A status of 500 and above would count as a failure of the plugin, and enough of them stop it for everybody.
+    pub(crate) fn message_limit(capability: &str, limit: &str) -> Self {
+        crate::host::diagnostic(format_args!("{capability}: exceeds the limit of {limit}"));
+        let code = format!("{capability}_limit");
+        match ["rate:", "volume:", "waiting:", "queue:"].iter().any(|name| limit.starts_with(name)) {
+            true => Self::new(429, code, "There are too many such requests, try again later"),
+            false => Self::new(503, code, format!("The request exceeds a limit of the capability '{capability}'")),
+        }
+    }
+
     /// Creates a 500 `plugin_error` for a defect of the plugin itself. The message goes to the plugin's log; the client
     /// gets a fixed text.
     ///

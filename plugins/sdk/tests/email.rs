@@ -183,6 +183,9 @@ fn an_error_becomes_a_problem_that_tells_the_client_how_to_react() {
     assert_eq!(problem(email::Error::Invalid(text())), (500, "plugin_error".to_owned()));
     assert_eq!(problem(email::Error::Denied(text())), (500, "plugin_error".to_owned()));
     assert_eq!(problem(email::Error::Limit(text())), (503, "email_limit".to_owned()));
+    for load in ["rate: 60", "queue: 60"] {
+        assert_eq!(problem(email::Error::Limit(load.to_owned())), (429, "email_limit".to_owned()), "{load}");
+    }
     assert_eq!(problem(email::Error::Conflict), (409, "transaction_conflict".to_owned()));
     assert_eq!(problem(email::Error::Unavailable), (503, "email_unavailable".to_owned()));
     assert!(plugin.log().iter().all(|entry| entry.message.contains("60")), "{:?}", plugin.log());
