@@ -87,8 +87,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Starts a mail to an account of the host. It goes to the address that the account has when the host sends it, and to
-    /// nobody if the account is gone by then.
+    /// Starts a mail to an account of the host. It goes to the address that the account has when the host sends it. It goes to
+    /// nobody if the account is gone by then, or deactivated, or if its address is not verified.
     pub fn to_account(id: Uuid) -> Self {
         Self::to(wit::Recipient::Account(id.to_string()))
     }
@@ -110,7 +110,7 @@ impl Message {
         Self { raw, invalid: None }
     }
 
-    /// Sets the subject. It is one line.
+    /// Sets the subject. It is one line of at most 250 characters, so a text of somebody else in it needs a bound.
     pub fn subject(mut self, subject: impl Display) -> Self {
         self.raw.subject = self.written("subject", subject);
         self
@@ -128,7 +128,8 @@ impl Message {
         self
     }
 
-    /// Adds an attachment. `name` has no path: `summary.pdf`.
+    /// Adds an attachment, one of at most 16. `name` has no path and at most 150 characters: `summary.pdf`. `content_type` is a
+    /// media type such as `text/csv`.
     pub fn attach(
         mut self,
         name: impl Into<String>,
