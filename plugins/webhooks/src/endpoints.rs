@@ -221,7 +221,8 @@ pub(crate) fn delete_endpoint(caller: Caller, Path(id): Path<Uuid>) -> Result<()
 
 /// Rotate Secret
 ///
-/// The endpoint gets a new secret. For a day, each message is signed with both.
+/// The endpoint gets a new secret. For a day, each message is signed with both. Another rotation within that day ends the
+/// earlier one at once.
 #[post("/{id}/secret")]
 pub(crate) fn rotate_secret(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<SecretRotated>> {
     const ROTATE: &str = "UPDATE endpoint SET previous_secret = secret, previous_secret_until = $4, secret = $3

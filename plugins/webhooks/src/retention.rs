@@ -54,6 +54,9 @@ pub(crate) fn delete_endpoints_of(owner: Uuid) -> Result<(), sql::Error> {
 /// Deletes what is too old, and what belongs to accounts that are gone.
 #[schedule("17 * * * *")]
 pub(crate) fn prune() -> Result<(), TaskError> {
+    const OLD_SECRETS: &str = "UPDATE endpoint SET previous_secret = NULL, previous_secret_until = NULL
+        WHERE previous_secret_until < $1";
+    sql::execute(OLD_SECRETS, params![Timestamp::now()])?;
     delete_old_messages()?;
     delete_endpoints_of_the_departed()?;
     Ok(())

@@ -141,6 +141,13 @@ fn both_secrets_sign_for_a_day_after_a_rotation() {
     signatures(&[secret, &endpoint.secret]);
     stage.plugin.advance(DAY);
     signatures(&[secret]);
+    let kept = || {
+        let all = "SELECT COUNT(*) FROM endpoint WHERE previous_secret IS NOT NULL";
+        stage.plugin.run(|| wharf_sdk::sql::query_value::<i64>(all, params![])).unwrap()
+    };
+    assert_eq!(kept(), 1);
+    assert!(stage.plugin.run_schedule("prune").result.is_ok());
+    assert_eq!((kept(), &stage.show(&alice, &endpoint)["previous_secret_until"]), (0, &Value::Null));
 }
 
 #[test]
