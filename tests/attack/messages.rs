@@ -144,7 +144,7 @@ async fn work_that_never_ends_or_takes_too_much_becomes_dead_letters() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn poison_does_not_hold_up_the_work_of_others() {
-    const POISON: usize = 20;
+    const POISON: usize = 12;
     let settings = [("WHARF_PLUGIN_TASK_CPU_TIME", "300ms")];
     let (mut arena, attacker, bystander) = open(&settings, "&limit=cpu_time=300ms").await;
     arena

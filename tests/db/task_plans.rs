@@ -35,7 +35,7 @@ fn rows(id: &str, payload: &str) -> String {
             depth, created_at, keep_until) \
             {NUMBERS} SELECT {of_job}, 'p' || (i % 50), 'job', 'p' || (i % 50) || '/send/1', 'send', {payload}, \
             CASE WHEN i % 100 = 50 THEN 'running' WHEN i % 20 = 1 THEN 'dead' WHEN i % 20 < 8 THEN 'ready' \
-            ELSE 'done' END, i % 7, i, i, CASE WHEN i % 100 = 50 THEN '{OWNER}' END, \
+            ELSE 'done' END, i % 11, i, i, CASE WHEN i % 100 = 50 THEN '{OWNER}' END, \
             0, i, CASE WHEN i % 100 <> 50 AND i % 20 >= 8 THEN i END FROM n; \
         DELETE FROM tasks WHERE lane = 'items/6' AND state = 'ready'"
     )

@@ -66,7 +66,8 @@ pub(crate) fn send_mail(Json(letter): Json<Letter>) -> Result<Json<Vec<Value>>> 
     let Some(commit) = letter.commit else { return Ok(Json(send_all())) };
     let mut sent = Vec::new();
     let ended = sql::transaction(|transaction| {
-        transaction.execute("INSERT INTO note (id, text) VALUES ($1, $2)", params![Uuid::new_v4(), "mailed"])?;
+        let id = Uuid::new_v4();
+        transaction.execute("INSERT INTO note (id, text) VALUES ($1, $2)", params![id, id.to_string()])?;
         sent = send_all();
         if commit { Ok(()) } else { Err(Problem::conflict("left", "The transaction was left")) }
     });
