@@ -21,6 +21,7 @@ mod smtp;
 mod templates;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -35,7 +36,7 @@ use self::letter::Letter;
 pub use self::outcomes::OutcomeCounts;
 use self::outcomes::{Outcome, Outcomes};
 use self::plugin_mail::Delivered;
-use self::smtp::{SendError, Smtp};
+use self::smtp::{Failure, SendError, Smtp};
 use self::templates::Values;
 use crate::address::Address;
 use crate::auth::{AddressMail, Auth, Caller, User};
@@ -54,14 +55,18 @@ const HOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const PLUGIN_PATIENCE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A mail is given up after this number of attempts, whatever its age: each of them may have ended with its process.
 const MAX_ATTEMPTS: i64 = 100;
+/// A mail that the mail server has and does not confirm is given up after this number of attempts: each may have arrived.
+const MAX_UNCONFIRMED: i64 = 10;
 /// The wait after the first failure. It doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest wait between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
-/// How long other nodes leave a claimed mail alone. Longer than an attempt can take.
-const LEASE: Duration = Duration::from_secs(120);
-/// The time limit of one attempt.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long other nodes leave a claimed mail alone. Longer than an attempt can take (`email::smtp`).
+const LEASE: Duration = Duration::from_secs(180);
+/// The wait of a worker after the mail server was away. Each mail would fail in the same way.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// How long an attempt may go on after the end of the host began.
+const STOP_GRACE: Duration = Duration::from_secs(30);
 /// How often the queue is checked for retries and for mails of other nodes.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after the queue could not be read.
@@ -117,6 +122,8 @@ struct Inner {
     templates: Templates,
     delivery: Delivery,
     smtp: Option<Smtp>,
+    /// Whether the mail server was away at the last attempt.
+    is_away: AtomicBool,
     /// The bound of the queue.
     bound: i64,
     repeat_after: Duration,
@@ -154,6 +161,7 @@ impl Mailer {
             templates,
             delivery,
             smtp,
+            is_away: AtomicBool::new(false),
             bound: i64::from(config.email.queue),
             repeat_after: config.email.repeat_after,
             wake: Notify::new(),
@@ -302,20 +310,34 @@ impl Mailer {
         // The plugin whose mail was sent last.
         let mut last = String::new();
         while !stop.is_cancelled() {
-            let step = match lane {
-                Lane::Host => self.send_next(HOST).await,
-                Lane::Plugins => self.send_of_next_plugin(&mut last).await,
+            let step = async {
+                match lane {
+                    Lane::Host => self.send_next(HOST).await,
+                    Lane::Plugins => self.send_of_next_plugin(&mut last).await,
+                }
             };
-            let wait = match step {
+            let step = tokio::select! {
+                step = step => step,
+                // A mail server that hangs does not hold up the end. The lease gives the mail back.
+                () = grace(stop) => return,
+            };
+            let (wait, is_paused) = match step {
+                Ok(true) if self.0.is_away.load(Ordering::Relaxed) => (AWAY_PAUSE, true),
                 Ok(true) => continue,
-                Ok(false) => POLL_INTERVAL,
+                Ok(false) => {
+                    if let Some(smtp) = &self.0.smtp {
+                        smtp.close_idle().await;
+                    }
+                    (POLL_INTERVAL, false)
+                }
                 Err(error) => {
                     tracing::error!(error = error.report(), "the mail queue cannot be read");
-                    QUEUE_ERROR_PAUSE
+                    (QUEUE_ERROR_PAUSE, false)
                 }
             };
             let woken = async {
                 match lane {
+                    _ if is_paused => std::future::pending().await,
                     Lane::Host => self.0.wake.notified().await,
                     Lane::Plugins => self.0.db.signals().mails_added().await,
                 }
@@ -391,7 +413,7 @@ impl Mailer {
     async fn fail(&self, row: &MailRow, plugin: Option<&PluginName>, failure: &SendError) -> Result<()> {
         let Inner { db, clock, outcomes, .. } = &*self.0;
         let MailRow { id, kind, attempts, waiting_since, .. } = row;
-        let SendError { error, permanent } = failure;
+        let SendError { error, failure } = failure;
         let report = error.report();
         // Without the text that clients would see.
         let reason = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
@@ -399,11 +421,16 @@ impl Mailer {
         let now = clock.now();
         let patience = if plugin.is_some() { PLUGIN_PATIENCE } else { HOST_PATIENCE };
         let source = plugin.map_or("host", PluginName::as_str);
-        if *permanent || *attempts >= MAX_ATTEMPTS || now.since(*waiting_since) >= patience {
-            let (outcome, text) = match permanent {
-                true => (Outcome::Refused, "mail given up: it was refused permanently"),
-                false => (Outcome::Expired, "mail given up after the last attempt"),
-            };
+        let is_over = *attempts >= MAX_ATTEMPTS || now.since(*waiting_since) >= patience;
+        let given_up = match failure {
+            Failure::Refused => Some((Outcome::Refused, "mail given up: it was refused permanently")),
+            Failure::Unconfirmed if *attempts >= MAX_UNCONFIRMED => {
+                Some((Outcome::Expired, "mail given up: the mail server never confirms it"))
+            }
+            _ if is_over => Some((Outcome::Expired, "mail given up after the last attempt")),
+            _ => None,
+        };
+        if let Some((outcome, text)) = given_up {
             tracing::error!(mail = id, source, kind, attempts, error = report, "{text}");
             outcomes.record(plugin, outcome);
             return db::email::bury(db, *id, &reason, now).await;
@@ -450,9 +477,10 @@ impl Mailer {
     async fn deliver(&self, plugin: Option<&PluginName>, letter: Letter) -> Result<Outcome, SendError> {
         match &self.0.smtp {
             Some(smtp) => {
-                tokio::time::timeout(ATTEMPT_TIMEOUT, smtp.send(&letter, self.0.clock.now()))
-                    .await
-                    .map_err(|_| Error::internal("the mail server did not respond in time"))??;
+                let sent = smtp.send(&letter, self.0.clock.now()).await;
+                let is_away = sent.as_ref().is_err_and(|error| error.failure == Failure::Away);
+                self.0.is_away.store(is_away, Ordering::Relaxed);
+                sent?;
             }
             None => {
                 tracing::info!("mail to {} - {}\n{}", letter.to, letter.subject, letter.text);
@@ -519,6 +547,12 @@ impl Mailer {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Waits until the time is over that an attempt has at the end of the host.
+async fn grace(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOP_GRACE).await;
 }
 
 /// Returns the wait after the given number of attempts.

@@ -1,16 +1,19 @@
-//! Sending over SMTP, on a pooled connection that stays open while there is mail to send.
+//! Sending over SMTP, in a session that stays open while there is mail to send.
+//!
+//! Only a session whose last mail was confirmed is used again. After any failure it is closed, also if an attempt is given up
+//! in the middle: otherwise the late response to one mail would be taken for that to the next one.
 
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls, TlsParameters};
-use lettre::transport::smtp::commands;
-use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::{self, PoolConfig};
-use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use lettre::transport::smtp::{self, commands};
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 use url::Url;
 
 use super::letter::{Attachment, Letter};
@@ -19,28 +22,79 @@ use crate::clock::Timestamp;
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
-/// The time limit of one response of the mail server.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit of opening a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit of everything before the content of a mail: the connection, the sign-in, the sender and the recipient.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time limit of the content and its confirmation. A mail server may check a content for a while before it responds, and
+/// a mail that is given up before that arrives twice.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
+/// The bytes of a content for which a second is added to [`CONFIRM_TIMEOUT`].
+const BYTES_A_SECOND: usize = 512 * 1024;
+/// The most that is added to it.
+const LONGEST_TRANSFER: u64 = 70;
+/// The time limit of the end of a session.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a session stays open without a mail.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+/// The most sessions that stay open: one for each worker.
+const MAX_IDLE: usize = 2;
 
 const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
 
+/// What the failure of a mail means for the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Another attempt may succeed.
+    Later,
+    /// The mail server is away, so this concerns every mail.
+    Away,
+    /// Another attempt would fail in the same way.
+    Refused,
+    /// The mail server has the whole mail, and did not say whether it took it.
+    Unconfirmed,
+}
+
 /// The reason why a mail was not sent.
+#[derive(Debug)]
 pub(super) struct SendError {
     pub(super) error: Error,
-    /// Another attempt would fail in the same way.
-    pub(super) permanent: bool,
+    pub(super) failure: Failure,
 }
 
 impl From<Error> for SendError {
     fn from(error: Error) -> Self {
-        Self { error, permanent: false }
+        Self { error, failure: Failure::Later }
+    }
+}
+
+impl SendError {
+    fn of_server(error: smtp::Error, failure: Failure) -> Self {
+        Self { error: Error::internal("the mail server did not accept a mail").with_source(error), failure }
+    }
+
+    /// A refusal of the sender, which concerns every mail: an operator can change it.
+    fn of_sender(error: smtp::Error) -> Self {
+        Self::of_server(error, Failure::Later)
+    }
+
+    /// A refusal of a recipient or a content.
+    fn of_mail(error: smtp::Error) -> Self {
+        let failure = if concerns_the_mail(&error) { Failure::Refused } else { Failure::Later };
+        Self::of_server(error, failure)
     }
 }
 
 pub(super) struct Smtp {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
     server: Server,
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// A session that waits for the next mail.
+struct Idle {
+    session: AsyncSmtpConnection,
+    since: Instant,
 }
 
 /// The parameters of a session with the mail server.
@@ -69,31 +123,48 @@ impl Smtp {
             _ => return Err(refuse("must be smtp://, smtps:// or smtp://…?tls=none")),
         };
         let port = url.port().unwrap_or(port);
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(port)
-            .tls(tls.clone())
-            .timeout(Some(TIMEOUT))
-            .pool_config(PoolConfig::new().max_size(2).idle_timeout(Duration::from_secs(30)));
         let mut server = Server { host: host.to_owned(), port, tls, credentials: None };
         if let Some(password) = url.password() {
             let decode = |text: &str| {
                 let text = percent_decode_str(text).decode_utf8().map_err(|_| refuse("has unreadable credentials"))?;
                 Ok::<_, Error>(text.into_owned())
             };
-            let credentials = Credentials::new(decode(url.username())?, decode(password)?);
-            server.credentials = Some(credentials.clone());
-            builder = builder.credentials(credentials);
+            server.credentials = Some(Credentials::new(decode(url.username())?, decode(password)?));
         }
         let from = mailbox(from).map_err(|error| Error::internal("email.from").with_source(error))?;
-        Ok(Self { transport: builder.build(), from: Mailbox::new(Some(sender_name.to_owned()), from), server })
+        Ok(Self { from: Mailbox::new(Some(sender_name.to_owned()), from), server, idle: Mutex::default() })
     }
 
     /// Sends a mail. Its `Message-ID` is the same at each attempt, so that a mail program recognises a repetition.
     pub(super) async fn send(&self, letter: &Letter, now: Timestamp) -> Result<(), SendError> {
         let unusable =
-            |error| SendError { error: Error::internal("the recipient").with_source(error), permanent: true };
+            |error| SendError { error: Error::internal("the recipient").with_source(error), failure: Failure::Refused };
         let to = mailbox(&letter.to).map_err(unusable)?;
-        let needs_utf8 = !AsRef::<str>::as_ref(&to).is_ascii();
+        let content = self.compose(letter, to.clone(), now)?;
+        let Ok(begun) = timeout(BEGIN_TIMEOUT, self.begin(to, content.is_ascii())).await else {
+            let error = Error::internal("the mail server did not respond in time");
+            return Err(SendError { error, failure: Failure::Away });
+        };
+        let mut session = begun?;
+        let transfer = u64::try_from(content.len() / BYTES_A_SECOND).unwrap_or(u64::MAX).min(LONGEST_TRANSFER);
+        match timeout(CONFIRM_TIMEOUT + Duration::from_secs(transfer), session.message(&content)).await {
+            Ok(Ok(_)) => {
+                self.keep(session);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                end(session).await;
+                Err(SendError::of_mail(error))
+            }
+            Err(_) => Err(SendError {
+                error: Error::internal("the mail server did not confirm a mail in time, and may have taken it"),
+                failure: Failure::Unconfirmed,
+            }),
+        }
+    }
+
+    /// Returns a mail as it is transferred.
+    fn compose(&self, letter: &Letter, to: lettre::Address, now: Timestamp) -> Result<Vec<u8>, SendError> {
         let domain = self.from.email.domain();
         let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_owned());
         let date = SystemTime::UNIX_EPOCH + Duration::from_micros(now.0.max(0).unsigned_abs());
@@ -110,16 +181,112 @@ impl Smtp {
             Body::Several(parts) => head.multipart(parts),
         };
         let mail = mail.map_err(|error| Error::internal("a mail cannot be composed").with_source(error))?;
-        let Err(error) = self.transport.send(mail).await else { return Ok(()) };
-        if error.is_client() && needs_utf8 {
-            let text = "the address needs SMTPUTF8, which the mail server does not support";
-            return Err(SendError { error: Error::internal(text).with_source(error), permanent: true });
-        }
-        // A server also refuses a session or a sender permanently. That concerns every mail, and an operator can change it.
-        // The error does not tell which command was refused.
-        let permanent = concerns_the_mail(&error) && self.server.accepts(&self.from.email).await.is_ok();
-        Err(SendError { error: Error::internal("the mail server did not accept a mail").with_source(error), permanent })
+        Ok(mail.formatted())
     }
+
+    /// Opens a session or takes one that is open, and names the sender and the recipient of a mail in it.
+    async fn begin(&self, to: lettre::Address, is_ascii: bool) -> Result<AsyncSmtpConnection, SendError> {
+        let mut session = match self.take_idle().await {
+            Some(session) => session,
+            None => self.server.connect().await.map_err(|error| SendError::of_server(error, Failure::Away))?,
+        };
+        let parameters = match self.parameters(&session, &to, is_ascii) {
+            Ok(parameters) => parameters,
+            Err(error) => {
+                self.keep(session);
+                return Err(error);
+            }
+        };
+        match self.name_mailboxes(&mut session, to, parameters).await {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                end(session).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the extensions that a mail needs.
+    fn parameters(
+        &self,
+        session: &AsyncSmtpConnection,
+        to: &lettre::Address,
+        is_ascii: bool,
+    ) -> Result<Vec<MailParameter>, SendError> {
+        let needs_utf8 = |address: &lettre::Address| !AsRef::<str>::as_ref(address).is_ascii();
+        let supports = |extension| session.server_info().supports_feature(extension);
+        let mut parameters = Vec::new();
+        if needs_utf8(to) || needs_utf8(&self.from.email) {
+            if !supports(Extension::SmtpUtfEight) {
+                let error = Error::internal("the address needs SMTPUTF8, which the mail server does not support");
+                let failure = if needs_utf8(to) { Failure::Refused } else { Failure::Later };
+                return Err(SendError { error, failure });
+            }
+            parameters.push(MailParameter::SmtpUtfEight);
+        }
+        if !is_ascii {
+            if !supports(Extension::EightBitMime) {
+                return Err(Error::internal("a mail needs 8BITMIME, which the mail server does not support").into());
+            }
+            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+        }
+        Ok(parameters)
+    }
+
+    async fn name_mailboxes(
+        &self,
+        session: &mut AsyncSmtpConnection,
+        to: lettre::Address,
+        parameters: Vec<MailParameter>,
+    ) -> Result<(), SendError> {
+        let sender = commands::Mail::new(Some(self.from.email.clone()), parameters);
+        session.command(sender).await.map_err(SendError::of_sender)?;
+        session.command(commands::Rcpt::new(to, Vec::new())).await.map_err(SendError::of_mail)?;
+        session.command(commands::Data).await.map_err(SendError::of_mail)?;
+        Ok(())
+    }
+
+    /// Takes a session that is open and in which the mail server responds.
+    async fn take_idle(&self) -> Option<AsyncSmtpConnection> {
+        loop {
+            let Idle { mut session, since } = self.idle().pop()?;
+            if since.elapsed() < IDLE_TIME && session.test_connected().await {
+                return Some(session);
+            }
+            end(session).await;
+        }
+    }
+
+    /// Keeps a session for the next mail.
+    fn keep(&self, session: AsyncSmtpConnection) {
+        let mut idle = self.idle();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { session, since: Instant::now() });
+        }
+    }
+
+    /// Ends the sessions that no mail has used for a while.
+    pub(super) async fn close_idle(&self) {
+        let unused = {
+            let mut idle = self.idle();
+            let (unused, used): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut *idle).into_iter().partition(|session| session.since.elapsed() >= IDLE_TIME);
+            *idle = used;
+            unused
+        };
+        for Idle { session, .. } in unused {
+            end(session).await;
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a session. A mail server that does not respond is not waited for.
+async fn end(mut session: AsyncSmtpConnection) {
+    let _ = timeout(END_TIMEOUT, session.abort()).await;
 }
 
 /// The body of a mail.
@@ -154,8 +321,10 @@ fn body(letter: &Letter) -> Result<Body, SendError> {
 
 /// A file is always written in base64: any other encoding could pass lines of it on as they are.
 fn file(attachment: &Attachment) -> Result<SinglePart, SendError> {
-    let unusable =
-        |error| SendError { error: Error::internal("the type of an attachment").with_source(error), permanent: true };
+    let unusable = |error| SendError {
+        error: Error::internal("the type of an attachment").with_source(error),
+        failure: Failure::Refused,
+    };
     let content_type = ContentType::parse(&attachment.content_type).map_err(unusable)?;
     let part = SinglePart::builder().header(ContentDisposition::attachment(&attachment.name)).header(content_type);
     Ok(part.header(ContentTransferEncoding::Base64).body(attachment.content.to_vec()))
@@ -168,8 +337,8 @@ fn with_plain_breaks(text: &str) -> String {
 }
 
 impl Server {
-    /// Checks in a session of its own that the server accepts a sender. Sends no mail.
-    async fn accepts(&self, sender: &lettre::Address) -> Result<(), smtp::Error> {
+    /// Opens a session, and signs in.
+    async fn connect(&self) -> Result<AsyncSmtpConnection, smtp::Error> {
         let name = ClientId::default();
         let (wrapper, upgrade) = match &self.tls {
             Tls::Wrapper(tls) => (Some(tls.clone()), None),
@@ -177,7 +346,8 @@ impl Server {
             Tls::None => (None, None),
         };
         let address = (self.host.as_str(), self.port);
-        let mut session = AsyncSmtpConnection::connect_tokio1(address, Some(TIMEOUT), &name, wrapper, None).await?;
+        let mut session =
+            AsyncSmtpConnection::connect_tokio1(address, Some(CONNECT_TIMEOUT), &name, wrapper, None).await?;
         if let Some(tls) = upgrade
             && (matches!(self.tls, Tls::Required(_)) || session.can_starttls())
         {
@@ -186,9 +356,7 @@ impl Server {
         if let Some(credentials) = &self.credentials {
             session.auth(DEFAULT_MECHANISMS, credentials).await?;
         }
-        session.command(commands::Mail::new(Some(sender.clone()), Vec::new())).await?;
-        session.abort().await;
-        Ok(())
+        Ok(session)
     }
 }
 

@@ -1,5 +1,5 @@
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +29,8 @@ struct Sink {
     refusals: Mutex<Refusals>,
     /// The commands so far.
     commands: Mutex<Vec<String>>,
+    /// Whether it never confirms a mail that it has.
+    is_silent: AtomicBool,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -78,6 +80,9 @@ impl Sink {
                         mail.push('\n');
                     }
                     self.mails.lock().unwrap().push(mail);
+                    if self.is_silent.load(Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
                     "250 taken"
                 }
                 "QUIT" => "221 bye",
@@ -191,6 +196,49 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
     assert!(mailer.step().await.unwrap());
     assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
+}
+
+/// Otherwise its late response would be taken for that to the next mail.
+#[tokio::test]
+async fn a_session_whose_mail_was_not_confirmed_is_not_used_again() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.is_silent.store(true, Ordering::SeqCst);
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    let received = async {
+        while sink.mails().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        step = mailer.step() => panic!("the attempt ended: {step:?}"),
+        () = received => {}
+    }
+    sink.is_silent.store(false, Ordering::SeqCst);
+    world.clock.advance(LEASE);
+    assert!(mailer.step().await.unwrap());
+    let mails = sink.mails();
+    assert_eq!((mails.len(), sink.connections.load(Ordering::SeqCst), mailer.outcomes()[0]), (2, 2, ("sent", 1)));
+    // A mail program can tell that the second one is a repetition.
+    let id = |mail: &str| mail.lines().find(|line| line.starts_with("Message-ID: ")).map(str::to_owned);
+    assert!(id(&mails[0]).is_some() && id(&mails[0]) == id(&mails[1]));
+}
+
+#[tokio::test]
+async fn a_mail_that_the_mail_server_never_confirms_is_repeated_a_few_times_only() {
+    let world = World::new().await;
+    let mailer = mailer(&world, with_server("smtp://127.0.0.1:9")).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    let failure = SendError { error: Error::internal("no response"), failure: Failure::Unconfirmed };
+    for _ in 0..MAX_UNCONFIRMED {
+        assert!(dead(&world).await.is_empty());
+        let now = world.clock.now();
+        let row = db::email::claim(&world.db, HOST, now, now.plus(LEASE)).await.unwrap().unwrap();
+        mailer.fail(&row, None, &failure).await.unwrap();
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert_eq!(dead(&world).await.len(), 1);
 }
 
 /// Wrong credentials and a wrong sender, for example, concern every mail, and an operator can correct them.
