@@ -368,10 +368,14 @@ impl Mailer {
     /// Handles one mail that is due, of the plugin whose turn it is. Returns false if there is none.
     async fn send_of_next_plugin(&self, last: &mut String) -> Result<bool> {
         let due = db::email::plugin_mail::due(&self.0.db, self.0.clock.now()).await?;
-        let behind = due.iter().find(|plugin| plugin.as_str() > last.as_str());
-        let Some(next) = behind.or_else(|| due.first()) else { return Ok(false) };
-        last.clone_from(next);
-        self.send_next(next).await
+        for plugin in turns(due, last) {
+            last.clone_from(&plugin);
+            // Another node may have taken its mails.
+            if self.send_next(&plugin).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Handles one mail of a source that is due. Returns false if there is none.
@@ -381,6 +385,13 @@ impl Mailer {
         let Some(row) = db::email::claim(db, source, now, now.plus(LEASE)).await? else { return Ok(false) };
         let plugin = row.source.parse::<PluginName>().ok();
         let (id, kind) = (row.id, row.kind.as_str());
+        if let Some(plugin) = &plugin
+            && let Some(reason) = plugin_mail::withdrawal(db, plugin, &row).await?
+        {
+            tracing::info!(%plugin, mail = id, "mail given up: {reason}");
+            db::email::bury(db, id, reason, now).await?;
+            return Ok(true);
+        }
         // A mail that crashes the process never reports a failure, but its attempts are counted.
         let result = if row.attempts > MAX_ATTEMPTS {
             Err(Error::internal("no attempt ever ended").into())
@@ -553,6 +564,15 @@ impl Mailer {
 async fn grace(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Returns the plugins in the order of their turns, after the last one. Orders them itself, because a database may order
+/// names by the rules of a language.
+fn turns(mut due: Vec<String>, last: &str) -> Vec<String> {
+    due.sort_unstable();
+    let served = due.partition_point(|plugin| plugin.as_str() <= last);
+    due.rotate_left(served);
+    due
 }
 
 /// Returns the wait after the given number of attempts.

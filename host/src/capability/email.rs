@@ -109,7 +109,7 @@ impl Capability for Email {
     /// The mails that wait are not sent any more. An operator can retry them.
     async fn close(&self, plugin: &PluginName) -> Result<()> {
         let MessageServices { db, clock, .. } = &self.services;
-        let given_up = plugin_mail::bury_of_plugin(db, plugin, "the grant 'email' was revoked", clock.now()).await?;
+        let given_up = plugin_mail::bury_of_plugin(db, plugin, plugin_mail::REVOKED, clock.now()).await?;
         if given_up > 0 {
             tracing::warn!(%plugin, given_up, "the waiting mails of a plugin were given up: its grant was revoked");
         }

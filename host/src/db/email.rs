@@ -40,7 +40,9 @@ row! {
         pub(crate) source: String,
         /// The id; `None` if an earlier version queued it.
         pub(crate) mail_id: Option<MailId>,
-        /// Since when it is tried.
+        /// When it was queued.
+        pub(crate) created_at: Timestamp,
+        /// Since when it is tried: since it was queued, or since an operator retried it.
         pub(crate) waiting_since: Timestamp,
     }
 }
@@ -117,7 +119,7 @@ pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Ti
                  (SELECT id FROM mail_queue WHERE source = $3 AND state = 'waiting' AND next_at <= $1 \
                  ORDER BY next_at, id LIMIT 1",
                 $lock,
-                ") RETURNING id, kind, payload, attempts, repeat_key, source, mail_id, waiting_since"
+                ") RETURNING id, kind, payload, attempts, repeat_key, source, mail_id, created_at, waiting_since"
             )
         };
     }

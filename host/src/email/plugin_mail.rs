@@ -6,8 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::letter::{Attachment, Letter};
-use crate::db::{Db, directory};
+use crate::db::email::MailRow;
+use crate::db::email::plugin_mail::REVOKED;
+use crate::db::{Db, directory, plugin as plugins};
 use crate::error::{Error, Result};
+use crate::id::PluginName;
 use crate::message::{MailAttachment, MailRecipient, PluginMail};
 
 /// The address of a mail.
@@ -16,6 +19,19 @@ pub(super) enum Delivered {
     To(String),
     /// The mail is not sent, for this reason.
     Nowhere(&'static str),
+}
+
+/// Returns why a mail is not sent although it waits. A revocation gives the mails up that are in the queue then; one that was
+/// still in the outbox of its plugin comes later. A mail that an operator retried is sent.
+pub(super) async fn withdrawal(db: &Db, plugin: &PluginName, row: &MailRow) -> Result<Option<&'static str>> {
+    if row.waiting_since > row.created_at {
+        return Ok(None);
+    }
+    let Some(stored) = plugins::find(db, plugin).await? else { return Ok(None) };
+    if stored.state == "removed" {
+        return Ok(Some("the plugin was removed"));
+    }
+    Ok(stored.revoked()?.iter().any(|capability| capability == "email").then_some(REVOKED))
 }
 
 /// Finds the address of a mail. An account gets mail only while it is active, and only at an address that was verified or

@@ -485,6 +485,19 @@ async fn an_invalid_url_is_refused_and_not_quoted() {
 }
 
 #[test]
+fn every_plugin_gets_its_turn_in_whatever_order_the_database_returns_them() {
+    let due = || ["a", "ab", "a-z", "b"].map(str::to_owned).to_vec();
+    let mut last = String::new();
+    let mut served = Vec::new();
+    for _ in 0..5 {
+        last = turns(due(), &last).swap_remove(0);
+        served.push(last.clone());
+    }
+    assert_eq!(served, ["a", "a-z", "ab", "b", "a"]);
+    assert!(turns(Vec::new(), "a").is_empty());
+}
+
+#[test]
 fn waits_double_up_to_an_hour() {
     let waits: Vec<u64> = (1..=10).map(|attempts| backoff(attempts).as_secs()).collect();
     assert_eq!(waits, [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
@@ -583,6 +596,51 @@ async fn an_account_gets_mail_only_while_it_is_active_and_verified() {
     assert_eq!(send().await, 2);
     assert_eq!(mailer.plugin_outcomes()[0].1[3], ("undeliverable", 3));
     assert!(dead(&world).await.is_empty(), "nothing of it is kept");
+}
+
+/// As when a plugin had it in its outbox, or the host stopped in the middle of the operation.
+#[tokio::test]
+async fn a_mail_that_comes_after_a_revocation_or_a_removal_is_sent_only_if_an_operator_retries_it() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let execute = async |sql: &'static str| {
+        let Db::Sqlite(pool) = &world.db else { unreachable!() };
+        sqlx::query(sql).execute(pool).await.unwrap();
+    };
+    execute("INSERT INTO plugins (name, mount, state, live_release) VALUES ('items', '/items', 'live', 1)").await;
+    for (change, reason) in [
+        ("UPDATE plugins SET revoked = '[\"sql\", \"email\"]'", "the grant 'email' was revoked"),
+        ("UPDATE plugins SET revoked = '[]', state = 'removed'", "the plugin was removed"),
+    ] {
+        execute(change).await;
+        queue(&world, "items", address("jane@example.com"), |_| ()).await;
+        send_of_plugins(&mailer).await;
+        let [mail] = dead(&world).await.try_into().unwrap();
+        assert_eq!((mail.reason.as_deref(), sink.mails().len()), (Some(reason), 0));
+        world.clock.advance(Duration::from_secs(1));
+        operator::change_one(&world.db, Change::Retry, mail.seq, &Initiator::host(), world.clock.now()).await.unwrap();
+        send_of_plugins(&mailer).await;
+        assert_eq!(std::mem::take(&mut *sink.mails.lock().unwrap()).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_mails_of_a_paused_plugin_wait() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    let insert =
+        "INSERT INTO plugins (name, mount, state, live_release, paused) VALUES ('items', '/items', 'live', 1, 1)";
+    sqlx::query(insert).execute(pool).await.unwrap();
+    queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    queue(&world, "other", address("joan@example.com"), |_| ()).await;
+    send_of_plugins(&mailer).await;
+    assert_eq!(sink.mails().len(), 1);
+    db::plugin::set_paused(&world.db, &"items".parse().unwrap(), false).await.unwrap();
+    send_of_plugins(&mailer).await;
+    assert_eq!(sink.mails().len(), 2);
 }
 
 #[tokio::test]

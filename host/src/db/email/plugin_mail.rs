@@ -19,7 +19,7 @@ const RECEIPT_TIME: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// The share of the smallest mail in the bounds of its plugin, so that they bound the number of mails too.
 const LEAST_BYTES: usize = 1024;
 
-/// The most rows that one statement deletes.
+/// The most rows that one statement changes.
 const BATCH: i64 = 1_000;
 
 /// Frees the key of a mail that is older than a day.
@@ -80,7 +80,8 @@ row! {
     }
 }
 
-/// Returns the plugins with a mail that is due, in the order of their names. Each is found by one look into the index.
+/// Returns the plugins with a mail that is due, in any order. Each is found by one look into the index. The mails of a plugin
+/// that is paused wait.
 pub(crate) async fn due(db: &Db, now: Timestamp) -> Result<Vec<String>> {
     const SQL: &str = "WITH RECURSIVE found (source) AS ( \
             SELECT MIN(source) FROM mail_queue WHERE state = 'waiting' AND source > '' \
@@ -89,23 +90,34 @@ pub(crate) async fn due(db: &Db, now: Timestamp) -> Result<Vec<String>> {
             FROM found WHERE found.source IS NOT NULL) \
         SELECT found.source AS source, \
             (SELECT MIN(m.next_at) FROM mail_queue m WHERE m.state = 'waiting' AND m.source = found.source) AS next_at \
-        FROM found WHERE found.source IS NOT NULL";
+        FROM found WHERE found.source IS NOT NULL \
+            AND NOT EXISTS (SELECT 1 FROM plugins p WHERE p.name = found.source AND p.paused)";
     let waiting = on!(db, pool => sqlx::query_as::<_, Waiting>(SQL).fetch_all(pool).await)?;
     let is_due = |waiting: &Waiting| waiting.next_at.is_some_and(|at| at <= now);
     Ok(waiting.into_iter().filter(is_due).filter_map(|waiting| waiting.source).collect())
 }
 
+/// Why mails are given up after their grant was revoked.
+pub const REVOKED: &str = "the grant 'email' was revoked";
+
 /// Gives up all waiting mails of a plugin.
 ///
 /// # Errors
-/// The database fails.
+/// The database fails. Some may have been given up.
 pub async fn bury_of_plugin(db: &Db, plugin: &PluginName, reason: &str, now: Timestamp) -> Result<u64> {
-    const SQL: &str = "UPDATE mail_queue SET state = 'dead', reason = $2, ended_at = $3 \
-        WHERE source = $1 AND state = 'waiting'";
-    Ok(on!(db, pool => {
-        let bury = sqlx::query(SQL).bind(plugin.clone()).bind(reason).bind(now);
-        bury.execute(pool).await.map(|done| done.rows_affected())
-    })?)
+    const SQL: &str = "UPDATE mail_queue SET state = 'dead', reason = $2, ended_at = $3 WHERE state = 'waiting' AND id IN \
+        (SELECT id FROM mail_queue WHERE source = $1 AND state = 'waiting' ORDER BY id LIMIT $4)";
+    let mut given_up = 0_u64;
+    loop {
+        let batch = on!(db, pool => {
+            let bury = sqlx::query(SQL).bind(plugin.clone()).bind(reason).bind(now).bind(BATCH);
+            bury.execute(pool).await.map(|done| done.rows_affected())
+        })?;
+        if batch == 0 {
+            return Ok(given_up);
+        }
+        given_up = given_up.saturating_add(batch);
+    }
 }
 
 /// Deletes all mails of a plugin, whose data is deleted.
