@@ -79,6 +79,17 @@ async fn in_development_mails_are_shown_instead_of_sent() {
     }
 }
 
+/// Otherwise a tunnel on the machine could pass on the requests of everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxy_elsewhere_does_not_speak_for_a_tunnel_on_this_machine() {
+    let setup = Setup::default().in_development().without_mail();
+    let elsewhere = setup.with(|config| config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]);
+    let host = TestHost::sqlite(elsewhere).await;
+    assert_eq!(get(&host, "/dev/mail").await.status, 200);
+    let tunnelled = host.anonymous().plain(Method::GET, "/dev/mail").header("x-forwarded-for", "203.0.113.9");
+    tunnelled.send().await.has_code(403, "forbidden");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mails_that_are_sent_are_not_shown() {
     for setup in [Setup::default().in_development(), Setup::default().without_mail()] {

@@ -6,12 +6,11 @@
 //! does not count. The HTML of a mail is shown without scripts, in a frame without an origin.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, FORWARDED, HOST, HeaderName, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode};
@@ -65,24 +64,28 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 1rem; border: 1px
 iframe { width: 100%; height: 32rem; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dd { margin: 0; overflow-wrap: anywhere; }";
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The headers with which a proxy or a tunnel passes a request on.
+const PASSED_ON: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// Checks that the request comes from this machine.
 ///
 /// # Errors
 /// 403 `forbidden`.
 fn check_local(host: &Host, call: &Call) -> Result<()> {
-    let believes_no_proxy = host.config.server.trusted_proxies.is_empty();
-    if is_local(call.address, &call.headers, believes_no_proxy) {
+    let this_machine = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let mut trusted = host.config.server.trusted_proxies.iter();
+    let believes_proxy = trusted.any(|network| this_machine.iter().any(|address| network.contains(*address)));
+    if is_local(call.address, &call.headers, believes_proxy) {
         return Ok(());
     }
     let text = "The mails of development are shown to this machine only, at http://localhost or http://127.0.0.1";
     Err(Error::forbidden(code::FORBIDDEN, text))
 }
 
-fn is_local(address: IpAddr, headers: &HeaderMap, believes_no_proxy: bool) -> bool {
+/// `believes_proxy` tells whether a proxy on this machine is trusted to name its clients.
+fn is_local(address: IpAddr, headers: &HeaderMap, believes_proxy: bool) -> bool {
     // Behind a proxy that is not trusted, every client has the address of the proxy.
-    let is_passed_on = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
+    let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
     let named = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let names_this_machine = named.is_some_and(|authority| {
         let name = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
@@ -90,7 +93,7 @@ fn is_local(address: IpAddr, headers: &HeaderMap, believes_no_proxy: bool) -> bo
             || name.ends_with(".localhost")
             || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     });
-    address.is_loopback() && names_this_machine && !(is_passed_on && believes_no_proxy)
+    address.is_loopback() && names_this_machine && (believes_proxy || !is_passed_on)
 }
 
 /// Returns a reply that nobody keeps.
@@ -344,19 +347,21 @@ mod tests {
 
     #[test]
     fn only_this_machine_under_a_name_of_its_own_sees_the_mails() {
-        let local = |address: &str, pairs: &[(&'static str, &'static str)], believes_no_proxy| {
+        let local = |address: &str, pairs: &[(&'static str, &'static str)], believes_proxy| {
             let pairs = pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
-            is_local(address.parse().unwrap(), &pairs.collect::<HeaderMap>(), believes_no_proxy)
+            is_local(address.parse().unwrap(), &pairs.collect::<HeaderMap>(), believes_proxy)
         };
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "app.localhost"] {
-            assert!(local("127.0.0.1", &[("host", host)], true), "{host}");
+            assert!(local("127.0.0.1", &[("host", host)], false), "{host}");
         }
-        assert!(local("::1", &[("host", "localhost")], true));
+        assert!(local("::1", &[("host", "localhost")], false));
         for host in ["evil.example:8000", "localhost.evil.example", "192.168.0.1", "127.0.0.1.evil.example"] {
-            assert!(!local("127.0.0.1", &[("host", host)], true), "{host}");
+            assert!(!local("127.0.0.1", &[("host", host)], false), "{host}");
         }
-        assert!(!local("127.0.0.1", &[], true) && !local("192.168.0.7", &[("host", "localhost")], true));
-        let passed_on = [("host", "localhost"), ("x-forwarded-for", "203.0.113.9")];
-        assert!(!local("127.0.0.1", &passed_on, true) && local("127.0.0.1", &passed_on, false));
+        assert!(!local("127.0.0.1", &[], false) && !local("192.168.0.7", &[("host", "localhost")], false));
+        for name in ["x-forwarded-for", "forwarded", "x-real-ip", "via", "x-forwarded-host"] {
+            let passed_on = [("host", "localhost"), (name, "203.0.113.9")];
+            assert!(!local("127.0.0.1", &passed_on, false) && local("127.0.0.1", &passed_on, true), "{name}");
+        }
     }
 }
