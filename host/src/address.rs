@@ -75,6 +75,12 @@ impl Address {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
 
+    /// Returns whether a mail server may read another address in the local part: `jane%other.example@example.com` or
+    /// `other.example!jane@example.com`. Mail servers such as Postfix do so for their own domains.
+    pub fn routes_elsewhere(&self) -> bool {
+        self.0.rsplit_once('@').is_some_and(|(local, _)| local.contains(['%', '!']))
+    }
+
     /// Returns the local part and the domain for the envelope of a mail. With a local part in ASCII, the domain is in
     /// punycode: then a mail server without SMTPUTF8 (RFC 6531) can take the mail.
     pub fn mailbox(&self) -> (&str, Cow<'_, str>) {
@@ -244,6 +250,13 @@ mod tests {
         assert_eq!(of("Plain@münchen.de"), "Plain@xn--mnchen-3ya.de");
         assert_eq!(of("plain@example.com"), "plain@example.com");
         assert_eq!(of("jörg@münchen.de"), "jörg@münchen.de");
+    }
+
+    #[test]
+    fn a_local_part_can_name_another_address() {
+        let routes = |text: &str| text.parse::<Address>().unwrap().routes_elsewhere();
+        assert!(routes("jane%other.example@example.com") && routes("other.example!jane@example.com"));
+        assert!(!routes("jane+tag@example.com") && !routes("o'neil&co@example.com"));
     }
 
     #[test]

@@ -137,6 +137,9 @@ fn recipient(to: &outbox::Recipient, domains: &[MailDomain]) -> Result<MailRecip
     mail_check::one_line("to", text).map_err(outbox::Error::Invalid)?;
     let address: Address =
         text.parse().map_err(|error: InvalidAddress| outbox::Error::Invalid(format!("to: {error}")))?;
+    if address.routes_elsewhere() {
+        return Err(outbox::Error::Denied("to: the local part names another address".to_owned()));
+    }
     if domains.iter().any(|domain| domain.is_of(&address)) {
         return Ok(MailRecipient::Address(address));
     }
@@ -383,7 +386,12 @@ mod tests {
         for address in ["Jane@EXAMPLE.com", "jörg@xn--mnchen-3ya.example"] {
             send(&mut guest, to(address)).await.unwrap();
         }
-        for address in ["jane@www.example.com", "jane@example.com.evil.example"] {
+        for address in [
+            "jane@www.example.com",
+            "jane@example.com.evil.example",
+            "jane%evil.example@example.com",
+            "evil.example!jane@example.com",
+        ] {
             assert!(send(&mut guest, to(address)).await.unwrap_err().starts_with("denied: "), "{address}");
         }
         assert_eq!(waiting(&fixture).await, 3);
