@@ -413,6 +413,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_types_of_files_that_plugins_may_name_can_be_written() {
+        for kind in ["text/csv", "image/svg+xml", "TEXT/CSV;a=b", "text/plain;  charset=utf-8; b=c", "a!#$&^_.+-/+b"] {
+            let file = self::file(&Attachment {
+                name: "a".to_owned(),
+                content_type: kind.to_owned(),
+                content: bytes::Bytes::new(),
+            });
+            assert!(file.is_ok(), "{kind}");
+        }
+    }
+
+    #[test]
     fn only_a_refused_recipient_or_content_is_about_the_mail() {
         for (code, text) in [
             (550, "no such user here"),

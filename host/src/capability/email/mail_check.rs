@@ -52,16 +52,17 @@ pub(super) fn file_name(member: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks the media type of an attachment: `TYPE/SUBTYPE`, perhaps with parameters without quotes.
+/// Checks the media type of an attachment: `TYPE/SUBTYPE`, perhaps with parameters without quotes. Whatever passes can be
+/// written when the mail is sent: the only blanks are those behind a semicolon.
 pub(super) fn content_type(member: &str, text: &str) -> Result<(), String> {
     let is_token = |text: &str| {
         let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
         !text.is_empty() && text.bytes().all(is_token_byte)
     };
     let mut parts = text.split(';');
-    let essence = parts.next().and_then(|essence| essence.trim_matches(' ').split_once('/'));
+    let essence = parts.next().and_then(|essence| essence.split_once('/'));
     let is_parameter = |text: &str| {
-        text.trim_matches(' ').split_once('=').is_some_and(|(name, value)| is_token(name) && is_token(value))
+        text.trim_start_matches(' ').split_once('=').is_some_and(|(name, value)| is_token(name) && is_token(value))
     };
     let Some((kind, subtype)) = essence.filter(|(kind, subtype)| is_token(kind) && is_token(subtype)) else {
         return Err(format!("{member}: not a media type such as text/csv"));
@@ -128,6 +129,10 @@ mod tests {
             "Message/rfc822",
             "text/c v",
             "text/csvé",
+            " text/csv",
+            "text/csv ",
+            "text/csv ; a=b",
+            "text/csv; a=b ",
         ] {
             assert!(content_type("type", wrong).is_err(), "{wrong}");
         }
