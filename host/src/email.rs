@@ -21,7 +21,7 @@ mod smtp;
 mod templates;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -73,6 +73,10 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const QUEUE_ERROR_PAUSE: Duration = Duration::from_secs(5);
 /// The time between two deletions of dead mails beyond their bounds.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// The bytes of mails that become dead before the bounds are kept early, so that a flood of them does not pass the bounds far.
+const PRUNE_BYTES: usize = 16 << 20;
+/// The share of the smallest dead mail in them.
+const PRUNE_LEAST: usize = 16 << 10;
 /// The bounds of dead mails.
 const DEAD_BOUNDS: DeadBounds =
     DeadBounds { keep: Duration::from_secs(30 * 24 * 60 * 60), mails: 1_000, bytes: 64 << 20 };
@@ -128,6 +132,9 @@ struct Inner {
     bound: i64,
     repeat_after: Duration,
     wake: Notify,
+    /// The bytes of the mails that became dead since the bounds were kept, and the signal that there are many.
+    buried: AtomicUsize,
+    many_buried: Notify,
     outcomes: Outcomes,
     kept: KeptMails,
 }
@@ -165,6 +172,8 @@ impl Mailer {
             bound: i64::from(config.email.queue),
             repeat_after: config.email.repeat_after,
             wake: Notify::new(),
+            buried: AtomicUsize::new(0),
+            many_buried: Notify::new(),
             outcomes: Outcomes::default(),
             kept: KeptMails::default(),
         };
@@ -350,9 +359,10 @@ impl Mailer {
         }
     }
 
-    /// Deletes dead mails beyond their bounds, from time to time, until `stop`.
+    /// Deletes dead mails beyond their bounds, from time to time and when there are many new ones, until `stop`.
     async fn keep_bounds(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
+            self.0.buried.store(0, Ordering::Relaxed);
             match db::email::prune(&self.0.db, DEAD_BOUNDS, self.0.clock.now()).await {
                 Ok(0) => {}
                 Ok(mails) => tracing::info!(mails, "dead mails were deleted"),
@@ -360,6 +370,7 @@ impl Mailer {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = self.0.many_buried.notified() => {}
                 () = tokio::time::sleep(PRUNE_INTERVAL) => {}
             }
         }
@@ -389,7 +400,7 @@ impl Mailer {
             && let Some(reason) = plugin_mail::withdrawal(db, plugin, &row).await?
         {
             tracing::info!(%plugin, mail = id, "mail given up: {reason}");
-            db::email::bury(db, id, reason, now).await?;
+            self.bury(&row, reason).await?;
             return Ok(true);
         }
         // A mail that crashes the process never reports a failure, but its attempts are counted.
@@ -444,7 +455,7 @@ impl Mailer {
         if let Some((outcome, text)) = given_up {
             tracing::error!(mail = id, source, kind, attempts, error = report, "{text}");
             outcomes.record(plugin, outcome);
-            return db::email::bury(db, *id, &reason, now).await;
+            return self.bury(row, &reason).await;
         }
         // A plugin can have thousands of mails, which all fail while the mail server is away.
         if plugin.is_none() || outcomes.may_warn(clock.monotonic()) {
@@ -454,6 +465,17 @@ impl Mailer {
         }
         outcomes.record(plugin, Outcome::Retried);
         db::email::postpone(db, *id, now.plus(backoff(*attempts)), &reason).await
+    }
+
+    /// Makes a mail dead.
+    async fn bury(&self, row: &MailRow, reason: &str) -> Result<()> {
+        let Inner { db, clock, buried, many_buried, .. } = &*self.0;
+        db::email::bury(db, row.id, reason, clock.now()).await?;
+        let bytes = row.payload.len().max(PRUNE_LEAST);
+        if buried.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= PRUNE_BYTES {
+            many_buried.notify_one();
+        }
+        Ok(())
     }
 
     async fn attempt(&self, row: &MailRow) -> Result<Outcome, SendError> {

@@ -718,6 +718,41 @@ async fn dead_mails_have_bounds_of_age_number_and_size_for_each_source() {
 }
 
 #[tokio::test]
+async fn a_flood_of_dead_mails_is_cut_to_its_bounds_at_once() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refusals.lock().unwrap().recipient = Some("550 no such user here");
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let bound = usize::try_from(DEAD_BOUNDS.mails).unwrap();
+    for _ in 0..=bound {
+        queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    }
+    db::email::plugin_mail::bury_of_plugin(&world.db, &"items".parse().unwrap(), "test", world.clock.now())
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let keeping = {
+        let (mailer, stop) = (mailer.clone(), stop.clone());
+        tokio::spawn(async move { mailer.keep_bounds(&stop).await })
+    };
+    let until_kept = async || {
+        let page = Page { after: None, oldest_first: true, limit: 10_000 };
+        while operator::list(&world.db, None, Some("dead"), page).await.unwrap().len() > bound {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    until_kept().await;
+    // Large ones make the next deletion due.
+    for _ in 0..4 {
+        queue(&world, "items", address("jane@example.com"), |mail| mail.text = "x".repeat(PRUNE_BYTES / 4)).await;
+    }
+    send_of_plugins(&mailer).await;
+    until_kept().await;
+    stop.cancel();
+    keeping.await.unwrap();
+}
+
+#[tokio::test]
 async fn in_development_without_a_server_mails_are_kept_for_the_developer() {
     let world = World::new().await;
     let mailer = mailer(&world, |config| config.server.development = true).unwrap();
