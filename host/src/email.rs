@@ -487,8 +487,7 @@ impl Mailer {
         }
         // The account does not exist, or not any more.
         let Some(message) = self.compose(&mail).await? else { return Ok(Outcome::NoAccount) };
-        let id = row.mail_id.map_or_else(|| self.0.random.uuid().map(MailId), Ok)?;
-        self.deliver(None, Letter::of_host(id, message)).await
+        self.deliver(None, Letter::of_host(row.mail_id(), message)).await
     }
 
     async fn attempt_of_plugin(&self, plugin: &PluginName, row: &MailRow) -> Result<Outcome, SendError> {

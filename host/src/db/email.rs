@@ -13,6 +13,8 @@ pub mod plugin_mail;
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -44,6 +46,14 @@ row! {
         pub(crate) created_at: Timestamp,
         /// Since when it is tried: since it was queued, or since an operator retried it.
         pub(crate) waiting_since: Timestamp,
+    }
+}
+
+impl MailRow {
+    /// Returns the id of the mail, which is the same at each attempt.
+    pub(crate) fn mail_id(&self) -> MailId {
+        let of_row = || Uuid::from_u64_pair(self.created_at.0.unsigned_abs(), self.id.unsigned_abs());
+        self.mail_id.unwrap_or_else(|| MailId(of_row()))
     }
 }
 

@@ -68,6 +68,28 @@ fn migrator(sources: &[Source]) -> Migrator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::db::{Db, email};
+
+    #[tokio::test]
+    async fn mails_that_wait_survive_the_upgrade_that_adds_those_of_plugins() {
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
+        let before: Vec<Source> = SQLITE.iter().copied().filter(|(number, ..)| *number < 25).collect();
+        migrator(&before).run(&pool).await.unwrap();
+        let insert = "INSERT INTO mail_queue (kind, payload, attempts, next_at, created_at, repeat_key) \
+            VALUES ('test', '{\"kind\":\"test\",\"email\":\"jane@example.com\"}', 3, 9, 7, x'01')";
+        sqlx::query(insert).execute(&pool).await.unwrap();
+        sqlite().run(&pool).await.unwrap();
+        let db = Db::Sqlite(pool.into());
+        let claim = async || email::claim(&db, email::HOST, Timestamp(9), Timestamp(9)).await.unwrap().unwrap();
+        let (first, second) = (claim().await, claim().await);
+        assert_eq!(
+            (first.waiting_since, first.attempts, first.repeat_key.as_deref()),
+            (Timestamp(7), 4, Some(&[1][..]))
+        );
+        // A mail program recognises a repetition.
+        assert_eq!((first.mail_id, first.mail_id()), (None, second.mail_id()));
+    }
 
     /// A file that is not in the list would silently never be applied.
     #[test]
