@@ -436,7 +436,7 @@ impl Mailer {
         let Inner { db, clock, outcomes, .. } = &*self.0;
         let MailRow { id, kind, attempts, waiting_since, .. } = row;
         let SendError { error, failure } = failure;
-        let report = error.report();
+        let report = without_tokens(&error.report());
         // Without the text that clients would see.
         let reason = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
         let reason: String = reason.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -585,6 +585,18 @@ impl Mailer {
 async fn grace(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Hides the tokens of links in the response of a mail server, which may quote the mail that it refuses.
+fn without_tokens(text: &str) -> String {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || "-_.~%=".contains(c);
+    let mut parts = text.split("token=");
+    let mut hidden = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        hidden.push_str("token=…");
+        hidden.push_str(part.trim_start_matches(is_of_token));
+    }
+    hidden
 }
 
 /// Returns the plugins in the order of their turns, after the last one. Orders them itself, because a database may order

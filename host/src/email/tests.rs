@@ -198,6 +198,19 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     assert_eq!(mailer.outcomes(), [("sent", 1), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
 }
 
+#[tokio::test]
+async fn a_response_that_quotes_a_link_shows_no_token() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refusals.lock().unwrap().recipient = Some("550 spam: http://localhost/reset-password?token=s3cr-t_a=3D. Bye");
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    let reason = dead(&world).await.swap_remove(0).reason.unwrap();
+    assert!(reason.ends_with("http://localhost/reset-password?token=… Bye"), "{reason}");
+    assert_eq!(without_tokens("no link"), "no link");
+}
+
 /// Otherwise its late response would be taken for that to the next mail.
 #[tokio::test]
 async fn a_session_whose_mail_was_not_confirmed_is_not_used_again() {
