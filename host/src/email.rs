@@ -140,7 +140,7 @@ struct Inner {
 }
 
 impl Mailer {
-    /// Opens the queue. Must be called within a Tokio runtime. Logs a message if mail will not be sent.
+    /// Opens the queue. Logs a message if mail will not be sent.
     ///
     /// # Errors
     /// `email.smtp_url` or `email.from` is not valid, or a template has an error. The text never contains the URL.

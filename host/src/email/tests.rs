@@ -441,6 +441,26 @@ async fn several_workers_send_each_mail_once() {
     assert_eq!((sink.mails().len(), db::email::count(&world.db).await.unwrap()), (10, 0));
 }
 
+/// Otherwise an outage would keep the host's database busy with attempts that all fail.
+#[tokio::test]
+async fn while_the_mail_server_is_away_the_mails_are_not_tried_one_after_the_other() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    sink.refusals.lock().unwrap().session = Some("421 too busy");
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    for number in 0..100 {
+        mailer.enqueue(&Mail::Test { email: format!("a{number}@example.com") }).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(mailer.clone().run(stop.clone()));
+    while sink.connections.load(Ordering::SeqCst) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    task.await.unwrap();
+    assert!(sink.connections.load(Ordering::SeqCst) < 10);
+}
+
 #[tokio::test]
 async fn a_claimed_mail_can_be_claimed_by_another_node_after_its_lease() {
     let world = World::new().await;
