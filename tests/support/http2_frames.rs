@@ -68,7 +68,6 @@ impl Wire {
     pub(crate) async fn next_of(&mut self, kind: u8, stream: u32) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
-            eprintln!("{:?} {frame:?}", std::time::Instant::now());
             if (frame.kind, frame.stream) == (kind, stream) {
                 return Some(frame);
             }

@@ -119,6 +119,10 @@ impl Activity {
             }
             _ => true,
         });
+        if ended > 0 {
+            // The connection is idle from now on. If it ended at once, the client would not hear of the reset.
+            self.touch();
+        }
         ended
     }
 
