@@ -128,6 +128,11 @@ impl Connection {
             (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
             (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
             (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+            // Without it SQLite compiles a statement anew each time that a value is bound which its planner looked at,
+            // such as every `LIMIT $1`. In return the planner knows no bound value: a partial index needs its condition
+            // as a literal, `LIKE $1` and `GLOB $1` use no index, and the statistics of ANALYZE, which a plugin cannot
+            // run, tell nothing about a parameter.
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
         ] {
             raw.set_db_config(setting, on)?;
         }
@@ -408,16 +413,30 @@ mod tests {
         kept
     }
 
+    fn limits() -> StatementLimits {
+        StatementLimits { rows: 10_000, bytes: 8 << 20, time: Duration::from_secs(60), connections: 1, disk: u64::MAX }
+    }
+
+    #[test]
+    fn a_statement_is_compiled_once_for_all_values() {
+        crate::db::sqlite_memory::install().unwrap();
+        let limits = limits();
+        let mut connection = Connection::open(Path::new(":memory:"), &limits, true).unwrap();
+        let sql = "WITH a (n) AS (VALUES (1), (2), (3)) SELECT n FROM a LIMIT $1";
+        let mut run = |rows: i64| {
+            let params = [Value::Integer(rows)];
+            let result = connection.statement(sql, &params, &limits, &mut ResultBudget::new(&limits)).unwrap();
+            (result.rows.values.len(), connection.kept.get(sql).unwrap())
+        };
+        let (first, second) = (run(1), run(2));
+        assert_eq!((first.0, second.0), (1, 2));
+        assert!(Arc::ptr_eq(&first.1, &second.1), "a statement that SQLite compiled anew has a new plan");
+    }
+
     #[test]
     fn a_connection_keeps_small_statements_and_a_bounded_memory() {
         crate::db::sqlite_memory::install().unwrap();
-        let limits = StatementLimits {
-            rows: 10_000,
-            bytes: 8 << 20,
-            time: Duration::from_secs(60),
-            connections: 1,
-            disk: u64::MAX,
-        };
+        let limits = limits();
         let mut connection = Connection::open(Path::new(":memory:"), &limits, true).unwrap();
         let mut run = |sql: &str| connection.statement(sql, &[], &limits, &mut ResultBudget::new(&limits)).unwrap();
         let small = "SELECT 1".to_owned();
