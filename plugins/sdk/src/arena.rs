@@ -1,79 +1,138 @@
-//! The allocator of components: a bump arena inside the memory that an instance starts with.
+//! The allocator of components: a bump arena, most often inside the memory that an instance starts with.
 //!
 //! An instance lives for one request, so a short request never needs freed memory again. It also never calls
-//! `memory.grow`, which costs the host two changes of page protection. The last block grows and shrinks in place, and
-//! freeing it makes its memory available again; other blocks stay allocated. A block that does not fit comes from the
-//! standard library's allocator. The arena is for one thread: WebAssembly components of this kind have no other.
+//! `memory.grow`, which costs the host changes of page protection. The host clears the memory that an instance starts
+//! with after each request, used or not. So the arena has a small front there, and a rest for which the memory grows once,
+//! when the front is full. In each part, the last block grows and shrinks in place, and freeing it makes its memory
+//! available again; other blocks stay allocated. A block that fits in neither part comes from the standard library's
+//! allocator. The arena is for one thread: WebAssembly components of this kind have no other.
 
 #![allow(unsafe_code, reason = "a global allocator works with pointers; each block states its rules")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
+use std::ptr;
 
-/// Enough for a request with some tens of kilobytes of body and rows.
-const SIZE: usize = 256 * 1024;
+/// The bytes in the initial memory: enough for most requests.
+const FRONT: usize = 64 * 1024;
 
-/// `SIZE` bytes, allocated from the front.
+/// The bytes for which the memory grows once: enough, with the front, for a request with some tens of kilobytes of body
+/// and rows. With its header in the standard library's allocator, the rest takes three pages.
+const REST: usize = 192 * 1024 - 256;
+
+/// Two parts that are allocated from their beginnings.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Arena {
-    memory: UnsafeCell<Memory>,
-    /// Allocated bytes.
-    used: Cell<usize>,
+    front: UnsafeCell<Front>,
+    /// Allocated bytes of the front.
+    front_used: Cell<usize>,
+    /// The first byte of the rest; null before it is needed.
+    rest: Cell<*mut u8>,
+    /// Allocated bytes of the rest.
+    rest_used: Cell<usize>,
 }
 
 #[repr(C, align(16))]
 #[derive(Debug)]
-struct Memory([u8; SIZE]);
+struct Front([u8; FRONT]);
+
+/// One part of an arena: `size` bytes from `base`.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    base: *mut u8,
+    size: usize,
+    /// Allocated bytes.
+    used: &'a Cell<usize>,
+}
 
 // SAFETY: `Arena` is only used as the global allocator of components, which have one thread, and by tests that use each
 // arena from one thread.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Creates an arena of zeros. It takes no space in the component, and no page in the host until it is written to.
+    /// Creates an arena of zeros. It takes no space in the component.
     #[allow(clippy::new_without_default, reason = "a static is built with a constant function")]
     pub const fn new() -> Self {
-        Self { memory: UnsafeCell::new(Memory([0; SIZE])), used: Cell::new(0) }
+        Self {
+            front: UnsafeCell::new(Front([0; FRONT])),
+            front_used: Cell::new(0),
+            rest: Cell::new(ptr::null_mut()),
+            rest_used: Cell::new(0),
+        }
     }
 
-    fn base(&self) -> *mut u8 {
-        self.memory.get().cast()
+    fn front(&self) -> Part<'_> {
+        Part { base: self.front.get().cast(), size: FRONT, used: &self.front_used }
     }
 
-    /// Returns the offset of a block from the front of the arena; `None` for a block of the system's allocator.
-    fn offset(&self, block: *mut u8) -> Option<usize> {
-        let offset = block.addr().wrapping_sub(self.base().addr());
-        (offset < SIZE).then_some(offset)
+    /// Returns the rest if it is there.
+    fn rest(&self) -> Option<Part<'_>> {
+        let base = self.rest.get();
+        (!base.is_null()).then_some(Part { base, size: REST, used: &self.rest_used })
+    }
+
+    /// Returns the rest, and grows the memory for it if it is not there; `None` if the memory cannot grow.
+    fn grown_rest(&self) -> Option<Part<'_>> {
+        if self.rest.get().is_null() {
+            // SAFETY: the layout has a size.
+            self.rest.set(unsafe { System.alloc(Layout::new::<[u64; REST / 8]>()) });
+        }
+        self.rest()
+    }
+
+    /// Returns the part and the offset in it of a block; `None` for a block of the system's allocator.
+    fn find(&self, block: *mut u8) -> Option<(Part<'_>, usize)> {
+        let front = self.front();
+        if let Some(offset) = front.offset(block) {
+            return Some((front, offset));
+        }
+        let rest = self.rest()?;
+        rest.offset(block).map(|offset| (rest, offset))
+    }
+}
+
+impl Part<'_> {
+    /// Returns the offset of a block from the beginning of the part; `None` for a block outside it.
+    fn offset(self, block: *mut u8) -> Option<usize> {
+        let offset = block.addr().wrapping_sub(self.base.addr());
+        (offset < self.size).then_some(offset)
     }
 
     /// Returns whether the block at `offset` is the last allocated one.
-    fn is_last(&self, offset: usize, size: usize) -> bool {
+    fn is_last(self, offset: usize, size: usize) -> bool {
         offset + size == self.used.get()
+    }
+
+    /// Returns a new block; `None` if it does not fit.
+    fn alloc(self, layout: Layout) -> Option<*mut u8> {
+        let start = (self.base.addr() + self.used.get()).next_multiple_of(layout.align()) - self.base.addr();
+        let end = start.checked_add(layout.size()).filter(|end| *end <= self.size && layout.size() > 0)?;
+        self.used.set(end);
+        // SAFETY: `start` lies inside the part.
+        Some(unsafe { self.base.add(start) })
     }
 }
 
 // SAFETY: allocated blocks do not overlap (`used` only moves past them, or back over the last one), are aligned, and do
-// not move until they are freed. A block belongs to the arena exactly if its address does; otherwise it came from
-// `System`.
+// not move until they are freed. The parts never move or end. A block belongs to a part exactly if its address does;
+// otherwise it came from `System`.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let base = self.base();
-        let start = (base.addr() + self.used.get()).next_multiple_of(layout.align()) - base.addr();
-        match start.checked_add(layout.size()) {
-            Some(end) if end <= SIZE && layout.size() > 0 => {
-                self.used.set(end);
-                // SAFETY: `start` lies inside the arena.
-                unsafe { base.add(start) }
-            }
+        if let Some(block) = self.front().alloc(layout) {
+            return block;
+        }
+        let rest = if layout.size() <= REST { self.grown_rest() } else { None };
+        match rest.and_then(|rest| rest.alloc(layout)) {
+            Some(block) => block,
             // SAFETY: the caller's layout is passed on.
-            _ => unsafe { System.alloc(layout) },
+            None => unsafe { System.alloc(layout) },
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match self.offset(block) {
-            Some(offset) if self.is_last(offset, layout.size()) => self.used.set(offset),
+        match self.find(block) {
+            Some((part, offset)) if part.is_last(offset, layout.size()) => part.used.set(offset),
             Some(_) => {}
             // SAFETY: a block outside the arena came from `System`, with this layout.
             None => unsafe { System.dealloc(block, layout) },
@@ -93,13 +152,13 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let Some(offset) = self.offset(block) else {
+        let Some((part, offset)) = self.find(block) else {
             // SAFETY: see `dealloc`.
             return unsafe { System.realloc(block, layout, new_size) };
         };
-        let is_last = self.is_last(offset, layout.size());
-        if is_last && offset.checked_add(new_size).is_some_and(|end| end <= SIZE) {
-            self.used.set(offset + new_size);
+        let is_last = part.is_last(offset, layout.size());
+        if is_last && offset.checked_add(new_size).is_some_and(|end| end <= part.size) {
+            part.used.set(offset + new_size);
             return block;
         }
         if new_size <= layout.size() {
@@ -182,24 +241,35 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_does_not_fit_comes_from_the_system() {
+    fn a_block_that_does_not_fit_comes_from_the_rest_or_from_the_system() {
         let arena = Box::new(Arena::new());
         // SAFETY: as above.
         unsafe {
-            let large = arena.alloc(layout(SIZE + 1, 1));
-            assert_eq!(arena.offset(large), None);
-            let large = arena.realloc(large, layout(SIZE + 1, 1), SIZE + 2);
-            arena.dealloc(large, layout(SIZE + 2, 1));
-            let whole = arena.alloc(layout(SIZE, 1));
-            assert_eq!(arena.offset(whole), Some(0));
-            let more = arena.alloc(layout(1, 1));
-            assert_eq!(arena.offset(more), None, "the arena is full");
-            arena.dealloc(more, layout(1, 1));
-            whole.write_bytes(1, SIZE);
-            let moved = arena.realloc(whole, layout(SIZE, 1), SIZE + 1);
-            assert_eq!((arena.offset(moved), moved.add(SIZE - 1).read()), (None, 1));
-            arena.dealloc(moved, layout(SIZE + 1, 1));
-            assert_eq!(arena.offset(arena.alloc(layout(16, 16))), Some(0), "the arena is empty again");
+            let large = arena.alloc(layout(REST + 1, 1));
+            assert!(arena.find(large).is_none());
+            let large = arena.realloc(large, layout(REST + 1, 1), REST + 2);
+            arena.dealloc(large, layout(REST + 2, 1));
+            let whole = arena.alloc(layout(FRONT, 1));
+            assert_eq!(arena.front().offset(whole), Some(0));
+            assert!(arena.rest().is_none(), "nothing needed the rest");
+            whole.write_bytes(1, FRONT);
+            let moved = arena.realloc(whole, layout(FRONT, 1), FRONT + 1);
+            assert_eq!(arena.rest().and_then(|rest| rest.offset(moved)), Some(0), "the front is full");
+            let small = arena.alloc(layout(16, 16));
+            assert_eq!(arena.front().offset(small), Some(0), "the front is empty again");
+            let more = arena.alloc(layout(REST, 1));
+            assert!(arena.find(more).is_none(), "the rest has less room");
+            arena.dealloc(more, layout(REST, 1));
+            assert_eq!(
+                arena.realloc(moved, layout(FRONT + 1, 1), REST),
+                moved,
+                "the last block of the rest grows in place"
+            );
+            let last = arena.realloc(moved, layout(REST, 1), REST + 1);
+            assert_eq!((arena.find(last).is_none(), last.add(FRONT - 1).read()), (true, 1));
+            arena.dealloc(last, layout(REST + 1, 1));
+            let again = arena.alloc(layout(REST, 1));
+            assert_eq!(arena.rest().and_then(|rest| rest.offset(again)), Some(0), "the rest is empty again");
         }
     }
 }
