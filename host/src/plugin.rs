@@ -36,6 +36,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod generation;
 mod history;
+mod http_role;
 pub mod inspection;
 mod interface;
 pub mod limit_usage;

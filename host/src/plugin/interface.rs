@@ -15,7 +15,7 @@ pub(super) mod describe {
     });
 }
 
-/// Handles requests.
+/// Handles requests. `http_role` calls it.
 pub(super) mod handle {
     wasmtime::component::bindgen!({
         inline: "package wharf:host-handle; world role { export wharf:plugin/http@0.1.0; }",

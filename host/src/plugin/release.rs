@@ -15,7 +15,8 @@ use super::bulkhead::Bulkhead;
 use super::call_stats::CallStats;
 use super::declaration::{CachePolicy, Declaration};
 use super::engine::PluginEngine;
-use super::interface::{handle, subscriber, worker};
+use super::http_role::HttpRole;
+use super::interface::{subscriber, worker};
 use super::limits::{CallLimits, LimitOverrides};
 use super::pause::PauseSwitch;
 use super::schema_compatibility::MigrationStep;
@@ -67,7 +68,8 @@ pub struct Prepared {
     pub routes: Vec<ReleaseRoute>,
     /// Finds a route by its index.
     pub table: RouteTable<usize>,
-    pub(super) handle: handle::RolePre<Guest>,
+    /// Handles requests.
+    pub(super) handle: HttpRole,
     /// Receives events, if it has this role.
     pub(super) subscriber: Option<subscriber::RolePre<Guest>>,
     /// Runs jobs, if it has this role.
@@ -191,7 +193,7 @@ pub struct CachedRoute {
 
 /// A component that is type-checked against its grants: the expensive part of a release.
 pub(super) struct LinkedComponent {
-    handle: handle::RolePre<Guest>,
+    handle: HttpRole,
     subscriber: Option<subscriber::RolePre<Guest>>,
     worker: Option<worker::RolePre<Guest>>,
 }
@@ -207,7 +209,7 @@ impl LinkedComponent {
         let plays = |role: &str| artifact.plays(role).then(|| instance.clone());
         let subscriber = plays(SUBSCRIBER).map(subscriber::RolePre::new).transpose().map_err(refuse)?;
         let worker = plays(WORKER).map(worker::RolePre::new).transpose().map_err(refuse)?;
-        Ok(Self { handle: handle::RolePre::new(instance).map_err(refuse)?, subscriber, worker })
+        Ok(Self { handle: HttpRole::new(instance).map_err(refuse)?, subscriber, worker })
     }
 }
 

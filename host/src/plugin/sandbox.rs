@@ -198,9 +198,9 @@ impl Sandbox {
         let work = async {
             let began = Instant::now();
             let _request = budget.reserve(request.body.len())?;
-            let role = parts.handle.instantiate_async(&mut store).await?;
+            let instance = parts.handle.instantiate(&mut store).await?;
             release.stats.instantiated(began.elapsed());
-            let response = role.wharf_plugin_http().call_handle(&mut store, request).await?;
+            let response = parts.handle.call(&mut store, instance, request).await?;
             store.data_mut().release_result();
             let _response = budget.reserve(host_bytes(&response))?;
             Ok(response)

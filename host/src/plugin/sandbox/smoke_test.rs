@@ -34,7 +34,7 @@ impl Sandbox {
         let context = context_of(release, request_id);
         let mut store = self.release_store(release, parts, context, &release.limits, &dependencies);
         let slot = store.data().cpu_slot.clone();
-        let instance = parts.handle.instantiate_async(&mut store);
+        let instance = parts.handle.instantiate(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
             let error = stop.into_error(store.data().limits.budget.limit_hit());
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
