@@ -1,5 +1,6 @@
 //! The sources of time and randomness. No other module asks the system for either, so tests can replace both.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -145,18 +146,30 @@ pub enum Random {
     Sequence(Arc<AtomicI64>),
 }
 
+/// The number of ids of requests for which a thread asks the operating system at once.
+const REQUEST_IDS: usize = 64;
+
+thread_local! {
+    /// Random bytes for the next ids of requests.
+    static SPARE: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is where randomness comes in")]
+fn fill(bytes: &mut [u8]) -> crate::error::Result<()> {
+    getrandom::fill(bytes).map_err(|error| {
+        crate::error::Error::internal("the operating system's random generator failed").with_source(error)
+    })
+}
+
 impl Random {
     /// Returns `N` random bytes.
     ///
     /// # Errors
     /// The operating system's generator failed. An operation that needs a secret must not continue then.
-    #[allow(clippy::disallowed_methods, reason = "this is where randomness comes in")]
     pub fn bytes<const N: usize>(&self) -> crate::error::Result<[u8; N]> {
         let mut bytes = [0; N];
         match self {
-            Self::System => getrandom::fill(&mut bytes).map_err(|error| {
-                crate::error::Error::internal("the operating system's random generator failed").with_source(error)
-            })?,
+            Self::System => fill(&mut bytes)?,
             Self::Sequence(next) => {
                 let count = next.fetch_add(1, Ordering::SeqCst).to_be_bytes();
                 for (to, from) in bytes.iter_mut().rev().zip(count.iter().rev()) {
@@ -174,10 +187,32 @@ impl Random {
     pub fn uuid(&self) -> crate::error::Result<Uuid> {
         Ok(uuid::Builder::from_random_bytes(self.bytes()?).into_uuid())
     }
+
+    /// Returns a random (version 4) UUID for a request. It must not be a secret: its bytes wait in memory for their use,
+    /// because asking the operating system for each request costs more than all else about the id.
+    ///
+    /// # Errors
+    /// As [`Random::bytes`].
+    pub fn request_id(&self) -> crate::error::Result<Uuid> {
+        let Self::System = self else { return self.uuid() };
+        let bytes = SPARE.with_borrow_mut(|spare| -> crate::error::Result<[u8; 16]> {
+            if let Some(bytes) = spare.pop() {
+                return Ok(bytes);
+            }
+            let mut fresh = [[0_u8; 16]; REQUEST_IDS];
+            fill(fresh.as_flattened_mut())?;
+            let [bytes, rest @ ..] = fresh;
+            spare.extend(rest);
+            Ok(bytes)
+        });
+        Ok(uuid::Builder::from_random_bytes(bytes?).into_uuid())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -194,5 +229,15 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.now(), Timestamp(2_000_000));
         assert_eq!(clock.monotonic(), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn each_request_has_an_id_of_its_own() {
+        for random in [Random::System, Random::Sequence(Arc::default())] {
+            let id = || random.request_id().unwrap();
+            let ids: HashSet<Uuid> = (0..3 * REQUEST_IDS).map(|_| id()).collect();
+            assert_eq!(ids.len(), 3 * REQUEST_IDS);
+            assert!(ids.iter().all(|id| id.get_version_num() == 4));
+        }
     }
 }

@@ -22,6 +22,7 @@ use hyper::body::Body;
 use percent_encoding::percent_decode_str;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::access;
 use super::body_stages;
@@ -165,8 +166,8 @@ impl Dispatcher {
 
     fn receive(&self, peer: SocketAddr) -> (Received<'_>, Result<()>) {
         let started = Instant::now();
-        let (request_id, result): (Arc<str>, _) = match self.host.random.uuid() {
-            Ok(id) => (id.simple().to_string().into(), Ok(())),
+        let (request_id, result): (Arc<str>, _) = match self.host.random.request_id() {
+            Ok(id) => (Arc::from(&*id.simple().encode_lower(&mut Uuid::encode_buffer())), Ok(())),
             Err(error) => ("none".into(), Err(error)),
         };
         (Received { request_id, started, peer, in_flight: self.host.traffic.begin() }, result)
