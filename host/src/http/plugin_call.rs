@@ -21,30 +21,33 @@ use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Assignment;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
-/// Request headers that a plugin never receives from a client: credentials, framing, and headers that only the host may
-/// set. The host has decoded the body, so its content coding is part of the framing.
-const WITHHELD: &[&str] = &[
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "cookie",
-    "expect",
-    "forwarded",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-api-key",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-];
+/// Returns whether a plugin never receives a request header of this name from a client: credentials, framing, and headers
+/// that only the host may set. The host has decoded the body, so its content coding is part of the framing.
+fn is_withheld(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "connection"
+            | "content-encoding"
+            | "content-length"
+            | "cookie"
+            | "expect"
+            | "forwarded"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "x-api-key"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+            | "x-request-id"
+    )
+}
 
 /// The header whose query a plugin does not receive.
 const REFERER: &str = "referer";
@@ -52,6 +55,9 @@ const REFERER: &str = "referer";
 /// Conditions of a request that the host evaluates itself on cached routes. The plugin returns the whole response
 /// there, so that it can be cached.
 const CONDITIONS: &[&str] = &["if-none-match", "if-modified-since"];
+
+/// The maximum number of headers that the host adds.
+const HEADERS_OF_HOST: usize = 3;
 
 /// A request to a plugin after the access check and validation.
 pub(super) struct PluginCall<'a> {
@@ -76,24 +82,20 @@ pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCa
     let ready = || budget.admit_response(call.release.bulkhead.unread());
     let refused = |error: &Error| call.release.stats.count(CallOutcome::of_error(error));
     ready().inspect_err(refused)?;
-    let mut headers = passed_on(&call.parts.headers);
-    if !call.conditions {
-        headers.retain(|(name, _)| !CONDITIONS.contains(name));
-    }
-    let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+    let passed_on = passed_on(&call.parts.headers);
+    let mut headers: Vec<(&str, &str)> = Vec::with_capacity(passed_on.len() + HEADERS_OF_HOST);
+    let admitted = passed_on.iter().filter(|(name, _)| call.conditions || !CONDITIONS.contains(name));
+    headers.extend(admitted.map(|(name, value)| (*name, value.as_ref())));
     check_size(call.release, &headers).inspect_err(refused)?;
     let address = call.origin.address.to_string();
     headers.extend([("x-forwarded-for", address.as_str()), ("x-forwarded-proto", call.origin.scheme)]);
     headers.extend(call.origin.host.as_deref().map(|host| ("x-forwarded-host", host)));
-    let path = call.parts.uri.path();
-    let mount = call.release.record.mount.to_string();
-    let below = path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/");
     let params: Vec<(&str, &str)> = call.params.iter().map(|(name, text)| (*name, text.as_ref())).collect();
     let request = Request {
         id: call.request_id,
         route: u32::try_from(call.route).unwrap_or(u32::MAX),
         method: call.method,
-        path: below,
+        path: call.release.below_mount(call.parts.uri.path()),
         params: &params,
         query: call.parts.uri.query().unwrap_or_default(),
         headers: &headers,
@@ -131,14 +133,13 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
 /// character, as `wharf:http` does. The query of the page that sent the request stays with the host: it may have a code of
 /// a sign-in or the token of a link.
 pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
-    headers
-        .iter()
-        .filter(|(name, _)| !WITHHELD.contains(&name.as_str()))
-        .map(|(name, value)| match name.as_str() {
-            REFERER => (REFERER, without_query(text(value))),
-            name => (name, text(value)),
-        })
-        .collect()
+    let mut passed_on = Vec::with_capacity(headers.len());
+    let admitted = headers.iter().filter(|(name, _)| !is_withheld(name.as_str()));
+    passed_on.extend(admitted.map(|(name, value)| match name.as_str() {
+        REFERER => (REFERER, without_query(text(value))),
+        name => (name, text(value)),
+    }));
+    passed_on
 }
 
 fn without_query(url: Cow<'_, str>) -> Cow<'_, str> {

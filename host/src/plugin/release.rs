@@ -37,6 +37,8 @@ pub struct Release {
     pub size: usize,
     /// Interfaces that it imports.
     pub imports: Vec<String>,
+    /// The mount in its record, as a text.
+    mount: Box<str>,
     /// Its cached responses.
     pub cache: Arc<PluginCache>,
     pub(super) parts: OnceCell<Prepared>,
@@ -219,6 +221,11 @@ impl Release {
         self.record.grants.contains(capability) && self.revocations.check(capability).is_ok()
     }
 
+    /// Returns the part of a path below its mount, with a slash in front.
+    pub fn below_mount<'p>(&self, path: &'p str) -> &'p str {
+        path.strip_prefix(&*self.mount).filter(|rest| !rest.is_empty()).unwrap_or("/")
+    }
+
     /// Creates a release that is prepared.
     ///
     /// # Errors
@@ -247,6 +254,7 @@ impl Release {
     ) -> Self {
         let stats = Arc::new(CallStats::new(record.declaration.routes.len()));
         Self {
+            mount: record.mount.to_string().into(),
             record,
             size,
             imports,

@@ -42,12 +42,11 @@ impl Sandbox {
         drop(store);
         for (index, route) in parts.routes.iter().enumerate().filter(|(_, route)| route.smoke) {
             let path = route.template.to_string();
-            let mount = release.record.mount.to_string();
             let request = Request {
                 id: request_id,
                 route: u32::try_from(index).unwrap_or(u32::MAX),
                 method: &route.method,
-                path: path.strip_prefix(mount.as_str()).filter(|rest| !rest.is_empty()).unwrap_or("/"),
+                path: release.below_mount(&path),
                 params: &[],
                 query: "",
                 headers: &[],
