@@ -245,7 +245,8 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let instance = request.uri().path().to_owned();
-    let response = AssertUnwindSafe(async { service(request, peer).await }).catch_unwind();
+    // Boxed, because hyper and the futures around this one would move it several times, and it is large.
+    let response = AssertUnwindSafe(Box::pin(async { service(request, peer).await })).catch_unwind();
     response.await.unwrap_or_else(|_| {
         let error = Error::internal("a request handler panicked; the panic is in the log");
         problem::reply(&error, &instance, "").into()

@@ -11,6 +11,7 @@ mod smoke_test;
 mod task;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -159,8 +160,12 @@ impl Sandbox {
         }
         ready()?;
         let started = Instant::now();
-        let running = release.ended.run_until_cancelled(self.run(release, request, caller, dependencies));
-        let outcome = match paused.run_until_cancelled(running).await {
+        let outcome = {
+            // Pinned, because each of the two would move the call, which is large, and keep room for it twice.
+            let running = pin!(self.run(release, request, caller, dependencies));
+            paused.run_until_cancelled(release.ended.run_until_cancelled(running)).await
+        };
+        let outcome = match outcome {
             Some(Some(outcome)) => outcome,
             None => Err(plugin_paused()),
             Some(None) => Err(Error::new(
@@ -195,17 +200,19 @@ impl Sandbox {
             body: request.body,
         };
         let (slot, budget) = (store.data().cpu_slot.clone(), store.data().limits.budget.clone());
-        let work = async {
-            let began = Instant::now();
-            let _request = budget.reserve(request.body.len())?;
-            let instance = parts.handle.instantiate(&mut store).await?;
-            release.stats.instantiated(began.elapsed());
-            let response = parts.handle.call(&mut store, instance, request).await?;
-            store.data_mut().release_result();
-            let _response = budget.reserve(host_bytes(&response))?;
-            Ok(response)
+        let outcome = {
+            let work = pin!(async {
+                let began = Instant::now();
+                let _request = budget.reserve(request.body.len())?;
+                let instance = parts.handle.instantiate(&mut store).await?;
+                release.stats.instantiated(began.elapsed());
+                let response = parts.handle.call(&mut store, instance, request).await?;
+                store.data_mut().release_result();
+                let _response = budget.reserve(host_bytes(&response))?;
+                Ok(response)
+            });
+            run_until(&slot, &release.stats, release.limits.deadline, work).await
         };
-        let outcome = run_until(&slot, &release.stats, release.limits.deadline, work).await;
         release.usage.record_peak(budget.peak());
         // Includes a limit that the guest recovered from, such as an allocation that failed.
         let hit = if matches!(outcome, Err(Stop::Deadline)) { Some(Limit::Deadline) } else { budget.limit_hit() };
