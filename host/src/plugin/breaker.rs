@@ -3,8 +3,11 @@
 //!
 //! closed → (at least half of the recent calls fail) → open → (after the quarantine) → half-open: one call at a time
 //! probes → closed, or open again for twice as long.
+//!
+//! A call of a release that works takes no lock: its admission and its success change nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
@@ -27,6 +30,9 @@ pub struct Breaker {
     /// How long it stays open the first time.
     quarantine: Duration,
     state: Mutex<State>,
+    /// The [`Summary`] of the state, which changes under its lock. A call that reads it while another one changes it counts
+    /// as the earlier of the two.
+    summary: AtomicU8,
 }
 
 /// A release whose breaker opened.
@@ -63,6 +69,28 @@ enum State {
     },
 }
 
+/// As much of the state as most calls need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Summary {
+    /// Calls are refused, or only probes are admitted.
+    NotClosed,
+    /// All calls are admitted.
+    Closed,
+    /// All calls are admitted, and another success changes nothing: the recent calls are [`WINDOW`] successes.
+    Faultless,
+}
+
+impl State {
+    fn summary(&self) -> Summary {
+        match self {
+            Self::Closed { latest: 0, seen: WINDOW } => Summary::Faultless,
+            Self::Closed { .. } => Summary::Closed,
+            Self::Open { .. } | Self::HalfOpen { .. } => Summary::NotClosed,
+        }
+    }
+}
+
 /// The permission to call, to be completed with the outcome. If it is dropped instead, the call was cancelled or says
 /// nothing about the release, and does not count.
 #[derive(Debug)]
@@ -76,8 +104,23 @@ pub struct Admission<'a> {
 impl Breaker {
     /// Creates a closed breaker.
     pub fn new(clock: Clock, faults: u32, quarantine: Duration) -> Self {
-        let state = Mutex::new(State::Closed { latest: 0, seen: 0 });
-        Self { clock, faults: faults.clamp(1, WINDOW), quarantine, state }
+        let state = State::Closed { latest: 0, seen: 0 };
+        let summary = AtomicU8::new(state.summary() as u8);
+        Self { clock, faults: faults.clamp(1, WINDOW), quarantine, state: Mutex::new(state), summary }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether the state has this summary.
+    fn is(&self, summary: Summary) -> bool {
+        self.summary.load(Ordering::Acquire) == summary as u8
+    }
+
+    /// Replaces the summary after a change of the state, which is still locked.
+    fn summarize(&self, state: &State) {
+        self.summary.store(state.summary() as u8, Ordering::Release);
     }
 
     /// Admits a call if the breaker is closed, or as a probe.
@@ -85,7 +128,10 @@ impl Breaker {
     /// # Errors
     /// 503 `plugin_quarantined`, with when to try again.
     pub fn admit(&self) -> Result<Admission<'_>, Error> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is(Summary::NotClosed) {
+            return Ok(Admission { breaker: self, probe: false, done: false });
+        }
+        let mut state = self.lock();
         let probe = match &mut *state {
             State::Closed { .. } => false,
             State::Open { until, backoff } => {
@@ -107,12 +153,12 @@ impl Breaker {
 
     /// Returns whether calls are refused or only probes are admitted.
     pub fn is_open(&self) -> bool {
-        !matches!(&*self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Closed { .. })
+        self.is(Summary::NotClosed)
     }
 
     /// Returns whether a call would be refused now.
     pub fn refuses(&self) -> bool {
-        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.lock() {
             State::Closed { .. } => false,
             State::Open { until, .. } => *until > self.clock.now(),
             State::HalfOpen { probing, .. } => *probing,
@@ -129,8 +175,18 @@ impl Admission<'_> {
     /// Records whether the call failed. Returns whether that opened the breaker.
     pub fn done(mut self, fault: bool) -> bool {
         self.done = true;
-        let mut state = self.breaker.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *state {
+        if !fault && !self.probe && self.breaker.is(Summary::Faultless) {
+            return false;
+        }
+        let mut state = self.breaker.lock();
+        let opens = self.record(&mut state, fault);
+        self.breaker.summarize(&state);
+        opens
+    }
+
+    /// Adds the outcome to the state. Returns whether that opened the breaker.
+    fn record(&self, state: &mut State, fault: bool) -> bool {
+        match state {
             State::Closed { latest, seen } => {
                 *latest = ((*latest << 1) | u32::from(fault)) & ((1 << WINDOW) - 1);
                 *seen = seen.saturating_add(1).min(WINDOW);
@@ -139,7 +195,7 @@ impl Admission<'_> {
                 let faults = latest.count_ones();
                 let opens = fault && faults >= self.breaker.faults && faults * 2 >= *seen;
                 if opens {
-                    self.breaker.open(&mut state, 1);
+                    self.breaker.open(state, 1);
                 }
                 opens
             }
@@ -147,7 +203,7 @@ impl Admission<'_> {
                 *probing = false;
                 if fault {
                     let backoff = backoff.saturating_mul(2).min(MAX_BACKOFF);
-                    self.breaker.open(&mut state, backoff);
+                    self.breaker.open(state, backoff);
                 } else {
                     *successes += 1;
                     if *successes >= SUCCESSFUL_PROBES {
@@ -167,7 +223,7 @@ impl Drop for Admission<'_> {
         if self.done || !self.probe {
             return;
         }
-        let mut state = self.breaker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.breaker.lock();
         if let State::HalfOpen { probing, .. } = &mut *state {
             *probing = false;
         }
@@ -208,6 +264,23 @@ mod tests {
         assert_eq!(*refused.kind(), Kind::Unavailable(QUARANTINE));
         clock.advance(Duration::from_secs(4));
         assert_eq!(*call(&breaker, false).unwrap_err().kind(), Kind::Unavailable(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn it_opens_after_a_long_time_without_faults_and_closes_again() {
+        let (clock, breaker) = breaker();
+        for _ in 0..2 {
+            for _ in 0..100 {
+                assert!(!call(&breaker, false).unwrap());
+            }
+            trip(&breaker);
+            assert!(breaker.is_open() && call(&breaker, false).is_err());
+            clock.advance(QUARANTINE);
+            for _ in 0..SUCCESSFUL_PROBES {
+                assert!(!call(&breaker, false).unwrap());
+            }
+            assert!(!breaker.is_open());
+        }
     }
 
     #[test]
