@@ -265,6 +265,7 @@ impl Arena {
         let zero = [
             "wharf_calls_running",
             "wharf_calls_waiting",
+            "wharf_calls_waiting_bytes",
             "wharf_plugin_calls_running",
             "wharf_plugin_calls_waiting",
             "wharf_plugin_sql_connections",

@@ -95,6 +95,7 @@ async fn current_usage_is_reported(host: &mut TestHost) {
         "wharf_pool_slots{of=\"memory\"}",
         "wharf_pool_slots{of=\"stack\"}",
         "wharf_calls_running",
+        "wharf_calls_waiting_bytes",
         "wharf_call_places",
     ] {
         assert!(samples[name] >= 1.0, "{name}: {samples:#?}");

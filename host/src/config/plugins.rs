@@ -96,7 +96,7 @@ plugins! {
         /// How long a call may wait for a call slot before the response is 503.
         queue_time: Duration = SECOND, "WHARF_PLUGIN_QUEUE_TIME", kind::duration(Duration::ZERO..=MINUTE);
         /// Memory of the calls that wait for a call slot, for all plugins together: 16 KiB for each call, and its
-        /// request. The calls of one plugin may take as much as they leave free.
+        /// request with all headers. The calls of one plugin may take as much as they leave free.
         queue_bytes: usize = 64 * 1024 * 1024, "WHARF_PLUGIN_QUEUE_BYTES", kind::bytes(MIB..=64 * GIB);
         /// Body of a request. Defaults to `server.max_body_bytes`.
         request_bytes: usize = 2 * 1024 * 1024, "WHARF_PLUGIN_REQUEST_BYTES", kind::bytes(KIB..=GIB),

@@ -193,8 +193,7 @@ async fn respond_cached(host: &Arc<Host>, cached: &CachedRoute, mut call: Plugin
                 return filled.unwrap_or_else(|| Err(Error::internal("a call for the cache panicked")));
             }
             Turn::Wait(wait) => {
-                let bytes: usize =
-                    call.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+                let bytes = plugin_call::head_bytes(call.parts);
                 let _waiting = host.plugins.admit_waiting(call.release, bytes)?;
                 wait.landed().await;
                 waited_for.push(key);

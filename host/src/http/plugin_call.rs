@@ -100,6 +100,7 @@ pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCa
         query: call.parts.uri.query().unwrap_or_default(),
         headers: &headers,
         body: &call.body,
+        head_bytes: head_bytes(call.parts),
         client: Some(call.origin.address),
     };
     // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
@@ -127,6 +128,13 @@ fn check_size(release: &Release, headers: &[(&str, &str)]) -> Result<()> {
     release.usage.hit(Limit::HeaderBytes);
     let text = format!("The headers have more than {most} bytes in total");
     Err(Error::new(Kind::HeadersTooLarge, code::HEADERS_TOO_LARGE, text))
+}
+
+/// Returns the size of the head of a request: its target, and all of its headers.
+pub(super) fn head_bytes(parts: &Parts) -> usize {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = parts.headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));
+    headers.fold(target, usize::saturating_add)
 }
 
 /// Returns the headers that a plugin receives. A value that is not UTF-8 is read as Latin-1, in which every byte is a
@@ -187,6 +195,13 @@ mod tests {
             .collect();
         let passed: Vec<_> = passed_on(&headers).into_iter().map(|(_, value)| value.into_owned()).collect();
         assert_eq!(passed, ["plain", "gr\u{fc}n", "gr\u{fc}n", "\u{80}"]);
+    }
+
+    #[test]
+    fn the_size_of_a_head_includes_credentials() {
+        let request = axum::http::Request::get("/shop/?page=2").header("cookie", "a=1").header("accept", "*/*");
+        let parts = request.body(()).unwrap().into_parts().0;
+        assert_eq!(head_bytes(&parts), "/shop/?page=2cookiea=1accept*/*".len());
     }
 
     #[test]

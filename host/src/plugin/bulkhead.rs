@@ -8,6 +8,8 @@
 //! Waiting is bounded by time and memory and not by a number of calls, so a burst of small calls waits instead of being
 //! refused. The waiting calls of one plugin may take as much of the memory as they leave free: one plugin takes at most
 //! half, and further ones share the rest. So a burst to one plugin leaves room for the waiting calls of others.
+//!
+//! A call is refused for its time only after it has waited for it, and never because of an estimate: see decision 0006.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -207,6 +209,11 @@ impl CallSlots {
         self.shared.waiting.load(Ordering::Relaxed)
     }
 
+    /// Returns the memory of the waiting calls of all plugins.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// Returns the number of running calls, on the reserved slots of these plugins and on the shared ones.
     pub(super) fn running<'a>(&self, plugins: impl Iterator<Item = &'a Bulkhead>) -> usize {
         plugins.map(|plugin| plugin.reserved.out()).sum::<usize>().saturating_add(self.shared.slots.out())
@@ -265,6 +272,7 @@ pub(super) fn busy() -> Error {
 mod tests {
     use super::*;
     use crate::capability::CpuScheduler;
+    use crate::config;
 
     fn bulkhead(calls: usize, queue_time: Duration) -> Arc<Bulkhead> {
         Arc::new(Bulkhead::new(calls, queue_time, CpuScheduler::new(1).plugin_queue()))
@@ -299,6 +307,25 @@ mod tests {
         }
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (0, 0));
         assert_eq!(all.waiting_bytes.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn by_default_a_thousand_calls_of_one_plugin_wait_and_its_neighbour_does_not() {
+        let limits = config::Plugins::default();
+        let all = Arc::new(CallSlots::new(limits.total_concurrency, limits.queue_bytes));
+        let [crowded, neighbour] = [(); 2].map(|()| bulkhead(limits.concurrency, NEVER));
+        all.reserve([(&*crowded, true), (&*neighbour, true)].into_iter());
+        let mut calls = Vec::new();
+        for _ in 0..1_000 {
+            // The headers are as large as a plugin accepts them.
+            calls.push(enter(&crowded, &all, limits.header_bytes).await);
+        }
+        assert_eq!((crowded.running(), crowded.waiting()), (limits.concurrency, 1_000 - limits.concurrency));
+        assert!(enter(&neighbour, &all, limits.header_bytes).await.is_finished());
+        for call in calls {
+            drop(call.await.unwrap().ok().unwrap());
+        }
+        assert_eq!(all.waiting_bytes(), 0);
     }
 
     #[tokio::test]

@@ -97,6 +97,11 @@ impl Registry {
         self.live.sandbox().call_slots().size()
     }
 
+    /// Returns the memory of the calls that wait for a call slot.
+    pub fn waiting_bytes(&self) -> usize {
+        self.live.sandbox().call_slots().waiting_bytes()
+    }
+
     /// Returns the numbers of running calls and of calls that wait for an unreserved call slot.
     pub fn calls(&self) -> (usize, usize) {
         self.live.calls()

@@ -59,16 +59,19 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// Body.
     pub body: &'a [u8],
+    /// Size of the head that the client sent, credentials included. The host keeps it until the response. 0 for a call by
+    /// the host.
+    pub head_bytes: usize,
     /// The address of the client; `None` for a call by the host.
     pub client: Option<IpAddr>,
 }
 
 impl Request<'_> {
-    /// Returns the bytes of its texts and its body.
+    /// Returns the bytes of its head and its body. The texts are parts of the head that the client sent.
     fn size(&self) -> usize {
         let pairs = self.headers.iter().chain(self.params).map(|(name, value)| name.len().saturating_add(value.len()));
-        let texts = [self.path.len(), self.query.len(), self.body.len()];
-        pairs.chain(texts).fold(0, usize::saturating_add)
+        let texts = pairs.chain([self.path.len(), self.query.len()]).fold(0, usize::saturating_add);
+        texts.max(self.head_bytes).saturating_add(self.body.len())
     }
 }
 

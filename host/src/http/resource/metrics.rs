@@ -112,6 +112,8 @@ fn add_host(families: &mut Families, host: &Host) {
     let (running, waiting) = host.plugins.calls();
     families.single_gauge("calls_running", "Plugin calls that are running", running);
     families.single_gauge("calls_waiting", "Plugin calls that are waiting for a call slot of the host", waiting);
+    let waiting_bytes = host.plugins.waiting_bytes();
+    families.single_gauge("calls_waiting_bytes", "Memory of the calls that wait for a call slot", waiting_bytes);
     families.single_gauge("call_places", "Call slots of the host", host.plugins.call_slots());
     let pool = host.plugins.instance_pool();
     families.gauge(

@@ -51,6 +51,7 @@ impl Sandbox {
                 query: "",
                 headers: &[],
                 body: &[],
+                head_bytes: 0,
                 client: None,
             };
             let at = format!(" ({} {path})", route.method);
