@@ -3,9 +3,11 @@
 //! Both servers run at the same time and are measured alternately, round by round, so that other load on the machine
 //! affects both. Throughput comes from wrk. CPU time per request is the server's own, read from /proc, and is the
 //! steadier figure. The program asserts none of these numbers, because machines differ. It fails if known and unknown
-//! accounts can be told apart by time (`identity`). `make bench-queue` measures the queue of jobs instead (`queue`).
+//! accounts can be told apart by time (`identity`). A thousand clients of one plugin are compared with a few (`crowd`).
+//! `make bench-queue` measures the queue of jobs instead (`queue`).
 
 mod baseline;
+mod crowd;
 mod identity;
 mod postgres;
 mod queue;
@@ -86,6 +88,7 @@ fn compare(binary: &std::path::Path) -> Result<(), Failure> {
             median(&|(_, theirs)| theirs.cpu_micros),
         );
     }
+    crowd::compare(&wharf)?;
     identity::compare(&wharf)
 }
 
@@ -95,19 +98,27 @@ struct Load {
     rate: f64,
     /// CPU time of the server per response, in microseconds.
     cpu_micros: f64,
+    /// Responses with another status than 2xx or 3xx, and requests without a response.
+    failed: f64,
 }
 
+/// Measures with the usual number of connections. A response that is not a success is an error.
 fn measure(url: &str, token: Option<&str>, pid: u32) -> Result<Load, Failure> {
+    let load = load(url, token, pid, CONNECTIONS)?;
+    if load.failed > 0.0 { Err(format!("{url} failed {} times", load.failed).into()) } else { Ok(load) }
+}
+
+fn load(url: &str, token: Option<&str>, pid: u32, connections: usize) -> Result<Load, Failure> {
     let before = cpu_seconds(pid)?;
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", TIME.as_secs())]);
+    wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", TIME.as_secs())]);
     if let Some(token) = token {
         wrk.args(["-H", &format!("Authorization: Bearer {token}")]);
     }
     let output =
         wrk.arg(url).output().map_err(|error| format!("wrk does not start ({error}); on Debian: apt install wrk"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if text.contains("Non-2xx") || !output.status.success() {
+    if !output.status.success() {
         return Err(format!("{url} gave errors:\n{text}{}", String::from_utf8_lossy(&output.stderr)).into());
     }
     let number = |before: &str| -> Result<f64, Failure> {
@@ -117,7 +128,14 @@ fn measure(url: &str, token: Option<&str>, pid: u32) -> Result<Load, Failure> {
         Ok(word.ok_or("wrk said nothing")?.parse()?)
     };
     let requests = number("requests in")?;
-    Ok(Load { rate: number("Requests/sec")?, cpu_micros: (cpu_seconds(pid)? - before) * 1e6 / requests })
+    let failed = text.lines().filter(|line| line.contains("Non-2xx") || line.contains("Socket errors")).map(sum).sum();
+    let cpu_micros = (cpu_seconds(pid)? - before) * 1e6 / requests;
+    Ok(Load { rate: number("Requests/sec")?, cpu_micros, failed })
+}
+
+/// Returns the sum of the numbers in a line, such as `Socket errors: connect 0, read 2, write 0, timeout 1`.
+fn sum(line: &str) -> f64 {
+    line.split([' ', ',']).filter_map(|word| word.parse::<f64>().ok()).sum()
 }
 
 /// Returns the user and system time of a process from /proc/PID/stat (proc(5): fields 14 and 15, in ticks of 10 ms).
