@@ -100,7 +100,7 @@ impl Auth {
         passwords: HashCost,
     ) -> Result<Self> {
         db::user::renew_keys(&db).await?;
-        let passwords = PasswordHasher::new(random.clone(), passwords)?;
+        let passwords = PasswordHasher::new(random.clone(), passwords, settings)?;
         let keys = SigningKeys::open(&db, &random, clock.now()).await?;
         db::session::shorten(&db, settings.session_ttl).await?;
         let token_cache = TokenCache::new(&db);

@@ -184,10 +184,29 @@ settings! {
         account_attempts: u32 = 10, "WHARF_ACCOUNT_ATTEMPTS", kind::count(1..=10_000);
         /// Failed sign-ins from one address (of IPv6, from one /56 network) in a row; then one in three seconds.
         network_attempts: u32 = 100, "WHARF_NETWORK_ATTEMPTS", kind::count(1..=100_000);
+        /// Memory of one hash of a password (Argon2id). Hashes of another cost are replaced at the next sign-in.
+        hash_memory_bytes: usize = 19 * 1024 * 1024, "WHARF_HASH_MEMORY_BYTES", kind::bytes(7 * MIB..=256 * MIB);
+        /// Passes of one hash of a password over its memory.
+        hash_passes: u32 = 2, "WHARF_HASH_PASSES", kind::count(1..=16);
         /// Email address of the first superuser, created at the first start.
         superuser_email: Option<String> = None, "WHARF_SUPERUSER_EMAIL", kind::email_address().optional();
         /// Password of the first superuser; `None` means that one is generated and printed once.
         superuser_password: Option<Secret> = None, "WHARF_SUPERUSER_PASSWORD", kind::password().optional();
+    }
+}
+
+impl Auth {
+    /// Returns the least memory of a hash with the configured passes. The pairs are those of OWASP's Password Storage Cheat
+    /// Sheet for Argon2id with one lane, which it calls equivalent.
+    fn least_hash_memory(&self) -> usize {
+        let mib: usize = match self.hash_passes {
+            0 | 1 => 46,
+            2 => 19,
+            3 => 12,
+            4 => 9,
+            _ => 7,
+        };
+        mib * 1024 * 1024
     }
 }
 

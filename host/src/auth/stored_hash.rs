@@ -120,7 +120,7 @@ impl<'a> StoredHash<'a> {
         }
     }
 
-    /// Returns whether the hash is as strong as one that is made today with the given parameters.
+    /// Returns whether the hash has the format and the cost of one that is made with the given parameters.
     pub(super) fn is_current(&self, params: &Params) -> bool {
         let Self::Argon2(hash, own) = self else { return false };
         hash.algorithm.as_str() == "argon2id"

@@ -114,6 +114,23 @@ async fn an_outdated_hash_is_replaced_at_the_next_login() {
     world.sign_in("a@example.com").await;
 }
 
+#[tokio::test]
+async fn a_hash_of_another_cost_is_replaced_at_the_next_login() {
+    let world = World::new().await;
+    let user = world.user("a@example.com").await;
+    for (memory_kib, passes) in [(128, 1), (128, 2), (64, 2)] {
+        let settings =
+            config::Auth { hash_memory_bytes: memory_kib * 1024, hash_passes: passes, ..config::Auth::default() };
+        let (db, clock) = (world.db.clone(), world.clock.clone());
+        let auth = Auth::open(db, &settings, clock, Random::System, HashCost::Configured).await.unwrap();
+        auth.sign_in("a@example.com", "changethis", &client()).await.unwrap();
+        let stored = db::user::find(&world.db, user.id).await.unwrap().unwrap().password_hash;
+        let expected = format!("$argon2id$v=19$m={memory_kib},t={passes},p=1$");
+        assert!(stored.starts_with(&expected), "{stored}");
+        auth.sign_in("a@example.com", "changethis", &client()).await.unwrap();
+    }
+}
+
 /// The test of `HashCost` in `password_hashing` has the same for Argon2.
 #[tokio::test]
 async fn a_hash_of_a_decomposed_password_is_replaced_by_one_of_its_normal_form() {

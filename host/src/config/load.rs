@@ -59,6 +59,13 @@ fn check_together(config: &Config, r: &mut Reader<'_>) {
         let key = "auth.refresh_token_ttl";
         r.refuse(key, r.origin(key), "is shorter than auth.access_token_ttl; a session must outlive its tokens");
     }
+    let least = auth.least_hash_memory();
+    if auth.hash_memory_bytes < least {
+        let key = "auth.hash_memory_bytes";
+        let mib = least / (1024 * 1024);
+        let text = format!("is too small for auth.hash_passes = {}; it needs {mib}MiB", auth.hash_passes);
+        r.refuse(key, r.origin(key), text);
+    }
     if config.email.smtp_url.is_some() && config.email.from.is_none() {
         let text = "is set and email.from (WHARF_EMAIL_FROM) is not; mail needs a sender";
         r.refuse("email.smtp_url", r.origin("email.smtp_url"), text);
@@ -296,6 +303,23 @@ mod tests {
         assert_eq!(text.lines().count(), 4, "{text}");
         let development = [("WHARF_DEVELOPMENT", "true"), ("WHARF_SUPERUSER_PASSWORD", "changethis")];
         assert!(with("", &development, Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn a_password_hash_is_never_cheaper_than_recommended() {
+        let cost = |memory: &'static str, passes: &'static str| {
+            with("", &[("WHARF_HASH_MEMORY_BYTES", memory), ("WHARF_HASH_PASSES", passes)], Vec::new())
+        };
+        for (memory, passes) in [("46MiB", "1"), ("19MiB", "2"), ("12MiB", "3"), ("9MiB", "4"), ("7MiB", "5"), ("", "")]
+        {
+            assert!(cost(memory, passes).is_ok(), "{memory} {passes}");
+        }
+        for (memory, passes) in [("45MiB", "1"), ("18MiB", "2"), ("11MiB", "3"), ("8MiB", "4"), ("", "1")] {
+            let text = cost(memory, passes).unwrap_err();
+            let passes = format!("auth.hash_memory_bytes is too small for auth.hash_passes = {passes}; it needs ");
+            assert!(text.contains(&passes), "{text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
     }
 
     const KEY: &str = "wharf-ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
