@@ -64,3 +64,41 @@ impl HttpRole {
         Ok(response)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::Engine;
+    use wasmtime::component::{Component, Linker};
+
+    use super::*;
+
+    /// Links a component whose role has these functions, all without parameters and results. Returns why it is refused.
+    fn refusal(functions: &[&str]) -> String {
+        let exports: String = functions.iter().map(|name| format!(r#"(export "{name}" (func $f))"#)).collect();
+        let text = format!(
+            r#"(component
+                (core module $m (func (export "f")))
+                (core instance $i (instantiate $m))
+                (func $f (canon lift (core func $i "f")))
+                (instance $http {exports})
+                (export "{HTTP}" (instance $http)))"#
+        );
+        let engine = Engine::default();
+        let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let linked = Linker::new(&engine).instantiate_pre(&component).unwrap();
+        format!("{:#}", HttpRole::new(linked).err().unwrap())
+    }
+
+    /// A deploy calls `routes` first, so its tests see the refusal of the bindings. After an upgrade of the host, nothing but
+    /// this check stands between a stored release and a call with other types than the compiled function has.
+    #[test]
+    fn a_function_of_another_type_is_refused_before_any_call() {
+        let refusal = refusal(&["routes", "handle"]);
+        assert!(refusal.starts_with("the type of the function `handle`: "), "{refusal}");
+    }
+
+    #[test]
+    fn a_role_without_the_function_is_refused() {
+        assert_eq!(refusal(&["routes"]), format!("{HTTP} has no function `handle`"));
+    }
+}
