@@ -1,9 +1,9 @@
 //! Decoys: the hashes against which passwords for unknown addresses are checked, so that the time of a sign-in does not
 //! tell whether an account exists. Owns their choice.
 //!
-//! One fixed hash is not enough while some accounts still have hashes of another system, which take another time. So
-//! an unknown address gets the hash of a real account as its decoy, always the same one: among unknown addresses, the
-//! kinds of hashes are as frequent as among accounts. The result of such a check is never used.
+//! One fixed hash is not enough while some accounts still have hashes of another system or of another cost, which take
+//! another time. So an unknown address gets the hash of a real account as its decoy, always the same one: among unknown
+//! addresses, the kinds of hashes are as frequent as among accounts. The result of such a check is never used.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::clock::{Random, Timestamp};
 use crate::db::{self, Db};
 use crate::error::Result;
 
-/// How long a sample is used: another process imports accounts, and sign-ins replace their hashes.
+/// How long a sample is used: another process imports accounts, and new passwords replace their hashes.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
 /// The number of hashes to choose from.
@@ -45,6 +45,12 @@ impl Decoys {
             self.hashes.store(db::user::sample_hashes(db, SAMPLE).await?.into());
         }
         Ok(())
+    }
+
+    /// Makes the next sign-in read the sample again, because this one replaced an outdated hash. Until then, the account would
+    /// be the only one with its kind of hash.
+    pub(super) fn expire(&self) {
+        self.read_at.store(i64::MIN, Ordering::Relaxed);
     }
 
     /// Returns the decoy of an address. `None` means that there are no accounts.

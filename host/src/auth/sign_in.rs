@@ -73,6 +73,7 @@ impl Auth {
             if !db::user::rehash(db, user.id, &user.password_hash, &better).await? {
                 return Ok(None);
             }
+            self.0.decoys.expire();
             user.password_hash = better;
         }
         self.complete_first_factor(&user, client).await

@@ -131,6 +131,25 @@ async fn a_hash_of_another_cost_is_replaced_at_the_next_login() {
     }
 }
 
+#[tokio::test]
+async fn unknown_addresses_cost_as_much_as_the_only_account_before_and_after_its_hash_is_replaced() {
+    let world = World::new().await;
+    world.user("a@example.com").await;
+    let settings = config::Auth { hash_memory_bytes: 128 * 1024, hash_passes: 1, ..config::Auth::default() };
+    let (db, clock) = (world.db.clone(), world.clock.clone());
+    let auth = Auth::open(db, &settings, clock, Random::System, HashCost::Configured).await.unwrap();
+    // The password is that of the decoy.
+    let guess = async || {
+        assert_eq!(code_of(auth.sign_in("nobody@example.com", "changethis", &client()).await), "incorrect_credentials");
+        auth.0.decoys.find("nobody@example.com").unwrap()
+    };
+    let decoy = guess().await;
+    assert!(decoy.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{decoy}");
+    auth.sign_in("a@example.com", "changethis", &client()).await.unwrap();
+    let decoy = guess().await;
+    assert!(decoy.starts_with("$argon2id$v=19$m=128,t=1,p=1$"), "{decoy}");
+}
+
 /// The test of `HashCost` in `password_hashing` has the same for Argon2.
 #[tokio::test]
 async fn a_hash_of_a_decomposed_password_is_replaced_by_one_of_its_normal_form() {
