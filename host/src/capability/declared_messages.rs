@@ -97,7 +97,7 @@ pub struct DeclaredSchedule {
     pub cron: String,
     /// A name of the IANA time zone database.
     pub time_zone: String,
-    /// The treatment of times that passed while the host did not run.
+    /// The treatment of times that passed while the host did not run or the plugin was paused.
     pub missed: MissedTimes,
     /// The job.
     pub job: String,
@@ -105,7 +105,7 @@ pub struct DeclaredSchedule {
     pub payload: String,
 }
 
-/// The treatment of times of a schedule that passed while the host did not run.
+/// The treatment of times of a schedule that passed while the host did not run or the plugin was paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissedTimes {

@@ -70,7 +70,8 @@ pub struct ScheduleReport {
     pub cron: String,
     /// A name of the IANA time zone database.
     pub time_zone: String,
-    /// The treatment of times that passed while the host did not run: `skip` (nothing) or `once` (the job runs once).
+    /// The treatment of times that passed while the host did not run or the plugin was paused: `skip` (nothing) or `once`
+    /// (the job runs once).
     pub missed: &'static str,
     /// The job.
     pub job: String,

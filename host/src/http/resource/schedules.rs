@@ -61,7 +61,8 @@ struct SchedulePublic {
     cron: String,
     /// A name of the IANA time zone database.
     time_zone: String,
-    /// The rule for times that passed while the host did not run: `skip` them, or run `once`.
+    /// The rule for times that passed while the host did not run or the plugin was paused: `skip` them, or run
+    /// `once`.
     missed: &'static str,
     /// The job, and its payload.
     job: String,
