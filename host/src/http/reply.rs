@@ -93,3 +93,10 @@ pub struct Message {
     /// The result, for people.
     pub message: String,
 }
+
+/// The result of a change of many objects: `{"changed": 7}`
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Changed {
+    /// The number of objects that were changed.
+    pub changed: u64,
+}

@@ -14,7 +14,7 @@ use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
-use crate::http::reply::{Message, Reply};
+use crate::http::reply::{Changed, Message, Reply};
 use crate::id::PluginName;
 use crate::message::{MailRecipient, PluginMail};
 use crate::permission::HostPermission;
@@ -36,7 +36,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         read(HostRoute::get("/api/v1/mail-queues", read_mail_queues))
             .named(TAG, "read_mail_queues", "Read Mail Queues")
             .described("Counts the mails of the host and of each plugin, by state.")
-            .replies::<CountsPublic>(),
+            .replies::<MailCountsPublic>(),
         read(HostRoute::get("/api/v1/mails/{seq}", read_mail))
             .named(TAG, "read_mail", "Read Mail")
             .described("Returns a mail with its recipient, its subject and the names of its files, without its text.")
@@ -55,14 +55,14 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         operate(HostRoute::post("/api/v1/mails/bulk/retry", retry_mails))
             .named(TAG, "retry_mails", "Retry Mails")
             .described("Makes all dead mails of a plugin, of the host or of both wait again.")
-            .json::<RetryFilter>()
+            .json::<ManyMails>()
             .replies::<Changed>(),
         operate(HostRoute::post("/api/v1/mails/bulk/drop", drop_mails))
             .named(TAG, "drop_mails", "Drop Mails")
             .described(
                 "Deletes all mails of a plugin, of the host or of both, unless `state` says otherwise the dead ones.",
             )
-            .json::<DropFilter>()
+            .json::<MailsDrop>()
             .replies::<Changed>(),
     ]
 }
@@ -143,7 +143,7 @@ struct AttachmentPublic {
 
 /// The mails of one source with one state.
 #[derive(Serialize, JsonSchema)]
-struct CountPublic {
+struct MailCountPublic {
     /// The plugin; null: the host.
     plugin: Option<PluginName>,
     /// `waiting` or `dead`.
@@ -156,12 +156,13 @@ struct CountPublic {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct CountsPublic {
-    data: Vec<CountPublic>,
+struct MailCountsPublic {
+    data: Vec<MailCountPublic>,
 }
 
+/// The mails that a change of many is about.
 #[derive(Deserialize, JsonSchema)]
-struct RetryFilter {
+struct ManyMails {
     /// Those of this plugin. One of `plugin`, `host` and `all` is required.
     #[serde(default)]
     plugin: Option<PluginName>,
@@ -173,37 +174,27 @@ struct RetryFilter {
     all: bool,
 }
 
+/// The mails to delete.
 #[derive(Deserialize, JsonSchema)]
-struct DropFilter {
-    /// Those of this plugin. One of `plugin`, `host` and `all` is required.
-    #[serde(default)]
-    plugin: Option<PluginName>,
-    /// Those of the host.
-    #[serde(default)]
-    host: bool,
-    /// Those of the host and of all plugins.
-    #[serde(default)]
-    all: bool,
+struct MailsDrop {
+    #[serde(flatten)]
+    mails: ManyMails,
     /// The state: `dead` (the default) or `waiting`.
     #[serde(default)]
     state: Option<State>,
 }
 
-#[derive(Serialize, JsonSchema)]
-struct Changed {
-    /// The number of mails that were changed.
-    changed: u64,
-}
-
-/// Returns the source of a change of many mails; `None`: all. A body that names nothing must not change all mails.
-fn source(plugin: Option<PluginName>, host: bool, all: bool) -> Result<Option<Source>> {
-    match (plugin, host, all) {
-        (Some(plugin), false, false) => Ok(Some(Source::Plugin(plugin))),
-        (None, true, false) => Ok(Some(Source::Host)),
-        (None, false, true) => Ok(None),
-        _ => {
-            let text = "Name a plugin, or set host to true for the mails of the host, or all for both";
-            Err(Error::invalid(vec![FieldError::new("value_error", ["body", "plugin"], text)]))
+impl ManyMails {
+    /// Returns the source of the mails; `None`: all. A body that names nothing must not change all mails.
+    fn source(self) -> Result<Option<Source>> {
+        match (self.plugin, self.host, self.all) {
+            (Some(plugin), false, false) => Ok(Some(Source::Plugin(plugin))),
+            (None, true, false) => Ok(Some(Source::Host)),
+            (None, false, true) => Ok(None),
+            _ => {
+                let text = "Name a plugin, or set host to true for the mails of the host, or all for both";
+                Err(Error::invalid(vec![FieldError::new("value_error", ["body", "plugin"], text)]))
+            }
         }
     }
 }
@@ -226,10 +217,10 @@ async fn read_mails(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn read_mail_queues(host: Arc<Host>, _: Call) -> Result<Reply> {
     let public = |count: operator::Count| {
         let operator::Count { plugin, state, mails, bytes, oldest_at } = count;
-        CountPublic { plugin, state, mails, bytes, oldest_at }
+        MailCountPublic { plugin, state, mails, bytes, oldest_at }
     };
     let counts = operator::counts(&host.db).await?;
-    Reply::json(&CountsPublic { data: counts.into_iter().map(public).collect() })
+    Reply::json(&MailCountsPublic { data: counts.into_iter().map(public).collect() })
 }
 
 async fn read_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -287,13 +278,13 @@ async fn change_all(host: &Host, call: &Call, change: Change, source: Option<Sou
 }
 
 async fn retry_mails(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let RetryFilter { plugin, host: of_host, all } = call.json()?;
-    change_all(&host, &call, Change::Retry, source(plugin, of_host, all)?, State::Dead).await
+    let mails: ManyMails = call.json()?;
+    change_all(&host, &call, Change::Retry, mails.source()?, State::Dead).await
 }
 
 async fn drop_mails(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let DropFilter { plugin, host: of_host, all, state } = call.json()?;
-    change_all(&host, &call, Change::Drop, source(plugin, of_host, all)?, state.unwrap_or(State::Dead)).await
+    let MailsDrop { mails, state } = call.json()?;
+    change_all(&host, &call, Change::Drop, mails.source()?, state.unwrap_or(State::Dead)).await
 }
 
 #[cfg(test)]
@@ -341,6 +332,7 @@ mod tests {
     #[test]
     fn a_change_of_many_mails_names_their_source() {
         let items: PluginName = "items".parse().unwrap();
+        let source = |plugin, host, all| ManyMails { plugin, host, all }.source();
         assert_eq!(source(Some(items.clone()), false, false).unwrap(), Some(Source::Plugin(items.clone())));
         assert_eq!(source(None, true, false).unwrap(), Some(Source::Host));
         assert_eq!(source(None, false, true).unwrap(), None);

@@ -14,7 +14,7 @@ use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
-use crate::http::reply::{Message, Reply};
+use crate::http::reply::{Changed, Message, Reply};
 use crate::id::PluginName;
 use crate::permission::HostPermission;
 
@@ -63,12 +63,12 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                 "Makes all dead tasks that fit wait again. A job stays dead if one with its deduplication key waits or \
                  runs.",
             )
-            .json::<RetryFilter>()
+            .json::<ManyTasks>()
             .replies::<Changed>(),
         operate(HostRoute::post("/api/v1/tasks/bulk/drop", drop_tasks))
             .named(TAG, "drop_tasks", "Drop Tasks")
             .described("Deletes all tasks that fit, unless `state` says otherwise the dead ones.")
-            .json::<DropFilter>()
+            .json::<TasksDrop>()
             .replies::<Changed>(),
     ]
 }
@@ -181,8 +181,9 @@ struct QueuesPublic {
     data: Vec<QueuePublic>,
 }
 
+/// The tasks that a change of many is about.
 #[derive(Deserialize, JsonSchema)]
-struct RetryFilter {
+struct ManyTasks {
     /// The plugin that runs them. Required unless `all` is true.
     #[serde(default)]
     plugin: Option<PluginName>,
@@ -198,21 +199,11 @@ struct RetryFilter {
     name: Option<String>,
 }
 
+/// The tasks to delete.
 #[derive(Deserialize, JsonSchema)]
-struct DropFilter {
-    /// The plugin that runs them. Required unless `all` is true.
-    #[serde(default)]
-    plugin: Option<PluginName>,
-    /// Those of all plugins.
-    #[serde(default)]
-    all: bool,
-    /// `delivery` or `job`.
-    #[serde(default)]
-    kind: Option<Kind>,
-    /// The topic or the job.
-    #[serde(default)]
-    #[schemars(regex(pattern = r"^[a-z0-9.-]{1,81}$"))]
-    name: Option<String>,
+struct TasksDrop {
+    #[serde(flatten)]
+    tasks: ManyTasks,
     /// The state: `dead` (the default), `ready` or `blocked`.
     #[serde(default)]
     state: Option<DroppedState>,
@@ -227,19 +218,16 @@ enum DroppedState {
     Blocked,
 }
 
-/// Returns the filter of a change of many tasks. A body that names nothing must not change all tasks.
-fn filter(plugin: Option<PluginName>, all: bool, kind: Option<Kind>, name: Option<String>) -> Result<Filter> {
-    if plugin.is_some() == all {
-        let text = "Name a plugin, or set all to true for those of all plugins";
-        return Err(Error::invalid(vec![FieldError::new("value_error", ["body", "plugin"], text)]));
+impl ManyTasks {
+    /// Returns the filter. A body that names nothing must not change all tasks.
+    fn filter(self) -> Result<Filter> {
+        let Self { plugin, all, kind, name } = self;
+        if plugin.is_some() == all {
+            let text = "Name a plugin, or set all to true for those of all plugins";
+            return Err(Error::invalid(vec![FieldError::new("value_error", ["body", "plugin"], text)]));
+        }
+        Ok(Filter { plugin, kind: kind.map(Kind::as_str), name })
     }
-    Ok(Filter { plugin, kind: kind.map(Kind::as_str), name })
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Changed {
-    /// The number of tasks that were changed.
-    changed: u64,
 }
 
 async fn read_tasks(host: Arc<Host>, call: Call) -> Result<Reply> {
@@ -307,16 +295,16 @@ async fn change_all(host: &Host, call: &Call, change: Change, filter: &Filter, s
 }
 
 async fn retry_tasks(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let RetryFilter { plugin, all, kind, name } = call.json()?;
-    change_all(&host, &call, Change::Retry, &filter(plugin, all, kind, name)?, "dead").await
+    let tasks: ManyTasks = call.json()?;
+    change_all(&host, &call, Change::Retry, &tasks.filter()?, "dead").await
 }
 
 async fn drop_tasks(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let DropFilter { plugin, all, kind, name, state } = call.json()?;
+    let TasksDrop { tasks, state } = call.json()?;
     let state = match state {
         None | Some(DroppedState::Dead) => "dead",
         Some(DroppedState::Ready) => "ready",
         Some(DroppedState::Blocked) => "blocked",
     };
-    change_all(&host, &call, Change::Drop, &filter(plugin, all, kind, name)?, state).await
+    change_all(&host, &call, Change::Drop, &tasks.filter()?, state).await
 }
