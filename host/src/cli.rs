@@ -18,6 +18,7 @@ mod jobs;
 mod key;
 mod mail;
 mod plugin;
+mod queue;
 mod role;
 mod schedules;
 mod serve;

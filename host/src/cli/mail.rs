@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, printable, show_response, text, to_the_second};
-use super::task::shortened;
+use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message};
 use super::terminal::Terminal;
 use crate::id::PluginName;
 
@@ -61,15 +61,8 @@ pub(super) struct ListCommand {
     /// The state
     #[arg(long)]
     state: Option<State>,
-    /// Show the oldest first
-    #[arg(long)]
-    oldest: bool,
-    /// Continue behind this number
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
-    /// The number of mails to show
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
+    #[command(flatten)]
+    page: PageOptions,
     #[command(flatten)]
     remote: Remote,
 }
@@ -165,22 +158,12 @@ fn queues(response: &Value, terminal: &Terminal) {
 impl ListCommand {
     /// Returns the path of the page.
     fn path(&self) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("limit", &self.limit.to_string());
-        query.append_pair("order", if self.oldest { "oldest" } else { "newest" });
-        let after = self.after.map(|number| number.to_string());
-        let given = [
+        let query = self.page.query(&[
             ("plugin", self.plugin.as_ref().map(PluginName::as_str)),
             ("host", self.host.then_some("true")),
             ("state", self.state.map(State::word)),
-            ("cursor", after.as_deref()),
-        ];
-        for (name, value) in given {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
-        format!("{MAILS}?{}", query.finish())
+        ]);
+        format!("{MAILS}?{query}")
     }
 
     fn run(self, terminal: &Terminal) -> Result<(), Failure> {
@@ -193,9 +176,7 @@ impl ListCommand {
 fn list(page: &Value, terminal: &Terminal) {
     let rows: Vec<_> = members(page, "data").map(row).collect();
     terminal.table(["NUMBER", "SOURCE", "KIND", "STATE", "ATTEMPTS", "QUEUED (UTC)", "NEXT (UTC)", "REASON"], &rows);
-    if let Some(next) = page.get("next").and_then(Value::as_i64) {
-        terminal.hint(format!("`--after {next}` shows the next ones"));
-    }
+    hint_at_next(page, terminal);
     if rows.iter().any(|[_, _, _, state, ..]| state == "dead") {
         terminal.hint("`wharf mail show NUMBER` shows one with its recipient, and `retry` sends it again");
     }
@@ -210,11 +191,7 @@ fn row(mail: &Value) -> [String; 8] {
 }
 
 fn show(mail: &Value, terminal: &Terminal) {
-    let row = |name: &str, value: String| {
-        if !value.is_empty() {
-            terminal.line(format!("  {name:<12}{value}"));
-        }
-    };
+    let row = |name: &str, value: String| show_member(name, &value, terminal);
     let title = format!("{} {} of {}", text(mail, "seq"), text(mail, "kind"), source(mail));
     terminal.line(terminal.bold(&title));
     row("state", text(mail, "state"));
@@ -235,10 +212,6 @@ fn show(mail: &Value, terminal: &Terminal) {
     }
     row("ended", to_the_second(&text(mail, "ended_at")));
     row("request", text(mail, "request_id"));
-}
-
-fn message(response: &Value, terminal: &Terminal) {
-    terminal.line(text(response, "message"));
 }
 
 /// Prints the result of a change of many.
@@ -269,7 +242,7 @@ impl RetryCommand {
         let which = self.which;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.post(&format!("{MAILS}{number}/retry"))?, terminal, message);
+            show_response(&api.post(&format!("{MAILS}{number}/retry"))?, terminal, show_message);
             return Ok(());
         }
         let response = api.post_json(&format!("{MAILS}bulk/retry"), &which.filter())?;
@@ -283,17 +256,12 @@ impl DropCommand {
         let Self { which, state, yes } = self;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.delete(&format!("{MAILS}{number}"))?, terminal, message);
+            show_response(&api.delete(&format!("{MAILS}{number}"))?, terminal, show_message);
             return Ok(());
         }
         let state = state.unwrap_or(State::Dead).word();
         if !yes {
-            let mails = format!("all {state} mails of {}", which.described());
-            let question = format!("This deletes {mails} at {}. Type 'drop' to confirm", api.url());
-            let typed = terminal.ask(&question).map_err(|failure| failure.next("Add --yes to skip the question."))?;
-            if typed != "drop" {
-                return Err(Failure::new("nothing was dropped"));
-            }
+            confirm_drop(&format!("all {state} mails of {}", which.described()), &api, terminal)?;
         }
         let mut filter = which.filter();
         if let Some(filter) = filter.as_object_mut() {
@@ -328,9 +296,7 @@ mod tests {
             plugin: None,
             host: true,
             state: Some(State::Dead),
-            oldest: true,
-            after: Some(7),
-            limit: 5,
+            page: PageOptions { oldest: true, after: Some(7), limit: 5 },
             remote: Remote { url: String::new() },
         };
         assert_eq!(list.path(), "/api/v1/mails/?limit=5&order=oldest&host=true&state=dead&cursor=7");

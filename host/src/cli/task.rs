@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 use super::api::{Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, printable, show_response, text, to_the_second};
+use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message};
 use super::terminal::Terminal;
 use crate::id::PluginName;
 
 /// The operator API's path of tasks.
-pub(super) const TASKS: &str = "/api/v1/tasks/";
-
-/// The most characters of a reason in a table.
-const SHORT: usize = 60;
+const TASKS: &str = "/api/v1/tasks/";
 
 /// The kind of tasks that a command is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,15 +90,8 @@ pub(super) struct ListCommand {
     /// The state
     #[arg(long)]
     state: Option<State>,
-    /// Show the oldest first
-    #[arg(long)]
-    oldest: bool,
-    /// Continue behind this number
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
-    /// The number of tasks to show
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
+    #[command(flatten)]
+    page: PageOptions,
     #[command(flatten)]
     remote: Remote,
 }
@@ -204,22 +195,13 @@ fn queues(response: &Value, kind: Kind, terminal: &Terminal) {
 impl ListCommand {
     /// Returns the path of the page.
     fn path(&self, kind: Kind) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("kind", kind.word()).append_pair("limit", &self.limit.to_string());
-        query.append_pair("order", if self.oldest { "oldest" } else { "newest" });
-        let after = self.after.map(|number| number.to_string());
-        let given = [
+        let query = self.page.query(&[
+            ("kind", Some(kind.word())),
             ("plugin", self.plugin.as_ref().map(PluginName::as_str)),
             ("name", self.name.as_deref()),
             ("state", self.state.map(State::word)),
-            ("cursor", after.as_deref()),
-        ];
-        for (name, value) in given {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
-        format!("{TASKS}?{}", query.finish())
+        ]);
+        format!("{TASKS}?{query}")
     }
 
     pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
@@ -232,9 +214,7 @@ impl ListCommand {
 fn list(page: &Value, kind: Kind, terminal: &Terminal) {
     let rows: Vec<_> = members(page, "data").map(row).collect();
     terminal.table(["NUMBER", "PLUGIN", "NAME", "STATE", "ATTEMPTS", "ADDED (UTC)", "DUE (UTC)", "REASON"], &rows);
-    if let Some(next) = page.get("next").and_then(Value::as_i64) {
-        terminal.hint(format!("`--after {next}` shows the next ones"));
-    }
+    hint_at_next(page, terminal);
     if rows.iter().any(|[_, _, _, state, ..]| state == "dead") {
         terminal.hint(format!("`wharf {} show NUMBER` shows one in full, and `retry` runs it again", kind.command()));
     }
@@ -248,14 +228,6 @@ fn row(task: &Value) -> [String; 8] {
     [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
 }
 
-/// Returns the beginning of a reason, for a table.
-pub(super) fn shortened(reason: String) -> String {
-    match reason.char_indices().nth(SHORT) {
-        Some((end, _)) => format!("{}…", reason.get(..end).unwrap_or_default()),
-        None => reason,
-    }
-}
-
 impl OneCommand {
     /// Shows the task.
     pub(super) fn show(self, terminal: &Terminal) -> Result<(), Failure> {
@@ -267,21 +239,13 @@ impl OneCommand {
     /// Cancels the job.
     pub(super) fn cancel(self, terminal: &Terminal) -> Result<(), Failure> {
         let response = Api::open(&self.remote)?.post(&format!("{TASKS}{}/cancel", self.number))?;
-        show_response(&response, terminal, message);
+        show_response(&response, terminal, show_message);
         Ok(())
     }
 }
 
-fn message(response: &Value, terminal: &Terminal) {
-    terminal.line(text(response, "message"));
-}
-
 fn show(task: &Value, terminal: &Terminal) {
-    let row = |name: &str, value: String| {
-        if !value.is_empty() {
-            terminal.line(format!("  {name:<12}{value}"));
-        }
-    };
+    let row = |name: &str, value: String| show_member(name, &value, terminal);
     let title = format!("{} {} of {}", text(task, "kind"), text(task, "name"), text(task, "plugin"));
     terminal.line(terminal.bold(&format!("{} {title}", text(task, "seq"))));
     row("state", text(task, "state"));
@@ -331,7 +295,7 @@ impl RetryCommand {
         let which = self.which;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.post(&format!("{TASKS}{number}/retry"))?, terminal, message);
+            show_response(&api.post(&format!("{TASKS}{number}/retry"))?, terminal, show_message);
             return Ok(());
         }
         let response = api.post_json(&format!("{TASKS}bulk/retry"), &which.filter(kind))?;
@@ -345,17 +309,12 @@ impl DropCommand {
         let Self { which, state, yes } = self;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.delete(&format!("{TASKS}{number}"))?, terminal, message);
+            show_response(&api.delete(&format!("{TASKS}{number}"))?, terminal, show_message);
             return Ok(());
         }
         let state = state.unwrap_or(DroppedState::Dead).word();
         if !yes {
-            let tasks = which.described(kind, state);
-            let question = format!("This deletes {tasks} at {}. Type 'drop' to confirm", api.url());
-            let typed = terminal.ask(&question).map_err(|failure| failure.next("Add --yes to skip the question."))?;
-            if typed != "drop" {
-                return Err(Failure::new("nothing was dropped"));
-            }
+            confirm_drop(&which.described(kind, state), &api, terminal)?;
         }
         let mut filter = which.filter(kind);
         if let Some(filter) = filter.as_object_mut() {
@@ -378,7 +337,7 @@ mod tests {
         let [number, plugin, name, state, attempts, created, due, reason] = row(&task);
         assert_eq!([number, plugin, name, state, attempts], ["7", "items", "items.created", "dead", "3"]);
         assert_eq!([created.as_str(), due.as_str()], ["2026-11-30 08:00:00", ""]);
-        assert!(reason.chars().count() == SHORT + 1 && reason.ends_with('…') && !reason.contains('\n'), "{reason}");
+        assert!(reason.ends_with('…') && reason.chars().count() < 100 && !reason.contains('\n'), "{reason}");
         let [.., due, _] = row(&json!({ "state": "ready", "due_at": "2026-11-30T08:01:00Z" }));
         assert_eq!(due, "2026-11-30 08:01:00");
     }
@@ -389,13 +348,11 @@ mod tests {
             plugin: Some("items".parse().unwrap()),
             name: Some("user.deleted".to_owned()),
             state: Some(State::Dead),
-            oldest: true,
-            after: Some(7),
-            limit: 5,
+            page: PageOptions { oldest: true, after: Some(7), limit: 5 },
             remote: Remote { url: String::new() },
         };
         let expected =
-            "/api/v1/tasks/?kind=delivery&limit=5&order=oldest&plugin=items&name=user.deleted&state=dead&cursor=7";
+            "/api/v1/tasks/?limit=5&order=oldest&kind=delivery&plugin=items&name=user.deleted&state=dead&cursor=7";
         assert_eq!(list.path(Kind::Delivery), expected);
     }
 
