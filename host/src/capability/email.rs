@@ -14,7 +14,7 @@ use uuid::Uuid;
 use wasmtime::component::{HasSelf, Linker};
 
 use self::mail_domain::MailDomain;
-use super::hand_over::{MessageServices, Refusal};
+use super::hand_over::{MessageServices, Refusal, convert_refusals};
 use super::message_check::check_key;
 use super::message_rate::{MessageRate, MessageRates};
 use super::parameter::{parameters, printable};
@@ -249,19 +249,7 @@ impl outbox::Host for Guest {
     }
 }
 
-impl TryFrom<Refusal> for outbox::Error {
-    type Error = wasmtime::Error;
-
-    fn try_from(refusal: Refusal) -> wasmtime::Result<Self> {
-        Ok(match refusal {
-            Refusal::Invalid(reason) => Self::Invalid(reason),
-            Refusal::Limit(limit) => Self::Limit(limit),
-            Refusal::Conflict => Self::Conflict,
-            Refusal::Unavailable => Self::Unavailable,
-            Refusal::Trap(error) => return Err(error),
-        })
-    }
-}
+convert_refusals!(outbox::Error);
 
 #[cfg(test)]
 mod tests {

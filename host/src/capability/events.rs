@@ -12,7 +12,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use self::topic_pattern::TopicPattern;
 use super::declared_messages::DeclaredSubscription;
-use super::hand_over::{MessageServices, Refusal};
+use super::hand_over::{MessageServices, Refusal, convert_refusals};
 use super::message_check::{Counted, MessageLimits, PayloadSchemas, check_key, compile, refused};
 use super::message_rate::MessageRates;
 use super::parameter::{parameters, printable};
@@ -183,19 +183,7 @@ impl publisher::Host for Guest {
     }
 }
 
-impl TryFrom<Refusal> for publisher::Error {
-    type Error = wasmtime::Error;
-
-    fn try_from(refusal: Refusal) -> wasmtime::Result<Self> {
-        Ok(match refusal {
-            Refusal::Invalid(reason) => Self::Invalid(reason),
-            Refusal::Limit(limit) => Self::Limit(limit),
-            Refusal::Conflict => Self::Conflict,
-            Refusal::Unavailable => Self::Unavailable,
-            Refusal::Trap(error) => return Err(error),
-        })
-    }
-}
+convert_refusals!(publisher::Error);
 
 #[cfg(test)]
 mod tests {

@@ -59,6 +59,27 @@ pub(super) enum Refusal {
     Trap(wasmtime::Error),
 }
 
+/// Converts a [`Refusal`] into the error of an interface, or into the end of the call. The interfaces of events, jobs and
+/// mail have errors of the same names, and types of their own for them.
+macro_rules! convert_refusals {
+    ($error:ty) => {
+        impl TryFrom<Refusal> for $error {
+            type Error = wasmtime::Error;
+
+            fn try_from(refusal: Refusal) -> wasmtime::Result<Self> {
+                Ok(match refusal {
+                    Refusal::Invalid(reason) => Self::Invalid(reason),
+                    Refusal::Limit(limit) => Self::Limit(limit),
+                    Refusal::Conflict => Self::Conflict,
+                    Refusal::Unavailable => Self::Unavailable,
+                    Refusal::Trap(error) => return Err(error),
+                })
+            }
+        }
+    };
+}
+pub(super) use convert_refusals;
+
 impl From<wasmtime::Error> for Refusal {
     fn from(error: wasmtime::Error) -> Self {
         Self::Trap(error)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::grant::Grants;
-use super::hand_over::{MessageServices, Refusal};
+use super::hand_over::{MessageServices, Refusal, convert_refusals};
 use super::message_check::{Counted, MessageLimits, PayloadSchemas, check_key, compile};
 use super::message_rate::MessageRates;
 use super::parameter::{parameters, printable};
@@ -307,19 +307,7 @@ impl From<JobStatus> for queue::JobStatus {
     }
 }
 
-impl TryFrom<Refusal> for queue::Error {
-    type Error = wasmtime::Error;
-
-    fn try_from(refusal: Refusal) -> wasmtime::Result<Self> {
-        Ok(match refusal {
-            Refusal::Invalid(reason) => Self::Invalid(reason),
-            Refusal::Limit(limit) => Self::Limit(limit),
-            Refusal::Conflict => Self::Conflict,
-            Refusal::Unavailable => Self::Unavailable,
-            Refusal::Trap(error) => return Err(error),
-        })
-    }
-}
+convert_refusals!(queue::Error);
 
 #[cfg(test)]
 mod tests {
