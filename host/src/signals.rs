@@ -1,6 +1,6 @@
 //! Signals between those that add work after a commit and those that do it: the outboxes of plugins that have messages,
-//! tasks that are ready, and mails of plugins. A signal only saves the wait for the next look into the database, so one that gets lost with its
-//! process is no loss. Knows neither side.
+//! tasks that are ready, and mails of plugins. A signal only saves the wait for the next look into the database, so one that
+//! gets lost with its process is no loss. Knows neither side.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! `wharf:users`: look-ups in the directory of accounts. A plugin sees id, name, address, whether the account is active and
-//! whether it may do everything, and nothing else. Each function reads at most [`MAX_USERS`] accounts, so that a plugin reads a large
-//! directory in pages, and each page counts as a host call.
+//! whether it may do everything, and nothing else. Each function reads at most [`MAX_USERS`] accounts, so that a plugin
+//! reads a large directory in pages, and each page counts as a host call.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -89,7 +89,7 @@ plugins! {
             kind::duration(TEN_MILLISECONDS..=HOUR);
         /// Concurrent deliveries of events and jobs of one plugin.
         background_per_plugin: usize = 3, "WHARF_PLUGIN_BACKGROUND_PER_PLUGIN", kind::count(1..=256);
-        /// How long events are kept that no plugin has to receive any more. Within this time, a client can resume a stream.
+        /// How long events are kept. One that a task needs stays longer. Within this time, a client can resume a stream.
         keep_events: Duration = HOUR, "WHARF_PLUGIN_KEEP_EVENTS", kind::duration(MINUTE..=YEAR);
         /// Dead letters of one plugin that are kept, and ended jobs of one plugin. Beyond it, the oldest are deleted.
         keep_ended: usize = 100_000, "WHARF_PLUGIN_KEEP_ENDED", kind::count(100..=10_000_000);

@@ -219,8 +219,8 @@ pub(crate) struct Confirmation<'a> {
     pub(crate) entry: &'a Entry,
 }
 
-/// Makes a key a factor of the account, and ends its other sessions. `None` means that the key was replaced or confirmed meanwhile. Otherwise returns
-/// whether the recovery codes were stored.
+/// Makes a key a factor of the account, and ends its other sessions. `None` means that the key was replaced or confirmed
+/// meanwhile. Otherwise returns whether the recovery codes were stored.
 pub(crate) async fn confirm_totp(db: &Db, confirmation: &Confirmation<'_>) -> Result<Option<bool>> {
     const CONFIRM: &str = "UPDATE totp_factors SET confirmed_at = $2, last_step = $3, failures = 0 \
         WHERE user_id = $1 AND secret = $4 AND confirmed_at IS NULL";

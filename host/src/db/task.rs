@@ -2,8 +2,9 @@
 //! (`db::intake`) adds them, `upkeep` takes care of those whose process died, and `operator` has the changes by operators.
 //!
 //! A claimed task has an owner, a process, and a lease, which the owner renews. Every statement about the end of an attempt
-//! names its claim, so an attempt that lost its lease changes nothing, even if the same process claimed the task again. Of the deliveries of one plugin in one lane, only the first
-//! one is not blocked; its end makes the next one ready, in the same transaction and under the lock of the lane.
+//! names its claim, so an attempt that lost its lease changes nothing, even if the same process claimed the task again. Of
+//! the deliveries of one plugin in one lane, only the first one is not blocked; its end makes the next one ready, in the
+//! same transaction and under the lock of the lane.
 //!
 //! The conditions on `state` repeat those of the partial indexes word by word: SQLite uses such an index for nothing else.
 

@@ -1,6 +1,6 @@
 //! Entry points for the fuzz targets (`tests/fuzz`), compiled only for them: checks a plugin's request, follows
-//! redirects, and asks the SSRF filter. Has no state and no checks of its own: the fuzz target states the properties that must hold. Opens no
-//! connection.
+//! redirects, and asks the SSRF filter. Has no state and no checks of its own: the fuzz target states the properties that
+//! must hold. Opens no connection.
 
 use std::net::{IpAddr, SocketAddr};
 

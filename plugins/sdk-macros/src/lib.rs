@@ -1,8 +1,8 @@
 //! The macros of the Wharf plugin SDK. Authors use them through `wharf_sdk`, which re-exports and documents them.
 //!
-//! This crate turns attributes into values of `wharf_sdk`'s own types (`Route`, `JobDeclaration`, `Plugin`) and reports an author's
-//! mistakes at the tokens that are wrong. It never contains behaviour that could be an ordinary function of the SDK.
-//! Its input is syntax, its output are tokens that name `::wharf_sdk`.
+//! This crate turns attributes into values of `wharf_sdk`'s own types (`Route`, `JobDeclaration`, `Plugin`) and reports an
+//! author's mistakes at the tokens that are wrong. It never contains behaviour that could be an ordinary function of the
+//! SDK. Its input is syntax, its output are tokens that name `::wharf_sdk`.
 
 mod access;
 mod documentation;

@@ -166,8 +166,8 @@ impl Message {
 }
 
 /// 409 `transaction_conflict` for a lost transaction, 429 for a rate or a full queue, 503 for another limit and while mails
-/// cannot be queued, and 500 `plugin_error` for a mail that is not valid or a recipient that the grant does not allow. The message itself goes to the
-/// plugin's log only.
+/// cannot be queued, and 500 `plugin_error` for a mail that is not valid or a recipient that the grant does not allow. The
+/// message itself goes to the plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {

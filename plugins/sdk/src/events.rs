@@ -206,8 +206,8 @@ impl<E: Into<TaskError>> EventOutcome for Result<(), E> {
 }
 
 /// 409 `transaction_conflict` for a lost transaction, 429 for a rate or a volume, 503 for another limit and while the event
-/// cannot be stored, and 500 `plugin_error` for a topic that is not declared or a payload that does not fit it. The message itself goes to the
-/// plugin's log only.
+/// cannot be stored, and 500 `plugin_error` for a topic that is not declared or a payload that does not fit it. The message
+/// itself goes to the plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {

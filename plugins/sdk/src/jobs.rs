@@ -265,8 +265,8 @@ impl<T: Serialize, E: Into<TaskError>> JobOutcome for Result<T, E> {
 }
 
 /// 409 `transaction_conflict` for a lost transaction, 429 for a rate, a volume or a full queue, 503 for another limit and
-/// while the queue cannot be reached, and 500 `plugin_error` for a job that is not declared or a payload that does not fit it. The message itself goes to the
-/// plugin's log only.
+/// while the queue cannot be reached, and 500 `plugin_error` for a job that is not declared or a payload that does not fit
+/// it. The message itself goes to the plugin's log only.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {

@@ -1,5 +1,5 @@
-//! `GET /metrics`: the state of the host and its plugins, for Prometheus. Callers with the permission `metrics:read` may read it, and so
-//! may a client with the token `server.metrics_token`.
+//! `GET /metrics`: the state of the host and its plugins, for Prometheus. Callers with the permission `metrics:read` may
+//! read it, and so may a client with the token `server.metrics_token`.
 //!
 //! Each metric is declared here and nowhere else: name, help text and type stand where its samples are read. The counts
 //! themselves are kept where the counted things happen. Label values are plugin names, numbers of loaded releases and
