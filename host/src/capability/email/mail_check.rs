@@ -52,8 +52,8 @@ pub(super) fn file_name(member: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks the media type of an attachment: `TYPE/SUBTYPE`, perhaps with parameters without quotes. Whatever passes can be
-/// written when the mail is sent: the only blanks are those behind a semicolon.
+/// Checks the media type of an attachment: `TYPE/SUBTYPE`, perhaps with parameters without quotes. The
+/// only blanks are those behind a semicolon, so each text that passes can be written when the mail is sent.
 pub(super) fn content_type(member: &str, text: &str) -> Result<(), String> {
     let is_token = |text: &str| {
         let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);

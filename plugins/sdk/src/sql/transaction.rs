@@ -20,7 +20,7 @@ pub struct Transaction(host::Transaction);
 ///
 /// Transactions of a plugin run at the same time. On PostgreSQL, one that read what another one changed loses, and not only
 /// if both concern the same row. Then `work` runs again, up to five times in all. So it does nothing that a rollback does not
-/// undo, such as a request to another server. What it publishes, enqueues and sends belongs to the transaction.
+/// undo, such as a request to another server. Its events, jobs and mails belong to the transaction.
 ///
 /// ```
 /// # wharf_sdk::testing::with_sql("CREATE TABLE account (id TEXT PRIMARY KEY, money BIGINT NOT NULL)", || {
