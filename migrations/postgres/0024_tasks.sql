@@ -116,6 +116,12 @@ CREATE TABLE schedules (
 
 CREATE INDEX schedules_next ON schedules (next_at) WHERE NOT paused;
 
+-- Until now, a plugin could have the name `tasks`. Roles and API keys that have its permissions do not get those of the host.
+DELETE FROM role_permissions WHERE permission IN ('tasks:read', 'tasks:operate');
+UPDATE api_keys SET permissions =
+    replace(replace(permissions, '"tasks:read"', '"tasks:former-read"'), '"tasks:operate"', '"tasks:former-operate"')
+    WHERE permissions LIKE '%"tasks:%';
+
 -- Operators may look at tasks and act on them, unless somebody took the operation of plugins from their role.
 INSERT INTO role_permissions (role, permission)
     SELECT role, 'tasks:read' FROM role_permissions WHERE role = 'operator' AND permission = 'plugins:operate';

@@ -91,6 +91,26 @@ mod tests {
         assert_eq!((first.mail_id, first.mail_id()), (None, second.mail_id()));
     }
 
+    #[tokio::test]
+    async fn permissions_of_a_former_plugin_named_tasks_do_not_become_those_of_the_host() {
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
+        let before: Vec<Source> = SQLITE.iter().copied().filter(|(number, ..)| *number < 24).collect();
+        migrator(&before).run(&pool).await.unwrap();
+        let give = "INSERT INTO role_permissions (role, permission) \
+            VALUES ('operator', 'tasks:read'), ('member', 'tasks:read'), ('member', 'tasks:write')";
+        sqlx::query(give).execute(&pool).await.unwrap();
+        let key = "INSERT INTO api_keys (id, created_by, name, secret_hash, permissions, strength, created_at) \
+            VALUES ('k', 'u', 'key', x'01', '[\"tasks:read\",\"items:read-all\",\"tasks:operate\"]', 'single', 1)";
+        sqlx::query(key).execute(&pool).await.unwrap();
+        sqlite().run(&pool).await.unwrap();
+        let held = "SELECT role || ' ' || permission FROM role_permissions WHERE permission LIKE 'tasks:%' ORDER BY 1";
+        let held: Vec<String> = sqlx::query_scalar(held).fetch_all(&pool).await.unwrap();
+        assert_eq!(held, ["member tasks:write", "operator tasks:operate", "operator tasks:read"]);
+        let permissions: String =
+            sqlx::query_scalar("SELECT permissions FROM api_keys").fetch_one(&pool).await.unwrap();
+        assert_eq!(permissions, r#"["tasks:former-read","items:read-all","tasks:former-operate"]"#);
+    }
+
     /// A file that is not in the list would silently never be applied.
     #[test]
     fn every_migration_file_is_in_the_list() {
