@@ -93,12 +93,7 @@ crash: dist ## Kill the optimised build ROUNDS times while events and jobs are u
 		$(CARGO) test --workspace --test wharf -- robustness::crash:: --test-threads=1 --nocapture
 
 .PHONY: fuzz
-fuzz: fuzz-targets ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target
-	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
-	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
-
-.PHONY: fuzz-targets
-fuzz-targets: cargo
+fuzz: cargo ## Fuzz every reader of outside data, FUZZ_TIME seconds for each target
 	@# libFuzzer is C++.
 	@command -v c++ >/dev/null || { echo 'A C++ compiler (c++) is missing; on Debian: apt install build-essential' >&2; exit 1; }
 	@echo '== Building the fuzz targets'
@@ -106,6 +101,8 @@ fuzz-targets: cargo
 	@# because overflows and failed debug assertions are findings.
 	@RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/tests/fuzz/instrument' \
 		$(CARGO) --config profile.dev.package.wharf.opt-level=$(FUZZ_OPT) build -p wharf-fuzz --bins
+	@echo '== Fuzzing for $(FUZZ_TIME) s each, $(FUZZ_JOBS) at a time'
+	@printf '%s\n' $(FUZZ) | xargs -P $(FUZZ_JOBS) -I {} tests/fuzz/run {} $(FUZZ_TIME) $(FUZZ_SEED)
 
 .PHONY: lint
 lint: cargo ## Check format and lints, as CI does
