@@ -72,7 +72,7 @@ test: plugins ## Run every test; those of PostgreSQL need its server programs (i
 	@failed=0; \
 	$(CARGO) test --workspace --no-fail-fast -- --skip attack:: --test-threads=$(TEST_THREADS) || failed=$$?; \
 	echo '== Attacking'; \
-	$(CARGO) test -p wharf-tests --test wharf -- attack:: || failed=$$?; \
+	$(CARGO) test --workspace --test wharf -- attack:: || failed=$$?; \
 	exit $$failed
 
 .PHONY: attack
