@@ -6,6 +6,9 @@ use super::patience::PATIENCE;
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// An event can need several steps, each with a patience of its own.
+const LIMIT: Duration = PATIENCE.saturating_mul(2);
+
 /// Polls until there is a value.
 pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -13,7 +16,7 @@ pub(crate) async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T
         if let Some(value) = poll().await {
             return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
         tokio::time::sleep(INTERVAL).await;
     }
 }
