@@ -1,14 +1,22 @@
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use tokio_util::sync::CancellationToken;
+
+use super::smtp::{Failure, SendError};
+use super::worker::{
+    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PRUNE_BYTES, backoff, turns,
+    without_tokens,
+};
 use super::*;
 use crate::auth::tests::{World, client};
 use crate::config::Secret;
 use crate::db::email::operator::{self, Change, Page, QueuedMail};
-use crate::message::{self, MailAttachment, MailRecipient};
+use crate::db::email::{DeadBounds, HOST};
+use crate::message::{self, MailAttachment, MailRecipient, PluginMail};
 
 impl Mailer {
     /// Handles one mail of the host that is due.
