@@ -1,6 +1,5 @@
-//! The connection pool of the host's own database. Owns the time limits of the host's statements, transactions, and the
-//! decision whether a connection is used again. A transaction that stores messages gives the signal after its commit, so
-//! that no caller can forget it.
+//! The connection pool of the host's own database. Owns the time limits of the host's statements, and the decision whether
+//! a connection is used again.
 //!
 //! A connection is thrown away when its BEGIN, COMMIT or ROLLBACK failed, when the server ended it, and when it did not
 //! respond in time: its state is unknown then. sqlx would return such a connection to its pool, where a failed COMMIT
@@ -8,19 +7,21 @@
 //! waiting shortly after that, because a network can swallow the response. After such an outage, connections from
 //! before it are replaced without a test.
 
+mod executor;
+mod transaction;
+
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgPoolOptions, PgSeverity};
-use sqlx::{Connection as _, Database, Either, Execute, Executor, Pool, Postgres, SqlStr, Sqlite};
+use sqlx::{Connection as _, Database, Pool, Postgres, Sqlite};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+pub use self::transaction::Transaction;
 use super::session_settings::{self, Setting};
 use super::sqlite_file::WalAnchor;
 use crate::clock::Random;
@@ -177,7 +178,7 @@ impl<DB: HostDatabase> HostPool<DB> {
         connection.in_transaction = true;
         let begun = connection.control(begin).await;
         begun.inspect_err(|_| connection.discard())?;
-        Ok(Transaction { connection, signals: self.signals.clone(), stores_messages: false, stores_mails: false })
+        Ok(Transaction::of(connection, self.signals.clone()))
     }
 
     /// Closes all connections, within a time limit.
@@ -266,87 +267,6 @@ impl<DB: HostDatabase> Drop for HostConnection<DB> {
     }
 }
 
-/// A transaction. Dropping it rolls it back.
-#[derive(Debug)]
-pub struct Transaction<DB: HostDatabase> {
-    connection: HostConnection<DB>,
-    signals: Signals,
-    stores_messages: bool,
-    stores_mails: bool,
-}
-
-impl<DB: HostDatabase> Transaction<DB> {
-    /// Notes that the transaction stores messages. After the commit, the signal wakes the parts that wait for some.
-    pub(super) fn stores_messages(&mut self) {
-        self.stores_messages = true;
-    }
-
-    /// Notes that the transaction queues mails of plugins. The commit gives the signal for them.
-    pub(super) fn stores_mails(&mut self) {
-        self.stores_mails = true;
-    }
-
-    /// Commits the transaction. After an error it may have been committed: a lost response does not tell.
-    ///
-    /// # Errors
-    /// The database refuses it or does not respond.
-    pub async fn commit(self) -> sqlx::Result<()> {
-        let (signals, stores_messages, stores_mails) = (self.signals.clone(), self.stores_messages, self.stores_mails);
-        let ended = self.end("COMMIT").await;
-        if stores_messages {
-            signals.messages_stored();
-        }
-        if stores_mails {
-            signals.mails_stored();
-        }
-        ended
-    }
-
-    /// Rolls the transaction back.
-    ///
-    /// # Errors
-    /// The database does not respond. It then rolls the transaction back by itself.
-    pub async fn rollback(self) -> sqlx::Result<()> {
-        self.end("ROLLBACK").await
-    }
-
-    async fn end(mut self, sql: &'static str) -> sqlx::Result<()> {
-        let ended = self.connection.control(sql).await;
-        match ended {
-            Ok(()) => self.connection.in_transaction = false,
-            Err(_) => self.connection.discard(),
-        }
-        ended
-    }
-}
-
-impl Transaction<Postgres> {
-    /// Gives the statements of this transaction more time, also on the server.
-    ///
-    /// # Errors
-    /// The database does not respond.
-    pub async fn extend_limit(&mut self, limit: Duration) -> sqlx::Result<()> {
-        let sql = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut self.connection).await?;
-        self.connection.limit = self.connection.limit.map(|_| limit);
-        Ok(())
-    }
-}
-
-impl<DB: HostDatabase> Deref for Transaction<DB> {
-    type Target = HostConnection<DB>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.connection
-    }
-}
-
-impl<DB: HostDatabase> DerefMut for Transaction<DB> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.connection
-    }
-}
-
 /// The time of the latest outage: a connection broke or did not respond.
 #[derive(Default)]
 struct Outages(Mutex<Option<Instant>>);
@@ -388,115 +308,6 @@ fn ends_connection(error: &sqlx::Error) -> bool {
 fn thrown_away() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, "the connection was closed"))
 }
-
-/// Turns a result that has arrived as a whole into the stream that sqlx wants. The results of the host are small.
-fn stream_of<'e, T: Send + 'e>(
-    all: impl Future<Output = sqlx::Result<Vec<T>>> + Send + 'e,
-) -> BoxStream<'e, sqlx::Result<T>> {
-    stream::once(all).map_ok(|all| stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
-}
-
-/// Implements sqlx's interface for one database: the compiler cannot prove the bounds of a generic implementation.
-macro_rules! executor {
-    ($db:ty) => {
-        impl HostDatabase for $db {
-            fn control<'c>(connection: &'c mut Self::Connection, sql: &'static str) -> BoxFuture<'c, sqlx::Result<()>> {
-                Box::pin(async move { sqlx::raw_sql(sql).execute(connection).await.map(drop) })
-            }
-        }
-
-        impl<'c> Executor<'c> for &'c mut HostConnection<$db> {
-            type Database = $db;
-
-            fn fetch_many<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxStream<'e, sqlx::Result<Either<<$db as Database>::QueryResult, <$db as Database>::Row>>>
-            where
-                'c: 'e,
-                E: 'q + Execute<'q, $db>,
-            {
-                stream_of(async move {
-                    let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.fetch_many(query).try_collect::<Vec<_>>()).await;
-                    self.settle(ended)
-                })
-            }
-
-            fn fetch_optional<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxFuture<'e, sqlx::Result<Option<<$db as Database>::Row>>>
-            where
-                'c: 'e,
-                E: 'q + Execute<'q, $db>,
-            {
-                Box::pin(async move {
-                    let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.fetch_optional(query)).await;
-                    self.settle(ended)
-                })
-            }
-
-            fn prepare_with<'e>(
-                self,
-                sql: SqlStr,
-                parameters: &'e [<$db as Database>::TypeInfo],
-            ) -> BoxFuture<'e, sqlx::Result<<$db as Database>::Statement>>
-            where
-                'c: 'e,
-            {
-                Box::pin(async move {
-                    let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.prepare_with(sql, parameters)).await;
-                    self.settle(ended)
-                })
-            }
-        }
-
-        impl<'p> Executor<'p> for &'p HostPool<$db> {
-            type Database = $db;
-
-            fn fetch_many<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxStream<'e, sqlx::Result<Either<<$db as Database>::QueryResult, <$db as Database>::Row>>>
-            where
-                'p: 'e,
-                E: 'q + Execute<'q, $db>,
-            {
-                stream_of(async move { self.acquire().await?.fetch_many(query).try_collect::<Vec<_>>().await })
-            }
-
-            fn fetch_optional<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxFuture<'e, sqlx::Result<Option<<$db as Database>::Row>>>
-            where
-                'p: 'e,
-                E: 'q + Execute<'q, $db>,
-            {
-                Box::pin(async move { self.acquire().await?.fetch_optional(query).await })
-            }
-
-            fn prepare_with<'e>(
-                self,
-                sql: SqlStr,
-                parameters: &'e [<$db as Database>::TypeInfo],
-            ) -> BoxFuture<'e, sqlx::Result<<$db as Database>::Statement>>
-            where
-                'p: 'e,
-            {
-                Box::pin(async move { self.acquire().await?.prepare_with(sql, parameters).await })
-            }
-        }
-    };
-}
-executor!(Sqlite);
-executor!(Postgres);
 
 #[cfg(test)]
 mod tests {

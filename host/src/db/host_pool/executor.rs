@@ -1,0 +1,118 @@
+//! sqlx's interface to statements, for the pool and its connections. Each statement passes the time limit of the connection,
+//! which is thrown away if its state is unknown afterwards.
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use sqlx::{Database, Either, Execute, Executor, Postgres, SqlStr, Sqlite};
+use tokio::time::timeout;
+
+use super::{HostConnection, HostDatabase, HostPool, thrown_away};
+
+/// Turns a result that has arrived as a whole into the stream that sqlx wants. The results of the host are small.
+fn stream_of<'e, T: Send + 'e>(
+    all: impl Future<Output = sqlx::Result<Vec<T>>> + Send + 'e,
+) -> BoxStream<'e, sqlx::Result<T>> {
+    stream::once(all).map_ok(|all| stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
+}
+
+/// Implements sqlx's interface for one database: the compiler cannot prove the bounds of a generic implementation.
+macro_rules! executor {
+    ($db:ty) => {
+        impl HostDatabase for $db {
+            fn control<'c>(connection: &'c mut Self::Connection, sql: &'static str) -> BoxFuture<'c, sqlx::Result<()>> {
+                Box::pin(async move { sqlx::raw_sql(sql).execute(connection).await.map(drop) })
+            }
+        }
+
+        impl<'c> Executor<'c> for &'c mut HostConnection<$db> {
+            type Database = $db;
+
+            fn fetch_many<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxStream<'e, sqlx::Result<Either<<$db as Database>::QueryResult, <$db as Database>::Row>>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $db>,
+            {
+                stream_of(async move {
+                    let limit = self.wait();
+                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
+                    let ended = timeout(limit, lease.fetch_many(query).try_collect::<Vec<_>>()).await;
+                    self.settle(ended)
+                })
+            }
+
+            fn fetch_optional<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, sqlx::Result<Option<<$db as Database>::Row>>>
+            where
+                'c: 'e,
+                E: 'q + Execute<'q, $db>,
+            {
+                Box::pin(async move {
+                    let limit = self.wait();
+                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
+                    let ended = timeout(limit, lease.fetch_optional(query)).await;
+                    self.settle(ended)
+                })
+            }
+
+            fn prepare_with<'e>(
+                self,
+                sql: SqlStr,
+                parameters: &'e [<$db as Database>::TypeInfo],
+            ) -> BoxFuture<'e, sqlx::Result<<$db as Database>::Statement>>
+            where
+                'c: 'e,
+            {
+                Box::pin(async move {
+                    let limit = self.wait();
+                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
+                    let ended = timeout(limit, lease.prepare_with(sql, parameters)).await;
+                    self.settle(ended)
+                })
+            }
+        }
+
+        impl<'p> Executor<'p> for &'p HostPool<$db> {
+            type Database = $db;
+
+            fn fetch_many<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxStream<'e, sqlx::Result<Either<<$db as Database>::QueryResult, <$db as Database>::Row>>>
+            where
+                'p: 'e,
+                E: 'q + Execute<'q, $db>,
+            {
+                stream_of(async move { self.acquire().await?.fetch_many(query).try_collect::<Vec<_>>().await })
+            }
+
+            fn fetch_optional<'e, 'q: 'e, E>(
+                self,
+                query: E,
+            ) -> BoxFuture<'e, sqlx::Result<Option<<$db as Database>::Row>>>
+            where
+                'p: 'e,
+                E: 'q + Execute<'q, $db>,
+            {
+                Box::pin(async move { self.acquire().await?.fetch_optional(query).await })
+            }
+
+            fn prepare_with<'e>(
+                self,
+                sql: SqlStr,
+                parameters: &'e [<$db as Database>::TypeInfo],
+            ) -> BoxFuture<'e, sqlx::Result<<$db as Database>::Statement>>
+            where
+                'p: 'e,
+            {
+                Box::pin(async move { self.acquire().await?.prepare_with(sql, parameters).await })
+            }
+        }
+    };
+}
+executor!(Sqlite);
+executor!(Postgres);
