@@ -82,7 +82,8 @@ async fn many_core_instances_do_not_exhaust_the_pool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_is_empty_when_it_is_reused() {
-    let mut arena = Arena::open(&[], "&limit=cpu_time=100ms").await;
+    // Enough to write 8 MiB and to read them on a busy machine.
+    let mut arena = Arena::open(&[], "&limit=cpu_time=500ms").await;
     for (name, end, status, outcome) in [
         ("a slot after a trap", "trap", 502, "trap"),
         ("a slot after a timeout", "loop", 504, "limit"),
