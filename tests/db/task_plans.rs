@@ -17,26 +17,26 @@ use wharf::message::Message;
 use super::tasks::{DELIVERIES, JOBS, OWNER, add_plugin, event, job, open, plugin, store};
 use crate::support::{postgres, secret_watch, statement_log};
 
-/// The rows with numbers from 1 on.
-const NUMBERS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)";
-
-/// The tables of a busy host: 10 000 events with a delivery each, half of them in 250 lanes, and 10 000 jobs of 50 plugins,
+/// The tables of a busy host: 10 000 events with a delivery each, half of them in 250 lanes, and 50 000 jobs of 50 plugins,
 /// most of which have ended. The head of one lane is missing. `id` is the expression of an id with the digit `{}`.
 fn rows(id: &str, payload: &str) -> String {
     let [of_event, of_job] = ["1", "2"].map(|digit| id.replace("{}", digit));
+    let [events, jobs] = [10_000, 50_000]
+        .map(|count| format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"));
     format!(
-        "INSERT INTO events (id, topic, source, ordering_key, payload, depth, published_at) {NUMBERS} \
+        "INSERT INTO events (id, topic, source, ordering_key, payload, depth, published_at) {events} \
             SELECT {of_event}, 'items.created', 'items', 'key', '{{}}', 0, i FROM n; \
         INSERT INTO tasks (plugin, kind, queue, name, event_seq, lane, state, due_at, first_due_at, depth, created_at) \
-            {NUMBERS} SELECT 'mailer', 'delivery', '{DELIVERIES}', 'items.created', i, \
+            {events} SELECT 'mailer', 'delivery', '{DELIVERIES}', 'items.created', i, \
             CASE WHEN i % 2 = 0 THEN 'items/' || (i % 500) END, \
             CASE WHEN i % 2 = 1 OR i <= 500 THEN 'ready' ELSE 'blocked' END, i, i, 0, i FROM n; \
         INSERT INTO tasks (id, plugin, kind, queue, name, payload, state, interruptions, due_at, first_due_at, owner, \
             depth, created_at, keep_until) \
-            {NUMBERS} SELECT {of_job}, 'p' || (i % 50), 'job', 'p' || (i % 50) || '/send/1', 'send', {payload}, \
-            CASE WHEN i % 100 = 50 THEN 'running' WHEN i % 20 = 1 THEN 'dead' WHEN i % 20 < 8 THEN 'ready' \
-            ELSE 'done' END, i % 11, i, i, CASE WHEN i % 100 = 50 THEN '{OWNER}' END, \
-            0, i, CASE WHEN i % 100 <> 50 AND i % 20 >= 8 THEN i END FROM n; \
+            {jobs} SELECT {of_job}, 'p' || (i % 50), 'job', 'p' || (i % 50) || '/send/1', 'send', {payload}, \
+            CASE WHEN i > 10000 THEN 'done' WHEN i % 100 = 50 THEN 'running' WHEN i % 20 = 1 THEN 'dead' \
+            WHEN i % 20 < 8 THEN 'ready' ELSE 'done' END, i % 11, i, i, \
+            CASE WHEN i % 100 = 50 AND i <= 10000 THEN '{OWNER}' END, \
+            0, i, CASE WHEN i > 10000 OR i % 100 <> 50 AND i % 20 >= 8 THEN i END FROM n; \
         DELETE FROM tasks WHERE lane = 'items/6' AND state = 'ready'"
     )
 }
