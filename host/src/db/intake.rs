@@ -24,11 +24,6 @@ pub(super) const KEEP_CANCELLED: Duration = Duration::from_secs(24 * 60 * 60);
 /// The lock of all transactions that store events. A random number.
 pub(super) const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
 
-/// Takes a lock until the end of the transaction. SQLite has one writer and needs none. All changes of accounts and releases
-/// wait for the lock of events, so PostgreSQL soon ends a transaction whose process hangs or is cut off while it has one.
-pub(super) const LOCK: [&str; 2] =
-    ["SELECT $1", "SELECT pg_advisory_xact_lock($1), set_config('idle_in_transaction_session_timeout', '15s', TRUE)"];
-
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events \
     (id, topic, source, ordering_key, payload, audience, depth, request_id, published_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING seq";
@@ -52,12 +47,10 @@ const CANCEL_JOB: &str = "UPDATE tasks SET state = 'cancelled', owner = NULL, en
 
 /// Stores an event in the body of `on!`, at the end of the transaction `$tx`. `$source` is the plugin that published it.
 macro_rules! store_event {
-    ($db:expr, $tx:expr, $source:expr, $event:expr) => {{
+    ($tx:expr, $source:expr, $event:expr) => {{
         let (source, event): (Option<&$crate::id::PluginName>, &$crate::message::NewEvent) = ($source, $event);
         $tx.stores_messages();
-        let [sqlite, postgres] = $crate::db::intake::LOCK;
-        let lock = $db.dialect(sqlite, postgres);
-        sqlx::query(lock).bind($crate::db::intake::EVENT_LOCK).execute(&mut *$tx).await?;
+        $tx.take_lock($crate::db::intake::EVENT_LOCK).await?;
         let depth = i64::from(event.depth);
         let seq: Option<i64> = sqlx::query_scalar($crate::db::intake::INSERT_EVENT)
             .bind(event.id)
@@ -74,7 +67,7 @@ macro_rules! store_event {
         if let Some(seq) = seq {
             let lane = event.lane();
             if let Some(lane) = &lane {
-                sqlx::query(lock).bind($crate::db::intake::lane_lock(lane)).execute(&mut *$tx).await?;
+                $tx.take_lock($crate::db::intake::lane_lock(lane)).await?;
             }
             sqlx::query($crate::db::intake::FAN_OUT)
                 .bind(event.topic.as_str())
@@ -89,14 +82,14 @@ macro_rules! store_event {
         }
     }};
 }
-pub(crate) use store_event;
+pub(super) use store_event;
 
 /// Stores an event of the host in the body of `on!`, at the end of the transaction `$tx` that makes the change. Nothing that
 /// waits for a lock may follow.
 macro_rules! publish {
     ($db:expr, $tx:expr, $cause:expr, $event:expr) => {{
         let event = $crate::message::host_event::HostEvent::published($event, $db.new_event_id()?, $cause);
-        $crate::db::intake::store_event!($db, $tx, None, &event);
+        $crate::db::intake::store_event!($tx, None, &event);
     }};
 }
 pub(super) use publish;
@@ -148,8 +141,7 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
         let has_others = messages.iter().any(|message| !matches!(message, Message::Event(_)));
         if has_events && has_others {
             // Before the rows of jobs: a change of many tasks by an operator takes them in this order too.
-            let [sqlite, postgres] = LOCK;
-            sqlx::query(db.dialect(sqlite, postgres)).bind(EVENT_LOCK).execute(&mut *tx).await?;
+            tx.take_lock(EVENT_LOCK).await?;
         }
         // Jobs and mails first: see the module.
         for message in messages {
@@ -168,7 +160,7 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
         }
         for message in messages {
             if let Message::Event(event) = message {
-                store_event!(db, tx, Some(plugin), event);
+                store_event!(tx, Some(plugin), event);
             }
         }
         tx.commit().await?;

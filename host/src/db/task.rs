@@ -12,7 +12,7 @@ pub mod operator;
 pub mod status;
 mod upkeep;
 
-use super::intake::{LOCK, lane_lock};
+use super::intake::lane_lock;
 use super::row::row;
 use super::{Db, on};
 use crate::clock::Timestamp;
@@ -220,14 +220,12 @@ pub async fn end(db: &Db, task: &ClaimedTask, end: &TaskEnd, now: Timestamp) -> 
         WHERE seq = $1 AND claims = $2 AND state = 'running'";
     const BURY: &str = "UPDATE tasks SET state = 'dead', owner = NULL, reason = $3, ended_at = $4 \
         WHERE seq = $1 AND claims = $2 AND state = 'running'";
-    let [sqlite, postgres] = LOCK;
-    let lock = db.dialect(sqlite, postgres);
     let Claim { seq, claims } = task.claim();
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         let lane = task.lane.as_deref().filter(|_| end.is_final());
         if let Some(lane) = lane {
-            sqlx::query(lock).bind(lane_lock(lane)).execute(&mut *tx).await?;
+            tx.take_lock(lane_lock(lane)).await?;
         }
         let query = match end {
             TaskEnd::Delivered => sqlx::query(DELETE).bind(seq).bind(claims),

@@ -1,10 +1,10 @@
 //! Transactions of the host's database. A transaction that stores messages gives the signal after its commit, so that no
-//! caller can forget it.
+//! caller can forget it. Owns the locks that transactions take by number.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::Postgres;
+use sqlx::{Postgres, Sqlite};
 
 use super::{HostConnection, HostDatabase};
 use crate::signals::Signals;
@@ -68,7 +68,25 @@ impl<DB: HostDatabase> Transaction<DB> {
     }
 }
 
+impl Transaction<Sqlite> {
+    /// Does nothing: SQLite has one writer, and `on!` begins the transactions of writers with `BEGIN IMMEDIATE`.
+    pub(in crate::db) async fn take_lock(&mut self, _number: i64) -> sqlx::Result<()> {
+        Ok(())
+    }
+}
+
 impl Transaction<Postgres> {
+    /// Takes the lock with this number until the end of the transaction. All changes of accounts and releases wait for the
+    /// lock of events, so the server soon ends a transaction whose process hangs or is cut off while it has a lock.
+    ///
+    /// # Errors
+    /// The database fails, or the wait is longer than the limit of a statement.
+    pub(in crate::db) async fn take_lock(&mut self, number: i64) -> sqlx::Result<()> {
+        const SQL: &str =
+            "SELECT pg_advisory_xact_lock($1), set_config('idle_in_transaction_session_timeout', '15s', TRUE)";
+        sqlx::query(SQL).bind(number).execute(&mut self.connection).await.map(drop)
+    }
+
     /// Gives the statements of this transaction more time, also on the server.
     ///
     /// # Errors

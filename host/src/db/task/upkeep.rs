@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::UNBLOCK_NEXT;
 use crate::clock::Timestamp;
-use crate::db::intake::{LOCK, lane_lock};
+use crate::db::intake::lane_lock;
 use crate::db::row::row;
 use crate::db::{Db, on};
 use crate::error::Result;
@@ -94,13 +94,11 @@ async fn bury(db: &Db, task: &Exhausted, now: Timestamp) -> Result<bool> {
     const BURY: &str = "UPDATE tasks SET state = 'dead', owner = NULL, attempts = attempts - 1, \
         interruptions = interruptions + 1, reason = $3, ended_at = $2 \
         WHERE seq = $1 AND state = 'running' AND due_at <= $2";
-    let [sqlite, postgres] = LOCK;
-    let lock = db.dialect(sqlite, postgres);
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         // Before the row is locked, in the order of the end of a task.
         if let Some(lane) = &task.lane {
-            sqlx::query(lock).bind(lane_lock(lane)).execute(&mut *tx).await?;
+            tx.take_lock(lane_lock(lane)).await?;
         }
         let bury = sqlx::query(BURY).bind(task.seq).bind(now).bind(INTERRUPTED);
         let is_dead = bury.execute(&mut *tx).await?.rows_affected() == 1;
@@ -146,11 +144,9 @@ async fn unblock(db: &Db, Lane { plugin, lane, .. }: &Lane) -> Result<u64> {
         WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
         AND state NOT IN ('ready', 'running') AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 \
         AND a.state IN ('ready', 'blocked', 'running') AND a.state <> 'blocked')";
-    let [sqlite, postgres] = LOCK;
-    let lock = db.dialect(sqlite, postgres);
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        sqlx::query(lock).bind(lane_lock(lane)).execute(&mut *tx).await?;
+        tx.take_lock(lane_lock(lane)).await?;
         let unblock = sqlx::query(UNBLOCK_STUCK).bind(plugin.clone()).bind(lane.as_str());
         let changed = unblock.execute(&mut *tx).await?.rows_affected();
         tx.commit().await?;

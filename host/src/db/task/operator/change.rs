@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{Filter, push_filter, task_not_found};
 use crate::clock::Timestamp;
 use crate::db::audit::{Entry, append};
-use crate::db::intake::{EVENT_LOCK, KEEP_CANCELLED, LOCK, lane_lock};
+use crate::db::intake::{EVENT_LOCK, KEEP_CANCELLED, lane_lock};
 use crate::db::row::row;
 use crate::db::{Db, is_duplicate, on};
 use crate::error::{Error, Result, code};
@@ -230,12 +230,10 @@ async fn apply(
     let locks: BTreeSet<i64> = lanes.iter().map(|(_, lane)| lane_lock(lane)).collect();
     // The intake takes the locks of several lanes and the rows of jobs too, in another order, and under this lock.
     let of_several = (!locks.is_empty() && tasks.len() > 1).then_some(EVENT_LOCK);
-    let [sqlite, postgres] = LOCK;
-    let lock = db.dialect(sqlite, postgres);
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         for number in of_several.iter().chain(&locks) {
-            sqlx::query(lock).bind(*number).execute(&mut *tx).await?;
+            tx.take_lock(*number).await?;
         }
         let mut query = sqlx::QueryBuilder::new("");
         match change {
