@@ -4,4 +4,5 @@ mod open;
 mod pgbouncer;
 mod plugin_data;
 mod task_plans;
+mod task_signals;
 mod tasks;

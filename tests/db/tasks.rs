@@ -42,6 +42,7 @@ macro_rules! on_both {
         })*
     };
 }
+pub(super) use on_both;
 
 on_both! {
     deliveries_with_one_key_run_in_the_order_of_their_commits,
@@ -77,6 +78,7 @@ macro_rules! execute {
         }
     };
 }
+pub(super) use execute;
 
 pub(super) fn plugin(name: &str) -> PluginName {
     name.parse().unwrap()
@@ -134,7 +136,7 @@ pub(super) async fn store(db: &Db, source: &str, messages: &[Message]) {
     intake::store(db, &plugin(source), messages).await.unwrap();
 }
 
-async fn claim(db: &Db, queue: &str, now: i64) -> Vec<ClaimedTask> {
+pub(super) async fn claim(db: &Db, queue: &str, now: i64) -> Vec<ClaimedTask> {
     claim_for(db, queue, OWNER, now, 100).await
 }
 
@@ -143,7 +145,7 @@ async fn claim_for(db: &Db, queue: &str, owner: &str, now: i64, limit: usize) ->
     task::claim(db, queue, owner, lease, limit).await.unwrap()
 }
 
-async fn end(db: &Db, task: &ClaimedTask, end: TaskEnd) -> bool {
+pub(super) async fn end(db: &Db, task: &ClaimedTask, end: TaskEnd) -> bool {
     task::end(db, task, &end, Timestamp(50)).await.unwrap()
 }
 

@@ -77,11 +77,9 @@ impl Registry {
     async fn tidy_tasks(&self, prunes: bool, next_search: &mut Instant) -> Result<()> {
         let began = Instant::now();
         if began >= *next_search {
-            let unblocked = task::unblock_lanes(&self.db).await?;
+            let lanes = task::unblock_lanes(&self.db).await?;
             *next_search = Instant::now() + began.elapsed().saturating_mul(SEARCH_REST);
-            if unblocked > 0 {
-                self.signals.messages_stored();
-            }
+            tracing::debug!(lanes, "freed the lanes that waited for nothing");
         }
         if prunes {
             let (tasks, events) = task::prune(&self.db, self.clock.now(), self.limits.keep_events).await?;

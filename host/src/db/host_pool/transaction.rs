@@ -24,7 +24,7 @@ impl<DB: HostDatabase> Transaction<DB> {
         Self { connection, signals, stores_messages: false, stores_mails: false }
     }
 
-    /// Notes that the transaction stores messages. After the commit, the signal wakes the parts that wait for some.
+    /// Notes that the transaction stores messages, or makes tasks ready. The commit gives the signal for them.
     pub(in crate::db) fn stores_messages(&mut self) {
         self.stores_messages = true;
     }

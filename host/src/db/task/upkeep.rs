@@ -149,6 +149,9 @@ async fn unblock(db: &Db, Lane { plugin, lane, .. }: &Lane) -> Result<u64> {
         tx.take_lock(lane_lock(lane)).await?;
         let unblock = sqlx::query(UNBLOCK_STUCK).bind(plugin.clone()).bind(lane.as_str());
         let changed = unblock.execute(&mut *tx).await?.rows_affected();
+        if changed > 0 {
+            tx.stores_messages();
+        }
         tx.commit().await?;
         changed
     }))

@@ -264,15 +264,9 @@ async fn read_task(host: Arc<Host>, call: Call) -> Result<Reply> {
     })
 }
 
-/// Lets the tasks start that are ready now.
-fn wake(host: &Host) {
-    host.plugins.signals.messages_stored();
-}
-
 async fn change_one(host: &Host, call: &Call, change: Change, done: &str) -> Result<Reply> {
     let seq: i64 = call.path("seq")?;
     change::change_one(&host.db, change, seq, &call.initiator(), host.clock.now()).await?;
-    wake(host);
     Reply::message(&format!("Task {seq} {done}"))
 }
 
@@ -290,7 +284,6 @@ async fn drop_task(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn change_all(host: &Host, call: &Call, change: Change, filter: &Filter, state: &'static str) -> Result<Reply> {
     let changed = change::change_all(&host.db, change, filter, state, &call.initiator(), host.clock.now()).await?;
-    wake(host);
     Reply::json(&Changed { changed })
 }
 

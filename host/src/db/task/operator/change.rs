@@ -270,6 +270,7 @@ async fn apply(
             Err(error) => return Err(error.into()),
         };
         if changed > 0 {
+            tx.stores_messages();
             for (plugin, lane) in &lanes {
                 if change == Change::Retry {
                     sqlx::query(BLOCK).bind((*plugin).clone()).bind(*lane).execute(&mut *tx).await?;
