@@ -170,7 +170,6 @@ impl App {
             egress: egress.clone(),
             logs: PluginLogs::new(clock.clone(), (&config.plugins).into()),
             node,
-            signals: db.signals().clone(),
         };
         let oidc = Oidc::new(
             auth.clone(),

@@ -176,8 +176,6 @@ pub struct Boot {
     pub logs: log::PluginLogs,
     /// The name of this node, which survives a restart.
     pub node: Arc<str>,
-    /// The signals to those that do work after a commit.
-    pub signals: crate::signals::Signals,
 }
 
 /// The description of a capability for plugins and operators.

@@ -307,7 +307,7 @@ mod tests {
         let fixture = open().await;
         let mut guest = fixture.call(&["email"], None).await;
         let id = send(&mut guest, mail()).await.unwrap();
-        assert!(fixture.boot.signals.mails_added().now_or_never().is_some(), "nobody is woken");
+        assert!(fixture.boot.db.signals().mails_added().now_or_never().is_some(), "nobody is woken");
         let now = fixture.boot.clock.now();
         let queued = crate::db::email::claim(&fixture.boot.db, "items", now, now).await.unwrap().unwrap();
         let stored: PluginMail = serde_json::from_str(&queued.payload).unwrap();
@@ -324,7 +324,7 @@ mod tests {
         let stored = fixture.boot.data.outbox(&fixture.plugin, 10).await.unwrap();
         let Ok(Message::Mail(stored)) = serde_json::from_str(&stored[0].text) else { panic!("{}", stored[0].text) };
         assert_eq!(stored.id.to_string(), id);
-        let filled = fixture.boot.signals.filled_outboxes().now_or_never();
+        let filled = fixture.boot.db.signals().filled_outboxes().now_or_never();
         assert_eq!(filled, Some(BTreeSet::from([fixture.plugin.clone()])));
     }
 

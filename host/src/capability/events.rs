@@ -218,7 +218,7 @@ mod tests {
         let stored = task::event(&fixture.boot.db, 1).await.unwrap().unwrap();
         assert_eq!((stored.id.to_string(), stored.ordering_key.as_deref()), (id, Some("7")));
         assert_eq!((stored.payload.as_str(), stored.published_at), (r#"{"id": 7}"#, fixture.boot.clock.now()));
-        assert!(fixture.boot.signals.tasks_added().now_or_never().is_some(), "the subscribers are not woken");
+        assert!(fixture.boot.db.signals().tasks_added().now_or_never().is_some(), "the subscribers are not woken");
     }
 
     #[tokio::test]
@@ -232,7 +232,7 @@ mod tests {
         let Ok(Message::Event(event)) = serde_json::from_str(&message.text) else { panic!("{}", message.text) };
         assert_eq!((event.id.to_string(), event.topic.as_str(), event.depth), (id, "items.created", 0));
         assert_eq!(event.request_id.as_deref(), Some("r1"));
-        let filled = fixture.boot.signals.filled_outboxes().now_or_never();
+        let filled = fixture.boot.db.signals().filled_outboxes().now_or_never();
         assert_eq!(filled, Some(BTreeSet::from([fixture.plugin.clone()])));
     }
 

@@ -361,7 +361,7 @@ mod tests {
         let fixture = Fixture::open(|_| ()).await;
         let mut guest = fixture.call(&["jobs"], None).await;
         let id = enqueue(&mut guest, job("typed", r#"{"id": 1}"#)).await.unwrap();
-        assert!(fixture.boot.signals.tasks_added().now_or_never().is_some(), "nobody is woken");
+        assert!(fixture.boot.db.signals().tasks_added().now_or_never().is_some(), "nobody is woken");
         assert_eq!(state(&mut guest, &id).await, Some(queue::State::Waiting));
 
         let claimed = claim(&fixture, "items/typed/1").await;
@@ -423,7 +423,7 @@ mod tests {
         let mut guest = fixture.call(&["jobs", "sql"], None).await;
         let [first, second] =
             [enqueue(&mut guest, job("any", "1")).await.unwrap(), enqueue(&mut guest, job("any", "2")).await.unwrap()];
-        let filled = fixture.boot.signals.filled_outboxes().now_or_never();
+        let filled = fixture.boot.db.signals().filled_outboxes().now_or_never();
         assert_eq!(filled, Some(BTreeSet::from([fixture.plugin.clone()])));
         guest.cancel(second.clone()).await.unwrap().unwrap();
         let mut later = fixture.call(&["jobs", "sql"], None).await;

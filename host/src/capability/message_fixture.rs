@@ -79,7 +79,6 @@ impl Fixture {
             config: Arc::new(config),
             clock,
             random: Random::System,
-            signals: db.signals().clone(),
             db,
             node: "test".into(),
         };

@@ -62,7 +62,7 @@ impl Capability for Sql {
     type Call = SqlCall;
 
     async fn open(boot: &Boot) -> Result<Self> {
-        Ok(Self { data: Arc::clone(&boot.data), signals: boot.signals.clone() })
+        Ok(Self { data: Arc::clone(&boot.data), signals: boot.db.signals().clone() })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -443,14 +443,14 @@ mod tests {
         let transaction = begin(&mut guest).await;
         guest.hand_over(&services, message()).await.unwrap();
         assert_eq!(committed(&fixture).await, 0);
-        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none(), "it is not committed");
+        assert!(fixture.boot.db.signals().filled_outboxes().now_or_never().is_none(), "it is not committed");
         HostTransaction::commit(&mut guest, transaction).await.unwrap().unwrap();
         assert_eq!(committed(&fixture).await, 1);
-        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_some());
+        assert!(fixture.boot.db.signals().filled_outboxes().now_or_never().is_some());
 
         let transaction = begin(&mut guest).await;
         HostTransaction::commit(&mut guest, transaction).await.unwrap().unwrap();
-        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none(), "it had no message");
+        assert!(fixture.boot.db.signals().filled_outboxes().now_or_never().is_none(), "it had no message");
         guest.hand_over(&services, message()).await.unwrap();
         assert_eq!(committed(&fixture).await, 2, "no transaction was open");
     }
@@ -469,7 +469,7 @@ mod tests {
         guest.hand_over(&services, message()).await.unwrap();
         drop(guest);
         assert_eq!(committed(&fixture).await, 0);
-        assert!(fixture.boot.signals.filled_outboxes().now_or_never().is_none());
+        assert!(fixture.boot.db.signals().filled_outboxes().now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -41,7 +41,6 @@ use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::initiator::Initiator;
 use crate::message::host_event::Cause;
-use crate::signals::Signals;
 
 /// Every plugin of this host.
 pub struct Registry {
@@ -68,8 +67,6 @@ pub struct Registry {
     pub(super) tripped: mpsc::UnboundedSender<TrippedRelease>,
     /// The receiver of `tripped`, until the supervisor takes it.
     pub(super) trips: Mutex<Option<mpsc::UnboundedReceiver<TrippedRelease>>>,
-    /// The signals between those that add events and jobs and those that work on them.
-    pub signals: Signals,
     /// The name of this process as the owner of tasks: `NODE/RUN`.
     pub(super) run_id: Arc<str>,
     pub(super) task_counts: TaskCounts,

@@ -59,7 +59,7 @@ impl Registry {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                filled = self.signals.filled_outboxes() => {
+                filled = self.db.signals().filled_outboxes() => {
                     filled.into_iter().for_each(|plugin| outboxes.fill(plugin, Instant::now()));
                 }
                 Some((plugin, moved)) = moving.next() => outboxes.settle(plugin, &moved, Instant::now()),

@@ -68,7 +68,6 @@ impl Registry {
             probations: Probations::default(),
             tripped,
             trips: Mutex::new(Some(trips)),
-            signals: boot.signals.clone(),
             run_id: format!("{}/{}", boot.node, boot.random.uuid()?).into(),
             task_counts: Default::default(),
             holds: Default::default(),

@@ -136,7 +136,7 @@ impl Engine {
     }
 
     async fn run(mut self, stopping: &CancellationToken, grace: Duration) {
-        let signals = self.registry.signals.clone();
+        let signals = self.registry.db.signals().clone();
         let mut outage = Outage::of("running tasks");
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
