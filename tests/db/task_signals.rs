@@ -1,16 +1,20 @@
 //! The commit of a change gives the signal to those that wait for its effect, and to nobody else.
 
 use futures_util::FutureExt as _;
+use uuid::Uuid;
 use wharf::clock::Timestamp;
 use wharf::db::Db;
 use wharf::db::task::operator::Filter;
 use wharf::db::task::operator::change::{self, Change};
 use wharf::db::task::{self, TaskEnd};
+use wharf::id::{MailId, UserId};
 use wharf::initiator::Initiator;
+use wharf::message::{MailRecipient, Message, PluginMail};
 
-use super::tasks::{DELIVERIES, add_plugin, claim, end, event, execute, on_both, open, plugin, store};
+use super::tasks::{DELIVERIES, add_plugin, claim, end, event, execute, job, on_both, open, plugin, store};
 
 on_both! {
+    messages_wake_only_those_that_work_on_them,
     a_freed_lane_wakes_the_one_that_runs_tasks,
     a_change_by_an_operator_wakes_the_one_that_runs_tasks,
 }
@@ -18,6 +22,27 @@ on_both! {
 /// Returns whether the one that runs tasks was woken since the last time.
 fn runs_tasks(db: &Db) -> bool {
     db.signals().tasks_added().now_or_never().is_some()
+}
+
+async fn messages_wake_only_those_that_work_on_them(db: &Db) {
+    let sends_mails = || db.signals().mails_added().now_or_never().is_some();
+    let mail = Message::Mail(PluginMail {
+        id: MailId(Uuid::from_u128(1)),
+        to: MailRecipient::Account(UserId(Uuid::from_u128(1))),
+        subject: "Hello".to_owned(),
+        text: "Hello".to_owned(),
+        html: None,
+        attachments: vec![],
+        dedup_key: None,
+        request_id: None,
+        at: Timestamp(1),
+    });
+    store(db, "mailer", &[mail]).await;
+    assert_eq!((runs_tasks(db), sends_mails()), (false, true));
+    store(db, "mailer", &[job(1, None)]).await;
+    assert_eq!((runs_tasks(db), sends_mails()), (true, false));
+    store(db, "mailer", &[event(1, None)]).await;
+    assert_eq!((runs_tasks(db), sends_mails()), (true, false));
 }
 
 async fn a_freed_lane_wakes_the_one_that_runs_tasks(db: &Db) {

@@ -136,7 +136,6 @@ macro_rules! insert_job {
 pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result<()> {
     on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        tx.stores_messages();
         let has_events = messages.iter().any(|message| matches!(message, Message::Event(_)));
         let has_others = messages.iter().any(|message| !matches!(message, Message::Event(_)));
         if has_events && has_others {
@@ -148,9 +147,11 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
             match message {
                 Message::Event(_) => {}
                 Message::Job(job) => {
+                    tx.stores_messages();
                     insert_job!(plugin, job).execute(&mut *tx).await?;
                 }
                 Message::Cancel { job, at } => {
+                    tx.stores_messages();
                     let keep_until = at.plus(KEEP_CANCELLED);
                     let cancel = sqlx::query(CANCEL_JOB).bind(*job).bind(plugin.clone()).bind(*at).bind(keep_until);
                     cancel.execute(&mut *tx).await?;
