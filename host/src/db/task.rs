@@ -28,6 +28,12 @@ const UNBLOCK_NEXT: &str = "UPDATE tasks SET state = 'ready' WHERE seq = \
     (SELECT MIN(b.seq) FROM tasks b WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
     AND state NOT IN ('ready', 'running')";
 
+/// Makes the first task of a lane ready, unless another one is ready or runs.
+const UNBLOCK: &str = "UPDATE tasks SET state = 'ready' WHERE seq = (SELECT MIN(b.seq) FROM tasks b \
+        WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
+    AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 \
+        AND a.state IN ('ready', 'blocked', 'running') AND a.state <> 'blocked')";
+
 row! {
     /// A queue with a ready task.
     #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::UNBLOCK_NEXT;
+use super::{UNBLOCK, UNBLOCK_NEXT};
 use crate::clock::Timestamp;
 use crate::db::intake::lane_lock;
 use crate::db::row::row;
@@ -139,15 +139,10 @@ pub async fn unblock_lanes(db: &Db) -> Result<u64> {
 
 /// Makes the first task of a lane ready if all are blocked. An operator can have put a task in front of one that runs.
 async fn unblock(db: &Db, Lane { plugin, lane, .. }: &Lane) -> Result<u64> {
-    const UNBLOCK_STUCK: &str = "UPDATE tasks SET state = 'ready' WHERE seq = \
-        (SELECT MIN(b.seq) FROM tasks b \
-        WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
-        AND state NOT IN ('ready', 'running') AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 \
-        AND a.state IN ('ready', 'blocked', 'running') AND a.state <> 'blocked')";
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
         tx.take_lock(lane_lock(lane)).await?;
-        let unblock = sqlx::query(UNBLOCK_STUCK).bind(plugin.clone()).bind(lane.as_str());
+        let unblock = sqlx::query(UNBLOCK).bind(plugin.clone()).bind(lane.as_str());
         let changed = unblock.execute(&mut *tx).await?.rows_affected();
         if changed > 0 {
             tx.stores_messages();

@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::db::audit::{Entry, append};
 use crate::db::intake::{EVENT_LOCK, KEEP_CANCELLED, lane_lock};
 use crate::db::row::row;
+use crate::db::task::UNBLOCK;
 use crate::db::{Db, is_duplicate, on};
 use crate::error::{Error, Result, code};
 use crate::id::PluginName;
@@ -24,12 +25,6 @@ use crate::initiator::Initiator;
 /// Blocks the tasks of a lane that do not run.
 const BLOCK: &str = "UPDATE tasks SET state = 'blocked' WHERE plugin = $1 AND lane = $2 \
     AND state IN ('ready', 'blocked', 'running') AND state NOT IN ('blocked', 'running')";
-
-/// Makes the first task of a lane ready, unless another one is ready or runs.
-const UNBLOCK: &str = "UPDATE tasks SET state = 'ready' WHERE seq = (SELECT MIN(b.seq) FROM tasks b \
-        WHERE b.plugin = $1 AND b.lane = $2 AND b.state IN ('ready', 'blocked', 'running')) \
-    AND NOT EXISTS (SELECT 1 FROM tasks a WHERE a.plugin = $1 AND a.lane = $2 \
-        AND a.state IN ('ready', 'blocked', 'running') AND a.state <> 'blocked')";
 
 /// The most tasks that one transaction changes.
 const BATCH: i64 = 200;
