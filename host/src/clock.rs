@@ -29,7 +29,7 @@ impl Timestamp {
     /// Returns the time `duration` later. It saturates instead of wrapping.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(micros(duration)))
     }
 
     /// Returns the time from `earlier` to this one; zero if this one is earlier.
@@ -40,7 +40,7 @@ impl Timestamp {
     /// Returns the time `duration` earlier. It saturates too.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_sub(micros(duration)))
     }
 }
 
@@ -89,6 +89,15 @@ impl schemars::JsonSchema for Timestamp {
     }
 }
 
+/// The state of a manual clock, in microseconds.
+#[derive(Debug)]
+pub struct ManualClock {
+    /// The time since 1970, if it was never set back.
+    elapsed: AtomicI64,
+    /// How far it was set back.
+    set_back: AtomicI64,
+}
+
 /// The moment from which [`Clock::monotonic`] measures.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -99,13 +108,13 @@ pub enum Clock {
     #[default]
     System,
     /// A clock for tests, which stands still until [`Clock::advance`].
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<ManualClock>),
 }
 
 impl Clock {
     /// Creates a clock that stands at `start` until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Self::Manual(Arc::new(AtomicI64::new(start.0)))
+        Self::Manual(Arc::new(ManualClock { elapsed: AtomicI64::new(start.0), set_back: AtomicI64::new(0) }))
     }
 
     /// Returns the current time.
@@ -116,7 +125,9 @@ impl Clock {
                 let micros = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
                 Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
             }
-            Self::Manual(now) => Timestamp(now.load(Ordering::SeqCst)),
+            Self::Manual(clock) => {
+                Timestamp(clock.elapsed.load(Ordering::SeqCst).saturating_sub(clock.set_back.load(Ordering::SeqCst)))
+            }
         }
     }
 
@@ -124,16 +135,29 @@ impl Clock {
     pub fn monotonic(&self) -> Duration {
         match self {
             Self::System => START.elapsed(),
-            Self::Manual(now) => Duration::from_micros(u64::try_from(now.load(Ordering::SeqCst)).unwrap_or(0)),
+            Self::Manual(clock) => {
+                Duration::from_micros(u64::try_from(clock.elapsed.load(Ordering::SeqCst)).unwrap_or(0))
+            }
         }
     }
 
     /// Moves a manual clock forward. The system's clock is left alone.
     pub fn advance(&self, duration: Duration) {
-        if let Self::Manual(now) = self {
-            now.fetch_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        if let Self::Manual(clock) = self {
+            clock.elapsed.fetch_add(micros(duration), Ordering::SeqCst);
         }
     }
+
+    /// Sets a manual clock back, as an operator or a time server does. The system's clock is left alone.
+    pub fn set_back(&self, duration: Duration) {
+        if let Self::Manual(clock) = self {
+            clock.set_back.fetch_add(micros(duration), Ordering::SeqCst);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A source of randomness for identifiers, tokens, salts and keys.
@@ -229,6 +253,15 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.now(), Timestamp(2_000_000));
         assert_eq!(clock.monotonic(), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_monotonic_time_does_not_go_back_with_the_clock() {
+        let clock = Clock::manual(Timestamp(5_000_000));
+        clock.set_back(Duration::from_secs(4));
+        assert_eq!((clock.now(), clock.monotonic()), (Timestamp(1_000_000), Duration::from_secs(5)));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!((clock.now(), clock.monotonic()), (Timestamp(3_000_000), Duration::from_secs(7)));
     }
 
     #[test]

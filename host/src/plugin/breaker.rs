@@ -59,7 +59,8 @@ enum State {
         seen: u32,
     },
     Open {
-        until: Timestamp,
+        /// In monotonic time: a clock that is set back does not keep it open.
+        until: Duration,
         backoff: u32,
     },
     HalfOpen {
@@ -135,9 +136,9 @@ impl Breaker {
         let probe = match &mut *state {
             State::Closed { .. } => false,
             State::Open { until, backoff } => {
-                let left = until.0.saturating_sub(self.clock.now().0);
-                if left > 0 {
-                    return Err(quarantined(Duration::from_micros(u64::try_from(left).unwrap_or(0))));
+                let left = until.saturating_sub(self.clock.monotonic());
+                if !left.is_zero() {
+                    return Err(quarantined(left));
                 }
                 *state = State::HalfOpen { probing: true, successes: 0, backoff: *backoff };
                 true
@@ -160,13 +161,13 @@ impl Breaker {
     pub fn refuses(&self) -> bool {
         match &*self.lock() {
             State::Closed { .. } => false,
-            State::Open { until, .. } => *until > self.clock.now(),
+            State::Open { until, .. } => *until > self.clock.monotonic(),
             State::HalfOpen { probing, .. } => *probing,
         }
     }
 
     fn open(&self, state: &mut State, backoff: u32) {
-        let until = self.clock.now().plus(self.quarantine.saturating_mul(backoff));
+        let until = self.clock.monotonic().saturating_add(self.quarantine.saturating_mul(backoff));
         *state = State::Open { until, backoff };
     }
 }
@@ -264,6 +265,17 @@ mod tests {
         assert_eq!(*refused.kind(), Kind::Unavailable(QUARANTINE));
         clock.advance(Duration::from_secs(4));
         assert_eq!(*call(&breaker, false).unwrap_err().kind(), Kind::Unavailable(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_keep_it_open() {
+        let (clock, breaker) = breaker();
+        trip(&breaker);
+        clock.set_back(Duration::from_secs(3_600));
+        assert!(breaker.refuses());
+        clock.advance(QUARANTINE);
+        assert!(!breaker.refuses());
+        assert!(!call(&breaker, false).unwrap());
     }
 
     #[test]
