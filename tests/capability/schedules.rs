@@ -191,7 +191,8 @@ async fn a_job_that_still_runs_drops_the_next_time(host: &TestHost) {
     host.clock().advance(MOMENT);
     for minute in 1..=3 {
         host.clock().advance(Duration::from_secs(60));
-        next(host, "minutely", &time(minute + 1)).await;
+        let minutely = next(host, "minutely", &time(minute + 1)).await;
+        assert_eq!(minutely["last_at"], time(1), "no other job was added");
         worker.states(&["running"]).await;
     }
     worker.noted(&[&micros(1)]).await;

@@ -169,8 +169,9 @@ pub async fn store(db: &Db, plugin: &PluginName, messages: &[Message]) -> Result
     Ok(())
 }
 
-/// Stores the job of a schedule and moves the schedule to its next time, unless another node did or an operator paused
-/// the schedule. Returns whether it was this one. `job` is `None` if the time is skipped.
+/// Moves a schedule to its next time and stores its job, unless another node did or an operator paused the schedule.
+/// Returns whether it was this one. `job` is `None` if the time is skipped. While the job of an earlier time waits or runs,
+/// none is stored, and the schedule keeps the earlier time as that of its latest job.
 ///
 /// # Errors
 /// The database fails.
@@ -181,15 +182,19 @@ pub async fn store_scheduled(
     (due, next): (Timestamp, Timestamp),
     job: Option<&NewJob>,
 ) -> Result<bool> {
-    const MOVE: &str = "UPDATE schedules SET next_at = $4, last_at = CASE WHEN $5 THEN $3 ELSE last_at END \
+    const MOVE: &str = "UPDATE schedules SET next_at = $4 \
         WHERE plugin = $1 AND name = $2 AND next_at = $3 AND NOT paused";
+    const ENQUEUED: &str = "UPDATE schedules SET last_at = $3 WHERE plugin = $1 AND name = $2";
     Ok(on!(db, pool, begin => {
         let mut tx = pool.begin_with(begin).await?;
-        let moved = sqlx::query(MOVE).bind(plugin.clone()).bind(schedule).bind(due).bind(next).bind(job.is_some());
+        let moved = sqlx::query(MOVE).bind(plugin.clone()).bind(schedule).bind(due).bind(next);
         let is_ours = moved.execute(&mut *tx).await?.rows_affected() == 1;
         if let Some(job) = job.filter(|_| is_ours) {
             tx.stores_messages();
-            insert_job!(plugin, job).execute(&mut *tx).await?;
+            if insert_job!(plugin, job).execute(&mut *tx).await?.rows_affected() == 1 {
+                let enqueued = sqlx::query(ENQUEUED).bind(plugin.clone()).bind(schedule).bind(due);
+                enqueued.execute(&mut *tx).await?;
+            }
         }
         tx.commit().await?;
         is_ours
