@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::events::{HASTY, given_back, hasty, text};
 use crate::plugin::releases::operate;
 use crate::support::polling::until;
-use crate::support::worker::{WORKER, Worker};
+use crate::support::worker::{WORKER, Worker, worker};
 use crate::support::{TestHost, both};
 
 both!(
@@ -31,6 +32,7 @@ both!(
     }),
     jobs_of_a_removed_plugin_wait_unless_its_data_is_deleted => Setup::default().with_manual_clock(),
     a_release_without_the_job_leaves_a_dead_letter => Setup::default().with_manual_clock(),
+    a_job_that_only_a_canary_declares_waits_for_its_end,
 );
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -294,4 +296,30 @@ async fn a_release_without_the_job_leaves_a_dead_letter(host: &TestHost) {
     operate(host, "worker/rollback").await.ok();
     worker.retry(&dead[0]).await;
     worker.noted(&["1.0.0"]).await;
+}
+
+async fn a_job_that_only_a_canary_declares_waits_for_its_end(host: &TestHost) {
+    let live = Worker::deploy(host, json!({})).await;
+    let begin_canary = async |version: &str, job: &str| {
+        let jobs = json!([{ "name": "work" }, { "name": job }]);
+        let canary = worker(json!({ "version": version, "jobs": jobs }));
+        host.superuser().deploy(&canary.0, "canary=header").await.ok();
+        let steps = json!([["enqueue", job, { "steps": [["note", "{version}"]] }]]);
+        let request = host.superuser().request(Method::POST, "/worker/act").header("x-wharf-canary", "always");
+        let outcomes = request.json(&steps).send().await.ok();
+        assert!(outcomes[0]["ok"].is_string(), "{outcomes}");
+    };
+    begin_canary("2.0.0", "new").await;
+    live.enqueue(json!([["note", "{version}"]]), json!({})).await;
+    live.noted(&["1.0.0"]).await;
+    live.states(&["ready", "done"]).await;
+    operate(host, "worker/promote").await.ok();
+    live.noted(&["1.0.0", "2.0.0"]).await;
+    live.states(&["done", "done"]).await;
+
+    begin_canary("3.0.0", "newer").await;
+    live.states(&["done", "done", "ready"]).await;
+    operate(host, "worker/abort").await.ok();
+    let tasks = live.states(&["done", "done", "dead"]).await;
+    assert_eq!(text(&tasks[2], "reason"), "release 2 of 'worker' has no job 'newer'");
 }

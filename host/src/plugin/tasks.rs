@@ -304,14 +304,15 @@ impl Engine {
             if self.registry.holds.is_held(&queue.plugin, now) || release.breaker.refuses() {
                 return None;
             }
-            Some(Candidate { queue: queue.clone(), bounds: self.bounds(release, queue)? })
+            let canary = generation.plugins.canaries.get(&queue.plugin).map(|canary| &*canary.release);
+            Some(Candidate { queue: queue.clone(), bounds: self.bounds(release, canary, queue)? })
         };
         self.ready.iter().filter_map(candidate).collect()
     }
 
-    /// Returns the bounds of a queue; `None` if its tasks cannot run, because the grant was revoked. A task that the release
-    /// does not declare needs no grant: it becomes a dead letter.
-    fn bounds(&self, release: &Release, queue: &Queue) -> Option<Bounds> {
+    /// Returns the bounds of a queue; `None` if its tasks cannot run now, because the grant was revoked, or because only the
+    /// canary declares the job. Any other task that the release does not declare needs no grant: it becomes a dead letter.
+    fn bounds(&self, release: &Release, canary: Option<&Release>, queue: &Queue) -> Option<Bounds> {
         let limits = &self.registry.limits;
         let messages = &release.record.declaration.messages;
         let undeclared = Bounds { plugin: limits.background_per_plugin, jobs: usize::MAX, name: usize::MAX };
@@ -319,8 +320,9 @@ impl Engine {
             let is_declared = messages.subscriptions.iter().any(|declared| declared.topic.as_str() == queue.name);
             return (!is_declared || release.has_grant(Events::NAME)).then_some(undeclared);
         }
+        let job = |of: &Release| of.record.declaration.messages.jobs.iter().any(|declared| declared.name == queue.name);
         let Some(declared) = messages.jobs.iter().find(|declared| declared.name == queue.name) else {
-            return Some(undeclared);
+            return (!canary.is_some_and(job)).then_some(undeclared);
         };
         if !release.has_grant(Jobs::NAME) {
             return None;
