@@ -24,6 +24,7 @@ both!(
     a_schedule_is_paused_and_run_by_operators => Setup::default().with_clock_at(START),
     an_upgrade_changes_the_schedules => Setup::default().with_clock_at(START),
     a_job_that_still_runs_drops_the_next_time => Setup::default().with_clock_at(START),
+    a_clock_that_is_set_back_repeats_no_time => Setup::default().with_clock_at(START),
     a_paused_plugin_misses_times => Setup::default().with_clock_at(START),
     schedules_end_with_their_plugin => Setup::default().with_clock_at(START),
 );
@@ -200,6 +201,22 @@ async fn a_job_that_still_runs_drops_the_next_time(host: &TestHost) {
     worker.states(&["done"]).await;
     host.clock().advance(Duration::from_secs(60));
     worker.noted(&[&micros(1), &micros(4)]).await;
+}
+
+async fn a_clock_that_is_set_back_repeats_no_time(host: &TestHost) {
+    let worker = Worker::deploy(host, json!({ "schedules": [schedule("hourly", "0 * * * *", json!({}))] })).await;
+    next(host, "hourly", "2027-03-01T09:00:00Z").await;
+    host.clock().advance(HOUR + MOMENT);
+    let first = note("hourly", "2027-03-01T09:00:00Z");
+    worker.noted(&[&first]).await;
+    host.clock().set_back(HOUR);
+    worker.enqueue(json!([["note", "before nine"]]), json!({})).await;
+    worker.noted(&[&first, "before nine"]).await;
+    host.clock().advance(HOUR);
+    worker.enqueue(json!([["note", "after nine"]]), json!({})).await;
+    worker.noted(&[&first, "before nine", "after nine"]).await;
+    host.clock().advance(HOUR);
+    worker.noted(&[&first, "before nine", "after nine", &note("hourly", "2027-03-01T10:00:00Z")]).await;
 }
 
 async fn a_paused_plugin_misses_times(host: &TestHost) {
