@@ -252,7 +252,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Claims and starts tasks until nothing more may run.
+    /// Claims and starts tasks until nothing more may run, or the leases must be renewed.
     async fn start(&mut self) -> Result<()> {
         loop {
             // In a block, because the generation must not be kept while a statement runs.
@@ -266,6 +266,10 @@ impl Engine {
                 return Ok(());
             }
             for (queue, count) in planned {
+                // A slow database must not cost the leases of the tasks that run: the next step renews them and goes on.
+                if self.renewed_at.elapsed() >= RENEW_INTERVAL {
+                    return Ok(());
+                }
                 self.start_of(&queue, count).await?;
             }
         }
