@@ -35,6 +35,7 @@ const LAYERS: &[&[&str]] = &[
         "permission",
         "initiator",
         "message",
+        "outage",
         "permits",
         "public_key",
         "signals",

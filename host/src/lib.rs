@@ -19,6 +19,7 @@ pub mod id;
 pub mod initiator;
 pub mod message;
 pub mod network;
+pub(crate) mod outage;
 pub mod permission;
 pub(crate) mod permits;
 pub mod plugin;

@@ -45,7 +45,6 @@ mod live_set;
 pub mod message_report;
 mod mounts;
 mod operations;
-mod outage;
 mod pause;
 mod preparation;
 mod probation;

@@ -20,6 +20,7 @@ use crate::db::email::{DeadBounds, HOST, MailRow};
 use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::message::PluginMail;
+use crate::outage::Outage;
 
 /// A mail of the host that failed is given up after this time: its reader has long tried something else.
 pub(super) const HOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,6 +65,16 @@ enum Lane {
     Plugins,
 }
 
+impl Lane {
+    /// Returns the name of the work in the log.
+    fn work(self) -> &'static str {
+        match self {
+            Self::Host => "sending mails of the host",
+            Self::Plugins => "sending mails of plugins",
+        }
+    }
+}
+
 impl Mailer {
     /// Sends queued mails until `stop`, and finishes the mails that are being sent then. Any number of nodes may run it.
     pub async fn run(self, stop: CancellationToken) {
@@ -72,6 +83,7 @@ impl Mailer {
 
     /// Sends the mails of a lane until `stop`.
     async fn work(&self, lane: Lane, stop: &CancellationToken) {
+        let mut outage = Outage::of(lane.work());
         // The plugin whose mail was sent last.
         let mut last = String::new();
         while !stop.is_cancelled() {
@@ -86,6 +98,9 @@ impl Mailer {
                 // A mail server that hangs does not hold up the end. The lease gives the mail back.
                 () = grace(stop) => return,
             };
+            if step.is_ok() {
+                outage.over();
+            }
             let (wait, is_paused) = match step {
                 Ok(true) if self.0.is_away.load(Ordering::Relaxed) => (AWAY_PAUSE, true),
                 Ok(true) => continue,
@@ -96,7 +111,7 @@ impl Mailer {
                     (POLL_INTERVAL, false)
                 }
                 Err(error) => {
-                    tracing::error!(error = error.report(), "the mail queue cannot be read");
+                    outage.failed(&error);
                     (QUEUE_ERROR_PAUSE, false)
                 }
             };

@@ -11,7 +11,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::generation::Absence;
-use super::outage::Outage;
 use super::registry::Registry;
 use super::schedule_time::ScheduleTime;
 use crate::capability::declared_messages::{DeclaredSchedule, MissedTimes};
@@ -21,6 +20,7 @@ use crate::db::schedule::{self as table, DueSchedule, StoredSchedule};
 use crate::error::{Error, Result};
 use crate::id::{JobId, PluginName};
 use crate::message::{Message, NewJob, Priority};
+use crate::outage::Outage;
 
 /// The time between two looks for schedules whose time has come.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::counts::{AttemptOutcome, OutcomeCounts};
 use self::turns::{Bounds, Candidate, Load, Queue, Turns};
-use super::outage::Outage;
 use super::registry::Registry;
 use super::release::Release;
 use crate::capability::Capability as _;
@@ -31,6 +30,7 @@ use crate::capability::jobs::Jobs;
 use crate::db::task::{self, Claim, Recovered};
 use crate::error::Result;
 use crate::id::PluginName;
+use crate::outage::Outage;
 
 /// The time between two looks into the database while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,6 +18,7 @@ use crate::db::event_stream::{self, StreamedEvent};
 use crate::error::Result;
 use crate::id::UserId;
 use crate::message::Topic;
+use crate::outage::Outage;
 
 /// The events that are read at once.
 const PAGE: i64 = 64;
@@ -126,7 +127,7 @@ impl Hub {
 
     /// Passes new events on, for ever.
     pub(super) async fn pass_on(&self) {
-        let mut is_failing = false;
+        let mut outage = Outage::of("passing events on to streams of clients");
         loop {
             while self.sender.receiver_count() == 0 {
                 self.opened.notified().await;
@@ -137,19 +138,17 @@ impl Hub {
                 let added = self.db.signals().events_added();
                 result = self.pass_new().await;
                 if result.is_ok() {
-                    is_failing = false;
+                    outage.over();
                     tokio::select! { () = added => {} () = sleep(POLL) => {} }
                 }
             }
-            if let Err(error) = result {
-                if !is_failing {
-                    tracing::warn!(
-                        error = error.report(),
-                        "no events can be read for streams of clients; trying again"
-                    );
+            match result {
+                // The last stream ended.
+                Ok(()) => outage.over(),
+                Err(error) => {
+                    outage.failed(&error);
+                    sleep(POLL).await;
                 }
-                is_failing = true;
-                sleep(POLL).await;
             }
         }
     }
