@@ -2,6 +2,8 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::host::CHAMELEON;
 use crate::support::polling::until;
@@ -77,6 +79,29 @@ async fn in_development_mails_are_shown_instead_of_sent() {
             refused.has_code(403, "forbidden");
         }
     }
+}
+
+/// HTTP/2 names the host in `:authority`, and not in `Host`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_version_of_http_has_to_name_this_machine() {
+    let host = TestHost::sqlite(Setup::default().in_development().without_mail()).await;
+    for client in [reqwest::Client::builder(), reqwest::Client::builder().http2_prior_knowledge()] {
+        let client = client.resolve("app.localhost", host.addr()).resolve("evil.example", host.addr()).build().unwrap();
+        for (name, status) in [("127.0.0.1", 200), ("app.localhost", 200), ("evil.example", 403)] {
+            for path in ["/dev/mail", "/dev/mail.json"] {
+                let url = format!("http://{name}:{}{path}", host.addr().port());
+                let response = client.get(url).send().await.unwrap();
+                assert_eq!(response.status().as_u16(), status, "{name}{path} {:?}", response.version());
+            }
+        }
+    }
+    // A whole URL as the target of HTTP/1.1 counts more than the header.
+    let mut stream = TcpStream::connect(host.addr()).await.unwrap();
+    let request = "GET http://evil.example/dev/mail HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
 }
 
 /// Otherwise a tunnel on the machine could pass on the requests of everybody.

@@ -86,6 +86,7 @@ fn check_local(host: &Host, call: &Call) -> Result<()> {
 fn is_local(address: IpAddr, headers: &HeaderMap, believes_proxy: bool) -> bool {
     // Behind a proxy that is not trusted, every client has the address of the proxy.
     let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
+    // `http::request_head` wrote the authority of the target into it: `:authority` of HTTP/2, or a whole URL.
     let named = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let names_this_machine = named.is_some_and(|authority| {
         let name = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
