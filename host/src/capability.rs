@@ -42,7 +42,7 @@ pub mod revocation;
 pub mod sql;
 pub mod usage;
 pub mod users;
-mod waiting_jobs;
+mod waiting_work;
 pub mod wasi;
 mod wasi_context;
 pub mod web;

@@ -18,7 +18,8 @@ use super::hand_over::{MessageServices, Refusal, convert_refusals};
 use super::message_check::check_key;
 use super::message_rate::{MessageRate, MessageRates};
 use super::parameter::{parameters, printable};
-use super::{Boot, CallContext, Candidate, Capability, Dependency, Guest, HostCalls, Limit};
+use super::waiting_work::WaitingWork;
+use super::{Boot, CallContext, Candidate, Capability, Guest, HostCalls, Limit};
 use crate::address::{Address, InvalidAddress};
 use crate::config::kind;
 use crate::db::email::plugin_mail;
@@ -57,6 +58,7 @@ parameters! {
 pub struct Email {
     services: MessageServices,
     rates: MessageRates,
+    waiting: WaitingWork,
     /// Whether this host delivers mail at all.
     is_delivered: bool,
 }
@@ -65,6 +67,7 @@ pub struct Email {
 pub struct EmailRelease {
     services: MessageServices,
     rate: Arc<MessageRate>,
+    waiting: WaitingWork,
     is_delivered: bool,
     quota: Quota,
 }
@@ -82,7 +85,8 @@ impl Capability for Email {
         let Boot { config, clock, random, db, .. } = boot;
         let services = MessageServices::new(db.clone(), clock.clone(), random.clone());
         let rates = MessageRates::per_minute(clock.clone(), config.plugins.email_rate);
-        Ok(Self { services, rates, is_delivered: Delivery::of(config) != Delivery::Off })
+        let waiting = WaitingWork::mails(db.clone(), clock.clone());
+        Ok(Self { services, rates, waiting, is_delivered: Delivery::of(config) != Delivery::Off })
     }
 
     fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -91,7 +95,8 @@ impl Capability for Email {
 
     async fn admit(&self, candidate: &Candidate<'_>, quota: Quota) -> Result<Arc<EmailRelease>> {
         let (services, rate) = (self.services.clone(), self.rates.plugin(candidate.plugin));
-        Ok(Arc::new(EmailRelease { services, rate, is_delivered: self.is_delivered, quota }))
+        let (waiting, is_delivered) = (self.waiting.clone(), self.is_delivered);
+        Ok(Arc::new(EmailRelease { services, rate, waiting, is_delivered, quota }))
     }
 
     fn max_input_bytes(release: &Arc<EmailRelease>) -> usize {
@@ -119,8 +124,14 @@ impl Capability for Email {
 
 /// Returns the size of a mail.
 fn size(message: &outbox::Message) -> usize {
+    let contents = message.attachments.iter().map(|file| file.content.len());
+    contents.fold(texts_size(message), usize::saturating_add)
+}
+
+/// Returns the size of a mail without the contents of its files.
+fn texts_size(message: &outbox::Message) -> usize {
     let texts = [message.subject.len(), message.text.len(), message.html.as_ref().map_or(0, String::len)];
-    let file = |file: &outbox::Attachment| [file.name.len(), file.content_type.len(), file.content.len()];
+    let file = |file: &outbox::Attachment| [file.name.len(), file.content_type.len()];
     texts.into_iter().chain(message.attachments.iter().flat_map(file)).fold(0, usize::saturating_add)
 }
 
@@ -175,11 +186,12 @@ impl Guest {
             self.usage.hit(Limit::EmailRate);
             Refusal::Limit(format!("rate: {per_minute}"))
         })?;
-        self.check_queue(release).await?;
+        let content = message.attachments.iter().map(|file| file.content.len().div_ceil(3).saturating_mul(4));
+        let content = content.fold(0, usize::saturating_add);
+        self.check_queue(release, texts_size(&message).saturating_add(content))?;
         let services = &release.services;
         let id = MailId(services.random.uuid().map_err(wasmtime::Error::msg)?);
-        let content = message.attachments.iter().map(|file| file.content.len().div_ceil(3).saturating_mul(4));
-        let _reservation = self.reserve(content.fold(0, usize::saturating_add))?;
+        let _reservation = self.reserve(content)?;
         let encode = |outbox::Attachment { name, content_type, content }| MailAttachment {
             name,
             content_type,
@@ -200,16 +212,10 @@ impl Guest {
         Ok(id)
     }
 
-    /// Checks that the plugin has room for another mail that waits. Those in its outbox do not count yet: the rate bounds
-    /// them.
-    async fn check_queue(&mut self, release: &EmailRelease) -> Result<(), Refusal> {
-        let wait = self.dependencies.wait_for(Dependency::Database);
-        let waiting = {
-            let _statement = release.services.statements.acquire().await;
-            plugin_mail::waiting_bytes(&release.services.db, &self.context.plugin).await
-        };
-        wait.over();
-        if waiting.map_err(|error| self.host_database_failed(&error))? >= release.quota.queue {
+    /// Checks that the plugin has room for another mail that waits, with its size.
+    fn check_queue(&mut self, release: &EmailRelease, size: usize) -> Result<(), Refusal> {
+        let bytes = u64::try_from(size.max(plugin_mail::LEAST_BYTES)).unwrap_or(u64::MAX);
+        if !release.waiting.add(&self.context.plugin, bytes, release.quota.queue) {
             self.usage.hit(Limit::EmailQueue);
             return Err(Refusal::Limit(format!("queue: {}", release.quota.queue)));
         }
@@ -400,12 +406,35 @@ mod tests {
         send(&mut guest, mail()).await.unwrap();
 
         let mut guest = fixture.call(&["email.queue=64KiB", "email.rate=1000"], None).await;
-        for _ in 3..64 {
-            send(&mut guest, mail()).await.unwrap();
+        let full = "limit: queue: 65536".to_owned();
+        // The waiting mails are counted in the background, and again after a second. In between, one can count twice.
+        while waiting(&fixture).await < 64 {
+            if let Err(refused) = send(&mut guest, mail()).await {
+                assert_eq!(refused, full);
+                fixture.boot.clock.advance(Duration::from_secs(1));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
+        let hits_before = hits(&guest, Limit::EmailQueue);
+        assert_eq!(send(&mut guest, mail()).await, Err(full));
+        assert_eq!(hits(&guest, Limit::EmailQueue), hits_before + 1);
+    }
+
+    #[tokio::test]
+    async fn a_mail_counts_with_its_files_until_it_was_sent() {
+        let fixture = open().await;
+        let mut guest = fixture.call(&["email.queue=64KiB"], None).await;
+        let large = outbox::Attachment { content: vec![0; 60_000], ..file("a", "text/csv") };
+        send(&mut guest, outbox::Message { attachments: vec![large], ..mail() }).await.unwrap();
         assert_eq!(send(&mut guest, mail()).await, Err("limit: queue: 65536".to_owned()));
-        assert_eq!(hits(&guest, Limit::EmailQueue), 1);
-        assert_eq!(waiting(&fixture).await, 64);
+        let now = fixture.boot.clock.now();
+        let sent = crate::db::email::claim(&fixture.boot.db, "items", now, now).await.unwrap().unwrap();
+        crate::db::email::delete(&fixture.boot.db, sent.id).await.unwrap();
+        while send(&mut guest, mail()).await.is_err() {
+            fixture.boot.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(waiting(&fixture).await, 1);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use super::hand_over::{MessageServices, Refusal, convert_refusals};
 use super::message_check::{Counted, MessageLimits, PayloadSchemas, check_key, compile};
 use super::message_rate::MessageRates;
 use super::parameter::{parameters, printable};
-use super::waiting_jobs::WaitingJobs;
+use super::waiting_work::WaitingWork;
 use super::{Boot, CallContext, Candidate, Capability, Dependency, Guest, HostCalls, Limit};
 use crate::config;
 use crate::db::plugin_data::PluginData;
@@ -65,7 +65,7 @@ pub struct Jobs {
     services: MessageServices,
     data: Arc<PluginData>,
     rates: MessageRates,
-    waiting: WaitingJobs,
+    waiting: WaitingWork,
 }
 
 /// The state of one release.
@@ -77,7 +77,7 @@ pub struct JobsRelease {
     limits: MessageLimits,
     /// The rate of the grant.
     rate: u32,
-    waiting: WaitingJobs,
+    waiting: WaitingWork,
     /// The most jobs that may wait.
     most_waiting: u64,
 }
@@ -101,7 +101,7 @@ impl Capability for Jobs {
         let Boot { config, clock, random, db, data, .. } = boot;
         let services = MessageServices::new(db.clone(), clock.clone(), random.clone());
         let rates = MessageRates::new(clock.clone(), config.plugins.jobs_rate);
-        let waiting = WaitingJobs::new(db.clone(), clock.clone());
+        let waiting = WaitingWork::jobs(db.clone(), clock.clone());
         Ok(Self { services, data: Arc::clone(data), rates, waiting })
     }
 
@@ -156,7 +156,7 @@ impl Guest {
         }
         let services = &release.services;
         let depth = self.check_message(services, &release.limits, schema, &payload).await?;
-        if !release.waiting.add(&self.context.plugin, release.most_waiting) {
+        if !release.waiting.add(&self.context.plugin, 1, release.most_waiting) {
             self.usage.hit(Limit::JobsWaiting);
             return Err(Refusal::Limit(format!("waiting: {}", release.most_waiting)));
         }

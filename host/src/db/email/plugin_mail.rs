@@ -17,7 +17,7 @@ pub(crate) const KEY_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 const RECEIPT_TIME: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// The share of the smallest mail in the bounds of its plugin, so that they bound the number of mails too.
-const LEAST_BYTES: usize = 1024;
+pub(crate) const LEAST_BYTES: usize = 1024;
 
 /// The most rows that one statement changes.
 const BATCH: i64 = 1_000;
