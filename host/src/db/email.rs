@@ -119,15 +119,15 @@ where
     insert.bind(mail.repeat_key.as_deref()).bind(mail.id)
 }
 
-/// Claims the mail of a source that has been due longest until `lease_until`. If this node dies, another node can claim
-/// it afterwards.
+/// Claims the mail of a source that has been due longest until `lease_until`, unless the source is a plugin that is paused.
+/// If this node dies, another node can claim it afterwards.
 pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Timestamp) -> Result<Option<MailRow>> {
     macro_rules! claim {
         ($lock:literal) => {
             concat!(
                 "UPDATE mail_queue SET attempts = attempts + 1, next_at = $2 WHERE id = \
                  (SELECT id FROM mail_queue WHERE source = $3 AND state = 'waiting' AND next_at <= $1 \
-                 ORDER BY next_at, id LIMIT 1",
+                 AND NOT EXISTS (SELECT 1 FROM plugins WHERE name = $3 AND paused) ORDER BY next_at, id LIMIT 1",
                 $lock,
                 ") RETURNING id, kind, payload, attempts, repeat_key, source, mail_id, created_at, waiting_since"
             )
@@ -233,7 +233,8 @@ mod tests {
         let (_dir, db) = crate::db::tests::sqlite().await;
         let Db::Sqlite(pool) = &db else { unreachable!() };
         for sql in [
-            "SELECT id FROM mail_queue WHERE source = '' AND state = 'waiting' AND next_at <= $1 ORDER BY next_at, id",
+            "SELECT id FROM mail_queue WHERE source = '' AND state = 'waiting' AND next_at <= $1 \
+                AND NOT EXISTS (SELECT 1 FROM plugins WHERE name = '' AND paused) ORDER BY next_at, id",
             WAITING,
         ] {
             let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::smtp::{Failure, SendError};
 use super::worker::{
-    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PRUNE_BYTES, backoff, turns,
+    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PRUNE_BYTES, backoff,
     without_tokens,
 };
 use super::*;
@@ -526,19 +527,6 @@ async fn an_invalid_url_is_refused_and_not_quoted() {
 }
 
 #[test]
-fn every_plugin_gets_its_turn_in_whatever_order_the_database_returns_them() {
-    let due = || ["a", "ab", "a-z", "b"].map(str::to_owned).to_vec();
-    let mut last = String::new();
-    let mut served = Vec::new();
-    for _ in 0..5 {
-        last = turns(due(), &last).swap_remove(0);
-        served.push(last.clone());
-    }
-    assert_eq!(served, ["a", "a-z", "ab", "b", "a"]);
-    assert!(turns(Vec::new(), "a").is_empty());
-}
-
-#[test]
 fn waits_double_up_to_an_hour() {
     let waits: Vec<u64> = (1..=10).map(|attempts| backoff(attempts).as_secs()).collect();
     assert_eq!(waits, [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
@@ -570,8 +558,8 @@ fn address(text: &str) -> MailRecipient {
 
 /// Handles all mails of plugins that are due.
 async fn send_of_plugins(mailer: &Mailer) {
-    let mut last = String::new();
-    while mailer.send_of_next_plugin(&mut last).await.unwrap() {}
+    let mut turns = VecDeque::new();
+    while mailer.send_of_next_plugin(&mut turns).await.unwrap() {}
 }
 
 #[tokio::test]
@@ -685,6 +673,56 @@ async fn the_mails_of_a_paused_plugin_wait() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_is_paused_before_its_turn_has_none() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    let insert = "INSERT INTO plugins (name, mount, state, live_release) \
+        VALUES ('items', '/items', 'live', 1), ('other', '/other', 'live', 1)";
+    sqlx::query(insert).execute(pool).await.unwrap();
+    let pause = async |paused| {
+        for plugin in ["items", "other"] {
+            db::plugin::set_paused(&world.db, &plugin.parse().unwrap(), paused).await.unwrap();
+        }
+    };
+    queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    queue(&world, "other", address("joan@example.com"), |_| ()).await;
+    let mut turns = VecDeque::new();
+    assert!(mailer.send_of_next_plugin(&mut turns).await.unwrap());
+    pause(true).await;
+    assert!(!mailer.send_of_next_plugin(&mut turns).await.unwrap());
+    assert_eq!(sink.mails().len(), 1);
+    pause(false).await;
+    assert!(mailer.send_of_next_plugin(&mut turns).await.unwrap());
+    assert_eq!(sink.mails().len(), 2);
+}
+
+#[tokio::test]
+async fn each_plugin_has_one_turn_before_any_has_another_one() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let plugins = ["a", "ab", "a-z", "b"];
+    for plugin in plugins {
+        for _ in 0..3 {
+            queue(&world, plugin, address(&format!("{plugin}@example.com")), |_| ()).await;
+        }
+    }
+    let mut turns = VecDeque::new();
+    for round in 1..=3 {
+        for _ in plugins {
+            assert!(mailer.send_of_next_plugin(&mut turns).await.unwrap());
+        }
+        for plugin in plugins {
+            let to = format!("To: {plugin}@example.com\n");
+            assert_eq!(sink.mails().iter().filter(|mail| mail.contains(&to)).count(), round, "{plugin}");
+        }
+    }
+    assert!(!mailer.send_of_next_plugin(&mut turns).await.unwrap());
+}
+
+#[tokio::test]
 async fn plugins_take_turns_and_no_mail_of_theirs_delays_one_of_the_host() {
     let world = World::new().await;
     let (sink, url) = Sink::start().await;
@@ -696,9 +734,9 @@ async fn plugins_take_turns_and_no_mail_of_theirs_delays_one_of_the_host() {
     mailer.enqueue(&Mail::Test { email: "host@example.com".to_owned() }).await.unwrap();
     assert!(mailer.step().await.unwrap());
     assert!(sink.mails()[0].contains("To: host@example.com"));
-    let mut last = String::new();
+    let mut turns = VecDeque::new();
     for _ in 0..2 {
-        assert!(mailer.send_of_next_plugin(&mut last).await.unwrap());
+        assert!(mailer.send_of_next_plugin(&mut turns).await.unwrap());
     }
     assert!(sink.mails()[1..].iter().any(|mail| mail.contains("To: quiet@example.com")));
     send_of_plugins(&mailer).await;

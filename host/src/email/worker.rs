@@ -1,6 +1,7 @@
 //! The workers that empty the queue of mails: one for those of the host, one for those of plugins, and one that keeps the
 //! bounds of dead mails. Owns the decision whether a mail that was not sent is tried again or is dead.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -84,13 +85,12 @@ impl Mailer {
     /// Sends the mails of a lane until `stop`.
     async fn work(&self, lane: Lane, stop: &CancellationToken) {
         let mut outage = Outage::of(lane.work());
-        // The plugin whose mail was sent last.
-        let mut last = String::new();
+        let mut turns = VecDeque::new();
         while !stop.is_cancelled() {
             let step = async {
                 match lane {
                     Lane::Host => self.send_next(HOST).await,
-                    Lane::Plugins => self.send_of_next_plugin(&mut last).await,
+                    Lane::Plugins => self.send_of_next_plugin(&mut turns).await,
                 }
             };
             let step = tokio::select! {
@@ -147,17 +147,23 @@ impl Mailer {
         }
     }
 
-    /// Handles one mail that is due, of the plugin whose turn it is. Returns false if there is none.
-    pub(super) async fn send_of_next_plugin(&self, last: &mut String) -> Result<bool> {
-        let due = db::email::plugin_mail::due(&self.0.db, self.0.clock.now()).await?;
-        for plugin in turns(due, last) {
-            last.clone_from(&plugin);
-            // Another node may have taken its mails.
-            if self.send_next(&plugin).await? {
-                return Ok(true);
+    /// Handles one mail that is due, of the plugin whose turn it is. `turns` has the plugins that follow; when it is empty,
+    /// each plugin with a due mail gets one more turn. Returns false if there is no due mail.
+    pub(super) async fn send_of_next_plugin(&self, turns: &mut VecDeque<String>) -> Result<bool> {
+        let mut is_filled = false;
+        loop {
+            while let Some(plugin) = turns.pop_front() {
+                // Another node may have taken its mails, or it was paused.
+                if self.send_next(&plugin).await? {
+                    return Ok(true);
+                }
             }
+            if is_filled {
+                return Ok(false);
+            }
+            turns.extend(db::email::plugin_mail::due(&self.0.db, self.0.clock.now()).await?);
+            is_filled = true;
         }
-        Ok(false)
     }
 
     /// Handles one mail of a source that is due. Returns false if there is none.
@@ -368,15 +374,6 @@ pub(super) fn without_tokens(text: &str) -> String {
         hidden.push_str(part.trim_start_matches(is_of_token));
     }
     hidden
-}
-
-/// Returns the plugins in the order of their turns, after the last one. Orders them itself, because a database may order
-/// names by the rules of a language.
-pub(super) fn turns(mut due: Vec<String>, last: &str) -> Vec<String> {
-    due.sort_unstable();
-    let served = due.partition_point(|plugin| plugin.as_str() <= last);
-    due.rotate_left(served);
-    due
 }
 
 /// Returns the wait after the given number of attempts.
