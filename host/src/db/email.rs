@@ -214,16 +214,6 @@ pub(crate) async fn prune(db: &Db, bounds: DeadBounds, now: Timestamp) -> Result
     Ok(old + excess)
 }
 
-/// Returns the number of mails of the host that wait or are being sent.
-///
-/// # Errors
-/// The database fails.
-#[cfg(test)]
-pub(crate) async fn count(db: &Db) -> Result<i64> {
-    const SQL: &str = "SELECT COUNT(*) FROM mail_queue WHERE source = '' AND state = 'waiting'";
-    Ok(on!(db, pool => sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
