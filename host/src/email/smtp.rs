@@ -35,6 +35,9 @@ const BYTES_A_SECOND: usize = 512 * 1024;
 const LONGEST_TRANSFER: u64 = 70;
 /// The time limit of the end of a session.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time of an attempt, with the end of its session.
+pub(super) const LONGEST_ATTEMPT: Duration =
+    Duration::from_secs(BEGIN_TIMEOUT.as_secs() + CONFIRM_TIMEOUT.as_secs() + LONGEST_TRANSFER + END_TIMEOUT.as_secs());
 /// How long a session stays open without a mail.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 /// The most sessions that stay open: one for each worker.

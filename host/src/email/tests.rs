@@ -7,10 +7,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use tokio_util::sync::CancellationToken;
 
+use super::letter::Letter;
 use super::smtp::{Failure, SendError};
 use super::worker::{
-    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PRUNE_BYTES, backoff,
-    without_tokens,
+    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PREPARE_TIME, PRUNE_BYTES,
+    backoff, without_tokens,
 };
 use super::*;
 use crate::auth::tests::{World, client};
@@ -475,6 +476,28 @@ async fn while_the_mail_server_is_away_the_mails_are_not_tried_one_after_the_oth
     stop.cancel();
     task.await.unwrap();
     assert!(sink.connections.load(Ordering::SeqCst) < 10);
+}
+
+/// Otherwise its lease could end while it is sent, and another node would send it too.
+#[tokio::test]
+async fn a_mail_that_was_prepared_too_slowly_is_sent_in_another_attempt() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let letter = Letter {
+        id: MailId(Random::System.uuid().unwrap()),
+        to: "a@example.com".to_owned(),
+        subject: "Hello".to_owned(),
+        text: "Hello".to_owned(),
+        html: None,
+        attachments: Vec::new(),
+    };
+    let begun = world.clock.monotonic();
+    world.clock.advance(PREPARE_TIME + Duration::from_secs(1));
+    let late = mailer.deliver(None, letter.clone(), begun).await;
+    assert!(late.is_err_and(|error| error.failure == Failure::Later) && sink.mails().is_empty());
+    assert!(mailer.deliver(None, letter, world.clock.monotonic()).await.is_ok());
+    assert_eq!(sink.mails().len(), 1);
 }
 
 #[tokio::test]

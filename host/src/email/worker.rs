@@ -11,7 +11,7 @@ use super::kept_mails::KeptMail;
 use super::letter::Letter;
 use super::outcomes::Outcome;
 use super::plugin_mail::{self, Delivered};
-use super::smtp::{Failure, SendError};
+use super::smtp::{Failure, LONGEST_ATTEMPT, SendError};
 use super::templates::Values;
 use super::{Delivery, Inner, Mail, Mailer, Message, Template};
 use crate::address::Address;
@@ -35,8 +35,17 @@ pub(super) const MAX_UNCONFIRMED: i64 = 10;
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest wait between two attempts.
 pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
-/// How long other nodes leave a claimed mail alone. Longer than an attempt can take (`email::smtp`).
-pub(super) const LEASE: Duration = Duration::from_secs(180);
+/// How long other nodes leave a claimed mail alone.
+pub(super) const LEASE: Duration = Duration::from_secs(240);
+/// The time from the claim of a mail until it is sent. If the database is slower, the mail is not sent in this attempt.
+pub(super) const PREPARE_TIME: Duration = Duration::from_secs(30);
+/// The time that is left to record the end of an attempt.
+const RECORD_TIME: Duration = Duration::from_secs(40);
+// Otherwise another node would send a mail that is still being sent.
+const _: () = assert!(
+    PREPARE_TIME.as_secs() + LONGEST_ATTEMPT.as_secs() + RECORD_TIME.as_secs() <= LEASE.as_secs(),
+    "the lease of a mail is longer than its longest attempt"
+);
 /// The wait of a worker after the mail server was away. Each mail would fail in the same way.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// How long an attempt may go on after the end of the host began.
@@ -169,7 +178,7 @@ impl Mailer {
     /// Handles one mail of a source that is due. Returns false if there is none.
     pub(super) async fn send_next(&self, source: &str) -> Result<bool> {
         let Inner { db, clock, outcomes, repeat_after, .. } = &*self.0;
-        let now = clock.now();
+        let (now, begun) = (clock.now(), clock.monotonic());
         let Some(row) = db::email::claim(db, source, now, now.plus(LEASE)).await? else { return Ok(false) };
         let plugin = row.source.parse::<PluginName>().ok();
         let (id, kind) = (row.id, row.kind.as_str());
@@ -189,9 +198,9 @@ impl Mailer {
             tracing::info!(mail = id, kind, "mail not sent: the same one was sent a short time ago");
             Ok(Outcome::Repeated)
         } else if let Some(plugin) = &plugin {
-            self.attempt_of_plugin(plugin, &row).await
+            self.attempt_of_plugin(plugin, &row, begun).await
         } else {
-            self.attempt(&row).await
+            self.attempt(&row, begun).await
         };
         match (result, &row.repeat_key) {
             (Ok(Outcome::Sent), Some(key)) => {
@@ -255,7 +264,7 @@ impl Mailer {
         Ok(())
     }
 
-    async fn attempt(&self, row: &MailRow) -> Result<Outcome, SendError> {
+    async fn attempt(&self, row: &MailRow, begun: Duration) -> Result<Outcome, SendError> {
         let mail: Mail = serde_json::from_str(&row.payload)
             .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
@@ -264,17 +273,22 @@ impl Mailer {
         }
         // The account does not exist, or not any more.
         let Some(message) = self.compose(&mail).await? else { return Ok(Outcome::NoAccount) };
-        self.deliver(None, Letter::of_host(row.mail_id(), message)).await
+        self.deliver(None, Letter::of_host(row.mail_id(), message), begun).await
     }
 
-    async fn attempt_of_plugin(&self, plugin: &PluginName, row: &MailRow) -> Result<Outcome, SendError> {
+    async fn attempt_of_plugin(
+        &self,
+        plugin: &PluginName,
+        row: &MailRow,
+        begun: Duration,
+    ) -> Result<Outcome, SendError> {
         let mail: PluginMail = serde_json::from_str(&row.payload)
             .map_err(|error| Error::internal("the queued mail is from another version of Wharf").with_source(error))?;
         if self.0.delivery == Delivery::Off {
             return Err(Error::internal("no mail server is configured").into());
         }
         match plugin_mail::address(&self.0.db, &mail.to).await? {
-            Delivered::To(address) => self.deliver(Some(plugin), plugin_mail::letter(mail, address)?).await,
+            Delivered::To(address) => self.deliver(Some(plugin), plugin_mail::letter(mail, address)?, begun).await,
             Delivered::Nowhere(reason) => {
                 tracing::info!(%plugin, mail = row.id, "mail not sent: {reason}");
                 Ok(Outcome::NoAccount)
@@ -282,10 +296,18 @@ impl Mailer {
         }
     }
 
-    /// Sends a mail to the mail server, or writes it to the log.
-    async fn deliver(&self, plugin: Option<&PluginName>, letter: Letter) -> Result<Outcome, SendError> {
+    /// Sends a mail to the mail server, or writes it to the log. `begun` is the monotonic time of its claim.
+    pub(super) async fn deliver(
+        &self,
+        plugin: Option<&PluginName>,
+        letter: Letter,
+        begun: Duration,
+    ) -> Result<Outcome, SendError> {
         match &self.0.smtp {
             Some(smtp) => {
+                if self.0.clock.monotonic().saturating_sub(begun) > PREPARE_TIME {
+                    return Err(Error::internal("the host took too long to prepare a mail").into());
+                }
                 let sent = smtp.send(&letter, self.0.clock.now()).await;
                 let is_away = sent.as_ref().is_err_and(|error| error.failure == Failure::Away);
                 self.0.is_away.store(is_away, Ordering::Relaxed);
