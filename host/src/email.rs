@@ -81,6 +81,9 @@ struct Inner {
     smtp: Option<Smtp>,
     /// Whether the mail server was away at the last attempt.
     is_away: AtomicBool,
+    /// Whether mails may wait for its return. They may from the start: an earlier process left them, perhaps with the
+    /// settings of another mail server.
+    had_outage: AtomicBool,
     /// The bound of the queue.
     bound: i64,
     repeat_after: Duration,
@@ -122,6 +125,7 @@ impl Mailer {
             delivery,
             smtp,
             is_away: AtomicBool::new(false),
+            had_outage: AtomicBool::new(true),
             bound: i64::from(config.email.queue),
             repeat_after: config.email.repeat_after,
             wake: Notify::new(),

@@ -33,9 +33,11 @@ async fn mails_are_listed_shown_and_dropped_on_the_command_line() {
     assert!(queues.contains("(host)") && queues.contains("waiting"), "{queues}");
     let nothing = failure(&run(&["mail", "show", "999999"]));
     assert!(nothing.contains("code: mail_not_found") && nothing.contains("wharf mail list"), "{nothing}");
-    assert!(failure(&run(&["mail", "retry", &first.to_string()])).contains("code: mail_state"));
+    let retried = printed(&["mail", "retry", "--host", "--state", "waiting"]);
+    assert!(retried.starts_with("Retried ") && retried.contains(" mail"), "{retried}");
 
     usage(&run(&["mail", "retry"]));
+    usage(&run(&["mail", "retry", &first.to_string(), "--state", "waiting"]));
     usage(&run(&["mail", "drop", &first.to_string(), "--host"]));
     usage(&run(&["mail", "drop", "--host", "--all", "--yes"]));
     let asked = usage(&run(&["mail", "drop", "--host", "--state", "waiting"]));

@@ -28,7 +28,7 @@ pub(super) enum MailCommand {
     List(ListCommand),
     /// Show a mail with its recipient and subject, without its text
     Show(OneCommand),
-    /// Let a dead mail wait again, or all that fit
+    /// Send a dead mail again, or one that waits for another attempt at once, or all that fit
     Retry(RetryCommand),
     /// Delete a mail, or all that fit
     Drop(DropCommand),
@@ -97,11 +97,14 @@ struct Which {
     remote: Remote,
 }
 
-/// Let a dead mail wait again, or all that fit.
+/// Send a mail again, or all that fit.
 #[derive(Debug, Args)]
 pub(super) struct RetryCommand {
     #[command(flatten)]
     which: Which,
+    /// The state of those that are sent again [default: dead]
+    #[arg(long, conflicts_with = "number")]
+    state: Option<State>,
 }
 
 /// Delete a mail, or all that fit.
@@ -223,8 +226,8 @@ fn changed(response: &Value, done: &str, terminal: &Terminal) {
 
 impl Which {
     /// Returns the filter of the API.
-    fn filter(&self) -> Value {
-        json!({ "plugin": self.plugin, "host": self.host, "all": self.all })
+    fn filter(&self, state: State) -> Value {
+        json!({ "plugin": self.plugin, "host": self.host, "all": self.all, "state": state.word() })
     }
 
     /// Returns the source that the filter describes, for a question.
@@ -239,13 +242,13 @@ impl Which {
 
 impl RetryCommand {
     fn run(self, terminal: &Terminal) -> Result<(), Failure> {
-        let which = self.which;
+        let Self { which, state } = self;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
             show_response(&api.post(&format!("{MAILS}{number}/retry"))?, terminal, show_message);
             return Ok(());
         }
-        let response = api.post_json(&format!("{MAILS}bulk/retry"), &which.filter())?;
+        let response = api.post_json(&format!("{MAILS}bulk/retry"), &which.filter(state.unwrap_or(State::Dead)))?;
         show_response(&response, terminal, |response, terminal| changed(response, "Retried", terminal));
         Ok(())
     }
@@ -259,15 +262,11 @@ impl DropCommand {
             show_response(&api.delete(&format!("{MAILS}{number}"))?, terminal, show_message);
             return Ok(());
         }
-        let state = state.unwrap_or(State::Dead).word();
+        let state = state.unwrap_or(State::Dead);
         if !yes {
-            confirm_drop(&format!("all {state} mails of {}", which.described()), &api, terminal)?;
+            confirm_drop(&format!("all {} mails of {}", state.word(), which.described()), &api, terminal)?;
         }
-        let mut filter = which.filter();
-        if let Some(filter) = filter.as_object_mut() {
-            filter.insert("state".to_owned(), json!(state));
-        }
-        let response = api.post_json(&format!("{MAILS}bulk/drop"), &filter)?;
+        let response = api.post_json(&format!("{MAILS}bulk/drop"), &which.filter(state))?;
         show_response(&response, terminal, |response, terminal| changed(response, "Dropped", terminal));
         Ok(())
     }

@@ -125,7 +125,7 @@ pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Ti
     macro_rules! claim {
         ($lock:literal) => {
             concat!(
-                "UPDATE mail_queue SET attempts = attempts + 1, next_at = $2 WHERE id = \
+                "UPDATE mail_queue SET attempts = attempts + 1, next_at = $2, waits_for = NULL WHERE id = \
                  (SELECT id FROM mail_queue WHERE source = $3 AND state = 'waiting' AND next_at <= $1 \
                  AND NOT EXISTS (SELECT 1 FROM plugins WHERE name = $3 AND paused) ORDER BY next_at, id LIMIT 1",
                 $lock,
@@ -149,18 +149,62 @@ pub(crate) async fn was_sent(db: &Db, repeat_key: &[u8], now: Timestamp) -> Resu
     Ok(until.is_some())
 }
 
-/// Returns a claimed mail to the queue; it is due at `next_at`.
-pub(crate) async fn postpone(db: &Db, id: i64, next_at: Timestamp, reason: &str) -> Result<()> {
-    const SQL: &str = "UPDATE mail_queue SET next_at = $2, reason = $3 WHERE id = $1 AND state = 'waiting'";
-    on!(db, pool => sqlx::query(SQL).bind(id).bind(next_at).bind(reason).execute(pool).await.map(drop))?;
+/// The event that a mail waits for after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitsFor {
+    /// The mail server was away: its return, or the time of the next attempt.
+    Server,
+    /// The time of the next attempt.
+    Retry,
+}
+
+impl WaitsFor {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// Returns a claimed mail to the queue; it is due at `next_at`. Does nothing if another node has claimed it meanwhile.
+pub(crate) async fn postpone(
+    db: &Db,
+    mail: &MailRow,
+    next_at: Timestamp,
+    waits_for: WaitsFor,
+    reason: &str,
+) -> Result<()> {
+    const SQL: &str = "UPDATE mail_queue SET next_at = $3, waits_for = $4, reason = $5 \
+        WHERE id = $1 AND attempts = $2 AND state = 'waiting'";
+    on!(db, pool => {
+        let postpone = sqlx::query(SQL).bind(mail.id).bind(mail.attempts).bind(next_at).bind(waits_for.as_str());
+        postpone.bind(reason).execute(pool).await.map(drop)
+    })?;
     Ok(())
 }
 
-/// Gives a mail up: it becomes dead. Another one with its repeat key can be queued again.
-pub(crate) async fn bury(db: &Db, id: i64, reason: &str, now: Timestamp) -> Result<()> {
-    const SQL: &str = "UPDATE mail_queue SET state = 'dead', repeat_key = NULL, reason = $2, ended_at = $3 \
-        WHERE id = $1 AND state = 'waiting'";
-    on!(db, pool => sqlx::query(SQL).bind(id).bind(reason).bind(now).execute(pool).await.map(drop))?;
+/// Makes mails due that wait for the return of the mail server, the oldest first and at most `most`. Returns their number.
+/// A mail that is being sent is not among them.
+pub(crate) async fn end_outage(db: &Db, now: Timestamp, most: i64) -> Result<u64> {
+    const SQL: &str = "UPDATE mail_queue SET waits_for = 'retry', \
+            next_at = CASE WHEN next_at > $1 THEN $1 ELSE next_at END \
+        WHERE state = 'waiting' AND waits_for = 'server' AND id IN \
+            (SELECT id FROM mail_queue WHERE state = 'waiting' AND waits_for = 'server' ORDER BY id LIMIT $2)";
+    Ok(on!(db, pool => {
+        sqlx::query(SQL).bind(now).bind(most).execute(pool).await.map(|done| done.rows_affected())
+    })?)
+}
+
+/// Gives a claimed mail up: it becomes dead. Another one with its repeat key can be queued again. Does nothing if another
+/// node has claimed it meanwhile.
+pub(crate) async fn bury(db: &Db, mail: &MailRow, reason: &str, now: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE mail_queue SET state = 'dead', repeat_key = NULL, reason = $3, ended_at = $4 \
+        WHERE id = $1 AND attempts = $2 AND state = 'waiting'";
+    on!(db, pool => {
+        let bury = sqlx::query(SQL).bind(mail.id).bind(mail.attempts).bind(reason).bind(now);
+        bury.execute(pool).await.map(drop)
+    })?;
     Ok(())
 }
 
@@ -232,5 +276,9 @@ mod tests {
             let reads = plan.iter().filter(|step| step.3.contains("mail_queue"));
             assert!(reads.map(|step| step.3.as_str()).all(|step| step.contains("(source=?")), "{plan:?}");
         }
+        let explain = "EXPLAIN QUERY PLAN SELECT id FROM mail_queue WHERE state = 'waiting' AND waits_for = 'server' \
+            ORDER BY id LIMIT 10";
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(pool).await.unwrap();
+        assert!(plan.iter().any(|step| step.3.contains("INDEX mail_queue_server")), "{plan:?}");
     }
 }

@@ -46,6 +46,7 @@ migrations! {
     23 "passkeys" "0023_passkeys.sql",
     24 "tasks" "0024_tasks.sql",
     25 "mails" "0025_mails.sql",
+    26 "mail waits" "0026_mail_waits.sql",
 }
 
 /// The migrations for SQLite.

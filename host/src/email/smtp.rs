@@ -13,7 +13,7 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls, TlsParameters};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::{self, commands};
 use percent_encoding::percent_decode_str;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use url::Url;
 
 use super::letter::{Attachment, Letter};
@@ -38,6 +38,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest time of an attempt, with the end of its session.
 pub(super) const LONGEST_ATTEMPT: Duration =
     Duration::from_secs(BEGIN_TIMEOUT.as_secs() + CONFIRM_TIMEOUT.as_secs() + LONGEST_TRANSFER + END_TIMEOUT.as_secs());
+/// The time limit of the response in a session that was open. A network can forget a connection.
+const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a session stays open without a mail.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 /// The most sessions that stay open: one for each worker.
@@ -50,7 +52,8 @@ const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitte
 pub(super) enum Failure {
     /// Another attempt may succeed.
     Later,
-    /// The mail server is away, so this concerns every mail.
+    /// The mail server is away: it is not reachable, gives no session, or does not respond before it knows a recipient. This
+    /// concerns every mail.
     Away,
     /// Another attempt would fail in the same way.
     Refused,
@@ -76,9 +79,10 @@ impl SendError {
         Self { error: Error::internal("the mail server did not accept a mail").with_source(error), failure }
     }
 
-    /// A refusal of the sender, which concerns every mail: an operator can change it.
+    /// A refusal of the sender, which concerns every mail: an operator can change it. Or no response to it.
     fn of_sender(error: smtp::Error) -> Self {
-        Self::of_server(error, Failure::Later)
+        let failure = if error.status().is_some() { Failure::Later } else { Failure::Away };
+        Self::of_server(error, failure)
     }
 
     /// A refusal of a recipient or a content.
@@ -144,11 +148,7 @@ impl Smtp {
             |error| SendError { error: Error::internal("the recipient").with_source(error), failure: Failure::Refused };
         let to = mailbox(&letter.to).map_err(unusable)?;
         let content = self.compose(letter, to.clone(), now)?;
-        let Ok(begun) = timeout(BEGIN_TIMEOUT, self.begin(to, content.is_ascii())).await else {
-            let error = Error::internal("the mail server did not respond in time");
-            return Err(SendError { error, failure: Failure::Away });
-        };
-        let mut session = begun?;
+        let mut session = self.begin(to, content.is_ascii(), Instant::now() + BEGIN_TIMEOUT).await?;
         let transfer = u64::try_from(content.len() / BYTES_A_SECOND).unwrap_or(u64::MAX).min(LONGEST_TRANSFER);
         match timeout(CONFIRM_TIMEOUT + Duration::from_secs(transfer), session.message(&content)).await {
             Ok(Ok(_)) => {
@@ -188,11 +188,13 @@ impl Smtp {
     }
 
     /// Opens a session or takes one that is open, and names the sender and the recipient of a mail in it.
-    async fn begin(&self, to: lettre::Address, is_ascii: bool) -> Result<AsyncSmtpConnection, SendError> {
-        let mut session = match self.take_idle().await {
-            Some(session) => session,
-            None => self.server.connect().await.map_err(|error| SendError::of_server(error, Failure::Away))?,
-        };
+    async fn begin(
+        &self,
+        to: lettre::Address,
+        is_ascii: bool,
+        deadline: Instant,
+    ) -> Result<AsyncSmtpConnection, SendError> {
+        let mut session = before(deadline, self.session(), Failure::Away).await??;
         let parameters = match self.parameters(&session, &to, is_ascii) {
             Ok(parameters) => parameters,
             Err(error) => {
@@ -200,7 +202,7 @@ impl Smtp {
                 return Err(error);
             }
         };
-        match self.name_mailboxes(&mut session, to, parameters).await {
+        match self.name_mailboxes(&mut session, to, parameters, deadline).await {
             Ok(()) => Ok(session),
             Err(error) => {
                 end(session).await;
@@ -241,19 +243,30 @@ impl Smtp {
         session: &mut AsyncSmtpConnection,
         to: lettre::Address,
         parameters: Vec<MailParameter>,
+        deadline: Instant,
     ) -> Result<(), SendError> {
         let sender = commands::Mail::new(Some(self.from.email.clone()), parameters);
-        session.command(sender).await.map_err(SendError::of_sender)?;
-        session.command(commands::Rcpt::new(to, Vec::new())).await.map_err(SendError::of_mail)?;
-        session.command(commands::Data).await.map_err(SendError::of_mail)?;
+        before(deadline, session.command(sender), Failure::Away).await?.map_err(SendError::of_sender)?;
+        // From here on, a mail server that does not respond may be busy with this recipient: it may ask another server about it.
+        let recipient = commands::Rcpt::new(to, Vec::new());
+        before(deadline, session.command(recipient), Failure::Later).await?.map_err(SendError::of_mail)?;
+        before(deadline, session.command(commands::Data), Failure::Later).await?.map_err(SendError::of_mail)?;
         Ok(())
+    }
+
+    /// Opens a session, or takes one that is open.
+    async fn session(&self) -> Result<AsyncSmtpConnection, SendError> {
+        match self.take_idle().await {
+            Some(session) => Ok(session),
+            None => self.server.connect().await.map_err(|error| SendError::of_server(error, Failure::Away)),
+        }
     }
 
     /// Takes a session that is open and in which the mail server responds.
     async fn take_idle(&self) -> Option<AsyncSmtpConnection> {
         loop {
             let Idle { mut session, since } = self.idle().pop()?;
-            if since.elapsed() < IDLE_TIME && session.test_connected().await {
+            if since.elapsed() < IDLE_TIME && timeout(TEST_TIMEOUT, session.test_connected()).await.unwrap_or(false) {
                 return Some(session);
             }
             end(session).await;
@@ -285,6 +298,14 @@ impl Smtp {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for a response until the deadline.
+async fn before<T>(deadline: Instant, response: impl Future<Output = T>, failure: Failure) -> Result<T, SendError> {
+    timeout_at(deadline.into(), response).await.map_err(|_elapsed| {
+        let error = Error::internal("the mail server did not respond in time");
+        SendError { error, failure }
+    })
 }
 
 /// Ends a session. A mail server that does not respond is not waited for.

@@ -501,6 +501,70 @@ async fn a_mail_that_was_prepared_too_slowly_is_sent_in_another_attempt() {
 }
 
 #[tokio::test]
+async fn when_the_mail_server_is_back_the_mails_that_waited_for_it_are_due_at_once() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let test = |name: &str| Mail::Test { email: format!("{name}@example.com") };
+    sink.refusals.lock().unwrap().session = Some("421 too busy");
+    for number in 0..3 {
+        mailer.enqueue(&test(&format!("a{number}"))).await.unwrap();
+    }
+    queue(&world, "items", address("jane@example.com"), |_| ()).await;
+    for _ in 0..5 {
+        world.clock.advance(LONGEST_BACKOFF);
+        while mailer.step().await.unwrap() {}
+        send_of_plugins(&mailer).await;
+    }
+    sink.refusals.lock().unwrap().session = None;
+    // This one waits because of itself.
+    sink.refuses.store(1, Ordering::SeqCst);
+    mailer.enqueue(&test("later")).await.unwrap();
+    assert!(mailer.step().await.unwrap() && !mailer.step().await.unwrap());
+    // Another worker sends this one just now.
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    sqlx::query("UPDATE mail_queue SET next_at = 0 WHERE id = 1").execute(pool).await.unwrap();
+    let now = world.clock.now();
+    db::email::claim(&world.db, HOST, now, now.plus(LEASE)).await.unwrap().unwrap();
+
+    mailer.enqueue(&test("new")).await.unwrap();
+    while mailer.step().await.unwrap() {}
+    send_of_plugins(&mailer).await;
+    let mails = sink.mails();
+    let is_sent = |name: &str| mails.iter().any(|mail| mail.contains(&format!("To: {name}@example.com\n")));
+    assert_eq!(["new", "a1", "a2", "jane"].map(is_sent), [true; 4]);
+    assert_eq!((mails.len(), waiting(&world).await), (4, 2));
+
+    // Operators can send the others at once too, but not the one that is being sent.
+    let retry = async || {
+        let (host, at) = (Initiator::host(), world.clock.now());
+        operator::change_all(&world.db, Change::Retry, None, "waiting", &host, at).await.unwrap()
+    };
+    assert_eq!(retry().await, 1);
+    assert_eq!(retry().await, 0, "it is due");
+    let one = operator::change_one(&world.db, Change::Retry, 1, &Initiator::host(), world.clock.now()).await;
+    assert_eq!(one.unwrap_err().code().to_string(), "mail_state");
+    assert!(mailer.step().await.unwrap() && !mailer.step().await.unwrap());
+    assert!(sink.mails()[4].contains("To: later@example.com\n"));
+}
+
+/// A host that was restarted may have the settings of another mail server.
+#[tokio::test]
+async fn the_mails_that_waited_for_the_mail_server_of_an_earlier_process_are_due_at_once() {
+    let world = World::new().await;
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let earlier = mailer(&world, with_server(&format!("smtp://{address}?tls=none"))).unwrap();
+    earlier.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    assert!(earlier.step().await.unwrap() && !earlier.step().await.unwrap());
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    assert!(!mailer.step().await.unwrap());
+    mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();
+    while mailer.step().await.unwrap() {}
+    assert_eq!((sink.mails().len(), waiting(&world).await), (2, 0));
+}
+
+#[tokio::test]
 async fn a_claimed_mail_can_be_claimed_by_another_node_after_its_lease() {
     let world = World::new().await;
     let (sink, url) = Sink::start().await;

@@ -17,7 +17,7 @@ use super::{Delivery, Inner, Mail, Mailer, Message, Template};
 use crate::address::Address;
 use crate::auth::User;
 use crate::db;
-use crate::db::email::{DeadBounds, HOST, MailRow};
+use crate::db::email::{DeadBounds, HOST, MailRow, WaitsFor};
 use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::message::PluginMail;
@@ -48,6 +48,8 @@ const _: () = assert!(
 );
 /// The wait of a worker after the mail server was away. Each mail would fail in the same way.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// The most mails that become due at once when the mail server is back. Further ones do when the next mail was sent.
+const RETURNED: i64 = 1_000;
 /// How long an attempt may go on after the end of the host began.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// How often the queue is checked for retries and for mails of other nodes.
@@ -202,6 +204,7 @@ impl Mailer {
         } else {
             self.attempt(&row, begun).await
         };
+        let is_sent = matches!(result, Ok(Outcome::Sent));
         match (result, &row.repeat_key) {
             (Ok(Outcome::Sent), Some(key)) => {
                 outcomes.record(plugin.as_ref(), Outcome::Sent);
@@ -214,7 +217,28 @@ impl Mailer {
             }
             (Err(failure), _) => self.fail(&row, plugin.as_ref(), &failure).await?,
         }
+        if is_sent {
+            self.end_outage().await?;
+        }
         Ok(true)
+    }
+
+    /// Makes the mails due that wait for the return of the mail server, because it took one.
+    async fn end_outage(&self) -> Result<()> {
+        let Inner { db, clock, had_outage, .. } = &*self.0;
+        if !had_outage.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let due = db::email::end_outage(db, clock.now(), RETURNED).await;
+        if !due.as_ref().is_ok_and(|mails| i64::try_from(*mails).is_ok_and(|mails| mails < RETURNED)) {
+            had_outage.store(true, Ordering::SeqCst);
+        }
+        let mails = due?;
+        if mails > 0 {
+            tracing::info!(mails, "the mail server is back; mails that waited for it are due");
+            self.wake_all();
+        }
+        Ok(())
     }
 
     /// Decides about a mail that was not sent: it is tried again later, or it is dead.
@@ -250,13 +274,19 @@ impl Mailer {
             tracing::debug!(mail = id, source, attempts, error = report, "mail not sent; trying again later");
         }
         outcomes.record(plugin, Outcome::Retried);
-        db::email::postpone(db, *id, now.plus(backoff(*attempts)), &reason).await
+        let waits_for = if *failure == Failure::Away { WaitsFor::Server } else { WaitsFor::Retry };
+        db::email::postpone(db, row, now.plus(backoff(*attempts)), waits_for, &reason).await?;
+        if *failure == Failure::Away {
+            // Not before: a mail that is sent in between ends the outage for those that wait already.
+            self.0.had_outage.store(true, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Makes a mail dead.
     async fn bury(&self, row: &MailRow, reason: &str) -> Result<()> {
         let Inner { db, clock, buried, many_buried, .. } = &*self.0;
-        db::email::bury(db, row.id, reason, clock.now()).await?;
+        db::email::bury(db, row, reason, clock.now()).await?;
         let bytes = row.payload.len().max(PRUNE_LEAST);
         if buried.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= PRUNE_BYTES {
             many_buried.notify_one();

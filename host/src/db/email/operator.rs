@@ -181,7 +181,8 @@ pub async fn counts(db: &Db) -> Result<Vec<Count>> {
 /// A change by an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// A dead mail waits again, as if it were new. The reason of its latest failure stays.
+    /// A dead mail waits again, as if it were new, and one that waits for another attempt is due at once. The reason of its
+    /// latest failure stays.
     Retry,
     /// A mail is deleted. One that is being sent may still arrive.
     Drop,
@@ -210,19 +211,18 @@ row! {
 /// Changes one mail.
 ///
 /// # Errors
-/// 404 `mail_not_found`; 409 `mail_state`: only dead mails are retried.
+/// 404 `mail_not_found`; 409 `mail_state`: a mail that is due or is being sent is not retried.
 pub async fn change_one(db: &Db, change: Change, seq: i64, by: &Initiator, at: Timestamp) -> Result<()> {
     const SQL: &str = "SELECT NULLIF(source, '') AS plugin, kind, state FROM mail_queue WHERE id = $1";
     let found = on!(db, pool => sqlx::query_as::<_, Candidate>(SQL).bind(seq).fetch_optional(pool).await)?;
     let mail = found.ok_or_else(|| mail_not_found(seq))?;
-    if change == Change::Retry && mail.state != "dead" {
-        let text = format!("Mail {seq} has the state '{}'; only dead mails are retried", mail.state);
-        return Err(Error::conflict(code::MAIL_STATE, text));
-    }
     let detail = json!({ "plugin": mail.plugin, "kind": mail.kind, "state": mail.state });
     let entry = |_: u64| Entry::of(by, at, change.action(), format!("mail:{seq}")).with_detail(detail.clone());
     let state = if mail.state == "dead" { "dead" } else { "waiting" };
     match apply(db, change, state, &[seq], at, entry).await? {
+        0 if change == Change::Retry && state == "waiting" => {
+            Err(Error::conflict(code::MAIL_STATE, format!("Mail {seq} is due already, or is being sent")))
+        }
         0 => Err(Error::conflict(code::MAIL_STATE, format!("Mail {seq} has changed meanwhile"))),
         _ => Ok(()),
     }
@@ -279,8 +279,11 @@ async fn apply(
         let mut query = sqlx::QueryBuilder::new("");
         match change {
             Change::Retry => {
-                query.push("UPDATE mail_queue SET state = 'waiting', attempts = 0, ended_at = NULL, next_at = ");
-                query.push_bind(at).push(", waiting_since = ").push_bind(at);
+                query.push("UPDATE mail_queue SET next_at = ").push_bind(at);
+                if state == "dead" {
+                    query.push(", state = 'waiting', attempts = 0, waits_for = NULL, ended_at = NULL, waiting_since = ");
+                    query.push_bind(at);
+                }
             }
             Change::Drop => {
                 query.push("DELETE FROM mail_queue");
@@ -292,6 +295,10 @@ async fn apply(
             list.push_bind(*mail);
         }
         query.push(")");
+        if change == Change::Retry && state == "waiting" {
+            // Not one that is being sent: another worker would send it too.
+            query.push(" AND waits_for IS NOT NULL AND next_at > ").push_bind(at);
+        }
         let changed = query.build().execute(&mut *tx).await?.rows_affected();
         if changed > 0 {
             append!(&entry(changed)).execute(&mut *tx).await?;

@@ -44,7 +44,9 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<MailDetail>(),
         operate(HostRoute::post("/api/v1/mails/{seq}/retry", retry_mail))
             .named(TAG, "retry_mail", "Retry Mail")
-            .described("Makes a dead mail wait again, as if it were new.")
+            .described(
+                "Makes a dead mail wait again, as if it were new, or makes a mail due at once that waits for another attempt.",
+            )
             .path::<i64>("seq")
             .replies::<Message>(),
         operate(HostRoute::delete("/api/v1/mails/{seq}", drop_mail))
@@ -54,7 +56,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<Message>(),
         operate(HostRoute::post("/api/v1/mails/bulk/retry", retry_mails))
             .named(TAG, "retry_mails", "Retry Mails")
-            .described("Makes all dead mails of a plugin, of the host or of both wait again.")
+            .described(
+                "Makes all dead mails of a plugin, of the host or of both wait again. With the `state` `waiting`, makes those \
+                 due at once that wait for another attempt.",
+            )
             .json::<ManyMails>()
             .replies::<Changed>(),
         operate(HostRoute::post("/api/v1/mails/bulk/drop", drop_mails))
@@ -62,7 +67,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .described(
                 "Deletes all mails of a plugin, of the host or of both, unless `state` says otherwise the dead ones.",
             )
-            .json::<MailsDrop>()
+            .json::<ManyMails>()
             .replies::<Changed>(),
     ]
 }
@@ -172,13 +177,6 @@ struct ManyMails {
     /// Those of the host and of all plugins.
     #[serde(default)]
     all: bool,
-}
-
-/// The mails to delete.
-#[derive(Deserialize, JsonSchema)]
-struct MailsDrop {
-    #[serde(flatten)]
-    mails: ManyMails,
     /// The state: `dead` (the default) or `waiting`.
     #[serde(default)]
     state: Option<State>,
@@ -263,14 +261,17 @@ async fn change_one(host: &Host, call: &Call, change: Change, done: &str) -> Res
 }
 
 async fn retry_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
-    change_one(&host, &call, Change::Retry, "waits again").await
+    change_one(&host, &call, Change::Retry, "is due now").await
 }
 
 async fn drop_mail(host: Arc<Host>, call: Call) -> Result<Reply> {
     change_one(&host, &call, Change::Drop, "was dropped").await
 }
 
-async fn change_all(host: &Host, call: &Call, change: Change, source: Option<Source>, state: State) -> Result<Reply> {
+async fn change_all(host: &Host, call: &mut Call, change: Change) -> Result<Reply> {
+    let mails: ManyMails = call.json()?;
+    let state = mails.state.unwrap_or(State::Dead);
+    let source = mails.source()?;
     let (by, at) = (call.initiator(), host.clock.now());
     let changed = operator::change_all(&host.db, change, source.as_ref(), state.as_str(), &by, at).await?;
     host.mail.wake_all();
@@ -278,13 +279,11 @@ async fn change_all(host: &Host, call: &Call, change: Change, source: Option<Sou
 }
 
 async fn retry_mails(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let mails: ManyMails = call.json()?;
-    change_all(&host, &call, Change::Retry, mails.source()?, State::Dead).await
+    change_all(&host, &mut call, Change::Retry).await
 }
 
 async fn drop_mails(host: Arc<Host>, mut call: Call) -> Result<Reply> {
-    let MailsDrop { mails, state } = call.json()?;
-    change_all(&host, &call, Change::Drop, mails.source()?, state.unwrap_or(State::Dead)).await
+    change_all(&host, &mut call, Change::Drop).await
 }
 
 #[cfg(test)]
@@ -332,7 +331,7 @@ mod tests {
     #[test]
     fn a_change_of_many_mails_names_their_source() {
         let items: PluginName = "items".parse().unwrap();
-        let source = |plugin, host, all| ManyMails { plugin, host, all }.source();
+        let source = |plugin, host, all| ManyMails { plugin, host, all, state: None }.source();
         assert_eq!(source(Some(items.clone()), false, false).unwrap(), Some(Source::Plugin(items.clone())));
         assert_eq!(source(None, true, false).unwrap(), Some(Source::Host));
         assert_eq!(source(None, false, true).unwrap(), None);
