@@ -112,7 +112,9 @@ impl Mailer {
         let delivery = Delivery::of(config);
         match delivery {
             Delivery::Smtp => {}
-            Delivery::Log => tracing::info!("no mail server is configured: mail is written to the log"),
+            Delivery::Log => {
+                tracing::info!("no mail server is configured: mail is written to the log and shown at /dev/mail");
+            }
             Delivery::Off => tracing::warn!("no mail server is configured: users cannot recover a password by mail"),
         }
         let templates = Templates::new(config)?;

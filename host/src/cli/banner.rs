@@ -6,6 +6,7 @@ use super::terminal::Terminal;
 use crate::app::App;
 use crate::auth::NewSuperuser;
 use crate::config::Config;
+use crate::email::Delivery;
 use crate::plugin::upload::Deployed;
 
 /// The content of the banner.
@@ -53,7 +54,7 @@ impl Banner<'_> {
     }
 
     fn greet(&self, terminal: &Terminal) {
-        let Config { server, database, email, .. } = self.config;
+        let Config { server, database, .. } = self.config;
         let base = base_url(self.app.addr());
         let row = |name: &str, value: &str| terminal.line(format!("  {name:<16}{value}"));
         terminal.line(format!("\n  {}\n", terminal.bold(&format!("Wharf {}", env!("CARGO_PKG_VERSION")))));
@@ -69,14 +70,7 @@ impl Banner<'_> {
         row("Data", &directory.display().to_string());
         row("Database", &database.description());
         row("Configuration", self.file.unwrap_or("defaults, WHARF_* and flags"));
-        row(
-            "Mail",
-            match (&email.smtp_url, &email.from) {
-                (Some(_), Some(_)) => "sent by SMTP",
-                _ if server.development => "shown at /dev/mail, not sent (development without a mail server)",
-                _ => "off: passwords cannot be reset until email.smtp_url and email.from are set",
-            },
-        );
+        row("Mail", &mail(Delivery::of(self.config), &base));
         for deployed in self.deployed {
             let record = &deployed.release.record;
             let outcome = match deployed {
@@ -90,6 +84,15 @@ impl Banner<'_> {
             let text = "DEVELOPMENT MODE: /api/v1/private creates accounts for anybody. Block outside access.";
             terminal.line(format!("\n  {}", terminal.warning(text)));
         }
+    }
+}
+
+/// Returns the way of mails.
+fn mail(delivery: Delivery, base: &str) -> String {
+    match delivery {
+        Delivery::Smtp => "sent by SMTP".to_owned(),
+        Delivery::Log => format!("shown at {base}/dev/mail, not sent (development without a mail server)"),
+        Delivery::Off => "off: passwords cannot be reset until email.smtp_url and email.from are set".to_owned(),
     }
 }
 
@@ -108,5 +111,14 @@ mod tests {
     #[test]
     fn an_unspecified_address_is_shown_as_loopback() {
         assert_eq!(base_url("0.0.0.0:8000".parse().unwrap()), "http://127.0.0.1:8000");
+    }
+
+    #[test]
+    fn a_developer_sees_where_the_mails_are() {
+        let mut config = Config::default();
+        let shown = |config: &Config| mail(Delivery::of(config), "http://127.0.0.1:8000");
+        assert!(shown(&config).starts_with("off: "));
+        config.server.development = true;
+        assert!(shown(&config).starts_with("shown at http://127.0.0.1:8000/dev/mail, not sent"));
     }
 }

@@ -55,9 +55,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let Loaded { config, settings } = loaded;
     if config.server.development {
-        tracing::warn!(
-            "development mode: /api/v1/private is open to everybody, and mail is logged unless a mail server is configured"
-        );
+        tracing::warn!("development mode: /api/v1/private is open to everybody");
     }
     let environment = Environment { awaits_deployments: !deployments.is_empty(), settings, ..Environment::default() };
     let app = App::start(config.clone(), environment).await.map_err(|error| Failure::host(&error))?;
