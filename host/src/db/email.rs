@@ -36,6 +36,8 @@ row! {
         pub(crate) payload: String,
         /// The number of attempts, this one included.
         pub(crate) attempts: i64,
+        /// The number of attempts in which the mail server may have taken it and did not say so.
+        pub(crate) unconfirmed: i64,
         /// The key of mails that are not sent twice.
         pub(crate) repeat_key: Option<Vec<u8>>,
         /// A plugin, or [`HOST`].
@@ -129,7 +131,7 @@ pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Ti
                  (SELECT id FROM mail_queue WHERE source = $3 AND state = 'waiting' AND next_at <= $1 \
                  AND NOT EXISTS (SELECT 1 FROM plugins WHERE name = $3 AND paused) ORDER BY next_at, id LIMIT 1",
                 $lock,
-                ") RETURNING id, kind, payload, attempts, repeat_key, source, mail_id, created_at, waiting_since"
+                ") RETURNING id, kind, payload, attempts, unconfirmed, repeat_key, source, mail_id, created_at, waiting_since"
             )
         };
     }
@@ -156,13 +158,15 @@ pub(crate) enum WaitsFor {
     Server,
     /// The time of the next attempt.
     Retry,
+    /// The same, after an attempt in which the mail server may have taken the mail.
+    Unconfirmed,
 }
 
 impl WaitsFor {
     fn as_str(self) -> &'static str {
         match self {
             Self::Server => "server",
-            Self::Retry => "retry",
+            Self::Retry | Self::Unconfirmed => "retry",
         }
     }
 }
@@ -175,11 +179,12 @@ pub(crate) async fn postpone(
     waits_for: WaitsFor,
     reason: &str,
 ) -> Result<()> {
-    const SQL: &str = "UPDATE mail_queue SET next_at = $3, waits_for = $4, reason = $5 \
+    const SQL: &str = "UPDATE mail_queue SET next_at = $3, waits_for = $4, reason = $5, unconfirmed = unconfirmed + $6 \
         WHERE id = $1 AND attempts = $2 AND state = 'waiting'";
+    let unconfirmed = i64::from(waits_for == WaitsFor::Unconfirmed);
     on!(db, pool => {
         let postpone = sqlx::query(SQL).bind(mail.id).bind(mail.attempts).bind(next_at).bind(waits_for.as_str());
-        postpone.bind(reason).execute(pool).await.map(drop)
+        postpone.bind(reason).bind(unconfirmed).execute(pool).await.map(drop)
     })?;
     Ok(())
 }

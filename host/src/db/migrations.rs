@@ -90,6 +90,11 @@ mod tests {
         );
         // A mail program recognises a repetition.
         assert_eq!((first.mail_id, first.mail_id()), (None, second.mail_id()));
+        // The number of a mail that was sent is not that of another one: operators and the audit log name it.
+        email::delete(&db, first.id).await.unwrap();
+        let Db::Sqlite(pool) = &db else { unreachable!() };
+        sqlx::query(insert).execute(pool).await.unwrap();
+        assert!(claim().await.id > first.id);
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ pub(super) enum Failure {
     Away,
     /// Another attempt would fail in the same way.
     Refused,
-    /// The mail server has the whole mail, and did not say whether it took it.
+    /// The mail server may have the whole mail, and did not say whether it took it.
     Unconfirmed,
 }
 
@@ -85,10 +85,15 @@ impl SendError {
         Self::of_server(error, failure)
     }
 
-    /// A refusal of a recipient or a content.
+    /// A refusal of a recipient.
     fn of_mail(error: smtp::Error) -> Self {
         let failure = if concerns_the_mail(&error) { Failure::Refused } else { Failure::Later };
         Self::of_server(error, failure)
+    }
+
+    /// A refusal of a content, or the end of the connection before one.
+    fn of_content(error: smtp::Error) -> Self {
+        if error.status().is_some() { Self::of_mail(error) } else { Self::of_server(error, Failure::Unconfirmed) }
     }
 }
 
@@ -157,7 +162,7 @@ impl Smtp {
             }
             Ok(Err(error)) => {
                 end(session).await;
-                Err(SendError::of_mail(error))
+                Err(SendError::of_content(error))
             }
             Err(_) => Err(SendError {
                 error: Error::internal("the mail server did not confirm a mail in time, and may have taken it"),

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::letter::Letter;
 use super::smtp::{Failure, SendError};
 use super::worker::{
-    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LONGEST_BACKOFF, MAX_UNCONFIRMED, PREPARE_TIME, PRUNE_BYTES,
-    backoff, without_tokens,
+    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LEAST_ATTEMPTS, LONGEST_BACKOFF, MAX_UNCONFIRMED, PREPARE_TIME,
+    PRUNE_BYTES, backoff, without_tokens,
 };
 use super::*;
 use crate::auth::tests::{World, client};
@@ -41,6 +41,8 @@ struct Sink {
     commands: Mutex<Vec<String>>,
     /// Whether it never confirms a mail that it has.
     is_silent: AtomicBool,
+    /// Whether it ends the connection instead.
+    hangs_up: AtomicBool,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -92,6 +94,9 @@ impl Sink {
                     self.mails.lock().unwrap().push(mail);
                     if self.is_silent.load(Ordering::SeqCst) {
                         std::future::pending::<()>().await;
+                    }
+                    if self.hangs_up.load(Ordering::SeqCst) {
+                        return None;
                     }
                     "250 taken"
                 }
@@ -246,6 +251,50 @@ async fn a_session_whose_mail_was_not_confirmed_is_not_used_again() {
     // A mail program can tell that the second one is a repetition.
     let id = |mail: &str| mail.lines().find(|line| line.starts_with("Message-ID: ")).map(str::to_owned);
     assert!(id(&mails[0]).is_some() && id(&mails[0]) == id(&mails[1]));
+}
+
+/// The mail server may have taken each of them. Attempts in which it was away count for nothing here.
+#[tokio::test]
+async fn a_mail_after_which_the_mail_server_hangs_up_is_repeated_a_few_times_only() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    mailer.enqueue(&Mail::Test { email: "a@example.com".to_owned() }).await.unwrap();
+    sink.refusals.lock().unwrap().session = Some("421 too busy");
+    for _ in 0..MAX_UNCONFIRMED {
+        assert!(mailer.step().await.unwrap());
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    sink.refusals.lock().unwrap().session = None;
+    sink.hangs_up.store(true, Ordering::SeqCst);
+    for _ in 0..MAX_UNCONFIRMED {
+        assert!(dead(&world).await.is_empty() && mailer.step().await.unwrap());
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert_eq!((i64::try_from(sink.mails().len()), dead(&world).await.len()), (Ok(MAX_UNCONFIRMED), 1));
+}
+
+/// The host was off for days, for example, or its clock was wrong.
+#[tokio::test]
+async fn an_old_mail_is_tried_a_few_times_before_it_is_given_up() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    for address in ["a@example.com", "b@example.com"] {
+        mailer.enqueue(&Mail::Test { email: address.to_owned() }).await.unwrap();
+    }
+    world.clock.advance(2 * HOST_PATIENCE);
+    sink.refuses.store(2, Ordering::SeqCst);
+    while mailer.step().await.unwrap() {}
+    assert_eq!((waiting(&world).await, dead(&world).await.len()), (2, 0));
+    world.clock.advance(FIRST_BACKOFF);
+    assert!(mailer.step().await.unwrap());
+    sink.refuses.store(usize::MAX, Ordering::SeqCst);
+    while waiting(&world).await > 0 {
+        mailer.step().await.unwrap();
+        world.clock.advance(LONGEST_BACKOFF);
+    }
+    assert_eq!((sink.mails().len(), dead(&world).await[0].attempts), (1, LEAST_ATTEMPTS));
 }
 
 #[tokio::test]

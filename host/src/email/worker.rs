@@ -29,6 +29,8 @@ pub(super) const HOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const PLUGIN_PATIENCE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A mail is given up after this number of attempts, whatever its age: each of them may have ended with its process.
 const MAX_ATTEMPTS: i64 = 100;
+/// A mail is not given up because of its age before this number of attempts: the host may have been off, or the plugin paused.
+pub(super) const LEAST_ATTEMPTS: i64 = 5;
 /// A mail that the mail server has and does not confirm is given up after this number of attempts: each may have arrived.
 pub(super) const MAX_UNCONFIRMED: i64 = 10;
 /// The wait after the first failure. It doubles with each further one.
@@ -244,7 +246,7 @@ impl Mailer {
     /// Decides about a mail that was not sent: it is tried again later, or it is dead.
     pub(super) async fn fail(&self, row: &MailRow, plugin: Option<&PluginName>, failure: &SendError) -> Result<()> {
         let Inner { db, clock, outcomes, .. } = &*self.0;
-        let MailRow { id, kind, attempts, waiting_since, .. } = row;
+        let MailRow { id, kind, attempts, unconfirmed, waiting_since, .. } = row;
         let SendError { error, failure } = failure;
         let report = without_tokens(&error.report());
         // Without the text that clients would see.
@@ -253,10 +255,11 @@ impl Mailer {
         let now = clock.now();
         let patience = if plugin.is_some() { PLUGIN_PATIENCE } else { HOST_PATIENCE };
         let source = plugin.map_or("host", PluginName::as_str);
-        let is_over = *attempts >= MAX_ATTEMPTS || now.since(*waiting_since) >= patience;
+        let is_old = *attempts >= LEAST_ATTEMPTS && now.since(*waiting_since) >= patience;
+        let is_over = *attempts >= MAX_ATTEMPTS || is_old;
         let given_up = match failure {
             Failure::Refused => Some((Outcome::Refused, "mail given up: it was refused permanently")),
-            Failure::Unconfirmed if *attempts >= MAX_UNCONFIRMED => {
+            Failure::Unconfirmed if unconfirmed.saturating_add(1) >= MAX_UNCONFIRMED => {
                 Some((Outcome::Expired, "mail given up: the mail server never confirms it"))
             }
             _ if is_over => Some((Outcome::Expired, "mail given up after the last attempt")),
@@ -274,7 +277,11 @@ impl Mailer {
             tracing::debug!(mail = id, source, attempts, error = report, "mail not sent; trying again later");
         }
         outcomes.record(plugin, Outcome::Retried);
-        let waits_for = if *failure == Failure::Away { WaitsFor::Server } else { WaitsFor::Retry };
+        let waits_for = match failure {
+            Failure::Away => WaitsFor::Server,
+            Failure::Unconfirmed => WaitsFor::Unconfirmed,
+            Failure::Later | Failure::Refused => WaitsFor::Retry,
+        };
         db::email::postpone(db, row, now.plus(backoff(*attempts)), waits_for, &reason).await?;
         if *failure == Failure::Away {
             // Not before: a mail that is sent in between ends the outage for those that wait already.

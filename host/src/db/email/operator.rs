@@ -281,8 +281,8 @@ async fn apply(
             Change::Retry => {
                 query.push("UPDATE mail_queue SET next_at = ").push_bind(at);
                 if state == "dead" {
-                    query.push(", state = 'waiting', attempts = 0, waits_for = NULL, ended_at = NULL, waiting_since = ");
-                    query.push_bind(at);
+                    query.push(", state = 'waiting', attempts = 0, unconfirmed = 0, waits_for = NULL, ended_at = NULL");
+                    query.push(", waiting_since = ").push_bind(at);
                 }
             }
             Change::Drop => {
