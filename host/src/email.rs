@@ -21,8 +21,8 @@ mod smtp;
 mod templates;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -91,8 +91,18 @@ struct Inner {
     /// The bytes of the mails that became dead since the bounds were kept, and the signal that there are many.
     buried: AtomicUsize,
     many_buried: Notify,
+    /// The mails whose attempts succeeded, and which are still in the queue because the database failed.
+    ended: Mutex<Vec<EndedMail>>,
     outcomes: Outcomes,
     kept: KeptMails,
+}
+
+/// A mail that was sent, or that nobody gets.
+struct EndedMail {
+    /// Its number.
+    id: i64,
+    /// The key of a mail that was sent and is not sent again for a while.
+    repeat_key: Option<Vec<u8>>,
 }
 
 impl Mailer {
@@ -133,6 +143,7 @@ impl Mailer {
             wake: Notify::new(),
             buried: AtomicUsize::new(0),
             many_buried: Notify::new(),
+            ended: Mutex::default(),
             outcomes: Outcomes::default(),
             kept: KeptMails::default(),
         };

@@ -549,6 +549,31 @@ async fn a_mail_that_was_prepared_too_slowly_is_sent_in_another_attempt() {
     assert_eq!(sink.mails().len(), 1);
 }
 
+/// The database can fail between the sending of a mail and the end of its lease.
+#[tokio::test]
+async fn a_mail_that_was_sent_while_the_database_failed_is_not_sent_again() {
+    let world = World::new().await;
+    let user = world.user("jane@example.com").await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    let execute = async |sql: &'static str| sqlx::query(sql).execute(pool).await.map(drop).unwrap();
+    execute("CREATE TRIGGER refuse BEFORE DELETE ON mail_queue BEGIN SELECT RAISE(ABORT, 'refused'); END").await;
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    mailer.enqueue(&Mail::NewAccount { user_id: user.id }).await.unwrap();
+    for _ in 0..3 {
+        assert!(mailer.step().await.is_err());
+        world.clock.advance(LEASE);
+    }
+    assert_eq!((sink.mails().len(), waiting(&world).await), (1, 2));
+    execute("DROP TRIGGER refuse").await;
+    while mailer.step().await.unwrap() {}
+    assert_eq!((sink.mails().len(), waiting(&world).await), (2, 0));
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(mailer.outcomes()[4], ("repeated", 1), "the first one was recorded");
+}
+
 #[tokio::test]
 async fn when_the_mail_server_is_back_the_mails_that_waited_for_it_are_due_at_once() {
     let world = World::new().await;

@@ -2,6 +2,7 @@
 //! bounds of dead mails. Owns the decision whether a mail that was not sent is tried again or is dead.
 
 use std::collections::VecDeque;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::outcomes::Outcome;
 use super::plugin_mail::{self, Delivered};
 use super::smtp::{Failure, LONGEST_ATTEMPT, SendError};
 use super::templates::Values;
-use super::{Delivery, Inner, Mail, Mailer, Message, Template};
+use super::{Delivery, EndedMail, Inner, Mail, Mailer, Message, Template};
 use crate::address::Address;
 use crate::auth::User;
 use crate::db;
@@ -181,7 +182,8 @@ impl Mailer {
 
     /// Handles one mail of a source that is due. Returns false if there is none.
     pub(super) async fn send_next(&self, source: &str) -> Result<bool> {
-        let Inner { db, clock, outcomes, repeat_after, .. } = &*self.0;
+        let Inner { db, clock, outcomes, .. } = &*self.0;
+        self.delete_ended().await?;
         let (now, begun) = (clock.now(), clock.monotonic());
         let Some(row) = db::email::claim(db, source, now, now.plus(LEASE)).await? else { return Ok(false) };
         let plugin = row.source.parse::<PluginName>().ok();
@@ -206,23 +208,45 @@ impl Mailer {
         } else {
             self.attempt(&row, begun).await
         };
-        let is_sent = matches!(result, Ok(Outcome::Sent));
-        match (result, &row.repeat_key) {
-            (Ok(Outcome::Sent), Some(key)) => {
-                outcomes.record(plugin.as_ref(), Outcome::Sent);
-                let now = clock.now();
-                db::email::delete_sent(db, id, key, now, now.plus(*repeat_after)).await?;
-            }
-            (Ok(outcome), _) => {
+        match result {
+            Ok(outcome) => {
                 outcomes.record(plugin.as_ref(), outcome);
-                db::email::delete(db, id).await?;
+                let is_sent = outcome == Outcome::Sent;
+                self.add_ended(EndedMail { id, repeat_key: row.repeat_key.filter(|_| is_sent) });
+                self.delete_ended().await?;
+                if is_sent {
+                    self.end_outage().await?;
+                }
             }
-            (Err(failure), _) => self.fail(&row, plugin.as_ref(), &failure).await?,
-        }
-        if is_sent {
-            self.end_outage().await?;
+            Err(failure) => self.fail(&row, plugin.as_ref(), &failure).await?,
         }
         Ok(true)
+    }
+
+    /// Deletes the mails that ended. One that cannot be deleted now is deleted before a mail is claimed: when its lease ends,
+    /// it would be sent again.
+    async fn delete_ended(&self) -> Result<()> {
+        let Inner { db, clock, repeat_after, .. } = &*self.0;
+        while let Some(mail) = self.take_ended() {
+            let now = clock.now();
+            let deleted = match &mail.repeat_key {
+                Some(key) => db::email::delete_sent(db, mail.id, key, now, now.plus(*repeat_after)).await,
+                None => db::email::delete(db, mail.id).await,
+            };
+            if let Err(error) = deleted {
+                self.add_ended(mail);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_ended(&self, mail: EndedMail) {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
+    }
+
+    fn take_ended(&self) -> Option<EndedMail> {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Makes the mails due that wait for the return of the mail server, because it took one.
