@@ -142,11 +142,13 @@ pub(crate) async fn claim(db: &Db, source: &str, now: Timestamp, lease_until: Ti
     Ok(row)
 }
 
-/// Returns whether a mail with this key was sent a short time ago.
-pub(crate) async fn was_sent(db: &Db, repeat_key: &[u8], now: Timestamp) -> Result<bool> {
-    const SQL: &str = "SELECT until FROM recent_mails WHERE repeat_key = $1 AND until > $2";
+/// Returns whether a mail with this key was sent within `time`. A time in the future does not count: the clock was set back,
+/// and nobody would get such a mail for as long as it was ahead.
+pub(crate) async fn was_sent(db: &Db, repeat_key: &[u8], now: Timestamp, time: Duration) -> Result<bool> {
+    const SQL: &str = "SELECT until FROM recent_mails WHERE repeat_key = $1 AND until > $2 AND until <= $3";
     let until = on!(db, pool => {
-        sqlx::query_scalar::<_, Timestamp>(SQL).bind(repeat_key).bind(now).fetch_optional(pool).await
+        let find = sqlx::query_scalar::<_, Timestamp>(SQL).bind(repeat_key).bind(now);
+        find.bind(now.plus(time)).fetch_optional(pool).await
     })?;
     Ok(until.is_some())
 }
@@ -231,6 +233,17 @@ pub(crate) async fn delete_sent(db: &Db, id: i64, repeat_key: &[u8], now: Timest
         tx.commit().await?;
     });
     Ok(())
+}
+
+/// Makes mails due that would wait longer than any mail does, because the clock was set back. Returns their number. A mail
+/// that is being sent is not among them.
+pub(crate) async fn end_long_waits(db: &Db, now: Timestamp, longest: Duration) -> Result<u64> {
+    const SQL: &str = "UPDATE mail_queue SET next_at = $1 \
+        WHERE state = 'waiting' AND next_at > $2 AND (attempts = 0 OR waits_for IS NOT NULL)";
+    Ok(on!(db, pool => {
+        let end = sqlx::query(SQL).bind(now).bind(now.plus(longest));
+        end.execute(pool).await.map(|done| done.rows_affected())
+    })?)
 }
 
 /// The bounds of dead mails.

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::letter::Letter;
 use super::smtp::{Failure, SendError};
 use super::worker::{
-    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LEAST_ATTEMPTS, LONGEST_BACKOFF, MAX_UNCONFIRMED, PREPARE_TIME,
-    PRUNE_BYTES, backoff, without_tokens,
+    DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LEAST_ATTEMPTS, LONGEST_BACKOFF, LONGEST_WAIT, MAX_UNCONFIRMED,
+    PREPARE_TIME, PRUNE_BYTES, backoff, without_tokens,
 };
 use super::*;
 use crate::auth::tests::{World, client};
@@ -547,6 +547,38 @@ async fn a_mail_that_was_prepared_too_slowly_is_sent_in_another_attempt() {
     assert!(late.is_err_and(|error| error.failure == Failure::Later) && sink.mails().is_empty());
     assert!(mailer.deliver(None, letter, world.clock.monotonic()).await.is_ok());
     assert_eq!(sink.mails().len(), 1);
+}
+
+#[tokio::test]
+async fn no_mail_waits_for_a_clock_that_was_set_back() {
+    let world = World::new().await;
+    world.user("jane@example.com").await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    let execute = async |sql: &'static str| sqlx::query(sql).execute(pool).await.map(drop).unwrap();
+    // A recovery that was sent while the clock was a day ahead.
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    execute("UPDATE recent_mails SET until = until + 86400000000").await;
+    mailer.enqueue(&recovery("jane@example.com")).await.unwrap();
+    assert!(mailer.step().await.unwrap());
+    assert_eq!(sink.mails().len(), 2);
+
+    // Of three mails, one is new, one failed, and one is being sent.
+    for number in 0..3 {
+        mailer.enqueue(&Mail::Test { email: format!("a{number}@example.com") }).await.unwrap();
+    }
+    sink.refuses.store(1, Ordering::SeqCst);
+    assert!(mailer.step().await.unwrap());
+    let now = world.clock.now();
+    db::email::claim(&world.db, HOST, now, now.plus(LEASE)).await.unwrap().unwrap();
+    assert_eq!(db::email::end_long_waits(&world.db, now, LONGEST_WAIT).await.unwrap(), 0);
+    execute("UPDATE mail_queue SET next_at = next_at + 86400000000").await;
+    assert!(!mailer.step().await.unwrap());
+    assert_eq!(db::email::end_long_waits(&world.db, now, LONGEST_WAIT).await.unwrap(), 2);
+    while mailer.step().await.unwrap() {}
+    assert_eq!((sink.mails().len(), waiting(&world).await), (4, 1));
 }
 
 /// The database can fail between the sending of a mail and the end of its lease.

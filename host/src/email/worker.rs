@@ -38,6 +38,8 @@ pub(super) const MAX_UNCONFIRMED: i64 = 10;
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest wait between two attempts.
 pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+/// A mail that would wait longer is due: the clock was set back. Nodes may have clocks that differ a little.
+pub(super) const LONGEST_WAIT: Duration = LONGEST_BACKOFF.saturating_add(Duration::from_secs(300));
 /// How long other nodes leave a claimed mail alone.
 pub(super) const LEASE: Duration = Duration::from_secs(240);
 /// The time from the claim of a mail until it is sent. If the database is slower, the mail is not sent in this attempt.
@@ -59,7 +61,7 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after the queue could not be read.
 const QUEUE_ERROR_PAUSE: Duration = Duration::from_secs(5);
-/// The time between two deletions of dead mails beyond their bounds.
+/// The time between two checks of the bounds of waits and of dead mails.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// The bytes of mails that become dead before the bounds are kept early, so that a flood of them does not pass the bounds far.
 pub(super) const PRUNE_BYTES: usize = 16 << 20;
@@ -144,10 +146,18 @@ impl Mailer {
         }
     }
 
-    /// Deletes dead mails beyond their bounds, from time to time and when there are many new ones, until `stop`.
+    /// Keeps the bounds of waits and of dead mails, from time to time and when there are many new dead ones, until `stop`.
     pub(super) async fn keep_bounds(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             self.0.buried.store(0, Ordering::Relaxed);
+            match db::email::end_long_waits(&self.0.db, self.0.clock.now(), LONGEST_WAIT).await {
+                Ok(0) => {}
+                Ok(mails) => {
+                    tracing::warn!(mails, "the clock was set back; mails that would have waited for it are due");
+                    self.wake_all();
+                }
+                Err(error) => tracing::warn!(error = error.report(), "the waits of mails cannot be checked now"),
+            }
             match db::email::prune(&self.0.db, DEAD_BOUNDS, self.0.clock.now()).await {
                 Ok(0) => {}
                 Ok(mails) => tracing::info!(mails, "dead mails were deleted"),
@@ -182,7 +192,7 @@ impl Mailer {
 
     /// Handles one mail of a source that is due. Returns false if there is none.
     pub(super) async fn send_next(&self, source: &str) -> Result<bool> {
-        let Inner { db, clock, outcomes, .. } = &*self.0;
+        let Inner { db, clock, outcomes, repeat_after, .. } = &*self.0;
         self.delete_ended().await?;
         let (now, begun) = (clock.now(), clock.monotonic());
         let Some(row) = db::email::claim(db, source, now, now.plus(LEASE)).await? else { return Ok(false) };
@@ -199,7 +209,7 @@ impl Mailer {
         let result = if row.attempts > MAX_ATTEMPTS {
             Err(Error::internal("no attempt ever ended").into())
         } else if let Some(key) = &row.repeat_key
-            && db::email::was_sent(db, key, now).await?
+            && db::email::was_sent(db, key, now, *repeat_after).await?
         {
             tracing::info!(mail = id, kind, "mail not sent: the same one was sent a short time ago");
             Ok(Outcome::Repeated)

@@ -22,9 +22,9 @@ pub(crate) const LEAST_BYTES: usize = 1024;
 /// The most rows that one statement changes.
 const BATCH: i64 = 1_000;
 
-/// Frees the key of a mail that is older than a day.
-pub(in crate::db) const FREE_KEY: &str =
-    "UPDATE mail_receipts SET dedup_key = NULL WHERE source = $1 AND dedup_key = $2 AND queued_at <= $3";
+/// Frees the key of a mail that is older than a day, or newer by a day: the clock was set back.
+pub(in crate::db) const FREE_KEY: &str = "UPDATE mail_receipts SET dedup_key = NULL \
+    WHERE source = $1 AND dedup_key = $2 AND (queued_at <= $3 OR queued_at >= $4)";
 
 /// Changes nothing if the mail was queued before, or another one with its key.
 pub(in crate::db) const RECEIPT: &str = "INSERT INTO mail_receipts (mail_id, source, dedup_key, queued_at) \
@@ -43,7 +43,8 @@ macro_rules! store_mail {
         let key = mail.dedup_key.as_deref();
         if let Some(key) = key {
             let free = sqlx::query($crate::db::email::plugin_mail::FREE_KEY).bind(plugin.clone()).bind(key);
-            free.bind(mail.at.minus($crate::db::email::plugin_mail::KEY_TIME)).execute(&mut *$tx).await?;
+            let free = free.bind(mail.at.minus($crate::db::email::plugin_mail::KEY_TIME));
+            free.bind(mail.at.plus($crate::db::email::plugin_mail::KEY_TIME)).execute(&mut *$tx).await?;
         }
         let receipt = sqlx::query($crate::db::email::plugin_mail::RECEIPT).bind(mail.id).bind(plugin.clone());
         if receipt.bind(key).bind(mail.at).execute(&mut *$tx).await?.rows_affected() == 1 {
@@ -214,13 +215,16 @@ mod tests {
         assert_eq!((waiting(&db, &plugin).await, waiting(&db, &other).await), (2, 1));
         intake::store(&db, &plugin, &[mail(5, Some("k"), at.plus(KEY_TIME))]).await.unwrap();
         assert_eq!(waiting(&db, &plugin).await, 3);
+        // The clock was ahead then.
+        intake::store(&db, &other, &[mail(6, Some("k"), at.minus(KEY_TIME))]).await.unwrap();
+        assert_eq!(waiting(&db, &other).await, 2);
         // The receipt of the first one is still there, so it is not queued again.
         intake::store(&db, &plugin, &[mail(1, Some("k"), at)]).await.unwrap();
         assert_eq!(waiting(&db, &plugin).await, 3);
 
         prune_receipts(&db, at.plus(RECEIPT_TIME)).await.unwrap();
         delete_of_plugin(&db, &plugin).await.unwrap();
-        assert_eq!((waiting(&db, &plugin).await, waiting(&db, &other).await), (0, 1));
+        assert_eq!((waiting(&db, &plugin).await, waiting(&db, &other).await), (0, 2));
     }
 
     #[tokio::test]
