@@ -217,7 +217,8 @@ impl App {
         let server = Arc::new(config.server.clone());
         let traffic = Arc::clone(&host.traffic);
         let served = tokio::spawn(server::serve(listener, server, traffic, service, refuse, shutdown.clone()));
-        let mailing = tokio::spawn(mail.run(shutdown.clone()));
+        let mail = Arc::new(mail);
+        let mailing = keep_working(&mail, &shutdown, |mail, stopping| Mailer::clone(&mail).run(stopping));
         let supervising = tokio::spawn({
             let (host, stopping) = (Arc::clone(&host), shutdown.clone());
             async move {
@@ -335,9 +336,9 @@ fn work(host: &Host, shutdown: &CancellationToken) -> [JoinHandle<()>; 3] {
 }
 
 /// Starts a work in the background, and starts it again if it panics: the host would otherwise serve requests, and never
-/// deliver an event again.
+/// deliver an event or send a mail again.
 fn keep_working<P, F>(
-    plugins: &Arc<P>,
+    worker: &Arc<P>,
     shutdown: &CancellationToken,
     work: impl Fn(Arc<P>, CancellationToken) -> F + Send + 'static,
 ) -> JoinHandle<()>
@@ -345,10 +346,10 @@ where
     P: Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (plugins, shutdown) = (Arc::clone(plugins), shutdown.clone());
+    let (worker, shutdown) = (Arc::clone(worker), shutdown.clone());
     tokio::spawn(async move {
         loop {
-            let working = tokio::spawn(work(Arc::clone(&plugins), shutdown.clone()));
+            let working = tokio::spawn(work(Arc::clone(&worker), shutdown.clone()));
             let ended = working.await;
             if !ended.is_err_and(|error| error.is_panic()) || shutdown.is_cancelled() {
                 return;
