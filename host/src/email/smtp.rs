@@ -252,7 +252,8 @@ impl Smtp {
     ) -> Result<(), SendError> {
         let sender = commands::Mail::new(Some(self.from.email.clone()), parameters);
         before(deadline, session.command(sender), Failure::Away).await?.map_err(SendError::of_sender)?;
-        // From here on, a mail server that does not respond may be busy with this recipient: it may ask another server about it.
+        // From here on, a mail server that does not respond may be busy with this recipient, about whom it asks another
+        // server.
         let recipient = commands::Rcpt::new(to, Vec::new());
         before(deadline, session.command(recipient), Failure::Later).await?.map_err(SendError::of_mail)?;
         before(deadline, session.command(commands::Data), Failure::Later).await?.map_err(SendError::of_mail)?;

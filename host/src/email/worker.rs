@@ -1,5 +1,5 @@
 //! The workers that empty the queue of mails: one for those of the host, one for those of plugins, and one that keeps the
-//! bounds of dead mails. Owns the decision whether a mail that was not sent is tried again or is dead.
+//! bounds of waits and of dead mails. Owns the decision whether a mail that was not sent is tried again or is dead.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -30,7 +30,8 @@ pub(super) const HOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const PLUGIN_PATIENCE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// A mail is given up after this number of attempts, whatever its age: each of them may have ended with its process.
 const MAX_ATTEMPTS: i64 = 100;
-/// A mail is not given up because of its age before this number of attempts: the host may have been off, or the plugin paused.
+/// A mail is not given up because of its age before this number of attempts: the host may have been off, or the plugin
+/// paused.
 pub(super) const LEAST_ATTEMPTS: i64 = 5;
 /// A mail that the mail server has and does not confirm is given up after this number of attempts: each may have arrived.
 pub(super) const MAX_UNCONFIRMED: i64 = 10;
