@@ -1,4 +1,5 @@
-//! The access check of host routes and plugin routes: credentials → caller → privilege.
+//! The access check of host routes, plugin routes and topics of events: credentials → caller → privilege. The look-up of
+//! the caller and the decision about their privilege are separate, because a stream of events has a decision per topic.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,8 +15,7 @@ use crate::route::Access;
 /// Returns the caller if they may call a route with this access. `plugin` is the plugin that defines the permission.
 ///
 /// # Errors
-/// 401 without valid credentials, 403 without the privilege or with a cookie that does not count; 429 after many API
-/// keys that do not exist.
+/// As [`look_up`] and [`decide`].
 pub(super) async fn check(
     auth: &Auth,
     credential: Credential<'_>,
@@ -23,31 +23,68 @@ pub(super) async fn check(
     access: &Access,
     plugin: Option<&PluginName>,
 ) -> Result<Option<Arc<Caller>>> {
+    // Nobody is looked up for a public route of the host.
+    if *access == Access::Public && plugin.is_none() {
+        return Ok(None);
+    }
+    let found = look_up(auth, credential, address).await;
+    decide(found.as_ref().ok(), access, plugin).map_err(|refusal| found.err().unwrap_or(refusal))
+}
+
+/// Returns the caller of a request. Counts an API key that does not exist, on every way on which one can arrive, so a
+/// request looks its caller up once.
+///
+/// # Errors
+/// 401 without valid credentials, 403 with a cookie that does not count; 429 after many API keys that do not exist.
+pub(super) async fn look_up(auth: &Auth, credential: Credential<'_>, address: IpAddr) -> Result<Arc<Caller>> {
+    let token = token_of(credential)?;
+    let found = auth.authenticate(token).await;
+    if Auth::is_api_key(token) {
+        return auth.throttle().after(Action::ApiKey, address, &code::INVALID_TOKEN, found);
+    }
+    found
+}
+
+/// Returns the caller of a request that was admitted before and goes on. An API key that does not exist any more is no
+/// guess, so it does not count.
+///
+/// # Errors
+/// As [`look_up`], without the 429.
+pub(super) async fn look_up_again(auth: &Auth, credential: Credential<'_>) -> Result<Arc<Caller>> {
+    auth.authenticate(token_of(credential)?).await
+}
+
+/// Returns the caller, or `None` if the credentials are missing or invalid.
+pub(super) async fn identify(auth: &Auth, credential: Credential<'_>, address: IpAddr) -> Option<Arc<Caller>> {
+    look_up(auth, credential, address).await.ok()
+}
+
+/// Decides whether a caller may use something with this access, and returns them as it knows them. `None` as the caller
+/// means that the look-up found nobody.
+///
+/// # Errors
+/// 403 without the privilege; 401 if a caller is required and none is known: the error of the look-up tells why.
+pub(super) fn decide(
+    caller: Option<&Arc<Caller>>,
+    access: &Access,
+    plugin: Option<&PluginName>,
+) -> Result<Option<Arc<Caller>>> {
     if *access == Access::Public {
         // A public plugin route can greet a known caller. Invalid credentials count as none, and so does a key that may
         // not call the routes of plugins: the plugin could act on the data of its owner.
-        let known = if plugin.is_some() { identify(auth, credential, address).await } else { None };
-        return Ok(known.filter(|caller| may_call_plugins(caller)));
+        return Ok(caller.filter(|caller| plugin.is_some() && may_call_plugins(caller)).cloned());
     }
-    let token = match credential {
-        Credential::Bearer(token) | Credential::Cookie(token) => token,
-        Credential::Forged => return Err(browser_rules::cross_site()),
-        Credential::None => {
-            let kind = Kind::Unauthenticated(Challenge::Missing);
-            return Err(Error::new(kind, code::NOT_AUTHENTICATED, "Not authenticated"));
-        }
-    };
-    let caller = authenticate(auth, token, address).await?;
+    let caller = caller.ok_or_else(not_authenticated)?;
     let allowed = match (access, plugin) {
         (Access::Public, _) | (Access::Authenticated, None) => true,
         // The routes of plugins act on the caller's data. A key for something else must not.
-        (Access::Authenticated, Some(_)) => may_call_plugins(&caller),
+        (Access::Authenticated, Some(_)) => may_call_plugins(caller),
         (Access::Permission(name), Some(plugin)) => caller.has_permission(plugin, name),
         (Access::Host(permission), _) => caller.may(*permission),
         (Access::Session, _) => caller.session().map(|_| true)?,
         (Access::Permission(_), None) | (Access::Superuser, _) => caller.is_superuser(),
     };
-    if allowed { Ok(Some(caller)) } else { Err(caller.refusal()) }
+    if allowed { Ok(Some(Arc::clone(caller))) } else { Err(caller.refusal()) }
 }
 
 /// Returns whether the caller may call routes of plugins that require no permission.
@@ -55,19 +92,14 @@ fn may_call_plugins(caller: &Caller) -> bool {
     caller.key_id().is_none() || caller.may(HostPermission::RoutesCall)
 }
 
-/// Returns the caller, or `None` if the credentials are missing or invalid.
-pub(super) async fn identify(auth: &Auth, credential: Credential<'_>, address: IpAddr) -> Option<Arc<Caller>> {
+fn token_of(credential: Credential<'_>) -> Result<&str> {
     match credential {
-        Credential::Bearer(token) | Credential::Cookie(token) => authenticate(auth, token, address).await.ok(),
-        Credential::Forged | Credential::None => None,
+        Credential::Bearer(token) | Credential::Cookie(token) => Ok(token),
+        Credential::Forged => Err(browser_rules::cross_site()),
+        Credential::None => Err(not_authenticated()),
     }
 }
 
-/// Returns the caller of a token. Counts an API key that does not exist, on every way on which one can arrive.
-async fn authenticate(auth: &Auth, token: &str, address: IpAddr) -> Result<Arc<Caller>> {
-    let authenticated = auth.authenticate(token).await;
-    if Auth::is_api_key(token) {
-        return auth.throttle().after(Action::ApiKey, address, &code::INVALID_TOKEN, authenticated);
-    }
-    authenticated
+fn not_authenticated() -> Error {
+    Error::new(Kind::Unauthenticated(Challenge::Missing), code::NOT_AUTHENTICATED, "Not authenticated")
 }

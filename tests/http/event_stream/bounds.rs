@@ -1,4 +1,4 @@
-//! The bounds of streams of events: their number, and clients that do not read.
+//! The bounds of streams of events: their number, attempts with unknown keys, and clients that do not read.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::{deploy, open, path, publish, sample, streams_are};
+use crate::http::{invalid_token, text};
+use crate::plugin::liar;
 use crate::support::http2_frames::{DATA, Wire};
 use crate::support::intake::Intake;
 use crate::support::{Setup, TestHost};
@@ -36,6 +38,34 @@ async fn streams_are_bounded_for_each_caller_and_for_all() {
     drop(hers.pop());
     streams_are(&host, 3.0).await;
     open(&joe, &topic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_an_unknown_key_is_one_attempt_however_many_topics_it_names() {
+    const ATTEMPTS: u32 = 5;
+    let setup = Setup::default().throttled().with_manual_clock();
+    let host = TestHost::sqlite(setup.with(|config| config.auth.network_attempts = ATTEMPTS)).await;
+    // The host checks the topics in the order of their names, so the only one that refuses nobody comes last.
+    let mut declared: Vec<_> = (0..31).map(|number| json!([format!("open-{number}"), {}, "public"])).collect();
+    let mut topics: Vec<_> = (0..31).map(|number| format!("shop.open-{number}")).collect();
+    declared.push(json!(["private", {}, "authenticated"]));
+    topics.push("shop.private".to_owned());
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let component = liar(json!({ "name": "shop", "topics": declared }));
+    host.superuser().deploy(&component.0, "grant=events").await.ok();
+    let key = json!({ "name": "k", "permissions": ["routes:call"] });
+    let key = host.superuser().post("/keys/", &key).await.ok();
+    let client = host.anonymous().with_token(text(&key, "key"));
+    let stream = open(&client, &topics).await;
+    host.superuser().delete(&format!("/keys/{}", text(&key, "id"))).await.ok();
+    // The stream notices that its key is gone. That is no attempt.
+    stream.ended().await;
+    for _ in 0..ATTEMPTS {
+        invalid_token(&client.get(&path(&topics)).await);
+    }
+    let refused = client.get(&path(&topics)).await;
+    refused.has_code(429, "too_many_attempts");
+    assert!(refused.header("ratelimit-policy").unwrap().starts_with("\"key-network\";q=5"));
 }
 
 /// Starts a host that drops clients soon that do not send or read.

@@ -210,7 +210,7 @@ impl EventStream {
     /// events from such a host either.
     async fn is_still_admitted(&mut self) -> bool {
         let mut interval = self.subscription.host.live_events.intervals.check;
-        let admitted = self.subscription.admit().await;
+        let admitted = self.subscription.admit_again().await;
         match admitted {
             Ok(caller) => {
                 let id = |caller: &Option<Arc<Caller>>| caller.as_ref().map(|caller| caller.id());

@@ -52,13 +52,35 @@ impl Subscription {
         Self { host, topics, checked, token, address: call.address }
     }
 
-    /// Returns the caller if they may receive all topics at present. `None`: nobody who is known.
+    /// Returns the caller if they may receive all topics at present. `None`: nobody who is known. The caller is looked up
+    /// once, however many topics there are.
     ///
     /// # Errors
     /// 404 `topic_not_found`; the errors of the access check; 503 while it cannot be decided. Each that is due to a topic names
     /// it.
     pub(super) async fn admit(&mut self) -> Result<Option<Arc<Caller>>> {
-        let credential = self.token.as_ref().map_or(Credential::None, |token| Credential::Bearer(token.expose()));
+        let found = access::look_up(&self.host.auth, self.credential(), self.address).await;
+        self.decide(found)
+    }
+
+    /// Does the same for a stream that is open.
+    ///
+    /// # Errors
+    /// As [`Subscription::admit`]. An API key that was revoked counts as no attempt.
+    pub(super) async fn admit_again(&mut self) -> Result<Option<Arc<Caller>>> {
+        let found = access::look_up_again(&self.host.auth, self.credential()).await;
+        match found {
+            // A caller who cannot be looked up now is not gone, not even to a public topic.
+            Err(error) if matches!(error.kind(), Kind::Unavailable(_)) => Err(error),
+            found => self.decide(found),
+        }
+    }
+
+    fn credential(&self) -> Credential<'_> {
+        self.token.as_ref().map_or(Credential::None, |token| Credential::Bearer(token.expose()))
+    }
+
+    fn decide(&mut self, found: Result<Arc<Caller>>) -> Result<Option<Arc<Caller>>> {
         let mut caller = None;
         for (topic, checked) in self.topics.iter().zip(&mut self.checked) {
             let required = match (required_by(&self.host, topic), checked.required.take()) {
@@ -69,8 +91,10 @@ impl Subscription {
                 (Err(error), _) => return Err(error),
             };
             let (access, plugin) = &*checked.required.insert(required);
-            let admitted = access::check(&self.host.auth, credential, self.address, access, plugin.as_ref()).await;
-            checked.caller = admitted.map_err(|error| naming(topic, error))?;
+            match access::decide(found.as_ref().ok(), access, plugin.as_ref()) {
+                Ok(admitted) => checked.caller = admitted,
+                Err(refusal) => return Err(naming(topic, found.err().unwrap_or(refusal))),
+            }
             caller = caller.or_else(|| checked.caller.clone());
         }
         Ok(caller)
