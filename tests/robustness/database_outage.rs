@@ -6,13 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use wharf::config::Secret;
 
+use crate::plugin::liar;
+use crate::support::event_source::EventSource;
 use crate::support::host::{PASSWORD, SUPERUSER};
+use crate::support::intake::Intake;
 use crate::support::polling::until;
 use crate::support::{Backend, Setup, TestHost, postgres};
 
@@ -46,6 +51,11 @@ async fn a_locked_file_is_a_503_until_it_is_unlocked() {
 const HOST_CONNECTIONS: &str =
     "pg_stat_activity WHERE usename = 'wharf_host' AND datname = current_database() AND pid <> pg_backend_pid()";
 
+/// Returns the query for a statement of the host that waits for a lock.
+fn waiting_statement() -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!("SELECT 1 FROM {HOST_CONNECTIONS} AND wait_event_type = 'Lock' AND state = 'active'"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ended_connections_of_postgres_are_replaced() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
@@ -64,11 +74,9 @@ async fn ended_connections_of_postgres_are_replaced() {
         let client = host.superuser().clone();
         async move { client.get("/users/").await }
     });
-    let waits = format!("SELECT 1 FROM {HOST_CONNECTIONS} AND wait_event_type = 'Lock' AND state = 'active'");
     // Within a transaction, PostgreSQL shows the connections as they were at the first look.
     let mut observer = postgres::connect(host.database().unwrap()).await;
-    until("the statement to wait", async || observer.fetch_optional(sqlx::AssertSqlSafe(waits.clone())).await.unwrap())
-        .await;
+    until("the statement to wait", async || observer.fetch_optional(waiting_statement()).await.unwrap()).await;
     observer.execute(end()).await.unwrap();
     waiting.await.unwrap().has_code(503, "database_unavailable");
     superuser.execute("ROLLBACK").await.unwrap();
@@ -87,6 +95,30 @@ async fn a_statement_of_the_host_has_a_time_limit_on_postgres() {
     host.superuser().get("/users/").await.has_code(503, "database_unavailable");
     superuser.execute("ROLLBACK").await.unwrap();
     host.superuser().get("/users/").await.ok();
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_goes_on_while_its_caller_cannot_be_looked_up() {
+    let setup = Setup::default().with(|config| config.database.statement_timeout = SHORT);
+    let Some(host) = TestHost::start(Backend::Postgres, setup).await else { return };
+    let component = liar(json!({ "name": "shop", "topics": [["public", {}, "public"]] }));
+    host.superuser().deploy(&component.0, "grant=events").await.ok();
+    let jane = host.user("jane@example.com").await;
+    let mut stream = EventSource::open(jane.request(Method::GET, "/events?topic=shop.public")).await;
+    let mut superuser = postgres::connect(host.database().unwrap()).await;
+    superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
+    let mut observer = postgres::connect(host.database().unwrap()).await;
+    until("a look-up to wait", async || observer.fetch_optional(waiting_statement()).await.unwrap()).await;
+    until("the look-up to fail", async || {
+        observer.fetch_optional(waiting_statement()).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    superuser.execute("ROLLBACK").await.unwrap();
+    let intake = Intake::of(&host).await;
+    intake.announce("shop", &[("shop.public", "1".to_owned(), None)]).await;
+    assert_eq!(stream.message().await.1, 1);
+    intake.close().await;
     host.stop().await;
 }
 
