@@ -24,13 +24,6 @@ pub struct DeclaredMessages {
     pub schedules: Vec<DeclaredSchedule>,
 }
 
-impl DeclaredMessages {
-    /// Returns whether it declares nothing.
-    pub fn is_empty(&self) -> bool {
-        self == &Self::default()
-    }
-}
-
 /// A topic of the plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeclaredTopic {

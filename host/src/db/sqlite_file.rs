@@ -129,12 +129,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_log_that_exists_needs_a_wait() {
+    fn a_missing_log_needs_no_wait_and_any_other_failure_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let log = log_path(&dir.path().join("a.sqlite"));
         assert_eq!(log, dir.path().join("a.sqlite-wal"));
         sync_log(&log).unwrap();
         std::fs::write(&log, "frames").unwrap();
         sync_log(&log).unwrap();
+        // Nothing can be below a file.
+        let failure = sync_log(&log_path(&log.join("b.sqlite"))).unwrap_err();
+        assert_eq!(failure.kind(), ErrorKind::NotADirectory);
     }
 }

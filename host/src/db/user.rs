@@ -447,7 +447,8 @@ pub(crate) async fn delete(db: &Db, id: UserId, by: Option<&PermissionSet>, entr
     })
 }
 
-/// Replaces a hash with one of another format or cost of the same password. Returns false if the hash changed meanwhile; then it stays.
+/// Replaces a hash with one of another format or cost of the same password. Returns false if the hash changed meanwhile;
+/// then it stays.
 pub(crate) async fn rehash(db: &Db, id: UserId, old: &str, new: &str) -> Result<bool> {
     const SQL: &str = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
     let done = on!(db, pool => sqlx::query(SQL).bind(id).bind(old).bind(new).execute(pool).await?.rows_affected());
