@@ -14,15 +14,15 @@ use crate::error::{Error, Result};
 use crate::permission::HostPermission;
 use crate::route::Access;
 
-type ReplyFuture = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
-type StreamFuture = Pin<Box<dyn Future<Output = Result<Response>> + Send>>;
+/// The work of a handler.
+type Work<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// The function that handles the requests to a route. `S` is the state that is passed to it.
 pub enum RouteHandler<S> {
     /// Returns a response that is complete in memory.
-    Reply(Arc<dyn Fn(Arc<S>, Call) -> ReplyFuture + Send + Sync>),
+    Reply(Arc<dyn Fn(Arc<S>, Call) -> Work<Reply> + Send + Sync>),
     /// Returns a response whose body comes into being while it is sent.
-    Stream(Arc<dyn Fn(Arc<S>, Call) -> StreamFuture + Send + Sync>),
+    Stream(Arc<dyn Fn(Arc<S>, Call) -> Work<Response> + Send + Sync>),
 }
 
 /// A route of the host: its path, access, input and handler. `S` is the state that is passed to handlers.
@@ -143,19 +143,18 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self
     }
 
-    /// Runs the handler in its own task, so that a client that disconnects cannot leave the work half done.
+    /// Runs the handler in its own task, so that a client that disconnects cannot leave the work half done. A stream ends
+    /// with its client all the same: the handler only begins it.
     #[must_use]
     pub fn run_to_completion(mut self) -> Self {
-        if let RouteHandler::Reply(handler) = &self.handler {
-            let handler = Arc::clone(handler);
-            self.handler = RouteHandler::Reply(Arc::new(move |host, call| {
-                let reply = handler(host, call);
-                Box::pin(async move {
-                    let ended = tokio::spawn(reply).await;
-                    ended.map_err(|error| Error::internal("a handler did not run to completion").with_source(error))?
-                })
-            }));
-        }
+        self.handler = match self.handler {
+            RouteHandler::Reply(handler) => {
+                RouteHandler::Reply(Arc::new(move |host, call| in_own_task(handler(host, call))))
+            }
+            RouteHandler::Stream(handler) => {
+                RouteHandler::Stream(Arc::new(move |host, call| in_own_task(handler(host, call))))
+            }
+        };
         self
     }
 
@@ -308,6 +307,13 @@ impl<S: Send + Sync + 'static> HostRoute<S> {
         self.declare.push(Box::new(declare));
         self
     }
+}
+
+fn in_own_task<T: Send + 'static>(work: Work<T>) -> Work<T> {
+    Box::pin(async move {
+        let ended = tokio::spawn(work).await;
+        ended.map_err(|error| Error::internal("a handler did not run to completion").with_source(error))?
+    })
 }
 
 fn push_parameter(operation: &mut Map<String, Value>, parameter: Value) {
