@@ -107,3 +107,13 @@ pub enum MissedTimes {
     /// The job runs once.
     Once,
 }
+
+impl MissedTimes {
+    /// Returns the word that operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Once => "once",
+        }
+    }
+}

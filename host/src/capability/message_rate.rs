@@ -17,21 +17,32 @@ pub(super) struct MessageRate {
     limit: AtomicU32,
     /// The length of a window in seconds.
     seconds: i64,
-    window: Mutex<Window>,
-    volume: Mutex<Volume>,
+    /// The messages of the present window.
+    messages: Mutex<Taken>,
+    /// The bytes of the present hour.
+    bytes: Mutex<Taken>,
 }
 
+/// The amount that was taken in one window.
 #[derive(Debug, Default)]
-struct Window {
-    number: i64,
-    count: u32,
+struct Taken {
+    window: i64,
+    amount: u64,
 }
 
-/// The bytes of one hour.
-#[derive(Debug, Default)]
-struct Volume {
-    hour: i64,
-    bytes: u64,
+impl Taken {
+    /// Takes an amount in this window. Returns false, and takes nothing, if it would be more than `most` then.
+    fn take(&mut self, window: i64, amount: u64, most: u64) -> bool {
+        if self.window != window {
+            *self = Self { window, amount: 0 };
+        }
+        let total = self.amount.saturating_add(amount);
+        let fits = total <= most;
+        if fits {
+            self.amount = total;
+        }
+        fits
+    }
 }
 
 impl MessageRate {
@@ -45,17 +56,10 @@ impl MessageRate {
     /// # Errors
     /// The number of messages in a window, if this one exceeds it.
     pub(super) fn take(&self) -> Result<(), u32> {
-        let number = self.clock.now().as_secs().div_euclid(self.seconds);
+        let window = self.clock.now().as_secs().div_euclid(self.seconds);
         let limit = self.limit.load(Ordering::Relaxed);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.number != number {
-            *window = Window { number, count: 0 };
-        }
-        if window.count >= limit {
-            return Err(limit);
-        }
-        window.count += 1;
-        Ok(())
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        if messages.take(window, 1, limit.into()) { Ok(()) } else { Err(limit) }
     }
 
     /// Counts the bytes of a payload.
@@ -63,17 +67,10 @@ impl MessageRate {
     /// # Errors
     /// `per_hour`, if the payloads of the hour have more bytes with this one.
     pub(super) fn take_bytes(&self, bytes: usize, per_hour: u64) -> Result<(), u64> {
-        let hour = self.clock.now().as_secs() / 3_600;
-        let mut volume = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
-        if volume.hour != hour {
-            *volume = Volume { hour, bytes: 0 };
-        }
-        let bytes = volume.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-        if bytes > per_hour {
-            return Err(per_hour);
-        }
-        volume.bytes = bytes;
-        Ok(())
+        let hour = self.clock.now().as_secs().div_euclid(3_600);
+        let amount = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut taken = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.take(hour, amount, per_hour) { Ok(()) } else { Err(per_hour) }
     }
 }
 
@@ -102,8 +99,8 @@ impl MessageRates {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (clock, limit) = (self.clock.clone(), self.limit.into());
-            let (window, volume) = (Mutex::default(), Mutex::default());
-            Arc::new(MessageRate { clock, limit, seconds: self.seconds, window, volume })
+            let (messages, bytes) = (Mutex::default(), Mutex::default());
+            Arc::new(MessageRate { clock, limit, seconds: self.seconds, messages, bytes })
         };
         Arc::clone(plugins.entry(name.clone()).or_insert_with(new))
     }

@@ -5,9 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::capability::DeclaredMessages;
-use crate::capability::declared_messages::{
-    DeclaredJob, DeclaredSchedule, DeclaredSubscription, DeclaredTopic, MissedTimes,
-};
+use crate::capability::declared_messages::{DeclaredJob, DeclaredSchedule, DeclaredSubscription, DeclaredTopic};
 
 /// Events and jobs.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -102,10 +100,7 @@ impl MessageReport {
             name: schedule.name.clone(),
             cron: schedule.cron.clone(),
             time_zone: schedule.time_zone.clone(),
-            missed: match schedule.missed {
-                MissedTimes::Skip => "skip",
-                MissedTimes::Once => "once",
-            },
+            missed: schedule.missed.as_str(),
             job: schedule.job.clone(),
         };
         Self {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::pagination::{Order, default_limit};
+use super::pagination::{self, Order, default_limit};
 use crate::audit::{self, Checkpoint};
 use crate::clock::Timestamp;
 use crate::db::audit::chain::StrayEntry;
@@ -247,8 +247,7 @@ async fn search(host: &Host, call: &Call) -> Result<AuditPage> {
     let oldest_first = query.order == Some(Order::Oldest);
     let page = Page { after, oldest_first, limit: query.limit };
     let found = host.audit.search(&filter, page).await?;
-    let is_full = i64::try_from(found.len()).is_ok_and(|found| found >= query.limit);
-    let next = found.last().filter(|_| is_full).map(|entry| entry.cursor().to_string());
+    let next = pagination::next(&found, query.limit, |entry| entry.cursor().to_string());
     Ok(AuditPage { data: found.into_iter().map(AuditEntry::from).collect(), next })
 }
 

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pagination::{Order, default_limit};
+use super::pagination::{self, Order, default_limit};
 use crate::clock::Timestamp;
 use crate::db::email::operator::{self, Change, Page, QueuedMail, Source};
 use crate::error::{Error, FieldError, Result};
@@ -207,8 +207,7 @@ async fn read_mails(host: Arc<Host>, call: Call) -> Result<Reply> {
     let oldest_first = query.order == Some(Order::Oldest);
     let page = Page { after: query.cursor, oldest_first, limit: query.limit };
     let data = operator::list(&host.db, source.as_ref(), query.state.map(State::as_str), page).await?;
-    let is_full = i64::try_from(data.len()).is_ok_and(|found| found >= query.limit);
-    let next = data.last().filter(|_| is_full).map(|mail| mail.seq);
+    let next = pagination::next(&data, query.limit, |mail| mail.seq);
     Reply::json(&MailsPage { data, next })
 }
 

@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::capability::declared_messages::MissedTimes;
 use crate::clock::Timestamp;
 use crate::db::audit::{self, Entry};
 use crate::error::{Error, Result, code};
@@ -84,10 +83,7 @@ impl From<Schedule> for SchedulePublic {
             name: declared.name,
             cron: declared.cron,
             time_zone: declared.time_zone,
-            missed: match declared.missed {
-                MissedTimes::Skip => "skip",
-                MissedTimes::Once => "once",
-            },
+            missed: declared.missed.as_str(),
             job: declared.job,
             payload,
             paused,

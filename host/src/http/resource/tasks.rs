@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pagination::{Order, default_limit};
+use super::pagination::{self, Order, default_limit};
 use crate::db::task::operator::change::{self, Change};
 use crate::db::task::operator::{self, Filter, Page, Queue, Task};
 use crate::error::{Error, FieldError, Result};
@@ -236,8 +236,7 @@ async fn read_tasks(host: Arc<Host>, call: Call) -> Result<Reply> {
     let oldest_first = query.order == Some(Order::Oldest);
     let page = Page { after: query.cursor, oldest_first, limit: query.limit };
     let data = operator::list(&host.db, &filter, query.state.map(State::as_str), page).await?;
-    let is_full = i64::try_from(data.len()).is_ok_and(|found| found >= query.limit);
-    let next = data.last().filter(|_| is_full).map(|task| task.seq);
+    let next = pagination::next(&data, query.limit, |task| task.seq);
     Reply::json(&TasksPage { data, next })
 }
 
