@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use summary::{HtmlDigest, Kind, Summary, TextDigest};
 use wharf_sdk::email;
-use wharf_sdk::events::UserDeleted;
+use wharf_sdk::events::{UserCreated, UserDeleted};
 use wharf_sdk::prelude::*;
-use wharf_sdk::sql::{self, params};
+use wharf_sdk::sql::{self, params, statement};
 
 mod summary;
 #[cfg(test)]
@@ -23,7 +23,7 @@ plugin! {
     summary: "A daily mail about the items of each user who wants it",
     migrations: "migrations",
     routes: [read_digest, opt_in, opt_out],
-    subscriptions: [item_created, item_updated, item_deleted, user_deleted],
+    subscriptions: [item_created, item_updated, item_deleted, user_deleted, user_created],
     jobs: [enqueue_page, send_digest],
     schedules: [daily],
 }
@@ -62,30 +62,47 @@ fn opt_in(caller: Caller) -> Result<()> {
     if caller.email.is_empty() {
         return Err(Problem::forbidden("needs_account", "Only users get digests"));
     }
-    sql::execute(
-        "INSERT INTO recipient (user_id, since) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
-        params![caller.id, Timestamp::now()],
-    )?;
-    Ok(())
+    sql::transaction(|tx| {
+        let departed: i64 = tx.query_value("SELECT COUNT(*) FROM departed_user WHERE id = $1", params![caller.id])?;
+        if departed > 0 {
+            // The caller was deleted after the host admitted this request.
+            return Err(Problem::not_found("user_not_found", "User not found"));
+        }
+        tx.execute(
+            "INSERT INTO recipient (user_id, since) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
+            params![caller.id, Timestamp::now()],
+        )?;
+        Ok(())
+    })
 }
+
+/// Deletes a recipient. Their changes go with them.
+const DELETE_RECIPIENT: &str = "DELETE FROM recipient WHERE user_id = $1";
 
 /// Opt Out
 ///
 /// The caller gets no more digests, and what was stored for them is deleted.
 #[delete("/")]
 fn opt_out(caller: Caller) -> Result<()> {
-    delete_recipient(caller.id)?;
+    sql::execute(DELETE_RECIPIENT, params![caller.id])?;
     Ok(())
 }
 
+/// Deletes a recipient with their account. A request of theirs may opt in at the same time. Both are serializable
+/// transactions, and each reads what the other writes. So either the deletion sees the recipient, or the request sees that
+/// the user has departed and is refused. On SQLite, one of them waits for the other. On PostgreSQL, one that saw too little
+/// fails with a conflict: the host repeats the deletion, and the SDK the request.
 #[subscribe("user.deleted")]
 fn user_deleted(event: Event<UserDeleted>) -> Result<(), sql::Error> {
-    delete_recipient(event.payload.id)
+    const DEPART: &str = "INSERT INTO departed_user (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
+    sql::batch([DEPART, DELETE_RECIPIENT].map(|sql| statement(sql, params![event.payload.id]))).map(|_| ())
 }
 
-/// Deletes a recipient. Their changes go with them.
-fn delete_recipient(id: Uuid) -> Result<(), sql::Error> {
-    sql::execute("DELETE FROM recipient WHERE user_id = $1", params![id]).map(|_| ())
+/// Lets the user of a new account opt in. An account that `wharf user import` brings back has its earlier id. The events
+/// about an account arrive in their order, so this is never undone by an earlier deletion.
+#[subscribe("user.created")]
+fn user_created(event: Event<UserCreated>) -> Result<(), sql::Error> {
+    sql::execute("DELETE FROM departed_user WHERE id = $1", params![event.payload.id]).map(|_| ())
 }
 
 /// The payload of the events of `items`.

@@ -4,7 +4,7 @@
 
 use crate::{Digest, PLUGIN, send_digest};
 use std::time::Duration;
-use wharf_sdk::events::UserDeleted;
+use wharf_sdk::events::{UserCreated, UserDeleted};
 use wharf_sdk::serde_json::{Value, json};
 use wharf_sdk::sql::{self, params};
 use wharf_sdk::testing::{Recipient, TestMail, TestPlugin, user};
@@ -268,6 +268,31 @@ fn users_who_leave_take_their_rows_with_them() {
     item(&plugin, "deleted", &alice, Uuid::new_v4(), "");
     run_due(&plugin);
     assert_eq!((rows(&plugin), plugin.mails().len()), (0, 0));
+}
+
+/// The host admitted the request before it deleted the user.
+#[test]
+fn a_request_of_a_deleted_user_opts_nobody_in() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = recipient(&plugin, "alice@example.com");
+    // The host may deliver an event more than once.
+    for _ in 0..2 {
+        plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+        let late = plugin.put("/").by(&alice).send();
+        assert_eq!((late.status(), late.problem().code()), (404, "user_not_found"));
+    }
+    recipient(&plugin, "bob@example.com");
+    assert_eq!(rows(&plugin), 1);
+}
+
+#[test]
+fn an_account_that_an_import_brings_back_opts_in_again() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let alice = user("alice@example.com");
+    plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+    plugin.deliver("user.created", UserCreated { id: alice.id }).unwrap();
+    assert_eq!(plugin.put("/").by(&alice).send().status(), 204);
+    assert_eq!(state(&plugin, &alice)["subscribed"], true);
 }
 
 #[test]
