@@ -326,6 +326,21 @@ fn the_messages_of_an_endpoint_are_deleted_with_it_unless_another_one_got_them()
     }
 }
 
+/// The host admitted the request before it deleted the account.
+#[test]
+fn an_endpoint_that_is_created_during_the_deletion_of_its_account_does_not_stay() {
+    let stage = Stage::new();
+    let alice = stage.user("alice@example.com");
+    stage.plugin.remove_user(alice.id);
+    stage.plugin.deliver("user.deleted", UserDeleted { id: alice.id }).unwrap();
+    let late = stage.register(&alice, &["items.created"]);
+    stage.publish("items.created", Some(alice.id));
+    stage.plugin.run_due();
+    assert_eq!((stage.sent(), stage.log(&alice, &late).len()), (0, 0));
+    assert!(stage.plugin.run_schedule("prune").result.is_ok());
+    assert_problem(&stage.plugin.get(&late.path).by(&alice).send(), 404, "endpoint_not_found");
+}
+
 #[test]
 fn the_endpoints_of_an_account_whose_deletion_was_missed_are_deleted_too() {
     let stage = Stage::new();
