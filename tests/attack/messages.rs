@@ -1,5 +1,5 @@
-//! Events and jobs: floods, chains without an end, work that never ends or fills memory, messages beyond each bound, and
-//! forged messages in the outbox.
+//! Events and jobs: floods, more jobs than are worked off, chains without an end, work that never ends or fills memory,
+//! messages beyond each bound, and forged messages in the outbox.
 
 use std::time::Duration;
 
@@ -75,6 +75,32 @@ async fn floods_of_messages_are_refused() {
             })
             .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_enqueues_without_end_has_a_bounded_number_of_jobs() {
+    const WAITING: u64 = 50;
+    let settings = [("WHARF_PLUGIN_JOBS_RATE", "100000"), ("WHARF_PLUGIN_JOBS_WAITING", "50")];
+    let (mut arena, attacker, bystander) = open(&settings, "").await;
+    let later = json!(["enqueue", "work", { "steps": [] }, { "delay_ms": 3_600_000 }]);
+    arena
+        .attack("jobs without end", CountedBy::Limit("jobs.waiting"), async |arena| {
+            let counts = &attacker.act(json!([["times", 500, later]])).await[0];
+            let counts = counts.as_object().unwrap();
+            assert!(counts.keys().all(|kind| kind == "ok" || kind == "Error::Limit(\"waiting: 50\")"), "{counts:?}");
+            // Jobs on their way from the outbox are not counted, so some more get in.
+            let enqueued = counts.get("ok").and_then(Value::as_u64).unwrap_or_default();
+            assert!(enqueued <= 4 * WAITING, "{counts:?}");
+            work(&bystander).await;
+            // As an operator gets rid of them. Then there is room again.
+            until("room for a job", async || {
+                let ready = json!({ "plugin": "attacker", "state": "ready" });
+                arena.superuser.post("/tasks/bulk/drop", &ready).await.ok();
+                attacker.act(json!([["enqueue", "work", { "steps": [] }]])).await[0].get("ok").map(|_| ())
+            })
+            .await;
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
