@@ -91,7 +91,9 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
     host::cancel(&id.to_string()).inspect_err(note_conflict)
 }
 
-/// Returns the status of a job of this plugin; `None` if it is unknown, or ended longer ago than its `keep`.
+/// Returns the status of a job of this plugin. `None` means that it is unknown: its transaction was not committed, its
+/// [`dedup`](NewJob::dedup) key dropped it, it succeeded longer ago than its `keep`, it was cancelled more than a day ago, or
+/// an operator dropped it as a dead letter.
 ///
 /// # Errors
 /// As [`cancel`].
@@ -193,7 +195,8 @@ pub struct Job<P> {
 }
 
 impl<P> Job<P> {
-    /// Reports how much of this job is done, for [`Status::progress`].
+    /// Reports how much of this job is done, for [`Status::progress`]. Within a second after a report, the host ignores
+    /// further ones, also the last of the job. In a test, only the first report of an attempt counts.
     ///
     /// # Errors
     /// As [`cancel`].

@@ -147,6 +147,9 @@ fn an_event_must_fit_the_declared_topic() {
     assert_eq!(plugin.post("/long-key").by(&alice).send().status(), 500);
     let refused = plugin.run(|| events::event(&Counted(1)).key("a\0").publish());
     assert!(matches!(refused, Err(events::Error::Invalid(reason)) if reason.contains("U+0000")));
+    let large = Ordered { title: "x".repeat(256 * 1024), comment: None };
+    let refused = plugin.run(|| events::publish(&large));
+    assert_eq!(refused, Err(events::Error::Limit("payload: 262144".to_owned())));
     assert!(plugin.events().is_empty());
 }
 

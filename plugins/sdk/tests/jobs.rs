@@ -13,7 +13,7 @@ plugin! {
     name: "press",
     summary: "Prints",
     routes: [],
-    jobs: [print, jam, chain],
+    jobs: [print, jam, chain, echo],
     schedules: [nightly, weekly],
 }
 
@@ -26,6 +26,8 @@ struct Paper {
 #[job]
 fn print(job: Job<Paper>) -> Result<u32, TaskError> {
     job.progress(u64::from(job.payload.pages), 10)?;
+    // Within a second.
+    job.progress(10, 10)?;
     match job.payload.pages {
         13 => Err(TaskError::reject("nobody reads page 13")),
         pages => Ok(pages),
@@ -40,6 +42,12 @@ fn jam() -> Result<()> {
 #[job]
 fn chain() -> Result<(), jobs::Error> {
     chain::enqueue().map(|_| ())
+}
+
+/// Returns a text, or fails with it.
+#[job]
+fn echo(job: Job<String>) -> Result<String, TaskError> {
+    if job.payload.starts_with('!') { Err(TaskError::reject(job.payload)) } else { Ok(job.payload) }
 }
 
 #[schedule("0 6 * * *", tz = "Europe/Berlin", missed = once, retries = 1)]
@@ -168,6 +176,47 @@ fn a_cancelled_job_does_not_run() {
 }
 
 #[test]
+fn an_ended_job_is_known_for_a_while() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let [succeeded, cancelled, failed] = [1, 2, 13].map(|pages| printed(&plugin, pages).unwrap());
+    plugin.run(|| jobs::cancel(cancelled)).unwrap();
+    plugin.run_due();
+    let known = || [succeeded, cancelled, failed].map(|id| plugin.run(|| jobs::status(id)).unwrap().is_some());
+    let moment = Duration::from_millis(1);
+    plugin.advance(Duration::from_secs(3_600) - moment);
+    assert_eq!(known(), [true, true, true]);
+    plugin.advance(moment);
+    assert_eq!(known(), [false, true, true]);
+    plugin.advance(Duration::from_secs(23 * 3_600) - moment);
+    assert_eq!(known(), [false, true, true]);
+    plugin.advance(moment);
+    assert_eq!(known(), [false, false, true], "a dead letter stays");
+}
+
+#[test]
+fn a_job_has_the_bounds_of_the_host() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let enqueue = |text: String| plugin.run(|| echo::enqueue(&text));
+    // With the quotes.
+    enqueue("x".repeat(256 * 1024 - 2)).unwrap();
+    let refused = enqueue("x".repeat(256 * 1024 - 1));
+    assert_eq!(refused, Err(jobs::Error::Limit("payload: 262144".to_owned())));
+    plugin.run_due();
+    assert_eq!(plugin.dead_letters()[0].reason, "its output is longer than 65536 bytes");
+
+    enqueue("x".repeat(64 * 1024 - 2)).unwrap();
+    assert!(plugin.run_due()[0].result.is_ok());
+    enqueue("x".repeat(64 * 1024 - 1)).unwrap();
+    assert!(matches!(&plugin.run_due()[0].result, Err(TaskError::Reject(_))));
+
+    let id = enqueue(format!("!\n{}", "x".repeat(400))).unwrap();
+    plugin.run_due();
+    let reason = format!("! {}…", "x".repeat(298));
+    assert_eq!(plugin.run(|| jobs::status(id)).unwrap().unwrap().reason.as_ref(), Some(&reason));
+    assert_eq!(plugin.dead_letters()[2].reason, reason);
+}
+
+#[test]
 fn a_failed_job_is_repeated_as_declared_and_then_becomes_a_dead_letter() {
     let plugin = TestPlugin::new(&PLUGIN);
     let id = plugin.run(jam::enqueue).unwrap();
@@ -228,7 +277,7 @@ fn a_schedule_runs_when_the_test_says_so() {
 fn jobs_and_schedules_are_declared_with_their_options() {
     let described = describe(&PLUGIN);
     let names: Vec<_> = described["jobs"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["print", "paper-jam", "chain", "nightly", "weekly"]);
+    assert_eq!(names, ["print", "paper-jam", "chain", "echo", "nightly", "weekly"]);
     assert_eq!(described["jobs"][0]["schema"]["properties"]["pages"]["minimum"], 1);
     assert_eq!(
         described["schedules"][0],
@@ -236,7 +285,7 @@ fn jobs_and_schedules_are_declared_with_their_options() {
     );
     assert_eq!(described["schedules"][1]["time_zone"], "UTC");
 
-    let [first, second, _] = PLUGIN.jobs else { panic!("{:?}", PLUGIN.jobs) };
+    let [first, second, ..] = PLUGIN.jobs else { panic!("{:?}", PLUGIN.jobs) };
     assert_eq!((first.retries, first.backoff_ms, first.deadline_ms), (5, 10_000, 60_000));
     assert_eq!((first.concurrency, first.keep_ms), (1, 3_600_000));
     assert_eq!((second.retries, second.backoff_ms, second.deadline_ms), (2, 60_000, 500));

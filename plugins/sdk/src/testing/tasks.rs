@@ -6,13 +6,16 @@ use super::TestPlugin;
 use crate::bindings::subscriber_role::exports::wharf::events::subscriber;
 use crate::bindings::worker_role::exports::wharf::jobs::worker;
 use crate::events::Event;
-use crate::host::stand_in::messages::{Kind, Outcome, Task};
+use crate::host::stand_in::messages::{Kind, Outcome, Rules, Running, Task};
 use crate::host::stand_in::{now_micros, state};
 use crate::jobs::{Priority, State};
 use crate::{TaskError, Timestamp, Uuid};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
+
+/// The longest output of a job in bytes, as in the host.
+const MAX_OUTPUT: usize = 64 * 1024;
 
 /// An event that the plugin published.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +69,7 @@ pub struct DeadLetter {
     pub name: String,
     /// The payload.
     pub payload: Value,
-    /// The reason of the latest failure.
+    /// The reason of the latest failure, as far as the host keeps it: the first 300 characters.
     pub reason: String,
 }
 
@@ -196,7 +199,7 @@ impl TestPlugin {
             attempt,
             request_id: request_id.clone(),
         };
-        self.host.borrow_mut().messages.running = Some((None, 0));
+        self.host.borrow_mut().messages.running = Some(Running { task: None, depth: 0, has_reported: false });
         let result = self.call(Call::Delivery(index, event), request_id);
         self.host.borrow_mut().messages.running = None;
         result.map(|_| ())
@@ -245,7 +248,8 @@ impl TestPlugin {
         }
     }
 
-    /// Enqueues the job of a schedule, as the host does when its time has come, and runs it once.
+    /// Enqueues the job of a schedule and runs it once, as `wharf schedules run` does: also while an earlier one waits for a
+    /// repetition. When its time has come, the host leaves out the job in that case.
     ///
     /// # Panics
     /// If the plugin does not declare the schedule.
@@ -270,6 +274,7 @@ impl TestPlugin {
             reason: None,
             output: None,
             progress: None,
+            keep_until: None,
             depth: 0,
             request_id: None,
         });
@@ -306,8 +311,8 @@ impl TestPlugin {
         let name = self.name_of(&task);
         let number = task.attempts;
         let request_id = task.request_id.clone();
-        let (call, retries, backoff_ms) = self.call_of(task, &name);
-        let result = self.call(call, request_id);
+        let (call, rules) = self.call_of(task, &name);
+        let result = self.call(call, request_id).and_then(checked_output);
         let outcome = match &result {
             Ok(output) => Outcome::Done(output.clone()),
             Err(TaskError::Retry(reason)) => Outcome::Retry(reason.clone()),
@@ -315,12 +320,12 @@ impl TestPlugin {
         };
         let mut host = self.host.borrow_mut();
         let now = host.clock;
-        host.messages.end(index, outcome, (retries, Duration::from_millis(u64::from(backoff_ms))), now);
+        host.messages.end(index, outcome, rules, now);
         Attempt { name, number, result: result.map(|output| output.as_deref().map(parsed)) }
     }
 
-    /// Returns the call of a task, and how it is repeated.
-    fn call_of(&self, task: Task, name: &str) -> (Call, u32, u32) {
+    /// Returns the call of a task, and the rules for its end.
+    fn call_of(&self, task: Task, name: &str) -> (Call, Rules) {
         let Task { id, kind, payload, attempts, request_id, .. } = task;
         let id = id.to_string();
         match kind {
@@ -328,7 +333,8 @@ impl TestPlugin {
                 let declared = (0..).zip(self.plugin.all_jobs()).find(|(_, job)| job.name == name);
                 let (job, declared) = declared.expect("the job is declared");
                 let task = worker::Task { id, job, payload, attempt: attempts, scheduled_at, request_id };
-                (Call::Job(task), declared.retries, declared.backoff_ms)
+                let (backoff, keep) = (milliseconds(declared.backoff_ms), Duration::from_millis(declared.keep_ms));
+                (Call::Job(task), Rules { retries: declared.retries, backoff, keep })
             }
             Kind::Delivery { subscription, key, audience, published_at } => {
                 let mut declared = (0..).zip(self.plugin.subscriptions);
@@ -345,7 +351,8 @@ impl TestPlugin {
                     attempt: attempts,
                     request_id,
                 };
-                (Call::Delivery(subscription, event), declared.retries, declared.backoff_ms)
+                let (backoff, keep) = (milliseconds(declared.backoff_ms), Duration::ZERO);
+                (Call::Delivery(subscription, event), Rules { retries: declared.retries, backoff, keep })
             }
         }
     }
@@ -361,6 +368,20 @@ impl TestPlugin {
             Call::Delivery(subscription, event) => self.plugin.receive(subscription, event).map(|()| None),
         })
     }
+}
+
+/// Refuses an output that the host refuses.
+fn checked_output(output: Option<String>) -> Result<Option<String>, TaskError> {
+    match output {
+        Some(output) if output.len() > MAX_OUTPUT => {
+            Err(TaskError::Reject(format!("its output is longer than {MAX_OUTPUT} bytes")))
+        }
+        output => Ok(output),
+    }
+}
+
+fn milliseconds(number: u32) -> Duration {
+    Duration::from_millis(u64::from(number))
 }
 
 fn parsed(text: &str) -> Value {

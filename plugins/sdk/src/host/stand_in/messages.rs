@@ -16,8 +16,17 @@ pub(crate) const MAX_DEPTH: u32 = 16;
 /// The longest key in bytes, as in the host.
 pub(crate) const MAX_KEY: usize = 200;
 
+/// The longest payload of a grant that says nothing else, in bytes.
+const MAX_PAYLOAD: usize = 256 * 1024;
+
+/// The part of a reason that the host keeps, in characters.
+const MAX_REASON: usize = 300;
+
 /// The longest wait between two attempts, as in the host.
 const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// How long a cancelled job is known, as in the host.
+const KEEP_CANCELLED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A mail with a deduplication key keeps others with it out for this time, as in the host.
 const MAIL_DEDUPLICATION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -54,7 +63,11 @@ pub(crate) struct StoredEvent {
 pub(crate) enum Message {
     Event(StoredEvent),
     Job(Task),
-    Cancel(Uuid),
+    Cancel {
+        job: Uuid,
+        /// By the test's clock.
+        at: Duration,
+    },
     Mail(StoredMail),
 }
 
@@ -81,6 +94,8 @@ pub(crate) struct Task {
     pub(crate) reason: Option<String>,
     pub(crate) output: Option<String>,
     pub(crate) progress: Option<(u64, u64)>,
+    /// The time of the test's clock from which the plugin does not know it any more. A dead letter stays.
+    pub(crate) keep_until: Option<Duration>,
     pub(crate) depth: u32,
     pub(crate) request_id: Option<String>,
 }
@@ -111,6 +126,26 @@ pub(crate) enum Outcome {
     Reject(String),
 }
 
+/// The declaration of a task, as far as its end depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) retries: u32,
+    pub(crate) backoff: Duration,
+    /// How long the plugin knows a job that succeeded.
+    pub(crate) keep: Duration,
+}
+
+/// The attempt that runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    /// The position of its task, if it is one of [`Messages::tasks`].
+    pub(crate) task: Option<usize>,
+    pub(crate) depth: u32,
+    /// Whether it has reported its progress. The clock of the test stands still during an attempt, and the host ignores
+    /// reports within a second after another one.
+    pub(crate) has_reported: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     pub(crate) declared: Declared,
@@ -122,8 +157,7 @@ pub(crate) struct Messages {
     pub(crate) mails: Vec<StoredMail>,
     /// The messages of the open transaction.
     pub(crate) uncommitted: Vec<Message>,
-    /// The task that runs: its position, if it is one of `tasks`, and its depth.
-    pub(crate) running: Option<(Option<usize>, u32)>,
+    pub(crate) running: Option<Running>,
 }
 
 impl Task {
@@ -171,7 +205,7 @@ impl StoredMail {
 impl Messages {
     /// Returns the depth of a message that is handed over now; `None` if the chain is too long.
     pub(crate) fn next_depth(&self) -> Option<u32> {
-        let depth = self.running.map_or(0, |(_, depth)| depth + 1);
+        let depth = self.running.map_or(0, |running| running.depth + 1);
         (depth <= MAX_DEPTH).then_some(depth)
     }
 
@@ -193,10 +227,11 @@ impl Messages {
                     self.tasks.push(job);
                 }
             }
-            Message::Cancel(id) => {
+            Message::Cancel { job: id, at } => {
                 let is_meant = |task: &&mut Task| task.id == id && !task.is_delivery() && !task.has_ended();
                 if let Some(job) = self.tasks.iter_mut().find(is_meant) {
                     job.state = State::Cancelled;
+                    job.keep_until = Some(at + KEEP_CANCELLED);
                 }
             }
             Message::Mail(mail) => {
@@ -227,6 +262,7 @@ impl Messages {
                     reason: None,
                     output: None,
                     progress: None,
+                    keep_until: None,
                     depth: event.depth,
                     request_id: event.request_id.clone(),
                 });
@@ -254,30 +290,61 @@ impl Messages {
         let task = self.tasks.get_mut(index)?;
         task.state = State::Running;
         task.attempts += 1;
-        self.running = Some((Some(index), task.depth));
+        self.running = Some(Running { task: Some(index), depth: task.depth, has_reported: false });
         Some(task.clone())
     }
 
+    /// Stores the progress of the job that runs, if this is the first report of its attempt.
+    pub(crate) fn report(&mut self, done: u64, total: u64) {
+        let Some(running) = self.running.as_mut().filter(|running| !running.has_reported) else { return };
+        let task = running.task.and_then(|index| self.tasks.get_mut(index));
+        if let Some(job) = task.filter(|task| !task.is_delivery()) {
+            job.progress = Some((done, total));
+            running.has_reported = true;
+        }
+    }
+
     /// Ends the attempt of a task. The wait before another attempt is the longest that the host would choose.
-    pub(crate) fn end(&mut self, index: usize, outcome: Outcome, (retries, backoff): (u32, Duration), now: Duration) {
+    pub(crate) fn end(&mut self, index: usize, outcome: Outcome, rules: Rules, now: Duration) {
         self.running = None;
         let Some(task) = self.tasks.get_mut(index).filter(|task| task.state == State::Running) else { return };
         match outcome {
             Outcome::Done(output) => {
                 task.state = State::Succeeded;
                 task.output = output;
+                task.keep_until = Some(now + rules.keep);
             }
-            Outcome::Retry(reason) if task.attempts <= retries => {
+            Outcome::Retry(reason) if task.attempts <= rules.retries => {
                 let doublings = 2_u32.saturating_pow(task.attempts.saturating_sub(1));
                 task.state = State::Waiting;
-                task.due_at = now + backoff.saturating_mul(doublings).min(MAX_BACKOFF);
-                task.reason = Some(reason);
+                task.due_at = now + rules.backoff.saturating_mul(doublings).min(MAX_BACKOFF);
+                task.reason = Some(kept(&reason));
             }
             Outcome::Retry(reason) | Outcome::Reject(reason) => {
                 task.state = State::Failed;
-                task.reason = Some(reason);
+                task.reason = Some(kept(&reason));
             }
         }
+    }
+}
+
+/// Returns the part of a reason that the host keeps: its beginning, on one line.
+fn kept(reason: &str) -> String {
+    let mut kept: String = reason.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if reason.chars().nth(MAX_REASON).is_some() {
+        kept.push('…');
+    }
+    kept
+}
+
+/// Checks the length of a payload.
+///
+/// # Errors
+/// The limit, as the host names it.
+pub(crate) fn check_length(payload: &str) -> Result<(), String> {
+    match payload.len() > MAX_PAYLOAD {
+        true => Err(format!("payload: {MAX_PAYLOAD}")),
+        false => Ok(()),
     }
 }
 
