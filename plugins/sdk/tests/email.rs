@@ -85,13 +85,32 @@ fn a_mail_to_an_address_needs_a_domain_that_is_allowed() {
     let plugin = office();
     let send = |address: &str| plugin.run(|| Message::to_address(address).subject("Hello").text("Hello").send());
     send("alice@EXAMPLE.com").unwrap();
-    for denied in ["alice@example.org", "alice@mail.example.com", "alice@notexample.com"] {
+    for denied in [
+        "alice@example.org",
+        "alice@mail.example.com",
+        "alice@notexample.com",
+        "alice%example.org@example.com",
+        "example.org!alice@example.com",
+    ] {
         assert!(matches!(send(denied), Err(email::Error::Denied(_))), "{denied}");
     }
     for invalid in ["", "alice", "@example.com", "alice@", "alice@example.com\r\nbcc: eve@example.com"] {
         assert!(matches!(send(invalid), Err(email::Error::Invalid(reason)) if reason.starts_with("to: ")), "{invalid}");
     }
     assert_eq!(plugin.mails().len(), 1);
+}
+
+#[test]
+fn an_address_is_one_that_the_host_takes() {
+    // Also if an operator allowed these domains.
+    let plugin = office().mail_domain("localhost").mail_domain("example.test").mail_domain("a..com");
+    let send = |address: &str| plugin.run(|| Message::to_address(address).subject("Hello").text("Hello").send());
+    for invalid in ["al@localhost", "al@example.test", "al@a..com", ".al@example.com", "a..l@example.com"] {
+        assert!(matches!(send(invalid), Err(email::Error::Invalid(_))), "{invalid}");
+    }
+    assert!(matches!(send(&format!("{}@example.com", "x".repeat(65))), Err(email::Error::Invalid(_))));
+    assert!(plugin.mails().is_empty());
+    send("o'neil+1@example.com").unwrap();
 }
 
 #[test]
@@ -132,6 +151,10 @@ fn a_mail_that_the_host_refuses_is_refused_in_a_test() {
         (attached("invoice\u{202e}fdp.exe", "text/plain"), &format!("{name}contains a character that changes")),
         (attached("a", "text"), &format!("{content_type}not a media type")),
         (attached("a", "text/csv; name=\"a\""), &format!("{content_type}not a media type")),
+        (attached("a", " text/csv"), &format!("{content_type}not a media type")),
+        (attached("a", "text/csv ; a=b"), &format!("{content_type}not a media type")),
+        (attached("a", "text/csv; a=b "), &format!("{content_type}not a media type")),
+        (attached("a", "text/csv;"), &format!("{content_type}not a media type")),
         (attached("a", "Message/rfc822"), &format!("{content_type}Message/rfc822 is for mails")),
         ((0..17).fold(letter(), |message, _| message.attach("a", "text/csv", "")), "attachments: more than 16"),
         (Message::to_address("Jane <jane@example.com>").subject("Hello"), "to: "),

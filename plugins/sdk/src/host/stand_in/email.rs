@@ -21,6 +21,15 @@ const MAX_NAME: usize = 150;
 /// The longest media type of an attachment, in bytes.
 const MAX_CONTENT_TYPE: usize = 120;
 
+/// The longest address, in characters.
+const MAX_ADDRESS: usize = 254;
+
+/// The longest local part of an address, in bytes.
+const MAX_LOCAL: usize = 64;
+
+/// Top-level names that cannot receive mail.
+const RESERVED: [&str; 6] = ["arpa", "invalid", "local", "localhost", "onion", "test"];
+
 pub(crate) fn send(message: &outbox::Message) -> Result<String, Error> {
     with(|host| {
         if size(message) > MAX_BYTES {
@@ -47,11 +56,11 @@ fn check_recipient(host: &HostState, recipient: &Recipient) -> Result<(), Error>
         Recipient::Account(_) => Ok(()),
         Recipient::Address(address) => {
             check_line("to", address).map_err(Error::Invalid)?;
-            let is_special = |c: char| c.is_whitespace() || "<>()[]\\,;:\"@".contains(c);
-            let parts = address.rsplit_once('@').filter(|(local, domain)| {
-                [local, domain].iter().all(|part| !part.is_empty() && !part.contains(is_special))
-            });
-            let (_, domain) = parts.ok_or_else(|| Error::Invalid(format!("to: `{address}` is no address")))?;
+            let parts = parts_of(address.trim());
+            let (local, domain) = parts.ok_or_else(|| Error::Invalid(format!("to: `{address}` is no address")))?;
+            if local.contains(['%', '!']) {
+                return Err(Error::Denied("to: the local part names another address".to_owned()));
+            }
             match host.mail_domains.iter().any(|allowed| allowed.eq_ignore_ascii_case(domain)) {
                 true => Ok(()),
                 false => {
@@ -60,6 +69,23 @@ fn check_recipient(host: &HostState, recipient: &Recipient) -> Result<(), Error>
             }
         }
     }
+}
+
+/// Returns the local part and the domain of an address; `None` if the text is none. Compares domains as they are written,
+/// while the host knows that Punycode and Unicode are the same.
+fn parts_of(address: &str) -> Option<(&str, &str)> {
+    let (local, domain) = address.rsplit_once('@')?;
+    let is_combining = |c: char| matches!(c, '\u{300}'..='\u{36f}');
+    let in_atom = |c: char| c.is_alphanumeric() || is_combining(c) || "!#$%&'*+-/=?^_`{|}~".contains(c);
+    let is_atom = |atom: &str| !atom.is_empty() && !atom.starts_with(is_combining) && atom.chars().all(in_atom);
+    let in_label = |c: char| c.is_alphanumeric() || is_combining(c) || c == '-';
+    let is_label = |label: &str| !label.is_empty() && label.chars().all(in_label);
+    let (_, top) = domain.rsplit_once('.')?;
+    let can_receive = !RESERVED.iter().any(|name| name.eq_ignore_ascii_case(top));
+    let is_named = !top.ends_with(|last: char| last.is_ascii_digit());
+    let is_short = address.chars().count() <= MAX_ADDRESS && local.len() <= MAX_LOCAL;
+    let is_valid = local.split('.').all(is_atom) && domain.split('.').all(is_label);
+    (is_valid && can_receive && is_named && is_short).then_some((local, domain))
 }
 
 fn check_content(message: &outbox::Message) -> Result<(), String> {
@@ -109,22 +135,24 @@ fn check_name(member: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks a media type: `TYPE/SUBTYPE`, perhaps with parameters without quotes.
+/// Checks a media type: `TYPE/SUBTYPE`, perhaps with parameters without quotes. The only blanks are those behind a
+/// semicolon.
 fn check_content_type(member: &str, text: &str) -> Result<(), String> {
     let is_token = |text: &str| {
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
     };
     let is_pair = |text: &str, separator: char| {
-        text.trim_matches(' ').split_once(separator).is_some_and(|(one, other)| is_token(one) && is_token(other))
+        text.split_once(separator).is_some_and(|(one, other)| is_token(one) && is_token(other))
     };
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or_default();
-    if text.len() > MAX_CONTENT_TYPE || !is_pair(essence, '/') || !parts.all(|part| is_pair(part, '=')) {
+    let is_parameter = |part: &str| is_pair(part.trim_start_matches(' '), '=');
+    if text.len() > MAX_CONTENT_TYPE || !is_pair(essence, '/') || !parts.all(is_parameter) {
         return Err(format!("{member}: not a media type such as text/csv"));
     }
-    let kind = essence.split('/').next().unwrap_or_default().trim_matches(' ').to_ascii_lowercase();
+    let kind = essence.split('/').next().unwrap_or_default().to_ascii_lowercase();
     match ["multipart", "message"].contains(&kind.as_str()) {
-        true => Err(format!("{member}: {} is for mails, not for files", essence.trim_matches(' '))),
+        true => Err(format!("{member}: {essence} is for mails, not for files")),
         false => Ok(()),
     }
 }
