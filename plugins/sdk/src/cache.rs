@@ -45,10 +45,11 @@ pub fn delete(key: &str) -> Result<(), Error> {
     host::delete(key)
 }
 
-/// Adds to a number atomically and returns the sum. A missing key counts as 0.
+/// Adds to a number atomically and returns the sum. A missing key counts as 0. `ttl` is the time of a new key; one that
+/// exists keeps its time and its tags. So a counter with a time counts the events since its first one.
 ///
 /// # Errors
-/// As [`set`].
+/// As [`set`], and [`Error::Limit`] if the value is no number or the sum is out of range.
 pub fn increment(key: &str, delta: i64, ttl: Option<Duration>) -> Result<i64, Error> {
     host::increment(key, delta, ttl.map(milliseconds))
 }

@@ -144,6 +144,28 @@ fn the_clock_of_a_test_ends_cached_values_too() {
 }
 
 #[test]
+fn a_counter_keeps_the_time_of_its_first_increment() {
+    let plugin = TestPlugin::new(&PLUGIN);
+    let minute = Duration::from_secs(60);
+    let count = || plugin.run(|| cache::increment("attempts", 1, Some(minute)));
+    assert_eq!(count(), Ok(1));
+    plugin.advance(minute / 2);
+    assert_eq!(count(), Ok(2));
+    plugin.advance(minute / 2);
+    assert_eq!(count(), Ok(1));
+
+    plugin.run(|| cache::set("word", b"one", None, &["words"])).unwrap();
+    let refused = plugin.run(|| cache::increment("word", 1, None));
+    assert!(matches!(refused, Err(cache::Error::Limit(limit)) if limit.starts_with("counter: ")));
+    assert_eq!(plugin.run(|| cache::get("word")), Ok(Some(b"one".to_vec())));
+    plugin.run(|| cache::set("number", b"1", None, &["numbers"])).unwrap();
+    assert_eq!(plugin.run(|| cache::increment("number", 1, None)), Ok(2));
+    assert!(plugin.run(|| cache::increment("number", i64::MAX, None)).is_err());
+    plugin.run(|| cache::invalidate("numbers")).unwrap();
+    assert_eq!(plugin.run(|| cache::get("number")), Ok(None), "it kept its tags");
+}
+
+#[test]
 fn a_job_with_a_higher_priority_starts_first() {
     let plugin = TestPlugin::new(&PLUGIN);
     for (pages, priority) in [(1, Priority::Low), (2, Priority::Normal), (3, Priority::High), (4, Priority::High)] {

@@ -259,6 +259,9 @@ fn a_write_outside_the_open_transaction_is_refused_as_by_the_host() {
             tx.execute("INSERT INTO n VALUES (1)", params![])?;
             let outside = sql::execute("INSERT INTO n VALUES (2)", params![]);
             assert!(matches!(outside, Err(sql::Error::Invalid(text)) if text.contains("open transaction")));
+            let outside = sql::batch([sql::statement("INSERT INTO n VALUES (2)", params![])]);
+            assert!(matches!(outside, Err(sql::Error::Invalid(text)) if text.contains("open transaction")));
+            sql::batch([sql::statement("SELECT id FROM n", params![])])?;
             Ok::<_, Problem>(())
         })
         .unwrap();

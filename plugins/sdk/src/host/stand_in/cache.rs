@@ -28,9 +28,24 @@ pub(crate) fn delete(key: &str) -> Result<(), Error> {
 }
 
 pub(crate) fn increment(key: &str, delta: i64, ttl_ms: Option<u64>) -> Result<i64, Error> {
-    let stored = get(key)?.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| text.parse::<i64>().ok());
-    let sum = stored.unwrap_or_default().saturating_add(delta);
-    set(key, sum.to_string().as_bytes(), ttl_ms, &[])?;
+    let no_counter = || Error::Limit("counter: the value is not a 64-bit integer, or would overflow".to_owned());
+    let stored = get(key)?;
+    let count = match &stored {
+        Some(bytes) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<i64>().ok()),
+        None => Some(0),
+    };
+    let sum = count.and_then(|count| count.checked_add(delta)).ok_or_else(no_counter)?;
+    let value = sum.to_string().into_bytes();
+    if stored.is_none() {
+        set(key, &value, ttl_ms, &[])?;
+    } else {
+        // It keeps its time and its tags.
+        with(|host| {
+            if let Some(entry) = host.cache.get_mut(key) {
+                entry.value = value;
+            }
+        });
+    }
     Ok(sum)
 }
 

@@ -39,6 +39,10 @@ fn count_changes(statement: &Statement, place: Place) -> Result<u64, Error> {
 }
 
 pub(crate) fn batch(statements: &[Statement]) -> Result<Vec<Rows>, Error> {
+    if with(|host| host.has_transaction()) {
+        // As in the host, statements that only read can run beside the open transaction.
+        return statements.iter().map(query).collect();
+    }
     let transaction = Transaction::begin()?;
     let rows = statements.iter().map(|statement| transaction.query(statement)).collect::<Result<_, _>>()?;
     Transaction::commit(transaction)?;

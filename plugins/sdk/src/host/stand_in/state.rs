@@ -86,9 +86,14 @@ pub(crate) struct HostState {
 }
 
 impl HostState {
+    /// Returns whether the plugin has a transaction open.
+    pub(crate) fn has_transaction(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.is_autocommit())
+    }
+
     /// Takes a message. While a transaction is open, the message belongs to it.
     pub(crate) fn hand_over(&mut self, message: Message) {
-        match self.connection.as_ref().is_some_and(|connection| !connection.is_autocommit()) {
+        match self.has_transaction() {
             true => self.messages.uncommitted.push(message),
             false => self.messages.store(message),
         }
