@@ -7,6 +7,7 @@
 mod access;
 mod documentation;
 mod duration;
+mod handler;
 mod name;
 mod plugin;
 mod route;

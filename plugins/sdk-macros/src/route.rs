@@ -6,6 +6,7 @@
 mod attribute;
 mod path;
 
+use crate::handler::check_is_one;
 use attribute::{Attribute, Cache};
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -16,6 +17,7 @@ pub(crate) fn expand(method: &'static str, attribute: TokenStream, item: TokenSt
     let attribute: Attribute = parse2(attribute)?;
     let function: ItemFn = parse2(item)
         .map_err(|error| Error::new(error.span(), format!("`#[{}]` goes on a function", method.to_lowercase())))?;
+    check_is_one(&function)?;
     let arguments = arguments(&function)?;
     if attribute.smoke && method != "GET" {
         return Err(Error::new(

@@ -5,6 +5,7 @@
 
 mod options;
 
+use crate::handler::check_is_one;
 use crate::name::{is_name, name_of};
 use options::Options;
 use proc_macro2::TokenStream;
@@ -13,16 +14,15 @@ use syn::parse::{Parse, ParseStream, Parser as _};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, ItemFn, LitStr, Result, ReturnType, Token, Type, parse2};
 
+/// The topics of the host. No plugin has the name of one of their sources.
+const HOST_TOPICS: [&str; 5] = ["user.created", "user.updated", "user.deleted", "session.revoked", "release.activated"];
+
 /// Expands `#[subscribe("user.deleted", …)]`.
 pub(crate) fn expand_subscription(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let Leading { text: topic, options } = Leading::parse_from(attribute, options::SUBSCRIPTION)?;
-    if !topic.value().split_once('.').is_some_and(|(source, name)| is_name(source) && is_name(name)) {
-        return Err(Error::new(
-            topic.span(),
-            "a topic is written with its source: `user.deleted` of the host, `items.created` of the plugin `items`",
-        ));
-    }
+    check_topic(&topic)?;
     let function = function("subscribe", item)?;
+    check_is_one(&function)?;
     let ident = &function.sig.ident;
     let Some(argument) = argument(&function)? else {
         return Err(Error::new(ident.span(), "a subscription takes the event: `event: Event<UserDeleted>`"));
@@ -49,6 +49,22 @@ pub(crate) fn expand_subscription(attribute: TokenStream, item: TokenStream) -> 
     };
     let holder = holder(&function, "SUBSCRIPTION", "SubscriptionDeclaration", &declaration);
     Ok(quote!(#function #holder))
+}
+
+/// Checks the whole name of a topic. One of another plugin may be declared later; those of the host are known.
+fn check_topic(topic: &LitStr) -> Result<()> {
+    let text = topic.value();
+    let Some((source, _)) = text.split_once('.').filter(|(source, name)| is_name(source) && is_name(name)) else {
+        return Err(Error::new(
+            topic.span(),
+            "a topic is written with its source: `user.deleted` of the host, `items.created` of the plugin `items`",
+        ));
+    };
+    let is_of_host = HOST_TOPICS.iter().any(|own| own.split_once('.').is_some_and(|(own, _)| own == source));
+    if is_of_host && !HOST_TOPICS.contains(&text.as_str()) {
+        return Err(Error::new(topic.span(), format!("the topics of the host are `{}`", HOST_TOPICS.join("`, `"))));
+    }
+    Ok(())
 }
 
 /// Expands `#[job]` and `#[job(retries = 5, …)]`.
@@ -145,6 +161,7 @@ impl<'a> Job<'a> {
                 ));
             }
         }
+        check_is_one(function)?;
         let name = match options.name.take() {
             Some(name) => name,
             None => name_of(&function.sig.ident)?,

@@ -97,6 +97,68 @@ inconsistent!(a_query_that_is_not_a_struct_is_reported, "`Query<string>` is not 
     plugin! { name: "shop", summary: "Sells", routes: [list] }
 });
 
+inconsistent!(a_duplicate_topic_is_reported, "the topic `sold` is declared twice", {
+    #[topic("sold")]
+    #[derive(serde::Serialize, JsonSchema)]
+    struct Sold;
+
+    #[topic("sold")]
+    #[derive(serde::Serialize, JsonSchema)]
+    struct SoldAgain;
+
+    plugin! { name: "shop", summary: "Sells", routes: [], topics: [Sold, SoldAgain] }
+});
+
+inconsistent!(a_duplicate_subscription_is_reported, "the subscription to `bank.paid` is declared twice", {
+    #[subscribe("bank.paid")]
+    fn paid(_event: Event<u32>) {}
+
+    #[subscribe("bank.paid")]
+    fn paid_again(_event: Event<u32>) {}
+
+    plugin! { name: "shop", summary: "Sells", routes: [], subscriptions: [paid, paid_again] }
+});
+
+inconsistent!(
+    a_subscription_to_an_own_topic_that_does_not_exist_is_reported,
+    "`topics: […]` does not list `shop.sold`, to which the plugin subscribes",
+    {
+        #[subscribe("shop.sold")]
+        fn sold(_event: Event<u32>) {}
+
+        plugin! { name: "shop", summary: "Sells", routes: [], subscriptions: [sold] }
+    }
+);
+
+inconsistent!(a_schedule_with_the_name_of_a_job_is_reported, "the job `tidy` is declared twice", {
+    #[job]
+    fn tidy() {}
+
+    #[schedule("0 6 * * *", name = "tidy")]
+    fn nightly() {}
+
+    plugin! { name: "shop", summary: "Sells", routes: [], jobs: [tidy], schedules: [nightly] }
+});
+
+inconsistent!(
+    a_schedule_whose_payload_does_not_fit_is_reported,
+    "the schedule `nightly`: the payload does not fit its schema",
+    {
+        #[derive(Default, serde::Serialize, serde::Deserialize, JsonSchema)]
+        struct Limits {
+            #[schemars(range(min = 1))]
+            rows: u32,
+        }
+
+        #[schedule("0 6 * * *")]
+        fn nightly(job: Job<Limits>) -> Result<u32> {
+            Ok(job.payload.rows)
+        }
+
+        plugin! { name: "shop", summary: "Sells", routes: [], schedules: [nightly] }
+    }
+);
+
 /// Checks a plugin with the migrations of a directory.
 macro_rules! migrations {
     ($name:ident, $directory:literal $(, $text:literal)?) => {

@@ -16,7 +16,8 @@ use wharf_sql_text::{Dialect, canonical, check_migration, check_names};
 ///
 /// # Panics
 /// With the errors that the author has to fix: two types with one schema name, duplicate operations, paths,
-/// permissions, topics, subscriptions or jobs, and `Path` types that do not fit their path.
+/// permissions, topics, subscriptions or jobs, subscriptions to own topics that do not exist, payloads of schedules that do
+/// not fit, and `Path` types that do not fit their path.
 pub fn check(plugin: &Plugin) {
     api(plugin);
 }
@@ -100,7 +101,8 @@ pub(super) fn api(plugin: &Plugin) -> Api {
     }
 }
 
-/// Reports topics, subscriptions and jobs that are declared twice, and schedules whose payload does not fit the job.
+/// Reports topics, subscriptions and jobs that are declared twice, subscriptions to topics that the plugin itself does not
+/// declare, and schedules whose payload does not fit the job.
 fn check_messages(plugin: &Plugin, errors: &mut Vec<String>) {
     let mut seen = HashSet::new();
     let topics = plugin.topics.iter().map(|topic| ("topic", topic.name));
@@ -109,6 +111,13 @@ fn check_messages(plugin: &Plugin, errors: &mut Vec<String>) {
     for (kind, name) in topics.chain(subscriptions).chain(jobs) {
         if !seen.insert((kind, name)) {
             errors.push(format!("the {kind} `{name}` is declared twice"));
+        }
+    }
+    for subscription in plugin.subscriptions {
+        let own = subscription.topic.strip_prefix(plugin.name).and_then(|rest| rest.strip_prefix('.'));
+        if own.is_some_and(|own| !plugin.topics.iter().any(|topic| topic.name == own)) {
+            errors
+                .push(format!("`topics: […]` does not list `{}`, to which the plugin subscribes", subscription.topic));
         }
     }
     let jobs = declared(plugin).jobs;

@@ -43,4 +43,15 @@ fn too_slow(_event: Event<u32>) {}
 #[job(deadline = "5ms")]
 fn too_short() {}
 
+#[subscribe("user.born")]
+fn unborn(_event: Event<u32>) {}
+
+#[get("/")]
+#[job]
+fn route_and_job() {}
+
+#[job]
+#[subscribe("user.deleted")]
+fn job_and_subscription(_job: Job<u32>) {}
+
 fn main() {}
