@@ -90,10 +90,15 @@ pub(crate) fn read_deliveries(
 
 /// Retry Delivery
 ///
-/// Sends the message again, also one that was delivered. A delivery that waits already keeps the time of its next attempt.
+/// Sends the message again, also one that was delivered. A delivery that waits already keeps the time of its next attempt. If
+/// an operator has dropped the job of one that waits, it gets another one.
 #[post("/{id}/deliveries/{delivery}/retry", status = 202)]
 pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, Uuid)>) -> Result<Json<DeliveryPublic>> {
-    let backlog = endpoints::check_ready(id, &caller)?;
+    let backlog = endpoints::check_active(id, &caller)?;
+    // One that waits has its room already.
+    if find(id, delivery)?.state != DeliveryState::Waiting {
+        endpoints::check_room(backlog)?;
+    }
     sql::transaction(|tx| {
         const WAIT: &str = "UPDATE delivery SET state = 'waiting' WHERE id = $1 AND endpoint_id = $2";
         if tx.execute(WAIT, params![delivery, id])? == 0 {
@@ -112,7 +117,7 @@ pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, U
 /// Sends the message `webhooks.ping` to the endpoint. The log of deliveries shows the result.
 #[post("/{id}/test", status = 202)]
 pub(crate) fn test_endpoint(caller: Caller, Path(id): Path<Uuid>) -> Result<Json<DeliveryPublic>> {
-    endpoints::check_ready(id, &caller)?;
+    endpoints::check_room(endpoints::check_active(id, &caller)?)?;
     let sent = Message::new(PING, caller.id, &json!({ "endpoint_id": id })).send_to(&[id])?;
     let delivery = sent.first().ok_or_else(|| Problem::internal("a new message has no delivery"))?;
     Ok(Json(find(id, *delivery)?))

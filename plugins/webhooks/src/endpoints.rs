@@ -241,16 +241,20 @@ pub(crate) fn find(id: Uuid, caller: &Caller) -> Result<EndpointPublic> {
     sql::query_optional(&sql, params![id, caller.id])?.ok_or_else(not_found)
 }
 
-/// Checks that an endpoint of the caller can get another message now. Returns the deliveries that wait.
-pub(crate) fn check_ready(id: Uuid, caller: &Caller) -> Result<Backlog> {
+/// Checks that an endpoint of the caller gets messages now. Returns the deliveries that wait.
+pub(crate) fn check_active(id: Uuid, caller: &Caller) -> Result<Backlog> {
     if !find(id, caller)?.active {
         return Err(Problem::conflict("endpoint_disabled", "The endpoint is disabled"));
     }
-    let backlog = Backlog::of(id)?;
-    if !backlog.has_room() {
-        return Err(Problem::conflict("too_many_deliveries", "Too many deliveries of the endpoint wait"));
+    Backlog::of(id)
+}
+
+/// Checks that another delivery may wait.
+pub(crate) fn check_room(backlog: Backlog) -> Result<()> {
+    match backlog.has_room() {
+        true => Ok(()),
+        false => Err(Problem::conflict("too_many_deliveries", "Too many deliveries of the endpoint wait")),
     }
-    Ok(backlog)
 }
 
 fn check_scope(wanted: Option<Scope>, caller: &Caller) -> Result<()> {

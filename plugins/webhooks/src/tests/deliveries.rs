@@ -244,6 +244,22 @@ fn a_delivery_beyond_the_room_of_its_endpoint_is_in_the_log_and_can_be_retried()
 }
 
 #[test]
+fn a_delivery_that_waits_without_a_job_can_be_retried_although_its_endpoint_is_full() {
+    let stage = Stage::new();
+    let root = stage.superuser("root@example.com");
+    let full = stage.register(&root, &["items.created"]);
+    // As after an operator has dropped their jobs.
+    add(&stage, &full, 1_000, "waiting");
+    let waiting = stage.newest(&root, &full);
+    assert_eq!(stage.retry(&root, &full, &waiting).status(), 202);
+    assert_eq!(stage.plugin.run_due().len(), 1);
+    let log = stage.log(&root, &full);
+    let sent = log.iter().find(|delivery| delivery["id"] == waiting["id"]);
+    assert_eq!(sent.map(|delivery| &delivery["state"]), Some(&json!("delivered")));
+    assert_eq!(stage.sent(), 1);
+}
+
+#[test]
 fn an_account_with_many_deliveries_does_not_delay_those_of_others() {
     let stage = Stage::new();
     let (alice, bob) = (stage.user("alice@example.com"), stage.user("bob@example.com"));
