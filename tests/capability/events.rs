@@ -179,20 +179,24 @@ async fn a_failed_delivery_is_repeated_and_then_a_dead_letter(host: &TestHost) {
 }
 
 async fn the_wait_before_a_repetition_doubles(host: &TestHost) {
+    /// So many that the longest of their random waits is more than half of the longest possible one.
+    const EVENTS: usize = 30;
     let worker = Worker::deploy(host, json!({ "subscriptions": [["worker.said", 3, 10_000]] })).await;
-    worker.publish(json!([["retry", "attempt {attempt}"]])).await;
+    let event = json!(["publish", "said", null, { "steps": [["retry", "attempt {attempt}"]] }]);
+    worker.act(json!([["times", EVENTS, event]])).await;
     for (attempt, longest) in [(1, 10), (2, 20), (3, 40)] {
-        let task = until("the failure of an attempt", async || {
-            let task = worker.tasks("state=ready").await.pop()?;
-            (task["attempts"] == attempt).then_some(task)
+        let tasks = until("the failure of all attempts", async || {
+            let tasks = worker.tasks("state=ready").await;
+            (tasks.len() == EVENTS && tasks.iter().all(|task| task["attempts"] == attempt)).then_some(tasks)
         })
         .await;
-        let due: Timestamp = text(&task, "due_at").parse().unwrap();
-        let wait = due.since(host.clock().now());
-        assert!(wait <= Duration::from_secs(longest), "attempt {attempt}: {wait:?}");
+        let due = tasks.iter().map(|task| text(task, "due_at").parse::<Timestamp>().unwrap());
+        let wait = due.max().unwrap().since(host.clock().now());
+        let possible = Duration::from_secs(longest / 2)..=Duration::from_secs(longest);
+        assert!(possible.contains(&wait), "attempt {attempt}: {wait:?}");
         host.clock().advance(wait);
     }
-    let dead = worker.states(&["dead"]).await;
+    let dead = worker.states(&["dead"; EVENTS]).await;
     assert_eq!((&dead[0]["attempts"], text(&dead[0], "reason")), (&json!(4), "attempt 4"));
 }
 

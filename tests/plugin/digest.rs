@@ -5,12 +5,13 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::releases::operate;
+use crate::http::metrics::samples;
 use crate::support::host::ITEMS;
 use crate::support::polling::until;
 use crate::support::{Client, Component, TestHost, both};
 
 both!(
-    changes_of_items_reach_their_owner_as_one_mail_a_day,
+    changes_of_items_reach_their_owner_as_one_mail_a_day => Setup::default().with_clock_at("2027-03-01T08:00:00Z"),
     a_digest_that_was_enqueued_before_a_pause_is_sent_after_it,
     a_digest_needs_a_grant_for_the_topics_of_the_other_plugin,
 );
@@ -45,15 +46,22 @@ async fn run(host: &TestHost) {
     .await;
 }
 
-/// Waits until the host has nothing to do for the plugin.
-async fn is_idle(host: &TestHost) {
-    until("the end of the tasks", async || {
-        let mut waiting = 0;
-        for state in ["ready", "blocked", "running"] {
-            let tasks = host.superuser().get(&format!("/tasks/?plugin=digest&state={state}")).await.ok();
-            waiting += tasks["data"].as_array().unwrap().len();
-        }
-        (waiting == 0).then_some(())
+/// Waits until so many jobs that send a digest have succeeded.
+async fn have_sent(host: &TestHost, count: usize) {
+    until(&format!("{count} digests to be done"), async || {
+        let done = host.superuser().get("/tasks/?plugin=digest&state=done&limit=1000").await.ok();
+        let done = done["data"].as_array().unwrap().iter().filter(|task| task["name"] == "send-digest").count();
+        (done == count).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the plugin has received so many events.
+async fn has_received(host: &TestHost, count: f64) {
+    const DELIVERED: &str = r#"wharf_task_outcomes_total{plugin="digest",outcome="delivered"}"#;
+    until(&format!("{count} deliveries"), async || {
+        let delivered = samples(host.superuser()).await.into_iter().find(|(sample, _)| sample == DELIVERED);
+        delivered.filter(|(_, delivered)| *delivered >= count)
     })
     .await;
 }
@@ -70,18 +78,21 @@ async fn changes_of_items_reach_their_owner_as_one_mail_a_day(host: &TestHost) {
     assert!(mail.subject.starts_with("Your items, "), "{}", mail.subject);
     assert!(mail.html.contains("<li>Tea &#38; &#60;b&#62;Milk&#60;/b&#62;</li>"), "{}", mail.html);
     assert!(!mail.html.contains("Not for Ann"), "{}", mail.html);
+    have_sent(host, 1).await;
     has_changes(&ann, 0).await;
 
-    // A second run on the same day sends nothing. The changes are for the next day.
+    // A second run on the same day sends nothing: a mail and the mark of its changes are one transaction. The changes are for
+    // the next day.
     create_item(&ann, "Sugar").await;
     has_changes(&ann, 1).await;
     run(host).await;
-    is_idle(host).await;
+    have_sent(host, 2).await;
+    assert_eq!(ann.get("/digest/").await.ok()["changes"], 1);
     assert!(host.mails().received().iter().all(|other| other.subject != mail.subject));
 
-    // The plugin hears of the deletion.
+    // The plugin hears of the deletion, after three items.
     ann.delete("/users/me").await.ok();
-    is_idle(host).await;
+    has_received(host, 4.0).await;
     let root = host.superuser();
     assert_eq!(root.get("/tasks/?plugin=digest&state=dead").await.ok()["data"], json!([]));
     assert_eq!(ben.get("/digest/").await.ok(), json!({ "subscribed": false, "since": null, "changes": 0 }));
