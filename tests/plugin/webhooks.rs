@@ -12,6 +12,7 @@ use sha2::Sha256;
 
 use crate::support::polling::until;
 use crate::support::remote::{Remote, Reply};
+use crate::support::secret_watch;
 use crate::support::{Client, Component, TestHost, both};
 
 both! {
@@ -42,6 +43,8 @@ async fn register(client: &Client, url: &str, topics: &[&str]) -> Endpoint {
     assert_eq!(response.status, 201, "{}", response.text());
     let created = response.json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
+    // It is in the database of the plugin, and in no log.
+    secret_watch::remember(&text(&created["secret"]));
     Endpoint { id: text(&created["endpoint"]["id"]), secret: text(&created["secret"]) }
 }
 
