@@ -82,6 +82,20 @@ use uuid::Uuid;
 
 pub use wit::{Error, Priority, State};
 
+/// Enqueues a job and returns its id: `jobs::enqueue(send_summary::job(&payload).delay(time))`. While a transaction is open,
+/// the job belongs to it. The id of a job that its [`dedup`](NewJob::dedup) key drops stays unknown to the host.
+///
+/// # Errors
+/// As [`cancel`].
+pub fn enqueue(job: NewJob) -> Result<Uuid, Error> {
+    let NewJob { raw, invalid } = job;
+    if let Some(reason) = invalid {
+        return Err(Error::Invalid(reason));
+    }
+    let id = host::enqueue(&raw).inspect_err(note_conflict)?;
+    Uuid::parse_str(&id).map_err(|_| Error::Invalid("the host returned an id that is no UUID".to_owned()))
+}
+
 /// Cancels a job of this plugin. A running job is stopped. A job that has ended stays as it is. While a transaction is
 /// open, this belongs to it.
 ///
@@ -159,16 +173,12 @@ impl NewJob {
         self
     }
 
-    /// Enqueues the job and returns its id.
+    /// Enqueues the job and returns its id, as [`enqueue`] does.
     ///
     /// # Errors
     /// As [`cancel`].
     pub fn enqueue(self) -> Result<Uuid, Error> {
-        if let Some(reason) = self.invalid {
-            return Err(Error::Invalid(reason));
-        }
-        let id = host::enqueue(&self.raw).inspect_err(note_conflict)?;
-        Uuid::parse_str(&id).map_err(|_| Error::Invalid("the host returned an id that is no UUID".to_owned()))
+        enqueue(self)
     }
 }
 

@@ -112,7 +112,7 @@ fn a_job_belongs_to_the_open_transaction() {
 fn a_delay_ends_when_the_test_advances_the_clock() {
     let plugin = TestPlugin::new(&PLUGIN);
     let before = plugin.run(Timestamp::now);
-    plugin.run(|| print::job(&Paper { pages: 2 }).delay(Duration::from_secs(60)).enqueue()).unwrap();
+    plugin.run(|| jobs::enqueue(print::job(&Paper { pages: 2 }).delay(Duration::from_secs(60)))).unwrap();
     assert_eq!(plugin.jobs()[0].due_in, Duration::from_secs(60));
     plugin.advance(Duration::from_secs(59));
     assert!(plugin.run_due().is_empty());
