@@ -16,6 +16,7 @@ mod lifecycle;
 mod mail;
 mod memory;
 mod messages;
+mod outbox;
 mod pool;
 mod time;
 mod users;
