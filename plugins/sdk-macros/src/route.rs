@@ -1,7 +1,8 @@
 //! `#[get]`, `#[post]`, `#[put]`, `#[patch]` and `#[delete]` turn an ordinary function into a route.
 //!
 //! The function itself does not change. The attribute adds a type of the same name, in the namespace of types, that
-//! holds the route. So `routes: [read_items]` in `plugin!` finds it through any module path.
+//! holds the route. So `routes: [read_items]` in `plugin!` finds it through any module path. The names inside the generated
+//! functions begin with `wharf_`: one that the author's function has too would hide it.
 
 mod attribute;
 mod path;
@@ -9,7 +10,7 @@ mod path;
 use crate::handler::check_is_one;
 use attribute::{Attribute, Cache};
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, GenericArgument, ItemFn, PathArguments, Result, ReturnType, Type, parse2};
 
@@ -170,24 +171,26 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
         ReturnType::Default => &unit,
         ReturnType::Type(_, ty) => ty,
     };
-    let describe =
-        arguments.iter().map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::describe(operation);));
+    let describe = arguments
+        .iter()
+        .map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::FromRequest>::describe(wharf_operation);));
     let extract = arguments.iter().enumerate().map(|(position, ty)| {
-        let binding = quote::format_ident!("argument_{position}");
-        quote_spanned!(ty.span() => let #binding = <#ty as ::wharf_sdk::FromRequest>::from_request(request)?;)
+        let binding = format_ident!("wharf_argument_{position}");
+        quote_spanned!(ty.span() => let #binding = <#ty as ::wharf_sdk::FromRequest>::from_request(wharf_request)?;)
     });
-    let bindings = (0..arguments.len()).map(|position| quote::format_ident!("argument_{position}"));
-    let describe_output = quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::describe(operation););
+    let bindings = (0..arguments.len()).map(|position| format_ident!("wharf_argument_{position}"));
+    let describe_output =
+        quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::describe(wharf_operation););
     let respond = quote_spanned!(output.span() => <#output as ::wharf_sdk::IntoResponse>::into_response);
     quote! {
         #[allow(unused_variables)]
-        fn describe(operation: &mut ::wharf_sdk::openapi::Operation<'_>) {
+        fn wharf_describe(wharf_operation: &mut ::wharf_sdk::openapi::Operation<'_>) {
             #(#describe)*
             #describe_output
         }
         #[allow(unused_variables)]
-        fn call(
-            request: &mut ::wharf_sdk::Request,
+        fn wharf_call(
+            wharf_request: &mut ::wharf_sdk::Request,
         ) -> ::core::result::Result<::wharf_sdk::Response, ::wharf_sdk::Problem> {
             #(#extract)*
             #respond(#ident(#(#bindings),*))
@@ -204,8 +207,8 @@ fn route(method: &str, attribute: &Attribute, function: &ItemFn, arguments: &[&T
             smoke: #smoke,
             status: #status,
             cache: #cache,
-            describe,
-            call,
+            describe: wharf_describe,
+            call: wharf_call,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `#[subscribe]`, `#[job]` and `#[schedule]` turn an ordinary function into a handler of events or jobs.
 //!
 //! As with routes, the function itself does not change. The attribute adds a type of the same name, in the namespace of
-//! types, that holds the declaration. The type of a job also enqueues it.
+//! types, that holds the declaration. The type of a job also enqueues it. The names inside the generated functions begin with
+//! `wharf_`: one that the author's function has too would hide it.
 
 mod options;
 
@@ -30,12 +31,12 @@ pub(crate) fn expand_subscription(attribute: TokenStream, item: TokenStream) -> 
     let retries = options.retries.unwrap_or(10);
     let backoff_ms = options.backoff_ms.unwrap_or(1_000);
     let from_delivery = quote_spanned!(argument.span() =>
-        <#argument as ::wharf_sdk::__private::FromDelivery>::from_delivery(event)?);
+        <#argument as ::wharf_sdk::__private::FromDelivery>::from_delivery(wharf_event)?);
     let outcome = output(&function, "EventOutcome");
     let declaration = quote! {
         {
-            fn handle(
-                event: ::wharf_sdk::__private::Delivery,
+            fn wharf_receive(
+                wharf_event: ::wharf_sdk::__private::Delivery,
             ) -> ::core::result::Result<(), ::wharf_sdk::TaskError> {
                 #outcome(#ident(#from_delivery))
             }
@@ -43,7 +44,7 @@ pub(crate) fn expand_subscription(attribute: TokenStream, item: TokenStream) -> 
                 topic: #topic,
                 retries: #retries,
                 backoff_ms: #backoff_ms,
-                handle,
+                handle: wharf_receive,
             }
         }
     };
@@ -188,13 +189,13 @@ impl<'a> Job<'a> {
         let ident = &self.function.sig.ident;
         let from_task = self
             .argument
-            .map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::__private::FromTask>::from_task(task)?));
+            .map(|ty| quote_spanned!(ty.span() => <#ty as ::wharf_sdk::__private::FromTask>::from_task(wharf_task)?));
         let outcome = output(self.function, "JobOutcome");
         quote! {
             {
                 #[allow(unused_variables)]
-                fn run(
-                    task: ::wharf_sdk::__private::Task,
+                fn wharf_run(
+                    wharf_task: ::wharf_sdk::__private::Task,
                 ) -> ::core::result::Result<
                     ::core::option::Option<::std::string::String>,
                     ::wharf_sdk::TaskError,
@@ -209,7 +210,7 @@ impl<'a> Job<'a> {
                     deadline_ms: #deadline_ms,
                     concurrency: #concurrency,
                     keep_ms: #keep_ms,
-                    run,
+                    run: wharf_run,
                 }
             }
         }

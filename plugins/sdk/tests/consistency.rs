@@ -159,6 +159,73 @@ inconsistent!(
     }
 );
 
+/// Handlers with the words of the SDK.
+mod common_names {
+    use wharf_sdk::prelude::*;
+    use wharf_sdk::testing::{TestPlugin, user};
+
+    plugin! {
+        name: "names",
+        summary: "Has common names",
+        routes: [call, describe, operation, request],
+        subscriptions: [handle, event],
+        jobs: [run, task],
+    }
+
+    #[get("/call")]
+    fn call() -> Text {
+        Text("call".to_owned())
+    }
+
+    #[get("/describe/{text}")]
+    fn describe(Path(text): Path<String>) -> Text {
+        Text(text)
+    }
+
+    #[get("/operation")]
+    fn operation() {}
+
+    #[post("/request")]
+    fn request(Text(text): Text) -> Text {
+        Text(text)
+    }
+
+    #[subscribe("bank.opened")]
+    fn handle(event: Event<u32>) -> Result<(), TaskError> {
+        Err(TaskError::reject(event.payload))
+    }
+
+    #[subscribe("bank.closed")]
+    fn event(event: Event<u32>) -> Result<(), TaskError> {
+        Err(TaskError::reject(event.payload))
+    }
+
+    #[job]
+    fn run() {}
+
+    #[job]
+    fn task(job: Job<u32>) -> Result<u32, TaskError> {
+        Ok(job.payload)
+    }
+
+    #[test]
+    fn a_handler_may_have_any_name() {
+        let plugin = TestPlugin::new(&PLUGIN);
+        let alice = user("alice@example.com");
+        assert_eq!(plugin.get("/call").by(&alice).send().text(), "call");
+        assert_eq!(plugin.get("/describe/me").by(&alice).send().text(), "me");
+        assert_eq!(plugin.get("/operation").by(&alice).send().status(), 204);
+        assert_eq!(plugin.post("/request").by(&alice).body("one").send().text(), "one");
+        for topic in ["bank.opened", "bank.closed"] {
+            assert_eq!(plugin.deliver(topic, 7), Err(TaskError::reject(7)));
+        }
+        plugin.run(run::enqueue).unwrap();
+        plugin.run(|| task::enqueue(&5)).unwrap();
+        let outputs: Vec<_> = plugin.run_due().into_iter().map(|attempt| attempt.result.unwrap()).collect();
+        assert_eq!(outputs, [None, Some(wharf_sdk::serde_json::json!(5))]);
+    }
+}
+
 /// Checks a plugin with the migrations of a directory.
 macro_rules! migrations {
     ($name:ident, $directory:literal $(, $text:literal)?) => {
