@@ -101,8 +101,8 @@ impl NewEvent {
         self
     }
 
-    /// Sets the account whose clients may receive the event. Without it, all clients that the access of the topic admits
-    /// may.
+    /// Sets the account whose clients may receive the event; those of superusers may too. Without it, all clients that the
+    /// access of the topic admits may.
     pub fn audience(mut self, account: Uuid) -> Self {
         self.raw.audience = Some(account.to_string());
         self
@@ -137,8 +137,8 @@ pub struct Event<T> {
     pub topic: String,
     /// The key that the publisher gave it.
     pub key: Option<String>,
-    /// The account whose clients may receive it, as the publisher said. A plugin that hands the event on to people has to
-    /// respect it. Without it, only the access of the topic limits its clients. Events of the host have none.
+    /// The account whose clients may receive it beside superusers, as the publisher said. A plugin that hands the event on to
+    /// people has to respect it. Without it, only the access of the topic limits its clients. Events of the host have none.
     pub audience: Option<Uuid>,
     /// The payload.
     pub payload: T,
