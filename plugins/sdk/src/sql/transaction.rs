@@ -132,6 +132,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::Uuid;
+    use crate::email::Message;
+    use crate::host::stand_in::state::with;
     use crate::sql::{params, query_value};
     use crate::testing::with_sql;
 
@@ -153,6 +156,21 @@ mod tests {
         assert_eq!(run(0), (Ok(()), 1, 1));
         assert_eq!(run(4), (Ok(()), 5, 1));
         assert_eq!(run(5), (Err(Error::Conflict), 5, 0));
+    }
+
+    #[test]
+    fn the_messages_of_a_try_that_loses_are_lost_with_it() {
+        let subjects = with_sql("CREATE TABLE n (id BIGINT PRIMARY KEY)", || {
+            let mut runs = 0;
+            let ended = transaction(|_| {
+                runs += 1;
+                Message::to_account(Uuid::nil()).subject(runs).send().unwrap();
+                if runs < 3 { noted(Err(Error::Conflict)) } else { Ok(()) }
+            });
+            ended.unwrap();
+            with(|host| host.messages.mails.iter().map(|mail| mail.message.subject.clone()).collect::<Vec<_>>())
+        });
+        assert_eq!(subjects, ["3"]);
     }
 
     #[test]
