@@ -2,7 +2,8 @@
 //! stays free for the results of commands.
 //!
 //! A thread that logs never waits for the reader of standard error: its line goes into a bounded queue
-//! ([`line_queue`]), and a thread of its own writes it. A line that does not fit is dropped and counted.
+//! ([`line_queue`]), and a thread of its own writes it. A line that does not fit is dropped and counted. Errors of the host
+//! have room beyond that of other lines.
 
 mod json_lines;
 mod line_queue;

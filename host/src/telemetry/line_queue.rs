@@ -1,13 +1,28 @@
 //! The queue between the threads that log and the output of the log. It is bounded in bytes, because one line of a
 //! plugin may have hundreds of kilobytes. (`tracing-appender` bounds the number of lines.) Owns the number of lines that
-//! were dropped. Only its own thread ever waits for the output.
+//! were dropped, and the room that only errors of the host have. Only its own thread ever waits for the output.
+//!
+//! The thread writes the first line at once. Then it lets lines gather for some milliseconds, so that a busy host makes
+//! one system call for many lines: waking the thread for each line and writing it took a tenth of a short request.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::json_lines::PLUGIN_LINES;
+
+/// Bytes for errors of the host beyond those of the queue: a flood of other lines must not hide why something failed.
+const ERROR_BYTES: usize = 1024 * 1024;
+
+/// How long lines gather after a write.
+const GATHERING_TIME: Duration = Duration::from_millis(5);
+
+/// Bytes of lines that are written without gathering more.
+const GATHERED_BYTES: usize = 64 * 1024;
 
 /// See the module.
 pub(super) struct LineQueue {
@@ -25,10 +40,15 @@ struct State {
     lines: u64,
     /// Whether the thread is writing lines that it took from `waiting`.
     is_writing: bool,
+    /// The number of bytes for which the thread waits. `None` if it does not wait, or was woken already: most lines need
+    /// no system call.
+    awaited: Option<usize>,
+    /// The number of threads that wait until the lines are written.
+    flushing: usize,
 }
 
 impl LineQueue {
-    /// Creates a queue for at most `bytes`.
+    /// Creates a queue for at most `bytes`, and some more for errors.
     pub(super) fn new(bytes: usize) -> Self {
         let (filled, written) = (Condvar::new(), Condvar::new());
         Self { bytes, state: Mutex::default(), filled, written, dropped: AtomicU64::new(0) }
@@ -41,15 +61,21 @@ impl LineQueue {
     }
 
     /// Adds a line, or counts it as dropped if it does not fit. Never waits for the output.
-    pub(super) fn push(&self, line: &[u8]) {
+    pub(super) fn push(&self, line: &[u8], is_error: bool) {
+        let most = if is_error { self.bytes.saturating_add(ERROR_BYTES) } else { self.bytes };
         let mut state = self.lock();
-        if state.waiting.len().saturating_add(line.len()) > self.bytes {
+        let bytes = state.waiting.len().saturating_add(line.len());
+        if bytes > most {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         state.waiting.extend_from_slice(line);
         state.lines += 1;
-        self.filled.notify_one();
+        if state.awaited.is_some_and(|awaited| bytes >= awaited) {
+            state.awaited = None;
+            drop(state);
+            self.filled.notify_one();
+        }
     }
 
     /// Returns the number of dropped lines.
@@ -60,7 +86,12 @@ impl LineQueue {
     /// Waits until all lines are written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
-        let _ = self.written.wait_timeout_while(self.lock(), limit, is_busy);
+        let mut state = self.lock();
+        state.flushing += 1;
+        self.filled.notify_one();
+        let waited = self.written.wait_timeout_while(state, limit, is_busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.flushing -= 1;
     }
 
     fn run(&self, mut output: impl Write) {
@@ -85,16 +116,28 @@ impl LineQueue {
                 }
                 Ok(()) => {}
             }
+            self.gather();
         }
     }
 
     /// Waits for lines and moves them to `batch`, which is empty. Returns their number.
     fn take(&self, batch: &mut Vec<u8>) -> u64 {
-        let waited = self.filled.wait_while(self.lock(), |state| state.waiting.is_empty());
+        let mut state = self.lock();
+        state.awaited = Some(1);
+        let waited = self.filled.wait_while(state, |state| state.waiting.is_empty());
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut state.waiting, batch);
+        state.awaited = None;
         state.is_writing = true;
         std::mem::take(&mut state.lines)
+    }
+
+    /// Lets lines gather for a moment. Ends early if there are many, or if a thread waits for them to be written.
+    fn gather(&self) {
+        let mut state = self.lock();
+        state.awaited = Some(GATHERED_BYTES);
+        let are_few = |state: &mut State| state.flushing == 0 && state.waiting.len() < GATHERED_BYTES;
+        drop(self.filled.wait_timeout_while(state, GATHERING_TIME, are_few));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,16 +152,25 @@ impl<'a> MakeWriter<'a> for QueueWriter {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(&self.0)
+        LineWriter { queue: &self.0, is_error: false }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> LineWriter<'a> {
+        // A plugin could fill the room with errors of its own.
+        let is_error = *metadata.level() == Level::ERROR && metadata.target() != PLUGIN_LINES;
+        LineWriter { queue: &self.0, is_error }
     }
 }
 
 /// Takes one line, which the formatter writes as a whole.
-pub(super) struct LineWriter<'a>(&'a LineQueue);
+pub(super) struct LineWriter<'a> {
+    queue: &'a LineQueue,
+    is_error: bool,
+}
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line);
+        self.queue.push(line, self.is_error);
         Ok(line.len())
     }
 
@@ -162,12 +214,12 @@ mod tests {
     #[test]
     fn lines_beyond_the_bytes_of_the_queue_are_dropped_whole_and_counted() {
         let (queue, read, written) = queue(10);
-        queue.push(b"first\n");
+        queue.push(b"first\n", false);
         while !queue.lock().is_writing {
             std::thread::yield_now();
         }
         for line in [&b"1234567\n"[..], b"abc\n", b"\n"] {
-            queue.push(line);
+            queue.push(line, false);
         }
         assert_eq!(queue.dropped(), 1);
         queue.flush(Duration::ZERO);
@@ -179,15 +231,58 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_host_have_room_when_the_queue_is_full() {
+        let (queue, read, written) = queue(10);
+        queue.push(b"first\n", false);
+        while !queue.lock().is_writing {
+            std::thread::yield_now();
+        }
+        let queued = QueueWriter(Arc::clone(&queue));
+        let subscriber = tracing_subscriber::fmt().with_writer(queued).without_time().with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("does not fit");
+            tracing::error!(target: PLUGIN_LINES, "does not fit either");
+            tracing::error!(target: "wharf", "the disk is full");
+        });
+        assert_eq!(queue.dropped(), 2);
+        queue.push(&b"x".repeat(ERROR_BYTES), true);
+        assert_eq!(queue.dropped(), 3, "the room for errors is bounded too");
+        read.send(()).unwrap();
+        read.send(()).unwrap();
+        let written = [written.recv().unwrap(), written.recv().unwrap()].map(|lines| String::from_utf8(lines).unwrap());
+        assert_eq!(written, ["first\n", "ERROR wharf: the disk is full\n"]);
+    }
+
+    #[test]
+    fn a_flush_writes_the_lines_that_gather() {
+        let (queue, read, written) = queue(GATHERED_BYTES * 2);
+        let write = || read.send(()).unwrap();
+        write();
+        queue.push(b"first\n", false);
+        assert_eq!(written.recv().unwrap(), b"first\n");
+        for _ in 0..100 {
+            queue.push(b"x\n", false);
+        }
+        // As many writes as there could be at most.
+        (0..100).for_each(|_| write());
+        queue.flush(Duration::from_secs(60));
+        assert_eq!(queue.lock().flushing, 0);
+        let rest: Vec<u8> = written.try_iter().flatten().collect();
+        assert_eq!(rest, b"x\n".repeat(100));
+        queue.push(&b"y".repeat(GATHERED_BYTES), false);
+        assert_eq!(written.recv().unwrap().len(), GATHERED_BYTES);
+    }
+
+    #[test]
     fn lines_for_a_reader_that_is_gone_count_as_dropped() {
         let (queue, read, _written) = queue(100);
         drop(read);
-        queue.push(b"a\n");
+        queue.push(b"a\n", false);
         queue.flush(Duration::from_secs(60));
         while queue.dropped() < 1 {
             std::thread::yield_now();
         }
-        queue.push(b"b\n");
+        queue.push(b"b\n", false);
         queue.flush(Duration::from_secs(60));
         while queue.dropped() < 2 {
             std::thread::yield_now();
