@@ -1,9 +1,10 @@
 //! Log lines in JSON: one object for each event, with its time, level, fields and target. The fields of a plugin's line
 //! are an object of their own, because the plugin chooses their names.
 
-use std::fmt::{self, Debug, Write as _};
+use std::borrow::Cow;
+use std::fmt::{self, Debug};
 
-use serde_json::Value;
+use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -18,6 +19,9 @@ pub const PLUGIN_LINES: &str = "wharf::plugin::log";
 /// The prefix of the fields by which the crate `log` describes an event.
 pub(super) const OF_LOG_CRATE: &str = "log.";
 
+/// Room for the line of a request.
+const USUAL_BYTES: usize = 512;
+
 /// See the module.
 pub(super) struct JsonLines;
 
@@ -28,71 +32,81 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let metadata = event.metadata();
-        let mut time = String::new();
+        let mut time = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let mut line = Line { text: String::from("{"), target: metadata.target().to_owned() };
-        line.add("timestamp", &time.into());
-        line.add("level", &metadata.level().as_str().into());
+        let mut line = Line { bytes: Vec::with_capacity(USUAL_BYTES), target: Cow::Borrowed(metadata.target()) };
+        line.add("timestamp", &time);
+        line.add("level", metadata.level().as_str());
         event.record(&mut line);
         let target = std::mem::take(&mut line.target);
-        line.add("target", &target.into());
-        writeln!(writer, "{}}}", line.text)
+        line.add("target", &*target);
+        line.bytes.extend_from_slice(b"}\n");
+        writer.write_str(std::str::from_utf8(&line.bytes).map_err(|_| fmt::Error)?)
     }
 }
 
-/// A line that is being written, without its closing brace.
-struct Line {
-    text: String,
-    target: String,
+/// A line that is being written, without its closing brace. Each request has one, so no value is copied into a text of its
+/// own first.
+struct Line<'a> {
+    bytes: Vec<u8>,
+    target: Cow<'a, str>,
 }
 
-impl Line {
-    fn add(&mut self, name: &str, value: &Value) {
-        self.add_json(name, &value.to_string());
+impl Line<'_> {
+    fn add(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.add_name(name);
+        self.write(value);
     }
 
-    fn add_json(&mut self, name: &str, json: &str) {
-        let comma = if self.text.len() > 1 { "," } else { "" };
-        // Writing to a text does not fail.
-        let _ = write!(self.text, "{comma}{}:{json}", Value::from(name));
+    fn add_name(&mut self, name: &str) {
+        self.bytes.push(if self.bytes.is_empty() { b'{' } else { b',' });
+        self.write(name);
+        self.bytes.push(b':');
     }
 
-    fn record(&mut self, field: &Field, value: Value) {
-        match (field.name().strip_prefix(OF_LOG_CRATE), value) {
-            (Some("target"), Value::String(target)) => self.target = target,
-            (Some(_), _) => {}
-            (None, value) => self.add(field.name().trim_start_matches("r#"), &value),
+    fn write(&mut self, value: &(impl Serialize + ?Sized)) {
+        // Writing texts and numbers to memory does not fail.
+        let _ = serde_json::to_writer(&mut self.bytes, value);
+    }
+
+    /// Adds a field, unless it describes an event of the crate `log`.
+    fn record(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
+        if !field.name().starts_with(OF_LOG_CRATE) {
+            self.add(field.name().trim_start_matches("r#"), value);
         }
     }
 }
 
-impl Visit for Line {
+impl Visit for Line<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.record(field, value.into());
+        self.record(field, &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.record(field, value.into());
+        self.record(field, &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.record(field, value.into());
+        self.record(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.record(field, value.into());
+        self.record(field, &value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "fields" && self.target == PLUGIN_LINES {
-            self.add_json("fields", value);
+            self.add_name("fields");
+            self.bytes.extend_from_slice(value.as_bytes());
+        } else if field.name().strip_prefix(OF_LOG_CRATE) == Some("target") {
+            self.target = Cow::Owned(value.to_owned());
         } else {
-            self.record(field, value.into());
+            self.record(field, value);
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record(field, format!("{value:?}").into());
+        self.record(field, &format_args!("{value:?}"));
     }
 }
 
@@ -101,7 +115,7 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
