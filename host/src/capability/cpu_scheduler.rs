@@ -5,15 +5,19 @@
 //!
 //! A guest holds its slot only while it runs. When its call waits, for a host function or for other guests, the slot is
 //! released.
-//! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does.
+//! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does. A run that took
+//! hardly any time counts with that time, because asking the system for the CPU time costs more than the difference.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A run that took less time than this counts as if the thread had had the CPU all the time.
+const SHORT_RUN: Duration = Duration::from_micros(100);
 
 /// The CPU slots of all guests. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -89,11 +93,14 @@ impl CpuSlot {
     pub fn run<T>(&self, guest: impl FnOnce() -> T) -> (T, Duration) {
         let began = thread_time();
         self.run.began.store(began, Ordering::Relaxed);
+        let start = Instant::now();
         let done = guest();
-        let took = thread_time().saturating_sub(began);
-        self.run.before.fetch_add(took, Ordering::Relaxed);
+        let time = start.elapsed();
+        // CPU time is never longer than the time that passed.
+        let took = if time < SHORT_RUN { time } else { Duration::from_nanos(thread_time().saturating_sub(began)) };
+        self.run.before.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.release();
-        (done, Duration::from_nanos(took))
+        (done, took)
     }
 
     /// Returns the CPU time of the call so far. The guest must be running on this thread.
