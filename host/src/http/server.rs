@@ -23,6 +23,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,7 +31,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
 use self::activity::Activity;
@@ -111,8 +112,12 @@ where
                 };
                 let cut = cut.clone();
                 connections.spawn(async move {
+                    let mut cut = cancelled(&cut);
                     // Dropping the connection also drops the handlers of its requests.
-                    let _ = cut.run_until_cancelled(connection.run(stream, peer)).await;
+                    tokio::select! {
+                        () = connection.run(stream, peer) => {}
+                        Some(()) = cut.next() => {}
+                    }
                     drop(permit);
                 });
             }
@@ -152,6 +157,12 @@ fn builder(config: &config::Server) -> Builder<StreamExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(config.header_timeout);
     builder
+}
+
+/// Waits for a token that all connections share. It is asked only when it woke the connection: to ask it takes two locks,
+/// which all connections would contend for at each of their requests.
+fn cancelled(token: &CancellationToken) -> FuturesUnordered<WaitForCancellationFuture<'_>> {
+    std::iter::once(token.cancelled()).collect()
 }
 
 /// Returns whether the client disconnected between its SYN and our accept.
@@ -197,6 +208,7 @@ impl<S> Connection<S> {
             let stream = WatchedStream::new(stream, Arc::clone(&activity), Arc::clone(&refused));
             let connection = self.builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
+            let mut shutdown = cancelled(&self.shutdown);
             let mut stopping = false;
             loop {
                 let deadline = activity.deadline(self.config.header_timeout, self.config.body_timeout);
@@ -209,7 +221,7 @@ impl<S> Connection<S> {
                         }
                         break;
                     }
-                    () = self.shutdown.cancelled(), if !stopping => {
+                    Some(()) = shutdown.next(), if !stopping => {
                         stopping = true;
                         connection.as_mut().graceful_shutdown();
                     }
