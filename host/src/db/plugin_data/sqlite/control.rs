@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::{coarse_nanos, monotonic_nanos};
 use crate::db::sqlite_memory::{Denial, MeteredStatement};
 
 /// The origin of the statement that is being compiled.
@@ -20,8 +21,7 @@ pub(super) enum Mode {
 
 #[derive(Debug)]
 pub(super) struct Control {
-    origin: Instant,
-    /// Nanoseconds after `origin`.
+    /// Nanoseconds of the monotonic clock.
     deadline: AtomicU64,
     /// Counts the runs. A guard cancels only its own run, not the work for the next caller.
     run: AtomicU64,
@@ -36,7 +36,6 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new() -> Self {
         Self {
-            origin: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
             run: AtomicU64::new(1),
             cancelled: AtomicU64::new(0),
@@ -76,14 +75,10 @@ impl Control {
         self.mode.store(number, Ordering::Relaxed);
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Sets the deadline to `limit` from now.
     pub(super) fn set_deadline(&self, limit: Duration) {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.deadline.store(self.now().saturating_add(limit), Ordering::Relaxed);
+        self.deadline.store(monotonic_nanos().saturating_add(limit), Ordering::Relaxed);
     }
 
     /// Removes the deadline and starts a new run, so that the host's cleanup is not interrupted.
@@ -103,7 +98,7 @@ impl MeteredStatement for Control {
     /// SQLite calls this every few instructions, and when it allocates.
     fn must_stop(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed)
-            || self.now() >= self.deadline.load(Ordering::Relaxed)
+            || coarse_nanos() >= self.deadline.load(Ordering::Relaxed)
     }
 
     fn set_denial(&self, denial: Option<Denial>) {
