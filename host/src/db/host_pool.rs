@@ -9,6 +9,7 @@
 
 mod executor;
 mod transaction;
+mod write_turn;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 pub use self::transaction::Transaction;
+use self::write_turn::{WriteTurn, WriteTurns};
 use super::session_settings::{self, Setting};
 use super::sqlite_file::WalAnchor;
 use crate::clock::Random;
@@ -42,6 +44,8 @@ pub struct HostPool<DB: Database> {
     /// The limit of one statement; `None` for SQLite, whose statements cannot lose their response.
     limit: Option<Duration>,
     outages: Arc<Outages>,
+    /// `None` for PostgreSQL, which has many writers at a time.
+    write_turns: Option<WriteTurns>,
     anchor: Option<Arc<WalAnchor>>,
     signals: Signals,
     /// The source of the ids of the host's events.
@@ -57,6 +61,7 @@ impl<DB: Database> Clone for HostPool<DB> {
             pool: self.pool.clone(),
             limit: self.limit,
             outages: Arc::clone(&self.outages),
+            write_turns: self.write_turns.clone(),
             anchor: self.anchor.clone(),
             signals: self.signals.clone(),
             random: self.random.clone(),
@@ -70,13 +75,14 @@ impl<DB: Database> fmt::Debug for HostPool<DB> {
     }
 }
 
-/// A pool without time limits.
+/// A pool without time limits, whose writers take no turns.
 impl<DB: Database> From<Pool<DB>> for HostPool<DB> {
     fn from(pool: Pool<DB>) -> Self {
         Self {
             pool,
             limit: None,
             outages: Arc::default(),
+            write_turns: None,
             anchor: None,
             signals: Signals::default(),
             random: Random::System,
@@ -86,7 +92,8 @@ impl<DB: Database> From<Pool<DB>> for HostPool<DB> {
 
 impl HostPool<Sqlite> {
     pub(super) fn sqlite(pool: Pool<Sqlite>, anchor: WalAnchor) -> Self {
-        Self { anchor: Some(Arc::new(anchor)), ..Self::from(pool) }
+        let write_turns = Some(WriteTurns::new(pool.options().get_acquire_timeout()));
+        Self { write_turns, anchor: Some(Arc::new(anchor)), ..Self::from(pool) }
     }
 
     /// Waits until the disk has what was committed so far.
@@ -157,7 +164,19 @@ impl<DB: HostDatabase> HostPool<DB> {
     pub async fn acquire(&self) -> sqlx::Result<HostConnection<DB>> {
         let lease = self.pool.acquire().await?;
         let outages = Arc::clone(&self.outages);
-        Ok(HostConnection { lease: Some(lease), limit: self.limit, outages, in_transaction: false })
+        Ok(HostConnection { lease: Some(lease), limit: self.limit, outages, in_transaction: false, write_turn: None })
+    }
+
+    /// Waits for the turn to write, if the statement needs it, and for a connection, which then has the turn.
+    async fn acquire_for(&self, sql: &str) -> sqlx::Result<HostConnection<DB>> {
+        // First the turn, so that writers that wait take no connections from readers.
+        let write_turn = match &self.write_turns {
+            Some(turns) if write_turn::is_needed_for(sql) => Some(turns.take().await?),
+            _ => None,
+        };
+        let mut connection = self.acquire().await?;
+        connection.write_turn = write_turn;
+        Ok(connection)
     }
 
     /// Begins a transaction.
@@ -173,7 +192,7 @@ impl<DB: HostDatabase> HostPool<DB> {
     /// # Errors
     /// As [`HostPool::begin`].
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Transaction<DB>> {
-        let mut connection = self.acquire().await?;
+        let mut connection = self.acquire_for(begin).await?;
         // If this future is dropped before the response, the transaction may have begun.
         connection.in_transaction = true;
         let begun = connection.control(begin).await;
@@ -206,6 +225,8 @@ pub struct HostConnection<DB: HostDatabase> {
     limit: Option<Duration>,
     outages: Arc<Outages>,
     in_transaction: bool,
+    /// Until the statement or the transaction has ended.
+    write_turn: Option<WriteTurn>,
 }
 
 impl<DB: HostDatabase> fmt::Debug for HostConnection<DB> {
@@ -254,6 +275,7 @@ impl<DB: HostDatabase> Drop for HostConnection<DB> {
         // They stay as large as the largest component so far.
         lease.shrink_buffers();
         let in_transaction = self.in_transaction;
+        let write_turn = self.write_turn.take().filter(|_| in_transaction);
         // sqlx tests a connection without a time limit before it returns to the pool, and holds its slot meanwhile.
         runtime.spawn(async move {
             if in_transaction {
@@ -262,6 +284,7 @@ impl<DB: HostDatabase> Drop for HostConnection<DB> {
                     return drop(lease.detach());
                 }
             }
+            drop(write_turn);
             drop(timeout(RETURN_TIMEOUT, lease.return_to_pool()).await);
         });
     }

@@ -3,6 +3,7 @@
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use sqlx::error::BoxDynError;
 use sqlx::{Database, Either, Execute, Executor, Postgres, SqlStr, Sqlite};
 use tokio::time::timeout;
 
@@ -13,6 +14,39 @@ fn stream_of<'e, T: Send + 'e>(
     all: impl Future<Output = sqlx::Result<Vec<T>>> + Send + 'e,
 ) -> BoxStream<'e, sqlx::Result<T>> {
     stream::once(all).map_ok(|all| stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
+}
+
+/// A statement whose text can be read before it runs.
+struct ReadStatement<DB: Database> {
+    sql: SqlStr,
+    arguments: Option<DB::Arguments>,
+    persistent: bool,
+}
+
+impl<DB: Database> ReadStatement<DB> {
+    fn of<'q>(mut query: impl Execute<'q, DB>) -> sqlx::Result<Self> {
+        let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?;
+        Ok(Self { arguments, persistent: query.persistent(), sql: query.sql() })
+    }
+}
+
+impl<DB: Database> Execute<'_, DB> for ReadStatement<DB> {
+    fn sql(self) -> SqlStr {
+        self.sql
+    }
+
+    /// Connections find their prepared statements by the text.
+    fn statement(&self) -> Option<&DB::Statement> {
+        None
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<DB::Arguments>, BoxDynError> {
+        Ok(self.arguments.take())
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
 }
 
 /// Implements sqlx's interface for one database: the compiler cannot prove the bounds of a generic implementation.
@@ -87,7 +121,10 @@ macro_rules! executor {
                 'p: 'e,
                 E: 'q + Execute<'q, $db>,
             {
-                stream_of(async move { self.acquire().await?.fetch_many(query).try_collect::<Vec<_>>().await })
+                stream_of(async move {
+                    let query = ReadStatement::of(query)?;
+                    self.acquire_for(query.sql.as_str()).await?.fetch_many(query).try_collect::<Vec<_>>().await
+                })
             }
 
             fn fetch_optional<'e, 'q: 'e, E>(
@@ -98,7 +135,10 @@ macro_rules! executor {
                 'p: 'e,
                 E: 'q + Execute<'q, $db>,
             {
-                Box::pin(async move { self.acquire().await?.fetch_optional(query).await })
+                Box::pin(async move {
+                    let query = ReadStatement::of(query)?;
+                    self.acquire_for(query.sql.as_str()).await?.fetch_optional(query).await
+                })
             }
 
             fn prepare_with<'e>(

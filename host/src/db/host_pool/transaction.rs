@@ -61,7 +61,10 @@ impl<DB: HostDatabase> Transaction<DB> {
     async fn end(mut self, sql: &'static str) -> sqlx::Result<()> {
         let ended = self.connection.control(sql).await;
         match ended {
-            Ok(()) => self.connection.in_transaction = false,
+            Ok(()) => {
+                self.connection.in_transaction = false;
+                self.connection.write_turn = None;
+            }
             Err(_) => self.connection.discard(),
         }
         ended
