@@ -131,6 +131,21 @@ bench-queue: dist ## Measure the queue of jobs on SQLite and PostgreSQL
 	@$(CARGO) build --profile dist -p wharf-bench
 	@target/dist/wharf-bench queue $(DIST)
 
+# A change that is meant to cost more, or that costs less, records its counts: make bench-check RECORD=1
+RECORD ?=
+
+.PHONY: bench-check
+bench-check: cargo plugins ## Count the instructions of requests; fail if one has 3 % more than recorded
+	@command -v callgrind_control >/dev/null || { \
+		echo '== valgrind is missing; installing it with apt'; \
+		apt-get install -y -qq valgrind || { apt-get update -qq && apt-get install -y -qq valgrind; }; \
+	}
+	@echo '== Building the host that is counted'
+	@# Apart, so that the features of the benchmark's dependencies do not change the host.
+	@$(CARGO) build --profile dist -p wharf-counted
+	@$(CARGO) build --profile dist -p wharf-bench
+	@target/dist/wharf-bench check target/dist/wharf-counted $(if $(RECORD),--record)
+
 .PHONY: doc
 doc: cargo ## Build the API documentation; warnings are errors
 	@echo '== Building the documentation'

@@ -33,8 +33,8 @@ const MAX_HANDLES: usize = 10_000;
 const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 8;
-/// The number of instances for deploys, in addition to those for calls.
-pub(super) const DEPLOY_SLOTS: usize = 2;
+/// The largest number of instances for deploys, in addition to those for calls.
+const DEPLOY_SLOTS: usize = 2;
 
 /// The usage of the instance pool at a moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -124,12 +124,21 @@ fn start(settings: &Config) -> Result<Engine> {
     Engine::new(settings).map_err(|error| Error::internal("the WebAssembly engine does not start").with_source(error))
 }
 
-fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
+/// Returns the number of instances for deploys: no more than for calls, so that the pool of a small host stays small.
+pub(super) fn deploy_slots(limits: &config::Plugins) -> usize {
+    DEPLOY_SLOTS.min(limits.total_concurrency)
+}
+
+/// Returns the number of calls, deliveries, jobs and instances of deploys that may exist at once.
+fn calls_at_once(limits: &config::Plugins) -> usize {
     // Newly reserved call slots may be taken before the shared ones that they came from are free: at most half as many
     // again.
     let calls = limits.total_concurrency.saturating_add(limits.total_concurrency / 2);
-    let calls = calls.saturating_add(limits.background_concurrency).saturating_add(DEPLOY_SLOTS);
-    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+    calls.saturating_add(limits.background_concurrency).saturating_add(deploy_slots(limits))
+}
+
+fn pool(limits: &config::Plugins) -> PoolingAllocationConfig {
+    let calls = u32::try_from(calls_at_once(limits)).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(calls)
         .total_core_instances(calls.saturating_mul(MAX_CORE_INSTANCES))
@@ -183,3 +192,19 @@ fn start_clock(engine: &Engine) -> Result<()> {
 /// How long each declaration (`describe` with `routes`, `topics`, `subscriptions`, `declare`, `migrations`) may take. It only
 /// returns constants, so this is generous.
 pub(super) const DECLARATION_TIME: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `make bench-check` needs it: valgrind 3.19 gives a program 128 GiB of addresses, of which a bit less than 64 are in one
+    /// piece.
+    #[test]
+    fn the_smallest_pool_fits_into_the_addresses_of_valgrind() {
+        const GUARD: usize = 32 << 20;
+        let limits = config::Plugins { total_concurrency: 1, background_concurrency: 1, ..config::Plugins::default() };
+        let memories = calls_at_once(&limits) * usize::try_from(MAX_MEMORIES).unwrap();
+        assert!(memories * (MAX_MEMORY + GUARD) < 60 << 30, "{memories} memories");
+        assert_eq!(deploy_slots(&config::Plugins::default()), DEPLOY_SLOTS);
+    }
+}

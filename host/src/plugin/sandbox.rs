@@ -21,7 +21,7 @@ use wasmtime::Store;
 use self::execution::{Stop, run_until};
 pub use self::task::{TaskCall, TaskOutcome, Work};
 use super::bulkhead::{CallSlots, NoSlot};
-use super::engine::{DEPLOY_SLOTS, InstancePool, PluginEngine};
+use super::engine::{InstancePool, PluginEngine, deploy_slots};
 use super::interface::handle::exports::wharf::plugin::http;
 use super::limits::{CallLimits, LimitOverrides};
 use super::refusal::{plugin_paused, plugin_revoked};
@@ -107,7 +107,7 @@ impl Sandbox {
             default_limits: LimitOverrides::default().resolve(limits)?,
             cpu: CpuScheduler::new(tokio::runtime::Handle::current().metrics().num_workers()),
             call_slots: CallSlots::new(limits.total_concurrency, limits.queue_bytes),
-            deploy_slots: Semaphore::new(DEPLOY_SLOTS),
+            deploy_slots: Semaphore::new(deploy_slots(limits)),
             background_slots: Semaphore::new(limits.background_concurrency),
             task_cpu_time: limits.task_cpu_time,
             smoke_time: limits.smoke_time,

@@ -4,9 +4,10 @@
 //! affects both. Throughput comes from wrk. CPU time per request is the server's own, read from /proc, and is the
 //! steadier figure. The program asserts none of these numbers, because machines differ. It fails if known and unknown
 //! accounts can be told apart by time (`identity`). A thousand clients of one plugin are compared with a few (`crowd`).
-//! `make bench-queue` measures the queue of jobs instead (`queue`).
+//! `make bench-queue` measures the queue of jobs instead (`queue`), and `make bench-check` counts instructions (`count`).
 
 mod baseline;
+mod count;
 mod crowd;
 mod identity;
 mod postgres;
@@ -35,9 +36,13 @@ fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("baseline") => baseline::serve(&PathBuf::from(arguments.next().ok_or("baseline needs a database file")?)),
+        Some("check") => {
+            let program = PathBuf::from(arguments.next().ok_or("check needs the program")?);
+            count::check(&program, arguments.next().as_deref() == Some("--record"))
+        }
         Some("queue") => queue::measure(&PathBuf::from(arguments.next().ok_or("queue needs the program")?)),
         Some(binary) => compare(&PathBuf::from(binary)),
-        None => Err("usage: wharf-bench [queue] target/dist/wharf".into()),
+        None => Err("usage: wharf-bench [queue] WHARF, or wharf-bench check WHARF-COUNTED [--record]".into()),
     }
 }
 

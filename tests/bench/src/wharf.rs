@@ -30,23 +30,36 @@ impl Wharf {
 
     /// Starts a host by a command, and signs in as soon as the response to a path has this status.
     pub(crate) fn serve(mut command: Command, directory: &Path, ready: (&str, u16)) -> Result<Self, Failure> {
+        command.env("WHARF_LOG", "warn").stderr(Stdio::null());
+        Self::attend(command, directory, ready, Duration::from_secs(60))
+    }
+
+    /// Does the same with the log and the standard error of the command, and waits at most for the given time.
+    pub(crate) fn attend(
+        mut command: Command,
+        directory: &Path,
+        ready: (&str, u16),
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let process = command
             .env("WHARF_LISTEN", &address)
             .env("WHARF_DATA_DIR", directory.join("wharf"))
             .env("WHARF_SUPERUSER_PASSWORD", PASSWORD)
-            .env("WHARF_LOG", "warn")
             // `identity` measures hundreds of sign-ins that fail.
             .env("WHARF_THROTTLE", "false")
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()?;
         let mut wharf = Self { process, address, token: String::new() };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + patience;
         let (path, status) = ready;
         while ureq::get(wharf.url(path)).call().status() != Some(status) {
+            if let Some(exit) = wharf.process.try_wait()? {
+                return Err(format!("wharf ended with {exit}").into());
+            }
             if Instant::now() > until {
-                return Err(format!("wharf does not respond to {path} with {status} within a minute").into());
+                let seconds = patience.as_secs();
+                return Err(format!("wharf does not respond to {path} with {status} within {seconds} s").into());
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -1,0 +1,204 @@
+//! `make bench-check`: counts the instructions that the host executes for one request, and fails if a count is more than
+//! [`TOLERANCE`] above the recorded one. `make bench-check RECORD=1` records the counts in [`RECORDED`].
+//!
+//! Callgrind counts, so the counts depend on the compiler and the libraries, and hardly on the machine and its load. The
+//! host serves over a connection, with everything on, in `wharf-counted`. The counts are reset before some requests and read
+//! after them, so the start does not count. The kernel's instructions are not counted either.
+//!
+//! The epoch clock ticks in real time while the guest runs some fifty times slower, so a few calls yield that would not.
+//! The least of some rounds counts.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Failure;
+use crate::wharf::Wharf;
+
+/// The share by which a count may exceed the recorded one.
+const TOLERANCE: f64 = 0.03;
+/// The recorded counts: one route and its count on each line.
+const RECORDED: &str = "tests/bench/instructions.txt";
+/// Rounds of each route.
+const ROUNDS: usize = 5;
+/// Requests of one round.
+const REQUESTS: u32 = 100;
+/// Requests before the first round, which fill pools and caches.
+const WARM_UP: u32 = 50;
+/// Items in the list that is requested.
+const ITEMS: usize = 20;
+/// The time for the start, which compiles two components under valgrind.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const PLUGINS: [&str; 2] = ["target/plugins/hello.wasm", "target/plugins/items.wasm"];
+const GRANTS: &str = "auth,events,sql,events.rate=1000000";
+
+/// Callgrind counts `rep stosb` and `rep movsb` once for each byte: the reset of a slot of the pool would be four fifths of
+/// a call. With these thresholds, glibc uses loops over vectors, which cost what they count.
+const NO_STRING_INSTRUCTIONS: &str =
+    "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824";
+
+/// Valgrind has a bit less than 64 GiB of addresses in one piece. The instance pool for one call, one delivery and one
+/// deploy needs 48 GiB. The other settings are time limits, which a host under callgrind would exceed.
+const SETTINGS: [(&str, &str); 8] = [
+    ("GLIBC_TUNABLES", NO_STRING_INSTRUCTIONS),
+    ("WHARF_PLUGIN_TOTAL_CONCURRENCY", "1"),
+    ("WHARF_PLUGIN_BACKGROUND_CONCURRENCY", "1"),
+    ("WHARF_PLUGIN_CPU_TIME", "1m"),
+    ("WHARF_PLUGIN_DEADLINE", "5m"),
+    ("WHARF_PLUGIN_SMOKE_TIME", "5m"),
+    ("WHARF_START_TIMEOUT", "5m"),
+    ("WHARF_HEADER_TIMEOUT", "1m"),
+];
+
+/// Counts, and compares or records.
+#[allow(clippy::print_stdout, reason = "the report")]
+pub(crate) fn check(program: &Path, record: bool) -> Result<(), Failure> {
+    let toolchain = format!("{}, {}", version("rustc")?, version("valgrind")?);
+    println!("Starting the host under callgrind …");
+    let directory = tempfile::tempdir()?;
+    let counts = Counted::start(program, directory.path())?.count_routes()?;
+    if record {
+        let mut text =
+            format!("# Instructions of one request. `make bench-check RECORD=1` writes this file.\n# {toolchain}\n");
+        for (name, count) in &counts {
+            println!("{name:<14}{count:>12.0}");
+            writeln!(text, "{name} {count:.0}")?;
+        }
+        fs::write(RECORDED, text)?;
+        println!("recorded in {RECORDED}");
+        return Ok(());
+    }
+    let text = fs::read_to_string(RECORDED)
+        .map_err(|error| format!("{RECORDED}: {error}; record the counts with make bench-check RECORD=1"))?;
+    if !text.contains(&toolchain) {
+        println!("This is {toolchain}; {RECORDED} was recorded with another one, so the counts may differ");
+    }
+    println!("{:<14}{:>12}{:>12}{:>10}", "", "recorded", "now", "change");
+    let mut grown = Vec::new();
+    for (name, count) in &counts {
+        let recorded = recorded(&text, name).ok_or_else(|| format!("{RECORDED} has no count of {name}"))?;
+        let change = count / recorded - 1.0;
+        println!("{name:<14}{recorded:>12.0}{count:>12.0}{:>+9.1}%", change * 100.0);
+        if change > TOLERANCE {
+            grown.push(*name);
+        }
+        if change < -TOLERANCE {
+            println!("{:<14}fewer than recorded: keep that with make bench-check RECORD=1", "");
+        }
+    }
+    match grown.as_slice() {
+        [] => Ok(()),
+        names => Err(format!("more instructions than recorded: {}", names.join(", ")).into()),
+    }
+}
+
+fn recorded(text: &str, name: &str) -> Option<f64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(of, _)| *of == name)?.1.trim().parse().ok()
+}
+
+fn version(program: &str) -> Result<String, Failure> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{program} does not start ({error}); on Debian, valgrind is a package"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The host under callgrind.
+struct Counted {
+    wharf: Wharf,
+    agent: ureq::Agent,
+    /// The path of callgrind's output, which gets the number of each dump at its end.
+    output: PathBuf,
+    dumps: usize,
+}
+
+impl Counted {
+    fn start(program: &Path, directory: &Path) -> Result<Self, Failure> {
+        let (output, log) = (directory.join("counts"), directory.join("log"));
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--dump-line=no", "--fair-sched=try"]);
+        command.arg(format!("--callgrind-out-file={}", output.display()));
+        command.arg(program).arg(GRANTS).args(PLUGINS).envs(SETTINGS).stderr(File::create(&log)?);
+        let wharf = Wharf::attend(command, directory, ("/api/v1/items/", 401), PATIENCE).map_err(|error| {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            format!("{error}\n{log}")
+        })?;
+        wharf.create_items(ITEMS)?;
+        Ok(Self { wharf, agent: ureq::Agent::new_with_defaults(), output, dumps: 0 })
+    }
+
+    /// Returns the instructions of one request to each route, and those of a statement.
+    fn count_routes(mut self) -> Result<Vec<(&'static str, f64)>, Failure> {
+        let items = self.request("/api/v1/items/?limit=1", true)?;
+        let items: Value = serde_json::from_slice(&items)?;
+        let id = items.pointer("/data/0/id").and_then(Value::as_str).ok_or("there is no item")?;
+        let item = format!("/api/v1/items/{id}");
+        let health = self.count("/healthz", false)?;
+        let hello = self.count("/api/v1/hello/", false)?;
+        let hello_token = self.count("/api/v1/hello/", true)?;
+        let users_me = self.count("/api/v1/users/me", true)?;
+        let item = self.count(&item, true)?;
+        let list = self.count(&format!("/api/v1/items/?limit={ITEMS}"), true)?;
+        Ok(vec![
+            ("health", health),
+            ("hello", hello),
+            ("hello-token", hello_token),
+            ("users-me", users_me),
+            ("item", item),
+            ("items", list),
+            // One that reads a row by its key, with the work of the guest for it.
+            ("statement", item - hello_token),
+        ])
+    }
+
+    fn count(&mut self, path: &str, has_token: bool) -> Result<f64, Failure> {
+        for _ in 0..WARM_UP {
+            self.request(path, has_token)?;
+        }
+        let mut least = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            self.control("--zero")?;
+            for _ in 0..REQUESTS {
+                self.request(path, has_token)?;
+            }
+            self.control("--dump")?;
+            self.dumps += 1;
+            let dump = PathBuf::from(format!("{}.{}", self.output.display(), self.dumps));
+            least = least.min(total(&dump)? / f64::from(REQUESTS));
+            fs::remove_file(dump)?;
+        }
+        Ok(least)
+    }
+
+    fn request(&self, path: &str, has_token: bool) -> Result<Vec<u8>, Failure> {
+        let mut request = self.agent.get(self.wharf.url(path));
+        if has_token {
+            request = request.header("Authorization", format!("Bearer {}", self.wharf.token()));
+        }
+        Ok(request.call()?.body_mut().read_to_vec()?)
+    }
+
+    fn control(&self, what: &str) -> Result<(), Failure> {
+        let output = Command::new("callgrind_control").arg(what).arg(self.wharf.pid().to_string()).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("callgrind_control {what} failed: {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+}
+
+/// Returns the instructions of all threads in a dump.
+fn total(dump: &Path) -> Result<f64, Failure> {
+    let text = fs::read(dump).map_err(|error| format!("{}: {error}", dump.display()))?;
+    let text = String::from_utf8_lossy(&text);
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("summary: ")).ok_or("a dump of callgrind has no total")?;
+    Ok(total.trim().parse()?)
+}
