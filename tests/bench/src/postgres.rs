@@ -61,6 +61,11 @@ impl Postgres {
         format!("postgres://wharf:wharf@127.0.0.1:{}/wharf", self.port)
     }
 
+    /// Returns the first process of the server. The others are its children.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.id()
+    }
+
     /// Returns the number of transactions so far in the database of the host.
     pub(crate) fn transactions(&self) -> Result<u64, Failure> {
         let count =

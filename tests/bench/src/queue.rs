@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::Failure;
 use crate::postgres::Postgres;
+use crate::usage::cpu_seconds;
 use crate::wharf::Wharf;
-use crate::{Failure, cpu_seconds};
 
 const JOBS: u32 = 100_000;
 /// Jobs that one call enqueues in one transaction.

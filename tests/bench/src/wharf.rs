@@ -1,5 +1,6 @@
 //! Wharf with some plugins, as `wharf serve --deploy` starts it.
 
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,12 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 
-const PASSWORD: &str = "bench password";
+pub(crate) const EMAIL: &str = "admin@example.com";
+pub(crate) const PASSWORD: &str = "bench password";
+
+/// The plugins of the ladder. The items plugin is the last one to be deployed.
+const PLUGINS: [&str; 3] =
+    ["target/wasm32-wasip2/plugin/gauge.wasm", "target/plugins/hello.wasm", "target/plugins/items.wasm"];
 
 /// The host as a separate process.
 pub(crate) struct Wharf {
@@ -19,13 +25,16 @@ pub(crate) struct Wharf {
 }
 
 impl Wharf {
-    /// Starts the host with the hello and items plugins, and signs in.
-    pub(crate) fn start(binary: &Path, directory: &Path) -> Result<Self, Failure> {
+    /// Starts the host with the plugins of the ladder and these settings, and signs in. The directory gets its data and its
+    /// log.
+    pub(crate) fn start(binary: &Path, directory: &Path, settings: &[(&str, &str)]) -> Result<Self, Failure> {
+        fs::create_dir_all(directory)?;
         let mut command = Command::new(binary);
-        command.args(["serve", "--deploy", "target/plugins/hello.wasm", "target/plugins/items.wasm"]);
+        command.args(["serve", "--deploy"]).args(PLUGINS);
         // Each item that is created is an event.
         command.args(["--grant", "auth,events,sql,events.rate=1000000"]);
-        Self::serve(command, directory, ("/api/v1/items/", 401))
+        command.envs(settings.iter().copied()).stderr(File::create(directory.join("log"))?);
+        Self::attend(command, directory, ("/api/v1/items/", 401), Duration::from_secs(60))
     }
 
     /// Starts a host by a command, and signs in as soon as the response to a path has this status.
@@ -64,7 +73,7 @@ impl Wharf {
             std::thread::sleep(Duration::from_millis(100));
         }
         let response: Value = ureq::post(wharf.url("/api/v1/login/access-token"))
-            .send_form([("username", "admin@example.com"), ("password", PASSWORD)])?
+            .send_form([("username", EMAIL), ("password", PASSWORD)])?
             .body_mut()
             .read_json()?;
         wharf.token = response.get("access_token").and_then(Value::as_str).ok_or("no token")?.to_owned();

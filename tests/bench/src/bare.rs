@@ -1,0 +1,57 @@
+//! The least that a dispatch to WebAssembly costs: axum calls a tiny component in a fresh instance of the pool, on a fiber.
+//! Nothing limits or checks the call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+
+use crate::{Failure, own_server};
+
+/// It returns its greeting from a constant.
+const HELLO: &str = include_str!("bare/hello.wat");
+/// Instances that may exist at once: more than the connections of any measurement of this server.
+const INSTANCES: u32 = 64;
+
+struct Dispatch {
+    engine: Engine,
+    hello: InstancePre<()>,
+}
+
+/// Serves until the process is killed.
+#[tokio::main]
+pub(crate) async fn serve() -> Result<(), Failure> {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(INSTANCES)
+        .total_memories(INSTANCES)
+        .total_tables(INSTANCES)
+        .total_stacks(INSTANCES);
+    let mut config = Config::new();
+    config.concurrency_support(false).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    let engine = Engine::new(&config)?;
+    let component = Component::from_binary(&engine, &wat::parse_str(HELLO)?)?;
+    let hello = Linker::new(&engine).instantiate_pre(&component)?;
+    let router = Router::new().route("/hello", get(hello_json)).with_state(Arc::new(Dispatch { engine, hello }));
+    own_server::serve(router).await
+}
+
+async fn hello_json(State(dispatch): State<Arc<Dispatch>>) -> Result<impl IntoResponse, StatusCode> {
+    let greeting = dispatch.call().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], greeting))
+}
+
+impl Dispatch {
+    async fn call(&self) -> wasmtime::Result<String> {
+        let mut store = Store::new(&self.engine, ());
+        let instance = self.hello.instantiate_async(&mut store).await?;
+        let hello = instance.get_typed_func::<(), (String,)>(&mut store, "hello")?;
+        let (greeting,) = hello.call_async(&mut store, ()).await?;
+        Ok(greeting)
+    }
+}

@@ -1,0 +1,193 @@
+//! The routes of the ladder, and the servers that are their rungs.
+
+use std::path::Path;
+
+use crate::ladder::{Route, Rung};
+use crate::load::Request;
+use crate::own_server::OwnServer;
+use crate::peers::Peer;
+use crate::plain;
+use crate::wharf::{EMAIL, PASSWORD, Wharf};
+use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
+
+/// The names of the rungs.
+pub(crate) mod rung {
+    pub(crate) const PLAIN: &str = "plain axum";
+    /// A route of the host without a plugin: the server, the dispatch, the log and the rules of HTTP.
+    pub(crate) const LAYER: &str = "Wharf's HTTP layer";
+    pub(crate) const BARE: &str = "bare wasmtime";
+    /// With the log at `warn`.
+    pub(crate) const WHARF: &str = "Wharf";
+    pub(crate) const LOGGING: &str = "Wharf, default log";
+    pub(crate) const ONE_WORKER: &str = "Wharf, one worker";
+}
+
+/// The names of the routes.
+pub(crate) mod route {
+    pub(crate) const HELLO: &str = "hello";
+    pub(crate) const HELLO_ALONE: &str = "hello, one connection";
+    pub(crate) const ME: &str = "users/me";
+    pub(crate) const LIST: &str = "list 20 of 100, with count";
+    pub(crate) const KEPT: &str = "cached response";
+    pub(crate) const BODY: &str = "64 KiB body";
+    pub(crate) const LOGIN: &str = "login";
+    pub(crate) const CREATE: &str = "create";
+}
+
+/// A hash takes a core for many milliseconds, so few connections are enough.
+const LOGIN_CONNECTIONS: usize = 4;
+pub(crate) const BODY_BYTES: usize = 64 * 1024;
+const JSON: &str = "application/json";
+const NEW_ITEM: &str = r#"{"title":"An item","description":"It is created by the benchmark"}"#;
+
+/// The servers of the ladder.
+pub(crate) struct Servers {
+    plain: OwnServer,
+    bare: OwnServer,
+    wharf: Wharf,
+    logging: Wharf,
+    one_worker: Wharf,
+}
+
+impl Servers {
+    /// Starts all servers. The directory gets their data.
+    pub(crate) fn start(binary: &Path, directory: &Path) -> Result<Self, Failure> {
+        let servers = Self {
+            plain: OwnServer::start("plain", Some(&directory.join("plain.sqlite")))?,
+            bare: OwnServer::start("bare", None)?,
+            wharf: Wharf::start(binary, &directory.join("quiet"), &[("WHARF_LOG", "warn")])?,
+            logging: Wharf::start(binary, &directory.join("logging"), &[])?,
+            one_worker: Wharf::start(
+                binary,
+                &directory.join("one-worker"),
+                &[("WHARF_LOG", "warn"), ("TOKIO_WORKER_THREADS", "1")],
+            )?,
+        };
+        servers.wharf.create_items(ITEMS)?;
+        servers.logging.create_items(ITEMS)?;
+        Ok(servers)
+    }
+
+    pub(crate) fn wharf(&self) -> &Wharf {
+        &self.wharf
+    }
+
+    /// Returns the routes that change no list. Peers join the routes that they have.
+    pub(crate) fn routes(&self, peers: &[Peer]) -> Vec<Route> {
+        let hello = || vec![self.plain_hello(), on(&self.wharf, rung::WHARF, "/api/v1/hello/")];
+        let list = format!("/api/v1/items/?limit={LIST_LIMIT}");
+        let mut all_of_hello = hello();
+        all_of_hello.insert(1, on(&self.wharf, rung::LAYER, "/healthz"));
+        all_of_hello.insert(2, own(&self.bare, rung::BARE, Request::get(self.bare.url("/hello"))));
+        all_of_hello.push(on(&self.logging, rung::LOGGING, "/api/v1/hello/"));
+        all_of_hello.push(on(&self.one_worker, rung::ONE_WORKER, "/api/v1/hello/"));
+        let routes = vec![
+            Route { name: route::HELLO, connections: CONNECTIONS, rungs: all_of_hello },
+            Route { name: route::HELLO_ALONE, connections: 1, rungs: hello() },
+            Route {
+                name: route::ME,
+                connections: CONNECTIONS,
+                rungs: vec![self.plain("/users/me"), signed_in(&self.wharf, rung::WHARF, "/api/v1/users/me")],
+            },
+            Route {
+                name: route::LIST,
+                connections: CONNECTIONS,
+                rungs: vec![
+                    self.plain("/items"),
+                    signed_in(&self.wharf, rung::WHARF, &list),
+                    signed_in(&self.logging, rung::LOGGING, &list),
+                ],
+            },
+            // The other side does not cache: it is the least that a server can do.
+            Route {
+                name: route::KEPT,
+                connections: CONNECTIONS,
+                rungs: vec![self.plain_hello(), on(&self.wharf, rung::WHARF, "/api/v1/gauge/kept")],
+            },
+            Route { name: route::BODY, connections: CONNECTIONS, rungs: self.body() },
+            Route { name: route::LOGIN, connections: LOGIN_CONNECTIONS, rungs: self.login() },
+        ];
+        routes.into_iter().map(|route| with_peers(route, peers)).collect()
+    }
+
+    /// Returns the route that makes the lists longer, so it is the last one.
+    pub(crate) fn create(&self, peers: &[Peer]) -> Route {
+        let plain = Request::post(self.plain.url("/items"), JSON, NEW_ITEM).with_token(plain::TOKEN);
+        let create = |wharf: &Wharf, name| {
+            let request = Request::post(wharf.url("/api/v1/items/"), JSON, NEW_ITEM).with_token(wharf.token());
+            Rung { name, request, processes: vec![wharf.pid()], may_fail: false }
+        };
+        let rungs = vec![
+            own(&self.plain, rung::PLAIN, plain),
+            create(&self.wharf, rung::WHARF),
+            create(&self.logging, rung::LOGGING),
+        ];
+        with_peers(Route { name: route::CREATE, connections: CONNECTIONS, rungs }, peers)
+    }
+
+    fn plain_hello(&self) -> Rung {
+        own(&self.plain, rung::PLAIN, Request::get(self.plain.url("/hello")))
+    }
+
+    fn plain(&self, path: &str) -> Rung {
+        own(&self.plain, rung::PLAIN, Request::get(self.plain.url(path)).with_token(plain::TOKEN))
+    }
+
+    fn body(&self) -> Vec<Rung> {
+        let body = "x".repeat(BODY_BYTES);
+        let send = |url| Request::post(url, "application/octet-stream", body.as_str());
+        vec![
+            own(&self.plain, rung::PLAIN, send(self.plain.url("/length"))),
+            Rung {
+                name: rung::WHARF,
+                request: send(self.wharf.url("/api/v1/gauge/length")),
+                processes: vec![self.wharf.pid()],
+                may_fail: false,
+            },
+        ]
+    }
+
+    fn login(&self) -> Vec<Rung> {
+        let json = format!(r#"{{"username":"{EMAIL}","password":"{PASSWORD}"}}"#);
+        // The names of the form, with `@` and the blank as they are sent.
+        let form = format!("username={}&password={}", EMAIL.replace('@', "%40"), PASSWORD.replace(' ', "+"));
+        let url = self.wharf.url("/api/v1/login/access-token");
+        vec![
+            own(&self.plain, rung::PLAIN, Request::post(self.plain.url("/login"), JSON, json)),
+            Rung {
+                name: rung::WHARF,
+                request: Request::post(url, "application/x-www-form-urlencoded", form),
+                processes: vec![self.wharf.pid()],
+                may_fail: false,
+            },
+        ]
+    }
+}
+
+fn own(server: &OwnServer, name: &'static str, request: Request) -> Rung {
+    Rung { name, request, processes: vec![server.pid()], may_fail: false }
+}
+
+/// A request without a token.
+fn on(wharf: &Wharf, name: &'static str, path: &str) -> Rung {
+    Rung { name, request: Request::get(wharf.url(path)), processes: vec![wharf.pid()], may_fail: false }
+}
+
+/// A request with the token of the host.
+fn signed_in(wharf: &Wharf, name: &'static str, path: &str) -> Rung {
+    let request = Request::get(wharf.url(path)).with_token(wharf.token());
+    Rung { name, request, processes: vec![wharf.pid()], may_fail: false }
+}
+
+fn with_peers(mut route: Route, peers: &[Peer]) -> Route {
+    for peer in peers {
+        let request = peer.requests.iter().find(|(name, _)| *name == route.name).map(|(_, request)| request.clone());
+        route.rungs.extend(request.map(|request| Rung {
+            name: peer.name,
+            request,
+            processes: peer.processes.clone(),
+            may_fail: true,
+        }));
+    }
+    route
+}

@@ -1,0 +1,72 @@
+//! The CPU time and the memory of processes, from /proc (proc(5)).
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::Failure;
+
+/// The usage of some processes and their children.
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    /// Resident memory in MiB. Memory that several processes share counts for each.
+    pub(crate) memory: f64,
+}
+
+impl Usage {
+    /// Reads the usage of these processes and all their descendants.
+    pub(crate) fn of(processes: &[u32]) -> Result<Self, Failure> {
+        let mut usage = Self { cpu_seconds: 0.0, memory: 0.0 };
+        for pid in with_descendants(processes)? {
+            // A child may have ended meanwhile.
+            if let (Ok(cpu), Ok(memory)) = (cpu_seconds(pid), resident(pid)) {
+                usage.cpu_seconds += cpu;
+                usage.memory += memory;
+            } else if processes.contains(&pid) {
+                return Err(format!("process {pid} has ended").into());
+            }
+        }
+        Ok(usage)
+    }
+}
+
+/// Returns the user and system time of a process (fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms).
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
+    let stat = stat(pid)?;
+    let ticks: u64 = stat.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+    #[allow(clippy::cast_precision_loss, reason = "a count of 10 ms ticks")]
+    Ok(ticks as f64 / 100.0)
+}
+
+fn resident(pid: u32) -> Result<f64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    // A process that has ended and waits for its parent has no memory.
+    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else { return Ok(0.0) };
+    let kib: f64 = line.split_whitespace().next().ok_or("no size in /proc/PID/status")?.parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// Returns /proc/PID/stat after the name, which may contain spaces: from field 3 on.
+fn stat(pid: u32) -> Result<String, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1.to_owned())
+}
+
+fn with_descendants(processes: &[u32]) -> Result<BTreeSet<u32>, Failure> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let parent = stat(pid).ok().and_then(|stat| stat.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (pid, parent)));
+    }
+    let mut found: BTreeSet<u32> = processes.iter().copied().collect();
+    loop {
+        let children: Vec<u32> =
+            parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect();
+        let before = found.len();
+        found.extend(children);
+        if found.len() == before {
+            return Ok(found);
+        }
+    }
+}
