@@ -228,11 +228,6 @@ pub async fn end(db: &Db, task: &ClaimedTask, end: &TaskEnd, now: Timestamp) -> 
         WHERE seq = $1 AND claims = $2 AND state = 'running'";
     let Claim { seq, claims } = task.claim();
     Ok(on!(db, pool, begin => {
-        let mut tx = pool.begin_with(begin).await?;
-        let lane = task.lane.as_deref().filter(|_| end.is_final());
-        if let Some(lane) = lane {
-            tx.take_lock(lane_lock(lane)).await?;
-        }
         let query = match end {
             TaskEnd::Delivered => sqlx::query(DELETE).bind(seq).bind(claims),
             TaskEnd::Succeeded { output, keep_until } => {
@@ -244,12 +239,20 @@ pub async fn end(db: &Db, task: &ClaimedTask, end: &TaskEnd, now: Timestamp) -> 
             TaskEnd::Postponed { due_at } => sqlx::query(POSTPONE).bind(seq).bind(claims).bind(*due_at),
             TaskEnd::Dead { reason } => sqlx::query(BURY).bind(seq).bind(claims).bind(reason.as_str()).bind(now),
         };
-        let is_ours = query.execute(&mut *tx).await?.rows_affected() == 1;
-        if let Some(lane) = lane.filter(|_| is_ours) {
-            sqlx::query(UNBLOCK_NEXT).bind(task.plugin.clone()).bind(lane).execute(&mut *tx).await?;
+        match task.lane.as_deref().filter(|_| end.is_final()) {
+            // One statement needs no transaction of its own.
+            None => query.execute(pool).await?.rows_affected() == 1,
+            Some(lane) => {
+                let mut tx = pool.begin_with(begin).await?;
+                tx.take_lock(lane_lock(lane)).await?;
+                let is_ours = query.execute(&mut *tx).await?.rows_affected() == 1;
+                if is_ours {
+                    sqlx::query(UNBLOCK_NEXT).bind(task.plugin.clone()).bind(lane).execute(&mut *tx).await?;
+                }
+                tx.commit().await?;
+                is_ours
+            }
         }
-        tx.commit().await?;
-        is_ours
     }))
 }
 
