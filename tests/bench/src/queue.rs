@@ -83,6 +83,19 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
     let enqueued = begun.elapsed();
     line("enqueued per second", rate(f64::from(JOBS), enqueued));
     let done_meanwhile = courier.succeeded()? - done;
+    // Jobs pass the outbox of their plugin in their order, so a probe would wait there for all jobs before it.
+    let waiting = loop {
+        let waiting = courier.waiting()?;
+        if waiting + courier.succeeded()? - done >= f64::from(JOBS) {
+            break waiting;
+        }
+        if begun.elapsed() > LIMIT {
+            return Err(format!("{name}: the jobs did not reach the queue within {LIMIT:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    line("moved into the queue per second", rate(f64::from(JOBS), begun.elapsed()));
+    line("jobs that wait then", format!("{waiting:.0}"));
     for _ in 0..PROBES {
         courier.probe()?;
         std::thread::sleep(PROBE_INTERVAL);
@@ -97,7 +110,7 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
     }
     line("drained per second, while jobs are enqueued", rate(done_meanwhile, enqueued));
     line("drained per second, afterwards", rate(f64::from(JOBS) - done_meanwhile, begun.elapsed() - enqueued));
-    line("start after the commit, high priority, before them", courier.take_waits(PROBES)?);
+    line("start after the commit, high priority, before those", courier.take_waits(PROBES)?);
     line("memory at most", courier.memory("VmHWM:")?);
     Ok(())
 }
@@ -155,12 +168,21 @@ impl Courier {
 
     /// Returns how many jobs have succeeded.
     fn succeeded(&self) -> Result<f64, Failure> {
+        self.metric(r#"wharf_task_outcomes_total{plugin="courier",outcome="succeeded"} "#)
+    }
+
+    /// Returns how many jobs wait in the queue.
+    fn waiting(&self) -> Result<f64, Failure> {
+        self.metric(r#"wharf_tasks{plugin="courier",kind="job",state="ready"} "#)
+    }
+
+    /// Returns a value of the metrics; zero if it is not there.
+    fn metric(&self, name: &str) -> Result<f64, Failure> {
         let token = format!("Bearer {}", self.0.token());
         let metrics = ureq::get(self.0.url("/metrics")).header("Authorization", token).call()?;
         let metrics = metrics.into_body().read_to_string()?;
-        let name = r#"wharf_task_outcomes_total{plugin="courier",outcome="succeeded"} "#;
-        let count = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(count.map_or(Ok(0.0), str::parse)?)
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 
     /// Returns a member of `/proc/PID/status`.
