@@ -215,9 +215,10 @@ impl Mailer {
             tracing::info!(mail = id, kind, "mail not sent: the same one was sent a short time ago");
             Ok(Outcome::Repeated)
         } else if let Some(plugin) = &plugin {
-            self.attempt_of_plugin(plugin, &row, begun).await
+            // Boxed, because it is large.
+            Box::pin(self.attempt_of_plugin(plugin, &row, begun)).await
         } else {
-            self.attempt(&row, begun).await
+            Box::pin(self.attempt(&row, begun)).await
         };
         match result {
             Ok(outcome) => {
