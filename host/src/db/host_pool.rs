@@ -337,6 +337,22 @@ mod tests {
     use crate::db::Db;
     use crate::error::{Error, code};
 
+    /// SQLite checks a deferred reference when it commits, which is also when it writes to the disk.
+    #[tokio::test]
+    async fn a_statement_whose_commit_fails_returns_no_row() {
+        let (_dir, db) = crate::db::tests::sqlite().await;
+        let Db::Sqlite(pool) = &db else { unreachable!() };
+        let table = "CREATE TABLE leaves (id INTEGER PRIMARY KEY, \
+            parent INTEGER REFERENCES leaves (id) DEFERRABLE INITIALLY DEFERRED)";
+        sqlx::query(table).execute(pool).await.unwrap();
+        let insert = "INSERT INTO leaves (id, parent) VALUES (1, $1) RETURNING id";
+        let insert = async |parent: i64| sqlx::query_scalar::<_, i64>(insert).bind(parent).fetch_optional(pool).await;
+        let failed = insert(2).await;
+        assert!(failed.is_err(), "{failed:?}");
+        assert_eq!(insert(1).await.unwrap(), Some(1));
+        db.close().await;
+    }
+
     /// SQLite rolls a transaction back by itself when the disk is full, so ROLLBACK fails.
     #[tokio::test]
     async fn a_connection_whose_transaction_failed_is_not_used_again() {

@@ -7,7 +7,7 @@ use sqlx::error::BoxDynError;
 use sqlx::{Database, Either, Execute, Executor, Postgres, SqlStr, Sqlite};
 use tokio::time::timeout;
 
-use super::{HostConnection, HostDatabase, HostPool, thrown_away};
+use super::{HostConnection, HostDatabase, HostPool, thrown_away, write_turn};
 
 /// Turns a result that has arrived as a whole into the stream that sqlx wants. The results of the host are small.
 fn stream_of<'e, T: Send + 'e>(
@@ -137,7 +137,15 @@ macro_rules! executor {
             {
                 Box::pin(async move {
                     let query = ReadStatement::of(query)?;
-                    self.acquire_for(query.sql.as_str()).await?.fetch_optional(query).await
+                    let writes = write_turn::is_needed_for(query.sql.as_str());
+                    let mut connection = self.acquire_for(query.sql.as_str()).await?;
+                    if !writes {
+                        return connection.fetch_optional(query).await;
+                    }
+                    // On SQLite, sqlx ends the statement after its first row and does not look whether that committed it: a
+                    // full disk would go unnoticed, and a code that can be used once would stay.
+                    let results = connection.fetch_many(query).try_collect::<Vec<_>>().await?;
+                    Ok(results.into_iter().find_map(Either::right))
                 })
             }
 
