@@ -192,14 +192,15 @@ pub(crate) async fn postpone(
 }
 
 /// Makes mails due that wait for the return of the mail server, the oldest first and at most `most`. Returns their number.
-/// A mail that is being sent is not among them.
-pub(crate) async fn end_outage(db: &Db, now: Timestamp, most: i64) -> Result<u64> {
+/// Not among them are a mail that is being sent, and those with `attempts` or more.
+pub(crate) async fn end_outage(db: &Db, now: Timestamp, attempts: i64, most: i64) -> Result<u64> {
     const SQL: &str = "UPDATE mail_queue SET waits_for = 'retry', \
             next_at = CASE WHEN next_at > $1 THEN $1 ELSE next_at END \
-        WHERE state = 'waiting' AND waits_for = 'server' AND id IN \
-            (SELECT id FROM mail_queue WHERE state = 'waiting' AND waits_for = 'server' ORDER BY id LIMIT $2)";
+        WHERE state = 'waiting' AND waits_for = 'server' AND id IN (SELECT id FROM mail_queue \
+            WHERE state = 'waiting' AND waits_for = 'server' AND attempts < $2 ORDER BY id LIMIT $3)";
     Ok(on!(db, pool => {
-        sqlx::query(SQL).bind(now).bind(most).execute(pool).await.map(|done| done.rows_affected())
+        let end = sqlx::query(SQL).bind(now).bind(attempts).bind(most);
+        end.execute(pool).await.map(|done| done.rows_affected())
     })?)
 }
 
@@ -295,7 +296,7 @@ mod tests {
             assert!(reads.map(|step| step.3.as_str()).all(|step| step.contains("(source=?")), "{plan:?}");
         }
         let explain = "EXPLAIN QUERY PLAN SELECT id FROM mail_queue WHERE state = 'waiting' AND waits_for = 'server' \
-            ORDER BY id LIMIT 10";
+            AND attempts < 50 ORDER BY id LIMIT 10";
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(pool).await.unwrap();
         assert!(plan.iter().any(|step| step.3.contains("INDEX mail_queue_server")), "{plan:?}");
     }

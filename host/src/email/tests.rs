@@ -11,7 +11,7 @@ use super::letter::Letter;
 use super::smtp::{Failure, SendError};
 use super::worker::{
     DEAD_BOUNDS, FIRST_BACKOFF, HOST_PATIENCE, LEASE, LEAST_ATTEMPTS, LONGEST_BACKOFF, LONGEST_WAIT, MAX_UNCONFIRMED,
-    PREPARE_TIME, PRUNE_BYTES, backoff, without_tokens,
+    PREPARE_TIME, PRUNE_BYTES, RETURNED_ATTEMPTS, backoff, without_tokens,
 };
 use super::*;
 use crate::auth::tests::{World, client};
@@ -652,6 +652,30 @@ async fn when_the_mail_server_is_back_the_mails_that_waited_for_it_are_due_at_on
     assert_eq!(one.unwrap_err().code().to_string(), "mail_state");
     assert!(mailer.step().await.unwrap() && !mailer.step().await.unwrap());
     assert!(sink.mails()[4].contains("To: later@example.com\n"));
+}
+
+/// A mail server that takes one mail a minute is away in between. Each of the others would be tried again each time.
+#[tokio::test]
+async fn a_mail_server_that_comes_and_goes_does_not_use_up_the_attempts_of_a_mail() {
+    let world = World::new().await;
+    let (sink, url) = Sink::start().await;
+    let mailer = mailer(&world, with_server(&url)).unwrap();
+    let test = |name: &str| Mail::Test { email: format!("{name}@example.com") };
+    sink.refusals.lock().unwrap().session = Some("421 too busy");
+    for name in ["often", "once"] {
+        mailer.enqueue(&test(name)).await.unwrap();
+    }
+    while mailer.step().await.unwrap() {}
+    let Db::Sqlite(pool) = &world.db else { unreachable!() };
+    let often = sqlx::query("UPDATE mail_queue SET attempts = $1 WHERE id = 1").bind(RETURNED_ATTEMPTS);
+    often.execute(pool).await.unwrap();
+    sink.refusals.lock().unwrap().session = None;
+    mailer.enqueue(&test("new")).await.unwrap();
+    while mailer.step().await.unwrap() {}
+    assert_eq!((sink.mails().len(), waiting(&world).await), (2, 1));
+    world.clock.advance(FIRST_BACKOFF);
+    while mailer.step().await.unwrap() {}
+    assert!(sink.mails()[2].contains("To: often@example.com\n"));
 }
 
 /// A host that was restarted may have the settings of another mail server.

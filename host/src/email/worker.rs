@@ -56,6 +56,9 @@ const _: () = assert!(
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// The most mails that become due at once when the mail server is back. Further ones do when the next mail was sent.
 const RETURNED: i64 = 1_000;
+/// A mail with this number of attempts waits on then. A mail server that comes and goes, or takes one mail a minute, would
+/// otherwise use up [`MAX_ATTEMPTS`] in a short time.
+pub(super) const RETURNED_ATTEMPTS: i64 = MAX_ATTEMPTS / 2;
 /// How long an attempt may go on after the end of the host began.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// How often the queue is checked for retries and for mails of other nodes.
@@ -267,7 +270,7 @@ impl Mailer {
         if !had_outage.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        let due = db::email::end_outage(db, clock.now(), RETURNED).await;
+        let due = db::email::end_outage(db, clock.now(), RETURNED_ATTEMPTS, RETURNED).await;
         if !due.as_ref().is_ok_and(|mails| i64::try_from(*mails).is_ok_and(|mails| mails < RETURNED)) {
             had_outage.store(true, Ordering::SeqCst);
         }
