@@ -59,7 +59,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["openidconnect", "chrono"], &["auth"]),
     (&["ed25519_dalek"], &["audit", "auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
-    (&["rustix"], &["plugin", "db", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
+    (&["rustix"], &["plugin", "db", "clock", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
     (&["croner", "jiff"], &["plugin/schedule_time.rs"]),
     (&["landlock", "libc", "seccompiler"], &["plugin/compile/confinement.rs"]),
     (&["clap", "ureq"], &["cli"]),
