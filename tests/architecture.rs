@@ -1,12 +1,13 @@
 //! Rules about the source itself: which part may use which, which part names which crate, which files may form a
-//! circle, and how files are named. `imports` reads the source, `circles` searches the graph, `claims` and `language`
-//! read the texts.
+//! circle, how files are named, and how transactions are written. `imports` reads the source, `circles` searches the
+//! graph, `transactions` looks for writers that would wait for themselves, and `claims` and `language` read the texts.
 
 mod circles;
 mod claims;
 mod generated_tables;
 mod imports;
 mod language;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
