@@ -3,7 +3,8 @@
 //!
 //! A thread that logs never waits for the reader of standard error: its line goes into a bounded queue
 //! ([`line_queue`]), and a thread of its own writes it. A line that does not fit is dropped and counted. Errors of the host
-//! have room beyond that of other lines.
+//! have room beyond that of other lines. A thread that panics waits a moment for the writing thread, because the process
+//! may end.
 
 mod json_lines;
 mod line_queue;
@@ -38,6 +39,9 @@ const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// How long the end of the process waits for the last lines. A reader that does not read must not hold it up.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
+/// How long a panic waits until its line is written: the process may end by it, without another word.
+const PANIC_FLUSH_TIME: Duration = Duration::from_millis(100);
+
 /// The lines of this process, once the log is started.
 static LINES: OnceLock<Arc<LineQueue>> = OnceLock::new();
 
@@ -69,8 +73,12 @@ pub fn start(config: &Log, colours: bool) -> Result<()> {
 
 /// Waits a moment until the lines so far are written. Each end of the process calls it.
 pub fn flush() {
+    flush_within(FLUSH_TIME);
+}
+
+fn flush_within(limit: Duration) {
     if let Some(lines) = LINES.get() {
-        lines.flush(FLUSH_TIME);
+        lines.flush(limit);
     }
 }
 
@@ -93,4 +101,5 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     tracing::error!(place, thread = thread.name().unwrap_or("unnamed"), "panic: {text}");
+    flush_within(PANIC_FLUSH_TIME);
 }

@@ -18,6 +18,9 @@ use super::json_lines::PLUGIN_LINES;
 /// Bytes for errors of the host beyond those of the queue: a flood of other lines must not hide why something failed.
 const ERROR_BYTES: usize = 1024 * 1024;
 
+/// Bytes for the reports of dropped lines, beyond those for errors. There is one for each write at most, so they always fit.
+const REPORT_BYTES: usize = 64 * 1024;
+
 /// How long lines gather after a write.
 const GATHERING_TIME: Duration = Duration::from_millis(5);
 
@@ -37,9 +40,10 @@ pub(super) struct LineQueue {
 struct State {
     /// Whole lines.
     waiting: Vec<u8>,
-    lines: u64,
-    /// Whether the thread is writing lines that it took from `waiting`.
-    is_writing: bool,
+    /// The number of lines so far that fitted.
+    added: u64,
+    /// The number of those that were written, or whose write failed.
+    ended: u64,
     /// The number of bytes for which the thread waits. `None` if it does not wait, or was woken already: most lines need
     /// no system call.
     awaited: Option<usize>,
@@ -60,17 +64,17 @@ impl LineQueue {
         std::thread::Builder::new().name("wharf-log".to_owned()).spawn(move || queue.run(output)).map(drop)
     }
 
-    /// Adds a line, or counts it as dropped if it does not fit. Never waits for the output.
-    pub(super) fn push(&self, line: &[u8], is_error: bool) {
-        let most = if is_error { self.bytes.saturating_add(ERROR_BYTES) } else { self.bytes };
+    /// Adds a line, or counts it as dropped if it does not fit into the queue and the room beyond it. Never waits for the
+    /// output.
+    pub(super) fn push(&self, line: &[u8], room: usize) {
         let mut state = self.lock();
         let bytes = state.waiting.len().saturating_add(line.len());
-        if bytes > most {
+        if bytes > self.bytes.saturating_add(room) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         state.waiting.extend_from_slice(line);
-        state.lines += 1;
+        state.added += 1;
         if state.awaited.is_some_and(|awaited| bytes >= awaited) {
             state.awaited = None;
             drop(state);
@@ -83,38 +87,36 @@ impl LineQueue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until all lines are written, at most for `limit`.
+    /// Waits until the lines so far are written, at most for `limit`. Later lines do not prolong it.
     pub(super) fn flush(&self, limit: Duration) {
-        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
         let mut state = self.lock();
+        let until = state.added;
         state.flushing += 1;
         self.filled.notify_one();
-        let waited = self.written.wait_timeout_while(state, limit, is_busy);
+        let waited = self.written.wait_timeout_while(state, limit, |state| state.ended < until);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.flushing -= 1;
     }
 
-    fn run(&self, mut output: impl Write) {
+    fn run(&self, output: impl Write) {
+        let mut output = LineOutput { inner: output, is_in_line: false };
         let mut batch = Vec::new();
         let mut reported = 0;
         loop {
             let lines = self.take(&mut batch);
-            let written = output.write_all(&batch).and_then(|()| output.flush());
+            let is_written = output.write_lines(&batch).is_ok();
             batch.clear();
-            self.lock().is_writing = false;
+            if !is_written {
+                self.dropped.fetch_add(lines, Ordering::Relaxed);
+            }
+            self.lock().ended += lines;
             self.written.notify_all();
             let dropped = self.dropped();
-            match written {
-                // The reader has closed its end. The report would be lost like these lines.
-                Err(_) => {
-                    self.dropped.fetch_add(lines, Ordering::Relaxed);
-                }
-                Ok(()) if dropped > reported => {
-                    let lines = dropped - reported;
-                    reported = dropped;
-                    tracing::warn!(lines, "log lines were dropped because standard error did not take them in time");
-                }
-                Ok(()) => {}
+            // If the reader has closed its end, or the disk is full, the report would be lost like the lines.
+            if is_written && dropped > reported {
+                let lines = dropped - reported;
+                reported = dropped;
+                tracing::warn!(lines, "log lines were dropped because standard error did not take them in time");
             }
             self.gather();
         }
@@ -128,8 +130,7 @@ impl LineQueue {
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut state.waiting, batch);
         state.awaited = None;
-        state.is_writing = true;
-        std::mem::take(&mut state.lines)
+        state.added - state.ended
     }
 
     /// Lets lines gather for a moment. Ends early if there are many, or if a thread waits for them to be written.
@@ -145,6 +146,45 @@ impl LineQueue {
     }
 }
 
+/// The output of the log, and whether the last write ended within a line.
+struct LineOutput<W> {
+    inner: W,
+    is_in_line: bool,
+}
+
+impl<W: Write> LineOutput<W> {
+    /// Writes whole lines. Ends the line first that an earlier write could not finish, because it would spoil the next one.
+    fn write_lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.is_in_line {
+            self.write_all(b"\n")?;
+        }
+        self.write_all(lines)?;
+        self.flush()
+    }
+}
+
+impl<W: Write> Write for LineOutput<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.inner.write(bytes) {
+                // Another process has made the pipe or the terminal non-blocking, which they share.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHERING_TIME),
+                Err(error) => return Err(error),
+                Ok(taken) => {
+                    if let Some(last) = bytes.get(..taken).and_then(<[u8]>::last) {
+                        self.is_in_line = *last != b'\n';
+                    }
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Gives the formatter of the log its writer.
 pub(super) struct QueueWriter(pub(super) Arc<LineQueue>);
 
@@ -152,25 +192,33 @@ impl<'a> MakeWriter<'a> for QueueWriter {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter { queue: &self.0, is_error: false }
+        LineWriter { queue: &self.0, room: 0 }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> LineWriter<'a> {
-        // A plugin could fill the room with errors of its own.
-        let is_error = *metadata.level() == Level::ERROR && metadata.target() != PLUGIN_LINES;
-        LineWriter { queue: &self.0, is_error }
+        let (target, is_error) = (metadata.target(), *metadata.level() == Level::ERROR);
+        let room = if target == module_path!() {
+            // The number of dropped lines is reported when the queue may still be full.
+            ERROR_BYTES + REPORT_BYTES
+        } else if is_error && target != PLUGIN_LINES {
+            ERROR_BYTES
+        } else {
+            0
+        };
+        LineWriter { queue: &self.0, room }
     }
 }
 
 /// Takes one line, which the formatter writes as a whole.
 pub(super) struct LineWriter<'a> {
     queue: &'a LineQueue,
-    is_error: bool,
+    /// Bytes beyond those of the queue that the line may use.
+    room: usize,
 }
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.push(line, self.is_error);
+        self.queue.push(line, self.room);
         Ok(line.len())
     }
 
@@ -214,12 +262,12 @@ mod tests {
     #[test]
     fn lines_beyond_the_bytes_of_the_queue_are_dropped_whole_and_counted() {
         let (queue, read, written) = queue(10);
-        queue.push(b"first\n", false);
-        while !queue.lock().is_writing {
+        queue.push(b"first\n", 0);
+        while !queue.lock().waiting.is_empty() {
             std::thread::yield_now();
         }
         for line in [&b"1234567\n"[..], b"abc\n", b"\n"] {
-            queue.push(line, false);
+            queue.push(line, 0);
         }
         assert_eq!(queue.dropped(), 1);
         queue.flush(Duration::ZERO);
@@ -227,14 +275,15 @@ mod tests {
         read.send(()).unwrap();
         assert_eq!([written.recv().unwrap(), written.recv().unwrap()], [&b"first\n"[..], b"1234567\n\n"]);
         queue.flush(Duration::from_secs(60));
-        assert!(!queue.lock().is_writing);
+        let state = queue.lock();
+        assert_eq!(state.ended, state.added);
     }
 
     #[test]
     fn errors_of_the_host_have_room_when_the_queue_is_full() {
         let (queue, read, written) = queue(10);
-        queue.push(b"first\n", false);
-        while !queue.lock().is_writing {
+        queue.push(b"first\n", 0);
+        while !queue.lock().waiting.is_empty() {
             std::thread::yield_now();
         }
         let queued = QueueWriter(Arc::clone(&queue));
@@ -245,7 +294,7 @@ mod tests {
             tracing::error!(target: "wharf", "the disk is full");
         });
         assert_eq!(queue.dropped(), 2);
-        queue.push(&b"x".repeat(ERROR_BYTES), true);
+        queue.push(&b"x".repeat(ERROR_BYTES), ERROR_BYTES);
         assert_eq!(queue.dropped(), 3, "the room for errors is bounded too");
         read.send(()).unwrap();
         read.send(()).unwrap();
@@ -254,14 +303,105 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_has_room_for_the_number_of_dropped_lines() {
+        let (read, reader) = mpsc::channel();
+        let (taken, written) = mpsc::channel();
+        let queue = Arc::new(LineQueue::new(10));
+        let writing = Arc::clone(&queue);
+        std::thread::spawn(move || {
+            let queued = QueueWriter(Arc::clone(&writing));
+            let subscriber = tracing_subscriber::fmt().with_writer(queued).without_time().with_ansi(false).finish();
+            tracing::subscriber::with_default(subscriber, || writing.run(Output { reader, taken }));
+        });
+        queue.push(b"first\n", 0);
+        while !queue.lock().waiting.is_empty() {
+            std::thread::yield_now();
+        }
+        for line in [b"123456789\n", b"does not \n", b"fit in it\n"] {
+            queue.push(line, 0);
+        }
+        read.send(()).unwrap();
+        read.send(()).unwrap();
+        let written = [written.recv().unwrap(), written.recv().unwrap()].map(|lines| String::from_utf8(lines).unwrap());
+        assert_eq!(written[0], "first\n");
+        assert!(written[1].starts_with("123456789\n") && written[1].contains("lines=2"), "{written:?}");
+        assert_eq!(queue.dropped(), 2);
+    }
+
+    #[test]
+    fn a_flush_does_not_wait_for_lines_that_come_later() {
+        let (queue, read, written) = queue(100);
+        queue.push(b"first\n", 0);
+        while !queue.lock().waiting.is_empty() {
+            std::thread::yield_now();
+        }
+        let flushing = Arc::clone(&queue);
+        let flush = std::thread::spawn(move || flushing.flush(Duration::from_secs(600)));
+        while queue.lock().flushing == 0 {
+            std::thread::yield_now();
+        }
+        queue.push(b"later\n", 0);
+        read.send(()).unwrap();
+        flush.join().unwrap();
+        assert_eq!(written.try_iter().collect::<Vec<_>>(), [b"first\n"]);
+    }
+
+    /// It takes as many bytes as there is space, and none while its reader is busy.
+    struct Disk {
+        busy: u32,
+        space: usize,
+        written: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.busy > 0 {
+                self.busy -= 1;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = bytes.len().min(self.space);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.space -= taken;
+            self.written.extend(bytes.iter().take(taken));
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cuts_off_does_not_spoil_the_next_one() {
+        let disk = Disk { busy: 0, space: 9, written: Vec::new() };
+        let mut output = LineOutput { inner: disk, is_in_line: false };
+        assert!(output.write_lines(b"first\nsecond\n").is_err());
+        assert!(output.write_lines(b"third\n").is_err());
+        output.inner.space = 100;
+        output.write_lines(b"fourth\n").unwrap();
+        output.write_lines(b"fifth\n").unwrap();
+        assert_eq!(output.inner.written, b"first\nsec\nfourth\nfifth\n");
+    }
+
+    #[test]
+    fn an_output_that_would_block_is_tried_again() {
+        let disk = Disk { busy: 2, space: 100, written: Vec::new() };
+        let mut output = LineOutput { inner: disk, is_in_line: false };
+        output.write_lines(b"first\n").unwrap();
+        assert_eq!(output.inner.written, b"first\n");
+    }
+
+    #[test]
     fn a_flush_writes_the_lines_that_gather() {
         let (queue, read, written) = queue(GATHERED_BYTES * 2);
         let write = || read.send(()).unwrap();
         write();
-        queue.push(b"first\n", false);
+        queue.push(b"first\n", 0);
         assert_eq!(written.recv().unwrap(), b"first\n");
         for _ in 0..100 {
-            queue.push(b"x\n", false);
+            queue.push(b"x\n", 0);
         }
         // As many writes as there could be at most.
         (0..100).for_each(|_| write());
@@ -269,7 +409,7 @@ mod tests {
         assert_eq!(queue.lock().flushing, 0);
         let rest: Vec<u8> = written.try_iter().flatten().collect();
         assert_eq!(rest, b"x\n".repeat(100));
-        queue.push(&b"y".repeat(GATHERED_BYTES), false);
+        queue.push(&b"y".repeat(GATHERED_BYTES), 0);
         assert_eq!(written.recv().unwrap().len(), GATHERED_BYTES);
     }
 
@@ -277,12 +417,12 @@ mod tests {
     fn lines_for_a_reader_that_is_gone_count_as_dropped() {
         let (queue, read, _written) = queue(100);
         drop(read);
-        queue.push(b"a\n", false);
+        queue.push(b"a\n", 0);
         queue.flush(Duration::from_secs(60));
         while queue.dropped() < 1 {
             std::thread::yield_now();
         }
-        queue.push(b"b\n", false);
+        queue.push(b"b\n", 0);
         queue.flush(Duration::from_secs(60));
         while queue.dropped() < 2 {
             std::thread::yield_now();
