@@ -23,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::json_lines::JsonLines;
 pub use self::json_lines::PLUGIN_LINES;
+pub use self::line_queue::CALL_ERRORS;
 use self::line_queue::{LineQueue, QueueWriter};
 use crate::config::{Log, LogFormat};
 use crate::error::{Error, Result};

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::content_coding;
 use super::reply::Reply;
 use crate::error::{Challenge, Code, Error, FieldError, Kind, RateLimit, code};
+use crate::telemetry::CALL_ERRORS;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -137,8 +138,10 @@ pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     let status = status(error.kind());
     debug_assert!(code::fits_status(error.code(), status.as_u16()), "{status} is not declared for {}", error.code());
     // A client can cause any number of 501s.
-    if status.is_server_error() && *error.kind() != Kind::NotImplemented {
+    if *error.kind() == Kind::Internal {
         tracing::error!(request_id, code = %error.code(), error = error.report(), "request failed");
+    } else if status.is_server_error() && *error.kind() != Kind::NotImplemented {
+        tracing::error!(target: CALL_ERRORS, request_id, code = %error.code(), error = error.report(), "request failed");
     } else {
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
     }

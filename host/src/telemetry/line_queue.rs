@@ -15,6 +15,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::json_lines::PLUGIN_LINES;
 
+/// The target of errors that plugins, clients and outages cause in any number. They have no room of their own.
+pub const CALL_ERRORS: &str = "wharf::http::problem::call";
+
 /// Bytes for errors of the host beyond those of the queue: a flood of other lines must not hide why something failed.
 const ERROR_BYTES: usize = 1024 * 1024;
 
@@ -200,7 +203,7 @@ impl<'a> MakeWriter<'a> for QueueWriter {
         let room = if target == module_path!() {
             // The number of dropped lines is reported when the queue may still be full.
             ERROR_BYTES + REPORT_BYTES
-        } else if is_error && target != PLUGIN_LINES {
+        } else if is_error && ![PLUGIN_LINES, CALL_ERRORS].contains(&target) {
             ERROR_BYTES
         } else {
             0
@@ -291,11 +294,12 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("does not fit");
             tracing::error!(target: PLUGIN_LINES, "does not fit either");
+            tracing::error!(target: CALL_ERRORS, "does not fit either");
             tracing::error!(target: "wharf", "the disk is full");
         });
-        assert_eq!(queue.dropped(), 2);
+        assert_eq!(queue.dropped(), 3);
         queue.push(&b"x".repeat(ERROR_BYTES), ERROR_BYTES);
-        assert_eq!(queue.dropped(), 3, "the room for errors is bounded too");
+        assert_eq!(queue.dropped(), 4, "the room for errors is bounded too");
         read.send(()).unwrap();
         read.send(()).unwrap();
         let written = [written.recv().unwrap(), written.recv().unwrap()].map(|lines| String::from_utf8(lines).unwrap());
