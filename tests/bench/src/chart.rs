@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn the_longest_bar_is_the_most_expensive_rung_of_its_route() {
-        let load = |cpu| Load { rate: 1.0, p50: 1.0, p99: 1.0, cpu, memory: 1.0, failed: 0.0 };
+        let load =
+            |cpu| Load { rate: 1.0, p50: 1.0, p99: 1.0, cpu, memory: 1.0, failed: 0.0, requests: 1.0, generator: 0.5 };
         let rungs = vec![
             Measured { name: rung::PLAIN, loads: vec![load(10.0)] },
             Measured { name: rung::WHARF, loads: vec![load(40.0)] },

@@ -38,7 +38,7 @@ struct Side {
     /// Successes per second of each round.
     rates: Vec<f64>,
     failed: f64,
-    responses: f64,
+    requests: f64,
     /// Response times of the neighbour.
     neighbour: Vec<Duration>,
 }
@@ -62,7 +62,7 @@ pub(crate) fn compare(wharf: &Wharf) -> Result<Vec<Crowd>, Failure> {
             route,
             few_rate: Series::new(few.rates).median(),
             crowd_rate: Series::new(crowd.rates).median(),
-            turned_away: crowd.failed / crowd.responses,
+            turned_away: crowd.failed / crowd.requests,
             idle_p99: p99(idle),
             few_p99: p99(few.neighbour),
             crowd_p99: p99(crowd.neighbour),
@@ -75,11 +75,9 @@ impl Side {
     fn measure(&mut self, wharf: &Wharf, url: &str, neighbour: &str, connections: usize) -> Result<(), Failure> {
         let request = Request::get(url.to_owned()).with_token(wharf.token());
         let (load, times) = during(wharf, neighbour, || Load::measure(&request, &[wharf.pid()], connections))?;
-        let Load { rate, failed, .. } = load;
-        let seconds = TIME.as_secs_f64();
-        self.rates.push(rate - failed / seconds);
-        self.failed += failed;
-        self.responses += rate * seconds;
+        self.rates.push(load.rate);
+        self.failed += load.failed;
+        self.requests += load.requests;
         self.neighbour.extend(times);
         Ok(())
     }

@@ -45,6 +45,7 @@ impl Route {
     pub(crate) fn climb(&self) -> Result<Climb, Failure> {
         // One unmeasured run fills pools and caches.
         for rung in &self.rungs {
+            rung.check()?;
             rung.measure(self.connections)?;
         }
         let mut rungs: Vec<Measured> =
@@ -59,6 +60,15 @@ impl Route {
 }
 
 impl Rung {
+    /// Fails if the request is redirected, which wrk counts as a success.
+    fn check(&self) -> Result<(), Failure> {
+        let status = self.request.status()?;
+        if (300..400).contains(&status) {
+            return Err(format!("{}: {} gave {status}", self.name, self.request.url()).into());
+        }
+        Ok(())
+    }
+
     fn measure(&self, connections: usize) -> Result<Load, Failure> {
         let load = Load::measure(&self.request, &self.processes, connections)?;
         if load.failed > 0.0 && !self.may_fail {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::Failure;
-use crate::usage::Usage;
+use crate::usage::{Usage, ended_children_seconds};
 
 /// The duration of one measurement.
 pub(crate) const TIME: Duration = Duration::from_secs(2);
@@ -40,6 +40,29 @@ impl Request {
         &self.url
     }
 
+    /// Sends it once and returns the status of the response.
+    pub(crate) fn status(&self) -> Result<u16, Failure> {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().new_agent();
+        let credential = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let response = match &self.body {
+            None => {
+                let mut request = agent.get(self.url.as_str());
+                if let Some(credential) = &credential {
+                    request = request.header("Authorization", credential);
+                }
+                request.call()?
+            }
+            Some(body) => {
+                let mut request = agent.post(self.url.as_str()).header("Content-Type", body.content_type);
+                if let Some(credential) = &credential {
+                    request = request.header("Authorization", credential);
+                }
+                request.send(body.text.as_str())?
+            }
+        };
+        Ok(response.status().as_u16())
+    }
+
     pub(crate) fn with_token(self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self }
     }
@@ -47,7 +70,7 @@ impl Request {
 
 /// The result of one measurement.
 pub(crate) struct Load {
-    /// Responses per second.
+    /// Successes per second.
     pub(crate) rate: f64,
     /// The median time of a response, in microseconds.
     pub(crate) p50: f64,
@@ -59,12 +82,16 @@ pub(crate) struct Load {
     pub(crate) memory: f64,
     /// Responses with another status than 2xx or 3xx, and requests without a response.
     pub(crate) failed: f64,
+    /// All requests, with those that failed.
+    pub(crate) requests: f64,
+    /// The share of one core that wrk used. It has one thread, so near 1 it limits the rate.
+    pub(crate) generator: f64,
 }
 
 impl Load {
     /// Measures the server that consists of these processes and their children.
     pub(crate) fn measure(request: &Request, processes: &[u32], connections: usize) -> Result<Self, Failure> {
-        let before = Usage::of(processes)?;
+        let (before, generator_before) = (Usage::of(processes)?, ended_children_seconds(std::process::id())?);
         let mut wrk = Command::new("wrk");
         wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", TIME.as_secs()), "--latency"]);
         if let Some(token) = &request.token {
@@ -83,22 +110,24 @@ impl Load {
         if !output.status.success() {
             return Err(format!("{url} gave errors:\n{text}{}", String::from_utf8_lossy(&output.stderr)).into());
         }
-        let after = Usage::of(processes)?;
+        let (after, generator_after) = (Usage::of(processes)?, ended_children_seconds(std::process::id())?);
         let read =
             |value: Option<f64>, what: &str| value.ok_or_else(|| format!("wrk printed no {what} of {url}:\n{text}"));
-        let requests = read(word(&text, "requests in", 0), "number")?;
-        if requests < 1.0 {
+        let responses = read(word(&text, "requests in", 0), "number")?;
+        if responses < 1.0 {
             return Err(format!("{url} gave no response in {} s", TIME.as_secs()).into());
         }
-        let failed =
-            text.lines().filter(|line| line.contains("Non-2xx") || line.contains("Socket errors")).map(sum).sum();
+        // The responses contain those that were refused, and not the requests without a response.
+        let (refused, unanswered) = (sum_of(&text, "Non-2xx"), sum_of(&text, "Socket errors"));
         Ok(Self {
-            rate: read(word(&text, "Requests/sec", 1), "rate")?,
+            rate: read(word(&text, "Requests/sec", 1), "rate")? * (1.0 - refused / responses),
             p50: read(percentile(&text, "50%"), "median")?,
             p99: read(percentile(&text, "99%"), "p99")?,
-            cpu: (after.cpu_seconds - before.cpu_seconds) * 1e6 / requests,
+            cpu: (after.cpu_seconds - before.cpu_seconds) * 1e6 / responses,
             memory: after.memory,
-            failed,
+            failed: refused + unanswered,
+            requests: responses + unanswered,
+            generator: (generator_after - generator_before) / TIME.as_secs_f64(),
         })
     }
 }
@@ -131,9 +160,11 @@ fn percentile(text: &str, share: &str) -> Option<f64> {
     Some(time.strip_suffix(unit)?.parse::<f64>().ok()? * micros)
 }
 
-/// Returns the sum of the numbers in a line, such as `Socket errors: connect 0, read 2, write 0, timeout 1`.
-fn sum(line: &str) -> f64 {
-    line.split([' ', ',']).filter_map(|word| word.parse::<f64>().ok()).sum()
+/// Returns the sum of the numbers in the line that contains a text, such as `Socket errors: connect 0, read 2, write 0,
+/// timeout 1`. wrk prints the line only if there are such errors.
+fn sum_of(text: &str, marked: &str) -> f64 {
+    let words = text.lines().filter(|line| line.contains(marked)).flat_map(|line| line.split([' ', ',']));
+    words.filter_map(|word| word.parse::<f64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -163,7 +194,8 @@ Transfer/sec:    518.57KB
         assert_eq!(word(PRINTED, "Requests/sec", 1), Some(956.42));
         assert_eq!(percentile(PRINTED, "50%"), Some(662.0));
         assert_eq!(percentile(PRINTED, "99%"), Some(1.2e6));
-        assert_eq!(sum("  Socket errors: connect 0, read 2, write 0, timeout 1"), 3.0);
-        assert_eq!(sum("  Non-2xx or 3xx responses: 957"), 957.0);
+        assert_eq!(sum_of(PRINTED, "Socket errors"), 3.0);
+        assert_eq!(sum_of(PRINTED, "Non-2xx"), 957.0);
+        assert_eq!(sum_of(PRINTED, "Latency Distribution"), 0.0);
     }
 }

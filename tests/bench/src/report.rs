@@ -43,7 +43,9 @@ impl Report {
         writeln!(
             page,
             "Each figure is the median of rounds of {} s, in which the rungs take turns. ± is half the distance between the \
-             least and the greatest round. The ratios are medians of the ratios within a round.\n",
+             least and the greatest round. The ratios are medians of the ratios within a round. Responses that fail do not \
+             count as requests per second. The last column is the share of one core that wrk used: near 100 %, wrk is the \
+             limit and the server is not.\n",
             TIME.as_secs()
         )?;
         writeln!(page, "![CPU time of a request]({CHART})\n\n## Targets\n")?;
@@ -94,8 +96,8 @@ impl Report {
 pub(crate) fn write_route(page: &mut String, climb: &Climb) -> fmt::Result {
     let plural = if climb.connections == 1 { "" } else { "s" };
     writeln!(page, "\n## {}, {} connection{plural}\n", climb.route, climb.connections)?;
-    writeln!(page, "| rung | req/s | ± | of plain | p50 | p99 | CPU | ± | of plain | memory |")?;
-    writeln!(page, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+    writeln!(page, "| rung | req/s | ± | of plain | p50 | p99 | CPU | ± | of plain | memory | wrk |")?;
+    writeln!(page, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     for measured in &climb.rungs {
         let (rate, cpu) = (measured.series(|load| load.rate), measured.series(|load| load.cpu));
         let of_plain = |of: fn(&Load) -> f64| {
@@ -104,7 +106,7 @@ pub(crate) fn write_route(page: &mut String, climb: &Climb) -> fmt::Result {
         };
         writeln!(
             page,
-            "| {}{} | {:.0} | {:.0} % | {} | {} | {} | {:.1} µs | {:.0} % | {} | {:.0} MiB |",
+            "| {}{} | {:.0} | {:.0} % | {} | {} | {} | {:.1} µs | {:.0} % | {} | {:.0} MiB | {:.0} % |",
             measured.name,
             failed(measured),
             rate.median(),
@@ -116,6 +118,7 @@ pub(crate) fn write_route(page: &mut String, climb: &Climb) -> fmt::Result {
             cpu.spread() * 100.0,
             of_plain(|load| load.cpu),
             measured.series(|load| load.memory).median(),
+            measured.series(|load| load.generator).median() * 100.0,
         )?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::Failure;
 
-/// The usage of some processes and their children.
+/// The usage of some processes and their children, with the CPU time of children that have ended.
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
     /// Resident memory in MiB. Memory that several processes share counts for each.
@@ -18,8 +18,9 @@ impl Usage {
         let mut usage = Self { cpu_seconds: 0.0, memory: 0.0 };
         for pid in with_descendants(processes)? {
             // A child may have ended meanwhile.
-            if let (Ok(cpu), Ok(memory)) = (cpu_seconds(pid), resident(pid)) {
-                usage.cpu_seconds += cpu;
+            if let (Ok(cpu), Ok(children), Ok(memory)) = (cpu_seconds(pid), ended_children_seconds(pid), resident(pid))
+            {
+                usage.cpu_seconds += cpu + children;
                 usage.memory += memory;
             } else if processes.contains(&pid) {
                 return Err(format!("process {pid} has ended").into());
@@ -29,12 +30,21 @@ impl Usage {
     }
 }
 
-/// Returns the user and system time of a process (fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms).
+/// Returns the user and system time of a process (fields 14 and 15 of /proc/PID/stat).
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
-    let stat = stat(pid)?;
-    let ticks: u64 = stat.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
-    #[allow(clippy::cast_precision_loss, reason = "a count of 10 ms ticks")]
-    Ok(ticks as f64 / 100.0)
+    Ok(seconds(&stat(pid)?, 14))
+}
+
+/// Returns the same of its children that have ended, and of theirs (fields 16 and 17).
+pub(crate) fn ended_children_seconds(pid: u32) -> Result<f64, Failure> {
+    Ok(seconds(&stat(pid)?, 16))
+}
+
+/// Returns the sum of a field and the next one, which are in ticks of 10 ms.
+#[allow(clippy::cast_precision_loss, reason = "a count of 10 ms ticks")]
+fn seconds(stat: &str, field: usize) -> f64 {
+    let fields = stat.split_whitespace().skip(field.saturating_sub(3)).take(2);
+    fields.filter_map(|text| text.parse::<u64>().ok()).sum::<u64>() as f64 / 100.0
 }
 
 fn resident(pid: u32) -> Result<f64, Failure> {
@@ -68,5 +78,18 @@ fn with_descendants(processes: &[u32]) -> Result<BTreeSet<u32>, Failure> {
         if found.len() == before {
             return Ok(found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_a_process_and_of_its_ended_children_are_read() {
+        // The fields from 3 on, as a process that runs has them.
+        let stat = " S 1 2 2 0 -1 4194560 9 8 7 6 100 50 300 200 20 0 4 0";
+        assert!((seconds(stat, 14) - 1.5).abs() < f64::EPSILON);
+        assert!((seconds(stat, 16) - 5.0).abs() < f64::EPSILON);
     }
 }
