@@ -75,10 +75,13 @@ fn measure(program: &Path, with_peers: bool) -> Result<(), Failure> {
     }
     let mut climbs = Vec::new();
     for route in servers.routes(&peers) {
+        servers.empty_log()?;
         climbs.push(climb(&route)?);
     }
+    servers.empty_log()?;
     println!("\n{} clients of one plugin …", crowd::CROWD);
-    let crowds = crowd::compare(servers.wharf())?;
+    let crowds = crowd::compare(servers.logging())?;
+    servers.empty_log()?;
     climbs.push(climb(&servers.create(&peers))?);
     let targets = targets::judge(&climbs, &crowds);
     println!();

@@ -49,6 +49,7 @@ impl Report {
             TIME.as_secs()
         )?;
         writeln!(page, "![CPU time of a request]({CHART})\n\n## Targets\n")?;
+        writeln!(page, "They are for the default log, unless one names another.\n")?;
         writeln!(page, "| target | reached | |\n|---|---|---|")?;
         for Target { text, reached, verdict } in &self.targets {
             writeln!(page, "| {text} | {reached} | {verdict} |")?;

@@ -1,13 +1,14 @@
 //! The routes of the ladder, and the servers that are their rungs.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use crate::ladder::{Route, Rung};
 use crate::load::Request;
 use crate::own_server::OwnServer;
 use crate::peers::Peer;
 use crate::plain;
-use crate::wharf::{EMAIL, PASSWORD, Wharf};
+use crate::wharf::{EMAIL, LOG_FILE, PASSWORD, Wharf};
 use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
 
 /// The names of the rungs.
@@ -47,6 +48,8 @@ pub(crate) struct Servers {
     wharf: Wharf,
     logging: Wharf,
     one_worker: Wharf,
+    /// The log of `logging`.
+    log: PathBuf,
 }
 
 impl Servers {
@@ -62,32 +65,49 @@ impl Servers {
                 &directory.join("one-worker"),
                 &[("WHARF_LOG", "warn"), ("TOKIO_WORKER_THREADS", "1")],
             )?,
+            log: directory.join("logging").join(LOG_FILE),
         };
         servers.wharf.create_items(ITEMS)?;
         servers.logging.create_items(ITEMS)?;
         Ok(servers)
     }
 
+    /// Returns the host with the log at `warn`.
     pub(crate) fn wharf(&self) -> &Wharf {
         &self.wharf
     }
 
+    /// Returns the host with the default log.
+    pub(crate) fn logging(&self) -> &Wharf {
+        &self.logging
+    }
+
+    /// Empties the log of the host with the default log: each second adds megabytes, which the disk would have to write.
+    pub(crate) fn empty_log(&self) -> Result<(), Failure> {
+        Ok(File::options().write(true).open(&self.log)?.set_len(0)?)
+    }
+
     /// Returns the routes that change no list. Peers join the routes that they have.
     pub(crate) fn routes(&self, peers: &[Peer]) -> Vec<Route> {
-        let hello = || vec![self.plain_hello(), on(&self.wharf, rung::WHARF, "/api/v1/hello/")];
+        let with_plain_hello = |path: &str| {
+            vec![self.plain_hello(), on(&self.wharf, rung::WHARF, path), on(&self.logging, rung::LOGGING, path)]
+        };
         let list = format!("/api/v1/items/?limit={LIST_LIMIT}");
-        let mut all_of_hello = hello();
+        let mut all_of_hello = with_plain_hello("/api/v1/hello/");
         all_of_hello.insert(1, on(&self.wharf, rung::LAYER, "/healthz"));
         all_of_hello.insert(2, own(&self.bare, rung::BARE, Request::get(self.bare.url("/hello"))));
-        all_of_hello.push(on(&self.logging, rung::LOGGING, "/api/v1/hello/"));
         all_of_hello.push(on(&self.one_worker, rung::ONE_WORKER, "/api/v1/hello/"));
         let routes = vec![
             Route { name: route::HELLO, connections: CONNECTIONS, rungs: all_of_hello },
-            Route { name: route::HELLO_ALONE, connections: 1, rungs: hello() },
+            Route { name: route::HELLO_ALONE, connections: 1, rungs: with_plain_hello("/api/v1/hello/") },
             Route {
                 name: route::ME,
                 connections: CONNECTIONS,
-                rungs: vec![self.plain("/users/me"), signed_in(&self.wharf, rung::WHARF, "/api/v1/users/me")],
+                rungs: vec![
+                    self.plain("/users/me"),
+                    signed_in(&self.wharf, rung::WHARF, "/api/v1/users/me"),
+                    signed_in(&self.logging, rung::LOGGING, "/api/v1/users/me"),
+                ],
             },
             Route {
                 name: route::LIST,
@@ -99,11 +119,7 @@ impl Servers {
                 ],
             },
             // The other side does not cache: it is the least that a server can do.
-            Route {
-                name: route::KEPT,
-                connections: CONNECTIONS,
-                rungs: vec![self.plain_hello(), on(&self.wharf, rung::WHARF, "/api/v1/gauge/kept")],
-            },
+            Route { name: route::KEPT, connections: CONNECTIONS, rungs: with_plain_hello("/api/v1/gauge/kept") },
             Route { name: route::BODY, connections: CONNECTIONS, rungs: self.body() },
             Route { name: route::LOGIN, connections: LOGIN_CONNECTIONS, rungs: self.login() },
         ];

@@ -12,6 +12,8 @@ use crate::Failure;
 
 pub(crate) const EMAIL: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "bench password";
+/// The log of a host, in its directory.
+pub(crate) const LOG_FILE: &str = "log";
 
 /// The plugins of the ladder. The items plugin is the last one to be deployed.
 const PLUGINS: [&str; 3] =
@@ -33,7 +35,9 @@ impl Wharf {
         command.args(["serve", "--deploy"]).args(PLUGINS);
         // Each item that is created is an event.
         command.args(["--grant", "auth,events,sql,events.rate=1000000"]);
-        command.envs(settings.iter().copied()).stderr(File::create(directory.join("log"))?);
+        // A log that is emptied grows from its beginning.
+        let log = File::options().create(true).append(true).open(directory.join(LOG_FILE))?;
+        command.envs(settings.iter().copied()).stderr(log);
         Self::attend(command, directory, ("/api/v1/items/", 401), Duration::from_secs(60))
     }
 
