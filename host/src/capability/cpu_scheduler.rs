@@ -5,6 +5,7 @@
 //!
 //! A guest holds its slot only while it runs. When its call waits, for a host function or for other guests, the slot is
 //! released.
+//!
 //! Only the CPU time that the thread got counts: neither waiting nor the load of other processes does. A run that took
 //! hardly any time counts with that time, because asking the system for the CPU time costs more than the difference.
 
@@ -173,6 +174,22 @@ mod tests {
         let enough = one.run(|| one.cpu_time()).0 + Duration::from_millis(20);
         let (_, took) = one.run(|| while one.cpu_time() < enough {});
         assert!(took > Duration::from_millis(15) && one.run(|| one.cpu_time()).0 >= enough);
+    }
+
+    #[tokio::test]
+    async fn many_short_runs_use_cpu_time_too() {
+        let slot = CpuScheduler::new(1).plugin_queue().slot();
+        let mut ran = Duration::ZERO;
+        for _ in 0..1_000 {
+            let (_, took) = slot.run(|| {
+                let start = Instant::now();
+                while start.elapsed() < SHORT_RUN / 5 {}
+            });
+            ran += took;
+        }
+        let used = slot.run(|| slot.cpu_time()).0;
+        // A run that the system interrupts counts with less than the time that passed.
+        assert!(used >= ran && ran >= SHORT_RUN * 100, "{used:?}, {ran:?}");
     }
 
     #[tokio::test]
