@@ -7,6 +7,7 @@
 //! may end.
 
 mod json_lines;
+mod line_output;
 mod line_queue;
 mod text_lines;
 
