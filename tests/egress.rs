@@ -98,7 +98,7 @@ fn release(egress: &Egress, hosts: &[&str], networks: &[&str], limits: EgressLim
 }
 
 async fn send(release: &ReleaseEgress, request: Request) -> Result<Response, Failure> {
-    let trace: Trace = trace::Trace::begin("start", &Random::System).unwrap();
+    let trace: Trace = trace::Trace::begin(None, &Random::System).unwrap();
     release.send(request, &trace, &mut (), &mut Report::default()).await
 }
 

@@ -131,7 +131,8 @@ impl Egress {
             limits: host_requests::LIMITS,
             pool: Arc::clone(&self.0.host.pool),
         };
-        let trace = Trace::begin(request_id, &self.0.random).map_err(|error| Failure::Internal(error.report()))?;
+        let trace =
+            Trace::begin(Some(request_id), &self.0.random).map_err(|error| Failure::Internal(error.report()))?;
         once.send(Request { redirects: Some(0), ..request }, &trace, &mut (), &mut Report::default()).await
     }
 }

@@ -27,6 +27,7 @@ both!(
     a_clock_that_is_set_back_repeats_no_time => Setup::default().with_clock_at(START),
     a_paused_plugin_misses_times => Setup::default().with_clock_at(START),
     schedules_end_with_their_plugin => Setup::default().with_clock_at(START),
+    a_chain_that_a_schedule_began_has_no_request => Setup::default().with_clock_at(START),
 );
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -248,4 +249,20 @@ async fn schedules_end_with_their_plugin(host: &TestHost) {
     let worker = Worker::deploy(host, daily).await;
     next(host, "daily", "2027-03-02T09:00:00Z").await;
     assert!(worker.tasks("").await.is_empty());
+}
+
+async fn a_chain_that_a_schedule_began_has_no_request(host: &TestHost) {
+    let kept = json!({ "steps": [["note", "{name} {request}"], ["reject", "kept"]] });
+    let steps = json!([["publish", "said", null, kept], ["enqueue", "work", kept]]);
+    let daily = schedule("daily", "0 9 * * *", json!({ "payload": { "steps": steps } }));
+    let changes = json!({ "schedules": [daily], "subscriptions": [["worker.said"]] });
+    let worker = Worker::deploy(host, changes).await;
+    next(host, "daily", "2027-03-01T09:00:00Z").await;
+    host.clock().advance(HOUR + MOMENT);
+    let mut notes = worker.notes_when(2).await;
+    notes.sort();
+    assert_eq!(notes, ["work none", "worker.said none"]);
+    for task in worker.states(&["done", "dead", "dead"]).await {
+        assert_eq!(task["request_id"], Value::Null, "{task}");
+    }
 }

@@ -227,7 +227,7 @@ async fn a_report_contains_the_outcome_and_no_secret() {
     let remote = Remote::start(|_| Reply::of(200, "hello")).await;
     let client = EgressClient::to(&[&remote.origin()]);
     let mut report = Report::default();
-    let trace = Trace::begin("start", &wharf::clock::Random::System).unwrap();
+    let trace = Trace::begin(None, &wharf::clock::Random::System).unwrap();
     client.release.send(get(&remote.url("/s3cret?s3cret")), &trace, &mut (), &mut report).await.unwrap();
     assert_eq!((report.status, report.bytes, report.redirects), (Some(200), 5, 0));
     assert_eq!(report.server.as_ref().unwrap().to_string(), remote.origin());

@@ -17,8 +17,8 @@ pub struct CallContext {
     pub plugin: PluginName,
     /// The release.
     pub release: i64,
-    /// The request's id.
-    pub request_id: Arc<str>,
+    /// The request that the call serves, or that caused its task; `None` if none did.
+    pub request_id: Option<Arc<str>>,
     /// The address of the client; `None` outside of a request.
     pub address: Option<IpAddr>,
     /// The verified caller.
@@ -53,7 +53,29 @@ impl CallContext {
             actor: caller.and_then(Caller::user_id),
             key: caller.and_then(Caller::key_id),
             address: self.address,
-            request_id: Arc::clone(&self.request_id),
+            request_id: self.request_id.clone().unwrap_or_else(|| Initiator::host().request_id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_initiates_a_call_without_a_request() {
+        let context = CallContext {
+            plugin: "items".parse().unwrap(),
+            release: 1,
+            request_id: None,
+            address: None,
+            caller: None,
+            trace: None,
+            task: None,
+        };
+        assert!(context.initiator().is_host());
+        assert_eq!(context.initiator().request_id, Initiator::host().request_id);
+        let caused = CallContext { request_id: Some("r1".into()), ..context };
+        assert_eq!(&*caused.initiator().request_id, "r1");
     }
 }

@@ -205,7 +205,7 @@ impl Guest {
             html: message.html,
             attachments: message.attachments.into_iter().map(encode).collect(),
             dedup_key: message.dedup_key,
-            request_id: Some(self.context.request_id.to_string()),
+            request_id: self.context.request_id.as_deref().map(str::to_owned),
             at: services.clock.now(),
         };
         self.hand_over(services, Message::Mail(mail)).await?;

@@ -161,7 +161,7 @@ impl Guest {
             payload,
             audience,
             depth,
-            request_id: Some(self.context.request_id.to_string()),
+            request_id: self.context.request_id.as_deref().map(str::to_owned),
             at: services.clock.now(),
         };
         self.hand_over(services, Message::Event(event)).await?;

@@ -129,7 +129,10 @@ impl HttpCall {
     ) -> wasmtime::Result<Sender> {
         let trace = match &mut self.trace {
             Some(trace) => &*trace,
-            none => none.insert(Trace::begin(&context.request_id, &self.random).map_err(wasmtime::Error::msg)?),
+            none => {
+                let begun = Trace::begin(context.request_id.as_deref(), &self.random);
+                none.insert(begun.map_err(wasmtime::Error::msg)?)
+            }
         };
         let (egress, context, usage) = (Arc::clone(&self.egress), Arc::clone(context), Arc::clone(usage));
         let dependencies = dependencies.clone();

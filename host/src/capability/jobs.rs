@@ -171,7 +171,7 @@ impl Guest {
             dedup_key,
             scheduled: None,
             depth,
-            request_id: Some(self.context.request_id.to_string()),
+            request_id: self.context.request_id.as_deref().map(str::to_owned),
             at,
         };
         self.hand_over(services, Message::Job(job)).await?;

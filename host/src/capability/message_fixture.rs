@@ -101,7 +101,7 @@ impl Fixture {
         let context = Arc::new(CallContext {
             plugin: self.plugin.clone(),
             release: 1,
-            request_id: "r1".into(),
+            request_id: Some("r1".into()),
             address: None,
             caller: None,
             trace: None,

@@ -35,12 +35,16 @@ impl Trace {
         Some(Self { id: id.to_owned(), flags: flags.to_owned(), state })
     }
 
-    /// Begins a trace whose id is the request's id, so that a reader of one log finds the other.
+    /// Begins a trace whose id is the request's id, so that a reader of one log finds the other. Without such a request it has
+    /// an id of its own.
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn begin(request_id: &str, random: &Random) -> Result<Self> {
-        let id = if hex(request_id, 32) { request_id.to_owned() } else { random.uuid()?.simple().to_string() };
+    pub fn begin(request_id: Option<&str>, random: &Random) -> Result<Self> {
+        let id = match request_id.filter(|id| hex(id, 32)) {
+            Some(id) => id.to_owned(),
+            None => random.uuid()?.simple().to_string(),
+        };
         // The host records no spans, so it does not claim to have sampled any.
         Ok(Self { id, flags: "00".to_owned(), state: None })
     }
@@ -93,9 +97,11 @@ mod tests {
     #[test]
     fn a_trace_that_the_host_begins_has_the_id_of_the_request() {
         let random = Random::Sequence(Default::default());
-        let trace = Trace::begin(ID, &random).unwrap();
+        let trace = Trace::begin(Some(ID), &random).unwrap();
         assert!(trace.headers(&random).unwrap().0.starts_with(&format!("00-{ID}-")));
-        let other = Trace::begin("start", &random).unwrap().headers(&random).unwrap().0;
-        assert!(Trace::of(&[("traceparent", &other)]).is_some(), "{other}");
+        for without in [Some("start"), None] {
+            let other = Trace::begin(without, &random).unwrap().headers(&random).unwrap().0;
+            assert!(Trace::of(&[("traceparent", &other)]).is_some(), "{other}");
+        }
     }
 }

@@ -190,7 +190,7 @@ impl Sandbox {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
         let parts = release.parts()?;
-        let context = CallContext { address: request.client, caller, trace, ..context_of(release, request.id) };
+        let context = CallContext { address: request.client, caller, trace, ..context_of(release, Some(request.id)) };
         let mut store = self.release_store(release, parts, context, &release.limits, dependencies);
         let request = http::Request {
             id: request.id,
@@ -273,11 +273,11 @@ impl Sandbox {
 }
 
 /// Returns the context of a call of a release by the host itself: without a client, a caller and a task.
-fn context_of(release: &Release, request_id: &Arc<str>) -> CallContext {
+fn context_of(release: &Release, request_id: Option<&Arc<str>>) -> CallContext {
     CallContext {
         plugin: release.record.plugin.clone(),
         release: release.record.number,
-        request_id: Arc::clone(request_id),
+        request_id: request_id.cloned(),
         address: None,
         caller: None,
         trace: None,

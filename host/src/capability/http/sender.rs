@@ -87,7 +87,7 @@ impl Drop for Exchange {
             target: "wharf::plugin::http",
             plugin = context.plugin.as_str(),
             release = context.release,
-            request_id = &*context.request_id,
+            request_id = context.request_id.as_deref(),
             server = report.server.as_ref().map(tracing::field::display),
             status = report.status,
             bytes = report.bytes,

@@ -77,7 +77,7 @@ impl PluginLog {
         }
         let plugin = call.plugin.as_str();
         let release = call.release;
-        let request_id = &*call.request_id;
+        let request_id = call.request_id.as_deref();
         let caller = call.caller.as_ref().map(|caller| tracing::field::display(caller.id()));
         let fields: Map<String, Value> =
             fields.iter().take(MAX_FIELDS).map(|(name, value)| (shorten(name).into(), shorten(value).into())).collect();

@@ -45,7 +45,7 @@ impl Sandbox {
         let context = Arc::new(CallContext {
             plugin: plugin.clone(),
             release: 0,
-            request_id: Arc::clone(request_id),
+            request_id: Some(Arc::clone(request_id)),
             address: None,
             caller: None,
             trace: None,

@@ -31,7 +31,7 @@ impl Sandbox {
     async fn smoke_calls(&self, release: &Release, request_id: &Arc<str>) -> Result<()> {
         let parts = release.parts()?;
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
-        let context = context_of(release, request_id);
+        let context = context_of(release, Some(request_id));
         let mut store = self.release_store(release, parts, context, &release.limits, &dependencies);
         let slot = store.data().cpu_slot.clone();
         let instance = parts.handle.instantiate(&mut store);

@@ -25,8 +25,8 @@ const MAX_OUTPUT: usize = 64 * 1024;
 pub struct TaskCall<'a> {
     /// The task.
     pub context: RunningTask,
-    /// The request that caused it, for logs; empty if none did.
-    pub request_id: &'a Arc<str>,
+    /// The request that caused it.
+    pub request_id: Option<&'a Arc<str>>,
     /// The work.
     pub work: Work<'a>,
     /// The time limit.
@@ -148,7 +148,7 @@ impl Sandbox {
         let context = CallContext { task: Some(call.context), ..context_of(release, call.request_id) };
         let mut store = self.release_store(release, parts, context, &limits, dependencies);
         let (slot, budget) = (store.data().cpu_slot.clone(), store.data().limits.budget.clone());
-        let request_id = Some(&**call.request_id).filter(|id| !id.is_empty());
+        let request_id = call.request_id.map(|id| &**id);
         let work = async {
             let began = Instant::now();
             let returned = match call.work {

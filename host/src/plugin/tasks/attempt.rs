@@ -128,11 +128,11 @@ impl Registry {
             // Boxed, because it is large and happens once.
             Box::pin(self.prepare_release(release)).await?;
         }
-        let request_id: Arc<str> = task.request_id.as_deref().unwrap_or_default().into();
+        let request_id: Option<Arc<str>> = task.request_id.as_deref().map(Arc::from);
         let depth = u32::try_from(task.depth).unwrap_or(u32::MAX);
         let context = RunningTask { claim: task.claim(), is_job: task.event_seq.is_none(), depth };
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
-        let call = TaskCall { context, request_id: &request_id, work, deadline };
+        let call = TaskCall { context, request_id: request_id.as_ref(), work, deadline };
         Ok(Box::pin(self.live.sandbox().run_task(release, call, &dependencies)).await)
     }
 
