@@ -27,6 +27,7 @@ both!(
     a_clock_that_is_set_back_repeats_no_time => Setup::default().with_clock_at(START),
     a_paused_plugin_misses_times => Setup::default().with_clock_at(START),
     schedules_end_with_their_plugin => Setup::default().with_clock_at(START),
+    a_pause_of_a_schedule_ends_with_its_plugin => Setup::default().with_clock_at(START),
     a_chain_that_a_schedule_began_has_no_request => Setup::default().with_clock_at(START),
 );
 
@@ -249,6 +250,17 @@ async fn schedules_end_with_their_plugin(host: &TestHost) {
     let worker = Worker::deploy(host, daily).await;
     next(host, "daily", "2027-03-02T09:00:00Z").await;
     assert!(worker.tasks("").await.is_empty());
+}
+
+async fn a_pause_of_a_schedule_ends_with_its_plugin(host: &TestHost) {
+    let daily = json!({ "schedules": [schedule("daily", "0 9 * * *", json!({}))] });
+    Worker::deploy(host, daily.clone()).await;
+    next(host, "daily", "2027-03-01T09:00:00Z").await;
+    change(host, "daily", "pause").await;
+    host.superuser().delete("/plugins/worker").await.ok();
+    assert_eq!(found(host, "daily").await, None);
+    Worker::deploy(host, daily).await;
+    assert_eq!(next(host, "daily", "2027-03-01T09:00:00Z").await["paused"], false);
 }
 
 async fn a_chain_that_a_schedule_began_has_no_request(host: &TestHost) {

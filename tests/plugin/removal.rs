@@ -2,9 +2,14 @@
 
 use reqwest::Method;
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 
+use super::emergencies::patient;
 use super::releases::operate;
 use super::{liar, plugins};
+use crate::support::gate::Gate;
+use crate::support::polling::until;
+use crate::support::worker::Worker;
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
 both!(
@@ -12,6 +17,7 @@ both!(
     deleted_data_is_gone_and_other_plugins_keep_theirs,
     data_of_a_removed_plugin_can_be_deleted_later,
     a_release_whose_tables_were_deleted_is_not_served_again,
+    a_deletion_of_data_ends_calls_in_flight => patient(),
 );
 
 async fn add_note(host: &TestHost, plugin: &str) {
@@ -105,4 +111,65 @@ async fn a_release_whose_tables_were_deleted_is_not_served_again(host: &TestHost
     host.superuser().deploy(&with_table.rebuilt("again").0, "grant=sql").await.ok();
     operate(host, "liar/rollback?release=1").await.ok();
     assert_eq!(host.anonymous().get("/liar").await.text(), "table");
+}
+
+async fn a_deletion_of_data_ends_calls_in_flight(host: &TestHost) {
+    let gate = Gate::start().await;
+    host.superuser().deploy(&Component::chameleon().0, &gate.grants()).await.ok();
+    let replaced = gate.call(&host.anonymous());
+    gate.arrived().await;
+    host.superuser().deploy(&Component::chameleon().rebuilt("again").0, "").await.ok();
+    let current = gate.call(&host.anonymous());
+    gate.arrived().await;
+    // A removal that keeps the data lets them go on.
+    host.superuser().delete("/plugins/chameleon").await.ok();
+    gate.open();
+    gate.open();
+    for call in [replaced, current] {
+        call.await.unwrap().ok();
+    }
+
+    host.superuser().deploy(&Component::chameleon().rebuilt("back").0, &gate.grants()).await.ok();
+    let replaced = gate.call(&host.anonymous());
+    gate.arrived().await;
+    host.superuser().deploy(&Component::chameleon().rebuilt("new").0, "").await.ok();
+    let current = gate.call(&host.anonymous());
+    gate.arrived().await;
+    host.superuser().delete("/plugins/chameleon?delete_data=true").await.ok();
+    for call in [replaced, current] {
+        call.await.unwrap().has_code(503, "plugin_replaced");
+    }
+}
+
+/// The lock of all transactions that store events, in `db::intake`.
+const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
+
+/// On SQLite nothing holds the relay up between two statements.
+#[tokio::test]
+async fn messages_that_the_relay_holds_are_deleted_with_the_data() {
+    let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
+    let worker = Worker::deploy(&host, json!({ "subscriptions": [["worker.said"]] })).await;
+    let mut locking = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(EVENT_LOCK).execute(&mut locking).await.unwrap();
+    let steps = json!([["begin"], ["enqueue", "work", {}], ["publish", "said", null, {}], ["commit"]]);
+    worker.post(&steps).await.ok();
+    until("the relay to wait for the lock", async || {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut locking).await.unwrap().then_some(())
+    })
+    .await;
+    let removal = {
+        let superuser = host.superuser().clone();
+        tokio::spawn(async move { superuser.delete("/plugins/worker?delete_data=true").await })
+    };
+    until("the plugin to be removed", async || {
+        (host.anonymous().get("/worker/notes").await.status == 404).then_some(())
+    })
+    .await;
+    locking.close().await.unwrap();
+    removal.await.unwrap().ok();
+    let worker = Worker::deploy(&host, json!({ "subscriptions": [["worker.said"]] })).await;
+    assert!(worker.tasks("").await.is_empty());
+    assert!(worker.notes().await.is_empty());
 }

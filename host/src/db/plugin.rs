@@ -3,6 +3,7 @@
 
 use super::intake::publish;
 use super::row::row;
+use super::schedule;
 use super::{Db, on};
 use crate::error::{Error, Result};
 use crate::id::PluginName;
@@ -142,13 +143,19 @@ pub async fn set_canary(db: &Db, plugin: &PluginName, canary: Option<&str>) -> R
     Ok(())
 }
 
-/// Marks a plugin as removed. Its releases stay.
+/// Marks a plugin as removed and deletes its schedules, in one transaction: if it comes back at once, none of them is paused.
+/// Its releases stay.
 ///
 /// # Errors
 /// The database fails.
 pub async fn mark_removed(db: &Db, plugin: &PluginName) -> Result<()> {
     const SQL: &str =
         "UPDATE plugins SET state = 'removed', paused = FALSE, canary = NULL, revoked = '[]' WHERE name = $1";
-    on!(db, pool => { sqlx::query(SQL).bind(plugin.clone()).execute(pool).await?; });
+    on!(db, pool, begin => {
+        let mut transaction = pool.begin_with(begin).await?;
+        sqlx::query(SQL).bind(plugin.clone()).execute(&mut *transaction).await?;
+        sqlx::query(schedule::DELETE_OF_PLUGIN).bind(plugin.clone()).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+    });
     Ok(())
 }

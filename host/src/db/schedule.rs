@@ -45,6 +45,9 @@ row! {
     }
 }
 
+/// Deletes the schedules of a plugin that is removed.
+pub(super) const DELETE_OF_PLUGIN: &str = "DELETE FROM schedules WHERE plugin = $1";
+
 macro_rules! select {
     ($rest:literal) => {
         concat!("SELECT plugin, name, declared, next_at, last_at, paused FROM schedules ", $rest)
@@ -115,7 +118,7 @@ pub async fn delete(db: &Db, plugin: &PluginName, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the schedules of plugins that were removed.
+/// Deletes the schedules of plugins that were removed while their schedules were being stored.
 ///
 /// # Errors
 /// The database fails.

@@ -276,7 +276,8 @@ codes! {
     PLUGIN_REVOKED = "plugin_revoked", 503;
     /// The circuit breaker of the plugin is open, because too many calls failed. See `Retry-After`.
     PLUGIN_QUARANTINED = "plugin_quarantined", 503;
-    /// The release was replaced, and the call did not end within the drain time.
+    /// The release was replaced, and the call did not end within the drain time, or the data of the plugin were deleted
+    /// meanwhile.
     PLUGIN_REPLACED = "plugin_replaced", 503;
     /// A service of the host that the plugin needs failed during the call, such as the audit log. The plugin is not at
     /// fault.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::call_stats::CallStats;
 use super::release::Release;
+use super::running_calls::RunningCalls;
 use crate::id::PluginName;
 
 /// The time between two checks whether a release is still in use.
@@ -27,6 +28,8 @@ pub struct Drain {
     pub stats: Arc<CallStats>,
     /// The number of calls before it was replaced.
     before: u64,
+    /// The calls that still run.
+    calls: RunningCalls,
     /// When its last call ended.
     ended: Option<Instant>,
 }
@@ -46,19 +49,25 @@ impl Drains {
     /// Watches a replaced release until its last call has ended. Cancels the calls that are left after `limit`.
     pub(super) fn begin(&self, release: &Arc<Release>, limit: Duration) {
         let weak = Arc::downgrade(release);
-        let cancelled = release.ended.clone();
+        let calls = release.calls.clone();
         let (plugin, number) = (release.record.plugin.clone(), release.record.number);
         let stats = Arc::clone(&release.stats);
-        let drain =
-            Drain { plugin: plugin.clone(), release: number, before: stats.total(), stats: stats.clone(), ended: None };
+        let drain = Drain {
+            plugin: plugin.clone(),
+            release: number,
+            before: stats.total(),
+            stats: stats.clone(),
+            calls: calls.clone(),
+            ended: None,
+        };
         self.change(|drains| drains.push(drain));
         let drains = self.clone();
         tokio::spawn(async move {
             let started = Instant::now();
             while weak.strong_count() > 0 {
-                if started.elapsed() > limit && !cancelled.is_cancelled() {
+                if started.elapsed() > limit && !calls.are_ended() {
                     tracing::warn!(%plugin, release = number, "cancelling the calls that exceed the drain time");
-                    cancelled.cancel();
+                    calls.end();
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -66,6 +75,19 @@ impl Drains {
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(%plugin, release = number, millis, "drained");
         });
+    }
+
+    /// Ends the calls of the replaced releases of a plugin, and waits until none runs. A release that is still in use then has
+    /// a client that is slow: its call ends as soon as it begins.
+    pub(super) async fn end_calls(&self, plugin: &PluginName) {
+        let calls: Vec<RunningCalls> = self.change(|drains| {
+            let of_plugin = drains.iter().filter(|drain| drain.plugin == *plugin && drain.ended.is_none());
+            of_plugin.map(|drain| drain.calls.clone()).collect()
+        });
+        calls.iter().for_each(RunningCalls::end);
+        for calls in calls {
+            calls.wait().await;
+        }
     }
 
     /// Returns the number of replaced releases that are still in use.
@@ -109,7 +131,7 @@ mod tests {
         stats.count(CallOutcome::Success);
         let before = stats.total();
         (0..calls).for_each(|_| stats.count(CallOutcome::Replaced));
-        Drain { plugin: "items".parse().unwrap(), release, stats, before, ended: None }
+        Drain { plugin: "items".parse().unwrap(), release, stats, before, calls: RunningCalls::default(), ended: None }
     }
 
     fn numbers(drains: &Drains) -> Vec<i64> {

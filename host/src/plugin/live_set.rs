@@ -196,6 +196,11 @@ impl LiveSet {
         (slots.running(bulkheads.values().map(|bulkhead| &**bulkhead)), slots.waiting())
     }
 
+    /// Ends the calls of a plugin that is not served any more, and waits until none runs.
+    pub(super) async fn end_calls(&self, plugin: &PluginName) {
+        self.drains.end_calls(plugin).await;
+    }
+
     /// Returns the number of replaced releases that are still in use.
     pub(super) fn draining(&self) -> usize {
         self.drains.running()

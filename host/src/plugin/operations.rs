@@ -277,8 +277,9 @@ impl Registry {
         }
     }
 
-    /// Stops serving a plugin. Its releases stay recorded. Its data, its tasks and its mails are kept unless `delete_data`
-    /// is set; the deletion waits for a running deploy of the plugin, which is interrupted.
+    /// Stops serving a plugin. Its releases stay recorded, and its schedules are deleted. Its data, its tasks and its mails
+    /// are kept unless `delete_data` is set; the deletion waits for a running deploy of the plugin, which is interrupted, and
+    /// ends its calls in flight.
     ///
     /// # Errors
     /// There is no such plugin (404), its data cannot be deleted, or it was deployed again before that (409).
@@ -290,6 +291,9 @@ impl Registry {
             if stored.is_some_and(|stored| stored.state == "live") {
                 return Err(plugin_changed(plugin, "it was deployed again before its data was deleted"));
             }
+            // Neither a call nor the relay may store a message after the deletion: a later plugin of this name would get it.
+            self.live.end_calls(plugin).await;
+            let _moving = self.outbox_turns.begin(plugin).await;
             self.data.delete(plugin).await?;
             task::delete_of_plugin(&self.db, plugin).await?;
             plugin_mail::delete_of_plugin(&self.db, plugin).await?;

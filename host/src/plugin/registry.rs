@@ -21,6 +21,7 @@ use super::deploy_turn::DeployTurns;
 use super::engine::PluginEngine;
 use super::generation::Generation;
 use super::live_set::LiveSet;
+use super::outbox_turns::OutboxTurns;
 use super::pause::PauseSwitches;
 use super::probation::Probations;
 use super::release::Release;
@@ -61,6 +62,7 @@ pub struct Registry {
     /// Deploys since the start: succeeded, failed.
     pub(super) deploys: [AtomicU64; 2],
     pub(super) turns: DeployTurns,
+    pub(super) outbox_turns: OutboxTurns,
     pub(super) pauses: PauseSwitches,
     pub(super) probations: Probations,
     /// Tells the supervisor that the breaker of a release opened.

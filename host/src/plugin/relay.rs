@@ -87,6 +87,8 @@ impl Registry {
             let kind = Kind::Unavailable(FIRST_BACKOFF);
             Error::new(kind, code::DATABASE_UNAVAILABLE, "The outbox of a plugin cannot be reached").with_source(error)
         };
+        // Until the messages are stored: nothing deletes the data of the plugin meanwhile.
+        let _turn = self.outbox_turns.begin(plugin).await;
         let batch = self.data.outbox(plugin, BATCH).await.map_err(unavailable)?;
         if batch.is_empty() {
             return Ok(false);

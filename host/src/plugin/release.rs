@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
-use tokio_util::sync::CancellationToken;
 
 use super::artifact::{Artifact, Digest, SUBSCRIBER, WORKER, invalid, printable};
 use super::breaker::Breaker;
@@ -19,6 +18,7 @@ use super::http_role::HttpRole;
 use super::interface::{subscriber, worker};
 use super::limits::{CallLimits, LimitOverrides};
 use super::pause::PauseSwitch;
+use super::running_calls::RunningCalls;
 use super::schema_compatibility::MigrationStep;
 use crate::cache::PluginCache;
 use crate::capability::log::PluginLog;
@@ -60,8 +60,8 @@ pub struct Release {
     pub usage: Arc<Usage>,
     /// Its circuit breaker.
     pub breaker: Breaker,
-    /// Cancelled when the drain time after its replacement is over.
-    pub(super) ended: CancellationToken,
+    /// The calls of it that run.
+    pub(super) calls: RunningCalls,
 }
 
 /// The parts of a release that its calls need.
@@ -269,7 +269,7 @@ impl Release {
             stats,
             usage: resources.usage,
             breaker: resources.breaker,
-            ended: CancellationToken::new(),
+            calls: RunningCalls::default(),
         }
     }
 

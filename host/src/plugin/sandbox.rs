@@ -166,7 +166,7 @@ impl Sandbox {
         let outcome = {
             // Pinned, because each of the two would move the call, which is large, and keep room for it twice.
             let running = pin!(self.run(release, request, caller, dependencies));
-            paused.run_until_cancelled(release.ended.run_until_cancelled(running)).await
+            paused.run_until_cancelled(release.calls.run(running)).await
         };
         let outcome = match outcome {
             Some(Some(outcome)) => outcome,

@@ -112,6 +112,8 @@ impl Registry {
     /// # Errors
     /// The database fails.
     pub async fn run_schedule_now(&self, plugin: &PluginName, name: &str) -> Result<Option<JobId>> {
+        // The plugin is not removed in between.
+        let _changing = self.live.lock().await;
         let Some(stored) = table::find(&self.db, plugin, name).await? else { return Ok(None) };
         let now = self.clock.now();
         let job = self.scheduled_job(read_declared(&stored.declared)?, now, now)?;

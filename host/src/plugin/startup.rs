@@ -64,6 +64,7 @@ impl Registry {
             at_stage,
             deploys: Default::default(),
             turns: Default::default(),
+            outbox_turns: Default::default(),
             pauses: Default::default(),
             probations: Probations::default(),
             tripped,

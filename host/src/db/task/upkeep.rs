@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{UNBLOCK, UNBLOCK_NEXT};
 use crate::clock::Timestamp;
-use crate::db::intake::lane_lock;
+use crate::db::intake::{EVENT_LOCK, lane_lock};
 use crate::db::row::row;
 use crate::db::{Db, on};
 use crate::error::Result;
@@ -246,13 +246,19 @@ async fn trim_state(db: &Db, plugin: &PluginName, state: &'static str, most: i64
     }
 }
 
-/// Deletes all tasks of a plugin, whose data is deleted.
+/// Deletes all tasks of a plugin that was removed, and whose data is deleted.
 ///
 /// # Errors
 /// The database fails.
 pub async fn delete_of_plugin(db: &Db, plugin: &PluginName) -> Result<()> {
     const TASKS: &str =
         "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE plugin = $1 ORDER BY state, seq LIMIT $2)";
+    on!(db, pool, begin => {
+        // A transaction that stores an event now may have found the plugin live. Its deliveries come before the deletion.
+        let mut tx = pool.begin_with(begin).await?;
+        tx.take_lock(EVENT_LOCK).await?;
+        tx.commit().await?;
+    });
     loop {
         let deleted = on!(db, pool => {
             let delete = sqlx::query(TASKS).bind(plugin.clone()).bind(BATCH);

@@ -2,6 +2,7 @@
 //! difference between an attempt that failed and one that does not count: a failure of the host, of an operator's making or
 //! of a lack of slots is not the plugin's. Knows neither the queue nor what follows from an outcome.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,7 +122,9 @@ impl Sandbox {
         if release.revocations.any() {
             return not_counted(REVOKED);
         }
-        let running = release.ended.run_until_cancelled(self.run_attempt(release, call, dependencies));
+        // Pinned, because each of the two would move the attempt, which is large.
+        let attempt = pin!(self.run_attempt(release, call, dependencies));
+        let running = release.calls.run(attempt);
         let outcome = match paused.run_until_cancelled(running).await {
             Some(Some(outcome)) => outcome,
             None => return not_counted("the plugin was paused"),
