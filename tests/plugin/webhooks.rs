@@ -9,11 +9,12 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::support::polling::until;
 use crate::support::remote::{Remote, Reply};
 use crate::support::secret_watch;
-use crate::support::{Client, Component, TestHost, both};
+use crate::support::{Backend, Client, Component, Setup, TestHost, both};
 
 both! {
     a_change_of_an_item_reaches_the_endpoint_of_its_owner => Setup::default().with_items(),
@@ -160,4 +161,39 @@ async fn an_endpoint_elsewhere_gets_no_request(host: &TestHost) {
     .await;
     assert_eq!(delivery["error"], "The operator does not allow requests to this server");
     assert_eq!(other.accepted(), 0);
+}
+
+/// On SQLite there is one writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_is_being_stored_survives_the_deletion_of_another_endpoint() {
+    const STORE: &str = "INSERT INTO delivery (id, message_id, endpoint_id, state, attempts, created_at) \
+        SELECT '00000000-0000-4000-8000-000000000001', message_id, $1, 'delivered', 1, created_at \
+        FROM delivery WHERE endpoint_id = $2";
+    let Some(host) = TestHost::start(Backend::Postgres, Setup::default().with_items()).await else { return };
+    let receiver = Remote::start(|_| Reply::of(200, "")).await;
+    deploy(&host, &receiver).await;
+    let ann = host.user("ann@example.com").await;
+    let deleted = register(&ann, &receiver.url("/deleted"), &["items.created"]).await;
+    let kept = register(&ann, &receiver.url("/kept"), &["items.deleted"]).await;
+    ann.post("/items/", &json!({ "title": "Tea" })).await.ok();
+    let message = until_state(&ann, &deleted, "delivered").await["message_id"].clone();
+
+    // As the plugin does it with the next receivers of an event.
+    let mut storing = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
+    for sql in ["SET search_path TO plugin_webhooks", "BEGIN"] {
+        sqlx::query(sql).execute(&mut storing).await.unwrap();
+    }
+    sqlx::query(STORE).bind(&kept.id).bind(&deleted.id).execute(&mut storing).await.unwrap();
+    let deletion = {
+        let (ann, path) = (ann.clone(), format!("/webhooks/{}", deleted.id));
+        tokio::spawn(async move { ann.delete(&path).await })
+    };
+    until("the deletion to wait", async || {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))";
+        sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut storing).await.unwrap().then_some(())
+    })
+    .await;
+    sqlx::query("COMMIT").execute(&mut storing).await.unwrap();
+    assert_eq!(deletion.await.unwrap().status, 204);
+    assert_eq!(newest_delivery(&ann, &kept).await["message_id"], message);
 }

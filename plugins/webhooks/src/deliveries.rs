@@ -100,11 +100,12 @@ pub(crate) fn retry_delivery(caller: Caller, Path((id, delivery)): Path<(Uuid, U
         endpoints::check_room(backlog)?;
     }
     sql::transaction(|tx| {
-        const WAIT: &str = "UPDATE delivery SET state = 'waiting' WHERE id = $1 AND endpoint_id = $2";
-        if tx.execute(WAIT, params![delivery, id])? == 0 {
-            return Err(not_found());
-        }
-        match message::enqueue(delivery, backlog)? {
+        const WAIT: &str = "UPDATE delivery SET state = 'waiting',
+                retries = CASE WHEN state = 'waiting' THEN retries ELSE retries + 1 END
+            WHERE id = $1 AND endpoint_id = $2 RETURNING retries";
+        let retried: Option<(i64,)> = tx.query_optional(WAIT, params![delivery, id])?;
+        let (retries,) = retried.ok_or_else(not_found)?;
+        match message::enqueue(delivery, retries, backlog)? {
             true => Ok(()),
             false => Err(Problem::conflict("too_many_deliveries", "Too many deliveries of all endpoints wait")),
         }

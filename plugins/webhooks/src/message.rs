@@ -83,7 +83,7 @@ impl Message {
                 if !is_new {
                     continue;
                 }
-                if backlog.has_room() && !enqueue(delivery, backlog)? {
+                if backlog.has_room() && !enqueue(delivery, 0, backlog)? {
                     tx.execute(FAIL, params![delivery, NO_ROOM])?;
                 }
                 added.push(delivery);
@@ -93,9 +93,12 @@ impl Message {
     }
 }
 
-/// Enqueues the job of a delivery. Returns whether the host had room for it.
-pub(crate) fn enqueue(delivery: Uuid, backlog: Backlog) -> Result<bool> {
-    let job = sending::deliver::job(&Delivery { id: delivery }).dedup(delivery).priority(backlog.priority());
+/// Enqueues the job of a delivery that its owner has retried so many times. Returns whether the host had room for it. While it
+/// waits, it has one job. A retry of one that has ended does not count the job before it, whose end the host may not have
+/// recorded yet.
+pub(crate) fn enqueue(delivery: Uuid, retries: i64, backlog: Backlog) -> Result<bool> {
+    let job = sending::deliver::job(&Delivery { id: delivery });
+    let job = job.dedup(format_args!("{delivery}/{retries}")).priority(backlog.priority());
     match job.enqueue() {
         Ok(_) => Ok(true),
         Err(error) if is_full(&error) => Ok(false),

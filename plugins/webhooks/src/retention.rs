@@ -1,5 +1,8 @@
 //! The end of what is stored: old messages, deliveries beyond the bound of a log, and the endpoints of accounts that are
 //! gone. Owns these bounds. Each statement deletes a bounded number of rows, because a statement has a time limit.
+//!
+//! A message is deleted in a transaction that looks for its deliveries. So it stays if another endpoint gets it at the same
+//! time.
 
 use crate::rights::Owners;
 use crate::time::seconds_after;
@@ -19,17 +22,30 @@ const MAX_REPLACED: i64 = 10;
 /// Makes room for another delivery in the log of an endpoint. Each new delivery pays for its own room, so the work does not
 /// depend on the number of endpoints.
 pub(crate) fn make_room(endpoint: Uuid) -> Result<(), sql::Error> {
+    const FULL: &str = "SELECT id FROM delivery WHERE endpoint_id = $1 AND state <> 'waiting'
+        ORDER BY created_at DESC, id LIMIT 1 OFFSET $2";
     const REPLACE: &str = "DELETE FROM delivery WHERE state <> 'waiting' AND id IN
         (SELECT id FROM delivery WHERE endpoint_id = $1 AND state <> 'waiting'
             ORDER BY created_at DESC, id LIMIT $3 OFFSET $2)
         RETURNING message_id";
     const UNUSED: &str =
         "DELETE FROM message WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM delivery WHERE message_id = $1)";
-    let replaced: Vec<(Uuid,)> = sql::query(REPLACE, params![endpoint, MAX_KEPT - 1, MAX_REPLACED])?;
-    for (message,) in replaced {
-        sql::execute(UNUSED, params![message])?;
+    let full: Option<(Uuid,)> = sql::query_optional(FULL, params![endpoint, MAX_KEPT - 1])?;
+    if full.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let made: Result<(), sql::Error> = sql::transaction(|tx| {
+        let replaced: Vec<(Uuid,)> = tx.query(REPLACE, params![endpoint, MAX_KEPT - 1, MAX_REPLACED])?;
+        for (message,) in replaced {
+            tx.execute(UNUSED, params![message])?;
+        }
+        Ok(())
+    });
+    match made {
+        // Other events make room at the same time. Some more deliveries are kept until the next event.
+        Err(sql::Error::Conflict) => Ok(()),
+        made => made,
+    }
 }
 
 /// Deletes an endpoint of an account with its deliveries, and the messages that no other endpoint got. Returns whether it
@@ -40,8 +56,10 @@ pub(crate) fn delete_endpoint(id: Uuid, owner: Uuid) -> Result<bool, sql::Error>
             WHERE endpoint_id = $1 AND owner_id = $2)
         AND NOT EXISTS (SELECT 1 FROM delivery WHERE message_id = message.id AND endpoint_id <> $1)";
     const ENDPOINT: &str = "DELETE FROM endpoint WHERE id = $1 AND owner_id = $2";
-    sql::execute(MESSAGES, params![id, owner])?;
-    Ok(sql::execute(ENDPOINT, params![id, owner])? == 1)
+    sql::transaction(|tx| {
+        tx.execute(MESSAGES, params![id, owner])?;
+        Ok(tx.execute(ENDPOINT, params![id, owner])? == 1)
+    })
 }
 
 /// Deletes all endpoints of an account with their deliveries, and the messages that no endpoint of another account got.

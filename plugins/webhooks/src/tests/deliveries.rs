@@ -187,6 +187,25 @@ fn a_delivery_can_be_sent_again_with_the_same_id() {
 }
 
 #[test]
+fn a_retry_is_sent_also_before_the_host_has_recorded_the_end_of_the_job() {
+    let stage = Stage::new();
+    let alice = stage.user("alice@example.com");
+    let endpoint = stage.register(&alice, &["items.created"]);
+    stage.publish("items.created", Some(alice.id));
+    // As after the job has sent it: the host still has the job.
+    let end = || execute("UPDATE delivery SET state = 'delivered'", params![]);
+    for retries in 1..=2 {
+        stage.plugin.run(end).unwrap();
+        let log = stage.log(&alice, &endpoint);
+        assert_eq!(stage.retry(&alice, &endpoint, &log[0]).status(), 202, "retry {retries}");
+        assert_eq!(stage.retry(&alice, &endpoint, &log[0]).status(), 202, "it waits already");
+    }
+    assert_eq!(stage.plugin.run_due().len(), 3, "the first job, and one for each retry");
+    assert_eq!(stage.sent(), 1, "the others find that it has ended");
+    assert_eq!(stage.newest(&alice, &endpoint)["state"], "delivered");
+}
+
+#[test]
 fn the_log_has_pages_newest_first() {
     let stage = Stage::new();
     let alice = stage.user("alice@example.com");
