@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::text;
 use crate::http::metrics::samples;
+use crate::plugin::releases::responding_with;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::{Client, TestHost, TestResponse, both};
 
@@ -20,6 +21,7 @@ both! {
     requests_for_verification_mails_use_up_no_recovery => Setup::default().throttled().with_manual_clock(),
     secrets_that_nobody_can_guess_work_during_a_flood_of_wrong_ones => network_of_five(),
     what_anybody_may_begin_is_throttled => network_of_five(),
+    a_request_to_a_plugin_with_a_canary_counts_an_unknown_key_once => network_of_five(),
     a_session_guesses_no_password => Setup::default().throttled().with_manual_clock(),
     a_user_sends_few_mails_by_changes_of_their_address => Setup::default().throttled().with_manual_clock(),
     a_user_sends_few_mails_to_addresses_that_must_be_verified => Setup::default()
@@ -229,6 +231,20 @@ async fn what_anybody_may_begin_is_throttled(host: &TestHost) {
     // Another network is not concerned.
     from(host, 2).post("/login/passkey/options", &json!({})).await.ok();
     from(host, 2).get(&path).await.has_code(404, "issuer_not_found");
+}
+
+async fn a_request_to_a_plugin_with_a_canary_counts_an_unknown_key_once(host: &TestHost) {
+    host.superuser().deploy(&responding_with("live").0, "").await.ok();
+    host.superuser().deploy(&responding_with("candidate").0, "canary=header").await.ok();
+    let key = json!({ "name": "k", "permissions": ["routes:call"] });
+    let key = host.superuser().post("/keys/", &key).await.ok();
+    host.superuser().delete(&format!("/keys/{}", text(&key, "id"))).await.ok();
+    let client = host.anonymous().with_token(text(&key, "key"));
+    for _ in 0..4 {
+        assert_eq!(client.get("/liar").await.text(), "live", "an unknown caller may call a public route");
+    }
+    super::invalid_token(&client.get("/users/me").await);
+    is_throttled(&client.get("/users/me").await, "key-network", "1");
 }
 
 async fn a_session_guesses_no_password(host: &TestHost) {

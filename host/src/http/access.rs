@@ -27,7 +27,18 @@ pub(super) async fn check(
     if *access == Access::Public && plugin.is_none() {
         return Ok(None);
     }
-    let found = look_up(auth, credential, address).await;
+    decide_on(look_up(auth, credential, address).await, access, plugin)
+}
+
+/// As [`check`], after the look-up of the caller.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn decide_on(
+    found: Result<Arc<Caller>>,
+    access: &Access,
+    plugin: Option<&PluginName>,
+) -> Result<Option<Arc<Caller>>> {
     decide(found.as_ref().ok(), access, plugin).map_err(|refusal| found.err().unwrap_or(refusal))
 }
 
@@ -52,11 +63,6 @@ pub(super) async fn look_up(auth: &Auth, credential: Credential<'_>, address: Ip
 /// As [`look_up`], without the 429.
 pub(super) async fn look_up_again(auth: &Auth, credential: Credential<'_>) -> Result<Arc<Caller>> {
     auth.authenticate(token_of(credential)?).await
-}
-
-/// Returns the caller, or `None` if the credentials are missing or invalid.
-pub(super) async fn identify(auth: &Auth, credential: Credential<'_>, address: IpAddr) -> Option<Arc<Caller>> {
-    look_up(auth, credential, address).await.ok()
 }
 
 /// Decides whether a caller may use something with this access, and returns them as it knows them. `None` as the caller

@@ -75,6 +75,15 @@ struct Received<'a> {
     in_flight: InFlight<'a>,
 }
 
+/// The release that a request goes to, prepared.
+struct ChosenRelease {
+    release: Arc<Release>,
+    /// The part of the request in a trial.
+    trial: Option<Assignment>,
+    /// The result of the look-up of the caller, if the caller decided about the release.
+    caller: Option<Result<Arc<Caller>>>,
+}
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `always` or `never` of a superuser decides for this request; otherwise the caller decides.
 const X_WHARF_CANARY: HeaderName = HeaderName::from_static("x-wharf-canary");
@@ -232,14 +241,15 @@ impl Dispatcher {
         // drains.
         let release;
         let mut trial = None;
+        let mut known = None;
         let (route, raw_params) = match self.table.find(method, path) {
             Match::Route(index, params) => (self.host_route(*index)?, params),
             Match::Methods(methods) => return Err(method_not_allowed(methods)),
             Match::Nothing => {
-                let Some(found) = self.find_release(parts, origin).await? else {
+                let Some(chosen) = self.find_release(parts, origin).await? else {
                     return self.respond_without_route(parts, request_id).await;
                 };
-                (release, trial) = found;
+                (release, trial, known) = (chosen.release, chosen.trial, chosen.caller);
                 let prepared = release.prepared().ok_or_else(|| Error::internal("a release is not prepared"))?;
                 match prepared.table.find(method, path) {
                     Match::Route(index, params) => (plugin_route(&release, prepared, *index)?, params),
@@ -252,11 +262,11 @@ impl Dispatcher {
             raw_params.iter().map(|(name, text)| (&***name, percent_decode_str(text).decode_utf8_lossy())).collect();
         let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
-            let caller = self.authorize(route, parts, origin).await?;
+            let caller = self.authorize(route, parts, origin, known).await?;
             (body_stages::read(&self.host, route, &parts.headers, body).await?, caller)
         } else {
             let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
-            (read, self.authorize(route, parts, origin).await?)
+            (read, self.authorize(route, parts, origin, known).await?)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -324,27 +334,25 @@ impl Dispatcher {
         })
     }
 
-    /// Returns the release that a request goes to, prepared, and the part of the request in a trial; `None` if its path
-    /// belongs to no plugin.
-    async fn find_release(
-        &self,
-        parts: &Parts,
-        origin: &ClientOrigin,
-    ) -> Result<Option<(Arc<Release>, Option<Assignment>)>> {
+    /// Returns the release that a request goes to; `None` if its path belongs to no plugin.
+    async fn find_release(&self, parts: &Parts, origin: &ClientOrigin) -> Result<Option<ChosenRelease>> {
         let found = self.host.plugins.generation().find(parts.uri.path());
-        let (release, trial) = match found {
+        let chosen = match found {
             None => return Ok(None),
             Some(Found::Absent(reason)) => return Err(absent(reason)),
-            Some(Found::Served { live, canary: None }) => (live, None),
+            Some(Found::Served { live, canary: None }) => ChosenRelease { release: live, trial: None, caller: None },
             Some(Found::Served { live, canary: Some(canary) }) => {
-                let (is_chosen, trial) = self.assign(&canary, parts, origin).await;
-                (if is_chosen { Arc::clone(&canary.release) } else { live }, trial)
+                let credential = self.credential(parts, origin);
+                let caller = access::look_up(&self.host.auth, credential, origin.address).await;
+                let (is_chosen, trial) = assign(&canary, parts, origin, caller.as_ref().ok());
+                let release = if is_chosen { Arc::clone(&canary.release) } else { live };
+                ChosenRelease { release, trial, caller: Some(caller) }
             }
         };
-        if release.prepared().is_none() {
-            self.prepare(&release).await?;
+        if chosen.release.prepared().is_none() {
+            self.prepare(&chosen.release).await?;
         }
-        Ok(Some((release, trial)))
+        Ok(Some(chosen))
     }
 
     /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
@@ -376,38 +384,29 @@ impl Dispatcher {
         response
     }
 
-    /// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has
-    /// a part in the trial. Others cannot choose: a client that sends its requests to one side could end any trial. Runs
-    /// before the access check, so a caller with invalid credentials counts as anonymous here.
-    async fn assign(&self, canary: &Canary, parts: &Parts, origin: &ClientOrigin) -> (bool, Option<Assignment>) {
-        let caller = access::identify(&self.host.auth, self.credential(parts, origin), origin.address).await;
-        if caller.as_ref().is_some_and(|caller| caller.is_superuser()) {
-            match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
-                Some(b"always") => return (true, None),
-                Some(b"never") => return (false, None),
-                _ => {}
-            }
-        }
-        let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.id().to_string());
-        canary.assign(&caller)
-    }
-
     fn credential<'h>(&self, parts: &'h Parts, origin: &ClientOrigin) -> Credential<'h> {
         browser_rules::credential(&parts.method, &parts.headers, origin, &self.cors)
     }
 
     /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the
-    /// request counts for the release as one that a service of the host failed.
+    /// request counts for the release as one that a service of the host failed. `known` is the result of the look-up of the
+    /// caller, if there was one: a second one would count an unknown API key twice.
     async fn authorize(
         &self,
         route: MatchedRoute<'_>,
         parts: &Parts,
         origin: &ClientOrigin,
+        known: Option<Result<Arc<Caller>>>,
     ) -> Result<Option<Arc<Caller>>> {
         let release = route.handler.release();
         let plugin = release.map(|release| &release.record.plugin);
-        let credential = self.credential(parts, origin);
-        let checked = access::check(&self.host.auth, credential, origin.address, route.access, plugin).await;
+        let checked = match known {
+            Some(found) => access::decide_on(found, route.access, plugin),
+            None => {
+                let credential = self.credential(parts, origin);
+                access::check(&self.host.auth, credential, origin.address, route.access, plugin).await
+            }
+        };
         if let (Err(error), Some(release)) = (&checked, release)
             && CallOutcome::of_error(error) == CallOutcome::Dependency
         {
@@ -432,6 +431,26 @@ impl Dispatcher {
             Served::Nothing => Err(missing),
         }
     }
+}
+
+/// Returns whether a request goes to the canary: the header of an operator decides, or else the caller, who then has a part in
+/// the trial. Others cannot choose: a client that sends its requests to one side could end any trial. The access is checked
+/// later, so a caller with invalid credentials counts as anonymous here.
+fn assign(
+    canary: &Canary,
+    parts: &Parts,
+    origin: &ClientOrigin,
+    caller: Option<&Arc<Caller>>,
+) -> (bool, Option<Assignment>) {
+    if caller.is_some_and(|caller| caller.is_superuser()) {
+        match parts.headers.get(X_WHARF_CANARY).map(HeaderValue::as_bytes) {
+            Some(b"always") => return (true, None),
+            Some(b"never") => return (false, None),
+            _ => {}
+        }
+    }
+    let caller = caller.map_or_else(|| anonymous_caller(origin.address), |caller| caller.id().to_string());
+    canary.assign(&caller)
 }
 
 /// Drops the body of the response to HEAD, and keeps its length (RFC 9110, section 9.3.2).
