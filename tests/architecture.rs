@@ -61,7 +61,7 @@ const OWNERS: &[(&[&str], &[&str])] = &[
     (&["ed25519_dalek"], &["audit", "auth", "plugin", "public_key"]),
     (&["moka"], &["cache", "auth", "plugin"]),
     (&["rustix"], &["plugin", "db", "clock", "app/open_files.rs", "capability/cpu_scheduler.rs"]),
-    (&["croner", "jiff"], &["plugin/schedule_time.rs"]),
+    (&["wharf_schedule_time"], &["plugin"]),
     (&["landlock", "libc", "seccompiler"], &["plugin/compile/confinement.rs"]),
     (&["clap", "ureq"], &["cli"]),
 ];

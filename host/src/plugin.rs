@@ -60,7 +60,6 @@ mod response_header;
 mod rollback;
 mod running_calls;
 pub mod sandbox;
-pub mod schedule_time;
 pub mod schedules;
 pub mod schema_compatibility;
 pub mod signature;

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
+use wharf_schedule_time::ScheduleTime;
 
 use super::artifact::{invalid, printable};
 use super::declared_json::parse;
 use super::interface::subscriber::exports::wharf::events::subscriber;
 use super::interface::topics::exports::wharf::events::topics;
 use super::interface::worker::exports::wharf::jobs::worker;
-use super::schedule_time::ScheduleTime;
 use crate::capability::declared_messages::{
     DeclaredJob, DeclaredSchedule, DeclaredSubscription, DeclaredTopic, MissedTimes, RetryPolicy,
 };

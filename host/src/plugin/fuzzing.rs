@@ -3,6 +3,7 @@
 //! runs a guest.
 
 use bytes::Bytes;
+use wharf_schedule_time::ScheduleTime;
 
 use super::PluginResponse;
 use super::artifact::{self, Artifact, Digest};
@@ -18,7 +19,6 @@ use super::interface::topics::exports::wharf::events::topics;
 use super::interface::worker::exports::wharf::jobs::worker;
 use super::limits::LimitOverrides;
 use super::release::LinkedComponent;
-use super::schedule_time::ScheduleTime;
 use super::schema_compatibility::{self, MigrationStep};
 use super::signature::{Signature, VerifiedSignatures};
 use crate::capability::{Capabilities, Grants, Usage};
@@ -225,7 +225,8 @@ pub fn schedule_times(
     count: usize,
 ) -> std::result::Result<Vec<Timestamp>, String> {
     let time = ScheduleTime::parse(cron, zone).map_err(|error| error.to_string())?;
-    Ok(std::iter::successors(time.next_after(after), |at| time.next_after(*at)).take(count).collect())
+    let times = std::iter::successors(time.next_after(after.0), |at| time.next_after(*at));
+    Ok(times.take(count).map(Timestamp).collect())
 }
 
 /// Compiles the routes of a declaration at a mount and checks them for conflicts.

@@ -1,5 +1,5 @@
 //! Schedules: adds the job of each schedule when its time comes. Owns the rules for times that were missed, and keeps the
-//! table of schedules in step with the live releases. `schedule_time` finds the times; the job is one like any other.
+//! table of schedules in step with the live releases. `wharf_schedule_time` finds the times; the job is one like any other.
 //!
 //! The job and the next time are stored in one transaction, which only one of several processes completes: there is one job
 //! for each time. While the job of an earlier time of a schedule waits or runs, none is added, so that they do not pile up.
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use wharf_schedule_time::ScheduleTime;
 
 use super::generation::Absence;
 use super::registry::Registry;
-use super::schedule_time::ScheduleTime;
 use crate::capability::declared_messages::{DeclaredSchedule, MissedTimes};
 use crate::clock::Timestamp;
 use crate::db::intake;
@@ -278,7 +278,7 @@ fn read_declared(text: &str) -> Result<DeclaredSchedule> {
 fn next_time(declared: &DeclaredSchedule, after: Timestamp) -> Result<Timestamp> {
     let time = ScheduleTime::parse(&declared.cron, &declared.time_zone)
         .map_err(|error| Error::internal(format!("its times are not valid: {error}")))?;
-    Ok(time.next_after(after).unwrap_or(NEVER))
+    Ok(time.next_after(after.0).map_or(NEVER, Timestamp))
 }
 
 #[cfg(test)]

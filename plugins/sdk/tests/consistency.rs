@@ -159,6 +159,28 @@ inconsistent!(
     }
 );
 
+inconsistent!(
+    a_schedule_with_a_wrong_cron_expression_is_reported,
+    "the schedule `nightly`: '0 24 * * *' is not a cron expression of five fields",
+    {
+        #[schedule("0 24 * * *")]
+        fn nightly() {}
+
+        plugin! { name: "shop", summary: "Sells", routes: [], schedules: [nightly] }
+    }
+);
+
+inconsistent!(
+    a_schedule_in_an_unknown_time_zone_is_reported,
+    "the schedule `nightly`: 'Europe/Atlantis' is not a name of the IANA time zone database",
+    {
+        #[schedule("0 6 * * *", tz = "Europe/Atlantis")]
+        fn nightly() {}
+
+        plugin! { name: "shop", summary: "Sells", routes: [], schedules: [nightly] }
+    }
+);
+
 /// Handlers with the words of the SDK.
 mod common_names {
     use wharf_sdk::prelude::*;

@@ -10,14 +10,15 @@ use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
+use wharf_schedule_time::ScheduleTime;
 use wharf_sql_text::{Dialect, canonical, check_migration, check_names};
 
 /// Checks the declarations of a plugin.
 ///
 /// # Panics
 /// With the errors that the author has to fix: two types with one schema name, duplicate operations, paths,
-/// permissions, topics, subscriptions or jobs, subscriptions to own topics that do not exist, payloads of schedules that do
-/// not fit, and `Path` types that do not fit their path.
+/// permissions, topics, subscriptions or jobs, subscriptions to own topics that do not exist, schedules whose cron expression,
+/// time zone or payload is not valid, and `Path` types that do not fit their path.
 pub fn check(plugin: &Plugin) {
     api(plugin);
 }
@@ -102,7 +103,7 @@ pub(super) fn api(plugin: &Plugin) -> Api {
 }
 
 /// Reports topics, subscriptions and jobs that are declared twice, subscriptions to topics that the plugin itself does not
-/// declare, and schedules whose payload does not fit the job.
+/// declare, and schedules without valid times or whose payload does not fit the job.
 fn check_messages(plugin: &Plugin, errors: &mut Vec<String>) {
     let mut seen = HashSet::new();
     let topics = plugin.topics.iter().map(|topic| ("topic", topic.name));
@@ -122,6 +123,9 @@ fn check_messages(plugin: &Plugin, errors: &mut Vec<String>) {
     }
     let jobs = declared(plugin).jobs;
     for schedule in plugin.schedules {
+        if let Err(error) = ScheduleTime::parse(schedule.cron, schedule.time_zone) {
+            errors.push(format!("the schedule `{}`: {error}", schedule.name));
+        }
         let validator = jobs.get(schedule.job.name);
         if let Some(Err(reason)) = validator.map(|validator| check_payload(validator, &(schedule.payload)())) {
             errors.push(format!("the schedule `{}`: {reason}", schedule.name));

@@ -1,5 +1,6 @@
-//! The times of a schedule: a cron expression in a time zone. Owns which expressions are accepted, and the rules for the
-//! days on which clocks change.
+//! The times of the schedules of plugins: a cron expression in a time zone. Owns which expressions are accepted, and the rules
+//! for the days on which clocks change. The host applies them to each schedule. The SDK does so in `cargo test`, so that an
+//! author learns of a refusal before an operator does.
 //!
 //! `croner` finds the dates and times that fit an expression, `jiff` has the time zones. A time that a change of the clocks
 //! skips comes right after the gap, and a time that it repeats comes once. `croner` has these rules for one time of a day
@@ -10,15 +11,13 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
-use crate::clock::Timestamp;
-
 /// The longest expression, in bytes.
 const MAX_LENGTH: usize = 200;
 /// The names of months and of days of the week.
 const MONTHS: &[&str] = &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: &[&str] = &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "L"];
 
-/// See the module.
+/// The times of a schedule.
 #[derive(Debug, Clone)]
 pub struct ScheduleTime {
     cron: Cron,
@@ -57,18 +56,19 @@ impl ScheduleTime {
         let known = TimeZone::get(zone).ok().filter(|zone| !zone.is_unknown());
         let zone = known.ok_or_else(|| InvalidScheduleTime::TimeZone(zone.to_owned()))?;
         let time = Self { cron: parsed, is_for_every_hour, zone };
-        match time.next_after(Timestamp(0)) {
+        match time.next_after(0) {
             Some(_) => Ok(time),
             None => Err(InvalidScheduleTime::Never(cron.to_owned())),
         }
     }
 
-    /// Returns the first time after another one; `None` if the calendar ends before it.
-    pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
-        let after = jiff::Timestamp::from_microsecond(after.0).ok()?;
+    /// Returns the first time after another one; `None` if the calendar ends before it. Both are microseconds since the
+    /// beginning of 1970 in UTC.
+    pub fn next_after(&self, after: i64) -> Option<i64> {
+        let after = jiff::Timestamp::from_microsecond(after).ok()?;
         if self.is_for_every_hour {
             let next = self.cron.find_next_occurrence(&after.to_zoned(self.zone.clone()), false).ok()?;
-            return Some(Timestamp(next.timestamp().as_microsecond()));
+            return Some(next.timestamp().as_microsecond());
         }
         let mut local = self.zone.to_datetime(after);
         // Times of an hour that is being repeated came when it passed first.
@@ -76,7 +76,7 @@ impl ScheduleTime {
             local = self.cron.find_next_occurrence(&local, false).ok()?;
             let next = self.instant(local)?;
             if next > after {
-                return Some(Timestamp(next.as_microsecond()));
+                return Some(next.as_microsecond());
             }
         }
     }
@@ -118,13 +118,17 @@ fn is_field(field: &str, names: &[&str]) -> bool {
 mod tests {
     use super::*;
 
+    fn micros(text: &str) -> i64 {
+        text.parse::<jiff::Timestamp>().unwrap().as_microsecond()
+    }
+
     /// Returns the first times after a moment, as UTC.
     fn times(cron: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
         let time = ScheduleTime::parse(cron, zone).unwrap();
-        let mut at: Timestamp = after.parse().unwrap();
+        let mut at = micros(after);
         let mut next = || {
             at = time.next_after(at).unwrap();
-            at.to_string()
+            jiff::Timestamp::from_microsecond(at).unwrap().to_string()
         };
         (0..count).map(|_| next()).collect()
     }
@@ -240,10 +244,10 @@ mod tests {
         for zone in ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"] {
             for cron in ["59 * * * *", "*/7 1-3 * * *", "0 */2 * * *"] {
                 let time = ScheduleTime::parse(cron, zone).unwrap();
-                let mut at: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+                let mut at = micros("2026-03-01T00:00:00Z");
                 for _ in 0..2_000 {
                     let next = time.next_after(at).unwrap();
-                    assert!(next.since(at) >= std::time::Duration::from_secs(60), "{cron} in {zone} after {at}");
+                    assert!(next - at >= 60_000_000, "{cron} in {zone} after {at}");
                     at = next;
                 }
             }
