@@ -50,6 +50,18 @@ fn code_cache_files(host: &TestHost) -> Vec<PathBuf> {
     files
 }
 
+/// Puts other bytes under the name of a file of the code cache. The host has mapped the old one.
+fn replace(file: &Path, bytes: &[u8]) {
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Returns whether this process has mapped a file as executable, in which the hosts of all tests run.
+fn is_mapped(file: &Path) -> bool {
+    let (file, mappings) = (file.canonicalize().unwrap(), std::fs::read_to_string("/proc/self/maps").unwrap());
+    mappings.lines().any(|line| line.contains(" r-xp ") && line.ends_with(file.to_str().unwrap()))
+}
+
 pub(super) fn child_compiler() -> Compile {
     Compile::Child(program())
 }
@@ -257,7 +269,7 @@ async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
     for at in [0, 20, 60, whole.len() / 2, whole.len() - 1] {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x40;
-        std::fs::write(file, &bytes).unwrap();
+        replace(file, &bytes);
         host.restart().await;
         assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
         assert_ne!(std::fs::read(file).unwrap(), bytes);
@@ -265,10 +277,26 @@ async fn a_tampered_code_cache_file_is_recompiled_and_never_loaded() {
     // If it cannot be compiled again, the plugin is unavailable: the altered file is never loaded.
     let mut bytes = whole.clone();
     *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(file, bytes).unwrap();
+    replace(file, &bytes);
     host.restart_compiling(failing_compiler()).await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
     assert!(!file.exists());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machine_code_is_mapped_and_a_plugin_needs_no_name_of_its_file() {
+    let mut host = TestHost::sqlite(Setup::default()).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let [file] = &code_cache_files(&host)[..] else { panic!("one component must be one file") };
+    assert!(is_mapped(file), "after the deploy");
+    host.restart().await;
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    assert!(is_mapped(file), "after a start");
+    std::fs::remove_file(file).unwrap();
+    for _ in 0..100 {
+        assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    }
     host.stop().await;
 }
 
@@ -279,7 +307,7 @@ async fn code_cache_files_of_another_host_are_not_loaded() {
     for host in [&host, &other] {
         host.superuser().deploy(&Component::hello().0, "").await.ok();
     }
-    std::fs::copy(&code_cache_files(&other)[0], &code_cache_files(&host)[0]).unwrap();
+    replace(&code_cache_files(&host)[0], &std::fs::read(&code_cache_files(&other)[0]).unwrap());
     host.restart_compiling(failing_compiler()).await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
     host.stop().await;

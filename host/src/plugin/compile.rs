@@ -3,8 +3,8 @@
 //! Compiling an uploaded file can take any amount of memory and time, so a child process does it, within limits
 //! ([`child`], [`program`]). wasmtime trusts machine code when it loads it, so this host loads only code that came from
 //! that child or that carries this host's own MAC ([`code_cache`]). A component is looked up in memory, then in the
-//! code cache, then compiled in the child; the result goes back into both. Never decides whether a component may be
-//! deployed.
+//! code cache, then compiled in the child; the result goes back into both. Machine code of the code cache is mapped, so
+//! that it takes memory only where it is used. Never decides whether a component may be deployed.
 
 mod child;
 mod code_cache;
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use wasmtime::Engine;
@@ -226,19 +226,7 @@ impl Compiler {
 
     async fn load_cached(&self, digest: &Digest) -> Result<Option<Component>> {
         let (engine, cache, digest) = (self.engine.clone(), Arc::clone(&self.cache), digest.clone());
-        run_blocking(move || {
-            let machine_code = cache.take(&digest)?;
-            match machine_code.load(&engine) {
-                Ok(component) => Some(component),
-                Err(error) => {
-                    // Its MAC is right, so this is not an attack. For example, the instance pool may be smaller now.
-                    let reason = format!("it does not load: {error:#}");
-                    cache.discard(&digest, &reason);
-                    None
-                }
-            }
-        })
-        .await
+        run_blocking(move || load_cached(&cache, &engine, &digest)).await
     }
 
     async fn compile(&self, digest: &Digest, component: Bytes) -> Result<Component> {
@@ -253,9 +241,38 @@ impl Compiler {
         run_blocking(move || {
             let loaded = machine_code.load(&engine).map_err(|error| refusal(&error))?;
             cache.put(&kept_as, &machine_code);
-            Ok(loaded)
+            // Unlike this copy, the file takes no memory of its own.
+            Ok(load_cached(&cache, &engine, &kept_as).unwrap_or(loaded))
         })
         .await?
+    }
+}
+
+/// Loads machine code from the code cache, if it is there and unchanged. It is mapped if the system allows that, and copied
+/// otherwise.
+fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Option<Component> {
+    static NOT_MAPPED: Once = Once::new();
+    let not_mapped = match cache.take(digest)?.map(engine) {
+        Ok(component) => return Some(component),
+        Err(error) => error,
+    };
+    match cache.take_copy(digest)?.load(engine) {
+        Ok(component) => {
+            NOT_MAPPED.call_once(|| {
+                let error = format!("{not_mapped:#}");
+                tracing::warn!(
+                    error,
+                    "machine code cannot be mapped from the data directory; each plugin takes more memory"
+                );
+            });
+            Some(component)
+        }
+        Err(error) => {
+            // Its MAC is right, so this is not an attack. For example, the instance pool may be smaller now.
+            let reason = format!("it does not load: {error:#}");
+            cache.discard(digest, &reason);
+            None
+        }
     }
 }
 

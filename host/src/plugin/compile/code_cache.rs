@@ -5,14 +5,17 @@
 //! with a key that is stored next to the directory. Any other file under one of these names is reported, removed and
 //! compiled again. A lost file costs only the time to compile it, so an error of the disk never fails a deploy.
 //!
+//! Loaded files are mapped. So a file is written once, under another name, and is read-only afterwards. It is never
+//! overwritten, only replaced or removed: the file that is mapped stays as it is until nothing uses it.
+//!
 //! The size is bounded for the files that are not in use. The caller knows which are.
 
 mod key;
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,7 +24,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::fingerprint::Fingerprint;
-use super::machine_code::MachineCode;
+use super::machine_code::{CodeFile, MachineCode};
 use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::plugin::artifact::Digest;
@@ -31,9 +34,15 @@ const EXTENSION: &str = "cwasm";
 /// The extension of a file that is still being written.
 const UNFINISHED: &str = "tmp";
 
-/// A file consists of magic, fingerprint, length of the machine code, MAC, machine code.
-const MAGIC: &[u8; 8] = b"wharfc\x00\x01";
-const HEADER: usize = 8 + 32 + 8 + 32;
+/// The version of the form of a file. A start removes the files of other versions.
+const VERSION: u8 = 2;
+/// A file consists of the machine code, and a trailer of magic, fingerprint, length of the machine code and MAC. A mapping
+/// begins at a page of the file, so the machine code is at the beginning.
+const MAGIC: &[u8; 8] = b"wharfc\x00\x02";
+const TRAILER: u64 = 8 + 32 + 8 + 32;
+
+/// The bytes of a file that are read at once to check its MAC.
+const CHUNK: usize = 64 * 1024;
 
 /// One part in this many of the size of the cache may be written before the next trim.
 const TRIM_PART: u64 = 8;
@@ -83,6 +92,14 @@ impl Files {
     }
 }
 
+/// A file with the form that this host writes, whose MAC is not checked yet.
+struct Unchecked {
+    file: File,
+    /// Of the machine code.
+    length: u64,
+    mac: [u8; 32],
+}
+
 /// Why a file is not loaded.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -90,7 +107,7 @@ enum Refusal {
     Missing,
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    #[error("Wharf did not write it")]
+    #[error("it does not end as Wharf writes it")]
     Foreign,
     #[error("it was compiled for another engine")]
     OtherEngine,
@@ -118,13 +135,20 @@ impl CodeCache {
         Ok(cache)
     }
 
-    /// Returns the machine code of a component, if it is cached and unchanged.
-    pub(super) fn take(&self, digest: &Digest) -> Option<MachineCode> {
-        match self.read(digest) {
-            Ok(bytes) => {
-                self.files().use_now(digest.as_str(), (HEADER + bytes.len()) as u64);
-                Some(MachineCode::trusted(bytes))
-            }
+    /// Returns the file with the machine code of a component, if it is cached and unchanged.
+    pub(super) fn take(&self, digest: &Digest) -> Option<CodeFile> {
+        self.unless_refused(digest, self.read(digest)).map(CodeFile::trusted)
+    }
+
+    /// Returns a copy of the machine code of a component, if it is cached and unchanged.
+    pub(super) fn take_copy(&self, digest: &Digest) -> Option<MachineCode> {
+        self.unless_refused(digest, self.read_copy(digest)).map(MachineCode::trusted)
+    }
+
+    /// Discards a file that was refused.
+    fn unless_refused<T>(&self, digest: &Digest, read: Result<T, Refusal>) -> Option<T> {
+        match read {
+            Ok(content) => Some(content),
             Err(Refusal::Missing) => None,
             Err(refusal) => {
                 self.discard(digest, &refusal.to_string());
@@ -140,7 +164,7 @@ impl CodeCache {
 
     /// Stores machine code.
     pub(super) fn put(&self, digest: &Digest, machine_code: &MachineCode) {
-        let bytes = (HEADER + machine_code.len()) as u64;
+        let bytes = machine_code.len() as u64 + TRAILER;
         match self.write(digest, machine_code.as_bytes()) {
             Ok(()) => {
                 let mut files = self.files();
@@ -163,39 +187,55 @@ impl CodeCache {
         }
     }
 
-    fn read(&self, digest: &Digest) -> Result<Vec<u8>, Refusal> {
-        let mut file = match File::open(self.path(digest)) {
+    /// Checks a file by reading it once through.
+    fn read(&self, digest: &Digest) -> Result<File, Refusal> {
+        let Unchecked { file, length, mac } = self.find(digest)?;
+        let mut computed = self.mac_of(digest);
+        hash(BufReader::with_capacity(CHUNK, (&file).take(length)), &mut computed)?;
+        computed.verify_slice(&mac).map_err(|_| Refusal::WrongMac)?;
+        self.files().use_now(digest.as_str(), length.saturating_add(TRAILER));
+        Ok(file)
+    }
+
+    /// Reads the machine code of a file and checks what was read.
+    fn read_copy(&self, digest: &Digest) -> Result<Vec<u8>, Refusal> {
+        let Unchecked { file, length, mac } = self.find(digest)?;
+        let mut code = Vec::new();
+        file.take(length).read_to_end(&mut code)?;
+        self.mac_of(digest).chain_update(&code).verify_slice(&mac).map_err(|_| Refusal::WrongMac)?;
+        self.files().use_now(digest.as_str(), length.saturating_add(TRAILER));
+        Ok(code)
+    }
+
+    /// Opens a file and reads its trailer.
+    fn find(&self, digest: &Digest) -> Result<Unchecked, Refusal> {
+        let file = match File::open(self.path(digest)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::Missing),
             opened => opened?,
         };
-        let whole = file.metadata()?.len();
+        let length = file.metadata()?.len().checked_sub(TRAILER).ok_or(Refusal::OtherLength)?;
         let mut magic = [0; 8];
         let mut fingerprint = [0; 32];
-        let mut length = [0; 8];
+        let mut recorded = [0; 8];
         let mut mac = [0; 32];
-        for part in [magic.as_mut_slice(), &mut fingerprint, &mut length, &mut mac] {
-            file.read_exact(part).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => Refusal::OtherLength,
-                _ => Refusal::Unreadable(error),
-            })?;
+        let mut at = length;
+        for part in [magic.as_mut_slice(), &mut fingerprint, &mut recorded, &mut mac] {
+            file.read_exact_at(part, at)?;
+            at = at.saturating_add(part.len() as u64);
         }
-        let length = u64::from_le_bytes(length);
         if magic != *MAGIC {
             return Err(Refusal::Foreign);
         }
         if fingerprint != self.fingerprint.0 {
             return Err(Refusal::OtherEngine);
         }
-        if length.checked_add(HEADER as u64) != Some(whole) {
+        if u64::from_le_bytes(recorded) != length {
             return Err(Refusal::OtherLength);
         }
         if length > self.sizes.file {
             return Err(Refusal::TooLarge);
         }
-        let mut bytes = Vec::new();
-        file.take(length).read_to_end(&mut bytes)?;
-        self.mac(digest, &bytes).verify_slice(&mac).map_err(|_| Refusal::WrongMac)?;
-        Ok(bytes)
+        Ok(Unchecked { file, length, mac })
     }
 
     /// Writes a file atomically: under its final name there is only a complete file.
@@ -203,12 +243,12 @@ impl CodeCache {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.directory.join(format!("{digest}.{number}.{UNFINISHED}"));
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&unfinished)?;
+            file.write_all(machine_code)?;
             file.write_all(MAGIC)?;
             file.write_all(&self.fingerprint.0)?;
             file.write_all(&(machine_code.len() as u64).to_le_bytes())?;
-            file.write_all(&self.mac(digest, machine_code).finalize().into_bytes())?;
-            file.write_all(machine_code)?;
+            file.write_all(&self.mac_of(digest).chain_update(machine_code).finalize().into_bytes())?;
             file.sync_all()?;
             fs::rename(&unfinished, self.path(digest))
         })();
@@ -218,13 +258,13 @@ impl CodeCache {
         })
     }
 
-    fn mac(&self, digest: &Digest, machine_code: &[u8]) -> Hmac<Sha256> {
+    /// Returns the MAC of a file of this component. The machine code follows.
+    fn mac_of(&self, digest: &Digest) -> Hmac<Sha256> {
         let mut mac = self.mac.clone();
-        // The first three have a fixed length, so no two different triples are the same bytes.
+        // These have a fixed length, so no two different files are the same bytes.
         mac.update(MAGIC);
         mac.update(digest.as_str().as_bytes());
         mac.update(&self.fingerprint.0);
-        mac.update(machine_code);
         mac
     }
 
@@ -233,7 +273,7 @@ impl CodeCache {
     }
 
     fn ending(&self) -> String {
-        format!("-{}.{EXTENSION}", self.fingerprint.short())
+        format!("-{}.{VERSION}.{EXTENSION}", self.fingerprint.short())
     }
 
     fn remove_stale(&self) -> io::Result<()> {
@@ -243,7 +283,7 @@ impl CodeCache {
             let name = name.to_string_lossy();
             let ours = [EXTENSION, UNFINISHED].iter().any(|ending| name.ends_with(&format!(".{ending}")));
             if ours && !name.ends_with(&self.ending()) {
-                tracing::info!(file = %name, "a cached component of another engine or an unfinished file is removed");
+                tracing::info!(file = %name, "a cached component of another engine or version, or an unfinished file, is removed");
                 fs::remove_file(entry.path())?;
             }
         }
@@ -304,6 +344,19 @@ impl CodeCache {
 
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds everything that can be read to a MAC.
+fn hash(mut content: impl BufRead, mac: &mut Hmac<Sha256>) -> io::Result<()> {
+    loop {
+        let chunk = content.fill_buf()?;
+        let bytes = chunk.len();
+        if bytes == 0 {
+            return Ok(());
+        }
+        mac.update(chunk);
+        content.consume(bytes);
     }
 }
 

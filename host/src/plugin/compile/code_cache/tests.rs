@@ -23,6 +23,12 @@ fn filled(directory: &TempDir) -> (CodeCache, PathBuf) {
     (cache, path)
 }
 
+/// Puts other bytes under the name of a file, as a program that may write to the directory could.
+fn replace(path: &Path, bytes: impl AsRef<[u8]>) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+}
+
 /// Returns the reason why the present file is not loaded. The file is removed afterwards.
 fn refused(cache: &CodeCache) -> String {
     let reason = cache.read(&digest()).unwrap_err().to_string();
@@ -36,10 +42,11 @@ fn machine_code_survives_a_restart_and_is_readable_by_its_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let (_, path) = filled(&directory);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o400, 0o700), "nobody writes to a file that is mapped");
     let again = cache(&directory);
-    assert_eq!(again.take(&digest()).unwrap().as_bytes(), b"machine code");
-    assert!(again.take(&Digest::of(b"another")).is_none());
+    assert!(again.take(&digest()).is_some());
+    assert_eq!(again.take_copy(&digest()).unwrap().as_bytes(), b"machine code");
+    assert!(again.take(&Digest::of(b"another")).is_none() && again.take_copy(&Digest::of(b"another")).is_none());
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
 }
 
@@ -48,14 +55,16 @@ fn a_change_of_any_byte_is_detected() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
-    assert_eq!(whole.len(), HEADER + b"machine code".len());
+    assert!(whole.starts_with(b"machine code"), "a mapping begins with it");
+    assert_eq!(whole.len() as u64, b"machine code".len() as u64 + TRAILER);
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
-        fs::write(&path, bytes).unwrap();
+        replace(&path, &bytes);
+        assert!(cache.read_copy(&digest()).is_err());
         refused(&cache);
     }
-    fs::write(&path, &whole).unwrap();
+    replace(&path, &whole);
     assert!(cache.take(&digest()).is_some());
 }
 
@@ -65,11 +74,27 @@ fn a_change_of_the_length_is_detected() {
     let (cache, path) = filled(&directory);
     let whole = fs::read(&path).unwrap();
     for length in 0..whole.len() {
-        fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(refused(&cache), "its length has changed");
+        replace(&path, &whole[..length]);
+        refused(&cache);
     }
-    fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+    replace(&path, [&whole[..], b"more"].concat());
+    assert_eq!(refused(&cache), "it does not end as Wharf writes it");
+    // With the trailer in its place.
+    replace(&path, [b"more", &whole[..]].concat());
     assert_eq!(refused(&cache), "its length has changed");
+}
+
+#[test]
+fn a_new_file_leaves_the_one_that_is_mapped_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, path) = filled(&directory);
+    let mut mapped = File::open(&path).unwrap();
+    cache.put(&digest(), &MachineCode::trusted(b"other machine code".to_vec()));
+    assert_eq!(cache.take_copy(&digest()).unwrap().as_bytes(), b"other machine code");
+    cache.discard(&digest(), "a test");
+    let mut content = Vec::new();
+    mapped.read_to_end(&mut content).unwrap();
+    assert!(content.starts_with(b"machine code") && !path.exists());
 }
 
 #[test]
@@ -87,7 +112,7 @@ fn a_file_of_another_host_is_detected() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (cache, path) = filled(&directory);
     let (_, foreign) = filled(&elsewhere);
-    fs::copy(foreign, path).unwrap();
+    replace(&path, fs::read(foreign).unwrap());
     assert_eq!(refused(&cache), "its MAC is wrong, so it was changed");
 }
 
@@ -98,20 +123,23 @@ fn a_file_of_another_engine_is_detected_and_removed_at_the_next_start() {
     let open = || CodeCache::open(directory.path(), Fingerprint([8; 32]), SIZES, &Random::System).unwrap();
     let foreign = directory.path().join(DIRECTORY).join("README");
     let unfinished = directory.path().join(DIRECTORY).join(format!("{}.3.tmp", digest()));
+    let of_version_1 = path.with_file_name(format!("{}-{}.cwasm", digest(), Fingerprint([8; 32]).short()));
     fs::write(&foreign, b"an operator's").unwrap();
     fs::write(&unfinished, b"of a crash").unwrap();
+    fs::write(&of_version_1, b"of an older Wharf").unwrap();
     let other = open();
-    assert!(!path.exists() && !unfinished.exists() && foreign.exists());
+    assert!(!path.exists() && !unfinished.exists() && !of_version_1.exists() && foreign.exists());
 
     // Under the right name, with the right key.
     cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     fs::rename(cache.path(&digest()), other.path(&digest())).unwrap();
     assert_eq!(refused(&other), "it was compiled for another engine");
-    // With the expected header.
+    // With the expected trailer.
     cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
     let mut bytes = fs::read(cache.path(&digest())).unwrap();
-    bytes[8..40].fill(8);
-    fs::write(other.path(&digest()), bytes).unwrap();
+    let fingerprint = b"machine code".len() + MAGIC.len();
+    bytes[fingerprint..fingerprint + 32].fill(8);
+    replace(&other.path(&digest()), bytes);
     assert_eq!(refused(&other), "its MAC is wrong, so it was changed");
 }
 
@@ -135,7 +163,7 @@ fn a_disk_that_cannot_be_written_is_not_an_error() {
 #[test]
 fn a_trim_removes_what_is_not_in_use_the_least_recently_used_first() {
     let directory = tempfile::tempdir().unwrap();
-    let file = (HEADER + 10) as u64;
+    let file = TRAILER + 10;
     let sizes = Sizes { file: 1024, cache: 2 * file };
     let open = || CodeCache::open(directory.path(), Fingerprint([7; 32]), sizes, &Random::System).unwrap();
     let digests = [0, 1, 2, 3, 4].map(|number: u8| Digest::of(&[number]));
