@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wharf::config::Config;
 
@@ -19,6 +19,7 @@ both!(
     the_cost_of_a_start_a_change_and_a_request_does_not_grow_with_the_plugins,
     a_plugin_is_prepared_by_its_first_request_after_a_start,
     a_plugin_whose_mount_the_host_took_does_not_keep_others_from_changing,
+    plugins_that_nobody_calls_are_unloaded_and_answer_their_next_call => Setup::default().with_manual_clock(),
 );
 
 /// The number of plugins, and ten times as many. A third is paused, and a third is removed.
@@ -170,9 +171,71 @@ async fn a_plugin_whose_mount_the_host_took_does_not_keep_others_from_changing(h
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
 }
 
-async fn draining(host: &TestHost) -> f64 {
+/// Returns a sample of `/metrics` without labels.
+async fn sample(host: &TestHost, wanted: &str) -> f64 {
     let samples = samples(host.superuser()).await;
-    samples.into_iter().find(|(name, _)| name == "wharf_releases_draining").unwrap().1
+    samples.into_iter().find(|(name, _)| name == wanted).unwrap().1
+}
+
+async fn draining(host: &TestHost) -> f64 {
+    sample(host, "wharf_releases_draining").await
+}
+
+/// Returns the number of releases whose machine code is loaded.
+async fn prepared(host: &TestHost) -> f64 {
+    sample(host, "wharf_releases_prepared").await
+}
+
+/// Lets time pass until only so many releases are loaded.
+async fn until_prepared(host: &TestHost, wanted: f64) {
+    until("the others to be unloaded", async || {
+        host.clock().advance(Duration::from_secs(120));
+        (prepared(host).await == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn plugins_that_nobody_calls_are_unloaded_and_answer_their_next_call(host: &mut TestHost) {
+    host.deploy_items().await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let superuser = host.superuser().clone();
+    superuser.post("/items/", &json!({ "title": "kept" })).await.ok();
+    let items = superuser.get("/items/").await.ok();
+    assert_eq!(prepared(host).await, 2.0);
+    until_prepared(host, 0.0).await;
+    assert_eq!(plugins(host).await["data"].as_array().unwrap().len(), 2, "they are still served");
+    assert_eq!(superuser.get("/items/").await.ok(), items);
+    assert_eq!(prepared(host).await, 1.0);
+    // Concurrent first requests load it once and all get their response.
+    let client = host.anonymous();
+    for response in futures_util::future::join_all((0..16).map(|_| client.get("/hello/"))).await {
+        assert_eq!(response.ok()["message"], "Hello");
+    }
+    assert_eq!(prepared(host).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_not_unloaded_while_a_request_uses_it() {
+    let host = TestHost::sqlite(Setup::default().with_manual_clock()).await;
+    host.deploy_chameleon().await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let mut slow = TcpStream::connect(host.addr()).await.unwrap();
+    let head = "POST /api/v1/chameleon/echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&[b'x'; 500]).await.unwrap();
+    until("the request to begin", async || {
+        // The scrape itself is in flight too.
+        (sample(&host, "wharf_http_requests_in_flight").await >= 2.0).then_some(())
+    })
+    .await;
+    until_prepared(&host, 1.0).await;
+    slow.write_all(&[b'x'; 500]).await.unwrap();
+    let mut response = String::new();
+    slow.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    until_prepared(&host, 0.0).await;
+    assert_eq!(host.anonymous().get("/chameleon/echo/x").await.status, 200);
+    host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,7 +29,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Assignment;
-use crate::plugin::release::{CachedRoute, ReleaseRoute};
+use crate::plugin::release::{CachedRoute, Prepared, ReleaseRoute};
 use crate::plugin::{PluginResponse, Release};
 use crate::route::Match;
 
@@ -57,9 +57,9 @@ pub(super) async fn respond(host: &Arc<Host>, contract: &ReleaseRoute, call: Plu
 }
 
 async fn respond_uncached(host: &Host, call: PluginCall<'_>) -> Result<Reply> {
-    let (release, parts, request_id) = (call.release, call.parts, call.request_id);
+    let (release, prepared, parts, request_id) = (call.release, call.prepared, call.parts, call.request_id);
     let is_safe = matches!(parts.method, Method::GET | Method::HEAD);
-    let mut change = Change { release, path: parts.uri.path(), may_have_happened: !is_safe };
+    let mut change = Change { release, prepared, path: parts.uri.path(), may_have_happened: !is_safe };
     let response = plugin_call::run(&host.plugins, &host.body_memory.responses, call).await?;
     let (PluginResponse::Response { status, .. } | PluginResponse::Problem { status, .. }) = &response;
     if (400..500).contains(status) {
@@ -73,6 +73,7 @@ async fn respond_uncached(host: &Host, call: PluginCall<'_>) -> Result<Reply> {
 /// before. So every end of the call invalidates the cached responses, except a refusal by the plugin.
 struct Change<'a> {
     release: &'a Release,
+    prepared: &'a Prepared,
     path: &'a str,
     may_have_happened: bool,
 }
@@ -80,14 +81,13 @@ struct Change<'a> {
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         if self.may_have_happened {
-            invalidate(self.release, self.path);
+            invalidate(self.release, self.prepared, self.path);
         }
     }
 }
 
 /// Makes the cached responses of a path stale after a request that may have changed the resource.
-fn invalidate(release: &Release, path: &str) {
-    let Some(prepared) = release.prepared() else { return };
+fn invalidate(release: &Release, prepared: &Prepared, path: &str) {
     let Match::Route(index, _) = prepared.table.find(Method::GET.as_str(), path) else { return };
     if prepared.routes.get(*index).is_some_and(|route| route.cache.is_some()) {
         release.cache.invalidate_path(path);
@@ -294,6 +294,7 @@ fn reuse(release: &Release, fresh: &Fresh) -> Result<Reply> {
 struct Filling {
     host: Arc<Host>,
     release: Arc<Release>,
+    prepared: Arc<Prepared>,
     key: ResponseKey,
     route: usize,
     parts: Parts,
@@ -309,6 +310,7 @@ impl Filling {
         Self {
             host: Arc::clone(host),
             release: Arc::clone(call.release),
+            prepared: Arc::clone(call.prepared),
             key,
             route: call.route,
             parts: call.parts.clone(),
@@ -321,9 +323,8 @@ impl Filling {
     }
 
     async fn run(self) -> Result<Reply> {
-        let Self { host, release, key, route, parts, request_id, origin, params, caller, trial } = self;
-        let prepared = release.prepared();
-        let cached = prepared.and_then(|prepared| prepared.routes.get(route)).and_then(|route| route.cache.as_ref());
+        let Self { host, release, prepared, key, route, parts, request_id, origin, params, caller, trial } = self;
+        let cached = prepared.routes.get(route).and_then(|route| route.cache.as_ref());
         let cached = cached.ok_or_else(|| Error::internal("a call for the cache has no cached route"))?;
         let known = caller_value(caller.as_deref());
         let server = server(&origin, &parts);
@@ -333,6 +334,7 @@ impl Filling {
             params.iter().map(|(name, text)| (name.as_str(), Cow::from(text.as_str()))).collect();
         let call = PluginCall {
             release: &release,
+            prepared: &prepared,
             route,
             method: Method::GET.as_str(),
             parts: &parts,

@@ -75,9 +75,10 @@ struct Received<'a> {
     in_flight: InFlight<'a>,
 }
 
-/// The release that a request goes to, prepared.
+/// The release that a request goes to.
 struct ChosenRelease {
     release: Arc<Release>,
+    prepared: Arc<Prepared>,
     /// The part of the request in a trial.
     trial: Option<Assignment>,
     /// The result of the look-up of the caller, if the caller decided about the release.
@@ -240,6 +241,7 @@ impl Dispatcher {
         // The request keeps the release that it calls, and nothing of other plugins: a slow upload would hold up their
         // drains.
         let release;
+        let prepared;
         let mut trial = None;
         let mut known = None;
         let (route, raw_params) = match self.table.find(method, path) {
@@ -249,10 +251,9 @@ impl Dispatcher {
                 let Some(chosen) = self.find_release(parts, origin).await? else {
                     return self.respond_without_route(parts, request_id).await;
                 };
-                (release, trial, known) = (chosen.release, chosen.trial, chosen.caller);
-                let prepared = release.prepared().ok_or_else(|| Error::internal("a release is not prepared"))?;
+                ChosenRelease { release, prepared, trial, caller: known } = chosen;
                 match prepared.table.find(method, path) {
-                    Match::Route(index, params) => (plugin_route(&release, prepared, *index)?, params),
+                    Match::Route(index, params) => (plugin_route(&release, &prepared, *index)?, params),
                     Match::Methods(methods) => return Err(method_not_allowed(methods)),
                     Match::Nothing => return self.respond_without_route(parts, request_id).await,
                 }
@@ -298,10 +299,11 @@ impl Dispatcher {
                     RouteHandler::Stream(handler) => handler(Arc::clone(&self.host), call).await,
                 }
             }
-            Handler::Plugin { release, index, contract } => {
+            Handler::Plugin { release, prepared, index, contract } => {
                 let (_, body, _reservation) = read.into_parts();
                 let call = PluginCall {
                     release,
+                    prepared,
                     route: index,
                     method: &contract.method,
                     parts,
@@ -337,32 +339,33 @@ impl Dispatcher {
     /// Returns the release that a request goes to; `None` if its path belongs to no plugin.
     async fn find_release(&self, parts: &Parts, origin: &ClientOrigin) -> Result<Option<ChosenRelease>> {
         let found = self.host.plugins.generation().find(parts.uri.path());
-        let chosen = match found {
+        let (release, trial, caller) = match found {
             None => return Ok(None),
             Some(Found::Absent(reason)) => return Err(absent(reason)),
-            Some(Found::Served { live, canary: None }) => ChosenRelease { release: live, trial: None, caller: None },
+            Some(Found::Served { live, canary: None }) => (live, None, None),
             Some(Found::Served { live, canary: Some(canary) }) => {
                 let credential = self.credential(parts, origin);
                 let caller = access::look_up(&self.host.auth, credential, origin.address).await;
                 let (is_chosen, trial) = assign(&canary, parts, origin, caller.as_ref().ok());
                 let release = if is_chosen { Arc::clone(&canary.release) } else { live };
-                ChosenRelease { release, trial, caller: Some(caller) }
+                (release, trial, Some(caller))
             }
         };
-        if chosen.release.prepared().is_none() {
-            self.prepare(&chosen.release).await?;
-        }
-        Ok(Some(chosen))
+        let prepared = match self.host.plugins.use_prepared(&release) {
+            Some(prepared) => prepared,
+            None => self.prepare(&release).await?,
+        };
+        Ok(Some(ChosenRelease { release, prepared, trial, caller }))
     }
 
     /// Prepares a release. The work continues if the client leaves, or if it takes longer than a call may take.
-    async fn prepare(&self, release: &Arc<Release>) -> Result<()> {
+    async fn prepare(&self, release: &Arc<Release>) -> Result<Arc<Prepared>> {
         let (host, preparing) = (Arc::clone(&self.host), Arc::clone(release));
         let prepared = async {
             // The others wait here, and not in tasks that would outlive them.
             release.wait_for_preparation().await;
-            if release.prepared().is_some() {
-                return Ok(());
+            if let Some(prepared) = self.host.plugins.use_prepared(release) {
+                return Ok(prepared);
             }
             let task = tokio::spawn(async move { host.plugins.prepare_release(&preparing).await });
             task.await.map_err(|error| Error::internal("a preparation panicked").with_source(error))?
@@ -463,14 +466,14 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(parts, ResponseBody::empty())
 }
 
-fn plugin_route<'a>(release: &'a Arc<Release>, prepared: &'a Prepared, index: usize) -> Result<MatchedRoute<'a>> {
+fn plugin_route<'a>(release: &'a Arc<Release>, prepared: &'a Arc<Prepared>, index: usize) -> Result<MatchedRoute<'a>> {
     let contract = prepared.routes.get(index).ok_or_else(|| Error::internal("no such plugin route"))?;
     Ok(MatchedRoute {
         operation: &contract.operation,
         access: &contract.access,
         body_kind: contract.operation.body_kind(),
         max_body_bytes: release.limits.request_bytes,
-        handler: Handler::Plugin { release, index, contract },
+        handler: Handler::Plugin { release, prepared, index, contract },
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Host;
 use super::host_route::HostRoute;
 use crate::plugin::Release;
-use crate::plugin::release::ReleaseRoute;
+use crate::plugin::release::{Prepared, ReleaseRoute};
 use crate::route::{Access, BodyKind, Operation};
 
 /// The route that a request matched, looked up once.
@@ -23,7 +23,7 @@ pub(super) struct MatchedRoute<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Handler<'a> {
     Host(&'a HostRoute<Host>),
-    Plugin { release: &'a Arc<Release>, index: usize, contract: &'a ReleaseRoute },
+    Plugin { release: &'a Arc<Release>, prepared: &'a Arc<Prepared>, index: usize, contract: &'a ReleaseRoute },
 }
 
 impl<'a> Handler<'a> {

@@ -19,6 +19,7 @@ use crate::capability::Limit;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::Assignment;
+use crate::plugin::release::Prepared;
 use crate::plugin::{PluginResponse, Registry, Release, Request};
 
 /// Returns whether a plugin never receives a request header of this name from a client: credentials, framing, and headers
@@ -62,6 +63,8 @@ const HEADERS_OF_HOST: usize = 3;
 /// A request to a plugin after the access check and validation.
 pub(super) struct PluginCall<'a> {
     pub(super) release: &'a Arc<Release>,
+    /// The parts of the release, which the call keeps.
+    pub(super) prepared: &'a Arc<Prepared>,
     pub(super) route: usize,
     /// The method of the route: GET also for a request with HEAD, whose response `dispatch` strips of its body.
     pub(super) method: &'a str,
@@ -104,7 +107,7 @@ pub(super) async fn run(registry: &Registry, budget: &BodyBudget, call: PluginCa
         client: Some(call.origin.address),
     };
     // `call` runs this check again: the budget may have been used up while the request waited for a call slot.
-    registry.call(call.release, request, call.caller, call.trial, ready).await
+    registry.call(call.release, call.prepared, request, call.caller, call.trial, ready).await
 }
 
 /// Turns the response of a plugin into the reply to a request.

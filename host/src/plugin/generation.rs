@@ -64,7 +64,7 @@ pub struct Absent {
     pub reason: Absence,
 }
 
-/// The mount and the routes of one plugin.
+/// The mount of one plugin, and its routes if they are not checked yet.
 pub(super) struct MountedRoutes<'a> {
     pub(super) plugin: &'a PluginName,
     pub(super) mount: &'a Template,
@@ -87,11 +87,9 @@ pub enum Absence {
 }
 
 impl<'a> MountedRoutes<'a> {
-    /// Returns the mount and the routes of a release. One that is not prepared was checked at its deploy, so its routes do
-    /// not count.
+    /// Returns the mount of a release, without its routes: they are checked whenever it is prepared.
     pub(super) fn of(release: &'a Release) -> Self {
-        let routes = release.prepared().map_or(&[][..], |prepared| &prepared.routes);
-        Self { plugin: &release.record.plugin, mount: &release.record.mount, routes }
+        Self { plugin: &release.record.plugin, mount: &release.record.mount, routes: &[] }
     }
 }
 

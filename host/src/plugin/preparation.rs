@@ -1,9 +1,11 @@
 //! The preparation of a release: loads its machine code, links it, compiles its routes and admits it to its grants. A
 //! deploy does this in its stages. After a start, the first request to a plugin does it, so that ten thousand plugins
 //! start as fast as their records are read, and plugins that nobody calls take little memory. Plugins whose machine code
-//! is not in the code cache are compiled in the background instead, one after the other.
+//! is not in the code cache are compiled in the background instead, one after the other. A release that nobody used for a
+//! while is unloaded: its next request prepares it again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -22,31 +24,49 @@ use crate::id::PluginName;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Registry {
-    /// Prepares a served release, unless it is prepared. Of concurrent calls, one does the work, and its outcome counts for
-    /// all that wait. A release that can never be prepared is logged and no longer served. One whose preparation may
+    /// Prepares a served release, unless it is prepared, and returns its parts for a call. Of concurrent calls, one does the
+    /// work, and its outcome counts for all that wait. A release that can never be prepared is logged and no longer served. One whose preparation may
     /// succeed later is tried again by a request, at most once per [`RETRY_AFTER`].
     ///
     /// # Errors
     /// 503: it cannot be prepared.
-    pub async fn prepare_release(&self, release: &Arc<Release>) -> Result<()> {
+    pub async fn prepare_release(&self, release: &Arc<Release>) -> Result<Arc<Prepared>> {
         let mut failed = release.preparation_failed.lock().await;
-        if release.prepared().is_some() {
-            return Ok(());
+        if let Some(parts) = self.use_prepared(release) {
+            return Ok(parts);
         }
         if failed.is_some_and(|at| at.elapsed() < RETRY_AFTER || !self.has_loaded(release)) {
             return Err(unavailable());
         }
         match self.prepare_parts(release).await {
             Ok(parts) => {
+                let parts = Arc::new(parts);
                 // Only the holder of the lock sets them.
-                let _ = release.parts.set(parts);
+                release.parts.store(Some(Arc::clone(&parts)));
+                release.use_in(self.minute.load(Ordering::Relaxed));
                 self.live.prepared(release);
-                Ok(())
+                Ok(parts)
             }
             Err(error) => {
                 *failed = Some(Instant::now());
                 Err(self.not_prepared(release, error).await)
             }
+        }
+    }
+
+    /// Unloads the releases that nobody used for a while. Looks at most once in a minute.
+    pub(super) fn unload_idle(&self) {
+        let minute = self.clock.monotonic().as_secs() / 60;
+        if self.minute.swap(minute, Ordering::Relaxed) == minute {
+            return;
+        }
+        let generation = self.generation();
+        let idle: Vec<Arc<Prepared>> =
+            generation.plugins.releases().filter_map(|release| release.take_idle(minute)).collect();
+        if !idle.is_empty() {
+            tracing::debug!(releases = idle.len(), "releases that nobody used for a while were unloaded");
+            // To unmap much machine code takes a while.
+            tokio::task::spawn_blocking(move || drop(idle));
         }
     }
 
@@ -61,7 +81,7 @@ impl Registry {
         let plugins: Vec<PluginName> = self.generation().plugins.live.keys().cloned().collect();
         for plugin in plugins {
             let Some(release) = self.generation().plugins.live.get(&plugin).cloned() else { continue };
-            if release.prepared().is_some() || self.compiler.is_cached(&release.record.digest).await {
+            if release.is_prepared() || self.compiler.is_cached(&release.record.digest).await {
                 continue;
             }
             // The failure is logged. It does not concern the other plugins.

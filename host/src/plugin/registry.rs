@@ -4,7 +4,7 @@
 //! `canary_rollout`, `supervisor` (changes), `history` and `limit_usage` (reads), and `relay`, `tasks` and `schedules`, which
 //! work in the background. They extend [`Registry`]; this module knows none of them.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -24,7 +24,7 @@ use super::live_set::LiveSet;
 use super::outbox_turns::OutboxTurns;
 use super::pause::PauseSwitches;
 use super::probation::Probations;
-use super::release::Release;
+use super::release::{Prepared, Release};
 use super::response::PluginResponse;
 use super::sandbox::Request;
 use super::tasks::counts::TaskCounts;
@@ -73,6 +73,8 @@ pub struct Registry {
     pub(super) run_id: Arc<str>,
     pub(super) task_counts: TaskCounts,
     pub(super) holds: Holds,
+    /// The present minute of the clock, as the supervisor saw it last; 0 before that.
+    pub(super) minute: AtomicU64,
 }
 
 impl Registry {
@@ -81,15 +83,23 @@ impl Registry {
         self.live.generation()
     }
 
-    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome. `trial` is the call's part in
-    /// the trial of a canary. `ready` runs after the call has its slot, just before the guest runs, and may refuse the
-    /// call.
+    /// Returns the parts that a call of a release needs, if it is prepared. The release counts as used now.
+    pub fn use_prepared(&self, release: &Release) -> Option<Arc<Prepared>> {
+        let prepared = release.prepared()?;
+        release.use_in(self.minute.load(Ordering::Relaxed));
+        Some(prepared)
+    }
+
+    /// Calls a release in a fresh instance, if its breaker permits, and counts the outcome. `parts` are those of the
+    /// release. `trial` is the call's part in the trial of a canary. `ready` runs after the call has its slot, just before
+    /// the guest runs, and may refuse the call.
     ///
     /// # Errors
     /// 503 `plugin_quarantined`, or see [`Sandbox::call`](super::sandbox::Sandbox::call).
     pub async fn call(
         &self,
         release: &Release,
+        parts: &Prepared,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
         trial: Option<Assignment>,
@@ -104,7 +114,7 @@ impl Registry {
             in_progress.start();
             Ok(())
         };
-        let called = self.live.sandbox().call(release, request, caller, &in_progress.dependencies, ready).await;
+        let called = self.live.sandbox().call(release, parts, request, caller, &in_progress.dependencies, ready).await;
         let (response, took) = match called {
             Ok(ended) => ended,
             Err(error) => {

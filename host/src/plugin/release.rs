@@ -1,12 +1,16 @@
 //! A release: one immutable upload with its record as it is stored, and the parts that its calls need: its machine code,
 //! linked and admitted to its grants, and its routes. A deploy prepares these parts. After a start, the first request
-//! prepares them, so that a start costs little for each plugin. Nothing else of a release changes after it was created.
+//! prepares them, so that a start costs little for each plugin. They are dropped when nobody used them for [`IDLE`], and
+//! prepared again by the next request. A call keeps those that it began with. Nothing else of a release changes after it
+//! was created.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use serde_json::Value;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 use super::artifact::{Artifact, Digest, SUBSCRIBER, WORKER, invalid, printable};
 use super::breaker::Breaker;
@@ -29,6 +33,9 @@ use crate::error::{Error, Result, code};
 use crate::id::{PluginName, UserId};
 use crate::route::{Access, Operation, RouteTable, Template};
 
+/// After this time without a use, the parts of a release are dropped.
+const IDLE: Duration = Duration::from_secs(3_600);
+
 /// An upload of a plugin that is live or once was.
 pub struct Release {
     /// Its record, as stored.
@@ -41,7 +48,9 @@ pub struct Release {
     mount: Box<str>,
     /// Its cached responses.
     pub cache: Arc<PluginCache>,
-    pub(super) parts: OnceCell<Prepared>,
+    pub(super) parts: ArcSwapOption<Prepared>,
+    /// The minute of the last use of its parts; 0 if none was noticed.
+    last_use: AtomicU64,
     /// When the last preparation failed. Held during a preparation.
     pub(super) preparation_failed: Mutex<Option<Instant>>,
     /// Which of its grants were revoked since it was loaded.
@@ -239,7 +248,7 @@ impl Release {
         resources: ReleaseResources,
     ) -> Result<Self> {
         let revocations = Arc::clone(admitted.revocations());
-        let parts = OnceCell::new_with(Some(Prepared::new(linked, admitted, routes)?));
+        let parts = ArcSwapOption::new(Some(Arc::new(Prepared::new(linked, admitted, routes)?)));
         let imports = artifact.imports.clone();
         Ok(Self { parts, ..Self::unprepared(record, artifact.size, imports, revocations, resources) })
     }
@@ -259,7 +268,8 @@ impl Release {
             size,
             imports,
             cache: resources.cache,
-            parts: OnceCell::new(),
+            parts: ArcSwapOption::empty(),
+            last_use: AtomicU64::default(),
             preparation_failed: Mutex::default(),
             revocations,
             log: resources.log,
@@ -273,9 +283,41 @@ impl Release {
         }
     }
 
-    /// Returns the parts that a call needs, once they are prepared.
-    pub fn prepared(&self) -> Option<&Prepared> {
-        self.parts.get()
+    /// Returns the parts that a call needs, if they are prepared.
+    pub fn prepared(&self) -> Option<Arc<Prepared>> {
+        self.parts.load_full()
+    }
+
+    /// Returns whether it is prepared.
+    pub fn is_prepared(&self) -> bool {
+        self.parts.load().is_some()
+    }
+
+    /// Notices a use of its parts in this minute.
+    pub(super) fn use_in(&self, minute: u64) {
+        // All calls read this, so it is rarely written.
+        if self.last_use.load(Ordering::Relaxed) != minute {
+            self.last_use.store(minute, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes its parts out if they were not used for [`IDLE`] and no call holds them.
+    pub(super) fn take_idle(&self, minute: u64) -> Option<Arc<Prepared>> {
+        let last_use = self.last_use.load(Ordering::Relaxed);
+        if last_use == 0 {
+            self.use_in(minute);
+            return None;
+        }
+        if minute.saturating_sub(last_use) < IDLE.as_secs() / 60 {
+            return None;
+        }
+        let parts = self.parts.load_full()?;
+        // The release has one, and so has this function.
+        if Arc::strong_count(&parts) > 2 {
+            self.use_in(minute);
+            return None;
+        }
+        self.parts.swap(None)
     }
 
     /// Waits until nobody prepares the release.
@@ -283,11 +325,11 @@ impl Release {
         drop(self.preparation_failed.lock().await);
     }
 
-    /// Returns the same for a call, which runs only after they were prepared.
+    /// Returns the same for a release that is not served yet: its deploy has prepared it.
     ///
     /// # Errors
     /// They are not prepared, which is a defect of the host.
-    pub(super) fn parts(&self) -> Result<&Prepared> {
+    pub(super) fn parts(&self) -> Result<Arc<Prepared>> {
         self.prepared().ok_or_else(|| Error::internal("a release was called before it was prepared"))
     }
 }

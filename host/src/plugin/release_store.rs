@@ -49,8 +49,7 @@ impl Registry {
     pub(super) async fn load(&self, stored: &StoredRelease) -> Result<Release> {
         let release = self.unprepared(stored)?;
         let parts = self.prepare_parts(&release).await?;
-        // The release is new, so that nothing else has set them.
-        let _ = release.parts.set(parts);
+        release.parts.store(Some(Arc::new(parts)));
         Ok(release)
     }
 

@@ -144,6 +144,7 @@ impl Sandbox {
     pub async fn call(
         &self,
         release: &Release,
+        parts: &Prepared,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
         dependencies: &Dependencies,
@@ -165,7 +166,7 @@ impl Sandbox {
         let started = Instant::now();
         let outcome = {
             // Pinned, because each of the two would move the call, which is large, and keep room for it twice.
-            let running = pin!(self.run(release, request, caller, dependencies));
+            let running = pin!(self.run(release, parts, request, caller, dependencies));
             paused.run_until_cancelled(release.calls.run(running)).await
         };
         let outcome = match outcome {
@@ -183,13 +184,13 @@ impl Sandbox {
     async fn run(
         &self,
         release: &Release,
+        parts: &Prepared,
         request: Request<'_>,
         caller: Option<Arc<Caller>>,
         dependencies: &Dependencies,
     ) -> Result<PluginResponse> {
         // Only a plugin that sends requests to other servers continues the trace.
         let trace = if release.record.grants.contains(Http::NAME) { Trace::of(request.headers) } else { None };
-        let parts = release.parts()?;
         let context = CallContext { address: request.client, caller, trace, ..context_of(release, Some(request.id)) };
         let mut store = self.release_store(release, parts, context, &release.limits, dependencies);
         let request = http::Request {

@@ -1,7 +1,7 @@
 //! The supervisor: the automatic actions of the host on plugins. It aborts canaries that go badly and advances those
 //! that go well, rolls back a fresh deploy whose breaker opens, and reports dropped log records. Runs next to the
 //! server until it stops. Owns the trips that are not handled yet: while the database does not respond, each is tried
-//! again until it is done.
+//! again until it is done. It also notices which releases nobody uses (`preparation`).
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -78,6 +78,7 @@ impl Registry {
                         }
                     }
                     self.logs.log_dropped();
+                    self.unload_idle();
                     self.judge_canaries().await;
                 }
             }

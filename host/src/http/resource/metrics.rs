@@ -298,6 +298,8 @@ fn add_releases(families: &mut Families, releases: &[&Arc<Release>]) {
     let seconds = |time: &dyn Fn(&Release) -> Duration| -> Vec<_> {
         releases.iter().map(|release| (labels(release, None), time(release).as_secs_f64())).collect()
     };
+    let prepared = releases.iter().filter(|release| release.is_prepared()).count();
+    families.single_gauge("releases_prepared", "Releases whose machine code is loaded", prepared);
     families.counter("plugin_instances", "Instances created", counts(&|release| release.stats.instantiations().0));
     families.seconds(
         "plugin_instantiation_seconds",

@@ -16,7 +16,7 @@ use crate::plugin::artifact::printable;
 use crate::plugin::interface::subscriber::exports::wharf::events::subscriber;
 use crate::plugin::interface::worker::exports::wharf::jobs::worker;
 use crate::plugin::limits::CallLimits;
-use crate::plugin::release::Release;
+use crate::plugin::release::{Prepared, Release};
 
 /// The longest output of a job, in bytes. It is stored in the host's database.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -110,9 +110,16 @@ impl Sandbox {
         self.background_slots.available_permits()
     }
 
-    /// Runs an attempt. It waits for no slot: the caller starts no more attempts than there are background slots.
+    /// Runs an attempt with the parts of the release. It waits for no slot: the caller starts no more attempts than there
+    /// are background slots.
     /// `dependencies` records the services of the host that failed meanwhile.
-    pub async fn run_task(&self, release: &Release, call: TaskCall<'_>, dependencies: &Dependencies) -> TaskOutcome {
+    pub async fn run_task(
+        &self,
+        release: &Release,
+        parts: &Prepared,
+        call: TaskCall<'_>,
+        dependencies: &Dependencies,
+    ) -> TaskOutcome {
         let not_counted = |reason: &str| TaskOutcome::NotCounted(reason.to_owned());
         // Also ends an attempt whose release was found before the pause.
         let paused = release.pause.token();
@@ -123,7 +130,7 @@ impl Sandbox {
             return not_counted(REVOKED);
         }
         // Pinned, because each of the two would move the attempt, which is large.
-        let attempt = pin!(self.run_attempt(release, call, dependencies));
+        let attempt = pin!(self.run_attempt(release, parts, call, dependencies));
         let running = release.calls.run(attempt);
         let outcome = match paused.run_until_cancelled(running).await {
             Some(Some(outcome)) => outcome,
@@ -138,11 +145,13 @@ impl Sandbox {
         }
     }
 
-    async fn run_attempt(&self, release: &Release, call: TaskCall<'_>, dependencies: &Dependencies) -> TaskOutcome {
-        let parts = match release.parts() {
-            Ok(parts) => parts,
-            Err(error) => return TaskOutcome::NotCounted(printable(&error.report())),
-        };
+    async fn run_attempt(
+        &self,
+        release: &Release,
+        parts: &Prepared,
+        call: TaskCall<'_>,
+        dependencies: &Dependencies,
+    ) -> TaskOutcome {
         let limits = CallLimits {
             cpu_time: self.task_cpu_time.max(release.limits.cpu_time).min(call.deadline),
             deadline: call.deadline,

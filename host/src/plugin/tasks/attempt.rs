@@ -124,16 +124,17 @@ impl Registry {
         work: Work<'_>,
         deadline: Duration,
     ) -> Result<TaskOutcome> {
-        if release.prepared().is_none() {
-            // Boxed, because it is large and happens once.
-            Box::pin(self.prepare_release(release)).await?;
-        }
+        let parts = match self.use_prepared(release) {
+            Some(parts) => parts,
+            // Boxed, because it is large and happens rarely.
+            None => Box::pin(self.prepare_release(release)).await?,
+        };
         let request_id: Option<Arc<str>> = task.request_id.as_deref().map(Arc::from);
         let depth = u32::try_from(task.depth).unwrap_or(u32::MAX);
         let context = RunningTask { claim: task.claim(), is_job: task.event_seq.is_none(), depth };
         let dependencies = Dependencies::new(Arc::clone(&release.usage));
         let call = TaskCall { context, request_id: request_id.as_ref(), work, deadline };
-        Ok(Box::pin(self.live.sandbox().run_task(release, call, &dependencies)).await)
+        Ok(Box::pin(self.live.sandbox().run_task(release, &parts, call, &dependencies)).await)
     }
 
     /// Returns the outcome of a task that the release does not declare. While another release is recorded, as in the middle
