@@ -124,7 +124,7 @@ impl Dispatcher {
         let mut schemas = Schemas::new(components.clone()).map_err(Error::internal)?;
         let routes = routes
             .into_iter()
-            .zip(declared)
+            .zip(&declared)
             .map(|(route, operation)| {
                 let template = route.path.parse().map_err(Error::internal)?;
                 let operation = Operation::compile(operation, &mut schemas, &template)
@@ -132,12 +132,12 @@ impl Dispatcher {
                 Ok(CompiledRoute { route, operation: Arc::new(operation) })
             })
             .collect::<Result<Vec<_>>>()?;
-        let documented = routes.iter().filter(|compiled| compiled.route.documented);
+        let documented = routes.iter().zip(declared).filter(|(compiled, _)| compiled.route.documented);
         host.openapi.describe_host(openapi::HostDocument::new(
             &host.config.server.project_name,
             components,
             documented
-                .map(|CompiledRoute { route, operation }| (route.method, route.path, &route.access, &**operation)),
+                .map(|(CompiledRoute { route, .. }, declared)| (route.method, route.path, &route.access, declared)),
         ));
         Ok(Self { host, routes, table, cors, proxies, compression, files })
     }

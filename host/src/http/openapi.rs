@@ -16,7 +16,7 @@ use super::session_cookie;
 use crate::error::{Error, Result};
 use crate::id::PluginName;
 use crate::plugin::generation::Generation;
-use crate::route::{Access, Operation};
+use crate::route::Access;
 
 /// Provides the document of the current generation. Builds it at the first request for it, at most once per generation.
 #[derive(Default)]
@@ -65,11 +65,11 @@ impl HostDocument {
     pub(super) fn new<'a>(
         title: &str,
         schemas: Map<String, Value>,
-        operations: impl Iterator<Item = (&'static str, &'static str, &'a Access, &'a Operation)>,
+        operations: impl Iterator<Item = (&'static str, &'static str, &'a Access, Value)>,
     ) -> Self {
         let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
         for (method, path, access, operation) in operations {
-            let operation = complete(operation.json().clone(), access, None);
+            let operation = complete(operation, access, None);
             paths.entry(path.to_owned()).or_default().insert(method.to_ascii_lowercase(), operation);
         }
         Self { title: title.to_owned(), schemas, paths }
@@ -82,26 +82,26 @@ impl HostDocument {
         // An id that begins with the name of a plugin belongs to that plugin, whichever one is listed first.
         let is_own = |name: &str, id: &str| id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
         let declared = generation.plugins.live.iter().flat_map(|(name, release)| {
-            let ids = release.record.declaration.routes.iter().filter_map(|route| id(&route.operation));
+            let ids = release.record.declaration.routes.iter().filter_map(|route| id(&route.operation.value()));
             ids.filter(move |id| is_own(name.as_str(), id))
         });
         let reserved: HashSet<String> = declared.collect();
         let mut ids: HashSet<String> = paths.values().flat_map(Map::values).filter_map(id).collect();
         for (name, release) in generation.plugins.live.iter() {
-            let own = &release.record.declaration.schemas;
+            let own = release.record.declaration.schemas();
             let renamed: BTreeMap<&str, String> = own
                 .iter()
                 .filter(|(schema, content)| schemas.get(*schema).is_some_and(|taken| taken != *content))
                 .map(|(schema, _)| (schema.as_str(), format!("{name}-{schema}")))
                 .collect();
-            for (schema, content) in own {
+            for (schema, content) in &own {
                 let mut content = content.clone();
                 rename(&mut content, &renamed);
                 schemas.insert(renamed.get(schema.as_str()).unwrap_or(schema).clone(), content);
             }
             let mut repeated: BTreeMap<String, usize> = BTreeMap::new();
             for route in &release.record.declaration.routes {
-                let mut operation = complete(route.operation.clone(), &route.access, Some(name));
+                let mut operation = complete(route.operation.value(), &route.access, Some(name));
                 rename(&mut operation, &renamed);
                 // Generators name functions by the id. Two plugins may have chosen the same one.
                 if let Some(given) = id(&operation) {

@@ -43,10 +43,10 @@ impl CompiledSchemas {
     /// As [`CompiledSchemas::of`].
     pub(super) fn compile(declaration: &Declaration) -> Result<Self> {
         let refuse = |here: String, error: String| invalid(format!("{here}: {}", printable(&error)));
-        let mut schemas = Schemas::new(declaration.schemas.clone())
+        let mut schemas = Schemas::new(declaration.schemas())
             .map_err(|error| refuse("its schemas are not usable".to_owned(), error.to_string()))?;
         let operation = |route: &DeclaredRoute| {
-            let operation = Operation::compile(route.operation.clone(), &mut schemas, &route.path);
+            let operation = Operation::compile(&route.operation.value(), &mut schemas, &route.path);
             let here = || format!("route {} {}", route.method, printable(&route.path.to_string()));
             operation.map(Arc::new).map_err(|error| refuse(here(), error.to_string()))
         };
@@ -60,18 +60,21 @@ impl CompiledSchemas {
     pub(super) fn routes(&self, declaration: &Declaration, mount: &Template) -> Vec<ReleaseRoute> {
         let routes = declaration.routes.iter().zip(&self.operations);
         routes
-            .map(|(route, operation)| ReleaseRoute {
-                method: route.method.clone(),
-                template: route.path.below(mount),
-                access: route.access.clone(),
-                operation: Arc::clone(operation),
-                cache: route.cache.clone().map(|policy| CachedRoute {
-                    policy,
-                    is_shared: route.operation.get("x-wharf-cache").is_some_and(|word| word == "shared"),
-                }),
-                smoke: route.method == "GET"
-                    && route.path.is_literal()
-                    && route.operation.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
+            .map(|(route, operation)| {
+                let declared = route.operation.value();
+                ReleaseRoute {
+                    method: route.method.clone(),
+                    template: route.path.below(mount),
+                    access: route.access.clone(),
+                    operation: Arc::clone(operation),
+                    cache: route.cache.clone().map(|policy| CachedRoute {
+                        policy,
+                        is_shared: declared.get("x-wharf-cache").is_some_and(|word| word == "shared"),
+                    }),
+                    smoke: route.method == "GET"
+                        && route.path.is_literal()
+                        && declared.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
+                }
             })
             .collect()
     }

@@ -8,7 +8,7 @@
 use serde_json::{Map, Value};
 
 use super::artifact::{invalid, printable};
-use super::declared_json::{check_length, parse};
+use super::declared_json::{DeclaredJson, check_length, parse};
 use super::declared_messages::{self, DeclaredRoles};
 use super::interface::describe::exports::wharf::plugin::{descriptor, http};
 use super::schema_compatibility::MigrationStep;
@@ -44,8 +44,8 @@ pub struct Declaration {
     pub settings_schema: Option<Value>,
     /// Routes below the mount.
     pub routes: Vec<DeclaredRoute>,
-    /// Schemas that routes refer to.
-    pub schemas: Map<String, Value>,
+    /// Schemas that routes refer to: an object with one member for each.
+    schemas: DeclaredJson,
     /// Events and jobs. Earlier versions stored none.
     #[serde(default)]
     pub messages: DeclaredMessages,
@@ -70,7 +70,7 @@ pub struct DeclaredRoute {
     /// The callers that may call it.
     pub access: Access,
     /// OpenAPI operation object.
-    pub operation: Value,
+    pub operation: DeclaredJson,
     /// Whether and how the host caches responses.
     pub cache: Option<CachePolicy>,
 }
@@ -100,6 +100,14 @@ impl DeclaredMigration {
 }
 
 impl Declaration {
+    /// Returns the schemas that routes refer to, by name.
+    pub fn schemas(&self) -> Map<String, Value> {
+        match self.schemas.value() {
+            Value::Object(schemas) => schemas,
+            _ => Map::new(),
+        }
+    }
+
     /// Returns the names of its permissions, without the plugin's name.
     pub fn permission_names(&self) -> Vec<String> {
         self.permissions.iter().map(|permission| permission.name.to_string()).collect()
@@ -172,7 +180,7 @@ impl Declaration {
             permissions,
             settings_schema,
             routes,
-            schemas,
+            schemas: DeclaredJson::of(&Value::Object(schemas)),
             messages,
         })
     }
@@ -213,7 +221,7 @@ impl DeclaredRoute {
         {
             return Err(invalid(format!("{here}: too many or too long cache tags")));
         }
-        let operation = parse(&route.operation, &format!("{here}: its operation"))?;
+        let operation = DeclaredJson::of(&parse(&route.operation, &format!("{here}: its operation"))?);
         Ok(Self { method: route.method, path, access, operation, cache })
     }
 }

@@ -1,9 +1,11 @@
 //! JSON texts of a declaration: schemas and operations. Owns the bounds of their length and nesting, and the check of both.
+//! Operations and schemas stay texts: a parsed one takes many times as much memory, for each plugin that is deployed.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::artifact::invalid;
-use crate::error::Result;
+use crate::error;
 
 /// The maximum length of all JSON texts of one declaration together, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -11,11 +13,40 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// the parser accepts 127 levels in all.
 pub(super) const MAX_NESTING: usize = 64;
 
+/// Declared JSON, kept as a compact text. It is stored as the JSON that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredJson(Box<str>);
+
+impl DeclaredJson {
+    /// Keeps a value.
+    pub(super) fn of(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+
+    /// Returns the value.
+    pub fn value(&self) -> Value {
+        // The text was a value before, so it is JSON.
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl Serialize for DeclaredJson {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeclaredJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| Self::of(&value))
+    }
+}
+
 /// Checks the length of all JSON texts of a declaration together.
 ///
 /// # Errors
 /// They are too long.
-pub(super) fn check_length(lengths: impl Iterator<Item = usize>) -> Result<()> {
+pub(super) fn check_length(lengths: impl Iterator<Item = usize>) -> error::Result<()> {
     if lengths.fold(0, usize::saturating_add) > MAX_BYTES {
         return Err(invalid(format!(
             "its operations, schemas and payloads are longer than {MAX_BYTES} bytes together"
@@ -28,7 +59,7 @@ pub(super) fn check_length(lengths: impl Iterator<Item = usize>) -> Result<()> {
 ///
 /// # Errors
 /// It is not JSON, or it is nested too deeply.
-pub(super) fn parse(text: &str, what: &str) -> Result<Value> {
+pub(super) fn parse(text: &str, what: &str) -> error::Result<Value> {
     let value = serde_json::from_str(text).map_err(|error| invalid(format!("{what} is not JSON: {error}")))?;
     if is_deeper(&value, MAX_NESTING) {
         return Err(invalid(format!("{what} is nested deeper than {MAX_NESTING} levels")));

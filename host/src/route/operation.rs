@@ -25,7 +25,6 @@ const BRIEF_STEPS: u64 = 10_000;
 /// A compiled operation, which checks requests.
 #[derive(Debug)]
 pub struct Operation {
-    json: Value,
     path: Vec<Parameter>,
     query: Vec<Parameter>,
     body: Option<Body>,
@@ -86,7 +85,7 @@ impl Operation {
     ///
     /// # Errors
     /// The fault in the operation or in one of its schemas, as a text for its author.
-    pub fn compile(json: Value, schemas: &mut Schemas, template: &Template) -> Result<Self, InvalidOperation> {
+    pub fn compile(json: &Value, schemas: &mut Schemas, template: &Template) -> Result<Self, InvalidOperation> {
         let object = json.as_object().ok_or_else(|| invalid("the operation is not a JSON object"))?;
         let mut path = Vec::new();
         let mut query = Vec::new();
@@ -113,12 +112,7 @@ impl Operation {
             return Err(invalid(format!("parameter '{}' is not part of the path {template}", extra.name)));
         }
         let body = object.get("requestBody").map(|body| Body::compile(body, schemas)).transpose()?;
-        Ok(Self { path, query, body, json })
-    }
-
-    /// Returns the operation object as it was declared.
-    pub fn json(&self) -> &Value {
-        &self.json
+        Ok(Self { path, query, body })
     }
 
     /// Returns how the body is read; `None` means that a body is ignored.

@@ -173,8 +173,9 @@ fn check_rules(declared: &Declared, declaration: &Declaration) {
     let names: BTreeSet<&str> = declaration.permissions.iter().map(|permission| permission.name.as_str()).collect();
     assert!(names.len() == declared.permissions.len() && names.len() <= 128 && names.iter().all(|name| is_name(name)));
     declaration.permissions.iter().for_each(|permission| assert_line(&permission.summary));
-    assert!(declaration.schemas.len() == declared.schemas.len() && declaration.schemas.len() <= 1024);
-    for name in declaration.schemas.keys() {
+    let schemas = declaration.schemas();
+    assert!(schemas.len() == declared.schemas.len() && schemas.len() <= 1024);
+    for name in schemas.keys() {
         assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{name:?}");
     }
     assert!((1..=256).contains(&declaration.routes.len()) && declaration.routes.len() == declared.routes.len());

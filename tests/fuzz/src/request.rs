@@ -77,7 +77,7 @@ pub fn check(data: &[u8]) {
     let body = read_body(&input);
     let Ok(template) = input.template.parse::<Template>() else { return };
     let Ok(mut schemas) = Schemas::new(input.schemas.clone()) else { return };
-    let Ok(operation) = Operation::compile(input.operation.clone(), &mut schemas, &template) else { return };
+    let Ok(operation) = Operation::compile(&input.operation, &mut schemas, &template) else { return };
     let path: Vec<(&str, Cow<'_, str>)> = template
         .params()
         .map(|(_, name)| {

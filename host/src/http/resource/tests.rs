@@ -22,7 +22,7 @@ fn operation(id: &str) -> Operation {
         let operation = route.operation(&mut generator);
         if operation["operationId"] == id {
             let mut schemas = Schemas::new(generator.take_definitions(true)).unwrap();
-            return Operation::compile(operation, &mut schemas, &Template::parse(route.path).unwrap()).unwrap();
+            return Operation::compile(&operation, &mut schemas, &Template::parse(route.path).unwrap()).unwrap();
         }
     }
     panic!("no operation {id}");
@@ -87,9 +87,9 @@ fn every_operation_compiles_and_declares_its_responses() {
     config.server.development = true;
     for route in routes(&config).into_iter().filter(|route| route.documented) {
         let json = route.operation(&mut generator());
-        let operation = operation(json["operationId"].as_str().unwrap());
+        operation(json["operationId"].as_str().unwrap());
         let html = json["operationId"] == "login-recover_password_html_content";
-        assert!(html || operation.json()["responses"].is_object(), "{}", json["operationId"]);
+        assert!(html || json["responses"].is_object(), "{}", json["operationId"]);
     }
 }
 

@@ -26,7 +26,7 @@ fn operation() -> Operation {
             "schema": { "$ref": "#/components/schemas/ItemCreate" } } } },
     });
     let mut schemas = Schemas::new(components.as_object().unwrap().clone()).unwrap();
-    Operation::compile(json, &mut schemas, &Template::parse("/items/{id}").unwrap()).unwrap()
+    Operation::compile(&json, &mut schemas, &Template::parse("/items/{id}").unwrap()).unwrap()
 }
 
 fn no_components() -> Schemas {
@@ -104,7 +104,7 @@ fn valid_input_is_typed_and_gets_defaults() {
 fn a_schema_that_is_invalid_or_refers_outside_its_document_is_refused() {
     let compile = |schema: Value| {
         let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
-        Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).map(drop)
+        Operation::compile(&json, &mut no_components(), &Template::parse("/").unwrap()).map(drop)
     };
     assert!(compile(json!({ "$ref": "https://example.com/schema.json" })).is_err());
     assert!(compile(json!({ "$ref": "file:///etc/passwd" })).is_err());
@@ -124,7 +124,7 @@ fn lists() -> Operation {
         "requestBody": { "content": { "application/json": {
             "schema": { "type": "array", "items": { "type": "string", "maxLength": 5 } } } } },
     });
-    Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
+    Operation::compile(&json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
 }
 
 fn check_body(operation: &Operation, body: &Value) -> Findings {
@@ -159,7 +159,7 @@ fn the_memory_for_findings_does_not_grow_with_the_names_of_members() {
     let operation = {
         let schema = json!({ "additionalProperties": { "items": { "type": "string" } } });
         let json = json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } });
-        Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
+        Operation::compile(&json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
     };
     let name = "n".repeat(1_000_000);
     let (listed, _) = check_body(&operation, &json!({ name.clone(): vec![1; 100_000] })).into_parts();
@@ -218,7 +218,7 @@ fn with_costly_pattern() -> Operation {
         ],
         "requestBody": { "content": { "application/json": { "schema": schema } } },
     });
-    Operation::compile(json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
+    Operation::compile(&json, &mut no_components(), &Template::parse("/").unwrap()).unwrap()
 }
 
 #[test]
