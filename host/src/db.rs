@@ -152,9 +152,6 @@ impl Db {
             .acquire_timeout(config.timeout)
             .idle_timeout(None)
             .max_lifetime(None)
-            // It would only show that the connection's thread lives, at the price of two switches of threads for each
-            // statement. sqlx also tests that when a connection returns to the pool.
-            .test_before_acquire(false)
             .connect_with(options)
             .await
             .map_err(failed)?;

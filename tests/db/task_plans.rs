@@ -150,19 +150,20 @@ async fn statements_on_tasks_use_indexes_on_postgres() {
     let options: PgConnectOptions = database.url.parse().unwrap();
     let options = options.options([("search_path", "wharf")]);
     let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-    let db = Db::Postgres(pool.clone().into());
+    let db = Db::Postgres(pool.into());
     work(&db).await;
 
-    let prepared: Vec<(String, String, i32)> = sqlx::query_as(PREPARED).fetch_all(&pool).await.unwrap();
+    let Db::Postgres(pool) = &db else { unreachable!() };
+    let prepared: Vec<(String, String, i32)> = sqlx::query_as(PREPARED).fetch_all(pool).await.unwrap();
     let prepared: Vec<_> = prepared.into_iter().filter(|(_, sql, _)| is_relevant(sql)).collect();
     assert!(prepared.len() > 30, "{prepared:#?}");
     // The plan that PostgreSQL makes for any values.
-    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&pool).await.unwrap();
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(pool).await.unwrap();
     for (name, sql, parameters) in prepared {
         let values = vec!["NULL"; usize::try_from(parameters).unwrap()].join(", ");
         let values = if values.is_empty() { values } else { format!("({values})") };
         let explain = AssertSqlSafe(format!("EXPLAIN EXECUTE {name}{values}"));
-        let plan = sqlx::raw_sql(explain).fetch_all(&pool).await.unwrap();
+        let plan = sqlx::raw_sql(explain).fetch_all(pool).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
         let scans = plan.iter().any(|line| line.contains("Seq Scan on tasks") || line.contains("Seq Scan on events"));
         assert!(!scans, "{sql}: {plan:#?}");

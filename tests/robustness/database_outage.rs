@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -12,13 +12,17 @@ use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use wharf::config::Secret;
+use wharf::config::{Database, Secret};
+use wharf::db::Db;
+use wharf::db::host_pool::PgHostPool;
 
 use crate::plugin::liar;
 use crate::support::event_source::EventSource;
 use crate::support::host::{PASSWORD, SUPERUSER};
 use crate::support::intake::Intake;
+use crate::support::patience::PATIENCE;
 use crate::support::polling::until;
+use crate::support::postgres::TestDatabase;
 use crate::support::{Backend, Setup, TestHost, postgres};
 
 /// Short for an outage, and long enough for the first connections of a host on a busy machine.
@@ -56,17 +60,24 @@ fn waiting_statement() -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("SELECT 1 FROM {HOST_CONNECTIONS} AND wait_event_type = 'Lock' AND state = 'active'"))
 }
 
+/// Returns the query that ends the connections of the host.
+fn end() -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!("SELECT pg_terminate_backend(pid, 5000) FROM {HOST_CONNECTIONS}"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ended_connections_of_postgres_are_replaced() {
-    let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
+    let setup = Setup::default().with(|config| config.database.statement_timeout = SHORT);
+    let Some(host) = TestHost::start(Backend::Postgres, setup).await else { return };
     let mut superuser = postgres::connect(host.database().unwrap()).await;
-    let end = || sqlx::AssertSqlSafe(format!("SELECT pg_terminate_backend(pid, 5000) FROM {HOST_CONNECTIONS}"));
     // Idle connections.
     for _ in 0..3 {
         superuser.execute(end()).await.unwrap();
         for _ in 0..5 {
             host.superuser().get("/users/").await.ok();
         }
+        superuser.execute(end()).await.unwrap();
+        host.anonymous().sign_in(SUPERUSER, PASSWORD).await.ok();
     }
     // A connection in use.
     superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
@@ -78,12 +89,89 @@ async fn ended_connections_of_postgres_are_replaced() {
     let mut observer = postgres::connect(host.database().unwrap()).await;
     until("the statement to wait", async || observer.fetch_optional(waiting_statement()).await.unwrap()).await;
     observer.execute(end()).await.unwrap();
+    // The read is repeated once, and waits again.
     waiting.await.unwrap().has_code(503, "database_unavailable");
     superuser.execute("ROLLBACK").await.unwrap();
     for _ in 0..5 {
         host.superuser().get("/users/").await.ok();
     }
     host.stop().await;
+}
+
+/// Opens the database of a host, without the host.
+async fn open(url: &str) -> (tempfile::TempDir, PgHostPool) {
+    let settings = Database { url: Some(Secret::new(url)), connections: 2, timeout: PATIENCE, ..Database::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let Db::Postgres(pool) = Db::open(&settings, dir.path()).await.unwrap() else { unreachable!() };
+    (dir, pool)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_statement_fails_because_its_connection_was_ended_before() {
+    let Some(database) = postgres::database().await else { return };
+    let mut superuser = postgres::connect(&database).await;
+    let (_dir, pool) = open(&database.url).await;
+    for _ in 0..3 {
+        sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+        superuser.execute(end()).await.unwrap();
+        assert_eq!(sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM users").fetch_one(&pool).await.unwrap(), 0);
+        superuser.execute(end()).await.unwrap();
+        assert_eq!(sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM users").fetch_all(&pool).await.unwrap(), [0]);
+        superuser.execute(end()).await.unwrap();
+        sqlx::query("DELETE FROM users").execute(&pool).await.unwrap();
+        superuser.execute(end()).await.unwrap();
+        pool.begin().await.unwrap().commit().await.unwrap();
+        superuser.execute(end()).await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        sqlx::query("DELETE FROM users").execute(&mut connection).await.unwrap();
+    }
+    pool.close().await;
+}
+
+/// Runs a statement that waits for a lock, ends its connection, and frees the lock.
+async fn end_during(sql: &'static str, pool: &PgHostPool, database: &TestDatabase) -> sqlx::Result<()> {
+    let (mut superuser, mut observer) = (postgres::connect(database).await, postgres::connect(database).await);
+    superuser.execute("BEGIN; LOCK TABLE wharf.users").await.unwrap();
+    sqlx::query("SELECT 1").execute(pool).await.unwrap();
+    let statement = tokio::spawn({
+        let pool = pool.clone();
+        async move { sqlx::query(sql).execute(&pool).await.map(drop) }
+    });
+    until("the statement to wait", async || observer.fetch_optional(waiting_statement()).await.unwrap()).await;
+    observer.execute(end()).await.unwrap();
+    superuser.execute("ROLLBACK").await.unwrap();
+    statement.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_whose_connection_ended_is_repeated_and_a_write_is_not() {
+    let Some(database) = postgres::database().await else { return };
+    let (_dir, pool) = open(&database.url).await;
+    end_during("SELECT COUNT(*) FROM users", &pool, &database).await.unwrap();
+    end_during("DELETE FROM users", &pool, &database).await.unwrap_err();
+    let write = "WITH gone AS (DELETE FROM users RETURNING id) SELECT COUNT(*) FROM gone";
+    end_during(write, &pool, &database).await.unwrap_err();
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_takes_one_round_trip_to_postgres() {
+    let Some(database) = postgres::database().await else { return };
+    let (network, url) = Network::between(&database.url).await;
+    let (_dir, pool) = open(&url).await;
+    let read = async || sqlx::query("SELECT COUNT(*) FROM users").execute(&pool).await.unwrap();
+    let transaction = async || pool.begin().await.unwrap().commit().await.unwrap();
+    read().await;
+    transaction().await;
+    let before = network.requests();
+    for _ in 0..20 {
+        read().await;
+        transaction().await;
+    }
+    // One for each statement. Tests before or after the use of a connection would add forty each.
+    let trips = network.requests() - before;
+    assert!((60..80).contains(&trips), "{trips}");
+    pool.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,23 +215,38 @@ async fn a_stream_of_events_goes_on_while_its_caller_cannot_be_looked_up() {
 pub(super) struct Network {
     addr: SocketAddr,
     swallows: Arc<AtomicBool>,
+    /// The packets that clients sent.
+    requests: Arc<AtomicUsize>,
 }
 
 impl Network {
+    /// Returns a network to a server of PostgreSQL, and the URL through it.
+    async fn between(url: &str) -> (Self, String) {
+        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap();
+        let network = Self::to(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))).await;
+        let through = url.replace(&format!(":{port}/"), &format!(":{}/", network.addr.port()));
+        (network, through)
+    }
+
     async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let swallows = Arc::new(AtomicBool::new(false));
-        let swallowing = Arc::clone(&swallows);
+        let (swallows, requests) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
+        let (swallowing, counted) = (Arc::clone(&swallows), Arc::clone(&requests));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = TcpStream::connect(server).await.unwrap().into_split();
-                tokio::spawn(forward(from_client, to_server, Arc::clone(&swallowing)));
-                tokio::spawn(forward(from_server, to_client, Arc::clone(&swallowing)));
+                tokio::spawn(forward(from_client, to_server, Arc::clone(&swallowing), Arc::clone(&counted)));
+                tokio::spawn(forward(from_server, to_client, Arc::clone(&swallowing), Arc::default()));
             }
         });
-        Self { addr, swallows }
+        Self { addr, swallows, requests }
+    }
+
+    /// Returns how often clients sent something.
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
     pub(super) fn swallow(&self, on: bool) {
@@ -151,10 +254,16 @@ impl Network {
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<AtomicBool>) {
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    swallows: Arc<AtomicBool>,
+    packets: Arc<AtomicUsize>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     let mut dead = false;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        packets.fetch_add(1, Ordering::SeqCst);
         dead |= swallows.load(Ordering::SeqCst);
         if !dead && to.write_all(&buffer[..count]).await.is_err() {
             return;
@@ -165,10 +274,7 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallows: Arc<
 /// Starts a host on PostgreSQL whose connections pass a network. Returns `None` if PostgreSQL is not installed.
 pub(super) async fn behind_network(setup: Setup) -> Option<(TestHost, Network)> {
     let mut host = TestHost::start(Backend::Postgres, setup).await?;
-    let url = host.database().unwrap().url.clone();
-    let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap().to_owned();
-    let network = Network::to(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))).await;
-    let through = url.replace(&format!(":{port}/"), &format!(":{}/", network.addr.port()));
+    let (network, through) = Network::between(&host.database().unwrap().url).await;
     host.restart_with(|config| config.database.url = Some(Secret::new(&through))).await;
     Some((host, network))
 }
@@ -201,7 +307,7 @@ async fn requests_do_not_wait_for_an_unreachable_database_one_after_the_other() 
     // The signing keys have to be read again before a token can be checked.
     host.clock().advance(Duration::from_secs(5));
     let requests = futures_util::future::join_all((0..120).map(|_| host.superuser().get("/users/")));
-    // Together they need a second or two, one after the other two minutes.
+    // Together they need seconds, one after the other minutes.
     for response in tokio::time::timeout(Duration::from_secs(60), requests).await.unwrap() {
         response.has_code(503, "database_unavailable");
     }

@@ -1,46 +1,57 @@
-//! The connection pool of the host's own database. Owns the time limits of the host's statements, and the decision whether
-//! a connection is used again.
+//! The connection pool of the host's own database. Owns the places of the connections (`idle`), the time limits of the
+//! host's statements, and the decision whether a connection is used again (`connection`).
 //!
 //! A connection is thrown away when its BEGIN, COMMIT or ROLLBACK failed, when the server ended it, and when it did not
 //! respond in time: its state is unknown then. sqlx would return such a connection to its pool, where a failed COMMIT
 //! makes every later transaction fail. On PostgreSQL the server ends a statement after the limit, and the host stops
 //! waiting shortly after that, because a network can swallow the response. After such an outage, connections from
 //! before it are replaced without a test.
+//!
+//! On PostgreSQL a connection can end while it is idle, and a test is a round trip. So a connection is tested before its use
+//! if it was idle for long, and before each write outside a transaction. A read or a BEGIN uses a connection that was used
+//! a moment ago without a test, and is repeated once on another one if the connection had ended (`repetition`). A write is
+//! never repeated: if its response is lost, nobody knows whether it was done.
 
+mod connection;
 mod executor;
+mod idle;
+mod outages;
+mod repetition;
 mod transaction;
 mod write_turn;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgPoolOptions, PgSeverity};
-use sqlx::{Connection as _, Database, Pool, Postgres, Sqlite};
-use tokio::time::error::Elapsed;
+use futures_util::future::{join, join_all};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Database, Pool, Postgres, Sqlite};
 use tokio::time::timeout;
 
+pub use self::connection::{HostConnection, HostDatabase};
+use self::idle::{Idle, IdleConnections, Lease, RETURN_TIMEOUT};
+use self::outages::Outages;
 pub use self::transaction::Transaction;
-use self::write_turn::{WriteTurn, WriteTurns};
+use self::write_turn::WriteTurns;
 use super::session_settings::{self, Setting};
 use super::sqlite_file::WalAnchor;
 use crate::clock::Random;
 use crate::signals::Signals;
 
-/// How long the host waits for a response after the server's own limit.
-const GRACE: Duration = Duration::from_secs(2);
+/// A connection that was idle for longer is tested before any statement uses it.
+const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// How long an idle connection may take to respond to a test; at most half of the wait for a connection.
 const TEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a rollback and a return to the pool may take in the background.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A pool of connections to the host's database. Cheap to clone.
 pub struct HostPool<DB: Database> {
+    /// Opens connections, counts them, and never gets one back.
     pool: Pool<DB>,
+    idle: Arc<IdleConnections<DB>>,
+    /// The time limit of a test; `None` for SQLite, whose connections do not end by themselves.
+    test_timeout: Option<Duration>,
     /// The limit of one statement; `None` for SQLite, whose statements cannot lose their response.
     limit: Option<Duration>,
     outages: Arc<Outages>,
@@ -59,6 +70,8 @@ impl<DB: Database> Clone for HostPool<DB> {
     fn clone(&self) -> Self {
         Self {
             pool: self.pool.clone(),
+            idle: Arc::clone(&self.idle),
+            test_timeout: self.test_timeout,
             limit: self.limit,
             outages: Arc::clone(&self.outages),
             write_turns: self.write_turns.clone(),
@@ -75,11 +88,13 @@ impl<DB: Database> fmt::Debug for HostPool<DB> {
     }
 }
 
-/// A pool without time limits, whose writers take no turns.
+/// A pool without tests and time limits, whose writers take no turns. It keeps the connections that it opens.
 impl<DB: Database> From<Pool<DB>> for HostPool<DB> {
     fn from(pool: Pool<DB>) -> Self {
         Self {
+            idle: Arc::new(IdleConnections::new(pool.options())),
             pool,
+            test_timeout: None,
             limit: None,
             outages: Arc::default(),
             write_turns: None,
@@ -114,20 +129,14 @@ impl HostPool<Postgres> {
         mut settings: Vec<Setting>,
         limit: Duration,
     ) -> Self {
-        let outages = Arc::<Outages>::default();
-        let seen = Arc::clone(&outages);
-        let test_timeout = TEST_TIMEOUT.min(options.get_acquire_timeout() / 2);
-        let options = options.test_before_acquire(false).before_acquire(move |connection, meta| {
-            let outages = Arc::clone(&seen);
-            Box::pin(async move { Ok(outages.is_usable(connection, meta.age, test_timeout).await) })
-        });
+        let test_timeout = Some(TEST_TIMEOUT.min(options.get_acquire_timeout() / 2));
         settings.extend([
             ("statement_timeout", limit.as_millis().to_string()),
             // Longer than the migrations of a plugin, during which the host holds a lock in a transaction.
             ("idle_in_transaction_session_timeout", "120s".to_owned()),
         ]);
         let options = session_settings::in_pool(options, settings);
-        Self { limit: Some(limit), outages, ..Self::from(options.connect_lazy_with(connect)) }
+        Self { limit: Some(limit), test_timeout, ..Self::from(options.connect_lazy_with(connect)) }
     }
 }
 
@@ -154,17 +163,16 @@ impl<DB: HostDatabase> HostPool<DB> {
 
     /// Returns the number of idle connections.
     pub fn num_idle(&self) -> usize {
-        self.pool.num_idle()
+        // sqlx has the connection of the migrations until its first use.
+        self.idle.count().saturating_add(self.pool.num_idle())
     }
 
-    /// Waits for a connection.
+    /// Waits for a connection. An idle one is tested first, if connections can end by themselves.
     ///
     /// # Errors
     /// No connection is free or can be opened within the timeout of the pool.
     pub async fn acquire(&self) -> sqlx::Result<HostConnection<DB>> {
-        let lease = self.pool.acquire().await?;
-        let outages = Arc::clone(&self.outages);
-        Ok(HostConnection { lease: Some(lease), limit: self.limit, outages, in_transaction: false, write_turn: None })
+        self.acquire_in_time(false).await
     }
 
     /// Waits for the turn to write, if the statement needs it, and for a connection, which then has the turn.
@@ -174,8 +182,34 @@ impl<DB: HostDatabase> HostPool<DB> {
             Some(turns) if write_turn::is_needed_for(sql) => Some(turns.take().await?),
             _ => None,
         };
-        let mut connection = self.acquire().await?;
+        let trusts_idle = self.test_timeout.is_some() && repetition::is_harmless(sql);
+        let mut connection = self.acquire_in_time(trusts_idle).await?;
         connection.write_turn = write_turn;
+        Ok(connection)
+    }
+
+    async fn acquire_in_time(&self, trusts_idle: bool) -> sqlx::Result<HostConnection<DB>> {
+        let patience = self.pool.options().get_acquire_timeout();
+        timeout(patience, self.connected(trusts_idle)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Returns an idle connection that works, or else a new one. `trusts_idle` accepts a connection without a test if it was
+    /// used a moment ago.
+    async fn connected(&self, trusts_idle: bool) -> sqlx::Result<HostConnection<DB>> {
+        let mut connection = HostConnection::at(self.idle.place().await?, &self.idle, &self.outages, self.limit);
+        while let Some(Idle { lease, since }) = self.idle.take() {
+            if !self.outages.ended_before(lease.opened()) {
+                continue;
+            }
+            connection.lease = Some(lease);
+            let Some(test_timeout) = self.test_timeout else { return Ok(connection) };
+            connection.untested = trusts_idle && since.elapsed() < TRUSTED_IDLE_TIME;
+            if connection.untested || connection.responds(test_timeout).await {
+                return Ok(connection);
+            }
+        }
+        // In a box, because it is large and seldom needed.
+        connection.lease = Some(Lease::of(Box::pin(self.pool.acquire()).await?));
         Ok(connection)
     }
 
@@ -193,16 +227,22 @@ impl<DB: HostDatabase> HostPool<DB> {
     /// As [`HostPool::begin`].
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Transaction<DB>> {
         let mut connection = self.acquire_for(begin).await?;
-        // If this future is dropped before the response, the transaction may have begun.
-        connection.in_transaction = true;
-        let begun = connection.control(begin).await;
+        let mut begun = connection.begin(begin).await;
+        if connection.had_ended(&begun) {
+            drop(connection);
+            connection = self.acquire_for(begin).await?;
+            begun = connection.begin(begin).await;
+        }
         begun.inspect_err(|_| connection.discard())?;
         Ok(Transaction::of(connection, self.signals.clone()))
     }
 
     /// Closes all connections, within a time limit.
     pub async fn close(&self) {
-        if timeout(RETURN_TIMEOUT, self.pool.close()).await.is_err() {
+        // From now on sqlx opens no connection. It waits for those in use, which are closed when they come back.
+        let closed = self.pool.close();
+        let idle = join_all(self.idle.close().into_iter().map(Lease::close));
+        if timeout(RETURN_TIMEOUT, join(idle, closed)).await.is_err() {
             tracing::warn!("the host's database did not close its connections in time");
         }
         if let Some(anchor) = &self.anchor {
@@ -211,130 +251,13 @@ impl<DB: HostDatabase> HostPool<DB> {
     }
 }
 
-/// A database that the host can use.
-pub trait HostDatabase: Database {
-    /// Runs BEGIN, COMMIT or ROLLBACK. sqlx does not learn of the transaction, so it keeps no state of it.
-    fn control<'c>(connection: &'c mut Self::Connection, sql: &'static str) -> BoxFuture<'c, sqlx::Result<()>>;
-}
-
-/// A connection from the pool. When it is dropped, it returns to the pool if its state is known, and is closed
-/// otherwise; an open transaction is rolled back in the background.
-pub struct HostConnection<DB: HostDatabase> {
-    /// `None` after the connection was thrown away.
-    lease: Option<PoolConnection<DB>>,
-    limit: Option<Duration>,
-    outages: Arc<Outages>,
-    in_transaction: bool,
-    /// Until the statement or the transaction has ended.
-    write_turn: Option<WriteTurn>,
-}
-
-impl<DB: HostDatabase> fmt::Debug for HostConnection<DB> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostConnection").field("in_transaction", &self.in_transaction).finish_non_exhaustive()
-    }
-}
-
-impl<DB: HostDatabase> HostConnection<DB> {
-    async fn control(&mut self, sql: &'static str) -> sqlx::Result<()> {
-        let limit = self.wait();
-        let Some(lease) = &mut self.lease else { return Err(thrown_away()) };
-        let ended = timeout(limit, DB::control(lease, sql)).await;
-        self.settle(ended)
-    }
-
-    /// Returns how long the host waits for the response to a statement.
-    fn wait(&self) -> Duration {
-        self.limit.map_or(Duration::MAX, |limit| limit.saturating_add(GRACE))
-    }
-
-    /// Throws the connection away if a statement left it in an unknown state.
-    fn settle<T>(&mut self, ended: Result<sqlx::Result<T>, Elapsed>) -> sqlx::Result<T> {
-        let result = ended.unwrap_or_else(|_elapsed| {
-            let text = "the database did not respond within the time limit of a statement";
-            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text)))
-        });
-        if result.as_ref().is_err_and(ends_connection) {
-            self.outages.record();
-            self.discard();
-        }
-        result
-    }
-
-    /// Closes the connection at once. The pool may open another one.
-    fn discard(&mut self) {
-        drop(self.lease.take().map(PoolConnection::detach));
-    }
-}
-
-impl<DB: HostDatabase> Drop for HostConnection<DB> {
-    fn drop(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        // Without a runtime the process is ending, and its files and sockets are closed with it.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return drop(lease.detach()) };
-        // They stay as large as the largest component so far.
-        lease.shrink_buffers();
-        let in_transaction = self.in_transaction;
-        let write_turn = self.write_turn.take().filter(|_| in_transaction);
-        // sqlx tests a connection without a time limit before it returns to the pool, and holds its slot meanwhile.
-        runtime.spawn(async move {
-            if in_transaction {
-                let ended = timeout(RETURN_TIMEOUT, DB::control(&mut lease, "ROLLBACK")).await;
-                if !matches!(ended, Ok(Ok(()))) {
-                    return drop(lease.detach());
-                }
-            }
-            drop(write_turn);
-            drop(timeout(RETURN_TIMEOUT, lease.return_to_pool()).await);
-        });
-    }
-}
-
-/// The time of the latest outage: a connection broke or did not respond.
-#[derive(Default)]
-struct Outages(Mutex<Option<Instant>>);
-
-impl Outages {
-    fn record(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Returns whether a connection of this age is newer than the latest outage.
-    fn is_newer(&self, age: Duration) -> bool {
-        let latest = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.is_none_or(|latest| age <= latest.elapsed())
-    }
-
-    async fn is_usable(&self, connection: &mut PgConnection, age: Duration, test_timeout: Duration) -> bool {
-        if !self.is_newer(age) {
-            return false;
-        }
-        let usable = matches!(timeout(test_timeout, connection.ping()).await, Ok(Ok(())));
-        if !usable {
-            self.record();
-        }
-        usable
-    }
-}
-
-/// Returns whether the connection cannot be used after the error.
-fn ends_connection(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => {
-            error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() != PgSeverity::Error)
-        }
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
-        _ => false,
-    }
-}
-
-fn thrown_away() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, "the connection was closed"))
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::db::Db;
+    use futures_util::FutureExt as _;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+    use crate::db::{Db, sqlite_memory};
     use crate::error::{Error, code};
 
     /// SQLite checks a deferred reference when it commits, which is also when it writes to the disk.
@@ -351,6 +274,64 @@ mod tests {
         assert!(failed.is_err(), "{failed:?}");
         assert_eq!(insert(1).await.unwrap(), Some(1));
         db.close().await;
+    }
+
+    /// Returns an empty database, and a pool of at most so many connections to it.
+    fn pool_of(connections: u32) -> (tempfile::TempDir, HostPool<Sqlite>) {
+        sqlite_memory::install().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new().filename(dir.path().join("a.sqlite")).create_if_missing(true);
+        let pool = SqlitePoolOptions::new().max_connections(connections).connect_lazy_with(options);
+        (dir, pool.into())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_idle_as_soon_as_its_work_has_ended() {
+        let (_dir, pool) = pool_of(4);
+        for _ in 0..10 {
+            sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+            assert_eq!((pool.size(), pool.num_idle()), (1, 1));
+            sqlx::query("no statement").execute(&pool).await.unwrap_err();
+            assert_eq!((pool.size(), pool.num_idle()), (1, 1));
+            let mut transaction = pool.begin().await.unwrap();
+            sqlx::query("SELECT 1").execute(&mut *transaction).await.unwrap();
+            assert_eq!((pool.size(), pool.num_idle()), (1, 0));
+            transaction.commit().await.unwrap();
+            assert_eq!((pool.size(), pool.num_idle()), (1, 1));
+        }
+        pool.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_makes_its_users_wait() {
+        let (_dir, pool) = pool_of(1);
+        let mut first = pool.acquire().await.unwrap();
+        let mut second = Box::pin(pool.acquire());
+        assert!((&mut second).now_or_never().is_none());
+        // A connection that was thrown away makes room before its user is gone.
+        first.discard();
+        let second = second.await.unwrap();
+        let mut third = Box::pin(pool.acquire());
+        assert!((&mut third).now_or_never().is_none());
+        drop(second);
+        drop(third.await.unwrap());
+        assert_eq!((pool.size(), pool.num_idle()), (1, 1));
+        drop(first);
+        assert_eq!((pool.size(), pool.num_idle()), (1, 1));
+        pool.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_closes_waits_for_the_connections_in_use() {
+        let (_dir, pool) = pool_of(2);
+        let (first, second) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        drop(second);
+        let mut closing = Box::pin(pool.close());
+        assert!((&mut closing).now_or_never().is_none());
+        assert!(matches!(pool.acquire().await, Err(sqlx::Error::PoolClosed)));
+        drop(first);
+        closing.await;
+        assert_eq!((pool.size(), pool.num_idle()), (0, 0));
     }
 
     /// SQLite rolls a transaction back by itself when the disk is full, so ROLLBACK fails.
@@ -372,5 +353,25 @@ mod tests {
             spacious.commit().await.unwrap();
         }
         db.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_user_went_away_is_used_again_after_its_work() {
+        let (_dir, pool) = pool_of(1);
+        let rows = async || sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM t").fetch_one(&pool).await.unwrap();
+        sqlx::query("CREATE TABLE t (a INTEGER)").execute(&pool).await.unwrap();
+        let insert = "INSERT INTO t WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+            SELECT i FROM n";
+        assert!(sqlx::query(insert).execute(&pool).now_or_never().is_none());
+        assert_eq!((pool.size(), rows().await), (1, 100_000));
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::query("DELETE FROM t").execute(&mut *transaction).await.unwrap();
+        drop(transaction);
+        assert_eq!((pool.size(), rows().await), (1, 100_000));
+        let mut transaction = pool.begin().await.unwrap();
+        assert!(sqlx::query("DELETE FROM t").execute(&mut *transaction).now_or_never().is_none());
+        drop(transaction);
+        assert_eq!((pool.size(), rows().await), (1, 100_000));
+        pool.close().await;
     }
 }

@@ -176,10 +176,11 @@ async fn a_missing_database_privilege_is_named() {
         .unwrap();
     let mut config = fixture.config.clone();
     config.database.url = Some(Secret::new(&url));
-    let data = PluginData::open(&Db::Postgres(pool.clone().into()), &config, Random::System).unwrap();
+    let db = Db::Postgres(pool.into());
+    let data = PluginData::open(&db, &config, Random::System).unwrap();
     let error = data.plugin(&name("shop")).await.err().unwrap();
     assert!(error.report().contains("needs CREATEROLE and CREATE on the database"), "{}", error.report());
-    pool.close().await;
+    db.close().await;
     fixture.stop().await;
 }
 

@@ -1,13 +1,14 @@
 //! sqlx's interface to statements, for the pool and its connections. Each statement passes the time limit of the connection,
-//! which is thrown away if its state is unknown afterwards.
+//! which is thrown away if its state is unknown afterwards. Owns the repetition of a read whose connection had ended.
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use sqlx::error::BoxDynError;
-use sqlx::{Database, Either, Execute, Executor, Postgres, SqlStr, Sqlite};
+use sqlx::{Connection as _, Database, Either, Execute, Executor, Postgres, SqlStr, Sqlite};
 use tokio::time::timeout;
 
-use super::{HostConnection, HostDatabase, HostPool, thrown_away, write_turn};
+use super::connection::{HostConnection, HostDatabase};
+use super::{HostPool, write_turn};
 
 /// Turns a result that has arrived as a whole into the stream that sqlx wants. The results of the host are small.
 fn stream_of<'e, T: Send + 'e>(
@@ -56,6 +57,16 @@ macro_rules! executor {
             fn control<'c>(connection: &'c mut Self::Connection, sql: &'static str) -> BoxFuture<'c, sqlx::Result<()>> {
                 Box::pin(async move { sqlx::raw_sql(sql).execute(connection).await.map(drop) })
             }
+
+            fn test(connection: &mut Self::Connection) -> BoxFuture<'_, sqlx::Result<()>> {
+                Box::pin(connection.ping())
+            }
+        }
+
+        impl Clone for ReadStatement<$db> {
+            fn clone(&self) -> Self {
+                Self { sql: self.sql.clone(), arguments: self.arguments.clone(), persistent: self.persistent }
+            }
         }
 
         impl<'c> Executor<'c> for &'c mut HostConnection<$db> {
@@ -71,8 +82,7 @@ macro_rules! executor {
             {
                 stream_of(async move {
                     let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.fetch_many(query).try_collect::<Vec<_>>()).await;
+                    let ended = timeout(limit, self.start()?.fetch_many(query).try_collect::<Vec<_>>()).await;
                     self.settle(ended)
                 })
             }
@@ -87,8 +97,7 @@ macro_rules! executor {
             {
                 Box::pin(async move {
                     let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.fetch_optional(query)).await;
+                    let ended = timeout(limit, self.start()?.fetch_optional(query)).await;
                     self.settle(ended)
                 })
             }
@@ -103,8 +112,7 @@ macro_rules! executor {
             {
                 Box::pin(async move {
                     let limit = self.wait();
-                    let Some(lease) = self.lease.as_deref_mut() else { return Err(thrown_away()) };
-                    let ended = timeout(limit, lease.prepare_with(sql, parameters)).await;
+                    let ended = timeout(limit, self.start()?.prepare_with(sql, parameters)).await;
                     self.settle(ended)
                 })
             }
@@ -122,8 +130,17 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $db>,
             {
                 stream_of(async move {
-                    let query = ReadStatement::of(query)?;
-                    self.acquire_for(query.sql.as_str()).await?.fetch_many(query).try_collect::<Vec<_>>().await
+                    let query: ReadStatement<$db> = ReadStatement::of(query)?;
+                    let mut connection = self.acquire_for(query.sql.as_str()).await?;
+                    let again = connection.untested.then(|| query.clone());
+                    let result = connection.fetch_many(query).try_collect::<Vec<_>>().await;
+                    match again.filter(|_| connection.had_ended(&result)) {
+                        Some(query) => {
+                            let mut other = self.acquire_for(query.sql.as_str()).await?;
+                            other.fetch_many(query).try_collect::<Vec<_>>().await
+                        }
+                        None => result,
+                    }
                 })
             }
 
@@ -136,16 +153,24 @@ macro_rules! executor {
                 E: 'q + Execute<'q, $db>,
             {
                 Box::pin(async move {
-                    let query = ReadStatement::of(query)?;
+                    let query: ReadStatement<$db> = ReadStatement::of(query)?;
                     let writes = write_turn::is_needed_for(query.sql.as_str());
                     let mut connection = self.acquire_for(query.sql.as_str()).await?;
-                    if !writes {
-                        return connection.fetch_optional(query).await;
+                    if writes {
+                        // On SQLite, sqlx ends the statement after its first row and does not look whether that committed
+                        // it: a full disk would go unnoticed, and a code that can be used once would stay.
+                        let results = connection.fetch_many(query).try_collect::<Vec<_>>().await?;
+                        return Ok(results.into_iter().find_map(Either::right));
                     }
-                    // On SQLite, sqlx ends the statement after its first row and does not look whether that committed it: a
-                    // full disk would go unnoticed, and a code that can be used once would stay.
-                    let results = connection.fetch_many(query).try_collect::<Vec<_>>().await?;
-                    Ok(results.into_iter().find_map(Either::right))
+                    let again = connection.untested.then(|| query.clone());
+                    let result = connection.fetch_optional(query).await;
+                    match again.filter(|_| connection.had_ended(&result)) {
+                        Some(query) => {
+                            let mut other = self.acquire_for(query.sql.as_str()).await?;
+                            other.fetch_optional(query).await
+                        }
+                        None => result,
+                    }
                 })
             }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{Postgres, Sqlite};
 
-use super::{HostConnection, HostDatabase};
+use super::connection::{HostConnection, HostDatabase};
 use crate::signals::Signals;
 
 /// A transaction. Dropping it rolls it back.
