@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::emergencies::with_a_late_body;
 use super::liar;
 use super::releases::{history_entry, operate, responding_with};
-use crate::support::host::CHAMELEON;
+use crate::support::host::{CHAMELEON, ITEMS, PASSWORD};
 use crate::support::polling::until;
 use crate::support::{Client, Component, Setup, TestHost, both};
 
@@ -15,6 +16,7 @@ both!(
     an_aborted_canary_leaves_the_live_release,
     a_canary_survives_a_restart,
     callers_keep_their_sides_in_a_restart,
+    a_caller_whose_session_ends_during_an_upload_is_refused => Setup::default().with_items(),
 );
 
 async fn deploy_plan(host: &TestHost, component: &Component, plan: &str) -> Value {
@@ -90,6 +92,23 @@ async fn callers_keep_their_sides_in_a_restart(host: &mut TestHost) {
     let before = sides(host).await;
     host.restart().await;
     assert_eq!(sides(host).await, before);
+}
+
+/// They decide about the release before the body arrives.
+async fn a_caller_whose_session_ends_during_an_upload_is_refused(host: &mut TestHost) {
+    deploy_plan(host, &Component::items().rebuilt("candidate"), &format!("{ITEMS}&canary=header")).await;
+    let first = host.user("jane@example.com").await;
+    let second = host.anonymous().signed_in("jane@example.com", PASSWORD).await;
+    let head = format!("POST /api/v1/items/ HTTP/1.1\r\nauthorization: Bearer {}\r\n", first.token());
+    let body = r#"{"title":"Tea"}"#;
+    let stored = with_a_late_body(host, &head, body, async || ()).await;
+    assert!(stored.starts_with("HTTP/1.1 20"), "{stored}");
+    let refused = with_a_late_body(host, &head, body, async || {
+        second.delete("/users/me/sessions").await.ok();
+    })
+    .await;
+    assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("invalid_token"), "{refused}");
+    assert_eq!(second.get("/items/").await.ok()["count"], 1);
 }
 
 /// The calls of one caller can open the circuit breaker. The canary then ends only if other callers meet failures too.

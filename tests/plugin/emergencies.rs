@@ -415,18 +415,23 @@ async fn a_revoked_capability_is_refused_with_the_error_of_its_interface() {
     .await;
 }
 
-/// Starts a request whose body is missing, does the work, and sends the body. The host has found the route when it
-/// requests the body.
-async fn with_a_late_body(host: &TestHost, work: impl AsyncFnOnce()) -> String {
+const POST_JSON: &str = "POST /api/v1/chameleon/json HTTP/1.1\r\n";
+
+/// Starts a request whose body is missing, does the work, and sends the body, which is JSON. The host has found the route
+/// when it requests the body.
+pub(super) async fn with_a_late_body(host: &TestHost, head: &str, body: &str, work: impl AsyncFnOnce()) -> String {
     let mut stream = TcpStream::connect(host.addr()).await.unwrap();
-    let head = "POST /api/v1/chameleon/json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
-        content-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n";
+    let head = format!(
+        "{head}host: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\
+         connection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut read = vec![0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     stream.read_exact(&mut read).await.unwrap();
     assert!(read.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&read));
     work().await;
-    stream.write_all(b"{}").await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
     response
@@ -436,15 +441,15 @@ async fn with_a_late_body(host: &TestHost, work: impl AsyncFnOnce()) -> String {
 async fn a_request_that_found_its_route_before_a_pause_or_a_revocation_does_not_run() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;
-    let paused = with_a_late_body(&host, async || {
+    let paused = with_a_late_body(&host, POST_JSON, "{}", async || {
         operate(&host, "chameleon/pause").await.ok();
     })
     .await;
     assert!(paused.starts_with("HTTP/1.1 503") && paused.contains("plugin_paused"), "{paused}");
     operate(&host, "chameleon/resume").await.ok();
-    let revoked = with_a_late_body(&host, async || revoke(&host, "sql").await).await;
+    let revoked = with_a_late_body(&host, POST_JSON, "{}", async || revoke(&host, "sql").await).await;
     assert!(revoked.starts_with("HTTP/1.1 503") && revoked.contains("plugin_revoked"), "{revoked}");
     give(&host, "sql").await;
-    let served = with_a_late_body(&host, async || ()).await;
+    let served = with_a_late_body(&host, POST_JSON, "{}", async || ()).await;
     assert!(served.starts_with("HTTP/1.1 200"), "{served}");
 }

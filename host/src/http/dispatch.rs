@@ -393,7 +393,7 @@ impl Dispatcher {
 
     /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the
     /// request counts for the release as one that a service of the host failed. `known` is the result of the look-up of the
-    /// caller, if there was one: a second one would count an unknown API key twice.
+    /// caller, if there was one. It counted an unknown API key already.
     async fn authorize(
         &self,
         route: MatchedRoute<'_>,
@@ -403,12 +403,12 @@ impl Dispatcher {
     ) -> Result<Option<Arc<Caller>>> {
         let release = route.handler.release();
         let plugin = release.map(|release| &release.record.plugin);
+        let (auth, credential) = (&self.host.auth, self.credential(parts, origin));
         let checked = match known {
-            Some(found) => access::decide_on(found, route.access, plugin),
-            None => {
-                let credential = self.credential(parts, origin);
-                access::check(&self.host.auth, credential, origin.address, route.access, plugin).await
-            }
+            // Since then, they can have lost their session or their rights: a client can send its body slowly.
+            Some(Ok(_)) => access::decide_on(access::look_up_again(auth, credential).await, route.access, plugin),
+            Some(unknown) => access::decide_on(unknown, route.access, plugin),
+            None => access::check(auth, credential, origin.address, route.access, plugin).await,
         };
         if let (Err(error), Some(release)) = (&checked, release)
             && CallOutcome::of_error(error) == CallOutcome::Dependency
