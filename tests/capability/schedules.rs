@@ -28,6 +28,7 @@ both!(
     a_paused_plugin_misses_times => Setup::default().with_clock_at(START),
     schedules_end_with_their_plugin => Setup::default().with_clock_at(START),
     a_pause_of_a_schedule_ends_with_its_plugin => Setup::default().with_clock_at(START),
+    a_release_that_comes_back_after_a_removal_has_its_schedules => Setup::default().with_clock_at(START),
     a_chain_that_a_schedule_began_has_no_request => Setup::default().with_clock_at(START),
 );
 
@@ -261,6 +262,18 @@ async fn a_pause_of_a_schedule_ends_with_its_plugin(host: &TestHost) {
     assert_eq!(found(host, "daily").await, None);
     Worker::deploy(host, daily).await;
     assert_eq!(next(host, "daily", "2027-03-01T09:00:00Z").await["paused"], false);
+}
+
+async fn a_release_that_comes_back_after_a_removal_has_its_schedules(host: &TestHost) {
+    Worker::deploy(host, json!({ "schedules": [schedule("daily", "0 9 * * *", json!({}))] })).await;
+    // Deployed once before the removal, so that its code is compiled and little time passes until the rollback.
+    Worker::deploy(host, json!({})).await;
+    operate(host, "worker/rollback?release=1").await.ok();
+    next(host, "daily", "2027-03-01T09:00:00Z").await;
+    host.superuser().delete("/plugins/worker").await.ok();
+    Worker::deploy(host, json!({})).await;
+    operate(host, "worker/rollback?release=1").await.ok();
+    next(host, "daily", "2027-03-01T09:00:00Z").await;
 }
 
 async fn a_chain_that_a_schedule_began_has_no_request(host: &TestHost) {

@@ -5,6 +5,7 @@
 //! for each time. While the job of an earlier time of a schedule waits or runs, none is added, so that they do not pile up.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,6 +14,7 @@ use wharf_schedule_time::ScheduleTime;
 
 use super::generation::Absence;
 use super::registry::Registry;
+use super::release::{Record, Release};
 use crate::capability::declared_messages::{DeclaredSchedule, MissedTimes};
 use crate::clock::Timestamp;
 use crate::db::intake;
@@ -54,11 +56,19 @@ impl Schedule {
     }
 }
 
-/// The generation and the releases whose schedules are in the table.
+/// The generation and the releases whose schedules are in the table. A release that was removed and is served again is
+/// another one here, although it has the same number: the removal deleted its schedules.
 #[derive(Debug, Default)]
 struct Synced {
     generation: Option<u64>,
-    releases: BTreeMap<PluginName, i64>,
+    releases: BTreeMap<PluginName, Weak<Release>>,
+}
+
+impl Synced {
+    fn has(&self, release: &Arc<Release>) -> bool {
+        let known = self.releases.get(&release.record.plugin);
+        known.is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(release)))
+    }
 }
 
 impl Registry {
@@ -134,9 +144,12 @@ impl Registry {
             }
             // The schedules of a removed plugin are deleted below, whichever of its releases comes back.
             synced.releases.retain(|plugin, _| generation.plugins.current(plugin).is_some());
-            let records = generation.plugins.loaded().map(|(release, _)| &release.record);
-            let changed = records.filter(|record| synced.releases.get(&record.plugin) != Some(&record.number));
-            let changed = changed.map(|of| (of.plugin.clone(), of.number, of.declaration.messages.schedules.clone()));
+            let releases = generation.plugins.loaded().map(|(release, _)| release);
+            let changed = releases.filter(|release| !synced.has(release));
+            let changed = changed.map(|of| {
+                let Record { plugin, declaration, .. } = &of.record;
+                (plugin.clone(), Arc::downgrade(of), declaration.messages.schedules.clone())
+            });
             (generation.number, changed.collect::<Vec<_>>())
         };
         table::delete_of_removed(&self.db).await?;
