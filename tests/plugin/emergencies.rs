@@ -13,7 +13,7 @@ use super::liar;
 use super::releases::{history_entry, operate, state};
 use crate::http::metrics::samples;
 use crate::support::gate::Gate;
-use crate::support::host::CHAMELEON;
+use crate::support::host::{CHAMELEON, PASSWORD, SUPERUSER};
 use crate::support::patience::NEVER;
 use crate::support::polling::until;
 use crate::support::{Component, Setup, TestHost, TestResponse, both};
@@ -452,4 +452,19 @@ async fn a_request_that_found_its_route_before_a_pause_or_a_revocation_does_not_
     give(&host, "sql").await;
     let served = with_a_late_body(&host, POST_JSON, "{}", async || ()).await;
     assert!(served.starts_with("HTTP/1.1 200"), "{served}");
+}
+
+/// Its body is raw, so the access is checked before and after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_an_operator_whose_session_ended_is_refused() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    let operator = host.anonymous().signed_in(SUPERUSER, PASSWORD).await;
+    let head = format!("POST /api/v1/plugins/ HTTP/1.1\r\nauthorization: Bearer {}\r\n", operator.token());
+    let checked = with_a_late_body(&host, &head, "no component", async || ()).await;
+    assert!(checked.starts_with("HTTP/1.1 4") && !checked.starts_with("HTTP/1.1 401"), "{checked}");
+    let refused = with_a_late_body(&host, &head, "no component", async || {
+        host.superuser().delete("/users/me/sessions").await.ok();
+    })
+    .await;
+    assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("invalid_token"), "{refused}");
 }

@@ -264,7 +264,12 @@ impl Dispatcher {
         let (read, caller) = if route.body_kind == Some(BodyKind::Raw) {
             // Raw bodies can be large, so authorize before reading.
             let caller = self.authorize(route, parts, origin, known).await?;
-            (body_stages::read(&self.host, route, &parts.headers, body).await?, caller)
+            let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
+            let caller = match caller {
+                Some(caller) => self.authorize(route, parts, origin, Some(Ok(caller))).await?,
+                None => None,
+            };
+            (read, caller)
         } else {
             let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
             (read, self.authorize(route, parts, origin, known).await?)
@@ -405,7 +410,7 @@ impl Dispatcher {
         let plugin = release.map(|release| &release.record.plugin);
         let (auth, credential) = (&self.host.auth, self.credential(parts, origin));
         let checked = match known {
-            // Since then, they can have lost their session or their rights: a client can send its body slowly.
+            // They can have lost their session or their rights since: a client can send its body slowly.
             Some(Ok(_)) => access::decide_on(access::look_up_again(auth, credential).await, route.access, plugin),
             Some(unknown) => access::decide_on(unknown, route.access, plugin),
             None => access::check(auth, credential, origin.address, route.access, plugin).await,
