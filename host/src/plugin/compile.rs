@@ -18,6 +18,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use bytes::Bytes;
 use wasmtime::Engine;
@@ -27,12 +28,12 @@ use self::child::ChildCompiler;
 use self::code_cache::{CodeCache, Sizes};
 use self::confinement::Confinement;
 use self::fingerprint::Fingerprint;
-use self::machine_code::MachineCode;
+use self::machine_code::{MachineCode, lacks_resources};
 use super::artifact::{Artifact, Digest, check_structure, invalid, printable};
 use super::engine::PluginEngine;
 use crate::capability::Boot;
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, code};
 
 /// The maximum number of compiled components in memory that no release uses. Each has mappings and a file descriptor.
 const RECENT: u64 = 4;
@@ -40,6 +41,9 @@ const RECENT: u64 = 4;
 /// The machine code of one component may take one part in this many of the compile memory. This process holds the
 /// output of the child, and has no other limit for it.
 const MACHINE_CODE_PART: u64 = 4;
+
+/// `Retry-After` while the system lacks memory or file descriptors for machine code.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The size of the cache for compiles in this process, in bytes of machine code.
 const IN_PROCESS_BYTES: u64 = 256 * 1024 * 1024;
@@ -101,7 +105,7 @@ pub(super) async fn once(engine: &PluginEngine, limits: &config::Plugins, compon
     let child = ChildCompiler::new(program, limits, limits.compile_memory_bytes / MACHINE_CODE_PART);
     let machine_code = child.compile(&digest, component).await?;
     let engine = engine.wasmtime().clone();
-    let loaded = run_blocking(move || machine_code.load(&engine).map_err(|error| refusal(&error))).await??;
+    let loaded = run_blocking(move || machine_code.load(&engine).map_err(not_loaded)).await??;
     Artifact::new(loaded, digest, size)
 }
 
@@ -226,7 +230,7 @@ impl Compiler {
 
     async fn load_cached(&self, digest: &Digest) -> Result<Option<Component>> {
         let (engine, cache, digest) = (self.engine.clone(), Arc::clone(&self.cache), digest.clone());
-        run_blocking(move || load_cached(&cache, &engine, &digest)).await
+        run_blocking(move || load_cached(&cache, &engine, &digest)).await?
     }
 
     async fn compile(&self, digest: &Digest, component: Bytes) -> Result<Component> {
@@ -239,10 +243,10 @@ impl Compiler {
             }
         };
         run_blocking(move || {
-            let loaded = machine_code.load(&engine).map_err(|error| refusal(&error))?;
+            let loaded = machine_code.load(&engine).map_err(not_loaded)?;
             cache.put(&kept_as, &machine_code);
             // Unlike this copy, the file takes no memory of its own.
-            Ok(load_cached(&cache, &engine, &kept_as).unwrap_or(loaded))
+            Ok(load_cached(&cache, &engine, &kept_as).ok().flatten().unwrap_or(loaded))
         })
         .await?
     }
@@ -250,13 +254,20 @@ impl Compiler {
 
 /// Loads machine code from the code cache, if it is there and unchanged. It is mapped if the system allows that, and copied
 /// otherwise.
-fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Option<Component> {
+///
+/// # Errors
+/// 503: the system lacks memory, mappings or file descriptors. The file stays.
+fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
     static NOT_MAPPED: Once = Once::new();
-    let not_mapped = match cache.take(digest)?.map(engine) {
-        Ok(component) => return Some(component),
+    let Some(file) = cache.take(digest).map_err(shortage)? else { return Ok(None) };
+    let not_mapped = match file.map(engine) {
+        Ok(component) => return Ok(Some(component)),
+        // A copy needs no less.
+        Err(error) if lacks_resources(&error) => return Err(shortage(error)),
         Err(error) => error,
     };
-    match cache.take_copy(digest)?.load(engine) {
+    let Some(copy) = cache.take_copy(digest).map_err(shortage)? else { return Ok(None) };
+    match copy.load(engine) {
         Ok(component) => {
             NOT_MAPPED.call_once(|| {
                 let error = format!("{not_mapped:#}");
@@ -265,13 +276,14 @@ fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Option<Co
                     "machine code cannot be mapped from the data directory; each plugin takes more memory"
                 );
             });
-            Some(component)
+            Ok(Some(component))
         }
+        Err(error) if lacks_resources(&error) => Err(shortage(error)),
         Err(error) => {
             // Its MAC is right, so this is not an attack. For example, the instance pool may be smaller now.
             let reason = format!("it does not load: {error:#}");
             cache.discard(digest, &reason);
-            None
+            Ok(None)
         }
     }
 }
@@ -292,6 +304,19 @@ async fn log_confinement(child: Arc<ChildCompiler>) {
 /// Returns the refusal of a component that the compiler rejected.
 fn refusal(error: &wasmtime::Error) -> Error {
     invalid(format!("it does not compile: {}", printable(&format!("{error:#}"))))
+}
+
+/// Returns the error for machine code that was compiled and does not load. The component is at fault, unless the system
+/// lacks resources.
+fn not_loaded(error: wasmtime::Error) -> Error {
+    if lacks_resources(&error) { shortage(error) } else { refusal(&error) }
+}
+
+/// Returns the error for machine code that was not loaded because the system lacks memory, mappings or file descriptors.
+fn shortage(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    let text = "The machine code cannot be loaded now, try again later";
+    let unavailable = Error::new(Kind::Unavailable(RETRY_AFTER), code::PLUGIN_UNAVAILABLE, text);
+    unavailable.with_internal("the system lacks memory, mappings or file descriptors").with_source(error)
 }
 
 /// Runs work on a blocking thread, because reading files and loading machine code would hold up requests.

@@ -24,7 +24,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::fingerprint::Fingerprint;
-use super::machine_code::{CodeFile, MachineCode};
+use super::machine_code::{CodeFile, MachineCode, lacks_descriptors};
 use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::plugin::artifact::Digest;
@@ -136,23 +136,30 @@ impl CodeCache {
     }
 
     /// Returns the file with the machine code of a component, if it is cached and unchanged.
-    pub(super) fn take(&self, digest: &Digest) -> Option<CodeFile> {
-        self.unless_refused(digest, self.read(digest)).map(CodeFile::trusted)
+    ///
+    /// # Errors
+    /// The system lacks file descriptors or memory. The file is not at fault and stays.
+    pub(super) fn take(&self, digest: &Digest) -> io::Result<Option<CodeFile>> {
+        Ok(self.unless_refused(digest, self.read(digest))?.map(CodeFile::trusted))
     }
 
     /// Returns a copy of the machine code of a component, if it is cached and unchanged.
-    pub(super) fn take_copy(&self, digest: &Digest) -> Option<MachineCode> {
-        self.unless_refused(digest, self.read_copy(digest)).map(MachineCode::trusted)
+    ///
+    /// # Errors
+    /// As [`CodeCache::take`].
+    pub(super) fn take_copy(&self, digest: &Digest) -> io::Result<Option<MachineCode>> {
+        Ok(self.unless_refused(digest, self.read_copy(digest))?.map(MachineCode::trusted))
     }
 
     /// Discards a file that was refused.
-    fn unless_refused<T>(&self, digest: &Digest, read: Result<T, Refusal>) -> Option<T> {
+    fn unless_refused<T>(&self, digest: &Digest, read: Result<T, Refusal>) -> io::Result<Option<T>> {
         match read {
-            Ok(content) => Some(content),
-            Err(Refusal::Missing) => None,
+            Ok(content) => Ok(Some(content)),
+            Err(Refusal::Missing) => Ok(None),
+            Err(Refusal::Unreadable(error)) if lacks_descriptors(&error) => Err(error),
             Err(refusal) => {
                 self.discard(digest, &refusal.to_string());
-                None
+                Ok(None)
             }
         }
     }

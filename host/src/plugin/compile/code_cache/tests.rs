@@ -1,5 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::*;
@@ -32,7 +33,7 @@ fn replace(path: &Path, bytes: impl AsRef<[u8]>) {
 /// Returns the reason why the present file is not loaded. The file is removed afterwards.
 fn refused(cache: &CodeCache) -> String {
     let reason = cache.read(&digest()).unwrap_err().to_string();
-    assert!(cache.take(&digest()).is_none());
+    assert!(cache.take(&digest()).unwrap().is_none());
     assert!(!cache.path(&digest()).exists(), "{reason}");
     reason
 }
@@ -44,9 +45,10 @@ fn machine_code_survives_a_restart_and_is_readable_by_its_owner_only() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o400, 0o700), "nobody writes to a file that is mapped");
     let again = cache(&directory);
-    assert!(again.take(&digest()).is_some());
-    assert_eq!(again.take_copy(&digest()).unwrap().as_bytes(), b"machine code");
-    assert!(again.take(&Digest::of(b"another")).is_none() && again.take_copy(&Digest::of(b"another")).is_none());
+    assert!(again.take(&digest()).unwrap().is_some());
+    assert_eq!(again.take_copy(&digest()).unwrap().unwrap().as_bytes(), b"machine code");
+    let another = Digest::of(b"another");
+    assert!(again.take(&another).unwrap().is_none() && again.take_copy(&another).unwrap().is_none());
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
 }
 
@@ -65,7 +67,7 @@ fn a_change_of_any_byte_is_detected() {
         refused(&cache);
     }
     replace(&path, &whole);
-    assert!(cache.take(&digest()).is_some());
+    assert!(cache.take(&digest()).unwrap().is_some());
 }
 
 #[test]
@@ -90,11 +92,25 @@ fn a_new_file_leaves_the_one_that_is_mapped_as_it_is() {
     let (cache, path) = filled(&directory);
     let mut mapped = File::open(&path).unwrap();
     cache.put(&digest(), &MachineCode::trusted(b"other machine code".to_vec()));
-    assert_eq!(cache.take_copy(&digest()).unwrap().as_bytes(), b"other machine code");
+    assert_eq!(cache.take_copy(&digest()).unwrap().unwrap().as_bytes(), b"other machine code");
     cache.discard(&digest(), "a test");
     let mut content = Vec::new();
     mapped.read_to_end(&mut content).unwrap();
     assert!(content.starts_with(b"machine code") && !path.exists());
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_for_want_of_descriptors_or_memory_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, path) = filled(&directory);
+    let unreadable = |error: Errno| Err::<(), _>(Refusal::Unreadable(error.into()));
+    for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        assert!(cache.unless_refused(&digest(), unreadable(error)).is_err());
+        assert!(path.exists(), "{error}");
+    }
+    // A disk that cannot read it will not read it later either.
+    assert!(cache.unless_refused(&digest(), unreadable(Errno::IO)).unwrap().is_none());
+    assert!(!path.exists());
 }
 
 #[test]
@@ -104,7 +120,7 @@ fn a_file_under_the_name_of_another_component_is_detected() {
     let other = Digest::of(b"another");
     fs::rename(&path, cache.path(&other)).unwrap();
     assert!(matches!(cache.read(&other), Err(Refusal::WrongMac)));
-    assert!(cache.take(&other).is_none() && !cache.path(&other).exists());
+    assert!(cache.take(&other).unwrap().is_none() && !cache.path(&other).exists());
 }
 
 #[test]
@@ -157,7 +173,7 @@ fn a_disk_that_cannot_be_written_is_not_an_error() {
     let cache = cache(&directory);
     fs::remove_dir(&cache.directory).unwrap();
     cache.put(&digest(), &MachineCode::trusted(b"machine code".to_vec()));
-    assert!(cache.take(&digest()).is_none());
+    assert!(cache.take(&digest()).unwrap().is_none());
 }
 
 #[test]
@@ -174,7 +190,7 @@ fn a_trim_removes_what_is_not_in_use_the_least_recently_used_first() {
     let kept = |cache: &CodeCache| digests.each_ref().map(|digest| cache.path(digest).exists());
     let in_use = |digest: &str| digest == digests[0].as_str();
     assert!(cache.needs_trim());
-    assert!(cache.take(&digests[1]).is_some());
+    assert!(cache.take(&digests[1]).unwrap().is_some());
     cache.trim(in_use);
     assert_eq!(kept(&cache), [true, true, false, false, true], "1 was used after 2 and 3");
     assert!(!cache.needs_trim());
