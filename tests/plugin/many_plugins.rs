@@ -239,6 +239,21 @@ async fn a_release_is_not_unloaded_while_a_request_uses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_not_unloaded_while_its_machine_code_is_not_on_disk() {
+    let host = TestHost::sqlite(Setup::default().with_manual_clock()).await;
+    host.superuser().deploy(&Component::hello().0, "").await.ok();
+    let mut files = std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap();
+    // As if the disk had been full at the deploy.
+    std::fs::remove_file(files.next().unwrap().unwrap().path()).unwrap();
+    // This one was used later, so it is unloaded later.
+    host.deploy_chameleon().await;
+    until_prepared(&host, 1.0).await;
+    assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
+    assert_eq!(prepared(&host).await, 1.0, "it was still loaded");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_upload_to_one_plugin_does_not_keep_the_old_release_of_another() {
     let host = TestHost::sqlite(Setup::default()).await;
     host.deploy_chameleon().await;

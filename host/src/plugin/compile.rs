@@ -216,6 +216,12 @@ impl Compiler {
         run_blocking(move || cache.contains(&digest)).await.unwrap_or(false)
     }
 
+    /// Returns a function that tells whether the machine code of a file seems to be on disk. It is for a blocking thread.
+    pub(super) fn disk_check(&self) -> impl Fn(&Digest) -> bool + Send + use<> {
+        let cache = Arc::clone(&self.cache);
+        move |digest: &Digest| cache.contains(digest)
+    }
+
     /// Returns whether the code cache has grown enough to be trimmed.
     pub(super) fn needs_trim(&self) -> bool {
         self.cache.needs_trim()

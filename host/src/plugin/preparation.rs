@@ -54,20 +54,32 @@ impl Registry {
         }
     }
 
-    /// Unloads the releases that nobody used for a while. Looks at most once in a minute.
+    /// Unloads the releases that nobody used for a while. Looks at most once in a minute. A release stays loaded if its
+    /// machine code is not on disk, for example because the disk is full: its next request would wait for the compiler.
     pub(super) fn unload_idle(&self) {
         let minute = self.clock.monotonic().as_secs() / 60;
         if self.minute.swap(minute, Ordering::Relaxed) == minute {
             return;
         }
         let generation = self.generation();
-        let idle: Vec<Arc<Prepared>> =
-            generation.plugins.releases().filter_map(|release| release.take_idle(minute)).collect();
-        if !idle.is_empty() {
-            tracing::debug!(releases = idle.len(), "releases that nobody used for a while were unloaded");
-            // To unmap much machine code takes a while.
-            tokio::task::spawn_blocking(move || drop(idle));
+        let idle: Vec<Arc<Release>> =
+            generation.plugins.releases().filter(|release| release.is_idle(minute)).cloned().collect();
+        if idle.is_empty() {
+            return;
         }
+        let is_on_disk = self.compiler.disk_check();
+        // To look at the disk and to unmap much machine code take a while.
+        tokio::task::spawn_blocking(move || {
+            let mut unloaded = 0;
+            for release in idle {
+                if !is_on_disk(&release.record.digest) {
+                    release.use_in(minute);
+                } else if release.take_idle(minute).is_some() {
+                    unloaded += 1;
+                }
+            }
+            tracing::debug!(unloaded, "releases that nobody used for a while were unloaded");
+        });
     }
 
     fn has_loaded(&self, release: &Arc<Release>) -> bool {

@@ -301,14 +301,19 @@ impl Release {
         }
     }
 
-    /// Takes its parts out if they were not used for [`IDLE`] and no call holds them.
-    pub(super) fn take_idle(&self, minute: u64) -> Option<Arc<Prepared>> {
+    /// Returns whether it has parts that were not used for [`IDLE`].
+    pub(super) fn is_idle(&self, minute: u64) -> bool {
         let last_use = self.last_use.load(Ordering::Relaxed);
         if last_use == 0 {
             self.use_in(minute);
-            return None;
+            return false;
         }
-        if minute.saturating_sub(last_use) < IDLE.as_secs() / 60 {
+        minute.saturating_sub(last_use) >= IDLE.as_secs() / 60 && self.is_prepared()
+    }
+
+    /// Takes its parts out if they were not used for [`IDLE`] and no call holds them.
+    pub(super) fn take_idle(&self, minute: u64) -> Option<Arc<Prepared>> {
+        if !self.is_idle(minute) {
             return None;
         }
         let parts = self.parts.load_full()?;
