@@ -62,6 +62,7 @@ mod running_calls;
 pub mod sandbox;
 pub mod schedules;
 pub mod schema_compatibility;
+mod shortage;
 pub mod signature;
 mod startup;
 pub mod state_map;

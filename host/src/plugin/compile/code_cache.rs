@@ -24,10 +24,11 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::fingerprint::Fingerprint;
-use super::machine_code::{CodeFile, MachineCode, lacks_descriptors};
+use super::machine_code::{CodeFile, MachineCode};
 use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::plugin::artifact::Digest;
+use crate::plugin::shortage::lacks_descriptors;
 
 const DIRECTORY: &str = "compiled";
 const EXTENSION: &str = "cwasm";

@@ -4,13 +4,10 @@
 //! drop it again, so it takes no memory of its own. See decision 0011.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd as _;
 
-use rustix::io::Errno;
 use wasmtime::Engine;
 use wasmtime::component::Component;
-use wasmtime::error::OutOfMemory;
 
 /// The directory that has a path for each open file of this process. On Linux, a path leads to the file even if its name
 /// is gone.
@@ -69,41 +66,5 @@ impl CodeFile {
         // under another name, read-only, and afterwards only removes its name. The directory is accessible to the host's
         // user alone, who could as well read the key of the HMAC.
         unsafe { Component::deserialize_file(engine, path) }
-    }
-}
-
-/// Returns whether machine code was not loaded because the system lacks memory, mappings or file descriptors. The code is
-/// not at fault then, and may load later.
-pub(super) fn lacks_resources(error: &wasmtime::Error) -> bool {
-    let is_mapping = error.downcast_ref::<Errno>().copied().is_some_and(is_shortage);
-    let is_file = error.downcast_ref::<io::Error>().is_some_and(lacks_descriptors);
-    is_mapping || is_file || error.is::<OutOfMemory>()
-}
-
-/// Returns whether a file was not opened or read because the system lacks file descriptors or memory.
-pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
-    Errno::from_io_error(error).is_some_and(is_shortage)
-}
-
-fn is_shortage(error: Errno) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shortage_is_told_from_code_that_does_not_load() {
-        let file = |error: Errno| wasmtime::Error::from(io::Error::from(error)).context("failed to open file");
-        let mapping = |error: Errno| wasmtime::Error::from(error).context("mmap failed").context("failed to load code");
-        for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
-            assert!(lacks_resources(&file(error)) && lacks_resources(&mapping(error)), "{error}");
-        }
-        // A file system without executable files, a disk that cannot be read.
-        for error in [Errno::ACCESS, Errno::IO] {
-            assert!(!lacks_resources(&file(error)) && !lacks_resources(&mapping(error)), "{error}");
-        }
-        assert!(!lacks_resources(&wasmtime::Error::msg("the memory of the module exceeds the limit")));
     }
 }

@@ -11,7 +11,7 @@ use super::Sandbox;
 use super::execution::{Instantiating, Stop, run_until};
 use crate::capability::guest::GuestResources;
 use crate::capability::{CallContext, Capabilities, Dependencies, Entered, Grants, Guest};
-use crate::error::Result;
+use crate::error::{Result, code};
 use crate::id::PluginName;
 use crate::plugin::artifact::{Artifact, MIGRATIONS, SUBSCRIBER, TOPICS, WORKER, invalid, printable};
 use crate::plugin::call_stats::CallStats;
@@ -65,6 +65,9 @@ impl Sandbox {
                 return invalid(format!("it was built for another version of Wharf's interfaces: {mismatch}"));
             }
             let error = stop.into_error(store.data().limits.budget.limit_hit());
+            if *error.code() == code::DEPENDENCY_UNAVAILABLE {
+                return error;
+            }
             invalid(format!("it fails when it is asked for its declaration: {error}")).with_internal(error.report())
         };
 

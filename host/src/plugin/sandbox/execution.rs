@@ -12,6 +12,7 @@ use crate::plugin::artifact::printable;
 use crate::plugin::bulkhead::busy;
 use crate::plugin::call_stats::CallStats;
 use crate::plugin::refusal::plugin_revoked;
+use crate::plugin::shortage::lacks_resources;
 
 /// Marks an error that occurred while an instance was created.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +52,11 @@ impl Stop {
     /// instance, and reports neither a trap nor a backtrace, as it does for errors in a start function.
     pub(super) fn type_mismatch(&self) -> Option<String> {
         let Self::Failed(error) = self else { return None };
-        let ran = error.is::<Trap>() || error.is::<WasmBacktrace>() || error.is::<PoolConcurrencyLimitError>();
+        let ran = error.is::<Trap>() || error.is::<WasmBacktrace>();
+        let has_place = !error.is::<PoolConcurrencyLimitError>() && !lacks_resources(error);
         // The first of the chain is the mark itself.
         let causes = || error.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        (error.is::<Instantiating>() && !ran).then(|| printable(&causes()))
+        (error.is::<Instantiating>() && !ran && has_place).then(|| printable(&causes()))
     }
 
     /// Converts it to the error of the call; `hit` is the limit that the guest hit.
@@ -73,6 +75,10 @@ impl Stop {
         }
         if let Some(cause) = error.downcast_ref::<EntryNotStored>() {
             return dependency_unavailable().with_internal(cause);
+        }
+        if hit.is_none() && lacks_resources(&error) {
+            let report = format!("the system lacks memory, mappings or file descriptors for an instance: {error:#}");
+            return dependency_unavailable().with_internal(printable(&report));
         }
         let (kind, code, public) = match hit {
             Some(Limit::Memory) => {
@@ -93,4 +99,31 @@ impl Stop {
 pub(super) fn dependency_unavailable() -> Error {
     let text = "A service of the host that the plugin needs is not available now, try again later";
     Error::new(Kind::Unavailable(Duration::from_secs(1)), code::DEPENDENCY_UNAVAILABLE, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::plugin::call_stats::CallOutcome;
+
+    fn failed(error: wasmtime::Error) -> Stop {
+        Stop::Failed(error.context(Instantiating))
+    }
+
+    #[test]
+    fn a_shortage_of_the_system_is_not_the_fault_of_the_plugin() {
+        let shortage = || failed(wasmtime::Error::from(Errno::NOMEM).context("mmap failed"));
+        let error = shortage().into_error(None);
+        assert_eq!(*error.code(), code::DEPENDENCY_UNAVAILABLE);
+        assert_eq!(CallOutcome::of_error(&error), CallOutcome::Dependency, "the breaker does not count it");
+        assert_eq!(shortage().type_mismatch(), None);
+        // Its own limit is its own fault.
+        assert_eq!(*shortage().into_error(Some(Limit::Memory)).code(), code::PLUGIN_MEMORY_LIMIT);
+
+        let mismatch = || failed(wasmtime::Error::msg("expected func found nothing"));
+        assert_eq!(*mismatch().into_error(None).code(), code::PLUGIN_TRAP);
+        assert_eq!(mismatch().type_mismatch().as_deref(), Some("expected func found nothing"));
+    }
 }

@@ -37,6 +37,9 @@ impl Sandbox {
         let instance = parts.handle.instantiate(&mut store);
         if let Err(stop) = run_until(&slot, &release.stats, release.limits.deadline, instance).await {
             let error = stop.into_error(store.data().limits.budget.limit_hit());
+            if *error.code() == code::DEPENDENCY_UNAVAILABLE {
+                return Err(error);
+            }
             return Err(refuse("", error.public().to_owned()).with_internal(error.report()));
         }
         drop(store);
@@ -68,6 +71,7 @@ impl Sandbox {
                     return Err(refuse(format!("it responds {status}")));
                 }
                 Ok(_) => {}
+                Err(error) if *error.code() == code::DEPENDENCY_UNAVAILABLE => return Err(error),
                 Err(error) => return Err(refuse(error.public().to_owned()).with_internal(error.report())),
             }
         }
