@@ -20,8 +20,18 @@ const MAX_ERRORS: usize = 8;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct CompiledSchemas {
-    operations: Vec<Arc<Operation>>,
+    operations: Vec<CompiledOperation>,
     settings: Option<Validator>,
+}
+
+/// The operation of one route, and the host's own members of it.
+#[derive(Debug)]
+struct CompiledOperation {
+    operation: Arc<Operation>,
+    /// `"x-wharf-cache": "shared"`
+    is_shared: bool,
+    /// `"x-wharf-smoke": true`
+    smoke: bool,
 }
 
 impl CompiledSchemas {
@@ -45,10 +55,17 @@ impl CompiledSchemas {
         let refuse = |here: String, error: String| invalid(format!("{here}: {}", printable(&error)));
         let mut schemas = Schemas::new(declaration.schemas())
             .map_err(|error| refuse("its schemas are not usable".to_owned(), error.to_string()))?;
-        let operation = |route: &DeclaredRoute| {
-            let operation = Operation::compile(&route.operation.value(), &mut schemas, &route.path);
-            let here = || format!("route {} {}", route.method, printable(&route.path.to_string()));
-            operation.map(Arc::new).map_err(|error| refuse(here(), error.to_string()))
+        let operation = |route: &DeclaredRoute| -> Result<CompiledOperation> {
+            let declared = route.operation.value();
+            let operation = Operation::compile(&declared, &mut schemas, &route.path).map_err(|error| {
+                let here = format!("route {} {}", route.method, printable(&route.path.to_string()));
+                refuse(here, error.to_string())
+            })?;
+            Ok(CompiledOperation {
+                operation: Arc::new(operation),
+                is_shared: declared.get("x-wharf-cache").is_some_and(|word| word == "shared"),
+                smoke: declared.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
+            })
         };
         let operations = declaration.routes.iter().map(operation).collect::<Result<_>>()?;
         let settings = declaration.settings_schema.as_ref().map(settings_validator).transpose()?;
@@ -60,21 +77,13 @@ impl CompiledSchemas {
     pub(super) fn routes(&self, declaration: &Declaration, mount: &Template) -> Vec<ReleaseRoute> {
         let routes = declaration.routes.iter().zip(&self.operations);
         routes
-            .map(|(route, operation)| {
-                let declared = route.operation.value();
-                ReleaseRoute {
-                    method: route.method.clone(),
-                    template: route.path.below(mount),
-                    access: route.access.clone(),
-                    operation: Arc::clone(operation),
-                    cache: route.cache.clone().map(|policy| CachedRoute {
-                        policy,
-                        is_shared: declared.get("x-wharf-cache").is_some_and(|word| word == "shared"),
-                    }),
-                    smoke: route.method == "GET"
-                        && route.path.is_literal()
-                        && declared.get("x-wharf-smoke").and_then(Value::as_bool).unwrap_or_default(),
-                }
+            .map(|(route, compiled)| ReleaseRoute {
+                method: route.method.clone(),
+                template: route.path.below(mount),
+                access: route.access.clone(),
+                operation: Arc::clone(&compiled.operation),
+                cache: route.cache.clone().map(|policy| CachedRoute { policy, is_shared: compiled.is_shared }),
+                smoke: compiled.smoke && route.method == "GET" && route.path.is_literal(),
             })
             .collect()
     }

@@ -25,8 +25,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// Prepares a served release, unless it is prepared, and returns its parts for a call. Of concurrent calls, one does the
-    /// work, and its outcome counts for all that wait. A release that can never be prepared is logged and no longer served. One whose preparation may
-    /// succeed later is tried again by a request, at most once per [`RETRY_AFTER`].
+    /// work, and its outcome counts for all that wait. A release that can never be prepared is logged and no longer served.
+    /// One whose preparation may succeed later is tried again by a request, at most once per [`RETRY_AFTER`].
     ///
     /// # Errors
     /// 503: it cannot be prepared.
