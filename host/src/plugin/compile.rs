@@ -18,7 +18,6 @@ use std::fmt;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
-use std::time::Duration;
 
 use bytes::Bytes;
 use wasmtime::Engine;
@@ -31,10 +30,10 @@ use self::fingerprint::Fingerprint;
 use self::machine_code::MachineCode;
 use super::artifact::{Artifact, Digest, check_structure, invalid, printable};
 use super::engine::PluginEngine;
-use super::shortage::lacks_resources;
+use super::shortage::{self, lacks_resources};
 use crate::capability::Boot;
 use crate::config;
-use crate::error::{Error, Kind, Result, code};
+use crate::error::{Error, Result};
 
 /// The maximum number of compiled components in memory that no release uses. Each has mappings and a file descriptor.
 const RECENT: u64 = 4;
@@ -42,9 +41,6 @@ const RECENT: u64 = 4;
 /// The machine code of one component may take one part in this many of the compile memory. This process holds the
 /// output of the child, and has no other limit for it.
 const MACHINE_CODE_PART: u64 = 4;
-
-/// `Retry-After` while the system lacks memory or file descriptors for machine code.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The size of the cache for compiles in this process, in bytes of machine code.
 const IN_PROCESS_BYTES: u64 = 256 * 1024 * 1024;
@@ -266,14 +262,14 @@ impl Compiler {
 /// 503: the system lacks memory, mappings or file descriptors. The file stays.
 fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
     static NOT_MAPPED: Once = Once::new();
-    let Some(file) = cache.take(digest).map_err(shortage)? else { return Ok(None) };
+    let Some(file) = cache.take(digest).map_err(shortage::unavailable)? else { return Ok(None) };
     let not_mapped = match file.map(engine) {
         Ok(component) => return Ok(Some(component)),
         // A copy needs no less.
-        Err(error) if lacks_resources(&error) => return Err(shortage(error)),
+        Err(error) if lacks_resources(&error) => return Err(shortage::unavailable(error)),
         Err(error) => error,
     };
-    let Some(copy) = cache.take_copy(digest).map_err(shortage)? else { return Ok(None) };
+    let Some(copy) = cache.take_copy(digest).map_err(shortage::unavailable)? else { return Ok(None) };
     match copy.load(engine) {
         Ok(component) => {
             NOT_MAPPED.call_once(|| {
@@ -285,7 +281,7 @@ fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Op
             });
             Ok(Some(component))
         }
-        Err(error) if lacks_resources(&error) => Err(shortage(error)),
+        Err(error) if lacks_resources(&error) => Err(shortage::unavailable(error)),
         Err(error) => {
             // Its MAC is right, so this is not an attack. For example, the instance pool may be smaller now.
             let reason = format!("it does not load: {error:#}");
@@ -316,14 +312,7 @@ fn refusal(error: &wasmtime::Error) -> Error {
 /// Returns the error for machine code that was compiled and does not load. The component is at fault, unless the system
 /// lacks resources.
 fn not_loaded(error: wasmtime::Error) -> Error {
-    if lacks_resources(&error) { shortage(error) } else { refusal(&error) }
-}
-
-/// Returns the error for machine code that was not loaded because the system lacks memory, mappings or file descriptors.
-fn shortage(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    let text = "The machine code cannot be loaded now, try again later";
-    let unavailable = Error::new(Kind::Unavailable(RETRY_AFTER), code::PLUGIN_UNAVAILABLE, text);
-    unavailable.with_internal("the system lacks memory, mappings or file descriptors").with_source(error)
+    if lacks_resources(&error) { shortage::unavailable(error) } else { refusal(&error) }
 }
 
 /// Runs work on a blocking thread, because reading files and loading machine code would hold up requests.

@@ -20,6 +20,7 @@ use super::program::{COMMAND, OUT_OF_MEMORY, REFUSED};
 use crate::config;
 use crate::error::{Error, Kind, Result, code};
 use crate::plugin::artifact::{Digest, invalid, printable};
+use crate::plugin::shortage::{self, is_io_shortage};
 
 /// The number of compiler threads.
 const THREADS: &str = "2";
@@ -110,9 +111,7 @@ impl ChildCompiler {
     /// # Errors
     /// The compiler rejects it, it hits a limit, or the child fails.
     pub(super) async fn compile(&self, digest: &Digest, component: Bytes) -> Result<MachineCode> {
-        let mut child = self.command(component.len()).spawn().map_err(|error| {
-            Error::internal(format!("the compiler {} does not start", self.program.display())).with_source(error)
-        })?;
+        let mut child = self.command(component.len()).spawn().map_err(|error| self.not_started(error))?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(Error::internal("the compiler has no standard streams"));
@@ -137,6 +136,13 @@ impl ChildCompiler {
         };
         child.kill().await.map_err(|error| Error::internal("the compiler cannot be ended").with_source(error))?;
         Err(self.exceeded(digest, limit))
+    }
+
+    fn not_started(&self, error: io::Error) -> Error {
+        if is_io_shortage(&error) {
+            return shortage::unavailable(error);
+        }
+        Error::internal(format!("the compiler {} does not start", self.program.display())).with_source(error)
     }
 
     fn command(&self, component_bytes: usize) -> Command {
@@ -236,6 +242,8 @@ fn verdict(status: ExitStatus, stderr: &str) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     fn of(raw: i32, stderr: &str) -> Verdict {
@@ -277,6 +285,15 @@ mod tests {
         let exit = Exit { status: ExitStatus::from_raw(PANICKED << 8), machine_code: Vec::new(), stderr };
         let error = child.interpret(&Digest::of(b""), exit).err().unwrap();
         assert_eq!(*error.code(), code::COMPILE_LIMIT);
+    }
+
+    #[test]
+    fn a_host_without_descriptors_or_processes_for_a_compiler_is_not_defective() {
+        let child = ChildCompiler::new("wharf".into(), &config::Plugins::default(), 1);
+        for shortage in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN] {
+            assert!(matches!(child.not_started(shortage.into()).kind(), Kind::Unavailable(_)), "{shortage}");
+        }
+        assert_eq!(*child.not_started(Errno::NOENT.into()).kind(), Kind::Internal);
     }
 
     #[test]

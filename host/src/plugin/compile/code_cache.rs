@@ -28,7 +28,7 @@ use super::machine_code::{CodeFile, MachineCode};
 use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::plugin::artifact::Digest;
-use crate::plugin::shortage::lacks_descriptors;
+use crate::plugin::shortage::is_io_shortage;
 
 const DIRECTORY: &str = "compiled";
 const EXTENSION: &str = "cwasm";
@@ -157,7 +157,7 @@ impl CodeCache {
         match read {
             Ok(content) => Ok(Some(content)),
             Err(Refusal::Missing) => Ok(None),
-            Err(Refusal::Unreadable(error)) if lacks_descriptors(&error) => Err(error),
+            Err(Refusal::Unreadable(error)) if is_io_shortage(&error) => Err(error),
             Err(refusal) => {
                 self.discard(digest, &refusal.to_string());
                 Ok(None)
