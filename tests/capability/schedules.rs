@@ -23,6 +23,9 @@ both!(
     times_during_which_the_host_was_down_are_missed => Setup::default().with_clock_at(START),
     a_schedule_is_paused_and_run_by_operators => Setup::default().with_clock_at(START),
     an_upgrade_changes_the_schedules => Setup::default().with_clock_at(START),
+    a_change_of_the_release_changes_its_schedules_at_once => Setup::default().with_clock_at(START),
+    a_pause_outlives_a_release_without_the_schedule => Setup::default().with_clock_at(START),
+    a_job_that_is_run_for_a_paused_plugin_waits => Setup::default().with_clock_at(START),
     a_job_that_still_runs_drops_the_next_time => Setup::default().with_clock_at(START),
     a_clock_that_is_set_back_repeats_no_time => Setup::default().with_clock_at(START),
     a_paused_plugin_misses_times => Setup::default().with_clock_at(START),
@@ -183,6 +186,57 @@ async fn an_upgrade_changes_the_schedules(host: &TestHost) {
     operate(host, "worker/rollback").await.ok();
     next(host, "gone", "2027-03-02T09:00:00Z").await;
     until("the end of a schedule", async || (names().await == ["daily", "gone", "paused"]).then_some(())).await;
+}
+
+async fn a_change_of_the_release_changes_its_schedules_at_once(host: &TestHost) {
+    let run = async || host.superuser().request(Method::POST, "/schedules/worker/daily/run").send().await;
+    run().await.has_code(404, "plugin_not_found");
+    let worker = Worker::deploy(host, json!({ "schedules": [schedule("daily", "0 9 * * *", json!({}))] })).await;
+    run().await.ok();
+    worker.notes_when(1).await;
+    Worker::deploy(host, json!({ "version": "2.0.0" })).await;
+    run().await.has_code(404, "schedule_not_found");
+    assert_eq!(found(host, "daily").await, None);
+    operate(host, "worker/rollback").await.ok();
+    run().await.ok();
+    worker.notes_when(2).await;
+    host.superuser().delete("/plugins/worker").await.ok();
+    assert_eq!(found(host, "daily").await, None);
+    run().await.has_code(404, "plugin_not_found");
+}
+
+async fn a_pause_outlives_a_release_without_the_schedule(host: &mut TestHost) {
+    Worker::deploy(host, json!({ "schedules": [schedule("daily", "0 9 * * *", json!({}))] })).await;
+    change(host, "daily", "pause").await;
+    Worker::deploy(host, json!({ "version": "2.0.0" })).await;
+    assert_eq!(found(host, "daily").await, None);
+    for operation in ["pause", "resume", "run"] {
+        let path = format!("/schedules/worker/daily/{operation}");
+        host.superuser().request(Method::POST, &path).send().await.has_code(404, "schedule_not_found");
+    }
+    host.clock().advance(2 * HOUR);
+    host.restart().await;
+    assert_eq!(found(host, "daily").await, None);
+    operate(host, "worker/rollback").await.ok();
+    let daily = found(host, "daily").await.unwrap();
+    assert_eq!((&daily["paused"], &daily["next_at"]), (&json!(true), &Value::Null));
+    change(host, "daily", "resume").await;
+    next(host, "daily", "2027-03-02T09:00:00Z").await;
+    assert!(Worker::of(host, "worker").tasks("").await.is_empty());
+}
+
+async fn a_job_that_is_run_for_a_paused_plugin_waits(host: &TestHost) {
+    let worker = Worker::deploy(host, json!({ "schedules": [schedule("daily", "0 9 * * *", json!({}))] })).await;
+    operate(host, "worker/pause").await.ok();
+    let ran = host.superuser().request(Method::POST, "/schedules/worker/daily/run").send().await.ok();
+    let message = text(&ran, "message");
+    assert!(message.ends_with("was enqueued; it waits, because the plugin is paused"), "{message}");
+    worker.states(&["ready"]).await;
+    operate(host, "worker/resume").await.ok();
+    worker.notes_when(1).await;
+    let ran = host.superuser().request(Method::POST, "/schedules/worker/daily/run").send().await.ok();
+    let message = text(&ran, "message");
+    assert!(message.ends_with("was enqueued"), "{message}");
 }
 
 async fn a_job_that_still_runs_drops_the_next_time(host: &TestHost) {

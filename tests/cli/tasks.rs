@@ -71,11 +71,16 @@ async fn deliveries_and_jobs_are_repaired_on_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schedule_that_does_not_exist_is_reported() {
+async fn a_schedule_or_plugin_that_does_not_exist_is_reported() {
     let process = Process::start(home()).await;
     let superuser = process.superuser().await;
     let run = |arguments: &[&str]| process.command(superuser.token(), arguments);
     assert_eq!(json_of(&run(&["schedules", "list", "--json"])), json!({ "data": [] }));
+    for operation in ["pause", "resume", "run"] {
+        let refused = failure(&run(&["schedules", operation, "hello", "daily"]));
+        assert!(refused.contains("code: plugin_not_found") && refused.contains("wharf plugin list"), "{refused}");
+    }
+    superuser.deploy(&Component::hello().0, "").await.ok();
     for operation in ["pause", "resume", "run"] {
         let refused = failure(&run(&["schedules", operation, "hello", "daily"]));
         assert!(refused.contains("code: schedule_not_found") && refused.contains("wharf schedules list"), "{refused}");

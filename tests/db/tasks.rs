@@ -403,6 +403,16 @@ async fn a_time_of_a_schedule_has_one_job(db: &Db) {
 
     schedule::delete_of_removed(db).await.unwrap();
     assert_eq!(schedule::list(db).await.unwrap().len(), 1);
+
+    assert!(!schedule::keep_pause(db, &mailer, "daily", 0).await.unwrap(), "no room for it");
+    assert!(schedule::keep_pause(db, &mailer, "daily", 1).await.unwrap());
+    assert!(schedule::list(db).await.unwrap().is_empty(), "no release declares it");
+    assert!(!schedule::set_paused(db, &mailer, "daily", false, Timestamp(20)).await.unwrap());
+    schedule::set(db, &mailer, "daily", "{}", Timestamp(20)).await.unwrap();
+    assert!(schedule::find(db, &mailer, "daily").await.unwrap().unwrap().paused, "it was kept");
+    schedule::set(db, &mailer, "hourly", "{}", Timestamp(20)).await.unwrap();
+    assert!(!schedule::keep_pause(db, &mailer, "hourly", 1).await.unwrap(), "it is not paused");
+    schedule::delete(db, &mailer, "hourly").await.unwrap();
     execute!(db, "UPDATE plugins SET state = 'removed' WHERE name = $1", "mailer");
     schedule::delete_of_removed(db).await.unwrap();
     assert!(schedule::list(db).await.unwrap().is_empty());

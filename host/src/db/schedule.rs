@@ -1,5 +1,8 @@
 //! The schedules of the live releases. Owns the SQL on `schedules`; `plugin::schedules` owns their times. The job of a
 //! schedule and its next time are stored together, by the intake (`db::intake::store_scheduled`).
+//!
+//! A row with an empty declaration only keeps a pause, for a later release that declares the schedule again. Such a row is
+//! always paused, so it is never due, and no function here returns it.
 
 use super::row::row;
 use super::{Db, on};
@@ -54,30 +57,30 @@ macro_rules! select {
     };
 }
 
-/// Returns all schedules, in the order of plugins and names.
+/// Returns all declared schedules, in the order of plugins and names.
 ///
 /// # Errors
 /// The database fails.
 pub async fn list(db: &Db) -> Result<Vec<StoredSchedule>> {
-    const SQL: &str = select!("ORDER BY plugin, name");
+    const SQL: &str = select!("WHERE declared <> '' ORDER BY plugin, name");
     Ok(on!(db, pool => sqlx::query_as::<_, StoredSchedule>(SQL).fetch_all(pool).await)?)
 }
 
-/// Returns the schedules of a plugin.
+/// Returns the declared schedules of a plugin.
 ///
 /// # Errors
 /// The database fails.
 pub async fn of_plugin(db: &Db, plugin: &PluginName) -> Result<Vec<StoredSchedule>> {
-    const SQL: &str = select!("WHERE plugin = $1 ORDER BY name");
+    const SQL: &str = select!("WHERE plugin = $1 AND declared <> '' ORDER BY name");
     Ok(on!(db, pool => sqlx::query_as::<_, StoredSchedule>(SQL).bind(plugin.clone()).fetch_all(pool).await)?)
 }
 
-/// Returns one schedule.
+/// Returns one declared schedule.
 ///
 /// # Errors
 /// The database fails.
 pub async fn find(db: &Db, plugin: &PluginName, name: &str) -> Result<Option<StoredSchedule>> {
-    const SQL: &str = select!("WHERE plugin = $1 AND name = $2");
+    const SQL: &str = select!("WHERE plugin = $1 AND name = $2 AND declared <> ''");
     Ok(on!(db, pool => {
         sqlx::query_as::<_, StoredSchedule>(SQL).bind(plugin.clone()).bind(name).fetch_optional(pool).await
     })?)
@@ -108,6 +111,21 @@ pub async fn set(db: &Db, plugin: &PluginName, name: &str, declared: &str, next_
     Ok(())
 }
 
+/// Ends the declaration of a paused schedule and keeps the pause, unless the plugin has `most` kept pauses already. Returns
+/// whether the pause is kept.
+///
+/// # Errors
+/// The database fails.
+pub async fn keep_pause(db: &Db, plugin: &PluginName, name: &str, most: i64) -> Result<bool> {
+    const SQL: &str = "UPDATE schedules SET declared = '' WHERE plugin = $1 AND name = $2 AND paused \
+        AND (SELECT COUNT(*) FROM schedules kept WHERE kept.plugin = $1 AND kept.declared = '') < $3";
+    let kept = on!(db, pool => {
+        let keep = sqlx::query(SQL).bind(plugin.clone()).bind(name).bind(most);
+        keep.execute(pool).await.map(|done| done.rows_affected())
+    })?;
+    Ok(kept == 1)
+}
+
 /// Deletes a schedule.
 ///
 /// # Errors
@@ -134,7 +152,8 @@ pub async fn delete_of_removed(db: &Db) -> Result<()> {
 /// # Errors
 /// The database fails.
 pub async fn set_paused(db: &Db, plugin: &PluginName, name: &str, paused: bool, next_at: Timestamp) -> Result<bool> {
-    const SQL: &str = "UPDATE schedules SET paused = $3, next_at = $4 WHERE plugin = $1 AND name = $2";
+    const SQL: &str =
+        "UPDATE schedules SET paused = $3, next_at = $4 WHERE plugin = $1 AND name = $2 AND declared <> ''";
     let changed = on!(db, pool => {
         let set = sqlx::query(SQL).bind(plugin.clone()).bind(name).bind(paused).bind(next_at);
         set.execute(pool).await.map(|done| done.rows_affected())

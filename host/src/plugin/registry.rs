@@ -27,6 +27,7 @@ use super::probation::Probations;
 use super::release::{Prepared, Release};
 use super::response::PluginResponse;
 use super::sandbox::Request;
+use super::schedules::synced::SyncedSchedules;
 use super::tasks::counts::TaskCounts;
 use super::tasks::holds::Holds;
 use crate::auth::Caller;
@@ -73,6 +74,7 @@ pub struct Registry {
     pub(super) run_id: Arc<str>,
     pub(super) task_counts: TaskCounts,
     pub(super) holds: Holds,
+    pub(super) synced_schedules: SyncedSchedules,
     /// The present minute of the clock, as the supervisor saw it last; 0 before that.
     pub(super) minute: AtomicU64,
 }

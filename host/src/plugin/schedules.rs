@@ -1,20 +1,27 @@
 //! Schedules: adds the job of each schedule when its time comes. Owns the rules for times that were missed, and keeps the
 //! table of schedules in step with the live releases. `wharf_schedule_time` finds the times; the job is one like any other.
 //!
+//! The loop and each operation on schedules compare the table with the live releases first, so that an operator never sees or
+//! runs the schedules of the release before.
+//!
 //! The job and the next time are stored in one transaction, which only one of several processes completes: there is one job
 //! for each time. While the job of an earlier time of a schedule waits or runs, none is added, so that they do not pile up.
 
+pub(super) mod synced;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use wharf_schedule_time::ScheduleTime;
 
+use self::synced::Synced;
 use super::generation::Absence;
 use super::registry::Registry;
-use super::release::{Record, Release};
+use super::release::Record;
 use crate::capability::declared_messages::{DeclaredSchedule, MissedTimes};
 use crate::clock::Timestamp;
 use crate::db::intake;
@@ -28,6 +35,8 @@ use crate::outage::Outage;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A time that passed longer ago than this was missed.
 const LATE: Duration = Duration::from_secs(60);
+/// The most pauses of one plugin that are kept while no release declares their schedules.
+const MAX_KEPT_PAUSES: i64 = 100;
 /// The most schedules that are read at once.
 const BATCH: i64 = 100;
 /// The next time of a schedule that has none: the end of the year 9999, the last one that has a text.
@@ -56,31 +65,24 @@ impl Schedule {
     }
 }
 
-/// The generation and the releases whose schedules are in the table. A release that was removed and is served again is
-/// another one here, although it has the same number: the removal deleted its schedules.
-#[derive(Debug, Default)]
-struct Synced {
-    generation: Option<u64>,
-    releases: BTreeMap<PluginName, Weak<Release>>,
-}
-
-impl Synced {
-    fn has(&self, release: &Arc<Release>) -> bool {
-        let known = self.releases.get(&release.record.plugin);
-        known.is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(release)))
-    }
+/// A job that an operator enqueued before its time.
+#[derive(Debug, Clone, Copy)]
+pub struct EnqueuedJob {
+    /// Its id.
+    pub id: JobId,
+    /// Why it waits; `None` if nothing holds it up.
+    pub waits_because: Option<&'static str>,
 }
 
 impl Registry {
     /// Adds the jobs of schedules until `stopping`. Any number of processes may do this on one database.
     pub async fn run_schedules(&self, stopping: &CancellationToken) {
-        let mut synced = Synced::default();
         let mut outage = Outage::of("running schedules");
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
             let step = async {
-                self.sync_schedules(&mut synced).await?;
+                drop(self.sync_schedules().await?);
                 self.run_due_schedules().await
             };
             match stopping.run_until_cancelled(step).await {
@@ -91,11 +93,12 @@ impl Registry {
         }
     }
 
-    /// Returns all schedules, in the order of plugins and names.
+    /// Returns the schedules of the live releases, in the order of plugins and names.
     ///
     /// # Errors
     /// The database fails.
     pub async fn list_schedules(&self) -> Result<Vec<Schedule>> {
+        drop(self.sync_schedules().await?);
         table::list(&self.db).await?.into_iter().map(Schedule::read).collect()
     }
 
@@ -103,8 +106,11 @@ impl Registry {
     /// whether the plugin has a schedule of this name.
     ///
     /// # Errors
-    /// The database fails.
+    /// There is no such plugin (404), or the database fails.
     pub async fn pause_schedule(&self, plugin: &PluginName, name: &str, paused: bool) -> Result<bool> {
+        self.present(plugin).await?;
+        // Held, so that the end of the declaration does not come in between.
+        let _synced = self.sync_schedules().await?;
         let Some(stored) = table::find(&self.db, plugin, name).await? else { return Ok(false) };
         if stored.paused == paused {
             return Ok(true);
@@ -117,30 +123,39 @@ impl Registry {
     }
 
     /// Adds the job of a schedule now, also if the schedule is paused or its job waits or runs. Its times stay as they are.
-    /// Returns the id of the job, or `None` if the plugin has no schedule of this name.
+    /// Returns the job, or `None` if the plugin has no schedule of this name.
     ///
     /// # Errors
-    /// The database fails.
-    pub async fn run_schedule_now(&self, plugin: &PluginName, name: &str) -> Result<Option<JobId>> {
-        // The plugin is not removed in between.
+    /// There is no such plugin (404), or the database fails.
+    pub async fn run_schedule_now(&self, plugin: &PluginName, name: &str) -> Result<Option<EnqueuedJob>> {
+        // The plugin is neither removed nor another release of it served in between.
         let _changing = self.live.lock().await;
+        let waits_because = if self.present(plugin).await?.paused {
+            Some("the plugin is paused")
+        } else {
+            self.is_absent(plugin).then_some("the plugin is not served")
+        };
+        drop(self.sync_schedules().await?);
         let Some(stored) = table::find(&self.db, plugin, name).await? else { return Ok(None) };
         let now = self.clock.now();
         let job = self.scheduled_job(read_declared(&stored.declared)?, now, now)?;
         let job = NewJob { dedup_key: None, ..job };
         let id = job.id;
         intake::store(&self.db, plugin, &[Message::Job(job)]).await?;
-        Ok(Some(id))
+        Ok(Some(EnqueuedJob { id, waits_because }))
     }
 
     /// Brings the table in step with the live releases, if another generation is served than the last time. A plugin that is
-    /// not served for a while, such as during a revocation, keeps its schedules.
-    async fn sync_schedules(&self, synced: &mut Synced) -> Result<()> {
+    /// not served for a while, such as during a revocation, keeps its schedules. Whoever holds the change lock may take this
+    /// lock, and not the other way round. The future may be dropped: what is not noted as synced is compared again.
+    async fn sync_schedules(&self) -> Result<MutexGuard<'_, Synced>> {
+        let mut guard = self.synced_schedules.lock().await;
+        let synced = &mut *guard;
         // In a block, because the generation must not be kept while a statement runs.
         let (number, changed) = {
             let generation = self.generation();
             if synced.generation == Some(generation.number) {
-                return Ok(());
+                return Ok(guard);
             }
             // The schedules of a removed plugin are deleted below, whichever of its releases comes back.
             synced.releases.retain(|plugin, _| generation.plugins.current(plugin).is_some());
@@ -167,7 +182,7 @@ impl Registry {
             synced.releases.insert(plugin, release);
         }
         synced.generation = Some(number);
-        Ok(())
+        Ok(guard)
     }
 
     async fn sync_plugin(
@@ -177,7 +192,11 @@ impl Registry {
         stored: &[StoredSchedule],
     ) -> Result<()> {
         for name in not_declared(declared, stored) {
-            table::delete(&self.db, plugin, name).await?;
+            if table::keep_pause(&self.db, plugin, name, MAX_KEPT_PAUSES).await? {
+                tracing::info!(%plugin, schedule = name, "the live release lacks a paused schedule; the pause is kept");
+            } else {
+                table::delete(&self.db, plugin, name).await?;
+            }
         }
         for (schedule, text) in not_stored(declared, stored)? {
             match next_time(schedule, self.clock.now()) {

@@ -72,6 +72,7 @@ impl Registry {
             run_id: format!("{}/{}", boot.node, boot.random.uuid()?).into(),
             task_counts: Default::default(),
             holds: Default::default(),
+            synced_schedules: Default::default(),
             minute: Default::default(),
         };
         match registry.settle_interrupted_deploys().await {

@@ -15,7 +15,7 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
 use crate::id::PluginName;
 use crate::permission::HostPermission;
-use crate::plugin::schedules::Schedule;
+use crate::plugin::schedules::{EnqueuedJob, Schedule};
 
 const TAG: &str = "schedules";
 
@@ -47,7 +47,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         )
         .described("Its job runs at the next time. Those that passed meanwhile are skipped."),
         operate(HostRoute::post("/api/v1/schedules/{plugin}/{name}/run", run_schedule), "run_schedule", "Run Schedule")
-            .described("Enqueues its job now, also while the schedule is paused. The next time stays as it is."),
+            .described(
+                "Enqueues its job now, also while the schedule is paused. The next time stays as it is. The job waits while \
+                 the plugin is paused or not served.",
+            ),
     ]
 }
 
@@ -135,7 +138,8 @@ async fn resume_schedule(host: Arc<Host>, call: Call) -> Result<Reply> {
 async fn run_schedule(host: Arc<Host>, call: Call) -> Result<Reply> {
     let (plugin, name): (PluginName, PluginName) = (call.path("plugin")?, call.path("name")?);
     let job = host.plugins.run_schedule_now(&plugin, name.as_str()).await?;
-    let job = job.ok_or_else(|| schedule_not_found(&plugin, &name))?;
+    let EnqueuedJob { id, waits_because } = job.ok_or_else(|| schedule_not_found(&plugin, &name))?;
     record(&host, &call, "schedule.run", (&plugin, &name)).await?;
-    Reply::message(&format!("The job {job} of schedule '{name}' of '{plugin}' was enqueued"))
+    let waits = waits_because.map(|reason| format!("; it waits, because {reason}")).unwrap_or_default();
+    Reply::message(&format!("The job {id} of schedule '{name}' of '{plugin}' was enqueued{waits}"))
 }
