@@ -176,11 +176,23 @@ async fn a_canary_release_runs_next_to_the_live_one() {
 async fn a_plugin_is_paused_and_loses_a_grant() {
     let releases = Releases::start().await;
     let client = releases.process.client();
+    let mut third = second();
+    third["answer"] = json!("three");
     assert_eq!(releases.json(&["pause", "liar"])["state"], "paused");
     client.get("/liar/").await.has_code(503, "plugin_paused");
     assert!(failure(&releases.run(&["pause", "liar"])).contains("is already paused"));
-    assert!(releases.printed(&["resume", "liar"]).contains("Resumed liar: release 2 (1.1.0) is live"));
-    assert_eq!(releases.response_text().await, "two");
+    let file = write_component(releases.process.home.path(), "liar.wasm", &liar(third));
+    for deployed in ["Deployed liar release 3, in place of release 2", "liar has this already, release 3"] {
+        let output = releases.run(&["deploy", &file]);
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(printed.contains(deployed) && printed.contains("liar stays paused"), "{printed}");
+        let hints = String::from_utf8(output.stderr).unwrap();
+        assert!(hints.contains("wharf plugin resume liar"), "{hints}");
+    }
+    client.get("/liar/").await.has_code(503, "plugin_paused");
+    assert!(releases.printed(&["resume", "liar"]).contains("Resumed liar: release 3 (1.1.0) is live"));
+    assert_eq!(releases.response_text().await, "three");
 
     let taken = releases.json(&["revoke", "liar", "sql"]);
     assert_eq!(taken, json!({ "message": "The grant 'sql' of 'liar' was revoked" }));
@@ -188,7 +200,7 @@ async fn a_plugin_is_paused_and_loses_a_grant() {
     assert!(releases.printed(&["list"]).contains("revoked"));
     assert!(failure(&releases.run(&["revoke", "liar", "a/../b"])).contains("does not have the grant 'a/../b'"));
     assert!(releases.printed(&["grant", "liar", "sql"]).contains("'liar' has the grant 'sql' again"));
-    assert_eq!(releases.response_text().await, "two");
+    assert_eq!(releases.response_text().await, "three");
     assert!(releases.printed(&["history", "liar"]).contains("revoke sql"));
 }
 

@@ -100,10 +100,12 @@ pub(super) fn deployed(response: &Value, url: &str, terminal: &Terminal) {
     let unchanged = response.get("unchanged").and_then(Value::as_bool).unwrap_or_default();
     let replaced = response.get("replaced").filter(|value| !value.is_null());
     let on_trial = response.get("on_trial").and_then(Value::as_bool).unwrap_or_default();
+    let is_paused = text(plugin, "state") == "paused";
     terminal.line(match (unchanged, replaced) {
         (false, Some(live)) if on_trial => {
             format!("{} release {number} is a canary next to release {live}", terminal.bold(&name))
         }
+        (true, _) if is_paused => format!("{} has this already, release {number}", terminal.bold(&name)),
         (true, _) => format!("{} is live already, release {number}", terminal.bold(&name)),
         (false, Some(old)) => {
             format!(
@@ -137,6 +139,10 @@ pub(super) fn deployed(response: &Value, url: &str, terminal: &Terminal) {
     }
     for note in members(response, "notes").filter_map(Value::as_str) {
         terminal.line(format!("  {} {}", terminal.warning("note:"), printable(note)));
+    }
+    if is_paused {
+        terminal.line(format!("  {} {name} stays paused", terminal.warning("note:")));
+        terminal.hint(format!("Its routes respond with 503; `wharf plugin resume {name}` serves it again"));
     }
     if on_trial {
         terminal.hint(format!("`wharf plugin canary {name}` compares the two releases"));
