@@ -45,12 +45,24 @@ async fn deliveries_and_jobs_are_repaired_on_the_command_line() {
     let nothing = failure(&run(&["jobs", "show", "999999"]));
     assert!(nothing.contains("code: task_not_found") && nothing.contains("wharf jobs list"), "{nothing}");
 
+    // Each command is about its own kind.
+    for (kind, verb, number, other) in [
+        ("events", "show", first, "jobs"),
+        ("events", "drop", first, "jobs"),
+        ("jobs", "retry", events[0], "events"),
+        ("jobs", "drop", events[0], "events"),
+    ] {
+        let refused = failure(&run(&[kind, verb, &number.to_string()]));
+        assert!(refused.contains(&format!("use `wharf {other} {verb} {number}`")), "{refused}");
+    }
+    let waits = failure(&run(&["events", "retry", &events[0].to_string()]));
+    assert!(waits.contains(&format!("`wharf events drop {}` deletes it", events[0])), "{waits}");
     json_of(&run(&["jobs", "cancel", &last.to_string(), "--json"]));
     intake.bury(&[first, second, events[0], events[1]]).await;
     let dead = printed(&["events", "list", "--state", "dead"]);
     assert!(dead.contains("out of paper"), "{dead}");
     let retried = json_of(&run(&["jobs", "retry", &first.to_string(), "--json"]));
-    assert_eq!(retried, json!({ "message": format!("Task {first} waits again") }));
+    assert_eq!(retried, json!({ "message": format!("Job reindex of hello ({first}) waits again") }));
     // It changes jobs only, and those of this name only.
     assert_eq!(printed(&["jobs", "retry", "--plugin", "hello", "--name", "cleanup"]), "Retried 0 jobs\n");
     assert_eq!(printed(&["jobs", "retry", "--all"]), "Retried 1 job\n");

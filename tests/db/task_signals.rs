@@ -64,7 +64,7 @@ async fn a_change_by_an_operator_wakes_the_one_that_runs_tasks(db: &Db) {
     assert!(runs_tasks(db) && !runs_tasks(db));
 
     let (by, at) = (Initiator::host(), Timestamp(60));
-    change::change_one(db, Change::Retry, claimed[0].seq, &by, at).await.unwrap();
+    change::change_one(db, Change::Retry, (claimed[0].seq, None), &by, at).await.unwrap();
     assert!(runs_tasks(db));
     let filter = Filter { plugin: Some(plugin("mailer")), ..Filter::default() };
     let drop_ready = || change::change_all(db, Change::Drop, &filter, "ready", &by, at);

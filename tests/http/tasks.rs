@@ -134,7 +134,10 @@ async fn dead_tasks_are_retried_one_by_one_and_many_at_once(host: &TestHost) {
     assert_eq!((&dead["attempts"], &dead["reason"]), (&json!(3), &json!("out of paper")));
 
     let retry = format!("/tasks/{}/retry", all[0]);
-    root.request(Method::POST, &retry).send().await.has_message(&format!("Task {} waits again", all[0]));
+    root.request(Method::POST, &retry)
+        .send()
+        .await
+        .has_message(&format!("Job reindex of hello ({}) waits again", all[0]));
     root.request(Method::POST, &retry).send().await.has_code(409, "task_state");
     root.request(Method::POST, "/tasks/999999/retry").send().await.has_code(404, "task_not_found");
     assert!(is_next(host, all[0]).await);
@@ -191,7 +194,10 @@ async fn a_dropped_delivery_lets_the_next_one_start(host: &TestHost) {
     let all = numbers(host, "").await;
     let [one, two, three, four, five]: [i64; 5] = all.try_into().unwrap();
     let root = host.superuser();
-    root.delete(&format!("/tasks/{one}")).await.has_message(&format!("Task {one} was dropped"));
+    let as_job = root.delete(&format!("/tasks/{one}?kind=job")).await.has_code(409, "task_state");
+    assert_eq!(as_job, format!("Task {one} is a delivery: use `wharf events drop {one}`"));
+    let dropped = root.delete(&format!("/tasks/{one}?kind=delivery")).await;
+    dropped.has_message(&format!("Delivery of {TOPIC} to hello ({one}) was dropped"));
     root.get(&format!("/tasks/{one}")).await.has_code(404, "task_not_found");
     root.delete(&format!("/tasks/{one}")).await.has_code(404, "task_not_found");
     assert_eq!([state(host, two).await, state(host, three).await], ["ready", "blocked"]);
@@ -231,7 +237,10 @@ async fn only_a_job_is_cancelled(host: &TestHost) {
     }
     for task in [waiting, delivery] {
         let again = host.superuser().request(Method::POST, &format!("/tasks/{task}/cancel")).send().await;
-        again.has_code(409, "task_state");
+        let refused = again.has_code(409, "task_state");
+        let next =
+            if task == waiting { format!("wharf jobs show {task}") } else { format!("wharf events drop {task}") };
+        assert!(refused.contains(&next), "{refused}");
     }
     assert_eq!(state(host, delivery).await, "ready");
     host.superuser().delete(&format!("/tasks/{waiting}")).await.has_code(409, "task_state");

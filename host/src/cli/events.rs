@@ -26,7 +26,7 @@ impl EventsCommand {
         match self {
             Self::Queues(queues) => queues.run(Kind::Delivery, terminal),
             Self::List(list) => list.run(Kind::Delivery, terminal),
-            Self::Show(one) => one.show(terminal),
+            Self::Show(one) => one.show(Kind::Delivery, terminal),
             Self::Retry(retry) => retry.run(Kind::Delivery, terminal),
             Self::Drop(drop) => drop.run(Kind::Delivery, terminal),
         }

@@ -28,7 +28,7 @@ impl JobsCommand {
         match self {
             Self::Queues(queues) => queues.run(Kind::Job, terminal),
             Self::List(list) => list.run(Kind::Job, terminal),
-            Self::Show(one) => one.show(terminal),
+            Self::Show(one) => one.show(Kind::Job, terminal),
             Self::Retry(retry) => retry.run(Kind::Job, terminal),
             Self::Cancel(one) => one.cancel(terminal),
             Self::Drop(drop) => drop.run(Kind::Job, terminal),

@@ -38,6 +38,19 @@ impl Kind {
         }
     }
 
+    /// Refuses a task of the other kind.
+    fn check(self, task: &Value) -> Result<(), Failure> {
+        let other = match self {
+            Self::Delivery => Self::Job,
+            Self::Job => Self::Delivery,
+        };
+        if text(task, "kind") != other.word() {
+            return Ok(());
+        }
+        let number = text(task, "seq");
+        Err(Failure::new(format!("Task {number} is a {}: use `wharf {} show {number}`", other.word(), other.command())))
+    }
+
     /// Returns a number of tasks as text.
     fn count(self, number: &str) -> String {
         match (self, number) {
@@ -230,8 +243,9 @@ fn row(task: &Value) -> [String; 8] {
 
 impl OneCommand {
     /// Shows the task.
-    pub(super) fn show(self, terminal: &Terminal) -> Result<(), Failure> {
+    pub(super) fn show(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
         let task = Api::open(&self.remote)?.get(&format!("{TASKS}{}", self.number))?;
+        kind.check(&task)?;
         show_response(&task, terminal, show);
         Ok(())
     }
@@ -295,7 +309,7 @@ impl RetryCommand {
         let which = self.which;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.post(&format!("{TASKS}{number}/retry"))?, terminal, show_message);
+            show_response(&api.post(&format!("{TASKS}{number}/retry?kind={}", kind.word()))?, terminal, show_message);
             return Ok(());
         }
         let response = api.post_json(&format!("{TASKS}bulk/retry"), &which.filter(kind))?;
@@ -309,7 +323,7 @@ impl DropCommand {
         let Self { which, state, yes } = self;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
-            show_response(&api.delete(&format!("{TASKS}{number}"))?, terminal, show_message);
+            show_response(&api.delete(&format!("{TASKS}{number}?kind={}", kind.word()))?, terminal, show_message);
             return Ok(());
         }
         let state = state.unwrap_or(DroppedState::Dead).word();

@@ -287,7 +287,8 @@ codes! {
 
     /// No task has this number, or it was deleted after it had ended.
     TASK_NOT_FOUND = "task_not_found", 404;
-    /// The state of the task does not allow the operation, or a job with its deduplication key waits or runs.
+    /// The state of the task does not allow the operation, it is of the other kind, or a job with its deduplication key waits
+    /// or runs.
     TASK_STATE = "task_state", 409;
     /// The plugin has no schedule of this name.
     SCHEDULE_NOT_FOUND = "schedule_not_found", 404;

@@ -46,6 +46,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
                  key: later ones wait for it.",
             )
             .path::<i64>("seq")
+            .query::<OfKind>()
             .replies::<Message>(),
         operate(HostRoute::post("/api/v1/tasks/{seq}/cancel", cancel_task))
             .named(TAG, "cancel_task", "Cancel Task")
@@ -56,6 +57,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "drop_task", "Drop Task")
             .described("Deletes a task that is dead or waits. The next delivery with its key can then start.")
             .path::<i64>("seq")
+            .query::<OfKind>()
             .replies::<Message>(),
         operate(HostRoute::post("/api/v1/tasks/bulk/retry", retry_tasks))
             .named(TAG, "retry_tasks", "Retry Tasks")
@@ -181,6 +183,15 @@ struct QueuesPublic {
     data: Vec<QueuePublic>,
 }
 
+/// The kind that a task must have to be changed.
+#[derive(Deserialize, JsonSchema)]
+struct OfKind {
+    /// `delivery` or `job`: a task of the other kind is not changed.
+    #[serde(default)]
+    #[schemars(with = "Kind")]
+    kind: Option<Kind>,
+}
+
 /// The tasks that a change of many is about.
 #[derive(Deserialize, JsonSchema)]
 struct ManyTasks {
@@ -263,22 +274,24 @@ async fn read_task(host: Arc<Host>, call: Call) -> Result<Reply> {
     })
 }
 
-async fn change_one(host: &Host, call: &Call, change: Change, done: &str) -> Result<Reply> {
-    let seq: i64 = call.path("seq")?;
-    change::change_one(&host.db, change, seq, &call.initiator(), host.clock.now()).await?;
-    Reply::message(&format!("Task {seq} {done}"))
+async fn change_one(host: &Host, call: &Call, change: Change, kind: Option<Kind>, done: &str) -> Result<Reply> {
+    let task = (call.path("seq")?, kind.map(Kind::as_str));
+    let title = change::change_one(&host.db, change, task, &call.initiator(), host.clock.now()).await?;
+    Reply::message(&format!("{title} {done}"))
 }
 
 async fn retry_task(host: Arc<Host>, call: Call) -> Result<Reply> {
-    change_one(&host, &call, Change::Retry, "waits again").await
+    let OfKind { kind } = call.query()?;
+    change_one(&host, &call, Change::Retry, kind, "waits again").await
 }
 
 async fn cancel_task(host: Arc<Host>, call: Call) -> Result<Reply> {
-    change_one(&host, &call, Change::Cancel, "was cancelled").await
+    change_one(&host, &call, Change::Cancel, None, "was cancelled").await
 }
 
 async fn drop_task(host: Arc<Host>, call: Call) -> Result<Reply> {
-    change_one(&host, &call, Change::Drop, "was dropped").await
+    let OfKind { kind } = call.query()?;
+    change_one(&host, &call, Change::Drop, kind, "was dropped").await
 }
 
 async fn change_all(host: &Host, call: &Call, change: Change, filter: &Filter, state: &'static str) -> Result<Reply> {

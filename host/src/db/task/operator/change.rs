@@ -53,6 +53,15 @@ impl Change {
         }
     }
 
+    /// Returns the verb of the command.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+            Self::Cancel => "cancel",
+        }
+    }
+
     /// Returns the states in which a task can be changed so.
     fn states(self) -> &'static [&'static str] {
         match self {
@@ -92,30 +101,74 @@ row! {
     }
 }
 
-/// Changes one task.
+impl Candidate {
+    /// Returns the task for a sentence that begins with it.
+    fn title(&self) -> String {
+        let Self { seq, plugin, name, .. } = self;
+        if self.kind == "job" {
+            format!("Job {name} of {plugin} ({seq})")
+        } else {
+            format!("Delivery of {name} to {plugin} ({seq})")
+        }
+    }
+
+    /// Returns a command for this task.
+    fn command(&self, verb: &str) -> String {
+        let group = if self.kind == "job" { "jobs" } else { "events" };
+        format!("`wharf {group} {verb} {}`", self.seq)
+    }
+
+    /// Returns a command that its state allows, with its effect.
+    fn next_step(&self) -> String {
+        let (verb, effect) = match (self.kind.as_str(), self.state.as_str()) {
+            (_, "ready" | "blocked" | "dead") => ("drop", "deletes it"),
+            ("job", "running") => ("cancel", "stops it"),
+            _ => ("show", "shows it"),
+        };
+        format!("{} {effect}", self.command(verb))
+    }
+}
+
+/// Changes one task. If a kind is given, a task of the other kind is not changed. Returns the task for a sentence that begins
+/// with it.
 ///
 /// # Errors
-/// 404 `task_not_found`; 409 `task_state`: its state does not allow the change, or a job with its deduplication key waits
-/// or runs.
-pub async fn change_one(db: &Db, change: Change, seq: i64, by: &Initiator, at: Timestamp) -> Result<()> {
+/// 404 `task_not_found`; 409 `task_state`: it is of the other kind, its state does not allow the change, or a job with its
+/// deduplication key waits or runs.
+pub async fn change_one(
+    db: &Db,
+    change: Change,
+    (seq, kind): (i64, Option<&'static str>),
+    by: &Initiator,
+    at: Timestamp,
+) -> Result<String> {
     const SQL: &str = "SELECT seq, plugin, kind, name, state, lane, dedup_key FROM tasks WHERE seq = $1";
     let found = on!(db, pool => sqlx::query_as::<_, Candidate>(SQL).bind(seq).fetch_optional(pool).await)?;
     let task = found.ok_or_else(|| task_not_found(seq))?;
+    if kind.is_some_and(|kind| kind != task.kind) {
+        let text = format!("Task {seq} is a {}: use {}", task.kind, task.command(change.verb()));
+        return Err(Error::conflict(code::TASK_STATE, text));
+    }
     let is_of_kind = change != Change::Cancel || task.kind == "job";
     if !is_of_kind || !change.states().contains(&task.state.as_str()) {
-        let text = format!("Task {seq} is a {} with the state '{}'; {}", task.kind, task.state, change.rule());
+        let Candidate { kind, state, .. } = &task;
+        let (rule, next) = (change.rule(), task.next_step());
+        let text = format!("Task {seq} is a {kind} with the state '{state}'; {rule}. {next}");
         return Err(Error::conflict(code::TASK_STATE, text));
     }
     let detail = json!({ "plugin": task.plugin, "kind": task.kind, "name": task.name, "state": task.state });
     let entry = |_: u64| Entry::of(by, at, change.action(), format!("task:{seq}")).with_detail(detail.clone());
     let has_key = task.dedup_key.is_some();
+    let (title, drop, show) = (task.title(), task.command("drop"), task.command("show"));
     match apply(db, change, change.states(), &[task], at, entry).await? {
-        Some(1..) => Ok(()),
+        Some(1..) => Ok(title),
         _ if change == Change::Retry && has_key => {
-            let text = format!("A job with the deduplication key of task {seq} waits or runs already");
+            let text = format!(
+                "A job with the deduplication key of task {seq} waits or runs already. {drop} deletes this one"
+            );
             Err(Error::conflict(code::TASK_STATE, text))
         }
-        _ => Err(Error::conflict(code::TASK_STATE, format!("Task {seq} has changed meanwhile"))),
+        _ => Err(Error::conflict(code::TASK_STATE, format!("Task {seq} has changed meanwhile. {show} shows it"))),
     }
 }
 
