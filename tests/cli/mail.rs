@@ -36,7 +36,10 @@ async fn mails_are_listed_shown_and_dropped_on_the_command_line() {
     let retried = printed(&["mail", "retry", "--host", "--state", "waiting"]);
     assert!(retried.starts_with("Retried ") && retried.contains(" mail"), "{retried}");
 
-    usage(&run(&["mail", "retry"]));
+    for verb in ["retry", "drop"] {
+        let unnamed = usage(&run(&["mail", verb]));
+        assert!(unnamed.contains(&format!("`wharf mail {verb} NUMBER`")) && unnamed.contains("--host"), "{unnamed}");
+    }
     usage(&run(&["mail", "retry", &first.to_string(), "--state", "waiting"]));
     usage(&run(&["mail", "drop", &first.to_string(), "--host"]));
     usage(&run(&["mail", "drop", "--host", "--all", "--yes"]));

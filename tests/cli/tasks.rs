@@ -67,7 +67,13 @@ async fn deliveries_and_jobs_are_repaired_on_the_command_line() {
     assert_eq!(printed(&["jobs", "retry", "--plugin", "hello", "--name", "cleanup"]), "Retried 0 jobs\n");
     assert_eq!(printed(&["jobs", "retry", "--all"]), "Retried 1 job\n");
 
-    usage(&run(&["events", "retry"]));
+    for (kind, verb) in [("events", "retry"), ("jobs", "retry"), ("jobs", "drop")] {
+        let unnamed = usage(&run(&[kind, verb]));
+        let form = |rest: &str| format!("`wharf {kind} {verb} {rest}`");
+        for form in [form("NUMBER"), form("--plugin NAME"), form("--all")] {
+            assert!(unnamed.contains(&form), "{unnamed}");
+        }
+    }
     usage(&run(&["events", "drop", &events[0].to_string(), "--plugin", "hello"]));
     usage(&run(&["events", "drop", "--plugin", "hello", "--all", "--yes"]));
     // Without a terminal, a deletion of many needs --yes.

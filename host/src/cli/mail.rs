@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, printable, show_response, text, to_the_second};
-use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message};
+use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message, unnamed};
 use super::terminal::Terminal;
 use crate::id::PluginName;
 
@@ -82,7 +82,7 @@ pub(super) struct OneCommand {
 struct Which {
     /// The number, as the list shows it
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
-    #[arg(required_unless_present_any = ["plugin", "host", "all"], conflicts_with_all = ["plugin", "host", "all"])]
+    #[arg(conflicts_with_all = ["plugin", "host", "all"])]
     number: Option<i64>,
     /// All of this plugin
     #[arg(long, conflicts_with_all = ["host", "all"])]
@@ -225,6 +225,15 @@ fn changed(response: &Value, done: &str, terminal: &Terminal) {
 }
 
 impl Which {
+    /// Refuses a command that names no mail.
+    fn check(&self, verb: &str) -> Result<(), Failure> {
+        if self.number.is_some() || self.plugin.is_some() || self.host || self.all {
+            return Ok(());
+        }
+        let forms = ["NUMBER", "--plugin NAME", "--host", "--all"].map(|form| format!("wharf mail {verb} {form}"));
+        Err(unnamed("mail", &forms))
+    }
+
     /// Returns the filter of the API.
     fn filter(&self, state: State) -> Value {
         json!({ "plugin": self.plugin, "host": self.host, "all": self.all, "state": state.word() })
@@ -243,6 +252,7 @@ impl Which {
 impl RetryCommand {
     fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let Self { which, state } = self;
+        which.check("retry")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
             show_response(&api.post(&format!("{MAILS}{number}/retry"))?, terminal, show_message);
@@ -257,6 +267,7 @@ impl RetryCommand {
 impl DropCommand {
     fn run(self, terminal: &Terminal) -> Result<(), Failure> {
         let Self { which, state, yes } = self;
+        which.check("drop")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
             show_response(&api.delete(&format!("{MAILS}{number}"))?, terminal, show_message);

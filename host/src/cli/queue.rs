@@ -72,6 +72,12 @@ pub(super) fn show_message(response: &Value, terminal: &Terminal) {
     terminal.line(text(response, "message"));
 }
 
+/// Returns the failure of a change that names no entry. `forms` are the commands that name one or many.
+pub(super) fn unnamed(entry: &str, forms: &[String]) -> Failure {
+    let forms: Vec<_> = forms.iter().map(|form| format!("`{form}`")).collect();
+    Failure::usage(format!("the command names no {entry}")).next(format!("Use one of {}.", forms.join(", ")))
+}
+
 /// Asks before many entries are deleted.
 pub(super) fn confirm_drop(entries: &str, api: &Api, terminal: &Terminal) -> Result<(), Failure> {
     let question = format!("This deletes {entries} at {}. Type 'drop' to confirm", api.url());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Remote};
 use super::failure::Failure;
 use super::plugin::view::{members, printable, show_response, text, to_the_second};
-use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message};
+use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message, unnamed};
 use super::terminal::Terminal;
 use crate::id::PluginName;
 
@@ -124,7 +124,7 @@ pub(super) struct OneCommand {
 struct Which {
     /// The number, as the list shows it
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
-    #[arg(required_unless_present_any = ["plugin", "all"], conflicts_with_all = ["plugin", "all", "name"])]
+    #[arg(conflicts_with_all = ["plugin", "all", "name"])]
     number: Option<i64>,
     /// All of this plugin
     #[arg(long, conflicts_with = "all")]
@@ -285,6 +285,16 @@ fn show(task: &Value, terminal: &Terminal) {
 }
 
 impl Which {
+    /// Refuses a command that names no task.
+    fn check(&self, kind: Kind, verb: &str) -> Result<(), Failure> {
+        if self.number.is_some() || self.plugin.is_some() || self.all {
+            return Ok(());
+        }
+        let command = kind.command();
+        let forms = ["NUMBER", "--plugin NAME", "--all"].map(|form| format!("wharf {command} {verb} {form}"));
+        Err(unnamed(kind.word(), &forms))
+    }
+
     /// Returns the filter of the API.
     fn filter(&self, kind: Kind) -> Value {
         json!({ "plugin": self.plugin, "all": self.all, "kind": kind.word(), "name": self.name })
@@ -307,6 +317,7 @@ fn changed(response: &Value, done: &str, kind: Kind, terminal: &Terminal) {
 impl RetryCommand {
     pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
         let which = self.which;
+        which.check(kind, "retry")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
             show_response(&api.post(&format!("{TASKS}{number}/retry?kind={}", kind.word()))?, terminal, show_message);
@@ -321,6 +332,7 @@ impl RetryCommand {
 impl DropCommand {
     pub(super) fn run(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
         let Self { which, state, yes } = self;
+        which.check(kind, "drop")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
             show_response(&api.delete(&format!("{TASKS}{number}?kind={}", kind.word()))?, terminal, show_message);
