@@ -94,6 +94,8 @@ async fn a_schedule_or_plugin_that_does_not_exist_is_reported() {
     let superuser = process.superuser().await;
     let run = |arguments: &[&str]| process.command(superuser.token(), arguments);
     assert_eq!(json_of(&run(&["schedules", "list", "--json"])), json!({ "data": [] }));
+    let refused = failure(&run(&["jobs", "retry", "--plugin", "nope"]));
+    assert!(refused.contains("There is no plugin 'nope'"), "{refused}");
     for operation in ["pause", "resume", "run"] {
         let refused = failure(&run(&["schedules", operation, "hello", "daily"]));
         assert!(refused.contains("code: plugin_not_found") && refused.contains("wharf plugin list"), "{refused}");

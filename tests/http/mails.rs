@@ -152,6 +152,9 @@ async fn dead_mails_are_retried_and_dropped_one_by_one_and_many_at_once(host: &T
         root.post("/mails/bulk/retry", &body).await.has_code(422, "validation_error");
         root.post("/mails/bulk/drop", &body).await.has_code(422, "validation_error");
     }
+    for path in ["/mails/bulk/retry", "/mails/bulk/drop"] {
+        root.post(path, &json!({ "plugin": "nobody" })).await.has_code(404, "plugin_not_found");
+    }
     let changed =
         |path: &'static str, filter: Value| async move { root.post(path, &filter).await.ok()["changed"].clone() };
     assert_eq!(changed("/mails/bulk/retry", json!({ "plugin": "chameleon" })).await, 2);

@@ -281,6 +281,15 @@ async fn a_change_of_many_needs_a_plugin_or_all(host: &TestHost) {
         assert_eq!(root.post(path, &json!({ "all": true, "plugin": null })).await.ok(), json!({ "changed": 0 }));
     }
     root.post("/tasks/bulk/drop", &json!({ "all": true, "state": "running" })).await.has_code(422, "validation_error");
+    // A plugin that is not recorded exists for this if it has tasks.
+    let nobody = json!({ "plugin": "nobody" });
+    for path in ["/tasks/bulk/retry", "/tasks/bulk/drop"] {
+        root.post(path, &nobody).await.has_code(404, "plugin_not_found");
+    }
+    let intake = Intake::of(host).await;
+    intake.enqueue("nobody", "reindex", None, "{}").await;
+    assert_eq!(root.post("/tasks/bulk/retry", &nobody).await.ok(), json!({ "changed": 0 }));
+    intake.close().await;
 }
 
 async fn queues_and_metrics_count_the_tasks(host: &TestHost) {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::pagination::{self, Order, default_limit};
 use crate::clock::Timestamp;
 use crate::db::email::operator::{self, Change, Page, QueuedMail, Source};
+use crate::db::plugin as plugins;
 use crate::error::{Error, FieldError, Result};
 use crate::http::Host;
 use crate::http::call::Call;
@@ -18,6 +19,7 @@ use crate::http::reply::{Changed, Message, Reply};
 use crate::id::PluginName;
 use crate::message::{MailRecipient, PluginMail};
 use crate::permission::HostPermission;
+use crate::plugin::refusal::plugin_not_found;
 
 const TAG: &str = "mails";
 
@@ -58,7 +60,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "retry_mails", "Retry Mails")
             .described(
                 "Makes all dead mails of a plugin, of the host or of both wait again. With the `state` `waiting`, makes those \
-                 due at once that wait for another attempt.",
+                 due at once that wait for another attempt. The plugin must exist or have mails.",
             )
             .json::<ManyMails>()
             .replies::<Changed>(),
@@ -273,6 +275,16 @@ async fn change_all(host: &Host, call: &mut Call, change: Change) -> Result<Repl
     let source = mails.source()?;
     let (by, at) = (call.initiator(), host.clock.now());
     let changed = operator::change_all(&host.db, change, source.as_ref(), state.as_str(), &by, at).await?;
+    if changed == 0
+        && let Some(Source::Plugin(plugin)) = &source
+        && plugins::find(&host.db, plugin).await?.is_none()
+    {
+        // Mails can outlive the record of their plugin.
+        let page = Page { after: None, oldest_first: false, limit: 1 };
+        if operator::list(&host.db, source.as_ref(), None, page).await?.is_empty() {
+            return Err(plugin_not_found(plugin));
+        }
+    }
     host.mail.wake_all();
     Reply::json(&Changed { changed })
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pagination::{self, Order, default_limit};
+use crate::db::plugin as plugins;
 use crate::db::task::operator::change::{self, Change};
 use crate::db::task::operator::{self, Filter, Page, Queue, Task};
 use crate::error::{Error, FieldError, Result};
@@ -17,6 +18,7 @@ use crate::http::host_route::HostRoute;
 use crate::http::reply::{Changed, Message, Reply};
 use crate::id::PluginName;
 use crate::permission::HostPermission;
+use crate::plugin::refusal::plugin_not_found;
 
 const TAG: &str = "tasks";
 
@@ -63,7 +65,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .named(TAG, "retry_tasks", "Retry Tasks")
             .described(
                 "Makes all dead tasks that fit wait again. A job stays dead if one with its deduplication key waits or \
-                 runs.",
+                 runs. The plugin must exist or have tasks.",
             )
             .json::<ManyTasks>()
             .replies::<Changed>(),
@@ -296,6 +298,17 @@ async fn drop_task(host: Arc<Host>, call: Call) -> Result<Reply> {
 
 async fn change_all(host: &Host, call: &Call, change: Change, filter: &Filter, state: &'static str) -> Result<Reply> {
     let changed = change::change_all(&host.db, change, filter, state, &call.initiator(), host.clock.now()).await?;
+    if changed == 0
+        && let Some(plugin) = &filter.plugin
+        && plugins::find(&host.db, plugin).await?.is_none()
+    {
+        // Tasks can outlive the record of their plugin.
+        let of_plugin = Filter { plugin: Some(plugin.clone()), ..Filter::default() };
+        let page = Page { after: None, oldest_first: false, limit: 1 };
+        if operator::list(&host.db, &of_plugin, None, page).await?.is_empty() {
+            return Err(plugin_not_found(plugin));
+        }
+    }
     Reply::json(&Changed { changed })
 }
 
