@@ -36,6 +36,7 @@ async fn mails_are_listed_shown_and_dropped_on_the_command_line() {
     let retried = printed(&["mail", "retry", "--host", "--state", "waiting"]);
     assert!(retried.starts_with("Retried ") && retried.contains(" mail"), "{retried}");
 
+    assert!(usage(&run(&["mail", "show", "first"])).contains("see `wharf mail list`"));
     for verb in ["retry", "drop"] {
         let unnamed = usage(&run(&["mail", verb]));
         assert!(unnamed.contains(&format!("`wharf mail {verb} NUMBER`")) && unnamed.contains("--host"), "{unnamed}");

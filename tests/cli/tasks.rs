@@ -40,6 +40,11 @@ async fn deliveries_and_jobs_are_repaired_on_the_command_line() {
     assert!(shown.contains(r#"{"round":1}"#) && shown.contains("ready"), "{shown}");
     let shown = printed(&["events", "show", &events[0].to_string()]);
     assert!(shown.contains("items.changed") && shown.contains(r#"{"title":"Tea"}"#), "{shown}");
+    let id = json_of(&run(&["jobs", "show", &first.to_string(), "--json"]))["job_id"].as_str().unwrap().to_owned();
+    assert_eq!(printed(&["jobs", "show", &id]), printed(&["jobs", "show", &first.to_string()]));
+    let unknown = failure(&run(&["jobs", "show", "00000000-0000-4000-8000-000000000000"]));
+    assert!(unknown.contains("There is no job") && unknown.contains("wharf jobs list"), "{unknown}");
+    assert!(usage(&run(&["jobs", "show", "first"])).contains("see `wharf events list` or `wharf jobs list`"));
     let queues = printed(&["events", "queues"]);
     assert!(queues.contains("hello/items.changed/1") && !queues.contains("reindex"), "{queues}");
     let nothing = failure(&run(&["jobs", "show", "999999"]));

@@ -91,6 +91,9 @@ async fn tasks_are_listed_with_filters_and_in_pages(host: &TestHost) {
     assert_eq!(members, ["hello", TOPIC, "hello/items.changed/1", "ready", "42"]);
     assert_eq!((&first["attempts"], &first["job_id"], &first["reason"]), (&json!(0), &Value::Null, &Value::Null));
 
+    let job = &tasks(host, "kind=job").await[2];
+    assert_eq!(numbers(host, &format!("job_id={}", text(job, "job_id"))).await, [number(job)]);
+
     // The newest first, in pages.
     let root = host.superuser();
     let (mut found, mut cursor) = (Vec::new(), String::new());
@@ -111,7 +114,7 @@ async fn tasks_are_listed_with_filters_and_in_pages(host: &TestHost) {
     assert_eq!((&job["payload"], &job["source"]), (&json!({ "round": 2 }), &Value::Null));
     root.get("/tasks/999999").await.has_code(404, "task_not_found");
     root.get("/tasks/x").await.has_code(422, "validation_error");
-    for query in ["limit=0", "state=lost", "kind=event", "name=A%20B", "cursor=x"] {
+    for query in ["limit=0", "state=lost", "kind=event", "name=A%20B", "cursor=x", "job_id=x"] {
         root.get(&format!("/tasks/?{query}")).await.has_code(422, "validation_error");
     }
     intake.close().await;

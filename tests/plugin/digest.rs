@@ -39,7 +39,9 @@ async fn has_changes(client: &Client, count: u64) {
 
 /// Runs the schedule now.
 async fn run(host: &TestHost) {
-    host.superuser().request(Method::POST, "/schedules/digest/daily/run").send().await.ok();
+    let enqueued = host.superuser().request(Method::POST, "/schedules/digest/daily/run").send().await.ok();
+    let [message, job] = ["message", "job_id"].map(|member| enqueued[member].as_str().unwrap());
+    assert!(message.contains(job), "{enqueued}");
 }
 
 /// Waits until so many jobs that send a digest have succeeded.

@@ -67,11 +67,16 @@ pub(super) struct ListCommand {
     remote: Remote,
 }
 
+/// Reads the number of a mail.
+fn number(text: &str) -> Result<i64, &'static str> {
+    text.parse::<i64>().ok().filter(|number| *number > 0).ok_or("not the number of a mail; see `wharf mail list`")
+}
+
 /// One mail.
 #[derive(Debug, Args)]
 pub(super) struct OneCommand {
     /// The number, as the list shows it
-    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(value_parser = number)]
     number: i64,
     #[command(flatten)]
     remote: Remote,
@@ -81,7 +86,7 @@ pub(super) struct OneCommand {
 #[derive(Debug, Args)]
 struct Which {
     /// The number, as the list shows it
-    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(value_parser = number)]
     #[arg(conflicts_with_all = ["plugin", "host", "all"])]
     number: Option<i64>,
     /// All of this plugin

@@ -1,6 +1,8 @@
 //! The commands that `wharf events` and `wharf jobs` share: deliveries of events and jobs are counted, listed, shown, retried
 //! and dropped alike.
 
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -9,7 +11,7 @@ use super::failure::Failure;
 use super::plugin::view::{members, printable, show_response, text, to_the_second};
 use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message, unnamed};
 use super::terminal::Terminal;
-use crate::id::PluginName;
+use crate::id::{JobId, PluginName};
 
 /// The operator API's path of tasks.
 const TASKS: &str = "/api/v1/tasks/";
@@ -109,12 +111,46 @@ pub(super) struct ListCommand {
     remote: Remote,
 }
 
+/// The number of a task, or the id of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reference {
+    Number(i64),
+    Job(JobId),
+}
+
+impl FromStr for Reference {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(number) = text.parse::<i64>().ok().filter(|number| *number > 0) {
+            return Ok(Self::Number(number));
+        }
+        let id = text.parse().map(|id| Self::Job(JobId(id)));
+        id.map_err(|_| "neither a number nor the id of a job; see `wharf events list` or `wharf jobs list`")
+    }
+}
+
+impl Reference {
+    /// Returns the number of the task.
+    fn number(self, api: &Api) -> Result<i64, Failure> {
+        let id = match self {
+            Self::Number(number) => return Ok(number),
+            Self::Job(id) => id,
+        };
+        let page = api.get(&format!("{TASKS}?job_id={id}"))?;
+        let number = members(&page, "data").next().and_then(|task| task.get("seq")?.as_i64());
+        number.ok_or_else(|| {
+            let text = format!("There is no job {id}, or it was deleted after it had ended");
+            Failure::new(text).next("`wharf jobs list` lists jobs.")
+        })
+    }
+}
+
 /// One task.
 #[derive(Debug, Args)]
 pub(super) struct OneCommand {
-    /// The number, as the list shows it
-    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
-    number: i64,
+    /// The number, as the list shows it, or the id of a job
+    number: Reference,
     #[command(flatten)]
     remote: Remote,
 }
@@ -122,10 +158,9 @@ pub(super) struct OneCommand {
 /// One task, or all that fit.
 #[derive(Debug, Args)]
 struct Which {
-    /// The number, as the list shows it
-    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    /// The number, as the list shows it, or the id of a job
     #[arg(conflicts_with_all = ["plugin", "all", "name"])]
-    number: Option<i64>,
+    number: Option<Reference>,
     /// All of this plugin
     #[arg(long, conflicts_with = "all")]
     plugin: Option<PluginName>,
@@ -244,7 +279,8 @@ fn row(task: &Value) -> [String; 8] {
 impl OneCommand {
     /// Shows the task.
     pub(super) fn show(self, kind: Kind, terminal: &Terminal) -> Result<(), Failure> {
-        let task = Api::open(&self.remote)?.get(&format!("{TASKS}{}", self.number))?;
+        let api = Api::open(&self.remote)?;
+        let task = api.get(&format!("{TASKS}{}", self.number.number(&api)?))?;
         kind.check(&task)?;
         show_response(&task, terminal, show);
         Ok(())
@@ -252,7 +288,8 @@ impl OneCommand {
 
     /// Cancels the job.
     pub(super) fn cancel(self, terminal: &Terminal) -> Result<(), Failure> {
-        let response = Api::open(&self.remote)?.post(&format!("{TASKS}{}/cancel", self.number))?;
+        let api = Api::open(&self.remote)?;
+        let response = api.post(&format!("{TASKS}{}/cancel", self.number.number(&api)?))?;
         show_response(&response, terminal, show_message);
         Ok(())
     }
@@ -320,6 +357,7 @@ impl RetryCommand {
         which.check(kind, "retry")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
+            let number = number.number(&api)?;
             show_response(&api.post(&format!("{TASKS}{number}/retry?kind={}", kind.word()))?, terminal, show_message);
             return Ok(());
         }
@@ -335,6 +373,7 @@ impl DropCommand {
         which.check(kind, "drop")?;
         let api = Api::open(&which.remote)?;
         if let Some(number) = which.number {
+            let number = number.number(&api)?;
             show_response(&api.delete(&format!("{TASKS}{number}?kind={}", kind.word()))?, terminal, show_message);
             return Ok(());
         }
@@ -380,6 +419,16 @@ mod tests {
         let expected =
             "/api/v1/tasks/?limit=5&order=oldest&kind=delivery&plugin=items&name=user.deleted&state=dead&cursor=7";
         assert_eq!(list.path(Kind::Delivery), expected);
+    }
+
+    #[test]
+    fn a_task_is_named_by_its_number_and_a_job_by_its_id_too() {
+        let id = "5f0b5c3e-58f5-4f7c-8f4e-0c3f7c8b0d11";
+        assert_eq!("24".parse::<Reference>(), Ok(Reference::Number(24)));
+        assert_eq!(id.parse::<Reference>(), Ok(Reference::Job(JobId(id.parse().unwrap()))));
+        for text in ["0", "-1", "x", "99999999999999999999"] {
+            assert!(text.parse::<Reference>().unwrap_err().contains("`wharf jobs list`"), "{text}");
+        }
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct Filter {
     pub kind: Option<&'static str>,
     /// The topic or the job.
     pub name: Option<String>,
+    /// One job.
+    pub job: Option<JobId>,
 }
 
 /// Adds the conditions of a filter to a query on `tasks t`.
@@ -114,6 +116,9 @@ macro_rules! push_filter {
         }
         if let Some(name) = &filter.name {
             $query.push(" AND t.name = ").push_bind(name.clone());
+        }
+        if let Some(job) = filter.job {
+            $query.push(" AND t.id = ").push_bind(job);
         }
     }};
 }
@@ -270,6 +275,7 @@ mod tests {
             (page("t.state = 'dead'", "DESC"), "INDEX tasks_dead"),
             (page("t.plugin = 'a' AND t.state = 'dead'", ""), "INDEX tasks_states (plugin=? AND state=?)"),
             (page("t.plugin = 'a'", "DESC"), "COVERING INDEX tasks_states (plugin=?)"),
+            (page("t.id = x'00'", "DESC"), "INDEX sqlite_autoindex_tasks_1 (id=?)"),
         ] {
             let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
             let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(pool).await.unwrap();

@@ -13,7 +13,7 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Message, Reply};
-use crate::id::PluginName;
+use crate::id::{JobId, PluginName};
 use crate::permission::HostPermission;
 use crate::plugin::schedules::{EnqueuedJob, Schedule};
 
@@ -24,7 +24,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
     let operate = |route: HostRoute<Host>, function: &str, summary: &str| {
         let route = route.run_to_completion().permission(HostPermission::TasksOperate).named(TAG, function, summary);
         // Names of schedules have the syntax of those of plugins.
-        route.path::<PluginName>("plugin").path::<PluginName>("name").replies::<Message>()
+        route.path::<PluginName>("plugin").path::<PluginName>("name")
     };
     vec![
         HostRoute::get("/api/v1/schedules/", read_schedules)
@@ -39,18 +39,21 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         )
         .described(
             "Its job does not run any more until the schedule is resumed. A job that waits or runs is not stopped.",
-        ),
+        )
+        .replies::<Message>(),
         operate(
             HostRoute::post("/api/v1/schedules/{plugin}/{name}/resume", resume_schedule),
             "resume_schedule",
             "Resume Schedule",
         )
-        .described("Its job runs at the next time. Those that passed meanwhile are skipped."),
+        .described("Its job runs at the next time. Those that passed meanwhile are skipped.")
+        .replies::<Message>(),
         operate(HostRoute::post("/api/v1/schedules/{plugin}/{name}/run", run_schedule), "run_schedule", "Run Schedule")
             .described(
                 "Enqueues its job now, also while the schedule is paused. The next time stays as it is. The job waits while \
                  the plugin is paused or not served.",
-            ),
+            )
+            .replies::<Enqueued>(),
     ]
 }
 
@@ -106,6 +109,15 @@ async fn read_schedules(host: Arc<Host>, _: Call) -> Result<Reply> {
     Reply::json(&SchedulesPublic { data: schedules.into_iter().map(SchedulePublic::from).collect() })
 }
 
+/// The job that a schedule enqueued.
+#[derive(Serialize, JsonSchema)]
+struct Enqueued {
+    /// The result, for people.
+    message: String,
+    /// The id of the job.
+    job_id: JobId,
+}
+
 fn schedule_not_found(plugin: &PluginName, name: &PluginName) -> Error {
     Error::not_found(code::SCHEDULE_NOT_FOUND, format!("'{plugin}' has no schedule '{name}'"))
 }
@@ -141,5 +153,6 @@ async fn run_schedule(host: Arc<Host>, call: Call) -> Result<Reply> {
     let EnqueuedJob { id, waits_because } = job.ok_or_else(|| schedule_not_found(&plugin, &name))?;
     record(&host, &call, "schedule.run", (&plugin, &name)).await?;
     let waits = waits_because.map(|reason| format!("; it waits, because {reason}")).unwrap_or_default();
-    Reply::message(&format!("The job {id} of schedule '{name}' of '{plugin}' was enqueued{waits}"))
+    let message = format!("The job {id} of schedule '{name}' of '{plugin}' was enqueued{waits}");
+    Reply::json(&Enqueued { message, job_id: id })
 }

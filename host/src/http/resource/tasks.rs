@@ -16,7 +16,7 @@ use crate::http::Host;
 use crate::http::call::Call;
 use crate::http::host_route::HostRoute;
 use crate::http::reply::{Changed, Message, Reply};
-use crate::id::PluginName;
+use crate::id::{JobId, PluginName};
 use crate::permission::HostPermission;
 use crate::plugin::refusal::plugin_not_found;
 
@@ -137,6 +137,10 @@ struct TasksQuery {
     #[serde(default)]
     #[schemars(with = "String", regex(pattern = r"^[a-z0-9.-]{1,81}$"))]
     name: Option<String>,
+    /// The id of a job.
+    #[serde(default)]
+    #[schemars(with = "JobId")]
+    job_id: Option<JobId>,
     /// The tasks that come first: `newest` (the default) or `oldest`.
     #[serde(default)]
     #[schemars(with = "Order")]
@@ -239,13 +243,14 @@ impl ManyTasks {
             let text = "Name a plugin, or set all to true for those of all plugins";
             return Err(Error::invalid(vec![FieldError::new("value_error", ["body", "plugin"], text)]));
         }
-        Ok(Filter { plugin, kind: kind.map(Kind::as_str), name })
+        Ok(Filter { plugin, kind: kind.map(Kind::as_str), name, job: None })
     }
 }
 
 async fn read_tasks(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: TasksQuery = call.query()?;
-    let filter = Filter { plugin: query.plugin, kind: query.kind.map(Kind::as_str), name: query.name };
+    let TasksQuery { plugin, name, job_id: job, .. } = query;
+    let filter = Filter { plugin, kind: query.kind.map(Kind::as_str), name, job };
     let oldest_first = query.order == Some(Order::Oldest);
     let page = Page { after: query.cursor, oldest_first, limit: query.limit };
     let data = operator::list(&host.db, &filter, query.state.map(State::as_str), page).await?;
