@@ -246,7 +246,8 @@ impl Error {
         &self.0.public
     }
 
-    /// Returns public text, internal text and source chain on one line, for the log and the operator's terminal.
+    /// Returns public text, internal text and source chain on one line, for the log and the operator's terminal. The text of
+    /// a cause that the one before it ends with is not repeated.
     pub fn report(&self) -> String {
         let mut report = self.0.public.to_string();
         if let Some(internal) = &self.0.internal {
@@ -255,8 +256,11 @@ impl Error {
         }
         let mut source = self.0.source.as_deref().map(|source| source as &dyn std::error::Error);
         while let Some(cause) = source {
-            report.push_str(": ");
-            report.push_str(&cause.to_string());
+            let text = cause.to_string();
+            if !report.ends_with(&text) {
+                report.push_str(": ");
+                report.push_str(&text);
+            }
             source = cause.source();
         }
         report

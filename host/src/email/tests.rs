@@ -205,7 +205,9 @@ async fn a_permanent_refusal_of_a_mail_is_not_retried() {
     assert!(mailer.step().await.unwrap());
     assert_eq!(waiting(&world).await, 0);
     assert_eq!(mailer.outcomes(), [("sent", 0), ("refused", 1), ("expired", 0), ("dropped", 0), ("repeated", 0)]);
-    assert_eq!(dead(&world).await.len(), 1);
+    let [mail] = dead(&world).await.try_into().unwrap();
+    let reason = "the mail server did not accept a mail: permanent error (550): no such user here";
+    assert_eq!(mail.reason.as_deref(), Some(reason));
     // The next mail is sent.
     sink.refusals.lock().unwrap().recipient = None;
     mailer.enqueue(&Mail::Test { email: "b@example.com".to_owned() }).await.unwrap();

@@ -289,8 +289,8 @@ impl Mailer {
         let SendError { error, failure } = failure;
         let report = without_tokens(&error.report());
         // Without the text that clients would see.
-        let reason = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
-        let reason: String = reason.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let report = report.strip_prefix("Internal Server Error: ").unwrap_or(&report);
+        let reason: String = report.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let now = clock.now();
         let patience = if plugin.is_some() { PLUGIN_PATIENCE } else { HOST_PATIENCE };
         let source = plugin.map_or("host", PluginName::as_str);
