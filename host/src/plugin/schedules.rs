@@ -146,8 +146,8 @@ impl Registry {
     }
 
     /// Brings the table in step with the live releases, if another generation is served than the last time. A plugin that is
-    /// not served for a while, such as during a revocation, keeps its schedules. Whoever holds the change lock may take this
-    /// lock, and not the other way round. The future may be dropped: what is not noted as synced is compared again.
+    /// not served for a while, such as during a revocation, keeps its schedules. A caller that needs the change lock too takes
+    /// that one first. The future may be dropped: the next one compares all that is not noted as synced again.
     async fn sync_schedules(&self) -> Result<MutexGuard<'_, Synced>> {
         let mut guard = self.synced_schedules.lock().await;
         let synced = &mut *guard;
