@@ -77,7 +77,8 @@ pub async fn find(db: &Db, chain: &str) -> Result<Option<StoredChain>> {
     Ok(on!(db, pool => sqlx::query_as::<_, StoredChain>(SQL).bind(chain).fetch_optional(pool).await)?)
 }
 
-/// Returns the links of a chain in order, after the place `after`.
+/// Returns the links of a chain in order, after the place `after`. Of two entries with one place, which only another program
+/// can add, the older one comes first.
 ///
 /// # Errors
 /// The database fails.
@@ -85,7 +86,7 @@ pub async fn links(db: &Db, chain: &str, after: i64, limit: i64) -> Result<Vec<L
     const SQL: &str = concat!(
         "SELECT a.chain, a.sequence, a.id, a.node, ",
         entry_columns!(),
-        ", a.hash FROM audit a WHERE a.chain = $1 AND a.sequence > $2 ORDER BY a.sequence LIMIT $3"
+        ", a.hash FROM audit a WHERE a.chain = $1 AND a.sequence > $2 ORDER BY a.sequence, a.id LIMIT $3"
     );
     Ok(on!(db, pool => {
         sqlx::query_as::<_, Link>(SQL).bind(chain).bind(after).bind(limit).fetch_all(pool).await
