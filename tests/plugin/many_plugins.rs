@@ -245,7 +245,6 @@ async fn a_release_is_not_unloaded_while_its_machine_code_is_not_on_disk() {
     let mut files = std::fs::read_dir(host.config().server.data_dir.join("compiled")).unwrap();
     // As if the disk had been full at the deploy.
     std::fs::remove_file(files.next().unwrap().unwrap().path()).unwrap();
-    // This one was used later, so it is unloaded later.
     host.deploy_chameleon().await;
     until_prepared(&host, 1.0).await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");

@@ -94,8 +94,8 @@ impl Message {
 }
 
 /// Enqueues the job of a delivery that its owner has retried so many times. Returns whether the host had room for it. While it
-/// waits, it has one job. A retry of one that has ended does not count the job before it, whose end the host may not have
-/// recorded yet.
+/// waits, it has one job. Each retry has a key of its own, so the job before it, whose end the host may not have recorded yet,
+/// does not keep it out.
 pub(crate) fn enqueue(delivery: Uuid, retries: i64, backlog: Backlog) -> Result<bool> {
     let job = sending::deliver::job(&Delivery { id: delivery });
     let job = job.dedup(format_args!("{delivery}/{retries}")).priority(backlog.priority());

@@ -77,7 +77,7 @@ impl<DB: HostDatabase> HostConnection<DB> {
         }
     }
 
-    /// Returns whether the connection responds in time. If it does not, it is closed, and the place is left.
+    /// Returns whether the connection responds in time. If it does not, it is closed, and its place stays taken.
     pub(super) async fn responds(&mut self, limit: Duration) -> bool {
         let Ok(connection) = self.start() else { return false };
         let ended = timeout(limit, DB::test(connection)).await;
