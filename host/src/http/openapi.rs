@@ -82,7 +82,7 @@ impl HostDocument {
         // An id that begins with the name of a plugin belongs to that plugin, whichever one is listed first.
         let is_own = |name: &str, id: &str| id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
         let declared = generation.plugins.live.iter().flat_map(|(name, release)| {
-            let ids = release.record.declaration.routes.iter().filter_map(|route| id(&route.operation.value()));
+            let ids = release.record.declaration.routes.iter().filter_map(|route| route.operation.operation_id());
             ids.filter(move |id| is_own(name.as_str(), id))
         });
         let reserved: HashSet<String> = declared.collect();

@@ -28,6 +28,17 @@ impl DeclaredJson {
         // The text was a value before, so it is JSON.
         serde_json::from_str(&self.0).unwrap_or_default()
     }
+
+    /// Returns the `operationId` of an operation, without reading the rest of it into memory. `None` if it has none, or one
+    /// that is not a text.
+    pub fn operation_id(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Identified {
+            #[serde(rename = "operationId")]
+            operation_id: Option<String>,
+        }
+        serde_json::from_str::<Identified>(&self.0).ok()?.operation_id
+    }
 }
 
 impl Serialize for DeclaredJson {
@@ -73,5 +84,27 @@ fn is_deeper(value: &Value, levels: usize) -> bool {
         Value::Array(list) => levels == 0 || list.iter().any(inside),
         Value::Object(object) => levels == 0 || object.values().any(inside),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_operation_has_the_id_that_its_text_has() {
+        for operation in [
+            json!({ "operationId": "items-read", "summary": "Read" }),
+            json!({ "operationId": "naïve \"id\" \n", "responses": { "200": { "operationId": "another" } } }),
+            json!({ "responses": { "200": { "operationId": "another" } } }),
+            json!({ "operationId": null }),
+            json!({ "operationId": 7 }),
+            json!({}),
+        ] {
+            let id = operation.get("operationId").and_then(Value::as_str).map(ToOwned::to_owned);
+            assert_eq!(DeclaredJson::of(&operation).operation_id(), id, "{operation}");
+        }
     }
 }

@@ -172,7 +172,7 @@ fn routes(record: &Record) -> Vec<RoutePublic> {
             method: route.method.clone(),
             path: route.path.below(&record.mount).to_string(),
             access: route.access.to_string(),
-            operation_id: route.operation.value().get("operationId").and_then(Value::as_str).map(ToOwned::to_owned),
+            operation_id: route.operation.operation_id(),
         })
         .collect()
 }
