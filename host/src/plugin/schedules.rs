@@ -128,6 +128,8 @@ impl Registry {
     /// # Errors
     /// There is no such plugin (404), or the database fails.
     pub async fn run_schedule_now(&self, plugin: &PluginName, name: &str) -> Result<Option<EnqueuedJob>> {
+        // Most of the work is done before the change lock is taken, and what changed until then is synced under it.
+        drop(self.sync_schedules().await?);
         // The plugin is neither removed nor another release of it served in between.
         let _changing = self.live.lock().await;
         let waits_because = if self.present(plugin).await?.paused {
