@@ -44,32 +44,16 @@ impl Outage {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Output(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Output {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn an_outage_is_logged_once_when_it_begins_and_once_when_it_ends() {
-        let output = Output::default();
-        let writer = output.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_max_level(LevelFilter::INFO);
+        let (output, writer) = io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(writer)).with_max_level(LevelFilter::INFO);
         tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
             let mut outage = Outage::of("reading");
             outage.over();
@@ -82,7 +66,7 @@ mod tests {
                 }
             }
         });
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        let text = io::read_to_string(output).unwrap();
         let levels: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
         assert_eq!(levels, ["ERROR", "INFO", "ERROR", "INFO"], "{text}");
         assert!(text.contains("out of paper") && text.contains("reading"), "{text}");

@@ -113,32 +113,17 @@ impl Visit for Line<'_> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use serde_json::{Value, json};
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Output(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Output {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn logged(log: impl FnOnce()) -> Value {
-        let output = Output::default();
-        let writer = output.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
+        let (output, writer) = io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(writer)).event_format(JsonLines).finish();
         tracing::subscriber::with_default(subscriber, log);
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        let text = io::read_to_string(output).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         let mut line: Value = serde_json::from_str(&text).unwrap();
         assert!(line.as_object_mut().unwrap().shift_remove("timestamp").unwrap().as_str().unwrap().ends_with('Z'));

@@ -32,33 +32,18 @@ pub(super) fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn De
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use tracing_subscriber::field::MakeExt as _;
     use tracing_subscriber::fmt::format;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Output(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Output {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_text_cannot_add_a_line_or_an_escape_sequence() {
-        let output = Output::default();
-        let writer = output.clone();
+        let (output, writer) = io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
+            .with_writer(Arc::new(writer))
             .with_ansi(false)
             .fmt_fields(format::debug_fn(write_field).delimited(" "))
             .finish();
@@ -66,7 +51,7 @@ mod tests {
             let (shown, quoted) = ("c\rd", "e\nf");
             tracing::warn!(shown = %shown, quoted, number = 7, "a\nERROR b\u{1b}[2J\u{9b}\u{85}ü {}", "x");
         });
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        let text = io::read_to_string(output).unwrap();
         let expected = "a\\nERROR b\\u{1b}[2J\\u{9b}\\u{85}ü x shown=c\\rd quoted=\"e\\nf\" number=7\n";
         assert!(text.ends_with(expected), "{text:?}");
         assert_eq!(text.matches(char::is_control).count(), 1, "{text:?}");
