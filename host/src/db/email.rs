@@ -153,7 +153,8 @@ pub(crate) async fn was_sent(db: &Db, repeat_key: &[u8], now: Timestamp, time: D
     Ok(until.is_some())
 }
 
-/// The event that a mail waits for after an attempt.
+/// The event that a mail waits for after an attempt. The database has null instead while no attempt was made yet, while one
+/// runs, and after one that ended with its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitsFor {
     /// The mail server was away: its return, or the time of the next attempt.

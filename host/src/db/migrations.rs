@@ -47,6 +47,7 @@ migrations! {
     24 "tasks" "0024_tasks.sql",
     25 "mails" "0025_mails.sql",
     26 "mail waits" "0026_mail_waits.sql",
+    27 "earlier mail waits" "0027_earlier_mail_waits.sql",
 }
 
 /// The migrations for SQLite.
@@ -95,6 +96,28 @@ mod tests {
         let Db::Sqlite(pool) = &db else { unreachable!() };
         sqlx::query(insert).execute(pool).await.unwrap();
         assert!(claim().await.id > first.id);
+    }
+
+    #[tokio::test]
+    async fn mails_that_failed_before_an_upgrade_are_due_when_the_mail_server_is_back() {
+        for version in [26, 27] {
+            let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+            let pool = pool.connect("sqlite::memory:").await.unwrap();
+            let before: Vec<Source> = SQLITE.iter().copied().filter(|(number, ..)| *number < version).collect();
+            migrator(&before).run(&pool).await.unwrap();
+            // One failed, the attempt of one ended with its process, and an operator retried one.
+            let insert = "INSERT INTO mail_queue (kind, payload, attempts, next_at, created_at, reason) VALUES \
+                ('test', '{}', 3, 3600, 7, 'the mail server is away'), ('test', '{}', 1, 3600, 7, NULL), \
+                ('test', '{}', 0, 3600, 7, 'the mail server is away')";
+            sqlx::query(insert).execute(&pool).await.unwrap();
+            sqlite().run(&pool).await.unwrap();
+            let db = Db::Sqlite(pool.into());
+            let claim = async || email::claim(&db, email::HOST, Timestamp(9), Timestamp(3600)).await.unwrap();
+            assert!(claim().await.is_none(), "{version}");
+            assert_eq!(email::end_outage(&db, Timestamp(9), 50, 10).await.unwrap(), 1, "{version}");
+            assert_eq!(claim().await.map(|mail| mail.attempts), Some(4), "{version}");
+            assert!(claim().await.is_none(), "{version}");
+        }
     }
 
     #[tokio::test]
