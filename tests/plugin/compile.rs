@@ -301,6 +301,19 @@ async fn machine_code_is_mapped_and_a_plugin_needs_no_name_of_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_compiles_and_never_loads_is_rejected_and_not_cached() {
+    let host = TestHost::sqlite(Setup::default()).await;
+    // No place in the instance pool has such a table.
+    let text = "(component (core module $m (table 100000 funcref)) (core instance (instantiate $m)))";
+    for _ in 0..2 {
+        let reason = host.superuser().deploy(&Component::text(text).0, "").await.has_code(422, "invalid_component");
+        assert!(reason.contains("exceeds the limit"), "{reason}");
+        assert_eq!(code_cache_files(&host), Vec::<PathBuf>::new());
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_cache_files_of_another_host_are_not_loaded() {
     let mut host = TestHost::sqlite(Setup::default()).await;
     let other = TestHost::sqlite(Setup::default()).await;

@@ -245,13 +245,7 @@ impl Compiler {
                 run_blocking(move || compiled.compile(&engine, digest, &component)).await??
             }
         };
-        run_blocking(move || {
-            let loaded = machine_code.load(&engine).map_err(not_loaded)?;
-            cache.put(&kept_as, &machine_code);
-            // Unlike this copy, the file takes no memory of its own.
-            Ok(load_cached(&cache, &engine, &kept_as).ok().flatten().unwrap_or(loaded))
-        })
-        .await?
+        run_blocking(move || store_and_load(&cache, &engine, &kept_as, &machine_code)).await?
     }
 }
 
@@ -261,7 +255,6 @@ impl Compiler {
 /// # Errors
 /// 503: the system lacks memory, mappings or file descriptors. The file stays.
 fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
-    static NOT_MAPPED: Once = Once::new();
     let Some(file) = cache.take(digest).map_err(shortage::unavailable)? else { return Ok(None) };
     let not_mapped = match file.map(engine) {
         Ok(component) => return Ok(Some(component)),
@@ -272,13 +265,7 @@ fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Op
     let Some(copy) = cache.take_copy(digest).map_err(shortage::unavailable)? else { return Ok(None) };
     match copy.load(engine) {
         Ok(component) => {
-            NOT_MAPPED.call_once(|| {
-                let error = format!("{not_mapped:#}");
-                tracing::warn!(
-                    error,
-                    "machine code cannot be mapped from the data directory; each plugin takes more memory"
-                );
-            });
+            warn_not_mapped(&not_mapped);
             Ok(Some(component))
         }
         Err(error) if lacks_resources(&error) => Err(shortage::unavailable(error)),
@@ -289,6 +276,45 @@ fn load_cached(cache: &CodeCache, engine: &Engine, digest: &Digest) -> Result<Op
             Ok(None)
         }
     }
+}
+
+/// Stores machine code that was just compiled in the code cache, and loads it: mapped, because then it takes no memory of its
+/// own, and copied if that fails. The code cache does not keep machine code that never loads.
+///
+/// # Errors
+/// As [`not_loaded`].
+fn store_and_load(cache: &CodeCache, engine: &Engine, digest: &Digest, code: &MachineCode) -> Result<Component> {
+    cache.put(digest, code);
+    let file = cache.take(digest).ok().flatten();
+    let not_mapped = match file.map(|file| file.map(engine)) {
+        Some(Ok(component)) => return Ok(component),
+        Some(Err(error)) => Some(error),
+        // It was not stored.
+        None => None,
+    };
+    match code.load(engine) {
+        Ok(component) => {
+            if let Some(error) = not_mapped.filter(|error| !lacks_resources(error)) {
+                warn_not_mapped(&error);
+            }
+            Ok(component)
+        }
+        Err(error) => {
+            if !lacks_resources(&error) {
+                cache.remove(digest);
+            }
+            Err(not_loaded(error))
+        }
+    }
+}
+
+/// Logs once that machine code is copied, although the system has the resources to map it.
+fn warn_not_mapped(error: &wasmtime::Error) {
+    static NOT_MAPPED: Once = Once::new();
+    NOT_MAPPED.call_once(|| {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "machine code cannot be mapped from the data directory; each plugin takes more memory");
+    });
 }
 
 /// Logs what the kernel does for the confinement of the compiler.

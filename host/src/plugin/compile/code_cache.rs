@@ -189,9 +189,18 @@ impl CodeCache {
     pub(super) fn discard(&self, digest: &Digest, reason: &str) {
         let path = self.path(digest);
         tracing::warn!(%digest, file = %path.display(), reason, "a cached component is not loaded but compiled again");
+        self.remove(digest);
+    }
+
+    /// Removes a file, if there is one.
+    pub(super) fn remove(&self, digest: &Digest) {
+        let path = self.path(digest);
         self.files().by_digest.remove(digest.as_str());
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(file = %path.display(), %error, "the cached component was not removed");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %path.display(), %error, "the cached component was not removed");
+            }
+            _ => {}
         }
     }
 
