@@ -268,11 +268,18 @@ mod tests {
         let table = "CREATE TABLE leaves (id INTEGER PRIMARY KEY, \
             parent INTEGER REFERENCES leaves (id) DEFERRABLE INITIALLY DEFERRED)";
         sqlx::query(table).execute(pool).await.unwrap();
-        let insert = "INSERT INTO leaves (id, parent) VALUES (1, $1) RETURNING id";
-        let insert = async |parent: i64| sqlx::query_scalar::<_, i64>(insert).bind(parent).fetch_optional(pool).await;
-        let failed = insert(2).await;
-        assert!(failed.is_err(), "{failed:?}");
-        assert_eq!(insert(1).await.unwrap(), Some(1));
+        for (id, insert) in [
+            (1, "INSERT INTO leaves (id, parent) VALUES ($1, $2) RETURNING id"),
+            (2, "WITH leaf (id, parent) AS (SELECT $1, $2) INSERT INTO leaves SELECT * FROM leaf RETURNING id"),
+            (3, "REPLACE INTO leaves (id, parent) VALUES ($1, $2) RETURNING id"),
+        ] {
+            let insert = async |parent: i64| {
+                sqlx::query_scalar::<_, i64>(insert).bind(id).bind(parent).fetch_optional(pool).await
+            };
+            let failed = insert(9).await;
+            assert!(failed.is_err(), "{failed:?}");
+            assert_eq!(insert(id).await.unwrap(), Some(id));
+        }
         db.close().await;
     }
 

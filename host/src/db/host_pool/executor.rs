@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Database, Either, Execute, Executor, Postgres, SqlSt
 use tokio::time::timeout;
 
 use super::connection::{HostConnection, HostDatabase};
-use super::{HostPool, write_turn};
+use super::{HostPool, repetition};
 
 /// Turns a result that has arrived as a whole into the stream that sqlx wants. The results of the host are small.
 fn stream_of<'e, T: Send + 'e>(
@@ -154,9 +154,9 @@ macro_rules! executor {
             {
                 Box::pin(async move {
                     let query: ReadStatement<$db> = ReadStatement::of(query)?;
-                    let writes = write_turn::is_needed_for(query.sql.as_str());
+                    let may_write = !repetition::is_harmless(query.sql.as_str());
                     let mut connection = self.acquire_for(query.sql.as_str()).await?;
-                    if writes {
+                    if may_write {
                         // On SQLite, sqlx ends the statement after its first row and does not look whether that committed
                         // it: a full disk would go unnoticed, and a code that can be used once would stay.
                         let results = connection.fetch_many(query).try_collect::<Vec<_>>().await?;

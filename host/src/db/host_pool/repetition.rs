@@ -1,5 +1,6 @@
 //! The statements that may run a second time, because they change nothing: reads, and the beginning of a transaction. Owns
-//! this decision, which a statement gets by its text. A statement that it does not know is never repeated.
+//! this decision, which a statement gets by its text. A statement that it does not know is never repeated, and it always runs
+//! to its end.
 
 /// The words that make a statement with common table expressions a write.
 const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "MERGE"];
