@@ -42,6 +42,7 @@ use super::traffic::InFlight;
 use super::{Host, openapi, problem, request_head};
 use crate::auth::Caller;
 use crate::error::{Error, Findings, Kind, Result, code};
+use crate::id::PluginName;
 use crate::plugin::Release;
 use crate::plugin::call_stats::CallOutcome;
 use crate::plugin::canary::{Assignment, Canary, anonymous_caller};
@@ -266,13 +267,17 @@ impl Dispatcher {
             let caller = self.authorize(route, parts, origin, known).await?;
             let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
             let caller = match caller {
-                Some(caller) => self.authorize(route, parts, origin, Some(Ok(caller))).await?,
+                Some(_) => self.authorize_again(route, parts, origin).await?,
                 None => None,
             };
             (read, caller)
         } else {
             let read = body_stages::read(&self.host, route, &parts.headers, body).await?;
-            (read, self.authorize(route, parts, origin, known).await?)
+            let caller = match known {
+                Some(Ok(_)) => self.authorize_again(route, parts, origin).await?,
+                known => self.authorize(route, parts, origin, known).await?,
+            };
+            (read, caller)
         };
         let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -396,9 +401,8 @@ impl Dispatcher {
         browser_rules::credential(&parts.method, &parts.headers, origin, &self.cors)
     }
 
-    /// Checks the access of a route. If the host cannot decide, for example because its database does not respond, the
-    /// request counts for the release as one that a service of the host failed. `known` is the result of the look-up of the
-    /// caller, if there was one. It counted an unknown API key already.
+    /// Checks the access of a route. `known` is the result of the look-up of the caller, if there was one a moment ago. It
+    /// counted an unknown API key already.
     async fn authorize(
         &self,
         route: MatchedRoute<'_>,
@@ -406,21 +410,28 @@ impl Dispatcher {
         origin: &ClientOrigin,
         known: Option<Result<Arc<Caller>>>,
     ) -> Result<Option<Arc<Caller>>> {
-        let release = route.handler.release();
-        let plugin = release.map(|release| &release.record.plugin);
-        let (auth, credential) = (&self.host.auth, self.credential(parts, origin));
+        let plugin = plugin_of(route);
         let checked = match known {
-            // They can have lost their session or their rights since: a client can send its body slowly.
-            Some(Ok(_)) => access::decide_on(access::look_up_again(auth, credential).await, route.access, plugin),
-            Some(unknown) => access::decide_on(unknown, route.access, plugin),
-            None => access::check(auth, credential, origin.address, route.access, plugin).await,
+            Some(found) => access::decide_on(found, route.access, plugin),
+            None => {
+                let (auth, credential) = (&self.host.auth, self.credential(parts, origin));
+                access::check(auth, credential, origin.address, route.access, plugin).await
+            }
         };
-        if let (Err(error), Some(release)) = (&checked, release)
-            && CallOutcome::of_error(error) == CallOutcome::Dependency
-        {
-            release.stats.count(CallOutcome::Dependency);
-        }
-        checked
+        checked.inspect_err(|error| count_failed_check(route, error))
+    }
+
+    /// Checks the access of a route after the body was read. The caller was known before, and can have lost their session or
+    /// their rights since: a client can send its body slowly.
+    async fn authorize_again(
+        &self,
+        route: MatchedRoute<'_>,
+        parts: &Parts,
+        origin: &ClientOrigin,
+    ) -> Result<Option<Arc<Caller>>> {
+        let found = access::look_up_again(&self.host.auth, self.credential(parts, origin)).await;
+        let checked = access::decide_on(found, route.access, plugin_of(route));
+        checked.inspect_err(|error| count_failed_check(route, error))
     }
 
     /// Responds to a path that matches no route: with a static file, or a 404.
@@ -480,6 +491,21 @@ fn plugin_route<'a>(release: &'a Arc<Release>, prepared: &'a Arc<Prepared>, inde
         max_body_bytes: release.limits.request_bytes,
         handler: Handler::Plugin { release, prepared, index, contract },
     })
+}
+
+/// Returns the plugin of a route; `None` if it is one of the host.
+fn plugin_of(route: MatchedRoute<'_>) -> Option<&PluginName> {
+    route.handler.release().map(|release| &release.record.plugin)
+}
+
+/// Counts a request for its release as one that a service of the host failed, if the host could not check the access, for
+/// example because its database does not respond.
+fn count_failed_check(route: MatchedRoute<'_>, error: &Error) {
+    if let Some(release) = route.handler.release()
+        && CallOutcome::of_error(error) == CallOutcome::Dependency
+    {
+        release.stats.count(CallOutcome::Dependency);
+    }
 }
 
 fn method_not_allowed(methods: Vec<&str>) -> Error {
