@@ -137,12 +137,12 @@ statuses! {
 pub fn reply(error: &Error, instance: &str, request_id: &str) -> Reply {
     let status = status(error.kind());
     debug_assert!(code::fits_status(error.code(), status.as_u16()), "{status} is not declared for {}", error.code());
-    // A client can cause any number of 501s.
     if *error.kind() == Kind::Internal {
         tracing::error!(request_id, code = %error.code(), error = error.report(), "request failed");
     } else if status.is_server_error() && *error.kind() != Kind::NotImplemented {
         tracing::error!(target: CALL_ERRORS, request_id, code = %error.code(), error = error.report(), "request failed");
     } else {
+        // Among them are 501s: a client can cause any number of them.
         tracing::debug!(request_id, code = %error.code(), error = error.report(), "request refused");
     }
     let details =

@@ -78,7 +78,9 @@ impl Registry {
                     unloaded += 1;
                 }
             }
-            tracing::debug!(unloaded, "releases that nobody used for a while were unloaded");
+            if unloaded > 0 {
+                tracing::debug!(unloaded, "releases that nobody used for a while were unloaded");
+            }
         });
     }
 

@@ -301,7 +301,8 @@ impl Release {
         }
     }
 
-    /// Returns whether it has parts that were not used for [`IDLE`].
+    /// Returns whether it has parts whose last noticed use was [`IDLE`] ago. If none was noticed yet, this counts as one: the
+    /// time begins now.
     pub(super) fn is_idle(&self, minute: u64) -> bool {
         let last_use = self.last_use.load(Ordering::Relaxed);
         if last_use == 0 {
@@ -311,7 +312,7 @@ impl Release {
         minute.saturating_sub(last_use) >= IDLE.as_secs() / 60 && self.is_prepared()
     }
 
-    /// Takes its parts out if they were not used for [`IDLE`] and no call holds them.
+    /// Takes its parts out if [`is_idle`](Self::is_idle) and no call holds them. A call that holds them counts as a use.
     pub(super) fn take_idle(&self, minute: u64) -> Option<Arc<Prepared>> {
         if !self.is_idle(minute) {
             return None;
@@ -330,10 +331,10 @@ impl Release {
         drop(self.preparation_failed.lock().await);
     }
 
-    /// Returns the same for a release that is not served yet: its deploy has prepared it.
+    /// Returns the parts of a release that its deploy has prepared, and that is not served yet.
     ///
     /// # Errors
-    /// They are not prepared, which is a defect of the host.
+    /// It is not prepared, which is a defect of the host.
     pub(super) fn parts(&self) -> Result<Arc<Prepared>> {
         self.prepared().ok_or_else(|| Error::internal("a release was called before it was prepared"))
     }

@@ -79,11 +79,15 @@ impl Registry {
         if began >= *next_search {
             let lanes = task::unblock_lanes(&self.db).await?;
             *next_search = Instant::now() + began.elapsed().saturating_mul(SEARCH_REST);
-            tracing::debug!(lanes, "freed the lanes that waited for nothing");
+            if lanes > 0 {
+                tracing::debug!(lanes, "freed the lanes that waited for nothing");
+            }
         }
         if prunes {
             let (tasks, events) = task::prune(&self.db, self.clock.now(), self.limits.keep_events).await?;
-            tracing::debug!(tasks, events, "deleted ended jobs and old events");
+            if tasks > 0 || events > 0 {
+                tracing::debug!(tasks, events, "deleted ended jobs and old events");
+            }
             let most = i64::try_from(self.limits.keep_ended).unwrap_or(i64::MAX);
             for (plugin, tasks) in task::trim(&self.db, most).await? {
                 tracing::warn!(%plugin, tasks, "the plugin has more dead letters than are kept; the oldest were deleted");
@@ -324,9 +328,10 @@ impl Engine {
             let is_declared = messages.subscriptions.iter().any(|declared| declared.topic.as_str() == queue.name);
             return (!is_declared || release.has_grant(Events::NAME)).then_some(undeclared);
         }
-        let job = |of: &Release| of.record.declaration.messages.jobs.iter().any(|declared| declared.name == queue.name);
+        let declares =
+            |of: &Release| of.record.declaration.messages.jobs.iter().any(|declared| declared.name == queue.name);
         let Some(declared) = messages.jobs.iter().find(|declared| declared.name == queue.name) else {
-            return (!canary.is_some_and(job)).then_some(undeclared);
+            return (!canary.is_some_and(declares)).then_some(undeclared);
         };
         if !release.has_grant(Jobs::NAME) {
             return None;
