@@ -119,6 +119,11 @@ pub fn coarse_nanos() -> u64 {
     nanos(COARSE)
 }
 
+/// Returns the nanoseconds of CPU time that this thread has used. This is a system call of some tenths of a microsecond.
+pub fn thread_nanos() -> u64 {
+    nanos(ClockId::ThreadCPUTime)
+}
+
 fn nanos(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));

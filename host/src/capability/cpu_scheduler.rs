@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::clock::thread_nanos;
 
 /// A run that took less time than this counts as if the thread had had the CPU all the time.
 const SHORT_RUN: Duration = Duration::from_micros(100);
@@ -92,13 +92,13 @@ impl CpuSlot {
 
     /// Runs a guest until it waits, then releases the slot. Returns the CPU time of the run too.
     pub fn run<T>(&self, guest: impl FnOnce() -> T) -> (T, Duration) {
-        let began = thread_time();
+        let began = thread_nanos();
         self.run.began.store(began, Ordering::Relaxed);
         let start = Instant::now();
         let done = guest();
         let time = start.elapsed();
         // CPU time is never longer than the time that passed.
-        let took = if time < SHORT_RUN { time } else { Duration::from_nanos(thread_time().saturating_sub(began)) };
+        let took = if time < SHORT_RUN { time } else { Duration::from_nanos(thread_nanos().saturating_sub(began)) };
         self.run.before.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.release();
         (done, took)
@@ -106,7 +106,7 @@ impl CpuSlot {
 
     /// Returns the CPU time of the call so far. The guest must be running on this thread.
     pub fn cpu_time(&self) -> Duration {
-        let now = thread_time().saturating_sub(self.run.began.load(Ordering::Relaxed));
+        let now = thread_nanos().saturating_sub(self.run.began.load(Ordering::Relaxed));
         Duration::from_nanos(self.run.before.load(Ordering::Relaxed).saturating_add(now))
     }
 
@@ -117,13 +117,6 @@ impl CpuSlot {
     fn permits(&self) -> std::sync::MutexGuard<'_, Option<Permits>> {
         self.run.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the CPU time of this thread. This is a system call of some tenths of a microsecond.
-fn thread_time() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 #[cfg(test)]
