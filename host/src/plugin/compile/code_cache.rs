@@ -39,7 +39,7 @@ const UNFINISHED: &str = "tmp";
 const VERSION: u8 = 2;
 /// A file consists of the machine code, and a trailer of magic, fingerprint, length of the machine code and MAC. A mapping
 /// begins at a page of the file, so the machine code is at the beginning.
-const MAGIC: &[u8; 8] = b"wharfc\x00\x02";
+const MAGIC: &[u8; 8] = &[b'w', b'h', b'a', b'r', b'f', b'c', 0, VERSION];
 const TRAILER: u64 = 8 + 32 + 8 + 32;
 
 /// The bytes of a file that are read at once to check its MAC.
