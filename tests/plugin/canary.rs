@@ -17,6 +17,7 @@ both!(
     a_canary_survives_a_restart,
     callers_keep_their_sides_in_a_restart,
     a_caller_whose_session_ends_during_an_upload_is_refused => Setup::default().with_items(),
+    a_caller_whose_session_ends_during_a_raw_upload_is_refused,
 );
 
 async fn deploy_plan(host: &TestHost, component: &Component, plan: &str) -> Value {
@@ -109,6 +110,25 @@ async fn a_caller_whose_session_ends_during_an_upload_is_refused(host: &mut Test
     .await;
     assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("invalid_token"), "{refused}");
     assert_eq!(second.get("/items/").await.ok()["count"], 1);
+}
+
+/// They are checked before the body too, which can be large.
+async fn a_caller_whose_session_ends_during_a_raw_upload_is_refused(host: &mut TestHost) {
+    let operation = json!({ "requestBody": { "content": { "application/octet-stream": {} } } });
+    let routes = json!([{ "method": "POST", "path": "/", "access": "authenticated", "operation": operation }]);
+    let release = |answer: &str| liar(json!({ "routes": routes, "answer": answer }));
+    deploy_plan(host, &release("live"), "").await;
+    deploy_plan(host, &release("candidate"), "canary=100%25").await;
+    let first = host.user("jane@example.com").await;
+    let second = host.anonymous().signed_in("jane@example.com", PASSWORD).await;
+    let head = format!("POST /liar HTTP/1.1\r\nauthorization: Bearer {}\r\n", first.token());
+    let taken = with_a_late_body(host, &head, "bytes", async || ()).await;
+    assert!(taken.starts_with("HTTP/1.1 200") && taken.ends_with("candidate"), "{taken}");
+    let refused = with_a_late_body(host, &head, "bytes", async || {
+        second.delete("/users/me/sessions").await.ok();
+    })
+    .await;
+    assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("invalid_token"), "{refused}");
 }
 
 /// The calls of one caller can open the circuit breaker. The canary then ends only if other callers meet failures too.
