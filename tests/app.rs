@@ -138,7 +138,7 @@ async fn components_given_at_startup_are_deployed_once() {
     config.plugins.total_concurrency = 4;
     for unchanged in [false, true] {
         let environment =
-            Environment { compile: Compile::in_process(), awaits_deployments: true, ..Environment::default() };
+            Environment { compile: Compile::in_process().unwrap(), awaits_deployments: true, ..Environment::default() };
         let app = App::start(config.clone(), environment).await.unwrap();
         let client = Client::new(app.addr());
         let ready = async || client.plain(reqwest::Method::GET, "/readyz").send().await;

@@ -232,7 +232,7 @@ async fn a_restart_compiles_nothing() {
     code_cache_files(&host).iter().for_each(|file| std::fs::remove_file(file).unwrap());
     host.restart().await;
     host.anonymous().get("/hello/").await.has_code(503, "plugin_unavailable");
-    host.restart_compiling(Compile::in_process()).await;
+    host.restart_compiling(Compile::in_process().unwrap()).await;
     assert_eq!(host.anonymous().get("/hello/").await.ok()["message"], "Hello");
     // The other one is compiled without a request.
     until("both to be compiled", async || (code_cache_files(&host).len() == 2).then_some(())).await;

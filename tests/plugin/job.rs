@@ -381,7 +381,7 @@ async fn parking_host() {
     config.plugins.total_concurrency = 4;
     let app = App::start(
         config,
-        Environment { at_stage: Some(park), compile: Compile::in_process(), ..Environment::default() },
+        Environment { at_stage: Some(park), compile: Compile::in_process().unwrap(), ..Environment::default() },
     )
     .await
     .unwrap();

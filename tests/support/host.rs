@@ -18,6 +18,7 @@ use wharf::plugin::Compile;
 
 use super::backend::Backend;
 use super::client::{Client, TestResponse};
+use super::compiled_functions;
 use super::component::{Component, build_components};
 use super::mail::MailServer;
 use super::patience::PATIENCE;
@@ -51,8 +52,8 @@ pub(crate) fn offered_capabilities() -> String {
     names.join(", ")
 }
 
-/// The compiler of all hosts in this process, so that each component is compiled once.
-static WITHIN: LazyLock<Compile> = LazyLock::new(Compile::in_process);
+/// The compiler of all hosts in this process, so that each component is compiled once, and each function of it.
+static WITHIN: LazyLock<Compile> = LazyLock::new(compiled_functions::in_process);
 
 /// The set-up of a test host.
 pub(crate) struct Setup {

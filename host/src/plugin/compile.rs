@@ -29,7 +29,7 @@ use self::confinement::Confinement;
 use self::fingerprint::Fingerprint;
 use self::machine_code::MachineCode;
 use super::artifact::{Artifact, Digest, check_structure, invalid, printable};
-use super::engine::PluginEngine;
+use super::engine::{self, PluginEngine};
 use super::shortage::{self, lacks_resources};
 use crate::capability::Boot;
 use crate::config;
@@ -56,11 +56,23 @@ pub enum Compile {
 
 impl Compile {
     /// Compiles in this process. Hosts with clones of the returned value share its compiled components.
-    pub fn in_process() -> Self {
+    ///
+    /// # Errors
+    /// The settings do not fit this machine.
+    pub fn in_process() -> Result<Self> {
+        Self::in_process_with(|_| ())
+    }
+
+    /// Compiles in this process with changed settings that leave the meaning of the machine code as it is, such as a cache
+    /// of functions.
+    ///
+    /// # Errors
+    /// The settings do not fit this machine.
+    pub fn in_process_with(change: impl FnOnce(&mut wasmtime::Config)) -> Result<Self> {
+        let engine = engine::compiling_with(change)?;
         let weight = |_: &Digest, code: &Arc<MachineCode>| u32::try_from(code.len()).unwrap_or(u32::MAX);
-        Self::InProcess(InProcessCompiler(
-            moka::sync::Cache::builder().max_capacity(IN_PROCESS_BYTES).weigher(weight).build(),
-        ))
+        let compiled = moka::sync::Cache::builder().max_capacity(IN_PROCESS_BYTES).weigher(weight).build();
+        Ok(Self::InProcess(InProcessCompiler { engine, compiled }))
     }
 }
 
@@ -76,12 +88,15 @@ impl Default for Compile {
 
 /// Compiles in this process and remembers the machine code. All engines of a process have the same [`fingerprint`].
 #[derive(Clone)]
-pub struct InProcessCompiler(moka::sync::Cache<Digest, Arc<MachineCode>>);
+pub struct InProcessCompiler {
+    engine: Engine,
+    compiled: moka::sync::Cache<Digest, Arc<MachineCode>>,
+}
 
 impl InProcessCompiler {
-    fn compile(&self, engine: &Engine, digest: Digest, component: &[u8]) -> Result<Arc<MachineCode>> {
-        let compile = || engine.precompile_component(component).map(|code| Arc::new(MachineCode::trusted(code)));
-        self.0.try_get_with(digest, compile).map_err(|error| refusal(&error))
+    fn compile(&self, digest: Digest, component: &[u8]) -> Result<Arc<MachineCode>> {
+        let compile = || self.engine.precompile_component(component).map(|code| Arc::new(MachineCode::trusted(code)));
+        self.compiled.try_get_with(digest, compile).map_err(|error| refusal(&error))
     }
 }
 
@@ -241,8 +256,8 @@ impl Compiler {
         let machine_code = match &self.backend {
             Backend::Child(child) => Arc::new(child.compile(digest, component).await?),
             Backend::InProcess(compiled) => {
-                let (engine, compiled, digest) = (engine.clone(), compiled.clone(), digest.clone());
-                run_blocking(move || compiled.compile(&engine, digest, &component)).await??
+                let (compiled, digest) = (compiled.clone(), digest.clone());
+                run_blocking(move || compiled.compile(digest, &component)).await??
             }
         };
         run_blocking(move || store_and_load(&cache, &engine, &kept_as, &machine_code)).await?

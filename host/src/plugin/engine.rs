@@ -117,7 +117,14 @@ impl PluginEngine {
 /// Creates an engine that compiles for a [`PluginEngine`] in another process. It runs nothing and has no pool, which
 /// would reserve far more addresses than a process with a limit has.
 pub(super) fn compiling() -> Result<Engine> {
-    start(&settings())
+    compiling_with(|_| ())
+}
+
+/// Creates such an engine with changed settings, which the machine code must not depend on.
+pub(super) fn compiling_with(change: impl FnOnce(&mut Config)) -> Result<Engine> {
+    let mut settings = settings();
+    change(&mut settings);
+    start(&settings)
 }
 
 fn start(settings: &Config) -> Result<Engine> {

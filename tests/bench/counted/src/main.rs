@@ -34,8 +34,8 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn serve(config: Config, deployments: Vec<Deployment>) -> Result<(), Failure> {
-    let environment =
-        Environment { compile: Compile::in_process(), passwords: HashCost::Minimal, ..Environment::default() };
+    let compile = Compile::in_process().map_err(|error| text(&error))?;
+    let environment = Environment { compile, passwords: HashCost::Minimal, ..Environment::default() };
     let app = App::start(config, environment).await.map_err(|error| text(&error))?;
     for deployment in &deployments {
         app.deploy(deployment).await.map_err(|error| text(&error))?;
