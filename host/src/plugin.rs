@@ -47,6 +47,7 @@ mod mounts;
 mod operations;
 mod outbox_turns;
 mod pause;
+mod per_plugin;
 mod preparation;
 mod probation;
 mod problem_document;

@@ -7,18 +7,19 @@
 //! change of its plugin ends when its turn begins.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use super::per_plugin::PerPlugin;
 use super::schema_compatibility::MigrationStep;
 use crate::id::PluginName;
 
 /// The turns of all plugins.
 #[derive(Debug, Default)]
 pub(super) struct DeployTurns {
-    queues: Mutex<HashMap<PluginName, Weak<Queue>>>,
+    queues: PerPlugin<Queue>,
     changes: Arc<Mutex<Changes>>,
 }
 
@@ -82,18 +83,7 @@ impl DeployTurns {
 
     /// Waits until no other deploy of the plugin runs.
     pub(super) async fn begin(&self, plugin: &PluginName) -> DeployTurn {
-        let queue = {
-            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-            queues.retain(|_, queue| queue.strong_count() > 0);
-            match queues.get(plugin).and_then(Weak::upgrade) {
-                Some(queue) => queue,
-                None => {
-                    let queue = Arc::<Queue>::default();
-                    queues.insert(plugin.clone(), Arc::downgrade(&queue));
-                    queue
-                }
-            }
-        };
+        let queue = self.queues.of(plugin);
         let turn = Arc::clone(&queue.turn).lock_owned().await;
         DeployTurn { queue, _turn: turn }
     }
@@ -101,7 +91,7 @@ impl DeployTurns {
     /// Interrupts the running deploys of a plugin, because an operation changed the plugin. The caller holds the change
     /// lock.
     pub(super) fn interrupt(&self, plugin: &PluginName) {
-        if let Some(queue) = self.find(plugin) {
+        if let Some(queue) = self.queues.find(plugin) {
             queue.running().interrupted.cancel();
         }
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,11 +105,7 @@ impl DeployTurns {
     /// Returns the migrations of the release that a running deploy prepares, from before they are applied until the
     /// deploy has ended.
     pub(super) fn migrating(&self, plugin: &PluginName) -> Option<Vec<MigrationStep>> {
-        self.find(plugin)?.running().migrating.clone()
-    }
-
-    fn find(&self, plugin: &PluginName) -> Option<Arc<Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(plugin).and_then(Weak::upgrade)
+        self.queues.find(plugin)?.running().migrating.clone()
     }
 }
 
@@ -180,8 +166,6 @@ mod tests {
         assert!((&mut second).now_or_never().is_none());
         drop(first);
         assert!(second.now_or_never().is_some());
-        turns.begin(&name("three")).await;
-        assert_eq!(turns.queues.lock().unwrap().len(), 1, "ended turns are forgotten");
     }
 
     #[tokio::test]

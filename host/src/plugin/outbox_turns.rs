@@ -2,33 +2,19 @@
 //! Without the turns, the relay could store messages after the deletion that it had read before it, and a later plugin of
 //! the same name would get them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use tokio::sync::OwnedMutexGuard;
-
+use super::per_plugin::PerPlugin;
 use crate::id::PluginName;
 
 /// The turns at all outboxes.
 #[derive(Debug, Default)]
-pub(super) struct OutboxTurns(Mutex<HashMap<PluginName, Weak<tokio::sync::Mutex<()>>>>);
+pub(super) struct OutboxTurns(PerPlugin<Mutex<()>>);
 
 impl OutboxTurns {
     /// Waits for the turn at the outbox of a plugin. It ends when the result is dropped.
     pub(super) async fn begin(&self, plugin: &PluginName) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            match turns.get(plugin).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    let turn = Arc::<tokio::sync::Mutex<()>>::default();
-                    turns.insert(plugin.clone(), Arc::downgrade(&turn));
-                    turn
-                }
-            }
-        };
-        turn.lock_owned().await
+        self.0.of(plugin).lock_owned().await
     }
 }
 
