@@ -28,7 +28,7 @@ pub(super) enum MailCommand {
     List(ListCommand),
     /// Show a mail with its recipient and subject, without its text
     Show(OneCommand),
-    /// Send a dead mail again, or one that waits for another attempt at once, or all that fit
+    /// Make a dead mail due again, or one that waits for another attempt, or all that fit
     Retry(RetryCommand),
     /// Delete a mail, or all that fit
     Drop(DropCommand),
@@ -102,12 +102,12 @@ struct Which {
     remote: Remote,
 }
 
-/// Send a mail again, or all that fit.
+/// Make a mail due again, or all that fit.
 #[derive(Debug, Args)]
 pub(super) struct RetryCommand {
     #[command(flatten)]
     which: Which,
-    /// The state of those that are sent again [default: dead]
+    /// The state of those that are made due [default: dead]
     #[arg(long, conflicts_with = "number")]
     state: Option<State>,
 }

@@ -67,7 +67,8 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         operate(HostRoute::post("/api/v1/mails/bulk/drop", drop_mails))
             .named(TAG, "drop_mails", "Drop Mails")
             .described(
-                "Deletes all mails of a plugin, of the host or of both, unless `state` says otherwise the dead ones.",
+                "Deletes all mails of a plugin, of the host or of both, unless `state` says otherwise the dead ones. The \
+                 plugin must exist or have mails.",
             )
             .json::<ManyMails>()
             .replies::<Changed>(),

@@ -71,7 +71,10 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
             .replies::<Changed>(),
         operate(HostRoute::post("/api/v1/tasks/bulk/drop", drop_tasks))
             .named(TAG, "drop_tasks", "Drop Tasks")
-            .described("Deletes all tasks that fit, unless `state` says otherwise the dead ones.")
+            .described(
+                "Deletes all tasks that fit, unless `state` says otherwise the dead ones. The plugin must exist or have \
+                 tasks.",
+            )
             .json::<TasksDrop>()
             .replies::<Changed>(),
     ]
