@@ -99,7 +99,8 @@ fn user_deleted(event: Event<UserDeleted>) -> Result<(), sql::Error> {
 }
 
 /// Lets the user of a new account opt in. An account that `wharf user import` brings back has its earlier id. The events
-/// about an account arrive in their order, so this is never undone by an earlier deletion.
+/// about an account arrive in their order, so an earlier deletion does not undo this. The exception is a deletion that became
+/// a dead letter and that an operator retries: it comes after later events. Then the user cannot opt in any more.
 #[subscribe("user.created")]
 fn user_created(event: Event<UserCreated>) -> Result<(), sql::Error> {
     sql::execute("DELETE FROM departed_user WHERE id = $1", params![event.payload.id]).map(|_| ())

@@ -222,7 +222,9 @@ fn delete_items_of_user(event: Event<UserDeleted>) -> Result<(), TaskError> {
 }
 
 /// Lets the user of a new account create items. An account that `wharf user import` brings back has its earlier id. The
-/// events about an account arrive in their order, so this is never undone by an earlier deletion.
+/// events about an account arrive in their order, so an earlier deletion does not undo this. The exception is a deletion that
+/// became a dead letter and that an operator retries: it comes after later events. Then the items of the account are deleted,
+/// and the user cannot create any more.
 #[subscribe("user.created")]
 fn readmit_user(event: Event<UserCreated>) -> Result<(), TaskError> {
     sql::execute("DELETE FROM departed_owner WHERE id = $1", params![event.payload.id])?;
