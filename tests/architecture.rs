@@ -1,10 +1,12 @@
 //! Rules about the source itself: which part may use which, which part names which crate, which files may form a
 //! circle, how files are named, and how transactions are written. `imports` reads the source, `circles` searches the
-//! graph, `transactions` looks for writers that would wait for themselves, and `claims` and `language` read the texts.
+//! graph, `transactions` looks for writers that would wait for themselves, `host_topics` compares lists, and `claims` and
+//! `language` read the texts.
 
 mod circles;
 mod claims;
 mod generated_tables;
+mod host_topics;
 mod imports;
 mod language;
 mod transactions;
