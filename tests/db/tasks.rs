@@ -12,6 +12,7 @@ use wharf::id::{EventId, JobId, PluginName};
 use wharf::message::{Message, NewEvent, NewJob, Priority};
 
 use crate::support::patience::PATIENCE;
+use crate::support::polling::until;
 use crate::support::postgres::{self, TestDatabase};
 
 pub(super) const OWNER: &str = "node/1";
@@ -425,20 +426,18 @@ async fn a_task_that_is_just_being_stored_with_an_event_is_deleted_with_the_data
     const TASK: &str = "INSERT INTO tasks \
         (id, plugin, kind, queue, name, payload, state, due_at, first_due_at, depth, created_at) \
         VALUES ($1, 'mailer', 'job', 'mailer/send/1', 'send', '{}', 'ready', 1, 1, 0, 1)";
-    const WAITING: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
     let Some(database) = postgres::database().await else { return };
     let (_dir, db) = open(Some(&database)).await;
     let Db::Postgres(pool) = &db else { unreachable!() };
     let mut storing = pool.begin().await.unwrap();
-    // The lock of all transactions that store events, in `db::intake`.
-    sqlx::query(LOCK).bind(0x6a1e_5c07_93d2_4bf1_i64).execute(&mut *storing).await.unwrap();
+    sqlx::query(LOCK).bind(postgres::EVENT_LOCK).execute(&mut *storing).await.unwrap();
     let deleting = db.clone();
     let deletion = tokio::spawn(async move { task::delete_of_plugin(&deleting, &plugin("mailer")).await });
-    while !sqlx::query_scalar::<_, bool>(WAITING).fetch_one(&mut *storing).await.unwrap() {
+    until("the deletion to wait for the lock", async || {
         assert!(!deletion.is_finished(), "the deletion does not wait");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        postgres::is_lock_waited_for(&mut storing).await.then_some(())
+    })
+    .await;
     sqlx::query(TASK).bind(Uuid::from_u128(1)).execute(&mut *storing).await.unwrap();
     storing.commit().await.unwrap();
     deletion.await.unwrap().unwrap();

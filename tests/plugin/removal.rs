@@ -2,13 +2,14 @@
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 
 use super::emergencies::patient;
 use super::releases::operate;
 use super::{liar, plugins};
 use crate::support::gate::Gate;
 use crate::support::polling::until;
+use crate::support::postgres;
 use crate::support::worker::Worker;
 use crate::support::{Backend, Component, Setup, TestHost, both};
 
@@ -141,24 +142,17 @@ async fn a_deletion_of_data_ends_calls_in_flight(host: &TestHost) {
     }
 }
 
-/// The lock of all transactions that store events, in `db::intake`.
-const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
-
 /// On SQLite nothing holds the relay up between two statements.
 #[tokio::test]
 async fn messages_that_the_relay_holds_are_deleted_with_the_data() {
     let Some(host) = TestHost::start(Backend::Postgres, Setup::default()).await else { return };
     let worker = Worker::deploy(&host, json!({ "subscriptions": [["worker.said"]] })).await;
-    let mut locking = PgConnection::connect(&host.database().unwrap().superuser_url).await.unwrap();
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(EVENT_LOCK).execute(&mut locking).await.unwrap();
+    let mut locking = postgres::connect(host.database().unwrap()).await;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(postgres::EVENT_LOCK).execute(&mut locking).await.unwrap();
     let steps = json!([["begin"], ["enqueue", "work", {}], ["publish", "said", null, {}], ["commit"]]);
     worker.post(&steps).await.ok();
-    until("the relay to wait for the lock", async || {
-        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
-                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut locking).await.unwrap().then_some(())
-    })
-    .await;
+    until("the relay to wait for the lock", async || postgres::is_lock_waited_for(&mut locking).await.then_some(()))
+        .await;
     let removal = {
         let superuser = host.superuser().clone();
         tokio::spawn(async move { superuser.delete("/plugins/worker?delete_data=true").await })

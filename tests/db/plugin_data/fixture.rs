@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tempfile::TempDir;
 use wharf::clock::Random;
 use wharf::config::{Config, Secret};
@@ -82,7 +82,7 @@ impl Fixture {
 
     /// Connects directly as the database superuser.
     pub(super) async fn superuser(&self) -> PgConnection {
-        PgConnection::connect(&self.postgres.as_ref().unwrap().superuser_url).await.unwrap()
+        postgres::connect(self.postgres.as_ref().unwrap()).await
     }
 
     /// Waits until a statement with this text runs on the server, or no longer runs. SQLite cannot be asked: the test

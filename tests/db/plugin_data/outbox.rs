@@ -7,6 +7,7 @@ use wharf::db::plugin_data::{DataError, PluginData, StatementLimits, Value};
 use super::fixture::{Fixture, add, count, name, on_both, sql};
 use crate::support::Backend;
 use crate::support::polling::until;
+use crate::support::postgres::is_lock_waited_for;
 
 on_both! {
     committed_messages_are_there_in_order_until_they_are_forgotten,
@@ -124,12 +125,7 @@ async fn until_a_lane_is_waited_for(fixture: &Fixture) {
         return;
     }
     let mut superuser = fixture.superuser().await;
-    until("a transaction to wait for a lane", async || {
-        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
-                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut superuser).await.unwrap().then_some(())
-    })
-    .await;
+    until("a transaction to wait for a lane", async || is_lock_waited_for(&mut superuser).await.then_some(())).await;
 }
 
 async fn no_id_is_used_twice(fixture: &Fixture) {
