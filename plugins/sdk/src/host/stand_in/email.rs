@@ -50,6 +50,8 @@ fn size(message: &outbox::Message) -> usize {
     texts + message.attachments.iter().map(file).sum::<usize>()
 }
 
+/// Checks that the grant allows a recipient. Compares domains as they are written, while the host knows that Punycode and
+/// Unicode are the same.
 fn check_recipient(host: &HostState, recipient: &Recipient) -> Result<(), Error> {
     match recipient {
         // The host looks the account up when it sends the mail.
@@ -71,8 +73,7 @@ fn check_recipient(host: &HostState, recipient: &Recipient) -> Result<(), Error>
     }
 }
 
-/// Returns the local part and the domain of an address; `None` if the text is none. Compares domains as they are written,
-/// while the host knows that Punycode and Unicode are the same.
+/// Returns the local part and the domain of an address; `None` if the text is none.
 fn parts_of(address: &str) -> Option<(&str, &str)> {
     let (local, domain) = address.rsplit_once('@')?;
     let is_combining = |c: char| matches!(c, '\u{300}'..='\u{36f}');
