@@ -38,7 +38,10 @@ async fn a_caller_has_the_permissions_of_their_roles(host: &TestHost) {
     assert_eq!((&me["may_read_all"], &me["permissions"]), (&json!(false), &json!([])));
     let superuser = root.get("/chameleon/me").await.ok();
     assert_eq!((&superuser["may_read_all"], &superuser["permissions"]), (&json!(true), &json!(["read-all"])));
-    user.get("/chameleon/permitted").await.is_problem(403, "forbidden", "The user doesn't have enough privileges");
+    let refused = user.get("/chameleon/permitted").await;
+    refused.is_problem(403, "forbidden", "The user doesn't have enough privileges");
+    assert_eq!(refused.problem()["permission"], "chameleon:read-all");
+    assert_eq!(user.get("/chameleon/superuser").await.problem()["permission"], Value::Null, "no permission suffices");
 
     // The permission of another plugin with the same name is another permission.
     super::deploy_twin(host).await;

@@ -23,7 +23,8 @@ async fn a_pipeline_deploys_with_a_key_and_may_do_nothing_else() {
     let deployed = process.command(&key, &["plugin", "deploy", file.to_str().unwrap(), "--json"]);
     assert_eq!(json_of(&deployed)["plugin"]["name"], "hello");
     let removed = process.command(&key, &["plugin", "remove", "hello", "--keep-data", "--yes"]);
-    assert!(failure(&removed).contains("code: forbidden"), "{removed:?}");
+    let refused = failure(&removed);
+    assert!(refused.contains("code: forbidden") && refused.contains("permission: plugins:remove"), "{refused}");
     // A key has no session, and the command names the way out.
     let refused = failure(&process.command(&key, &create));
     assert!(refused.contains("code: needs_session") && refused.contains("wharf login"), "{refused}");

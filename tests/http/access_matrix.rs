@@ -330,6 +330,7 @@ async fn callers_with_permissions(
                 report.expect("the permission alone", route, &route.call(&narrow, nothing).await, None);
                 let refused = route.call(&others, objects).await;
                 report.expect("all other permissions", route, &refused, Some((403, "forbidden")));
+                assert_eq!(refused.problem()["permission"], permission, "{}", route.entry.0);
                 let holds = of_operators.as_array().unwrap().iter().any(|held| *held == permission);
                 let expected = (!holds).then_some((403, "forbidden"));
                 let with = if holds { nothing } else { objects };

@@ -84,7 +84,9 @@ async fn a_key_has_its_permissions_and_no_others(host: &TestHost) {
     reader.delete("/plugins/items").await.has_code(403, "forbidden");
     reader.get("/keys/").await.has_code(403, "forbidden");
     // It may not call the routes of plugins, although its owner may.
-    reader.get("/items/").await.has_code(403, "forbidden");
+    let refused = reader.get("/items/").await;
+    refused.is_problem(403, "forbidden", PRIVILEGES);
+    assert_eq!(refused.problem()["permission"], "routes:call");
     // A key of a superuser is no superuser for a plugin.
     let jane = host.user("jane@example.com").await;
     jane.post("/items/", &json!({ "title": "hers" })).await.ok();

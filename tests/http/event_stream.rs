@@ -109,6 +109,8 @@ async fn a_client_gets_the_events_of_the_topics_that_it_may_read(host: &TestHost
     for topic in ["shop.looks", "shop.root", "user.created", "session.revoked", "release.activated"] {
         let refused = jane.get(&path(&["shop.public", topic])).await;
         refused.is_problem(403, "forbidden", &format!("{PRIVILEGES} (topic '{topic}')"));
+        let lacked = (topic == "shop.looks").then_some("shop:look");
+        assert_eq!(refused.problem()["permission"].as_str(), lacked);
     }
     // A key for something else acts for nobody at a plugin.
     key.get(&path(&["shop.members"])).await.has_code(403, "forbidden");

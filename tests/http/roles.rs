@@ -164,21 +164,21 @@ async fn an_operator_deploys_without_being_a_superuser(host: &TestHost) {
     let operator = with_permissions(host, "deployers", &["plugins:read", "plugins:deploy"]).await;
     operator.deploy(&crate::support::Component::hello().0, "").await.ok();
     operator.get("/plugins/hello").await.ok();
-    for response in [
-        operator.get("/users/").await,
-        operator.post("/plugins/hello/pause", &json!({})).await,
-        operator.delete("/plugins/hello").await,
-        operator.get("/roles/").await,
-    ] {
+    // Each refusal names the permission that is lacking.
+    let lacks = |response: crate::support::TestResponse, permission: &str| {
         response.is_problem(403, "forbidden", PRIVILEGES);
-    }
+        assert_eq!(response.problem()["permission"], permission);
+    };
+    lacks(operator.get("/users/").await, "users:read");
+    lacks(operator.post("/plugins/hello/pause", &json!({})).await, "plugins:operate");
+    lacks(operator.delete("/plugins/hello").await, "plugins:remove");
+    lacks(operator.get("/roles/").await, "roles:read");
     // A deploy gives no grant and no limit by the way, and a removal deletes no data.
     let file = crate::support::Component::items().0;
-    for query in ["grant=auth&grant=sql", "limit=memory=1GiB"] {
-        operator.deploy(&file, query).await.is_problem(403, "forbidden", PRIVILEGES);
-    }
+    lacks(operator.deploy(&file, "grant=auth&grant=sql").await, "plugins:grant");
+    lacks(operator.deploy(&file, "limit=memory=1GiB").await, "plugins:operate");
     let remover = with_permissions(host, "removers", &["plugins:remove"]).await;
-    remover.delete("/plugins/hello?delete_data=true").await.is_problem(403, "forbidden", PRIVILEGES);
+    lacks(remover.delete("/plugins/hello?delete_data=true").await, "plugins:delete-data");
     let own = operator.get("/users/me/roles").await.ok();
     assert_eq!(own["permissions"], json!(["plugins:deploy", "plugins:read"]));
     let history = host.superuser().get("/plugins/hello/history").await.ok();

@@ -1,6 +1,8 @@
 //! A user and an authenticated caller, as the rest of the host sees them. They contain no secret. This module never
 //! decides who is authenticated: `auth` creates a [`Caller`] from a credential.
 
+use std::fmt;
+
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -187,9 +189,9 @@ impl Caller {
     /// Checks a permission of the host.
     ///
     /// # Errors
-    /// As [`Caller::refusal`].
+    /// As [`Caller::lacks`].
     pub fn require(&self, permission: HostPermission) -> Result<()> {
-        if self.may(permission) { Ok(()) } else { Err(self.refusal()) }
+        if self.may(permission) { Ok(()) } else { Err(self.lacks(permission)) }
     }
 
     /// Returns whether the caller has `permission` of `plugin`. Superusers have all permissions.
@@ -214,8 +216,14 @@ impl Caller {
         Err(Error::forbidden(code::EXCEEDS_OWN_PERMISSIONS, text))
     }
 
-    /// Returns the refusal of a caller who lacks a permission: 403 `second_factor_required` if a second factor might give
-    /// it, otherwise 403 `forbidden`.
+    /// Returns the refusal of a caller who lacks a permission, written as in a role. As [`Caller::refusal`], but it names the
+    /// permission: in a member of its own, because clients compare the text.
+    pub fn lacks(&self, permission: impl fmt::Display) -> Error {
+        self.refusal().with_member("permission", permission.to_string())
+    }
+
+    /// Returns the refusal of a caller who lacks a privilege: 403 `second_factor_required` if a second factor might give it,
+    /// otherwise 403 `forbidden`.
     pub fn refusal(&self) -> Error {
         if self.withheld {
             let text = "A role requires a second factor; sign in with one";

@@ -286,7 +286,7 @@ impl Api {
             failure.details.push(format!("and {omitted} more"));
         }
         // The code can be looked up in the documentation, and the id in the host's log.
-        for name in ["code", "request_id"] {
+        for name in ["permission", "code", "request_id"] {
             if let Some(value) = text(name).filter(|value| !value.is_empty()) {
                 failure.details.push(format!("{}: {value}", name.replace('_', " ")));
             }

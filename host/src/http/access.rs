@@ -81,16 +81,20 @@ pub(super) fn decide(
         return Ok(caller.filter(|caller| plugin.is_some() && may_call_plugins(caller)).cloned());
     }
     let caller = caller.ok_or_else(not_authenticated)?;
-    let allowed = match (access, plugin) {
-        (Access::Public, _) | (Access::Authenticated, None) => true,
+    let refusal = match (access, plugin) {
+        (Access::Public, _) | (Access::Authenticated, None) => None,
         // The routes of plugins act on the caller's data. A key for something else must not.
-        (Access::Authenticated, Some(_)) => may_call_plugins(caller),
-        (Access::Permission(name), Some(plugin)) => caller.has_permission(plugin, name),
-        (Access::Host(permission), _) => caller.may(*permission),
-        (Access::Session, _) => caller.session().map(|_| true)?,
-        (Access::Permission(_), None) | (Access::Superuser, _) => caller.is_superuser(),
+        (Access::Authenticated, Some(_)) => {
+            (!may_call_plugins(caller)).then(|| caller.lacks(HostPermission::RoutesCall))
+        }
+        (Access::Permission(name), Some(plugin)) => {
+            (!caller.has_permission(plugin, name)).then(|| caller.lacks(format_args!("{plugin}:{name}")))
+        }
+        (Access::Host(permission), _) => caller.require(*permission).err(),
+        (Access::Session, _) => caller.session().err(),
+        (Access::Permission(_), None) | (Access::Superuser, _) => (!caller.is_superuser()).then(|| caller.refusal()),
     };
-    if allowed { Ok(Some(Arc::clone(caller))) } else { Err(caller.refusal()) }
+    refusal.map_or_else(|| Ok(Some(Arc::clone(caller))), Err)
 }
 
 /// Returns whether the caller may call routes of plugins that require no permission.

@@ -58,6 +58,8 @@ struct Problem<'a> {
 #[derive(schemars::JsonSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 struct Continuation {
+    /// The permission that the caller lacks, as a role has it (`forbidden`, `second_factor_required`).
+    permission: Option<String>,
     /// Continues a sign-in with a second factor (`second_factor_required`).
     challenge: Option<String>,
     /// The ways to prove the second factor (`second_factor_required`).

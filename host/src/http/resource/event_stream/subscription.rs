@@ -154,5 +154,6 @@ fn naming(topic: &Topic, error: Error) -> Error {
         return error;
     }
     let text = format!("{} (topic '{topic}')", error.public());
-    Error::new(error.kind().clone(), error.code().clone(), text)
+    let named = Error::new(error.kind().clone(), error.code().clone(), text);
+    error.members().iter().fold(named, |named, (name, value)| named.with_member(name, value.clone()))
 }
