@@ -46,7 +46,10 @@ async fn deliveries_and_jobs_are_repaired_on_the_command_line() {
     assert!(unknown.contains("There is no job") && unknown.contains("wharf jobs list"), "{unknown}");
     assert!(usage(&run(&["jobs", "show", "first"])).contains("see `wharf events list` or `wharf jobs list`"));
     let queues = printed(&["events", "queues"]);
-    assert!(queues.contains("hello/items.changed/1") && !queues.contains("reindex"), "{queues}");
+    assert!(
+        queues.contains("hello/items.changed ") && queues.contains(" normal ") && !queues.contains("reindex"),
+        "{queues}"
+    );
     let nothing = failure(&run(&["jobs", "show", "999999"]));
     assert!(nothing.contains("code: task_not_found") && nothing.contains("wharf jobs list"), "{nothing}");
 

@@ -12,6 +12,7 @@ use super::plugin::view::{members, printable, show_response, text, to_the_second
 use super::queue::{PageOptions, confirm_drop, hint_at_next, shortened, show_member, show_message, unnamed};
 use super::terminal::Terminal;
 use crate::id::{JobId, PluginName};
+use crate::message::Priority;
 
 /// The operator API's path of tasks.
 const TASKS: &str = "/api/v1/tasks/";
@@ -227,7 +228,8 @@ fn queues(response: &Value, kind: Kind, terminal: &Terminal) {
         let oldest = queue.get("oldest_seconds").and_then(Value::as_u64);
         let oldest = oldest.map(|seconds| format!("{seconds} s")).unwrap_or_default();
         let [ready, blocked, running, dead] = ["ready", "blocked", "running", "dead"].map(|name| text(queue, name));
-        [text(queue, "queue"), ready, blocked, running, dead, oldest]
+        let [name, priority] = name_and_priority(text(queue, "queue"));
+        [name, priority, ready, blocked, running, dead, oldest]
     };
     let rows: Vec<_> = members(response, "data").map(row).collect();
     if rows.is_empty() {
@@ -237,7 +239,17 @@ fn queues(response: &Value, kind: Kind, terminal: &Terminal) {
         });
         return;
     }
-    terminal.table(["QUEUE", "READY", "BLOCKED", "RUNNING", "DEAD", "OLDEST DUE FOR"], &rows);
+    terminal.table(["QUEUE", "PRIORITY", "READY", "BLOCKED", "RUNNING", "DEAD", "OLDEST DUE FOR"], &rows);
+}
+
+/// Splits the name of a queue, which ends with the digit of its priority, and returns the word of the priority.
+fn name_and_priority(queue: String) -> [String; 2] {
+    let of_digit = |text: &str| Priority::ALL.into_iter().find(|priority| text.chars().eq([priority.digit()]));
+    match queue.rsplit_once('/').and_then(|(name, digit)| Some((name, of_digit(digit)?))) {
+        Some((name, priority)) => [name.to_owned(), priority.as_str().to_owned()],
+        // Of a later version of the host.
+        None => [queue, String::new()],
+    }
 }
 
 impl ListCommand {
@@ -268,11 +280,19 @@ fn list(page: &Value, kind: Kind, terminal: &Terminal) {
     }
 }
 
+/// Returns the reason of the latest failure, unless the task ended without a failure: then it concerns an earlier attempt.
+fn reason(task: &Value) -> String {
+    match text(task, "state").as_str() {
+        "done" | "cancelled" => String::new(),
+        _ => text(task, "reason"),
+    }
+}
+
 fn row(task: &Value) -> [String; 8] {
     let [created, due] = ["created_at", "due_at"].map(|name| to_the_second(&text(task, name)));
     let state = text(task, "state");
     let due = if matches!(state.as_str(), "ready" | "blocked") { due } else { String::new() };
-    let reason = shortened(text(task, "reason"));
+    let reason = shortened(reason(task));
     [text(task, "seq"), text(task, "plugin"), text(task, "name"), state, text(task, "attempts"), created, due, reason]
 }
 
@@ -300,7 +320,7 @@ fn show(task: &Value, terminal: &Terminal) {
     let title = format!("{} {} of {}", text(task, "kind"), text(task, "name"), text(task, "plugin"));
     terminal.line(terminal.bold(&format!("{} {title}", text(task, "seq"))));
     row("state", text(task, "state"));
-    row("reason", text(task, "reason"));
+    row("reason", reason(task));
     row("attempts", text(task, "attempts"));
     row("event", text(task, "event_id"));
     row("source", text(task, "source"));
@@ -403,8 +423,25 @@ mod tests {
         assert_eq!([number, plugin, name, state, attempts], ["7", "items", "items.created", "dead", "3"]);
         assert_eq!([created.as_str(), due.as_str()], ["2026-11-30 08:00:00", ""]);
         assert!(reason.ends_with('…') && reason.chars().count() < 100 && !reason.contains('\n'), "{reason}");
-        let [.., due, _] = row(&json!({ "state": "ready", "due_at": "2026-11-30T08:01:00Z" }));
-        assert_eq!(due, "2026-11-30 08:01:00");
+        let [.., due, reason] = row(&json!({ "state": "ready", "due_at": "2026-11-30T08:01:00Z", "reason": "late" }));
+        assert_eq!([due.as_str(), reason.as_str()], ["2026-11-30 08:01:00", "late"]);
+    }
+
+    #[test]
+    fn a_job_that_ended_without_a_failure_has_no_reason() {
+        for (state, shown) in [("running", "late"), ("dead", "late"), ("done", ""), ("cancelled", "")] {
+            let [.., reason] = row(&json!({ "state": state, "reason": "late" }));
+            assert_eq!(reason, shown, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_queue_is_shown_with_the_word_of_its_priority() {
+        let shown = |queue: &str| name_and_priority(queue.to_owned());
+        assert_eq!(shown("items/reindex/0"), ["items/reindex", "low"]);
+        assert_eq!(shown("items/items.created/1"), ["items/items.created", "normal"]);
+        assert_eq!(shown("items/reindex/2"), ["items/reindex", "high"]);
+        assert_eq!(shown("items/reindex/21"), ["items/reindex/21", ""]);
     }
 
     #[test]

@@ -221,9 +221,13 @@ pub async fn change_one(db: &Db, change: Change, seq: i64, by: &Initiator, at: T
     let state = if mail.state == "dead" { "dead" } else { "waiting" };
     match apply(db, change, state, &[seq], at, entry).await? {
         0 if change == Change::Retry && state == "waiting" => {
-            Err(Error::conflict(code::MAIL_STATE, format!("Mail {seq} is due already, or is being sent")))
+            let next = format!("`wharf mail show {seq}` shows its next attempt, once this one has failed");
+            Err(Error::conflict(code::MAIL_STATE, format!("Mail {seq} is due already, or is being sent. {next}")))
         }
-        0 => Err(Error::conflict(code::MAIL_STATE, format!("Mail {seq} has changed meanwhile"))),
+        0 => {
+            let text = format!("Mail {seq} has changed meanwhile. `wharf mail show {seq}` shows it");
+            Err(Error::conflict(code::MAIL_STATE, text))
+        }
         _ => Ok(()),
     }
 }

@@ -39,7 +39,7 @@ row! {
         pub kind: String,
         /// The topic or the job.
         pub name: String,
-        /// `PLUGIN/NAME/PRIORITY`.
+        /// `PLUGIN/NAME/PRIORITY`. The priority is 0 (low), 1 (normal) or 2 (high).
         pub queue: String,
         /// `ready`, `blocked` (an earlier delivery with its key has not ended), `running`, `done`, `dead` or `cancelled`.
         pub state: String,
@@ -187,7 +187,7 @@ fn task_not_found(seq: i64) -> Error {
 /// The tasks of one queue that have not ended well.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Queue {
-    /// `PLUGIN/NAME/PRIORITY`.
+    /// `PLUGIN/NAME/PRIORITY`. The priority is 0 (low), 1 (normal) or 2 (high).
     pub queue: String,
     /// The plugin that runs them.
     pub plugin: PluginName,

@@ -261,7 +261,9 @@ async fn when_the_mail_server_is_back_the_mails_that_waited_for_it_are_due_at_on
     assert_eq!(retry().await, 1);
     assert_eq!(retry().await, 0, "it is due");
     let one = operator::change_one(&world.db, Change::Retry, 1, &Initiator::host(), world.clock.now()).await;
-    assert_eq!(one.unwrap_err().code().to_string(), "mail_state");
+    let refused = one.unwrap_err();
+    assert_eq!(refused.code().to_string(), "mail_state");
+    assert!(refused.public().contains("`wharf mail show 1`"), "{}", refused.public());
     assert!(mailer.step().await.unwrap() && !mailer.step().await.unwrap());
     assert!(sink.mails()[4].contains("To: later@example.com\n"));
 }
