@@ -181,7 +181,8 @@ impl Mailer {
     /// A conflict `mail_off`.
     pub fn require_delivery(&self) -> Result<()> {
         if self.0.delivery == Delivery::Off {
-            return Err(Error::conflict(code::MAIL_OFF, "No mail server is configured, so no mail can be sent"));
+            let text = "No mail server is configured (email.smtp_url and email.from), so no mail can be sent";
+            return Err(Error::conflict(code::MAIL_OFF, text));
         }
         Ok(())
     }

@@ -184,12 +184,12 @@ async fn recovery_without_mail_responds_the_same(host: &TestHost) {
     recover(host, "nobody@example.com").await.has_message(SENT);
     let body = json!({ "email": "new@example.com", "password": PASSWORD });
     host.superuser().post("/users/", &body).await.ok();
-    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=a@example.com").send().await;
-    assert_eq!((test.status, test.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
 }
 
 async fn recovery_with_an_unreachable_mail_server_responds_the_same(host: &TestHost) {
     recovery_without_mail_responds_the_same(host).await;
+    let test = host.superuser().request(Method::POST, "/utils/test-email/?email_to=a@example.com").send().await;
+    assert_eq!((test.status, test.text().as_str()), (201, r#"{"message":"Test email sent"}"#));
 }
 
 async fn a_superuser_reads_the_recovery_mail(host: &TestHost) {

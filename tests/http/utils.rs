@@ -7,6 +7,7 @@ use crate::support::{TestHost, both};
 
 both! {
     a_test_mail_is_201_for_superusers,
+    a_test_mail_needs_a_mail_server => Setup::default().without_mail(),
     the_health_check_is_public_and_returns_true,
 }
 
@@ -27,6 +28,14 @@ async fn a_test_mail_is_201_for_superusers(host: &TestHost) {
     host.superuser().post("/utils/test-email/", &body).await.has_findings(&["query.email_to missing: Field required"]);
     let path = "/utils/test-email/?email_to=a@example.com";
     not_authenticated(&host.anonymous().request(Method::POST, path).send().await);
+}
+
+async fn a_test_mail_needs_a_mail_server(host: &TestHost) {
+    let post = async |path: &str| host.superuser().request(Method::POST, path).send().await;
+    let refused = post("/utils/test-email/?email_to=a@example.com").await.has_code(409, "mail_off");
+    assert!(refused.contains("email.smtp_url and email.from"), "{refused}");
+    post("/utils/test-email/").await.has_findings(&["query.email_to missing: Field required"]);
+    assert_eq!(host.superuser().get("/mails/").await.ok()["data"], serde_json::json!([]));
 }
 
 async fn the_health_check_is_public_and_returns_true(host: &TestHost) {

@@ -21,7 +21,7 @@ pub(super) fn routes() -> Vec<HostRoute<Host>> {
         HostRoute::post("/api/v1/utils/test-email/", create_test_email)
             .permission(HostPermission::MailTest)
             .named("utils", "test_email", "Test Email")
-            .described("Sends a test mail to the given address.")
+            .described("Sends a test mail to the given address. A mail server must be configured.")
             .query::<TestEmail>()
             .replies_with::<Message>(201),
     ]
@@ -34,6 +34,7 @@ struct TestEmail {
 
 async fn create_test_email(host: Arc<Host>, call: Call) -> Result<Reply> {
     let query: TestEmail = call.query()?;
+    host.mail.require_delivery()?;
     host.mail.enqueue(&Mail::Test { email: query.email_to.to_string() }).await?;
     Ok(Reply::message("Test email sent")?.with_status(StatusCode::CREATED))
 }
