@@ -76,17 +76,17 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
     line("memory before", courier.memory("VmRSS:")?);
 
     let begun = Instant::now();
-    let done = courier.succeeded()?;
+    let done = courier.jobs()?.succeeded;
     for _ in 0..JOBS / JOBS_OF_CALL {
         courier.0.post(&format!("/api/v1/courier/nothing/{JOBS_OF_CALL}"))?;
     }
     let enqueued = begun.elapsed();
     line("enqueued per second", rate(f64::from(JOBS), enqueued));
-    let done_meanwhile = courier.succeeded()? - done;
+    let done_meanwhile = courier.jobs()?.succeeded - done;
     // Jobs pass the outbox of their plugin in their order, so a probe would wait there for all jobs before it.
     let waiting = loop {
-        let waiting = courier.waiting()?;
-        if waiting + courier.succeeded()? - done >= f64::from(JOBS) {
+        let Jobs { waiting, running, succeeded } = courier.jobs()?;
+        if waiting + running + succeeded - done >= f64::from(JOBS) {
             break waiting;
         }
         if begun.elapsed() > LIMIT {
@@ -102,7 +102,7 @@ fn measure_on(name: &str, binary: &Path, directory: &Path, postgres: Option<&Pos
     }
     #[allow(clippy::cast_precision_loss, reason = "some hundred")]
     let probes = PROBES as f64;
-    while courier.succeeded()? - done < f64::from(JOBS) + probes {
+    while courier.jobs()?.succeeded - done < f64::from(JOBS) + probes {
         if begun.elapsed() > LIMIT {
             return Err(format!("{name}: the jobs did not end within {LIMIT:?}").into());
         }
@@ -127,6 +127,13 @@ fn rate(count: f64, time: Duration) -> String {
 #[allow(clippy::cast_precision_loss, reason = "some thousands")]
 fn count(postgres: Option<&Postgres>) -> Result<Option<f64>, Failure> {
     Ok(postgres.map(Postgres::transactions).transpose()?.map(|count| count as f64))
+}
+
+/// The jobs of the courier that the queue has, and those that ended well since the start.
+struct Jobs {
+    waiting: f64,
+    running: f64,
+    succeeded: f64,
 }
 
 /// A host with the courier.
@@ -166,23 +173,14 @@ impl Courier {
         Ok(format!("median {:.1} ms, 99 % {:.1} ms", millis(50), millis(99)))
     }
 
-    /// Returns how many jobs have succeeded.
-    fn succeeded(&self) -> Result<f64, Failure> {
-        self.metric(r#"wharf_task_outcomes_total{plugin="courier",outcome="succeeded"} "#)
-    }
-
-    /// Returns how many jobs wait in the queue.
-    fn waiting(&self) -> Result<f64, Failure> {
-        self.metric(r#"wharf_tasks{plugin="courier",kind="job",state="ready"} "#)
-    }
-
-    /// Returns a value of the metrics; zero if it is not there.
-    fn metric(&self, name: &str) -> Result<f64, Failure> {
-        let token = format!("Bearer {}", self.0.token());
-        let metrics = ureq::get(self.0.url("/metrics")).header("Authorization", token).call()?;
-        let metrics = metrics.into_body().read_to_string()?;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(value.map_or(Ok(0.0), str::parse)?)
+    /// Returns the numbers of jobs at one moment.
+    fn jobs(&self) -> Result<Jobs, Failure> {
+        let metrics = self.0.metrics()?;
+        Ok(Jobs {
+            waiting: metrics.sample(r#"wharf_tasks{plugin="courier",kind="job",state="ready"}"#)?,
+            running: metrics.sample(r#"wharf_tasks{plugin="courier",kind="job",state="running"}"#)?,
+            succeeded: metrics.sample(r#"wharf_task_outcomes_total{plugin="courier",outcome="succeeded"}"#)?,
+        })
     }
 
     /// Returns a member of `/proc/PID/status`.

@@ -15,6 +15,9 @@ pub(crate) const PASSWORD: &str = "bench password";
 /// The log of a host, in its directory.
 pub(crate) const LOG_FILE: &str = "log";
 
+/// The most bytes of the metrics, which have some kilobytes for each plugin.
+const METRICS_BYTES: u64 = 1 << 30;
+
 /// The plugins of the ladder. The items plugin is the last one to be deployed.
 const PLUGINS: [&str; 3] =
     ["target/wasm32-wasip2/plugin/gauge.wasm", "target/plugins/hello.wasm", "target/plugins/items.wasm"];
@@ -100,6 +103,13 @@ impl Wharf {
         Ok(())
     }
 
+    /// Returns the metrics of one moment.
+    pub(crate) fn metrics(&self) -> Result<Metrics, Failure> {
+        let credential = format!("Bearer {}", self.token);
+        let response = ureq::get(self.url("/metrics")).header("Authorization", credential).call()?;
+        Ok(Metrics(response.into_body().into_with_config().limit(METRICS_BYTES).read_to_string()?))
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -117,6 +127,17 @@ impl Drop for Wharf {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// The samples of one scrape.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// Returns the value of a sample; zero if it is not there.
+    pub(crate) fn sample(&self, name_and_labels: &str) -> Result<f64, Failure> {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
+        Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 }
 
