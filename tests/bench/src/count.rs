@@ -72,29 +72,44 @@ const SETTINGS: [(&str, &str); 8] = [
 #[allow(clippy::print_stdout, reason = "the report")]
 pub(crate) fn check(program: &Path, record: bool) -> Result<(), Failure> {
     let toolchain = format!("{}, {}", version("rustc")?, version("valgrind")?);
+    // First of all: to count takes minutes.
+    let recorded = if record { None } else { Some(read_recorded()?) };
     println!("Starting the host under callgrind …");
     let directory = tempfile::tempdir()?;
     let counts = Counted::start(program, directory.path())?.count_routes()?;
-    if record {
-        let mut text =
-            format!("# Instructions of one request. `make bench-check RECORD=1` writes this file.\n# {toolchain}\n");
-        for (name, count) in &counts {
-            println!("{name:<14}{count:>12.0}");
-            writeln!(text, "{name} {count:.0}")?;
-        }
-        fs::write(RECORDED, text)?;
-        println!("recorded in {RECORDED}");
-        return Ok(());
+    match recorded {
+        Some(text) => compare(&counts, &text, &toolchain),
+        None => write_recorded(&counts, &toolchain),
     }
-    let text = fs::read_to_string(RECORDED)
-        .map_err(|error| format!("{RECORDED}: {error}; record the counts with make bench-check RECORD=1"))?;
-    if !text.contains(&toolchain) {
+}
+
+fn read_recorded() -> Result<String, Failure> {
+    let read = fs::read_to_string(RECORDED);
+    Ok(read.map_err(|error| format!("{RECORDED}: {error}; record the counts with make bench-check RECORD=1"))?)
+}
+
+#[allow(clippy::print_stdout, reason = "the report")]
+fn write_recorded(counts: &[(&str, f64)], toolchain: &str) -> Result<(), Failure> {
+    let mut text =
+        format!("# Instructions of one request. `make bench-check RECORD=1` writes this file.\n# {toolchain}\n");
+    for (name, count) in counts {
+        println!("{name:<14}{count:>12.0}");
+        writeln!(text, "{name} {count:.0}")?;
+    }
+    fs::write(RECORDED, text)?;
+    println!("recorded in {RECORDED}");
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "the report")]
+fn compare(counts: &[(&str, f64)], text: &str, toolchain: &str) -> Result<(), Failure> {
+    if !text.contains(toolchain) {
         println!("This is {toolchain}; {RECORDED} was recorded with another one, so the counts may differ");
     }
     println!("{:<14}{:>12}{:>12}{:>10}", "", "recorded", "now", "change");
     let mut grown = Vec::new();
-    for (name, count) in &counts {
-        let recorded = recorded(&text, name).ok_or_else(|| format!("{RECORDED} has no count of {name}"))?;
+    for (name, count) in counts {
+        let recorded = recorded(text, name).ok_or_else(|| format!("{RECORDED} has no count of {name}"))?;
         let change = count / recorded - 1.0;
         println!("{name:<14}{recorded:>12.0}{count:>12.0}{:>+9.1}%", change * 100.0);
         if change > TOLERANCE {
