@@ -11,12 +11,10 @@ use axum::routing::get;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
-use crate::{Failure, own_server};
+use crate::{CONNECTIONS, Failure, own_server};
 
 /// It returns its greeting from a constant.
 const HELLO: &str = include_str!("bare/hello.wat");
-/// Instances that may exist at once: more than the connections of any measurement of this server.
-const INSTANCES: u32 = 64;
 
 struct Dispatch {
     engine: Engine,
@@ -26,12 +24,14 @@ struct Dispatch {
 /// Serves until the process is killed.
 #[tokio::main]
 pub(crate) async fn serve() -> Result<(), Failure> {
+    // More than the connections of any measurement of this server.
+    let instances = u32::try_from(2 * CONNECTIONS)?;
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(INSTANCES)
-        .total_core_instances(INSTANCES)
-        .total_memories(INSTANCES)
-        .total_tables(INSTANCES)
-        .total_stacks(INSTANCES);
+    pool.total_component_instances(instances)
+        .total_core_instances(instances)
+        .total_memories(instances)
+        .total_tables(instances)
+        .total_stacks(instances);
     let mut config = Config::new();
     config.concurrency_support(false).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     let engine = Engine::new(&config)?;

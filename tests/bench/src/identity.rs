@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::Failure;
-use crate::wharf::Wharf;
+use crate::wharf::{EMAIL, Wharf};
 
 /// The responses of each kind in one measurement.
 const SAMPLES: usize = 100;
@@ -65,11 +65,11 @@ fn measure(
             let nobody = format!("nobody-{attempt}-{index}@example.com");
             // Neither kind always comes first.
             if index % 2 == 0 {
-                known.push(request("admin@example.com")?);
+                known.push(request(EMAIL)?);
                 unknown.push(request(&nobody)?);
             } else {
                 unknown.push(request(&nobody)?);
-                known.push(request("admin@example.com")?);
+                known.push(request(EMAIL)?);
             }
         }
         let share = share_of_slower(&known, &unknown);

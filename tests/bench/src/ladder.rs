@@ -60,6 +60,11 @@ impl Route {
 }
 
 impl Rung {
+    /// A request to a server of one process, whose responses must not fail.
+    pub(crate) fn new(name: &'static str, process: u32, request: Request) -> Self {
+        Self { name, request, processes: vec![process], may_fail: false }
+    }
+
     /// Fails if the request is redirected, which wrk counts as a success.
     fn check(&self) -> Result<(), Failure> {
         let status = self.request.status()?;

@@ -12,6 +12,7 @@ mod bare;
 mod chart;
 mod count;
 mod crowd;
+mod free_address;
 mod identity;
 mod ladder;
 mod load;

@@ -5,7 +5,6 @@ mod fastapi;
 mod pocketbase;
 mod wasmtime_serve;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -63,11 +62,6 @@ pub(crate) fn start_all(directory: &Path) -> (Vec<Peer>, Vec<Skipped>) {
 fn installed(path: &str) -> Result<PathBuf, Failure> {
     let program = Path::new(INSTALLED).join(path);
     if program.is_file() { Ok(program) } else { Err(format!("{} is not installed", program.display()).into()) }
-}
-
-/// Returns an address on this machine that no server has.
-fn free_address() -> Result<String, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// The process of a peer, which ends with this value.

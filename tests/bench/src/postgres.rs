@@ -1,6 +1,5 @@
 //! A throwaway PostgreSQL with its default settings, so that its commits wait for the disk as those in production do.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::Failure;
+use crate::free_address::free_address;
 
 /// The role of the host and its database.
 const SET_UP: [&str; 2] =
@@ -39,7 +39,7 @@ impl Postgres {
         if !created.success() {
             return Err("initdb failed".into());
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_address()?.port();
         let mut server = run("postgres");
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k"]).arg(directory.path());
         let postgres = Self { server: server.spawn()?, binaries: binaries.clone(), port, directory };

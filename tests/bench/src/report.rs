@@ -12,7 +12,7 @@ use crate::machine;
 use crate::peers::Skipped;
 use crate::routes::rung;
 use crate::targets::Target;
-use crate::{CONNECTIONS, Failure};
+use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
 
 const DIRECTORY: &str = "tests/bench/results";
 const CHART: &str = "ladder.svg";
@@ -48,6 +48,7 @@ impl Report {
              limit and the server is not.\n",
             TIME.as_secs()
         )?;
+        writeln!(page, "A list has {LIST_LIMIT} of {ITEMS} items.\n")?;
         writeln!(page, "![CPU time of a request]({CHART})\n\n## Targets\n")?;
         writeln!(page, "They are for the default log, unless one names another.\n")?;
         writeln!(page, "| target | reached | |\n|---|---|---|")?;

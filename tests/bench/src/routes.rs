@@ -28,7 +28,7 @@ pub(crate) mod route {
     pub(crate) const HELLO: &str = "hello";
     pub(crate) const HELLO_ALONE: &str = "hello, one connection";
     pub(crate) const ME: &str = "users/me";
-    pub(crate) const LIST: &str = "list 20 of 100, with count";
+    pub(crate) const LIST: &str = "list with count";
     pub(crate) const KEPT: &str = "cached response";
     pub(crate) const BODY: &str = "64 KiB body";
     pub(crate) const LOGIN: &str = "login";
@@ -38,8 +38,12 @@ pub(crate) mod route {
 /// A hash takes a core for many milliseconds, so few connections are enough.
 const LOGIN_CONNECTIONS: usize = 4;
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
-const JSON: &str = "application/json";
-const NEW_ITEM: &str = r#"{"title":"An item","description":"It is created by the benchmark"}"#;
+/// Types of bodies.
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const BINARY: &str = "application/octet-stream";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// The item that is created.
+pub(crate) const NEW_ITEM: &str = r#"{"title":"An item","description":"It is created by the benchmark"}"#;
 
 /// The servers of the ladder.
 pub(crate) struct Servers {
@@ -95,7 +99,8 @@ impl Servers {
         let list = format!("/api/v1/items/?limit={LIST_LIMIT}");
         let mut all_of_hello = with_plain_hello("/api/v1/hello/");
         all_of_hello.insert(1, on(&self.wharf, rung::LAYER, "/healthz"));
-        all_of_hello.insert(2, own(&self.bare, rung::BARE, Request::get(self.bare.url("/hello"))));
+        let bare = Request::get(self.bare.url("/hello"));
+        all_of_hello.insert(2, Rung::new(rung::BARE, self.bare.pid(), bare));
         all_of_hello.push(on(&self.one_worker, rung::ONE_WORKER, "/api/v1/hello/"));
         let routes = vec![
             Route { name: route::HELLO, connections: CONNECTIONS, rungs: all_of_hello },
@@ -131,10 +136,10 @@ impl Servers {
         let plain = Request::post(self.plain.url("/items"), JSON, NEW_ITEM).with_token(plain::TOKEN);
         let create = |wharf: &Wharf, name| {
             let request = Request::post(wharf.url("/api/v1/items/"), JSON, NEW_ITEM).with_token(wharf.token());
-            Rung { name, request, processes: vec![wharf.pid()], may_fail: false }
+            Rung::new(name, wharf.pid(), request)
         };
         let rungs = vec![
-            own(&self.plain, rung::PLAIN, plain),
+            Rung::new(rung::PLAIN, self.plain.pid(), plain),
             create(&self.wharf, rung::WHARF),
             create(&self.logging, rung::LOGGING),
         ];
@@ -142,57 +147,47 @@ impl Servers {
     }
 
     fn plain_hello(&self) -> Rung {
-        own(&self.plain, rung::PLAIN, Request::get(self.plain.url("/hello")))
+        Rung::new(rung::PLAIN, self.plain.pid(), Request::get(self.plain.url("/hello")))
     }
 
     fn plain(&self, path: &str) -> Rung {
-        own(&self.plain, rung::PLAIN, Request::get(self.plain.url(path)).with_token(plain::TOKEN))
+        let request = Request::get(self.plain.url(path)).with_token(plain::TOKEN);
+        Rung::new(rung::PLAIN, self.plain.pid(), request)
     }
 
     fn body(&self) -> Vec<Rung> {
         let body = "x".repeat(BODY_BYTES);
-        let send = |url| Request::post(url, "application/octet-stream", body.as_str());
+        let send = |url| Request::post(url, BINARY, body.as_str());
         vec![
-            own(&self.plain, rung::PLAIN, send(self.plain.url("/length"))),
-            Rung {
-                name: rung::WHARF,
-                request: send(self.wharf.url("/api/v1/gauge/length")),
-                processes: vec![self.wharf.pid()],
-                may_fail: false,
-            },
+            Rung::new(rung::PLAIN, self.plain.pid(), send(self.plain.url("/length"))),
+            Rung::new(rung::WHARF, self.wharf.pid(), send(self.wharf.url("/api/v1/gauge/length"))),
         ]
     }
 
     fn login(&self) -> Vec<Rung> {
-        let json = format!(r#"{{"username":"{EMAIL}","password":"{PASSWORD}"}}"#);
         // The names of the form, with `@` and the blank as they are sent.
         let form = format!("username={}&password={}", EMAIL.replace('@', "%40"), PASSWORD.replace(' ', "+"));
         let url = self.wharf.url("/api/v1/login/access-token");
         vec![
-            own(&self.plain, rung::PLAIN, Request::post(self.plain.url("/login"), JSON, json)),
-            Rung {
-                name: rung::WHARF,
-                request: Request::post(url, "application/x-www-form-urlencoded", form),
-                processes: vec![self.wharf.pid()],
-                may_fail: false,
-            },
+            Rung::new(rung::PLAIN, self.plain.pid(), Request::post(self.plain.url("/login"), JSON, json_login())),
+            Rung::new(rung::WHARF, self.wharf.pid(), Request::post(url, FORM, form)),
         ]
     }
 }
 
-fn own(server: &OwnServer, name: &'static str, request: Request) -> Rung {
-    Rung { name, request, processes: vec![server.pid()], may_fail: false }
+/// Returns the body of a sign-in in JSON.
+pub(crate) fn json_login() -> String {
+    format!(r#"{{"username":"{EMAIL}","password":"{PASSWORD}"}}"#)
 }
 
 /// A request without a token.
 fn on(wharf: &Wharf, name: &'static str, path: &str) -> Rung {
-    Rung { name, request: Request::get(wharf.url(path)), processes: vec![wharf.pid()], may_fail: false }
+    Rung::new(name, wharf.pid(), Request::get(wharf.url(path)))
 }
 
 /// A request with the token of the host.
 fn signed_in(wharf: &Wharf, name: &'static str, path: &str) -> Rung {
-    let request = Request::get(wharf.url(path)).with_token(wharf.token());
-    Rung { name, request, processes: vec![wharf.pid()], may_fail: false }
+    Rung::new(name, wharf.pid(), Request::get(wharf.url(path)).with_token(wharf.token()))
 }
 
 fn with_peers(mut route: Route, peers: &[Peer]) -> Route {

@@ -1,6 +1,7 @@
 //! The targets for the ladder: ratios within one run, with a fresh instance for each request, every limit on, and the default
 //! log unless a target names another. The benchmark shows which of them are met and asserts none, because machines differ.
 
+use crate::CONNECTIONS;
 use crate::crowd::{CROWD, Crowd};
 use crate::ladder::Climb;
 use crate::load::Load;
@@ -75,9 +76,14 @@ fn of_crowd(crowd: &Crowd) -> [Target; 3] {
         at_most(format!("{route}, {CROWD} clients: none is turned away"), Some(crowd.turned_away), 0.0, |figure| {
             format!("{:.2} %", figure * 100.0)
         }),
-        at_least(format!("{route}, {CROWD} clients: ≥ 0.8 of the requests per second of 32"), Some(rates), 0.8, ratio),
+        at_least(
+            format!("{route}, {CROWD} clients: ≥ 0.8 of the requests per second of {CONNECTIONS}"),
+            Some(rates),
+            0.8,
+            ratio,
+        ),
         at_most(
-            format!("{route}, {CROWD} clients: the neighbour's p99 within 3 of that with 32"),
+            format!("{route}, {CROWD} clients: the neighbour's p99 within 3 of that with {CONNECTIONS}"),
             Some(p99s),
             3.0,
             ratio,

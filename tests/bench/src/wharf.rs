@@ -1,7 +1,6 @@
 //! Wharf with some plugins, as `wharf serve --deploy` starts it.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Failure;
+use crate::free_address::free_address;
 
 pub(crate) const EMAIL: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "bench password";
@@ -57,7 +57,7 @@ impl Wharf {
         ready: (&str, u16),
         patience: Duration,
     ) -> Result<Self, Failure> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let address = free_address()?.to_string();
         let process = command
             .env("WHARF_LISTEN", &address)
             .env("WHARF_DATA_DIR", directory.join("wharf"))

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
-
-use super::{Peer, Server, free_address, installed};
+use super::{Peer, Server, installed};
+use crate::free_address::free_address;
 use crate::load::Request;
 use crate::postgres::Postgres;
-use crate::routes::{BODY_BYTES, route};
+use crate::routes::{BINARY, BODY_BYTES, JSON, NEW_ITEM, json_login, route};
 use crate::wharf::{EMAIL, PASSWORD};
 use crate::{Failure, ITEMS, LIST_LIMIT, plain};
 
@@ -20,10 +19,9 @@ pub(super) fn start(_directory: &Path) -> Result<Peer, Failure> {
     let python = installed("python/bin/python")?;
     let database = Postgres::start()?.ok_or("PostgreSQL is not installed")?;
     let address = free_address()?;
-    let port = address.rsplit_once(':').ok_or("an address without a port")?.1;
     let url = |path: &str| format!("http://{address}{path}");
     let mut command = Command::new(python);
-    command.args([PROGRAM, port]).envs([
+    command.args([PROGRAM, &address.port().to_string()]).envs([
         ("DATABASE_URL", database.url().replace("postgres://", "postgresql+psycopg://")),
         ("BENCH_TOKEN", plain::TOKEN.to_owned()),
         ("BENCH_EMAIL", EMAIL.to_owned()),
@@ -33,16 +31,14 @@ pub(super) fn start(_directory: &Path) -> Result<Peer, Failure> {
     ]);
     let server = Server::start(&mut command, &url("/hello"))?;
     let with_token = |request: Request| request.with_token(plain::TOKEN);
-    let new_item = json!({ "title": "An item", "description": "It is created by the benchmark" }).to_string();
-    let login = json!({ "username": EMAIL, "password": PASSWORD }).to_string();
     let list = url(&format!("/items?limit={LIST_LIMIT}"));
     let requests = vec![
         (route::HELLO, Request::get(url("/hello"))),
         (route::ME, with_token(Request::get(url("/users/me")))),
         (route::LIST, with_token(Request::get(list))),
-        (route::BODY, Request::post(url("/length"), "application/octet-stream", "x".repeat(BODY_BYTES))),
-        (route::CREATE, with_token(Request::post(url("/items"), "application/json", new_item))),
-        (route::LOGIN, Request::post(url("/login"), "application/json", login)),
+        (route::BODY, Request::post(url("/length"), BINARY, "x".repeat(BODY_BYTES))),
+        (route::CREATE, with_token(Request::post(url("/items"), JSON, NEW_ITEM))),
+        (route::LOGIN, Request::post(url("/login"), JSON, json_login())),
     ];
     let processes = vec![server.pid(), database.pid()];
     Ok(Peer { name: NAME, processes, requests, _server: server, _database: Some(database) })

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Peer, Server, free_address, installed};
+use super::{Peer, Server, installed};
+use crate::free_address::free_address;
 use crate::load::Request;
-use crate::routes::route;
+use crate::routes::{JSON, NEW_ITEM, route};
 use crate::wharf::{EMAIL, PASSWORD};
 use crate::{Failure, ITEMS, LIST_LIMIT};
 
@@ -20,7 +21,7 @@ pub(super) fn start(directory: &Path) -> Result<Peer, Failure> {
     if !created.status.success() {
         return Err(format!("no superuser: {}", String::from_utf8_lossy(&created.stdout)).into());
     }
-    let address = free_address()?;
+    let address = free_address()?.to_string();
     let mut command = Command::new(&program);
     command.args(["serve", "--http", &address, "--dir"]).arg(&data);
     let url = |path: &str| format!("http://{address}{path}");
@@ -52,12 +53,11 @@ pub(super) fn start(directory: &Path) -> Result<Peer, Failure> {
 
     let me = url(&format!("/api/collections/users/records/{}", user.id));
     let list = format!("{items}?perPage={LIST_LIMIT}&sort=-created");
-    let new_item = json!({ "title": "An item", "description": "It is created by the benchmark" });
     let requests = vec![
         (route::ME, Request::get(me).with_token(&user.token)),
         (route::LIST, Request::get(list).with_token(&user.token)),
-        (route::CREATE, Request::post(items, "application/json", new_item.to_string()).with_token(&user.token)),
-        (route::LOGIN, Request::post(login, "application/json", credentials().to_string())),
+        (route::CREATE, Request::post(items, JSON, NEW_ITEM).with_token(&user.token)),
+        (route::LOGIN, Request::post(login, JSON, credentials().to_string())),
     ];
     Ok(Peer { name: NAME, processes: vec![server.pid()], requests, _server: server, _database: None })
 }

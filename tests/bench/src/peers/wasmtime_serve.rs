@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Peer, Server, free_address, installed};
+use super::{Peer, Server, installed};
 use crate::Failure;
+use crate::free_address::free_address;
 use crate::load::Request;
 use crate::routes::route;
 
@@ -13,7 +14,7 @@ pub(super) const NAME: &str = "wasmtime serve";
 const COMPONENT: &str = "target/wasm32-wasip2/plugin/proxy.wasm";
 
 pub(super) fn start(_directory: &Path) -> Result<Peer, Failure> {
-    let address = free_address()?;
+    let address = free_address()?.to_string();
     let url = format!("http://{address}/");
     let mut command = Command::new(installed("bin/wasmtime")?);
     // The standard library imports the interfaces of `wasi:cli`.
