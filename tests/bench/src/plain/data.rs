@@ -1,4 +1,7 @@
 //! The database of the plain server: the items, one account, and its sessions by the hash of their tokens.
+//!
+//! The ratios are for the strongest plain server: its pools do not test a connection before each use, as sqlx's do by default
+//! (`test_before_acquire`). Nobody closes the connection to a file, and a test is a hop to the thread of the connection.
 
 use std::path::Path;
 
@@ -61,10 +64,11 @@ impl Data {
             .journal_mode(SqliteJournalMode::Wal)
             // The durability of the plugins' databases.
             .synchronous(SqliteSynchronous::Normal);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let writer = pool(1).connect_with(options.clone()).await?;
         sqlx::raw_sql(include_str!("../../../../plugins/items/migrations/0001_item.sql")).execute(&writer).await?;
         sqlx::raw_sql(SCHEMA).execute(&writer).await?;
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let readers = pool(4).connect_with(options).await?;
         let data = Self { readers, writer };
         let account = Uuid::new_v4().to_string();
         sqlx::query("INSERT INTO account (id, email, full_name, password_hash) VALUES ($1, $2, NULL, $3)")
