@@ -118,11 +118,7 @@ fmt: cargo ## Format the code
 PEERS ?=
 
 .PHONY: bench
-bench: dist $(if $(PEERS),peers) ## Measure the ladder from plain axum up to Wharf; compare known and unknown accounts
-	@command -v wrk >/dev/null || { \
-		echo '== wrk is missing; installing it with apt'; \
-		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
-	}
+bench: dist wrk $(if $(PEERS),peers) ## Measure the ladder from plain axum up to Wharf; compare known and unknown accounts
 	@echo '== Building the guests and the other side'
 	@$(CARGO) build --lib --profile plugin --target $(WASM) -p gauge $(if $(PEERS),-p proxy)
 	@$(CARGO) build --profile dist -p wharf-bench
@@ -146,6 +142,22 @@ peers: cargo
 		echo '== Building wasmtime $(PEER_WASMTIME) into target/peers, which takes many minutes'; \
 		$(CARGO) install -q --locked --root target/peers --target-dir target/peers/build 'wasmtime-cli@$(PEER_WASMTIME)' || \
 			echo 'wasmtime serve is skipped' >&2; \
+	}
+
+# Fewer plugins than 10,000: make bench-many MANY=1000
+MANY ?=
+
+.PHONY: bench-many
+bench-many: dist wrk ## Measure requests, memory and starts with 10,000 plugins
+	@echo '== Building the benchmark'
+	@$(CARGO) build --profile dist -p wharf-bench
+	@target/dist/wharf-bench many $(DIST) $(MANY)
+
+.PHONY: wrk
+wrk:
+	@command -v wrk >/dev/null || { \
+		echo '== wrk is missing; installing it with apt'; \
+		apt-get install -y -qq wrk || { apt-get update -qq && apt-get install -y -qq wrk; }; \
 	}
 
 .PHONY: bench-queue

@@ -6,7 +6,8 @@
 //! apart by time (`identity`). A thousand clients of one plugin are compared with a few (`crowd`). `make bench PEERS=1` adds
 //! other servers (`peers`).
 //!
-//! `make bench-queue` measures the queue of jobs instead (`queue`), and `make bench-check` counts instructions (`count`).
+//! Other commands measure something else: `make bench-many` ten thousand plugins (`many`), and `make bench-queue` the queue of
+//! jobs (`queue`). `make bench-check` counts instructions (`count`).
 
 mod bare;
 mod chart;
@@ -17,6 +18,7 @@ mod identity;
 mod ladder;
 mod load;
 mod machine;
+mod many;
 mod own_server;
 mod peers;
 mod plain;
@@ -47,8 +49,8 @@ const ITEMS: usize = 100;
 /// Items in the list that is requested.
 const LIST_LIMIT: i64 = 20;
 
-const USAGE: &str = "usage: wharf-bench ladder WHARF [--peers], wharf-bench queue WHARF, or wharf-bench check \
-                     WHARF-COUNTED [--record]";
+const USAGE: &str = "usage: wharf-bench ladder WHARF [--peers], wharf-bench many WHARF [PLUGINS], wharf-bench queue WHARF, \
+                     or wharf-bench check WHARF-COUNTED [--record]";
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
@@ -58,6 +60,7 @@ fn main() -> Result<(), Failure> {
         (Some("plain"), Some(file)) => plain::serve(&file),
         (Some("bare"), None) => bare::serve(),
         (Some("check"), Some(program)) => count::check(&program, flag.as_deref() == Some("--record")),
+        (Some("many"), Some(program)) => many::measure(&program, flag.as_deref()),
         (Some("queue"), Some(program)) => queue::measure(&program),
         (Some("ladder"), Some(program)) => measure(&program, flag.as_deref() == Some("--peers")),
         _ => Err(USAGE.into()),

@@ -14,7 +14,7 @@ use crate::routes::rung;
 use crate::targets::Target;
 use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
 
-const DIRECTORY: &str = "tests/bench/results";
+pub(crate) const DIRECTORY: &str = "tests/bench/results";
 const CHART: &str = "ladder.svg";
 const PAGE: &str = "ladder.md";
 
@@ -40,21 +40,11 @@ impl Report {
     fn page(&self) -> Result<String, fmt::Error> {
         let mut page = String::from("# The ladder\n\n`make bench` writes this page.\n\n");
         writeln!(page, "{}", machine::description())?;
-        writeln!(
-            page,
-            "Each figure is the median of rounds of {} s, in which the rungs take turns. ± is half the distance between the \
-             least and the greatest round. The ratios are medians of the ratios within a round. Responses that fail do not \
-             count as requests per second. The last column is the share of one core that wrk used: near 100 %, wrk is the \
-             limit and the server is not.\n",
-            TIME.as_secs()
-        )?;
+        write_legend(&mut page)?;
         writeln!(page, "A list has {LIST_LIMIT} of {ITEMS} items.\n")?;
         writeln!(page, "![CPU time of a request]({CHART})\n\n## Targets\n")?;
         writeln!(page, "They are for the default log, unless one names another.\n")?;
-        writeln!(page, "| target | reached | |\n|---|---|---|")?;
-        for Target { text, reached, verdict } in &self.targets {
-            writeln!(page, "| {text} | {reached} | {verdict} |")?;
-        }
+        write_targets(&mut page, &self.targets)?;
         for climb in &self.climbs {
             write_route(&mut page, climb)?;
         }
@@ -94,16 +84,38 @@ impl Report {
     }
 }
 
-/// Writes the table of a route.
+/// Writes the meaning of the figures in the tables of routes.
+pub(crate) fn write_legend(page: &mut String) -> fmt::Result {
+    writeln!(
+        page,
+        "Each figure is the median of rounds of {} s, in which the rungs take turns. ± is half the distance between the \
+         least and the greatest round. The ratios are medians of the ratios within a round. Responses that fail do not \
+         count as requests per second. The last column is the share of one core that wrk used: near 100 %, wrk is the \
+         limit and the server is not.\n",
+        TIME.as_secs()
+    )
+}
+
+/// Writes the table of the targets.
+pub(crate) fn write_targets(page: &mut String, targets: &[Target]) -> fmt::Result {
+    writeln!(page, "| target | reached | |\n|---|---|---|")?;
+    for Target { text, reached, verdict } in targets {
+        writeln!(page, "| {text} | {reached} | {verdict} |")?;
+    }
+    Ok(())
+}
+
+/// Writes the table of a route, with ratios to its first rung.
 pub(crate) fn write_route(page: &mut String, climb: &Climb) -> fmt::Result {
     let plural = if climb.connections == 1 { "" } else { "s" };
     writeln!(page, "\n## {}, {} connection{plural}\n", climb.route, climb.connections)?;
-    writeln!(page, "| rung | req/s | ± | of plain | p50 | p99 | CPU | ± | of plain | memory | wrk |")?;
+    let base = climb.rungs.first().map_or(rung::PLAIN, |first| first.name);
+    writeln!(page, "| rung | req/s | ± | of {base} | p50 | p99 | CPU | ± | of {base} | memory | wrk |")?;
     writeln!(page, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     for measured in &climb.rungs {
         let (rate, cpu) = (measured.series(|load| load.rate), measured.series(|load| load.cpu));
-        let of_plain = |of: fn(&Load) -> f64| {
-            let ratio = climb.compare(measured.name, rung::PLAIN, of, |own, plain| own / plain);
+        let of_base = |of: fn(&Load) -> f64| {
+            let ratio = climb.compare(measured.name, base, of, |own, base| own / base);
             ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{:.2}", ratio.median()))
         };
         writeln!(
@@ -113,12 +125,12 @@ pub(crate) fn write_route(page: &mut String, climb: &Climb) -> fmt::Result {
             failed(measured),
             rate.median(),
             rate.spread() * 100.0,
-            of_plain(|load| load.rate),
+            of_base(|load| load.rate),
             time(measured.series(|load| load.p50).median()),
             time(measured.series(|load| load.p99).median()),
             cpu.median(),
             cpu.spread() * 100.0,
-            of_plain(|load| load.cpu),
+            of_base(|load| load.cpu),
             measured.series(|load| load.memory).median(),
             measured.series(|load| load.generator).median() * 100.0,
         )?;

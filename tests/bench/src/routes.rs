@@ -1,6 +1,5 @@
 //! The routes of the ladder, and the servers that are their rungs.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::ladder::{Route, Rung};
@@ -8,7 +7,7 @@ use crate::load::Request;
 use crate::own_server::OwnServer;
 use crate::peers::Peer;
 use crate::plain;
-use crate::wharf::{EMAIL, LOG_FILE, PASSWORD, Wharf};
+use crate::wharf::{self, EMAIL, PASSWORD, Wharf};
 use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
 
 /// The names of the rungs.
@@ -52,8 +51,8 @@ pub(crate) struct Servers {
     wharf: Wharf,
     logging: Wharf,
     one_worker: Wharf,
-    /// The log of `logging`.
-    log: PathBuf,
+    /// The directory of `logging`.
+    logging_directory: PathBuf,
 }
 
 impl Servers {
@@ -69,7 +68,7 @@ impl Servers {
                 &directory.join("one-worker"),
                 &[("WHARF_LOG", "warn"), ("TOKIO_WORKER_THREADS", "1")],
             )?,
-            log: directory.join("logging").join(LOG_FILE),
+            logging_directory: directory.join("logging"),
         };
         servers.wharf.create_items(ITEMS)?;
         servers.logging.create_items(ITEMS)?;
@@ -86,9 +85,9 @@ impl Servers {
         &self.logging
     }
 
-    /// Empties the log of the host with the default log: each second adds megabytes, which the disk would have to write.
+    /// Empties the log of the host with the default log.
     pub(crate) fn empty_log(&self) -> Result<(), Failure> {
-        Ok(File::options().write(true).open(&self.log)?.set_len(0)?)
+        wharf::empty_log(&self.logging_directory)
     }
 
     /// Returns the routes that change no list. Peers join the routes that they have.

@@ -50,9 +50,19 @@ fn seconds(stat: &str, field: usize) -> f64 {
 fn resident(pid: u32) -> Result<f64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     // A process that has ended and waits for its parent has no memory.
-    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else { return Ok(0.0) };
-    let kib: f64 = line.split_whitespace().next().ok_or("no size in /proc/PID/status")?.parse()?;
-    Ok(kib / 1024.0)
+    Ok(kib(&status, "VmRSS:")?.unwrap_or_default() / 1024.0)
+}
+
+/// Returns the anonymous memory of a process in KiB: all that the kernel cannot read again from a file.
+pub(crate) fn anonymous(pid: u32) -> Result<f64, Failure> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    Ok(kib(&rollup, "Anonymous:")?.ok_or("no anonymous memory in /proc/PID/smaps_rollup")?)
+}
+
+/// Returns a member of a file such as /proc/PID/status, which is in KiB.
+fn kib(text: &str, member: &str) -> Result<Option<f64>, Failure> {
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix(member)) else { return Ok(None) };
+    Ok(Some(line.split_whitespace().next().ok_or("no size after a name in /proc")?.parse()?))
 }
 
 /// Returns /proc/PID/stat after the name, which may contain spaces: from field 3 on.
@@ -91,5 +101,12 @@ mod tests {
         let stat = " S 1 2 2 0 -1 4194560 9 8 7 6 100 50 300 200 20 0 4 0";
         assert!((seconds(stat, 14) - 1.5).abs() < f64::EPSILON);
         assert!((seconds(stat, 16) - 5.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn sizes_are_read_in_kib() {
+        let rollup = "Pss_Anon:            7024 kB\nAnonymous:          8024 kB\n";
+        assert_eq!(kib(rollup, "Anonymous:").ok().flatten(), Some(8024.0));
+        assert_eq!(kib(rollup, "VmRSS:").ok().flatten(), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::free_address::free_address;
 pub(crate) const EMAIL: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "bench password";
 /// The log of a host, in its directory.
-pub(crate) const LOG_FILE: &str = "log";
+const LOG_FILE: &str = "log";
 
 /// The most bytes of the metrics, which have some kilobytes for each plugin.
 const METRICS_BYTES: u64 = 1 << 30;
@@ -27,20 +27,29 @@ pub(crate) struct Wharf {
     process: Child,
     address: String,
     token: String,
+    start_time: Duration,
+}
+
+/// Opens the log in the directory of a host. If it is emptied, it grows from its beginning.
+pub(crate) fn open_log(directory: &Path) -> Result<File, Failure> {
+    fs::create_dir_all(directory)?;
+    Ok(File::options().create(true).append(true).open(directory.join(LOG_FILE))?)
+}
+
+/// Empties the log in the directory of a host: each second adds megabytes, which the disk would have to write.
+pub(crate) fn empty_log(directory: &Path) -> Result<(), Failure> {
+    Ok(File::options().write(true).open(directory.join(LOG_FILE))?.set_len(0)?)
 }
 
 impl Wharf {
     /// Starts the host with the plugins of the ladder and these settings, and signs in. The directory gets its data and its
     /// log.
     pub(crate) fn start(binary: &Path, directory: &Path, settings: &[(&str, &str)]) -> Result<Self, Failure> {
-        fs::create_dir_all(directory)?;
         let mut command = Command::new(binary);
         command.args(["serve", "--deploy"]).args(PLUGINS);
         // Each item that is created is an event.
         command.args(["--grant", "auth,events,sql,events.rate=1000000"]);
-        // A log that is emptied grows from its beginning.
-        let log = File::options().create(true).append(true).open(directory.join(LOG_FILE))?;
-        command.envs(settings.iter().copied()).stderr(log);
+        command.envs(settings.iter().copied()).stderr(open_log(directory)?);
         Self::attend(command, directory, ("/api/v1/items/", 401), Duration::from_secs(60))
     }
 
@@ -58,6 +67,7 @@ impl Wharf {
         patience: Duration,
     ) -> Result<Self, Failure> {
         let address = free_address()?.to_string();
+        let begun = Instant::now();
         let process = command
             .env("WHARF_LISTEN", &address)
             .env("WHARF_DATA_DIR", directory.join("wharf"))
@@ -66,19 +76,20 @@ impl Wharf {
             .env("WHARF_THROTTLE", "false")
             .stdout(Stdio::null())
             .spawn()?;
-        let mut wharf = Self { process, address, token: String::new() };
-        let until = Instant::now() + patience;
+        let mut wharf = Self { process, address, token: String::new(), start_time: Duration::ZERO };
         let (path, status) = ready;
         while ureq::get(wharf.url(path)).call().status() != Some(status) {
             if let Some(exit) = wharf.process.try_wait()? {
                 return Err(format!("wharf ended with {exit}").into());
             }
-            if Instant::now() > until {
+            if begun.elapsed() > patience {
                 let seconds = patience.as_secs();
                 return Err(format!("wharf does not respond to {path} with {status} within {seconds} s").into());
             }
-            std::thread::sleep(Duration::from_millis(100));
+            // The time of the start is at most a twentieth too long, and the requests hardly disturb the start.
+            std::thread::sleep((begun.elapsed() / 20).clamp(Duration::from_millis(1), Duration::from_millis(100)));
         }
+        wharf.start_time = begun.elapsed();
         let response: Value = ureq::post(wharf.url("/api/v1/login/access-token"))
             .send_form([("username", EMAIL), ("password", PASSWORD)])?
             .body_mut()
@@ -101,6 +112,18 @@ impl Wharf {
     pub(crate) fn post(&self, path: &str) -> Result<(), Failure> {
         ureq::post(self.url(path)).send_empty()?;
         Ok(())
+    }
+
+    /// Lets the host shut down, and waits for its end.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+        Command::new("kill").arg("-TERM").arg(self.pid().to_string()).status()?;
+        let exit = self.process.wait()?;
+        if exit.success() { Ok(()) } else { Err(format!("wharf ended with {exit}").into()) }
+    }
+
+    /// Returns the time from the start of the process to the first response that showed that it serves.
+    pub(crate) fn start_time(&self) -> Duration {
+        self.start_time
     }
 
     /// Returns the metrics of one moment.
