@@ -90,7 +90,7 @@ impl Servers {
         wharf::empty_log(&self.logging_directory)
     }
 
-    /// Returns the routes that change no list. Peers join the routes that they have.
+    /// Returns the routes that leave the lists and the sessions as they are. Peers join the routes that they have.
     pub(crate) fn routes(&self, peers: &[Peer]) -> Vec<Route> {
         let with_plain_hello = |path: &str| {
             vec![self.plain_hello(), on(&self.wharf, rung::WHARF, path), on(&self.logging, rung::LOGGING, path)]
@@ -125,12 +125,11 @@ impl Servers {
             // The other side does not cache: it is the least that a server can do.
             Route { name: route::KEPT, connections: CONNECTIONS, rungs: with_plain_hello("/api/v1/gauge/kept") },
             Route { name: route::BODY, connections: CONNECTIONS, rungs: self.body() },
-            Route { name: route::LOGIN, connections: LOGIN_CONNECTIONS, rungs: self.login() },
         ];
         routes.into_iter().map(|route| with_peers(route, peers)).collect()
     }
 
-    /// Returns the route that makes the lists longer, so it is the last one.
+    /// Returns the route that makes the lists longer, so it comes after the routes that read them.
     pub(crate) fn create(&self, peers: &[Peer]) -> Route {
         let plain = Request::post(self.plain.url("/items"), JSON, NEW_ITEM).with_token(plain::TOKEN);
         let create = |wharf: &Wharf, name| {
@@ -143,6 +142,19 @@ impl Servers {
             create(&self.logging, rung::LOGGING),
         ];
         with_peers(Route { name: route::CREATE, connections: CONNECTIONS, rungs }, peers)
+    }
+
+    /// Returns the route that ends older sessions, because an account has a limited number of them. So it comes after the
+    /// routes with a token.
+    pub(crate) fn login(&self, peers: &[Peer]) -> Route {
+        // The names of the form, with `@` and the blank as they are sent.
+        let form = format!("username={}&password={}", EMAIL.replace('@', "%40"), PASSWORD.replace(' ', "+"));
+        let url = self.wharf.url("/api/v1/login/access-token");
+        let rungs = vec![
+            Rung::new(rung::PLAIN, self.plain.pid(), Request::post(self.plain.url("/login"), JSON, json_login())),
+            Rung::new(rung::WHARF, self.wharf.pid(), Request::post(url, FORM, form)),
+        ];
+        with_peers(Route { name: route::LOGIN, connections: LOGIN_CONNECTIONS, rungs }, peers)
     }
 
     fn plain_hello(&self) -> Rung {
@@ -160,16 +172,6 @@ impl Servers {
         vec![
             Rung::new(rung::PLAIN, self.plain.pid(), send(self.plain.url("/length"))),
             Rung::new(rung::WHARF, self.wharf.pid(), send(self.wharf.url("/api/v1/gauge/length"))),
-        ]
-    }
-
-    fn login(&self) -> Vec<Rung> {
-        // The names of the form, with `@` and the blank as they are sent.
-        let form = format!("username={}&password={}", EMAIL.replace('@', "%40"), PASSWORD.replace(' ', "+"));
-        let url = self.wharf.url("/api/v1/login/access-token");
-        vec![
-            Rung::new(rung::PLAIN, self.plain.pid(), Request::post(self.plain.url("/login"), JSON, json_login())),
-            Rung::new(rung::WHARF, self.wharf.pid(), Request::post(url, FORM, form)),
         ]
     }
 }

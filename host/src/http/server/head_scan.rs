@@ -26,20 +26,20 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Reads the next bytes of the head, and returns the bytes after it.
     pub(super) fn read<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let mut read = 0_usize;
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.is_complete {
-                break;
-            }
-            read = read.saturating_add(part.len());
+        let mut rest = bytes;
+        // A body is not searched for line ends.
+        while !self.is_complete && !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+            let (part, after) = rest.split_at(end);
             self.line_bytes = self.line_bytes.saturating_add(part.len());
             let room = MAX_LINE - self.line.len().min(MAX_LINE);
             self.line.extend_from_slice(part.get(..part.len().min(room)).unwrap_or_default());
             if part.ends_with(b"\n") {
                 self.end_line();
             }
+            rest = after;
         }
-        bytes.get(read..).unwrap_or_default()
+        rest
     }
 
     fn end_line(&mut self) {
