@@ -435,7 +435,7 @@ async fn a_task_that_is_just_being_stored_with_an_event_is_deleted_with_the_data
     let deletion = tokio::spawn(async move { task::delete_of_plugin(&deleting, &plugin("mailer")).await });
     until("the deletion to wait for the lock", async || {
         assert!(!deletion.is_finished(), "the deletion does not wait");
-        postgres::is_lock_waited_for(&mut storing).await.then_some(())
+        postgres::is_lock_waited_for(&mut *storing).await.then_some(())
     })
     .await;
     sqlx::query(TASK).bind(Uuid::from_u128(1)).execute(&mut *storing).await.unwrap();

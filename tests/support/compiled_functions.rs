@@ -25,6 +25,8 @@ impl CacheStore for CompiledFunctions {
 /// Returns a compiler in this process that keeps functions.
 pub(crate) fn in_process() -> Compile {
     let functions = Arc::new(CompiledFunctions::default());
-    let keep = |config: &mut wasmtime::Config| drop(config.enable_incremental_compilation(functions).unwrap());
+    let keep = |config: &mut wasmtime::Config| {
+        config.enable_incremental_compilation(functions).unwrap();
+    };
     Compile::in_process_with(keep).unwrap()
 }

@@ -62,7 +62,7 @@ pub(crate) async fn connect(database: &TestDatabase) -> sqlx::PgConnection {
 pub(crate) const EVENT_LOCK: i64 = 0x6a1e_5c07_93d2_4bf1;
 
 /// Returns whether anything waits for an advisory lock in the database of the connection.
-pub(crate) async fn is_lock_waited_for(connection: &mut sqlx::PgConnection) -> bool {
+pub(crate) async fn is_lock_waited_for(connection: impl sqlx::PgExecutor<'_>) -> bool {
     const WAITED_FOR: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
                               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
     sqlx::query_scalar(WAITED_FOR).fetch_one(connection).await.unwrap()

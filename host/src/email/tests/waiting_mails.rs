@@ -1,5 +1,7 @@
 //! Mails that wait: attempts, leases, repeats, bounds, and outages.
 
+use tokio::net::TcpListener;
+
 use super::*;
 
 #[tokio::test]
