@@ -218,7 +218,7 @@ impl Db {
     }
 
     /// Returns the statement for the database in use, for the few that differ: row locks, which SQLite neither has nor
-    /// needs (it has one writer).
+    /// needs (it has one writer), and rows from JSON.
     pub(crate) fn dialect(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self {
             Self::Sqlite(_) => sqlite,

@@ -7,8 +7,8 @@ use wharf::clock::Timestamp;
 use wharf::config::{Database, Secret};
 use wharf::db::task::status::{self, JobState};
 use wharf::db::task::{Claim, ClaimedTask, Recovered, TaskEnd};
-use wharf::db::{Db, intake, schedule, task};
-use wharf::id::{EventId, JobId, PluginName};
+use wharf::db::{Db, event_stream, intake, schedule, task};
+use wharf::id::{EventId, JobId, PluginName, UserId};
 use wharf::message::{Message, NewEvent, NewJob, Priority};
 
 use crate::support::patience::PATIENCE;
@@ -47,6 +47,7 @@ pub(super) use on_both;
 
 on_both! {
     deliveries_with_one_key_run_in_the_order_of_their_commits,
+    a_batch_of_events_keeps_its_order_and_reaches_only_subscribers,
     a_dead_delivery_makes_the_next_one_ready,
     only_live_releases_receive_events,
     a_task_that_is_interrupted_again_and_again_is_dead,
@@ -188,6 +189,49 @@ async fn deliveries_with_one_key_run_in_the_order_of_their_commits(db: &Db) {
     assert!(end(db, &claimed[0], TaskEnd::Delivered).await);
     assert!(!end(db, &claimed[0], TaskEnd::Delivered).await, "it has ended");
     assert_eq!(delivered(db, &claim(db, DELIVERIES, 20).await).await, [2]);
+}
+
+/// There are more than nine events, and their ids have another order.
+async fn a_batch_of_events_keeps_its_order_and_reaches_only_subscribers(db: &Db) {
+    let payload = r#"{"text": "\u0000 \"\\ \n é 😀 \ud83d\ude00", "number": 1.0}"#;
+    let key = "\"\\\u{1}\n é 😀";
+    let new = |id: u128, topic: &str| NewEvent {
+        id: EventId(Uuid::from_u128(id)),
+        topic: topic.parse().unwrap(),
+        key: (id == 1).then(|| key.to_owned()),
+        payload: payload.to_owned(),
+        audience: (id == 1).then(|| UserId(Uuid::from_u128(7))),
+        depth: 3,
+        request_id: None,
+        at: Timestamp(1),
+    };
+    let mut batch: Vec<Message> = (1..=12)
+        .rev()
+        .map(|id| Message::Event(new(id, if id % 3 == 0 { "items.created" } else { "items.deleted" })))
+        .collect();
+    batch.extend_from_within(..3);
+    add_plugin(db, "mailer").await;
+    for _ in 0..2 {
+        store(db, "items", &batch).await;
+    }
+
+    let stored = event_stream::after(db, 0, 100).await.unwrap();
+    let ids: Vec<u128> = stored.iter().map(|event| event.id.0.as_u128()).collect();
+    assert_eq!(ids, (1..=12).rev().collect::<Vec<_>>());
+    assert!(stored.iter().all(|event| event.payload == payload && event.published_at == Timestamp(1)));
+    assert!(stored.iter().all(|event| event.source == Some(plugin("items"))));
+    let last = &stored[11];
+    assert_eq!((last.topic.as_str(), last.ordering_key.as_deref()), ("items.deleted", Some(key)));
+    assert_eq!(last.audience, Some(UserId(Uuid::from_u128(7))));
+    assert_eq!((stored[0].ordering_key.as_deref(), stored[0].audience), (None, None));
+
+    let queues = task::ready_queues(db).await.unwrap();
+    assert_eq!(queues.iter().map(|queue| queue.queue.as_str()).collect::<Vec<_>>(), [DELIVERIES]);
+    let claimed = claim(db, DELIVERIES, 10).await;
+    assert_eq!(delivered(db, &claimed).await, [12, 9, 6, 3]);
+    assert_eq!((claimed[0].depth, claimed[0].request_id.as_deref()), (3, None));
+    store(db, "items", &batch).await;
+    assert!(claim(db, DELIVERIES, 10).await.is_empty(), "a repetition delivers nothing");
 }
 
 async fn a_dead_delivery_makes_the_next_one_ready(db: &Db) {

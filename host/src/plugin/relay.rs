@@ -2,6 +2,9 @@
 //! stores each once. Messages of a plugin keep their order; plugins do not wait for each other. A message leaves its outbox
 //! only after it was stored, so a crash or an outage repeats messages and loses none.
 //!
+//! The first message after a pause is moved at once. While messages keep coming, those of a plugin are moved together, a
+//! few milliseconds after the earlier ones.
+//!
 //! A call that commits a message signals that. Outboxes are looked at without a signal too, because a process can die
 //! between a commit and the signal: all soon after the start, and then each from time to time. The more plugins there are,
 //! the rarer that is, so that it never keeps connections to all their databases open.
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::generation::Generation;
@@ -33,9 +36,12 @@ use crate::message::Message;
 
 /// The most messages that are moved in one transaction.
 const BATCH: usize = 100;
+/// The shortest time between the beginnings of two moves of a plugin, unless the first one filled a batch. A move waits for
+/// two disks and commits two transactions, however few messages it has, so messages that come in this time share one.
+const LINGER: Duration = Duration::from_millis(5);
 /// The number of plugins whose messages are moved at once.
 const CONCURRENT: usize = 4;
-/// The time between two ticks: looks at outboxes without a signal, and new attempts after failures.
+/// The time between two ticks: looks at outboxes without a signal.
 const TICK: Duration = Duration::from_secs(1);
 /// The wait after the first failure with a plugin. It doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -53,16 +59,18 @@ impl Registry {
         let (mut outboxes, mut rounds) = (Outboxes::default(), Rounds::default());
         let undeleted = Undeleted::default();
         let undeleted = &undeleted;
-        let mut moving: FuturesUnordered<BoxFuture<'_, (PluginName, Result<bool>)>> = FuturesUnordered::new();
+        let mut moving: FuturesUnordered<BoxFuture<'_, (PluginName, Result<Found>)>> = FuturesUnordered::new();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let due = outboxes.due();
             tokio::select! {
                 () = stopping.cancelled() => return,
                 filled = self.db.signals().filled_outboxes() => {
                     filled.into_iter().for_each(|plugin| outboxes.fill(plugin, Instant::now()));
                 }
                 Some((plugin, moved)) = moving.next() => outboxes.settle(plugin, &moved, Instant::now()),
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
                 _ = ticks.tick() => {
                     let now = Instant::now();
                     rounds.gain();
@@ -81,8 +89,8 @@ impl Registry {
         }
     }
 
-    /// Moves the oldest messages of a plugin. Returns whether there were any, so that there may be more.
-    async fn move_messages(&self, plugin: &PluginName, undeleted: &Undeleted) -> Result<bool> {
+    /// Moves the oldest messages of a plugin. Returns how many there were, because there may be more.
+    async fn move_messages(&self, plugin: &PluginName, undeleted: &Undeleted) -> Result<Found> {
         let unavailable = |error: DataError| {
             let kind = Kind::Unavailable(FIRST_BACKOFF);
             Error::new(kind, code::DATABASE_UNAVAILABLE, "The outbox of a plugin cannot be reached").with_source(error)
@@ -91,7 +99,7 @@ impl Registry {
         let _turn = self.outbox_turns.begin(plugin).await;
         let batch = self.data.outbox(plugin, BATCH).await.map_err(unavailable)?;
         if batch.is_empty() {
-            return Ok(false);
+            return Ok(Found::Nothing);
         }
         let mut messages = Vec::with_capacity(batch.len());
         for stored in undeleted.without(plugin, &batch) {
@@ -114,8 +122,18 @@ impl Registry {
         let ids: Vec<i64> = batch.iter().map(|stored| stored.id).collect();
         self.data.forget(plugin, &ids).await.map_err(unavailable)?;
         undeleted.clear(plugin);
-        Ok(true)
+        Ok(if batch.len() < BATCH { Found::Few } else { Found::Batch })
     }
+}
+
+/// How many messages an outbox had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Fewer than are moved together.
+    Few,
+    /// As many as are moved together.
+    Batch,
 }
 
 /// Messages that were stored and are still in their outboxes, because the plugin's database cannot be changed now. They are
@@ -170,6 +188,7 @@ struct Waiting {
 
 #[derive(Debug)]
 struct Moving {
+    since: Instant,
     backoff: Duration,
     /// Whether a message may have come after the outbox was read.
     is_filled_again: bool,
@@ -187,6 +206,12 @@ impl Outboxes {
         }
     }
 
+    /// Returns the earliest time at which [`take`](Self::take) returns a plugin, if nothing else happens before.
+    fn due(&self) -> Option<Instant> {
+        let has_room = self.moving.len() < CONCURRENT;
+        self.waiting.values().map(|waiting| waiting.next).min().filter(|_| has_room)
+    }
+
     /// Takes out the plugin that has waited longest, if another one may be worked on. [`settle`](Self::settle) follows.
     fn take(&mut self, now: Instant) -> Option<PluginName> {
         if self.moving.len() >= CONCURRENT {
@@ -196,18 +221,20 @@ impl Outboxes {
         let (plugin, _) = due.min_by_key(|(_, waiting)| waiting.next)?;
         let plugin = plugin.clone();
         let backoff = self.waiting.remove(&plugin)?.backoff;
-        self.moving.insert(plugin.clone(), Moving { backoff, is_filled_again: false });
+        self.moving.insert(plugin.clone(), Moving { since: now, backoff, is_filled_again: false });
         Some(plugin)
     }
 
-    /// The work on a plugin ended; `moved` tells whether its outbox had messages.
-    fn settle(&mut self, plugin: PluginName, moved: &Result<bool>, now: Instant) {
-        let Some(Moving { backoff, is_filled_again }) = self.moving.remove(&plugin) else { return };
+    /// The work on a plugin ended; `moved` tells how many messages its outbox had.
+    fn settle(&mut self, plugin: PluginName, moved: &Result<Found>, now: Instant) {
+        let Some(Moving { since, backoff, is_filled_again }) = self.moving.remove(&plugin) else { return };
         match moved {
-            Ok(false) if !is_filled_again => {}
-            // Behind those that wait already.
-            Ok(_) => {
-                self.waiting.insert(plugin, Waiting { next: now, backoff: Duration::ZERO });
+            Ok(Found::Nothing) if !is_filled_again => {}
+            Ok(found) => {
+                let linger = if *found == Found::Few { LINGER } else { Duration::ZERO };
+                // Behind those that wait already.
+                let next = now.max(since + linger);
+                self.waiting.insert(plugin, Waiting { next, backoff: Duration::ZERO });
             }
             Err(error) => {
                 let error = error.report();
@@ -290,7 +317,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn failure() -> Result<bool> {
+    fn failure() -> Result<Found> {
         Err(Error::internal("the database is away"))
     }
 
@@ -300,13 +327,49 @@ mod tests {
         outboxes.fill(name("a"), now);
         assert_eq!(outboxes.take(now), Some(name("a")));
         assert_eq!(outboxes.take(now), None);
-        outboxes.settle(name("a"), &Ok(true), now);
+        outboxes.settle(name("a"), &Ok(Found::Batch), now);
         assert_eq!(outboxes.take(now), Some(name("a")), "it may have more");
         outboxes.fill(name("a"), now);
-        outboxes.settle(name("a"), &Ok(false), now);
+        outboxes.settle(name("a"), &Ok(Found::Nothing), now);
         assert_eq!(outboxes.take(now), Some(name("a")), "a message came after the look");
-        outboxes.settle(name("a"), &Ok(false), now);
+        outboxes.settle(name("a"), &Ok(Found::Nothing), now);
         assert_eq!(outboxes.take(now), None);
+    }
+
+    #[test]
+    fn messages_that_keep_coming_are_moved_together() {
+        let (mut outboxes, now) = (Outboxes::default(), Instant::now());
+        let after = |millis| now + Duration::from_millis(millis);
+        outboxes.fill(name("a"), now);
+        assert_eq!(
+            (outboxes.due(), outboxes.take(now)),
+            (Some(now), Some(name("a"))),
+            "the first one waits for nothing"
+        );
+        assert_eq!(outboxes.due(), None, "nothing waits");
+        outboxes.fill(name("a"), after(1));
+        outboxes.settle(name("a"), &Ok(Found::Few), after(2));
+        outboxes.fill(name("a"), after(3));
+        assert_eq!((outboxes.due(), outboxes.take(after(4))), (Some(now + LINGER), None));
+        assert_eq!(outboxes.take(now + LINGER), Some(name("a")));
+        outboxes.settle(name("a"), &Ok(Found::Few), after(100));
+        assert_eq!(outboxes.take(after(100)), Some(name("a")), "the move itself took longer");
+        outboxes.settle(name("a"), &Ok(Found::Batch), after(101));
+        assert_eq!(outboxes.take(after(101)), Some(name("a")), "full batches follow each other at once");
+        outboxes.settle(name("a"), &Ok(Found::Nothing), after(102));
+        assert_eq!(outboxes.due(), None);
+        outboxes.fill(name("a"), after(103));
+        assert_eq!(outboxes.take(after(103)), Some(name("a")), "a message after a pause");
+    }
+
+    #[test]
+    fn nothing_is_due_while_as_many_plugins_are_worked_on_as_may_be() {
+        let (mut outboxes, now) = (Outboxes::default(), Instant::now());
+        ["a", "b", "c", "d", "e"].into_iter().for_each(|plugin| outboxes.fill(name(plugin), now));
+        while outboxes.take(now).is_some() {}
+        assert_eq!(outboxes.due(), None);
+        outboxes.settle(name("a"), &Ok(Found::Nothing), now);
+        assert_eq!(outboxes.due(), Some(now));
     }
 
     #[test]
@@ -335,7 +398,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let taken: Vec<_> = std::iter::from_fn(|| outboxes.take(later)).map(|plugin| plugin.to_string()).collect();
         assert_eq!(taken, ["a", "b", "c", "d"]);
-        outboxes.settle(name("a"), &Ok(true), later);
+        outboxes.settle(name("a"), &Ok(Found::Batch), later);
         assert_eq!(outboxes.take(later), Some(name("e")), "one with many messages waits behind the others");
     }
 
@@ -351,7 +414,7 @@ mod tests {
             now += Duration::from_secs(seconds);
         }
         assert_eq!(outboxes.take(now), Some(name("a")));
-        outboxes.settle(name("a"), &Ok(true), now);
+        outboxes.settle(name("a"), &Ok(Found::Batch), now);
         assert_eq!(outboxes.take(now), Some(name("a")));
         outboxes.settle(name("a"), &failure(), now);
         assert_eq!(outboxes.take(now + FIRST_BACKOFF), Some(name("a")), "a success ends the backoff");
