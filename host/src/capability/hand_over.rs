@@ -107,8 +107,8 @@ impl Guest {
                 Message::Job(_) | Message::Cancel { .. } | Message::Mail(_) => None,
             };
             let text = serde_json::to_string(&message).map_err(wasmtime::Error::new)?;
-            let _reservation = self.reserve(text.len())?;
-            return self.append_message(lane.as_deref(), text).await?.map_err(Refusal::from);
+            let reservation = self.reserve(text.len())?;
+            return self.append_message(lane.as_deref(), text, reservation).await?.map_err(Refusal::from);
         }
         let wait = self.dependencies.wait_for(Dependency::Database);
         let _statement = services.statements.acquire().await;

@@ -106,12 +106,14 @@ pub struct SqlCall {
 }
 
 /// A transaction in the call's table.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct OpenTransaction {
     /// The number of its handle.
     handle: u32,
     /// Whether it contains events or jobs.
     has_messages: bool,
+    /// Counts the messages that the host keeps for the commit. They have no other bound than the memory of the call.
+    memory: MemoryReservation,
 }
 
 type SqlResult<T> = wasmtime::Result<Result<T, database::Error>>;
@@ -144,11 +146,15 @@ impl Guest {
         Ok(self.entered.sql()?.is_ok_and(|call| call.transaction.is_some()))
     }
 
-    /// Takes a transaction out of the call's table. Returns whether it contains events or jobs too.
-    fn end_transaction(&mut self, handle: Resource<Transaction>) -> wasmtime::Result<(Transaction, bool)> {
+    /// Takes a transaction out of the call's table. Its record counts its messages until it is dropped. After a
+    /// revocation there is none.
+    fn end_transaction(
+        &mut self,
+        handle: Resource<Transaction>,
+    ) -> wasmtime::Result<(Transaction, Option<OpenTransaction>)> {
         let transaction = self.table.delete(handle)?;
         let ended = self.entered.sql()?.ok().and_then(|call| call.transaction.take());
-        Ok((transaction, ended.is_some_and(|ended| ended.has_messages)))
+        Ok((transaction, ended))
     }
 
     /// Announces that the plugin's outbox has messages.
@@ -160,21 +166,26 @@ impl Guest {
     }
 
     /// Appends an event or a job to the plugin's outbox: in the call's open transaction, if it has one. Counts a limit
-    /// that it hit and a failure of the database.
+    /// that it hit and a failure of the database. `reservation` counts the text.
     ///
     /// # Errors
-    /// The release was not granted `sql`, which is a defect of the host.
+    /// The release was not granted `sql`, which is a defect of the host, or the memory of the call does not suffice.
     pub(super) async fn append_message(
         &mut self,
         lane: Option<&str>,
         text: String,
+        reservation: MemoryReservation,
     ) -> wasmtime::Result<Result<(), DataError>> {
         let Ok(call) = self.entered.sql()? else { return Ok(Err(DataError::Unavailable)) };
         let appended = match &mut call.transaction {
             Some(open) => {
                 open.has_messages = true;
                 let handle = Resource::<Transaction>::new_borrow(open.handle);
-                self.table.get_mut(&handle)?.append_message(lane, text).await
+                let transaction = self.table.get_mut(&handle)?;
+                let appended = transaction.append_message(lane, text).await;
+                drop(reservation);
+                open.memory.resize(transaction.message_memory())?;
+                appended
             }
             None => {
                 let appended = call.database.append_message(lane, text).await;
@@ -286,6 +297,7 @@ impl database::HostTransaction for Guest {
         if self.has_transaction()? {
             return self.sql_result(Err(PluginDatabase::second_transaction()));
         }
+        let memory = self.reserve(0)?;
         let begun = match database {
             Ok(database) => database.begin().await,
             Err(error) => Err(error),
@@ -294,7 +306,7 @@ impl database::HostTransaction for Guest {
             Ok(transaction) => {
                 let handle = self.table.push(transaction)?;
                 if let Ok(call) = self.entered.sql()? {
-                    call.transaction = Some(OpenTransaction { handle: handle.rep(), has_messages: false });
+                    call.transaction = Some(OpenTransaction { handle: handle.rep(), has_messages: false, memory });
                 }
                 Ok(Ok(handle))
             }
@@ -326,14 +338,14 @@ impl database::HostTransaction for Guest {
 
     async fn commit(&mut self, handle: Resource<Transaction>) -> SqlResult<()> {
         let usable = self.database()?;
-        let (transaction, has_messages) = self.end_transaction(handle)?;
+        let (transaction, ended) = self.end_transaction(handle)?;
         // After a revocation the transaction is dropped, which rolls it back.
         let committed = match usable {
             Ok(_) => transaction.commit().await,
             Err(error) => Err(error),
         };
         // Also after an error: the commit may have succeeded, and the response of the database got lost.
-        if has_messages {
+        if ended.is_some_and(|ended| ended.has_messages) {
             self.announce_messages()?;
         }
         self.sql_result(committed)
@@ -414,7 +426,7 @@ mod tests {
     use super::database::HostTransaction;
     use super::*;
     use crate::capability::hand_over::{MessageServices, Refusal};
-    use crate::capability::message_fixture::Fixture;
+    use crate::capability::message_fixture::{Fixture, hits};
     use crate::clock::Timestamp;
     use crate::id::JobId;
     use crate::message::Message;
@@ -470,6 +482,56 @@ mod tests {
         drop(guest);
         assert_eq!(committed(&fixture).await, 0);
         assert!(fixture.boot.db.signals().filled_outboxes().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_transaction_takes_memory_of_the_call_until_its_end() {
+        let fixture = Fixture::open(|_| ()).await;
+        let (mut guest, services) = (fixture.call(&["sql"], None).await, services(&fixture));
+        let all = 64 << 20;
+        for commits in [true, false] {
+            let transaction = begin(&mut guest).await;
+            drop(guest.reserve(all).unwrap());
+            guest.hand_over(&services, message()).await.unwrap();
+            assert!(guest.reserve(all).is_err(), "the host keeps the message");
+            if commits {
+                HostTransaction::commit(&mut guest, transaction).await.unwrap().unwrap();
+            } else {
+                HostTransaction::rollback(&mut guest, transaction).await.unwrap().unwrap();
+            }
+            drop(guest.reserve(all).unwrap());
+        }
+        guest.hand_over(&services, message()).await.unwrap();
+        drop(guest.reserve(all).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_the_commit_and_loses_the_row_and_the_message() {
+        // The table and its row fit, and a long message does not.
+        let fixture = Fixture::open(|config| config.plugins.sql_disk_bytes = 64 << 10).await;
+        let migration = crate::db::plugin_data::Migration {
+            name: "0001_note".to_owned(),
+            sql: "CREATE TABLE note (id BIGINT PRIMARY KEY)".to_owned(),
+        };
+        fixture.boot.data.migrate(&fixture.plugin, &[migration]).await.unwrap();
+        let mut guest = fixture.call(&["sql"], None).await;
+        let transaction = begin(&mut guest).await;
+        let insert = database::Statement { sql: "INSERT INTO note VALUES (1)".to_owned(), params: Vec::new() };
+        let handle = Resource::new_borrow(transaction.rep());
+        assert_eq!(HostTransaction::execute(&mut guest, handle, insert).await.unwrap().unwrap(), 1);
+        let text = "x".repeat(200_000);
+        let reservation = guest.reserve(text.len()).unwrap();
+        guest.append_message(None, text, reservation).await.unwrap().unwrap();
+        let committed = HostTransaction::commit(&mut guest, transaction).await.unwrap();
+        assert!(
+            matches!(&committed, Err(database::Error::Limit(limit)) if limit == "disk: 65536 bytes"),
+            "{committed:?}"
+        );
+        assert_eq!(hits(&guest, Limit::SqlDisk), 1);
+        let count = database::Statement { sql: "SELECT count(*) FROM note".to_owned(), params: Vec::new() };
+        let rows = database::Host::query(&mut guest, count).await.unwrap().unwrap();
+        assert!(matches!(rows.values.as_slice(), [row] if matches!(row.as_slice(), [database::Value::Integer(0)])));
+        assert_eq!(fixture.boot.data.outbox(&fixture.plugin, 10).await, Ok(Vec::new()));
     }
 
     #[tokio::test]

@@ -354,7 +354,8 @@ impl PluginDatabase {
         statement::own_transaction()
     }
 
-    /// Begins a transaction. On SQLite it waits until the open transaction ends.
+    /// Begins a transaction. On SQLite it waits until the open transaction of this process ends; its first statement waits
+    /// for those of other processes.
     ///
     /// # Errors
     /// [`DataError::Conflict`] if another transaction stays open too long, [`DataError::Limit`] if all connections are
@@ -410,7 +411,9 @@ impl Transaction {
     /// Commits the transaction.
     ///
     /// # Errors
-    /// The commit failed because of a conflict or a deferred constraint, or an earlier statement had failed.
+    /// The commit failed because of a conflict or a deferred constraint, or an earlier statement had failed. On SQLite
+    /// also: a message of the transaction could not be stored, as when the database is full. Nothing of the transaction
+    /// is there then.
     pub async fn commit(self) -> Result<(), DataError> {
         match self.0 {
             OpenTransaction::Sqlite(transaction) => transaction.commit().await,

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use wharf::db::plugin_data::{DataError, PluginDatabase, Statement, Value};
 
-use super::fixture::{Fixture, add, count, execute, hasty, on_both, query, scalar, sql, text};
+use super::fixture::{Fixture, add, count, execute, hasty, name, on_both, query, scalar, sql, text};
+use crate::support::Backend;
+use crate::support::patience::PATIENCE;
 
 on_both! {
     a_committed_transaction_is_durable,
     a_transaction_rolled_back_or_dropped_leaves_nothing,
+    a_transaction_without_statements_ends,
     an_open_transaction_is_invisible_to_others,
     after_its_first_error_a_transaction_can_only_be_rolled_back,
     a_batch_is_all_or_nothing,
@@ -43,6 +46,16 @@ async fn a_transaction_rolled_back_or_dropped_leaves_nothing(fixture: &Fixture) 
         }
         assert_eq!(count(&database).await, Value::Integer(0));
     }
+}
+
+async fn a_transaction_without_statements_ends(fixture: &Fixture) {
+    let database = fixture.tables("shop").await;
+    for commits in [true, false] {
+        let transaction = database.begin().await.unwrap();
+        let ended = if commits { transaction.commit().await } else { transaction.rollback().await };
+        assert_eq!(ended, Ok(()));
+    }
+    assert_eq!(execute(&database, "UPDATE counter SET n = 1", &[]).await, Ok(2));
 }
 
 async fn an_open_transaction_is_invisible_to_others(fixture: &Fixture) {
@@ -171,4 +184,42 @@ async fn concurrent_readers_see_whole_transactions(fixture: &Fixture) {
         }
     };
     tokio::join!(writer, reader(), reader());
+}
+
+/// The transaction has run nothing yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_a_transaction_excludes_other_writers_from_its_beginning_on() {
+    let fixture = Fixture::new(Backend::Sqlite, |_| ()).await.unwrap();
+    let database = fixture.tables("shop").await;
+    let mut transaction = database.begin().await.unwrap();
+    let hasty = hasty(&database, Duration::from_millis(500));
+    assert_eq!(hasty.begin().await.err(), Some(DataError::Conflict));
+    assert_eq!(execute(&hasty, "UPDATE counter SET n = 1", &[]).await, Err(DataError::Conflict));
+    add(&mut transaction, 1).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(count(&database).await, Value::Integer(1));
+    fixture.stop().await;
+}
+
+/// Another process writes in the same file. The lock of the file is taken with the first statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_the_first_statement_waits_for_the_writer_of_another_process() {
+    // SQLite waits as long as the setting says. The statements have more time.
+    let fixture =
+        Fixture::new(Backend::Sqlite, |config| config.plugins.sql_time = Duration::from_secs(1)).await.unwrap();
+    let (database, other) = (hasty(&fixture.tables("shop").await, PATIENCE), fixture.another_node());
+    let other_database = hasty(&other.plugin(&name("shop")).await.unwrap(), PATIENCE);
+    let mut writing = other_database.begin().await.unwrap();
+    add(&mut writing, 1).await.unwrap();
+    let mut transaction = database.begin().await.unwrap();
+    assert_eq!(add(&mut transaction, 2).await, Err(DataError::Conflict));
+    assert!(matches!(add(&mut transaction, 2).await, Err(DataError::Invalid(_))), "it has failed");
+    transaction.rollback().await.unwrap();
+    writing.commit().await.unwrap();
+    let mut transaction = database.begin().await.unwrap();
+    add(&mut transaction, 2).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(count(&database).await, Value::Integer(2));
+    other.close().await;
+    fixture.stop().await;
 }

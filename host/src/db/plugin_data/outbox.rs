@@ -53,14 +53,25 @@ impl PluginDatabase {
 
 impl Transaction {
     /// Appends a message to the plugin's outbox when the transaction is committed. Other transactions of the lane wait
-    /// from now on until this one ends.
+    /// from now on until this one ends. On SQLite the commit writes the message: until then it takes memory of the host
+    /// ([`Transaction::message_memory`]), for which the caller has a bound.
     ///
     /// # Errors
-    /// As [`PluginDatabase::append_message`]. The transaction has failed then.
+    /// As [`PluginDatabase::append_message`]. The transaction has failed then. On SQLite only that it had failed before:
+    /// the commit has the other errors.
     pub async fn append_message(&mut self, lane: Option<&str>, text: String) -> Result<(), DataError> {
         match &mut self.0 {
-            OpenTransaction::Sqlite(transaction) => transaction.append_message(text).await,
+            OpenTransaction::Sqlite(transaction) => transaction.append_message(text),
             OpenTransaction::Postgres(transaction) => transaction.append_message(lane, &text).await,
+        }
+    }
+
+    /// Returns the bytes of the host's memory that messages take until the end of the transaction. PostgreSQL has them
+    /// already.
+    pub fn message_memory(&self) -> usize {
+        match &self.0 {
+            OpenTransaction::Sqlite(transaction) => transaction.message_memory(),
+            OpenTransaction::Postgres(_) => 0,
         }
     }
 }

@@ -130,6 +130,7 @@ impl Sqlite {
             .on_thread(leased, time.saturating_mul(count), move |connection| {
                 let mut budget = ResultBudget::new(&limits);
                 let mut results = Vec::with_capacity(statements.len());
+                connection.control.set_deadline(limits.time);
                 connection.run_host(begin)?;
                 let done = statements.iter().try_for_each(|statement| {
                     let outcome = connection.statement(&statement.sql, &statement.params, &limits, &mut budget);
@@ -149,12 +150,18 @@ impl Sqlite {
         result
     }
 
+    /// Leases the writing connection, which keeps the other writers of this process out. The transaction begins in the
+    /// file with its first statement, on the same thread: another process keeps it waiting there.
     pub(super) async fn begin(self: &Arc<Self>, limits: &StatementLimits) -> Result<Transaction, DataError> {
         let leased = self.lease(&self.writer, limits).await?;
-        let (leased, begun) =
-            self.on_thread(leased, limits.time, |connection| connection.run_host("BEGIN IMMEDIATE")).await?;
-        begun?;
-        Ok(Transaction { database: Arc::clone(self), limits: limits.clone(), leased: Some(leased), failed: false })
+        Ok(Transaction {
+            database: Arc::clone(self),
+            limits: limits.clone(),
+            leased: Some(leased),
+            failed: false,
+            messages: Vec::new(),
+            message_memory: 0,
+        })
     }
 
     /// Deletes the directory of the file, once no statement uses it or the wait has ended.
@@ -294,15 +301,21 @@ fn create(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A transaction on the writing connection; dropping it rolls back.
+/// A transaction on the writing connection; dropping it rolls back. `outbox` appends its messages and commits it.
 pub(super) struct Transaction {
     database: Arc<Sqlite>,
     limits: StatementLimits,
     leased: Option<LeasedConnection>,
     failed: bool,
+    /// The messages that the commit writes, in order. No plugin can roll back a part of a transaction (`statement`
+    /// refuses SAVEPOINT), so all of them belong to the commit.
+    messages: Vec<String>,
+    /// The bytes that they take in the host's memory.
+    message_memory: usize,
 }
 
 impl Transaction {
+    /// Runs a statement. The first one also begins the transaction, and waits for other processes within its own time.
     pub(super) async fn run(&mut self, mut statement: Statement) -> Result<(Rows, u64), DataError> {
         if self.failed {
             return Err(DataError::failed_transaction());
@@ -311,30 +324,32 @@ impl Transaction {
         self.failed = true;
         statement::admit(Dialect::Sqlite, &mut statement, &self.limits)?;
         let leased = self.leased.take().ok_or_else(DataError::failed_transaction)?;
-        let (leased, result, _) = self.database.run_on_thread(leased, &self.limits, statement).await?;
-        let alive = leased.connection.as_deref().is_some_and(Connection::in_transaction);
+        let (time, limits) = (self.limits.time, self.limits.clone());
+        let (leased, result) = self
+            .database
+            .on_thread(leased, time, move |connection| {
+                connection.begin(&limits)?;
+                let mut budget = ResultBudget::new(&limits);
+                or_data_error(connection.statement(&statement.sql, &statement.params, &limits, &mut budget))
+            })
+            .await?;
+        let alive = is_begun(&leased);
         self.leased = Some(leased);
-        let outcome = or_data_error(result)?;
+        let outcome = result?;
         self.failed = !alive;
         Ok((outcome.rows, outcome.affected))
     }
 
-    pub(super) async fn commit(mut self) -> Result<(), DataError> {
-        match self.leased.take() {
-            Some(leased) if !self.failed => {
-                let (leased, result) = self.database.on_thread(leased, self.limits.time, Connection::commit).await?;
-                drop(leased);
-                result
-            }
-            _ => Err(DataError::failed_transaction()),
-        }
-    }
-
     pub(super) async fn rollback(mut self) -> Result<(), DataError> {
-        if let Some(leased) = self.leased.take() {
+        if let Some(leased) = self.leased.take().filter(is_begun) {
             let (leased, _) = self.database.on_thread(leased, self.limits.time, Connection::rollback).await?;
             drop(leased);
         }
         Ok(())
     }
+}
+
+/// Returns whether the connection is in a transaction.
+fn is_begun(leased: &LeasedConnection) -> bool {
+    leased.connection.as_deref().is_some_and(Connection::in_transaction)
 }

@@ -48,6 +48,7 @@ pub struct Transaction(host::Transaction);
 ///
 /// # Errors
 /// The error of `work`, or the database's error at begin and commit. [`Error::Conflict`] means that it lost each time.
+/// [`Error::Limit`] of the disk at the commit can mean that an event, a job or a mail did not fit.
 pub fn transaction<T, E: From<Error>>(mut work: impl FnMut(&mut Transaction) -> Result<T, E>) -> Result<T, E> {
     let mut tries = 1;
     loop {

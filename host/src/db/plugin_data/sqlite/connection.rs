@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{OpenFlags, StatementStatus, ToSql};
+use rusqlite::{CachedStatement, OpenFlags, StatementStatus, ToSql};
 
 use super::authorizer::authorizer;
 use super::control::{Control, Mode};
@@ -46,6 +46,9 @@ const TEXT_BYTES: usize = 2 * 1024;
 /// The maximum number of steps of LIKE and GLOB, pattern × text, which no deadline interrupts: some seconds.
 const LIKE_STEPS: usize = 1 << 31;
 
+/// The maximum number of the host's own statements that stay compiled, beyond those of the plugin.
+const HOST_STATEMENTS: usize = 8;
+
 /// The result of a statement.
 #[derive(Debug, Default)]
 pub(super) struct StatementResult {
@@ -70,7 +73,11 @@ impl From<DataError> for RunError {
 pub(super) struct Connection {
     pub(super) raw: rusqlite::Connection,
     pub(super) control: Arc<Control>,
+    /// Set once the table of the outbox is there, committed. Only the deletion of the file removes it.
+    pub(super) has_outbox: bool,
     kept: KeptStatements<Arc<Plan>>,
+    /// The texts of the host's own statements, see [`Connection::host_statement`].
+    host_texts: Vec<&'static str>,
     writable: bool,
     /// The limit on disk for which SQLite's limit on pages was set.
     disk: u64,
@@ -148,14 +155,23 @@ impl Connection {
         ] {
             raw.set_limit(limit, value)?;
         }
-        raw.set_prepared_statement_cache_capacity(MAX_STATEMENTS);
+        raw.set_prepared_statement_cache_capacity(MAX_STATEMENTS.saturating_add(HOST_STATEMENTS));
         let control = Arc::new(Control::new());
         bounded_functions::install(&raw, &control)?;
         raw.authorizer(Some(authorizer(Arc::clone(&control))))?;
         let stop = Arc::clone(&control);
         raw.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || stop.must_stop()))?;
         let wal = sqlite_file::log_path(file);
-        let connection = Self { raw, control, kept: KeptStatements::new(), writable, disk: u64::MAX, wal };
+        let connection = Self {
+            raw,
+            control,
+            has_outbox: false,
+            kept: KeptStatements::new(),
+            host_texts: Vec::new(),
+            writable,
+            disk: u64::MAX,
+            wal,
+        };
         connection.limit_values(limits.bytes, 0)?;
         Ok(connection)
     }
@@ -164,10 +180,29 @@ impl Connection {
         !self.raw.is_autocommit()
     }
 
+    /// Compiles a statement of the host's own, which stays compiled. No statement of the plugin may have its text from
+    /// now on: SQLite asks the authorizer when it compiles, so the plugin would run the statement unchecked.
+    pub(super) fn host_statement(&mut self, sql: &'static str) -> rusqlite::Result<CachedStatement<'_>> {
+        self.control.set_mode(Mode::Host);
+        if !self.host_texts.contains(&sql) {
+            self.host_texts.push(sql);
+        }
+        self.raw.prepare_cached(sql)
+    }
+
+    /// Begins a transaction that writes, unless a transaction is open.
+    pub(super) fn begin(&mut self, limits: &StatementLimits) -> Result<(), DataError> {
+        if self.in_transaction() {
+            return Ok(());
+        }
+        // The deadline of an earlier statement may have passed.
+        self.control.set_deadline(limits.time);
+        self.run_host("BEGIN IMMEDIATE")
+    }
+
     /// Runs a statement of the host's own: BEGIN, COMMIT, ROLLBACK.
     pub(super) fn run_host(&mut self, sql: &'static str) -> Result<(), DataError> {
-        self.control.set_mode(Mode::Host);
-        let done = self.raw.prepare_cached(sql).and_then(|mut statement| statement.raw_execute());
+        let done = self.host_statement(sql).and_then(|mut statement| statement.raw_execute());
         done.map(drop).map_err(|error| error_mapping::to_data_error(&self.raw, &self.control, error, None))
     }
 
@@ -303,6 +338,9 @@ impl Connection {
         if let Some(plan) = self.kept.get(sql) {
             return Ok(plan);
         }
+        if self.host_texts.contains(&sql.trim()) {
+            return Err(DataError::invalid("not authorized"));
+        }
         if self.kept.is_full() {
             self.kept.clear();
             self.raw.flush_prepared_statement_cache();
@@ -431,6 +469,20 @@ mod tests {
         let (first, second) = (run(1), run(2));
         assert_eq!((first.0, second.0), (1, 2));
         assert!(Arc::ptr_eq(&first.1, &second.1), "a statement that SQLite compiled anew has a new plan");
+    }
+
+    #[test]
+    fn a_plugin_cannot_run_a_compiled_statement_of_the_host() {
+        const SQL: &str = "DELETE FROM _wharf_outbox";
+        crate::db::sqlite_memory::install().unwrap();
+        let limits = limits();
+        let mut connection = Connection::open(Path::new(":memory:"), &limits, true).unwrap();
+        connection.raw.execute_batch("CREATE TABLE _wharf_outbox (id INTEGER)").unwrap();
+        connection.host_statement(SQL).unwrap().execute([]).unwrap();
+        for sql in [SQL, " DELETE FROM _wharf_outbox\n"] {
+            let refused = connection.statement(sql, &[], &limits, &mut ResultBudget::new(&limits));
+            assert!(matches!(&refused, Err(RunError::Failed(DataError::Invalid(_)))), "{refused:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The outbox in a plugin's file. Messages are appended and deleted on the connection that writes, and read on a
 //! connection of the host, which waits for no transaction of the plugin.
+//!
+//! A transaction keeps its messages in memory, and its commit writes them on the same thread: each change of threads
+//! would lengthen the time for which other writers wait. So a message that does not fit on the disk fails the commit.
 
 use std::time::Duration;
 
 use super::connection::Connection;
 use super::control::Mode;
-use super::{FILE, Sqlite, Transaction, error_mapping};
+use super::{FILE, Sqlite, Transaction, error_mapping, is_begun};
 use crate::db::plugin_data::error::DataError;
 use crate::db::plugin_data::outbox::{INSERT, MAX_BYTES, OutboxMessage, READ};
 use crate::db::plugin_data::statement_limits::StatementLimits;
@@ -26,19 +29,8 @@ impl Sqlite {
     ) -> Result<(), DataError> {
         let leased = self.lease(&self.writer, limits).await?;
         let (time, limits) = (limits.time, limits.clone());
-        let (leased, appended) = self
-            .on_thread(leased, time, move |connection| {
-                admit(connection, &text, &limits)?;
-                let appended = connection
-                    .run_host("BEGIN IMMEDIATE")
-                    .and_then(|()| insert(connection, &text, &limits))
-                    .and_then(|()| connection.commit());
-                if appended.is_err() {
-                    connection.rollback();
-                }
-                appended
-            })
-            .await?;
+        let (leased, appended) =
+            self.on_thread(leased, time, move |connection| commit(connection, &[text], &limits)).await?;
         drop(leased);
         appended
     }
@@ -89,81 +81,114 @@ impl Sqlite {
 }
 
 impl Transaction {
-    pub(in crate::db::plugin_data) async fn append_message(&mut self, text: String) -> Result<(), DataError> {
+    /// Keeps a message for the commit.
+    pub(in crate::db::plugin_data) fn append_message(&mut self, text: String) -> Result<(), DataError> {
         if self.failed {
             return Err(DataError::failed_transaction());
         }
-        // As for a statement of the plugin: if this function ends early, the transaction has failed.
-        self.failed = true;
-        let leased = self.leased.take().ok_or_else(DataError::failed_transaction)?;
-        let (time, limits) = (self.limits.time, self.limits.clone());
-        let (leased, appended) = self
-            .database
-            .on_thread(leased, time, move |connection| {
-                admit(connection, &text, &limits).and_then(|()| insert(connection, &text, &limits))
-            })
-            .await?;
-        let alive = leased.connection.as_deref().is_some_and(Connection::in_transaction);
-        self.leased = Some(leased);
-        appended?;
-        self.failed = !alive;
+        self.message_memory = self.message_memory.saturating_add(size_of::<String>()).saturating_add(text.len());
+        self.messages.push(text);
         Ok(())
+    }
+
+    /// Returns the bytes that the kept messages take in the host's memory.
+    pub(in crate::db::plugin_data) fn message_memory(&self) -> usize {
+        self.message_memory
+    }
+
+    /// Writes the messages and commits. If either fails, nothing of the transaction is there. All messages together have
+    /// the time of one statement.
+    pub(in crate::db::plugin_data) async fn commit(self) -> Result<(), DataError> {
+        let Self { database, limits, leased, failed, messages, .. } = self;
+        let Some(leased) = leased.filter(|_| !failed) else { return Err(DataError::failed_transaction()) };
+        if messages.is_empty() && !is_begun(&leased) {
+            // No statement has begun the transaction.
+            return Ok(());
+        }
+        let (leased, committed) =
+            database.on_thread(leased, limits.time, move |connection| commit(connection, &messages, &limits)).await?;
+        drop(leased);
+        committed
     }
 }
 
-/// Returns the longest value of the statement that inserts a message. A message may be longer than a value of the plugin.
-fn longest(text: &str, limits: &StatementLimits) -> usize {
-    limits.bytes.max(text.len())
+/// Writes messages in the open transaction, or in one of their own, and commits it, or rolls it back.
+fn commit(connection: &mut Connection, messages: &[String], limits: &StatementLimits) -> Result<(), DataError> {
+    let committed = write(connection, messages, limits).and_then(|()| connection.commit());
+    if committed.is_err() {
+        connection.rollback();
+    } else if !messages.is_empty() {
+        connection.has_outbox = true;
+    }
+    committed
 }
 
-/// Applies the plugin's limits to the insertion of a message. Outside a transaction, this can shorten the log.
-fn admit(connection: &mut Connection, text: &str, limits: &StatementLimits) -> Result<(), DataError> {
-    connection.apply_limits(limits, longest(text, limits), 0)?;
-    connection.limit_wal(limits)
+/// Writes messages within the plugin's limits. A message may be longer than a value of the plugin.
+fn write(connection: &mut Connection, messages: &[String], limits: &StatementLimits) -> Result<(), DataError> {
+    let Some(longest) = messages.iter().map(String::len).max() else { return Ok(()) };
+    let longest = limits.bytes.max(longest);
+    connection.apply_limits(limits, longest, 0)?;
+    // Outside a transaction, this can shorten the log.
+    connection.limit_wal(limits)?;
+    connection.begin(limits)?;
+    let _meter = Meter::start(&connection.control, longest);
+    let inserted = insert(connection, messages);
+    inserted.map_err(|error| error_mapping::to_data_error(&connection.raw, &connection.control, error, Some(limits)))
 }
 
-fn insert(connection: &mut Connection, text: &str, limits: &StatementLimits) -> Result<(), DataError> {
-    connection.control.set_mode(Mode::Host);
-    let (raw, control) = (&connection.raw, &connection.control);
-    let _meter = Meter::start(control, longest(text, limits));
-    let inserted = raw.execute_batch(CREATE).and_then(|()| raw.execute(INSERT, [text]));
-    inserted.map(drop).map_err(|error| error_mapping::to_data_error(raw, control, error, Some(limits)))
+fn insert(connection: &mut Connection, messages: &[String]) -> rusqlite::Result<()> {
+    if !connection.has_outbox {
+        connection.control.set_mode(Mode::Host);
+        connection.raw.execute_batch(CREATE)?;
+    }
+    let mut statement = connection.host_statement(INSERT)?;
+    for text in messages {
+        statement.execute([text])?;
+    }
+    Ok(())
 }
 
 fn read(connection: &mut Connection, time: Duration, limit: i64) -> Result<Vec<OutboxMessage>, DataError> {
     connection.control.set_deadline(time);
-    connection.control.set_mode(Mode::Host);
-    let raw = &connection.raw;
-    let messages: rusqlite::Result<Vec<OutboxMessage>> = connection.limit_values(usize::MAX, 0).and_then(|()| {
-        if !exists(raw)? {
-            return Ok(Vec::new());
-        }
-        let mut statement = raw.prepare(READ)?;
-        let rows = statement.query_map([limit, MAX_BYTES], |row| {
-            let (id, text) = (row.get(0)?, row.get(1)?);
-            Ok(OutboxMessage { id, text })
-        })?;
-        rows.collect()
-    });
-    messages.map_err(|error| error_mapping::to_data_error(raw, &connection.control, error, None))
+    let messages = connection.limit_values(usize::MAX, 0).and_then(|()| select(connection, limit));
+    messages.map_err(|error| error_mapping::to_data_error(&connection.raw, &connection.control, error, None))
+}
+
+fn select(connection: &mut Connection, limit: i64) -> rusqlite::Result<Vec<OutboxMessage>> {
+    if !exists(connection)? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.host_statement(READ)?;
+    let rows = statement.query_map([limit, MAX_BYTES], |row| {
+        let (id, text) = (row.get(0)?, row.get(1)?);
+        Ok(OutboxMessage { id, text })
+    })?;
+    rows.collect()
 }
 
 fn delete(connection: &mut Connection, ids: &[i64]) -> Result<(), DataError> {
-    let raw = &connection.raw;
-    let deleted = exists(raw).and_then(|exists| {
-        if exists {
-            let mut statement = raw.prepare(FORGET)?;
-            for id in ids {
-                statement.execute([id])?;
-            }
-        }
-        Ok(())
-    });
-    deleted.map_err(|error| error_mapping::to_data_error(raw, &connection.control, error, None))
+    let deleted = delete_existing(connection, ids);
+    deleted.map_err(|error| error_mapping::to_data_error(&connection.raw, &connection.control, error, None))
 }
 
-fn exists(raw: &rusqlite::Connection) -> rusqlite::Result<bool> {
-    raw.query_row(EXISTS, [], |row| row.get(0))
+fn delete_existing(connection: &mut Connection, ids: &[i64]) -> rusqlite::Result<()> {
+    if !exists(connection)? {
+        return Ok(());
+    }
+    let mut statement = connection.host_statement(FORGET)?;
+    for id in ids {
+        statement.execute([id])?;
+    }
+    Ok(())
+}
+
+/// Returns whether the table is there. Only [`commit`] creates it, so a transaction that asks has not created it.
+fn exists(connection: &mut Connection) -> rusqlite::Result<bool> {
+    if !connection.has_outbox {
+        let found = connection.host_statement(EXISTS)?.query_row([], |row| row.get(0))?;
+        connection.has_outbox = found;
+    }
+    Ok(connection.has_outbox)
 }
 
 /// Maps the error of work of the host itself: if it takes too long, the disk does not respond.
