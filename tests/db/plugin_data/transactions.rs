@@ -207,7 +207,8 @@ async fn on_sqlite_the_first_statement_waits_for_the_writer_of_another_process()
     // SQLite waits as long as the setting says. The statements have more time.
     let fixture =
         Fixture::new(Backend::Sqlite, |config| config.plugins.sql_time = Duration::from_secs(1)).await.unwrap();
-    let (database, other) = (hasty(&fixture.tables("shop").await, PATIENCE), fixture.another_node());
+    let own = fixture.tables("shop").await;
+    let (database, other) = (hasty(&own, PATIENCE), fixture.another_node());
     let other_database = hasty(&other.plugin(&name("shop")).await.unwrap(), PATIENCE);
     let mut writing = other_database.begin().await.unwrap();
     add(&mut writing, 1).await.unwrap();
