@@ -158,7 +158,12 @@ impl Compiler {
                 tokio::spawn(log_confinement(Arc::clone(&child)));
                 Backend::Child(child)
             }
-            Compile::InProcess(compiled) => Backend::InProcess(compiled),
+            Compile::InProcess(compiler) => {
+                if Fingerprint::of(&compiler.engine.precompile_compatibility_hash()) != compatibility {
+                    return Err(Error::internal("the compiler has settings that machine code depends on"));
+                }
+                Backend::InProcess(compiler)
+            }
         };
         Ok(Self {
             engine,

@@ -87,6 +87,7 @@ fn measure(program: &Path, with_peers: bool) -> Result<(), Failure> {
     let crowds = crowd::compare(servers.logging())?;
     servers.empty_log()?;
     climbs.push(climb(&servers.create(&peers))?);
+    servers.settle()?;
     climbs.push(climb(&servers.login(&peers))?);
     let targets = targets::judge(&climbs, &crowds);
     println!();

@@ -1,12 +1,14 @@
 //! The routes of the ladder, and the servers that are their rungs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ladder::{Route, Rung};
 use crate::load::Request;
 use crate::own_server::OwnServer;
 use crate::peers::Peer;
 use crate::plain;
+use crate::usage::Usage;
 use crate::wharf::{self, EMAIL, PASSWORD, Wharf};
 use crate::{CONNECTIONS, Failure, ITEMS, LIST_LIMIT};
 
@@ -36,6 +38,9 @@ pub(crate) mod route {
 
 /// A hash takes a core for many milliseconds, so few connections are enough.
 const LOGIN_CONNECTIONS: usize = 4;
+/// The CPU time per second, in seconds, that three hosts without requests use at most.
+const IDLE: f64 = 0.1;
+const SETTLE_SECONDS: u32 = 120;
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
 /// Types of bodies.
 pub(crate) const JSON: &str = "application/json";
@@ -88,6 +93,19 @@ impl Servers {
     /// Empties the log of the host with the default log.
     pub(crate) fn empty_log(&self) -> Result<(), Failure> {
         wharf::empty_log(&self.logging_directory)
+    }
+
+    /// Waits until the hosts have moved the events of the items that were created.
+    pub(crate) fn settle(&self) -> Result<(), Failure> {
+        let hosts = [self.wharf.pid(), self.logging.pid(), self.one_worker.pid()];
+        for _ in 0..SETTLE_SECONDS {
+            let before = Usage::of(&hosts)?.cpu_seconds;
+            std::thread::sleep(Duration::from_secs(1));
+            if Usage::of(&hosts)?.cpu_seconds - before < IDLE {
+                return Ok(());
+            }
+        }
+        Err(format!("the hosts still work {SETTLE_SECONDS} s after the last request").into())
     }
 
     /// Returns the routes that leave the lists and the sessions as they are. Peers join the routes that they have.

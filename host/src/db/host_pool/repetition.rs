@@ -2,8 +2,8 @@
 //! this decision, which a statement gets by its text. A statement that it does not know is never repeated, and it always runs
 //! to its end.
 
-/// The words that make a statement with common table expressions a write.
-const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "MERGE"];
+/// The words that make a statement with common table expressions a write. A read that calls `replace()` counts as one too.
+const WRITES: [&str; 5] = ["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"];
 
 /// Returns whether a statement may be repeated. It may call functions that do nothing more at the second time, such as
 /// `pg_terminate_backend`.
@@ -49,6 +49,7 @@ mod tests {
             "WITH gone AS (DELETE FROM t RETURNING a) SELECT a FROM gone",
             "WITH x AS (SELECT 1)INSERT INTO t SELECT * FROM x",
             "WITH x AS (SELECT 1) update t SET a = 1",
+            "WITH x AS (SELECT 1) REPLACE INTO t SELECT * FROM x RETURNING a",
             "WITH x AS (SELECT 1) MERGE INTO t USING x ON TRUE WHEN MATCHED THEN DO NOTHING",
         ] {
             assert!(!is_harmless(sql), "{sql}");
