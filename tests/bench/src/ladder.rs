@@ -1,13 +1,18 @@
 //! The ladder: one route on several servers, from plain axum up to Wharf with everything on. The servers run at the same time
 //! and are measured alternately, round by round, so that other load on the machine affects all of them. No other server gets
-//! requests meanwhile.
+//! requests meanwhile. A server whose own work would slow the others can be stopped meanwhile.
+
+use std::time::Duration;
 
 use crate::Failure;
 use crate::load::{Load, Request};
+use crate::pause::Pause;
 use crate::series::Series;
 
 /// Rounds of each route.
 const ROUNDS: usize = 5;
+/// The time in which a server that was stopped does the work that waited.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// A route with its rungs.
 pub(crate) struct Route {
@@ -23,6 +28,8 @@ pub(crate) struct Rung {
     pub(crate) request: Request,
     /// The processes that do the work. Their children count too.
     pub(crate) processes: Vec<u32>,
+    /// Processes that are stopped meanwhile.
+    pub(crate) stopped: Vec<u32>,
     /// Whether responses that fail are counted; otherwise they end the benchmark.
     pub(crate) may_fail: bool,
 }
@@ -62,7 +69,13 @@ impl Route {
 impl Rung {
     /// A request to a server of one process, whose responses must not fail.
     pub(crate) fn new(name: &'static str, process: u32, request: Request) -> Self {
-        Self { name, request, processes: vec![process], may_fail: false }
+        Self { name, request, processes: vec![process], stopped: Vec::new(), may_fail: false }
+    }
+
+    /// Stops another process while this server is measured.
+    pub(crate) fn without(mut self, process: u32) -> Self {
+        self.stopped.push(process);
+        self
     }
 
     /// Fails if the request is redirected, which wrk counts as a success.
@@ -75,6 +88,10 @@ impl Rung {
     }
 
     fn measure(&self, connections: usize) -> Result<Load, Failure> {
+        let _pause = Pause::of(&self.stopped)?;
+        if !self.stopped.is_empty() {
+            std::thread::sleep(CATCH_UP);
+        }
         let load = Load::measure(&self.request, &self.processes, connections)?;
         if load.failed > 0.0 && !self.may_fail {
             return Err(format!("{}: {} requests to {} failed", self.name, load.failed, self.request.url()).into());

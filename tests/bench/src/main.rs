@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod many;
 mod own_server;
+mod pause;
 mod peers;
 mod plain;
 mod postgres;

@@ -1,8 +1,10 @@
 //! `make bench-many`: the cost of ten thousand deployed plugins for a start, for a request to `hello`, and in memory.
 //!
-//! Two hosts run at the same time, with the default log and the default settings. One has `hello` alone. The other one also has
-//! many tiny plugins, each of them different (`many/tiny.wat`). The memory is anonymous memory. The memory of a plugin is the
-//! difference between the two hosts, divided by the number of plugins.
+//! Two hosts run at the same time, with the default log and the default settings, but without limits on sign-ins
+//! (`Wharf::attend`). One has `hello` alone. The other one also has many tiny plugins, each of them different
+//! (`many/tiny.wat`). While one host gets the requests that are measured, the other one is stopped, because its own work would
+//! slow both. The memory is anonymous memory. The memory of a plugin is the difference between the two hosts, divided by the
+//! number of plugins.
 //!
 //! Everything is measured twice: after a start, when nobody has called the plugins, and after a call of each. The host with
 //! `hello` alone gets as many calls. The figures are written to `tests/bench/results` (`page`), and the program asserts none of
@@ -206,8 +208,11 @@ impl State {
         let mut climbs = Vec::new();
         for connections in [CONNECTIONS, 1] {
             hosts.map(|host| empty_log(&host.directory))?;
-            let rung = |name, wharf: &Wharf| Rung::new(name, wharf.pid(), Request::get(wharf.url(HELLO_PATH)));
-            let rungs = vec![rung(ALONE, &running.alone), rung(AMONG, &running.among)];
+            let rung = |name, wharf: &Wharf, other: &Wharf| {
+                Rung::new(name, wharf.pid(), Request::get(wharf.url(HELLO_PATH))).without(other.pid())
+            };
+            let Both { alone, among } = running;
+            let rungs = vec![rung(ALONE, alone, among), rung(AMONG, among, alone)];
             climbs.push(climb(&Route { name, connections, rungs })?);
         }
         Ok(Self { idle_cpu, climbs })

@@ -216,6 +216,7 @@ fn with_peers(mut route: Route, peers: &[Peer]) -> Route {
             name: peer.name,
             request,
             processes: peer.processes.clone(),
+            stopped: Vec::new(),
             may_fail: true,
         }));
     }

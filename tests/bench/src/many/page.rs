@@ -30,7 +30,8 @@ fn text(many: &Many, targets: &[Target]) -> Result<String, fmt::Error> {
     writeln!(
         page,
         "One host has the plugin hello. The other host also has {plugins} tiny plugins, each of them different. Both have \
-         the default settings and the default log.\n"
+         the default settings and the default log, but no limits on sign-ins (`WHARF_THROTTLE=false`). While one host is \
+         measured by requests, the other one is stopped.\n"
     )?;
     writeln!(page, "## Targets\n")?;
     write_targets(&mut page, targets)?;
