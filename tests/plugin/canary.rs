@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::emergencies::with_a_late_body;
 use super::liar;
@@ -112,7 +114,7 @@ async fn a_caller_whose_session_ends_during_an_upload_is_refused(host: &mut Test
     assert_eq!(second.get("/items/").await.ok()["count"], 1);
 }
 
-/// They are checked before the body too, which can be large.
+/// They are checked before the body too, which can be large: it is not asked for.
 async fn a_caller_whose_session_ends_during_a_raw_upload_is_refused(host: &mut TestHost) {
     let operation = json!({ "requestBody": { "content": { "application/octet-stream": {} } } });
     let routes = json!([{ "method": "POST", "path": "/", "access": "authenticated", "operation": operation }]);
@@ -129,6 +131,16 @@ async fn a_caller_whose_session_ends_during_a_raw_upload_is_refused(host: &mut T
     })
     .await;
     assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("invalid_token"), "{refused}");
+
+    let mut stream = TcpStream::connect(host.addr()).await.unwrap();
+    let head = format!(
+        "{head}host: x\r\ncontent-type: application/octet-stream\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\
+         connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 401") && response.contains("invalid_token"), "{response}");
 }
 
 /// The calls of one caller can open the circuit breaker. The canary then ends only if other callers meet failures too.
